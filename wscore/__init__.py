@@ -1,0 +1,3 @@
+"""Neural-network weights as data."""
+
+__version__ = "0.1.0"

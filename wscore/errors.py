@@ -1,0 +1,51 @@
+"""Errors that a user can act on: what went wrong, where, what was expected and what to do next."""
+
+
+class WscoreError(Exception):
+    """One clear sentence for the user; stages print it without a traceback and exit with status 1.
+
+    Args:
+        what: what went wrong, in one clause.
+        where: dotted parameter key or file path concerned.
+        expected: what would have been right.
+        got: what was found instead.
+        fix: the next command or edit to make.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        where: object = None,
+        expected: object = None,
+        got: object = None,
+        fix: str | None = None,
+    ) -> None:
+        parts = [what if where is None else f"{where}: {what}"]
+        if expected is not None:
+            parts.append(f"expected {expected}")
+        if got is not None:
+            parts.append(f"got {got}")
+        if fix is not None:
+            parts.append(fix)
+        super().__init__("; ".join(parts))
+
+
+class ConfigError(WscoreError):
+    """A parameter in params.yaml is unknown, missing, of the wrong type or out of range."""
+
+
+class DataError(WscoreError):
+    """An image data set, zoo, cache or trajectory on disk is missing, malformed or does not fit."""
+
+
+class ModelError(WscoreError):
+    """A model folder is missing, altered, of another class or does not fit the data."""
+
+
+class TrainingError(WscoreError):
+    """Training cannot go on, for example because the loss is not finite."""
+
+
+class PublishError(WscoreError):
+    """A published folder or an upload cannot be made."""

@@ -1,0 +1,148 @@
+"""Atomic files: an output either exists whole or not at all.
+
+Every writer fills a temporary neighbour and renames it. A full disk or a Ctrl-C leaves the old file, or none.
+"""
+
+import hashlib
+import json
+import math
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from wscore.errors import DataError
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; it is renamed to `path` if the block succeeds, else removed."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yield an empty temporary folder beside `path`; it replaces `path` if the block succeeds, else is removed."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        yield temporary
+        shutil.rmtree(path, ignore_errors=True)
+        temporary.replace(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically, in UTF-8."""
+    with atomic_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write JSON atomically: keys in the given order, two spaces, final newline; NaN and infinity become null."""
+    write_text(path, json.dumps(_plain(value), indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Return the content of a JSON file.
+
+    Raises:
+        DataError: if the file is missing or not JSON.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise DataError("no such file", where=path) from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise DataError("is not valid JSON", where=path, got=str(error)) from error
+
+
+def write_csv(path: Path, columns: Mapping[str, Any]) -> None:
+    """Write equally long columns as CSV atomically, floats with nine significant digits."""
+    import pandas as pd
+
+    with atomic_file(path) as temporary:
+        pd.DataFrame(dict(columns)).to_csv(temporary, index=False, float_format="%.9g")
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Any], metadata: Mapping[str, str] | None = None) -> None:
+    """Write tensors as safetensors atomically (torch tensors, contiguous, on the CPU)."""
+    from safetensors.torch import save_file
+
+    with atomic_file(path) as temporary:
+        plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        save_file(plain, temporary, metadata=dict(metadata or {}))
+
+
+def read_tensors(path: Path) -> dict[str, Any]:
+    """Return the torch tensors of a safetensors file, on the CPU.
+
+    Raises:
+        DataError: if the file is missing, truncated or not safetensors.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path, device="cpu")
+    except FileNotFoundError as error:
+        raise DataError("no such file", where=path) from error
+    except (SafetensorError, OSError, ValueError) as error:
+        raise DataError("is not a readable safetensors file", where=path, got=str(error)) from error
+
+
+def write_figure(path: Path, draw: Callable[[Path], object]) -> None:
+    """Write a PNG atomically; `draw` saves it to the path it is given."""
+    with atomic_file(path) as temporary:
+        target = temporary.with_suffix(".tmp.png")
+        draw(target)
+        target.replace(temporary)
+
+
+def content_hash(*parts: bytes | str) -> str:
+    """Return the first 16 hex digits of the SHA-256 of the parts, each preceded by its length."""
+    digest = hashlib.sha256()
+    for part in parts:
+        data = part.encode() if isinstance(part, str) else part
+        digest.update(len(data).to_bytes(8, "little"))
+        digest.update(data)
+    return digest.hexdigest()[:16]
+
+
+def hash_folder(folder: Path) -> str:
+    """Return one hash over the relative names and bytes of all files below a folder, hidden ones left out."""
+    digest = hashlib.sha256()
+    for path in sorted(p for p in Path(folder).rglob("*") if p.is_file() and not p.name.startswith(".")):
+        digest.update(str(path.relative_to(folder)).encode())
+        with path.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()[:16]
+
+
+def _plain(value: object) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, np.ndarray):
+        return _plain(value.tolist())
+    if isinstance(value, np.generic):
+        return _plain(value.item())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

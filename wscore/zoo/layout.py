@@ -1,0 +1,150 @@
+"""Layout of a network: the ordered tensors of its state dict and where each lies in one flat float32 vector."""
+
+import math
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Literal, get_args
+
+import msgspec
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from wscore.errors import DataError
+from wscore.io import content_hash
+
+Kind = Literal["linear", "conv", "bias", "norm_weight", "norm_bias", "running_mean", "running_var", "other"]
+KINDS: tuple[str, ...] = get_args(Kind)
+
+
+class TensorSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One tensor of a state dict.
+
+    Args:
+        name: key in the state dict.
+        shape: its shape; the first axis counts output units where the tensor belongs to a layer.
+        kind: what the numbers are.
+        layer: index of the layer it belongs to; tensors of one module (weight, bias, running statistics) share it.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    kind: Kind
+    layer: int
+
+    @property
+    def size(self) -> int:
+        """Count of numbers."""
+        return math.prod(self.shape)
+
+
+class Layout(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, dict=True):
+    """The tensors of one network in state-dict order.
+
+    Args:
+        tensors: floating-point tensors, in the order in which they lie in the flat vector.
+        counters: names of integer tensors (such as `num_batches_tracked`); they carry no weights and come back as zeros.
+    """
+
+    tensors: tuple[TensorSpec, ...]
+    counters: dict[str, tuple[int, ...]] = {}
+
+    @cached_property
+    def size(self) -> int:
+        """Count of weights D."""
+        return sum(spec.size for spec in self.tensors)
+
+    @cached_property
+    def offsets(self) -> tuple[int, ...]:
+        """Start of each tensor in the flat vector."""
+        ends = np.cumsum([0, *(spec.size for spec in self.tensors)])
+        return tuple(int(end) for end in ends[:-1])
+
+    @cached_property
+    def identity(self) -> str:
+        """Hash of names, shapes, kinds and layers; equal layouts have equal identities."""
+        return content_hash(msgspec.json.encode(self))
+
+    def slices(self) -> dict[str, slice]:
+        """Return where each tensor lies in the flat vector, by name."""
+        pairs = zip(self.tensors, self.offsets, strict=True)
+        return {spec.name: slice(offset, offset + spec.size) for spec, offset in pairs}
+
+    def flatten(self, state: Mapping[str, Tensor]) -> Float[np.ndarray, " weights"]:
+        """Return a state dict of this layout as one float32 vector (D,).
+
+        Raises:
+            DataError: if a tensor is missing or has another shape, naming it.
+        """
+        parts = []
+        for spec in self.tensors:
+            if spec.name not in state:
+                raise DataError("tensor is missing from the state dict", where=spec.name, got=sorted(state))
+            if tuple(state[spec.name].shape) != spec.shape:
+                raise DataError("wrong shape", where=spec.name, expected=spec.shape, got=tuple(state[spec.name].shape))
+            parts.append(state[spec.name].detach().to("cpu", torch.float32).reshape(-1))
+        return torch.cat(parts).numpy()
+
+    def unflatten(self, vector: Float[Tensor, "*batch weights"]) -> dict[str, Tensor]:
+        """Return views of flat vectors (*batch, D) as a state dict of tensors (*batch, *shape), counters as zeros.
+
+        Raises:
+            DataError: if the vector does not have D entries.
+        """
+        if vector.shape[-1] != self.size:
+            raise DataError("weight vector does not fit the layout", expected=self.size, got=vector.shape[-1])
+        lead = vector.shape[:-1]
+        state = {
+            spec.name: vector[..., offset : offset + spec.size].reshape(*lead, *spec.shape)
+            for spec, offset in zip(self.tensors, self.offsets, strict=True)
+        }
+        for name, shape in self.counters.items():
+            state[name] = torch.zeros(*lead, *shape, dtype=torch.long, device=vector.device)
+        return state
+
+
+def layout_of(state: Mapping[str, Tensor]) -> Layout:
+    """Return the layout of a state dict: layers are numbered by module name, kinds are told from names and shapes.
+
+    A one-dimensional `weight` belongs to a normalisation layer, as do the biases beside it; two-dimensional weights are linear,
+    those with more axes convolutional.
+    """
+    modules = list(dict.fromkeys(name.rpartition(".")[0] for name in state))
+    floating = {name: tensor for name, tensor in state.items() if tensor.is_floating_point()}
+    specs = tuple(
+        TensorSpec(
+            name=name,
+            shape=tuple(tensor.shape),
+            kind=_kind(name, tensor, floating),
+            layer=modules.index(name.rpartition(".")[0]),
+        )
+        for name, tensor in floating.items()
+    )
+    counters = {name: tuple(tensor.shape) for name, tensor in state.items() if not tensor.is_floating_point()}
+    return Layout(tensors=specs, counters=counters)
+
+
+def layers_of(layout: Layout) -> dict[int, Sequence[TensorSpec]]:
+    """Return the tensors of each layer, in order."""
+    layers: dict[int, list[TensorSpec]] = {}
+    for spec in layout.tensors:
+        layers.setdefault(spec.layer, []).append(spec)
+    return dict(layers)
+
+
+def _kind(name: str, tensor: Tensor, state: Mapping[str, Tensor]) -> Kind:
+    module, _, leaf = name.rpartition(".")
+    sibling = state.get(f"{module}.weight" if module else "weight")
+    normalises = sibling is not None and sibling.ndim == 1
+    if leaf == "running_mean":
+        return "running_mean"
+    if leaf == "running_var":
+        return "running_var"
+    if leaf == "bias" or leaf.startswith("bias_"):
+        return "norm_bias" if normalises else "bias"
+    if leaf == "weight" and tensor.ndim == 1:
+        return "norm_weight"
+    if tensor.ndim == 2:
+        return "linear"
+    return "conv" if tensor.ndim > 2 else "other"

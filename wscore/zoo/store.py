@@ -1,0 +1,155 @@
+"""A zoo on disk: parquet shards of rows (one row = one checkpoint of one network) and the layouts as JSON.
+
+    zoo/
+      rows/part-00000.parquet   one row per checkpoint: REQUIRED columns, `weights` as list<float32>, any metadata
+      layouts.json              {layout identity: {"tensors": [...], "counters": {...}}}
+      README.md                 card that lets `datasets.load_dataset("zoo")` and pandas read the rows
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from jaxtyping import Float
+
+from wscore.errors import DataError
+from wscore.io import atomic_file, hash_folder, read_json, write_json, write_text
+from wscore.zoo.layout import Layout
+
+REQUIRED = ("model_id", "run_id", "checkpoint", "layout", "architecture")
+CARD = """---
+configs:
+- config_name: default
+  data_files: rows/*.parquet
+---
+# A zoo of trained networks
+
+One row is one checkpoint. `weights` is the flat float32 vector; `layout` names the entry of `layouts.json` that says which
+tensor lies where; `architecture` is the JSON description from which `wscore.zoo.architectures.build` makes the network again.
+Checkpoints of one training run share `run_id`.
+"""
+
+
+class Zoo:
+    """Rows of networks, read lazily: metadata is one table in memory, weights stay on disk until asked for.
+
+    Attributes:
+        table: metadata of all rows without weights, in the order of the files; its index is the row number 0..N-1.
+        layouts: layout of each identity.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Open a zoo folder.
+
+        Raises:
+            DataError: if the folder, its layouts or a required column is missing, or it holds no row.
+        """
+        self.folder = Path(folder)
+        self.parts = sorted((self.folder / "rows").glob("*.parquet"))
+        if not self.parts:
+            raise DataError("no zoo here: rows/*.parquet is missing", where=self.folder, fix="run `dvc repro fetch_zoo`")
+        raw = read_json(self.folder / "layouts.json")
+        self.layouts = {key: msgspec.convert(value, Layout, strict=False) for key, value in raw.items()}
+        self.table = pd.concat([_metadata(part) for part in self.parts], ignore_index=True)
+        missing = [name for name in REQUIRED if name not in self.table]
+        if missing:
+            raise DataError("columns are missing", where=self.folder / "rows", expected=REQUIRED, got=missing)
+        if self.table.empty:
+            raise DataError("the zoo is empty", where=self.folder, expected="at least one network")
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    @cached_property
+    def identity(self) -> str:
+        """Hash of the whole content."""
+        return hash_folder(self.folder)
+
+    @cached_property
+    def _groups(self) -> list[tuple[int, int, int]]:
+        """First row, part and row group of every parquet row group."""
+        groups, first = [], 0
+        for number, part in enumerate(self.parts):
+            meta = pq.ParquetFile(part).metadata
+            for group in range(meta.num_row_groups):
+                groups.append((first, number, group))
+                first += meta.row_group(group).num_rows
+        return groups
+
+    def layout(self, row: int) -> Layout:
+        """Return the layout of one row."""
+        return self.layouts[str(self.table["layout"].iloc[row])]
+
+    def stream(self) -> Iterator[tuple[int, np.ndarray]]:
+        """Yield (row number, weights (D,) float32) of all rows in order, one row group in memory at a time."""
+        for first, part, group in self._groups:
+            for shift, vector in enumerate(_read_group(self.parts[part], group)):
+                yield first + shift, vector
+
+    def weights(self, rows: Sequence[int] | np.ndarray) -> Float[np.ndarray, "rows weights"]:
+        """Return the weights (n, D) of rows that share one layout, in the order asked for.
+
+        Raises:
+            DataError: if the rows have different numbers of weights.
+        """
+        wanted: dict[int, list[int]] = {}
+        starts = np.array([group[0] for group in self._groups])
+        for place, row in enumerate(np.asarray(rows, dtype=int)):
+            wanted.setdefault(int(np.searchsorted(starts, row, side="right")) - 1, []).append(place)
+        vectors: list[np.ndarray | None] = [None] * len(rows)
+        for number, places in wanted.items():
+            first, part, group = self._groups[number]
+            content = _read_group(self.parts[part], group)
+            for place in places:
+                vectors[place] = content[int(rows[place]) - first]
+        sizes = {vector.size for vector in vectors if vector is not None}
+        if len(sizes) > 1:
+            raise DataError("rows of different layouts were asked for at once", where=self.folder, got=sorted(sizes))
+        return np.stack([vector for vector in vectors if vector is not None]) if vectors else np.zeros((0, 0), np.float32)
+
+    def families(self) -> Iterator[tuple[str, Layout, np.ndarray]]:
+        """Yield (architecture JSON, layout, row numbers) of every set of rows that are one network but for their weights."""
+        for (architecture, layout), rows in self.table.groupby(["architecture", "layout"], sort=True):
+            yield str(architecture), self.layouts[str(layout)], rows.index.to_numpy()
+
+
+def write_part(path: Path, table: pd.DataFrame, weights: Iterable[np.ndarray]) -> None:
+    """Write one parquet shard atomically: metadata columns plus `weights`, in row groups of 256."""
+    vectors = [np.ascontiguousarray(vector, dtype=np.float32) for vector in weights]
+    offsets = np.cumsum([0, *(vector.size for vector in vectors)], dtype=np.int64)
+    flat = np.concatenate(vectors) if vectors else np.zeros(0, np.float32)
+    column = pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(flat))
+    content = pa.Table.from_pandas(table.reset_index(drop=True), preserve_index=False)
+    content = content.append_column("weights", column)
+    dictionary = [name for name in table.columns if table[name].dtype == object or str(table[name].dtype) == "str"]
+    with atomic_file(path) as temporary:
+        pq.write_table(content, temporary, row_group_size=256, use_dictionary=dictionary, compression="zstd")
+
+
+def write_layouts(folder: Path, layouts: Iterable[Layout]) -> None:
+    """Write layouts.json and the card of a zoo folder."""
+    entries = {layout.identity: msgspec.to_builtins(layout) for layout in layouts}
+    write_json(folder / "layouts.json", dict(sorted(entries.items())))
+    write_text(folder / "README.md", CARD)
+
+
+def _metadata(part: Path) -> pd.DataFrame:
+    try:
+        file = pq.ParquetFile(part)
+        names = [name for name in file.schema_arrow.names if name != "weights"]
+        return file.read(columns=names).to_pandas()
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DataError("is not a readable parquet file", where=part, got=error, fix="fetch the zoo again") from error
+
+
+def _read_group(part: Path, group: int) -> list[np.ndarray]:
+    column = pq.ParquetFile(part).read_row_group(group, columns=["weights"]).column("weights").combine_chunks()
+    array = column if not isinstance(column, pa.ChunkedArray) else column.chunk(0)
+    offsets = array.offsets.to_numpy()
+    values = array.values.to_numpy()
+    return [values[start:end] for start, end in zip(offsets[:-1], offsets[1:], strict=True)]
