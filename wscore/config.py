@@ -1,12 +1,17 @@
 """params.yaml: the single source of every default, read strictly into frozen classes.
 
-A section of params.yaml is one `msgspec.Struct(frozen=True, kw_only=True, forbid_unknown_fields=True)` that lives beside the
-code it configures. YAML is read as version 1.2 (as DVC does), so that the `1e-05` written by `dvc exp run -S ae.lr=1e-5` is a
-number and not text.
+A section of params.yaml is one `msgspec.Struct(frozen=True, kw_only=True, forbid_unknown_fields=True)` that lives
+beside the code it configures. YAML is read as version 1.2 (as DVC does), so that the `1e-05` written by `dvc exp run -S
+ae.lr=1e-5` is a number and not text.
 """
 
+import difflib
+import math
+import re
+import types
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, Union, dataclass_transform, get_args, get_origin, get_type_hints
 
 import msgspec
 from ruamel.yaml import YAML
@@ -18,6 +23,7 @@ PARAMS = Path("params.yaml")
 T = TypeVar("T")
 
 
+@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(msgspec.field,))
 class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Base of every configuration class: immutable, by keyword only, unknown keys refused."""
 
@@ -26,12 +32,14 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """Return the mapping in a YAML 1.2 file.
 
     Raises:
-        ConfigError: if the file is missing, is not YAML or does not hold a mapping.
+        ConfigError: if the file is missing, cannot be read, is not YAML or does not hold a mapping.
     """
-    if not path.is_file():
-        raise ConfigError("no such file", where=path, fix="run from the root of the repository")
     try:
         content = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError("no such file", where=path, fix="run from the root of the repository") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError("cannot be read", where=path, expected="a text file in UTF-8", got=str(error)) from error
     except YAMLError as error:
         raise ConfigError("is not valid YAML", where=path, got=" ".join(str(error).split())) from error
     if not isinstance(content, dict):
@@ -52,13 +60,19 @@ def load_section(section: type[T], name: str, path: Path = PARAMS) -> T:
 
 
 def convert(value: object, section: type[T], *, where: str) -> T:
-    """Return plain data as a configuration class; `where` is the dotted prefix used in the error."""
+    """Return plain data as a configuration class; `where` is the dotted prefix used in the error.
+
+    Raises:
+        ConfigError: naming the dotted key, what was expected and what was found.
+    """
     try:
-        return msgspec.convert(value, section, strict=True)
-    except (msgspec.ValidationError, ValueError) as error:
-        reason, _, key = str(error).partition(" - at `$")
-        dotted = where + key.rstrip("`")
-        raise ConfigError(reason, where=dotted, fix="see the comments in params.yaml") from error
+        result = msgspec.convert(value, section, strict=True)
+    except msgspec.ValidationError as error:
+        raise _explain(str(error), value, section, where) from error
+    for key, item in flatten(result).items():
+        if isinstance(item, float) and not math.isfinite(item):
+            raise ConfigError("is not finite", where=f"{where}.{key}", expected="a finite number", got=item)
+    return result
 
 
 def to_plain(value: object) -> Any:
@@ -70,8 +84,73 @@ def flatten(value: object, prefix: str = "") -> dict[str, Any]:
     """Return nested mappings as one level with dotted keys; lists become JSON text."""
     plain = to_plain(value)
     if not isinstance(plain, dict):
-        return {prefix: plain if isinstance(plain, str | int | float | bool | None) else msgspec.json.encode(plain).decode()}
+        return {
+            prefix: plain if isinstance(plain, str | int | float | bool | None) else msgspec.json.encode(plain).decode()
+        }
     flat: dict[str, Any] = {}
     for key, item in plain.items():
         flat.update(flatten(item, f"{prefix}.{key}" if prefix else str(key)))
     return flat
+
+
+def describe(kind: Any) -> str:
+    """Return in words which values a field's annotation takes, for example `a whole number >= 1 or null`."""
+    parts = get_args(kind)
+    match get_origin(kind):
+        case origin if origin is Annotated:
+            return describe(parts[0]) + "".join(_bounds(meta) for meta in parts[1:] if isinstance(meta, msgspec.Meta))
+        case origin if origin is Literal:
+            return "one of " + ", ".join(map(str, parts))
+        case origin if origin in (Union, types.UnionType):
+            return " or ".join(describe(part) for part in parts)
+        case origin if origin in (tuple, list):
+            count = "" if origin is list or Ellipsis in parts else f"{len(parts)} "
+            return f"a list of {count}values, each {describe(parts[0])}"
+        case origin if origin is dict:
+            return f"a mapping of names to values, each {describe(parts[1])}"
+    words = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "null"}
+    return words.get(kind, "a mapping")
+
+
+def _bounds(meta: msgspec.Meta) -> str:
+    signs = {">": meta.gt, ">=": meta.ge, "<": meta.lt, "<=": meta.le}
+    limits = [f" {sign} {limit}" for sign, limit in signs.items() if limit is not None]
+    return " and".join(limits) if meta.pattern is None else f" that matches {meta.pattern}"
+
+
+def _explain(message: str, value: object, section: type, where: str) -> ConfigError:
+    """Return msgspec's complaint (`Expected `int`, got `str` - at `$.ae.layers``) in the words of params.yaml."""
+    reason, _, place = message.partition(" - at ")
+    kind: Any = section
+    for name, index in re.findall(r"\.(\w+)|\[(\d+)\]", place):
+        where += f".{name}" if name else f"[{index}]"
+        value = value[name or int(index)] if isinstance(value, Mapping | list | tuple) else value
+        kind = _fields(kind).get(name) if name else next(iter(get_args(kind)), None)
+    fields = _fields(kind)
+    if field := re.match(r"Object (missing required|contains unknown) field `(.*)`", reason):
+        return _wrong_key(field[2], fields, where, missing=field[1].startswith("missing"))
+    advice = "see the comments in params.yaml" if where.startswith(str(PARAMS)) else None
+    if not reason.startswith(("Expected", "Invalid")):
+        return ConfigError(reason, where=where, fix=advice)
+    text_number = isinstance(value, str) and re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", value, re.IGNORECASE)
+    fix = "write the number without quotes" if text_number else advice
+    return ConfigError("does not fit", where=where, expected=describe(kind), got=_found(value), fix=fix)
+
+
+def _wrong_key(key: str, fields: Mapping[str, Any], where: str, *, missing: bool) -> ConfigError:
+    if missing:
+        expected = describe(fields[key]) if key in fields else None
+        return ConfigError("is missing", where=f"{where}.{key}", expected=expected, got="nothing", fix=f"add `{key}:`")
+    near = difflib.get_close_matches(key, fields, n=1)
+    fix = f"did you mean `{near[0]}`?" if near else "remove it"
+    return ConfigError("no such parameter", where=f"{where}.{key}", expected=f"one of {', '.join(fields)}", fix=fix)
+
+
+def _fields(kind: Any) -> dict[str, Any]:
+    """Return the annotations of a configuration class, also of `Class | None`; of anything else none."""
+    classes = [part for part in (kind, *get_args(kind)) if isinstance(part, type) and issubclass(part, msgspec.Struct)]
+    return get_type_hints(classes[0], include_extras=True) if classes else {}
+
+
+def _found(value: object) -> str:
+    return f"the text {value!r}" if isinstance(value, str) else "null" if value is None else repr(value)

@@ -49,3 +49,7 @@ class TrainingError(WscoreError):
 
 class PublishError(WscoreError):
     """A published folder or an upload cannot be made."""
+
+
+class WscoreWarning(UserWarning):
+    """Something was skipped or switched off and the work goes on; stages print it as one line."""

@@ -1,12 +1,15 @@
 """Atomic files: an output either exists whole or not at all.
 
-Every writer fills a temporary neighbour and renames it. A full disk or a Ctrl-C leaves the old file, or none.
+Every writer fills a temporary neighbour and renames it. A full disk or a Ctrl-C leaves the old file, or none. Of
+several processes started by torchrun only the first one keeps what it writes, so that all of them can run the same
+stage.
 """
 
 import hashlib
 import json
 import math
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -26,7 +29,8 @@ def atomic_file(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
-        temporary.replace(path)
+        if is_first_process():
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -41,10 +45,16 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     temporary.mkdir()
     try:
         yield temporary
-        shutil.rmtree(path, ignore_errors=True)
-        temporary.replace(path)
+        if is_first_process():
+            shutil.rmtree(path, ignore_errors=True)
+            temporary.replace(path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def is_first_process() -> bool:
+    """Return whether this process is the only one, or the first of several started by torchrun."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def write_text(path: Path, text: str) -> None:
@@ -81,12 +91,23 @@ def write_csv(path: Path, columns: Mapping[str, Any]) -> None:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Any], metadata: Mapping[str, str] | None = None) -> None:
-    """Write tensors as safetensors atomically (torch tensors, contiguous, on the CPU)."""
+    """Write torch tensors as safetensors atomically; each of them must have memory of its own.
+
+    Raises:
+        OSError: if the disk is full or the folder cannot be written.
+    """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     with atomic_file(path) as temporary:
         plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        save_file(plain, temporary, metadata=dict(metadata or {}))
+        try:
+            save_file(plain, temporary, metadata=dict(metadata or {}))
+        except SafetensorError as error:
+            number = re.search(r"os error (\d+)", str(error))
+            if number is None:
+                raise
+            raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
 
 
 def read_tensors(path: Path) -> dict[str, Any]:
@@ -106,12 +127,31 @@ def read_tensors(path: Path) -> dict[str, Any]:
         raise DataError("is not a readable safetensors file", where=path, got=str(error)) from error
 
 
+def create_array(path: Path, shape: tuple[int, ...], dtype: Any) -> np.memmap:
+    """Return a new .npy file as an array to be filled, with its whole space taken on the disk.
+
+    A memory-mapped file that outgrows the disk while it is filled would end the process by a signal; here a full disk
+    is an error before the first number is written.
+
+    Raises:
+        OSError: if the disk is full.
+    """
+    array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+    if hasattr(os, "posix_fallocate"):
+        with Path(path).open("r+b") as stream:
+            os.posix_fallocate(stream.fileno(), 0, Path(path).stat().st_size)
+    return array
+
+
 def write_figure(path: Path, draw: Callable[[Path], object]) -> None:
     """Write a PNG atomically; `draw` saves it to the path it is given."""
     with atomic_file(path) as temporary:
         target = temporary.with_suffix(".tmp.png")
-        draw(target)
-        target.replace(temporary)
+        try:
+            draw(target)
+            target.replace(temporary)
+        finally:
+            target.unlink(missing_ok=True)
 
 
 def content_hash(*parts: bytes | str) -> str:

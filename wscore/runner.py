@@ -1,28 +1,36 @@
-"""What every stage script shares: paths from the command line, sections from params.yaml, one tracked run, one error line.
+"""What every stage script shares: paths from the command line, params, one tracked run, one line for a bad input.
 
     @stage(tokens=TokensConfig)
     def main(run: Run, *, zoo: Path, out: Path) -> str:
         ...
         return "4,096 networks tokenized"      # the summary line
 
-makes `python -m stages.tokenize_zoo --zoo data/zoo --out data/tokens` of it. Keyword-only parameters are command-line options;
-the sections named in the decorator are loaded, validated and handed over in `run.params`.
+makes `python -m stages.tokenize_zoo --zoo data/zoo --out data/tokens` of it. Keyword-only parameters are command-line
+options of their annotated type (`Path`, `str`, `int`, `float`, a `Literal`, or a list of these); one with a default
+may be left out. The sections named in the decorator are loaded, validated and handed over in `run.params`.
 """
 
 import argparse
 import errno
 import inspect
 import os
+import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import NoneType
+from typing import Any, Literal, NamedTuple, get_args, get_origin
 
-from wscore.config import load_section
-from wscore.errors import WscoreError
+from wscore.config import PARAMS, load_section
+from wscore.errors import WscoreError, WscoreWarning
+from wscore.io import is_first_process
 from wscore.tracking import Tracker, open_tracker
 
 OutputFunction = Callable[..., str]
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 class Run(NamedTuple):
@@ -43,47 +51,118 @@ class Stage:
     """A stage script's main function together with the sections of params.yaml that it reads.
 
     Attributes:
-        sections: configuration class of each section.
         function: the decorated function.
+        sections: configuration class of each section.
+        module: what follows `python -m`.
     """
 
     def __init__(self, function: OutputFunction, sections: Mapping[str, type]) -> None:
         self.function = function
         self.sections = dict(sections)
-        self.name = function.__module__.rpartition(".")[2]
+        self.module = _module_name(function)
+
+    @property
+    def name(self) -> str:
+        """The stage's name in dvc.yaml if DVC runs it, else that of its script."""
+        return os.environ.get("DVC_STAGE") or self.module.rpartition(".")[2]
 
     def __call__(self, arguments: Sequence[str] | None = None) -> None:
-        """Run the stage; exit with status 1 and one line on stderr if the input is bad."""
+        """Run the stage; exit with status 1 and one line on stderr if the input is bad or the disk is full."""
         options = vars(self.parser().parse_args(arguments))
         try:
-            print(self.run(**options))  # noqa: T201
+            with _short_warnings(self.name):
+                summary = self.run(**options)
         except WscoreError as error:
-            sys.exit(f"{self.name}: {error}")
+            sys.exit(f"{self.name}: {' '.join(str(error).split())}")
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+            if error.errno not in (*FULL, *REFUSED) and not _is_short(error):
                 raise
-            sys.exit(f"{self.name}: cannot write {error.filename}: {error.strerror}; free some space and run again")
+            sys.exit(f"{self.name}: {_explain(error)}")
         except KeyboardInterrupt:
-            sys.exit(130)
+            sys.exit(128 + 2)
+        if is_first_process():
+            print(summary)  # noqa: T201
 
-    def run(self, **paths: Any) -> str:
-        """Load params, open the tracked run and call the function; returns its summary line."""
+    def run(self, **options: Any) -> str:
+        """Load params, open the tracked run and call the function; returns its summary line.
+
+        Raises:
+            ConfigError: if params.yaml is missing, unreadable or does not fit.
+        """
         params = {name: load_section(kind, name) for name, kind in self.sections.items()}
-        name = os.environ.get("DVC_STAGE", self.name)
-        with open_tracker(name, params) as tracker:
-            return self.function(Run(name, params, tracker), **paths)
+        with open_tracker(self.name, params) as tracker:
+            return self.function(Run(self.name, params, tracker), **options)
 
     def parser(self) -> argparse.ArgumentParser:
-        """Return a parser with one required option per keyword-only parameter of the function."""
-        parser = argparse.ArgumentParser(prog=f"python -m {self.function.__module__}", description=self.function.__doc__)
-        for parameter in inspect.signature(self.function).parameters.values():
+        """Return a parser with one option per keyword-only parameter; help comes from the function's docstring."""
+        text, _, rest = inspect.cleandoc(self.function.__doc__ or "").partition("\nArgs:\n")
+        sections = ", ".join(self.sections) or "none"
+        parser = argparse.ArgumentParser(
+            prog=f"python -m {self.module}",
+            description=text.strip(),
+            epilog=f"Reads these sections of {PARAMS}: {sections}. Runs with the others by `dvc repro`.",
+        )
+        helps = dict(re.findall(r"^    (\w+): (.*(?:\n {5,}.*)*)", rest, re.MULTILINE))
+        for parameter in inspect.signature(self.function, eval_str=True).parameters.values():
             if parameter.kind is inspect.Parameter.KEYWORD_ONLY:
-                several = parameter.annotation == list[Path]
-                kind = Path if several else parameter.annotation
-                parser.add_argument(f"--{parameter.name.replace('_', '-')}", type=kind, required=True, nargs="+" if several else None)
+                help_text = " ".join(helps.get(parameter.name, "").split()).replace("%", "%%")
+                parser.add_argument(f"--{parameter.name.replace('_', '-')}", help=help_text, **_option(parameter))
         return parser
 
 
 def stage(**sections: type) -> Callable[[OutputFunction], Stage]:
     """Return a decorator that makes a stage of a function reading these sections of params.yaml."""
     return lambda function: Stage(function, sections)
+
+
+def _option(parameter: inspect.Parameter) -> dict[str, Any]:
+    """Return what argparse needs to know of a parameter: type, choices, several values, required or not."""
+    kind: Any = parameter.annotation
+    if NoneType in get_args(kind):
+        kind = next(part for part in get_args(kind) if part is not NoneType)
+    required = parameter.default is inspect.Parameter.empty
+    option: dict[str, Any] = {"required": True} if required else {"default": parameter.default}
+    if get_origin(kind) is list:
+        kind, option["nargs"] = get_args(kind)[0], "+"
+    if get_origin(kind) is Literal:
+        return {**option, "choices": get_args(kind)}
+    metavar = {Path: "PATH", int: "NUMBER", float: "NUMBER"}.get(kind, "TEXT")
+    return {**option, "type": kind, "metavar": metavar}
+
+
+def _module_name(function: OutputFunction) -> str:
+    """Return the function's module; that of a script run by `python -m` is `__main__` only by name."""
+    if function.__module__ != "__main__":
+        return function.__module__
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return spec.name if spec is not None else Path(sys.argv[0]).stem
+
+
+def _is_short(error: OSError) -> bool:
+    """Return whether numpy met a full disk: it says `8000 requested and 120 written` and gives no number."""
+    return error.errno is None and "requested and" in str(error)
+
+
+def _explain(error: OSError) -> str:
+    reason = "No space left on device" if _is_short(error) else error.strerror or str(error)
+    where = f"{error.filename}: " if error.filename else ""
+    refused = error.errno in REFUSED
+    advice = "check the permissions and run again" if refused else "free some space and run again"
+    return f"{where}{reason}; {advice}"
+
+
+@contextmanager
+def _short_warnings(name: str) -> Iterator[None]:
+    """Print wscore's own warnings as one line each, without file and code."""
+    usual = warnings.formatwarning
+
+    def short(message: Any, category: Any, *details: Any, **options: Any) -> str:
+        if issubclass(category, WscoreWarning):
+            return f"{name}: warning: {message}\n"
+        return usual(message, category, *details, **options)
+
+    warnings.formatwarning = short
+    try:
+        yield
+    finally:
+        warnings.formatwarning = usual

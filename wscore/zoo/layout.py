@@ -100,7 +100,7 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             for spec, offset in zip(self.tensors, self.offsets, strict=True)
         }
         for name, shape in self.counters.items():
-            state[name] = torch.zeros(*lead, *shape, dtype=torch.long, device=vector.device)
+            state[name] = torch.zeros((*lead, *shape), dtype=torch.long, device=vector.device)
         return state
 
 

@@ -1,9 +1,9 @@
 """A zoo on disk: parquet shards of rows (one row = one checkpoint of one network) and the layouts as JSON.
 
-    zoo/
-      rows/part-00000.parquet   one row per checkpoint: REQUIRED columns, `weights` as list<float32>, any metadata
-      layouts.json              {layout identity: {"tensors": [...], "counters": {...}}}
-      README.md                 card that lets `datasets.load_dataset("zoo")` and pandas read the rows
+zoo/
+  rows/part-00000.parquet   one row per checkpoint: REQUIRED columns, `weights` as list<float32>, any metadata
+  layouts.json              {layout identity: {"tensors": [...], "counters": {...}}}
+  README.md                 card that lets `datasets.load_dataset("zoo")` and pandas read the rows
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -52,7 +52,9 @@ class Zoo:
         self.folder = Path(folder)
         self.parts = sorted((self.folder / "rows").glob("*.parquet"))
         if not self.parts:
-            raise DataError("no zoo here: rows/*.parquet is missing", where=self.folder, fix="run `dvc repro fetch_zoo`")
+            raise DataError(
+                "no zoo here: rows/*.parquet is missing", where=self.folder, fix="run `dvc repro fetch_zoo`"
+            )
         raw = read_json(self.folder / "layouts.json")
         self.layouts = {key: msgspec.convert(value, Layout, strict=False) for key, value in raw.items()}
         self.table = pd.concat([_metadata(part) for part in self.parts], ignore_index=True)
@@ -110,7 +112,9 @@ class Zoo:
         sizes = {vector.size for vector in vectors if vector is not None}
         if len(sizes) > 1:
             raise DataError("rows of different layouts were asked for at once", where=self.folder, got=sorted(sizes))
-        return np.stack([vector for vector in vectors if vector is not None]) if vectors else np.zeros((0, 0), np.float32)
+        return (
+            np.stack([vector for vector in vectors if vector is not None]) if vectors else np.zeros((0, 0), np.float32)
+        )
 
     def families(self) -> Iterator[tuple[str, Layout, np.ndarray]]:
         """Yield (architecture JSON, layout, row numbers) of every set of rows that are one network but for their weights."""

@@ -1,0 +1,70 @@
+# `make repro` and `make test` need nothing but Python 3.11 or newer, git and a package index: they make their own .venv.
+#   PYTHON     interpreter from which .venv is made                 make repro PYTHON=python3.12
+#   PIP_ARGS   more arguments for pip, such as an index             make repro PIP_ARGS="--extra-index-url https://..."
+#   JOBS       test processes                                       make test JOBS=4
+#   ARGS       more arguments for dvc repro, pytest or the UI       make test ARGS="-k tokens"
+
+PYTHON ?= python3
+PIP_ARGS ?=
+JOBS ?= 2
+ARGS ?=
+PORT ?= 5000
+
+VENV := $(CURDIR)/.venv
+READY := .venv/.ready
+SMOKE := .smoke
+
+# Stage commands say `python`; it has to be the one in .venv.
+export PATH := $(VENV)/bin:$(PATH)
+export VIRTUAL_ENV := $(VENV)
+unexport PYTHONHOME
+
+.DEFAULT_GOAL := help
+.PHONY: help repro test smoke check format ui bench readme clean
+
+help: ## list these commands
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+repro: $(READY) ## run the whole pipeline, or what changed since last time
+	dvc repro $(ARGS)
+
+test: $(READY) ## run all tests
+	python -m pytest -n $(JOBS) --dist loadgroup $(ARGS)
+
+smoke: $(READY) ## run the whole pipeline on very little data, in a scratch copy (.smoke)
+	rm -rf $(SMOKE)
+	git ls-files --cached --others --exclude-standard | while IFS= read -r file; do \
+		if [ -f "$$file" ]; then mkdir -p "$(SMOKE)/$$(dirname "$$file")" && cp "$$file" "$(SMOKE)/$$file"; fi; done
+	git -C $(SMOKE) init --quiet
+	cd $(SMOKE) && python -m wscore.presets presets/smoke.yaml params.yaml && dvc repro && dvc metrics show
+
+check: $(READY) ## formatting, lint, types and all tests
+	ruff format --check .
+	ruff check .
+	pyright
+	$(MAKE) test
+
+format: $(READY) ## put the code into the house format
+	ruff format .
+	ruff check --fix .
+
+ui: $(READY) ## browse this clone's MLflow runs at http://127.0.0.1:5000 (PORT=...)
+	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --workers 1 --port $(PORT) \
+		--backend-store-uri sqlite:///$(CURDIR)/mlflow.db $(ARGS)
+
+bench: $(READY) ## time the hot paths beside named rivals
+	python -m benchmarks $(ARGS)
+
+readme: $(READY) ## copy the table and the picture of the last evaluation into README.md and docs/
+	python -m wscore.publish.readme --table metrics/table.md --picture plots/evaluate/summary.png
+
+clean: ## remove the scratch copy, rendered plots, training logs and tool caches (results and .venv stay)
+	rm -rf $(SMOKE) dvc_plots runs .cache .pytest_cache .ruff_cache .hypothesis build ./*.egg-info
+	find . -name __pycache__ -type d -not -path './.venv/*' -prune -exec rm -rf {} +
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "wscore needs Python 3.11 or newer; name one: make PYTHON=python3.12" >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e '.[dev]'
+	touch $@

@@ -1,0 +1,136 @@
+"""Speed of tokenising: MB of float32 weights per second, beside a copy of the same bytes and a loop over networks and layers.
+
+python -m benchmarks.tokenize
+
+One thread, best of several runs. The copy is the bound that no tokenizer can beat; the loop is what one would write first:
+for every network and layer, reshape, pad and append. All three make the same tokens, which is checked. Some 20 seconds.
+"""
+
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+
+from wscore.tokens.tokenizer import Granularity, Tokenizer
+from wscore.zoo.layout import Layout, layers_of, layout_of
+
+MEGABYTES = 24  # of weights per case
+SECONDS = 0.4  # per measurement
+CHUNK = 64
+
+
+class Speeds(NamedTuple):
+    """MB of weights per second."""
+
+    copy: float
+    encode: float
+    decode: float
+    loop_encode: float
+    loop_decode: float
+
+
+def networks() -> dict[str, nn.Module]:
+    """Networks of 100 to over a million weights."""
+    return {
+        "MLP 8-6-6": nn.Sequential(nn.Linear(8, 6), nn.Linear(6, 6)),
+        "CNN 1-8-6-4": nn.Sequential(
+            nn.Conv2d(1, 8, 5), nn.Conv2d(8, 6, 5), nn.Conv2d(6, 4, 2), nn.Linear(36, 20), nn.Linear(20, 10)
+        ),
+        "CNN with norms": nn.Sequential(
+            nn.Conv2d(3, 32, 3), nn.BatchNorm2d(32), nn.Conv2d(32, 64, 3), nn.BatchNorm2d(64), nn.Linear(64, 10)
+        ),
+        "LeNet-5": nn.Sequential(
+            nn.Conv2d(1, 6, 5), nn.Conv2d(6, 16, 5), nn.Linear(256, 120), nn.Linear(120, 84), nn.Linear(84, 10)
+        ),
+        "MLP 784-400-10": nn.Sequential(nn.Linear(784, 400), nn.Linear(400, 10)),
+        "MLP 784-1024-512": nn.Sequential(nn.Linear(784, 1024), nn.Linear(1024, 512), nn.Linear(512, 10)),
+    }
+
+
+def loop_encode(tokenizer: Tokenizer, layout: Layout, vectors: np.ndarray) -> np.ndarray:
+    """Return tokens made network by network and layer by layer."""
+    return np.stack([np.concatenate([_rows(m, tokenizer) for m in _matrices(tokenizer, layout, v)]) for v in vectors])
+
+
+def loop_decode(tokenizer: Tokenizer, layout: Layout, tokens: np.ndarray) -> np.ndarray:
+    """Return flat weights put together network by network and layer by layer."""
+    vectors = np.empty((len(tokens), layout.size), np.float32)
+    for network, vector in zip(tokens, vectors, strict=True):
+        start = 0
+        for matrix in _matrices(tokenizer, layout, np.arange(layout.size)):
+            units, width = matrix.shape
+            count = units * -(-width // tokenizer.token_dim)
+            vector[matrix] = network[start : start + count].reshape(units, -1)[:, :width]
+            start += count
+    return vectors
+
+
+def _matrices(tokenizer: Tokenizer, layout: Layout, vector: np.ndarray) -> list[np.ndarray]:
+    slices = layout.slices()
+    if tokenizer.granularity == "chunk":
+        return [vector[part][None] for part in slices.values()]
+    matrices: list[np.ndarray] = []
+    for specs in layers_of(layout).values():
+        matrix = np.concatenate([vector[slices[s.name]].reshape(s.shape[0], -1) for s in specs], axis=1)
+        joins = matrices and specs[0].kind == "norm_weight" and len(matrices[-1]) == len(matrix)
+        matrices = [*matrices[:-1], np.concatenate([matrices[-1], matrix], axis=1)] if joins else [*matrices, matrix]
+    return matrices
+
+
+def _rows(matrix: np.ndarray, tokenizer: Tokenizer) -> np.ndarray:
+    padding = -matrix.shape[1] % tokenizer.token_dim
+    return np.pad(matrix, ((0, 0), (0, padding))).reshape(-1, tokenizer.token_dim)
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """Return the shortest time that a call took."""
+    best, end = float("inf"), time.perf_counter() + SECONDS
+    while time.perf_counter() < end:
+        start = time.perf_counter()
+        work()
+        best = min(best, time.perf_counter() - start)
+    return best
+
+
+def measure(layout: Layout, granularity: Granularity) -> tuple[Tokenizer, Speeds]:
+    """Return the tokenizer of a layout and how fast it is."""
+    count = max(int(MEGABYTES * 1e6 / 4 / layout.size), 1)
+    vectors = np.random.default_rng(0).standard_normal((count, layout.size)).astype(np.float32)
+    few = vectors[: max(count // 20, 1)]  # the loop is slow: a part of the networks says enough
+    tokenizer = Tokenizer.fit(granularity, CHUNK, [layout])
+    tokens = tokenizer.encode(layout, vectors)
+    assert np.array_equal(loop_encode(tokenizer, layout, few), tokens[: len(few)])
+    assert np.array_equal(loop_decode(tokenizer, layout, tokens[: len(few)]), few)
+    assert np.array_equal(tokenizer.decode(layout, tokens), vectors)
+    return tokenizer, Speeds(
+        copy=vectors.nbytes / 1e6 / seconds(vectors.copy),
+        encode=vectors.nbytes / 1e6 / seconds(lambda: tokenizer.encode(layout, vectors)),
+        decode=vectors.nbytes / 1e6 / seconds(lambda: tokenizer.decode(layout, tokens)),
+        loop_encode=few.nbytes / 1e6 / seconds(lambda: loop_encode(tokenizer, layout, few)),
+        loop_decode=few.nbytes / 1e6 / seconds(lambda: loop_decode(tokenizer, layout, tokens[: len(few)])),
+    )
+
+
+def main() -> None:
+    """Print one line per network and granularity."""
+    torch.set_num_threads(1)
+    print("MB of weights per second; in brackets times the loop, and share of the speed of a copy\n")
+    print(f"{'network':<18}{'weights':>10}  {'tokens':<14}{'padding':>8}{'copy':>9}{'encode':>26}{'decode':>26}")
+    for name, network in networks().items():
+        layout = layout_of(network.state_dict())
+        for granularity in ("chunk", "neuron"):
+            tokenizer, found = measure(layout, granularity)
+            mask = tokenizer.template(layout).mask
+            ways = ((found.encode, found.loop_encode), (found.decode, found.loop_decode))
+            cells = "".join(
+                f"{f'{ours:,.0f} ({ours / loop:.1f}x, {ours / found.copy:.0%})':>26}" for ours, loop in ways
+            )
+            shape = f"{granularity} {len(mask)}x{tokenizer.token_dim}"
+            print(f"{name:<18}{layout.size:>10,}  {shape:<14}{1 - mask.mean():>8.0%}{found.copy:>9,.0f}{cells}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,36 @@
+"""Train one property head on the cached representations."""
+
+from pathlib import Path
+
+from wscore.config import to_plain
+from wscore.io import atomic_folder, hash_folder
+from wscore.runner import Run, stage
+from wscore.training.callbacks import Progress, TensorBoard, TrackerLogger, resume_folder
+from wscore.training.heads import HeadsConfig, read_head_data, save_head, train_head
+from wscore.zoo.store import Zoo
+
+
+@stage(heads=HeadsConfig)
+def main(run: Run, *, task: str, zoo: Path, representations: Path, out: Path, history: Path) -> str:
+    """Train the head of a task and keep the epoch with the lowest validation loss."""
+    config, networks = run.params["heads"], Zoo(zoo)
+    data = read_head_data(representations, networks)
+    identity = (str(to_plain(config)), task, networks.identity, hash_folder(representations))
+    head, found = train_head(
+        task,
+        config,
+        data,
+        callbacks=[TensorBoard(Path("runs") / run.name), TrackerLogger(run.tracker), Progress(run.name)],
+        resume=resume_folder(run.name, *identity),
+    )
+    with atomic_folder(out) as folder:
+        save_head(folder, head)
+    found.to_csv(history)
+    run.tracker.log_artifacts(out)
+    return f"{task}: {len(data.part('train').table):,} networks, best epoch {found.best_epoch} of {len(found)}, " + (
+        f"validation loss {found.best['validation_loss']:.4f}"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""params.yaml and the presets: everything loads, everything is explained."""
+
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.contract.imports import ROOT, pipeline, script
+from wscore.config import Section, load_section, read_yaml
+from wscore.presets import apply_preset
+
+PARAMS = ROOT / "params.yaml"
+PRESETS = sorted(ROOT.glob("presets/*.yaml"))
+
+# Keys that mean the same in every section and in every training script of the field.
+WELL_KNOWN = {"batch_size", "dropout", "epochs", "hidden_dim", "layers", "lr", "learning_rate", "seed", "weight_decay"}
+
+
+def sections() -> dict[str, type]:
+    """Return the configuration class of every section, as the stage scripts declare them."""
+    found: dict[str, type] = {}
+    for entry in pipeline().values():
+        main = importlib.import_module(f"stages.{script(entry['cmd']).stem}").main
+        for name, kind in main.sections.items():
+            if issubclass(kind, Section):
+                assert found.setdefault(name, kind) is kind, f"section {name} has two classes"
+    return found
+
+
+def test_every_section_is_read_by_a_stage() -> None:
+    assert set(read_yaml(PARAMS)) == set(sections())
+
+
+def test_every_section_loads() -> None:
+    for name, kind in sections().items():
+        assert isinstance(load_section(kind, name, PARAMS), kind)
+
+
+def test_no_configuration_class_has_a_default() -> None:
+    defaults = {
+        f"{kind.__name__}.{key}": value
+        for kind in sections().values()
+        for key, value in zip(reversed(kind.__struct_fields__), reversed(kind.__struct_defaults__), strict=False)
+    }
+    assert not defaults
+
+
+@pytest.mark.parametrize("preset", PRESETS, ids=lambda path: path.stem)
+def test_every_preset_loads(preset: Path, tmp_path: Path) -> None:
+    params = tmp_path / "params.yaml"
+    params.write_text(PARAMS.read_text(encoding="utf-8"), encoding="utf-8")
+    apply_preset(preset, params)
+    assert read_yaml(params) != read_yaml(PARAMS)
+    for name, kind in sections().items():
+        load_section(kind, name, params)
+
+
+def test_every_key_is_explained_once() -> None:
+    lines = PARAMS.read_text(encoding="utf-8").splitlines()
+    keys = {key: "#" in line for line in lines if (key := re.match(r"\s*(\w+):", line))}
+    explained = {key[1] for key, has_comment in keys.items() if has_comment}
+    bare = sorted({key[1] for key in keys} - explained - WELL_KNOWN)
+    assert not bare, f"keys without a comment anywhere in params.yaml: {', '.join(bare)}"
+
+
+def test_no_key_has_a_dot() -> None:
+    flat = [key for section in read_yaml(PARAMS).values() for key in section]
+    assert not [key for key in flat if "." in key]

@@ -1,0 +1,92 @@
+"""dvc.yaml says the truth about the stage scripts: what they load, read and write."""
+
+import importlib
+import re
+
+import pytest
+
+from tests.contract.imports import ROOT, closure, pipeline, script
+from wscore.runner import Stage
+
+STAGES = pipeline()
+
+
+def outputs(entry: dict) -> set[str]:
+    """Return the paths of all outs, metrics and plots of a stage; entries may be names or {name: flags}."""
+    entries = [item for kind in ("outs", "metrics", "plots") for item in entry.get(kind, [])]
+    return {item if isinstance(item, str) else next(iter(item)) for item in entries}
+
+
+def command_paths(entry: dict) -> list[str]:
+    """Return the values of the options in a command that name files or folders."""
+    return [word for word in entry["cmd"].split() if "/" in word or word in ("metrics", "plots", "params.yaml")]
+
+
+def related(path: str, other: str) -> bool:
+    return path == other or other.startswith(f"{path}/") or path.startswith(f"{other}/")
+
+
+def load(entry: dict) -> Stage:
+    name = script(entry["cmd"]).stem
+    main = importlib.import_module(f"stages.{name}").main
+    assert isinstance(main, Stage)
+    return main
+
+
+@pytest.mark.parametrize("name", sorted(STAGES))
+def test_deps_cover_exactly_the_files_that_the_stage_loads(name: str) -> None:
+    entry = STAGES[name]
+    wanted = closure(script(entry["cmd"]))
+    listed = {dep for dep in entry.get("deps", []) if dep.endswith(".py")}
+    report = [f"deps of `{name}` in dvc.yaml; `python -m tests.contract.imports --write` puts them right"]
+    report += [f"  missing:     - {path}" for path in sorted(wanted - listed)]
+    report += [f"  superfluous: - {path}" for path in sorted(listed - wanted)]
+    assert listed == wanted, "\n".join(report)
+
+
+@pytest.mark.parametrize("name", sorted(STAGES))
+def test_params_are_the_sections_that_the_stage_reads(name: str) -> None:
+    entry = STAGES[name]
+    assert sorted(entry.get("params", [])) == sorted(load(entry).sections)
+
+
+@pytest.mark.parametrize("name", sorted(STAGES))
+def test_every_path_in_the_command_is_a_dep_or_an_output(name: str) -> None:
+    entry = STAGES[name]
+    known = {*entry.get("deps", []), *outputs(entry)}
+    assert not [path for path in command_paths(entry) if not any(related(path, other) for other in known)]
+
+
+@pytest.mark.parametrize("name", sorted(STAGES))
+def test_the_command_fits_the_options_of_the_stage(name: str) -> None:
+    entry = STAGES[name]
+    words = entry["cmd"].split()
+    load(entry).parser().parse_args(words[words.index("-m") + 2 :])
+
+
+@pytest.mark.parametrize("name", sorted(STAGES))
+def test_a_stage_has_a_description_and_results_of_its_own(name: str) -> None:
+    entry = STAGES[name]
+    assert entry["desc"]
+    others = {path for other in STAGES if other != name for path in outputs(STAGES[other])}
+    assert outputs(entry)
+    assert not outputs(entry) & others
+
+
+def test_metrics_are_kept_in_git_and_not_in_the_cache() -> None:
+    for entry in STAGES.values():
+        for item in entry.get("metrics", []):
+            assert isinstance(item, dict), f"{item}: needs `cache: false`"
+            assert next(iter(item.values())) == {"cache": False}
+
+
+def test_every_stage_script_is_in_the_pipeline() -> None:
+    scripts = {path.stem for path in ROOT.glob("stages/*.py")} - {"__init__"}
+    assert scripts == {script(entry["cmd"]).stem for entry in STAGES.values()}
+
+
+def test_a_stage_script_is_short_and_has_no_error_handling_or_print() -> None:
+    for path in ROOT.glob("stages/*.py"):
+        text = path.read_text(encoding="utf-8")
+        assert len(text.splitlines()) <= 60, path.name
+        assert not re.search(r"^\s*(try:|print\()", text, re.MULTILINE), path.name

@@ -1,0 +1,145 @@
+"""The commands of the README, on a clone with the smoke preset."""
+
+import json
+import os
+import re
+import signal
+import sqlite3
+import time
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from tests.contract.imports import pipeline
+from tests.e2e.workspace import Outcome, Workspace
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("e2e")]
+
+HEADS = ["train_heads@accuracy", "train_heads@hyperparameters", "train_heads@patterns"]
+FORECAST = {"train_base", "train_predictor", "evaluate_predictor"}
+UPSTREAM = {"fetch_zoo", "tokenize"}
+
+
+def all_stages() -> set[str]:
+    return {*pipeline(), *HEADS} - {"train_heads"}
+
+
+def test_repro_runs_every_stage_and_leaves_git_clean(first_run: Outcome, workspace: Workspace) -> None:
+    assert set(first_run.stages) == all_stages()
+    assert "Traceback" not in first_run.text
+    assert "Warning" not in first_run.text
+    assert workspace.git("status", "--short") == ""
+    tracked = workspace.git("ls-files").split()
+    assert not [name for name in tracked if name.startswith(("models/", "plots/", "runs/", ".cache/"))]
+
+
+def test_metrics_are_plain_numbers_with_one_top_key_per_file(first_run: Outcome, workspace: Workspace) -> None:
+    outcome = workspace.dvc("metrics", "show", "--json")
+    assert outcome.status == 0, outcome.text
+    files = json.loads(outcome.text)[""]["data"]
+    tops = [key for content in files.values() for key in content["data"]]
+    assert len(tops) == len(set(tops)) == len(files)
+
+
+def test_second_repro_runs_nothing(first_run: Outcome, workspace: Workspace) -> None:
+    started = time.monotonic()
+    outcome = workspace.dvc("repro")
+    assert outcome.status == 0
+    assert outcome.stages == []
+    assert "up to date" in outcome.text
+    assert time.monotonic() - started < 15
+
+
+def test_published_cards_load_what_they_say(first_run: Outcome, workspace: Workspace) -> None:
+    cards = sorted((workspace.folder / "models/published").rglob("README.md"))
+    assert {card.parent.name for card in cards} >= {"encoder", "decoder", "predictor", "accuracy"}
+    snippets = [
+        "\n".join(re.findall(r"```python\n(.*?)```", card.read_text(encoding="utf-8"), re.DOTALL)) for card in cards
+    ]
+    script = workspace.folder.parent / "snippets.py"
+    script.write_text("\n".join(snippets), encoding="utf-8")
+    outcome = workspace.run("python", str(script), env={"PYTHONPATH": str(workspace.folder)})
+    assert outcome.status == 0, outcome.text
+
+
+def test_stages_list_the_classes_of_the_models_that_they_read(first_run: Outcome, workspace: Workspace) -> None:
+    """Model classes are found by name, which the import graph can't see; publish only copies the files."""
+    for name, entry in pipeline().items():
+        if name == "publish":
+            continue
+        for dep in (dep.replace("${item}", "accuracy") for dep in entry["deps"] if dep.startswith("models/")):
+            for config in (workspace.folder / dep).rglob("config.json"):
+                model = json.loads(config.read_text(encoding="utf-8")).get("class")
+                sources = [p for p in entry["deps"] if p.endswith(".py") and f"class {model}(" in workspace.read(p)]
+                assert model is None or sources, f"{name} reads {dep}, but lists no file that defines {model}"
+
+
+def test_plots_page_is_rendered(first_run: Outcome, workspace: Workspace) -> None:
+    outcome = workspace.dvc("plots", "show", "--out", str(workspace.folder.parent / "page"))
+    assert outcome.status == 0, outcome.text
+    assert (workspace.folder.parent / "page/index.html").is_file()
+
+
+def test_a_wrong_value_ends_in_one_line(first_run: Outcome, workspace: Workspace) -> None:
+    outcome = workspace.dvc("exp", "run", "--set-param", "ae.latent_dim=sixty")
+    workspace.reset()
+    assert outcome.status != 0
+    assert "Traceback" not in outcome.text
+    lines = [line for line in outcome.text.splitlines() if "ae.latent_dim" in line and "expected" in line.lower()]
+    assert len(lines) == 1
+    assert lines[0].startswith("train_autoencoder: params.yaml: ae.latent_dim")
+
+
+def test_an_experiment_reruns_only_what_depends_on_it(first_run: Outcome, workspace: Workspace) -> None:
+    outcome = workspace.dvc("exp", "run", "--name", "narrow", "--set-param", "ae.latent_dim=8")
+    assert outcome.status == 0, outcome.text
+    assert set(outcome.stages) == all_stages() - UPSTREAM - FORECAST
+    difference = workspace.dvc("metrics", "diff", "HEAD", "narrow")
+    workspace.reset()
+    assert difference.status == 0
+    assert "metrics/autoencoder_test.json" in difference.text
+    assert "metrics/predictor_test.json" not in difference.text
+
+
+def test_runs_are_tracked_under_one_parent(first_run: Outcome, workspace: Workspace) -> None:
+    on = {"WSCORE_TRACKING": "on"}
+    outcome = workspace.dvc("exp", "run", "--name", "tracked", "--set-param", "base.lr=0.02", "train_predictor", env=on)
+    workspace.reset()
+    assert outcome.status == 0, outcome.text
+    assert "Warning" not in outcome.text
+    with closing(sqlite3.connect(workspace.folder / "mlflow.db")) as store:
+        runs = dict(store.execute("select run_uuid, name from runs").fetchall())
+        parents = dict(store.execute("select run_uuid, value from tags where key = 'mlflow.parentRunId'").fetchall())
+    assert sorted(runs[child] for child in parents) == ["train_base", "train_predictor"]
+    assert len(set(parents.values())) == 1
+    assert len(runs) == 3
+
+
+def test_a_killed_training_goes_on(first_run: Outcome, workspace: Workspace) -> None:
+    params = workspace.folder / "params.yaml"
+    text = params.read_text(encoding="utf-8")
+    params.write_text(re.sub(r"(?ms)(^ae:.*?^  epochs: )\d+", r"\g<1>300", text, count=1), encoding="utf-8")
+    process = workspace.start_dvc("repro", "train_autoencoder")
+    try:
+        wait_for_file(workspace.folder / ".cache/checkpoints", seconds=60)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    assert not (workspace.folder / "models/autoencoder").exists()
+    outcome = workspace.dvc("repro", "train_autoencoder")
+    assert outcome.status == 0, outcome.text
+    assert outcome.stages == ["train_autoencoder"]
+    assert (workspace.folder / "models/autoencoder/encoder/model.safetensors").is_file()
+    assert not [path for path in (workspace.folder / ".cache/checkpoints").rglob("*") if path.is_file()]
+    workspace.reset()
+
+
+def wait_for_file(folder: Path, *, seconds: float) -> None:
+    """Return as soon as there is a finished file below a folder."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if any(path.is_file() and not path.name.endswith(".tmp") for path in folder.rglob("*")):
+            return
+        time.sleep(0.05)
+    pytest.fail(f"nothing appeared in {folder} within {seconds:.0f} s")

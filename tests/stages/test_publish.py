@@ -1,0 +1,130 @@
+"""The publish stage: complete folders, honest cards, and an upload that can't harm them."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from stages.publish import main
+from wscore.config import PARAMS
+from wscore.io import write_json
+from wscore.models.folder import save_model
+from wscore.models.heads import Head, HeadConfig
+from wscore.presets import apply_preset
+
+ROOT = Path(__file__).resolve().parents[2]
+FIGURES = {
+    "autoencoder_test": {
+        "networks": 4, "ours": {"agreement": 0.5, "r2": 0.25}, "mean_network": {"agreement": 0.125, "r2": 0.0},
+        "families": {"mlp": {"ours": {"agreement": 0.5}}},
+    },
+    "heads_test": {"accuracy": {"networks": 4.0, "ours": {"r2": 0.75}, "statistics": {"r2": 0.5}}},
+    "predictor_test": {"ours": {"skill_mean": -0.5}, "copy_last": {"skill_mean": 0.0}},
+}  # fmt: skip
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, tiny_zoo: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with parameters, figures and small models in the places where the pipeline has them."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    PARAMS.write_text((ROOT / PARAMS).read_text(encoding="utf-8"), encoding="utf-8")
+    preset("heads: {tasks: [accuracy]}")
+    for name, content in FIGURES.items():
+        write_json(Path(f"metrics/{name}.json"), {name: content})
+    torch.manual_seed(0)
+    model = Head(HeadConfig(latent_dim=4, hidden_dim=3, layers=1, dropout=0.0, outputs={"test_accuracy": 1}))
+    for folder in ("autoencoder/encoder", "autoencoder/decoder", "heads/accuracy", "predictor"):
+        save_model(Path("models") / folder, model)
+    for name in ("tokenizer.json", "normalizer.json"):
+        write_json(Path("models/autoencoder") / name, {})
+    (tmp_path / "zoo").symlink_to(tiny_zoo)
+    return tmp_path
+
+
+def preset(text: str) -> None:
+    path = Path("preset.yaml")
+    path.write_text(text, encoding="utf-8")
+    apply_preset(path, PARAMS)
+
+
+def run() -> None:
+    main([
+        "--zoo", "zoo", "--autoencoder", "models/autoencoder", "--heads", "models/heads",
+        "--predictor", "models/predictor",
+        "--metrics", *(f"metrics/{name}.json" for name in FIGURES), "--out", "published",
+    ])  # fmt: skip
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_every_model_has_what_it_needs(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run()
+    model = {"config.json", "model.safetensors", "README.md"}
+    sided = model | {"tokenizer.json", "normalizer.json"}
+    wanted = {"README.md"}
+    for part, names in (("encoder", sided), ("decoder", sided), ("heads/accuracy", model), ("predictor", model)):
+        wanted |= {f"{part}/{name}" for name in names}
+    assert set(files(Path("published"))) == wanted
+    assert (
+        Path("published/encoder/model.safetensors").read_bytes()
+        == Path("models/autoencoder/encoder/model.safetensors").read_bytes()
+    )
+    assert capsys.readouterr().out.startswith(
+        "4 models packed in published: encoder, decoder, heads/accuracy, predictor"
+    )
+
+
+def test_cards_hold_figures_controls_and_origin(workplace: Path) -> None:
+    run()
+    card = Path("published/encoder/README.md").read_text()
+    assert "| this model | 0.5 | 0.25 |" in card
+    assert "| mean network | 0.125 | 0 |" in card
+    assert "24 networks of 12 training runs" in card
+    assert "latent_dim:" in card
+    head = Path("published/heads/accuracy/README.md").read_text()
+    assert json.loads(Path("published/encoder/config.json").read_text())["sha256"] in head
+    assert "| this model | 0.75 |" in head
+
+
+def test_twice_the_same_bytes(workplace: Path) -> None:
+    run()
+    first = files(Path("published"))
+    run()
+    assert files(Path("published")) == first
+
+
+def test_an_impossible_upload_leaves_the_folder_whole(workplace: Path) -> None:
+    run()
+    first = files(Path("published"))
+    preset("publish: {repo_id: me/zoo}")
+    with pytest.raises(SystemExit, match=r"^publish: publish\.repo_id=me/zoo: no token"):
+        run()
+    assert files(Path("published")) == first
+    preset("publish: {repo_id: nonsense}")
+    with pytest.raises(SystemExit, match=r"^publish: publish\.repo_id: malformed repository id"):
+        run()
+    assert files(Path("published")) == first
+
+
+def test_a_missing_model_is_named_and_nothing_is_left(workplace: Path) -> None:
+    Path("models/heads/accuracy/config.json").unlink()
+    with pytest.raises(SystemExit, match="models/heads/accuracy: no model here"):
+        run()
+    assert not Path("published").exists()
+
+
+def test_missing_figures_are_named(workplace: Path) -> None:
+    write_json(Path("metrics/heads_test.json"), {"other": {}})
+    with pytest.raises(SystemExit, match="heads_test: figures are missing"):
+        run()
+
+
+@pytest.mark.parametrize("text", ["name: ' '", "license: MIT!", "private: 3", "repo_id: 3"])
+def test_wrong_parameters_are_named(workplace: Path, text: str) -> None:
+    preset(f"publish: {{{text}}}")
+    with pytest.raises(SystemExit, match=rf"params\.yaml: publish\.{text.partition(':')[0]}"):
+        run()

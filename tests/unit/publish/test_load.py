@@ -1,0 +1,86 @@
+"""What is loaded from a published folder does what the pipeline does."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from wscore.errors import ModelError
+from wscore.models.autoencoder import AutoencoderConfig, Decoder, Encoder
+from wscore.models.folder import save_model
+from wscore.models.mlp import MlpConfig
+from wscore.publish.load import PublishedDecoder, PublishedEncoder
+from wscore.tokens.cache import TokenCache, build_cache
+from wscore.tokens.config import TokensConfig
+from wscore.zoo.store import Zoo
+
+
+@pytest.fixture(scope="module", params=[512, 12], ids=["whole", "windows"])
+def cache(request: pytest.FixtureRequest, tiny_zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> TokenCache:
+    config = TokensConfig(
+        granularity="neuron", chunk_size=64, max_tokens=request.param, overflow="window", normalization="layer",
+        validation_fraction=0.2, test_fraction=0.2, seed=0,
+    )  # fmt: skip
+    folder = tmp_path_factory.mktemp("publish") / "tokens"
+    build_cache(Zoo(tiny_zoo), config, folder)
+    return TokenCache(folder)
+
+
+@pytest.fixture(scope="module")
+def published(cache: TokenCache, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    network = MlpConfig(
+        token_dim=cache.token_dim, max_tokens=cache.max_tokens, latent_dim=8, hidden_dim=16, layers=1,
+        pooling="flatten", positions="sinusoidal", dropout=0.0,
+    )  # fmt: skip
+    folder = tmp_path_factory.mktemp("published")
+    torch.manual_seed(0)
+    for name, kind in (("encoder", Encoder), ("decoder", Decoder)):
+        save_model(folder / name, kind(AutoencoderConfig(network=network, linear=None)))
+        cache.tokenizer.save(folder / name / "tokenizer.json")
+        cache.normalizer.save(folder / name / "normalizer.json")
+    return folder
+
+
+def items_of(cache: TokenCache, row: int) -> np.ndarray:
+    return np.flatnonzero(cache.table["row"].to_numpy() == row)
+
+
+@pytest.mark.parametrize("row", [0, 9, 23])
+def test_latents_are_those_of_the_cache(cache: TokenCache, published: Path, tiny_zoo: Path, row: int) -> None:
+    zoo, encoder = Zoo(tiny_zoo), PublishedEncoder(published / "encoder")
+    state = zoo.layout(row).unflatten(torch.from_numpy(zoo.weights([row])[0]))
+    with torch.no_grad():
+        expected = encoder.model(cache.batch(items_of(cache, row)))
+    torch.testing.assert_close(encoder.encode_windows(state), expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(encoder.encode(state), expected.mean(dim=0), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("row", [0, 9, 23])
+def test_networks_are_those_of_the_cache(cache: TokenCache, published: Path, tiny_zoo: Path, row: int) -> None:
+    decoder, items = PublishedDecoder(published / "decoder"), items_of(cache, row)
+    layout = Zoo(tiny_zoo).layout(row)
+    latents = torch.randn(len(items), 8)
+    state = decoder.decode(latents, layout)
+    with torch.no_grad():
+        expected = cache.to_weights(items, decoder.model(latents, cache.batch(items)))[0]
+    np.testing.assert_allclose(layout.flatten(state), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_tokens_come_back_as_the_network_they_were(cache: TokenCache, published: Path, tiny_zoo: Path) -> None:
+    zoo, codec = Zoo(tiny_zoo), PublishedEncoder(published / "encoder").codec
+    vector = zoo.weights([5])[0]
+    batch = codec.batch(zoo.layout(5), vector)
+    np.testing.assert_allclose(codec.network(zoo.layout(5), batch.tokens), vector, rtol=1e-5, atol=1e-6)
+
+
+def test_wrong_input_is_named(published: Path, tiny_zoo: Path) -> None:
+    zoo = Zoo(tiny_zoo)
+    vector = zoo.weights([0])[0].copy()
+    vector[3] = np.nan
+    with pytest.raises(ModelError, match="not finite; got 1"):
+        PublishedEncoder(published / "encoder").encode(zoo.layout(0).unflatten(torch.from_numpy(vector)))
+    with pytest.raises(ModelError, match="latents do not fit the layout"):
+        PublishedDecoder(published / "decoder").decode(torch.zeros(99, 8), zoo.layout(0))
+    with pytest.raises(ModelError, match="another class"):
+        PublishedEncoder(published / "decoder")

@@ -1,0 +1,197 @@
+"""Judging ways to keep networks: every method rebuilds every held-out network, which is then measured and run."""
+
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from wscore.evaluation.config import EvaluateConfig
+from wscore.evaluation.controls import Group, LayoutPca, MeanNetwork, Method, Noise, Quantized, TokenMethod, TokenPca
+from wscore.evaluation.fidelity import COLUMNS, Repaired, compare, repair
+from wscore.evaluation.structure import StructureErrors
+from wscore.tokens.cache import TokenCache
+from wscore.zoo.architectures import parse
+from wscore.zoo.functional import logits
+from wscore.zoo.images import Images
+from wscore.zoo.layout import Layout
+from wscore.zoo.store import Zoo
+
+OURS = "ours"
+
+
+class Probe(NamedTuple):
+    """Test images on which networks are compared.
+
+    Attributes:
+        images: with values in [0, 1].
+        labels: their classes.
+        classes: count of classes.
+    """
+
+    images: Float[Tensor, "images channel height width"]
+    labels: Int[Tensor, " images"]
+    classes: int
+
+    def fits(self, architecture: str) -> bool:
+        """Return whether networks of this architecture are known and take these images."""
+        if not architecture:
+            return False
+        known = parse(architecture)
+        return known.input == tuple(self.images.shape[1:]) and known.classes == self.classes
+
+
+class Tally:
+    """What is counted of one method while batches of networks go by."""
+
+    def __init__(self, mean: MeanNetwork, cache: TokenCache) -> None:
+        self.cache = cache
+        self.raw = StructureErrors(mean.mean)
+        self.normalised = StructureErrors(lambda layout: self._normalise(layout, mean.mean(layout)[None])[0])
+        self.networks = self.weights = self.floats = self.variances = self.others = 0.0
+
+    def add(self, group: Group, repaired: Repaired, floats: float | None) -> None:
+        """Count a batch of networks and what came back."""
+        layout, weights = group.layout, group.weights
+        self.raw.add(layout, weights, repaired.weights)
+        self.normalised.add(layout, self._normalise(layout, weights), self._normalise(layout, repaired.weights))
+        self.networks += len(weights)
+        self.weights += weights.size
+        self.floats += len(weights) * (float("nan") if floats is None else floats)
+        self.variances += repaired.variances
+        self.others += repaired.others
+
+    def summary(self) -> dict[str, float]:
+        """Return the structural metrics, the compression and the counts of repaired weights.
+
+        Errors are in raw units (those of the weights); normalised_mse and normalised_r2 in units of the tokens'
+        normalisation. expansion is 1 where more floats are stored than the network has.
+        """
+        normalised = self.normalised.overall()
+        counts = {"repaired_variances": self.variances, "repaired_weights": self.others}
+        errors = {**self.raw.overall(), "normalised_mse": normalised["mse"], "normalised_r2": normalised["r2"]}
+        if np.isnan(self.floats):
+            return errors | counts
+        ratio = self.weights / self.floats
+        stored = {
+            "stored_floats": self.floats / self.networks,
+            "compression_ratio": ratio,
+            "expansion": float(ratio < 1),
+        }
+        return errors | stored | counts
+
+    def _normalise(self, layout: Layout, vectors: np.ndarray) -> np.ndarray:
+        return np.asarray(self.cache.normalizer.normalize(layout, vectors.astype(np.float32)))
+
+
+class Verdict(NamedTuple):
+    """All that was found out.
+
+    Attributes:
+        networks: one row per network and method: model_id, run_id, checkpoint, family, method and `COLUMNS`, which are
+            NaN where the network can't be run.
+        tallies: of each method.
+    """
+
+    networks: pd.DataFrame
+    tallies: Mapping[str, Tally]
+
+
+def held_out(cache: TokenCache, config: EvaluateConfig) -> np.ndarray:
+    """Return the row numbers of the networks of the test split, at most `max_networks` drawn at random, in order."""
+    rows = np.unique(cache.table["row"].to_numpy()[np.asarray(cache.indices("test"))])
+    if config.max_networks is not None and config.max_networks < len(rows):
+        rows = np.random.default_rng(config.seed).choice(rows, config.max_networks, replace=False)
+    return np.sort(rows)
+
+
+def probe(images: Images, config: EvaluateConfig) -> Probe:
+    """Return the test images of a fixed draw, at most `probe_images`."""
+    order = np.random.default_rng(config.seed).permutation(len(images.x_test))[: config.probe_images]
+    chosen = torch.from_numpy(np.sort(order))
+    return Probe(images.x_test[chosen], images.y_test[chosen], images.classes)
+
+
+def methods(zoo: Zoo, cache: TokenCache, model: nn.Module, config: EvaluateConfig) -> dict[str, Method]:
+    """Return the autoencoder as `ours` and every control by name, those that learn fitted on the training split.
+
+    Args:
+        zoo: where the networks are.
+        cache: their tokens.
+        model: maps a `TokenBatch` to something with `latent` (B, ...) and `tokens` (B, T, dim).
+        config: of the evaluation.
+    """
+    train = cache.indices("train")
+    with torch.no_grad():
+        size = model(cache.batch(train[:1])).latent[0].numel()
+    ours = TokenMethod(cache, lambda batch: model(batch).tokens, size)
+    options = {"batch_size": config.batch_size, "seed": config.seed}
+    return {
+        OURS: ours,
+        "mean_network": mean_network(zoo, cache),
+        "pca": TokenMethod(cache, TokenPca(cache, train, size, **options), size),
+        "layout_pca": LayoutPca(cache, size, **options),
+        "noise": Noise(ours, seed=config.seed),
+        "int8": Quantized(8),
+        "int4": Quantized(4),
+    }
+
+
+def mean_network(zoo: Zoo, cache: TokenCache) -> MeanNetwork:
+    """Return the mean networks of the training split, read in one pass over the zoo."""
+    train = set(cache.table["row"].to_numpy()[np.asarray(cache.indices("train"))].tolist())
+    return MeanNetwork((zoo.layout(row), vector[None]) for row, vector in zoo.stream() if row in train)
+
+
+def judge(
+    zoo: Zoo, rows: np.ndarray, ways: Mapping[str, Method], probe: Probe, *, cache: TokenCache, batch_size: int
+) -> Verdict:
+    """Return what every method makes of these networks of the zoo, at most `batch_size` networks in memory at once.
+
+    Args:
+        zoo: where the networks are.
+        rows: their row numbers.
+        ways: methods by name, among them `mean_network`, with which R2 compares.
+        probe: images on which they are run.
+        cache: gives the normaliser.
+        batch_size: networks at once.
+    """
+    mean = ways["mean_network"]
+    assert isinstance(mean, MeanNetwork)
+    tallies = {name: Tally(mean, cache) for name in ways}
+    tables = []
+    for architecture, group in _groups(zoo, rows, batch_size):
+        expected = _run(architecture, group.layout, group.weights, probe)
+        for name, way in ways.items():
+            repaired = repair(group.layout, way.restore(group))
+            tallies[name].add(group, repaired, way.floats(group.layout))
+            found = _run(architecture, group.layout, repaired.weights, probe)
+            tables.append(_table(zoo, group.rows, architecture, _compared(expected, found, probe)).assign(method=name))
+    return Verdict(pd.concat(tables, ignore_index=True), tallies)
+
+
+def _groups(zoo: Zoo, rows: np.ndarray, batch_size: int) -> Iterator[tuple[str, Group]]:
+    wanted = np.zeros(len(zoo), dtype=bool)
+    wanted[rows] = True
+    for architecture, layout, members in zoo.families():
+        chosen = members[wanted[members]]
+        for part in np.array_split(chosen, -(-len(chosen) // batch_size)) if len(chosen) else ():
+            yield architecture, Group(layout, part, zoo.weights(part))
+
+
+def _run(architecture: str, layout: Layout, weights: np.ndarray, probe: Probe) -> Tensor | None:
+    return logits(architecture, layout, torch.from_numpy(weights), probe.images) if probe.fits(architecture) else None
+
+
+def _compared(expected: Tensor | None, found: Tensor | None, probe: Probe) -> dict[str, np.ndarray | float]:
+    if expected is None or found is None:
+        return dict.fromkeys(COLUMNS, float("nan"))
+    return compare(expected, found, probe.labels)._asdict()
+
+
+def _table(zoo: Zoo, rows: np.ndarray, architecture: str, values: Mapping[str, np.ndarray | float]) -> pd.DataFrame:
+    family = parse(architecture).family if architecture else "unknown"
+    return zoo.table.loc[rows, ["model_id", "run_id", "checkpoint"]].assign(family=family, **values)

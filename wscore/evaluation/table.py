@@ -1,0 +1,249 @@
+"""One table of all that was measured, each figure beside its controls, and its headline figures."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from wscore.io import read_json
+
+OURS = "ours"
+Better = Literal["higher", "lower", "neither"]
+ARROWS = {"higher": " ↑", "lower": " ↓", "neither": ""}
+STAGES = {
+    "zoo": "fetch_zoo",
+    "tokens": "tokenize",
+    "autoencoder": "train_autoencoder",
+    "autoencoder_test": "evaluate_autoencoder",
+    "heads_test": "evaluate_heads",
+    "base": "train_base",
+    "predictor_test": "evaluate_predictor",
+}
+AUTOENCODER_CONTROLS = {
+    "mean_network": "mean network",
+    "pca": "PCA, same size",
+    "layout_pca": "PCA per layout, same size",
+    "noise": "noise of equal norm",
+    "int4": "4-bit weights",
+}
+HEAD_CONTROLS = {
+    "mean": "mean or majority",
+    "shapes": "shapes only",
+    "linear_probe": "linear probe",
+    "statistics": "weight statistics + boosting",
+}
+
+
+class Metric(NamedTuple):
+    """One row of the table.
+
+    Attributes:
+        key: name of the metric in the JSON file.
+        label: what a reader sees.
+        better: which way is better.
+        digits: decimals.
+    """
+
+    key: str
+    label: str
+    better: Better
+    digits: int = 3
+
+
+class Line(NamedTuple):
+    """One metric with its values.
+
+    Attributes:
+        name: in the headline figures.
+        metric: what was measured.
+        values: by method; a method that has none is missing.
+        interval: 95% bounds of ours, or None.
+    """
+
+    name: str
+    metric: Metric
+    values: Mapping[str, float]
+    interval: tuple[float, float] | None
+
+
+class Section(NamedTuple):
+    """A part of the table with controls of its own.
+
+    Attributes:
+        name: in the headline figures.
+        title: of the part.
+        controls: label of each control, in order.
+        rivals: the controls that are as small as ours, or have as much information: ours must beat them.
+        lines: the rows; empty if `note` says why.
+        note: what a reader must know.
+    """
+
+    name: str
+    title: str
+    controls: Mapping[str, str]
+    rivals: Sequence[str]
+    lines: Sequence[Line]
+    note: str
+
+
+AUTOENCODER_METRICS = (
+    Metric("agreement", "same answers as the original", "higher"),
+    Metric("accuracy_change", "mean absolute accuracy change", "lower"),
+    Metric("rank_correlation", "rank correlation of accuracies", "higher"),
+    Metric("accuracy", "accuracy after rebuilding", "neither"),
+    Metric("kl", "output KL (nats)", "lower"),
+    Metric("r2", "R² of the weights", "higher"),
+    Metric("relative_error", "relative error of the weights", "lower"),
+    Metric("compression_ratio", "compression (weights per stored float)", "neither", 1),
+)
+HEAD_METRICS = {
+    "patterns": (
+        Metric("macro_f1", "building blocks: macro F1", "higher"),
+        Metric("macro_f1_not_given_away", "building blocks not given away by shapes: macro F1", "higher"),
+    ),
+    "accuracy": (
+        Metric("r2", "test accuracy: R²", "higher"),
+        Metric("kendall_tau", "test accuracy: Kendall's tau", "higher"),
+    ),
+    "hyperparameters": (
+        Metric("continuous_r2", "hyperparameters, numbers: mean R²", "higher"),
+        Metric("discrete_accuracy", "hyperparameters, names: mean accuracy", "higher"),
+    ),
+}
+
+
+def gather(folder: Path) -> dict[str, Any]:
+    """Return the content of every metrics file in a folder by its top-level key; None for a file that isn't there.
+
+    Raises:
+        DataError: if a file is there but can't be read.
+    """
+    files = {name: Path(folder) / f"{name}.json" for name in STAGES}
+    return {name: read_json(file)[name] if file.is_file() else None for name, file in files.items()}
+
+
+def sections(parts: Mapping[str, Any]) -> list[Section]:
+    """Return the parts of the table, from what `gather` found; a missing file is a part without rows that says so."""
+    makers = {"autoencoder_test": _autoencoder, "heads_test": _heads, "predictor_test": _forecast}
+    return [maker(parts[name]) if parts.get(name) else _missing(name) for name, maker in makers.items()]
+
+
+def headline(parts: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """Return the value of ours and of the best rival for every row, by part; `missing_parts` counts what isn't there."""
+    table = sections(parts)
+    found = {part.name: _headline(part) for part in table if part.lines}
+    return {"missing_parts": float(sum(value is None for value in parts.values()))} | found  # pyright: ignore
+
+
+def markdown(parts: Mapping[str, Any]) -> str:
+    """Return the table as Markdown: a row per metric, ours first, then the controls that each part names."""
+    table = sections(parts)
+    width = max(len(part.controls) for part in table) + 2
+    lines = [_row(["held-out runs", "wscore", *["control"] * (width - 2)]), _row(["---", *["---:"] * (width - 1)])]
+    for part in table:
+        lines += [_row(_pad([f"**{part.title}**", "", *(f"*{label}*" for label in part.controls.values())], width))]
+        lines += [_row(_pad(_cells(part, line), width)) for line in part.lines]
+    notes = [part.note for part in table if part.note]
+    missing = [
+        f"`metrics/{name}.json` is missing: run `dvc repro {STAGES[name]}`." for name in STAGES if not parts.get(name)
+    ]
+    legend = (
+        "↑ higher is better, ↓ lower is better; **bold**: the best of ours and its rivals; [95% interval over runs]."
+    )
+    return "\n".join([*lines, "", legend, *notes, *missing]) + "\n"
+
+
+def best_of(line: Line, methods: Iterable[str]) -> str | None:
+    """Return which of these methods has the best value, or None if none has one or no way is better."""
+    names = [name for name in methods if name in line.values]
+    if not names or line.metric.better == "neither":
+        return None
+    pick = max if line.metric.better == "higher" else min
+    return pick(names, key=lambda name: line.values[name])
+
+
+def _autoencoder(found: Mapping[str, Any]) -> Section:
+    note = (
+        f"Autoencoder: {found['networks']:,} networks of {found['runs']:,} runs; their own accuracy is on average "
+        f"{_number(found[OURS].get('accuracy_original'), 3)}. R² and errors in raw weights, R² against the mean network."
+    )
+    if found["networks_not_run"]:
+        note += f" {found['networks_not_run']:,} could not be run (architecture not known, or made for other images)."
+    lines = _lines(found, AUTOENCODER_METRICS, AUTOENCODER_CONTROLS, prefix="")
+    rivals = ("mean_network", "pca", "layout_pca")
+    return Section("autoencoder", "Autoencoder", AUTOENCODER_CONTROLS, rivals, lines, note)
+
+
+def _heads(found: Mapping[str, Any]) -> Section:
+    lines = [
+        line
+        for task, result in found.items()
+        for line in _lines(result, HEAD_METRICS.get(task, ()), HEAD_CONTROLS, prefix=f"{task}_")
+    ]
+    absent = [task for task in HEAD_METRICS if task not in found]
+    note = f"Heads not trained (`heads.tasks`): {', '.join(absent)}." if absent else ""
+    return Section("heads", "Heads on the latents", HEAD_CONTROLS, tuple(HEAD_CONTROLS), lines, note)
+
+
+def _forecast(found: Mapping[str, Any]) -> Section:
+    raise NotImplementedError
+
+
+def _missing(name: str) -> Section:
+    titles = {
+        "autoencoder_test": "Autoencoder",
+        "heads_test": "Heads on the latents",
+        "predictor_test": "Weight forecast",
+    }
+    return Section(name, f"{titles[name]}: missing", {}, (), (), "")
+
+
+def _lines(
+    found: Mapping[str, Any], metrics: Iterable[Metric], controls: Mapping[str, str], *, prefix: str
+) -> list[Line]:
+    lines = []
+    for metric in metrics:
+        values = {name: found[name][metric.key] for name in (OURS, *controls) if _has(found.get(name), metric.key)}
+        bounds = [found[OURS].get(f"{metric.key}_{end}") for end in ("low", "high")]
+        lines.append(Line(f"{prefix}{metric.key}", metric, values, None if None in bounds else (bounds[0], bounds[1])))
+    return lines
+
+
+def _headline(part: Section) -> dict[str, float]:
+    values: dict[str, float] = {}
+    for line in part.lines:
+        if OURS in line.values:
+            values[line.name] = line.values[OURS]
+        rival = best_of(line, part.rivals)
+        if rival is not None:
+            values[f"{line.name}_best_control"] = line.values[rival]
+    return values
+
+
+def _cells(part: Section, line: Line) -> list[str]:
+    metric, winner = line.metric, best_of(line, (OURS, *part.rivals))
+    texts = [_number(line.values.get(name), metric.digits) for name in (OURS, *part.controls)]
+    if winner is not None and len(line.values) > 1:
+        place = (OURS, *part.controls).index(winner)
+        texts[place] = f"**{texts[place]}**"
+    if line.interval is not None:
+        texts[0] += f" [{_number(line.interval[0], metric.digits)}, {_number(line.interval[1], metric.digits)}]"
+    return [metric.label + ARROWS[metric.better], *texts]
+
+
+def _has(found: Mapping[str, Any] | None, key: str) -> bool:
+    return found is not None and isinstance(found.get(key), int | float)
+
+
+def _number(value: float | None, digits: int) -> str:
+    if value is None or not math.isfinite(value):
+        return "n/a"
+    return f"{value:,.{digits}f}" if abs(value) < 1e6 else f"{value:.1e}"
+
+
+def _pad(cells: Sequence[str], width: int) -> list[str]:
+    return [*cells, *[""] * (width - len(cells))]
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"

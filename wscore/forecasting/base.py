@@ -1,0 +1,308 @@
+"""Recording of base trainings: one network per seed, its weights and scores kept at set intervals.
+
+Runs are trained one by one, or each in a process of its own: on CPUs `torch.func.vmap` over the seeds is slower than that (see
+`benchmarks/forecast.py`), as convolutions with weights of their own for each network become grouped ones.
+
+A killed recording goes on with the epoch in which it stopped, from `.cache/base/<hash of parameters and images>/seed-<n>/`:
+
+    weights.npy          snapshots so far (the rest of the array is not filled yet)
+    state.safetensors    weights and optimiser state after the last whole epoch
+    progress.json        that epoch, and the scores of the snapshots so far
+"""
+
+import hashlib
+import math
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Literal, NamedTuple
+
+import msgspec
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from wscore.config import Section, to_plain
+from wscore.errors import ConfigError, TrainingError
+from wscore.forecasting.networks import NetworkSpec, build_network, judge
+from wscore.forecasting.snapshots import WEIGHTS, Manifest, SnapshotColumns, write_manifest
+from wscore.io import atomic_folder, content_hash, read_json, read_tensors, write_json, write_tensors
+from wscore.zoo.images import Images, ImagesConfig
+from wscore.zoo.layout import Layout, layout_of
+
+CACHE = Path(".cache/base")
+STATE, PROGRESS = "state.safetensors", "progress.json"
+MOMENTUM = 0.9
+
+Count = Annotated[int, msgspec.Meta(ge=1)]
+Rate = Annotated[float, msgspec.Meta(gt=0, le=100)]
+Seed = Annotated[int, msgspec.Meta(ge=0, lt=2**32)]
+
+
+class BaseConfig(Section):
+    """Which network is trained, how, and how often it is recorded (section `base:`).
+
+    Args:
+        network: key of `NETWORKS`.
+        dataset: as in section `data:`.
+        root: likewise.
+        revision: likewise.
+        size: height and width to which images are resized; `lenet5` takes 28 or 32.
+        max_train: at most so many training images; null takes all.
+        max_test: likewise for test images.
+        optimizer: `momentum` is SGD with momentum 0.9.
+        lr: learning rate, constant.
+        weight_decay: L2 penalty; decoupled for `adamw`.
+        batch_size: images per step.
+        epochs: passes over the training images.
+        snapshots_per_epoch: at even distances, to whole steps; the initial weights are snapshot 0.
+        seeds: one run each.
+        probe_images: of each split; every snapshot is scored on them, and the last one on all.
+        workers: runs that are trained at once, each in a process and with one thread.
+        device: `cpu`, `cuda`, `mps`, or `auto` for the fastest.
+    """
+
+    network: str
+    dataset: str
+    root: str | None
+    revision: str | None
+    size: Annotated[int, msgspec.Meta(ge=4, le=512)] | None
+    max_train: Annotated[int, msgspec.Meta(ge=10)] | None
+    max_test: Annotated[int, msgspec.Meta(ge=10)] | None
+    optimizer: Literal["sgd", "momentum", "adam", "adamw"]
+    lr: Rate
+    weight_decay: Annotated[float, msgspec.Meta(ge=0, le=100)]
+    batch_size: Count
+    epochs: Count
+    snapshots_per_epoch: Count
+    seeds: Annotated[tuple[Seed, ...], msgspec.Meta(min_length=1)]
+    probe_images: Count
+    workers: Count
+    device: Literal["auto", "cpu", "cuda", "mps"]
+
+    def __post_init__(self) -> None:
+        if len(set(self.seeds)) != len(self.seeds):
+            raise ValueError(f"Seeds must differ, got {list(self.seeds)} - at `$.seeds`")
+
+    @property
+    def images(self) -> ImagesConfig:
+        """The images, as section `data:` would name them."""
+        names = ("dataset", "root", "revision", "size", "max_train", "max_test")
+        return ImagesConfig(**{name: getattr(self, name) for name in names})
+
+
+class Recipe(NamedTuple):
+    """One run to record: configuration, images, seed, and the folder that survives a kill."""
+
+    config: BaseConfig
+    images: Images
+    seed: int
+    folder: Path
+
+
+class Progress(Section):
+    """How far a run has come.
+
+    Args:
+        epoch: whole epochs done.
+        snapshots: scores of the snapshots so far.
+    """
+
+    epoch: int
+    snapshots: SnapshotColumns
+
+
+def record_runs(config: BaseConfig, images: Images, out: Path) -> list[Manifest]:
+    """Train one network per seed, write a trajectory each to `out/seed-<n>/` and return their manifests.
+
+    Raises:
+        TrainingError: if a loss is not finite.
+        ConfigError: if the images don't fit the network, or an epoch has fewer steps than snapshots.
+    """
+    spec = network_spec(config, images)
+    build_network(spec)
+    snapshot_steps(config, len(images.x_train))
+    cache = CACHE / content_hash(msgspec.json.encode(config), _fingerprint(images))
+    recipes = [Recipe(config, images, seed, cache / f"seed-{seed}") for seed in config.seeds]
+    manifests = [record(recipe) for recipe in recipes]
+    with atomic_folder(out) as folder:
+        for manifest, recipe in zip(manifests, recipes, strict=True):
+            (folder / manifest.run).mkdir()
+            shutil.copyfile(recipe.folder / WEIGHTS, folder / manifest.run / WEIGHTS)
+            write_manifest(folder / manifest.run, manifest)
+    shutil.rmtree(cache)
+    return manifests
+
+
+def network_spec(config: BaseConfig, images: Images) -> NetworkSpec:
+    """Return the network that fits the images.
+
+    Raises:
+        ConfigError: if the images are not square.
+    """
+    channels, height, width = images.x_train.shape[1:]
+    if height != width:
+        raise ConfigError("images are not square", where="base.size", got=f"{height} x {width}", fix="set base.size")
+    return NetworkSpec(name=config.network, channels=channels, size=height, classes=images.classes)
+
+
+def snapshot_steps(config: BaseConfig, n_train: int) -> list[int]:
+    """Return the steps after which a snapshot is taken, 0 first.
+
+    Raises:
+        ConfigError: if an epoch has fewer steps than snapshots.
+    """
+    each = math.ceil(n_train / config.batch_size)
+    if config.snapshots_per_epoch > each:
+        expected = f"at most {each}, the steps of an epoch"
+        raise ConfigError(
+            "is too high", where="base.snapshots_per_epoch", expected=expected, got=config.snapshots_per_epoch
+        )
+    count = config.epochs * config.snapshots_per_epoch
+    return [round(number * each / config.snapshots_per_epoch) for number in range(count + 1)]
+
+
+def record(recipe: Recipe) -> Manifest:
+    """Train the network of one seed and leave its snapshots in the recipe's folder; goes on where a killed run stopped."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # the order of summation, and so every bit, depends on the count of threads
+    try:
+        return _Recording(recipe).run()
+    finally:
+        torch.set_num_threads(threads)
+
+
+class _Recording:
+    """One run while it is trained."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe, self.config, self.images = recipe, recipe.config, recipe.images
+        self.spec = network_spec(self.config, self.images)
+        device = _device(self.config.device)
+        self.network = build_network(self.spec, recipe.seed).to(device)
+        self.optimizer = make_optimizer(self.config, self.network)
+        self.layout: Layout = layout_of(self.network.state_dict())
+        self.x = self.images.x_train.to(device).contiguous(memory_format=torch.channels_last)
+        self.y = self.images.y_train.to(device)
+        self.steps = snapshot_steps(self.config, len(self.x))
+        self.weights = self._open_weights()
+        self.columns: dict[str, list[float]] = {name: [] for name in SnapshotColumns.__struct_fields__}
+
+    def run(self) -> Manifest:
+        start = self._restore()
+        if start == 0:
+            self._snapshot(0)
+        for epoch in range(start, self.config.epochs):
+            self._epoch(epoch)
+            self._save(epoch + 1)
+        return self._manifest()
+
+    def _epoch(self, epoch: int) -> None:
+        batches = list(shuffled(len(self.x), self.config.batch_size, self.recipe.seed, epoch))
+        for number, chosen in enumerate(batches, start=epoch * len(batches) + 1):
+            self.optimizer.zero_grad()
+            loss = nn.functional.cross_entropy(self.network(self.x[chosen]), self.y[chosen])
+            loss.backward()
+            self.optimizer.step()
+            if number == self.steps[len(self.columns["step"])]:
+                self._snapshot(number)
+
+    def _snapshot(self, step: int) -> None:
+        vector = self.layout.flatten(self.network.state_dict())
+        train, test = self._scores(vector, "train"), self._scores(vector, "test")
+        if not (math.isfinite(train[1]) and np.isfinite(vector).all()):
+            where = f"train_base, seed {self.recipe.seed}, step {step}"
+            raise TrainingError("the loss is not finite", where=where, got=train[1], fix="lower base.lr")
+        self.weights[len(self.columns["step"])] = vector
+        epoch = step / math.ceil(len(self.x) / self.config.batch_size)
+        row = (step, epoch, self.config.lr, train[1], test[1], test[0])
+        for column, value in zip(self.columns.values(), row, strict=True):
+            column.append(value)
+
+    def _scores(self, vector: Float[np.ndarray, " weights"], split: str) -> tuple[float, float]:
+        count = len(self.images.x_test) if self._last() and split == "test" else self.config.probe_images
+        x, y = (self.x, self.y) if split == "train" else (self.images.x_test, self.images.y_test)
+        x, y = x[:count].to(self.x.device), y[:count].to(self.x.device)
+        judged = judge(self.spec, torch.from_numpy(vector)[None], x, y)
+        return float(judged.accuracy[0]), float(judged.loss[0])
+
+    def _last(self) -> bool:
+        return len(self.columns["step"]) == len(self.steps) - 1
+
+    def _open_weights(self) -> np.memmap:
+        path, shape = self.recipe.folder / WEIGHTS, (len(self.steps), self.layout.size)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        mode = "r+" if path.is_file() and (path.parent / PROGRESS).is_file() else "w+"
+        return np.lib.format.open_memmap(path, mode=mode, dtype=np.float32, shape=None if mode == "r+" else shape)
+
+    def _save(self, epoch: int) -> None:
+        self.weights.flush()
+        tensors = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
+        for number, entries in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{number}.{name}": tensor for name, tensor in entries.items() if tensor is not None}
+        write_tensors(self.recipe.folder / STATE.replace("state", f"state-{epoch}"), tensors)
+        write_json(self.recipe.folder / PROGRESS, {"epoch": epoch, "snapshots": self.columns})
+        (self.recipe.folder / STATE.replace("state", f"state-{epoch - 1}")).unlink(missing_ok=True)
+
+    def _restore(self) -> int:
+        path = self.recipe.folder / PROGRESS
+        if not path.is_file():
+            return 0
+        progress = msgspec.convert(read_json(path), Progress)
+        tensors = read_tensors(self.recipe.folder / STATE.replace("state", f"state-{progress.epoch}"))
+        self.network.load_state_dict({name[8:]: tensors[name] for name in tensors if name.startswith("network.")})
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in tensors.items():
+            head, number, _ = (*name.split(".", 2), "")[:3]
+            if head == "optimizer":
+                state.setdefault(int(number), {})[name.split(".", 2)[2]] = tensor
+        self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
+        self.columns = {name: list(column) for name, column in to_plain(progress.snapshots).items()}
+        return progress.epoch
+
+    def _manifest(self) -> Manifest:
+        return Manifest(
+            format=1,
+            run=f"seed-{self.recipe.seed}",
+            seed=self.recipe.seed,
+            dataset=self.config.dataset,
+            optimizer=self.config.optimizer,
+            weight_decay=self.config.weight_decay,
+            batch_size=self.config.batch_size,
+            snapshots_per_epoch=self.config.snapshots_per_epoch,
+            network=self.spec,
+            layout=self.layout,
+            snapshots=msgspec.convert(self.columns, SnapshotColumns, strict=False),
+        )
+
+
+def make_optimizer(config: BaseConfig, network: nn.Module) -> torch.optim.Optimizer:
+    """Return the optimiser that a configuration names."""
+    parameters, common = network.parameters(), {"lr": config.lr, "weight_decay": config.weight_decay}
+    if config.optimizer == "adam":
+        return torch.optim.Adam(parameters, **common)
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(parameters, **common)
+    return torch.optim.SGD(parameters, momentum=MOMENTUM if config.optimizer == "momentum" else 0.0, **common)
+
+
+def shuffled(count: int, batch_size: int, seed: int, epoch: int) -> Iterator[Tensor]:
+    """Yield the image numbers of each batch of an epoch; the order is a function of seed and epoch only."""
+    order = torch.from_numpy(np.random.default_rng([seed, epoch]).permutation(count))
+    yield from order.split(batch_size)
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if (name == "cuda" and not torch.cuda.is_available()) or (name == "mps" and not torch.backends.mps.is_available()):
+        raise ConfigError("is not available on this machine", where="base.device", got=name, fix="set it to cpu")
+    return torch.device(name)
+
+
+def _fingerprint(images: Images) -> str:
+    digest = hashlib.sha256()
+    for tensor in (images.x_train, images.y_train, images.x_test, images.y_test):
+        digest.update(tensor.numpy().tobytes())
+    return digest.hexdigest()

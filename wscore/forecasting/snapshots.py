@@ -1,0 +1,180 @@
+"""Trajectories on disk: the weights of one training run at set intervals, and what is known about each snapshot.
+
+data/trajectories/seed-0/
+  weights.npy     float32 [N, D], read through a memory map (bfloat16 would destroy the small increments)
+  manifest.json   network, layout, how it was trained; step, epoch, learning rate, losses and accuracy of every snapshot
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+import numpy as np
+from jaxtyping import Float
+
+from wscore.config import Section, to_plain
+from wscore.errors import DataError
+from wscore.forecasting.networks import NetworkSpec
+from wscore.io import hash_folder, read_json, write_json
+from wscore.zoo.layout import Layout
+
+WEIGHTS, MANIFEST = "weights.npy", "manifest.json"
+ROWS_AT_ONCE = 16
+
+
+class SnapshotColumns(Section):
+    """What is known about the N snapshots of a trajectory, in order of time.
+
+    Args:
+        step: optimiser steps made before it.
+        epoch: the same in passes over the training images.
+        lr: learning rate at that time.
+        train_loss: mean cross-entropy (nats) on training images.
+        test_loss: likewise on test images.
+        test_accuracy: share of the test images classified rightly.
+    """
+
+    step: tuple[int, ...]
+    epoch: tuple[float, ...]
+    lr: tuple[float, ...]
+    train_loss: tuple[float, ...]
+    test_loss: tuple[float, ...]
+    test_accuracy: tuple[float, ...]
+
+
+class Manifest(Section):
+    """Everything about a trajectory but its weights.
+
+    Args:
+        format: version of this file.
+        run: name of the run, also of its folder.
+        seed: of initialisation and of the order of the images.
+        dataset: images on which it was trained.
+        optimizer: and below it its settings.
+        weight_decay: of the optimiser.
+        batch_size: images per step.
+        snapshots_per_epoch: how densely it was recorded.
+        network: what the weights belong to.
+        layout: where each tensor lies in a weight vector.
+        snapshots: one entry per row of weights.npy.
+    """
+
+    format: Literal[1]
+    run: str
+    seed: int
+    dataset: str
+    optimizer: str
+    weight_decay: float
+    batch_size: Annotated[int, msgspec.Meta(gt=0)]
+    snapshots_per_epoch: Annotated[int, msgspec.Meta(gt=0)]
+    network: NetworkSpec
+    layout: Layout
+    snapshots: SnapshotColumns
+
+
+class Trajectory:
+    """One recorded training run, checked when opened and read through a memory map.
+
+    Attributes:
+        folder: where it lies.
+        manifest: everything but the weights.
+        weights: float32 [N, D], read-only.
+
+    Raises:
+        DataError: naming the file, if one is missing, malformed, of another length or shape, or holds a non-finite snapshot.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = Path(folder)
+        self.manifest = _read_manifest(self.folder / MANIFEST)
+        self.weights = _read_weights(self.folder / WEIGHTS)
+        _check(self)
+
+    def __len__(self) -> int:
+        """Return the count of snapshots N."""
+        return len(self.weights)
+
+    @property
+    def name(self) -> str:
+        """Name of the run."""
+        return self.manifest.run
+
+    @property
+    def layout(self) -> Layout:
+        """Where each tensor lies in a weight vector."""
+        return self.manifest.layout
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write the manifest of a trajectory beside its weights."""
+    write_json(Path(folder) / MANIFEST, to_plain(manifest))
+
+
+def write_trajectory(folder: Path, manifest: Manifest, weights: Float[np.ndarray, "snapshot weights"]) -> None:
+    """Write a trajectory that is in memory."""
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    np.save(Path(folder) / WEIGHTS, np.ascontiguousarray(weights, dtype=np.float32), allow_pickle=False)
+    write_manifest(folder, manifest)
+
+
+def open_trajectories(folder: Path) -> list[Trajectory]:
+    """Return all trajectories below a folder, ordered by seed.
+
+    Raises:
+        DataError: if there is none, one is malformed, or they are not of one network.
+    """
+    paths = sorted(path.parent for path in Path(folder).glob(f"*/{MANIFEST}"))
+    orphans = sorted({path.parent for path in Path(folder).glob(f"*/{WEIGHTS}")} - set(paths))
+    if orphans:
+        raise DataError("no such file", where=orphans[0] / MANIFEST, fix="run `dvc repro train_base`")
+    if not paths:
+        raise DataError("holds no trajectory", where=folder, expected=f"*/{MANIFEST}", fix="run `dvc repro train_base`")
+    runs = sorted((Trajectory(path) for path in paths), key=lambda run: (run.manifest.seed, run.name))
+    for run in runs[1:]:
+        if run.layout != runs[0].layout:
+            where = run.folder / MANIFEST
+            raise DataError(
+                "is of another network than the other runs", where=where, expected=runs[0].manifest.network.name
+            )
+    return runs
+
+
+def trajectories_identity(runs: list[Trajectory]) -> list[str]:
+    """Return a hash of each trajectory's files."""
+    return [hash_folder(run.folder) for run in runs]
+
+
+def _read_manifest(path: Path) -> Manifest:
+    try:
+        return msgspec.convert(read_json(path), Manifest, strict=True)
+    except msgspec.ValidationError as error:
+        raise DataError("is no manifest of a trajectory", where=path, got=error, fix="record it again") from error
+
+
+def _read_weights(path: Path) -> np.ndarray:
+    if not path.is_file():
+        raise DataError("no such file", where=path, fix="run `dvc repro train_base`")
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise DataError("is not a readable array", where=path, got=error, fix="record the trajectory again") from error
+
+
+def _check(run: Trajectory) -> None:
+    columns = {name: len(column) for name, column in to_plain(run.manifest.snapshots).items()}
+    if len(set(columns.values())) != 1:
+        raise DataError("columns of `snapshots` differ in length", where=run.folder / MANIFEST, got=columns)
+    wanted = (columns["step"], run.layout.size)
+    where = run.folder / WEIGHTS
+    if run.weights.shape != wanted or run.weights.dtype != np.float32:
+        got = f"{run.weights.dtype} {run.weights.shape}"
+        raise DataError("does not fit its manifest", where=where, expected=f"float32 {wanted}", got=got)
+    steps = run.manifest.snapshots.step
+    if any(late <= early for early, late in zip(steps, steps[1:], strict=False)):
+        raise DataError("snapshots are not in order of time", where=f"{run.folder / MANIFEST}: snapshots.step")
+    for start in range(0, len(run), ROWS_AT_ONCE):
+        finite = np.isfinite(run.weights[start : start + ROWS_AT_ONCE]).all(axis=1)
+        if not finite.all():
+            raise DataError(
+                f"snapshot {start + int(np.argmin(finite))} is not finite", where=where, fix="lower base.lr"
+            )

@@ -1,0 +1,80 @@
+"""Losses of property heads: means over the networks whose target is known, so that a missing target changes nothing.
+
+Whatever stands where `known` is false (NaN included) reaches neither the loss nor its gradient. A batch in which no
+target is known costs 0.
+"""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from wscore.errors import ConfigError
+
+REGRESSION = {
+    "mse": lambda prediction, target: F.mse_loss(prediction, target, reduction="none"),
+    "huber": lambda prediction, target: F.huber_loss(prediction, target, reduction="none"),
+}
+
+
+def binary_loss(
+    logits: Float[Tensor, " batch"],
+    target: Float[Tensor, " batch"],
+    known: Bool[Tensor, " batch"],
+    *,
+    positive_weight: float,
+) -> Float[Tensor, ""]:
+    """Return the binary cross-entropy -(w y log p + (1 - y) log(1 - p)) with p = sigmoid(logits).
+
+    Args:
+        logits: one per network.
+        target: 0 or 1 where known.
+        known: which targets count.
+        positive_weight: weight w of the ones; (zeros / ones) of the training split balances the two.
+    """
+    weight = torch.tensor(positive_weight, dtype=logits.dtype, device=logits.device)
+    clean = torch.where(known, target, torch.zeros_like(target))
+    return known_mean(F.binary_cross_entropy_with_logits(logits, clean, pos_weight=weight, reduction="none"), known)
+
+
+def regression_loss(
+    prediction: Float[Tensor, " batch"],
+    target: Float[Tensor, " batch"],
+    known: Bool[Tensor, " batch"],
+    *,
+    kind: str = "mse",
+) -> Float[Tensor, ""]:
+    """Return the squared error (`mse`) or the Huber loss with threshold 1 (`huber`), both in the units of the target.
+
+    Raises:
+        ConfigError: if the kind is unknown.
+    """
+    if kind not in REGRESSION:
+        raise ConfigError("unknown regression loss", expected=f"one of {', '.join(REGRESSION)}", got=kind)
+    clean = torch.where(known, target, prediction.detach())
+    return known_mean(REGRESSION[kind](prediction, clean), known)
+
+
+def class_loss(
+    logits: Float[Tensor, "batch classes"],
+    target: Float[Tensor, " batch"],
+    known: Bool[Tensor, " batch"],
+    *,
+    class_weights: Float[Tensor, " classes"],
+) -> Float[Tensor, ""]:
+    """Return the cross-entropy -w_y log softmax(logits)_y.
+
+    Args:
+        logits: one per network and class.
+        target: number of the true class (as a float) where known.
+        known: which targets count.
+        class_weights: w; mean 1 over the training networks keeps the scale of the loss.
+    """
+    number = torch.where(known, target, torch.zeros_like(target)).long()
+    each = F.cross_entropy(logits, number, reduction="none") * class_weights[number]
+    return known_mean(each, known)
+
+
+def known_mean(each: Float[Tensor, " batch"], known: Bool[Tensor, " batch"]) -> Float[Tensor, ""]:
+    """Return the mean of the entries that are known, 0 if none is."""
+    return torch.where(known, each, torch.zeros_like(each)).sum() / known.sum().clamp(min=1)

@@ -1,0 +1,110 @@
+"""Rebuilt networks beside their originals: accuracies, agreement by family, errors by kind of tensor."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from wscore.plots.style import colour, figure, label, save, unavailable
+
+NAMES = {
+    "ours": "autoencoder",
+    "mean_network": "mean network",
+    "pca": "PCA, same size",
+    "layout_pca": "PCA per layout, same size",
+    "noise": "noise of equal norm",
+    "int8": "8-bit weights",
+    "int4": "4-bit weights",
+}
+KEYS = ("model_id", "run_id", "checkpoint", "family", "original", "networks", "kind")
+NOTHING = "no held-out network could be run: its architecture is not known"
+
+
+def draw_accuracy(table: pd.DataFrame, path: Path) -> None:
+    """Write a PNG with one panel per method: accuracy of rebuilt networks over that of their originals, by family.
+
+    Args:
+        table: columns family, original and one per method.
+        path: of the PNG.
+    """
+    methods = method_columns(table)
+    columns = min(4, max(1, len(methods)))
+    rows = -(-max(1, len(methods)) // columns)
+    with figure(
+        rows=rows, columns=columns, title="Accuracy of held-out networks after reconstruction", panel=(3.3, 3.2)
+    ) as (canvas, axes):
+        for method, panel in zip(methods, axes, strict=False):
+            scatter_accuracy(panel, table, method)
+            panel.set_title(NAMES.get(method, method))
+        for panel in axes[len(methods) :]:
+            panel.set_axis_off()
+        if not methods or table.empty:
+            unavailable(axes[0], NOTHING)
+        else:
+            axes[0].legend(title="family", markerscale=2)
+        save(canvas, path)
+
+
+def scatter_accuracy(axes: Axes, table: pd.DataFrame, method: str) -> None:
+    """Draw rebuilt over original accuracy of one method into a panel, with the diagonal on which nothing is lost."""
+    axes.plot([0, 1], [0, 1], color=colour("truth"), linewidth=0.8)
+    for number, (family, rows) in enumerate(table.groupby("family", sort=True)):
+        axes.scatter(rows["original"], rows[method], s=5, alpha=0.6, color=colour(str(family), number), label=family)
+    axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
+    label(axes, x="accuracy of the original", y="accuracy of the rebuilt network")
+
+
+def draw_agreement(table: pd.DataFrame, path: Path) -> None:
+    """Write a PNG of the agreement of each method by family.
+
+    Args:
+        table: columns family and one per method.
+        path: of the PNG.
+    """
+    with figure(title="Same answer as the original, by family", panel=(8.0, 3.6)) as (canvas, (axes,)):
+        bars(axes, table, "family")
+        axes.set_ylim(0, 1)
+        label(axes, y="agreement (share of test images)")
+        save(canvas, path)
+
+
+def draw_errors(table: pd.DataFrame, path: Path) -> None:
+    """Write a PNG of the relative error of each method by kind of tensor.
+
+    Args:
+        table: columns kind and one per method.
+        path: of the PNG.
+    """
+    with figure(title="Error of rebuilt weights, by kind of tensor", panel=(8.0, 3.6)) as (canvas, (axes,)):
+        bars(axes, table, "kind")
+        axes.set_yscale("symlog", linthresh=1.0)
+        label(axes, y=r"relative error $\|w - \hat w\| / \|w\|$ (raw units)")
+        save(canvas, path)
+
+
+def bars(axes: Axes, table: pd.DataFrame, groups: str, methods: Sequence[str] | None = None) -> None:
+    """Draw grouped bars into a panel: one group per row of the table, one colour per method."""
+    methods = list(methods or method_columns(table))
+    if not methods or table.empty:
+        unavailable(axes, NOTHING)
+        return
+    width = 0.8 / len(methods)
+    places = np.arange(len(table))
+    for number, method in enumerate(methods):
+        shift = (number - (len(methods) - 1) / 2) * width
+        axes.bar(places + shift, table[method], width, color=method_colour(method), label=NAMES.get(method, method))
+    axes.set_xticks(places, [str(name).replace("_", " ") for name in table[groups]])
+    axes.grid(visible=False, axis="x")
+    axes.legend(ncols=1, loc="center left", bbox_to_anchor=(1, 0.5))
+
+
+def method_columns(table: pd.DataFrame) -> list[str]:
+    """Return the columns of a table that hold methods."""
+    return [str(name) for name in table.columns if name not in KEYS]
+
+
+def method_colour(method: str) -> str:
+    """Return the colour that a method has in all figures."""
+    return colour("mean" if method == "mean_network" else method, list(NAMES).index(method) if method in NAMES else 0)

@@ -1,0 +1,154 @@
+"""What property heads say beside what is true: points, ROC curves, confusion of names, scores of all methods."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from wscore.plots.style import colour, figure, label, save, unavailable
+
+METHODS = {
+    "ours": "head on latents",
+    "mean": "mean or majority",
+    "shapes": "shapes only",
+    "linear_probe": "linear probe on latents",
+    "statistics": "weight statistics + boosting",
+}
+COLOURS = {"shapes": 2, "linear_probe": 3, "statistics": 1}  # entries of the palette
+COLUMNS = 4  # panels side by side
+
+
+def draw_points(table: pd.DataFrame, path: Path) -> None:
+    """Write a PNG of predicted over true numbers: a row per target, a panel per method, the diagonal is perfect.
+
+    Args:
+        table: columns target, scale (linear or log), true and one per method, in raw units.
+        path: of the PNG.
+    """
+    methods = [name for name in METHODS if name in table and name != "mean"]
+    targets = list(dict.fromkeys(table["target"]))
+    title = "Properties of held-out networks: predicted over true"
+    with figure(rows=len(targets), columns=len(methods), title=title, panel=(3.2, 3.0)) as (canvas, axes):
+        for number, panel in enumerate(axes):
+            target, method = targets[number // len(methods)], methods[number % len(methods)]
+            _scatter(panel, pd.DataFrame(table[table["target"] == target]), method)
+            label(panel, title=METHODS[method], x=f"true {target}", y=f"predicted {target}")
+        save(canvas, path)
+
+
+def draw_roc(table: pd.DataFrame, path: Path) -> None:
+    """Write a PNG with one panel per label: true over false positive rate of each method.
+
+    Args:
+        table: columns target, method, false_positive_rate, true_positive_rate.
+        path: of the PNG.
+    """
+    groups = list(table.groupby("target", sort=False))
+    columns = min(COLUMNS, len(groups))
+    rows = -(-len(groups) // columns)
+    with figure(rows=rows, columns=columns, title="Building blocks: ROC on held-out networks") as (canvas, axes):
+        for panel, (target, curves) in zip(axes, groups, strict=False):
+            for name, curve in curves.groupby("method", sort=False):
+                x, y = curve["false_positive_rate"], curve["true_positive_rate"]
+                panel.plot(x, y, color=method_colour(str(name)), label=METHODS.get(str(name), str(name)))
+            label(panel, title=str(target), x="false positive rate", y="true positive rate")
+        _finish(axes, len(groups))
+        save(canvas, path)
+
+
+def draw_names(table: pd.DataFrame, path: Path) -> None:
+    """Write a PNG with a confusion matrix per target: share of the networks of a true name that the head calls so.
+
+    Args:
+        table: columns target, true and ours.
+        path: of the PNG.
+    """
+    groups = list(table.groupby("target", sort=False))
+    columns = min(COLUMNS, len(groups))
+    rows = -(-len(groups) // columns)
+    with figure(rows=rows, columns=columns, title="Names told by the head on held-out networks") as (canvas, axes):
+        for panel, (target, told) in zip(axes, groups, strict=False):
+            _confusion(panel, told)
+            label(panel, title=str(target), x="predicted", y="true")
+        _finish(axes, len(groups), legend=False)
+        save(canvas, path)
+
+
+def draw_scores(table: pd.DataFrame, path: Path) -> None:
+    """Write a PNG of the main metric of each target by method.
+
+    Args:
+        table: columns target, method, metric, value, main (1 where the metric is the main one of its target).
+        path: of the PNG.
+    """
+    mains = table[table["main"] == 1]
+    with figure(title="Heads and controls on held-out networks", panel=(9.0, 3.8)) as (canvas, (axes,)):
+        if mains.empty:
+            unavailable(axes, "no target has two values among the held-out networks")
+        else:
+            _bars(axes, pd.DataFrame(mains))
+        save(canvas, path)
+
+
+DRAWINGS: dict[str, Callable[[pd.DataFrame, Path], None]] = {
+    "points": draw_points,
+    "roc": draw_roc,
+    "names": draw_names,
+    "scores": draw_scores,
+}
+
+
+def method_colour(method: str) -> str:
+    """Return the colour that a method has in all figures."""
+    return colour(method, COLOURS.get(method, 0))
+
+
+def _scatter(axes: Axes, rows: pd.DataFrame, method: str) -> None:
+    """Draw points and the diagonal; on a logarithmic axis zeros stand one decade below the smallest other value."""
+    truth, predicted = rows["true"].to_numpy(float), rows[method].to_numpy(float)
+    low, high = truth.min(), truth.max()
+    if rows["scale"].iloc[0] == "log" and high > 0:
+        smallest = truth[truth > 0].min()
+        low = smallest / 10 if low <= 0 else low
+        truth, predicted = np.maximum(truth, low), np.maximum(predicted, low)
+        axes.set(xscale="log", yscale="log")
+    axes.plot([low, high], [low, high], color=colour("truth"), linewidth=0.8)
+    axes.scatter(truth, predicted, s=6, alpha=0.5, color=method_colour(method), linewidths=0)
+
+
+def _confusion(axes: Axes, rows: pd.DataFrame) -> None:
+    names = sorted({*rows["true"], *rows["ours"]})
+    shares = pd.crosstab(rows["true"], rows["ours"], normalize="index")
+    shares = shares.reindex(index=names, columns=names, fill_value=0.0).to_numpy(float)
+    axes.imshow(shares, cmap="Blues", vmin=0.0, vmax=1.0)
+    axes.set_xticks(range(len(names)), names, rotation=45, ha="right")
+    axes.set_yticks(range(len(names)), names)
+    axes.grid(visible=False)
+    for (row, column), share in np.ndenumerate(shares):
+        axes.text(column, row, f"{share:.2f}", ha="center", va="center", color="white" if share > 0.5 else "black")
+
+
+def _bars(axes: Axes, mains: pd.DataFrame) -> None:
+    wide = mains.pivot_table(index=["target", "metric"], columns="method", values="value", sort=False)
+    methods = [name for name in METHODS if name in wide]
+    width, places = 0.8 / len(methods), np.arange(len(wide))
+    for number, method in enumerate(methods):
+        shift = (number - (len(methods) - 1) / 2) * width
+        axes.bar(
+            places + shift, wide[method].clip(lower=-0.2), width, color=method_colour(method), label=METHODS[method]
+        )
+    axes.set_xticks(places, [f"{target}\n({metric})" for target, metric in wide.index], rotation=30, ha="right")
+    axes.grid(visible=False, axis="x")
+    axes.set_ylim(top=1.02)
+    label(axes, y="score (1 is perfect; cut at -0.2)")
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+
+
+def _finish(axes: Sequence[Axes], used: int, *, legend: bool = True) -> None:
+    """Empty the panels that are left over and put the legend into the first one."""
+    for panel in axes[used:]:
+        panel.set_axis_off()
+    if legend:
+        axes[0].legend(loc="lower right")

@@ -1,0 +1,101 @@
+"""One look for every figure: a colour-blind-safe palette, quiet axes, no display needed, files written atomically.
+
+with figure(columns=2, title="Weight predictor") as (canvas, axes):
+    axes[0].plot(x, y, color=colour("ours"))
+    save(canvas, path)
+"""
+
+import textwrap
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from cycler import cycler
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from wscore.io import write_figure
+
+# Okabe & Ito (2008), "Color Universal Design": told apart with every common colour vision deficiency.
+BLUE, ORANGE, GREEN, PINK = "#0072B2", "#E69F00", "#009E73", "#CC79A7"
+SKY, RED, YELLOW, GREY = "#56B4E9", "#D55E00", "#F0E442", "#7F7F7F"
+PALETTE = (BLUE, ORANGE, GREEN, PINK, SKY, RED, YELLOW, GREY)
+ROLES = {
+    "ours": BLUE,
+    "mean": GREY,
+    "pca": ORANGE,
+    "copy_last": GREY,
+    "linear": ORANGE,
+    "train": SKY,
+    "validation": BLUE,
+    "truth": "black",
+}
+STYLE: dict[Any, object] = {
+    "axes.prop_cycle": cycler(color=PALETTE),
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.titlesize": 10,
+    "axes.labelsize": 9,
+    "figure.titlesize": 12,
+    "figure.facecolor": "white",
+    "font.size": 9,
+    "grid.alpha": 0.3,
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+    "lines.linewidth": 1.6,
+    "lines.markersize": 4,
+    "savefig.dpi": 120,
+}
+PANEL = (4.2, 3.4)  # inches
+
+
+def colour(name: str, number: int = 0) -> str:
+    """Return the fixed colour of a role (`ours`, `mean`, `pca`, `copy_last`, `linear`, `train`, `validation`, `truth`).
+
+    Any other name gets entry `number` of the palette, so that one method keeps one colour in all figures that name it.
+    """
+    return ROLES.get(name, PALETTE[number % len(PALETTE)])
+
+
+@contextmanager
+def figure(
+    *, rows: int = 1, columns: int = 1, title: str = "", panel: tuple[float, float] = PANEL
+) -> Iterator[tuple[Figure, Sequence[Axes]]]:
+    """Yield a figure of rows x columns panels and its axes, row by row, in the style of the house.
+
+    Args:
+        rows: rows of panels.
+        columns: columns of panels.
+        title: text above all panels.
+        panel: width and height of one panel in inches.
+    """
+    with mpl.rc_context(STYLE):
+        canvas = Figure(figsize=(columns * panel[0], rows * panel[1]), layout="constrained")
+        axes = np.atleast_1d(canvas.subplots(rows, columns)).ravel().tolist()
+        if title:
+            canvas.suptitle(title)
+        yield canvas, axes
+
+
+def label(axes: Axes, *, title: str = "", x: str = "", y: str = "") -> None:
+    """Name a panel and its axes; give units in brackets."""
+    axes.set_title(title)
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+
+
+def unavailable(axes: Axes, reason: str) -> None:
+    """Say in an empty panel why there is nothing to see, instead of leaving it out."""
+    axes.set_axis_off()
+    axes.text(0.5, 0.5, textwrap.fill(reason, 40), ha="center", va="center", color=GREY, transform=axes.transAxes)
+
+
+def save(canvas: Figure, path: Path) -> None:
+    """Write a figure as PNG atomically, without time stamp or software version: equal figures are equal files."""
+    write_figure(path, lambda target: canvas.savefig(target, format="png", metadata={"Software": None}))

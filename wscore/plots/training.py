@@ -1,0 +1,74 @@
+"""Training curves from the histories that the training stages wrote."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from wscore.errors import DataError
+from wscore.plots.style import colour, figure, label, save, unavailable
+
+SPLITS = ("train", "validation")
+COLUMNS = 3  # panels side by side
+
+
+def find_histories(folder: Path) -> dict[str, Path]:
+    """Return every history.csv below a folder by the name of its model, such as `heads/accuracy`."""
+    found = sorted(Path(folder).rglob("history.csv"))
+    return {path.parent.relative_to(folder).as_posix(): path for path in found}
+
+
+def draw_histories(histories: Mapping[str, Path], path: Path, *, metric: str = "loss") -> None:
+    """Write a PNG with a panel per model: one metric by epoch on the training and the validation split.
+
+    Args:
+        histories: CSV of each model, with the columns epoch, train_<metric> and validation_<metric>.
+        path: of the PNG.
+        metric: what is drawn, on a logarithmic axis where it is positive.
+
+    Raises:
+        DataError: if a file is missing or lacks a column.
+    """
+    count = max(1, len(histories))
+    columns = min(COLUMNS, count)
+    with figure(rows=-(-count // columns), columns=columns, title="Training", panel=(3.8, 3.0)) as (canvas, axes):
+        for (name, history), panel in zip(histories.items(), axes, strict=False):
+            draw_curves(panel, read_history(history, metric), metric)
+            label(panel, title=name.replace("_", " "), x="epoch", y=metric)
+        for panel in axes[len(histories) :]:
+            panel.set_axis_off()
+        if histories:
+            axes[0].legend()
+        else:
+            unavailable(axes[0], "no training history was found")
+        save(canvas, path)
+
+
+def draw_curves(axes: Axes, table: pd.DataFrame, metric: str) -> None:
+    """Draw both curves into a panel and mark the lowest value on the validation split."""
+    for split in SPLITS:
+        axes.plot(table["epoch"], table[f"{split}_{metric}"], color=colour(split), label=split)
+    values = table[f"validation_{metric}"].to_numpy(float)
+    if np.isfinite(values).any():
+        best = int(np.nanargmin(values))
+        axes.plot(table["epoch"].iloc[best], values[best], "o", color=colour("validation"), label="lowest")
+    if (table[[f"{split}_{metric}" for split in SPLITS]].to_numpy() > 0).all():
+        axes.set_yscale("log")
+
+
+def read_history(history: Path, metric: str = "loss") -> pd.DataFrame:
+    """Return a training history, checked for the columns of one metric.
+
+    Raises:
+        DataError: if the file is missing or lacks a column.
+    """
+    if not Path(history).is_file():
+        raise DataError("no training history here", where=history, fix="run the stage that trains this model")
+    table = pd.read_csv(history)
+    wanted = ["epoch", *(f"{split}_{metric}" for split in SPLITS)]
+    missing = [name for name in wanted if name not in table]
+    if missing:
+        raise DataError("columns are missing", where=history, expected=wanted, got=list(table.columns))
+    return table

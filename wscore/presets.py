@@ -1,0 +1,91 @@
+"""Presets: small YAML files that change some values of params.yaml and leave its comments where they are.
+
+python -m wscore.presets presets/smoke.yaml params.yaml
+"""
+
+import argparse
+import sys
+from collections.abc import Mapping
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedSeq
+
+from wscore.config import PARAMS, read_yaml
+from wscore.errors import ConfigError
+from wscore.io import write_text
+
+
+def apply_preset(preset: Path, params: Path = PARAMS) -> None:
+    """Write the values of a preset into a parameter file, in place.
+
+    Raises:
+        ConfigError: naming the dotted key, if it is not a key of the parameter file or a section meets a plain value.
+    """
+    overrides = read_yaml(preset)
+    read_yaml(params)
+    yaml = _round_trip()
+    content = yaml.load(params.read_text(encoding="utf-8"))
+    merge(content, overrides, where=str(preset))
+    stream = StringIO()
+    yaml.dump(content, stream)
+    write_text(params, stream.getvalue())
+
+
+def merge(values: Any, overrides: Mapping[str, Any], *, where: str, prefix: str = "") -> None:
+    """Put overrides into nested mappings, in place; keys must exist, save below an empty mapping, which takes any.
+
+    Raises:
+        ConfigError: naming the dotted key, if it does not exist or a mapping meets a plain value.
+    """
+    free = not values
+    for key, new in overrides.items():
+        dotted = f"{prefix}{key}"
+        if not free and key not in values:
+            raise ConfigError("no such parameter", where=f"{where}: {dotted}", expected=f"one of {', '.join(values)}")
+        old = values.get(key)
+        if not free and isinstance(old, Mapping) != isinstance(new, Mapping):
+            expected = "a mapping" if isinstance(old, Mapping) else "a single value"
+            raise ConfigError("has another form", where=f"{where}: {dotted}", expected=expected, got=new)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            merge(old, new, where=where, prefix=f"{dotted}.")
+        else:
+            values[key] = _in_place_of(old, new)
+
+
+def _in_place_of(old: object, new: object) -> object:
+    """Return a value that is written like the one it replaces: lists in one line, with the comment that follows them."""
+    if not isinstance(old, CommentedSeq) or not isinstance(new, list):
+        return new
+    old[:] = new
+    return old
+
+
+def _round_trip() -> YAML:
+    yaml = YAML(typ="rt")
+    yaml.width = 1_000
+    yaml.preserve_quotes = True
+    yaml.representer.add_representer(
+        type(None), lambda writer, _: writer.represent_scalar("tag:yaml.org,2002:null", "null")
+    )
+    return yaml
+
+
+def main() -> None:
+    """Apply the preset named on the command line; a wrong one ends with status 1 and one line on stderr."""
+    parser = argparse.ArgumentParser(
+        prog="python -m wscore.presets", description="Write a preset into a parameter file."
+    )
+    parser.add_argument("preset", type=Path)
+    parser.add_argument("params", type=Path, nargs="?", default=PARAMS)
+    options = parser.parse_args()
+    try:
+        apply_preset(options.preset, options.params)
+    except ConfigError as error:
+        sys.exit(f"presets: {error}")
+
+
+if __name__ == "__main__":
+    main()

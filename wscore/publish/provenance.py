@@ -1,0 +1,75 @@
+"""Where published models come from: code, networks and parameters."""
+
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from wscore.zoo.store import Zoo
+
+CODE = ("wscore", "stages", "params.yaml")
+
+
+class Provenance(NamedTuple):
+    """What a card says about the making of a model.
+
+    Attributes:
+        revision: git commit, marked if code or parameters differ from it; `unknown` outside a clone.
+        zoo: hash of the zoo's content.
+        networks: count of its rows.
+        runs: count of its training runs.
+        families: architecture families in it; empty if it does not say.
+        datasets: image data sets its networks were trained on; empty if it does not say.
+        params: all sections of params.yaml as plain data.
+    """
+
+    revision: str
+    zoo: str
+    networks: int
+    runs: int
+    families: tuple[str, ...]
+    datasets: tuple[str, ...]
+    params: Mapping[str, Any]
+
+
+def gather_provenance(zoo: Zoo, params: Mapping[str, Any]) -> Provenance:
+    """Return where the models made of a zoo under these parameters come from."""
+    table = zoo.table
+    return Provenance(
+        revision=git_revision(),
+        zoo=zoo.identity,
+        networks=len(table),
+        runs=len(set(table["run_id"])),
+        families=_names(table, "family"),
+        datasets=_names(table, "dataset"),
+        params=params,
+    )
+
+
+def git_revision(folder: Path = Path()) -> str:
+    """Return the commit of a clone, followed by `with local changes` if code or params.yaml differ from it."""
+    commit = _git(folder, "rev-parse", "HEAD")
+    if commit is None:
+        return "unknown"
+    changed = _git(folder, "status", "--porcelain", "--", *CODE)
+    return f"{commit} with local changes" if changed else commit
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    try:
+        result = subprocess.run(  # noqa: S603
+            ["git", "-C", str(folder), *arguments],  # noqa: S607
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=30,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return result.stdout.strip() if result.returncode == 0 else None
+
+
+def _names(table: Any, column: str) -> tuple[str, ...]:
+    if column not in table:
+        return ()
+    return tuple(sorted({str(name) for name in table[column].dropna()} - {""}))

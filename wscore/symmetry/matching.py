@@ -1,0 +1,71 @@
+"""Weight matching: every network is put into the order of units in which it is closest to one reference.
+
+Ainsworth et al. 2022, "Git Re-Basin", algorithm 1: maximise the sum over tensors of <reference, P(network)>, one
+group's order at a time; each step is a linear assignment problem; sweep over the groups until nothing changes.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from wscore.symmetry.spec import PermutationSpec, by_unit, identity, permute
+
+SWEEPS = 25
+STATISTICS = ("running_mean", "running_var")
+
+
+def match_weights(
+    spec: PermutationSpec, reference: Mapping[str, Tensor], state: Mapping[str, Tensor]
+) -> dict[str, Int[Tensor, "networks unit"]]:
+    """Return for every group the order (networks, units) that brings stacked networks closest to the reference.
+
+    `permute(spec, state, orders)` applies it. Running statistics of normalisation layers have no say.
+
+    Args:
+        spec: symmetry of the networks.
+        reference: one state dict, tensors (*shape).
+        state: stacked state dicts, tensors (networks, *shape).
+    """
+    count = len(next(iter(state.values())))
+    orders = identity(spec, count)
+    current = {name: tensor.double() for name, tensor in state.items() if tensor.is_floating_point()}
+    fixed = {name: reference[name].double()[None] for name in current}
+    for _ in range(SWEEPS):
+        changed = False
+        for group in spec.units:
+            step = _assign(_similarity(spec, group, fixed, current))
+            if bool((step == torch.arange(step.shape[1])).all()):
+                continue
+            changed = True
+            current = permute(spec, current, {group: step})
+            orders[group] = orders[group].gather(1, step)
+        if not changed:
+            break
+    return orders
+
+
+def _similarity(
+    spec: PermutationSpec, group: str, reference: Mapping[str, Tensor], state: Mapping[str, Tensor]
+) -> Float[Tensor, "networks unit unit2"]:
+    """Return <reference unit i, network unit j> summed over all axes bound to the group."""
+    units = spec.units[group]
+    total = torch.zeros(len(next(iter(state.values()))), units, units, dtype=torch.float64)
+    for name, axis, how in spec.bindings(group):
+        if name not in state or name.endswith(STATISTICS):
+            continue
+        ours = by_unit(state[name], axis, how, units)  # (M, U, rest)
+        theirs = by_unit(reference[name], axis, how, units)  # (1, U, rest)
+        total += theirs @ ours.transpose(1, 2)  # (M, U, U)
+    return total
+
+
+def _assign(similarity: Float[Tensor, "networks unit unit2"]) -> Int[Tensor, "networks unit"]:
+    """Return the best order of each network; ties keep the present order."""
+    units = similarity.shape[1]
+    stay = torch.eye(units, dtype=similarity.dtype) * (similarity.abs().amax((1, 2), keepdim=True) * 1e-12)
+    costs = (similarity + stay).numpy()
+    return torch.from_numpy(np.stack([linear_sum_assignment(cost, maximize=True)[1] for cost in costs]))

@@ -1,0 +1,379 @@
+"""A zoo as tokens on disk: written once by streaming, then read batch by batch through a memory map.
+
+tokens/
+  tokens.npy         raw tokens (all tokens of all networks, dim) float32, padding as zeros
+  index.parquet      one row per item, that is per network or window of a network
+  layouts.json       {layout identity: {"tensors": [...], "counters": {...}}}
+  tokenizer.json     granularity, chunk size, entries per token
+  normalizer.json    shifts and scales, fitted on the training split
+  manifest.json      configuration, identity of zoo and cache, size and hash of the files above
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float, Float32, Int
+from torch import Tensor
+
+from wscore.errors import DataError
+from wscore.io import atomic_folder, read_json, write_json
+from wscore.tokens.batch import TokenBatch
+from wscore.tokens.config import TokensConfig
+from wscore.tokens.items import make_index, split_rows
+from wscore.tokens.manifest import read_manifest, verify_files, write_manifest
+from wscore.tokens.normalizer import Normalizer, NormalizerFit
+from wscore.tokens.recent import Recent
+from wscore.tokens.tokenizer import FEATURES, Tokenizer
+from wscore.zoo.layout import Layout
+from wscore.zoo.splits import SPLITS
+from wscore.zoo.store import Zoo
+
+BLOCK = 1 << 22  # weights in memory at once while a cache is built
+REMEMBERED = 1 << 25  # entries of all remembered frames together, 9 bytes each
+Item = int | np.integer
+Items = Sequence[Item] | np.ndarray
+
+
+class CacheSummary(NamedTuple):
+    """What a cache holds.
+
+    Attributes:
+        networks: count of networks in each split.
+        runs: count of runs in each split.
+        layouts: count of layouts.
+        windowed: count of networks that are cut into windows.
+        items: count of networks and windows of networks.
+        tokens: count of tokens.
+        token_dim: entries per token.
+        max_tokens: tokens of the longest item.
+        padding_share: share of the entries of tokens.npy that hold no weight.
+        megabytes: size of tokens.npy in MB.
+    """
+
+    networks: dict[str, int]
+    runs: dict[str, int]
+    layouts: int
+    windowed: int
+    items: int
+    tokens: int
+    token_dim: int
+    max_tokens: int
+    padding_share: float
+    megabytes: float
+
+    def figures(self) -> dict[str, float]:
+        """Return all of it as floats under flat names."""
+        splits = {f"networks_{split}": count for split, count in self.networks.items()}
+        splits |= {f"runs_{split}": count for split, count in self.runs.items()}
+        rest = {name: value for name, value in self._asdict().items() if name not in ("networks", "runs")}
+        return {name: float(value) for name, value in (splits | rest).items()}
+
+    def sentence(self) -> str:
+        """Return one line for the user."""
+        parts = ", ".join(f"{count:,} {split}" for split, count in self.networks.items())
+        cut = f", {self.windowed:,} of them cut into windows" if self.windowed else ""
+        return (
+            f"{sum(self.networks.values()):,} networks of {sum(self.runs.values()):,} runs ({parts}){cut}: "
+            f"{self.tokens:,} tokens of {self.token_dim}, {self.padding_share:.0%} padding, {self.megabytes:,.1f} MB"
+        )
+
+
+class _Frame(NamedTuple):
+    """What the networks of one layout have in common, token by token: (T, dim), and (T, 5) for the features."""
+
+    mask: np.ndarray
+    features: np.ndarray
+    shift: np.ndarray
+    scale: np.ndarray
+
+
+class TokenCache:
+    """Reads a cache folder. An item is a network, or a window of a network that is longer than allowed.
+
+    Attributes:
+        table: one row per item, its index is the item number; columns: row (of the zoo), model_id, run_id, split,
+            layout, window (0 for the first), start (its first token within the network), offset (its first token in
+            tokens.npy), length (count of tokens). The windows of a network follow each other.
+        layouts: layout of each identity.
+        tokenizer: makes tokens of other networks in the same way.
+        normalizer: fitted on the training split.
+        manifest: configuration, identities and file hashes.
+        max_tokens: tokens of the longest item, to which batches are padded.
+        identity: hash of zoo and configuration.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Open a cache folder.
+
+        Raises:
+            DataError: if a file is missing, altered or of another version.
+        """
+        self.folder = Path(folder)
+        self.manifest: dict[str, Any] = read_manifest(self.folder)
+        self.max_tokens: int = self.manifest["max_tokens"]
+        self.identity: str = self.manifest["identity"]
+        plain = read_json(self.folder / "layouts.json")
+        self.layouts = {name: msgspec.convert(value, Layout, strict=False) for name, value in plain.items()}
+        self.tokenizer = Tokenizer.load(self.folder / "tokenizer.json")
+        self.normalizer = Normalizer.load(self.folder / "normalizer.json")
+        self.table = pd.read_parquet(self.folder / "index.parquet")
+        self._tokens = np.load(self.folder / "tokens.npy", mmap_mode="r").view(np.ndarray)
+        self._row, self._window, self._start, self._offset, self._length = (
+            self.table[name].to_numpy(np.int64) for name in ("row", "window", "start", "offset", "length")
+        )
+        self._code, names = pd.factorize(self.table["layout"])
+        self._layouts = [self.layouts[str(name)] for name in names]
+        self._windows = np.zeros(len(names), np.int64)  # windows per network of each layout
+        np.maximum.at(self._windows, self._code, self._window + 1)
+        self._frames: Recent[_Frame] = Recent(REMEMBERED)
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    @property
+    def token_dim(self) -> int:
+        """Entries per token, padding included."""
+        return self.tokenizer.token_dim
+
+    def indices(self, split: str) -> Int[np.ndarray, " item"]:
+        """Return the item numbers of a split, ascending.
+
+        Raises:
+            DataError: if there is no such split.
+        """
+        if split not in SPLITS:
+            raise DataError("no such split", expected=SPLITS, got=split)
+        return np.flatnonzero(self.table["split"].to_numpy() == split)
+
+    def verify(self) -> None:
+        """Read every byte of the cache and compare it with the manifest.
+
+        Raises:
+            DataError: naming the first file whose content is not what was written.
+        """
+        verify_files(self.folder, self.manifest)
+
+    def layout(self, item: Item) -> Layout:
+        """Return the layout of an item's network."""
+        return self._layouts[self._code[item]]
+
+    def raw(self, item: Item) -> Float32[np.ndarray, "token dim"]:
+        """Return the raw tokens of one item, a read-only view of the file."""
+        return self._tokens[self._offset[item] : self._offset[item] + self._length[item]]
+
+    def batch(self, items: Items) -> TokenBatch:
+        """Return items side by side, normalised and padded to `max_tokens`; work is shared by items of one layout."""
+        numbers = np.asarray(items, dtype=np.int64)
+        shape = (len(numbers), self.max_tokens)
+        tokens = np.zeros((*shape, self.token_dim), np.float32)
+        mask = np.zeros((*shape, self.token_dim), bool)
+        features = np.zeros((*shape, len(FEATURES)), np.float32)
+        for places in group_places(self._code[numbers], self._window[numbers]):
+            first = int(numbers[places[0]])
+            start, length = int(self._start[first]), int(self._length[first])
+            frame = _Frame(*(part[start : start + length] for part in self._frame(self.layout(first))))
+            raw = self._tokens[self._offset[numbers[places], None] + np.arange(length)]  # (n, length, dim)
+            tokens[places, :length] = raw if self._plain else (raw - frame.shift) / frame.scale
+            mask[places, :length] = frame.mask
+            features[places, :length] = frame.features
+        return TokenBatch(torch.from_numpy(tokens), torch.from_numpy(mask), torch.from_numpy(features))
+
+    def to_weights(self, items: Items, tokens: Float[Tensor | np.ndarray, "item token dim"]) -> list[np.ndarray]:
+        """Return the raw weights (D,) of whole networks from normalised tokens, padded to any length.
+
+        The inverse of `batch`: exact bit for bit without normalisation. One vector per item; the windows of a network
+        make one vector together, at the place of the first of them.
+
+        Raises:
+            DataError: if a window of a network is missing, naming the network.
+        """
+        values = tokens.detach().to("cpu", torch.float32).numpy() if isinstance(tokens, Tensor) else tokens
+        vectors: dict[int, np.ndarray] = {}
+        for layout, places, whole in self.join_windows(items, values):
+            restored = self.normalizer.restore(layout, self.tokenizer.decode(layout, whole))
+            vectors.update(zip(places.tolist(), restored, strict=True))
+        return [vectors[place] for place in sorted(vectors)]
+
+    def join_windows(
+        self, items: Items, tokens: Float[np.ndarray, "item token dim"]
+    ) -> Iterator[tuple[Layout, np.ndarray, np.ndarray]]:
+        """Yield (layout, places (n,), tokens (n, T, dim)) of whole networks, all those of one layout at once.
+
+        `places` says where the first window of each network stands among the items.
+
+        Raises:
+            DataError: if a window of a network is missing or repeated, naming the network.
+        """
+        numbers = np.asarray(items, dtype=np.int64)
+        for same in group_places(self._code[numbers]):
+            head = int(numbers[same[0]])
+            first = head - self._window[head]
+            lengths = self._length[first : first + self._windows[self._code[head]]]
+            self._check_complete(numbers[same], len(lengths))
+            order = same[np.lexsort((self._window[numbers[same]], self._row[numbers[same]]))]
+            places = order.reshape(-1, len(lengths))  # (n, windows)
+            parts = [tokens[places[:, window], :length] for window, length in enumerate(lengths)]
+            yield self.layout(head), places.min(axis=1), np.concatenate(parts, axis=1)
+
+    def networks(self, items: Items) -> Int[np.ndarray, " network"]:
+        """Return the zoo row of each vector that `to_weights` makes of the same items, in the same order."""
+        numbers = np.asarray(items, dtype=np.int64)
+        kept = self._windows[self._code[numbers]] == 1
+        kept[np.unique(self._row[numbers], return_index=True)[1]] = True
+        return self._row[numbers[kept]]
+
+    @property
+    def _plain(self) -> bool:
+        return self.normalizer.mode == "none"
+
+    def _frame(self, layout: Layout) -> _Frame:
+        return self._frames.get(layout.identity, lambda: self._make_frame(layout), size=lambda made: made.mask.size)
+
+    def _make_frame(self, layout: Layout) -> _Frame:
+        mask, features, _, _ = self.tokenizer.template(layout)
+        shift, scale = (self.tokenizer.encode(layout, part[None])[0] for part in self.normalizer.statistics(layout))
+        return _Frame(mask, features, shift, np.where(mask, scale, np.float32(1)))
+
+    def _check_complete(self, items: np.ndarray, windows: int) -> None:
+        if windows == 1:
+            return
+        rows, present = np.unique(self._row[np.unique(items)], return_counts=True)
+        if len(items) == windows * len(rows) and (present == windows).all():
+            return
+        _, given = np.unique(self._row[items], return_counts=True)
+        wrong = int(np.argmax((present != windows) | (given != windows)))
+        raise DataError(
+            "windows of a network are missing or repeated",
+            where=self.table["model_id"].to_numpy()[self._row == rows[wrong]][0],
+            expected=f"each of its {windows} windows once",
+            got=f"{present[wrong]} of them in {given[wrong]} items",
+        )
+
+
+def group_places(*codes: Int[np.ndarray, " place"]) -> list[np.ndarray]:
+    """Return the places at which all codes agree, ascending, for each distinct combination of codes."""
+    if not codes[0].size:
+        return []
+    order = np.lexsort(codes)
+    changes = np.any([np.diff(code[order]) != 0 for code in codes], axis=0)
+    return np.split(order, np.flatnonzero(changes) + 1)
+
+
+def build_cache(zoo: Zoo, config: TokensConfig, folder: Path) -> CacheSummary:
+    """Write the cache of a zoo, one block of networks in memory at a time; the folder appears whole or not at all.
+
+    Raises:
+        DataError: if a split gets no run, a network is longer than allowed (`overflow: refuse`) or has weights that are
+            not finite or do not fit its layout, naming it.
+    """
+    layouts = _used_layouts(zoo)
+    tokenizer = Tokenizer.fit(config.granularity, config.chunk_size, layouts.values())
+    splits = split_rows(zoo, config)
+    index = make_index(zoo, tokenizer, config, splits)
+    fit = NormalizerFit(config.normalization)
+    with atomic_folder(folder) as temporary:
+        _write_tokens(temporary / "tokens.npy", zoo, tokenizer, _Trained(splits == "train", fit))
+        fit.finish().save(temporary / "normalizer.json")
+        tokenizer.save(temporary / "tokenizer.json")
+        write_json(temporary / "layouts.json", {name: msgspec.to_builtins(layout) for name, layout in layouts.items()})
+        index.to_parquet(temporary / "index.parquet", index=False)
+        write_manifest(temporary, zoo=zoo.identity, config=config, max_tokens=int(index["length"].to_numpy().max()))
+    return summarize(TokenCache(folder))
+
+
+def summarize(cache: TokenCache) -> CacheSummary:
+    """Return the counts and sizes of a cache."""
+    networks = {name: column.to_numpy() for name, column in cache.table[cache.table["window"] == 0].items()}
+    tokens = int(cache.table["length"].to_numpy().sum())
+    weights = sum(cache.layouts[name].size for name in networks["layout"])
+    return CacheSummary(
+        networks={split: int(np.sum(networks["split"] == split)) for split in SPLITS},
+        runs={split: len(set(networks["run_id"][networks["split"] == split])) for split in SPLITS},
+        layouts=len(cache.layouts),
+        windowed=int(np.sum(cache.table["window"].to_numpy() == 1)),
+        items=len(cache),
+        tokens=tokens,
+        token_dim=cache.token_dim,
+        max_tokens=cache.max_tokens,
+        padding_share=1 - weights / (tokens * cache.token_dim),
+        megabytes=tokens * cache.token_dim * 4 / 1e6,
+    )
+
+
+class _Trained(NamedTuple):
+    """Which rows of the zoo are trained on, and the statistics gathered from them."""
+
+    rows: np.ndarray
+    fit: NormalizerFit
+
+
+def _used_layouts(zoo: Zoo) -> dict[str, Layout]:
+    """Return the layouts that rows of the zoo refer to, by identity."""
+    used = sorted(set(zoo.table["layout"].astype(str)))
+    unknown = [name for name in used if name not in zoo.layouts]
+    if unknown:
+        raise DataError("layouts of some networks are missing", where=zoo.folder / "layouts.json", got=unknown)
+    empty = [name for name in used if not zoo.layouts[name].size]
+    if empty:
+        raise DataError("layouts have no weights", where=zoo.folder / "layouts.json", got=empty)
+    return {name: zoo.layouts[name] for name in used}
+
+
+def _write_tokens(path: Path, zoo: Zoo, tokenizer: Tokenizer, trained: _Trained) -> None:
+    """Write tokens.npy in the order of the zoo, and take the networks that are trained on into the statistics."""
+    codes, names = pd.factorize(zoo.table["layout"].astype(str))
+    layouts = [zoo.layouts[str(name)] for name in names]
+    counts = np.array([tokenizer.count(layout) for layout in layouts])[codes]
+    shape = (int(counts.sum()), tokenizer.token_dim)
+    with path.open("wb") as stream:
+        header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(stream, header)
+        for rows, vectors in _blocks(zoo):
+            starts = np.cumsum(counts[rows]) - counts[rows]
+            tokens = np.empty((int(counts[rows].sum()), tokenizer.token_dim), "<f4")
+            for places in group_places(codes[rows]):
+                layout = layouts[codes[rows[places[0]]]]
+                networks = _stack(zoo, layout, rows[places], [vectors[place] for place in places])
+                trained.fit.add(layout, networks[trained.rows[rows[places]]])
+                tokens[starts[places, None] + np.arange(tokenizer.count(layout))] = tokenizer.encode(layout, networks)
+            stream.write(tokens.data)
+
+
+def _blocks(zoo: Zoo) -> Iterator[tuple[np.ndarray, list[np.ndarray]]]:
+    """Yield consecutive rows of the zoo and their weights, some `BLOCK` weights at once."""
+    rows: list[int] = []
+    vectors: list[np.ndarray] = []
+    size = 0
+    for row, vector in zoo.stream():
+        rows.append(row)
+        vectors.append(vector)
+        size += vector.size
+        if size >= BLOCK:
+            yield np.array(rows), vectors
+            rows, vectors, size = [], [], 0
+    if rows:
+        yield np.array(rows), vectors
+
+
+def _stack(zoo: Zoo, layout: Layout, rows: np.ndarray, vectors: list[np.ndarray]) -> np.ndarray:
+    """Return checked networks of one layout as (n, D)."""
+    models = zoo.table["model_id"].to_numpy()[rows]
+    sizes = np.array([vector.size for vector in vectors])
+    for place in np.flatnonzero(sizes != layout.size)[:1]:
+        raise DataError("does not fit its layout", where=models[place], expected=layout.size, got=sizes[place])
+    networks = np.stack(vectors)
+    finite = np.isfinite(networks).sum(axis=1)
+    for place in np.flatnonzero(finite != layout.size)[:1]:
+        raise DataError(
+            "network has weights that are not finite",
+            where=models[place],
+            expected="finite numbers",
+            got=f"{layout.size - finite[place]} of {layout.size} NaN or infinite",
+            fix=f"leave it out of {zoo.folder}",
+        )
+    return networks

@@ -1,0 +1,86 @@
+"""Items of a cache: which networks there are, in which split, and how long ones are cut into windows."""
+
+import itertools
+
+import numpy as np
+import pandas as pd
+
+from wscore.errors import DataError
+from wscore.tokens.config import TokensConfig
+from wscore.tokens.tokenizer import Tokenizer
+from wscore.zoo.splits import SPLITS, assign_splits
+from wscore.zoo.store import Zoo
+
+
+def cut_windows(tokens: int, longest: int) -> list[tuple[int, int]]:
+    """Return (start, length) of the fewest windows of at most `longest` tokens, as equal in length as can be."""
+    count = -(-tokens // longest)
+    edges = [tokens * part // count for part in range(count + 1)]
+    return [(start, end - start) for start, end in itertools.pairwise(edges)]
+
+
+def make_index(zoo: Zoo, tokenizer: Tokenizer, config: TokensConfig, splits: np.ndarray) -> pd.DataFrame:
+    """Return the table of items (see `wscore.tokens.cache.TokenCache`): the windows of each row of the zoo.
+
+    Args:
+        zoo: the networks.
+        tokenizer: says how many tokens each has.
+        config: says how long an item may be, and what happens to longer networks.
+        splits: split of each row of the zoo.
+
+    Raises:
+        DataError: if a network is longer than allowed and `overflow` is `refuse`, naming it.
+    """
+    names = zoo.table["layout"].astype(str).to_numpy()
+    lengths = {name: tokenizer.count(zoo.layouts[name]) for name in np.unique(names).tolist()}
+    if config.overflow == "refuse":
+        _refuse_long(zoo, np.array([lengths[name] for name in names]), config.max_tokens)
+    windows = {name: np.array(cut_windows(length, config.max_tokens)) for name, length in lengths.items()}
+    counts = np.array([len(windows[name]) for name in names])
+    rows = np.repeat(np.arange(len(zoo)), counts)
+    spans = np.concatenate([windows[name] for name in names])  # (items, 2)
+    return pd.DataFrame({
+        "row": rows,
+        "model_id": zoo.table["model_id"].astype(str).to_numpy()[rows],
+        "run_id": zoo.table["run_id"].astype(str).to_numpy()[rows],
+        "split": splits[rows].astype(str),
+        "layout": names[rows],
+        "window": np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts),
+        "start": spans[:, 0],
+        "offset": np.cumsum(spans[:, 1]) - spans[:, 1],
+        "length": spans[:, 1],
+    })  # fmt: skip
+
+
+def split_rows(zoo: Zoo, config: TokensConfig) -> np.ndarray:
+    """Return the split of every row of the zoo, told from its run.
+
+    Raises:
+        DataError: if a split gets no run, naming the fraction and the count of runs.
+    """
+    runs = zoo.table["run_id"].astype(str).to_numpy()
+    fractions = {"validation_fraction": config.validation_fraction, "test_fraction": config.test_fraction}
+    splits = assign_splits(runs, **fractions, seed=config.seed)
+    for name in SPLITS:
+        if name not in splits:
+            keys = [key for key in fractions if key.startswith(name)] or list(fractions)
+            raise DataError(
+                f"no run falls in the {name} split",
+                where=", ".join(f"tokens.{key} = {fractions[key]}" for key in keys),
+                expected="at least one run in each split",
+                got=f"{len(set(runs))} runs in {zoo.folder}",
+                fix="add runs (zoo.n_runs), or change the fractions or tokens.seed",
+            )
+    return splits
+
+
+def _refuse_long(zoo: Zoo, tokens: np.ndarray, longest: int) -> None:
+    refused = np.flatnonzero(tokens > longest)
+    if len(refused):
+        raise DataError(
+            "network is too long",
+            where=zoo.table["model_id"].iloc[refused[0]],
+            expected=f"at most {longest} tokens (tokens.max_tokens)",
+            got=f"{tokens[refused[0]]} tokens; {len(refused)} networks are too long",
+            fix="set tokens.overflow to window, or raise tokens.max_tokens or tokens.chunk_size",
+        )

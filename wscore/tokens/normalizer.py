@@ -1,0 +1,220 @@
+"""Weights brought to a common scale, by statistics of the training networks only, and back."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal, NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32, Float64
+from torch import Tensor
+
+from wscore.config import Section, convert, to_plain
+from wscore.io import read_json, write_json
+from wscore.zoo.layout import Layout
+
+Normalization = Literal["none", "zscore", "minmax", "layer"]
+Array = TypeVar("Array", np.ndarray, Tensor)
+
+#: Smallest scale of a tensor, as a share of the scale of all weights: where the training networks hardly differ, others
+#: that do are not blown up.
+FLOOR = 1e-3
+
+
+class Affine(Section, frozen=True):
+    """normalised = (raw - shift) / scale."""
+
+    shift: float
+    scale: float
+
+
+class Normalizer(Section, frozen=True):
+    """Shift and scale of every weight: of its tensor if its layout is known, else of its kind, else of all weights.
+
+    Args:
+        mode: `none` changes nothing; `zscore` has one mean and standard deviation for all weights; `minmax` maps the
+            range of all weights to [-1, 1]; `layer` has a mean and standard deviation for each tensor of each layout
+            and, for layouts that were not trained on, for each kind of tensor.
+        overall: for weights of which nothing else is known.
+        kinds: by kind of tensor, for unknown layouts.
+        layouts: by layout identity, one per tensor.
+    """
+
+    mode: Normalization
+    overall: Affine
+    kinds: dict[str, Affine]
+    layouts: dict[str, tuple[Affine, ...]]
+
+    @classmethod
+    def load(cls, path: Path) -> "Normalizer":
+        """Return the normaliser saved at `path`.
+
+        Raises:
+            DataError: if the file is missing or is not JSON.
+            ConfigError: if it does not describe a normaliser.
+        """
+        return convert(read_json(path), cls, where=str(path))
+
+    def save(self, path: Path) -> None:
+        """Write the normaliser as JSON; its numbers come back exactly."""
+        write_json(path, to_plain(self))
+
+    def statistics(self, layout: Layout) -> tuple[Float32[np.ndarray, " weights"], Float32[np.ndarray, " weights"]]:
+        """Return shift (D,) and scale (D,) of each weight of a layout."""
+        known = self.layouts.get(layout.identity)
+        affine = known or tuple(self.kinds.get(spec.kind, self.overall) for spec in layout.tensors)
+        sizes = [spec.size for spec in layout.tensors]
+        shift = np.repeat(np.array([part.shift for part in affine], np.float32), sizes)
+        return shift, np.repeat(np.array([part.scale for part in affine], np.float32), sizes)
+
+    def normalize(self, layout: Layout, vectors: Float[Array, "*n weights"]) -> Float[Array, "*n weights"]:
+        """Return raw weights (..., D) of one layout on the common scale: (raw - shift) / scale."""
+        if self.mode == "none":
+            return vectors
+        shift, scale = self.statistics(layout)
+        if isinstance(vectors, Tensor):
+            return (vectors - torch.from_numpy(shift).to(vectors)) / torch.from_numpy(scale).to(vectors)
+        return (vectors - shift) / scale
+
+    def restore(self, layout: Layout, vectors: Float[Array, "*n weights"]) -> Float[Array, "*n weights"]:
+        """Return normalised weights (..., D) of one layout on their own scale: normalised * scale + shift."""
+        if self.mode == "none":
+            return vectors
+        shift, scale = self.statistics(layout)
+        if isinstance(vectors, Tensor):
+            return vectors * torch.from_numpy(scale).to(vectors) + torch.from_numpy(shift).to(vectors)
+        return vectors * scale + shift
+
+
+class Moments(NamedTuple):
+    """Moments of groups of numbers, which can be merged without the numbers.
+
+    Attributes:
+        n: how many numbers; low and high are +inf and -inf where there are none.
+        mean: their mean.
+        deviation: sum of their squared deviations from the mean.
+        low: the smallest.
+        high: the largest.
+    """
+
+    n: Float64[np.ndarray, " group"]
+    mean: Float64[np.ndarray, " group"]
+    deviation: Float64[np.ndarray, " group"]
+    low: Float64[np.ndarray, " group"]
+    high: Float64[np.ndarray, " group"]
+
+
+def fit_normalizer(mode: Normalization, blocks: Iterable[tuple[Layout, np.ndarray]]) -> Normalizer:
+    """Return the normaliser of networks given as blocks of (layout, weights (n, D))."""
+    fit = NormalizerFit(mode)
+    for layout, vectors in blocks:
+        fit.add(layout, vectors)
+    return fit.finish()
+
+
+class NormalizerFit:
+    """Gathers the statistics of a normaliser from blocks of networks.
+
+    Args:
+        mode: see `Normalizer`.
+    """
+
+    def __init__(self, mode: Normalization) -> None:
+        self.mode: Normalization = mode
+        self._layouts: dict[str, Layout] = {}
+        self._moments: dict[str, Moments] = {}
+
+    def add(self, layout: Layout, vectors: Float[np.ndarray, "networks weights"]) -> None:
+        """Take the weights (n, D) of more networks of one layout into account."""
+        if self.mode == "none" or not len(vectors):
+            return
+        moments = tensor_moments(layout, vectors)
+        known = self._moments.get(layout.identity)
+        self._layouts[layout.identity] = layout
+        self._moments[layout.identity] = moments if known is None else merge_moments(known, moments)
+
+    def finish(self) -> Normalizer:
+        """Return the normaliser; without any network it changes nothing."""
+        if not self._moments:
+            return Normalizer(mode=self.mode, overall=Affine(shift=0.0, scale=1.0), kinds={}, layouts={})
+        names = sorted(self._moments)
+        parts = Moments(
+            *(np.concatenate(columns) for columns in zip(*(self._moments[name] for name in names), strict=True))
+        )
+        total = pool_moments(parts)
+        if self.mode == "minmax":
+            return Normalizer(mode=self.mode, overall=_range(total), kinds={}, layouts={})
+        overall = _spread(total, floor=0.0)
+        if self.mode == "zscore":
+            return Normalizer(mode=self.mode, overall=overall, kinds={}, layouts={})
+        floor = FLOOR * overall.scale
+        kinds = np.array([spec.kind for name in names for spec in self._layouts[name].tensors])
+        return Normalizer(
+            mode=self.mode,
+            overall=overall,
+            kinds={
+                str(kind): _spread(pool_moments(_pick(parts, kinds == kind)), floor=floor) for kind in np.unique(kinds)
+            },
+            layouts={name: _each(self._moments[name], floor) for name in names},
+        )
+
+
+def tensor_moments(layout: Layout, vectors: Float[np.ndarray, "networks weights"]) -> Moments:
+    """Return the moments of each tensor of a layout over networks (n, D), in float64."""
+    sizes = np.array([spec.size for spec in layout.tensors])
+    used, starts = sizes > 0, np.array(layout.offsets)[sizes > 0]
+    count = sizes * float(len(vectors))
+    mean, deviation = np.zeros(len(sizes)), np.zeros(len(sizes))
+    low, high = np.full(len(sizes), np.inf), np.full(len(sizes), -np.inf)
+    mean[used] = np.add.reduceat(vectors, starts, axis=1, dtype=np.float64).sum(0) / count[used]
+    squares = np.square(vectors - np.repeat(mean, sizes))  # float64, as the mean is
+    deviation[used] = np.add.reduceat(squares, starts, axis=1).sum(0)
+    low[used] = np.minimum.reduceat(vectors, starts, axis=1).min(0)
+    high[used] = np.maximum.reduceat(vectors, starts, axis=1).max(0)
+    return Moments(count, mean, deviation, low, high)
+
+
+def merge_moments(first: Moments, second: Moments) -> Moments:
+    """Return the moments of two sets of numbers together, group by group (Chan, Golub and LeVeque, 1983)."""
+    count = first.n + second.n
+    share = second.n / np.maximum(count, 1)
+    delta = second.mean - first.mean
+    return Moments(
+        n=count,
+        mean=first.mean + delta * share,
+        deviation=first.deviation + second.deviation + delta**2 * first.n * share,
+        low=np.minimum(first.low, second.low),
+        high=np.maximum(first.high, second.high),
+    )
+
+
+def pool_moments(parts: Moments) -> Moments:
+    """Return the moments of all groups together, as one group."""
+    count = parts.n.sum()
+    mean = (parts.n * parts.mean).sum() / max(count, 1)
+    deviation = parts.deviation.sum() + (parts.n * (parts.mean - mean) ** 2).sum()
+    return Moments(*(np.array([value], float) for value in (count, mean, deviation, parts.low.min(), parts.high.max())))
+
+
+def _pick(parts: Moments, chosen: np.ndarray) -> Moments:
+    return Moments(*(part[chosen] for part in parts))
+
+
+def _each(parts: Moments, floor: float) -> tuple[Affine, ...]:
+    return tuple(_spread(_pick(parts, np.array([place])), floor=floor) for place in range(len(parts.n)))
+
+
+def _spread(moments: Moments, *, floor: float) -> Affine:
+    """Mean and standard deviation, the latter at least `floor` and 1 if it is zero."""
+    deviation = float(np.sqrt(moments.deviation[0] / max(moments.n[0], 1)))
+    return Affine(shift=float(moments.mean[0]), scale=_usable(max(deviation, floor)))
+
+
+def _range(moments: Moments) -> Affine:
+    """Middle and half width of the range."""
+    low, high = float(moments.low[0]), float(moments.high[0])
+    return Affine(shift=(low + high) / 2, scale=_usable((high - low) / 2))
+
+
+def _usable(scale: float) -> float:
+    return scale if scale > np.finfo(np.float32).tiny else 1.0

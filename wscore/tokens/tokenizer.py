@@ -1,0 +1,217 @@
+"""Networks as sequences of equally long tokens, and back bit for bit.
+
+Everything rests on one integer map per layout: entry (t, j) names the weight that stands at place j of token t, or -1
+for padding. Encoding gathers through it, decoding through its inverse; every weight stands at exactly one place.
+"""
+
+from collections.abc import Iterable
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Literal, NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Float32, Int
+from msgspec import Meta
+from torch import Tensor
+
+from wscore.config import Section, convert, to_plain
+from wscore.errors import DataError
+from wscore.io import read_json, write_json
+from wscore.tokens.recent import Recent
+from wscore.zoo.layout import KINDS, Layout, TensorSpec
+
+Granularity = Literal["neuron", "chunk"]
+Array = TypeVar("Array", np.ndarray, Tensor)
+
+#: Columns of a token's features.
+#: layer: index of its layer in the layout; kind: place in `KINDS` of the kind of its first weight;
+#: position_in_layer, position_in_model: share of the layer's and of the model's tokens that come before it, in [0, 1);
+#: log_size: log10 of the count of weights of its tensor (chunk) or of its layer (neuron).
+FEATURES = ("layer", "kind", "position_in_layer", "log_size", "position_in_model")
+
+WEIGHT_KINDS = ("linear", "conv")
+NORM_KINDS = ("norm_weight", "norm_bias", "running_mean", "running_var")
+REMEMBERED = 1 << 25  # entries of all remembered templates together, 9 bytes each
+
+
+class Template(NamedTuple):
+    """How the weights of one layout lie in T tokens of `dim` entries.
+
+    Attributes:
+        mask: True where an entry holds a weight.
+        features: what each token is, see `FEATURES`.
+        gather: place in the flat vector of the weight at each entry, -1 for padding.
+        scatter: its inverse: flat entry (token * dim + place) at which each weight stands.
+    """
+
+    mask: Bool[np.ndarray, "token dim"]
+    features: Float32[np.ndarray, "token feature"]
+    gather: Int[np.ndarray, "token dim"]
+    scatter: Int[np.ndarray, " weights"]
+
+
+class _Block(NamedTuple):
+    """Weights of one layer that are cut together: places in the flat vector, one row per unit."""
+
+    layer: int
+    units: Int[np.ndarray, "unit width"]
+
+
+class Tokenizer(Section, frozen=True, dict=True):
+    """Cuts flat weight vectors of any layout into tokens and puts them together again.
+
+    Args:
+        granularity: `chunk` cuts each tensor into runs of `chunk_size` weights; `neuron` makes one token per output
+            unit of a layer, from its incoming weights, its bias and its channel of a normalisation layer that follows.
+            A unit wider than a token is cut into several. No token crosses tensors (chunk) or units (neuron).
+        chunk_size: weights per token for `chunk`, most weights per token for `neuron`.
+        token_dim: entries of a token, padding included.
+    """
+
+    granularity: Granularity
+    chunk_size: Annotated[int, Meta(ge=1)]
+    token_dim: Annotated[int, Meta(ge=1)]
+
+    @classmethod
+    def fit(cls, granularity: Granularity, chunk_size: int, layouts: Iterable[Layout]) -> "Tokenizer":
+        """Return the tokenizer whose tokens are as long as the widest unit (neuron), at most `chunk_size`."""
+        width = chunk_size
+        if granularity == "neuron":
+            blocks = (block for layout in layouts for block in _neurons(layout))
+            width = min(chunk_size, max((block.units.shape[1] for block in blocks), default=chunk_size))
+        return cls(granularity=granularity, chunk_size=chunk_size, token_dim=width)
+
+    @classmethod
+    def load(cls, path: Path) -> "Tokenizer":
+        """Return the tokenizer saved at `path`.
+
+        Raises:
+            DataError: if the file is missing or is not JSON.
+            ConfigError: if it does not describe a tokenizer.
+        """
+        return convert(read_json(path), cls, where=str(path))
+
+    def save(self, path: Path) -> None:
+        """Write the tokenizer as JSON."""
+        write_json(path, to_plain(self))
+
+    def template(self, layout: Layout) -> Template:
+        """Return mask, features and index maps of a layout; remembered, so asking again costs nothing."""
+        return self._templates.get(layout.identity, lambda: _template(self, layout), size=lambda made: made.mask.size)
+
+    def count(self, layout: Layout) -> int:
+        """Return the count T of tokens of a network of this layout."""
+        return len(self.template(layout).mask)
+
+    def encode(self, layout: Layout, vectors: Float[Array, "networks weights"]) -> Float[Array, "networks token dim"]:
+        """Return the tokens of networks of one layout, padding as zeros; tensors keep their gradient.
+
+        Raises:
+            DataError: if the vectors do not have the layout's count of weights.
+        """
+        gather = self.template(layout).gather
+        _check_shape("weight vectors do not fit the layout", vectors.shape[1:], (layout.size,))
+        if isinstance(vectors, Tensor):
+            padded = torch.cat([vectors, vectors.new_zeros(len(vectors), 1)], dim=1)  # (n, D + 1)
+            places = torch.from_numpy(gather.reshape(-1) % (layout.size + 1)).to(vectors.device)
+            return padded.index_select(1, places).reshape(len(vectors), *gather.shape)
+        padded = np.empty((len(vectors), layout.size + 1), vectors.dtype)
+        padded[:, :-1], padded[:, -1] = vectors, 0  # -1, the place of padding, wraps around to this zero
+        return padded.take(gather, axis=1, mode="wrap")
+
+    def decode(self, layout: Layout, tokens: Float[Array, "networks token dim"]) -> Float[Array, "networks weights"]:
+        """Return the flat weight vectors of tokens: the exact inverse of `encode`; padding entries are ignored.
+
+        Raises:
+            DataError: if the tokens are not as many or as long as the layout's.
+        """
+        template = self.template(layout)
+        _check_shape("tokens do not fit the layout", tokens.shape[1:], template.mask.shape)
+        flat = tokens.reshape(len(tokens), template.mask.size)
+        if isinstance(flat, Tensor):
+            return flat.index_select(1, torch.from_numpy(template.scatter).to(flat.device))
+        return flat.take(template.scatter, axis=1, mode="clip")
+
+    @cached_property
+    def _templates(self) -> Recent[Template]:
+        return Recent(REMEMBERED)
+
+
+def _template(tokenizer: Tokenizer, layout: Layout) -> Template:
+    dim = tokenizer.token_dim
+    blocks = _chunks(layout) if tokenizer.granularity == "chunk" else _neurons(layout)
+    pieces = [_cut(block.units, dim) for block in blocks]
+    gather = np.concatenate([np.zeros((0, dim), np.int64), *pieces])
+    mask = gather >= 0
+    scatter = np.empty(layout.size, np.int64)
+    scatter[gather[mask]] = np.flatnonzero(mask)
+    features = _features(layout, blocks, [len(piece) for piece in pieces], gather)
+    compact = np.int32 if gather.size < 2**31 else np.int64
+    return Template(mask, features, gather.astype(compact), scatter.astype(compact))
+
+
+def _chunks(layout: Layout) -> list[_Block]:
+    """One block per tensor, as a single unit."""
+    numbered = zip(layout.tensors, layout.offsets, strict=True)
+    return [_Block(spec.layer, offset + np.arange(spec.size)[None]) for spec, offset in numbered]
+
+
+def _neurons(layout: Layout) -> list[_Block]:
+    """One block per layer, one row per output unit.
+
+    Tensors of a layer with the same count of units share its block; one with another count (such as the bias of a
+    transposed convolution) makes a block of its own. A normalisation layer joins the last weight layer before it if it
+    has as many channels as that has units, which is right where normalisation follows convolution in the state dict and
+    in residual streams; otherwise it is a layer of its own with one token per channel. A layout does not say what feeds
+    what: in a state dict of another order a token may hold two channels that merely share a number. The inverse stays
+    exact.
+    """
+    rows: dict[tuple[int, int], list[np.ndarray]] = {}
+    last = (-1, -1)
+    for spec, offset in zip(layout.tensors, layout.offsets, strict=True):
+        key = (spec.layer, _units(spec))
+        if spec.kind in WEIGHT_KINDS:
+            last = key
+        elif spec.kind in NORM_KINDS and last[1] == key[1]:
+            key = last
+        if spec.size:
+            rows.setdefault(key, []).append(offset + np.arange(spec.size).reshape(key[1], -1))
+    return [_Block(layer, np.concatenate(parts, axis=1)) for (layer, _), parts in rows.items()]
+
+
+def _units(spec: TensorSpec) -> int:
+    return spec.shape[0] if spec.shape else 1
+
+
+def _cut(units: np.ndarray, dim: int) -> np.ndarray:
+    """Return rows of `dim` entries: each unit (a row) cut in pieces, the last one padded with -1."""
+    count, width = units.shape
+    pieces = -(-width // dim)
+    padded = np.full((count, pieces * dim), -1, np.int64)
+    padded[:, :width] = units
+    return padded.reshape(count * pieces, dim)
+
+
+def _features(layout: Layout, blocks: list[_Block], counts: list[int], gather: np.ndarray) -> np.ndarray:
+    """Return the features (T, 5) of tokens, `counts[b]` of which come from block b."""
+    kinds = np.repeat([KINDS.index(spec.kind) for spec in layout.tensors], [spec.size for spec in layout.tensors])
+    layers = np.repeat([block.layer for block in blocks], counts)
+    sizes = np.repeat([block.units.size for block in blocks], counts)
+    before = np.arange(len(gather)) / max(len(gather), 1)
+    columns = (layers, kinds[gather[:, 0]], _share_before(layers), np.log10(sizes), before)
+    return np.stack(columns, axis=1).astype(np.float32)
+
+
+def _share_before(labels: np.ndarray) -> np.ndarray:
+    """Return, for each entry, which share of the entries with its label comes before it."""
+    _, label, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    order = np.argsort(label, kind="stable")
+    rank = np.empty(len(labels), int)
+    rank[order] = np.arange(len(labels)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return rank / counts[label]
+
+
+def _check_shape(what: str, got: tuple[int, ...], expected: tuple[int, ...]) -> None:
+    if tuple(got) != tuple(expected):
+        raise DataError(what, expected=tuple(expected), got=tuple(got))

@@ -1,0 +1,427 @@
+"""MLflow tracking that never stops a training: one parent run per pipeline run, one child run per stage.
+
+    with open_tracker("train_autoencoder", {"ae": config}) as tracker:
+        tracker.log_metrics({"train_loss": 0.1}, step=1)
+
+Where: `MLFLOW_TRACKING_URI`, else one SQLite file and one artifact folder in the root of the clone, also for stages
+that DVC runs in a temporary folder. `WSCORE_TRACKING=off` switches tracking off. The parent run is found again by its
+tag `wscore.pipeline`, made from what DVC says in the environment (see `pipeline_identity`).
+
+Any failure of MLflow, of its database or of its server warns once; the rest of the run goes on with `NullTracker`.
+This is the only module that imports mlflow, and it does so only when a tracker is opened.
+"""
+
+import logging
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+from urllib.parse import urlsplit
+
+import psutil
+from filelock import FileLock
+
+from wscore.config import PARAMS, flatten, read_yaml
+from wscore.errors import ConfigError, WscoreWarning
+from wscore.io import is_first_process
+
+EXPERIMENT = "wscore"
+PIPELINE_TAG = "wscore.pipeline"
+PROBE_SECONDS = 2.0
+LOCK_SECONDS = 120.0
+FLUSH_SECONDS = 10.0
+FLUSH_COUNT = 500
+PARAMS_PER_REQUEST = 100
+# Two quick retries instead of seven over four minutes; a user's own setting wins. mlflow reads them when it is used.
+PATIENCE = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+}
+
+
+@runtime_checkable
+class Tracker(Protocol):
+    """Where one stage logs what it measures."""
+
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """Log numbers of this stage; nested mappings become dotted names, what is no number is left out."""
+
+    def log_artifact(self, path: Path) -> None:
+        """Copy one file (a figure, a table) beside this stage's run."""
+
+    def log_artifacts(self, folder: Path) -> None:
+        """Copy all files below a folder beside this stage's run."""
+
+    def set_tags(self, tags: Mapping[str, Any]) -> None:
+        """Attach text to this stage's run."""
+
+    def log_parent_metrics(self, metrics: Mapping[str, Any]) -> None:
+        """Log final numbers on the run of the whole pipeline."""
+
+
+class NullTracker:
+    """A tracker that forgets everything."""
+
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """Do nothing."""
+
+    def log_artifact(self, path: Path) -> None:
+        """Do nothing."""
+
+    def log_artifacts(self, folder: Path) -> None:
+        """Do nothing."""
+
+    def set_tags(self, tags: Mapping[str, Any]) -> None:
+        """Do nothing."""
+
+    def log_parent_metrics(self, metrics: Mapping[str, Any]) -> None:
+        """Do nothing."""
+
+    def close(self, status: str) -> None:
+        """Do nothing."""
+
+
+class Pipeline(NamedTuple):
+    """What identifies one run of the pipeline.
+
+    Attributes:
+        key: the same text in every stage of one pipeline run, different between two.
+        name: name of the parent run in the MLflow page.
+    """
+
+    key: str
+    name: str
+
+
+@contextmanager
+def open_tracker(stage_name: str, params: Mapping[str, Any]) -> Iterator[Tracker]:
+    """Yield the tracker of one stage; its run ends FINISHED, FAILED (an exception) or KILLED (Ctrl-C).
+
+    Args:
+        stage_name: name of the child run.
+        params: sections by name, logged with dotted names (`ae.latent_dim`).
+
+    Raises:
+        ConfigError: if `WSCORE_TRACKING` is neither on nor off.
+    """
+    tracker = GuardedTracker()
+    if is_enabled():
+        tracker.attempt(lambda: tracker.use(_start(stage_name, params)))
+    status = "FAILED"
+    try:
+        yield tracker
+        status = "FINISHED"
+    except KeyboardInterrupt:
+        status = "KILLED"
+        raise
+    finally:
+        tracker.close(status)
+
+
+def is_enabled() -> bool:
+    """Return whether this process tracks: `WSCORE_TRACKING` is not off, and it is the first process under torchrun."""
+    setting = os.environ.get("WSCORE_TRACKING", "on").strip().lower() or "on"
+    if setting not in ("on", "off", "1", "0", "true", "false"):
+        raise ConfigError("is not understood", where="WSCORE_TRACKING", expected="on or off", got=repr(setting))
+    return setting in ("on", "1", "true") and is_first_process()
+
+
+class GuardedTracker:
+    """A tracker in front of another one: the other's first failure warns and replaces it with `NullTracker`."""
+
+    def __init__(self) -> None:
+        self.inner: MlflowTracker | NullTracker = NullTracker()
+
+    def use(self, inner: "MlflowTracker") -> None:
+        """Pass everything on to `inner` from now on."""
+        self.inner = inner
+
+    def attempt(self, action: Callable[[], None]) -> None:
+        """Do something with MLflow; if that fails, warn and track nothing from then on."""
+        try:
+            action()
+        except _failures() as error:
+            self.inner = NullTracker()
+            reason = " ".join(str(error).split())[:300] or type(error).__name__
+            warnings.warn(f"MLflow tracking is off for the rest of this run: {reason}", WscoreWarning, stacklevel=4)
+
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """See `Tracker`."""
+        self.attempt(lambda: self.inner.log_metrics(metrics, step))
+
+    def log_artifact(self, path: Path) -> None:
+        """See `Tracker`."""
+        self.attempt(lambda: self.inner.log_artifact(path))
+
+    def log_artifacts(self, folder: Path) -> None:
+        """See `Tracker`."""
+        self.attempt(lambda: self.inner.log_artifacts(folder))
+
+    def set_tags(self, tags: Mapping[str, Any]) -> None:
+        """See `Tracker`."""
+        self.attempt(lambda: self.inner.set_tags(tags))
+
+    def log_parent_metrics(self, metrics: Mapping[str, Any]) -> None:
+        """See `Tracker`."""
+        self.attempt(lambda: self.inner.log_parent_metrics(metrics))
+
+    def close(self, status: str) -> None:
+        """Send what is left and end the run with this status."""
+        self.attempt(lambda: self.inner.close(status))
+
+
+class MlflowTracker:
+    """One child run in MLflow and its parent; metrics are collected and sent in batches. Raises whatever MLflow raises.
+
+    Args:
+        client: a `mlflow.MlflowClient`.
+        run_id: the stage's run.
+        parent_id: the pipeline's run.
+    """
+
+    def __init__(self, client: Any, run_id: str, parent_id: str) -> None:
+        self.client = client
+        self.run_id = run_id
+        self.parent_id = parent_id
+        self.waiting: list[Any] = []
+        self.flushed = time.monotonic()
+
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """See `Tracker`."""
+        self.waiting.extend(_metrics(metrics, step))
+        if len(self.waiting) >= FLUSH_COUNT or time.monotonic() - self.flushed > FLUSH_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Send the collected metrics."""
+        waiting, self.waiting = self.waiting, []
+        for batch in _chunks(waiting, FLUSH_COUNT):
+            self.client.log_batch(self.run_id, metrics=batch)
+        self.flushed = time.monotonic()
+
+    def log_artifact(self, path: Path) -> None:
+        """See `Tracker`."""
+        self.client.log_artifact(self.run_id, str(path))
+
+    def log_artifacts(self, folder: Path) -> None:
+        """See `Tracker`."""
+        self.client.log_artifacts(self.run_id, str(folder))
+
+    def set_tags(self, tags: Mapping[str, Any]) -> None:
+        """See `Tracker`."""
+        for name, value in tags.items():
+            self.client.set_tag(self.run_id, clean_name(name), str(value))
+
+    def log_parent_metrics(self, metrics: Mapping[str, Any]) -> None:
+        """See `Tracker`."""
+        for batch in _chunks(_metrics(metrics, None), FLUSH_COUNT):
+            self.client.log_batch(self.parent_id, metrics=batch)
+
+    def close(self, status: str) -> None:
+        """Send what is left and end both runs; a parent of which a stage failed stays FAILED until it is run again."""
+        self.flush()
+        error = sys.exception()
+        if error is not None:
+            self.set_tags({"wscore.error": f"{type(error).__name__}: {error}"[:500]})
+        self.client.set_terminated(self.run_id, status)
+        if status != "FINISHED" or self.client.get_run(self.parent_id).info.status == "RUNNING":
+            self.client.set_terminated(self.parent_id, status)
+
+
+def clean_name(name: str) -> str:
+    """Return a name in MLflow's alphabet: other characters become `_`, at most 250 of them."""
+    cleaned = re.sub(r"[^\w\-. :/]", "_", name, flags=re.ASCII)
+    cleaned = "/".join(part for part in cleaned.split("/") if part.strip(". "))
+    return cleaned[:250] or "_"
+
+
+def find_root(start: Path | None = None) -> Path:
+    """Return the clone's root: `DVC_ROOT`, else the nearest folder upwards with `.dvc` or `.git`, else the start."""
+    if "DVC_ROOT" in os.environ:
+        return Path(os.environ["DVC_ROOT"]).resolve()
+    here = (start or Path.cwd()).resolve()
+    return next((p for p in (here, *here.parents) if (p / ".dvc").is_dir() or (p / ".git").exists()), here)
+
+
+def pipeline_identity() -> Pipeline:
+    """Return what this process's pipeline run is called.
+
+    `WSCORE_PIPELINE_ID`, else the DVC experiment with its baseline, else the `dvc` process above this one (its number
+    and start time), else this process alone.
+    """
+    if given := os.environ.get("WSCORE_PIPELINE_ID"):
+        return Pipeline(f"id:{given}", given)
+    experiment, baseline = os.environ.get("DVC_EXP_NAME"), os.environ.get("DVC_EXP_BASELINE_REV", "")
+    if experiment:
+        return Pipeline(f"exp:{baseline[:7]}:{experiment}", experiment)
+    me = psutil.Process()
+    dvc = next((process for process in me.parents() if _is_dvc(process)), None)
+    owner = dvc or me
+    key = f"process:{socket.gethostname()}:{owner.pid}:{int(owner.create_time())}"
+    return Pipeline(key, "dvc repro" if dvc else "single stage")
+
+
+def _is_dvc(process: psutil.Process) -> bool:
+    try:
+        words = process.cmdline()[:3]
+    except psutil.Error:
+        return False
+    return any(Path(word).name in ("dvc", "dvc.exe") for word in words)
+
+
+def _failures() -> tuple[type[Exception], ...]:
+    """Return what MLflow, its database layer and its server connection may raise (requests' errors are OSErrors)."""
+    if "mlflow.exceptions" not in sys.modules:
+        return OSError, ImportError, psutil.Error
+    from alembic.util import CommandError
+    from google.protobuf.json_format import ParseError
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    return OSError, ImportError, psutil.Error, MlflowException, SQLAlchemyError, CommandError, ParseError
+
+
+def _start(stage_name: str, params: Mapping[str, Any]) -> MlflowTracker:
+    root = find_root()
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root / 'mlflow.db'}"
+    with _prepare(uri), FileLock(_lock_path(root), timeout=LOCK_SECONDS):
+        client = _client(uri)
+        experiment = _experiment(client, root)
+        parent = _parent(client, experiment)
+    tags = {**_common_tags(root), "mlflow.parentRunId": parent, "dvc.stage": stage_name}
+    run = client.create_run(experiment, tags=tags, run_name=stage_name).info.run_id
+    _log_params(client, run, dict(params))
+    return MlflowTracker(client, run, parent)
+
+
+@contextmanager
+def _prepare(uri: str) -> Iterator[None]:
+    """Bound the retries, refuse a server that takes no connection within seconds, silence MLflow's own deprecations."""
+    for name, value in PATIENCE.items():
+        os.environ.setdefault(name, value)
+    if uri.startswith(("http://", "https://")):
+        _probe(uri)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        yield
+
+
+def _client(uri: str) -> Any:
+    """Return an MLflow client; a new SQLite store gets its tables here, which only one process may do."""
+    from mlflow import MlflowClient
+
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    return MlflowClient(tracking_uri=uri)
+
+
+def _probe(uri: str) -> None:
+    parts = urlsplit(uri)
+    host = parts.hostname or ""
+    if parts.scheme in urllib.request.getproxies() and not urllib.request.proxy_bypass(host):
+        return
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    try:
+        socket.create_connection((host, port), timeout=PROBE_SECONDS).close()
+    except OSError as error:
+        raise ConnectionError(f"no MLflow server at {parts.scheme}://{host}:{port} ({error})") from error
+
+
+def _lock_path(root: Path) -> Path:
+    folder = root / ".dvc" / "tmp" if (root / ".dvc").is_dir() else root / ".cache"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / "wscore-tracking.lock"
+
+
+def _experiment(client: Any, root: Path) -> str:
+    """Return the id of the experiment, made with an absolute artifact folder unless a server keeps the artifacts."""
+    name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
+    folder = None if client.tracking_uri.startswith("http") else (root / "mlartifacts").as_uri()
+    found = client.get_experiment_by_name(name)
+    if found is not None and found.lifecycle_stage == "deleted":
+        client.restore_experiment(found.experiment_id)
+    if found is not None and "MLFLOW_TRACKING_URI" not in os.environ and found.artifact_location != folder:
+        # The clone was moved: new runs must not write to the old place.
+        client.rename_experiment(found.experiment_id, f"{name} (moved, {found.experiment_id})")
+        found = None
+    return found.experiment_id if found is not None else client.create_experiment(name, artifact_location=folder)
+
+
+def _parent(client: Any, experiment: str) -> str:
+    """Return the id of the pipeline's run, now RUNNING; the first stage makes it, with the whole of params.yaml."""
+    pipeline = pipeline_identity()
+    key = pipeline.key.replace("'", "_").replace('"', "_")
+    found = client.search_runs([experiment], filter_string=f"tags.`{PIPELINE_TAG}` = '{key}'", max_results=1)
+    if found:
+        client.update_run(found[0].info.run_id, status="RUNNING")
+        return found[0].info.run_id
+    tags = {**_common_tags(find_root()), PIPELINE_TAG: key}
+    run = client.create_run(experiment, tags=tags, run_name=pipeline.name).info.run_id
+    if PARAMS.is_file():
+        _log_params(client, run, read_yaml(PARAMS))
+    return run
+
+
+def _common_tags(root: Path) -> dict[str, str]:
+    tags = {
+        "mlflow.user": psutil.Process().username(),
+        "mlflow.source.type": "LOCAL",
+        "mlflow.source.git.commit": _git_revision(root),
+        "dvc.exp_name": os.environ.get("DVC_EXP_NAME", ""),
+        "dvc.baseline_rev": os.environ.get("DVC_EXP_BASELINE_REV", ""),
+    }
+    return {name: value for name, value in tags.items() if value}
+
+
+def _git_revision(root: Path) -> str:
+    if "DVC_EXP_BASELINE_REV" in os.environ:
+        return os.environ["DVC_EXP_BASELINE_REV"]
+    try:
+        command = ["git", "-C", str(root), "rev-parse", "HEAD"]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()  # noqa: S603
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
+def _log_params(client: Any, run: str, params: Mapping[str, Any]) -> None:
+    from mlflow.entities import Param
+
+    entries = [
+        Param(clean_name(key), "null" if value is None else str(value)) for key, value in flatten(params).items()
+    ]
+    for batch in _chunks(entries, PARAMS_PER_REQUEST):
+        client.log_batch(run, params=batch)
+
+
+def _metrics(metrics: Mapping[str, Any], step: int | None) -> list[Any]:
+    from mlflow.entities import Metric
+
+    now = int(time.time() * 1000)
+    numbers = {name: _number(value) for name, value in _leaves(metrics)}
+    return [Metric(clean_name(name), value, now, step or 0) for name, value in numbers.items() if value is not None]
+
+
+def _leaves(metrics: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in metrics.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _number(value: Any) -> float | None:
+    return None if isinstance(value, str | bytes) or not hasattr(value, "__float__") else float(value)
+
+
+def _chunks(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+    return (items[start : start + size] for start in range(0, len(items), size))

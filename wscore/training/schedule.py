@@ -1,0 +1,31 @@
+"""Learning-rate schedules as pure functions of the step, so that a resumed training needs no scheduler state."""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Literal
+
+Schedule = Literal["constant", "linear", "cosine"]
+
+# Share of the base rate left after a share p of the steps behind the warm-up, 0 <= p < 1.
+DECAYS: Mapping[str, Callable[[float], float]] = {
+    "constant": lambda _: 1.0,
+    "linear": lambda p: 1.0 - p,
+    "cosine": lambda p: 0.5 * (1.0 + math.cos(math.pi * p)),
+}
+
+
+def rate(step: int, *, total: int, warmup: float | int, schedule: Schedule) -> float:
+    """Return the share of the base learning rate at one optimizer step.
+
+    With W = floor(warmup * total): (step + 1) / W for step < W, then the decay at p = (step - W) / (total - W).
+
+    Args:
+        step: number of steps done before this one, 0 <= step < total.
+        total: number of steps in the whole training.
+        warmup: share of the steps in which the rate rises linearly, 0 <= warmup < 1.
+        schedule: form of the decay afterwards.
+    """
+    rising = int(warmup * total)
+    if step < rising:
+        return (step + 1) / rising
+    return DECAYS[schedule]((step - rising) / (total - rising))

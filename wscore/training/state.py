@@ -1,0 +1,144 @@
+"""What a training is at one moment, and how it is written to a file and read again."""
+
+import json
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+from msgspec import Meta
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from wscore.config import Section, convert, to_plain
+from wscore.errors import WscoreWarning
+from wscore.io import write_tensors
+from wscore.training.engine import Device, Precision
+from wscore.training.history import History
+from wscore.training.schedule import Schedule
+
+
+class FitConfig(Section):
+    """How a model is trained; every trained model's section holds these under the same names.
+
+    Attributes:
+        epochs: most passes over the training data.
+        lr: highest learning rate of AdamW.
+        weight_decay: decoupled weight decay of AdamW.
+        schedule: decay of the learning rate after the warm-up.
+        warmup: share of the steps in which the rate rises.
+        clip_norm: largest Euclidean norm of all gradients together; null = no limit.
+        accumulate: batches per optimizer step.
+        patience: epochs without a new lowest monitored value before training stops.
+        device: where to compute.
+        precision: of the forward pass.
+        seed: of everything random while training; the model's initial weights are the caller's.
+    """
+
+    epochs: Annotated[int, Meta(ge=1)]
+    lr: Annotated[float, Meta(gt=0)]
+    weight_decay: Annotated[float, Meta(ge=0)]
+    schedule: Schedule
+    warmup: Annotated[float, Meta(ge=0, lt=1)]
+    clip_norm: Annotated[float, Meta(gt=0)] | None
+    accumulate: Annotated[int, Meta(ge=1)]
+    patience: Annotated[int, Meta(ge=1)]
+    device: Device
+    precision: Precision
+    seed: Annotated[int, Meta(ge=0)]
+
+    @classmethod
+    def of(cls, section: Section, **given: Any) -> "FitConfig":
+        """Return the training part of a larger section: fields of the same name, overridden by `given`."""
+        values = {name: value for name, value in to_plain(section).items() if name in cls.__struct_fields__}
+        return convert({**values, **given}, cls, where=type(section).__name__)
+
+
+@dataclass(kw_only=True)
+class TrainingState:
+    """What callbacks see and change.
+
+    Attributes:
+        model: the model being trained, not wrapped.
+        optimizer: its optimizer.
+        config: how it is trained.
+        history: figures of the epochs done.
+        total_steps: optimizer steps in the whole training.
+        main: whether this process writes files and logs (only the first one does under torchrun).
+        scaler: loss scaler of fp16.
+        epoch: number of the epoch going on or just done, 0 before the first.
+        step: optimizer steps done.
+        stop: set to end the training after this epoch.
+        best: weights of the best epoch, on the CPU.
+    """
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    config: FitConfig
+    history: History
+    total_steps: int
+    main: bool = True
+    scaler: torch.amp.GradScaler | None = None
+    epoch: int = 0
+    step: int = 0
+    stop: bool = False
+    best: dict[str, Tensor] = field(default_factory=dict)
+
+
+def write_state(path: Path, state: TrainingState) -> None:
+    """Write a training between two epochs as one safetensors file, atomically.
+
+    Random generators need no place in it: each epoch seeds them from the configured seed and its number, and the
+    learning rate is a function of the step.
+    """
+    tensors = {f"model/{name}": tensor.clone() for name, tensor in state.model.state_dict().items()}
+    tensors |= {f"best/{name}": tensor for name, tensor in state.best.items()}
+    plain = {"epoch": state.epoch, "step": state.step, "stop": state.stop, "rows": state.history.rows, "optimizer": {}}
+    for index, values in state.optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer/{index}/{key}": value for key, value in values.items() if isinstance(value, Tensor)}
+        plain["optimizer"][index] = {key: value for key, value in values.items() if not isinstance(value, Tensor)}
+    if state.scaler is not None:
+        plain["scaler"] = state.scaler.state_dict()
+    write_tensors(path, tensors, {"state": json.dumps(plain)})
+
+
+def read_state(path: Path, state: TrainingState) -> bool:
+    """Set a fresh training to the one in the file; return whether there was one that fits, warn if it does not fit."""
+    if not path.is_file():
+        return False
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            plain = json.loads(file.metadata()["state"])
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        warnings.warn(f"{path}: unreadable ({error}); training starts afresh", WscoreWarning, stacklevel=2)
+        return False
+    if not _fits(_below(tensors, "model/"), state.model.state_dict()):
+        warnings.warn(f"{path}: of another model; training starts afresh", WscoreWarning, stacklevel=2)
+        return False
+    _restore(state, tensors, plain)
+    return True
+
+
+def _restore(state: TrainingState, tensors: dict[str, Tensor], plain: dict[str, Any]) -> None:
+    state.model.load_state_dict(_below(tensors, "model/"))
+    state.best = _below(tensors, "best/")
+    moments = {int(index): dict(values) for index, values in plain["optimizer"].items()}
+    for name, tensor in _below(tensors, "optimizer/").items():
+        index, _, key = name.partition("/")
+        moments[int(index)][key] = tensor
+    groups = state.optimizer.state_dict()["param_groups"]
+    state.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+    state.history.rows = plain["rows"]
+    state.epoch, state.step, state.stop = plain["epoch"], plain["step"], plain["stop"]
+    if state.scaler is not None and "scaler" in plain:
+        state.scaler.load_state_dict(plain["scaler"])
+
+
+def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def _fits(found: dict[str, Tensor], expected: dict[str, Tensor]) -> bool:
+    return {n: (t.shape, t.dtype) for n, t in found.items()} == {n: (t.shape, t.dtype) for n, t in expected.items()}

@@ -1,0 +1,349 @@
+"""Targets of property heads: what a column of the zoo's metadata becomes, fitted on the training split only.
+
+A target is one of three kinds. `Binary` is a building block that is there or not, `Continuous` a number
+(standardised, after a logarithm by choice), `Discrete` one name out of a vocabulary. Each is a frozen class that is
+saved with its head and turns raw values into numbers (`encode`) and numbers back into raw values (`restore`). A
+missing raw value (null, NaN) is not known: it is marked so, row by row, and no row is dropped for it.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Literal, NamedTuple
+
+import msgspec
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Float, Int
+
+from wscore.config import Section
+from wscore.errors import DataError
+
+Scale = Literal["linear", "log"]
+FLOOR = 0.1  # a zero under a log scale is placed at this share of the smallest positive training value
+LARGEST = 30.0  # a prediction under a log scale is restored as 1e30 at most, so that its square is finite
+Positive = Annotated[float, msgspec.Meta(gt=0)]
+
+
+class Binary(Section, tag="binary", tag_field="kind"):
+    """A label that is true or false.
+
+    Args:
+        name: as asked for.
+        column: of the metadata.
+        value: the label is true where the column has this value (as text); null for a column of true and false.
+        positive_weight: weight of the true ones in the loss.
+        weight: of this target in the loss of its head.
+    """
+
+    name: str
+    column: str
+    value: str | None
+    positive_weight: Positive
+    weight: float
+
+    @property
+    def width(self) -> int:
+        """Count of outputs: one logit."""
+        return 1
+
+    def encode(self, table: pd.DataFrame) -> Float[np.ndarray, " rows"]:
+        """Return 1 (true), 0 (false) or NaN (missing) for each row.
+
+        Raises:
+            DataError: if the column is missing, or neither true nor false and no value is named.
+        """
+        column = _column(table, self.column, where=self.name)
+        if self.value is not None:
+            return np.where(column.isna(), np.nan, column.astype(str) == self.value)
+        numbers = _floats(column)
+        if not np.isin(numbers[column.notna().to_numpy()], (0.0, 1.0)).all():
+            raise DataError(
+                "is neither true nor false",
+                where=self.column,
+                got=_sample(column),
+                fix=f"name a value: {self.column}_VALUE",
+            )
+        return numbers
+
+    def restore(self, numbers: Float[np.ndarray, " rows"]) -> Bool[np.ndarray, " rows"]:
+        """Return the labels of probabilities: true from one half on."""
+        return numbers >= 0.5
+
+
+class Continuous(Section, tag="continuous", tag_field="kind"):
+    """A number; scaled = (f(value) - mean) / std with f = log10 or the identity, mean and std over the training rows.
+
+    Zero under a log scale is placed at `floor`, a tenth of the smallest positive training value; a prediction nearer
+    to it (in the logarithm) than to that smallest value is restored as 0. So zero is a value of its own, one decade
+    below all others.
+
+    Args:
+        name: column of the metadata.
+        scale: linear or log.
+        floor: stands for zero under a log scale; null for a linear one.
+        mean: of f(value) over the training rows.
+        std: of f(value) over the training rows.
+        weight: of this target in the loss of its head.
+    """
+
+    name: str
+    scale: Scale
+    floor: Positive | None
+    mean: float
+    std: Positive
+    weight: float
+
+    @property
+    def column(self) -> str:
+        """Column of the metadata."""
+        return self.name
+
+    @property
+    def width(self) -> int:
+        """Count of outputs: one scaled number."""
+        return 1
+
+    def encode(self, table: pd.DataFrame) -> Float[np.ndarray, " rows"]:
+        """Return the scaled value of each row, NaN where it is missing.
+
+        Raises:
+            DataError: if the column is missing, not numeric, infinite, or negative under a log scale.
+        """
+        return (_transform(_numbers(table, self.name), self.scale, self.floor, where=self.name) - self.mean) / self.std
+
+    def restore(self, numbers: Float[np.ndarray, " rows"]) -> Float[np.ndarray, " rows"]:
+        """Return scaled numbers as raw values; the inverse of `encode` on all that it takes."""
+        raw = np.asarray(numbers, dtype=float) * self.std + self.mean
+        if self.floor is None:
+            return raw
+        between = np.log10(self.floor) - np.log10(FLOOR) / 2
+        return np.where(raw < between, 0.0, 10.0 ** np.minimum(raw, LARGEST))
+
+
+class Discrete(Section, tag="discrete", tag_field="kind"):
+    """One name out of the vocabulary of the training rows; a name that is not in it counts as missing.
+
+    Args:
+        name: column of the metadata.
+        vocabulary: the names, sorted.
+        class_weights: weight of each name in the loss, 1 on average over the training rows.
+        weight: of this target in the loss of its head.
+    """
+
+    name: str
+    vocabulary: tuple[str, ...]
+    class_weights: tuple[Positive, ...]
+    weight: float
+
+    @property
+    def column(self) -> str:
+        """Column of the metadata."""
+        return self.name
+
+    @property
+    def width(self) -> int:
+        """Count of outputs: one logit per name."""
+        return len(self.vocabulary)
+
+    def encode(self, table: pd.DataFrame) -> Float[np.ndarray, " rows"]:
+        """Return the place of each row's name in the vocabulary, NaN where it is missing or not in it.
+
+        Raises:
+            DataError: if the column is missing.
+        """
+        column = _column(table, self.name, where=self.name)
+        places = {name: float(place) for place, name in enumerate(self.vocabulary)}
+        return (
+            column.astype(object).map(lambda value: places.get(str(value), np.nan), na_action="ignore").to_numpy(float)
+        )
+
+    def restore(self, numbers: Int[np.ndarray, " rows"]) -> Sequence[str]:
+        """Return the names of places in the vocabulary."""
+        return [self.vocabulary[int(number)] for number in numbers]
+
+
+Target = Binary | Continuous | Discrete
+Targets = tuple[Target, ...]
+
+
+class SavedTargets(Section):
+    """Targets as they are kept in the config.json of a head.
+
+    Args:
+        targets: in the order of the head's outputs.
+    """
+
+    targets: Targets
+
+
+class Encoded(NamedTuple):
+    """Targets of rows as numbers.
+
+    Attributes:
+        values: (N, T) float32, a column per target: 0 or 1, scaled number, place in the vocabulary; 0 where not known.
+        known: (N, T), false where the raw value is missing.
+    """
+
+    values: Float[np.ndarray, "rows target"]
+    known: Bool[np.ndarray, "rows target"]
+
+
+def encode(targets: Targets, table: pd.DataFrame) -> Encoded:
+    """Return the targets of the rows of a metadata table.
+
+    Raises:
+        DataError: if a column is missing or holds what its target can't take.
+    """
+    values = np.column_stack([target.encode(table) for target in targets]).astype(np.float32)
+    known = ~np.isnan(values)
+    return Encoded(np.where(known, values, np.float32(0)), known)
+
+
+def fit_binary(
+    names: Sequence[str], train: pd.DataFrame, *, balance: bool, weights: Mapping[str, float], key: str
+) -> Targets:
+    """Return one binary target per name, a column of its own or `<column>_<value>`.
+
+    Args:
+        names: labels.
+        train: metadata of the training rows.
+        balance: weigh the true ones by (false ones / true ones).
+        weights: of single targets in the loss, 1 where not named.
+        key: parameter that asks for the labels, for the error.
+
+    Raises:
+        DataError: if a column is missing or not binary, or labels have only one value.
+    """
+    drafts = [_parse(name, train, key=key) for name in names]
+    found = [_known(draft.encode(train)) for draft in drafts]
+    _refuse_constant({name: values > 0 for name, values in zip(names, found, strict=True)}, key=key)
+    return tuple(
+        msgspec.structs.replace(
+            draft,
+            positive_weight=float((values == 0).sum() / values.sum()) if balance else 1.0,
+            weight=weights.get(draft.name, 1.0),
+        )
+        for draft, values in zip(drafts, found, strict=True)
+    )
+
+
+def fit_continuous(
+    scales: Mapping[str, Scale], train: pd.DataFrame, *, weights: Mapping[str, float], key: str
+) -> Targets:
+    """Return one continuous target per column, scaled by the training rows.
+
+    Args:
+        scales: linear or log, by column.
+        train: metadata of the training rows.
+        weights: of single targets in the loss, 1 where not named.
+        key: parameter that asks for the columns, for the error.
+
+    Raises:
+        DataError: if a column is missing, not numeric, infinite or negative under a log scale, or columns have only
+            one value.
+    """
+    raw = {name: _known(_numbers(train, name, key=key)) for name in scales}
+    _refuse_constant(raw, key=key)
+    targets = []
+    for name, scale in scales.items():
+        floor = FLOOR * float(raw[name][raw[name] > 0].min(initial=np.inf)) if scale == "log" else None
+        values = _transform(raw[name], scale, floor, where=f"{key}: {name}")
+        mean, std = float(values.mean()), float(values.std())
+        targets.append(
+            Continuous(name=name, scale=scale, floor=floor, mean=mean, std=std, weight=weights.get(name, 1.0))
+        )
+    return tuple(targets)
+
+
+def fit_discrete(
+    names: Sequence[str], train: pd.DataFrame, *, balance: bool, weights: Mapping[str, float], key: str
+) -> Targets:
+    """Return one discrete target per column, with the vocabulary of the training rows.
+
+    Args:
+        names: columns.
+        train: metadata of the training rows.
+        balance: weigh each name by 1 / (its share of the rows x names).
+        weights: of single targets in the loss, 1 where not named.
+        key: parameter that asks for the columns, for the error.
+
+    Raises:
+        DataError: if a column is missing or columns have only one value.
+    """
+    counts = {name: _column(train, name, where=key).dropna().astype(str).value_counts().sort_index() for name in names}
+    _refuse_constant({name: np.asarray(count.index) for name, count in counts.items()}, key=key)
+    return tuple(
+        Discrete(
+            name=name,
+            vocabulary=tuple(count.index),
+            class_weights=tuple((count.sum() / (len(count) * count)).tolist() if balance else [1.0] * len(count)),
+            weight=weights.get(name, 1.0),
+        )
+        for name, count in counts.items()
+    )
+
+
+def _column(table: pd.DataFrame, name: str, *, where: str) -> pd.Series:
+    if name not in table:
+        known = ", ".join(map(str, table.columns))
+        raise DataError(f"the zoo has no column {name!r}", where=where, expected=f"one of {known}", fix="leave it out")
+    return pd.Series(table[name])
+
+
+def _floats(column: pd.Series) -> np.ndarray:
+    """Return a column as float64: true is 1, and NaN stands for what is missing or no number."""
+    return np.asarray(pd.to_numeric(column.astype(object), errors="coerce"), dtype=float)
+
+
+def _numbers(table: pd.DataFrame, name: str, *, key: str | None = None) -> np.ndarray:
+    where = name if key is None else f"{key}: {name}"
+    column = _column(table, name, where=where)
+    numbers = _floats(column)
+    if np.isnan(numbers[column.notna().to_numpy()]).any():
+        raise DataError("column is not numeric", where=where, got=_sample(column), fix="name it under heads.discrete")
+    if np.isinf(numbers).any():
+        raise DataError("column holds infinite values", where=where, expected="finite numbers")
+    return numbers
+
+
+def _transform(values: np.ndarray, scale: Scale, floor: float | None, *, where: str) -> np.ndarray:
+    if scale == "linear" or floor is None:
+        return values
+    if (values < 0).any():
+        raise DataError("negative value under a log scale", where=where, got=float(np.nanmin(values)), fix="use linear")
+    return np.log10(np.where(values == 0, floor, values))
+
+
+def _parse(name: str, table: pd.DataFrame, *, key: str) -> Binary:
+    """Return a label, not weighed yet; of several readings of its name the longest column wins."""
+    places = [len(name), *(place for place in reversed(range(len(name))) if name[place] == "_")]
+    for place in places:
+        if name[:place] in table:
+            value = name[place + 1 :] if place < len(name) else None
+            return Binary(name=name, column=name[:place], value=value, positive_weight=1.0, weight=1.0)
+    known = ", ".join(map(str, table.columns))
+    expected = f"COLUMN or COLUMN_VALUE with one of {known}"
+    raise DataError(f"the zoo has no column for the label {name!r}", where=key, expected=expected)
+
+
+def _known(values: np.ndarray) -> np.ndarray:
+    return values[~np.isnan(values)]
+
+
+def _refuse_constant(values: Mapping[str, np.ndarray], *, key: str) -> None:
+    """Refuse all targets at once that have less than two values in the training rows."""
+    bad = {name: found for name, found in values.items() if len(np.unique(found)) < 2}
+    if not bad:
+        return
+    rest = [name for name in values if name not in bad]
+    named = ", ".join(f"{name} ({f'only {found[0]}' if len(found) else 'no value'})" for name, found in bad.items())
+    raise DataError(
+        "nothing to learn, a column has one value in all training rows",
+        where=key,
+        expected="two values or more",
+        got=named,
+        fix=f"leave these out, keep: {', '.join(rest) or 'none'}",
+    )
+
+
+def _sample(column: pd.Series) -> list[str]:
+    return column.dropna().astype(str).unique()[:5].tolist()

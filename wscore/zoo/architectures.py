@@ -1,0 +1,233 @@
+"""The networks that a zoo is made of: small image classifiers, each built from one frozen description.
+
+Every network is a `Classifier`: named layers in order, the last one a linear `head`. Tensor names tell the role, so that
+permutation specs and readers of state dicts can rely on them:
+
+    mlp      linear1 .. linearK, head
+    cnn      conv1 .. convK, head                      (convolutions with bias)
+    cnn_bn   conv1, norm1 .. convK, normK, head        (convolutions without bias)
+    resnet   conv1, norm1, block1 .. blockK-1, head    (a block: conv1, norm1, conv2, norm2, shortcut where widths differ)
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Annotated, Literal
+
+import msgspec
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from wscore.config import Section
+from wscore.errors import DataError
+
+Activation = Literal["relu", "tanh", "gelu"]
+Pooling = Literal["max", "avg", "none"]
+Width = Annotated[int, msgspec.Meta(ge=1, le=4096)]
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "gelu": nn.GELU}
+POOLINGS: dict[str, tuple[type[nn.Module], type[nn.Module]]] = {
+    "max": (nn.MaxPool2d, nn.AdaptiveMaxPool2d),
+    "avg": (nn.AvgPool2d, nn.AdaptiveAvgPool2d),
+}
+GRID = 2  # height and width of the feature maps that enter the head, whatever the size of the images
+
+
+class Architecture(Section):
+    """One network but for its weights.
+
+    Args:
+        family: key of `FAMILIES`.
+        input: channels, height and width of an image; 4 x 4 at least.
+        classes: count of classes.
+        widths: units or channels of the hidden layers, in order.
+        activation: between the layers.
+        pooling: between convolutions; `none` for an MLP.
+    """
+
+    family: str
+    input: tuple[int, int, int]
+    classes: Annotated[int, msgspec.Meta(ge=2)]
+    widths: Annotated[tuple[Width, ...], msgspec.Meta(min_length=1)]
+    activation: Activation
+    pooling: Pooling
+
+    def to_json(self) -> str:
+        """Return the text kept in the column `architecture`; `parse` reads it back."""
+        return msgspec.json.encode(self).decode()
+
+
+class Classifier(nn.Sequential):
+    """Named layers in order, the last of which is the linear `head`.
+
+    logits = head(keep * body(images)), where `keep` is a dropout mask already divided by the probability of keeping; without it
+    the network is evaluated as it is.
+
+    Attributes:
+        head: the last layer; its `in_features` is the width of a dropout mask.
+    """
+
+    head: nn.Linear
+
+    def forward(
+        self,
+        images: Float[Tensor, "*shared batch channel height width"],
+        keep: Float[Tensor, "*networks batch feature"] | None = None,
+    ) -> Float[Tensor, "*networks batch classes"]:
+        """Return the logits of images; leading axes are those of stacked networks (`wscore.zoo.stacked`)."""
+        *body, head = self.children()
+        features = images
+        for layer in body:
+            features = layer(features)
+        return head(features if keep is None else features * keep)
+
+
+class ResidualBlock(nn.Module):
+    """y = act(norm2(conv2(act(norm1(conv1(x))))) + shortcut(x)), where the shortcut is 1x1 if the widths differ."""
+
+    def __init__(self, inputs: int, outputs: int, activation: Callable[[], nn.Module]) -> None:
+        super().__init__()
+        self.conv1 = _conv(inputs, outputs, bias=False)
+        self.norm1 = nn.BatchNorm2d(outputs)
+        self.act1 = activation()
+        self.conv2 = _conv(outputs, outputs, bias=False)
+        self.norm2 = nn.BatchNorm2d(outputs)
+        self.shortcut = nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, 1, bias=False)
+        self.act2 = activation()
+
+    def forward(
+        self, x: Float[Tensor, "*networks batch channel height width"]
+    ) -> Float[Tensor, "*networks batch out height width"]:
+        """Return feature maps of the same height and width."""
+        y = self.act1(self.norm1(self.conv1(x)))
+        y = self.norm2(self.conv2(y))
+        return self.act2(y + self.shortcut(x))
+
+
+def mlp(architecture: Architecture) -> Classifier:
+    """Return a perceptron on flattened images."""
+    channels, height, width = architecture.input
+    layers: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten())
+    inputs = channels * height * width
+    for number, outputs in enumerate(architecture.widths, start=1):
+        layers[f"linear{number}"] = nn.Linear(inputs, outputs)
+        layers[f"act{number}"] = ACTIVATIONS[architecture.activation]()
+        inputs = outputs
+    layers["head"] = nn.Linear(inputs, architecture.classes)
+    return Classifier(layers)
+
+
+def cnn(architecture: Architecture) -> Classifier:
+    """Return 3x3 convolutions with pooling between them."""
+    return _convolutional(architecture, norm=False)
+
+
+def cnn_bn(architecture: Architecture) -> Classifier:
+    """Return 3x3 convolutions, each followed by batch normalisation, with pooling between them."""
+    return _convolutional(architecture, norm=True)
+
+
+def resnet(architecture: Architecture) -> Classifier:
+    """Return a normalised 3x3 convolution (the first width) and one residual block for each further width."""
+    first, *rest = architecture.widths
+    activation = ACTIVATIONS[architecture.activation]
+    layers: OrderedDict[str, nn.Module] = OrderedDict(
+        conv1=_conv(architecture.input[0], first, bias=False), norm1=nn.BatchNorm2d(first), act1=activation()
+    )
+    inputs = first
+    for number, outputs in enumerate(rest, start=1):
+        layers[f"pool{number}"] = _pool(architecture, last=False)
+        layers[f"block{number}"] = ResidualBlock(inputs, outputs, activation)
+        inputs = outputs
+    return _with_head(layers, inputs, architecture)
+
+
+FAMILIES: dict[str, Callable[[Architecture], Classifier]] = {"mlp": mlp, "cnn": cnn, "cnn_bn": cnn_bn, "resnet": resnet}
+
+
+class Traits(msgspec.Struct, frozen=True, kw_only=True):
+    """Building blocks of a family, the targets of pattern heads.
+
+    Args:
+        has_conv_layers: it convolves.
+        has_batch_norm: it normalises over the batch.
+        has_residual: it has skip connections.
+    """
+
+    has_conv_layers: bool
+    has_batch_norm: bool
+    has_residual: bool
+
+
+TRAITS: dict[str, Traits] = {
+    "mlp": Traits(has_conv_layers=False, has_batch_norm=False, has_residual=False),
+    "cnn": Traits(has_conv_layers=True, has_batch_norm=False, has_residual=False),
+    "cnn_bn": Traits(has_conv_layers=True, has_batch_norm=True, has_residual=False),
+    "resnet": Traits(has_conv_layers=True, has_batch_norm=True, has_residual=True),
+}
+
+
+def build(architecture: Architecture | str) -> Classifier:
+    """Return a freshly initialised network of an architecture or of its JSON text.
+
+    Raises:
+        DataError: if the text is no description, or the family is unknown, or the images are too small for it.
+    """
+    known = parse(architecture) if isinstance(architecture, str) else architecture
+    if known.family not in FAMILIES:
+        raise DataError("unknown family", where="architecture", expected=", ".join(FAMILIES), got=known.family)
+    poolings = 0 if known.family == "mlp" else len(known.widths) - 1
+    if min(known.input) < 1 or (known.family != "mlp" and min(known.input[1:]) < GRID * 2**poolings):
+        least = GRID * 2**poolings
+        raise DataError(
+            "images are too small", where="architecture", expected=f"{least} x {least} or more", got=known.input
+        )
+    return FAMILIES[known.family](known)
+
+
+def parse(text: str) -> Architecture:
+    """Return the architecture described by the JSON text of a zoo row.
+
+    Raises:
+        DataError: if the text is empty (a foreign network of unknown architecture) or malformed.
+    """
+    if not text:
+        raise DataError("the architecture of this network is not known, so it can't be run", where="architecture")
+    try:
+        return msgspec.json.decode(text, type=Architecture)
+    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+        raise DataError(
+            "is no description of an architecture", where="architecture", got=f"{text[:80]!r}: {error}"
+        ) from error
+
+
+def _convolutional(architecture: Architecture, *, norm: bool) -> Classifier:
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    inputs = architecture.input[0]
+    for number, outputs in enumerate(architecture.widths, start=1):
+        if number > 1:
+            layers[f"pool{number - 1}"] = _pool(architecture, last=False)
+        layers[f"conv{number}"] = _conv(inputs, outputs, bias=not norm)
+        if norm:
+            layers[f"norm{number}"] = nn.BatchNorm2d(outputs)
+        layers[f"act{number}"] = ACTIVATIONS[architecture.activation]()
+        inputs = outputs
+    return _with_head(layers, inputs, architecture)
+
+
+def _with_head(layers: OrderedDict[str, nn.Module], channels: int, architecture: Architecture) -> Classifier:
+    layers["pool"] = _pool(architecture, last=True)
+    layers["flatten"] = nn.Flatten()
+    layers["head"] = nn.Linear(channels * GRID * GRID, architecture.classes)
+    return Classifier(layers)
+
+
+def _conv(inputs: int, outputs: int, *, bias: bool) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, 3, padding=1, bias=bias)
+
+
+def _pool(architecture: Architecture, *, last: bool) -> nn.Module:
+    if architecture.pooling not in POOLINGS:
+        raise DataError(
+            "needs a pooling", where="architecture.pooling", expected=", ".join(POOLINGS), got=architecture.pooling
+        )
+    between, final = POOLINGS[architecture.pooling]
+    return final(GRID) if last else between(2)

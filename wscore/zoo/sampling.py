@@ -1,0 +1,139 @@
+"""What each training run of a zoo is: its architecture, hyperparameters and seeds, drawn from the run's number alone."""
+
+import math
+from collections.abc import Sequence
+from typing import TypeVar
+
+import msgspec
+import numpy as np
+
+from wscore.zoo.architectures import TRAITS, Architecture
+from wscore.zoo.config import ZooConfig
+
+LR_SHARE = {"sgd": 1.0, "momentum": 0.2, "adam": 0.05, "adamw": 0.05}
+MOMENTUM = 0.9
+T = TypeVar("T")
+
+
+class RunPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """One training run before it starts.
+
+    Args:
+        number: of the run, from 0.
+        architecture: the network.
+        optimizer: sgd, momentum, adam or adamw.
+        lr: constant learning rate.
+        momentum: of the optimizer `momentum`, else 0.
+        weight_decay: L2 penalty; decoupled for adamw.
+        dropout: probability to drop a feature that enters the head.
+        init_scale: factor on the initial weight matrices and kernels.
+        batch_size: images of one step.
+        epochs: passes over the run's own images.
+        train_fraction: share of the training images that are its own.
+        train_size: their count.
+        seed_init: of the initial weights.
+        seed_data: of the subset, the order of the batches and dropout.
+    """
+
+    number: int
+    architecture: Architecture
+    optimizer: str
+    lr: float
+    momentum: float
+    weight_decay: float
+    dropout: float
+    init_scale: float
+    batch_size: int
+    epochs: int
+    train_fraction: float
+    train_size: int
+    seed_init: int
+    seed_data: int
+
+    @property
+    def run_id(self) -> str:
+        """Name shared by all checkpoints of the run."""
+        return f"run-{self.number:06d}"
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Whole batches in one pass; a subset smaller than a batch is repeated to fill one."""
+        return max(1, self.train_size // self.batch_size)
+
+    @property
+    def steps(self) -> int:
+        """Count of optimizer steps."""
+        return self.epochs * self.steps_per_epoch
+
+
+def draw_run(config: ZooConfig, number: int, *, shape: tuple[int, int, int], classes: int, images: int) -> RunPlan:
+    """Return run `number` of a zoo on `images` training images of a shape.
+
+    It depends on the seed and the number, not on how many runs there are; families take turns.
+    """
+    family = config.families[number % len(config.families)]
+    rng = np.random.default_rng([config.seed, number])
+    optimizer = _choice(rng, config.optimizers)
+    fraction = float(rng.uniform(*config.train_fraction))
+    return RunPlan(
+        number=number,
+        architecture=_draw_architecture(rng, config, family, shape, classes),
+        optimizer=optimizer,
+        lr=_log_uniform(rng, config.lr) * LR_SHARE[optimizer],
+        momentum=MOMENTUM if optimizer == "momentum" else 0.0,
+        weight_decay=_log_uniform(rng, config.weight_decay) * bool(rng.random() >= 1 / 4),
+        dropout=float(rng.uniform(*config.dropout)) * bool(rng.random() >= 1 / 3),
+        init_scale=_log_uniform(rng, config.init_scale),
+        batch_size=_choice(rng, config.batch_sizes),
+        epochs=int(rng.integers(config.epochs[0], config.epochs[1] + 1)),
+        train_fraction=fraction,
+        train_size=max(1, round(fraction * images)),
+        seed_init=int(rng.integers(2**31)),
+        seed_data=int(rng.integers(2**31)),
+    )
+
+
+def checkpoint_steps(steps: int, checkpoints: int) -> list[int]:
+    """Return after which steps a run is recorded: ceil(steps ((c + 1) / checkpoints)^2), each later than the one before.
+
+    Networks change fastest at the start, so checkpoints lie denser there; the last one is the end. A run of fewer steps
+    than checkpoints is recorded after each step.
+    """
+    if steps <= checkpoints:
+        return list(range(1, steps + 1))
+    return [max(c, -(-steps * c * c // checkpoints**2)) for c in range(1, checkpoints + 1)]
+
+
+def group_runs(runs: Sequence[RunPlan], size: int) -> list[tuple[RunPlan, ...]]:
+    """Return the runs in groups of at most `size` that share architecture and batch size, the longest run first."""
+    alike: dict[tuple[str, int], list[RunPlan]] = {}
+    for run in runs:
+        alike.setdefault((run.architecture.to_json(), run.batch_size), []).append(run)
+    groups = []
+    for key in sorted(alike):
+        members = sorted(alike[key], key=lambda run: (-run.steps, run.number))
+        each = math.ceil(len(members) / math.ceil(len(members) / size))
+        groups += [tuple(members[start : start + each]) for start in range(0, len(members), each)]
+    return groups
+
+
+def _draw_architecture(
+    rng: np.random.Generator, config: ZooConfig, family: str, shape: tuple[int, int, int], classes: int
+) -> Architecture:
+    pooling = _choice(rng, config.poolings)
+    return Architecture(
+        family=family,
+        input=shape,
+        classes=classes,
+        widths=_choice(rng, config.widths[family]),
+        activation=_choice(rng, config.activations),
+        pooling=pooling if TRAITS[family].has_conv_layers else "none",
+    )
+
+
+def _choice(rng: np.random.Generator, options: Sequence[T]) -> T:
+    return options[int(rng.integers(len(options)))]
+
+
+def _log_uniform(rng: np.random.Generator, bounds: tuple[float, float]) -> float:
+    return float(np.exp(rng.uniform(*np.log(bounds))))

@@ -1,0 +1,180 @@
+"""Training of many networks of one architecture at once: every network with its own images, order, optimizer and rates."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from wscore.zoo.architectures import Classifier, build
+from wscore.zoo.images import Images
+from wscore.zoo.layout import Layout, layout_of
+from wscore.zoo.sampling import RunPlan, checkpoint_steps
+from wscore.zoo.stacked import run as run_stacked
+from wscore.zoo.stacked import skeleton
+
+BETAS = (0.9, 0.999)
+EPS = 1e-8
+BLOCK = 64  # steps whose batches are drawn at once
+
+
+def train_group(runs: Sequence[RunPlan], images: Images, checkpoints: int) -> Float[Tensor, "runs checkpoints weights"]:
+    """Return the flat weights of every run at each of its checkpoints; checkpoints that a short run lacks are NaN.
+
+    The runs share architecture and batch size and are sorted by falling count of steps, so that those still training are
+    always the first ones: they are views of one matrix of weights, and nothing is computed for the others. No run
+    depends on which others are trained beside it.
+    """
+    layout = layout_of(build(runs[0].architecture).state_dict())
+    weights = torch.stack([initial_weights(run, layout) for run in runs])  # (M, D)
+    optimizer = StackedOptimizer(runs, layout)
+    streams = [BatchStream(run, len(images.x_train)) for run in runs]
+    network = skeleton(runs[0].architecture)
+    recorded = weights.new_full((len(runs), checkpoints, layout.size), torch.nan)
+    due = _due(runs, checkpoints)
+    network.train()
+    for step, (index, keep) in enumerate(_batches(runs, streams), start=1):
+        active = weights[: len(index)]
+        gradient = _gradient(network, layout, active, images.x_train[index], images.y_train[index], keep)
+        optimizer.step(active, gradient)
+        for place, checkpoint in due.get(step, ()):
+            recorded[place, checkpoint] = weights[place]
+    network.eval()
+    return recorded
+
+
+def initial_weights(run: RunPlan, layout: Layout) -> Float[Tensor, " weights"]:
+    """Return PyTorch's default initialisation under the run's seed, weight matrices and kernels times `init_scale`."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(run.seed_init)
+        state = build(run.architecture).state_dict()
+    for name, value in state.items():
+        if value.ndim > 1:
+            state[name] = value * run.init_scale
+    return torch.from_numpy(layout.flatten(state))
+
+
+def own_images(run: RunPlan, count: int) -> np.ndarray:
+    """Return the numbers of the training images that a run sees, out of `count`."""
+    return np.sort(np.random.default_rng([run.seed_data, 0]).permutation(count)[: run.train_size])
+
+
+class BatchStream:
+    """Batches and dropout masks of one run, in order, drawn from its data seed."""
+
+    def __init__(self, run: RunPlan, count: int) -> None:
+        self.run = run
+        self.images = own_images(run, count)
+        self.order = np.random.default_rng([run.seed_data, 1])
+        self.noise = np.random.default_rng([run.seed_data, 2])
+        self.left = np.empty((0, run.batch_size), dtype=np.int64)
+
+    def indices(self, steps: int) -> np.ndarray:
+        """Return the images of the next steps, (steps, batch)."""
+        parts = [self.left]
+        while sum(map(len, parts)) < steps:
+            length = self.run.steps_per_epoch * self.run.batch_size
+            epoch = np.resize(self.order.permutation(self.images), length)
+            parts.append(epoch.reshape(-1, self.run.batch_size))
+        drawn = np.concatenate(parts)
+        self.left = drawn[steps:]
+        return drawn[:steps]
+
+    def masks(self, steps: int, features: int) -> np.ndarray:
+        """Return 1 / (1 - dropout) where a feature is kept and 0 elsewhere, (steps, batch, features)."""
+        shape = (steps, self.run.batch_size, features)
+        if self.run.dropout == 0:
+            return np.ones(shape, np.float32)
+        kept = self.noise.random(shape, dtype=np.float32) >= self.run.dropout
+        return kept.astype(np.float32) / np.float32(1 - self.run.dropout)
+
+
+class StackedOptimizer:
+    """SGD, momentum, Adam and AdamW in one update; each network follows its own rule.
+
+    With gradient g (plus weight_decay w, but for AdamW), step t, and (a, b) = (momentum, 1), or (beta1, 1 - beta1) for Adam:
+
+        m <- a m + b g        v <- beta2 v + (1 - beta2) g^2
+        w <- w - lr m                                                        SGD, momentum
+        w <- w - lr / (1 - beta1^t) m / (sqrt(v / (1 - beta2^t)) + eps)      Adam
+        w <- w (1 - lr weight_decay), then as Adam                           AdamW
+    """
+
+    def __init__(self, runs: Sequence[RunPlan], layout: Layout) -> None:
+        self.steps = 0
+        self.adam = _column([run.optimizer in ("adam", "adamw") for run in runs]).bool()
+        self.lr = _column([run.lr for run in runs])
+        self.carry = torch.where(self.adam, BETAS[0], _column([run.momentum for run in runs]))
+        self.add = torch.where(self.adam, 1 - BETAS[0], torch.ones_like(self.lr))
+        decay = _column([run.weight_decay for run in runs]) * trainable(layout)  # (M, D)
+        decoupled = _column([run.optimizer == "adamw" for run in runs]).bool()
+        self.penalty = torch.where(decoupled, 0.0, decay)
+        self.shrink = 1 - torch.where(decoupled, self.lr * decay, 0.0)
+        self.first = torch.zeros_like(decay)
+        self.second = torch.zeros_like(decay)
+
+    def step(self, weights: Float[Tensor, "active weights"], gradient: Float[Tensor, "active weights"]) -> None:
+        """Update the weights of the first networks in place."""
+        self.steps += 1
+        live = slice(len(weights))
+        adam, first, second = self.adam[live], self.first[live], self.second[live]
+        gradient = gradient + self.penalty[live] * weights
+        first.mul_(self.carry[live]).add_(self.add[live] * gradient)
+        second.mul_(BETAS[1]).add_(gradient * gradient, alpha=1 - BETAS[1])
+        size = second.div(1 - BETAS[1] ** self.steps).sqrt_().add_(EPS)
+        rate = self.lr[live] / torch.where(adam, 1 - BETAS[0] ** self.steps, 1.0)
+        weights.mul_(self.shrink[live]).sub_(rate * first / torch.where(adam, size, 1.0))
+
+
+def trainable(layout: Layout) -> Float[Tensor, " weights"]:
+    """Return 1 where a weight is trained and 0 where it is a running statistic."""
+    marks = [torch.full((spec.size,), float(_is_trained(spec.kind))) for spec in layout.tensors]
+    return torch.cat(marks)
+
+
+def _is_trained(kind: str) -> bool:
+    return kind not in ("running_mean", "running_var")
+
+
+def _column(values: Sequence[float]) -> Tensor:
+    return torch.tensor(values, dtype=torch.float32)[:, None]  # (M, 1)
+
+
+def _due(runs: Sequence[RunPlan], checkpoints: int) -> dict[int, list[tuple[int, int]]]:
+    """Return which (run, checkpoint) are recorded after each step."""
+    due: dict[int, list[tuple[int, int]]] = {}
+    for place, run in enumerate(runs):
+        for number, step in enumerate(checkpoint_steps(run.steps, checkpoints)):
+            due.setdefault(step, []).append((place, number))
+    return due
+
+
+def _batches(runs: Sequence[RunPlan], streams: Sequence[BatchStream]) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """Yield for each step the images (active, batch) and dropout masks (active, batch, feature) of the runs still training."""
+    features = build(runs[0].architecture).head.in_features
+    done = 0
+    while active := sum(run.steps > done for run in runs):
+        length = min(BLOCK, runs[active - 1].steps - done)
+        index = np.stack([stream.indices(length) for stream in streams[:active]], axis=1)
+        keep = None
+        if any(run.dropout for run in runs[:active]):
+            keep = torch.from_numpy(np.stack([s.masks(length, features) for s in streams[:active]], axis=1))
+        for step in range(length):
+            yield torch.from_numpy(index[step]), None if keep is None else keep[step]
+        done += length
+
+
+def _gradient(
+    network: Classifier, layout: Layout, weights: Tensor, x: Tensor, y: Tensor, keep: Tensor | None
+) -> Float[Tensor, "active weights"]:
+    """Return the gradient of each network's mean cross-entropy; the sum over networks keeps them apart."""
+    state = layout.unflatten(weights)
+    trained = [spec.name for spec in layout.tensors if _is_trained(spec.kind)]
+    for name in trained:  # copies: autograd would not allow the running statistics beside them to change
+        state[name] = state[name].clone().requires_grad_()
+    logits = run_stacked(network, state, x, keep)
+    loss = nn.functional.cross_entropy(logits.mT, y, reduction="none").mean(-1).sum()
+    found = dict(zip(trained, torch.autograd.grad(loss, [state[name] for name in trained]), strict=True))
+    parts = [found.get(spec.name, torch.zeros_like(state[spec.name])) for spec in layout.tensors]
+    return torch.cat([part.flatten(1) for part in parts], dim=1)
