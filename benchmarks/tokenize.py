@@ -1,9 +1,10 @@
-"""Speed of tokenising: MB of float32 weights per second, beside a copy of the same bytes and a loop over networks and layers.
+"""Speed of tokenising beside a copy of the same bytes and beside a loop over networks and layers.
 
-python -m benchmarks.tokenize
+    python -m benchmarks.tokenize
 
-One thread, best of several runs. The copy is the bound that no tokenizer can beat; the loop is what one would write first:
-for every network and layer, reshape, pad and append. All three make the same tokens, which is checked. Some 20 seconds.
+Prints MB of float32 weights per second on one thread, the best of several runs. The copy is the bound that no tokenizer
+can beat. The loop is what one would write first: for every network and layer reshape, pad and append; it makes the same
+tokens, which is checked. Takes some 40 seconds.
 """
 
 import time
@@ -52,37 +53,47 @@ def networks() -> dict[str, nn.Module]:
 
 def loop_encode(tokenizer: Tokenizer, layout: Layout, vectors: np.ndarray) -> np.ndarray:
     """Return tokens made network by network and layer by layer."""
-    return np.stack([np.concatenate([_rows(m, tokenizer) for m in _matrices(tokenizer, layout, v)]) for v in vectors])
+    groups, slices = unit_groups(tokenizer, layout), layout.slices()
+    networks = []
+    for vector in vectors:
+        parts = []
+        for units, names in groups:
+            matrix = np.concatenate([vector[slices[name]].reshape(units, -1) for name in names], axis=1)
+            padding = -matrix.shape[1] % tokenizer.token_dim
+            parts.append(np.pad(matrix, ((0, 0), (0, padding))).reshape(-1, tokenizer.token_dim))
+        networks.append(np.concatenate(parts))
+    return np.stack(networks)
 
 
 def loop_decode(tokenizer: Tokenizer, layout: Layout, tokens: np.ndarray) -> np.ndarray:
     """Return flat weights put together network by network and layer by layer."""
+    groups, slices = unit_groups(tokenizer, layout), layout.slices()
     vectors = np.empty((len(tokens), layout.size), np.float32)
     for network, vector in zip(tokens, vectors, strict=True):
         start = 0
-        for matrix in _matrices(tokenizer, layout, np.arange(layout.size)):
-            units, width = matrix.shape
-            count = units * -(-width // tokenizer.token_dim)
-            vector[matrix] = network[start : start + count].reshape(units, -1)[:, :width]
+        for units, names in groups:
+            widths = [(slices[name].stop - slices[name].start) // units for name in names]
+            count = units * -(-sum(widths) // tokenizer.token_dim)
+            matrix, column = network[start : start + count].reshape(units, -1), 0
+            for name, width in zip(names, widths, strict=True):
+                vector[slices[name]] = matrix[:, column : column + width].reshape(-1)
+                column += width
             start += count
     return vectors
 
 
-def _matrices(tokenizer: Tokenizer, layout: Layout, vector: np.ndarray) -> list[np.ndarray]:
-    slices = layout.slices()
+def unit_groups(tokenizer: Tokenizer, layout: Layout) -> list[tuple[int, list[str]]]:
+    """Return which tensors are cut together, and into how many units: found once, not in the loops that are timed."""
     if tokenizer.granularity == "chunk":
-        return [vector[part][None] for part in slices.values()]
-    matrices: list[np.ndarray] = []
+        return [(1, [spec.name]) for spec in layout.tensors]
+    groups: list[tuple[int, list[str]]] = []
     for specs in layers_of(layout).values():
-        matrix = np.concatenate([vector[slices[s.name]].reshape(s.shape[0], -1) for s in specs], axis=1)
-        joins = matrices and specs[0].kind == "norm_weight" and len(matrices[-1]) == len(matrix)
-        matrices = [*matrices[:-1], np.concatenate([matrices[-1], matrix], axis=1)] if joins else [*matrices, matrix]
-    return matrices
-
-
-def _rows(matrix: np.ndarray, tokenizer: Tokenizer) -> np.ndarray:
-    padding = -matrix.shape[1] % tokenizer.token_dim
-    return np.pad(matrix, ((0, 0), (0, padding))).reshape(-1, tokenizer.token_dim)
+        units, names = specs[0].shape[0], [spec.name for spec in specs]
+        if groups and specs[0].kind == "norm_weight" and groups[-1][0] == units:
+            groups[-1][1].extend(names)
+        else:
+            groups.append((units, names))
+    return groups
 
 
 def seconds(work: Callable[[], object]) -> float:

@@ -4,10 +4,10 @@ from pathlib import Path
 
 from wscore.evaluation.config import EvaluateConfig
 from wscore.evaluation.reconstruction import held_out, judge, methods, probe
-from wscore.evaluation.report import accuracy_table, agreement_table, error_table, report, sentence
-from wscore.io import write_csv, write_json
+from wscore.evaluation.report import report, sentence, tables
+from wscore.io import atomic_folder, write_csv, write_json
 from wscore.models.autoencoder import load_autoencoder
-from wscore.plots.fidelity import draw_accuracy, draw_agreement, draw_errors
+from wscore.plots.fidelity import DRAWINGS
 from wscore.runner import Run, stage
 from wscore.tokens.cache import TokenCache
 from wscore.zoo.images import ImagesConfig, load_images
@@ -18,18 +18,19 @@ from wscore.zoo.store import Zoo
 def main(run: Run, *, zoo: Path, tokens: Path, autoencoder: Path, metrics: Path, plots: Path) -> str:
     """Rebuild every held-out network by every method and compare it with its original."""
     config, networks, cache = run.params["evaluate"], Zoo(zoo), TokenCache(tokens)
-    ways = methods(networks, cache, load_autoencoder(autoencoder), config)
+    ways = methods(cache, load_autoencoder(autoencoder), config)
     images = probe(load_images(run.params["data"]), config)
     verdict = judge(networks, held_out(cache, config), ways, images, cache=cache, batch_size=config.batch_size)
     found = report(verdict, config)
     write_json(metrics, {"autoencoder_test": found})
-    for name, table, draw in (
-        ("accuracy", accuracy_table(verdict), draw_accuracy),
-        ("agreement", agreement_table(verdict), draw_agreement),
-        ("errors", error_table(verdict), draw_errors),
-    ):
-        write_csv(plots / f"{name}.csv", dict(table))
-        draw(table, plots / f"{name}.png")
+    with atomic_folder(plots) as folder:
+        for name, table in tables(verdict).items():
+            write_csv(folder / f"{name}.csv", dict(table))
+            DRAWINGS[name](table, folder / f"{name}.png")
     run.tracker.log_metrics({"autoencoder_test": found})
     run.tracker.log_artifacts(plots)
     return sentence(found)
+
+
+if __name__ == "__main__":
+    main()

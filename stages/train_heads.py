@@ -27,9 +27,7 @@ def main(run: Run, *, task: str, zoo: Path, representations: Path, out: Path, hi
         save_head(folder, head)
     found.to_csv(history)
     run.tracker.log_artifacts(out)
-    return f"{task}: {len(data.part('train').table):,} networks, best epoch {found.best_epoch} of {len(found)}, " + (
-        f"validation loss {found.best['validation_loss']:.4f}"
-    )
+    return f"{task}: best epoch {found.best_epoch} of {len(found)}, validation loss {found.best['validation_loss']:.4f}"
 
 
 if __name__ == "__main__":

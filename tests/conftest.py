@@ -1,4 +1,4 @@
-"""What all tests share: one thread, fixed seeds, no tracking, a tiny zoo, the digits, and real files where there are some."""
+"""What all tests share: one thread, fixed seeds, no tracking, a tiny zoo, the digits, real files where there are some."""
 
 import os
 import random
@@ -47,7 +47,7 @@ def digits() -> Images:
 def make_tiny_zoo(digits: Images) -> Callable[..., Path]:
     """`make(folder, families=..., runs=3, checkpoints=2)` writes a zoo of tiny networks and returns the folder.
 
-    Bodies are random, heads are fitted by least squares on noisy targets: accuracies are true, differ, and cost no training.
+    Bodies are random, heads fitted by least squares on noisy targets: accuracies are true, differ, cost no training.
     """
 
     def make(folder: Path, *, families: tuple[str, ...] = tuple(WIDTHS), runs: int = 3, checkpoints: int = 2) -> Path:
@@ -74,7 +74,7 @@ def tiny_zoo(make_tiny_zoo: Callable[..., Path], tmp_path_factory: pytest.TempPa
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """Folder of real image files (mnist/, fashion_mnist_900/, cifar10_jpeg_subset/): `WSCORE_SHARED_DATA` or ../shared/data."""
+    """Folder of real image files (mnist/, cifar10_jpeg_subset/, ...): `WSCORE_SHARED_DATA` or ../shared/data."""
     named = os.environ.get("WSCORE_SHARED_DATA")
     folder = Path(named) if named else ROOT.parent / "shared" / "data"
     if not folder.is_dir():
@@ -125,7 +125,8 @@ def fit_head(network: Classifier, digits: Images, *, noise: float, rng: np.rando
 def tiny_hyperparameters(number: int, rng: np.random.Generator) -> dict[str, object]:
     optimizer = ("sgd", "momentum", "adam", "adamw")[number % 4]
     return {
-        "optimizer": optimizer, "lr": float(10 ** rng.uniform(-3, -1)), "momentum": 0.9 if optimizer == "momentum" else 0.0,
+        "optimizer": optimizer, "lr": float(10 ** rng.uniform(-3, -1)),
+        "momentum": 0.9 if optimizer == "momentum" else 0.0,
         "weight_decay": 0.0 if number % 4 == 0 else 1e-4, "dropout": 0.2 if number % 2 else 0.0,
         "init_scale": float(rng.uniform(0.5, 2.0)), "batch_size": (32, 64)[number % 2], "epochs": 4,
         "train_fraction": float(rng.uniform(0.2, 1.0)),

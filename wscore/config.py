@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(msgspec.field,))
 class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Base of every configuration class: immutable, by keyword only, unknown keys refused."""
+    """Base of every configuration class: immutable, unknown keys refused."""
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -129,7 +129,7 @@ def _explain(message: str, value: object, section: type, where: str) -> ConfigEr
     fields = _fields(kind)
     if field := re.match(r"Object (missing required|contains unknown) field `(.*)`", reason):
         return _wrong_key(field[2], fields, where, missing=field[1].startswith("missing"))
-    advice = "see the comments in params.yaml" if where.startswith(str(PARAMS)) else None
+    advice = "see the comments in params.yaml" if PARAMS.name in where else None
     if not reason.startswith(("Expected", "Invalid")):
         return ConfigError(reason, where=where, fix=advice)
     text_number = isinstance(value, str) and re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", value, re.IGNORECASE)

@@ -102,7 +102,8 @@ def write_tensors(path: Path, tensors: Mapping[str, Any], metadata: Mapping[str,
     with atomic_file(path) as temporary:
         plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         try:
-            save_file(plain, temporary, metadata=dict(metadata or {}))
+            save_file(plain, temporary, metadata={"format": "pt", **(metadata or {})})
+            temporary.chmod(0o644)  # safetensors makes it readable by its owner alone
         except SafetensorError as error:
             number = re.search(r"os error (\d+)", str(error))
             if number is None:

@@ -14,6 +14,7 @@ tokens:
   chunk_size: 32
   max_tokens: 512
   overflow: window
+  align: none
   normalization: layer
   validation_fraction: 0.2
   test_fraction: 0.3

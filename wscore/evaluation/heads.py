@@ -14,14 +14,15 @@ every target is in the long table. Labels and names with one value in the test s
 named.
 """
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Shaped
+from jaxtyping import Float, Shaped
 
-from wscore.errors import DataError
+from wscore.errors import DataError, WscoreWarning
 from wscore.evaluation.config import EvaluateConfig
 from wscore.evaluation.intervals import Statistic, bootstrap
 from wscore.evaluation.property import (
@@ -79,7 +80,7 @@ class Verdict(NamedTuple):
 def describe(zoo: Zoo, data: HeadData) -> Rows:
     """Return what the controls are given about the networks of a table, in its order."""
     rows = data.table["row"].to_numpy(dtype=int)
-    layouts = [zoo.layout(row) for row in rows]
+    layouts = [zoo.layout(row) for row in rows.tolist()]
     return Rows(data.latents, statistics_table(zoo).values[rows], shape_numbers(layouts))
 
 
@@ -122,8 +123,9 @@ def judge(head: PropertyHead, data: HeadData, rows: Rows, config: EvaluateConfig
 def report(verdict: Verdict, config: EvaluateConfig) -> dict[str, Any]:
     """Return counts, the metrics of every method, and the targets that call for a remark (`metrics/heads_test.json`).
 
-    The remarks are `given_away_by_shape` (1 if the shape-only control tells a label nearly always, else 0) and
-    `one_valued` (1 for a target that can't be judged because all its true values are the same).
+    The remarks are `given_away_by_shape` (1 if the shape-only control tells a label nearly always, else 0),
+    `one_valued` (1 for a target that can't be judged because all its true values are the same) and `unseen` (count of
+    test networks left out of a target because no training network has their name; warned of too).
     """
     summary, headlines = SUMMARIES[verdict.task], HEADLINES[verdict.task]
     found: dict[str, Any] = {"networks": float(len(verdict.table)), "runs": float(len(set(verdict.runs)))}
@@ -135,8 +137,12 @@ def report(verdict: Verdict, config: EvaluateConfig) -> dict[str, Any]:
     named = [target.name for target in verdict.targets if not isinstance(target, Continuous)]
     remarks = {
         "given_away_by_shape": {name: given[name] for name in named},
-        "one_valued": dict.fromkeys(one_valued(verdict), 1.0),
+        "one_valued": dict.fromkeys(sorted(one_valued(verdict)), 1.0),
+        "unseen": unseen(verdict),
     }
+    for name, count in remarks["unseen"].items():
+        text = f"{name}: {count:.0f} test networks left out, no training network has their name"
+        warnings.warn(text, WscoreWarning, stacklevel=2)
     return found | {name: remark for name, remark in remarks.items() if remark}
 
 
@@ -156,6 +162,16 @@ def one_valued(verdict: Verdict) -> set[str]:
     return {t.name for number, t in enumerate(verdict.targets) if is_one_valued(values[known[:, number], number])}
 
 
+def unseen(verdict: Verdict) -> dict[str, float]:
+    """Return for each vocabulary that lacks one how many test networks have a name outside it."""
+    counts = {
+        target.name: float(np.sum(verdict.table[target.name].notna().to_numpy() & ~verdict.encoded.known[:, number]))
+        for number, target in enumerate(verdict.targets)
+        if isinstance(target, Discrete)
+    }
+    return {name: count for name, count in counts.items() if count}
+
+
 def given_away(verdict: Verdict) -> set[str]:
     """Return the labels and names that the shapes of the tensors alone tell."""
     shapes = verdict.outputs["shapes"]
@@ -167,11 +183,23 @@ def given_away(verdict: Verdict) -> set[str]:
 
 
 def scores_of(verdict: Verdict, outputs: Outputs) -> dict[str, dict[str, float]]:
-    """Return all metrics of each target."""
-    return {
-        target.name: target_scores(target, *known_rows(target, number, outputs, verdict.encoded))
-        for number, target in enumerate(verdict.targets)
-    }
+    """Return all metrics of each target; those of a number in its scaled space and, prefixed `raw_`, in raw units."""
+    found = {}
+    for number, target in enumerate(verdict.targets):
+        found[target.name] = target_scores(target, *known_rows(target, number, outputs, verdict.encoded))
+        if isinstance(target, Continuous):
+            raw = regression_scores(*raw_values(verdict, target, outputs))
+            found[target.name] |= {f"raw_{name}": value for name, value in raw.items() if name != "n"}
+    return found
+
+
+def raw_values(
+    verdict: Verdict, target: Continuous, outputs: Outputs
+) -> tuple[Float[np.ndarray, " known"], Float[np.ndarray, " known"]]:
+    """Return true and predicted values of a number in raw units, for the networks of which it is known."""
+    truth = target.raw(verdict.table)
+    known = ~np.isnan(truth)
+    return truth[known], target.restore(outputs[target.name][known, 0])
 
 
 def _labels(verdict: Verdict, outputs: Outputs) -> dict[str, float]:
@@ -189,7 +217,7 @@ def _labels(verdict: Verdict, outputs: Outputs) -> dict[str, float]:
 
 
 def _scalar(verdict: Verdict, outputs: Outputs) -> dict[str, float]:
-    found = regression_scores(*_raw(verdict, outputs))
+    found = regression_scores(*raw_values(verdict, _only(verdict), outputs))
     return {name: value for name, value in found.items() if name != "n"}
 
 
@@ -220,7 +248,7 @@ def _label_statistics(verdict: Verdict, outputs: Outputs) -> dict[str, Statistic
 
 
 def _scalar_statistics(verdict: Verdict, outputs: Outputs) -> dict[str, Statistic]:
-    truth, prediction = _raw(verdict, outputs)
+    truth, prediction = raw_values(verdict, _only(verdict), outputs)
     rows_of = np.cumsum(verdict.encoded.known[:, 0]) - 1  # place of a network among the known ones
     known = verdict.encoded.known[:, 0]
 
@@ -289,12 +317,12 @@ def _truth(verdict: Verdict) -> np.ndarray:
     return verdict.encoded.values >= 0.5
 
 
+def _only(verdict: Verdict) -> Continuous:
+    """Return the one target of a task that is a single number."""
+    (target,) = verdict.targets
+    assert isinstance(target, Continuous)
+    return target
+
+
 def _label_matrix(verdict: Verdict, outputs: Outputs) -> np.ndarray:
     return np.column_stack([outputs[target.name][:, 0] >= 0.5 for target in verdict.targets])
-
-
-def _raw(verdict: Verdict, outputs: Outputs) -> tuple[np.ndarray, np.ndarray]:
-    """Return true and predicted values of the only target in raw units, where it is known."""
-    (target,) = verdict.targets
-    predicted, values = known_rows(target, 0, outputs, verdict.encoded)
-    return np.asarray(target.restore(values)), np.asarray(target.restore(predicted[:, 0]))

@@ -86,9 +86,7 @@ def class_scores(truth: Int[np.ndarray, " rows"], predicted: Int[np.ndarray, " r
 def target_scores(
     target: Target, outputs: Float[np.ndarray, "rows width"], encoded: Float[np.ndarray, " rows"]
 ) -> dict[str, float]:
-    """Return the metrics of one target on rows where it is known.
-
-    A continuous target is scored in its scaled space, and once more in raw units with the prefix `raw_`.
+    """Return the metrics of one target on rows where it is known, those of a number in its scaled space.
 
     Args:
         target: as fitted on the training rows.
@@ -98,10 +96,8 @@ def target_scores(
     if isinstance(target, Binary):
         return binary_scores(encoded >= 0.5, outputs[:, 0])
     if isinstance(target, Discrete):
-        return class_scores(encoded.astype(int), outputs.argmax(axis=1))
-    scaled = regression_scores(encoded.astype(float), outputs[:, 0].astype(float))
-    raw = regression_scores(target.restore(encoded), target.restore(outputs[:, 0]))
-    return {**scaled, **{f"raw_{name}": value for name, value in raw.items() if name != "n"}}
+        return class_scores(encoded.astype(int), told(target, outputs))
+    return regression_scores(encoded.astype(float), outputs[:, 0].astype(float))
 
 
 def r2(truth: Float[np.ndarray, " rows"], prediction: Float[np.ndarray, " rows"]) -> float:
@@ -170,7 +166,7 @@ def told(target: Target, outputs: Float[np.ndarray, "rows width"]) -> Int[np.nda
 
 
 def aggregate(targets: Targets, outputs: Outputs, encoded: Encoded) -> float:
-    """Return the mean over the targets of `cut_skill` on their known rows, one-valued targets left out; NaN if all are."""
+    """Return the mean over the targets of `cut_skill` on their known rows; one-valued ones are left out, NaN if all."""
     found = [cut_skill(target, *known_rows(target, number, outputs, encoded)) for number, target in enumerate(targets)]
     kept = [value for value in found if not np.isnan(value)]
     return float(np.mean(kept)) if kept else float("nan")
@@ -189,10 +185,10 @@ def is_given_away(
 ) -> bool:
     """Return whether outputs (of the shape-only control) hit a label nearly always: balanced accuracy at least 0.99.
 
-    Balanced accuracy is the mean over the true classes of the share that is told rightly. A continuous target is
-    never given away.
+    Balanced accuracy is the mean over the true classes of the share that is told rightly. A number or a
+    one-valued target is never given away.
     """
-    if isinstance(target, Continuous) or not len(encoded):
+    if isinstance(target, Continuous) or is_one_valued(encoded):
         return False
     predicted = told(target, outputs)
     recalls = [np.mean(predicted[encoded == value] == value) for value in np.unique(encoded)]

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import roc_curve
 
-from wscore.evaluation.heads import METHODS, Verdict, one_valued, scores_of
+from wscore.evaluation.heads import METHODS, OURS, Verdict, one_valued, raw_values, scores_of
 from wscore.evaluation.property import MAIN
 from wscore.training.targets import Binary, Continuous, Discrete
 
@@ -36,10 +36,10 @@ def point_table(verdict: Verdict) -> pd.DataFrame:
     parts = []
     for number, target in enumerate(verdict.targets):
         if isinstance(target, Continuous):
-            known = verdict.encoded.known[:, number]
-            values = {"true": target.restore(verdict.encoded.values[known, number])}
-            values |= {name: target.restore(verdict.outputs[name][target.name][known, 0]) for name in METHODS}
-            parts.append(_keys(verdict, known).assign(target=target.name, scale=target.scale, **values))
+            pairs = {name: raw_values(verdict, target, verdict.outputs[name]) for name in METHODS}
+            values = {"true": pairs[OURS][0], **{name: predicted for name, (_, predicted) in pairs.items()}}
+            keys = _keys(verdict, verdict.encoded.known[:, number])
+            parts.append(keys.assign(target=target.name, scale=target.scale, **values))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 

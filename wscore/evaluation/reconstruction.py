@@ -10,7 +10,17 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from wscore.evaluation.config import EvaluateConfig
-from wscore.evaluation.controls import Group, LayoutPca, MeanNetwork, Method, Noise, Quantized, TokenMethod, TokenPca
+from wscore.evaluation.controls import (
+    CachedNetworks,
+    Group,
+    LayoutPca,
+    MeanNetwork,
+    Method,
+    Noise,
+    Quantized,
+    TokenMethod,
+    TokenPca,
+)
 from wscore.evaluation.fidelity import COLUMNS, Repaired, compare, repair
 from wscore.evaluation.structure import StructureErrors
 from wscore.tokens.cache import TokenCache
@@ -115,12 +125,11 @@ def probe(images: Images, config: EvaluateConfig) -> Probe:
     return Probe(images.x_test[chosen], images.y_test[chosen], images.classes)
 
 
-def methods(zoo: Zoo, cache: TokenCache, model: nn.Module, config: EvaluateConfig) -> dict[str, Method]:
+def methods(cache: TokenCache, model: nn.Module, config: EvaluateConfig) -> dict[str, Method]:
     """Return the autoencoder as `ours` and every control by name, those that learn fitted on the training split.
 
     Args:
-        zoo: where the networks are.
-        cache: their tokens.
+        cache: tokens of the networks.
         model: maps a `TokenBatch` to something with `latent` (B, ...) and `tokens` (B, T, dim).
         config: of the evaluation.
     """
@@ -131,7 +140,7 @@ def methods(zoo: Zoo, cache: TokenCache, model: nn.Module, config: EvaluateConfi
     options = {"batch_size": config.batch_size, "seed": config.seed}
     return {
         OURS: ours,
-        "mean_network": mean_network(zoo, cache),
+        "mean_network": MeanNetwork(CachedNetworks(cache).of_split("train", config.batch_size)),
         "pca": TokenMethod(cache, TokenPca(cache, train, size, **options), size),
         "layout_pca": LayoutPca(cache, size, **options),
         "noise": Noise(ours, seed=config.seed),
@@ -140,31 +149,27 @@ def methods(zoo: Zoo, cache: TokenCache, model: nn.Module, config: EvaluateConfi
     }
 
 
-def mean_network(zoo: Zoo, cache: TokenCache) -> MeanNetwork:
-    """Return the mean networks of the training split, read in one pass over the zoo."""
-    train = set(cache.table["row"].to_numpy()[np.asarray(cache.indices("train"))].tolist())
-    return MeanNetwork((zoo.layout(row), vector[None]) for row, vector in zoo.stream() if row in train)
-
-
 def judge(
     zoo: Zoo, rows: np.ndarray, ways: Mapping[str, Method], probe: Probe, *, cache: TokenCache, batch_size: int
 ) -> Verdict:
-    """Return what every method makes of these networks of the zoo, at most `batch_size` networks in memory at once.
+    """Return what every method makes of these networks, at most `batch_size` of them in memory at once.
+
+    Rebuilt weights are compared with those in the cache, rebuilt networks with those of the zoo.
 
     Args:
         zoo: where the networks are.
         rows: their row numbers.
         ways: methods by name, among them `mean_network`, with which R2 compares.
         probe: images on which they are run.
-        cache: gives the normaliser.
+        cache: of their tokens.
         batch_size: networks at once.
     """
     mean = ways["mean_network"]
     assert isinstance(mean, MeanNetwork)
     tallies = {name: Tally(mean, cache) for name in ways}
     tables = []
-    for architecture, group in _groups(zoo, rows, batch_size):
-        expected = _run(architecture, group.layout, group.weights, probe)
+    for architecture, group in _groups(zoo, rows, CachedNetworks(cache), batch_size):
+        expected = _run(architecture, group.layout, zoo.weights(group.rows), probe)
         for name, way in ways.items():
             repaired = repair(group.layout, way.restore(group))
             tallies[name].add(group, repaired, way.floats(group.layout))
@@ -173,13 +178,13 @@ def judge(
     return Verdict(pd.concat(tables, ignore_index=True), tallies)
 
 
-def _groups(zoo: Zoo, rows: np.ndarray, batch_size: int) -> Iterator[tuple[str, Group]]:
+def _groups(zoo: Zoo, rows: np.ndarray, networks: CachedNetworks, batch_size: int) -> Iterator[tuple[str, Group]]:
     wanted = np.zeros(len(zoo), dtype=bool)
     wanted[rows] = True
     for architecture, layout, members in zoo.families():
         chosen = members[wanted[members]]
         for part in np.array_split(chosen, -(-len(chosen) // batch_size)) if len(chosen) else ():
-            yield architecture, Group(layout, part, zoo.weights(part))
+            yield architecture, Group(layout, part, networks.weights(part))
 
 
 def _run(architecture: str, layout: Layout, weights: np.ndarray, probe: Probe) -> Tensor | None:

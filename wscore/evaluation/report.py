@@ -43,6 +43,15 @@ def sentence(found: Mapping[str, Any]) -> str:
     return f"{size}: agreement {ours['agreement']:.3f} ({rival}), R2 {ours['r2']:.3f}"
 
 
+def tables(verdict: Verdict) -> dict[str, pd.DataFrame]:
+    """Return the tables that are kept and drawn, by name."""
+    return {
+        "accuracy": accuracy_table(verdict),
+        "agreement": agreement_table(verdict),
+        "errors": error_table(verdict),
+    }
+
+
 def accuracy_table(verdict: Verdict) -> pd.DataFrame:
     """Return one row per network that was run: ids, family, accuracy (`original`) and that after each method."""
     run = _runnable(verdict)

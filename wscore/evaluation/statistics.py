@@ -108,7 +108,7 @@ def boost(
         raise DataError("no weight statistic varies over the training networks", where=target.name)
     stops = {"X_val": validation.features[:, kept], "y_val": validation.values} if len(validation.values) else {}
     categories = _categories(train.features, kept)
-    options = {**SETTINGS, **_balance(target), "categorical_features": categories, "early_stopping": bool(stops)}
+    options = {**SETTINGS, "categorical_features": categories, "early_stopping": bool(stops)}
     kind = HistGradientBoostingRegressor if isinstance(target, Continuous) else HistGradientBoostingClassifier
     model = kind(max_iter=iterations, random_state=seed, **options)
     model.fit(train.features[:, kept], train.values, **stops)
@@ -148,19 +148,21 @@ def _categories(features: Features, kept: np.ndarray) -> list[int] | None:
     return [len(kept) - 1] if kept[-1] == layout and features[:, layout].max() < MAX_BINS else None
 
 
-def _balance(target: Target) -> dict[str, Any]:
-    """Return the weights that the head's loss gives to the classes, so that both are trained for the same thing."""
-    if isinstance(target, Binary):
-        return {"class_weight": {0.0: 1.0, 1.0: target.positive_weight}}
-    if isinstance(target, Discrete):
-        return {"class_weight": {float(place): weight for place, weight in enumerate(target.class_weights)}}
-    return {}
+def _class_weights(target: Binary | Discrete) -> np.ndarray:
+    """Return the weights that the head's loss gives to the classes."""
+    return np.array([1.0, target.positive_weight] if isinstance(target, Binary) else target.class_weights)
 
 
 def _outputs(model: Model, target: Target, features: Features) -> np.ndarray:
-    """Return predictions as (N, width); a class without a training row has probability 0."""
-    if isinstance(model, HistGradientBoostingRegressor):
+    """Return predictions as (N, width); a class without a training row has probability 0.
+
+    The probabilities are weighed as the classes are in the loss of the head, w_k p_k / sum_j w_j p_j, so that both answer the
+    same question. Weights in the fitting would come to the same in expectation, but sklearn bins weighted rows slowly.
+    """
+    if isinstance(target, Continuous) or isinstance(model, HistGradientBoostingRegressor):
         return model.predict(features)[:, None]
     share = np.zeros((len(features), max(2, target.width)))
     share[:, np.asarray(model.classes_).astype(int)] = model.predict_proba(features)
+    share *= _class_weights(target)
+    share /= share.sum(axis=1, keepdims=True)
     return share[:, 1:] if isinstance(target, Binary) else share

@@ -129,7 +129,7 @@ def sections(parts: Mapping[str, Any]) -> list[Section]:
 
 
 def headline(parts: Mapping[str, Any]) -> dict[str, dict[str, float]]:
-    """Return the value of ours and of the best rival for every row, by part; `missing_parts` counts what isn't there."""
+    """Return the value of ours and of the best rival for every row, by part; `missing_parts` counts absent files."""
     table = sections(parts)
     found = {part.name: _headline(part) for part in table if part.lines}
     return {"missing_parts": float(sum(value is None for value in parts.values()))} | found  # pyright: ignore
@@ -153,6 +153,20 @@ def markdown(parts: Mapping[str, Any]) -> str:
     return "\n".join([*lines, "", legend, *notes, *missing]) + "\n"
 
 
+def sentence(parts: Mapping[str, Any]) -> str:
+    """Return the first row of each part in one line, and which files are missing."""
+    texts = []
+    for part in sections(parts):
+        for line in part.lines[:1]:
+            rival = best_of(line, part.rivals)
+            best = "n/a" if rival is None else _number(line.values[rival], line.metric.digits)
+            texts.append(
+                f"{line.metric.label} {_number(line.values.get(OURS), line.metric.digits)} (best control {best})"
+            )
+    missing = [name for name in STAGES if not parts.get(name)]
+    return "; ".join([*texts, *([f"missing: {', '.join(missing)}"] if missing else [])])
+
+
 def best_of(line: Line, methods: Iterable[str]) -> str | None:
     """Return which of these methods has the best value, or None if none has one or no way is better."""
     names = [name for name in methods if name in line.values]
@@ -165,7 +179,7 @@ def best_of(line: Line, methods: Iterable[str]) -> str | None:
 def _autoencoder(found: Mapping[str, Any]) -> Section:
     note = (
         f"Autoencoder: {found['networks']:,} networks of {found['runs']:,} runs; their own accuracy is on average "
-        f"{_number(found[OURS].get('accuracy_original'), 3)}. R² and errors in raw weights, R² against the mean network."
+        f"{_number(found[OURS].get('accuracy_original'), 3)}. Weights in raw units, R² against their mean."
     )
     if found["networks_not_run"]:
         note += f" {found['networks_not_run']:,} could not be run (architecture not known, or made for other images)."

@@ -1,26 +1,29 @@
 """Recording of base trainings: one network per seed, its weights and scores kept at set intervals.
 
-Runs are trained one by one, or each in a process of its own: on CPUs `torch.func.vmap` over the seeds is slower than that (see
-`benchmarks/forecast.py`), as convolutions with weights of their own for each network become grouped ones.
+Each run is trained on one thread, `workers` of them at a time in processes of their own. On CPUs that is faster than
+`torch.func.vmap` over the seeds (see `benchmarks/forecast.py`): a convolution with weights of its own for each network
+becomes a grouped one.
 
-A killed recording goes on with the epoch in which it stopped, from `.cache/base/<hash of parameters and images>/seed-<n>/`:
+A killed recording goes on with the epoch in which it stopped, in a folder named after parameters, images and code:
 
-    weights.npy          snapshots so far (the rest of the array is not filled yet)
-    state.safetensors    weights and optimiser state after the last whole epoch
-    progress.json        that epoch, and the scores of the snapshots so far
+.cache/base/<hash>/
+    images.safetensors         what the workers train on
+    seed-0/weights.npy         snapshots so far (the rest of the array is not filled yet)
+    seed-0/state-7.safetensors weights and optimiser state after the last whole epoch
+    seed-0/progress.json       that epoch, and the scores of the snapshots so far
 """
 
 import hashlib
 import math
 import shutil
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
 import msgspec
 import numpy as np
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from wscore.config import Section, to_plain
@@ -28,11 +31,14 @@ from wscore.errors import ConfigError, TrainingError
 from wscore.forecasting.networks import NetworkSpec, build_network, judge
 from wscore.forecasting.snapshots import WEIGHTS, Manifest, SnapshotColumns, write_manifest
 from wscore.io import atomic_folder, content_hash, read_json, read_tensors, write_json, write_tensors
+from wscore.parallel import parallel_map
 from wscore.zoo.images import Images, ImagesConfig
 from wscore.zoo.layout import Layout, layout_of
 
 CACHE = Path(".cache/base")
-STATE, PROGRESS = "state.safetensors", "progress.json"
+IMAGES, STATE, PROGRESS = "images.safetensors", "state-{}.safetensors", "progress.json"
+SPLITS = ("x_train", "y_train", "x_test", "y_test")
+CODE = ("base.py", "networks.py")
 MOMENTUM = 0.9
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
@@ -93,12 +99,17 @@ class BaseConfig(Section):
 
 
 class Recipe(NamedTuple):
-    """One run to record: configuration, images, seed, and the folder that survives a kill."""
+    """One run to record: its configuration, its seed, and the folder that survives a kill, which holds the images."""
 
     config: BaseConfig
-    images: Images
+    spec: NetworkSpec
     seed: int
-    folder: Path
+    cache: Path
+
+    @property
+    def folder(self) -> Path:
+        """Where the run is kept until all are whole."""
+        return self.cache / f"seed-{self.seed}"
 
 
 class Progress(Section):
@@ -124,8 +135,10 @@ def record_runs(config: BaseConfig, images: Images, out: Path) -> list[Manifest]
     build_network(spec)
     snapshot_steps(config, len(images.x_train))
     cache = CACHE / content_hash(msgspec.json.encode(config), _fingerprint(images))
-    recipes = [Recipe(config, images, seed, cache / f"seed-{seed}") for seed in config.seeds]
-    manifests = [record(recipe) for recipe in recipes]
+    if not (cache / IMAGES).is_file():
+        write_tensors(cache / IMAGES, {name: getattr(images, name) for name in SPLITS})
+    recipes = [Recipe(config, spec, seed, cache) for seed in config.seeds]
+    manifests = list(parallel_map(record, recipes, config.workers, where="base.workers"))
     with atomic_folder(out) as folder:
         for manifest, recipe in zip(manifests, recipes, strict=True):
             (folder / manifest.run).mkdir()
@@ -164,27 +177,21 @@ def snapshot_steps(config: BaseConfig, n_train: int) -> list[int]:
 
 
 def record(recipe: Recipe) -> Manifest:
-    """Train the network of one seed and leave its snapshots in the recipe's folder; goes on where a killed run stopped."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # the order of summation, and so every bit, depends on the count of threads
-    try:
-        return _Recording(recipe).run()
-    finally:
-        torch.set_num_threads(threads)
+    """Train the network of one seed and leave its snapshots in the recipe's folder, from where a killed run stopped."""
+    return _Recording(recipe).run()
 
 
 class _Recording:
     """One run while it is trained."""
 
     def __init__(self, recipe: Recipe) -> None:
-        self.recipe, self.config, self.images = recipe, recipe.config, recipe.images
-        self.spec = network_spec(self.config, self.images)
+        self.recipe, self.config, self.spec = recipe, recipe.config, recipe.spec
         device = _device(self.config.device)
         self.network = build_network(self.spec, recipe.seed).to(device)
         self.optimizer = make_optimizer(self.config, self.network)
         self.layout: Layout = layout_of(self.network.state_dict())
-        self.x = self.images.x_train.to(device).contiguous(memory_format=torch.channels_last)
-        self.y = self.images.y_train.to(device)
+        self.x, self.y, self.x_test, self.y_test = (part.to(device) for part in _images(recipe.cache / IMAGES))
+        self.x = self.x.contiguous(memory_format=torch.channels_last)
         self.steps = snapshot_steps(self.config, len(self.x))
         self.weights = self._open_weights()
         self.columns: dict[str, list[float]] = {name: [] for name in SnapshotColumns.__struct_fields__}
@@ -210,7 +217,8 @@ class _Recording:
 
     def _snapshot(self, step: int) -> None:
         vector = self.layout.flatten(self.network.state_dict())
-        train, test = self._scores(vector, "train"), self._scores(vector, "test")
+        train = self._scores(vector, self.x, self.y, self.config.probe_images)
+        test = self._scores(vector, self.x_test, self.y_test, None if self._last() else self.config.probe_images)
         if not (math.isfinite(train[1]) and np.isfinite(vector).all()):
             where = f"train_base, seed {self.recipe.seed}, step {step}"
             raise TrainingError("the loss is not finite", where=where, got=train[1], fix="lower base.lr")
@@ -220,11 +228,8 @@ class _Recording:
         for column, value in zip(self.columns.values(), row, strict=True):
             column.append(value)
 
-    def _scores(self, vector: Float[np.ndarray, " weights"], split: str) -> tuple[float, float]:
-        count = len(self.images.x_test) if self._last() and split == "test" else self.config.probe_images
-        x, y = (self.x, self.y) if split == "train" else (self.images.x_test, self.images.y_test)
-        x, y = x[:count].to(self.x.device), y[:count].to(self.x.device)
-        judged = judge(self.spec, torch.from_numpy(vector)[None], x, y)
+    def _scores(self, vector: np.ndarray, x: Tensor, y: Tensor, count: int | None) -> tuple[float, float]:
+        judged = judge(self.spec, torch.from_numpy(vector)[None], x[:count], y[:count])
         return float(judged.accuracy[0]), float(judged.loss[0])
 
     def _last(self) -> bool:
@@ -241,23 +246,23 @@ class _Recording:
         tensors = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
         for number, entries in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{number}.{name}": tensor for name, tensor in entries.items() if tensor is not None}
-        write_tensors(self.recipe.folder / STATE.replace("state", f"state-{epoch}"), tensors)
+        write_tensors(self.recipe.folder / STATE.format(epoch), tensors)
         write_json(self.recipe.folder / PROGRESS, {"epoch": epoch, "snapshots": self.columns})
-        (self.recipe.folder / STATE.replace("state", f"state-{epoch - 1}")).unlink(missing_ok=True)
+        (self.recipe.folder / STATE.format(epoch - 1)).unlink(missing_ok=True)
 
     def _restore(self) -> int:
         path = self.recipe.folder / PROGRESS
         if not path.is_file():
             return 0
         progress = msgspec.convert(read_json(path), Progress)
-        tensors = read_tensors(self.recipe.folder / STATE.replace("state", f"state-{progress.epoch}"))
-        self.network.load_state_dict({name[8:]: tensors[name] for name in tensors if name.startswith("network.")})
-        state: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in tensors.items():
-            head, number, _ = (*name.split(".", 2), "")[:3]
-            if head == "optimizer":
-                state.setdefault(int(number), {})[name.split(".", 2)[2]] = tensor
-        self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
+        tensors = read_tensors(self.recipe.folder / STATE.format(progress.epoch))
+        self.network.load_state_dict(_below(tensors, "network"))
+        moments: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in _below(tensors, "optimizer").items():
+            number, _, entry = name.partition(".")
+            moments.setdefault(int(number), {})[entry] = tensor
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
         self.columns = {name: list(column) for name, column in to_plain(progress.snapshots).items()}
         return progress.epoch
 
@@ -277,14 +282,21 @@ class _Recording:
         )
 
 
+def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {
+        name.removeprefix(f"{prefix}."): tensor for name, tensor in tensors.items() if name.startswith(f"{prefix}.")
+    }
+
+
 def make_optimizer(config: BaseConfig, network: nn.Module) -> torch.optim.Optimizer:
     """Return the optimiser that a configuration names."""
-    parameters, common = network.parameters(), {"lr": config.lr, "weight_decay": config.weight_decay}
+    parameters, lr, decay = list(network.parameters()), config.lr, config.weight_decay
     if config.optimizer == "adam":
-        return torch.optim.Adam(parameters, **common)
+        return torch.optim.Adam(parameters, lr=lr, weight_decay=decay)
     if config.optimizer == "adamw":
-        return torch.optim.AdamW(parameters, **common)
-    return torch.optim.SGD(parameters, momentum=MOMENTUM if config.optimizer == "momentum" else 0.0, **common)
+        return torch.optim.AdamW(parameters, lr=lr, weight_decay=decay)
+    momentum = MOMENTUM if config.optimizer == "momentum" else 0.0
+    return torch.optim.SGD(parameters, lr=lr, weight_decay=decay, momentum=momentum)
 
 
 def shuffled(count: int, batch_size: int, seed: int, epoch: int) -> Iterator[Tensor]:
@@ -301,8 +313,16 @@ def _device(name: str) -> torch.device:
     return torch.device(name)
 
 
+@lru_cache(maxsize=1)
+def _images(path: Path) -> tuple[Tensor, ...]:
+    tensors = read_tensors(path)
+    return tuple(tensors[name] for name in SPLITS)
+
+
 def _fingerprint(images: Images) -> str:
     digest = hashlib.sha256()
-    for tensor in (images.x_train, images.y_train, images.x_test, images.y_test):
-        digest.update(tensor.numpy().tobytes())
+    for tensor in (getattr(images, name) for name in SPLITS):
+        digest.update(tensor.contiguous().numpy().tobytes())
+    for name in CODE:
+        digest.update((Path(__file__).parent / name).read_bytes())
     return digest.hexdigest()

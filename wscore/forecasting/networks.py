@@ -100,7 +100,7 @@ def build_network(spec: NetworkSpec, seed: int = 0) -> nn.Sequential:
         raise ConfigError("unknown network", where="base.network", expected=", ".join(NETWORKS), got=spec.name)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return NETWORKS[spec.name](spec).to(memory_format=torch.channels_last)
+        return NETWORKS[spec.name](spec).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
 
 def network_layout(spec: NetworkSpec) -> Layout:

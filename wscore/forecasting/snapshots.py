@@ -5,6 +5,7 @@ data/trajectories/seed-0/
   manifest.json   network, layout, how it was trained; step, epoch, learning rate, losses and accuracy of every snapshot
 """
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -81,7 +82,8 @@ class Trajectory:
         weights: float32 [N, D], read-only.
 
     Raises:
-        DataError: naming the file, if one is missing, malformed, of another length or shape, or holds a non-finite snapshot.
+        DataError: naming the file, if one is missing, malformed, of another length or shape, or holds a non-finite
+            snapshot.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -170,7 +172,7 @@ def _check(run: Trajectory) -> None:
         got = f"{run.weights.dtype} {run.weights.shape}"
         raise DataError("does not fit its manifest", where=where, expected=f"float32 {wanted}", got=got)
     steps = run.manifest.snapshots.step
-    if any(late <= early for early, late in zip(steps, steps[1:], strict=False)):
+    if any(late <= early for early, late in pairwise(steps)):
         raise DataError("snapshots are not in order of time", where=f"{run.folder / MANIFEST}: snapshots.step")
     for start in range(0, len(run), ROWS_AT_ONCE):
         finite = np.isfinite(run.weights[start : start + ROWS_AT_ONCE]).all(axis=1)

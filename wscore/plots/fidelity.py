@@ -1,6 +1,6 @@
 """Rebuilt networks beside their originals: accuracies, agreement by family, errors by kind of tensor."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -82,6 +82,13 @@ def draw_errors(table: pd.DataFrame, path: Path) -> None:
         axes.set_yscale("symlog", linthresh=1.0)
         label(axes, y=r"relative error $\|w - \hat w\| / \|w\|$ (raw units)")
         save(canvas, path)
+
+
+DRAWINGS: dict[str, Callable[[pd.DataFrame, Path], None]] = {
+    "accuracy": draw_accuracy,
+    "agreement": draw_agreement,
+    "errors": draw_errors,
+}
 
 
 def bars(axes: Axes, table: pd.DataFrame, groups: str, methods: Sequence[str] | None = None) -> None:

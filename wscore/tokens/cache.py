@@ -5,6 +5,8 @@ tokens/
   index.parquet      one row per item, that is per network or window of a network
   layouts.json       {layout identity: {"tensors": [...], "counters": {...}}}
   tokenizer.json     granularity, chunk size, entries per token
+  symmetry.json      permutation spec of each aligned layout; empty without alignment
+  references.safetensors   networks that the others are aligned to
   normalizer.json    shifts and scales, fitted on the training split
   manifest.json      configuration, identity of zoo and cache, size and hash of the files above
 """
@@ -22,6 +24,7 @@ from torch import Tensor
 
 from wscore.errors import DataError
 from wscore.io import atomic_folder, read_json, write_json
+from wscore.tokens.alignment import Alignment
 from wscore.tokens.batch import TokenBatch
 from wscore.tokens.config import TokensConfig
 from wscore.tokens.items import make_index, split_rows
@@ -102,6 +105,7 @@ class TokenCache:
         layouts: layout of each identity.
         tokenizer: makes tokens of other networks in the same way.
         normalizer: fitted on the training split.
+        alignment: puts the units of other networks into the order of this cache.
         manifest: configuration, identities and file hashes.
         max_tokens: tokens of the longest item, to which batches are padded.
         identity: hash of zoo and configuration.
@@ -121,6 +125,7 @@ class TokenCache:
         self.layouts = {name: msgspec.convert(value, Layout, strict=False) for name, value in plain.items()}
         self.tokenizer = Tokenizer.load(self.folder / "tokenizer.json")
         self.normalizer = Normalizer.load(self.folder / "normalizer.json")
+        self.alignment = Alignment.load(self.folder)
         self.table = pd.read_parquet(self.folder / "index.parquet")
         self._tokens = np.load(self.folder / "tokens.npy", mmap_mode="r").view(np.ndarray)
         self._row, self._window, self._start, self._offset, self._length = (
@@ -204,7 +209,7 @@ class TokenCache:
     ) -> Iterator[tuple[Layout, np.ndarray, np.ndarray]]:
         """Yield (layout, places (n,), tokens (n, T, dim)) of whole networks, all those of one layout at once.
 
-        `places` says where the first window of each network stands among the items.
+        `places` says where, among the items, each network is first met.
 
         Raises:
             DataError: if a window of a network is missing or repeated, naming the network.
@@ -276,8 +281,11 @@ def build_cache(zoo: Zoo, config: TokensConfig, folder: Path) -> CacheSummary:
     splits = split_rows(zoo, config)
     index = make_index(zoo, tokenizer, config, splits)
     fit = NormalizerFit(config.normalization)
+    trained = splits == "train"
+    alignment = Alignment.fit(zoo, trained) if config.align == "weights" else Alignment({})
     with atomic_folder(folder) as temporary:
-        _write_tokens(temporary / "tokens.npy", zoo, tokenizer, _Trained(splits == "train", fit))
+        _write_tokens(temporary / "tokens.npy", zoo, tokenizer, _Trained(trained, fit, alignment))
+        alignment.save(temporary)
         fit.finish().save(temporary / "normalizer.json")
         tokenizer.save(temporary / "tokenizer.json")
         write_json(temporary / "layouts.json", {name: msgspec.to_builtins(layout) for name, layout in layouts.items()})
@@ -306,10 +314,11 @@ def summarize(cache: TokenCache) -> CacheSummary:
 
 
 class _Trained(NamedTuple):
-    """Which rows of the zoo are trained on, and the statistics gathered from them."""
+    """Which rows of the zoo are trained on, the statistics gathered from them and the order of units fitted to them."""
 
     rows: np.ndarray
     fit: NormalizerFit
+    alignment: Alignment
 
 
 def _used_layouts(zoo: Zoo) -> dict[str, Layout]:
@@ -327,6 +336,7 @@ def _used_layouts(zoo: Zoo) -> dict[str, Layout]:
 def _write_tokens(path: Path, zoo: Zoo, tokenizer: Tokenizer, trained: _Trained) -> None:
     """Write tokens.npy in the order of the zoo, and take the networks that are trained on into the statistics."""
     codes, names = pd.factorize(zoo.table["layout"].astype(str))
+    runs = zoo.table["run_id"].astype(str).to_numpy()
     layouts = [zoo.layouts[str(name)] for name in names]
     counts = np.array([tokenizer.count(layout) for layout in layouts])[codes]
     shape = (int(counts.sum()), tokenizer.token_dim)
@@ -339,6 +349,7 @@ def _write_tokens(path: Path, zoo: Zoo, tokenizer: Tokenizer, trained: _Trained)
             for places in group_places(codes[rows]):
                 layout = layouts[codes[rows[places[0]]]]
                 networks = _stack(zoo, layout, rows[places], [vectors[place] for place in places])
+                networks = trained.alignment.apply_runs(layout, networks, runs[rows[places]])
                 trained.fit.add(layout, networks[trained.rows[rows[places]]])
                 tokens[starts[places, None] + np.arange(tokenizer.count(layout))] = tokenizer.encode(layout, networks)
             stream.write(tokens.data)

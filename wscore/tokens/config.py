@@ -19,6 +19,8 @@ class TokensConfig(Section, frozen=True):
         chunk_size: weights per token for `chunk`, most weights per token for `neuron`.
         max_tokens: longest sequence.
         overflow: `window` cuts longer networks into windows of nearly equal length; `refuse` stops, naming the network.
+        align: `weights` puts the hidden units of every network into the order that fits a reference best, see
+            `wscore.tokens.alignment`; `none` takes them as they are.
         normalization: see `wscore.tokens.normalizer.Normalizer`.
         validation_fraction: share of the runs, in expectation.
         test_fraction: share of the runs, in expectation.
@@ -29,6 +31,7 @@ class TokensConfig(Section, frozen=True):
     chunk_size: Annotated[int, Meta(ge=1, le=65536)]
     max_tokens: Annotated[int, Meta(ge=1)]
     overflow: Literal["window", "refuse"]
+    align: Literal["none", "weights"]
     normalization: Normalization
     validation_fraction: Fraction
     test_fraction: Fraction

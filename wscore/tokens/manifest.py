@@ -12,7 +12,15 @@ from wscore.io import content_hash, read_json, write_json
 from wscore.tokens.config import TokensConfig
 
 FORMAT = 1
-FILES = ("tokens.npy", "index.parquet", "layouts.json", "tokenizer.json", "normalizer.json")
+FILES = (
+    "tokens.npy",
+    "index.parquet",
+    "layouts.json",
+    "tokenizer.json",
+    "normalizer.json",
+    "symmetry.json",
+    "references.safetensors",
+)
 REBUILD = "run `dvc repro tokenize`"
 
 

@@ -108,10 +108,21 @@ class Continuous(Section, tag="continuous", tag_field="kind"):
         Raises:
             DataError: if the column is missing, not numeric, infinite, or negative under a log scale.
         """
-        return (_transform(_numbers(table, self.name), self.scale, self.floor, where=self.name) - self.mean) / self.std
+        return (_transform(self.raw(table), self.scale, self.floor, where=self.name) - self.mean) / self.std
+
+    def raw(self, table: pd.DataFrame) -> Float[np.ndarray, " rows"]:
+        """Return the value of each row as it is, NaN where it is missing.
+
+        Raises:
+            DataError: if the column is missing, not numeric or infinite.
+        """
+        return _numbers(table, self.name)
 
     def restore(self, numbers: Float[np.ndarray, " rows"]) -> Float[np.ndarray, " rows"]:
-        """Return scaled numbers as raw values; the inverse of `encode` on all that it takes."""
+        """Return scaled numbers as raw values; the inverse of `encode` on the training rows.
+
+        Under a log scale, what lies below the smallest positive training value by more than half a decade becomes 0.
+        """
         raw = np.asarray(numbers, dtype=float) * self.std + self.mean
         if self.floor is None:
             return raw

@@ -1,12 +1,12 @@
 """The networks that a zoo is made of: small image classifiers, each built from one frozen description.
 
-Every network is a `Classifier`: named layers in order, the last one a linear `head`. Tensor names tell the role, so that
-permutation specs and readers of state dicts can rely on them:
+Every network is a `Classifier`: named layers in order, the last one a linear `head`. Tensor names tell the role, so
+that permutation specs and readers of state dicts can rely on them:
 
     mlp      linear1 .. linearK, head
     cnn      conv1 .. convK, head                      (convolutions with bias)
     cnn_bn   conv1, norm1 .. convK, normK, head        (convolutions without bias)
-    resnet   conv1, norm1, block1 .. blockK-1, head    (a block: conv1, norm1, conv2, norm2, shortcut where widths differ)
+    resnet   conv1, norm1, block1 .. blockK-1, head    (block: conv1, norm1, conv2, norm2, shortcut if widths differ)
 """
 
 from collections import OrderedDict
@@ -58,8 +58,8 @@ class Architecture(Section):
 class Classifier(nn.Sequential):
     """Named layers in order, the last of which is the linear `head`.
 
-    logits = head(keep * body(images)), where `keep` is a dropout mask already divided by the probability of keeping; without it
-    the network is evaluated as it is.
+    logits = head(keep * body(images)), where `keep` is a dropout mask already divided by the probability of keeping;
+    without it the network is evaluated as it is.
 
     Attributes:
         head: the last layer; its `in_features` is the width of a dropout mask.
@@ -67,7 +67,7 @@ class Classifier(nn.Sequential):
 
     head: nn.Linear
 
-    def forward(
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
         images: Float[Tensor, "*shared batch channel height width"],
         keep: Float[Tensor, "*networks batch feature"] | None = None,

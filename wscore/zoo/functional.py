@@ -18,7 +18,7 @@ def logits(
     vectors: Float[Tensor, "networks weights"],
     images: Float[Tensor, "images channel height width"],
 ) -> Float[Tensor, "networks images classes"]:
-    """Return the logits of every network on every image: evaluation mode, no gradient, in chunks, on the device of the vectors."""
+    """Return the logits of every network on every image: evaluation mode, no gradient, on the device of the vectors."""
     known = parse(architecture) if isinstance(architecture, str) else architecture
     network = skeleton(known)
     images = images.to(vectors.device)

@@ -2,6 +2,7 @@
 
 import os
 import socket
+from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -12,50 +13,87 @@ if TYPE_CHECKING:
 
 ENDPOINT = "https://huggingface.co"
 PROBE_SECONDS = 3.0
-OFFLINE_FIX = "see `HF_ENDPOINT` and `HF_HUB_OFFLINE`, or use local files (`data.root`, `zoo.path`)"
+SILENCE_SECONDS = 60.0  # without an answer; the client itself would wait for ever
+ZOO_FILES = ["rows/*.parquet", "layouts.json"]
+FIX = "see `HF_ENDPOINT` and `HF_HUB_OFFLINE`, or use local files (`data.root`, `zoo.path`)"
 
 
-def load_hub_dataset(repository: str, revision: str | None) -> "DatasetDict":
-    """Return all splits of a Hub data set at a revision (null: the newest).
+def load_hub_dataset(repository: str, revision: str | None, *, name: str | None = None) -> "DatasetDict":
+    """Return all splits of a Hub data set at a revision (null: the newest); `name` picks one of its configurations.
 
-    With `HF_HUB_OFFLINE=1` only the local cache is read. Otherwise the endpoint (`HF_ENDPOINT`) is first tried with one TCP
-    connection of at most 3 s, since the client's own retries take much longer.
+    With `HF_HUB_OFFLINE=1` only the local cache is read. Otherwise the endpoint (`HF_ENDPOINT`) is first tried with one
+    TCP connection of at most 3 s, since the client's own retries take much longer.
 
     Raises:
         DataError: if the Hub can't be reached, or has no such data set or revision.
     """
     check_reachable(repository)
+    bound_waiting()
     from datasets import DatasetDict, load_dataset
-    from datasets.exceptions import DatasetNotFoundError
-    from huggingface_hub.errors import HfHubHTTPError
 
     try:
-        content = load_dataset(repository, revision=revision)
-    except (DatasetNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DataError("can't be loaded from the Hub", where=repository, got=reason, fix=OFFLINE_FIX) from error
+        content = load_dataset(repository, name, revision=revision)
+    except client_errors() as error:
+        raise _refused(repository, revision, error) from error
     assert isinstance(content, DatasetDict)
     return content
 
 
+def download_zoo(repository: str, revision: str | None) -> Path:
+    """Return the local copy of a published zoo at a revision (null: the newest), downloading what is missing.
+
+    Raises:
+        DataError: if the Hub can't be reached, or has no such data set or revision.
+    """
+    check_reachable(repository)
+    bound_waiting()
+    from huggingface_hub import snapshot_download
+
+    try:
+        folder = snapshot_download(repository, repo_type="dataset", revision=revision, allow_patterns=ZOO_FILES)
+    except client_errors() as error:
+        raise _refused(repository, revision, error) from error
+    return Path(folder)
+
+
 def check_reachable(repository: str) -> None:
-    """Return if the Hub's endpoint accepts a TCP connection within 3 s, or only the local cache is asked for.
+    """Return if the endpoint accepts a TCP connection within 3 s, or is behind a proxy, or is not to be asked.
 
     Raises:
         DataError: naming the endpoint if it doesn't.
     """
     if os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
         return
+    if os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy"):
+        return
     endpoint = os.environ.get("HF_ENDPOINT") or ENDPOINT
     parts = urlsplit(endpoint)
     port = parts.port or (80 if parts.scheme == "http" else 443)
-    proxied = os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy")
-    if proxied:
-        return
     try:
         with socket.create_connection((parts.hostname or "", port), timeout=PROBE_SECONDS):
             return
     except OSError as error:
-        raise DataError(
-            "the Hub can't be reached", where=repository, got=f"{endpoint}: {error}", fix=OFFLINE_FIX
-        ) from error
+        raise DataError("the Hub can't be reached", where=repository, got=f"{endpoint}: {error}", fix=FIX) from error
+
+
+def bound_waiting() -> None:
+    """Give the Hub's shared HTTP client a time limit, keeping its hooks."""
+    from huggingface_hub import get_session, set_client_factory
+
+    session = get_session()
+    kind, hooks = type(session), session.event_hooks
+    set_client_factory(lambda: kind(event_hooks=hooks, follow_redirects=True, timeout=SILENCE_SECONDS))
+
+
+def client_errors() -> tuple[type[Exception], ...]:
+    """Return what the Hub's client raises; which HTTP library it is built on depends on its version."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    transport = tuple(kind for kind in HfHubHTTPError.__bases__ if issubclass(kind, Exception))
+    return (*transport, OSError, ValueError, RuntimeError)
+
+
+def _refused(repository: str, revision: str | None, error: Exception) -> DataError:
+    reason = str(error).strip().partition("\n")[0] or type(error).__name__
+    where = repository if revision is None else f"{repository} at {revision}"
+    return DataError("can't be loaded from the Hub", where=where, got=reason, fix=FIX)

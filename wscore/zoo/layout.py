@@ -44,7 +44,8 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     Args:
         tensors: floating-point tensors, in the order in which they lie in the flat vector.
-        counters: names of integer tensors (such as `num_batches_tracked`); they carry no weights and come back as zeros.
+        counters: names of integer tensors (such as `num_batches_tracked`); they carry no weights and come back as
+            zeros.
     """
 
     tensors: tuple[TensorSpec, ...]
@@ -107,8 +108,8 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 def layout_of(state: Mapping[str, Tensor]) -> Layout:
     """Return the layout of a state dict: layers are numbered by module name, kinds are told from names and shapes.
 
-    A one-dimensional `weight` belongs to a normalisation layer, as do the biases beside it; two-dimensional weights are linear,
-    those with more axes convolutional.
+    A one-dimensional `weight` belongs to a normalisation layer, as do the biases beside it; two-dimensional weights are
+    linear, those with more axes convolutional.
     """
     modules = list(dict.fromkeys(name.rpartition(".")[0] for name in state))
     floating = {name: tensor for name, tensor in state.items() if tensor.is_floating_point()}

@@ -1,4 +1,4 @@
-"""What each training run of a zoo is: its architecture, hyperparameters and seeds, drawn from the run's number alone."""
+"""What each training run of a zoo is: architecture, hyperparameters and seeds, drawn from the run's number alone."""
 
 import math
 from collections.abc import Sequence
@@ -94,10 +94,10 @@ def draw_run(config: ZooConfig, number: int, *, shape: tuple[int, int, int], cla
 
 
 def checkpoint_steps(steps: int, checkpoints: int) -> list[int]:
-    """Return after which steps a run is recorded: ceil(steps ((c + 1) / checkpoints)^2), each later than the one before.
+    """Return after which steps a run is recorded: ceil(steps (c / checkpoints)^2) for c = 1, 2, ...
 
-    Networks change fastest at the start, so checkpoints lie denser there; the last one is the end. A run of fewer steps
-    than checkpoints is recorded after each step.
+    Networks change fastest at the start, so checkpoints lie denser there; the last one is the end. No two are the same
+    step, and a run of fewer steps than checkpoints is recorded after each step.
     """
     if steps <= checkpoints:
         return list(range(1, steps + 1))

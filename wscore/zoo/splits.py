@@ -16,8 +16,8 @@ def assign_splits(
     """Return "train", "validation" or "test" for each run id, in order.
 
     A run's place u in [0, 1) is the SHA-256 of `seed/run id`: test if u < test_fraction, validation if u is below
-    test_fraction + validation_fraction, else train. So all checkpoints of a run share a split, a run keeps its split when
-    others are added or removed, and the fractions are met in expectation.
+    test_fraction + validation_fraction, else train. So all checkpoints of a run share a split, a run keeps its split
+    when others are added or removed, and the fractions are met in expectation.
 
     Raises:
         ConfigError: if a fraction is negative or nothing is left to train on.

@@ -1,9 +1,10 @@
-"""Many networks of one architecture as one: `torch.func.functional_call` with weights that carry a leading network axis.
+"""Many networks of one architecture as one: `torch.func.functional_call` on weights that carry a network axis.
 
-`torch.func.vmap` over a convolution gives a grouped convolution, which is slow on a CPU. The layers here are the batching rules
-written by hand. Activations keep their usual axes (network, batch, channel, height, width), but the batch lies innermost in
-memory: a convolution is then one copy and one product of stacked matrices, and pooling and normalisation run over contiguous
-numbers. Elementwise layers (activations, sums) are taken as they are. `benchmarks/zoo_generation.py` measures the difference.
+`torch.func.vmap` over a convolution gives a grouped convolution, which is slow on a CPU. The layers here are the
+batching rules written by hand. Activations keep their usual axes (network, batch, channel, height, width), but the
+batch lies innermost in memory: a convolution is then one copy and one product of stacked matrices, and pooling and
+normalisation run over contiguous numbers. Elementwise layers (activations, sums) are taken as they are.
+`benchmarks/zoo_generation.py` measures the difference.
 """
 
 from functools import lru_cache
@@ -69,7 +70,8 @@ class StackedConv2d(nn.Module):
 
     def __init__(self, layer: nn.Conv2d) -> None:
         super().__init__()
-        assert layer.stride == (1, 1) and layer.kernel_size in ((1, 1), (3, 3))
+        assert layer.stride == (1, 1)
+        assert layer.kernel_size in ((1, 1), (3, 3))
         self.weight, self.bias = layer.weight, layer.bias
 
     def forward(
@@ -96,13 +98,14 @@ class StackedBatchNorm2d(nn.Module):
     def forward(
         self, x: Float[Tensor, "*shared batch channel height width"]
     ) -> Float[Tensor, "*networks batch channel height width"]:
-        """Return normalised maps: by the batch's statistics in training mode, by the running ones in evaluation mode."""
+        """Return normalised maps: by the batch's statistics in training mode, else by the running ones."""
         maps = _to_last(x)
         if not self.training:
             scale = self.weight * torch.rsqrt(self.running_var + self.eps)
             shift = self.bias - self.running_mean * scale
             return _from_last(maps * scale[..., None, None, None] + shift[..., None, None, None])
-        normal, mean, var = _Normalisation.apply(maps, self.weight, self.bias, self.eps)  # pyright: ignore[reportGeneralTypeIssues]
+        result: Any = _Normalisation.apply(maps, self.weight, self.bias, self.eps)
+        normal, mean, var = result
         count = maps.shape[-3:].numel()
         with torch.no_grad():
             self.running_mean.lerp_(mean, self.momentum)
@@ -171,9 +174,9 @@ class _Convolution(Function):
         return (weight.flatten(-3) @ columns).unflatten(-1, x.shape[-3:])
 
     @staticmethod
-    def backward(ctx: Context, gradient: Tensor) -> tuple[Tensor | None, Tensor]:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def backward(ctx: Context, *gradients: Tensor) -> tuple[Tensor | None, Tensor]:
         columns, weight = ctx.saved_tensors
-        gradient = gradient.contiguous()
+        gradient = gradients[0].contiguous()
         of_weight = (gradient.flatten(-3) @ columns.mT).view(weight.shape)
         if not ctx.needs_input_grad[0]:
             return None, of_weight
@@ -183,9 +186,10 @@ class _Convolution(Function):
 
 
 class _Normalisation(Function):
-    """y = (x - mean) r weight + bias with r = 1 / sqrt(var + eps) over height, width and batch; also returns mean and var.
+    """y = (x - mean) r weight + bias with r = 1 / sqrt(var + eps) over height, width and batch; mean and var too.
 
-    With g the gradient of y and n the count: dx = weight r (g - mean(g) - xhat mean(g xhat)), dweight = sum(g xhat), dbias = sum(g).
+    With g the gradient of y and n the count: dx = weight r (g - mean(g) - xhat mean(g xhat)), dweight = sum(g xhat),
+    dbias = sum(g).
     """
 
     @staticmethod
@@ -201,8 +205,9 @@ class _Normalisation(Function):
         return normal.view(x.shape), mean, var
 
     @staticmethod
-    def backward(ctx: Context, gradient: Tensor, *_: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def backward(ctx: Context, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         centred, weight, inverse = ctx.saved_tensors
+        gradient = gradients[0]
         flat = gradient.flatten(-3)
         count = flat.shape[-1]
         of_bias = flat.sum(-1)
@@ -227,8 +232,9 @@ class _MaxPooling(Function):
         return torch.maximum(upper, lower)
 
     @staticmethod
-    def backward(ctx: Context, gradient: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def backward(ctx: Context, *gradients: Tensor) -> Tensor:
         to_left, to_upper = ctx.saved_tensors
+        gradient = gradients[0]
         *lead, width, batch = gradient.shape
         rows = gradient.new_empty(*lead, 2, width, batch)
         torch.mul(gradient, to_upper, out=rows[..., 0, :, :])
@@ -253,7 +259,7 @@ def _windows(x: Tensor) -> Tensor:
 
 
 def _columns(x: Tensor, kernel: int) -> Tensor:
-    """Return the k x k neighbourhood of every pixel: (..., C, H, W, B) -> (..., C k k, H W B), zeros beyond the edge."""
+    """Return the k x k neighbourhood of every pixel, (..., C, H, W, B) -> (..., C k k, H W B), zeros outside."""
     if kernel == 1:
         return x.flatten(-3)
     *lead, channels, height, width, batch = x.shape

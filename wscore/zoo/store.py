@@ -6,9 +6,11 @@ zoo/
   README.md                 card that lets `datasets.load_dataset("zoo")` and pandas read the rows
 """
 
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any, cast
 
 import msgspec
 import numpy as np
@@ -21,6 +23,7 @@ from wscore.errors import DataError
 from wscore.io import atomic_file, hash_folder, read_json, write_json, write_text
 from wscore.zoo.layout import Layout
 
+ROW_GROUP = 256
 REQUIRED = ("model_id", "run_id", "checkpoint", "layout", "architecture")
 CARD = """---
 configs:
@@ -29,9 +32,9 @@ configs:
 ---
 # A zoo of trained networks
 
-One row is one checkpoint. `weights` is the flat float32 vector; `layout` names the entry of `layouts.json` that says which
-tensor lies where; `architecture` is the JSON description from which `wscore.zoo.architectures.build` makes the network again.
-Checkpoints of one training run share `run_id`.
+One row is one checkpoint. `weights` is the flat float32 vector; `layout` names the entry of `layouts.json` that says
+which tensor lies where; `architecture` is the JSON description from which `wscore.zoo.architectures.build` makes the
+network again. Checkpoints of one training run share `run_id`.
 """
 
 
@@ -117,22 +120,24 @@ class Zoo:
         )
 
     def families(self) -> Iterator[tuple[str, Layout, np.ndarray]]:
-        """Yield (architecture JSON, layout, row numbers) of every set of rows that are one network but for their weights."""
-        for (architecture, layout), rows in self.table.groupby(["architecture", "layout"], sort=True):
-            yield str(architecture), self.layouts[str(layout)], rows.index.to_numpy()
+        """Yield (architecture JSON, layout, row numbers) of every set of rows that differ in their weights alone."""
+        for key, rows in self.table.groupby(["architecture", "layout"], sort=True):
+            architecture, layout = cast(tuple[str, str], key)
+            yield architecture, self.layouts[layout], rows.index.to_numpy()
 
 
 def write_part(path: Path, table: pd.DataFrame, weights: Iterable[np.ndarray]) -> None:
-    """Write one parquet shard atomically: metadata columns plus `weights`, in row groups of 256."""
+    """Write one parquet shard atomically: metadata columns plus `weights`, in row groups of `ROW_GROUP`."""
     vectors = [np.ascontiguousarray(vector, dtype=np.float32) for vector in weights]
     offsets = np.cumsum([0, *(vector.size for vector in vectors)], dtype=np.int64)
     flat = np.concatenate(vectors) if vectors else np.zeros(0, np.float32)
     column = pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(flat))
     content = pa.Table.from_pandas(table.reset_index(drop=True), preserve_index=False)
     content = content.append_column("weights", column)
-    dictionary = [name for name in table.columns if table[name].dtype == object or str(table[name].dtype) == "str"]
+    texts = [name for name in table.columns if pd.api.types.is_string_dtype(table[name])]
+    dictionary: Any = texts  # pyarrow's annotation knows only true and false
     with atomic_file(path) as temporary:
-        pq.write_table(content, temporary, row_group_size=256, use_dictionary=dictionary, compression="zstd")
+        pq.write_table(content, temporary, row_group_size=ROW_GROUP, use_dictionary=dictionary, compression="zstd")
 
 
 def write_layouts(folder: Path, layouts: Iterable[Layout]) -> None:
@@ -140,6 +145,16 @@ def write_layouts(folder: Path, layouts: Iterable[Layout]) -> None:
     entries = {layout.identity: msgspec.to_builtins(layout) for layout in layouts}
     write_json(folder / "layouts.json", dict(sorted(entries.items())))
     write_text(folder / "README.md", CARD)
+
+
+def read_part(path: Path) -> tuple[pd.DataFrame, list[np.ndarray]]:
+    """Return the metadata and the weights of all rows of one shard.
+
+    Raises:
+        DataError: if the file is not readable.
+    """
+    groups = range(pq.ParquetFile(path).metadata.num_row_groups)
+    return _metadata(path), [vector for group in groups for vector in _read_group(path, group)]
 
 
 def _metadata(part: Path) -> pd.DataFrame:
@@ -152,8 +167,9 @@ def _metadata(part: Path) -> pd.DataFrame:
 
 
 def _read_group(part: Path, group: int) -> list[np.ndarray]:
-    column = pq.ParquetFile(part).read_row_group(group, columns=["weights"]).column("weights").combine_chunks()
-    array = column if not isinstance(column, pa.ChunkedArray) else column.chunk(0)
-    offsets = array.offsets.to_numpy()
-    values = array.values.to_numpy()
-    return [values[start:end] for start, end in zip(offsets[:-1], offsets[1:], strict=True)]
+    """Return the vectors of one row group as views of one array; lists of any kind and precision are read."""
+    column = pq.ParquetFile(part).read_row_group(group, columns=["weights"]).column("weights")
+    array = column.cast(pa.large_list(pa.float32())).combine_chunks()
+    lists = array if isinstance(array, pa.LargeListArray) else array.chunk(0)
+    offsets, values = lists.offsets.to_numpy(), lists.values.to_numpy()
+    return [values[start:end] for start, end in itertools.pairwise(offsets)]

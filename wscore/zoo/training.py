@@ -1,4 +1,4 @@
-"""Training of many networks of one architecture at once: every network with its own images, order, optimizer and rates."""
+"""Training of many networks of one architecture at once, each with its own images, order, optimizer and rates."""
 
 from collections.abc import Iterator, Sequence
 
@@ -22,8 +22,8 @@ BLOCK = 64  # steps whose batches are drawn at once
 def train_group(runs: Sequence[RunPlan], images: Images, checkpoints: int) -> Float[Tensor, "runs checkpoints weights"]:
     """Return the flat weights of every run at each of its checkpoints; checkpoints that a short run lacks are NaN.
 
-    The runs share architecture and batch size and are sorted by falling count of steps, so that those still training are
-    always the first ones: they are views of one matrix of weights, and nothing is computed for the others. No run
+    The runs share architecture and batch size and are sorted by falling count of steps, so that those still training
+    are always the first ones: they are views of one matrix of weights, and nothing is computed for the others. No run
     depends on which others are trained beside it.
     """
     layout = layout_of(build(runs[0].architecture).state_dict())
@@ -93,7 +93,7 @@ class BatchStream:
 class StackedOptimizer:
     """SGD, momentum, Adam and AdamW in one update; each network follows its own rule.
 
-    With gradient g (plus weight_decay w, but for AdamW), step t, and (a, b) = (momentum, 1), or (beta1, 1 - beta1) for Adam:
+    Gradient g (plus weight_decay w, but for AdamW), step t, (a, b) = (momentum, 1), or (beta1, 1 - beta1) for Adam:
 
         m <- a m + b g        v <- beta2 v + (1 - beta2) g^2
         w <- w - lr m                                                        SGD, momentum
@@ -137,7 +137,7 @@ def _is_trained(kind: str) -> bool:
     return kind not in ("running_mean", "running_var")
 
 
-def _column(values: Sequence[float]) -> Tensor:
+def _column(values: Sequence[bool | float]) -> Tensor:
     return torch.tensor(values, dtype=torch.float32)[:, None]  # (M, 1)
 
 
@@ -151,7 +151,7 @@ def _due(runs: Sequence[RunPlan], checkpoints: int) -> dict[int, list[tuple[int,
 
 
 def _batches(runs: Sequence[RunPlan], streams: Sequence[BatchStream]) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """Yield for each step the images (active, batch) and dropout masks (active, batch, feature) of the runs still training."""
+    """Yield for each step the images (active, batch) and masks (active, batch, feature) of the runs still training."""
     features = build(runs[0].architecture).head.in_features
     done = 0
     while active := sum(run.steps > done for run in runs):

@@ -19,7 +19,7 @@ from wscore.zoo.store import Zoo
 @pytest.fixture(scope="module", params=[512, 12], ids=["whole", "windows"])
 def cache(request: pytest.FixtureRequest, tiny_zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> TokenCache:
     config = TokensConfig(
-        granularity="neuron", chunk_size=64, max_tokens=request.param, overflow="window", normalization="layer",
+        granularity="neuron", chunk_size=64, max_tokens=request.param, overflow="window", align="none", normalization="layer",
         validation_fraction=0.2, test_fraction=0.2, seed=0,
     )  # fmt: skip
     folder = tmp_path_factory.mktemp("publish") / "tokens"

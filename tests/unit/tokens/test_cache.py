@@ -16,7 +16,8 @@ from wscore.zoo.layout import layout_of
 from wscore.zoo.store import Zoo, write_layouts, write_part
 
 CONFIG = {
-    "granularity": "neuron", "chunk_size": 32, "max_tokens": 512, "overflow": "window", "normalization": "layer",
+    "granularity": "neuron", "chunk_size": 32, "max_tokens": 512, "overflow": "window", "align": "none",
+    "normalization": "layer",
     "validation_fraction": 0.2, "test_fraction": 0.3, "seed": 0,
 }  # fmt: skip
 WINDOWS = {"whole": 512, "windows": 7}
@@ -142,7 +143,8 @@ def test_rebuilt_networks_stand_in_the_order_of_their_first_item(cache, weights)
     rows = [5, 2, 9]
     items = np.concatenate([np.flatnonzero(cache.table["row"] == row)[::-1] for row in rows])
     mixed = items[np.argsort(np.arange(len(items)) % 2, kind="stable")]
-    for chosen in (items, mixed):
+    inside_out = np.concatenate([items[:1], items[items != items[0]][::-1]])
+    for chosen in (items, mixed, inside_out):
         back = cache.to_weights(chosen, cache.batch(chosen).tokens)
         networks = cache.networks(chosen)
         assert set(networks) == set(rows)

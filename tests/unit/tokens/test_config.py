@@ -5,7 +5,8 @@ from wscore.errors import ConfigError
 from wscore.tokens.config import TokensConfig
 
 GOOD = {
-    "granularity": "neuron", "chunk_size": 32, "max_tokens": 512, "overflow": "window", "normalization": "layer",
+    "granularity": "neuron", "chunk_size": 32, "max_tokens": 512, "overflow": "window", "align": "none",
+    "normalization": "layer",
     "validation_fraction": 0.2, "test_fraction": 0.3, "seed": 0,
 }  # fmt: skip
 

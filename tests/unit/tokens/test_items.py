@@ -13,7 +13,8 @@ from wscore.zoo.store import Zoo, write_layouts, write_part
 SMALL = layout_of({"fc.weight": torch.zeros(2, 3)})
 LARGE = layout_of({"fc.weight": torch.zeros(5, 3)})
 CONFIG = {
-    "granularity": "neuron", "chunk_size": 3, "max_tokens": 3, "overflow": "window", "normalization": "none",
+    "granularity": "neuron", "chunk_size": 3, "max_tokens": 3, "overflow": "window", "align": "none",
+    "normalization": "none",
     "validation_fraction": 0.3, "test_fraction": 0.3, "seed": 0,
 }  # fmt: skip
 

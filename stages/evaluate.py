@@ -1,0 +1,30 @@
+"""Gather what the stages measured: headline figures, one table with controls, a summary picture, training curves."""
+
+from pathlib import Path
+
+from wscore.evaluation.table import gather, headline, markdown, sentence
+from wscore.io import atomic_folder, write_json, write_text
+from wscore.plots.table import draw_summary
+from wscore.plots.training import draw_histories, find_histories
+from wscore.runner import Run, stage
+
+
+@stage()
+def main(run: Run, *, metrics: Path, plots: Path, headline_file: Path, table: Path, out: Path) -> str:
+    """Write the headline figures and the table of all measured figures, and draw what a newcomer sees first."""
+    parts = gather(metrics)
+    figures = headline(parts)
+    write_json(headline_file, {"evaluate": figures})
+    write_text(table, markdown(parts))
+    with atomic_folder(out) as folder:
+        draw_summary(plots, folder / "summary.png")
+        draw_histories(find_histories(plots), folder / "training.png")
+    run.tracker.log_metrics({"evaluate": figures})
+    run.tracker.log_parent_metrics(figures)
+    run.tracker.log_artifact(table)
+    run.tracker.log_artifacts(out)
+    return sentence(parts)
+
+
+if __name__ == "__main__":
+    main()

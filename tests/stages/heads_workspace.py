@@ -1,0 +1,43 @@
+"""A workspace with a tiny zoo and representations of it, for the stages of the property heads."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from wscore.config import read_yaml
+from wscore.evaluation.statistics import statistics_table
+from wscore.io import write_json
+from wscore.zoo.store import Zoo
+
+PARAMS = Path(__file__).parents[2] / "params.yaml"
+SMALL = {"hidden_dim": 8, "layers": 1, "epochs": 3, "batch_size": 8, "device": "cpu"}
+SPLITS = ["train"] * 12 + ["validation"] * 4 + ["test"] * 4  # of the runs
+
+
+def write_params(folder: Path, **heads: object) -> None:
+    """Write params.yaml with small heads; JSON is YAML."""
+    shipped = read_yaml(PARAMS)
+    judged = shipped["evaluate"] | {"bootstrap_samples": 5, "boosting_iterations": 3}
+    (folder / "params.yaml").write_text(json.dumps({"heads": shipped["heads"] | SMALL | heads, "evaluate": judged}))
+
+
+def write_representations(zoo: Path, folder: Path) -> None:
+    """Write latents made of the statistics of the output layer, split by run."""
+    networks = Zoo(zoo)
+    values, names = statistics_table(networks)
+    last = [number for number, name in enumerate(names) if "[-1]" in name and name.startswith(("linear", "bias"))]
+    table = networks.table[["model_id", "run_id", "checkpoint"]].copy()
+    runs = {run: split for run, split in zip(sorted(set(table["run_id"])), SPLITS, strict=True)}
+    table["split"] = table["run_id"].map(runs)
+    table["latent"] = list(values[:, last].astype(np.float32))
+    folder.mkdir(parents=True)
+    table.iloc[::-1].to_parquet(folder / "representations.parquet")  # the order of the zoo is not to be relied on
+    manifest = {"zoo": networks.identity, "tokens": "t", "encoder": "e", "latent_dim": len(last)}
+    write_json(folder / "manifest.json", manifest)
+
+
+def read_table(folder: Path) -> pd.DataFrame:
+    """Return the rows of representations."""
+    return pd.read_parquet(folder / "representations.parquet")

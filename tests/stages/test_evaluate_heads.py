@@ -1,0 +1,90 @@
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from stages.evaluate_heads import main
+from stages.train_heads import main as train
+from tests.stages.heads_workspace import write_params, write_representations
+from wscore.evaluation.heads import METHODS
+from wscore.training.heads import TASKS
+
+ARGUMENTS = [
+    "--zoo", "zoo", "--representations", "representations", "--heads", "heads",
+    "--metrics", "metrics/heads_test.json", "--plots", "plots/heads_test",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def made(make_tiny_zoo: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("judge")
+    make_tiny_zoo(folder / "zoo", runs=5)
+    write_representations(folder / "zoo", folder / "representations")
+    write_params(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for task in TASKS:
+            paths = ["--zoo", "zoo", "--representations", "representations", "--history", f"{task}.csv"]
+            train(["--task", task, *paths, "--out", f"heads/{task}"])
+    return folder
+
+
+@pytest.fixture
+def workspace(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in ("zoo", "representations", "heads"):
+        (tmp_path / name).symlink_to(made / name)
+    write_params(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_it_judges_every_head_beside_its_controls(workspace: Path, capsys: pytest.CaptureFixture) -> None:
+    main(ARGUMENTS)
+    assert capsys.readouterr().out.startswith(
+        "heads on held-out runs (weight statistics in brackets): patterns macro_f1"
+    )
+    content = json.loads(Path("metrics/heads_test.json").read_text())
+    assert list(content) == ["heads_test"]
+    assert set(content["heads_test"]) == set(TASKS)
+    for task, found in content["heads_test"].items():
+        assert set(METHODS) <= set(found), task
+        assert (found["networks"], found["runs"]) == (8, 4)
+        assert all(math.isfinite(value) for method in METHODS for value in found[method].values())
+    assert content["heads_test"]["patterns"]["shapes"]["has_residual_f1"] == 1
+    assert content["heads_test"]["patterns"]["given_away_by_shape"]["has_residual"] == 1
+    files = sorted(path.name for path in Path("plots/heads_test").iterdir())
+    assert [name for name in files if name.endswith(".csv")] == [
+        "accuracy_points.csv", "accuracy_scores.csv", "hyperparameters_names.csv", "hyperparameters_points.csv",
+        "hyperparameters_scores.csv", "patterns_roc.csv", "patterns_scores.csv",
+    ]  # fmt: skip
+    assert {name.replace(".csv", ".png") for name in files} <= set(files)
+    points = pd.read_csv("plots/heads_test/accuracy_points.csv")
+    assert {"model_id", "target", "true", *METHODS} <= set(points.columns)
+
+
+def test_same_bytes_again(workspace: Path) -> None:
+    found = []
+    for _ in range(2):
+        main(ARGUMENTS)
+        files = [Path("metrics/heads_test.json"), *sorted(Path("plots/heads_test").iterdir())]
+        found.append([path.read_bytes() for path in files])
+    assert found[0] == found[1]
+
+
+def test_only_the_tasks_asked_for(workspace: Path) -> None:
+    write_params(workspace, tasks=["accuracy"])
+    main(ARGUMENTS)
+    assert list(json.loads(Path("metrics/heads_test.json").read_text())["heads_test"]) == ["accuracy"]
+
+
+def test_a_missing_head_leaves_nothing(workspace: Path, made: Path) -> None:
+    (workspace / "heads").unlink()
+    (workspace / "heads").mkdir()
+    (workspace / "heads" / "patterns").symlink_to(made / "heads" / "patterns")
+    with pytest.raises(SystemExit, match="heads/accuracy: no model here"):
+        main(ARGUMENTS)
+    assert not Path("metrics").exists()
+    assert not list(Path("plots").iterdir())

@@ -1,0 +1,206 @@
+"""Stage scripts: options from the signature, help that helps, one line and status 1 for a bad input."""
+
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+
+from wscore.config import Section
+from wscore.errors import DataError
+from wscore.runner import Run, Stage, stage
+from wscore.tracking import Tracker
+
+ROOT = Path(__file__).parents[2]
+
+
+class Demo(Section):
+    size: int
+
+
+@pytest.fixture(autouse=True)
+def in_a_folder_with_params(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "params.yaml").write_text("demo: {size: 3}\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DVC_STAGE", raising=False)
+
+
+def failing(error: BaseException) -> Stage:
+    @stage(demo=Demo)
+    def main(run: Run) -> str:
+        raise error
+
+    return main
+
+
+def failure(main: Stage, capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[str, Any]:
+    """Return what the process would print on stderr and its exit status."""
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert capsys.readouterr().out == ""
+    code = caught.value.code
+    return (code, 1) if isinstance(code, str) else ("", code)
+
+
+def test_options_come_from_the_signature(capsys: pytest.CaptureFixture[str]) -> None:
+    seen: dict[str, Any] = {}
+
+    @stage(demo=Demo)
+    def main(
+        run: Run,
+        *,
+        out_folder: Path,
+        parts: list[Path],
+        task: str,
+        count: int,
+        rate: float,
+        mode: Literal["fast", "slow"],
+        names: list[str],
+        extra: Path | None = None,
+    ) -> str:
+        seen.update(run=run, out_folder=out_folder, parts=parts, task=task, count=count, rate=rate, mode=mode)
+        seen.update(names=names, extra=extra)
+        return f"done with size {run.params['demo'].size}"
+
+    text = "--out-folder a/b --parts x y --task t --count 3 --rate 1e-3 --mode fast --names u v"
+    main(text.split())
+    assert capsys.readouterr().out == "done with size 3\n"
+    run = seen.pop("run")
+    assert seen == {
+        "out_folder": Path("a/b"), "parts": [Path("x"), Path("y")], "task": "t", "count": 3, "rate": 1e-3,
+        "mode": "fast", "names": ["u", "v"], "extra": None,
+    }  # fmt: skip
+    assert run.params == {"demo": Demo(size=3)}
+    assert isinstance(run.tracker, Tracker)
+    main([*text.split(), "--extra", "z"])
+    assert seen["extra"] == Path("z")
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    ([], "the following arguments are required: --zoo, --mode"),
+    (["--zoo", "z", "--mode", "odd"], "--mode: invalid choice: 'odd' (choose from 'fast', 'slow')"),
+    (["--zoo", "z", "--mode", "fast", "--more", "m"], "unrecognized arguments: --more m"),
+    (["--zoo", "z", "--mode", "fast", "--count", "x"], "--count: invalid int value: 'x'"),
+])  # fmt: skip
+def test_wrong_command_line_is_refused(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    @stage()
+    def main(run: Run, *, zoo: Path, mode: Literal["fast", "slow"], count: int = 1) -> str:
+        raise AssertionError
+
+    with pytest.raises(SystemExit, match="2"):
+        main(arguments)
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.startswith(f"usage: python -m {main.module} [-h] --zoo PATH --mode")
+
+
+def test_help_tells_what_the_stage_does_with_which_files_and_params(capsys: pytest.CaptureFixture[str]) -> None:
+    @stage(demo=Demo, tokens=Demo)
+    def main(run: Run, *, zoo: Path, out: Path) -> str:
+        """Tokenize a zoo, 100% of it.
+
+        Args:
+            run: the run.
+            zoo: folder with the rows,
+                as `fetch_zoo` makes it.
+            out: new folder, 5% larger.
+        """
+        return str((run, zoo, out))
+
+    with pytest.raises(SystemExit, match="0"):
+        main(["--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "Tokenize a zoo, 100% of it." in text
+    assert "--zoo PATH folder with the rows, as `fetch_zoo` makes it." in text
+    assert "--out PATH new folder, 5% larger." in text
+    assert "Reads these sections of params.yaml: demo, tokens." in text
+    assert "the run" not in text
+
+
+def test_bad_input_is_one_line_without_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    error = DataError("is broken,\nvery broken", where="data/zoo", fix="run `dvc repro fetch_zoo`")
+    line, code = failure(failing(error), capsys)
+    assert line == "test_runner: data/zoo: is broken, very broken; run `dvc repro fetch_zoo`"
+    assert code == 1
+
+
+@pytest.mark.parametrize(("content", "message"), [
+    (None, "test_runner: params.yaml: no such file; run from the root of the repository"),
+    ("demo: [", "test_runner: params.yaml: is not valid YAML; got "),
+    ("demo: {size: x}", "test_runner: params.yaml: demo.size: does not fit; expected a whole number; got the text 'x'"),
+    ("other: {}", "test_runner: params.yaml: demo: section is missing"),
+])  # fmt: skip
+def test_unreadable_params_are_one_line(content: str | None, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    if content is None:
+        Path("params.yaml").unlink()
+    else:
+        Path("params.yaml").write_text(content)
+    line, _ = failure(failing(AssertionError("the stage ran")), capsys)
+    assert line.startswith(message)
+
+
+@pytest.mark.parametrize(("error", "message"), [
+    (OSError(errno.ENOSPC, "No space left", "data/x"), "data/x: No space left; free some space and run again"),
+    (OSError(errno.ENOSPC, "No space left"), "No space left; free some space and run again"),
+    (OSError("1000 requested and 12 written"), "No space left on device; free some space and run again"),
+    (PermissionError(errno.EACCES, "Denied", "out"), "out: Denied; check the permissions and run again"),
+    (OSError(errno.EROFS, "Read-only", "out"), "out: Read-only; check the permissions and run again"),
+])  # fmt: skip
+def test_full_or_closed_disk_is_one_line(error: OSError, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert failure(failing(error), capsys) == (f"test_runner: {message}", 1)
+
+
+@pytest.mark.parametrize("error", [FileNotFoundError(errno.ENOENT, "No such file"), ValueError("x"), OSError("x")])
+def test_our_own_mistakes_keep_their_traceback(error: Exception) -> None:
+    with pytest.raises(type(error)):
+        failing(error)([])
+
+
+def test_ctrl_c_exits_as_shells_expect(capsys: pytest.CaptureFixture[str]) -> None:
+    assert failure(failing(KeyboardInterrupt()), capsys) == ("", 130)
+
+
+def test_name_is_the_one_in_dvc_yaml(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("DVC_STAGE", "train_heads@accuracy")
+    line, _ = failure(failing(DataError("is broken")), capsys)
+    assert line == "train_heads@accuracy: is broken"
+
+
+def test_only_the_first_of_several_processes_prints(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RANK", "1")
+    stage()(lambda run: f"done with {run.name}")([])
+    assert capsys.readouterr().out == ""
+
+
+def test_a_script_run_by_python_knows_its_name_and_prints_warnings_as_one_line(tmp_path: Path) -> None:
+    (tmp_path / "scripts").mkdir()
+    (tmp_path / "scripts" / "demo.py").write_text("""
+from pathlib import Path
+from wscore.runner import Run, stage
+from wscore.errors import DataError, WscoreWarning
+import warnings
+
+@stage()
+def main(run: Run, *, out: Path) -> str:
+    warnings.warn("3 rows skipped", WscoreWarning)
+    warnings.warn("another", UserWarning)
+    raise DataError("is broken", where=out)
+
+if __name__ == "__main__":
+    main()
+""")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "WSCORE_TRACKING": "off"}
+    command = [sys.executable, "-m", "scripts.demo"]
+    broken = subprocess.run([*command, "--out", "x"], env=environment, capture_output=True, text=True, check=False)
+    lines = broken.stderr.splitlines()
+    assert (broken.returncode, broken.stdout, lines[0], lines[-1]) == (
+        1, "", "demo: warning: 3 rows skipped", "demo: x: is broken",
+    )  # fmt: skip
+    assert "UserWarning: another" in lines[1]
+    unused = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert unused.stderr.startswith("usage: python -m scripts.demo [-h] --out PATH")

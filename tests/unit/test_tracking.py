@@ -1,0 +1,507 @@
+"""Tracking: one parent per pipeline run, one child per stage, and no failure of MLflow ever stops a stage."""
+
+import http.server
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from wscore import tracking
+from wscore.config import Section
+from wscore.errors import ConfigError, WscoreWarning
+from wscore.tracking import GuardedTracker, MlflowTracker, NullTracker, Tracker, open_tracker
+
+ROOT = Path(__file__).parents[2]
+PARAMS = "ae: {latent_dim: 64, lr: 1.0e-05}\nzoo: {families: [mlp, cnn], path: null}\n"
+
+
+class Model(Section):
+    latent_dim: int
+    sizes: tuple[int, ...]
+    path: str | None
+
+
+SECTIONS = {"ae": Model(latent_dim=64, sizes=(1, 2), path=None)}
+
+
+@pytest.fixture(autouse=True)
+def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clone in a temporary folder, tracking on, outside DVC; what tracking sets in the environment is undone."""
+    for name in (*tracking.PATIENCE, "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "RANK", "WSCORE_PIPELINE_ID"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    for name in ("DVC_EXP_NAME", "DVC_EXP_BASELINE_REV", "DVC_STAGE"):
+        monkeypatch.delenv(name, raising=False)
+    clone = tmp_path / "a clone"
+    clone.mkdir()
+    (clone / "params.yaml").write_text(PARAMS)
+    monkeypatch.chdir(clone)
+    monkeypatch.setenv("DVC_ROOT", str(clone))
+    monkeypatch.setenv("WSCORE_TRACKING", "on")
+
+
+@pytest.fixture(scope="module")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated SQLite store; copying it saves each test the seconds that making one takes."""
+    folder = tmp_path_factory.mktemp("store")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        tracking._client(f"sqlite:///{folder / 'mlflow.db'}")
+    return folder / "mlflow.db"
+
+
+@pytest.fixture
+def store(empty_store: Path) -> Callable[[], Any]:
+    """Put a store into the clone; the result opens it, as `mlflow ui` would."""
+    shutil.copy(empty_store, "mlflow.db")
+    path = Path("mlflow.db").resolve()
+
+    def reader() -> "Reader":
+        return Reader(tracking._client(f"sqlite:///{path}"))
+
+    return reader
+
+
+class Reader:
+    """What is in a store."""
+
+    def __init__(self, client: Any) -> None:
+        self.client = client
+        self.experiment = client.get_experiment_by_name("wscore")
+        runs = list(client.search_runs([self.experiment.experiment_id]))
+        self.parents = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
+        self.children = {run.info.run_name: run for run in runs if run not in self.parents}
+
+    def artifacts(self, run: Any) -> list[str]:
+        return sorted(item.path for item in self.client.list_artifacts(run.info.run_id))
+
+
+class FakeClient:
+    """Counts what it is asked for, and fails from the n-th call on."""
+
+    def __init__(self, fail_from: int = 10**9, error: Exception | None = None) -> None:
+        self.calls: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = []
+        self.fail_from = fail_from
+        self.error = error or ConnectionError("the server went away")
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:
+            self.calls.append((name, arguments, options))
+            if len(self.calls) >= self.fail_from:
+                raise self.error
+            return SimpleNamespace(info=SimpleNamespace(status="RUNNING"))
+
+        return call
+
+
+def guarded(client: FakeClient) -> GuardedTracker:
+    tracker = GuardedTracker()
+    tracker.use(MlflowTracker(client, "child", "parent"))
+    return tracker
+
+
+def use_all(tracker: Any) -> None:
+    tracker.log_metrics({"loss": 1.0}, step=1)
+    tracker.log_parent_metrics({"loss": 1.0})
+    tracker.log_artifact(Path("params.yaml"))
+    tracker.log_artifacts(Path())
+    tracker.set_tags({"a": 1})
+    tracker.close("FINISHED")
+
+
+# --- without MLflow ---
+
+
+@pytest.mark.parametrize("setting", ["off", "0", "False", " OFF "])
+def test_off_does_nothing_and_never_imports_mlflow(setting: str) -> None:
+    code = "import sys\nfrom wscore.tracking import open_tracker\nwith open_tracker('a', {}) as t: t.log_metrics({'a': 1})\n"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "WSCORE_TRACKING": setting}
+    if setting == "off":
+        check = "sys.exit('mlflow' in sys.modules)"
+        subprocess.run([sys.executable, "-c", code + check], env=environment, check=True)
+    os.environ["WSCORE_TRACKING"] = setting
+    with open_tracker("a", {}) as tracker:
+        assert isinstance(tracker, Tracker)
+        use_all(tracker)
+    assert sorted(path.name for path in Path().iterdir()) == ["params.yaml"]
+
+
+def test_null_tracker_has_the_same_face() -> None:
+    assert isinstance(NullTracker(), Tracker)
+    use_all(NullTracker())
+
+
+def test_unknown_setting_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WSCORE_TRACKING", "of")
+    with pytest.raises(ConfigError, match="WSCORE_TRACKING: is not understood; expected on or off; got 'of'"):
+        open_tracker("a", {}).__enter__()
+
+
+def test_only_the_first_of_several_processes_tracks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "1")
+    assert not tracking.is_enabled()
+    monkeypatch.setenv("RANK", "0")
+    assert tracking.is_enabled()
+
+
+# --- failures ---
+
+
+@pytest.mark.parametrize("fail_from", range(1, 9))
+def test_the_first_failure_warns_once_and_nothing_is_sent_afterwards(fail_from: int) -> None:
+    client = FakeClient(fail_from)
+    tracker = guarded(client)
+    with pytest.warns(WscoreWarning, match="tracking is off for the rest of this run: the server went away") as caught:
+        use_all(tracker)
+        use_all(tracker)
+    assert len(caught) == 1
+    assert len(client.calls) == fail_from
+
+
+def test_errors_of_mlflow_its_database_and_its_server_are_all_caught(empty_store: Path) -> None:
+    from alembic.util import CommandError
+    from google.protobuf.json_format import ParseError
+    from mlflow.exceptions import MlflowException, RestException
+    from requests.exceptions import ChunkedEncodingError, ReadTimeout
+    from sqlalchemy.exc import OperationalError
+
+    rest = RestException({"error_code": "INTERNAL_ERROR", "message": "x"})
+    database = OperationalError("insert", {}, Exception("database is locked"))
+    others = (ReadTimeout("x"), ChunkedEncodingError("x"), CommandError("x"), ParseError("x"), MlflowException("x"))
+    for error in (rest, database, *others):
+        with pytest.warns(WscoreWarning):
+            guarded(FakeClient(1, error)).set_tags({"a": 1})
+    with pytest.raises(ZeroDivisionError):
+        guarded(FakeClient(1, ZeroDivisionError())).set_tags({"a": 1})
+
+
+def test_a_refused_port_warns_once_before_mlflow_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    with closing(socket.create_server(("127.0.0.1", 0))) as server:
+        port = server.getsockname()[1]
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
+    monkeypatch.setattr(tracking, "_client", lambda uri: pytest.fail("MLflow was asked"))
+    done = False
+    with (
+        pytest.warns(WscoreWarning, match=f"no MLflow server at http://127.0.0.1:{port}") as caught,
+        open_tracker("stage", SECTIONS) as tracker,
+    ):
+        tracker.log_metrics({"a": 1.0})
+        done = True
+    assert done
+    assert len(caught) == 1
+    assert tracking.PROBE_SECONDS <= 2
+
+
+def test_retries_are_few_unless_the_user_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "77")
+    with tracking._prepare("sqlite:///x.db"):
+        retries, backoff = (os.environ[f"MLFLOW_HTTP_REQUEST_{name}"] for name in ("MAX_RETRIES", "BACKOFF_FACTOR"))
+        assert (retries, backoff, os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"]) == ("2", "1", "77")
+    assert tracking.PATIENCE["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "10"
+
+
+@pytest.fixture
+def silent_server() -> Iterator[tuple[int, list[socket.socket]]]:
+    """A server that accepts connections and never answers: its port and its connections."""
+    connections: list[socket.socket] = []
+    with closing(socket.create_server(("127.0.0.1", 0))) as server:
+
+        def accept() -> None:
+            while True:
+                try:
+                    connections.append(server.accept()[0])
+                except OSError:
+                    return
+
+        thread = threading.Thread(target=accept, daemon=True)
+        thread.start()
+        yield server.getsockname()[1], connections
+        server.shutdown(socket.SHUT_RDWR)
+        thread.join()
+    for connection in connections:
+        connection.close()
+
+
+@pytest.mark.parametrize("retries", [0, 1])
+def test_a_silent_server_is_given_up_after_the_retries(
+    retries: int, silent_server: tuple[int, list[socket.socket]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port, connections = silent_server
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", str(retries))
+    with pytest.warns(WscoreWarning, match="tracking is off") as caught, open_tracker("stage", SECTIONS) as tracker:
+        use_all(tracker)
+    assert len(caught) == 1
+    assert len(connections) == 1 + 1 + retries  # the probe, one request, its retries
+
+
+@pytest.mark.parametrize("answer", [b"<html>please log in</html>", b"[]", b'{"experiment": 3}'])
+def test_a_server_that_is_no_mlflow_warns_once(answer: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(answer)
+
+        do_POST = do_GET
+
+        def log_message(self, format: str, *values: Any) -> None:  # noqa: A002
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{server.server_port}")
+        with pytest.warns(WscoreWarning, match="tracking is off") as caught, open_tracker("stage", {}) as tracker:
+            use_all(tracker)
+        server.shutdown()
+    assert len(caught) == 1
+
+
+@pytest.mark.parametrize("uri", ["sqlite:////nowhere/at/all/x.db", "nonsense://x", "file:///tmp/x"])
+def test_a_store_that_cannot_be_opened_warns_once(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    with pytest.warns(WscoreWarning, match="tracking is off") as caught, open_tracker("stage", {}) as tracker:
+        use_all(tracker)
+    assert len(caught) == 1
+
+
+def test_a_proxy_is_not_probed_around(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.setattr(socket, "create_connection", lambda *a, **k: pytest.fail("probed"))
+    tracking._probe("http://mlflow.example.org")
+
+
+# --- batches, names, places ---
+
+
+def test_metrics_are_sent_in_batches_and_all_of_them_in_the_end() -> None:
+    client = FakeClient()
+    tracker = MlflowTracker(client, "child", "parent")
+    for step in range(600):
+        tracker.log_metrics({"a": step, "b": {"c": 2.0}}, step=step)
+    tracker.close("FINISHED")
+    batches = [options["metrics"] for name, _, options in client.calls if name == "log_batch"]
+    assert max(map(len, batches)) <= tracking.FLUSH_COUNT
+    assert len(batches) <= 4
+    sent = {(metric.key, metric.step): metric.value for batch in batches for metric in batch}
+    assert len(sent) == 1200
+    assert sent["a", 599] == 599
+    assert sent["b.c", 0] == 2.0
+
+
+def test_old_metrics_are_sent_when_a_new_one_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    client, clock = FakeClient(), iter([0.0, 5.0, 11.0, 11.0])
+    monkeypatch.setattr(tracking.time, "monotonic", lambda: next(clock))
+    tracker = MlflowTracker(client, "child", "parent")
+    tracker.log_metrics({"a": 1.0}, step=1)
+    assert client.calls == []
+    tracker.log_metrics({"a": 1.0}, step=2)
+    assert [len(options["metrics"]) for _, _, options in client.calls] == [2]
+
+
+def test_what_is_no_number_is_left_out() -> None:
+    import numpy as np
+    import torch
+
+    metrics = {"a": True, "b": np.float32(0.5), "c": torch.tensor(2), "d": "text", "e": None, "f": [1.0], "g": {"h": 1}}
+    assert {m.key: m.value for m in tracking._metrics(metrics, None)} == {"a": 1.0, "b": 0.5, "c": 2.0, "g.h": 1.0}
+
+
+@pytest.mark.parametrize(("name", "expected"), [
+    ("ae.val.mse", "ae.val.mse"), ("R²", "R_"), ("conv1/weight [0]", "conv1/weight _0_"), ("a//b", "a/b"),
+    ("../a", "a"), ("/a/", "a"), ("", "_"), ("x" * 300, "x" * 250), ("a:b-c_d e", "a:b-c_d e"),
+])  # fmt: skip
+def test_names_are_put_into_mlflows_alphabet(name: str, expected: str, empty_store: Path) -> None:
+    from mlflow.utils.validation import _validate_metric_name
+
+    assert tracking.clean_name(name) == expected
+    _validate_metric_name(expected)
+
+
+def test_root_is_dvcs_or_the_nearest_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert tracking.find_root() == tmp_path / "a clone"
+    monkeypatch.delenv("DVC_ROOT")
+    deep = tmp_path / "repository" / "deep" / "deeper"
+    deep.mkdir(parents=True)
+    assert tracking.find_root(deep) == deep
+    (tmp_path / "repository" / ".git").write_text("gitdir: elsewhere")
+    assert tracking.find_root(deep) == tmp_path / "repository"
+    (deep.parent / ".dvc").mkdir()
+    assert tracking.find_root(deep) == deep.parent
+
+
+# --- what identifies a pipeline run ---
+
+
+def test_identity_comes_from_the_users_id_then_from_the_experiment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DVC_EXP_NAME", "lat64")
+    monkeypatch.setenv("DVC_EXP_BASELINE_REV", "0123456789abcdef")
+    assert tracking.pipeline_identity() == ("exp:0123456:lat64", "lat64")
+    monkeypatch.setenv("WSCORE_PIPELINE_ID", "mine")
+    assert tracking.pipeline_identity() == ("id:mine", "mine")
+
+
+def test_stages_of_one_dvc_process_share_an_identity_and_two_processes_do_not(tmp_path: Path) -> None:
+    """A script called dvc starts two stages through a shell each, as dvc does."""
+    stage_code = "from wscore.tracking import pipeline_identity as p; print(*p(), sep='|', flush=True)"
+    (tmp_path / "dvc").write_text(f"""
+import subprocess, sys
+for _ in range(2):
+    subprocess.run(["/bin/sh", "-c", "true; " + sys.executable + ' -c "{stage_code}"; true'], check=True)
+""")
+
+    def repro() -> list[str]:
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        command = [sys.executable, str(tmp_path / "dvc")]
+        return subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout.split("\n")[
+            :2
+        ]
+
+    first, second = repro(), repro()
+    assert first[0] == first[1] != second[0] == second[1]
+    assert first[0].endswith("|dvc repro")
+    alone = tracking.pipeline_identity()
+    assert alone.name == "single stage"
+    assert f":{os.getpid()}:" in alone.key
+
+
+# --- a real store ---
+
+
+def test_one_parent_one_child_per_stage_with_params_tags_metrics_and_files(
+    store: Callable[[], Reader], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DVC_EXP_NAME", "lat64")
+    monkeypatch.setenv("DVC_EXP_BASELINE_REV", "0123456789abcdef")
+    temporary = tmp_path / "temporary"  # DVC runs `--temp` experiments elsewhere, with their own params.yaml
+    temporary.mkdir()
+    (temporary / "params.yaml").write_text(PARAMS.replace("64", "128"))
+    (temporary / "curve.png").write_bytes(b"png")
+    (temporary / "plots").mkdir()
+    (temporary / "plots" / "curve.csv").write_text("a\n1\n")
+    monkeypatch.chdir(temporary)
+
+    with open_tracker("train_autoencoder", SECTIONS) as tracker:
+        for step in range(3):
+            tracker.log_metrics({"train_loss": 1.0 / (step + 1), "R²": 0.5}, step=step)
+        tracker.set_tags({"note": "text"})
+        tracker.log_artifact(Path("curve.png"))
+    with open_tracker("evaluate", {}) as tracker:
+        tracker.log_parent_metrics({"autoencoder": {"mse": 0.25}})
+        tracker.log_artifacts(Path("plots"))
+
+    found = store()
+    assert found.experiment.artifact_location == (tmp_path / "a clone" / "mlartifacts").as_uri()
+    (parent,) = found.parents
+    assert (parent.info.run_name, parent.info.status) == ("lat64", "FINISHED")
+    assert parent.data.params["ae.latent_dim"] == "128"
+    assert parent.data.params["zoo.families"] == '["mlp","cnn"]'
+    assert parent.data.metrics == {"autoencoder.mse": 0.25}
+    assert parent.data.tags["wscore.pipeline"] == "exp:0123456:lat64"
+    child = found.children["train_autoencoder"]
+    assert child.info.status == "FINISHED"
+    assert child.data.params == {"ae.latent_dim": "64", "ae.sizes": "[1,2]", "ae.path": "null"}
+    expected = {
+        "mlflow.parentRunId": parent.info.run_id, "dvc.stage": "train_autoencoder", "dvc.exp_name": "lat64", "note": "text",
+        "dvc.baseline_rev": "0123456789abcdef", "mlflow.source.git.commit": "0123456789abcdef",
+    }  # fmt: skip
+    assert expected.items() <= child.data.tags.items()
+    history = found.client.get_metric_history(child.info.run_id, "train_loss")
+    assert [(metric.step, metric.value) for metric in history] == [(0, 1.0), (1, 0.5), (2, 1.0 / 3)]
+    assert child.data.metrics["R_"] == 0.5
+    assert found.artifacts(child) == ["curve.png"]
+    assert found.artifacts(found.children["evaluate"]) == ["curve.csv"]
+    assert not (temporary / "mlartifacts").exists()
+    assert not (temporary / "mlflow.db").exists()
+
+
+def test_failed_and_interrupted_stages_are_marked_and_a_rerun_mends_the_parent(
+    store: Callable[[], Reader], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WSCORE_PIPELINE_ID", "one")
+    with pytest.raises(ZeroDivisionError), open_tracker("broken", {}) as tracker:
+        tracker.log_metrics({"before": 1.0})
+        raise ZeroDivisionError("no reason")
+    with open_tracker("other", {}):
+        assert store().parents[0].info.status == "RUNNING"
+        with pytest.raises(KeyboardInterrupt), open_tracker("stopped", {}):
+            raise KeyboardInterrupt
+    found = store()
+    assert found.children["broken"].info.status == "FAILED"
+    assert found.children["broken"].data.metrics == {"before": 1.0}
+    assert found.children["broken"].data.tags["wscore.error"] == "ZeroDivisionError: no reason"
+    assert found.children["stopped"].info.status == "KILLED"
+    assert found.children["other"].info.status == "FINISHED"
+    assert [parent.info.status for parent in found.parents] == ["KILLED"]
+    with open_tracker("again", {}):
+        pass
+    assert [parent.info.status for parent in store().parents] == ["FINISHED"]
+
+
+def test_many_params_are_logged(store: Callable[[], Reader]) -> None:
+    Path("params.yaml").write_text("many: {" + ", ".join(f"p{number}: {number}" for number in range(250)) + "}")
+    with open_tracker("stage", {}):
+        pass
+    assert len(store().parents[0].data.params) == 250
+
+
+def test_a_moved_clone_and_a_deleted_experiment_are_put_right(
+    store: Callable[[], Reader], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_tracker("first", {}):
+        pass
+    moved = tmp_path / "moved"
+    shutil.copytree(Path(), moved)
+    monkeypatch.setenv("DVC_ROOT", str(moved))
+    with open_tracker("second", {}) as tracker:
+        tracker.log_artifact(Path("params.yaml"))
+    found = Reader(tracking._client(f"sqlite:///{moved / 'mlflow.db'}"))
+    assert found.experiment.artifact_location == (moved / "mlartifacts").as_uri()
+    assert list(found.children) == ["second"]
+    assert found.artifacts(found.children["second"]) == ["params.yaml"]
+    found.client.delete_experiment(found.experiment.experiment_id)
+    with open_tracker("third", {}):
+        pass
+    assert "third" in Reader(found.client).children
+
+
+@pytest.mark.slow
+def test_stages_at_once_on_a_fresh_store_share_one_parent(tmp_path: Path) -> None:
+    """Without the lock all but one fail: `table alembic_version already exists`."""
+    code = """
+import sys
+from wscore.tracking import open_tracker
+with open_tracker(sys.argv[1], {}) as tracker:
+    print("ready", flush=True)
+    sys.stdin.readline()
+    tracker.log_metrics({"a": 1.0}, step=1)
+"""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "WSCORE_PIPELINE_ID": "together", "PYTHONWARNINGS": "error"}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    names = ["first", "second", "third"]
+    stages = [
+        subprocess.Popen([sys.executable, "-c", code, name], env=environment, text=True, **pipes) for name in names
+    ]
+    for process in stages:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"  # all are open at once
+    outputs = [process.communicate("go\n") for process in stages]
+    assert outputs == [("", "")] * 3
+    found = Reader(tracking._client(f"sqlite:///{tmp_path / 'a clone' / 'mlflow.db'}"))
+    assert len(found.parents) == 1
+    assert sorted(found.children) == names
+    assert {run.data.metrics["a"] for run in found.children.values()} == {1.0}
+    assert {run.info.status for run in (*found.parents, *found.children.values())} == {"FINISHED"}

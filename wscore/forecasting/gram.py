@@ -1,0 +1,96 @@
+"""Inner products of snapshots: all that a `GramPredictor` is trained on, however many weights a network has.
+
+For each tensor of the network G[a, b] = <w(a) - w(0), w(b) - w(0)> over the N snapshots of a trajectory. Increments
+and targets of any window are differences of snapshots, so that their inner products are sums of entries of G: no
+window touches the weights again.
+"""
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from wscore.forecasting.sequences import Windows
+from wscore.zoo.layout import Layout
+
+TINY = 1e-30
+WORST = 5.0  # a forecast that is worse than this many times copy-last teaches no more
+LAYER_SHARE = 0.5
+COLUMNS_AT_ONCE = 65_536
+
+
+def snapshot_grams(
+    weights: Float[np.ndarray, "snapshot weights"], layout: Layout
+) -> Float[Tensor, "tensor snapshot snapshot"]:
+    """Return the inner products of snapshots relative to the first one, per tensor, in float64."""
+    grams = np.zeros((len(layout.tensors), len(weights), len(weights)))
+    for number, part in enumerate(layout.slices().values()):
+        for start in range(part.start, part.stop, COLUMNS_AT_ONCE):
+            block = weights[:, start : min(start + COLUMNS_AT_ONCE, part.stop)].astype(np.float64)
+            block -= block[0].copy()
+            grams[number] += block @ block.T
+    return torch.from_numpy(grams)
+
+
+def window_grams(
+    grams: Float[Tensor, "tensor snapshot snapshot"], windows: Windows
+) -> Float[Tensor, "window tensor vector vector"]:
+    """Return the inner products of each window's vectors: increments d_1..d_(c-1), newest first, then y_1..y_K.
+
+    d_i = w(t - i + 1) - w(t - i) and y_k = w(t + k) - w(t), steps of the window's stride; float64.
+    """
+    length, horizons = windows.history.shape[1], windows.targets.shape[1]
+    points = torch.from_numpy(np.concatenate([windows.history, windows.targets], axis=1))  # (W, c+K)
+    chosen = grams[:, points[:, :, None], points[:, None, :]].transpose(0, 1)  # (W, L, c+K, c+K)
+    differences = _differences(length, horizons)  # (c-1+K, c+K)
+    return differences @ chosen @ differences.T
+
+
+def relative_errors(
+    coefficients: Float[Tensor, "window tensor increment horizon"], grams: Float[Tensor, "window tensor vector vector"]
+) -> tuple[Float[Tensor, "window tensor horizon"], Float[Tensor, "window tensor horizon"]]:
+    """Return squared errors of forecasts sum_i beta_i d_i and of copy-last, per tensor and horizon.
+
+    |y - sum_i beta_i d_i|^2 = <y, y> - 2 sum_i beta_i <d_i, y> + sum_ij beta_i beta_j <d_i, d_j>
+    """
+    m = coefficients.shape[2]
+    own, cross = grams[..., :m, :m], grams[..., :m, m:]  # (W, L, m, m), (W, L, m, K)
+    copied = grams[..., m:, m:].diagonal(dim1=-2, dim2=-1)  # (W, L, K)
+    explained = 2 * (coefficients * cross).sum(-2) - (coefficients * (own @ coefficients)).sum(-2)
+    return copied - explained, copied
+
+
+def gram_loss(
+    coefficients: Float[Tensor, "window tensor increment horizon"],
+    grams: Float[Tensor, "window tensor vector vector"],
+    known: Float[Tensor, "window horizon"],
+) -> dict[str, Float[Tensor, ""]]:
+    """Return `loss` = mean over windows and known horizons of (1 - skill) + 0.5 mean over tensors of (1 - skill).
+
+    1 - skill = error / error of copy-last of the whole network, or of one tensor, each at most 5. `skill` is the mean
+    of the first, without that limit.
+    """
+    error, copied = relative_errors(coefficients, grams)
+    network = error.sum(1) / copied.sum(1).clamp_min(TINY)  # (W, K)
+    tensors = (error / copied.clamp_min(TINY)).clamp(max=WORST).mean(1)  # (W, K)
+    each = network.clamp(max=WORST) + LAYER_SHARE * tensors
+    count = known.sum().clamp_min(1)
+    return {"loss": (each * known).sum() / count, "skill": 1 - (network * known).sum() / count}
+
+
+def normalised(
+    grams: Float[Tensor, "window tensor vector vector"], increments: int
+) -> Float[Tensor, "window tensor vector vector"]:
+    """Return the inner products in units of the window's mean squared increment, as float32: losses don't change."""
+    squares = grams.diagonal(dim1=-2, dim2=-1)[..., :increments].sum(1).mean(-1)  # (W,)
+    return (grams / squares.clamp_min(TINY)[:, None, None, None]).float()
+
+
+def _differences(length: int, horizons: int) -> Tensor:
+    present = length - 1
+    matrix = torch.zeros(present + horizons, length + horizons, dtype=torch.float64)
+    for number in range(present):
+        matrix[number, present - number], matrix[number, present - number - 1] = 1, -1
+    for horizon in range(horizons):
+        matrix[present + horizon, length + horizon], matrix[present + horizon, present] = 1, -1
+    return matrix

@@ -1,0 +1,95 @@
+"""Windows over a trajectory: c equally spaced snapshots to look at, the next K to forecast, and the split in time."""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Int
+
+from wscore.errors import ConfigError, DataError
+
+
+class Windows(NamedTuple):
+    """W windows of one trajectory, as snapshot numbers.
+
+    Attributes:
+        history: c snapshots each, oldest first; the last is the present t.
+        targets: the K snapshots after it; where there is none within the bounds, the last one that is.
+        known: which targets are within the bounds.
+        stride: snapshots per step.
+    """
+
+    history: Int[np.ndarray, "window snapshot"]
+    targets: Int[np.ndarray, "window horizon"]
+    known: Bool[np.ndarray, "window horizon"]
+    stride: int
+
+    @property
+    def last(self) -> Int[np.ndarray, " window"]:
+        """The present t of each window."""
+        return self.history[:, -1]
+
+
+def split_point(count: int, train_split: float) -> int:
+    """Return how many of the `count` snapshots of a trajectory belong to the training part, the first ones."""
+    return math.floor(count * train_split)
+
+
+def training_windows(stop: int, *, length: int, horizons: int, stride: int) -> Windows:
+    """Return all windows whose history and known targets lie before snapshot `stop`; each knows one target at least."""
+    return _windows(
+        np.arange((length - 1) * stride, max((length - 1) * stride, stop - stride)), stop, length, horizons, stride
+    )
+
+
+def test_windows(start: int, stop: int, *, length: int, horizons: int, stride: int) -> Windows:
+    """Return all windows with all K targets in [start, stop); their histories may be earlier."""
+    first = max(start - 1, (length - 1) * stride)
+    return _windows(np.arange(first, max(first, stop - horizons * stride)), stop, length, horizons, stride)
+
+
+def check_lengths(
+    where: object, count: int, split: int, *, length: int, horizons: int, stride: int, least: int
+) -> None:
+    """Refuse a trajectory of `count` snapshots from which nothing can be learned or nothing tested.
+
+    Args:
+        where: its file, for the message.
+        count: snapshots.
+        split: of which so many are for training.
+        length: snapshots c of a window.
+        horizons: steps K ahead.
+        stride: snapshots per step when testing.
+        least: smallest stride when training.
+
+    Raises:
+        DataError: if the whole trajectory is shorter than one window.
+        ConfigError: if the split leaves no training window with all K targets, or no test window.
+    """
+    if count < (length - 1 + horizons) * stride + 1:
+        needed = (
+            f"{(length - 1 + horizons) * stride + 1} or more (sequence_length + extrapolation_steps, times the stride)"
+        )
+        fix = (
+            "raise base.epochs or base.snapshots_per_epoch, or lower predictor.stride or predictor.extrapolation_steps"
+        )
+        raise DataError("has too few snapshots", where=where, expected=needed, got=count, fix=fix)
+    window = (length - 1 + horizons) * least + 1
+    if split < window:
+        expected = f"{window} or more"
+        raise ConfigError(
+            f"leaves {split} of {count} snapshots to train on", where="predictor.train_split", expected=expected
+        )
+    if count - split < horizons * stride:
+        expected = f"{horizons * stride} or more (extrapolation_steps times the stride)"
+        raise ConfigError(
+            f"leaves {count - split} of {count} snapshots to test on", where="predictor.train_split", expected=expected
+        )
+
+
+def _windows(last: np.ndarray, stop: int, length: int, horizons: int, stride: int) -> Windows:
+    history = last[:, None] + stride * np.arange(1 - length, 1)
+    targets = last[:, None] + stride * np.arange(1, horizons + 1)
+    known = targets < stop
+    latest = last + stride * known.sum(axis=1)
+    return Windows(history, np.minimum(targets, latest[:, None]), known, stride)

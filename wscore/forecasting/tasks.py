@@ -1,0 +1,133 @@
+"""What each kind of predictor is trained on, and by which loss."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from wscore.forecasting.config import PredictorConfig
+from wscore.forecasting.gram import TINY, WORST, gram_loss, normalised, snapshot_grams, window_grams
+from wscore.forecasting.pca import fit_pca
+from wscore.forecasting.plan import Material
+from wscore.models.predictor import GramPredictor, PcaPredictor, WeightPredictor, gram_features
+from wscore.training.batches import Batches, TensorBatches, derive_seed
+
+Loss = Callable[[Any, Any], Mapping[str, Tensor]]
+
+
+class Task(NamedTuple):
+    """A model and how it learns.
+
+    Attributes:
+        model: untrained.
+        train: batches of the windows that are learned from.
+        ahead: batches of later windows, which are only watched.
+        loss: of a batch.
+        lr_factor: on the learning rate.
+        facts: what is worth knowing about the model, plain data.
+    """
+
+    model: WeightPredictor
+    train: Batches
+    ahead: Batches
+    loss: Loss
+    lr_factor: float
+    facts: dict[str, Any]
+
+
+def gram_task(config: PredictorConfig, known: list[Material], ahead: list[Material]) -> Task:
+    """Return a `GramPredictor` and inner products of the increments of each window."""
+    with _seeded(config):
+        model = GramPredictor(config.gram())
+
+    def loss(model: GramPredictor, batch: tuple[Tensor, Tensor, Tensor]) -> Mapping[str, Tensor]:
+        features, products, known = batch  # (B, L, c-1, F), (B, L, c-1+K, c-1+K), (B, K)
+        return gram_loss(model(features), products, known)
+
+    batches = [_gram_batches(config, some, shuffle=some is known) for some in (known, ahead)]
+    return Task(model, *batches, loss, config.gram_lr_factor, {})
+
+
+def pca_task(config: PredictorConfig, known: list[Material], ahead: list[Material]) -> Task:
+    """Return a `PcaPredictor` with the principal components of the learned snapshots, and scores of each window."""
+    vectors = [part.weights for part in known]
+    basis = fit_pca(vectors, config.n_components)
+    rank = len(basis.components) if config.apply_pca else None
+    with _seeded(config):
+        model = PcaPredictor(config.pca(vectors[0].shape[1], rank))
+    model.mean.copy_(basis.mean)
+    if rank is not None:
+        model.components.copy_(basis.components)
+    model.scale.copy_(torch.cat([_scores(model, part) for part in vectors]).square().mean().sqrt())
+    batches = [_ScoreBatches(config, model, some, shuffle=some is known) for some in (known, ahead)]
+    facts = {"components": rank or 0, "numerical_rank": basis.numerical_rank}
+    return Task(model, *batches, _pca_loss, 1.0, facts)
+
+
+TASKS: dict[str, Callable[[PredictorConfig, list[Material], list[Material]], Task]] = {
+    "gram": gram_task,
+    "transformer_pca": pca_task,
+}
+
+
+def _gram_batches(config: PredictorConfig, materials: list[Material], *, shuffle: bool) -> TensorBatches:
+    increments = config.sequence_length - 1
+    features, products, known = [], [], []
+    for material in materials:
+        grams = snapshot_grams(material.weights, material.layout)
+        for windows in material.windows:
+            vectors = window_grams(grams, windows)
+            features.append(gram_features(vectors[..., :increments, :increments], material.layout))
+            products.append(normalised(vectors, increments))
+            known.append(torch.from_numpy(windows.known).float())
+    parts = [torch.cat(some) for some in (features, products, known)]
+    return TensorBatches(*parts, batch_size=config.batch_size, seed=config.seed, shuffle=shuffle)
+
+
+def _pca_loss(model: PcaPredictor, batch: tuple[Tensor, Tensor, Tensor]) -> dict[str, Tensor]:
+    """Return 1 - skill within the principal components (at most 5 a window), or the scaled error for `absolute`."""
+    history, targets, known = batch  # (B, c, R), (B, K, R), (B, K)
+    error = (model(history) - targets).square().sum(-1)  # (B, K)
+    relative = error / (targets - history[:, -1:]).square().sum(-1).clamp_min(TINY)
+    each = error / model.scale.square() if model.config.mode == "absolute" else relative.clamp(max=WORST)
+    count = known.sum().clamp_min(1)
+    return {"loss": (each * known).sum() / count, "skill": 1 - (relative * known).sum() / count}
+
+
+class _ScoreBatches:
+    """Batches of principal-component scores, gathered when they are needed."""
+
+    def __init__(
+        self, config: PredictorConfig, model: PcaPredictor, materials: list[Material], *, shuffle: bool
+    ) -> None:
+        self.scores = torch.cat([_scores(model, material.weights) for material in materials])
+        rows: list[list[np.ndarray]] = []
+        start = 0
+        for material in materials:
+            rows += [[some.history + start, some.targets + start, some.known] for some in material.windows]
+            start += len(material.weights)
+        parts = [torch.from_numpy(np.concatenate(column)) for column in zip(*rows, strict=True)]
+        self.numbers = TensorBatches(*parts, batch_size=config.batch_size, seed=config.seed, shuffle=shuffle)
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def epoch(self, number: int) -> Iterator[tuple[Tensor, ...]]:
+        """Yield scores of histories (B, c, R) and targets (B, K, R), and which targets there are (B, K)."""
+        for history, targets, known in self.numbers.epoch(number):
+            yield self.scores[history], self.scores[targets], known.float()
+
+
+def _scores(model: PcaPredictor, weights: np.ndarray) -> Tensor:
+    with torch.no_grad():
+        return torch.cat([model.project(torch.from_numpy(np.array(row[None]))) for row in weights])
+
+
+@contextmanager
+def _seeded(config: PredictorConfig) -> Iterator[None]:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(config.seed, "predictor"))
+        yield

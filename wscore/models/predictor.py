@@ -1,0 +1,268 @@
+"""Networks that forecast the next snapshots of a training run from its last ones.
+
+Both predict the CHANGE from the last snapshot w(t), directly for each of K steps ahead, and start as copy-last:
+
+    GramPredictor   w(t + k) = w(t) + sum_i beta[i, k, tensor] d_i     d_i = w(t - i + 1) - w(t - i)
+    PcaPredictor    w(t + k) = w(t) + V (z(t + k) - z(t))              z = V^T (w - mean), z(t + k) from a transformer
+
+The first sees nothing but inner products of the increments d_i, so that it fits networks of any architecture and width
+and is indifferent to the order of neurons. The second knows the directions V of the runs that it was trained on, and
+only these.
+"""
+
+from abc import abstractmethod
+from typing import Annotated, Literal
+
+import msgspec
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from wscore.config import Section
+from wscore.errors import ModelError
+from wscore.models.folder import register
+from wscore.zoo.layout import Layout
+
+TINY = 1e-30
+BOUND = 1.5  # a coefficient of horizon k lies within +-BOUND sqrt(k)
+LOG_RANGE = 6.0
+KINDS_TOLD_APART = ("conv", "linear")
+
+Count = Annotated[int, msgspec.Meta(ge=1)]
+
+
+class WeightPredictor(nn.Module):
+    """What every weight predictor can do."""
+
+    @abstractmethod
+    def predict(
+        self, history: Float[Tensor, "snapshot weights"], layout: Layout, horizons: int
+    ) -> Float[Tensor, "horizon weights"]:
+        """Return the weights 1..horizons steps after the last of some equally spaced snapshots, oldest first.
+
+        Raises:
+            ModelError: if the history is too short or does not fit, or so many steps were not learned.
+        """
+
+
+class GramPredictorConfig(Section):
+    """Shape of a `GramPredictor`.
+
+    Args:
+        sequence_length: snapshots c that it looks at, 3 or more (two increments have an inner product).
+        horizons: steps K that it forecasts.
+        model_dim: width H inside, a multiple of `heads`; 32 to 96 are reasonable.
+        layers: transformer blocks.
+        heads: attention heads.
+        dropout: share of activations dropped while training.
+    """
+
+    sequence_length: Annotated[int, msgspec.Meta(ge=3)]
+    horizons: Count
+    model_dim: Count
+    layers: Count
+    heads: Count
+    dropout: Annotated[float, msgspec.Meta(ge=0, lt=1)]
+
+    def __post_init__(self) -> None:
+        _check_heads(self.model_dim, self.heads)
+
+
+class PcaPredictorConfig(GramPredictorConfig):
+    """Shape of a `PcaPredictor`.
+
+    Args:
+        weights: numbers D of a network.
+        rank: principal components R; null feeds whole weight vectors.
+        mode: `residual` forecasts the change, `absolute` the vector itself (kept for comparison: it is far worse than
+            copying).
+    """
+
+    weights: Count
+    rank: Count | None
+    mode: Literal["residual", "absolute"]
+
+
+@register
+class GramPredictor(WeightPredictor):
+    """w(t + k) = w(t) + sum_i beta[i, k, tensor] d_i, beta[i, k, .] = 1.5 sqrt(k) tanh(head(transformer(features)[i])).
+
+    The tokens are the c - 1 increments, once per tensor of the network; their features are inner products
+    (`gram_features`).
+    """
+
+    def __init__(self, config: GramPredictorConfig) -> None:
+        super().__init__()
+        self.config = config
+        increments = config.sequence_length - 1
+        self.inputs = nn.Linear(2 * increments + 4 + len(KINDS_TOLD_APART) + 1, config.model_dim)
+        self.recency = nn.Parameter(0.02 * torch.randn(increments, config.model_dim))
+        self.blocks = _blocks(config, feed_forward=2)
+        self.head = _zero(nn.Linear(config.model_dim, config.horizons))
+        self.bound: Tensor
+        self.register_buffer("bound", BOUND * torch.arange(1, config.horizons + 1).float().sqrt())
+
+    def forward(
+        self, features: Float[Tensor, "window tensor increment feature"]
+    ) -> Float[Tensor, "window tensor increment horizon"]:
+        """Return the coefficient of every increment, for each tensor and horizon."""
+        tokens = self.inputs(features.flatten(0, 1)) + self.recency  # (W L, c-1, H)
+        raw = self.head(self.blocks(tokens))  # (W L, c-1, K)
+        return (self.bound * torch.tanh(raw)).unflatten(0, features.shape[:2])
+
+    @torch.no_grad()
+    def predict(
+        self, history: Float[Tensor, "snapshot weights"], layout: Layout, horizons: int
+    ) -> Float[Tensor, "horizon weights"]:
+        """Return the weights 1..horizons steps after the last snapshot; of the history the last c snapshots count.
+
+        Raises:
+            ModelError: if the history is too short, the vectors don't fit the layout, or so many steps were not
+                learned.
+        """
+        history = _last(history, layout, self.config, horizons)
+        increments = (history[1:] - history[:-1]).flip(0)  # (c-1, D), newest first
+        parts = [increments[:, part] for part in layout.slices().values()]
+        grams = torch.stack([part.double() @ part.double().T for part in parts])  # (L, c-1, c-1)
+        coefficients = self(gram_features(grams[None], layout))[0, :, :, :horizons]  # (L, c-1, K)
+        change = [beta.T @ part for beta, part in zip(coefficients, parts, strict=True)]
+        return history[-1] + torch.cat(change, dim=1)
+
+
+@register
+class PcaPredictor(WeightPredictor):
+    """z(t + k) = z(t) + s head(transformer((z - z(t)) / s)), where z = V^T (w - mean).
+
+    s is the RMS length of the window's increments in PCA space. Dividing by it makes early and late windows alike, and
+    the forecast of a run that leaves the known directions V shrinks to copy-last. `absolute` is
+    z(t + k) = scale head(transformer(z / scale)) with one scale for all, and without w(t).
+    """
+
+    def __init__(self, config: PcaPredictorConfig) -> None:
+        super().__init__()
+        self.config = config
+        rank = config.rank or config.weights
+        self.inputs = nn.Linear(rank, config.model_dim)
+        self.recency = nn.Parameter(0.02 * torch.randn(config.sequence_length, config.model_dim))
+        self.blocks = _blocks(config, feed_forward=4)
+        self.head = _zero(nn.Linear(config.model_dim, config.horizons * rank))
+        self.mean: Tensor
+        self.components: Tensor
+        self.scale: Tensor
+        self.register_buffer("mean", torch.zeros(config.weights))
+        self.register_buffer("components", torch.zeros(config.rank or 0, config.weights))
+        self.register_buffer("scale", torch.ones(()))
+
+    def forward(self, scores: Float[Tensor, "window snapshot rank"]) -> Float[Tensor, "window horizon rank"]:
+        """Return the scores z(t + 1..K) from the scores of c snapshots, oldest first."""
+        last = scores[:, -1:]  # (W, 1, R)
+        if self.config.mode == "absolute":
+            return self.scale * self._head(scores / self.scale)
+        lengths = (scores[:, 1:] - scores[:, :-1]).square().sum(-1).mean(1)  # (W,)
+        size = lengths.clamp_min(TINY).sqrt()[:, None, None]
+        return last + size * self._head((scores - last) / size)
+
+    def _head(self, relative: Tensor) -> Tensor:
+        tokens = self.inputs(INPUT_GAIN * relative) + self.recency  # (W, c, H)
+        return self.head(self.blocks(tokens)[:, -1]).unflatten(-1, (self.config.horizons, -1))  # (W, K, R)
+
+    def project(self, vectors: Float[Tensor, "snapshot weights"]) -> Float[Tensor, "snapshot rank"]:
+        """Return the scores of weight vectors: V^T (w - mean), or w - mean without PCA."""
+        centred = vectors - self.mean
+        return centred @ self.components.T if self.config.rank else centred
+
+    def expand(self, scores: Float[Tensor, "horizon rank"]) -> Float[Tensor, "horizon weights"]:
+        """Return V z: the weights, or changes of weights, that scores stand for, without the mean."""
+        return scores @ self.components if self.config.rank else scores
+
+    @torch.no_grad()
+    def predict(
+        self, history: Float[Tensor, "snapshot weights"], layout: Layout, horizons: int
+    ) -> Float[Tensor, "horizon weights"]:
+        """Return the weights 1..horizons steps after the last snapshot; of the history the last c snapshots count.
+
+        Raises:
+            ModelError: if the history is too short, the network is another one, or so many steps were not learned.
+        """
+        if layout.size != self.config.weights:
+            raise ModelError("was trained on another network", expected=self.config.weights, got=layout.size)
+        history = _last(history, layout, self.config, horizons)
+        scores = self.project(history)  # (c, R)
+        future = self(scores[None])[0, :horizons]  # (K, R)
+        if self.config.mode == "absolute":
+            return self.mean + self.expand(future)
+        return history[-1] + self.expand(future - scores[-1])
+
+
+INPUT_GAIN = 3.0  # brings a unit vector of some dozen scores to entries that a freshly initialised layer reacts to
+
+
+def gram_features(
+    grams: Float[Tensor, "window tensor increment increment"], layout: Layout
+) -> Float[Tensor, "window tensor increment feature"]:
+    """Return what a `GramPredictor` is told about each increment of each tensor, as float32.
+
+    From G[i, j] = <d_i, d_j> of the tensor and their sum over all tensors: cosines with all increments (tensor,
+    network), log length relative to the window (tensor, network), log RMS of the tensor relative to the network, log10
+    of the tensor's size, and flags for convolutional and linear weights. All are free of scale; nothing depends on the
+    order of neurons.
+    """
+    sizes = grams.new_tensor([spec.size for spec in layout.tensors])
+    network = grams.sum(1, keepdim=True)  # (W, 1, m, m)
+    power = grams.diagonal(dim1=-2, dim2=-1).mean(-1) / sizes  # (W, L)
+    overall = network.diagonal(dim1=-2, dim2=-1).mean(-1) / sizes.sum()  # (W, 1)
+    flags = grams.new_tensor([[spec.kind == kind for kind in KINDS_TOLD_APART] for spec in layout.tensors])
+    columns = [
+        _cosines(grams),
+        _cosines(network),
+        _log_lengths(grams)[..., None],
+        _log_lengths(network)[..., None],
+        _log_ratio(power, overall)[..., None, None],
+        sizes.log10()[None, :, None, None],
+        flags[None, :, None],
+    ]
+    lead = grams.shape[:3]
+    return torch.cat([column.expand(*lead, column.shape[-1]) for column in columns], dim=-1).float()
+
+
+def _cosines(grams: Tensor) -> Tensor:
+    lengths = grams.diagonal(dim1=-2, dim2=-1).clamp_min(TINY).sqrt()
+    return grams / (lengths[..., :, None] * lengths[..., None, :])
+
+
+def _log_lengths(grams: Tensor) -> Tensor:
+    squares = grams.diagonal(dim1=-2, dim2=-1)
+    return _log_ratio(squares, squares.mean(-1, keepdim=True))
+
+
+def _log_ratio(squares: Tensor, reference: Tensor) -> Tensor:
+    return (0.5 * (squares.clamp_min(TINY) / reference.clamp_min(TINY)).log()).clamp(-LOG_RANGE, LOG_RANGE)
+
+
+def _last(history: Tensor, layout: Layout, config: GramPredictorConfig, horizons: int) -> Tensor:
+    if history.shape[1] != layout.size:
+        raise ModelError("weight vectors do not fit the layout", expected=layout.size, got=history.shape[1])
+    if len(history) < config.sequence_length:
+        raise ModelError("too few snapshots to forecast from", expected=config.sequence_length, got=len(history))
+    if horizons > config.horizons:
+        raise ModelError("so many steps ahead were not learned", expected=f"at most {config.horizons}", got=horizons)
+    return history[-config.sequence_length :].float()
+
+
+def _blocks(config: GramPredictorConfig, *, feed_forward: int) -> nn.TransformerEncoder:
+    width = config.model_dim
+    block = nn.TransformerEncoderLayer(
+        width, config.heads, feed_forward * width, config.dropout, "gelu", batch_first=True, norm_first=True
+    )
+    return nn.TransformerEncoder(block, config.layers, norm=nn.LayerNorm(width), enable_nested_tensor=False)
+
+
+def _zero(layer: nn.Linear) -> nn.Linear:
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def _check_heads(model_dim: int, heads: int) -> None:
+    if model_dim % heads:
+        raise ValueError(f"model_dim {model_dim} is not a multiple of heads {heads}")

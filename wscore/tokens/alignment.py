@@ -1,0 +1,182 @@
+"""Every network of a zoo in the order of units in which it lies closest to one reference of its layout.
+
+Networks that compute the same function differ by the order of their hidden units, which an autoencoder would have to
+remember. One reference per layout is chosen among the runs that are trained on; the last checkpoint of every run is
+matched to it (`wscore.symmetry.matching`) and all checkpoints of the run take the order that was found, so that a run
+stays one trajectory. Aligned networks compute what they computed before.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32
+from torch import Tensor
+
+from wscore.config import convert, to_plain
+from wscore.errors import DataError, ModelError
+from wscore.io import read_json, read_tensors, write_json, write_tensors
+from wscore.symmetry.matching import match_weights
+from wscore.symmetry.spec import PermutationSpec, permute
+from wscore.symmetry.trace import derive_spec
+from wscore.symmetry.verify import verify_spec
+from wscore.zoo.architectures import build, parse
+from wscore.zoo.layout import Layout
+from wscore.zoo.store import Zoo
+
+ADVICE = "set tokens.align to none"
+TOGETHER = 512  # networks matched at once
+
+
+class Reference(NamedTuple):
+    """What networks of one layout are matched to.
+
+    Attributes:
+        spec: which units may be reordered.
+        vector: flat weights of the reference network.
+    """
+
+    spec: PermutationSpec
+    vector: Float32[np.ndarray, " weights"]
+
+
+class Alignment:
+    """References by layout identity, and the orders that were found for the runs of one zoo.
+
+    Attributes:
+        references: reference of each layout; empty means that nothing is aligned.
+    """
+
+    def __init__(self, references: dict[str, Reference]) -> None:
+        self.references = references
+        self._orders: dict[tuple[str, str], dict[str, Tensor]] = {}
+
+    @classmethod
+    def fit(cls, zoo: Zoo, trained: np.ndarray) -> "Alignment":
+        """Return the alignment of a zoo; references come from the rows marked in `trained` (one flag per row).
+
+        Layouts without a run to train on stay as they are.
+
+        Raises:
+            DataError: if networks can't be built again.
+            ModelError: if the symmetry of a network can't be derived, naming the layer.
+        """
+        alignment = cls({})
+        for name in sorted(set(zoo.table["layout"].astype(str))):
+            layout = zoo.layouts[name]
+            last = _last_rows(zoo, name)
+            candidates = last[trained[last]]
+            if not len(candidates):
+                continue  # nothing to learn an order from: these networks stay as they are
+            reference = _choose(zoo, candidates)
+            spec = _spec(zoo, name, reference)
+            alignment.references[name] = Reference(spec, _finite(zoo, np.array([reference]))[0])
+            for rows in np.array_split(last, -(-len(last) // TOGETHER)):
+                orders = alignment.match(layout, _finite(zoo, rows))
+                for place, run in enumerate(zoo.table["run_id"].astype(str).to_numpy()[rows]):
+                    alignment._orders[name, run] = {group: order[place] for group, order in orders.items()}
+        return alignment
+
+    def match(self, layout: Layout, vectors: Float[np.ndarray, "networks weights"]) -> dict[str, Tensor]:
+        """Return the orders (networks, units) by group that bring networks closest to the reference of their layout.
+
+        Raises:
+            DataError: if there is no reference for the layout.
+        """
+        reference = self._reference(layout)
+        state = layout.unflatten(torch.from_numpy(np.ascontiguousarray(vectors)))
+        return match_weights(reference.spec, layout.unflatten(torch.from_numpy(reference.vector)), state)
+
+    def apply(
+        self, layout: Layout, vectors: Float[np.ndarray, "networks weights"]
+    ) -> Float[np.ndarray, "networks weights"]:
+        """Return networks matched to the reference one by one; those of a layout without reference as they are."""
+        known = layout.identity in self.references and len(vectors) > 0
+        return self._permute(layout, vectors, self.match(layout, vectors)) if known else vectors
+
+    def apply_runs(
+        self, layout: Layout, vectors: Float[np.ndarray, "networks weights"], runs: np.ndarray
+    ) -> Float[np.ndarray, "networks weights"]:
+        """Return networks of the zoo, each in the order found for its run."""
+        if layout.identity not in self.references or not len(vectors):
+            return vectors
+        found = [self._orders[layout.identity, str(run)] for run in runs]
+        orders = {group: torch.stack([order[group] for order in found]) for group in found[0]}
+        return self._permute(layout, vectors, orders)
+
+    def save(self, folder: Path) -> None:
+        """Write references.safetensors and symmetry.json."""
+        vectors = {name: torch.from_numpy(one.vector) for name, one in self.references.items()}
+        write_tensors(folder / "references.safetensors", vectors)
+        write_json(folder / "symmetry.json", {name: to_plain(one.spec) for name, one in self.references.items()})
+
+    @classmethod
+    def load(cls, folder: Path) -> "Alignment":
+        """Return the alignment saved in a folder; it can match other networks of the same layouts.
+
+        Raises:
+            DataError: if a file is missing or unreadable.
+        """
+        specs = read_json(folder / "symmetry.json")
+        vectors = read_tensors(folder / "references.safetensors")
+        where = str(folder / "symmetry.json")
+        return cls({
+            name: Reference(convert(plain, PermutationSpec, where=where), vectors[name].numpy())
+            for name, plain in specs.items()
+        })  # fmt: skip
+
+    def _permute(self, layout: Layout, vectors: np.ndarray, orders: dict[str, Tensor]) -> np.ndarray:
+        spec = self._reference(layout).spec
+        state = permute(spec, layout.unflatten(torch.from_numpy(np.ascontiguousarray(vectors))), orders)
+        parts = [state[tensor.name].reshape(len(vectors), -1) for tensor in layout.tensors]
+        return torch.cat(parts, dim=1).numpy()
+
+    def _reference(self, layout: Layout) -> Reference:
+        if layout.identity not in self.references:
+            known = sorted(self.references)
+            raise DataError("no network of this layout was aligned", expected=known, got=layout.identity, fix=ADVICE)
+        return self.references[layout.identity]
+
+
+def _finite(zoo: Zoo, rows: np.ndarray) -> np.ndarray:
+    """Return weights for matching; values that are not finite count as zero here and are refused when they are cached."""
+    return np.nan_to_num(zoo.weights(rows), nan=0.0, posinf=0.0, neginf=0.0)
+
+
+def _last_rows(zoo: Zoo, layout: str) -> np.ndarray:
+    """Return the row of the last checkpoint of each run of a layout."""
+    table = zoo.table[zoo.table["layout"].astype(str) == layout]
+    return np.sort(table.groupby("run_id", sort=False)["checkpoint"].idxmax().to_numpy())
+
+
+def _choose(zoo: Zoo, rows: np.ndarray) -> int:
+    """Return the row of the reference: of the runs that are trained on, the one with the best training accuracy."""
+    if "train_accuracy" not in zoo.table:
+        return int(rows[0])
+    return int(rows[int(zoo.table["train_accuracy"].iloc[rows].fillna(-1).to_numpy().argmax())])
+
+
+def _spec(zoo: Zoo, layout: str, row: int) -> PermutationSpec:
+    """Return the spec of a layout, proven on one network."""
+    text = str(zoo.table["architecture"].iloc[row])
+    if not text:
+        raise DataError(
+            "networks can't be built again, so not aligned", where=zoo.table["model_id"].iloc[row], fix=ADVICE
+        )
+    network = build(text)
+    state = zoo.layouts[layout].unflatten(torch.from_numpy(_finite(zoo, np.array([row]))[0]))
+    network.load_state_dict(state)
+    example = torch.rand(4, *parse(text).input, generator=torch.Generator().manual_seed(0))
+    spec = derive_spec(network, example)
+    verdict = verify_spec(network, spec, example, tolerance=1e-3)
+    if not verdict.coupled < verdict.uncoupled:
+        raise ModelError("the symmetry found does not couple its layers", where=text, got=verdict, fix=ADVICE)
+    return spec
+
+
+def describe(alignment: Alignment) -> Iterator[tuple[str, float]]:
+    """Yield figures: count of layouts with a reference and of units that may be reordered."""
+    yield "aligned_layouts", float(len(alignment.references))
+    yield "aligned_units", float(sum(sum(one.spec.units.values()) for one in alignment.references.values()))
