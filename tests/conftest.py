@@ -1,4 +1,4 @@
-"""What all tests share: one thread, fixed seeds, no tracking, a tiny zoo, the digits, real files where there are some."""
+"""What all tests share: one thread, fixed seeds, no tracking, a tiny zoo, the digits, real image files if there are."""
 
 import os
 import random

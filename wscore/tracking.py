@@ -11,6 +11,7 @@ Any failure of MLflow, of its database or of its server warns once; the rest of 
 This is the only module that imports mlflow, and it does so only when a tracker is opened.
 """
 
+import importlib
 import logging
 import os
 import re
@@ -294,7 +295,8 @@ def _failures() -> tuple[type[Exception], ...]:
 def _start(stage_name: str, params: Mapping[str, Any]) -> MlflowTracker:
     root = find_root()
     uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root / 'mlflow.db'}"
-    with _prepare(uri), FileLock(_lock_path(root), timeout=LOCK_SECONDS):
+    _prepare(uri)
+    with FileLock(_lock_path(root), timeout=LOCK_SECONDS):
         client = _client(uri)
         experiment = _experiment(client, root)
         parent = _parent(client, experiment)
@@ -304,25 +306,24 @@ def _start(stage_name: str, params: Mapping[str, Any]) -> MlflowTracker:
     return MlflowTracker(client, run, parent)
 
 
-@contextmanager
-def _prepare(uri: str) -> Iterator[None]:
-    """Bound the retries, refuse a server that takes no connection within seconds, silence MLflow's own deprecations."""
+def _prepare(uri: str) -> None:
+    """Bound the retries, refuse a server that takes no connection within seconds, import MLflow (seconds, so no lock)."""
     for name, value in PATIENCE.items():
         os.environ.setdefault(name, value)
     if uri.startswith(("http://", "https://")):
         _probe(uri)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        yield
+    importlib.import_module("mlflow")
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def _client(uri: str) -> Any:
     """Return an MLflow client; a new SQLite store gets its tables here, which only one process may do."""
     from mlflow import MlflowClient
 
-    for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    return MlflowClient(tracking_uri=uri)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # in MLflow's own use of SQLAlchemy
+        return MlflowClient(tracking_uri=uri)
 
 
 def _probe(uri: str) -> None:

@@ -2,13 +2,14 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from wscore.config import read_yaml
 from wscore.evaluation.statistics import statistics_table
-from wscore.io import write_json
+from wscore.io import read_json, write_json
 from wscore.zoo.store import Zoo
 
 PARAMS = Path(__file__).parents[2] / "params.yaml"
@@ -29,7 +30,7 @@ def write_representations(zoo: Path, folder: Path) -> None:
     values, names = statistics_table(networks)
     last = [number for number, name in enumerate(names) if "[-1]" in name and name.startswith(("linear", "bias"))]
     table = networks.table[["model_id", "run_id", "checkpoint"]].copy()
-    runs = {run: split for run, split in zip(sorted(set(table["run_id"])), SPLITS, strict=True)}
+    runs = dict(zip(sorted(set(table["run_id"])), SPLITS, strict=True))
     table["split"] = table["run_id"].map(runs)
     table["latent"] = list(values[:, last].astype(np.float32))
     folder.mkdir(parents=True)
@@ -38,6 +39,6 @@ def write_representations(zoo: Path, folder: Path) -> None:
     write_json(folder / "manifest.json", manifest)
 
 
-def read_table(folder: Path) -> pd.DataFrame:
-    """Return the rows of representations."""
-    return pd.read_parquet(folder / "representations.parquet")
+def read_representations(folder: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Return the rows and the manifest of representations."""
+    return pd.read_parquet(folder / "representations.parquet"), read_json(folder / "manifest.json")

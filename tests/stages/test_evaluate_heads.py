@@ -66,6 +66,7 @@ def test_it_judges_every_head_beside_its_controls(workspace: Path, capsys: pytes
 
 
 def test_same_bytes_again(workspace: Path) -> None:
+    write_params(workspace, tasks=["patterns", "accuracy"])
     found = []
     for _ in range(2):
         main(ARGUMENTS)

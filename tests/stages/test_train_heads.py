@@ -6,7 +6,8 @@ import pandas as pd
 import pytest
 
 from stages.train_heads import main
-from tests.stages.heads_workspace import read_table, write_params, write_representations
+from tests.stages.heads_workspace import read_representations, write_params, write_representations
+from wscore.io import write_json
 from wscore.training.heads import TASKS, load_head
 
 
@@ -74,12 +75,20 @@ def test_what_a_user_may_get_wrong(workspace: Path) -> None:
     assert "heads.lr" in stop("accuracy")
 
 
-def test_representations_of_another_zoo(workspace: Path) -> None:
-    table = read_table(workspace / "representations")
+def test_representations_that_do_not_fit(workspace: Path) -> None:
+    table, manifest = read_representations(workspace / "representations")
     (workspace / "representations").unlink()
-    (workspace / "representations").mkdir()
-    table.assign(model_id=table["model_id"] + "x").to_parquet("representations/representations.parquet")
-    assert "cache_representations" in stop("accuracy")
+    assert "representations/manifest.json: no such file" in stop("accuracy")
+    write_json(Path("representations/manifest.json"), manifest)
+    assert "representations: no representations here" in stop("accuracy")
+    table.drop(columns="split").to_parquet("representations/representations.parquet")
+    assert "representations.parquet: is not a table of representations" in stop("accuracy")
+    table.to_parquet("representations/representations.parquet")
+    write_json(Path("representations/manifest.json"), manifest | {"zoo": "another"})
+    assert "those of another zoo" in (message := stop("accuracy"))
+    assert "run `dvc repro cache_representations`" in message
+    write_json(Path("representations/manifest.json"), manifest)
+    main(arguments("accuracy"))
 
 
 def test_the_scaling_is_saved(workspace: Path) -> None:

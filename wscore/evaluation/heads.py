@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Shaped
 
-from wscore.errors import DataError, WscoreWarning
+from wscore.errors import DataError, ModelError, WscoreWarning
 from wscore.evaluation.config import EvaluateConfig
 from wscore.evaluation.intervals import Statistic, bootstrap
 from wscore.evaluation.property import (
@@ -95,7 +95,12 @@ def judge(head: PropertyHead, data: HeadData, rows: Rows, config: EvaluateConfig
 
     Raises:
         DataError: if there is no test network.
+        ModelError: if the head reads latents of another encoder.
     """
+    if head.encoder != data.encoder:
+        raise ModelError(
+            "reads latents of another encoder", where=f"head for {head.task}", expected=head.encoder, got=data.encoder
+        )
     test = data.part("test")
     if not len(test.table):
         raise DataError("there is no test network", where="heads", fix="make more runs, or raise tokens.test_fraction")

@@ -21,9 +21,9 @@ def report(verdict: Verdict, config: EvaluateConfig) -> dict[str, Any]:
     """
     every, run = _of(verdict.networks, OURS), _runnable(verdict)
     counts = {
-        "networks": len(every),
-        "runs": len(set(every["run_id"])),
-        "networks_not_run": len(every) - len(_of(run, OURS)),
+        "networks": float(len(every)),
+        "runs": float(len(set(every["run_id"]))),
+        "networks_not_run": float(len(every) - len(_of(run, OURS))),
     }
     methods = {name: tally.summary() | _function(_of(run, name), config) for name, tally in verdict.tallies.items()}
     families = {
@@ -36,7 +36,7 @@ def report(verdict: Verdict, config: EvaluateConfig) -> dict[str, Any]:
 def sentence(found: Mapping[str, Any]) -> str:
     """Return the headline of a report in one line."""
     ours = found[OURS]
-    size = f"{found['networks']:,} held-out networks rebuilt at {ours['compression_ratio']:.1f}x"
+    size = f"{found['networks']:,.0f} held-out networks rebuilt at {ours['compression_ratio']:.1f}x"
     if "agreement" not in ours:
         return f"{size}: R2 {ours['r2']:.3f}; none could be run, since their architecture is not known"
     rival = f"PCA {found['pca']['agreement']:.3f}, mean network {found['mean_network']['agreement']:.3f}"

@@ -156,8 +156,9 @@ def _class_weights(target: Binary | Discrete) -> np.ndarray:
 def _outputs(model: Model, target: Target, features: Features) -> np.ndarray:
     """Return predictions as (N, width); a class without a training row has probability 0.
 
-    The probabilities are weighed as the classes are in the loss of the head, w_k p_k / sum_j w_j p_j, so that both answer the
-    same question. Weights in the fitting would come to the same in expectation, but sklearn bins weighted rows slowly.
+    The probabilities are weighed as the classes are in the loss of the head, w_k p_k / sum_j w_j p_j, so that both
+    answer the same question. Weights in the fitting would come to the same in the limit, but sklearn bins weighted rows
+    slowly.
     """
     if isinstance(target, Continuous) or isinstance(model, HistGradientBoostingRegressor):
         return model.predict(features)[:, None]

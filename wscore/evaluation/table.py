@@ -91,7 +91,7 @@ AUTOENCODER_METRICS = (
     Metric("accuracy_change", "mean absolute accuracy change", "lower"),
     Metric("rank_correlation", "rank correlation of accuracies", "higher"),
     Metric("accuracy", "accuracy after rebuilding", "neither"),
-    Metric("kl", "output KL (nats)", "lower"),
+    Metric("kl_median", "output KL (nats), median", "lower"),
     Metric("r2", "R² of the weights", "higher"),
     Metric("relative_error", "relative error of the weights", "lower"),
     Metric("compression_ratio", "compression (weights per stored float)", "neither", 1),
@@ -113,13 +113,13 @@ HEAD_METRICS = {
 
 
 def gather(folder: Path) -> dict[str, Any]:
-    """Return the content of every metrics file in a folder by its top-level key; None for a file that isn't there.
+    """Return the content of every metrics file in a folder, below its one top-level key; None where there is no file.
 
     Raises:
         DataError: if a file is there but can't be read.
     """
     files = {name: Path(folder) / f"{name}.json" for name in STAGES}
-    return {name: read_json(file)[name] if file.is_file() else None for name, file in files.items()}
+    return {name: next(iter(read_json(file).values())) if file.is_file() else None for name, file in files.items()}
 
 
 def sections(parts: Mapping[str, Any]) -> list[Section]:
@@ -178,11 +178,11 @@ def best_of(line: Line, methods: Iterable[str]) -> str | None:
 
 def _autoencoder(found: Mapping[str, Any]) -> Section:
     note = (
-        f"Autoencoder: {found['networks']:,} networks of {found['runs']:,} runs; their own accuracy is on average "
+        f"Autoencoder: {found['networks']:,.0f} networks of {found['runs']:,.0f} runs; their own accuracy is on average "
         f"{_number(found[OURS].get('accuracy_original'), 3)}. Weights in raw units, R² against their mean."
     )
     if found["networks_not_run"]:
-        note += f" {found['networks_not_run']:,} could not be run (architecture not known, or made for other images)."
+        note += f" {found['networks_not_run']:,.0f} could not be run (architecture not known, or made for other images)."
     lines = _lines(found, AUTOENCODER_METRICS, AUTOENCODER_CONTROLS, prefix="")
     rivals = ("mean_network", "pca", "layout_pca")
     return Section("autoencoder", "Autoencoder", AUTOENCODER_CONTROLS, rivals, lines, note)

@@ -16,7 +16,7 @@ A killed recording goes on with the epoch in which it stopped, in a folder named
 import hashlib
 import math
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
@@ -38,6 +38,7 @@ from wscore.zoo.layout import Layout, layout_of
 CACHE = Path(".cache/base")
 IMAGES, STATE, PROGRESS = "images.safetensors", "state-{}.safetensors", "progress.json"
 SPLITS = ("x_train", "y_train", "x_test", "y_test")
+SCORES = ("train_loss", "test_loss", "test_accuracy")
 CODE = ("base.py", "networks.py")
 MOMENTUM = 0.9
 
@@ -146,6 +147,26 @@ def record_runs(config: BaseConfig, images: Images, out: Path) -> list[Manifest]
             write_manifest(folder / manifest.run, manifest)
     shutil.rmtree(cache)
     return manifests
+
+
+def report(manifests: Sequence[Manifest]) -> dict[str, float]:
+    """Return the figures of metrics/base.json: means over the runs at their end, and counts."""
+    ends = {name: [getattr(run.snapshots, name)[-1] for run in manifests] for name in SCORES}
+    return {
+        "runs": float(len(manifests)),
+        "weights": float(manifests[0].layout.size),
+        "snapshots": float(len(manifests[0].snapshots.step)),
+        "steps": float(manifests[0].snapshots.step[-1]),
+        **{name: float(np.mean(values)) for name, values in ends.items()},
+        "test_accuracy_worst": float(min(ends["test_accuracy"])),
+    }
+
+
+def sentence(manifests: Sequence[Manifest]) -> str:
+    """Return the headline of a recording in one line."""
+    found = report(manifests)
+    size = f"{found['runs']:.0f} runs of {manifests[0].network.name} ({found['weights']:,.0f} weights)"
+    return f"{size}, {found['snapshots']:.0f} snapshots each, test accuracy {found['test_accuracy']:.3f}"
 
 
 def network_spec(config: BaseConfig, images: Images) -> NetworkSpec:

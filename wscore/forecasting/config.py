@@ -1,6 +1,6 @@
 """Section `predictor:` of params.yaml: what is forecast from what, by which model, and how that is trained."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -19,7 +19,8 @@ class PredictorConfig(Section):
     """The weight predictor (section `predictor:`).
 
     Args:
-        kind: `gram` combines the last increments by what their inner products say, and works on runs and networks that it
+        kind: `gram` combines the last increments by what their inner products say, and works on runs and networks that
+            it
             never saw; `transformer_pca` reads whole weight vectors and works on the runs that it was trained on.
         sequence_length: snapshots that it looks at.
         train_split: share of each trajectory, in time, that it may learn from.
@@ -99,6 +100,6 @@ class PredictorConfig(Section):
             **{name: getattr(self, name) for name in names},
         )
 
-    def _shape(self) -> dict[str, int | float]:
+    def _shape(self) -> dict[str, Any]:
         names = ("sequence_length", "model_dim", "layers", "heads", "dropout")
         return {"horizons": self.extrapolation_steps, **{name: getattr(self, name) for name in names}}

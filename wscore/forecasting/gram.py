@@ -67,13 +67,13 @@ def gram_loss(
 ) -> dict[str, Float[Tensor, ""]]:
     """Return `loss` = mean over windows and known horizons of (1 - skill) + 0.5 mean over tensors of (1 - skill).
 
-    1 - skill = error / error of copy-last of the whole network, or of one tensor, each at most 5. `skill` is the mean
-    of the first, without that limit.
+    1 - skill = error / error of copy-last of the whole network, or of one tensor, each at most 5. `skill` is 1 - the
+    mean of the first.
     """
     error, copied = relative_errors(coefficients, grams)
-    network = error.sum(1) / copied.sum(1).clamp_min(TINY)  # (W, K)
+    network = (error.sum(1) / copied.sum(1).clamp_min(TINY)).clamp(max=WORST)  # (W, K)
     tensors = (error / copied.clamp_min(TINY)).clamp(max=WORST).mean(1)  # (W, K)
-    each = network.clamp(max=WORST) + LAYER_SHARE * tensors
+    each = network + LAYER_SHARE * tensors
     count = known.sum().clamp_min(1)
     return {"loss": (each * known).sum() / count, "skill": 1 - (network * known).sum() / count}
 

@@ -1,8 +1,8 @@
 """Recipe of the weight predictor: trajectories in, a trained model out.
 
-It learns from windows in the first part of the training runs; of what lies after the split, and of the held-out runs, no
-bit reaches it. Later windows of the training runs are only watched: they give the columns `validation_*` of the history,
-and no decision depends on them.
+It learns from windows in the first part of the training runs; of what lies after the split, and of the held-out runs,
+no bit reaches it. Later windows of the training runs are only watched: they give the columns `validation_*` of the
+history, and no decision depends on them.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 
 from wscore.forecasting.config import PredictorConfig
-from wscore.forecasting.plan import learned, later, make_plan
+from wscore.forecasting.plan import later, learned, make_plan
 from wscore.forecasting.snapshots import Trajectory
 from wscore.forecasting.tasks import TASKS, Loss
 from wscore.models.folder import load_model, save_model
@@ -22,6 +22,8 @@ from wscore.training.callbacks import Callback, Resume
 from wscore.training.history import History
 from wscore.training.loop import fit
 from wscore.training.state import TrainingState
+
+COUNTS = ("snapshots", "windows", "components", "numerical_rank")
 
 
 class Trained(NamedTuple):
@@ -79,6 +81,23 @@ def train_predictor(
         **task.facts,
     }
     return Trained(task.model, history, facts)
+
+
+def report(trained: Trained) -> dict[str, float]:
+    """Return the figures of metrics/predictor.json: what it was trained on and how well it fits that."""
+    counts = {name: float(value) for name, value in trained.facts.items() if name in COUNTS}
+    best = trained.history.best
+    return {**counts, "best_epoch": best["epoch"], **{name: best[name] for name in best if name.endswith("_skill")}}
+
+
+def sentence(trained: Trained) -> str:
+    """Return the headline of a training in one line."""
+    facts = trained.facts
+    source = f"{facts['windows']:,} windows of {len(facts['training_runs'])} runs"
+    if "components" in facts:
+        rank = f"PCA with {facts['components']} components" if facts["components"] else "whole vectors"
+        source += f", {rank} ({facts['snapshots']} snapshots, numerical rank {facts['numerical_rank']})"
+    return f"{facts['kind']}: {source}, training skill {trained.history.best['train_skill']:+.3f}"
 
 
 def save_predictor(folder: Path, trained: Trained) -> None:

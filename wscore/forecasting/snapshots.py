@@ -5,12 +5,14 @@ data/trajectories/seed-0/
   manifest.json   network, layout, how it was trained; step, epoch, learning rate, losses and accuracy of every snapshot
 """
 
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal
 
 import msgspec
 import numpy as np
+import pandas as pd
 from jaxtyping import Float
 
 from wscore.config import Section, to_plain
@@ -141,9 +143,15 @@ def open_trajectories(folder: Path) -> list[Trajectory]:
     return runs
 
 
-def trajectories_identity(runs: list[Trajectory]) -> list[str]:
-    """Return a hash of each trajectory's files."""
+def identities(runs: Sequence[Trajectory]) -> list[str]:
+    """Return a hash of the files of each trajectory."""
     return [hash_folder(run.folder) for run in runs]
+
+
+def curves(runs: Sequence[Trajectory]) -> pd.DataFrame:
+    """Return a row per run and snapshot: run, step, epoch, lr, train_loss, test_loss, test_accuracy."""
+    tables = [pd.DataFrame({"run": run.name, **to_plain(run.manifest.snapshots)}) for run in runs]
+    return pd.concat(tables, ignore_index=True)
 
 
 def _read_manifest(path: Path) -> Manifest:

@@ -47,8 +47,8 @@ def gram_task(config: PredictorConfig, known: list[Material], ahead: list[Materi
         features, products, known = batch  # (B, L, c-1, F), (B, L, c-1+K, c-1+K), (B, K)
         return gram_loss(model(features), products, known)
 
-    batches = [_gram_batches(config, some, shuffle=some is known) for some in (known, ahead)]
-    return Task(model, *batches, loss, config.gram_lr_factor, {})
+    train, watched = (_gram_batches(config, some, shuffle=some is known) for some in (known, ahead))
+    return Task(model, train, watched, loss, config.gram_lr_factor, {})
 
 
 def pca_task(config: PredictorConfig, known: list[Material], ahead: list[Material]) -> Task:
@@ -62,9 +62,9 @@ def pca_task(config: PredictorConfig, known: list[Material], ahead: list[Materia
     if rank is not None:
         model.components.copy_(basis.components)
     model.scale.copy_(torch.cat([_scores(model, part) for part in vectors]).square().mean().sqrt())
-    batches = [_ScoreBatches(config, model, some, shuffle=some is known) for some in (known, ahead)]
+    train, watched = (_ScoreBatches(config, model, some, shuffle=some is known) for some in (known, ahead))
     facts = {"components": rank or 0, "numerical_rank": basis.numerical_rank}
-    return Task(model, *batches, _pca_loss, 1.0, facts)
+    return Task(model, train, watched, _pca_loss, 1.0, facts)
 
 
 TASKS: dict[str, Callable[[PredictorConfig, list[Material], list[Material]], Task]] = {
@@ -91,8 +91,8 @@ def _pca_loss(model: PcaPredictor, batch: tuple[Tensor, Tensor, Tensor]) -> dict
     """Return 1 - skill within the principal components (at most 5 a window), or the scaled error for `absolute`."""
     history, targets, known = batch  # (B, c, R), (B, K, R), (B, K)
     error = (model(history) - targets).square().sum(-1)  # (B, K)
-    relative = error / (targets - history[:, -1:]).square().sum(-1).clamp_min(TINY)
-    each = error / model.scale.square() if model.config.mode == "absolute" else relative.clamp(max=WORST)
+    relative = (error / (targets - history[:, -1:]).square().sum(-1).clamp_min(TINY)).clamp(max=WORST)
+    each = error / model.scale.square() if model.config.mode == "absolute" else relative
     count = known.sum().clamp_min(1)
     return {"loss": (each * known).sum() / count, "skill": 1 - (relative * known).sum() / count}
 

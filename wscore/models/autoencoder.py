@@ -1,13 +1,15 @@
 """Autoencoder of tokenized networks: an encoder and a decoder that are saved, loaded and used each on its own."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from wscore.config import Section
-from wscore.models.folder import register
+from wscore.errors import ModelError
+from wscore.models.folder import load_model, register, save_model
 from wscore.models.linear import LinearConfig, LinearDecoder, LinearEncoder
 from wscore.models.mlp import MlpConfig, MlpDecoder, MlpEncoder
 from wscore.models.transformer import TransformerConfig, TransformerDecoder, TransformerEncoder
@@ -110,6 +112,28 @@ class Autoencoder(nn.Module):
         """Return latents and reconstructed tokens."""
         latent = self.encoder(batch)  # (B, Z)
         return Reconstruction(latent, self.decoder(latent, batch))
+
+
+def save_autoencoder(folder: Path, model: Autoencoder, *, extra: Mapping[str, Any]) -> None:
+    """Write both sides as model folders `encoder` and `decoder`, each of which can be loaded without the other."""
+    save_model(folder / "encoder", model.encoder, extra=extra)
+    save_model(folder / "decoder", model.decoder, extra=extra)
+
+
+def load_autoencoder(folder: Path) -> Autoencoder:
+    """Return both sides as one model, in evaluation mode.
+
+    Raises:
+        ModelError: if a side is missing, altered or of another class, or the two do not belong together.
+    """
+    encoder, decoder = load_model(folder / "encoder", Encoder), load_model(folder / "decoder", Decoder)
+    if encoder.config != decoder.config:
+        raise ModelError(
+            "encoder and decoder do not belong together", where=folder, fix="run `dvc repro train_autoencoder`"
+        )
+    model = Autoencoder(encoder.config)
+    model.encoder, model.decoder = encoder, decoder
+    return model.eval()
 
 
 def _start_at_zero(network: Any) -> None:

@@ -95,7 +95,7 @@ class GramPredictor(WeightPredictor):
         super().__init__()
         self.config = config
         increments = config.sequence_length - 1
-        self.inputs = nn.Linear(2 * increments + 4 + len(KINDS_TOLD_APART) + 1, config.model_dim)
+        self.inputs = nn.Linear(2 * increments + 4 + len(KINDS_TOLD_APART), config.model_dim)
         self.recency = nn.Parameter(0.02 * torch.randn(increments, config.model_dim))
         self.blocks = _blocks(config, feed_forward=2)
         self.head = _zero(nn.Linear(config.model_dim, config.horizons))

@@ -79,7 +79,7 @@ def draw_errors(table: pd.DataFrame, path: Path) -> None:
     """
     with figure(title="Error of rebuilt weights, by kind of tensor", panel=(8.0, 3.6)) as (canvas, (axes,)):
         bars(axes, table, "kind")
-        axes.set_yscale("symlog", linthresh=1.0)
+        axes.set_yscale("log")
         label(axes, y=r"relative error $\|w - \hat w\| / \|w\|$ (raw units)")
         save(canvas, path)
 
@@ -102,7 +102,7 @@ def bars(axes: Axes, table: pd.DataFrame, groups: str, methods: Sequence[str] | 
     for number, method in enumerate(methods):
         shift = (number - (len(methods) - 1) / 2) * width
         axes.bar(places + shift, table[method], width, color=method_colour(method), label=NAMES.get(method, method))
-    axes.set_xticks(places, [str(name).replace("_", " ") for name in table[groups]])
+    axes.set_xticks(places, [str(name).replace("_", "\n") for name in table[groups]])
     axes.grid(visible=False, axis="x")
     axes.legend(ncols=1, loc="center left", bbox_to_anchor=(1, 0.5))
 

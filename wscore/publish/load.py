@@ -13,6 +13,7 @@ from torch.nn.utils.rnn import pad_sequence
 from wscore.errors import ModelError
 from wscore.models.autoencoder import Decoder, Encoder
 from wscore.models.folder import load_model
+from wscore.tokens.alignment import Alignment
 from wscore.tokens.batch import TokenBatch
 from wscore.tokens.items import cut_windows
 from wscore.tokens.normalizer import Normalizer
@@ -40,8 +41,6 @@ class TokenCodec:
 
     def batch(self, layout: Layout, vector: Float[np.ndarray, " weights"]) -> TokenBatch:
         """Return the windows of one network (D,) as a batch, normalised and padded to the longest of them."""
-        if not np.isfinite(vector).all():
-            raise ModelError("network has weights that are not finite", got=int((~np.isfinite(vector)).sum()))
         template = self.tokenizer.template(layout)
         tokens = self.tokenizer.encode(layout, self.normalizer.normalize(layout, vector[None]))[0]
         parts = (tokens, template.mask, template.features)
@@ -69,6 +68,7 @@ class PublishedEncoder:
     def __init__(self, folder: Path | str) -> None:
         self.model = load_model(Path(folder), Encoder)
         self.codec = TokenCodec(Path(folder), self.model.config.network.max_tokens)
+        self.alignment = Alignment.load(Path(folder))
 
     def encode(self, state: Mapping[str, Tensor]) -> Float[Tensor, " latent"]:
         """Return the latent (Z,) of a network's state dict: the mean over its windows, as the heads take it."""
@@ -76,9 +76,17 @@ class PublishedEncoder:
 
     @torch.no_grad()
     def encode_windows(self, state: Mapping[str, Tensor]) -> Float[Tensor, "window latent"]:
-        """Return one latent per window of a network (one window unless it is long), as the decoder takes them."""
+        """Return one latent per window of a network (one window unless it is long), as the decoder takes them.
+
+        Hidden units are first brought into the order of the reference of the layout, if it has one.
+
+        Raises:
+            ModelError: if the network has weights that are not finite.
+        """
         layout = layout_of(state)
-        return self.model(self.codec.batch(layout, layout.flatten(state)))
+        vector = layout.flatten(state)
+        check_finite(vector)
+        return self.model(self.codec.batch(layout, self.alignment.apply(layout, vector[None])[0]))
 
 
 class PublishedDecoder:
@@ -108,6 +116,13 @@ class PublishedDecoder:
         frame = self.codec.batch(layout, np.zeros(layout.size, np.float32))
         vector = self.codec.network(layout, self.model(latents, frame))
         return layout.unflatten(torch.from_numpy(vector))
+
+
+def check_finite(vector: Float[np.ndarray, " weights"]) -> None:
+    """Raise ModelError if a network has weights that are not finite, telling how many."""
+    wrong = int((~np.isfinite(vector)).sum())
+    if wrong:
+        raise ModelError("network has weights that are not finite", got=wrong)
 
 
 def _stack(rows: Any, spans: list[slice]) -> Tensor:

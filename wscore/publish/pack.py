@@ -17,7 +17,7 @@ class Sources(NamedTuple):
     """Where the trained models lie.
 
     Attributes:
-        autoencoder: folder with encoder/, decoder/, tokenizer and normaliser.
+        autoencoder: folder with encoder/, decoder/, and beside them tokenizer, normaliser and reference networks.
         heads: folder with one folder per task.
         tasks: heads that are published.
         predictor: folder of the weight predictor.
@@ -66,7 +66,7 @@ def pack(
 
 def plan(sources: Sources, metrics: Mapping[str, Any]) -> Iterator[tuple[Part, dict[Path, str]]]:
     """Yield each part with the files that belong to it and the names that they get."""
-    shared = {file: file.name for file in sorted(Path(sources.autoencoder).glob("*.json"))}
+    shared = {file: file.name for file in sorted(sources.autoencoder.glob("[!.]*.*"))}
     sides = {"encoder": parts.encoder, "decoder": parts.decoder}
     for name, part in sides.items():
         yield part(metrics["autoencoder_test"]), {**model_files(sources.autoencoder / name), **shared}
@@ -74,7 +74,9 @@ def plan(sources: Sources, metrics: Mapping[str, Any]) -> Iterator[tuple[Part, d
     for task in sources.tasks:
         found = metrics["heads_test"].get(task, {})
         yield parts.head(task, found, encoder_hash=encoder_hash), model_files(sources.heads / task)
-    yield parts.predictor(metrics["predictor_test"]), model_files(sources.predictor)
+    files = model_files(sources.predictor)
+    training = read_json(sources.predictor / "config.json").get("training", {})
+    yield parts.predictor(metrics["predictor_test"], training), files
 
 
 def model_files(folder: Path) -> dict[Path, str]:

@@ -17,6 +17,7 @@ READING = {
     "accuracy": ("r2", "mae", "rmse", "kendall_tau", "spearman"),
     "hyperparameters": ("aggregate", "continuous_r2", "discrete_accuracy", "discrete_macro_f1"),
 }
+FORECASTING = ("skill_1", "skill_5", "accuracy_1", "accuracy_5")
 QUESTIONS = {
     "patterns": "which building blocks a network has",
     "accuracy": "how accurate a network is on test images",
@@ -54,9 +55,22 @@ head = load_head(Path("models/published/heads/{task}"))
 table = pd.read_parquet("data/representations/representations.parquet")
 print(read(head, np.stack(table["latent"].head(5))))  # or latents of other networks from the published encoder
 """
+FORECAST = """\
+from pathlib import Path
+
+import torch
+from wscore.forecasting.recipe import load_predictor
+from wscore.forecasting.snapshots import open_trajectories
+
+predictor = load_predictor(Path("models/published/predictor"))
+run = open_trajectories(Path("data/trajectories"))[-1]
+history = run.weights[::-{stride}][: predictor.config.sequence_length][::-1]  # equally spaced, oldest first
+print(predictor.predict(torch.from_numpy(history.copy()), run.layout, horizons=1).shape)
+"""
 SYMMETRY = (
-    "Neurons of a layer can change places without changing what a network does. The model is not blind to that: such "
-    "networks get different latents."
+    "Hidden units can change places without changing what a network does. They are first put into the order that fits "
+    "a reference network of the same layout best; this makes such networks alike, not equal, and layouts without a "
+    "reference are taken as they are."
 )
 
 
@@ -116,6 +130,33 @@ def head(task: str, found: Mapping[str, Any], *, encoder_hash: str) -> Part:
             "It was trained on the families and images named above; nothing was measured on other networks.",
         ),
         figures=figures("network-property-prediction", found, READING.get(task, ())),
+    )
+
+
+def predictor(found: Mapping[str, Any], training: Mapping[str, Any]) -> Part:
+    """Return the texts of the weight predictor.
+
+    Args:
+        found: content of metrics/predictor_test.json.
+        training: facts of its training, as its config.json has them.
+    """
+    network, images, optimizer = (training.get(key, "unknown") for key in ("network", "dataset", "optimizer"))
+    return Part(
+        name="predictor",
+        title="Predictor of neural-network weights",
+        summary="Forecasts the weights of a network some steps further in its training from its last snapshots. A "
+        "forecast is one evaluation of a small model; no image is looked at.",
+        code=FORECAST.format(stride=training.get("stride", 1)),
+        stage="train_predictor",
+        sections=("base", "predictor"),
+        note=f"A step is {training.get('stride', 1)} snapshots long. Skill is 1 - error / error of copying the last "
+        f"snapshot, so that 0 is no better than copying. {DEFINITIONS}",
+        limits=(
+            f"It learned from runs of {network} on {images} with {optimizer}; nothing was measured on others.",
+            "Snapshots must be equally spaced, at the distance that it was trained with.",
+            "A forecast that is closer in weights need not classify better: see the accuracies in the table.",
+        ),
+        figures=figures("weight-forecasting", found, FORECASTING),
     )
 
 

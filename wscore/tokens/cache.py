@@ -11,6 +11,7 @@ tokens/
   manifest.json      configuration, identity of zoo and cache, size and hash of the files above
 """
 
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,6 +37,7 @@ from wscore.zoo.layout import Layout
 from wscore.zoo.splits import SPLITS
 from wscore.zoo.store import Zoo
 
+CODEC = ("tokenizer.json", "normalizer.json", "symmetry.json", "references.safetensors")
 BLOCK = 1 << 22  # weights in memory at once while a cache is built
 REMEMBERED = 1 << 25  # entries of all remembered frames together, 9 bytes each
 Item = int | np.integer
@@ -162,6 +164,11 @@ class TokenCache:
             DataError: naming the first file whose content is not what was written.
         """
         verify_files(self.folder, self.manifest)
+
+    def copy_codec(self, folder: Path) -> None:
+        """Copy what it takes to tokenize other networks in the same way: tokenizer, normaliser, alignment."""
+        for name in CODEC:
+            shutil.copyfile(self.folder / name, folder / name)
 
     def layout(self, item: Item) -> Layout:
         """Return the layout of an item's network."""

@@ -127,7 +127,9 @@ def unit_axes(layout: Layout) -> list[Axes]:
         columns, in_units = _columns(spec, units) if spec.kind in WEIGHTS else (1, -1)
         if spec.kind in WEIGHTS:
             units.append((spec.layer if spec is not weights[-1] else -1, rows))
-        own = units[-1] if spec.kind in WEIGHTS else next((unit for unit in reversed(units) if unit[1] == rows), (-1, 0))
+        own = (
+            units[-1] if spec.kind in WEIGHTS else next((unit for unit in reversed(units) if unit[1] == rows), (-1, 0))
+        )
         found.append(Axes(offset, rows, columns, each // columns, own[0], in_units))
     return [axes for axes in found if axes.rows * axes.columns * axes.rest]
 
@@ -156,7 +158,9 @@ def _columns(spec: TensorSpec, units: list[tuple[int, int]]) -> tuple[int, int]:
     if len(spec.shape) < 2:
         return 1, -1
     inputs = spec.shape[1]
-    fits = [unit for unit in units if inputs == unit[1] or (spec.kind == "linear" and unit[1] and inputs % unit[1] == 0)]
+    fits = [
+        unit for unit in units if inputs == unit[1] or (spec.kind == "linear" and unit[1] and inputs % unit[1] == 0)
+    ]
     exact = [unit for unit in fits if inputs == unit[1]]
     layer, size = (exact or fits or [(-1, 1)])[-1]
     return (size, layer) if layer >= 0 else (1, -1)
@@ -179,7 +183,9 @@ def _moments(components: dict[Key, Component], blocks: Blocks) -> tuple[np.ndarr
     return mean, covariances
 
 
-def _coordinates(component: Component, vectors: Float64[np.ndarray, "n weights"]) -> Float64[np.ndarray, "n *units dim"]:
+def _coordinates(
+    component: Component, vectors: Float64[np.ndarray, "n weights"]
+) -> Float64[np.ndarray, "n *units dim"]:
     """Return what each unit (or pair) has of each kind of weight, deviations from the mean over the units."""
     parts = [_part(part, vectors) for part in component.parts]
     coordinates = np.concatenate(parts, axis=-1)  # (n, *units, d)
@@ -207,7 +213,11 @@ def _largest(
     components: dict[Key, Component], spectra: dict[Key, tuple[np.ndarray, np.ndarray]], rank: int
 ) -> list[tuple[Key, np.ndarray, int, float]]:
     """Return (component, vector, number of the copy, variance) of the directions of largest variance."""
-    spaces = [(max(float(value), 0.0), key, place) for key, (values, _) in spectra.items() for place, value in enumerate(values)]
+    spaces = [
+        (max(float(value), 0.0), key, place)
+        for key, (values, _) in spectra.items()
+        for place, value in enumerate(values)
+    ]
     spaces.sort(key=lambda space: -space[0])
     chosen: list[tuple[Key, np.ndarray, int, float]] = []
     for variance, key, place in spaces:
@@ -230,13 +240,17 @@ def _cosine(size: int, frequency: int) -> np.ndarray:
     return math.sqrt(2 / size) * np.cos(np.pi * frequency * (np.arange(size) + 0.5) / size)
 
 
-def _lift(component: Component, vector: np.ndarray, directions: tuple[np.ndarray, ...], flat: Float32[np.ndarray, " weights"]) -> None:
+def _lift(
+    component: Component, vector: np.ndarray, directions: tuple[np.ndarray, ...], flat: Float32[np.ndarray, " weights"]
+) -> None:
     """Write the weights that a vector of coordinates stands for into a flat vector, along one direction of the units."""
     for part, coordinates in _split(component, vector):
         axes, along = part.axes, list(directions)
         rows = along.pop(0) if part.out_deviates else np.full(axes.rows, 1 / math.sqrt(axes.rows))
         columns = along.pop(0) if part.in_deviates else np.full(axes.columns, 1 / math.sqrt(axes.columns))
-        kept = coordinates.reshape(axes.rows if axes.out_units < 0 else 1, axes.columns if axes.in_units < 0 else 1, axes.rest)
+        kept = coordinates.reshape(
+            axes.rows if axes.out_units < 0 else 1, axes.columns if axes.in_units < 0 else 1, axes.rest
+        )
         rows = rows if axes.out_units >= 0 else np.ones(axes.rows)
         columns = columns if axes.in_units >= 0 else np.ones(axes.columns)
         tensor = kept * rows[:, None, None] * columns[None, :, None]

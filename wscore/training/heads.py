@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import torch
 from jaxtyping import Float
 from msgspec import Meta
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from wscore.config import Section, convert, to_plain
 from wscore.errors import ConfigError, DataError, ModelError
+from wscore.io import read_json
 from wscore.losses.property import binary_loss, class_loss, regression_loss
 from wscore.models.folder import CONFIG, load_model, read_model_config, save_model
 from wscore.models.heads import Head, HeadConfig
@@ -41,6 +43,7 @@ from wscore.zoo.store import Zoo
 Task = Literal["patterns", "accuracy", "hyperparameters"]
 Batch = tuple[Tensor, Tensor, Tensor]  # latents (B, Z), values (B, T), known (B, T)
 Positive = Annotated[int, Meta(ge=1)]
+ENCODE_AGAIN = "run `dvc repro cache_representations`"
 Outputs = dict[str, Float[np.ndarray, "rows _"]]
 
 
@@ -117,15 +120,17 @@ class HeadData(NamedTuple):
     Attributes:
         latents: (N, Z) float32.
         table: metadata, one row per network in the same order, with the columns `row` (of the zoo) and `split`.
+        encoder: hash of the encoder that made the latents.
     """
 
     latents: Float[np.ndarray, "rows latent"]
     table: pd.DataFrame
+    encoder: str
 
     def part(self, split: str) -> "HeadData":
         """Return the networks of one split."""
         chosen = (self.table["split"] == split).to_numpy()
-        return HeadData(self.latents[chosen], self.table.loc[chosen])
+        return HeadData(self.latents[chosen], self.table.loc[chosen], self.encoder)
 
 
 class PropertyHead(NamedTuple):
@@ -135,11 +140,13 @@ class PropertyHead(NamedTuple):
         task: what it was trained for.
         model: latents in, raw outputs by target out.
         targets: fitted on the training rows.
+        encoder: hash of the encoder whose latents it reads.
     """
 
     task: str
     model: Head
     targets: Targets
+    encoder: str
 
 
 def read_head_data(representations: Path, zoo: Zoo) -> HeadData:
@@ -148,21 +155,20 @@ def read_head_data(representations: Path, zoo: Zoo) -> HeadData:
     Raises:
         DataError: if a file is missing or malformed, or the representations are those of another zoo.
     """
-    table = _read_representations(representations)
+    table, manifest = _read_representations(Path(representations))
     zoo_rows = zoo.table.assign(row=np.arange(len(zoo))).set_index("model_id", drop=False)
     unknown = len(set(table["model_id"]) - set(zoo_rows.index))
-    if unknown or not zoo_rows.index.is_unique or not table["model_id"].is_unique:
+    if manifest["zoo"] != zoo.identity or unknown or not zoo_rows.index.is_unique:
         raise DataError(
-            "representations and zoo don't fit each other",
+            "the representations are those of another zoo",
             where=representations,
-            expected="each network once, by its model_id, in both",
-            got=f"{unknown} unknown networks among {len(table)}",
-            fix="run `dvc repro cache_representations`",
+            expected=f"zoo {zoo.identity}, each network once by its model_id",
+            got=f"zoo {manifest['zoo']}, {unknown} unknown networks of {len(table)}",
+            fix=ENCODE_AGAIN,
         )
     joined = zoo_rows.loc[table["model_id"]].reset_index(drop=True)
-    return HeadData(
-        np.stack(table["latent"].tolist()).astype(np.float32), joined.assign(split=table["split"].to_numpy())
-    )
+    latents = np.stack(table["latent"].tolist()).astype(np.float32)
+    return HeadData(latents, joined.assign(split=table["split"].to_numpy()), manifest["encoder"])
 
 
 def fit_targets(task: str, config: HeadsConfig, train: pd.DataFrame) -> Targets:
@@ -198,7 +204,7 @@ def train_head(
                 f"there is no {name} network", where="heads", fix="make more runs, or change the fractions in tokens"
             )
     targets = fit_targets(task, config, train.table)
-    head = PropertyHead(task, build_head(config, train.latents, targets), targets)
+    head = PropertyHead(task, build_head(config, train.latents, targets), targets, data.encoder)
     history = fit(
         head.model,
         train=batches(head, train, config, shuffle=True),
@@ -287,9 +293,10 @@ def read(head: PropertyHead, latents: Float[np.ndarray, "rows latent"]) -> pd.Da
     )
 
 
-def save_head(folder: Path, head: PropertyHead, *, extra: Mapping[str, Any] | None = None) -> None:
-    """Write a head as config.json (task, targets with their scaling and vocabulary, `extra`) and model.safetensors."""
-    save_model(folder, head.model, extra={"task": head.task, "targets": to_plain(head.targets), **(extra or {})})
+def save_head(folder: Path, head: PropertyHead) -> None:
+    """Write a head as config.json (with task, encoder, and targets with their scaling and vocabulary) and weights."""
+    extra = {"task": head.task, "encoder": head.encoder, "targets": to_plain(head.targets)}
+    save_model(folder, head.model, extra=extra)
 
 
 def load_head(folder: Path, task: str | None = None) -> PropertyHead:
@@ -299,11 +306,9 @@ def load_head(folder: Path, task: str | None = None) -> PropertyHead:
         ModelError: if it is missing, altered, no head, or was trained for another task than the one asked for.
     """
     content = read_model_config(folder)
-    found = content.get("task")
-    if found is None or "targets" not in content or (task is not None and found != task):
-        raise ModelError(
-            "holds no head for this task", where=folder, expected=task or "a task", got=found or content["class"]
-        )
+    found = content.get("task", content["class"])
+    if not {"task", "encoder", "targets"} <= set(content) or task not in (None, found):
+        raise ModelError("holds no head for this task", where=folder, expected=task or "a head", got=found)
     try:
         saved = convert({"targets": content["targets"]}, SavedTargets, where=str(Path(folder) / CONFIG))
     except ConfigError as error:
@@ -314,11 +319,20 @@ def load_head(folder: Path, task: str | None = None) -> PropertyHead:
         raise ModelError(
             "outputs and targets differ", where=Path(folder) / CONFIG, expected=widths, got=model.config.outputs
         )
-    return PropertyHead(found, model, saved.targets)
+    return PropertyHead(found, model, saved.targets, content["encoder"])
 
 
-def _read_representations(folder: Path) -> pd.DataFrame:
-    return pd.read_parquet(Path(folder) / "representations.parquet")
+def _read_representations(folder: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Return model_id, split and latent of each network, and the manifest."""
+    path = folder / "representations.parquet"
+    manifest = read_json(folder / "manifest.json")
+    if not path.is_file() or not {"zoo", "encoder"} <= set(manifest):
+        raise DataError("no representations here", where=folder, expected=path.name, fix=ENCODE_AGAIN)
+    try:
+        return pd.read_parquet(path, columns=["model_id", "split", "latent"]), manifest
+    except (pa.ArrowInvalid, ValueError) as error:
+        text = " ".join(str(error).split())
+        raise DataError("is not a table of representations", where=path, got=text, fix=ENCODE_AGAIN) from error
 
 
 def _patterns(config: HeadsConfig, train: pd.DataFrame) -> Targets:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
+from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
@@ -74,7 +75,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
     """
     try:
         content = _READERS[path.suffix](path)
-    except (OSError, EOFError, RuntimeError, ValueError, KeyError, UnpicklingError) as error:
+    except (OSError, EOFError, RuntimeError, ValueError, KeyError, BadZipFile, UnpicklingError) as error:
         reason = str(error).partition("\n")[0]
         raise DataError("is not a readable checkpoint", where=path, got=reason or type(error).__name__) from error
     for name in WRAPPERS:
@@ -234,9 +235,11 @@ def _described(rows: pd.DataFrame, layouts: list[Layout]) -> pd.DataFrame:
     )
 
 
-def _natural(path: Path) -> list[tuple[int, int | str]]:
-    parts = re.split(r"(\d+)", path.as_posix())
-    return [(0, int(part)) if part.isdecimal() else (1, part) for part in parts]
+def _natural(path: Path) -> tuple[list[tuple[int, int | str]], str]:
+    """Return a key under which 2 comes before 10; 02 and 2 are told apart by the text."""
+    text = path.as_posix()
+    parts = re.split(r"(\d+)", text)
+    return [(0, int(part)) if part.isdecimal() else (1, part) for part in parts], text
 
 
 def _read_torch(path: Path) -> Any:
@@ -244,7 +247,7 @@ def _read_torch(path: Path) -> Any:
 
 
 def _read_npz(path: Path) -> dict[str, Tensor]:
-    with np.load(path, allow_pickle=False) as content:
+    with path.open("rb") as stream, np.load(stream, allow_pickle=False) as content:
         return {name: torch.from_numpy(np.asarray(content[name])) for name in content.files}
 
 

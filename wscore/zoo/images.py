@@ -5,6 +5,7 @@ import struct
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
+from zipfile import BadZipFile
 
 import msgspec
 import numpy as np
@@ -127,13 +128,13 @@ def _prepare(x: np.ndarray, y: np.ndarray, config: ImagesConfig, most: int | Non
     if most is not None and most < len(x):
         keep = np.random.default_rng(0).permutation(len(x))[:most]
         x, y = x[keep], y[keep]
-    images = torch.from_numpy(np.ascontiguousarray(x.transpose(0, 3, 1, 2))).float()
+    images = torch.from_numpy(x.transpose(0, 3, 1, 2).astype(np.float32, order="C"))
     images = images / 255 if x.dtype.kind in "iu" else images
     if config.size is not None and images.shape[-2:] != (config.size, config.size):
         images = torch.nn.functional.interpolate(
             images, (config.size, config.size), mode="bilinear", align_corners=False
         )
-    return images, torch.from_numpy(np.ascontiguousarray(y)).long()
+    return images, torch.from_numpy(y.astype(np.int64))
 
 
 def _checked(x: np.ndarray, y: np.ndarray, where: str) -> np.ndarray:
@@ -147,7 +148,7 @@ def _checked(x: np.ndarray, y: np.ndarray, where: str) -> np.ndarray:
             "wrong shape of the images", where=where, expected="(N, H, W) or (N, H, W, channels)", got=x.shape
         )
     high = 255 if x.dtype.kind in "iu" else 1
-    if x.dtype.kind not in "iuf" or x.min() < 0 or x.max() > high:
+    if x.dtype.kind not in "iuf" or not (x.min() >= 0 and x.max() <= high):
         expected, got = "whole numbers from 0 to 255 or fractions from 0 to 1", f"{x.dtype}, {x.min()} to {x.max()}"
         raise DataError("wrong pixel values", where=where, expected=expected, got=got)
     if y.ndim != 1 or y.dtype.kind not in "iu" or y.min() < 0:
@@ -201,12 +202,12 @@ def _read_idx(path: Path) -> np.ndarray:
 def _from_npz(path: Path) -> Arrays:
     names = ("x_train", "y_train", "x_test", "y_test")
     try:
-        with np.load(path, allow_pickle=False) as content:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as content:
             missing = [name for name in names if name not in content]
             if missing:
                 raise DataError("arrays are missing", where=path, expected=names, got=sorted(content))
             arrays = [content[name] for name in names]
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, BadZipFile) as error:
         raise DataError("is not a readable npz file", where=path, got=error) from error
     return Arrays(*arrays)
 

@@ -97,7 +97,7 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             raise DataError("weight vector does not fit the layout", expected=self.size, got=vector.shape[-1])
         lead = vector.shape[:-1]
         state = {
-            spec.name: vector[..., offset : offset + spec.size].reshape(*lead, *spec.shape)
+            spec.name: vector[..., offset : offset + spec.size].reshape((*lead, *spec.shape))
             for spec, offset in zip(self.tensors, self.offsets, strict=True)
         }
         for name, shape in self.counters.items():

@@ -153,8 +153,9 @@ def read_part(path: Path) -> tuple[pd.DataFrame, list[np.ndarray]]:
     Raises:
         DataError: if the file is not readable.
     """
+    table = _metadata(path)
     groups = range(pq.ParquetFile(path).metadata.num_row_groups)
-    return _metadata(path), [vector for group in groups for vector in _read_group(path, group)]
+    return table, [vector for group in groups for vector in _read_group(path, group)]
 
 
 def _metadata(part: Path) -> pd.DataFrame:

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import torch
 
-from wscore.errors import DataError, WscoreWarning
+from wscore.errors import DataError, ModelError, WscoreWarning
 from wscore.evaluation.config import EvaluateConfig
 from wscore.evaluation.heads import (
     METHODS,
@@ -54,7 +54,7 @@ def data(count: int = 160) -> HeadData:
         }
     )
     table.loc[::9, "score"] = math.nan
-    return HeadData(latents, table)
+    return HeadData(latents, table, "e")
 
 
 def rows(given: HeadData) -> Rows:
@@ -80,7 +80,7 @@ def verdict(task: str, given: HeadData | None = None) -> Verdict:
     outputs = {target.name: target.width for target in targets}
     torch.manual_seed(0)
     model = Head(HeadConfig(latent_dim=4, hidden_dim=3, layers=1, dropout=0.0, outputs=outputs))
-    return judge(PropertyHead(task, model, targets), given, rows(given), CONFIG)
+    return judge(PropertyHead(task, model, targets, "e"), given, rows(given), CONFIG)
 
 
 def numbers(value: object) -> list[float]:
@@ -164,7 +164,7 @@ def test_controls_do_not_see_the_truth_of_the_test_networks():
     first = verdict("accuracy", given)
     changed = given.table.copy()
     changed.loc[changed["split"] == "test", "score"] *= -3
-    second = verdict("accuracy", HeadData(given.latents, changed))
+    second = verdict("accuracy", HeadData(given.latents, changed, "e"))
     for name in METHODS:
         assert np.array_equal(first.outputs[name]["score"], second.outputs[name]["score"])
 
@@ -201,11 +201,17 @@ def test_a_test_split_that_says_nothing():
         assert "roc" not in tables(found)
 
 
+def test_a_head_of_another_encoder_is_refused():
+    given = data()
+    with pytest.raises(ModelError, match="head for accuracy: reads latents of another encoder; expected e; got f"):
+        verdict("accuracy", given._replace(encoder="f"))
+
+
 def test_an_empty_test_split_is_refused():
     given = data()
     kept = (given.table["split"] != "test").to_numpy()
     with pytest.raises(DataError, match="there is no test network"):
-        verdict("accuracy", HeadData(given.latents[kept], given.table[kept]))
+        verdict("accuracy", HeadData(given.latents[kept], given.table[kept], "e"))
 
 
 def test_sentence():
@@ -217,7 +223,7 @@ def test_sentence():
 def test_describe_follows_the_order_of_the_table(tiny_zoo):
     zoo = Zoo(tiny_zoo)
     table = zoo.table.assign(row=np.arange(len(zoo)), split="test").iloc[::-2]
-    given = HeadData(np.arange(len(table), dtype=np.float32)[:, None], table)
+    given = HeadData(np.arange(len(table), dtype=np.float32)[:, None], table, "e")
     found = describe(zoo, given)
     np.testing.assert_array_equal(found.statistics, statistics_table(zoo).values[table["row"]])
     layouts = table["layout"].to_numpy()

@@ -112,6 +112,15 @@ def test_boosting_is_repeatable_and_a_name_without_a_row_is_impossible():
     assert not first[:, 1].any()
 
 
+def test_probabilities_are_weighed_as_in_the_loss_of_the_head():
+    x, y = learnable(200)
+    known = Known(x, (y > 2).astype(float))
+    plain = boost(LABEL, known, known, x, iterations=5, seed=0)[:, 0]
+    heavy = Binary(name="y", column="y", value=None, positive_weight=9.0, weight=1.0)
+    found = boost(heavy, known, known, x, iterations=5, seed=0)[:, 0]
+    assert found == pytest.approx(9 * plain / (9 * plain + 1 - plain))
+
+
 def test_boosting_needs_something_that_varies():
     with pytest.raises(DataError, match="y: no weight statistic varies"):
         boost(NUMBER, Known(np.ones((4, 3)), np.arange(4.0)), NOTHING, np.ones((1, 3)), iterations=1, seed=0)

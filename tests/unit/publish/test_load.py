@@ -19,8 +19,8 @@ from wscore.zoo.store import Zoo
 @pytest.fixture(scope="module", params=[512, 12], ids=["whole", "windows"])
 def cache(request: pytest.FixtureRequest, tiny_zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> TokenCache:
     config = TokensConfig(
-        granularity="neuron", chunk_size=64, max_tokens=request.param, overflow="window", align="none", normalization="layer",
-        validation_fraction=0.2, test_fraction=0.2, seed=0,
+        granularity="neuron", chunk_size=64, max_tokens=request.param, overflow="window", align="weights",
+        normalization="layer", validation_fraction=0.2, test_fraction=0.2, seed=0,
     )  # fmt: skip
     folder = tmp_path_factory.mktemp("publish") / "tokens"
     build_cache(Zoo(tiny_zoo), config, folder)
@@ -37,8 +37,7 @@ def published(cache: TokenCache, tmp_path_factory: pytest.TempPathFactory) -> Pa
     torch.manual_seed(0)
     for name, kind in (("encoder", Encoder), ("decoder", Decoder)):
         save_model(folder / name, kind(AutoencoderConfig(network=network, linear=None)))
-        cache.tokenizer.save(folder / name / "tokenizer.json")
-        cache.normalizer.save(folder / name / "normalizer.json")
+        cache.copy_codec(folder / name)
     return folder
 
 
@@ -46,8 +45,9 @@ def items_of(cache: TokenCache, row: int) -> np.ndarray:
     return np.flatnonzero(cache.table["row"].to_numpy() == row)
 
 
-@pytest.mark.parametrize("row", [0, 9, 23])
+@pytest.mark.parametrize("row", [1, 9, 23])
 def test_latents_are_those_of_the_cache(cache: TokenCache, published: Path, tiny_zoo: Path, row: int) -> None:
+    """Of last checkpoints: earlier ones take the order of units of the last one of their run in the cache."""
     zoo, encoder = Zoo(tiny_zoo), PublishedEncoder(published / "encoder")
     state = zoo.layout(row).unflatten(torch.from_numpy(zoo.weights([row])[0]))
     with torch.no_grad():

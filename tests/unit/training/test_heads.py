@@ -69,7 +69,7 @@ def data(count: int = 240) -> HeadData:
     )
     table.loc[::7, ["score", "lr"]] = math.nan
     table.loc[::5, "act"] = None
-    return HeadData(latents * 3 + 5, table)
+    return HeadData(latents * 3 + 5, table, "e")
 
 
 def train(task: str, given: HeadData, **changes) -> PropertyHead:
@@ -121,13 +121,13 @@ def test_other_splits_and_missing_targets_do_not_reach_the_head(tmp_path: Path):
     changed.loc[test, "act"] = "swish"
     latents = given.latents.copy()
     latents[test.to_numpy()] = -99.0
-    save_head(tmp_path / "b", train("hyperparameters", HeadData(latents, changed), epochs=3))
+    save_head(tmp_path / "b", train("hyperparameters", HeadData(latents, changed, "e"), epochs=3))
     assert bits(tmp_path / "a") == bits(tmp_path / "b")
     validation = given.table.copy()
     validation.loc[validation["split"] == "validation", "lr"] *= 50
     assert (
         fit_targets("hyperparameters", config(), given.part("train").table)
-        == train("hyperparameters", HeadData(given.latents, validation), epochs=1).targets
+        == train("hyperparameters", HeadData(given.latents, validation, "e"), epochs=1).targets
     )
 
 
@@ -141,7 +141,7 @@ def test_the_input_scaling_is_that_of_the_training_latents():
 def test_values_under_the_mask_change_nothing():
     given = data().part("train")
     targets = fit_targets("hyperparameters", config(), given.table)
-    head = PropertyHead("hyperparameters", build_head(config(), given.latents, targets), targets)
+    head = PropertyHead("hyperparameters", build_head(config(), given.latents, targets), targets, "e")
     (latents, values, known), *_ = batches(head, given, config(), shuffle=False).epoch(1)
     assert not known.all()
     loss = head_loss(targets, regression="mse")
@@ -159,7 +159,7 @@ def test_values_under_the_mask_change_nothing():
 def test_a_row_without_an_accuracy_teaches_the_other_targets():
     given = data().part("train")
     targets = fit_targets("hyperparameters", config(), given.table)
-    head = PropertyHead("hyperparameters", build_head(config(), given.latents, targets), targets)
+    head = PropertyHead("hyperparameters", build_head(config(), given.latents, targets), targets, "e")
     tensors = batches(head, given, config(), shuffle=False).tensors
     assert len(tensors[0]) == len(given.table)
     assert tensors[2].any(dim=1).all()
@@ -169,7 +169,7 @@ def test_a_row_without_an_accuracy_teaches_the_other_targets():
 def test_the_loss_is_the_weighted_mean_over_targets():
     given = data().part("train")
     targets = fit_targets("hyperparameters", config(target_weights={"lr": 3.0, "act": 0.0}), given.table)
-    head = PropertyHead("hyperparameters", build_head(config(), given.latents, targets), targets)
+    head = PropertyHead("hyperparameters", build_head(config(), given.latents, targets), targets, "e")
     (batch, *_) = batches(head, given, config(), shuffle=False).epoch(1)
     found = head_loss(targets, regression="huber")(head.model, batch)
     expected = (3 * found["loss_lr"] + found["loss_wd"] + 0 * found["loss_act"]) / 3
@@ -178,7 +178,7 @@ def test_the_loss_is_the_weighted_mean_over_targets():
 
 def test_save_and_load(tmp_path: Path):
     head = train("hyperparameters", data(), epochs=2)
-    save_head(tmp_path, head, extra={"origin": "here"})
+    save_head(tmp_path, head)
     loaded = load_head(tmp_path, "hyperparameters")
     assert loaded.targets == head.targets
     assert loaded.task == "hyperparameters"
@@ -186,7 +186,7 @@ def test_save_and_load(tmp_path: Path):
     for name, values in predict(head, latents).items():
         assert np.array_equal(values, predict(loaded, latents)[name])
     saved = json.loads((tmp_path / "config.json").read_text())
-    assert saved["origin"] == "here"
+    assert saved["encoder"] == loaded.encoder == "e"
     assert saved["targets"][2]["vocabulary"] == ["gelu", "relu", "tanh"]
     assert {"mean", "std", "floor"} <= set(saved["targets"][0])
 
@@ -204,7 +204,7 @@ def test_a_folder_of_another_task_or_model_is_refused(tmp_path: Path):
     with pytest.raises(ModelError, match="no head for this task; expected patterns; got accuracy"):
         load_head(tmp_path / "head", "patterns")
     save_model(tmp_path / "bare", load_model(tmp_path / "head", Head))
-    with pytest.raises(ModelError, match="no head for this task; expected a task; got Head"):
+    with pytest.raises(ModelError, match="no head for this task; expected a head; got Head"):
         load_head(tmp_path / "bare")
     with pytest.raises(ModelError, match="no model here"):
         load_head(tmp_path / "nothing")
@@ -269,4 +269,4 @@ def test_an_empty_split_is_refused(split: str):
     given = data()
     kept = (given.table["split"] != split).to_numpy()
     with pytest.raises(DataError, match=r"there is no (training|validation) network"):
-        train("accuracy", HeadData(given.latents[kept], given.table[kept]))
+        train("accuracy", HeadData(given.latents[kept], given.table[kept], "e"))

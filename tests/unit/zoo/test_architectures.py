@@ -1,4 +1,3 @@
-import pandas as pd
 import pytest
 import torch
 
@@ -79,4 +78,3 @@ def test_tiny_zoo_holds_true_accuracies(tiny_zoo, digits):
     for text, layout, rows in zoo.families():
         found, _ = scores(logits(text, layout, torch.from_numpy(zoo.weights(rows)), digits.x_test), digits.y_test)
         assert found.numpy() == pytest.approx(zoo.table.loc[rows, "test_accuracy"].to_numpy(), abs=1e-6)
-    assert isinstance(zoo.table, pd.DataFrame)

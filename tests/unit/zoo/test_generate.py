@@ -15,11 +15,12 @@ from wscore.zoo.sampling import checkpoint_steps
 from wscore.zoo.store import Zoo
 from wscore.zoo.training import own_images
 
-COLUMNS = (
-    "model_id run_id checkpoint layout architecture family dataset activation pooling optimizer lr momentum weight_decay dropout "
-    "init_scale batch_size epochs train_fraction step epoch n_weights train_accuracy test_accuracy train_loss test_loss "
-    "generalization_gap seed_init seed_data has_conv_layers has_batch_norm has_residual has_dropout"
-).split()
+COLUMNS = [
+    "model_id", "run_id", "checkpoint", "layout", "architecture", "family", "dataset", "activation", "pooling",
+    "optimizer", "lr", "momentum", "weight_decay", "dropout", "init_scale", "batch_size", "epochs", "train_fraction",
+    "step", "epoch", "n_weights", "train_accuracy", "test_accuracy", "train_loss", "test_loss", "generalization_gap",
+    "seed_init", "seed_data", "has_conv_layers", "has_batch_norm", "has_residual", "has_dropout",
+]  # fmt: skip
 
 
 @pytest.fixture(autouse=True)

@@ -83,11 +83,8 @@ def test_shared_images_give_the_same_as_copies(family):
 
 
 def test_equal_values_in_a_window_give_the_gradient_to_one_of_them():
-    known, nets = networks("cnn", activation="relu")
     x = torch.zeros(1, 2, 3, 4, 4, requires_grad=True)
-    pool = stacked.StackedPool2d(nn.MaxPool2d(2))
-    pool(x).sum().backward()
+    stacked.StackedPool2d(nn.MaxPool2d(2))(x).sum().backward()
     expected = torch.zeros(4, 4)
     expected[::2, ::2] = 1
     assert torch.equal(x.grad, expected.expand(1, 2, 3, 4, 4))
-    assert known.family == "cnn"

@@ -7,7 +7,7 @@ from torch import nn
 from wscore.zoo.architectures import FAMILIES, Architecture, build
 from wscore.zoo.layout import layout_of
 from wscore.zoo.sampling import RunPlan, checkpoint_steps
-from wscore.zoo.training import BatchStream, initial_weights, own_images, trainable, train_group
+from wscore.zoo.training import BatchStream, initial_weights, own_images, train_group, trainable
 
 OPTIMIZERS = ("sgd", "momentum", "adam", "adamw")
 
@@ -40,7 +40,9 @@ def train_with_torch(run, images):
     masks = stream.masks(run.steps, network.head.in_features)
     for index, keep in zip(stream.indices(run.steps), masks, strict=True):
         optimizer.zero_grad()
-        nn.functional.cross_entropy(network(images.x_train[index], torch.from_numpy(keep)), images.y_train[index]).backward()
+        nn.functional.cross_entropy(
+            network(images.x_train[index], torch.from_numpy(keep)), images.y_train[index]
+        ).backward()
         optimizer.step()
     return torch.from_numpy(layout.flatten(network.state_dict()))
 

@@ -1,0 +1,20 @@
+"""Encode every network once with the frozen encoder."""
+
+from pathlib import Path
+
+from wscore.runner import Run, stage
+from wscore.tokens.cache import TokenCache
+from wscore.training.representations import cache_representations
+from wscore.zoo.store import Zoo
+
+
+@stage()
+def main(run: Run, *, zoo: Path, tokens: Path, autoencoder: Path, out: Path) -> str:
+    """Write the latents of all networks, with their identities and splits."""
+    count = cache_representations(TokenCache(tokens), Zoo(zoo), autoencoder / "encoder", out)
+    run.tracker.log_metrics({"representations": {"networks": float(count)}})
+    return f"{count:,} networks encoded"
+
+
+if __name__ == "__main__":
+    main()

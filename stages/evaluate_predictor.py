@@ -1,0 +1,38 @@
+"""Judge weight forecasts on later windows and on held-out runs, beside the baselines."""
+
+from pathlib import Path
+
+from wscore.evaluation.config import EvaluateConfig
+from wscore.evaluation.forecast import judge_forecasts, probe
+from wscore.evaluation.forecast_tables import report, sentence, tables
+from wscore.forecasting.base import BaseConfig
+from wscore.forecasting.config import PredictorConfig
+from wscore.forecasting.plan import make_plan
+from wscore.forecasting.recipe import load_predictor
+from wscore.forecasting.snapshots import curves, open_trajectories
+from wscore.io import atomic_folder, write_csv, write_json
+from wscore.plots.forecast import draw_all
+from wscore.runner import Run, stage
+from wscore.zoo.images import load_images
+
+
+@stage(evaluate=EvaluateConfig, base=BaseConfig, predictor=PredictorConfig)
+def main(run: Run, *, trajectories: Path, predictor: Path, history: Path, metrics: Path, plots: Path) -> str:
+    """Forecast every test window by every method and compare weights and networks with what really came."""
+    config, runs = run.params["predictor"], open_trajectories(trajectories)
+    images = probe(load_images(run.params["base"].images), run.params["evaluate"].probe_images)
+    judged = judge_forecasts(load_predictor(predictor), make_plan(config, runs), config, images)
+    found = report(judged)
+    write_json(metrics, {"predictor_test": found})
+    with atomic_folder(plots) as folder:
+        kept = {**tables(judged), "base": curves(runs)}
+        for name, table in kept.items():
+            write_csv(folder / f"{name}.csv", dict(table))
+        draw_all(kept, history, folder)
+    run.tracker.log_metrics({"predictor_test": found})
+    run.tracker.log_artifacts(plots)
+    return sentence(found)
+
+
+if __name__ == "__main__":
+    main()

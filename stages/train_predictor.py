@@ -1,0 +1,35 @@
+"""Train the weight predictor on the first part of the trajectories."""
+
+from pathlib import Path
+
+from wscore.config import to_plain
+from wscore.forecasting.config import PredictorConfig
+from wscore.forecasting.recipe import report, save_predictor, sentence, train_predictor
+from wscore.forecasting.snapshots import identities, open_trajectories
+from wscore.io import atomic_folder, write_json
+from wscore.runner import Run, stage
+from wscore.training.callbacks import Progress, TensorBoard, TrackerLogger, resume_folder
+
+
+@stage(predictor=PredictorConfig)
+def main(run: Run, *, trajectories: Path, out: Path, history: Path, metrics: Path) -> str:
+    """Learn to forecast the next snapshots from the last ones."""
+    config, runs = run.params["predictor"], open_trajectories(trajectories)
+    trained = train_predictor(
+        config,
+        runs,
+        callbacks=[TensorBoard(Path("runs") / run.name), TrackerLogger(run.tracker), Progress(run.name)],
+        resume=resume_folder(run.name, str(to_plain(config)), *identities(runs)),
+    )
+    with atomic_folder(out) as folder:
+        save_predictor(folder, trained)
+    trained.history.to_csv(history)
+    found = report(trained)
+    write_json(metrics, {"predictor": found})
+    run.tracker.log_metrics({"predictor": found})
+    run.tracker.log_artifacts(out)
+    return sentence(trained)
+
+
+if __name__ == "__main__":
+    main()

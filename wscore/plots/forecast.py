@@ -1,0 +1,153 @@
+"""Weight forecasts: training curves, trajectories in their own plane, error and accuracy of the network by horizon."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.axes import Axes
+
+from wscore.plots.style import colour, figure, label, save, unavailable
+from wscore.plots.training import draw_curves, read_history
+
+OURS, COPY, TRUTH = "ours", "copy_last", "truth"
+NAMES = {
+    OURS: "predictor",
+    COPY: "copy last",
+    "linear": "linear",
+    "damped": "damped linear",
+    "online_ar1": "online AR(1)",
+    "lawa": "mean of last 3",
+    "ema": "moving average",
+    TRUTH: "true future",
+}
+SPLITS = {
+    "temporal": "later in the runs learned from",
+    "unseen_run": "unseen run, same part",
+    "unseen_run_all": "unseen run, all of it",
+}
+LOWEST_SKILL = -1.0
+
+
+def draw_all(tables: Mapping[str, pd.DataFrame], history: Path, folder: Path) -> None:
+    """Write skill.png, accuracy.png, paths.png and training.png into a folder.
+
+    Args:
+        tables: `summary`, `paths` and `base`, with the columns that their drawings name.
+        history: CSV of the predictor's training.
+        folder: where to.
+    """
+    draw_skill(tables["summary"], folder / "skill.png")
+    draw_accuracy(tables["summary"], folder / "accuracy.png")
+    draw_paths(tables["paths"], folder / "paths.png")
+    draw_training(tables["base"], history, folder / "training.png")
+
+
+def draw_skill(summary: pd.DataFrame, path: Path) -> None:
+    """Write a PNG with a panel per split: skill of every method by horizon, cut off at -1.
+
+    Args:
+        summary: columns split, horizon, method, skill.
+        path: of the PNG.
+    """
+    splits = list(dict.fromkeys(summary["split"]))
+    with figure(columns=len(splits), title="Error by horizon, as skill over copying the last snapshot") as (
+        canvas,
+        axes,
+    ):
+        for split, panel in zip(splits, axes, strict=True):
+            by_horizon(panel, summary[summary["split"] == split], "skill")
+            panel.axhline(0, color=colour(COPY), linewidth=0.8)
+            panel.set_ylim(LOWEST_SKILL, 1.05)
+            label(panel, title=SPLITS.get(split, split), x="steps ahead", y="skill = 1 - MSE / MSE of copying")
+        axes[0].legend(fontsize=7)
+        save(canvas, path)
+
+
+def draw_accuracy(summary: pd.DataFrame, path: Path) -> None:
+    """Write a PNG with accuracy and loss of the network loaded with each forecast by horizon, a row per split.
+
+    Args:
+        summary: columns split, horizon, method, accuracy, loss.
+        path: of the PNG.
+    """
+    splits = list(dict.fromkeys(summary["split"]))
+    title = "The network loaded with forecast weights"
+    with figure(rows=len(splits), columns=2, title=title, panel=(4.6, 3.0)) as (canvas, axes):
+        for row, split in enumerate(splits):
+            rows = summary[summary["split"] == split]
+            left, right = axes[2 * row], axes[2 * row + 1]
+            by_horizon(left, rows, "accuracy")
+            label(left, title=SPLITS.get(split, split), x="steps ahead", y="test accuracy")
+            by_horizon(right, rows, "loss")
+            right.set_yscale("log")
+            label(right, title=SPLITS.get(split, split), x="steps ahead", y="test loss (nats)")
+        axes[0].legend(fontsize=7)
+        save(canvas, path)
+
+
+def draw_paths(paths: pd.DataFrame, path: Path) -> None:
+    """Write a PNG with a panel per run: its snapshots in the plane of its first two principal components, and
+    forecasts.
+
+    Args:
+        paths: columns run, series (`truth` or `ours`), start, epoch, x, y.
+        path: of the PNG.
+    """
+    runs = list(dict.fromkeys(paths["run"]))
+    with figure(columns=len(runs), title="True and forecast trajectory", panel=(4.8, 4.2)) as (canvas, axes):
+        for run, panel in zip(runs, axes, strict=True):
+            rows = paths[paths["run"] == run]
+            truth = rows[rows["series"] == TRUTH]
+            style = {"color": colour(TRUTH), "linewidth": 0.8, "marker": ".", "markersize": 3}
+            panel.plot(truth["x"], truth["y"], label="true", **style)
+            for number, (_, line) in enumerate(rows[rows["series"] == OURS].groupby("start")):
+                name = "forecast" if number == 0 else None
+                panel.plot(line["x"], line["y"], color=colour(OURS), marker="o", markersize=2.5, label=name)
+            label(panel, title=run, x="first principal component", y="second")
+        axes[0].legend()
+        save(canvas, path)
+
+
+def draw_training(base: pd.DataFrame, history: Path, path: Path) -> None:
+    """Write a PNG with the loss and accuracy of the recorded runs and the loss of the predictor by epoch.
+
+    Args:
+        base: columns run, epoch, train_loss, test_loss, test_accuracy.
+        history: CSV of the predictor's training.
+        path: of the PNG.
+    """
+    with figure(columns=3, title="Training") as (canvas, (losses, accuracies, predictor)):
+        for number, (_, run) in enumerate(base.groupby("run")):
+            for split, name in (("train", "train_loss"), ("validation", "test_loss")):
+                shown = name.replace("_", " ") if number == 0 else None
+                losses.plot(run["epoch"], run[name], color=colour(split), linewidth=0.9, label=shown)
+            accuracies.plot(run["epoch"], run["test_accuracy"], color=colour(OURS), linewidth=0.9)
+        losses.set_yscale("log")
+        losses.legend()
+        label(losses, title="recorded runs", x="epoch", y="loss (nats)")
+        label(accuracies, title="recorded runs", x="epoch", y="test accuracy")
+        draw_curves(predictor, read_history(history), "loss")
+        predictor.legend()
+        label(predictor, title="predictor (validation: later windows)", x="epoch", y="loss")
+        save(canvas, path)
+
+
+def by_horizon(axes: Axes, rows: pd.DataFrame, metric: str) -> None:
+    """Draw one metric of every method over the horizon into a panel; methods that have none are left out.
+
+    Args:
+        axes: of the panel.
+        rows: of one split, columns horizon, method and the metric.
+        metric: name of a column.
+    """
+    drawn = 0
+    for number, (method, name) in enumerate(NAMES.items()):
+        line = rows[rows["method"] == method].dropna(subset=[metric])
+        if len(line):
+            style = {"linewidth": 2.2 if method == OURS else 1.2, "linestyle": "--" if method == TRUTH else "-"}
+            axes.plot(line["horizon"], line[metric], marker="o", color=colour(method, number), label=name, **style)
+            drawn += 1
+    if drawn:
+        axes.set_xticks(sorted(set(rows["horizon"])))
+    else:
+        unavailable(axes, "no network was run")
