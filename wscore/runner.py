@@ -15,6 +15,7 @@ import errno
 import inspect
 import os
 import re
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -67,10 +68,13 @@ class Stage:
         return os.environ.get("DVC_STAGE") or self.module.rpartition(".")[2]
 
     def __call__(self, arguments: Sequence[str] | None = None) -> None:
-        """Run the stage; exit with status 1 and one line on stderr if the input is bad or the disk is full."""
+        """Run the stage; exit with status 1 and one line on stderr if the input is bad or the disk is full.
+
+        SIGTERM (batch systems, `kill`) is taken as Ctrl-C: half-written outputs go, the tracked run ends as KILLED.
+        """
         options = vars(self.parser().parse_args(arguments))
         try:
-            with _short_warnings(self.name):
+            with _short_warnings(self.name), _stopped_by_sigterm():
                 summary = self.run(**options)
         except WscoreError as error:
             sys.exit(f"{self.name}: {' '.join(str(error).split())}")
@@ -166,3 +170,12 @@ def _short_warnings(name: str) -> Iterator[None]:
         yield
     finally:
         warnings.formatwarning = usual
+
+
+@contextmanager
+def _stopped_by_sigterm() -> Iterator[None]:
+    usual = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, usual)

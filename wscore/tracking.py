@@ -277,7 +277,7 @@ def _is_dvc(process: psutil.Process) -> bool:
         words = process.cmdline()[:3]
     except psutil.Error:
         return False
-    return any(Path(word).name in ("dvc", "dvc.exe") for word in words)
+    return any(Path(word).name in ("dvc", "dvc.exe") for word in words[:2]) or words[1:] == ["-m", "dvc"]
 
 
 def _failures() -> tuple[type[Exception], ...]:
@@ -307,7 +307,7 @@ def _start(stage_name: str, params: Mapping[str, Any]) -> MlflowTracker:
 
 
 def _prepare(uri: str) -> None:
-    """Bound the retries, refuse a server that takes no connection within seconds, import MLflow (seconds, so no lock)."""
+    """Bound the retries, refuse a server that takes no connection, and import MLflow, which takes seconds."""
     for name, value in PATIENCE.items():
         os.environ.setdefault(name, value)
     if uri.startswith(("http://", "https://")):

@@ -13,7 +13,16 @@ from wscore.io import read_json, write_json
 from wscore.zoo.store import Zoo
 
 PARAMS = Path(__file__).parents[2] / "params.yaml"
-SMALL = {"hidden_dim": 8, "layers": 1, "epochs": 3, "batch_size": 8, "device": "cpu"}
+SMALL = {
+    "patterns": ["has_residual", "has_dropout", "activation_relu"],
+    "continuous": {"lr": "log", "weight_decay": "log"},
+    "discrete": ["optimizer"],
+    "hidden_dim": 8,
+    "layers": 1,
+    "epochs": 3,
+    "batch_size": 8,
+    "device": "cpu",
+}
 SPLITS = ["train"] * 12 + ["validation"] * 4 + ["test"] * 4  # of the runs
 
 

@@ -20,7 +20,14 @@ FIGURES = {
         "families": {"mlp": {"ours": {"agreement": 0.5}}},
     },
     "heads_test": {"accuracy": {"networks": 4.0, "ours": {"r2": 0.75}, "statistics": {"r2": 0.5}}},
-    "predictor_test": {"ours": {"skill_mean": -0.5}, "copy_last": {"skill_mean": 0.0}},
+    "predictor_test": {
+        "temporal": {"windows": 2.0, "h1": {"ours": {"skill": 0.9}}},
+        "unseen_run": {
+            "windows": 2.0, "skill_mean": -0.5,
+            "h1": {"ours": {"skill": -0.25, "accuracy": 0.5}, "copy_last": {"skill": 0.0, "accuracy": 0.75}},
+            "h2": {"ours": {"skill": -0.75, "accuracy": 0.25}, "copy_last": {"skill": 0.0, "accuracy": 0.5}},
+        },
+    },
 }  # fmt: skip
 
 
@@ -88,6 +95,15 @@ def test_cards_hold_figures_controls_and_origin(workplace: Path) -> None:
     head = Path("published/heads/accuracy/README.md").read_text()
     assert json.loads(Path("published/encoder/config.json").read_text())["sha256"] in head
     assert "| this model | 0.75 |" in head
+
+
+def test_the_predictor_is_judged_on_unseen_runs_at_the_first_and_the_last_step(workplace: Path) -> None:
+    run()
+    card = Path("published/predictor/README.md").read_text()
+    assert "| | skill_1 | skill_2 | accuracy_1 | accuracy_2 |" in card
+    assert "| this model | -0.25 | -0.75 | 0.5 | 0.25 |" in card
+    assert "| copy last | 0 | 0 | 0.75 | 0.5 |" in card
+    assert "a training run of which it saw nothing" in card
 
 
 def test_twice_the_same_bytes(workplace: Path) -> None:

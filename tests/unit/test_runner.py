@@ -2,6 +2,7 @@
 
 import errno
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -204,3 +205,33 @@ if __name__ == "__main__":
     assert "UserWarning: another" in lines[1]
     unused = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert unused.stderr.startswith("usage: python -m scripts.demo [-h] --out PATH")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stopped_script_leaves_no_half_written_output(number: signal.Signals, tmp_path: Path) -> None:
+    (tmp_path / "slow.py").write_text("""
+from pathlib import Path
+from time import sleep
+from wscore.io import atomic_folder
+from wscore.runner import Run, stage
+
+@stage()
+def main(run: Run, *, out: Path) -> str:
+    with atomic_folder(out) as folder:
+        (folder / "half").touch()
+        print("ready", flush=True)
+        sleep(60)
+    return "done"
+
+if __name__ == "__main__":
+    main()
+""")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "WSCORE_TRACKING": "off"}
+    command = [sys.executable, "-m", "slow", "--out", "result"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, env=environment, text=True, **pipes) as process:
+        ready = process.stdout and process.stdout.readline()
+        process.send_signal(number)
+        rest = process.communicate()
+    assert (ready, rest, process.returncode) == ("ready\n", ("", ""), 130)
+    assert [path.name for path in tmp_path.iterdir() if "result" in path.name] == []

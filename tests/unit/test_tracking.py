@@ -298,6 +298,12 @@ def test_metrics_are_sent_in_batches_and_all_of_them_in_the_end() -> None:
     assert sent["b.c", 0] == 2.0
 
 
+def test_params_are_sent_in_batches_that_servers_take(empty_store: Path) -> None:
+    client = FakeClient()
+    tracking._log_params(client, "run", {"many": {f"p{number}": number for number in range(250)}})
+    assert [len(options["params"]) for _, _, options in client.calls] == [100, 100, 50]
+
+
 def test_old_metrics_are_sent_when_a_new_one_comes(monkeypatch: pytest.MonkeyPatch) -> None:
     client, clock = FakeClient(), iter([0.0, 5.0, 11.0, 11.0])
     monkeypatch.setattr(tracking.time, "monotonic", lambda: next(clock))

@@ -7,7 +7,7 @@ Three sets of windows are judged apart:
     unseen_run_all  held-out runs from their beginning
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from wscore.evaluation.forecast_tables import OURS, TRUTH, Entry, Judged, Point
 from wscore.forecasting.baselines import REMEMBERED, Baseline, baselines, fit_damping
 from wscore.forecasting.config import PredictorConfig
 from wscore.forecasting.gram import snapshot_grams, window_grams
@@ -25,8 +26,6 @@ from wscore.forecasting.sequences import split_point
 from wscore.forecasting.snapshots import Trajectory
 from wscore.models.predictor import WeightPredictor
 from wscore.zoo.images import Images
-
-OURS, COPY, TRUTH = "ours", "copy_last", "truth"
 
 Forecasts = dict[str, Float[Tensor, "horizon weights"]]
 
@@ -41,68 +40,6 @@ class Probe(NamedTuple):
 
     images: Float[Tensor, "images channel height width"]
     labels: Int[Tensor, " images"]
-
-
-class Entry(NamedTuple):
-    """One method at one horizon of one window.
-
-    Attributes:
-        run: name of the run.
-        held_out: whether nothing of it was learned from.
-        last: the last snapshot known.
-        later: whether all targets of the window lie after the split.
-        horizon: steps ahead.
-        method: `ours`, a baseline, or `truth`.
-        mse: mean squared error of the weights.
-        copied: that of copy-last.
-        cosine: between forecast and true change; NaN where one is zero.
-        accuracy: of the network with these weights; NaN where it was not run.
-        loss: likewise (nats).
-    """
-
-    run: str
-    held_out: bool
-    last: int
-    later: bool
-    horizon: int
-    method: str
-    mse: float
-    copied: float
-    cosine: float
-    accuracy: float
-    loss: float
-
-
-class Point(NamedTuple):
-    """A snapshot or forecast in the plane of a run's own first two principal components.
-
-    Attributes:
-        run: name of the run.
-        series: `truth` or `ours`.
-        start: the last snapshot known; 0 for the truth.
-        epoch: of the snapshot.
-        x: first score.
-        y: second score.
-    """
-
-    run: str
-    series: str
-    start: int
-    epoch: float
-    x: float
-    y: float
-
-
-class Judged(NamedTuple):
-    """What was found out.
-
-    Attributes:
-        entries: one per window, horizon and method.
-        points: of one trained and one held-out run.
-    """
-
-    entries: list[Entry]
-    points: list[Point]
 
 
 def probe(images: Images, count: int) -> Probe:
@@ -128,7 +65,7 @@ def judge_forecasts(model: WeightPredictor, plan: Plan, config: PredictorConfig,
     for held_out, runs in ((False, plan.training), (True, plan.held_out)):
         for number, run in enumerate(runs):
             plane = _plane(run) if number == 0 else None
-            points += [] if plane is None else _points(run, TRUTH, 0, 1, plane(torch.from_numpy(run.weights[:])))
+            points += [] if plane is None else _points(run, TRUTH, 0, 1, plane(run.weights))
             for last, later in _presents(config, run, everything=held_out):
                 forecasts, history = forecast(methods, config, run, last)
                 aligned = (last - split_point(len(run), config.train_split) + 1) % config.stride == 0
@@ -136,7 +73,7 @@ def judge_forecasts(model: WeightPredictor, plan: Plan, config: PredictorConfig,
                 head = {"run": run.name, "held_out": held_out, "last": last, "later": later}
                 entries += _entries(head, forecasts, history[-1], scores)
                 if plane is not None and aligned and later:
-                    line = plane(torch.cat([history[-1:], forecasts[OURS]]))
+                    line = plane(torch.cat([history[-1:], forecasts[OURS]]).numpy())
                     points += _points(run, OURS, last, config.stride, line)
     return Judged(entries, points)
 
@@ -157,9 +94,7 @@ def damping(plan: Plan, config: PredictorConfig) -> float:
 def forecast(
     methods: Mapping[str, Baseline], config: PredictorConfig, run: Trajectory, last: int
 ) -> tuple[Forecasts, Float[Tensor, "snapshot weights"]]:
-    """Return the forecasts of all methods and the truth from snapshot `last` of a run, and the history that they
-    saw.
-    """
+    """Return the forecasts of all methods and the truth from snapshot `last` of a run, and the history they saw."""
     steps = range(min(max(REMEMBERED, config.sequence_length), last // config.stride + 1))
     history = torch.from_numpy(run.weights[[last - config.stride * step for step in reversed(steps)]])
     ahead = [last + config.stride * step for step in range(1, config.extrapolation_steps + 1)]
@@ -202,10 +137,10 @@ def _scores(run: Trajectory, forecasts: Forecasts, probe: Probe) -> dict[str, li
     return found
 
 
-def _plane(run: Trajectory) -> Callable[[Tensor], Tensor]:
+def _plane(run: Trajectory) -> Callable[[Iterable[np.ndarray]], Tensor]:
     """Return the projection of weight vectors on the first two principal components of a run."""
     basis = fit_pca([run.weights], 2)
-    return lambda vectors: torch.stack([basis.components @ (vector - basis.mean) for vector in vectors])
+    return lambda rows: torch.stack([basis.components @ (torch.from_numpy(np.array(row)) - basis.mean) for row in rows])
 
 
 def _points(run: Trajectory, series: str, start: int, stride: int, scores: Tensor) -> list[Point]:

@@ -6,11 +6,72 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from wscore.evaluation.forecast import OURS, TRUTH, Entry, Judged
-
+OURS, TRUTH = "ours", "truth"
 SPLITS = ("temporal", "unseen_run", "unseen_run_all")
 METRICS = ("skill", "mse", "cosine", "accuracy", "loss")
 TINY = 1e-30
+
+
+class Entry(NamedTuple):
+    """One method at one horizon of one window.
+
+    Attributes:
+        run: name of the run.
+        held_out: whether nothing of it was learned from.
+        last: the last snapshot known.
+        later: whether all targets of the window lie after the split.
+        horizon: steps ahead.
+        method: `ours`, a baseline, or `truth`.
+        mse: mean squared error of the weights.
+        copied: that of copy-last.
+        cosine: between forecast and true change; NaN where one is zero.
+        accuracy: of the network with these weights; NaN where it was not run.
+        loss: likewise (nats).
+    """
+
+    run: str
+    held_out: bool
+    last: int
+    later: bool
+    horizon: int
+    method: str
+    mse: float
+    copied: float
+    cosine: float
+    accuracy: float
+    loss: float
+
+
+class Point(NamedTuple):
+    """A snapshot or forecast in the plane of a run's own first two principal components.
+
+    Attributes:
+        run: name of the run.
+        series: `truth` or `ours`.
+        start: the last snapshot known; 0 for the truth.
+        epoch: of the snapshot.
+        x: first score.
+        y: second score.
+    """
+
+    run: str
+    series: str
+    start: int
+    epoch: float
+    x: float
+    y: float
+
+
+class Judged(NamedTuple):
+    """What was found out.
+
+    Attributes:
+        entries: one per window, horizon and method.
+        points: of one trained and one held-out run.
+    """
+
+    entries: list[Entry]
+    points: list[Point]
 
 
 class Pooled(NamedTuple):
@@ -57,7 +118,8 @@ def summary(judged: Judged) -> list[Pooled]:
 def report(judged: Judged) -> dict[str, Any]:
     """Return the content of metrics/predictor_test.json: <split>.h<horizon>.<method>.<metric>, and a few counts.
 
-    `forecastable` counts the horizons of a split at which the predictor has positive skill; `skill_mean` is over them all.
+    `forecastable` counts the horizons of a split at which the predictor has positive skill; `skill_mean` is
+    over them all.
     """
     found: dict[str, Any] = {}
     for row in summary(judged):
@@ -80,15 +142,15 @@ def by_method(found: Mapping[str, Any], split: str) -> dict[str, dict[str, float
 
 
 def sentence(found: Mapping[str, Any]) -> str:
-    """Return the skill at the first and the last horizon of each split in one line, with a verdict where there is none."""
+    """Return the skill at the first and the last horizon of each split in one line, with a verdict if it has none."""
     return "; ".join(_verdict(split, found[split]) for split in SPLITS if split in found)
 
 
 def tables(judged: Judged) -> dict[str, pd.DataFrame]:
     """Return the tables that are kept and drawn, by name.
 
-    `summary` has the fields of `Pooled`, `paths` those of `Point`; `skill_<split>`, `accuracy_<split>` and `loss_<split>` have a
-    row per horizon and a column per method.
+    `summary` has the fields of `Pooled`, `paths` those of `Point`; `skill_<split>`, `accuracy_<split>` and
+    `loss_<split>` have a row per horizon and a column per method.
     """
     rows = summary(judged)
     found = {"summary": pd.DataFrame(rows), "paths": pd.DataFrame(judged.points)}
@@ -99,7 +161,7 @@ def tables(judged: Judged) -> dict[str, pd.DataFrame]:
     return found
 
 
-def _wide(rows: Sequence[Pooled], metric: str) -> Iterator[dict[str, float]]:
+def _wide(rows: Sequence[Pooled], metric: str) -> Iterator[dict[str, Any]]:
     for horizon in dict.fromkeys(row.horizon for row in rows):
         yield {"horizon": horizon} | {row.method: getattr(row, metric) for row in rows if row.horizon == horizon}
 
@@ -157,7 +219,7 @@ def _horizons(split: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
 
 def _verdict(split: str, found: Mapping[str, Any]) -> str:
     horizons = _horizons(found)
-    (first, near), (last, far) = list(horizons.items())[0], list(horizons.items())[-1]
+    (first, near), *_, (last, far) = (*horizons.items(), *horizons.items())
     steps = f"{first[1:]} / {last[1:]} steps"
     figures = f"{split.replace('_', ' ')}: skill {near[OURS]['skill']:+.3f} / {far[OURS]['skill']:+.3f} at {steps}"
     if found["forecastable"] == 0:

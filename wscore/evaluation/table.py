@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from wscore.evaluation.forecast_tables import TRUTH, by_method
 from wscore.io import read_json
 
 OURS = "ours"
@@ -24,6 +25,7 @@ AUTOENCODER_CONTROLS = {
     "pca": "PCA, same size",
     "layout_pca": "PCA per layout, same size",
     "noise": "noise of equal norm",
+    "int8": "8-bit weights",
     "int4": "4-bit weights",
 }
 HEAD_CONTROLS = {
@@ -32,6 +34,20 @@ HEAD_CONTROLS = {
     "linear_probe": "linear probe",
     "statistics": "weight statistics + boosting",
 }
+FORECAST_CONTROLS = {
+    "copy_last": "copy the last",
+    "linear": "linear",
+    "damped": "damped linear",
+    "online_ar1": "online AR(1)",
+    "lawa": "mean of last 3",
+    "ema": "moving average",
+}
+FORECASTS = {
+    "temporal": "Weight forecast, later in the runs learned from",
+    "unseen_run": "Weight forecast, unseen run",
+}
+FORECAST_METRICS = {"skill": "skill", "accuracy": "accuracy of the forecast network"}
+TITLES = {"autoencoder_test": "Autoencoder", "heads_test": "Heads on the latents", "predictor_test": "Weight forecast"}
 
 
 class Metric(NamedTuple):
@@ -66,7 +82,7 @@ class Line(NamedTuple):
     interval: tuple[float, float] | None
 
 
-class Section(NamedTuple):
+class Part(NamedTuple):
     """A part of the table with controls of its own.
 
     Attributes:
@@ -102,8 +118,8 @@ HEAD_METRICS = {
         Metric("macro_f1_not_given_away", "building blocks not given away by shapes: macro F1", "higher"),
     ),
     "accuracy": (
-        Metric("r2", "test accuracy: R²", "higher"),
-        Metric("kendall_tau", "test accuracy: Kendall's tau", "higher"),
+        Metric("r2", "accuracy: R²", "higher"),
+        Metric("kendall_tau", "accuracy: Kendall's tau", "higher"),
     ),
     "hyperparameters": (
         Metric("continuous_r2", "hyperparameters, numbers: mean R²", "higher"),
@@ -122,17 +138,18 @@ def gather(folder: Path) -> dict[str, Any]:
     return {name: next(iter(read_json(file).values())) if file.is_file() else None for name, file in files.items()}
 
 
-def sections(parts: Mapping[str, Any]) -> list[Section]:
+def sections(parts: Mapping[str, Any]) -> list[Part]:
     """Return the parts of the table, from what `gather` found; a missing file is a part without rows that says so."""
-    makers = {"autoencoder_test": _autoencoder, "heads_test": _heads, "predictor_test": _forecast}
-    return [maker(parts[name]) if parts.get(name) else _missing(name) for name, maker in makers.items()]
+    makers = {"autoencoder_test": _autoencoder, "heads_test": _heads, "predictor_test": _forecasts}
+    made = [maker(parts[name]) if parts.get(name) else [_missing(name)] for name, maker in makers.items()]
+    return [part for several in made for part in several]
 
 
-def headline(parts: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+def headline(parts: Mapping[str, Any]) -> dict[str, Any]:
     """Return the value of ours and of the best rival for every row, by part; `missing_parts` counts absent files."""
     table = sections(parts)
     found = {part.name: _headline(part) for part in table if part.lines}
-    return {"missing_parts": float(sum(value is None for value in parts.values()))} | found  # pyright: ignore
+    return {"missing_parts": float(sum(value is None for value in parts.values()))} | found
 
 
 def markdown(parts: Mapping[str, Any]) -> str:
@@ -176,19 +193,21 @@ def best_of(line: Line, methods: Iterable[str]) -> str | None:
     return pick(names, key=lambda name: line.values[name])
 
 
-def _autoencoder(found: Mapping[str, Any]) -> Section:
+def _autoencoder(found: Mapping[str, Any]) -> list[Part]:
     note = (
-        f"Autoencoder: {found['networks']:,.0f} networks of {found['runs']:,.0f} runs; their own accuracy is on average "
+        f"Autoencoder: {found['networks']:,.0f} networks of {found['runs']:,.0f} runs; their own mean accuracy is "
         f"{_number(found[OURS].get('accuracy_original'), 3)}. Weights in raw units, R² against their mean."
     )
     if found["networks_not_run"]:
-        note += f" {found['networks_not_run']:,.0f} could not be run (architecture not known, or made for other images)."
+        note += (
+            f" {found['networks_not_run']:,.0f} could not be run (architecture not known, or made for other images)."
+        )
     lines = _lines(found, AUTOENCODER_METRICS, AUTOENCODER_CONTROLS, prefix="")
     rivals = ("mean_network", "pca", "layout_pca")
-    return Section("autoencoder", "Autoencoder", AUTOENCODER_CONTROLS, rivals, lines, note)
+    return [Part("autoencoder", TITLES["autoencoder_test"], AUTOENCODER_CONTROLS, rivals, lines, note)]
 
 
-def _heads(found: Mapping[str, Any]) -> Section:
+def _heads(found: Mapping[str, Any]) -> list[Part]:
     lines = [
         line
         for task, result in found.items()
@@ -196,20 +215,33 @@ def _heads(found: Mapping[str, Any]) -> Section:
     ]
     absent = [task for task in HEAD_METRICS if task not in found]
     note = f"Heads not trained (`heads.tasks`): {', '.join(absent)}." if absent else ""
-    return Section("heads", "Heads on the latents", HEAD_CONTROLS, tuple(HEAD_CONTROLS), lines, note)
+    return [Part("heads", TITLES["heads_test"], HEAD_CONTROLS, tuple(HEAD_CONTROLS), lines, note)]
 
 
-def _forecast(found: Mapping[str, Any]) -> Section:
-    raise NotImplementedError
+def _forecasts(found: Mapping[str, Any]) -> list[Part]:
+    return [_forecast(found, split, title) for split, title in FORECASTS.items() if split in found]
 
 
-def _missing(name: str) -> Section:
-    titles = {
-        "autoencoder_test": "Autoencoder",
-        "heads_test": "Heads on the latents",
-        "predictor_test": "Weight forecast",
-    }
-    return Section(name, f"{titles[name]}: missing", {}, (), (), "")
+def _forecast(found: Mapping[str, Any], split: str, title: str) -> Part:
+    methods = by_method(found, split)
+    horizons = sorted(int(key.removeprefix("skill_")) for key in methods[OURS] if key.startswith("skill_"))
+    metrics = [
+        Metric(f"{name}_{horizon}", f"{label}, {horizon} ahead", "higher")
+        for name, label in FORECAST_METRICS.items()
+        for horizon in dict.fromkeys((horizons[0], horizons[-1]))
+    ]
+    truth = methods.get(TRUTH, {}).get(f"accuracy_{horizons[-1]}")
+    note = (
+        f"{title}: skill = 1 - MSE / MSE of copying the last snapshot, over {found[split]['windows']:,.0f} windows; "
+        f"positive at {found[split]['forecastable']:.0f} of {len(horizons)} horizons. The true networks "
+        f"{horizons[-1]} ahead have accuracy {_number(truth, 3)}."
+    )
+    lines = _lines(methods, metrics, FORECAST_CONTROLS, prefix="")
+    return Part(f"forecast_{split}", title, FORECAST_CONTROLS, tuple(FORECAST_CONTROLS), lines, note)
+
+
+def _missing(name: str) -> Part:
+    return Part(name, f"{TITLES[name]}: missing", {}, (), (), "")
 
 
 def _lines(
@@ -223,7 +255,7 @@ def _lines(
     return lines
 
 
-def _headline(part: Section) -> dict[str, float]:
+def _headline(part: Part) -> dict[str, float]:
     values: dict[str, float] = {}
     for line in part.lines:
         if OURS in line.values:
@@ -234,7 +266,7 @@ def _headline(part: Section) -> dict[str, float]:
     return values
 
 
-def _cells(part: Section, line: Line) -> list[str]:
+def _cells(part: Part, line: Line) -> list[str]:
     metric, winner = line.metric, best_of(line, (OURS, *part.rivals))
     texts = [_number(line.values.get(name), metric.digits) for name in (OURS, *part.controls)]
     if winner is not None and len(line.values) > 1:

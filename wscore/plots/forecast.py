@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
@@ -49,16 +50,16 @@ def draw_skill(summary: pd.DataFrame, path: Path) -> None:
         summary: columns split, horizon, method, skill.
         path: of the PNG.
     """
-    splits = list(dict.fromkeys(summary["split"]))
+    splits = list(summary.groupby("split", sort=False))
     with figure(columns=len(splits), title="Error by horizon, as skill over copying the last snapshot") as (
         canvas,
         axes,
     ):
-        for split, panel in zip(splits, axes, strict=True):
-            by_horizon(panel, summary[summary["split"] == split], "skill")
+        for (split, rows), panel in zip(splits, axes, strict=True):
+            by_horizon(panel, rows, "skill")
             panel.axhline(0, color=colour(COPY), linewidth=0.8)
             panel.set_ylim(LOWEST_SKILL, 1.05)
-            label(panel, title=SPLITS.get(split, split), x="steps ahead", y="skill = 1 - MSE / MSE of copying")
+            label(panel, title=SPLITS.get(str(split), str(split)), x="steps ahead", y="skill = 1 - MSE / MSE of copy")
         axes[0].legend(fontsize=7)
         save(canvas, path)
 
@@ -70,40 +71,38 @@ def draw_accuracy(summary: pd.DataFrame, path: Path) -> None:
         summary: columns split, horizon, method, accuracy, loss.
         path: of the PNG.
     """
-    splits = list(dict.fromkeys(summary["split"]))
+    splits = list(summary.groupby("split", sort=False))
     title = "The network loaded with forecast weights"
     with figure(rows=len(splits), columns=2, title=title, panel=(4.6, 3.0)) as (canvas, axes):
-        for row, split in enumerate(splits):
-            rows = summary[summary["split"] == split]
+        for row, (split, rows) in enumerate(splits):
             left, right = axes[2 * row], axes[2 * row + 1]
             by_horizon(left, rows, "accuracy")
-            label(left, title=SPLITS.get(split, split), x="steps ahead", y="test accuracy")
+            label(left, title=SPLITS.get(str(split), str(split)), x="steps ahead", y="test accuracy")
             by_horizon(right, rows, "loss")
             right.set_yscale("log")
-            label(right, title=SPLITS.get(split, split), x="steps ahead", y="test loss (nats)")
+            label(right, title=SPLITS.get(str(split), str(split)), x="steps ahead", y="test loss (nats)")
         axes[0].legend(fontsize=7)
         save(canvas, path)
 
 
 def draw_paths(paths: pd.DataFrame, path: Path) -> None:
-    """Write a PNG with a panel per run: its snapshots in the plane of its first two principal components, and
-    forecasts.
+    """Write a PNG with a panel per run: snapshots and forecasts in the plane of its first two principal components.
 
     Args:
         paths: columns run, series (`truth` or `ours`), start, epoch, x, y.
         path: of the PNG.
     """
-    runs = list(dict.fromkeys(paths["run"]))
+    runs = list(paths.groupby("run", sort=False))
     with figure(columns=len(runs), title="True and forecast trajectory", panel=(4.8, 4.2)) as (canvas, axes):
-        for run, panel in zip(runs, axes, strict=True):
-            rows = paths[paths["run"] == run]
-            truth = rows[rows["series"] == TRUTH]
+        for (run, rows), panel in zip(runs, axes, strict=True):
+            series = dict(list(rows.groupby("series")))
+            truth = series[TRUTH]
             style = {"color": colour(TRUTH), "linewidth": 0.8, "marker": ".", "markersize": 3}
             panel.plot(truth["x"], truth["y"], label="true", **style)
-            for number, (_, line) in enumerate(rows[rows["series"] == OURS].groupby("start")):
+            for number, (_, line) in enumerate(series[OURS].groupby("start")):
                 name = "forecast" if number == 0 else None
                 panel.plot(line["x"], line["y"], color=colour(OURS), marker="o", markersize=2.5, label=name)
-            label(panel, title=run, x="first principal component", y="second")
+            label(panel, title=str(run), x="first principal component", y="second")
         axes[0].legend()
         save(canvas, path)
 
@@ -140,14 +139,13 @@ def by_horizon(axes: Axes, rows: pd.DataFrame, metric: str) -> None:
         rows: of one split, columns horizon, method and the metric.
         metric: name of a column.
     """
-    drawn = 0
+    lines = dict(list(rows[np.isfinite(rows[metric])].groupby("method")))
     for number, (method, name) in enumerate(NAMES.items()):
-        line = rows[rows["method"] == method].dropna(subset=[metric])
-        if len(line):
+        line = lines.get(method)
+        if line is not None:
             style = {"linewidth": 2.2 if method == OURS else 1.2, "linestyle": "--" if method == TRUTH else "-"}
             axes.plot(line["horizon"], line[metric], marker="o", color=colour(method, number), label=name, **style)
-            drawn += 1
-    if drawn:
+    if lines:
         axes.set_xticks(sorted(set(rows["horizon"])))
     else:
         unavailable(axes, "no network was run")

@@ -8,6 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from wscore.plots.fidelity import NAMES, method_colour, method_columns, scatter_accuracy
+from wscore.plots.forecast import LOWEST_SKILL, by_horizon
 from wscore.plots.heads import METHODS
 from wscore.plots.style import colour, figure, label, save, unavailable
 
@@ -62,6 +63,15 @@ def draw_told(axes: Axes, table: pd.DataFrame) -> None:
     axes.legend(markerscale=2, loc="upper left")
 
 
+def draw_forecast(axes: Axes, table: pd.DataFrame) -> None:
+    """Draw skill by horizon of each method on later windows (columns split, horizon, method, skill)."""
+    by_horizon(axes, pd.DataFrame(table[table["split"] == table["split"].iloc[0]]), "skill")
+    axes.axhline(0, color=colour("copy_last"), linewidth=0.8)
+    axes.set_ylim(LOWEST_SKILL, 1.05)
+    label(axes, x="steps ahead", y="skill = 1 - MSE / MSE of copying the last")
+    axes.legend(loc="lower left")
+
+
 def draw_agreement(axes: Axes, table: pd.DataFrame) -> None:
     """Draw a bar per method: share of images answered as the original does (columns family, one per method)."""
     methods = method_columns(table)[::-1]
@@ -73,6 +83,16 @@ def draw_agreement(axes: Axes, table: pd.DataFrame) -> None:
     axes.set_xlim(0, 1.08)
     axes.grid(visible=False, axis="y")
     label(axes, x="same answers as the original (share of images)")
+
+
+PANELS = (
+    Panel("autoencoder_test/accuracy.csv", "evaluate_autoencoder", "Networks rebuilt by the autoencoder", draw_rebuilt),
+    Panel(
+        "autoencoder_test/agreement.csv", "evaluate_autoencoder", "Rebuilt networks against controls", draw_agreement
+    ),
+    Panel("heads_test/accuracy_points.csv", "evaluate_heads", "Accuracy told from weights", draw_told),
+    Panel("predictor_test/summary.csv", "evaluate_predictor", "Weight forecast, later in training", draw_forecast),
+)
 
 
 def _read(file: Path) -> pd.DataFrame | None:

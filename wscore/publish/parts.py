@@ -3,11 +3,12 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from wscore.evaluation.table import AUTOENCODER_CONTROLS, HEAD_CONTROLS, OURS
+from wscore.evaluation.forecast_tables import by_method
+from wscore.evaluation.table import AUTOENCODER_CONTROLS, FORECAST_CONTROLS, HEAD_CONTROLS, OURS
 from wscore.publish.card import Part
 from wscore.publish.figures import Figures, pick
 
-METHODS = {OURS: "this model", **AUTOENCODER_CONTROLS, **HEAD_CONTROLS}
+METHODS = {OURS: "this model", **AUTOENCODER_CONTROLS, **HEAD_CONTROLS, **FORECAST_CONTROLS}
 REBUILDING = (
     "agreement", "accuracy_original", "accuracy", "accuracy_change", "rank_correlation",
     "r2", "relative_error", "cosine", "mse", "compression_ratio",
@@ -17,7 +18,10 @@ READING = {
     "accuracy": ("r2", "mae", "rmse", "kendall_tau", "spearman"),
     "hyperparameters": ("aggregate", "continuous_r2", "discrete_accuracy", "discrete_macro_f1"),
 }
-FORECASTING = ("skill_1", "skill_5", "accuracy_1", "accuracy_5")
+SPLITS = {  # of the forecasts, the hardest first that there is
+    "unseen_run": "a training run of which it saw nothing",
+    "temporal": "later parts of the runs that it learned from",
+}
 QUESTIONS = {
     "patterns": "which building blocks a network has",
     "accuracy": "how accurate a network is on test images",
@@ -140,23 +144,28 @@ def predictor(found: Mapping[str, Any], training: Mapping[str, Any]) -> Part:
         found: content of metrics/predictor_test.json.
         training: facts of its training, as its config.json has them.
     """
+    split = next((name for name in SPLITS if name in found), "temporal")
+    methods = by_method(found, split)
+    steps = sorted({int(name.rpartition("_")[2]) for row in methods.values() for name in row})
+    columns = [f"{name}_{step}" for name in ("skill", "accuracy") for step in dict.fromkeys((*steps[:1], *steps[-1:]))]
+    stride = training.get("stride", 1)
     network, images, optimizer = (training.get(key, "unknown") for key in ("network", "dataset", "optimizer"))
     return Part(
         name="predictor",
         title="Predictor of neural-network weights",
         summary="Forecasts the weights of a network some steps further in its training from its last snapshots. A "
         "forecast is one evaluation of a small model; no image is looked at.",
-        code=FORECAST.format(stride=training.get("stride", 1)),
+        code=FORECAST.format(stride=stride),
         stage="train_predictor",
         sections=("base", "predictor"),
-        note=f"A step is {training.get('stride', 1)} snapshots long. Skill is 1 - error / error of copying the last "
-        f"snapshot, so that 0 is no better than copying. {DEFINITIONS}",
+        note=f"Forecast of {SPLITS[split]}, by steps ahead; a step is {stride} snapshots long. Skill is 1 - error / "
+        f"error of copying the last snapshot, so that 0 is no better than copying. {DEFINITIONS}",
         limits=(
             f"It learned from runs of {network} on {images} with {optimizer}; nothing was measured on others.",
             "Snapshots must be equally spaced, at the distance that it was trained with.",
             "A forecast that is closer in weights need not classify better: see the accuracies in the table.",
         ),
-        figures=figures("weight-forecasting", found, FORECASTING),
+        figures=figures("weight-forecasting", methods, columns),
     )
 
 

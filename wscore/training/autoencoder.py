@@ -1,5 +1,6 @@
 """Recipe of the autoencoder: a token cache in, encoder and decoder out."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
@@ -154,7 +155,7 @@ class CacheBatches:
         self.cache, self.items, self.batch_size, self.seed, self.shuffle = cache, items, batch_size, seed, shuffle
 
     def __len__(self) -> int:
-        return -(-len(self.items) // self.batch_size)
+        return math.ceil(len(self.items) / self.batch_size)
 
     def epoch(self, number: int) -> Iterator[TokenBatch]:
         """Yield the batches of one epoch."""

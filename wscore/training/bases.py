@@ -7,8 +7,10 @@ import numpy as np
 from jaxtyping import Float32
 
 from wscore.errors import DataError
+from wscore.training.exchangeable import Exchangeable
 
 Blocks = Callable[[], Iterator[np.ndarray]]
+Product = Callable[[np.ndarray], np.ndarray]
 OVERSAMPLING = 32
 PASSES = 8
 
@@ -26,37 +28,51 @@ class Basis(NamedTuple):
     vectors: Float32[np.ndarray, "weights rank"]
     variances: Float32[np.ndarray, " rank"]
 
-    def error(self, networks: Float32[np.ndarray, "networks weights"]) -> float:
-        """Return the sum of the squared errors with which networks come back from their coordinates."""
-        centred = networks - self.mean
-        return float(np.square(centred).sum(dtype=np.float64) - np.square(centred @ self.vectors).sum(dtype=np.float64))
 
-
-def pca(blocks: Blocks, rank: int, *, seed: int) -> Basis:
+def pca(blocks: Blocks, rank: int, *, seed: int, units: Exchangeable | None = None, symmetry: float = 0.0) -> Basis:
     """Return the first principal components of networks, by randomised subspace iteration.
 
-    Memory is bounded by one block and a few matrices (D, rank); the blocks are read `PASSES` + 2 times. The basis is exact where
+    They are the leading eigenvectors of (1 - s) C + s C', where C is the covariance of the networks and C' its average over all
+    orders of their hidden units, both about the mean mixed likewise. s > 0 helps where there are few networks for their length.
+
+    Memory is bounded by one block and a few matrices (D, rank); the blocks are read `PASSES` + 3 times. The basis is exact where
     the variances beyond the rank fall off, and loses next to no variance where they don't (Halko, Martinsson and Tropp, 2011).
 
     Args:
         blocks: returns an iterator over float32 arrays (n, D), the same at each call.
-        rank: most components; there are fewer if there are fewer weights, or not more than so many networks.
+        rank: most components; there are fewer if there are fewer weights or, without s, not more than so many networks.
         seed: of the random start.
+        units: hidden units of the networks; not needed without s.
+        symmetry: the share s, from 0 to 1.
 
     Raises:
         DataError: if there is no network.
     """
     count, mean = _mean(blocks)
-    rank = min(rank, len(mean), count - 1)
+    if units is not None and symmetry > 0:
+        mean = (1 - symmetry) * mean + symmetry * units.average(mean)
+    mean = mean.astype(np.float32)
+    product = _mixed(blocks, mean, units, symmetry)
+    rank = min(rank, len(mean), len(mean) if symmetry > 0 and units is not None else count - 1)
     width = min(rank + OVERSAMPLING, len(mean))
     vectors = np.linalg.qr(np.random.default_rng(seed).standard_normal((len(mean), width)))[0].astype(np.float32)
     for _ in range(PASSES):
-        vectors = np.linalg.qr(_covariance_times(blocks, mean, vectors) / count)[0]
-    small = vectors.T @ _covariance_times(blocks, mean, vectors) / count
-    variances, rotation = np.linalg.eigh((small + small.T).astype(np.float64) / 2)
+        vectors = np.linalg.qr(product(vectors))[0]
+    small = (vectors.T @ product(vectors)).astype(np.float64)
+    variances, rotation = np.linalg.eigh((small + small.T) / 2)
     order = np.argsort(-variances, kind="stable")[:rank]
     vectors = _oriented(vectors @ rotation[:, order])
     return Basis(mean, vectors.astype(np.float32), np.maximum(variances[order], 0).astype(np.float32))
+
+
+def _mixed(blocks: Blocks, mean: np.ndarray, units: Exchangeable | None, symmetry: float) -> Product:
+    """Return the function V -> ((1 - s) C + s C') V."""
+    if units is None or symmetry <= 0:
+        return lambda vectors: _times(blocks, mean, vectors)
+    averaged = units.covariance(blocks(), mean)
+    if symmetry >= 1:
+        return averaged
+    return lambda vectors: (1 - symmetry) * _times(blocks, mean, vectors) + symmetry * averaged(vectors)
 
 
 def _mean(blocks: Blocks) -> tuple[int, np.ndarray]:
@@ -66,15 +82,17 @@ def _mean(blocks: Blocks) -> tuple[int, np.ndarray]:
         count += len(block)
     if not count:
         raise DataError("there is no network to fit a basis to", expected="at least one")
-    return count, (total / count).astype(np.float32)
+    return count, total / count
 
 
-def _covariance_times(blocks: Blocks, mean: np.ndarray, vectors: np.ndarray) -> np.ndarray:
-    product = np.zeros_like(vectors)
+def _times(blocks: Blocks, mean: np.ndarray, vectors: np.ndarray) -> np.ndarray:
+    """Return the covariance about `mean` times vectors."""
+    count, product = 0, np.zeros_like(vectors)
     for block in blocks():
         centred = block - mean
         product += centred.T @ (centred @ vectors)
-    return product
+        count += len(block)
+    return product / np.float32(count)
 
 
 def _oriented(vectors: np.ndarray) -> np.ndarray:

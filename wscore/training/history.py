@@ -4,7 +4,6 @@ from pathlib import Path
 
 from wscore.io import write_csv
 
-
 Row = dict[str, float | int]
 
 

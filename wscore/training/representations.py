@@ -1,7 +1,7 @@
 """Representations: the latents of all networks of a cache from a frozen encoder, computed once.
 
 representations/
-  representations.parquet   model_id, run_id, checkpoint, split, latent (list<float32>); one row per network, in the order of the zoo
+  representations.parquet   model_id, run_id, checkpoint, split, latent (list<float32>), one row per network of the zoo
   manifest.json             identities of encoder, tokens and zoo; latent_dim
 """
 

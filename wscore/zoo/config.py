@@ -40,7 +40,7 @@ class ZooConfig(Section):
         activations: choices.
         poolings: choices; networks without convolutions have `none`.
         max_weight: a checkpoint with a weight beyond this is set aside as diverged.
-        group_size: networks of one architecture and batch size that are trained together.
+        group_size: most networks of one architecture and batch size that are trained together.
         workers: processes; results don't depend on them.
         seed: of everything that is drawn.
     """

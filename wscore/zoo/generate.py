@@ -226,16 +226,21 @@ def _in_turn(shards: Sequence[Shard], job: Job) -> Iterator[int]:
 
 
 def _in_processes(shards: Sequence[Shard], job: Job, workers: int) -> Iterator[int]:
+    """Train shards in worker processes; an interruption ends them at once, and what they were at is lost."""
+    others = multiprocessing.active_children()
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(min(workers, max(1, len(shards))), mp_context=context, initializer=_start_worker)
     try:
         for future in as_completed([pool.submit(train_shard, shard, job) for shard in shards]):
             yield future.result()
     except BrokenProcessPool as error:
-        fix = "run again, finished shards are kept; fewer `zoo.workers` need less memory"
-        raise WscoreError(
-            "a worker process died, perhaps for lack of memory", where="zoo.workers", got=workers, fix=fix
-        ) from error
+        what, fix = "a worker process died", "run again, finished shards are kept; fewer `zoo.workers` need less memory"
+        raise WscoreError(what, where="zoo.workers", got=workers, fix=fix) from error
+    except KeyboardInterrupt:
+        for process in multiprocessing.active_children():
+            if process not in others:
+                process.terminate()
+        raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 

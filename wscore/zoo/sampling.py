@@ -1,5 +1,6 @@
 """What each training run of a zoo is: architecture, hyperparameters and seeds, drawn from the run's number alone."""
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import TypeVar
@@ -12,6 +13,7 @@ from wscore.zoo.config import ZooConfig
 
 LR_SHARE = {"sgd": 1.0, "momentum": 0.2, "adam": 0.05, "adamw": 0.05}
 MOMENTUM = 0.9
+LARGEST = 2**24
 T = TypeVar("T")
 
 
@@ -105,16 +107,32 @@ def checkpoint_steps(steps: int, checkpoints: int) -> list[int]:
 
 
 def group_runs(runs: Sequence[RunPlan], size: int) -> list[tuple[RunPlan, ...]]:
-    """Return the runs in groups of at most `size` that share architecture and batch size, the longest run first."""
+    """Return the runs in groups of at most `size` that share architecture and batch size, the longest run first.
+
+    Where images or networks are large, a group is smaller, so that a layer of all its networks holds `LARGEST` numbers
+    at most.
+    """
     alike: dict[tuple[str, int], list[RunPlan]] = {}
     for run in runs:
         alike.setdefault((run.architecture.to_json(), run.batch_size), []).append(run)
     groups = []
     for key in sorted(alike):
         members = sorted(alike[key], key=lambda run: (-run.steps, run.number))
-        each = math.ceil(len(members) / math.ceil(len(members) / size))
+        most = min(size, max(1, LARGEST // (members[0].batch_size * layer_size(members[0].architecture))))
+        each = math.ceil(len(members) / math.ceil(len(members) / most))
         groups += [tuple(members[start : start + each]) for start in range(0, len(members), each)]
     return groups
+
+
+def layer_size(architecture: Architecture) -> int:
+    """Return how many numbers enter the largest layer for one image, a 3x3 neighbourhood counted nine times."""
+    channels, height, width = architecture.input
+    if not TRAITS[architecture.family].has_conv_layers:
+        return max(channels * height * width, *architecture.widths)
+    sizes = [channels * height * width]
+    for place, (inputs, outputs) in enumerate(itertools.pairwise(architecture.widths), start=1):
+        sizes.append(max(inputs, outputs) * (height >> place) * (width >> place))
+    return 9 * max(sizes)
 
 
 def _draw_architecture(

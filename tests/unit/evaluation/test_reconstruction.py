@@ -85,6 +85,15 @@ def test_a_worse_autoencoder_scores_worse(judged, perfect):
     assert good["kl"] < none["kl"]
 
 
+def test_padding_never_reaches_a_metric(zoo, cache, digits, judged):
+    def codec(batch):
+        return torch.where(batch.mask, batch.tokens * 0.9, 1e6)
+
+    ways = {"ours": TokenMethod(cache, codec, 5), "mean_network": methods(cache, Scaled(), CONFIG)["mean_network"]}
+    verdict = judge(zoo, held_out(cache, CONFIG), ways, probe(digits, CONFIG), cache=cache, batch_size=3)
+    assert report(verdict, CONFIG)["ours"] == report(judged(0.9), CONFIG)["ours"]
+
+
 def test_a_broken_autoencoder_is_counted_not_dropped(judged, perfect):
     found = report(judged(float("nan")), CONFIG)
     ours, networks = found["ours"], found["networks"]

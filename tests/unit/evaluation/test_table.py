@@ -7,7 +7,7 @@ from wscore.evaluation.table import STAGES, gather, headline, markdown, sections
 
 OURS = {
     "agreement": 0.75, "agreement_low": 0.7, "agreement_high": 0.8, "accuracy_original": 0.9, "accuracy": 0.8,
-    "accuracy_change": 0.1, "rank_correlation": 0.95, "kl": 0.5, "r2": 0.6, "relative_error": 0.4,
+    "accuracy_change": 0.1, "rank_correlation": 0.95, "kl_median": 0.5, "r2": 0.6, "relative_error": 0.4,
     "compression_ratio": 20.25,
 }  # fmt: skip
 AUTOENCODER = {
@@ -17,6 +17,7 @@ AUTOENCODER = {
     "pca": OURS | {"agreement": 0.5},
     "layout_pca": OURS | {"agreement": 0.6},
     "noise": {name: value for name, value in OURS.items() if name != "compression_ratio"} | {"agreement": 0.1},
+    "int8": OURS | {"agreement": 0.999},
     "int4": OURS | {"agreement": 0.99, "compression_ratio": 7.9},
 }  # fmt: skip
 HEAD = {"r2": 0.9, "kendall_tau": 0.8, "r2_low": 0.85, "r2_high": 0.92}
@@ -26,6 +27,18 @@ HEADS = {
     },
     "patterns": {"ours": {"macro_f1": 0.9}, "mean": {"macro_f1": 0.4}},
 }  # fmt: skip
+
+STEPS = {
+    "h1": {
+        "ours": {"skill": 0.5, "accuracy": 0.9}, "copy_last": {"skill": 0.0, "accuracy": 0.91},
+        "linear": {"skill": 0.6, "accuracy": 0.88}, "truth": {"skill": 1.0, "accuracy": 0.95},
+    },
+    "h10": {
+        "ours": {"skill": -0.5, "accuracy": 0.7}, "copy_last": {"skill": 0.0, "accuracy": 0.91},
+        "linear": {"skill": -3.0, "accuracy": 0.5}, "truth": {"skill": 1.0, "accuracy": 0.97},
+    },
+}  # fmt: skip
+FORECAST = {"temporal": {"windows": 1200.0, "skill_mean": 0.0, "forecastable": 1.0} | STEPS}
 
 
 def parts(**changes):
@@ -48,11 +61,12 @@ def rows(text):
 
 def test_ours_stands_beside_every_control():
     table = rows(markdown(parts()))
-    assert table["**Autoencoder**"][1:6] == [
-        "*mean network*", "*PCA, same size*", "*PCA per layout, same size*", "*noise of equal norm*", "*4-bit weights*",
+    assert table["**Autoencoder**"][1:] == [
+        "*mean network*", "*PCA, same size*", "*PCA per layout, same size*", "*noise of equal norm*",
+        "*8-bit weights*", "*4-bit weights*",
     ]  # fmt: skip
     assert table["same answers as the original ↑"] == [
-        "**0.750** [0.700, 0.800]", "0.200", "0.500", "0.600", "0.100", "0.990",
+        "**0.750** [0.700, 0.800]", "0.200", "0.500", "0.600", "0.100", "0.999", "0.990",
     ]  # fmt: skip
 
 
@@ -60,12 +74,25 @@ def test_bold_is_the_best_of_equal_size_whoever_that_is():
     table = rows(markdown(parts()))
     assert table["mean absolute accuracy change ↓"][:2] == ["0.100", "**0.050**"]
     assert "**" not in "".join(table["accuracy after rebuilding"])
-    assert table["test accuracy: R² ↑"] == ["0.900 [0.850, 0.920]", "0.000", "0.300", "n/a", "**0.950**", ""]
+    assert table["accuracy: R² ↑"] == ["0.900 [0.850, 0.920]", "0.000", "0.300", "n/a", "**0.950**", "", ""]
 
 
 def test_huge_and_missing_numbers_are_readable():
     table = rows(markdown(parts()))
-    assert table["compression (weights per stored float)"] == ["20.2", "2.0e+06", "20.2", "20.2", "n/a", "7.9"]
+    assert table["compression (weights per stored float)"] == ["20.2", "2.0e+06", "20.2", "20.2", "n/a", "20.2", "7.9"]
+
+
+def test_forecasts_at_the_first_and_the_last_horizon():
+    table = rows(markdown(parts()))
+    assert table["skill, 1 ahead ↑"][:3] == ["0.500", "0.000", "**0.600**"]
+    assert table["skill, 10 ahead ↑"][:3] == ["-0.500", "**0.000**", "-3.000"]
+    assert table["accuracy of the forecast network, 10 ahead ↑"][:2] == ["0.700", "**0.910**"]
+    text = markdown(parts())
+    assert "1,200 windows; positive at 1 of 2 horizons. The true networks 10 ahead have accuracy 0.970." in text
+    assert "unseen run" not in text
+    both = parts(predictor_test=FORECAST | {"unseen_run": FORECAST["temporal"]})
+    assert "**Weight forecast, unseen run**" in markdown(both)
+    assert headline(both)["forecast_unseen_run"]["skill_1_best_control"] == 0.6
 
 
 def test_headline_has_ours_and_the_best_rival():

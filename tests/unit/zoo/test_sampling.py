@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wscore.errors import ConfigError
-from wscore.zoo.sampling import checkpoint_steps, draw_run, group_runs
+from wscore.zoo.sampling import checkpoint_steps, draw_run, group_runs, layer_size
 
 
 def draw(config, numbers, images=1000):
@@ -53,6 +53,17 @@ def test_groups_are_alike_whole_and_sorted(zoo_config):
         assert len({(run.architecture, run.batch_size) for run in group}) == 1
         assert [run.steps for run in group] == sorted((run.steps for run in group), reverse=True)
     assert group_runs(list(reversed(runs)), 5) == groups
+
+
+def test_groups_of_large_networks_are_smaller(zoo_config):
+    config = zoo_config(families=("cnn",), widths={"cnn": ((8, 8),)}, activations=("relu",), batch_sizes=(64,))
+    small = [draw_run(config, number, shape=(1, 8, 8), classes=10, images=500) for number in range(64)]
+    large = [draw_run(config, number, shape=(3, 32, 32), classes=10, images=500) for number in range(64)]
+    assert layer_size(small[0].architecture) == 9 * 8 * 16
+    assert layer_size(large[0].architecture) == 9 * 3 * 1024
+    assert {len(group) for group in group_runs(small, 32)} == {32}
+    assert max(len(group) for group in group_runs(large, 32)) == 8
+    assert sum(len(group) for group in group_runs(large, 32)) == 64
 
 
 @given(steps=st.integers(1, 5000), checkpoints=st.integers(1, 40))

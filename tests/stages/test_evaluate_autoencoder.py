@@ -1,0 +1,87 @@
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from stages.evaluate_autoencoder import main
+from wscore.models.autoencoder import Autoencoder, AutoencoderConfig, save_autoencoder
+from wscore.models.mlp import MlpConfig
+from wscore.tokens.cache import TokenCache, build_cache
+from wscore.tokens.config import TokensConfig
+from wscore.zoo.store import Zoo
+
+PARAMS = """
+data: { dataset: digits, root: null, revision: null, size: null, max_train: null, max_test: null }
+evaluate:
+  { max_networks: null, probe_images: 50, batch_size: 8, bootstrap_samples: 10, boosting_iterations: 5, seed: 0 }
+"""
+TOKENS = TokensConfig(
+    granularity="neuron", chunk_size=32, max_tokens=512, overflow="window", align="none", normalization="layer",
+    validation_fraction=0.2, test_fraction=0.3, seed=0,
+)  # fmt: skip
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, tiny_zoo: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An untrained autoencoder of six numbers per network over the tiny zoo."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "params.yaml").write_text(PARAMS)
+    build_cache(Zoo(tiny_zoo), TOKENS, tmp_path / "tokens")
+    cache = TokenCache(tmp_path / "tokens")
+    network = MlpConfig(**mlp(cache))
+    save_autoencoder(tmp_path / "autoencoder", Autoencoder(AutoencoderConfig(network=network, linear=None)), extra={})
+    return tmp_path
+
+
+def mlp(cache: TokenCache) -> dict[str, object]:
+    wanted = {
+        "token_dim": cache.token_dim, "max_tokens": cache.max_tokens, "latent_dim": 6, "hidden_dim": 8, "layers": 1,
+        "pooling": "mean", "positions": "sinusoidal", "dropout": 0.0,
+    }  # fmt: skip
+    assert set(wanted) == set(MlpConfig.__struct_fields__)
+    return wanted
+
+
+def run(zoo: Path) -> None:
+    main(["--zoo", str(zoo), "--tokens", "tokens", "--autoencoder", "autoencoder",
+          "--metrics", "metrics/autoencoder_test.json", "--plots", "plots/autoencoder_test"])  # fmt: skip
+
+
+def test_judges_the_autoencoder_beside_its_controls(
+    workspace: Path, tiny_zoo: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(tiny_zoo)
+    assert "held-out networks rebuilt at" in capsys.readouterr().out
+    content = json.loads((workspace / "metrics/autoencoder_test.json").read_text())
+    assert list(content) == ["autoencoder_test"]
+    found = content["autoencoder_test"]
+    methods = ["ours", "mean_network", "pca", "layout_pca", "noise", "int8", "int4"]
+    assert [name for name in found if name in methods] == methods
+    assert found["ours"]["stored_floats"] == 7
+    assert found["int8"]["agreement"] > found["ours"]["agreement"]
+    assert set(found["ours"]) == set(found["pca"])
+    tables = {
+        name: pd.read_csv(workspace / f"plots/autoencoder_test/{name}.csv")
+        for name in ("accuracy", "agreement", "errors")
+    }
+    assert len(tables["accuracy"]) == found["networks"]
+    for name, table in tables.items():
+        assert set(methods) <= set(table)
+        assert (workspace / f"plots/autoencoder_test/{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_missing_autoencoder_stops_the_stage_without_output(workspace: Path, tiny_zoo: Path) -> None:
+    (workspace / "autoencoder/decoder/config.json").unlink()
+    with pytest.raises(SystemExit) as stopped:
+        run(tiny_zoo)
+    assert "autoencoder/decoder" in str(stopped.value)
+    assert not (workspace / "metrics").exists()
+    assert not (workspace / "plots").exists()
+
+
+def test_an_unknown_parameter_stops_the_stage(workspace: Path, tiny_zoo: Path) -> None:
+    (workspace / "params.yaml").write_text(PARAMS.replace("probe_images: 50", "probe_images: fifty"))
+    with pytest.raises(SystemExit) as stopped:
+        run(tiny_zoo)
+    assert "evaluate.probe_images" in str(stopped.value)
