@@ -6,9 +6,11 @@ import re
 import pytest
 
 from tests.contract.imports import ROOT, closure, pipeline, script
+from wscore.config import read_yaml
 from wscore.runner import Stage
 
 STAGES = pipeline()
+TASKS = read_yaml(ROOT / "params.yaml")["heads"]["tasks"]
 
 
 def outputs(entry: dict) -> set[str]:
@@ -78,6 +80,15 @@ def test_metrics_are_kept_in_git_and_not_in_the_cache() -> None:
         for item in entry.get("metrics", []):
             assert isinstance(item, dict), f"{item}: needs `cache: false`"
             assert next(iter(item.values())) == {"cache": False}
+
+
+def test_plots_and_artifacts_are_outputs_of_a_stage() -> None:
+    made = {path.replace("${item}", task) for entry in STAGES.values() for path in outputs(entry) for task in TASKS}
+    content = read_yaml(ROOT / "dvc.yaml")
+    shown = [item if isinstance(item, str) else list(next(iter(item.values()))["y"]) for item in content["plots"]]
+    named = [path for item in shown for path in ([item] if isinstance(item, str) else item)]
+    named += [artifact["path"] for artifact in content["artifacts"].values()]
+    assert not [path for path in named if not any(path == out or path.startswith(f"{out}/") for out in made)]
 
 
 def test_every_stage_script_is_in_the_pipeline() -> None:
