@@ -1,0 +1,92 @@
+"""Stages train_autoencoder and cache_representations on a tiny zoo."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from stages import cache_representations, train_autoencoder
+from wscore.config import read_yaml
+from wscore.models.autoencoder import Encoder
+from wscore.models.folder import load_model
+from wscore.tokens.cache import TokenCache, build_cache
+from wscore.tokens.config import TokensConfig
+from wscore.zoo.store import Zoo
+
+ROOT = Path(__file__).parents[2]
+AE = ["--tokens", "tokens", "--out", "models/autoencoder", "--history", "history.csv", "--metrics", "ae.json"]
+SMALL = {"latent_dim": 5, "hidden_dim": 16, "layers": 1, "heads": 2, "epochs": 2, "batch_size": 8}
+
+
+@pytest.fixture
+def workspace(tiny_zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    write_params(SMALL)
+    config = TokensConfig(
+        granularity="neuron", chunk_size=40, max_tokens=14, overflow="window", align="none", normalization="layer",
+        validation_fraction=0.2, test_fraction=0.3, seed=0,
+    )  # fmt: skip
+    build_cache(Zoo(tiny_zoo), config, tmp_path / "tokens")
+    return tmp_path
+
+
+def write_params(changes: dict[str, object]) -> None:
+    section = read_yaml(ROOT / "params.yaml")["ae"]
+    Path("params.yaml").write_text(json.dumps({"ae": {**section, **changes}}))
+
+
+def test_an_encoder_is_trained_and_encodes_every_network_once(workspace: Path, tiny_zoo: Path) -> None:
+    train_autoencoder.main(AE)
+    figures = json.loads(Path("ae.json").read_text())["ae"]
+    assert figures["epochs"] == 2
+    assert list(pd.read_csv("history.csv")["epoch"]) == [1, 2]
+    out = ["--zoo", str(tiny_zoo), "--tokens", "tokens", "--autoencoder", "models/autoencoder", "--out", "latents"]
+    cache_representations.main(out)
+    table = pd.read_parquet("latents/representations.parquet")
+    assert list(table["model_id"]) == list(Zoo(tiny_zoo).table["model_id"])
+    assert list(table["checkpoint"]) == list(Zoo(tiny_zoo).table["checkpoint"])
+    cache, encoder = TokenCache(workspace / "tokens"), load_model(Path("models/autoencoder/encoder"), Encoder)
+    assert (cache.table["window"] > 0).any()
+    for row in (0, 7, len(table) - 1):
+        items = np.flatnonzero(cache.table["row"] == row)
+        with torch.no_grad():
+            expected = encoder(cache.batch(items)).mean(0).numpy()
+        assert np.allclose(table["latent"][row], expected, atol=1e-5)
+        assert table["split"][row] == cache.table["split"][items[0]]
+
+
+def test_the_same_run_twice_gives_the_same_bytes(workspace: Path) -> None:
+    first, second = [], []
+    for found in (first, second):
+        train_autoencoder.main(AE)
+        found += [path.read_bytes() for path in sorted((workspace / "models").rglob("*")) if path.is_file()]
+    assert first == second
+
+
+def test_an_encoder_of_other_tokens_is_refused(workspace: Path, tiny_zoo: Path) -> None:
+    train_autoencoder.main(AE)
+    config = json.loads(Path("models/autoencoder/encoder/config.json").read_text())
+    Path("models/autoencoder/encoder/config.json").write_text(json.dumps({**config, "tokens": "0" * 16}))
+    out = ["--zoo", str(tiny_zoo), "--tokens", "tokens", "--autoencoder", "models/autoencoder", "--out", "latents"]
+    with pytest.raises(SystemExit, match="was trained on other tokens"):
+        cache_representations.main(out)
+    assert not Path("latents").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"latent_dim": "sixty"}, "ae.latent_dim"),
+        ({"latent_dim": -1}, "ae.latent_dim"),
+        ({"arch": "transformer", "heads": 3}, "not a multiple of heads"),
+        ({"linear_path": "svd"}, "ae.linear_path"),
+    ],
+)
+def test_bad_parameters_are_named(workspace: Path, changes: dict[str, object], message: str) -> None:
+    write_params({**SMALL, **changes})
+    with pytest.raises(SystemExit, match=message):
+        train_autoencoder.main(AE)
+    assert not Path("models").exists()

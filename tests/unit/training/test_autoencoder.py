@@ -1,0 +1,121 @@
+"""The autoencoder recipe learns, repeats itself bit for bit, starts from PCA, and mixes its losses as it says."""
+
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+
+from wscore.config import load_section
+from wscore.models.autoencoder import Autoencoder
+from wscore.tokens.cache import TokenCache, build_cache
+from wscore.tokens.config import TokensConfig
+from wscore.training.autoencoder import AeConfig, CacheBatches, Trainee, fit_bases, objective, sizes, train_autoencoder
+from wscore.zoo.store import Zoo
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture(scope="module")
+def cache(tiny_zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> TokenCache:
+    folder = tmp_path_factory.mktemp("tokens") / "tokens"
+    config = TokensConfig(
+        granularity="neuron", chunk_size=40, max_tokens=512, overflow="window", align="none", normalization="layer",
+        validation_fraction=0.2, test_fraction=0.3, seed=0,
+    )  # fmt: skip
+    build_cache(Zoo(tiny_zoo), config, folder)
+    return TokenCache(folder)
+
+
+def configured(**changes: object) -> AeConfig:
+    small = {"latent_dim": 4, "hidden_dim": 32, "layers": 1, "heads": 2, "epochs": 2, "batch_size": 8, "dropout": 0.0}
+    return msgspec.structs.replace(load_section(AeConfig, "ae", ROOT / "params.yaml"), **{**small, **changes})
+
+
+@pytest.mark.parametrize("arch", ["mlp", "transformer"])
+@pytest.mark.parametrize("loss", ["mse", "mae", "cosine", "combined"])
+@pytest.mark.parametrize("gamma", [0.0, 0.5])
+def test_every_loss_trains_every_architecture(cache: TokenCache, arch: str, loss: str, gamma: float) -> None:
+    config = configured(arch=arch, loss=loss, gamma=gamma, epochs=1)
+    trained = train_autoencoder(cache, config)
+    assert np.isfinite(trained.figures["validation_loss"])
+    assert ("validation_contrastive" in trained.history.rows[0]) == (gamma > 0)
+
+
+@pytest.mark.parametrize("linear_path", ["none", "pca"])
+def test_the_same_seed_gives_the_same_bits_and_another_does_not(cache: TokenCache, linear_path: str) -> None:
+    config = configured(linear_path=linear_path, gamma=0.2, dropout=0.1)
+    first, second = (train_autoencoder(cache, config).model.state_dict() for _ in range(2))
+    other = train_autoencoder(cache, msgspec.structs.replace(config, seed=1)).model.state_dict()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert not all(torch.equal(first[name], other[name]) for name in first)
+
+
+def test_it_overfits_eight_networks(cache: TokenCache) -> None:
+    torch.manual_seed(0)
+    config = configured(linear_path="none", latent_dim=16, hidden_dim=128)
+    model, loss, batch = Trainee(config, sizes(cache, config, {})), objective(config), cache.batch(np.arange(8))
+    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
+    start = loss(model, batch)["loss"].item()
+    for _ in range(200):
+        optimizer.zero_grad()
+        total = loss(model, batch)["loss"]
+        total.backward()
+        optimizer.step()
+    assert total.item() < 0.02 * start
+
+
+def test_training_starts_from_the_pca_of_each_layout(cache: TokenCache) -> None:
+    config, items = configured(latent_dim=3, epochs=1, lr=1e-12), cache.indices("train")
+    model = train_autoencoder(cache, config).model
+    for layout in set(cache.table["layout"]):
+        same = np.array([item for item in items if cache.table["layout"][item] == layout])
+        if len(same) < 2:
+            continue
+        batch = cache.batch(same)
+        weights = batch.tokens[batch.mask].view(len(same), -1).double().numpy()
+        centred = weights - weights.mean(0)
+        basis = np.linalg.svd(centred, full_matrices=False)[2][: min(3, len(same) - 1)]
+        expected = centred @ basis.T @ basis + weights.mean(0)
+        found = model(batch).tokens[batch.mask].view(len(same), -1).detach().numpy()
+        assert np.allclose(found, expected, atol=1e-3)
+
+
+def test_bases_do_not_see_other_splits(cache: TokenCache) -> None:
+    items = cache.indices("train")
+    bases = fit_bases(cache, items, configured())
+    assert len(bases) == len(set(cache.table["layout"][items]))
+    everything = fit_bases(cache, np.arange(len(cache)), configured())
+    assert any(not np.allclose(bases[key].mean, everything[key].mean) for key in bases)
+
+
+def test_contrast_alone_changes_the_encoder_and_leaves_the_decoder(cache: TokenCache) -> None:
+    config = configured(gamma=1.0, linear_path="none")
+    model = Trainee(config, sizes(cache, config, {}))
+    scalars = objective(config)(model, cache.batch(np.arange(6)))
+    assert torch.equal(scalars["loss"], scalars["contrastive"])
+    scalars["loss"].backward()
+    assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in model.autoencoder.encoder.parameters())
+    assert all(p.grad is None or p.grad.abs().sum() == 0 for p in model.autoencoder.decoder.parameters())
+
+
+def test_a_single_network_takes_no_part_in_the_contrast(cache: TokenCache) -> None:
+    config = configured(gamma=0.5, linear_path="none")
+    assert "contrastive" not in objective(config)(Trainee(config, sizes(cache, config, {})), cache.batch([0]))
+
+
+def test_batches_are_a_function_of_seed_and_epoch(cache: TokenCache) -> None:
+    batches = CacheBatches(cache, np.arange(10), batch_size=4, seed=0, shuffle=True)
+    assert len(batches) == 3
+    first, again, other = ([batch.tokens for batch in batches.epoch(number)] for number in (1, 1, 2))
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(first, other, strict=True))
+    assert [len(tokens) for tokens in first] == [4, 4, 2]
+
+
+def test_an_expansion_is_said_to_be_one(cache: TokenCache) -> None:
+    trained = train_autoencoder(cache, configured(latent_dim=5000, epochs=1))
+    assert trained.figures["compression"] < 1
+    assert "EXPANSION" in trained.summary()
+    assert isinstance(trained.model, Autoencoder)
