@@ -13,6 +13,7 @@ import pytest
 
 from tests.contract.imports import pipeline
 from tests.e2e.workspace import Outcome, Workspace
+from wscore.presets import apply_preset
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("e2e")]
 
@@ -117,22 +118,24 @@ def test_runs_are_tracked_under_one_parent(first_run: Outcome, workspace: Worksp
 
 
 def test_a_killed_training_goes_on(first_run: Outcome, workspace: Workspace) -> None:
-    params = workspace.folder / "params.yaml"
-    text = params.read_text(encoding="utf-8")
-    params.write_text(re.sub(r"(?ms)(^ae:.*?^  epochs: )\d+", r"\g<1>300", text, count=1), encoding="utf-8")
-    process = workspace.start_dvc("repro", "train_autoencoder")
+    preset = workspace.folder.parent / "long.yaml"
+    preset.write_text("ae: {epochs: 150, patience: 150}\n", encoding="utf-8")
+    apply_preset(preset, workspace.folder / "params.yaml")
+    checkpoints = workspace.folder / ".cache/checkpoints"
+    process = workspace.start_dvc("repro", "train_autoencoder", env={"WSCORE_CHECKPOINT_SECONDS": "0.5"})
     try:
-        wait_for_file(workspace.folder / ".cache/checkpoints", seconds=60)
+        wait_for_file(checkpoints, seconds=60)
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
     assert not (workspace.folder / "models/autoencoder").exists()
     outcome = workspace.dvc("repro", "train_autoencoder")
+    history = workspace.read("plots/autoencoder/history.csv").splitlines()
+    workspace.reset()
     assert outcome.status == 0, outcome.text
     assert outcome.stages == ["train_autoencoder"]
-    assert (workspace.folder / "models/autoencoder/encoder/model.safetensors").is_file()
-    assert not [path for path in (workspace.folder / ".cache/checkpoints").rglob("*") if path.is_file()]
-    workspace.reset()
+    assert len(history) == 1 + 150
+    assert not [path for path in checkpoints.rglob("*") if path.is_file()]
 
 
 def wait_for_file(folder: Path, *, seconds: float) -> None:

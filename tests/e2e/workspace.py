@@ -56,11 +56,11 @@ class Workspace:
         """Run dvc in the clone."""
         return self.run(sys.executable, "-m", "dvc", *arguments, env=env)
 
-    def start_dvc(self, *arguments: str) -> subprocess.Popen[bytes]:
+    def start_dvc(self, *arguments: str, env: dict[str, str]) -> subprocess.Popen[bytes]:
         """Start dvc in a process group of its own, without waiting for it."""
         quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         command = (sys.executable, "-m", "dvc", *arguments)
-        return subprocess.Popen(command, cwd=self.folder, env=self.env, start_new_session=True, **quiet)
+        return subprocess.Popen(command, cwd=self.folder, env=self.env | env, start_new_session=True, **quiet)
 
     def git(self, *arguments: str) -> str:
         """Run git in the clone and return what it printed; it must succeed."""

@@ -268,13 +268,14 @@ def _headline(part: Part) -> dict[str, float]:
 
 def _cells(part: Part, line: Line) -> list[str]:
     metric, winner = line.metric, best_of(line, (OURS, *part.rivals))
-    texts = [_number(line.values.get(name), metric.digits) for name in (OURS, *part.controls)]
+    texts = {name: _number(line.values.get(name), metric.digits) for name in (OURS, *part.controls)}
     if winner is not None and len(line.values) > 1:
-        place = (OURS, *part.controls).index(winner)
-        texts[place] = f"**{texts[place]}**"
+        best = texts[winner]
+        texts |= {name: f"**{best}**" for name in (OURS, *part.rivals) if texts[name] == best}
     if line.interval is not None:
-        texts[0] += f" [{_number(line.interval[0], metric.digits)}, {_number(line.interval[1], metric.digits)}]"
-    return [metric.label + ARROWS[metric.better], *texts]
+        low, high = (_number(bound, metric.digits) for bound in line.interval)
+        texts[OURS] += f" [{low}, {high}]"
+    return [metric.label + ARROWS[metric.better], *texts.values()]
 
 
 def _has(found: Mapping[str, Any] | None, key: str) -> bool:
@@ -284,7 +285,8 @@ def _has(found: Mapping[str, Any] | None, key: str) -> bool:
 def _number(value: float | None, digits: int) -> str:
     if value is None or not math.isfinite(value):
         return "n/a"
-    return f"{value:,.{digits}f}" if abs(value) < 1e6 else f"{value:.1e}"
+    rounded = round(value, digits) + 0.0  # no negative zero
+    return f"{rounded:,.{digits}f}" if abs(value) < 1e6 else f"{value:.1e}"
 
 
 def _pad(cells: Sequence[str], width: int) -> list[str]:

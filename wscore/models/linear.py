@@ -54,6 +54,9 @@ class LinearPath(nn.Module):
     The codes are fixed random signs: they set the layouts apart in the latent space, where each would else be centred on zero.
     """
 
+    known: Tensor
+    codes: Tensor
+
     def __init__(self, config: LinearConfig) -> None:
         super().__init__()
         self.config = config
@@ -66,7 +69,7 @@ class LinearPath(nn.Module):
 
     def rows(self, batch: TokenBatch) -> Iterator[tuple[int, Int64[Tensor, " n"]]]:
         """Yield (group, places in the batch) for every group of which the batch has sequences."""
-        alike = signatures(batch)[:, None] == self.known  # (B, G)
+        alike = torch.eq(signatures(batch)[:, None], self.known)  # (B, G)
         for group in alike.any(dim=0).nonzero()[:, 0].tolist():
             yield group, alike[:, group].nonzero()[:, 0]  # (n,)
 

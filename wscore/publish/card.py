@@ -22,9 +22,7 @@ TEMPLATE = """\
 
 ## Load it
 
-```
-pip install wscore
-```
+With the code installed (`pip install -e .` in a clone of wscore), from the root of the clone:
 
 ```python
 {code}

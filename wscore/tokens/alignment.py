@@ -6,7 +6,7 @@ matched to it (`wscore.symmetry.matching`) and all checkpoints of the run take t
 stays one trajectory. Aligned networks compute what they computed before.
 """
 
-from collections.abc import Iterator
+import warnings
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ from jaxtyping import Float, Float32
 from torch import Tensor
 
 from wscore.config import convert, to_plain
-from wscore.errors import DataError, ModelError
+from wscore.errors import DataError, ModelError, WscoreWarning
 from wscore.io import read_json, read_tensors, write_json, write_tensors
 from wscore.symmetry.matching import match_weights
 from wscore.symmetry.spec import PermutationSpec, permute
@@ -57,13 +57,12 @@ class Alignment:
     def fit(cls, zoo: Zoo, trained: np.ndarray) -> "Alignment":
         """Return the alignment of a zoo; references come from the rows marked in `trained` (one flag per row).
 
-        Layouts without a run to train on stay as they are.
+        Layouts without a run to train on stay as they are, and so, with a warning, do those of unknown architecture.
 
         Raises:
-            DataError: if networks can't be built again.
             ModelError: if the symmetry of a network can't be derived, naming the layer.
         """
-        alignment = cls({})
+        alignment, unknown = cls({}), 0
         for name in sorted(set(zoo.table["layout"].astype(str))):
             layout = zoo.layouts[name]
             last = _last_rows(zoo, name)
@@ -71,12 +70,20 @@ class Alignment:
             if not len(candidates):
                 continue  # nothing to learn an order from: these networks stay as they are
             reference = _choose(zoo, candidates)
+            if not zoo.table["architecture"].iloc[reference]:
+                unknown += 1
+                continue
             spec = _spec(zoo, name, reference)
             alignment.references[name] = Reference(spec, _finite(zoo, np.array([reference]))[0])
             for rows in np.array_split(last, -(-len(last) // TOGETHER)):
                 orders = alignment.match(layout, _finite(zoo, rows))
                 for place, run in enumerate(zoo.table["run_id"].astype(str).to_numpy()[rows]):
                     alignment._orders[name, run] = {group: order[place] for group, order in orders.items()}
+        if unknown:
+            reason = "networks of unknown architecture can't be built again, so their symmetry is not known"
+            warnings.warn(
+                f"{unknown} of {len(zoo.layouts)} layouts are not aligned: {reason}", WscoreWarning, stacklevel=2
+            )
         return alignment
 
     def match(self, layout: Layout, vectors: Float[np.ndarray, "networks weights"]) -> dict[str, Tensor]:
@@ -161,10 +168,6 @@ def _choose(zoo: Zoo, rows: np.ndarray) -> int:
 def _spec(zoo: Zoo, layout: str, row: int) -> PermutationSpec:
     """Return the spec of a layout, proven on one network."""
     text = str(zoo.table["architecture"].iloc[row])
-    if not text:
-        raise DataError(
-            "networks can't be built again, so not aligned", where=zoo.table["model_id"].iloc[row], fix=ADVICE
-        )
     network = build(text)
     state = zoo.layouts[layout].unflatten(torch.from_numpy(_finite(zoo, np.array([row]))[0]))
     network.load_state_dict(state)
@@ -174,9 +177,3 @@ def _spec(zoo: Zoo, layout: str, row: int) -> PermutationSpec:
     if not verdict.coupled < verdict.uncoupled:
         raise ModelError("the symmetry found does not couple its layers", where=text, got=verdict, fix=ADVICE)
     return spec
-
-
-def describe(alignment: Alignment) -> Iterator[tuple[str, float]]:
-    """Yield figures: count of layouts with a reference and of units that may be reordered."""
-    yield "aligned_layouts", float(len(alignment.references))
-    yield "aligned_units", float(sum(sum(one.spec.units.values()) for one in alignment.references.values()))

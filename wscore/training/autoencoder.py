@@ -279,14 +279,15 @@ def figures(model: Autoencoder, cache: TokenCache, history: History) -> dict[str
 
     R2 = 1 - sum (x - x^)^2 / sum (x - m)^2 over valid entries, where m is the mean training network of the same layout.
     """
-    weights = sum(cache.layouts[name].size for name in cache.table["layout"]) / cache.table["row"].nunique()
+    whole = cache.table["layout"][cache.table["window"] == 0]
+    weights = sum(cache.layouts[name].size for name in whole)
     return {
         "parameters": float(sum(parameter.numel() for parameter in model.parameters())),
         "epochs": float(len(history)),
         "best_epoch": float(history.best_epoch),
         "validation_loss": history.best["validation_loss"],
         "validation_r2": validation_r2(model, cache),
-        "compression": weights / model.encoder.latent_dim,
+        "compression": weights / (len(cache) * model.encoder.latent_dim),
     }
 
 

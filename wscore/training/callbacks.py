@@ -1,5 +1,6 @@
 """Small things that happen around a training: before it, after each step, after each epoch, at its end."""
 
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ from wscore.training.history import Row
 from wscore.training.state import TrainingState, read_state, write_state
 
 CHECKPOINTS = Path(".cache/checkpoints")
-RESUME_SECONDS = 10.0
+RESUME_SECONDS = float(os.environ.get("WSCORE_CHECKPOINT_SECONDS", "10"))
 
 
 @runtime_checkable

@@ -139,7 +139,9 @@ class Exchangeable:
         trivial.add_lifted(trivial.project(vector[None]), total)
         return total[0].astype(vector.dtype)
 
-    def covariance(self, blocks: Iterator[Vectors], mean: Float[np.ndarray, " weights"]) -> Callable[[Vectors], Vectors]:
+    def covariance(
+        self, blocks: Iterator[Vectors], mean: Float[np.ndarray, " weights"]
+    ) -> Callable[[Vectors], Vectors]:
         """Return the function V -> C V, where C is the average over all orders of the covariance about `mean`."""
         count = 0
         squares = {key: np.zeros((component.dim, component.dim)) for key, component in self.components.items()}

@@ -54,10 +54,11 @@ def cache_representations(cache: TokenCache, zoo: Zoo, folder: Path, out: Path) 
 def encode(encoder: Encoder, cache: TokenCache) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Yield (rows of the zoo (n,), first item of each (n,), latents (n, Z)) of all networks, some at once."""
     rows, windows = cache.table["row"].to_numpy(), cache.table["window"].to_numpy()
-    heads = np.flatnonzero(windows == 0)
-    for part in np.array_split(heads, -(-len(heads) // BLOCK)):
-        last = len(rows) if part[-1] == heads[-1] else heads[np.searchsorted(heads, part[-1]) + 1]
-        items = np.arange(part[0], last)
+    heads = np.append(np.flatnonzero(windows == 0), len(rows))  # first item of each network, and the end
+    for start in range(0, len(heads) - 1, BLOCK):
+        part, last = heads[start : start + BLOCK], int(heads[min(start + BLOCK, len(heads) - 1)])
+        part = part[part < last]
+        items = np.arange(int(part[0]), last)
         with torch.no_grad():
             latents = torch.cat([encoder(cache.batch(some)) for some in np.array_split(items, -(-len(items) // BLOCK))])
         sums = np.add.reduceat(latents.double().numpy(), part - part[0], axis=0)

@@ -77,6 +77,16 @@ def test_bold_is_the_best_of_equal_size_whoever_that_is():
     assert table["accuracy: R² ↑"] == ["0.900 [0.850, 0.920]", "0.000", "0.300", "n/a", "**0.950**", "", ""]
 
 
+def test_equal_figures_are_bold_together():
+    table = rows(markdown(parts()))
+    assert table["R² of the weights ↑"][:5] == ["**0.600**", "**0.600**", "**0.600**", "**0.600**", "0.600"]
+
+
+def test_no_negative_zero():
+    found = AUTOENCODER | {"mean_network": AUTOENCODER["mean_network"] | {"r2": -1e-9}}
+    assert rows(markdown(parts(autoencoder_test=found)))["R² of the weights ↑"][1] == "0.000"
+
+
 def test_huge_and_missing_numbers_are_readable():
     table = rows(markdown(parts()))
     assert table["compression (weights per stored float)"] == ["20.2", "2.0e+06", "20.2", "20.2", "n/a", "20.2", "7.9"]

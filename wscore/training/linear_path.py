@@ -1,0 +1,136 @@
+"""Linear path of an autoencoder, fitted to the training networks of a cache: one basis per layout (and window)."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32, Int
+from torch import Tensor
+
+from wscore.models.autoencoder import Autoencoder
+from wscore.models.linear import LinearConfig, LinearGroup, signatures
+from wscore.tokens.cache import TokenCache
+from wscore.training.bases import Basis, pca
+from wscore.training.exchangeable import Exchangeable
+
+BLOCK = 256  # networks at once
+LARGEST = 4096  # coordinates of the largest block of a symmetric covariance; above, the plain one is taken
+
+
+class LinearPathConfig(NamedTuple):
+    """How bases are fitted.
+
+    Attributes:
+        latent_dim: most components of each.
+        symmetry: share of the covariance that is averaged over all orders of the hidden units, see `bases.pca`.
+        balance: an error in a tensor of n weights counts n ** -balance: 0 treats all weights alike, 1 all tensors.
+        seed: of the randomised decomposition.
+    """
+
+    latent_dim: int
+    symmetry: float
+    balance: float
+    seed: int
+
+
+class Group(NamedTuple):
+    """What a linear path does with the sequences of one signature, entries in the order of their tokens.
+
+    Attributes:
+        signature: see `wscore.models.linear.signatures`.
+        mean: of the training networks.
+        analysis: columns that make coordinates of deviations from the mean.
+        synthesis: columns that make deviations of coordinates; analysis^T synthesis = 1.
+        variances: of the coordinates.
+    """
+
+    signature: int
+    mean: Float[Tensor, " weights"]
+    analysis: Float[Tensor, "weights rank"]
+    synthesis: Float[Tensor, "weights rank"]
+    variances: Float32[np.ndarray, " rank"]
+
+
+class LinearFit(NamedTuple):
+    """Fitted bases of all layouts.
+
+    Attributes:
+        config: sizes of the linear path.
+        groups: one per layout and window.
+    """
+
+    config: LinearConfig
+    groups: list[Group]
+
+    @torch.no_grad()
+    def fill(self, model: Autoencoder) -> None:
+        """Write means and bases into both sides of an autoencoder with a linear path of this configuration."""
+        encoder, decoder = model.encoder.linear, model.decoder.linear
+        assert encoder is not None
+        assert decoder is not None
+        for place, group in enumerate(self.groups):
+            for side, basis in ((encoder, group.analysis), (decoder, group.synthesis)):
+                side.means[place].copy_(group.mean)
+                side.bases[place].copy_(basis)
+
+
+def fit_linear_path(cache: TokenCache, config: LinearPathConfig) -> LinearFit | None:
+    """Return the bases of the training networks; None if no layout has two of them."""
+    items = cache.indices("train")
+    table = cache.table.iloc[items]
+    alike = [items[places] for _, places in sorted(table.groupby(["layout", "window"], sort=True).indices.items())]
+    groups = [_fit_group(cache, members, config) for members in alike if len(members) > 1]
+    if not groups:
+        return None
+    mean = float(np.mean(np.concatenate([group.variances for group in groups])))
+    entries = (
+        LinearGroup(signature=group.signature, weights=len(group.mean), rank=group.analysis.shape[1])
+        for group in groups
+    )
+    scale = max(mean, 1e-12) ** 0.5
+    return LinearFit(LinearConfig(latent_dim=config.latent_dim, scale=scale, groups=tuple(entries)), groups)
+
+
+def _fit_group(cache: TokenCache, members: np.ndarray, config: LinearPathConfig) -> Group:
+    """Return the basis of items that are alike, fitted to weights in the order of the layout, each times its importance."""
+    places = _places(cache, int(members[0]))
+    layout = cache.layout(members[0])
+    whole = len(places) == layout.size  # not a window: a symmetry is one of whole networks
+    order = np.argsort(places) if whole else np.arange(len(places))
+    sizes = np.repeat([spec.size for spec in layout.tensors], [spec.size for spec in layout.tensors])[places]
+    importance = (sizes / sizes.mean()) ** (-config.balance / 2)  # in the order of the tokens
+    units = Exchangeable(layout) if whole and config.symmetry > 0 else None
+    basis = pca(
+        lambda: (block[:, order] for block in _blocks(cache, members, importance.astype(np.float32))),
+        config.latent_dim,
+        seed=config.seed,
+        units=units if units is not None and units.dim <= LARGEST else None,
+        symmetry=config.symmetry,
+    )
+    back = np.argsort(order)
+    signature = int(signatures(cache.batch(members[:1]))[0])
+    return _unscaled(signature, Basis(basis.mean[back], basis.vectors[back], basis.variances), importance)
+
+
+def _unscaled(signature: int, basis: Basis, importance: np.ndarray) -> Group:
+    """Return the oblique basis for weights of a basis for weights times their importance."""
+    columns = importance[:, None]
+    parts = (basis.mean / importance, basis.vectors * columns, basis.vectors / columns)
+    mean, analysis, synthesis = (torch.from_numpy(np.ascontiguousarray(part, np.float32)) for part in parts)
+    return Group(signature, mean, analysis, synthesis, basis.variances)
+
+
+def _places(cache: TokenCache, item: int) -> Int[np.ndarray, " weights"]:
+    """Return which weight of its network each valid entry of an item is, in the order of the tokens."""
+    start, length = (int(cache.table[name].iloc[item]) for name in ("start", "length"))
+    template = cache.tokenizer.template(cache.layout(item))
+    part = slice(start, start + length)
+    return template.gather[part][template.mask[part]]
+
+
+def _blocks(cache: TokenCache, items: np.ndarray, importance: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield the valid entries (n, D) of items that are alike, times their importance, some items at once."""
+    for start in range(0, len(items), BLOCK):
+        batch = cache.batch(items[start : start + BLOCK])
+        yield batch.tokens[batch.mask].view(len(batch.tokens), -1).numpy() * importance
