@@ -39,6 +39,7 @@ SMALL = {
     "epochs": 60,
     "batch_size": 32,
     "lr": 0.01,
+    "weight_decay": 0.01,
     "device": "cpu",
 }
 

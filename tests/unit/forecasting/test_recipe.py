@@ -1,0 +1,107 @@
+"""Predictors learn a planted pattern, never see beyond the split, and come back from disk bit for bit."""
+
+import numpy as np
+import pytest
+import torch
+
+from wscore.errors import ConfigError, DataError
+from wscore.forecasting.pca import fit_pca
+from wscore.forecasting.plan import make_plan
+from wscore.forecasting.recipe import load_predictor, save_predictor, train_predictor
+from wscore.forecasting.snapshots import Trajectory, open_trajectories
+
+KINDS = ["gram", "transformer_pca"]
+
+
+def spiral(number: int, size: int, seed: int = 0) -> np.ndarray:
+    """Geometric increments along a direction of each run: w(n) = w0 + sum of 0.8^k v."""
+    rng = np.random.default_rng(seed)
+    start, direction = rng.standard_normal((2, size))
+    return start + direction * (1 - 0.8**number) / 0.2
+
+
+def skill(model, run: Trajectory, *, present: int) -> float:
+    weights = torch.from_numpy(np.array(run.weights))
+    found = model.predict(weights[present - 2 : present + 1], run.layout, 2)
+    future, last = weights[present + 1 : present + 3], weights[present]
+    return 1 - float((found - future).square().sum() / (last - future).square().sum())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_planted_pattern_is_learned(configured, recorded, kind: str) -> None:
+    runs = [recorded(seed, lambda n, size, seed=seed: spiral(n, size, seed)) for seed in (0, 1, 2)]
+    config = configured(kind=kind, predictor_epochs=150, learning_rate=3e-3, gram_lr_factor=1.0)
+    model = train_predictor(config, runs).model
+    assert skill(model, runs[0], present=13) > 0.5
+    if kind == "gram":
+        assert skill(model, runs[2], present=13) > 0.5  # a run that it never saw
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_comes_after_the_split_has_no_influence_on_the_weights(configured, recorded, kind: str) -> None:
+    def trained(scale: float):
+        def path(number: int, size: int, seed: int) -> np.ndarray:
+            return spiral(number, size, seed) * (scale if number >= 12 else 1.0)
+
+        runs = [recorded(seed, lambda n, size, seed=seed: path(n, size, seed)) for seed in (0, 1)]
+        config = configured(kind=kind, predictor_epochs=1)
+        return train_predictor(config, runs).model.state_dict()
+
+    first, second = trained(1.0), trained(3.0)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_same_seed_same_bits_and_a_round_trip(configured, recorded, kind: str, tmp_path) -> None:
+    runs = [recorded(seed, lambda n, size, seed=seed: spiral(n, size, seed)) for seed in (0, 1)]
+    first, second = (train_predictor(configured(kind=kind), runs) for _ in range(2))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(first.model.state_dict().values(), second.model.state_dict().values(), strict=True)
+    )
+    save_predictor(tmp_path / "model", first)
+    loaded = load_predictor(tmp_path / "model")
+    history = torch.from_numpy(np.array(runs[0].weights[5:8]))
+    assert torch.equal(loaded.predict(history, runs[0].layout, 2), first.model.predict(history, runs[0].layout, 2))
+
+
+def test_components_are_those_of_scikit_learn_and_at_most_the_rank() -> None:
+    from sklearn.decomposition import PCA
+
+    rows = np.random.default_rng(0).standard_normal((12, 40)).astype(np.float32)
+    found, rival = fit_pca([rows[:5], rows[5:]], 4), PCA(4).fit(rows)
+    assert np.allclose(found.variances, rival.explained_variance_, rtol=1e-4)
+    assert np.allclose(np.abs(found.components.numpy() @ rival.components_.T), np.eye(4), atol=1e-3)
+    assert len(fit_pca([rows], 500).components) == 11
+    line = np.arange(6.0)[:, None] * np.ones((1, 9))
+    assert len(fit_pca([line.astype(np.float32)], 500).components) == 1
+
+
+def test_the_effective_count_of_components_is_recorded(configured, recorded) -> None:
+    runs = [recorded(seed, lambda n, size, seed=seed: spiral(n, size, seed)) for seed in (0, 1)]
+    facts = train_predictor(configured(kind="transformer_pca", n_components=500), runs).facts
+    assert facts["components"] <= facts["snapshots"] - 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"train_split": 0.05}, "to train on"),
+        ({"train_split": 0.95}, "to test on"),
+        ({"holdout_runs": 2}, "holdout_runs"),
+    ],
+)
+def test_splits_that_leave_nothing_are_named(configured, recorded, changes, message) -> None:
+    runs = [recorded(seed, lambda n, size, seed=seed: spiral(n, size, seed)) for seed in (0, 1)]
+    with pytest.raises(ConfigError, match=message):
+        make_plan(configured(**changes), runs)
+
+
+def test_short_broken_and_missing_trajectories_are_named(configured, recorded, tmp_path) -> None:
+    short = [recorded(seed, spiral, count=4) for seed in (0, 1)]
+    with pytest.raises(DataError, match="too few snapshots"):
+        make_plan(configured(), short)
+    with pytest.raises(DataError, match="holds no trajectory"):
+        open_trajectories(tmp_path / "empty")
+    with pytest.raises(DataError, match=r"seed-0.*snapshot 3 is not finite"):
+        recorded(0, lambda n, size: np.full(size, np.nan if n == 3 else 1.0))
