@@ -53,7 +53,7 @@ ui: $(READY) ## browse this clone's MLflow runs at http://127.0.0.1:5000 (PORT=.
 		--backend-store-uri sqlite:///$(CURDIR)/mlflow.db $(ARGS)
 
 bench: $(READY) ## time the hot paths beside named rivals
-	python -m benchmarks $(ARGS)
+	for file in benchmarks/[a-z]*.py; do python -m "benchmarks.$$(basename "$$file" .py)" || exit 1; done
 
 readme: $(READY) ## copy the table and the picture of the last evaluation into README.md and docs/
 	python -m wscore.publish.readme --table metrics/table.md --picture plots/evaluate/summary.png

@@ -42,7 +42,7 @@ def test_an_encoder_is_trained_and_encodes_every_network_once(workspace: Path, t
     train_autoencoder.main(AE)
     figures = json.loads(Path("ae.json").read_text())["ae"]
     assert figures["epochs"] == 2
-    assert list(pd.read_csv("history.csv")["epoch"]) == [1, 2]
+    assert list(pd.read_csv("history.csv")["epoch"]) == [0, 1, 2]
     out = ["--zoo", str(tiny_zoo), "--tokens", "tokens", "--autoencoder", "models/autoencoder", "--out", "latents"]
     cache_representations.main(out)
     table = pd.read_parquet("latents/representations.parquet")

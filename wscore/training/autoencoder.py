@@ -1,6 +1,6 @@
 """Recipe of the autoencoder: a token cache in, encoder and decoder out."""
 
-import math
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
@@ -10,12 +10,12 @@ import torch
 from msgspec import Meta
 from torch import Tensor, nn
 
-from wscore.config import Section
+from wscore.config import Section, to_plain
 from wscore.errors import TrainingError
 from wscore.losses.contrastive import nt_xent
 from wscore.losses.reconstruction import reconstruction_loss
 from wscore.models.autoencoder import Autoencoder, AutoencoderConfig
-from wscore.models.linear import LinearConfig, LinearGroup, signatures
+from wscore.models.linear import signatures
 from wscore.models.mlp import MlpConfig, Pooling
 from wscore.models.positions import Positions
 from wscore.models.projection import ProjectionConfig, ProjectionHead
@@ -23,11 +23,11 @@ from wscore.models.transformer import TransformerConfig
 from wscore.tokens.augment import two_views
 from wscore.tokens.batch import TokenBatch
 from wscore.tokens.cache import TokenCache
-from wscore.training.bases import Basis, pca
 from wscore.training.batches import derive_seed, permutation
 from wscore.training.callbacks import Callback
 from wscore.training.engine import Device, Precision
 from wscore.training.history import History
+from wscore.training.linear_path import LinearFit, LinearPathConfig, fit_linear_path
 from wscore.training.loop import fit
 from wscore.training.schedule import Schedule
 from wscore.training.state import FitConfig
@@ -36,6 +36,7 @@ Count = Annotated[int, Meta(ge=1)]
 Share = Annotated[float, Meta(ge=0, lt=1)]
 Weight = Annotated[float, Meta(ge=0)]
 Losses = dict[str, Tensor]
+Objective = Callable[["Trainee", TokenBatch], Losses]
 BLOCK = 256  # networks at once where nothing is trained
 
 
@@ -60,7 +61,10 @@ class AeConfig(Section):
         pooling: how tokens become one vector.
         positions: how the place of a token is embedded.
         dropout: share of activations left out in training.
-        linear_path: `pca` adds the principal components of each layout, so that training starts from PCA; or `none`.
+        linear_path: `pca` adds principal components of each layout, so that training starts from PCA; or `none`.
+        symmetry: share of their covariance that is averaged over all orders of the hidden units; 0 for a plain PCA.
+        balance: their errors in a tensor of n weights count n ** -balance: 0 for a plain PCA, 1 for tensors that all
+            count alike.
         loss: of the reconstruction, over valid entries.
         loss_weights: for `combined`.
         gamma: share of the contrastive loss; the total is (1 - gamma) reconstruction + gamma contrastive.
@@ -92,6 +96,8 @@ class AeConfig(Section):
     positions: Positions
     dropout: Share
     linear_path: Literal["none", "pca"]
+    symmetry: Annotated[float, Meta(ge=0, le=1)]
+    balance: Annotated[float, Meta(ge=0, le=1)]
     loss: Literal["mse", "mae", "cosine", "combined"]
     loss_weights: LossWeights
     gamma: Annotated[float, Meta(ge=0, le=1)]
@@ -115,6 +121,8 @@ class AeConfig(Section):
     def __post_init__(self) -> None:
         if self.arch == "transformer" and self.hidden_dim % self.heads:
             raise ValueError(f"hidden_dim {self.hidden_dim} is not a multiple of heads {self.heads}")
+        if self.loss == "combined" and not any(to_plain(self.loss_weights).values()):
+            raise ValueError("Expected one of `loss_weights` to be positive for loss `combined`")
 
 
 class Trained(NamedTuple):
@@ -135,7 +143,7 @@ class Trained(NamedTuple):
         size = self.figures["compression"]
         kind = f"{size:.1f}x smaller" if size > 1 else f"an EXPANSION to {1 / size:.1f}x the weights"
         return (
-            f"best epoch {self.history.best_epoch} of {len(self.history)}, validation R2 "
+            f"best epoch {self.history.best_epoch} of {self.figures['epochs']:.0f}, validation R2 "
             f"{self.figures['validation_r2']:.3f}, latents {kind} than their networks"
         )
 
@@ -155,15 +163,16 @@ class CacheBatches:
         self.cache, self.items, self.batch_size, self.seed, self.shuffle = cache, items, batch_size, seed, shuffle
 
     def __len__(self) -> int:
-        return math.ceil(len(self.items) / self.batch_size)
+        count = len(self.items)
+        return max(1, min(-(-count // self.batch_size), count // 2))  # two items or more in each, to be contrasted
 
     def epoch(self, number: int) -> Iterator[TokenBatch]:
-        """Yield the batches of one epoch."""
+        """Yield the batches of one epoch, as equal in size as can be."""
         items = self.items
         if self.shuffle:
             items = items[permutation(len(items), self.seed, number).numpy()]
-        for start in range(0, len(items), self.batch_size):
-            yield self.cache.batch(items[start : start + self.batch_size])
+        for part in np.array_split(items, len(self)):
+            yield self.cache.batch(part)
 
 
 class Trainee(nn.Module):
@@ -185,33 +194,59 @@ def train_autoencoder(
 ) -> Trained:
     """Return an autoencoder trained on the training split, the epoch with the lowest validation loss.
 
+    With a linear path, epoch 0 is the PCA from which training starts; it takes part in the choice.
+
     Raises:
         TrainingError: if a loss is not finite.
         ConfigError: if the device is missing.
     """
-    train, validation = cache.indices("train"), cache.indices("validation")
-    bases = fit_bases(cache, train, config) if config.linear_path == "pca" else {}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(config.seed, "autoencoder"))
-        trainee = Trainee(config, sizes(cache, config, bases))
-    _fill_bases(trainee.autoencoder, list(bases.values()))
+    trainee, loss = start(cache, config), objective(config)
     size = {"batch_size": config.batch_size, "seed": config.seed}
+    train = CacheBatches(cache, cache.indices("train"), shuffle=True, **size)
+    validation = CacheBatches(cache, cache.indices("validation"), shuffle=False, **size)
+    parts = {"train": train, "validation": validation} if trainee.autoencoder.config.linear is not None else {}
+    first = {f"{k}_{name}": v for k, part in parts.items() for name, v in scores(trainee, part, loss).items()}
+    initial = copy.deepcopy(trainee.state_dict())
     history = fit(
-        trainee,
-        train=CacheBatches(cache, train, shuffle=True, **size),
-        validation=CacheBatches(cache, validation, shuffle=False, **size),
-        loss=objective(config),
-        config=FitConfig.of(config),
-        callbacks=callbacks,
+        trainee, train=train, validation=validation, loss=loss, config=FitConfig.of(config), callbacks=callbacks,
         resume=resume,
-    )
+    )  # fmt: skip
+    if first:
+        history.rows.insert(0, {"epoch": 0, "step": 0, "lr": 0.0, **first})
+        if history.best_epoch == 0:
+            trainee.load_state_dict(initial)
     return Trained(trainee.autoencoder, history, figures(trainee.autoencoder, cache, history))
 
 
-def objective(config: AeConfig) -> Callable[[Trainee, TokenBatch], Losses]:
+def start(cache: TokenCache, config: AeConfig) -> Trainee:
+    """Return what is trained as it is before: random, or with a linear path the PCA of the training networks."""
+    how = LinearPathConfig(config.latent_dim, config.symmetry, config.balance, config.seed)
+    linear = fit_linear_path(cache, how) if config.linear_path == "pca" else None
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(config.seed, "autoencoder"))
+        trainee = Trainee(config, sizes(cache, config, linear))
+    if linear is not None:
+        linear.fill(trainee.autoencoder)
+    return trainee
+
+
+@torch.no_grad()
+def scores(model: Trainee, batches: CacheBatches, loss: Objective) -> dict[str, float]:
+    """Return the mean of each scalar of a loss over the items of one pass, in evaluation mode."""
+    model.eval()
+    sums: dict[str, float] = {}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(batches.seed, "scores"))
+        for batch in batches.epoch(1):
+            for name, value in loss(model, batch).items():
+                sums[name] = sums.get(name, 0.0) + float(value) * batch.networks
+    return {name: value / len(batches.items) for name, value in sums.items()}
+
+
+def objective(config: AeConfig) -> Objective:
     """Return the loss (1 - gamma) reconstruction + gamma NT-Xent; what is reconstructed is the clean input.
 
-    A batch of a single network has no other to be told from, so it takes no part in the contrastive loss.
+    A batch of a single network has no other to be told from: its contrastive loss is 0.
     """
     rebuilt = reconstruction_loss(
         config.loss, {name: getattr(config.loss_weights, name) for name in ("mse", "mae", "cosine")}
@@ -219,9 +254,9 @@ def objective(config: AeConfig) -> Callable[[Trainee, TokenBatch], Losses]:
 
     def loss(model: Trainee, batch: TokenBatch) -> Losses:
         reconstruction = rebuilt(model(batch)[1], batch.tokens, batch.mask)
-        if model.projection is None or len(batch.tokens) < 2:
+        if model.projection is None:
             return {"loss": reconstruction, "reconstruction": reconstruction}
-        contrast = contrastive(model, batch, config)
+        contrast = contrastive(model, batch, config) if batch.networks > 1 else reconstruction.new_zeros(())
         total = (1 - config.gamma) * reconstruction + config.gamma * contrast
         return {"loss": total, "reconstruction": reconstruction, "contrastive": contrast}
 
@@ -237,8 +272,8 @@ def contrastive(model: Trainee, batch: TokenBatch, config: AeConfig) -> Tensor:
     return nt_xent(first, second, config.temperature)
 
 
-def sizes(cache: TokenCache, config: AeConfig, bases: dict[int, Basis]) -> AutoencoderConfig:
-    """Return the sizes of both sides for a cache; `bases` are those of the linear path by signature."""
+def sizes(cache: TokenCache, config: AeConfig, linear: LinearFit | None = None) -> AutoencoderConfig:
+    """Return the sizes of both sides for a cache, with a linear path or without."""
     common = {
         "token_dim": cache.token_dim,
         "max_tokens": cache.max_tokens,
@@ -253,25 +288,7 @@ def sizes(cache: TokenCache, config: AeConfig, bases: dict[int, Basis]) -> Autoe
         if config.arch == "mlp"
         else TransformerConfig(model_dim=config.hidden_dim, heads=config.heads, memory=config.memory, **common)
     )
-    groups = tuple(
-        LinearGroup(signature=key, weights=len(basis.mean), rank=basis.vectors.shape[1]) for key, basis in bases.items()
-    )
-    linear = LinearConfig(latent_dim=config.latent_dim, scale=_scale(bases), groups=groups) if bases else None
-    return AutoencoderConfig(network=network, linear=linear)
-
-
-def fit_bases(cache: TokenCache, items: np.ndarray, config: AeConfig) -> dict[int, Basis]:
-    """Return the principal components of the networks of each layout (and window), by the signature of their batches."""
-    alike: dict[int, list[int]] = {}
-    for start in range(0, len(items), BLOCK):
-        part = items[start : start + BLOCK]
-        for item, signature in zip(part, signatures(cache.batch(part)).tolist(), strict=True):
-            alike.setdefault(signature, []).append(int(item))
-    return {
-        signature: pca(lambda members=members: _networks(cache, members), config.latent_dim, seed=config.seed)
-        for signature, members in sorted(alike.items())
-        if len(members) > 1
-    }
+    return AutoencoderConfig(network=network, linear=None if linear is None else linear.config)
 
 
 def figures(model: Autoencoder, cache: TokenCache, history: History) -> dict[str, float]:
@@ -279,15 +296,16 @@ def figures(model: Autoencoder, cache: TokenCache, history: History) -> dict[str
 
     R2 = 1 - sum (x - x^)^2 / sum (x - m)^2 over valid entries, where m is the mean training network of the same layout.
     """
-    whole = cache.table["layout"][cache.table["window"] == 0]
-    weights = sum(cache.layouts[name].size for name in whole)
+    first = cache.table["layout"][cache.table["window"] == 0]
+    compression = sum(cache.layouts[str(name)].size for name in first) / (len(cache) * model.encoder.latent_dim)
     return {
         "parameters": float(sum(parameter.numel() for parameter in model.parameters())),
-        "epochs": float(len(history)),
+        "epochs": float(history.rows[-1]["epoch"]),
         "best_epoch": float(history.best_epoch),
         "validation_loss": history.best["validation_loss"],
         "validation_r2": validation_r2(model, cache),
-        "compression": weights / (len(cache) * model.encoder.latent_dim),
+        "compression": compression,
+        "expansion": float(compression < 1),
     }
 
 
@@ -315,24 +333,3 @@ def _stream(cache: TokenCache, split: str) -> Iterator[tuple[TokenBatch, list[in
     for start in range(0, len(items), BLOCK):
         batch = cache.batch(items[start : start + BLOCK])
         yield batch, signatures(batch).tolist()
-
-
-def _networks(cache: TokenCache, items: list[int]) -> Iterator[np.ndarray]:
-    """Yield the valid entries (n, D) of networks that are alike, some at once."""
-    for start in range(0, len(items), BLOCK):
-        batch = cache.batch(items[start : start + BLOCK])
-        yield batch.tokens[batch.mask].view(len(batch.tokens), -1).numpy()
-
-
-def _scale(bases: dict[int, Basis]) -> float:
-    """Return the root mean square of a coordinate, over all bases."""
-    mean = float(np.mean([basis.variances.mean() for basis in bases.values()]))
-    return max(mean, 1e-12) ** 0.5
-
-
-def _fill_bases(model: Autoencoder, bases: list[Basis]) -> None:
-    for side in (model.encoder.linear, model.decoder.linear):
-        if side is not None:
-            for place, basis in enumerate(bases):
-                side.means[place].data.copy_(torch.from_numpy(basis.mean))
-                side.bases[place].data.copy_(torch.from_numpy(basis.vectors))

@@ -26,18 +26,19 @@ NAME = Discrete(name="family", vocabulary=("cnn", "mlp", "resnet"), class_weight
 
 def test_binary_scores_by_hand():
     truth = np.array([True, True, True, False, False])
-    probability = np.array([0.9, 0.5, 0.2, 0.7, 0.1])  # predicted: 1 1 0 1 0
+    probability = np.array([0.9, 0.2, 0.3, 0.7, 0.1])  # predicted: 1 0 0 1 0
     assert binary_scores(truth, probability) == pytest.approx(
         {
             "n": 5,
-            "accuracy": 3 / 5,
-            "precision": 2 / 3,
-            "recall": 2 / 3,
-            "f1": 2 / 3,
-            "roc_auc": 4 / 6,  # pairs (true, false) in the right order: .9>.7 .9>.1 .5>.1 .2>.1
+            "accuracy": 2 / 5,
+            "precision": 1 / 2,
+            "recall": 1 / 3,
+            "f1": 2 / 5,
+            "roc_auc": 4 / 6,  # pairs (true, false) in the right order: .9>.7 .9>.1 .2>.1 .3>.1
             "average_precision": (1 / 1 + 2 / 3 + 3 / 4) / 3,
         }
     )
+    assert binary_scores(np.array([True, False]), np.array([0.5, 0.4]))["recall"] == 1  # one half counts as true
 
 
 def test_a_label_that_is_never_predicted_has_no_precision():

@@ -11,7 +11,8 @@ from wscore.config import load_section
 from wscore.models.autoencoder import Autoencoder
 from wscore.tokens.cache import TokenCache, build_cache
 from wscore.tokens.config import TokensConfig
-from wscore.training.autoencoder import AeConfig, CacheBatches, Trainee, fit_bases, objective, sizes, train_autoencoder
+from wscore.training.autoencoder import AeConfig, CacheBatches, Trainee, objective, sizes, train_autoencoder
+from wscore.training.linear_path import LinearPathConfig, fit_linear_path
 from wscore.zoo.store import Zoo
 
 ROOT = Path(__file__).parents[3]
@@ -55,7 +56,7 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not(cache: TokenCach
 def test_it_overfits_eight_networks(cache: TokenCache) -> None:
     torch.manual_seed(0)
     config = configured(linear_path="none", latent_dim=16, hidden_dim=128)
-    model, loss, batch = Trainee(config, sizes(cache, config, {})), objective(config), cache.batch(np.arange(8))
+    model, loss, batch = Trainee(config, sizes(cache, config)), objective(config), cache.batch(np.arange(8))
     optimizer = torch.optim.Adam(model.parameters(), 3e-3)
     start = loss(model, batch)["loss"].item()
     for _ in range(200):
@@ -67,7 +68,7 @@ def test_it_overfits_eight_networks(cache: TokenCache) -> None:
 
 
 def test_training_starts_from_the_pca_of_each_layout(cache: TokenCache) -> None:
-    config, items = configured(latent_dim=3, epochs=1, lr=1e-12), cache.indices("train")
+    config, items = configured(latent_dim=3, epochs=1, lr=1e-12, symmetry=0.0, balance=0.0), cache.indices("train")
     model = train_autoencoder(cache, config).model
     for layout in set(cache.table["layout"]):
         same = np.array([item for item in items if cache.table["layout"][item] == layout])
@@ -82,17 +83,20 @@ def test_training_starts_from_the_pca_of_each_layout(cache: TokenCache) -> None:
         assert np.allclose(found, expected, atol=1e-3)
 
 
-def test_bases_do_not_see_other_splits(cache: TokenCache) -> None:
-    items = cache.indices("train")
-    bases = fit_bases(cache, items, configured())
-    assert len(bases) == len(set(cache.table["layout"][items]))
-    everything = fit_bases(cache, np.arange(len(cache)), configured())
-    assert any(not np.allclose(bases[key].mean, everything[key].mean) for key in bases)
+@pytest.mark.parametrize(("symmetry", "balance"), [(0.0, 0.0), (0.75, 0.75), (1.0, 1.0)])
+def test_every_linear_path_projects_on_as_many_directions_as_the_latent_has(cache, symmetry, balance) -> None:
+    linear = fit_linear_path(cache, LinearPathConfig(3, symmetry, balance, 0))
+    for group in linear.groups:
+        rank = group.analysis.shape[1]
+        assert rank <= 3
+        assert torch.allclose(group.analysis.T @ group.synthesis, torch.eye(rank), atol=1e-4)
+    trained = train_autoencoder(cache, configured(symmetry=symmetry, balance=balance))
+    assert trained.history.rows[0]["epoch"] == 0
 
 
 def test_contrast_alone_changes_the_encoder_and_leaves_the_decoder(cache: TokenCache) -> None:
     config = configured(gamma=1.0, linear_path="none")
-    model = Trainee(config, sizes(cache, config, {}))
+    model = Trainee(config, sizes(cache, config))
     scalars = objective(config)(model, cache.batch(np.arange(6)))
     assert torch.equal(scalars["loss"], scalars["contrastive"])
     scalars["loss"].backward()
@@ -102,7 +106,8 @@ def test_contrast_alone_changes_the_encoder_and_leaves_the_decoder(cache: TokenC
 
 def test_a_single_network_takes_no_part_in_the_contrast(cache: TokenCache) -> None:
     config = configured(gamma=0.5, linear_path="none")
-    assert "contrastive" not in objective(config)(Trainee(config, sizes(cache, config, {})), cache.batch([0]))
+    scalars = objective(config)(Trainee(config, sizes(cache, config)), cache.batch([0]))
+    assert scalars["contrastive"].item() == 0
 
 
 def test_batches_are_a_function_of_seed_and_epoch(cache: TokenCache) -> None:
@@ -111,7 +116,7 @@ def test_batches_are_a_function_of_seed_and_epoch(cache: TokenCache) -> None:
     first, again, other = ([batch.tokens for batch in batches.epoch(number)] for number in (1, 1, 2))
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
     assert not all(torch.equal(a, b) for a, b in zip(first, other, strict=True))
-    assert [len(tokens) for tokens in first] == [4, 4, 2]
+    assert [len(tokens) for tokens in first] == [4, 3, 3]
 
 
 def test_an_expansion_is_said_to_be_one(cache: TokenCache) -> None:

@@ -9,6 +9,7 @@ import torch
 
 from wscore.config import convert, read_yaml
 from wscore.errors import ConfigError, DataError, ModelError
+from wscore.io import write_json
 from wscore.models.folder import load_model, save_model
 from wscore.models.heads import Head
 from wscore.training.heads import (
@@ -23,9 +24,11 @@ from wscore.training.heads import (
     load_head,
     predict,
     read,
+    read_head_data,
     save_head,
     train_head,
 )
+from wscore.zoo.store import Zoo
 
 PARAMS = Path(__file__).parents[3] / "params.yaml"
 SMALL = {
@@ -79,6 +82,21 @@ def train(task: str, given: HeadData, **changes) -> PropertyHead:
 
 def bits(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def test_latents_meet_their_own_metadata_in_any_order(tiny_zoo: Path, tmp_path: Path):
+    zoo = Zoo(tiny_zoo)
+    order = np.random.default_rng(0).permutation(len(zoo))[:20]
+    table = zoo.table.loc[order, ["model_id"]].assign(
+        split="train", latent=[np.full(3, row, np.float32) for row in order]
+    )
+    table.to_parquet(tmp_path / "representations.parquet")
+    write_json(tmp_path / "manifest.json", {"zoo": zoo.identity, "encoder": "e"})
+    given = read_head_data(tmp_path, zoo)
+    assert given.latents[:, 0].tolist() == given.table["row"].tolist() == order.tolist()
+    assert given.table["test_accuracy"].tolist() == zoo.table["test_accuracy"].to_numpy()[order].tolist()
+    assert given.latents.dtype == np.float32
+    assert given.encoder == "e"
 
 
 def test_the_shipped_section_loads():

@@ -1,0 +1,182 @@
+"""Recording of base trainings, on a small perceptron and a few real digits."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+
+from wscore.errors import ConfigError, TrainingError
+from wscore.forecasting import base
+from wscore.forecasting.base import BaseConfig, make_optimizer, record_runs, report, sentence, shuffled, snapshot_steps
+from wscore.forecasting.networks import build_network, judge
+from wscore.forecasting.snapshots import open_trajectories
+from wscore.io import hash_folder
+from wscore.zoo.images import Images, load_images
+
+CONFIG = BaseConfig(
+    network="mlp", dataset="digits", root=None, revision=None, size=8, max_train=100, max_test=50, optimizer="momentum",
+    lr=0.05, weight_decay=1e-4, batch_size=16, epochs=4, snapshots_per_epoch=2, seeds=(0, 5), probe_images=40, workers=1,
+    device="cpu",
+)  # fmt: skip
+
+
+def configured(**changes: object) -> BaseConfig:
+    return msgspec.structs.replace(CONFIG, **changes)
+
+
+@pytest.fixture(scope="module")
+def images() -> Images:
+    return load_images(CONFIG.images)
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def test_a_trajectory_per_seed_that_says_what_it_is(images: Images) -> None:
+    manifests = record_runs(CONFIG, images, Path("out"))
+    runs = open_trajectories(Path("out"))
+    assert [run.name for run in runs] == ["seed-0", "seed-5"] == [manifest.run for manifest in manifests]
+    assert [manifest.layout.size for manifest in manifests] == [runs[0].weights.shape[1]] * 2
+    snapshots = runs[0].manifest.snapshots
+    assert snapshots.step == (0, 4, 7, 10, 14, 18, 21, 24, 28)  # 7 steps an epoch
+    assert snapshots.epoch[2::2] == (1.0, 2.0, 3.0, 4.0)
+    assert snapshots.train_loss[-1] < snapshots.train_loss[0]
+    assert not Path(".cache/base").exists() or not list(Path(".cache/base").iterdir())
+    assert not np.array_equal(runs[0].weights[0], runs[1].weights[0])
+
+
+def test_scores_are_those_of_the_weights_beside_them(images: Images) -> None:
+    record_runs(configured(seeds=(3,)), images, Path("out"))
+    run = open_trajectories(Path("out"))[0]
+    vectors, snapshots = torch.from_numpy(np.array(run.weights)), run.manifest.snapshots
+    train = judge(run.manifest.network, vectors, images.x_train[:40], images.y_train[:40])
+    test = judge(run.manifest.network, vectors, images.x_test[:40], images.y_test[:40])
+    whole = judge(run.manifest.network, vectors[-1:], images.x_test, images.y_test)
+    assert np.allclose(snapshots.train_loss, train.loss, atol=1e-5)
+    assert np.allclose(snapshots.test_accuracy[:-1], test.accuracy[:-1])
+    assert snapshots.test_accuracy[-1] == pytest.approx(whole.accuracy[0].item())  # the last one on all test images
+
+
+def test_the_snapshots_are_those_of_a_plain_training_loop(images: Images) -> None:
+    config = configured(seeds=(2,), epochs=1, optimizer="adamw")
+    record_runs(config, images, Path("out"))
+    run = open_trajectories(Path("out"))[0]
+    network = build_network(run.manifest.network, 2)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=0.05, weight_decay=1e-4)
+    assert np.array_equal(run.weights[0], run.layout.flatten(network.state_dict()))
+    for chosen in shuffled(100, 16, seed=2, epoch=0):
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(network(images.x_train[chosen]), images.y_train[chosen]).backward()
+        optimizer.step()
+    assert np.array_equal(run.weights[-1], run.layout.flatten(network.state_dict()))
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "momentum", "adam", "adamw"])
+def test_interrupted_and_resumed_is_bit_for_bit_the_same(optimizer: str, images: Images, monkeypatch) -> None:
+    config = configured(optimizer=optimizer, lr=0.01)
+    record_runs(config, images, Path("whole"))
+    epoch, calls = base._Recording._epoch, []
+
+    def stopped(self, number: int) -> None:
+        calls.append(number)
+        if len(calls) == 7:  # third epoch of the second run
+            raise KeyboardInterrupt
+        epoch(self, number)
+
+    monkeypatch.setattr(base._Recording, "_epoch", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        record_runs(config, images, Path("resumed"))
+    assert not Path("resumed").exists()
+    record_runs(config, images, Path("resumed"))
+    assert calls[6:] == [2, 2, 3]  # nothing but the missing epochs
+    assert hash_folder(Path("whole")) == hash_folder(Path("resumed"))
+
+
+@pytest.mark.slow
+def test_killed_in_two_processes_and_resumed_is_bit_for_bit_the_same(images: Images, tmp_path: Path) -> None:
+    config = configured(epochs=300, snapshots_per_epoch=1, workers=2)
+    (tmp_path / "killed.py").write_text(
+        "import sys; from pathlib import Path; import msgspec\n"
+        "from wscore.forecasting.base import BaseConfig, record_runs; from wscore.zoo.images import load_images\n"
+        "if __name__ == '__main__':\n"
+        "    config = msgspec.json.decode(sys.argv[1], type=BaseConfig)\n"
+        "    record_runs(config, load_images(config.images), Path('killed'))\n",
+        encoding="utf-8",
+    )
+    root = Path(__file__).parents[3]
+    process = subprocess.Popen(
+        [sys.executable, "killed.py", msgspec.json.encode(config).decode()],
+        env={**os.environ, "PYTHONPATH": str(root)}, start_new_session=True,
+    )  # fmt: skip
+    wait_for(lambda: len(list(Path(".cache/base").glob("*/seed-*/progress.json"))) == 2)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not Path("killed").exists()
+    record_runs(msgspec.structs.replace(config, workers=2), images, Path("killed"))
+    record_runs(msgspec.structs.replace(config, workers=1), images, Path("whole"))
+    assert hash_folder(Path("whole")) == hash_folder(Path("killed"))
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def test_batches_cover_every_image_once_in_an_order_of_seed_and_epoch() -> None:
+    orders = [torch.cat(list(shuffled(50, 8, seed, epoch))) for seed, epoch in ((0, 0), (0, 0), (0, 1), (1, 0))]
+    assert torch.equal(orders[0], orders[1])
+    assert not torch.equal(orders[0], orders[2])
+    assert not torch.equal(orders[0], orders[3])
+    for order in orders:
+        assert sorted(order.tolist()) == list(range(50))
+
+
+def test_momentum_is_not_plain_descent() -> None:
+    network = torch.nn.Linear(2, 2)
+    groups = {name: make_optimizer(configured(optimizer=name), network) for name in ("sgd", "momentum")}
+    assert {name: optimizer.param_groups[0]["momentum"] for name, optimizer in groups.items()} == {
+        "sgd": 0,
+        "momentum": 0.9,
+    }
+
+
+def test_figures_and_headline(images: Images) -> None:
+    manifests = record_runs(configured(epochs=2), images, Path("out"))
+    found = report(manifests)
+    ends = [run.manifest.snapshots.test_accuracy[-1] for run in open_trajectories(Path("out"))]
+    assert found["test_accuracy"] == pytest.approx(np.mean(ends))
+    assert found["test_accuracy_worst"] == min(ends)
+    assert (found["runs"], found["snapshots"], found["steps"]) == (2, 5, 14)
+    assert sentence(manifests).startswith("2 runs of mlp (3,466 weights), 5 snapshots each, test accuracy 0.")
+
+
+def test_bad_input_is_named(images: Images) -> None:
+    with pytest.raises(ConfigError, match=r"base\.snapshots_per_epoch.*at most 7, the steps of an epoch; got 8"):
+        record_runs(configured(snapshots_per_epoch=8), images, Path("out"))
+    with pytest.raises(ConfigError, match=r"base\.size.*28 or 32; got 8"):
+        record_runs(configured(network="lenet5"), images, Path("out"))
+    with pytest.raises(ConfigError, match=r"base\.size: images are not square; got 8 x 6"):
+        record_runs(CONFIG, images._replace(x_train=images.x_train[..., :6]), Path("out"))
+    with pytest.raises(TrainingError, match=r"train_base, seed 0, step \d+: the loss is not finite.*base\.lr"):
+        record_runs(configured(lr=90.0, weight_decay=50.0, epochs=30), images, Path("out"))
+    assert not Path("out").exists()
+    with pytest.raises(msgspec.ValidationError, match="Seeds must differ"):
+        msgspec.convert({**msgspec.to_builtins(CONFIG), "seeds": [1, 1]}, BaseConfig)
+
+
+def test_snapshots_are_a_whole_epoch_apart_at_the_stride_of_an_epoch() -> None:
+    steps = snapshot_steps(configured(batch_size=10, snapshots_per_epoch=3), 100)
+    assert steps[::3] == [0, 10, 20, 30, 40]
+    assert steps[:4] == [0, 3, 7, 10]
