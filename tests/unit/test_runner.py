@@ -229,7 +229,13 @@ if __name__ == "__main__":
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "WSCORE_TRACKING": "off"}
     command = [sys.executable, "-m", "slow", "--out", "result"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen(command, env=environment, text=True, **pipes) as process:
+
+    def listen() -> None:
+        signal.signal(
+            number, signal.SIG_DFL
+        )  # a shell starts background jobs deaf to Ctrl-C, and children inherit that
+
+    with subprocess.Popen(command, env=environment, text=True, preexec_fn=listen, **pipes) as process:  # noqa: PLW1509
         ready = process.stdout and process.stdout.readline()
         process.send_signal(number)
         rest = process.communicate()

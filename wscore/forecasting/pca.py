@@ -30,7 +30,7 @@ class Pca(NamedTuple):
     numerical_rank: int
 
 
-def fit_pca(parts: Sequence[Float[np.ndarray, "snapshot weights"]], ceiling: int) -> Pca:
+def fit_pca(parts: Sequence[Float[np.ndarray, "_ weights"]], ceiling: int) -> Pca:
     """Return the principal components of the n rows of some arrays, through their n x n matrix of inner products.
 
     Their number is min(ceiling, n - 1, numerical rank). Signs are such that the largest entry of each direction is

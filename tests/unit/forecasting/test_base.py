@@ -104,7 +104,7 @@ def test_interrupted_and_resumed_is_bit_for_bit_the_same(optimizer: str, images:
 
 @pytest.mark.slow
 def test_killed_in_two_processes_and_resumed_is_bit_for_bit_the_same(images: Images, tmp_path: Path) -> None:
-    config = configured(epochs=300, snapshots_per_epoch=1, workers=2)
+    config = configured(epochs=80, snapshots_per_epoch=1, workers=2)
     (tmp_path / "killed.py").write_text(
         "import sys; from pathlib import Path; import msgspec\n"
         "from wscore.forecasting.base import BaseConfig, record_runs; from wscore.zoo.images import load_images\n"
@@ -118,7 +118,7 @@ def test_killed_in_two_processes_and_resumed_is_bit_for_bit_the_same(images: Ima
         [sys.executable, "killed.py", msgspec.json.encode(config).decode()],
         env={**os.environ, "PYTHONPATH": str(root)}, start_new_session=True,
     )  # fmt: skip
-    wait_for(lambda: len(list(Path(".cache/base").glob("*/seed-*/progress.json"))) == 2)
+    wait_for(lambda: any(Path(".cache/base").glob("*/seed-*/progress.json")))
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     assert not Path("killed").exists()

@@ -1,0 +1,115 @@
+"""Inner products of windows against vectors that are there in full."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wscore.forecasting import gram
+from wscore.forecasting.baselines import fit_damping
+from wscore.forecasting.gram import gram_loss, normalised, relative_errors, snapshot_grams, window_grams
+from wscore.forecasting.sequences import Windows, training_windows
+from wscore.zoo.layout import Layout, TensorSpec
+
+LAYOUT = Layout(
+    tensors=(
+        TensorSpec(name="a.weight", shape=(3, 4), kind="linear", layer=0),
+        TensorSpec(name="a.bias", shape=(3,), kind="bias", layer=0),
+        TensorSpec(name="b.weight", shape=(2, 1, 3, 3), kind="conv", layer=1),
+    )
+)
+
+
+def path(seed: int, count: int = 20) -> np.ndarray:
+    """A random walk with small steps far from zero, as trained weights are."""
+    random = np.random.default_rng(seed)
+    steps = random.standard_normal((count, LAYOUT.size)) * 1e-3
+    return (10 * random.standard_normal(LAYOUT.size) + np.cumsum(steps, axis=0)).astype(np.float32)
+
+
+def vectors(weights: np.ndarray, windows: Windows, number: int) -> torch.Tensor:
+    """Increments, newest first, then changes from the present, of one window."""
+    history = torch.from_numpy(weights[windows.history[number]].astype(np.float64))
+    targets = torch.from_numpy(weights[windows.targets[number]].astype(np.float64))
+    return torch.cat([(history[1:] - history[:-1]).flip(0), targets - history[-1]])
+
+
+@given(seed=st.integers(0, 100), length=st.integers(2, 5), horizons=st.integers(1, 4), stride=st.integers(1, 3))
+def test_inner_products_of_windows_need_only_those_of_snapshots(
+    seed: int, length: int, horizons: int, stride: int
+) -> None:
+    weights = path(seed)
+    windows = training_windows(20, length=length, horizons=horizons, stride=stride)
+    found = window_grams(snapshot_grams(weights, LAYOUT), windows)
+    for number in (0, len(windows.last) - 1):
+        whole = vectors(weights, windows, number)
+        for index, part in enumerate(LAYOUT.slices().values()):
+            wanted = whole[:, part] @ whole[:, part].T
+            assert torch.allclose(found[number, index], wanted, rtol=1e-6, atol=1e-12)
+
+
+def test_blocks_of_columns_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = snapshot_grams(path(0), LAYOUT)
+    monkeypatch.setattr(gram, "COLUMNS_AT_ONCE", 5)
+    assert torch.allclose(snapshot_grams(path(0), LAYOUT), whole, rtol=1e-12)
+
+
+def test_errors_of_combinations_are_those_of_the_vectors() -> None:
+    weights, windows = path(1), training_windows(20, length=4, horizons=2, stride=2)
+    products = window_grams(snapshot_grams(weights, LAYOUT), windows)
+    beta = torch.randn(len(windows.last), 3, 3, 2, dtype=torch.float64)
+    error, copied = relative_errors(beta, products)
+    whole = vectors(weights, windows, 5)
+    for index, part in enumerate(LAYOUT.slices().values()):
+        forecast = beta[5, index].T @ whole[:3, part]
+        assert torch.allclose(error[5, index], (forecast - whole[3:, part]).square().sum(1), rtol=1e-6)
+        assert torch.allclose(copied[5, index], whole[3:, part].square().sum(1), rtol=1e-6)
+
+
+def test_copying_loses_one_and_a_half_and_the_best_combination_less() -> None:
+    windows = training_windows(20, length=4, horizons=2, stride=1)
+    products = window_grams(snapshot_grams(path(2), LAYOUT), windows)
+    known = torch.from_numpy(windows.known).double()
+    copied = gram_loss(torch.zeros(len(windows.last), 3, 3, 2).double(), products, known)
+    assert copied["loss"].item() == pytest.approx(1.5)
+    assert copied["skill"].item() == pytest.approx(0.0)
+    best = torch.linalg.solve(products[..., :3, :3], products[..., :3, 3:])
+    fitted = gram_loss(best, products, known)
+    assert 0 < fitted["skill"].item() < 1
+    assert fitted["loss"] < copied["loss"]
+
+
+def test_units_do_not_change_the_loss_and_unknown_targets_do_not_count() -> None:
+    windows = training_windows(20, length=3, horizons=3, stride=3)
+    products = window_grams(snapshot_grams(path(3), LAYOUT), windows)
+    known = torch.from_numpy(windows.known).float()
+    assert not windows.known.all()
+    beta = torch.randn(len(windows.last), 3, 2, 3)
+    found = gram_loss(beta, normalised(products, 2), known)
+    wanted = gram_loss(beta.double(), products, known.double())
+    assert found["loss"].item() == pytest.approx(wanted["loss"].item(), rel=1e-4)
+    wild = torch.where(known[:, None, None].bool(), beta, 1e3)
+    assert gram_loss(wild, normalised(products, 2), known)["loss"].item() == pytest.approx(found["loss"].item())
+
+
+def test_one_bad_window_does_not_rule_the_loss() -> None:
+    windows = training_windows(20, length=3, horizons=1, stride=1)
+    products = window_grams(snapshot_grams(path(4), LAYOUT), windows)
+    found = gram_loss(
+        torch.full((len(windows.last), 3, 2, 1), 1e6).double(), products, torch.ones(len(windows.last), 1)
+    )
+    assert found["loss"].item() == pytest.approx(5 + 0.5 * 5)
+
+
+def test_the_damping_is_that_of_a_least_squares_fit() -> None:
+    weights, windows = path(5), training_windows(18, length=3, horizons=3, stride=2)
+    found = fit_damping([window_grams(snapshot_grams(weights, LAYOUT), windows)], [torch.from_numpy(windows.known)], 2)
+    line, change = [], []
+    for number, known in enumerate(windows.known):
+        whole = vectors(weights, windows, number)
+        for step in np.flatnonzero(known):
+            line.append((step + 1) * whole[0])
+            change.append(whole[2 + step])
+    wanted = np.linalg.lstsq(torch.cat(line).numpy()[:, None], torch.cat(change).numpy(), rcond=None)[0][0]
+    assert found == pytest.approx(wanted, rel=1e-6)

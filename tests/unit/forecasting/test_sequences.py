@@ -1,0 +1,74 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wscore.errors import ConfigError, DataError
+from wscore.forecasting import sequences
+from wscore.forecasting.sequences import check_lengths, split_point, training_windows
+
+SHAPES = st.fixed_dictionaries(
+    {"length": st.integers(2, 5), "horizons": st.integers(1, 5), "stride": st.integers(1, 4)}
+)
+
+
+def test_training_windows_by_hand() -> None:
+    found = training_windows(7, length=3, horizons=2, stride=2)
+    assert found.history.tolist() == [[0, 2, 4]]
+    assert found.targets.tolist() == [[6, 6]]  # snapshot 8 lies behind the split: its place is filled, and not known
+    assert found.known.tolist() == [[True, False]]
+    assert found.last.tolist() == [4]
+
+
+def test_later_windows_by_hand() -> None:
+    found = sequences.test_windows(4, 9, length=2, horizons=2, stride=2)
+    assert found.history.tolist() == [[1, 3], [2, 4]]
+    assert found.targets.tolist() == [[5, 7], [6, 8]]
+    assert found.known.all()
+
+
+@given(SHAPES, st.integers(0, 40))
+def test_nothing_that_is_learned_from_lies_behind_the_split(shape: dict[str, int], stop: int) -> None:
+    found = training_windows(stop, **shape)
+    for part in (found.history, found.targets):
+        assert part.size == 0 or (part.min() >= 0 and part.max() < stop)
+    assert found.known[:, 0].all()
+    wanted = found.last[:, None] + shape["stride"] * np.arange(1, shape["horizons"] + 1)
+    assert np.array_equal(found.known, wanted < stop)
+    assert np.array_equal(found.targets[found.known], wanted[found.known])
+    assert len(found.last) == max(0, stop - shape["length"] * shape["stride"])  # every offset
+
+
+@given(SHAPES, st.integers(0, 40), st.integers(0, 40))
+def test_every_target_of_a_test_window_lies_behind_the_split(shape: dict[str, int], split: int, more: int) -> None:
+    found = sequences.test_windows(split, split + more, **shape)
+    assert found.known.all()
+    assert (found.targets >= split).all()
+    assert (found.targets < split + more).all()
+    assert (found.history >= 0).all()
+
+
+@given(SHAPES, st.integers(2, 80), st.floats(0.05, 0.95))
+def test_what_passes_the_check_has_windows_to_learn_from_and_to_test_on(
+    shape: dict[str, int], count: int, share: float
+) -> None:
+    split = split_point(count, share)
+    try:
+        check_lengths("here", count, split, **shape, least=1)
+    except (ConfigError, DataError):
+        return
+    assert len(sequences.test_windows(split, count, **shape).last)
+    assert training_windows(split, **{**shape, "stride": 1}).known.all(axis=1).any()
+
+
+def test_too_short_is_told_from_badly_split() -> None:
+    shape = {"length": 3, "horizons": 5, "stride": 2, "least": 1}
+    with pytest.raises(
+        DataError, match=r"seed-0: has too few snapshots; expected 15 or more .*; got 14; raise base\.epochs"
+    ):
+        check_lengths("seed-0", 14, 7, **shape)
+    with pytest.raises(ConfigError, match=r"predictor\.train_split: leaves 7 of 15 snapshots to train on; expected 8"):
+        check_lengths("seed-0", 15, 7, **shape)
+    with pytest.raises(ConfigError, match=r"predictor\.train_split: leaves 9 of 20 snapshots to test on; expected 10"):
+        check_lengths("seed-0", 20, 11, **shape)
+    check_lengths("seed-0", 18, 8, **shape)

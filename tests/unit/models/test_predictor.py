@@ -1,0 +1,200 @@
+import pytest
+import torch
+from torch import Tensor, nn
+
+from wscore.errors import ModelError
+from wscore.forecasting.gram import snapshot_grams, window_grams
+from wscore.forecasting.sequences import training_windows
+from wscore.models.folder import load_model, save_model
+from wscore.models.predictor import (
+    GramPredictor,
+    GramPredictorConfig,
+    PcaPredictor,
+    PcaPredictorConfig,
+    WeightPredictor,
+    gram_features,
+)
+from wscore.zoo.layout import Layout, layout_of
+
+SHAPE = {"sequence_length": 4, "horizons": 3, "model_dim": 16, "layers": 1, "heads": 2, "dropout": 0.0}
+
+
+def network(hidden: int = 6) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(1, hidden, 3), nn.Flatten(), nn.Linear(4 * hidden, 5))
+
+
+LAYOUT = layout_of(network().state_dict())
+RANK = 3
+
+
+def untrained(kind: str, mode: str = "residual") -> WeightPredictor:
+    """A predictor whose last layer is not zero, so that it forecasts something."""
+    if kind == "gram":
+        model: WeightPredictor = GramPredictor(GramPredictorConfig(**SHAPE))
+    else:
+        rank = RANK if kind == "pca" else None
+        model = PcaPredictor(PcaPredictorConfig(**SHAPE, weights=LAYOUT.size, rank=rank, mode=mode))
+        if rank:
+            model.components.copy_(torch.linalg.qr(torch.randn(LAYOUT.size, rank)).Q.T)
+        model.mean.normal_()
+    nn.init.normal_(model.head.weight)
+    nn.init.normal_(model.head.bias)
+    return model.eval()
+
+
+def walk(count: int = 4, size: int = LAYOUT.size) -> Tensor:
+    return torch.cumsum(torch.randn(count, size), 0)
+
+
+@pytest.mark.parametrize("kind", ["gram", "pca", "whole"])
+def test_an_untrained_predictor_copies(kind: str) -> None:
+    model, history = untrained(kind), walk()
+    nn.init.zeros_(model.head.weight)
+    nn.init.zeros_(model.head.bias)
+    assert torch.allclose(model.predict(history, LAYOUT, 3), history[-1].expand(3, -1), atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["gram", "pca", "whole"])
+def test_only_the_last_snapshots_count_and_fewer_horizons_are_the_first_ones(kind: str) -> None:
+    model, history = untrained(kind), walk()
+    found = model.predict(history, LAYOUT, 3)
+    assert found.shape == (3, LAYOUT.size)
+    assert not torch.allclose(found[0], history[-1], atol=1e-3)
+    assert torch.equal(model.predict(torch.cat([walk(2), history]), LAYOUT, 3), found)
+    assert torch.equal(model.predict(history, LAYOUT, 1), found[:1])
+
+
+@pytest.mark.parametrize("kind", ["gram", "pca", "whole"])
+def test_a_round_trip_gives_the_same_forecast(kind: str, tmp_path) -> None:
+    model, history = untrained(kind), walk()
+    save_model(tmp_path, model)
+    assert torch.equal(
+        load_model(tmp_path, WeightPredictor).predict(history, LAYOUT, 3), model.predict(history, LAYOUT, 3)
+    )
+
+
+@pytest.mark.parametrize("kind", ["gram", "pca"])
+def test_the_forecast_moves_and_grows_with_the_history(kind: str) -> None:
+    """w -> a w + b gives the same forecast, moved and stretched: early and late windows are alike."""
+    model, history, shift = untrained(kind), walk().double(), torch.randn(LAYOUT.size).double()
+    found = model.predict(history.float(), LAYOUT, 3).double() - history[-1]
+    other = 0.5 * history + shift
+    moved = model.predict(other.float(), LAYOUT, 3).double() - other[-1]
+    assert torch.allclose(moved, 0.5 * found, atol=1e-4)
+
+
+def permuted(history: Tensor, layout: Layout, order: Tensor, *, coupled: bool = True) -> Tensor:
+    states = layout.unflatten(history.clone())
+    states["0.weight"] = states["0.weight"][:, order]
+    states["0.bias"] = states["0.bias"][:, order]
+    if coupled:
+        states["2.weight"] = states["2.weight"].unflatten(-1, (6, 4))[:, :, order].flatten(-2)
+    return torch.cat([states[spec.name].flatten(1) for spec in layout.tensors], dim=1)
+
+
+def test_gram_forecasts_the_permuted_network_when_neurons_are_permuted() -> None:
+    model, history, order = untrained("gram"), walk(), torch.randperm(6)
+    found = model.predict(history, LAYOUT, 3)
+    assert torch.allclose(
+        model.predict(permuted(history, LAYOUT, order), LAYOUT, 3), permuted(found, LAYOUT, order), atol=1e-4
+    )
+    pca = untrained("pca")
+    found = pca.predict(history, LAYOUT, 3)  # knows directions, so that it can't
+    assert not torch.allclose(
+        pca.predict(permuted(history, LAYOUT, order), LAYOUT, 3), permuted(found, LAYOUT, order), atol=1e-2
+    )
+
+
+def test_gram_forecasts_networks_of_any_architecture() -> None:
+    model = untrained("gram")
+    for other in (
+        network(hidden=9),
+        nn.Linear(3, 2),
+        nn.Sequential(nn.Linear(4, 7), nn.BatchNorm1d(7), nn.Linear(7, 2)),
+    ):
+        layout = layout_of(other.state_dict())
+        assert model.predict(walk(size=layout.size), layout, 2).isfinite().all()
+
+
+def test_gram_stays_in_the_span_of_the_increments_of_each_tensor_and_within_its_bound() -> None:
+    model, history = untrained("gram"), walk()
+    change = model.predict(history, LAYOUT, 3) - history[-1]
+    for part in LAYOUT.slices().values():
+        increments = (history[1:] - history[:-1])[:, part]
+        solution = torch.linalg.lstsq(increments.T, change[:, part].T).solution  # (c-1, K)
+        assert torch.allclose(increments.T @ solution, change[:, part].T, atol=1e-4)
+        if increments.shape[1] > 3:
+            assert (solution.abs() <= 1.5 * torch.arange(1, 4).sqrt() + 1e-4).all()
+
+
+def test_gram_is_trained_on_what_it_sees_when_it_predicts() -> None:
+    model, weights = untrained("gram"), walk(9).numpy()
+    windows = training_windows(9, length=4, horizons=3, stride=2)
+    grams = window_grams(snapshot_grams(weights, LAYOUT), windows)[..., :3, :3]
+    with torch.no_grad():
+        coefficients = model(gram_features(grams, LAYOUT))[0]  # (L, c-1, K)
+    history = torch.from_numpy(weights[windows.history[0]])
+    increments = (history[1:] - history[:-1]).flip(0)
+    parts = LAYOUT.slices().values()
+    change = torch.cat([beta.T @ increments[:, part] for beta, part in zip(coefficients, parts, strict=True)], dim=1)
+    assert torch.allclose(model.predict(history, LAYOUT, 3), history[-1] + change, atol=1e-5)
+
+
+def test_features_tell_increments_and_tensors_apart() -> None:
+    grams = window_grams(snapshot_grams(walk(8).numpy(), LAYOUT), training_windows(8, length=4, horizons=1, stride=1))
+    features = gram_features(grams[..., :3, :3], LAYOUT)
+    assert features.shape == (4, 4, 3, 12)
+    assert torch.allclose(features[..., :3].diagonal(dim1=-2, dim2=-1), torch.ones(4, 4, 3))  # cosine with itself
+    assert features[..., :6].abs().max() <= 1 + 1e-6
+    assert features[0, :, 0, -2:].tolist() == [[1, 0], [0, 0], [0, 1], [0, 0]]  # conv, bias, linear, bias
+    assert torch.allclose(features[0, :, 0, -3], torch.tensor([54.0, 6.0, 120.0, 5.0]).log10())
+
+
+@pytest.mark.parametrize("kind", ["gram", "pca"])
+def test_a_standing_network_is_forecast_to_stand(kind: str) -> None:
+    history = torch.ones(4, LAYOUT.size)
+    assert torch.allclose(untrained(kind).predict(history, LAYOUT, 3), history[:3], atol=1e-5)
+    stopped = torch.cat([walk(3), torch.zeros(1, LAYOUT.size)])
+    stopped[-1] = stopped[-2]  # one increment of zero among others
+    assert untrained(kind).predict(stopped, LAYOUT, 3).isfinite().all()
+
+
+def test_pca_changes_nothing_outside_of_its_components() -> None:
+    model, history = untrained("pca"), walk()
+    assert isinstance(model, PcaPredictor)
+    change = model.predict(history, LAYOUT, 3) - history[-1]
+    assert torch.allclose(model.expand(change @ model.components.T), change, atol=1e-4)
+    outside = history - (history - history[:1]) @ model.components.T @ model.components
+    assert torch.allclose(
+        model.predict(outside, LAYOUT, 3), outside[-1].expand(3, -1), atol=1e-3
+    )  # foreign run: copies
+
+
+def test_absolute_forgets_what_its_components_do_not_hold() -> None:
+    model, history = untrained("pca", "absolute"), walk()
+    assert isinstance(model, PcaPredictor)
+    found = model.predict(history, LAYOUT, 3) - model.mean
+    assert torch.allclose(model.expand(found @ model.components.T), found, atol=1e-4)
+
+
+def test_a_default_gram_predictor_is_small() -> None:
+    model = GramPredictor(
+        GramPredictorConfig(**{**SHAPE, "sequence_length": 5, "horizons": 5, "model_dim": 48, "layers": 2})
+    )
+    assert sum(parameter.numel() for parameter in model.parameters()) == 39_173
+
+
+def test_what_does_not_fit_is_named() -> None:
+    for kind in ("gram", "pca"):
+        model = untrained(kind)
+        with pytest.raises(ModelError, match="too few snapshots to forecast from; expected 4; got 3"):
+            model.predict(walk(3), LAYOUT, 1)
+        with pytest.raises(ModelError, match="not learned; expected at most 3; got 4"):
+            model.predict(walk(), LAYOUT, 4)
+    other = layout_of(nn.Linear(3, 2).state_dict())
+    with pytest.raises(ModelError, match=f"another network; expected {LAYOUT.size}; got 8"):
+        untrained("pca").predict(walk(size=8), other, 1)
+    with pytest.raises(ModelError, match="do not fit the layout; expected 8; got 9"):
+        untrained("gram").predict(walk(size=9), other, 1)
+    with pytest.raises(ValueError, match="model_dim 16 is not a multiple of heads 3"):
+        GramPredictorConfig(**{**SHAPE, "heads": 3})
