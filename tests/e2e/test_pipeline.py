@@ -134,7 +134,7 @@ def test_a_killed_training_goes_on(first_run: Outcome, workspace: Workspace) -> 
     workspace.reset()
     assert outcome.status == 0, outcome.text
     assert outcome.stages == ["train_autoencoder"]
-    assert len(history) == 1 + 150
+    assert len(history) == 1 + 1 + 150  # the header, the PCA before training, the epochs
     assert not [path for path in checkpoints.rglob("*") if path.is_file()]
 
 

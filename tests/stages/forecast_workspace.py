@@ -1,0 +1,44 @@
+"""A folder with parameters for a tiny recording, and the stages of forecasting run in it."""
+
+from pathlib import Path
+
+from stages import evaluate_predictor, train_base, train_predictor
+from wscore.config import PARAMS
+from wscore.presets import apply_preset
+
+ROOT = Path(__file__).parents[2]
+TINY = """
+base: {network: mlp, size: 8, max_train: 100, max_test: 50, batch_size: 16, epochs: 8, snapshots_per_epoch: 2,
+  optimizer: momentum, lr: 0.1,
+  seeds: [0, 1], probe_images: 40, workers: 1}
+predictor: {stride: 2, augment_strides: [1], extrapolation_steps: 2, model_dim: 8, layers: 1, heads: 2,
+  predictor_epochs: 3, device: cpu}
+evaluate: {probe_images: 30}
+"""
+
+
+def write_params(folder: Path, changes: str = "") -> None:
+    """Write the defaults with the values of a tiny recording, and further changes as YAML."""
+    (folder / PARAMS).write_text((ROOT / PARAMS).read_text(encoding="utf-8"), encoding="utf-8")
+    for number, text in enumerate(filter(None, (TINY, changes))):
+        preset = folder / f"preset-{number}.yaml"
+        preset.write_text(text, encoding="utf-8")
+        apply_preset(preset, folder / PARAMS)
+
+
+def run_base(out: str = "trajectories") -> None:
+    train_base.main(["--out", out, "--metrics", "metrics/base.json"])
+
+
+def run_predictor(out: str = "predictor") -> None:
+    train_predictor.main([
+        "--trajectories", "trajectories", "--out", out, "--history", f"{out}-history.csv",
+        "--metrics", f"metrics/{out}.json",
+    ])  # fmt: skip
+
+
+def run_evaluation(out: str = "plots") -> None:
+    evaluate_predictor.main([
+        "--trajectories", "trajectories", "--predictor", "predictor", "--history", "predictor-history.csv",
+        "--metrics", f"metrics/{out}.json", "--plots", out,
+    ])  # fmt: skip

@@ -1,0 +1,67 @@
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from tests.stages.forecast_workspace import run_base, run_evaluation, run_predictor, write_params
+from wscore.io import hash_folder, read_json
+
+SPLITS = ("temporal", "unseen_run", "unseen_run_all")
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("forecast")
+    write_params(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        run_base()
+        run_predictor()
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def inside(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(workspace)
+
+
+def test_figures_tables_pictures_and_one_line(capsys: pytest.CaptureFixture) -> None:
+    run_evaluation()
+    line = capsys.readouterr().out
+    assert line.startswith("temporal: skill ")
+    assert line.count("\n") == 1
+    found = read_json(Path("metrics/plots.json"))
+    assert list(found) == ["predictor_test"]
+    assert list(found["predictor_test"]) == list(SPLITS)
+    for split in SPLITS:
+        for horizon in ("h1", "h2"):
+            methods = found["predictor_test"][split][horizon]
+            assert methods["truth"]["skill"] == 1
+            assert methods["copy_last"]["skill"] == 0
+            assert all(0 <= methods[name]["accuracy"] <= 1 for name in methods)
+    pictures = {"skill.png", "accuracy.png", "paths.png", "training.png"}
+    curves = {f"{metric}_{split}.csv" for metric in ("skill", "accuracy", "loss") for split in SPLITS}
+    assert {path.name for path in Path("plots").iterdir()} == pictures | curves | {
+        "summary.csv",
+        "paths.csv",
+        "base.csv",
+    }
+    assert all((Path("plots") / name).stat().st_size > 5_000 for name in pictures)
+    assert len(pd.read_csv("plots/base.csv")) == 2 * 17
+
+
+def test_same_bytes_again() -> None:
+    for out in ("a", "b"):
+        run_evaluation(out)
+    assert hash_folder(Path("a")) == hash_folder(Path("b"))
+    assert Path("metrics/a.json").read_bytes() == Path("metrics/b.json").read_bytes()
+
+
+def test_a_missing_predictor_ends_in_one_line(tmp_path: Path, workspace: Path, monkeypatch) -> None:
+    write_params(tmp_path)
+    (tmp_path / "trajectories").symlink_to(workspace / "trajectories")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match=r"evaluate_predictor: predictor: no model here"):
+        run_evaluation()
+    assert not Path("plots").exists()
+    assert not Path("metrics").exists()
