@@ -100,21 +100,8 @@ def build_network(spec: NetworkSpec, seed: int = 0) -> nn.Sequential:
         raise ConfigError("unknown network", where="base.network", expected=", ".join(NETWORKS), got=spec.name)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = initialised(NETWORKS[spec.name](spec))
+        network = NETWORKS[spec.name](spec)
         return network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-
-
-def initialised(network: nn.Sequential) -> nn.Sequential:
-    """Return the network with weights for ReLU (He et al. 2015, arXiv 1502.01852) and zero biases.
-
-    PyTorch's own, smaller ones leave plain SGD on a plateau for a third of a short training.
-    """
-    for layer in network:
-        if isinstance(layer, nn.Linear | nn.Conv2d):
-            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-            if layer.bias is not None:
-                nn.init.zeros_(layer.bias)
-    return network
 
 
 def network_layout(spec: NetworkSpec) -> Layout:

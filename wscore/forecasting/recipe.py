@@ -87,7 +87,11 @@ def report(trained: Trained) -> dict[str, float]:
     """Return the figures of metrics/predictor.json: what it was trained on and how well it fits that."""
     counts = {name: float(value) for name, value in trained.facts.items() if name in COUNTS}
     best = trained.history.best
-    return {**counts, "best_epoch": best["epoch"], **{name: best[name] for name in best if name.endswith("_skill")}}
+    return {
+        **counts,
+        "best_epoch": float(best["epoch"]),
+        **{name: best[name] for name in best if name.endswith("_skill")},
+    }
 
 
 def sentence(trained: Trained) -> str:
