@@ -5,16 +5,10 @@ whole, outside of the outputs that DVC removes before a stage starts. The identi
 the code that decide the bytes; the number of worker processes is not one of them.
 """
 
-import multiprocessing
-import os
 import shutil
-import signal
-import threading
 import warnings
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,8 +21,9 @@ import torch
 from tqdm import tqdm
 
 from wscore.config import to_plain
-from wscore.errors import DataError, WscoreError, WscoreWarning
+from wscore.errors import DataError, WscoreWarning
 from wscore.io import atomic_folder, content_hash, read_tensors, write_tensors
+from wscore.parallel import parallel_map
 from wscore.zoo.architectures import TRAITS, build
 from wscore.zoo.config import ZooConfig
 from wscore.zoo.functional import logits, scores
@@ -210,53 +205,9 @@ def _train_missing(shards: Sequence[Shard], job: Job, workers: int) -> None:
     total = sum(len(shard.runs) for shard in shards)
     done = total - sum(len(shard.runs) for shard in todo)
     with tqdm(total=total, initial=done, desc="training", unit="run", disable=None) as bar:
-        for finished in _in_processes(todo, job, workers) if workers > 1 else _in_turn(todo, job):
+        train = partial(train_shard, job=job)
+        for finished in parallel_map(train, todo, workers, where="zoo.workers", in_order=False):
             bar.update(finished)
-
-
-def _in_turn(shards: Sequence[Shard], job: Job) -> Iterator[int]:
-    """Train one shard after the other, on one thread as the workers do: the thread count may change the last bits."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        for shard in shards:
-            yield train_shard(shard, job)
-    finally:
-        torch.set_num_threads(threads)
-
-
-def _in_processes(shards: Sequence[Shard], job: Job, workers: int) -> Iterator[int]:
-    """Train shards in worker processes; an interruption ends them at once, and what they were at is lost."""
-    others = multiprocessing.active_children()
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(min(workers, max(1, len(shards))), mp_context=context, initializer=_start_worker)
-    try:
-        for future in as_completed([pool.submit(train_shard, shard, job) for shard in shards]):
-            yield future.result()
-    except BrokenProcessPool as error:
-        what, fix = "a worker process died", "run again, finished shards are kept; fewer `zoo.workers` need less memory"
-        raise WscoreError(what, where="zoo.workers", got=workers, fix=fix) from error
-    except KeyboardInterrupt:
-        for process in multiprocessing.active_children():
-            if process not in others:
-                process.terminate()
-        raise
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _start_worker() -> None:
-    """One thread; leave Ctrl-C to the parent, and end when the parent has died."""
-    torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_follow_parent, daemon=True).start()
-
-
-def _follow_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
 
 
 def _keep_images(images: Images, folder: Path) -> None:

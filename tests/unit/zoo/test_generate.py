@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 import torch
 
-from wscore.errors import DataError, WscoreError, WscoreWarning
+from wscore.errors import DataError, WscoreWarning
 from wscore.io import hash_folder
 from wscore.zoo import generate
 from wscore.zoo.architectures import build
@@ -89,15 +89,15 @@ def test_two_workers_give_the_bytes_of_one(made, zoo_config, few_digits):
 
 
 def test_an_interrupted_generation_goes_on_and_gives_the_same_bytes(made, zoo_config, few_digits, monkeypatch):
-    trained = []
+    trained, train_shard = [], generate.train_shard
 
     def train_three(shard, job):
         if len(trained) == 3:
             raise KeyboardInterrupt
         trained.append(shard.number)
-        return generate.train_shard(shard, job)
+        return train_shard(shard, job)
 
-    monkeypatch.setattr(generate, "_in_turn", lambda shards, job: (train_three(shard, job) for shard in shards))
+    monkeypatch.setattr(generate, "train_shard", train_three)
     with pytest.raises(KeyboardInterrupt):
         generate.generate_zoo(zoo_config(n_runs=16), few_digits, Path("zoo"))
     assert not Path("zoo").exists()
@@ -105,12 +105,12 @@ def test_an_interrupted_generation_goes_on_and_gives_the_same_bytes(made, zoo_co
     assert len(shards) == 3
     shards[0].write_bytes(shards[0].read_bytes()[:100])  # a shard cut off by a crash is trained again
     first = set(trained)
-    monkeypatch.setattr(generate, "_in_turn", lambda shards, job: (train_more(shard, job) for shard in shards))
 
     def train_more(shard, job):
         trained.append(shard.number)
-        return generate.train_shard(shard, job)
+        return train_shard(shard, job)
 
+    monkeypatch.setattr(generate, "train_shard", train_more)
     generate.generate_zoo(zoo_config(n_runs=16), few_digits, Path("zoo"))
     assert hash_folder(Path("zoo")) == hash_folder(made)
     assert len(set(trained[3:]) & first) == 1
@@ -140,24 +140,6 @@ def test_nothing_left_is_an_error_and_leaves_no_zoo(zoo_config, few_digits):
     with pytest.raises(DataError, match=r"every network diverged.*lower `zoo\.lr`"):
         generate.generate_zoo(zoo_config(max_weight=1e-9, n_runs=2), few_digits, Path("zoo"))
     assert not Path("zoo").exists()
-
-
-def test_a_dead_worker_is_reported(zoo_config, few_digits, monkeypatch):
-    from concurrent.futures.process import BrokenProcessPool
-
-    class Pool:
-        def __init__(self, *_, **__):
-            pass
-
-        def submit(self, *_):
-            raise BrokenProcessPool
-
-        def shutdown(self, **_):
-            pass
-
-    monkeypatch.setattr(generate, "ProcessPoolExecutor", Pool)
-    with pytest.raises(WscoreError, match=r"worker process died.*finished shards are kept"):
-        generate.generate_zoo(zoo_config(workers=2), few_digits, Path("zoo"))
 
 
 def test_large_zoos_end_in_several_files(zoo_config, few_digits, monkeypatch, made):
