@@ -6,7 +6,9 @@ matched to it (`wscore.symmetry.matching`) and all checkpoints of the run take t
 stays one trajectory. Aligned networks compute what they computed before.
 """
 
+import contextlib
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -47,10 +49,12 @@ class Alignment:
 
     Attributes:
         references: reference of each layout; empty means that nothing is aligned.
+        specs: which units of each layout may be reordered, known also of layouts that are not aligned.
     """
 
-    def __init__(self, references: dict[str, Reference]) -> None:
+    def __init__(self, references: dict[str, Reference], specs: Mapping[str, PermutationSpec] | None = None) -> None:
         self.references = references
+        self.specs = {**(specs or {}), **{name: reference.spec for name, reference in references.items()}}
         self._orders: dict[tuple[str, str], dict[str, Tensor]] = {}
 
     @classmethod
@@ -73,7 +77,7 @@ class Alignment:
             if not zoo.table["architecture"].iloc[reference]:
                 unknown += 1
                 continue
-            spec = _spec(zoo, name, reference)
+            alignment.specs[name] = spec = _spec(zoo, name, reference)
             alignment.references[name] = Reference(spec, _finite(zoo, np.array([reference]))[0])
             for rows in np.array_split(last, -(-len(last) // TOGETHER)):
                 orders = alignment.match(layout, _finite(zoo, rows))
@@ -85,6 +89,16 @@ class Alignment:
                 f"{unknown} of {len(zoo.layouts)} layouts are not aligned: {reason}", WscoreWarning, stacklevel=2
             )
         return alignment
+
+    @classmethod
+    def symmetries(cls, zoo: Zoo) -> "Alignment":
+        """Return an alignment that leaves networks as they are and knows their symmetry, where that can be derived."""
+        specs: dict[str, PermutationSpec] = {}
+        for architecture, layout, rows in zoo.families():
+            if architecture and layout.identity not in specs:
+                with contextlib.suppress(ModelError):
+                    specs[layout.identity] = _spec(zoo, layout.identity, int(rows[0]))
+        return cls({}, specs)
 
     def match(self, layout: Layout, vectors: Float[np.ndarray, "networks weights"]) -> dict[str, Tensor]:
         """Return the orders (networks, units) by group that bring networks closest to the reference of their layout.
@@ -117,7 +131,7 @@ class Alignment:
         """Write references.safetensors and symmetry.json."""
         vectors = {name: torch.from_numpy(one.vector) for name, one in self.references.items()}
         write_tensors(folder / "references.safetensors", vectors)
-        write_json(folder / "symmetry.json", {name: to_plain(one.spec) for name, one in self.references.items()})
+        write_json(folder / "symmetry.json", {name: to_plain(spec) for name, spec in self.specs.items()})
 
     @classmethod
     def load(cls, folder: Path) -> "Alignment":
@@ -126,13 +140,10 @@ class Alignment:
         Raises:
             DataError: if a file is missing or unreadable.
         """
-        specs = read_json(folder / "symmetry.json")
+        where = folder / "symmetry.json"
+        specs = {name: convert(plain, PermutationSpec, where=str(where)) for name, plain in read_json(where).items()}
         vectors = read_tensors(folder / "references.safetensors")
-        where = str(folder / "symmetry.json")
-        return cls({
-            name: Reference(convert(plain, PermutationSpec, where=where), vectors[name].numpy())
-            for name, plain in specs.items()
-        })  # fmt: skip
+        return cls({name: Reference(specs[name], vector.numpy()) for name, vector in vectors.items()}, specs)
 
     def _permute(self, layout: Layout, vectors: np.ndarray, orders: dict[str, Tensor]) -> np.ndarray:
         spec = self._reference(layout).spec

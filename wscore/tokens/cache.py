@@ -5,8 +5,8 @@ tokens/
   index.parquet      one row per item, that is per network or window of a network
   layouts.json       {layout identity: {"tensors": [...], "counters": {...}}}
   tokenizer.json     granularity, chunk size, entries per token
-  symmetry.json      permutation spec of each aligned layout; empty without alignment
-  references.safetensors   networks that the others are aligned to
+  symmetry.json      permutation spec of each layout of which it is known
+  references.safetensors   networks that the others are aligned to; empty without alignment
   normalizer.json    shifts and scales, fitted on the training split
   manifest.json      configuration, identity of zoo and cache, size and hash of the files above
 """
@@ -239,6 +239,14 @@ class TokenCache:
         kept[np.unique(self._row[numbers], return_index=True)[1]] = True
         return self._row[numbers[kept]]
 
+    def codes(self, items: Items) -> Int[np.ndarray, " item"]:
+        """Return a number of the layout of each item."""
+        return self._code[np.asarray(items, dtype=np.int64)]
+
+    def windows(self, item: Item) -> int:
+        """Return into how many windows an item's network is cut."""
+        return int(self._windows[self._code[item]])
+
     @property
     def _plain(self) -> bool:
         return self.normalizer.mode == "none"
@@ -289,7 +297,7 @@ def build_cache(zoo: Zoo, config: TokensConfig, folder: Path) -> CacheSummary:
     index = make_index(zoo, tokenizer, config, splits)
     fit = NormalizerFit(config.normalization)
     trained = splits == "train"
-    alignment = Alignment.fit(zoo, trained) if config.align == "weights" else Alignment({})
+    alignment = Alignment.fit(zoo, trained) if config.align == "weights" else Alignment.symmetries(zoo)
     with atomic_folder(folder) as temporary:
         _write_tokens(temporary / "tokens.npy", zoo, tokenizer, _Trained(trained, fit, alignment))
         alignment.save(temporary)
