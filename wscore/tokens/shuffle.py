@@ -45,7 +45,8 @@ class UnitShuffle:
         for places in group_places(self.cache.codes(numbers)):
             first, chosen = int(numbers[places[0]]), places[moved[places]]
             layout = self.cache.layout(first)
-            if layout.identity not in self.cache.alignment.specs or self.cache.windows(first) > 1:
+            known = layout.identity in self.cache.alignment.specs
+            if not len(chosen) or not known or self.cache.windows(first) > 1:
                 continue
             entries = self._entries(layout, len(chosen), generator).to(tokens.device)  # (n, T D)
             rows = torch.from_numpy(chosen).to(tokens.device)
