@@ -44,12 +44,10 @@ def test_metrics_are_plain_numbers_with_one_top_key_per_file(first_run: Outcome,
 
 
 def test_second_repro_runs_nothing(first_run: Outcome, workspace: Workspace) -> None:
-    started = time.monotonic()
     outcome = workspace.dvc("repro")
     assert outcome.status == 0
     assert outcome.stages == []
     assert "up to date" in outcome.text
-    assert time.monotonic() - started < 15
 
 
 def test_published_cards_load_what_they_say(first_run: Outcome, workspace: Workspace) -> None:

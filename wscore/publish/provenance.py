@@ -14,7 +14,7 @@ class Provenance(NamedTuple):
     """What a card says about the making of a model.
 
     Attributes:
-        revision: git commit, marked if code or parameters differ from it; `unknown` outside a clone.
+        revision: last git commit that changed code or parameters, marked if they differ from it; `unknown` outside a clone.
         zoo: hash of the zoo's content.
         networks: count of its rows.
         runs: count of its training runs.
@@ -47,9 +47,12 @@ def gather_provenance(zoo: Zoo, params: Mapping[str, Any]) -> Provenance:
 
 
 def git_revision(folder: Path = Path()) -> str:
-    """Return the commit of a clone, followed by `with local changes` if code or params.yaml differ from it."""
-    commit = _git(folder, "rev-parse", "HEAD")
-    if commit is None:
+    """Return the last commit that changed code or params.yaml, followed by `with local changes` if they differ from it.
+
+    Not HEAD: a later commit of figures or text alone must not change what is published.
+    """
+    commit = _git(folder, "log", "-1", "--format=%H", "--", *CODE)
+    if not commit:
         return "unknown"
     changed = _git(folder, "status", "--porcelain", "--", *CODE)
     return f"{commit} with local changes" if changed else commit

@@ -92,5 +92,8 @@ def test_revision_tells_local_changes(tmp_path: Path, monkeypatch: pytest.Monkey
     assert len(revision) == 40
     (tmp_path / "notes.txt").write_text("of no matter")
     assert git_revision(tmp_path) == revision
+    for command in (["add", "."], [*identity, "commit", "--quiet", "--message", "notes alone"]):
+        subprocess.run(["git", *command], cwd=tmp_path, check=True)
+    assert git_revision(tmp_path) == revision
     (tmp_path / "params.yaml").write_text("ae: 2\n")
     assert git_revision(tmp_path) == f"{revision} with local changes"
