@@ -20,10 +20,10 @@ export VIRTUAL_ENV := $(VENV)
 unexport PYTHONHOME
 
 .DEFAULT_GOAL := help
-.PHONY: help repro test smoke check format ui bench readme clean
+.PHONY: help repro test smoke rate-fidelity check format ui bench readme clean
 
 help: ## list these commands
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 repro: $(READY) ## run the whole pipeline, or what changed since last time
 	dvc repro $(ARGS)
@@ -37,6 +37,9 @@ smoke: $(READY) ## run the whole pipeline on very little data, in a scratch copy
 		if [ -f "$$file" ]; then mkdir -p "$(SMOKE)/$$(dirname "$$file")" && cp "$$file" "$(SMOKE)/$$file"; fi; done
 	git -C $(SMOKE) init --quiet
 	cd $(SMOKE) && python -m wscore.presets presets/smoke.yaml params.yaml && dvc repro && cat metrics/table.md
+
+rate-fidelity: $(READY) ## study: agreement over the numbers kept of a network (trains one autoencoder per size)
+	dvc repro studies/rate_fidelity/dvc.yaml $(ARGS)
 
 check: $(READY) ## formatting, lint, types and all tests
 	ruff format --check .

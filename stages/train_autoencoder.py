@@ -7,14 +7,23 @@ from wscore.io import atomic_folder, write_json
 from wscore.models.autoencoder import save_autoencoder
 from wscore.runner import Run, stage
 from wscore.tokens.cache import TokenCache
-from wscore.training.autoencoder import AeConfig, train_autoencoder
+from wscore.training.autoencoder import AeConfig, train_autoencoder, with_latent_dim
 from wscore.training.callbacks import Progress, TensorBoard, TrackerLogger, resume_folder
 
 
 @stage(ae=AeConfig)
-def main(run: Run, *, tokens: Path, out: Path, history: Path, metrics: Path) -> str:
-    """Train an autoencoder and keep the epoch with the lowest validation loss."""
-    config, cache = run.params["ae"], TokenCache(tokens)
+def main(run: Run, *, tokens: Path, out: Path, history: Path, metrics: Path, latent_dim: int | None = None) -> str:
+    """Train an autoencoder and keep the epoch with the lowest validation loss.
+
+    Args:
+        run: params and tracker.
+        tokens: token cache.
+        out: model folder.
+        history: CSV of losses by epoch.
+        metrics: JSON of figures.
+        latent_dim: numbers per network instead of ae.latent_dim.
+    """
+    config, cache = with_latent_dim(run.params["ae"], latent_dim), TokenCache(tokens)
     trained = train_autoencoder(
         cache,
         config,

@@ -1,7 +1,7 @@
 """Import graph of the repository, read from the source without importing anything.
 
 python -m tests.contract.imports stages/train_heads.py     print the files that a stage runs, as deps for dvc.yaml
-python -m tests.contract.imports --write                   put them into dvc.yaml, for every stage
+python -m tests.contract.imports --write                   put them into dvc.yaml and those of the studies, for every stage
 """
 
 import argparse
@@ -87,7 +87,24 @@ def closure(path: Path) -> frozenset[str]:
 
 def pipeline() -> dict[str, dict[str, Any]]:
     """Return the stages of dvc.yaml by name, with what stands under `do:` of a repeated stage lifted up."""
-    stages = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    return _stages(ROOT / "dvc.yaml")
+
+
+def study_files() -> list[Path]:
+    """Return the pipelines off the default path, which plain `dvc repro` leaves alone: studies/NAME/dvc.yaml."""
+    return sorted(ROOT.glob("studies/*/dvc.yaml"))
+
+
+def studies() -> dict[str, dict[str, Any]]:
+    """Return the stages of all studies by name."""
+    found = [_stages(file) for file in study_files()]
+    names = [name for stages in found for name in stages]
+    assert len(names) == len(set(names)), f"stages of one name in two studies: {names}"
+    return {name: entry for stages in found for name, entry in stages.items()}
+
+
+def _stages(file: Path) -> dict[str, dict[str, Any]]:
+    stages = YAML(typ="safe").load(file.read_text(encoding="utf-8"))["stages"]
     return {name: entry.get("do", entry) for name, entry in stages.items()}
 
 
@@ -103,11 +120,15 @@ def script(command: str) -> Path:
 
 
 def write_deps() -> None:
-    """Replace the source files among the deps of every stage in dvc.yaml, leaving data, order and comments alone."""
+    """Replace the source files among the deps of every stage, leaving data, order and comments alone."""
+    for file in (ROOT / "dvc.yaml", *study_files()):
+        _write_deps(file)
+
+
+def _write_deps(file: Path) -> None:
     yaml = YAML(typ="rt")
     yaml.width = 140
     yaml.indent(mapping=2, sequence=4, offset=2)
-    file = ROOT / "dvc.yaml"
     content = yaml.load(file.read_text(encoding="utf-8"))
     for entry in content["stages"].values():
         body = entry.get("do", entry)

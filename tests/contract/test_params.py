@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.contract.imports import ROOT, pipeline, script
+from tests.contract.imports import ROOT, pipeline, script, studies
 from wscore.config import Section, load_section, read_yaml
 from wscore.presets import apply_preset
 
@@ -20,7 +20,7 @@ WELL_KNOWN = {"batch_size", "dropout", "epochs", "hidden_dim", "layers", "lr", "
 def sections() -> dict[str, type]:
     """Return the configuration class of every section, as the stage scripts declare them."""
     found: dict[str, type] = {}
-    for entry in pipeline().values():
+    for entry in (*pipeline().values(), *studies().values()):
         main = importlib.import_module(f"stages.{script(entry['cmd']).stem}").main
         for name, kind in main.sections.items():
             if issubclass(kind, Section):

@@ -2,14 +2,15 @@
 
 import importlib
 import re
+from pathlib import Path
 
 import pytest
 
-from tests.contract.imports import ROOT, closure, pipeline, script
+from tests.contract.imports import ROOT, closure, pipeline, script, studies, study_files
 from wscore.config import read_yaml
 from wscore.runner import Stage
 
-STAGES = pipeline()
+STAGES = {**pipeline(), **studies()}
 TASKS = read_yaml(ROOT / "params.yaml")["heads"]["tasks"]
 
 
@@ -62,7 +63,7 @@ def test_every_path_in_the_command_is_a_dep_or_an_output(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(STAGES))
 def test_the_command_fits_the_options_of_the_stage(name: str) -> None:
     entry = STAGES[name]
-    words = entry["cmd"].split()
+    words = entry["cmd"].replace("${item}", "1").split()
     load(entry).parser().parse_args(words[words.index("-m") + 2 :])
 
 
@@ -82,13 +83,21 @@ def test_metrics_are_kept_in_git_and_not_in_the_cache() -> None:
             assert next(iter(item.values())) == {"cache": False}
 
 
-def test_plots_and_artifacts_are_outputs_of_a_stage() -> None:
+@pytest.mark.parametrize("file", [ROOT / "dvc.yaml", *study_files()], ids=lambda path: path.parent.name)
+def test_plots_and_artifacts_are_outputs_of_a_stage(file: Path) -> None:
     made = {path.replace("${item}", task) for entry in STAGES.values() for path in outputs(entry) for task in TASKS}
-    content = read_yaml(ROOT / "dvc.yaml")
-    shown = [item if isinstance(item, str) else list(next(iter(item.values()))["y"]) for item in content["plots"]]
+    content = read_yaml(file)
+    plots = content.get("plots", [])
+    shown = [item if isinstance(item, str) else list(next(iter(item.values()))["y"]) for item in plots]
     named = [path for item in shown for path in ([item] if isinstance(item, str) else item)]
-    named += [artifact["path"] for artifact in content["artifacts"].values()]
+    named += [artifact["path"] for artifact in content.get("artifacts", {}).values()]
+    named = [(file.parent / path).relative_to(ROOT).as_posix() for path in named]
     assert not [path for path in named if not any(path == out or path.startswith(f"{out}/") for out in made)]
+
+
+def test_stages_of_studies_run_in_the_root_under_names_of_their_own() -> None:
+    assert not set(studies()) & set(pipeline())
+    assert all(entry["wdir"] == "../.." for entry in studies().values())
 
 
 def test_every_stage_script_is_in_the_pipeline() -> None:

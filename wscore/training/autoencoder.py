@@ -10,7 +10,7 @@ import torch
 from msgspec import Meta
 from torch import Tensor, nn
 
-from wscore.config import Section, to_plain
+from wscore.config import Section, convert, to_plain
 from wscore.errors import TrainingError
 from wscore.losses.contrastive import nt_xent
 from wscore.losses.reconstruction import reconstruction_loss
@@ -123,6 +123,13 @@ class AeConfig(Section):
             raise ValueError(f"hidden_dim {self.hidden_dim} is not a multiple of heads {self.heads}")
         if self.loss == "combined" and not any(to_plain(self.loss_weights).values()):
             raise ValueError("Expected one of `loss_weights` to be positive for loss `combined`")
+
+
+def with_latent_dim(config: AeConfig, latent_dim: int | None) -> AeConfig:
+    """Return the configuration with latents of another size, or as it is without one."""
+    return (
+        config if latent_dim is None else convert(to_plain(config) | {"latent_dim": latent_dim}, AeConfig, where="ae")
+    )
 
 
 class Trained(NamedTuple):

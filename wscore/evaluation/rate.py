@@ -1,0 +1,75 @@
+"""How much of a network is kept by how many numbers: every method judged at every size on the same held-out networks."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import pandas as pd
+
+from wscore.config import Section
+from wscore.evaluation.config import EvaluateConfig
+from wscore.evaluation.reconstruction import OURS, held_out, judge, methods, probe
+from wscore.evaluation.report import report
+from wscore.models.autoencoder import load_autoencoder
+from wscore.tokens.cache import TokenCache
+from wscore.zoo.images import Images
+from wscore.zoo.store import Zoo
+
+COLUMNS = (
+    "stored_floats", "compression_ratio", "agreement", "agreement_low", "agreement_high", "accuracy_change",
+    "rank_correlation", "accuracy", "accuracy_original", "kl_median", "r2",
+)  # fmt: skip
+
+
+class RateFidelityConfig(Section):
+    """Which sizes are compared (section `rate_fidelity:`).
+
+    Args:
+        latent_dims: numbers per network (or window of one), one autoencoder each; all else is as in section `ae`.
+    """
+
+    latent_dims: Annotated[tuple[Annotated[int, msgspec.Meta(ge=1)], ...], msgspec.Meta(min_length=1)]
+
+
+def curve(
+    zoo: Zoo, cache: TokenCache, models: Mapping[int, Path], images: Images, config: EvaluateConfig
+) -> pd.DataFrame:
+    """Return one row per size and method: latent_dim, method and `COLUMNS`, over the networks of the test split.
+
+    Function metrics are missing where no network can be run, sizes where a method is no code.
+
+    Args:
+        zoo: the networks.
+        cache: their tokens.
+        models: folder of the autoencoder of each size.
+        images: on which networks are compared.
+        config: of the evaluation.
+    """
+    rows, shown, records = held_out(cache, config), probe(images, config), []
+    for size, folder in sorted(models.items()):
+        ways = methods(cache, load_autoencoder(folder), config)
+        found = report(judge(zoo, rows, ways, shown, cache=cache, batch_size=config.batch_size), config)
+        for name in ways:
+            values = {column: found[name].get(column, float("nan")) for column in COLUMNS}
+            records.append({"latent_dim": size, "method": name, **values})
+    return pd.DataFrame(records)
+
+
+def wide(table: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """Return one row per size, by the floats that ours stores, with one column per method that is a code."""
+    codes = table.dropna(subset=["stored_floats"])
+    names = list(dict.fromkeys(codes["method"]))
+    values = codes.pivot_table(index="latent_dim", columns="method", values=metric, dropna=False, sort=False)[names]
+    sizes = codes[codes["method"] == OURS].set_index("latent_dim")["stored_floats"]
+    return values.assign(stored_floats=sizes).reset_index().sort_values(by="latent_dim")
+
+
+def sentence(table: pd.DataFrame) -> str:
+    """Return the agreement of ours at every size in one line."""
+    ours = table[table["method"] == OURS].sort_values(by="latent_dim")
+    parts = [
+        f"{agreement:.3f} at {ratio:.1f}x"
+        for agreement, ratio in zip(ours["agreement"], ours["compression_ratio"], strict=True)
+    ]
+    return f"agreement {', '.join(parts)}"
