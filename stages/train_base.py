@@ -1,8 +1,9 @@
-"""Train the base network once per seed and record its weights."""
+"""Train the base network once per optimizer and seed and record its weights, or take in runs from elsewhere."""
 
 from pathlib import Path
 
 from wscore.forecasting.base import BaseConfig, record_runs, report, sentence
+from wscore.forecasting.foreign import import_runs
 from wscore.io import write_json
 from wscore.runner import Run, stage
 from wscore.zoo.images import load_images
@@ -10,9 +11,10 @@ from wscore.zoo.images import load_images
 
 @stage(base=BaseConfig)
 def main(run: Run, *, out: Path, metrics: Path) -> str:
-    """Write a trajectory of snapshots for each seed."""
+    """Write a trajectory of snapshots for each run."""
     config = run.params["base"]
-    manifests = record_runs(config, load_images(config.images), out)
+    make = record_runs if config.source == "train" else import_runs
+    manifests = make(config, load_images(config.images), out)
     found = report(manifests)
     write_json(metrics, {"base": found})
     run.tracker.log_metrics({"base": found})

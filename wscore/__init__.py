@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from wscore.errors import WscoreError as WscoreError
+    from wscore.forecasting.recorder import record as record
     from wscore.publish.load import PublishedDecoder as PublishedDecoder
     from wscore.publish.load import PublishedEncoder as PublishedEncoder
     from wscore.zoo.architectures import Architecture as Architecture
@@ -30,6 +31,7 @@ HOMES = {
     "Zoo": "wscore.zoo.store",
     "build": "wscore.zoo.architectures",
     "layout_of": "wscore.zoo.layout",
+    "record": "wscore.forecasting.recorder",
 }
 
 

@@ -103,7 +103,8 @@ def test_an_experiment_reruns_only_what_depends_on_it(first_run: Outcome, worksp
 
 def test_runs_are_tracked_under_one_parent(first_run: Outcome, workspace: Workspace) -> None:
     on = {"WSCORE_TRACKING": "on"}
-    outcome = workspace.dvc("exp", "run", "--name", "tracked", "--set-param", "base.lr=0.02", "train_predictor", env=on)
+    changed = ("--set-param", "base.weight_decay=0.0001")
+    outcome = workspace.dvc("exp", "run", "--name", "tracked", *changed, "train_predictor", env=on)
     workspace.reset()
     assert outcome.status == 0, outcome.text
     assert "Warning" not in outcome.text

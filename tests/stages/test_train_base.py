@@ -35,7 +35,9 @@ def test_same_bytes_again() -> None:
     ("changes", "message"),
     [
         ("base: {network: lenet6}", "base.network: unknown network"),
-        ("base: {lr: -1}", "base.lr"),
+        ("base: {optimizers: [{name: sgd, lr: -1}]}", "base.optimizers[0].lr"),
+        ("base: {optimizers: [{name: sgd, lr: 1}, {name: sgd, lr: 1}]}", "base.optimizers"),
+        ("base: {source: folder}", "base.path"),
         ("base: {seeds: [1, 1]}", "base.seeds"),
         ("base: {snapshots_per_epoch: 50}", "base.snapshots_per_epoch"),
         ("base: {network: lenet5}", "base.size"),

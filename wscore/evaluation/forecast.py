@@ -127,11 +127,13 @@ def _entries(
 
 
 def _scores(run: Trajectory, forecasts: Forecasts, probe: Probe) -> dict[str, list[tuple[float, float]]]:
-    """Return accuracy and loss per method and horizon; equal forecasts are run once."""
-    found = {}
+    """Return accuracy and loss per method and horizon; equal forecasts are run once, unknown networks are not."""
+    found, network = {}, run.manifest.network
+    if network is None:
+        return found
     for name, forecast in forecasts.items():
         same = bool((forecast[1:] == forecast[:1]).all())
-        judged = judge(run.manifest.network, forecast[:1] if same else forecast, probe.images, probe.labels)
+        judged = judge(network, forecast[:1] if same else forecast, probe.images, probe.labels)
         pairs = list(zip(judged.accuracy.tolist(), judged.loss.tolist(), strict=True))
         found[name] = pairs * len(forecast) if same else pairs
     return found

@@ -1,4 +1,4 @@
-"""Recording of base trainings: one network per seed, its weights and scores kept at set intervals.
+"""Recording of base trainings: one network per optimiser and seed, its weights and scores kept at set intervals.
 
 Each run is trained on one thread, `workers` of them at a time in processes of their own. On CPUs that is faster than
 `torch.func.vmap` over the seeds (see `benchmarks/forecast.py`): a convolution with weights of its own for each network
@@ -7,13 +7,13 @@ becomes a grouped one.
 A killed recording goes on with the epoch in which it stopped, in a folder named after parameters, images and code:
 
 .cache/base/<hash>/
-    images.safetensors         what the workers train on
-    seed-0/weights.npy         snapshots so far (the rest of the array is not filled yet)
-    seed-0/state-7.safetensors weights and optimiser state after the last whole epoch
-    seed-0/progress.json       that epoch, and the scores of the snapshots so far
+    images.safetensors              what the workers train on
+    sgd-0.01-seed-0/weights.npy     snapshots so far (the rest of the array is not filled yet)
+    sgd-0.01-seed-0/state-7.safetensors  weights and optimiser state after the last whole epoch
+    sgd-0.01-seed-0/progress.json   that epoch, and the scores of the snapshots so far
 """
 
-import hashlib
+import inspect
 import math
 import shutil
 from collections.abc import Iterator, Sequence
@@ -28,10 +28,12 @@ from torch import Tensor, nn
 
 from wscore.config import Section, to_plain
 from wscore.errors import ConfigError, TrainingError
-from wscore.forecasting.networks import NetworkSpec, build_network, judge
+from wscore.forecasting.networks import NetworkSpec, build_network, find_builder, judge
+from wscore.forecasting.optimizers import OptimizerSpec, make_optimizer
 from wscore.forecasting.snapshots import WEIGHTS, Manifest, SnapshotColumns, write_manifest
 from wscore.io import atomic_folder, content_hash, read_json, read_tensors, write_json, write_tensors
 from wscore.parallel import parallel_map
+from wscore.training.schedule import Schedule, rate
 from wscore.zoo.images import Images, ImagesConfig
 from wscore.zoo.layout import Layout, layout_of
 
@@ -39,37 +41,45 @@ CACHE = Path(".cache/base")
 IMAGES, STATE, PROGRESS = "images.safetensors", "state-{}.safetensors", "progress.json"
 SPLITS = ("x_train", "y_train", "x_test", "y_test")
 SCORES = ("train_loss", "test_loss", "test_accuracy")
-CODE = ("base.py", "networks.py")
-MOMENTUM = 0.9
+CODE = ("base.py", "networks.py", "optimizers.py")
+FREE = ("source", "path", "pattern", "optimizers", "seeds", "workers")  # do not change a run's bits
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
-Rate = Annotated[float, msgspec.Meta(gt=0, le=100)]
 Seed = Annotated[int, msgspec.Meta(ge=0, lt=2**32)]
 
 
 class BaseConfig(Section):
-    """Which network is trained, how, and how often it is recorded (section `base:`).
+    """Which networks are trained, how, and how often they are recorded (section `base:`).
 
     Args:
-        network: key of `NETWORKS`.
+        source: `train` trains them; `folder` takes what lies in `path`.
+        path: folder of state dicts or of recordings by `wscore.record`.
+        pattern: how the state dicts are named (see `wscore.forecasting.foreign`); null where one number tells their
+            order.
+        network: key of `NETWORKS`, or `module:function` of your own.
         dataset: as in section `data:`.
         root: likewise.
         revision: likewise.
         size: height and width to which images are resized; `lenet5` takes 28 or 32.
         max_train: at most so many training images; null takes all.
         max_test: likewise for test images.
-        optimizer: `momentum` is SGD with momentum 0.9.
-        lr: learning rate, constant.
+        optimizers: each of them trains one run per seed.
+        schedule: of the learning rate over all steps.
+        warmup: share of the steps in which the rate rises to it.
         weight_decay: L2 penalty; decoupled for `adamw`.
         batch_size: images per step.
         epochs: passes over the training images.
         snapshots_per_epoch: at even distances, to whole steps; the initial weights are snapshot 0.
-        seeds: one run each.
+        snapshot_steps: steps from one snapshot to the next, instead of `snapshots_per_epoch`.
+        seeds: one run each, of every optimiser.
         probe_images: of each split; every snapshot is scored on them, and the last one on all.
         workers: runs that are trained at once, each in a process and with one thread.
         device: `cpu`, `cuda`, `mps`, or `auto` for the fastest.
     """
 
+    source: Literal["train", "folder"]
+    path: str | None
+    pattern: str | None
     network: str
     dataset: str
     root: str | None
@@ -77,12 +87,14 @@ class BaseConfig(Section):
     size: Annotated[int, msgspec.Meta(ge=4, le=512)] | None
     max_train: Annotated[int, msgspec.Meta(ge=10)] | None
     max_test: Annotated[int, msgspec.Meta(ge=10)] | None
-    optimizer: Literal["sgd", "momentum", "adam", "adamw"]
-    lr: Rate
+    optimizers: Annotated[tuple[OptimizerSpec, ...], msgspec.Meta(min_length=1)]
+    schedule: Schedule
+    warmup: Annotated[float, msgspec.Meta(ge=0, lt=1)]
     weight_decay: Annotated[float, msgspec.Meta(ge=0, le=100)]
     batch_size: Count
     epochs: Count
     snapshots_per_epoch: Count
+    snapshot_steps: Count | None
     seeds: Annotated[tuple[Seed, ...], msgspec.Meta(min_length=1)]
     probe_images: Count
     workers: Count
@@ -91,6 +103,9 @@ class BaseConfig(Section):
     def __post_init__(self) -> None:
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"Seeds must differ, got {list(self.seeds)} - at `$.seeds`")
+        if len(set(self.optimizers)) != len(self.optimizers):
+            names = [f"{one.name} {one.lr:g}" for one in self.optimizers]
+            raise ValueError(f"Optimizers must differ in name or lr, got {names} - at `$.optimizers`")
 
     @property
     def images(self) -> ImagesConfig:
@@ -100,17 +115,33 @@ class BaseConfig(Section):
 
 
 class Recipe(NamedTuple):
-    """One run to record: its configuration, its seed, and the folder that survives a kill, which holds the images."""
+    """One run to record.
+
+    Attributes:
+        config: of all runs.
+        optimizer: of this one.
+        seed: of this one.
+        spec: network that is trained.
+        cache: folder that survives a kill, which holds the images.
+    """
 
     config: BaseConfig
-    spec: NetworkSpec
+    optimizer: OptimizerSpec
     seed: int
+    spec: NetworkSpec
     cache: Path
+
+    @property
+    def name(self) -> str:
+        """Name of the run; it says of optimiser and rate what tells the runs apart."""
+        others = [one for one in self.config.optimizers if one != self.optimizer]
+        lr = f"-{self.optimizer.lr:g}" if any(one.name == self.optimizer.name for one in others) else ""
+        return f"{self.optimizer.name}{lr}-seed-{self.seed}" if others else f"seed-{self.seed}"
 
     @property
     def folder(self) -> Path:
         """Where the run is kept until all are whole."""
-        return self.cache / f"seed-{self.seed}"
+        return self.cache / f"{self.optimizer.name}-{self.optimizer.lr!r}-seed-{self.seed}"
 
 
 class Progress(Section):
@@ -126,7 +157,7 @@ class Progress(Section):
 
 
 def record_runs(config: BaseConfig, images: Images, out: Path) -> list[Manifest]:
-    """Train one network per seed, write a trajectory each to `out/seed-<n>/` and return their manifests.
+    """Train a network per optimiser and seed, write a trajectory each below `out` and return their manifests.
 
     Raises:
         TrainingError: if a loss is not finite.
@@ -135,10 +166,10 @@ def record_runs(config: BaseConfig, images: Images, out: Path) -> list[Manifest]
     spec = network_spec(config, images)
     build_network(spec)
     snapshot_steps(config, len(images.x_train))
-    cache = CACHE / content_hash(msgspec.json.encode(config), _fingerprint(images))
+    cache = CACHE / identity(config, images)
     if not (cache / IMAGES).is_file():
         write_tensors(cache / IMAGES, {name: getattr(images, name) for name in SPLITS})
-    recipes = [Recipe(config, spec, seed, cache) for seed in config.seeds]
+    recipes = [Recipe(config, optimizer, seed, spec, cache) for optimizer in config.optimizers for seed in config.seeds]
     manifests = list(parallel_map(record, recipes, config.workers, where="base.workers"))
     with atomic_folder(out) as folder:
         for manifest, recipe in zip(manifests, recipes, strict=True):
@@ -149,9 +180,19 @@ def record_runs(config: BaseConfig, images: Images, out: Path) -> list[Manifest]
     return manifests
 
 
+def identity(config: BaseConfig, images: Images) -> str:
+    """Return a hash of what decides the bits of every run: parameters, images, code, version of torch."""
+    plain = {key: value for key, value in to_plain(config).items() if key not in FREE}
+    code = [Path(__file__).parent / name for name in CODE]
+    own = inspect.getsourcefile(find_builder(config.network))
+    sources = [path.read_bytes() for path in [*code, *([Path(own)] if own else [])]]
+    content = [getattr(images, name).contiguous().numpy().tobytes() for name in SPLITS]
+    return content_hash(msgspec.json.encode(plain), *content, *sources, torch.__version__)
+
+
 def report(manifests: Sequence[Manifest]) -> dict[str, float]:
     """Return the figures of metrics/base.json: means over the runs at their end, and counts."""
-    ends = {name: [getattr(run.snapshots, name)[-1] for run in manifests] for name in SCORES}
+    ends = {name: [_known(getattr(run.snapshots, name)[-1]) for run in manifests] for name in SCORES}
     return {
         "runs": float(len(manifests)),
         "weights": float(manifests[0].layout.size),
@@ -165,8 +206,15 @@ def report(manifests: Sequence[Manifest]) -> dict[str, float]:
 def sentence(manifests: Sequence[Manifest]) -> str:
     """Return the headline of a recording in one line."""
     found = report(manifests)
-    size = f"{found['runs']:.0f} runs of {manifests[0].network.name} ({found['weights']:,.0f} weights)"
-    return f"{size}, {found['snapshots']:.0f} snapshots each, test accuracy {found['test_accuracy']:.3f}"
+    size = f"{found['runs']:.0f} runs of {manifests[0].network_name} ({found['weights']:,.0f} weights)"
+    counts = sorted({len(run.snapshots.step) for run in manifests})
+    count = f"{counts[0]:,}" if len(counts) == 1 else f"{counts[0]:,} to {counts[-1]:,}"
+    accuracy = f", test accuracy {found['test_accuracy']:.3f}" if math.isfinite(found["test_accuracy"]) else ""
+    return f"{size}, {count} snapshots each{accuracy}"
+
+
+def _known(value: float | None) -> float:
+    return math.nan if value is None else value
 
 
 def network_spec(config: BaseConfig, images: Images) -> NetworkSpec:
@@ -185,9 +233,15 @@ def snapshot_steps(config: BaseConfig, n_train: int) -> list[int]:
     """Return the steps after which a snapshot is taken, 0 first.
 
     Raises:
-        ConfigError: if an epoch has fewer steps than snapshots.
+        ConfigError: if an epoch has fewer steps than snapshots, or the training fewer than one interval.
     """
     each = math.ceil(n_train / config.batch_size)
+    if config.snapshot_steps is not None:
+        total = each * config.epochs
+        if config.snapshot_steps > total:
+            expected = f"at most {total}, the steps of the training"
+            raise ConfigError("is too high", where="base.snapshot_steps", expected=expected, got=config.snapshot_steps)
+        return list(range(0, total + 1, config.snapshot_steps))
     if config.snapshots_per_epoch > each:
         expected = f"at most {each}, the steps of an epoch"
         raise ConfigError(
@@ -198,7 +252,7 @@ def snapshot_steps(config: BaseConfig, n_train: int) -> list[int]:
 
 
 def record(recipe: Recipe) -> Manifest:
-    """Train the network of one seed and leave its snapshots in the recipe's folder, from where a killed run stopped."""
+    """Train one network and leave its snapshots in the recipe's folder, from where a killed run stopped."""
     return _Recording(recipe).run()
 
 
@@ -209,10 +263,13 @@ class _Recording:
         self.recipe, self.config, self.spec = recipe, recipe.config, recipe.spec
         device = _device(self.config.device)
         self.network = build_network(self.spec, recipe.seed).to(device)
-        self.optimizer = make_optimizer(self.config, self.network)
+        self.optimizer = make_optimizer(
+            recipe.optimizer, self.network.parameters(), weight_decay=self.config.weight_decay
+        )
         self.layout: Layout = layout_of(self.network.state_dict())
         self.x, self.y, self.x_test, self.y_test = (part.to(device) for part in _images(recipe.cache / IMAGES))
         self.x = self.x.contiguous(memory_format=torch.channels_last)
+        self.steps_per_epoch = math.ceil(len(self.x) / self.config.batch_size)
         self.steps = snapshot_steps(self.config, len(self.x))
         self.weights = self._open_weights()
         self.columns: dict[str, list[float]] = {name: [] for name in SnapshotColumns.__struct_fields__}
@@ -227,25 +284,34 @@ class _Recording:
         return self._manifest()
 
     def _epoch(self, epoch: int) -> None:
-        batches = list(shuffled(len(self.x), self.config.batch_size, self.recipe.seed, epoch))
-        for number, chosen in enumerate(batches, start=epoch * len(batches) + 1):
+        batches = shuffled(len(self.x), self.config.batch_size, self.recipe.seed, epoch)
+        due = set(self.steps)
+        for number, chosen in enumerate(batches, start=epoch * self.steps_per_epoch + 1):
+            for group in self.optimizer.param_groups:
+                group["lr"] = self._rate(number)
             self.optimizer.zero_grad()
             loss = nn.functional.cross_entropy(self.network(self.x[chosen]), self.y[chosen])
             loss.backward()
             self.optimizer.step()
-            if number == self.steps[len(self.columns["step"])]:
+            if number in due:
                 self._snapshot(number)
+
+    def _rate(self, number: int) -> float:
+        """Return the learning rate of step `number`, counted from 1."""
+        total, schedule = self.steps_per_epoch * self.config.epochs, self.config.schedule
+        share = rate(max(0, number - 1), total=total, warmup=self.config.warmup, schedule=schedule)
+        return self.recipe.optimizer.lr * share
 
     def _snapshot(self, step: int) -> None:
         vector = self.layout.flatten(self.network.state_dict())
         train = self._scores(vector, self.x, self.y, self.config.probe_images)
         test = self._scores(vector, self.x_test, self.y_test, None if self._last() else self.config.probe_images)
         if not (math.isfinite(train[1]) and np.isfinite(vector).all()):
-            where = f"train_base, seed {self.recipe.seed}, step {step}"
-            raise TrainingError("the loss is not finite", where=where, got=train[1], fix="lower base.lr")
+            where = f"train_base, {self.recipe.optimizer.name}, seed {self.recipe.seed}, step {step}"
+            fix = "lower its rate in base.optimizers"
+            raise TrainingError("the loss is not finite", where=where, got=train[1], fix=fix)
         self.weights[len(self.columns["step"])] = vector
-        epoch = step / math.ceil(len(self.x) / self.config.batch_size)
-        row = (step, epoch, self.config.lr, train[1], test[1], test[0])
+        row = (step, step / self.steps_per_epoch, self._rate(step), train[1], test[1], test[0])
         for column, value in zip(self.columns.values(), row, strict=True):
             column.append(value)
 
@@ -290,13 +356,15 @@ class _Recording:
     def _manifest(self) -> Manifest:
         return Manifest(
             format=1,
-            run=f"seed-{self.recipe.seed}",
+            run=self.recipe.name,
             seed=self.recipe.seed,
             dataset=self.config.dataset,
-            optimizer=self.config.optimizer,
+            optimizer=self.recipe.optimizer.name,
             weight_decay=self.config.weight_decay,
             batch_size=self.config.batch_size,
-            snapshots_per_epoch=self.config.snapshots_per_epoch,
+            snapshots_per_epoch=self.steps_per_epoch / self.config.snapshot_steps
+            if self.config.snapshot_steps
+            else self.config.snapshots_per_epoch,
             network=self.spec,
             layout=self.layout,
             snapshots=msgspec.convert(self.columns, SnapshotColumns, strict=False),
@@ -307,17 +375,6 @@ def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {
         name.removeprefix(f"{prefix}."): tensor for name, tensor in tensors.items() if name.startswith(f"{prefix}.")
     }
-
-
-def make_optimizer(config: BaseConfig, network: nn.Module) -> torch.optim.Optimizer:
-    """Return the optimiser that a configuration names."""
-    parameters, lr, decay = list(network.parameters()), config.lr, config.weight_decay
-    if config.optimizer == "adam":
-        return torch.optim.Adam(parameters, lr=lr, weight_decay=decay)
-    if config.optimizer == "adamw":
-        return torch.optim.AdamW(parameters, lr=lr, weight_decay=decay)
-    momentum = MOMENTUM if config.optimizer == "momentum" else 0.0
-    return torch.optim.SGD(parameters, lr=lr, weight_decay=decay, momentum=momentum)
 
 
 def shuffled(count: int, batch_size: int, seed: int, epoch: int) -> Iterator[Tensor]:
@@ -338,12 +395,3 @@ def _device(name: str) -> torch.device:
 def _images(path: Path) -> tuple[Tensor, ...]:
     tensors = read_tensors(path)
     return tuple(tensors[name] for name in SPLITS)
-
-
-def _fingerprint(images: Images) -> str:
-    digest = hashlib.sha256()
-    for tensor in (getattr(images, name) for name in SPLITS):
-        digest.update(tensor.contiguous().numpy().tobytes())
-    for name in CODE:
-        digest.update((Path(__file__).parent / name).read_bytes())
-    return digest.hexdigest()

@@ -1,5 +1,6 @@
 """The networks whose training is recorded, and how good a weight vector of one is on images."""
 
+import importlib
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Annotated, NamedTuple
@@ -14,14 +15,14 @@ from wscore.config import Section
 from wscore.errors import ConfigError
 from wscore.zoo.layout import Layout, layout_of
 
-IMAGES_AT_ONCE = 1000
+IMAGES_AT_ONCE = 200  # activations of a LeNet-5 then fit into the cache of a core
 
 
 class NetworkSpec(Section):
     """One recorded network but for its weights.
 
     Args:
-        name: key of `NETWORKS`.
+        name: key of `NETWORKS`, or `module:function` of your own that makes a network of this specification.
         channels: of an image.
         size: height and width of an image.
         classes: count of classes.
@@ -87,21 +88,121 @@ def mlp(spec: NetworkSpec) -> nn.Sequential:
     )
 
 
-NETWORKS: dict[str, Callable[[NetworkSpec], nn.Sequential]] = {"lenet5": lenet5, "mlp": mlp}
+def cnn_bn(spec: NetworkSpec) -> nn.Sequential:
+    """Return two 3x3 convolutions of 8 and 16 channels, each with batch normalisation, ReLU and 2x2 max pooling.
+
+    The running statistics belong to the weight vector: a snapshot without them is no network.
+    """
+    return nn.Sequential(
+        OrderedDict(
+            conv1=nn.Conv2d(spec.channels, 8, 3, padding=1, bias=False),  # (B, 8, S, S)
+            norm1=nn.BatchNorm2d(8),
+            relu1=nn.ReLU(),
+            pool1=nn.MaxPool2d(2),  # (B, 8, S/2, S/2)
+            conv2=nn.Conv2d(8, 16, 3, padding=1, bias=False),  # (B, 16, S/2, S/2)
+            norm2=nn.BatchNorm2d(16),
+            relu2=nn.ReLU(),
+            pool2=nn.MaxPool2d(2),  # (B, 16, S/4, S/4)
+            flatten=nn.Flatten(),
+            fc=nn.Linear(16 * (spec.size // 4) ** 2, spec.classes),
+        )
+    )
 
 
-def build_network(spec: NetworkSpec, seed: int = 0) -> nn.Sequential:
+def vit(spec: NetworkSpec) -> nn.Sequential:
+    """Return a vision transformer (Dosovitskiy et al. 2021) of 4x4 patches, width 32, two blocks and mean pooling.
+
+    Raises:
+        ConfigError: for images whose size is no multiple of 4.
+    """
+    if spec.size % PATCHES:
+        raise ConfigError("does not fit vit", where="base.size", expected=f"a multiple of {PATCHES}", got=spec.size)
+    patch = spec.size // PATCHES
+    return nn.Sequential(
+        OrderedDict(
+            patches=nn.Conv2d(spec.channels, VIT_WIDTH, patch, stride=patch),  # (B, H, 4, 4)
+            tokens=_Tokens(),  # (B, 16, H)
+            block1=_Block(VIT_WIDTH),
+            block2=_Block(VIT_WIDTH),
+            norm=nn.LayerNorm(VIT_WIDTH),
+            pool=_Mean(),  # (B, H)
+            fc=nn.Linear(VIT_WIDTH, spec.classes),
+        )
+    )
+
+
+PATCHES, VIT_WIDTH, VIT_HEADS = 4, 32, 4
+
+
+class _Tokens(nn.Module):
+    """Patches in a row, each with a learned position added."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.positions = nn.Parameter(0.02 * torch.randn(PATCHES**2, VIT_WIDTH))
+
+    def forward(self, maps: Float[Tensor, "batch dim rows columns"]) -> Float[Tensor, "batch token dim"]:
+        return maps.flatten(2).transpose(1, 2) + self.positions
+
+
+class _Mean(nn.Module):
+    """Mean over the tokens."""
+
+    def forward(self, tokens: Float[Tensor, "batch token dim"]) -> Float[Tensor, "batch dim"]:
+        return tokens.mean(1)
+
+
+class _Block(nn.Module):
+    """Pre-norm transformer block: x + attention(norm(x)), then x + mlp(norm(x))."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.norm1, self.qkv, self.out = nn.LayerNorm(dim), nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
+        self.norm2, self.up, self.down = nn.LayerNorm(dim), nn.Linear(dim, 2 * dim), nn.Linear(2 * dim, dim)
+
+    def forward(self, tokens: Float[Tensor, "batch token dim"]) -> Float[Tensor, "batch token dim"]:
+        q, k, v = self.qkv(self.norm1(tokens)).unflatten(-1, (3, VIT_HEADS, -1)).permute(2, 0, 3, 1, 4)
+        mixed = nn.functional.scaled_dot_product_attention(q, k, v)  # (B, heads, T, H / heads)
+        tokens = tokens + self.out(mixed.transpose(1, 2).flatten(2))
+        return tokens + self.down(nn.functional.gelu(self.up(self.norm2(tokens))))
+
+
+NETWORKS: dict[str, Callable[[NetworkSpec], nn.Module]] = {"lenet5": lenet5, "mlp": mlp, "cnn_bn": cnn_bn, "vit": vit}
+
+
+def build_network(spec: NetworkSpec, seed: int = 0) -> nn.Module:
     """Return a network initialised from a seed; the global random state stays as it is.
 
     Raises:
         ConfigError: if the name is unknown or the images don't fit the network.
     """
-    if spec.name not in NETWORKS:
-        raise ConfigError("unknown network", where="base.network", expected=", ".join(NETWORKS), got=spec.name)
+    builder = find_builder(spec.name)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = NETWORKS[spec.name](spec)
-        return network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        network = builder(spec)
+    if not isinstance(network, nn.Module):
+        got = type(network).__name__
+        raise ConfigError("makes no network", where=f"base.network: {spec.name}", expected="a torch module", got=got)
+    return network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+
+
+def find_builder(name: str) -> Callable[[NetworkSpec], nn.Module]:
+    """Return the function that makes networks of a name, `module:function` for one of your own.
+
+    Raises:
+        ConfigError: if there is none.
+    """
+    if name in NETWORKS:
+        return NETWORKS[name]
+    module, colon, function = name.partition(":")
+    if not colon:
+        expected = f"{', '.join(NETWORKS)} or module:function of your own"
+        raise ConfigError("unknown network", where="base.network", expected=expected, got=name)
+    try:
+        return getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        fix = "name a function that can be imported from the root of the repository"
+        raise ConfigError("cannot be imported", where="base.network", got=f"{name}: {error}", fix=fix) from error
 
 
 def network_layout(spec: NetworkSpec) -> Layout:

@@ -72,7 +72,7 @@ def train_predictor(
         "stride": config.stride,
         "train_split": config.train_split,
         "dataset": runs[0].manifest.dataset,
-        "network": runs[0].manifest.network.name,
+        "network": runs[0].manifest.network_name,
         "optimizer": runs[0].manifest.optimizer,
         "training_runs": [run.name for run in plan.training],
         "held_out_runs": [run.name for run in plan.held_out],

@@ -1,6 +1,6 @@
 """Trajectories on disk: the weights of one training run at set intervals, and what is known about each snapshot.
 
-data/trajectories/seed-0/
+data/trajectories/sgd-seed-0/
   weights.npy     float32 [N, D], read through a memory map (bfloat16 would destroy the small increments)
   manifest.json   network, layout, how it was trained; step, epoch, learning rate, losses and accuracy of every snapshot
 """
@@ -26,12 +26,12 @@ ROWS_AT_ONCE = 16
 
 
 class SnapshotColumns(Section):
-    """What is known about the N snapshots of a trajectory, in order of time.
+    """What is known about the N snapshots of a trajectory, in order of time; null is what nobody knows.
 
     Args:
-        step: optimiser steps made before it.
-        epoch: the same in passes over the training images.
-        lr: learning rate at that time.
+        step: optimiser steps made before it, or its place where that is not known.
+        epoch: the same in passes over the training images, likewise.
+        lr: learning rate of the step that led to it; of the first step for the initial weights.
         train_loss: mean cross-entropy (nats) on training images.
         test_loss: likewise on test images.
         test_accuracy: share of the test images classified rightly.
@@ -39,10 +39,10 @@ class SnapshotColumns(Section):
 
     step: tuple[int, ...]
     epoch: tuple[float, ...]
-    lr: tuple[float, ...]
-    train_loss: tuple[float, ...]
-    test_loss: tuple[float, ...]
-    test_accuracy: tuple[float, ...]
+    lr: tuple[float | None, ...]
+    train_loss: tuple[float | None, ...]
+    test_loss: tuple[float | None, ...]
+    test_accuracy: tuple[float | None, ...]
 
 
 class Manifest(Section):
@@ -51,13 +51,13 @@ class Manifest(Section):
     Args:
         format: version of this file.
         run: name of the run, also of its folder.
-        seed: of initialisation and of the order of the images.
-        dataset: images on which it was trained.
-        optimizer: and below it its settings.
+        seed: of initialisation and of the order of the images; of a run that comes from elsewhere, its number.
+        dataset: images on which it was trained, `unknown` if nobody said.
+        optimizer: likewise, and below it its settings.
         weight_decay: of the optimiser.
         batch_size: images per step.
         snapshots_per_epoch: how densely it was recorded.
-        network: what the weights belong to.
+        network: what the weights belong to; null if that can't be built here, so that it can't be run on images.
         layout: where each tensor lies in a weight vector.
         snapshots: one entry per row of weights.npy.
     """
@@ -67,12 +67,17 @@ class Manifest(Section):
     seed: int
     dataset: str
     optimizer: str
-    weight_decay: float
-    batch_size: Annotated[int, msgspec.Meta(gt=0)]
-    snapshots_per_epoch: Annotated[int, msgspec.Meta(gt=0)]
-    network: NetworkSpec
+    weight_decay: float | None
+    batch_size: Annotated[int, msgspec.Meta(gt=0)] | None
+    snapshots_per_epoch: Annotated[float, msgspec.Meta(gt=0)] | None
+    network: NetworkSpec | None
     layout: Layout
     snapshots: SnapshotColumns
+
+    @property
+    def network_name(self) -> str:
+        """Name of the network, `unknown` if it can't be built here."""
+        return self.network.name if self.network else "unknown"
 
 
 class Trajectory:
@@ -90,7 +95,7 @@ class Trajectory:
 
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
-        self.manifest = _read_manifest(self.folder / MANIFEST)
+        self.manifest = read_manifest(self.folder / MANIFEST)
         self.weights = _read_weights(self.folder / WEIGHTS)
         _check(self)
 
@@ -107,6 +112,18 @@ class Trajectory:
     def layout(self) -> Layout:
         """Where each tensor lies in a weight vector."""
         return self.manifest.layout
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Return the manifest in a file.
+
+    Raises:
+        DataError: if it is missing or malformed.
+    """
+    try:
+        return msgspec.convert(read_json(path), Manifest, strict=True)
+    except msgspec.ValidationError as error:
+        raise DataError("is no manifest of a trajectory", where=path, got=error, fix="record it again") from error
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
@@ -136,9 +153,10 @@ def open_trajectories(folder: Path) -> list[Trajectory]:
     runs = sorted((Trajectory(path) for path in paths), key=lambda run: (run.manifest.seed, run.name))
     for run in runs[1:]:
         if run.layout != runs[0].layout:
-            where = run.folder / MANIFEST
+            expected = f"the {len(runs[0].layout.tensors)} tensors of {runs[0].name}"
+            fix = "put the runs of each network into a folder of their own"
             raise DataError(
-                "is of another network than the other runs", where=where, expected=runs[0].manifest.network.name
+                "is of another network than the other runs", where=run.folder / MANIFEST, expected=expected, fix=fix
             )
     return runs
 
@@ -150,15 +168,14 @@ def identities(runs: Sequence[Trajectory]) -> list[str]:
 
 def curves(runs: Sequence[Trajectory]) -> pd.DataFrame:
     """Return a row per run and snapshot: run, step, epoch, lr, train_loss, test_loss, test_accuracy."""
-    tables = [pd.DataFrame({"run": run.name, **to_plain(run.manifest.snapshots)}) for run in runs]
+    tables = [pd.DataFrame({"run": run.name, **_numbers(run.manifest.snapshots)}) for run in runs]
     return pd.concat(tables, ignore_index=True)
 
 
-def _read_manifest(path: Path) -> Manifest:
-    try:
-        return msgspec.convert(read_json(path), Manifest, strict=True)
-    except msgspec.ValidationError as error:
-        raise DataError("is no manifest of a trajectory", where=path, got=error, fix="record it again") from error
+def _numbers(snapshots: SnapshotColumns) -> dict[str, np.ndarray]:
+    """Return the columns as numbers, NaN where a value is not known."""
+    plain = to_plain(snapshots)
+    return {name: np.asarray(column, np.int64 if name == "step" else np.float64) for name, column in plain.items()}
 
 
 def _read_weights(path: Path) -> np.ndarray:
@@ -186,5 +203,5 @@ def _check(run: Trajectory) -> None:
         finite = np.isfinite(run.weights[start : start + ROWS_AT_ONCE]).all(axis=1)
         if not finite.all():
             raise DataError(
-                f"snapshot {start + int(np.argmin(finite))} is not finite", where=where, fix="lower base.lr"
+                f"snapshot {start + int(np.argmin(finite))} is not finite", where=where, fix="train at a lower rate"
             )

@@ -81,7 +81,8 @@ def draw_accuracy(summary: pd.DataFrame, path: Path) -> None:
             by_horizon(right, rows, "loss")
             right.set_yscale("log")
             label(right, title=SPLITS.get(str(split), str(split)), x="steps ahead", y="test loss (nats)")
-        axes[0].legend(fontsize=7)
+        if axes[0].get_legend_handles_labels()[0]:  # nothing is drawn of networks that can't be run
+            axes[0].legend(fontsize=7)
         save(canvas, path)
 
 

@@ -15,21 +15,27 @@ import torch
 
 from wscore.errors import ConfigError, TrainingError
 from wscore.forecasting import base
-from wscore.forecasting.base import BaseConfig, make_optimizer, record_runs, report, sentence, shuffled, snapshot_steps
-from wscore.forecasting.networks import build_network, judge
+from wscore.forecasting.base import BaseConfig, record_runs, report, sentence, shuffled, snapshot_steps
+from wscore.forecasting.networks import NETWORKS, build_network, judge
+from wscore.forecasting.optimizers import OptimizerSpec, make_optimizer
 from wscore.forecasting.snapshots import open_trajectories
 from wscore.io import hash_folder
 from wscore.zoo.images import Images, load_images
 
 CONFIG = BaseConfig(
-    network="mlp", dataset="digits", root=None, revision=None, size=8, max_train=100, max_test=50, optimizer="momentum",
-    lr=0.05, weight_decay=1e-4, batch_size=16, epochs=4, snapshots_per_epoch=2, seeds=(0, 5), probe_images=40, workers=1,
-    device="cpu",
+    source="train", path=None, pattern=None, network="mlp", dataset="digits", root=None, revision=None, size=8,
+    max_train=100, max_test=50, optimizers=(OptimizerSpec(name="momentum", lr=0.05),), schedule="constant", warmup=0.0,
+    weight_decay=1e-4, batch_size=16, epochs=4, snapshots_per_epoch=2, snapshot_steps=None, seeds=(0, 5),
+    probe_images=40, workers=1, device="cpu",
 )  # fmt: skip
 
 
 def configured(**changes: object) -> BaseConfig:
     return msgspec.structs.replace(CONFIG, **changes)
+
+
+def using(*pairs: tuple[str, float]) -> tuple[OptimizerSpec, ...]:
+    return tuple(OptimizerSpec(name=name, lr=lr) for name, lr in pairs)
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +74,7 @@ def test_scores_are_those_of_the_weights_beside_them(images: Images) -> None:
 
 
 def test_the_snapshots_are_those_of_a_plain_training_loop(images: Images) -> None:
-    config = configured(seeds=(2,), epochs=1, optimizer="adamw")
+    config = configured(seeds=(2,), epochs=1, optimizers=using(("adamw", 0.05)))
     record_runs(config, images, Path("out"))
     run = open_trajectories(Path("out"))[0]
     network = build_network(run.manifest.network, 2)
@@ -83,7 +89,7 @@ def test_the_snapshots_are_those_of_a_plain_training_loop(images: Images) -> Non
 
 @pytest.mark.parametrize("optimizer", ["sgd", "momentum", "adam", "adamw"])
 def test_interrupted_and_resumed_is_bit_for_bit_the_same(optimizer: str, images: Images, monkeypatch) -> None:
-    config = configured(optimizer=optimizer, lr=0.01)
+    config = configured(optimizers=using((optimizer, 0.01)), schedule="cosine", warmup=0.2)
     record_runs(config, images, Path("whole"))
     epoch, calls = base._Recording._epoch, []
 
@@ -118,7 +124,7 @@ def test_killed_in_two_processes_and_resumed_is_bit_for_bit_the_same(images: Ima
         [sys.executable, "killed.py", msgspec.json.encode(config).decode()],
         env={**os.environ, "PYTHONPATH": str(root)}, start_new_session=True,
     )  # fmt: skip
-    wait_for(lambda: any(Path(".cache/base").glob("*/seed-*/progress.json")))
+    wait_for(lambda: any(Path(".cache/base").glob("*/*-seed-*/progress.json")))
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     assert not Path("killed").exists()
@@ -145,7 +151,7 @@ def test_batches_cover_every_image_once_in_an_order_of_seed_and_epoch() -> None:
 
 def test_momentum_is_not_plain_descent() -> None:
     network = torch.nn.Linear(2, 2)
-    groups = {name: make_optimizer(configured(optimizer=name), network) for name in ("sgd", "momentum")}
+    groups = {one.name: make_optimizer(one, network.parameters()) for one in using(("sgd", 0.1), ("momentum", 0.1))}
     assert {name: optimizer.param_groups[0]["momentum"] for name, optimizer in groups.items()} == {
         "sgd": 0,
         "momentum": 0.9,
@@ -169,14 +175,70 @@ def test_bad_input_is_named(images: Images) -> None:
         record_runs(configured(network="lenet5"), images, Path("out"))
     with pytest.raises(ConfigError, match=r"base\.size: images are not square; got 8 x 6"):
         record_runs(CONFIG, images._replace(x_train=images.x_train[..., :6]), Path("out"))
-    with pytest.raises(TrainingError, match=r"train_base, seed 0, step \d+: the loss is not finite.*base\.lr"):
-        record_runs(configured(lr=90.0, weight_decay=50.0, epochs=30), images, Path("out"))
+    with pytest.raises(TrainingError, match=r"momentum, seed 0, step \d+: the loss is not finite.*base\.optimizers"):
+        record_runs(configured(optimizers=using(("momentum", 90.0)), weight_decay=50.0, epochs=30), images, Path("out"))
+    with pytest.raises(ConfigError, match=r"base\.snapshot_steps.*at most 28, the steps of the training; got 29"):
+        record_runs(configured(snapshot_steps=29), images, Path("out"))
     assert not Path("out").exists()
     with pytest.raises(msgspec.ValidationError, match="Seeds must differ"):
         msgspec.convert({**msgspec.to_builtins(CONFIG), "seeds": [1, 1]}, BaseConfig)
+    twice = [{"name": "sgd", "lr": 0.1}] * 2
+    with pytest.raises(msgspec.ValidationError, match="Optimizers must differ"):
+        msgspec.convert({**msgspec.to_builtins(CONFIG), "optimizers": twice}, BaseConfig)
 
 
 def test_snapshots_are_a_whole_epoch_apart_at_the_stride_of_an_epoch() -> None:
     steps = snapshot_steps(configured(batch_size=10, snapshots_per_epoch=3), 100)
     assert steps[::3] == [0, 10, 20, 30, 40]
     assert steps[:4] == [0, 3, 7, 10]
+
+
+def test_snapshots_every_so_many_steps() -> None:
+    assert snapshot_steps(configured(batch_size=10, snapshot_steps=12), 100) == [0, 12, 24, 36]
+
+
+def test_optimizers_side_by_side_start_alike_and_are_named(images: Images) -> None:
+    config = configured(optimizers=using(("sgd", 0.1), ("adam", 0.001), ("sgd", 0.05)), epochs=1, seeds=(0, 1))
+    record_runs(config, images, Path("out"))
+    runs = {run.name: run for run in open_trajectories(Path("out"))}
+    assert sorted(runs) == sorted(f"{name}-seed-{seed}" for name in ("sgd-0.1", "adam", "sgd-0.05") for seed in (0, 1))
+    assert runs["adam-seed-0"].manifest.optimizer == "adam"
+    assert runs["sgd-0.05-seed-0"].manifest.snapshots.lr == (0.05,) * 3
+    assert np.array_equal(runs["sgd-0.1-seed-1"].weights[0], runs["adam-seed-1"].weights[0])
+    assert not np.array_equal(runs["sgd-0.1-seed-1"].weights[1], runs["adam-seed-1"].weights[1])
+    record_runs(configured(optimizers=using(("adam", 0.001)), epochs=1, seeds=(1,)), images, Path("alone"))
+    assert np.array_equal(open_trajectories(Path("alone"))[0].weights, runs["adam-seed-1"].weights)
+
+
+def test_the_rate_follows_the_schedule(images: Images) -> None:
+    record_runs(configured(schedule="linear", warmup=0.25, snapshots_per_epoch=7, seeds=(0,)), images, Path("out"))
+    rates = open_trajectories(Path("out"))[0].manifest.snapshots.lr
+    rising, falling = [0.05 * (n + 1) / 7 for n in range(7)], [0.05 * (1 - n / 21) for n in range(21)]
+    assert rates == pytest.approx((rising[0], *rising, *falling))
+
+
+@pytest.mark.parametrize("network", sorted(set(NETWORKS) - {"lenet5"}))
+def test_every_network_is_recorded_and_learns(network: str, images: Images) -> None:
+    config = configured(network=network, seeds=(0,), optimizers=using(("adam", 0.005)), epochs=12)
+    record_runs(config, images, Path("out"))
+    snapshots = open_trajectories(Path("out"))[0].manifest.snapshots
+    assert snapshots.train_loss[-1] < 0.8 * snapshots.train_loss[0]
+
+
+def test_a_network_of_your_own(images: Images, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("own_networks.py").write_text(
+        "from torch import nn\n"
+        "def line(spec):\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(spec.channels * spec.size**2, spec.classes))\n"
+        "def nothing(spec):\n"
+        "    return spec\n",
+        encoding="utf-8",
+    )
+    monkeypatch.syspath_prepend(str(Path.cwd()))
+    record_runs(configured(network="own_networks:line", seeds=(0,), epochs=1), images, Path("out"))
+    assert open_trajectories(Path("out"))[0].layout.size == 650
+    for wrong in ("own_networks:absent", "absent:line"):
+        with pytest.raises(ConfigError, match=r"base\.network: cannot be imported; got"):
+            record_runs(configured(network=wrong), images, Path("out"))
+    with pytest.raises(ConfigError, match=r"base\.network: own_networks:nothing: makes no network"):
+        record_runs(configured(network="own_networks:nothing"), images, Path("out"))

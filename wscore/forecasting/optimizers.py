@@ -1,0 +1,37 @@
+"""Optimisers by name, as recordings and benchmarks use them."""
+
+from collections.abc import Iterable
+from typing import Annotated, Literal
+
+import msgspec
+import torch
+from torch import nn
+
+from wscore.config import Section
+
+MOMENTUM = 0.9
+
+
+class OptimizerSpec(Section):
+    """One optimiser.
+
+    Args:
+        name: `momentum` is SGD with momentum 0.9.
+        lr: learning rate, the highest of a schedule.
+    """
+
+    name: Literal["sgd", "momentum", "adam", "adamw"]
+    lr: Annotated[float, msgspec.Meta(gt=0, le=100)]
+
+
+def make_optimizer(
+    spec: OptimizerSpec, parameters: Iterable[nn.Parameter], *, weight_decay: float = 0.0
+) -> torch.optim.Optimizer:
+    """Return an optimiser of some parameters; `weight_decay` is an L2 penalty, decoupled for `adamw`."""
+    chosen = list(parameters)
+    if spec.name == "adam":
+        return torch.optim.Adam(chosen, lr=spec.lr, weight_decay=weight_decay)
+    if spec.name == "adamw":
+        return torch.optim.AdamW(chosen, lr=spec.lr, weight_decay=weight_decay)
+    momentum = MOMENTUM if spec.name == "momentum" else 0.0
+    return torch.optim.SGD(chosen, lr=spec.lr, weight_decay=weight_decay, momentum=momentum)
