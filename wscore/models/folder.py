@@ -4,8 +4,9 @@
       config.json         {"format": 1, "class": "MlpEncoder", "config": {...}, "sha256": "...", "tied": {...}, ...}
       model.safetensors   the state dict; tensors that share memory are stored once
 
-A model class takes part by being decorated with `@register` and built by `cls(config)`, where `config` is annotated by
-its `Section`; it keeps it as `.config`. Nothing is pickled and no shape is guessed from tensors.
+A model class takes part by being decorated with `@register` and built by `cls(config)`, or by `cls.from_config(config)`
+where its constructor takes something handier; `config` is annotated by its `Section` and kept as `.config`. Nothing is
+pickled and no shape is guessed from tensors.
 """
 
 import hashlib
@@ -39,9 +40,10 @@ def register(model: type[M]) -> type[M]:
 
 
 def config_class(model: type[nn.Module]) -> type[Section]:
-    """Return the configuration class that a model's `__init__(self, config: ...)` is annotated with."""
-    kind = get_type_hints(inspect.unwrap(model.__init__)).get("config")
-    assert isinstance(kind, type), f"{model.__name__}.__init__ needs an annotated `config`"
+    """Return the configuration class that a model's `from_config` or `__init__(self, config: ...)` is annotated with."""
+    make = getattr(model, "from_config", model.__init__)
+    kind = get_type_hints(inspect.unwrap(getattr(make, "__func__", make))).get("config")
+    assert isinstance(kind, type), f"{model.__name__} needs an annotated `config`"
     assert issubclass(kind, Section), f"{model.__name__}: the configuration must be a Section"
     return kind
 
@@ -93,7 +95,7 @@ def load_model(folder: Path, kind: type[M] = nn.Module) -> M:
         config = convert(content["config"], config_class(found), where=f"{Path(folder) / CONFIG}: config")
     except ConfigError as error:
         raise ModelError(f"configuration does not fit its class: {error}", where=folder) from error
-    model = found(config)
+    model = getattr(found, "from_config", found)(config)
     _fill(model, _read_weights(Path(folder), content), where=folder)
     return model.eval()
 

@@ -178,6 +178,11 @@ class TokenCache:
         """Return the raw tokens of one item, a read-only view of the file."""
         return self._tokens[self._offset[item] : self._offset[item] + self._length[item]]
 
+    @property
+    def stored(self) -> Float32[np.ndarray, "token dim"]:
+        """Raw tokens of all items one after the other, a read-only view of the file."""
+        return self._tokens
+
     def batch(self, items: Items) -> TokenBatch:
         """Return items side by side, normalised and padded to `max_tokens`; work is shared by items of one layout."""
         numbers = np.asarray(items, dtype=np.int64)

@@ -6,7 +6,7 @@ from torch import nn
 from wscore.config import Section
 from wscore.errors import ModelError
 from wscore.io import read_json, write_json
-from wscore.models.folder import MODELS, find_model, load_model, read_model_config, register, save_model
+from wscore.models.folder import MODELS, config_class, find_model, load_model, read_model_config, register, save_model
 
 
 class TiedConfig(Section):
@@ -143,5 +143,5 @@ def test_config_classes_have_no_defaults():
     with pytest.raises(ModelError):
         find_model("NoSuchModel")
     for model in MODELS.values():
-        for field in msgspec.structs.fields(model.__init__.__annotations__["config"]):
+        for field in msgspec.structs.fields(config_class(model)):
             assert field.required, (model.__name__, field.name)

@@ -1,0 +1,219 @@
+"""Sparsity of codes: penalties to train by and measures to report. Pure functions; float32 inside, whatever comes in.
+
+Codes z (..., B, L) are activations of L latents on B samples, zero where a latent is silent. Every penalty is finite,
+with a finite gradient, for codes that are all zero, constant or saturated.
+"""
+
+import math
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.autograd import Function
+
+from wscore.errors import TrainingError
+
+Reduction = Literal["mean", "sum"]
+SMALLEST_EPSILON = 1.2e-7  # below it 1 - epsilon is 1 in float32, and the logarithm of 0 infinite
+SOFTNESS = 0.1  # of the activation rate, see there
+TINY = torch.finfo(torch.float32).tiny
+
+
+def l1_sparsity_loss(
+    codes: Float[Tensor, "*stack batch latent"],
+    *,
+    reduction: Reduction = "mean",
+    norms: Float[Tensor, "*stack latent"] | None = None,
+) -> Float[Tensor, "*stack"]:
+    """Return the mean over samples of sum_j n_j |z_j|, or with `mean` of the mean over latents.
+
+    The two differ by the factor L: a weight for one is L times too large or too small for the other.
+
+    Args:
+        codes: z.
+        reduction: over the latents.
+        norms: length n_j of each atom, for dictionaries whose atoms have no unit norm; 1 if None.
+    """
+    size = codes.float().abs()
+    if norms is not None:
+        size = size * norms.float()[..., None, :]
+    return size.sum(-1).mean(-1) if reduction == "sum" else size.mean((-2, -1))
+
+
+def activation_rate(
+    codes: Float[Tensor, "*stack batch latent"], softness: float = SOFTNESS
+) -> Float[Tensor, "*stack latent"]:
+    """Return how often each latent is on, softly: the mean over samples of z / (z + c), in [0, 1).
+
+    c is `softness` times the mean of the positive codes (1 if there is none) and carries no gradient. Codes far above c
+    count as on, zeros as off, so that the rate is not changed by a common scale of the codes, unlike a mean activation.
+    """
+    z = codes.float().clamp_min(0)
+    with torch.no_grad():
+        on = (z > 0).sum((-2, -1), keepdim=True)
+        c = torch.where(on > 0, softness * z.sum((-2, -1), keepdim=True) / on.clamp_min(1), 1.0).clamp_min(TINY)
+    return (z / (z + c)).mean(-2)
+
+
+def kl_divergence(
+    rate: Float[Tensor, "*stack latent"],
+    target: float,
+    *,
+    epsilon: float = 1e-6,
+    reduction: Reduction = "mean",
+) -> Float[Tensor, "*stack"]:
+    """Return KL(target || rate) of Bernoulli variables, over the latents.
+
+    KL(r || p) = r log(r / p) + (1 - r) log((1 - r) / (1 - p)), with p kept within [epsilon, 1 - epsilon] in such a way
+    that its gradient lives on outside.
+
+    Args:
+        rate: p of each latent, a mean over samples.
+        target: r.
+        epsilon: distance of p from 0 and 1.
+        reduction: over the latents.
+
+    Raises:
+        TrainingError: if the target is not within (0, 1), epsilon too small for float32, or a rate not within [0, 1].
+    """
+    _check_target(target, epsilon)
+    if not bool(((rate >= 0) & (rate <= 1)).all()):
+        raise TrainingError(
+            "is no rate", where="kl_divergence", expected="numbers from 0 to 1", got=f"up to {float(rate.max()):.4g}",
+            fix="make rates of codes with `activation_rate`",
+        )  # fmt: skip
+    return _kl(rate, target, epsilon, reduction)
+
+
+def kl_divergence_sparsity_loss(
+    codes: Float[Tensor, "*stack batch latent"],
+    target_sparsity: float = 0.05,
+    epsilon: float = 1e-6,
+    *,
+    reduction: Reduction = "mean",
+) -> Float[Tensor, "*stack"]:
+    """Return the KL divergence of each latent's `activation_rate` from the target, over the latents.
+
+    Raises:
+        TrainingError: if the target is not within (0, 1) or epsilon is too small for float32.
+    """
+    _check_target(target_sparsity, epsilon)
+    return _kl(activation_rate(codes), target_sparsity, epsilon, reduction)
+
+
+def hoyer_sparseness(codes: Float[Tensor, "*stack batch latent"]) -> Float[Tensor, "*stack batch"]:
+    """Return (sqrt(L) - |z|_1 / |z|_2) / (sqrt(L) - 1) of each sample: 1 for one active latent, 0 for all alike.
+
+    Hoyer (2004), "Non-negative matrix factorization with sparseness constraints". It does not depend on the scale of a
+    sample. A sample of zeros counts as 1 and has no gradient.
+
+    Raises:
+        TrainingError: if there are fewer than two latents.
+    """
+    return 1 - _hoyer_excess(codes)
+
+
+def hoyer_sparsity_loss(codes: Float[Tensor, "*stack batch latent"]) -> Float[Tensor, "*stack"]:
+    """Return the mean over samples of 1 - `hoyer_sparseness`: 0 for one active latent, 1 for all alike.
+
+    Raises:
+        TrainingError: if there are fewer than two latents.
+    """
+    return _hoyer_excess(codes).mean(-1)
+
+
+def l0(codes: Float[Tensor, "*stack batch latent"]) -> Float[Tensor, "*stack"]:
+    """Return the mean count of latents per sample that are not exactly zero; it has no gradient."""
+    return (codes != 0).sum(-1).float().mean(-1)
+
+
+def l0_target_loss(count: Float[Tensor, "*stack"], target: float | int | Tensor) -> Float[Tensor, "*stack"]:
+    """Return (count / target - 1)^2 for the mean count of active latents, which `hard_step` makes differentiable."""
+    return (count.float() / target - 1).square()
+
+
+def hard_step(
+    values: Float[Tensor, "*stack batch latent"], threshold: Float[Tensor, "*stack latent"], bandwidth: float
+) -> Float[Tensor, "*stack batch latent"]:
+    """Return 1 where a value exceeds its latent's threshold and else 0, with a gradient for the threshold.
+
+    The gradient is that of a step smoothed by a rectangle: -1 / bandwidth for values within half a bandwidth of the
+    threshold (Rajamanoharan et al. 2024, "Jumping ahead", eq. 11). Values get none.
+    """
+    result = _HardStep.apply(values, threshold, bandwidth)
+    assert isinstance(result, Tensor)
+    return result
+
+
+def jump_relu(
+    values: Float[Tensor, "*stack batch latent"], threshold: Float[Tensor, "*stack latent"], bandwidth: float
+) -> Float[Tensor, "*stack batch latent"]:
+    """Return values that exceed their latent's threshold, and else 0.
+
+    Active values pass their gradient on; the threshold gets -threshold / bandwidth from values within half a bandwidth
+    of it (Rajamanoharan et al. 2024, "Jumping ahead", eq. 12).
+    """
+    result = _JumpRelu.apply(values, threshold, bandwidth)
+    assert isinstance(result, Tensor)
+    return result
+
+
+class _HardStep(Function):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:
+        above = values - threshold[..., None, :]
+        ctx.save_for_backward(above)
+        ctx.bandwidth = bandwidth
+        return (above > 0).float()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor, None]:
+        (above,) = ctx.saved_tensors
+        near = above.abs() < ctx.bandwidth / 2
+        return None, -(gradients[0] * near).sum(-2) / ctx.bandwidth, None
+
+
+class _JumpRelu(Function):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:
+        above = values - threshold[..., None, :]
+        ctx.save_for_backward(above, threshold)
+        ctx.bandwidth = bandwidth
+        return values * (above > 0)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
+        above, threshold = ctx.saved_tensors
+        near = above.abs() < ctx.bandwidth / 2
+        of_threshold = -threshold * (gradients[0] * near).sum(-2) / ctx.bandwidth
+        return gradients[0] * (above > 0), of_threshold, None
+
+
+def _kl(rate: Tensor, target: float, epsilon: float, reduction: Reduction) -> Tensor:
+    p = epsilon + (1 - 2 * epsilon) * rate.float()  # strictly inside (0, 1), and never flat as a clamp is
+    divergence = target * (math.log(target) - p.log()) + (1 - target) * (math.log1p(-target) - torch.log1p(-p))
+    return divergence.sum(-1) if reduction == "sum" else divergence.mean(-1)
+
+
+def _hoyer_excess(codes: Tensor) -> Tensor:
+    """Return (|z|_1 / |z|_2 - 1) / (sqrt(L) - 1) of each sample, 0 for zeros."""
+    count = codes.shape[-1]
+    if count < 2:
+        raise TrainingError("needs two latents or more", where="hoyer", expected=">= 2", got=count)
+    z = codes.float()
+    largest = z.detach().abs().amax(-1, keepdim=True)
+    silent = largest < TINY
+    # The measure does not depend on scale: divided by the largest code, |z|_2 lies in [1, sqrt(L)] and its root is safe.
+    unit = torch.where(silent, torch.ones_like(z), z / torch.where(silent, torch.ones_like(largest), largest))
+    ratio = unit.abs().sum(-1) / unit.square().sum(-1).sqrt()
+    return torch.where(silent[..., 0], torch.zeros_like(ratio), (ratio - 1) / (count**0.5 - 1))
+
+
+def _check_target(target: float, epsilon: float) -> None:
+    if not 0 < target < 1:
+        raise TrainingError("target is no rate", where="kl_divergence", expected="within (0, 1)", got=target)
+    if epsilon < SMALLEST_EPSILON:
+        raise TrainingError(
+            "epsilon is too small for float32", where="kl_divergence", expected=f">= {SMALLEST_EPSILON}", got=epsilon
+        )
