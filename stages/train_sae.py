@@ -10,15 +10,14 @@ from wscore.tokens.cache import TokenCache
 from wscore.training.callbacks import Progress, TensorBoard, TrackerLogger, resume_folder
 from wscore.training.sparse import SaeConfig, train_sae
 from wscore.training.sparse_inputs import open_rows
-from wscore.zoo.store import Zoo
 
 
 @stage(sae=SaeConfig)
-def main(run: Run, *, zoo: Path, tokens: Path, representations: Path, out: Path, history: Path, metrics: Path) -> str:
+def main(run: Run, *, tokens: Path, representations: Path, out: Path, history: Path, metrics: Path) -> str:
     """Train a sparse autoencoder and keep the epoch with the lowest validation loss."""
     config, cache = run.params["sae"], TokenCache(tokens)
     trained = train_sae(
-        open_rows(config.input, cache, Zoo(zoo), representations),
+        open_rows(config.input, cache, representations),
         config,
         callbacks=[TensorBoard(Path("runs") / run.name), TrackerLogger(run.tracker), Progress(run.name)],
         resume=resume_folder(run.name, str(to_plain(config)), cache.identity, hash_folder(representations)),

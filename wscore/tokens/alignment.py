@@ -77,7 +77,7 @@ class Alignment:
             if not zoo.table["architecture"].iloc[reference]:
                 unknown += 1
                 continue
-            alignment.specs[name] = spec = proven_spec(zoo, name, reference)
+            alignment.specs[name] = spec = _spec(zoo, name, reference)
             alignment.references[name] = Reference(spec, _finite(zoo, np.array([reference]))[0])
             for rows in np.array_split(last, -(-len(last) // TOGETHER)):
                 orders = alignment.match(layout, _finite(zoo, rows))
@@ -176,12 +176,8 @@ def _choose(zoo: Zoo, rows: np.ndarray) -> int:
     return int(rows[int(zoo.table["train_accuracy"].iloc[rows].fillna(-1).to_numpy().argmax())])
 
 
-def proven_spec(zoo: Zoo, layout: str, row: int) -> PermutationSpec:
-    """Return the spec of a layout, proven on the network in one row of the zoo.
-
-    Raises:
-        ModelError: if its symmetry can't be derived, naming the layer, or does not hold.
-    """
+def _spec(zoo: Zoo, layout: str, row: int) -> PermutationSpec:
+    """Return the spec of a layout, proven on one network."""
     text = str(zoo.table["architecture"].iloc[row])
     network = build(text)
     state = zoo.layouts[layout].unflatten(torch.from_numpy(_finite(zoo, np.array([row]))[0]))

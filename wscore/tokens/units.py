@@ -11,7 +11,6 @@ Everything rests on one integer map per layout: entry (u, e) names the weight th
 """
 
 import itertools
-from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -135,18 +134,18 @@ class UnitRows:
         unit: for each row, its number within the network.
     """
 
-    def __init__(self, cache: TokenCache, view: View, specs: Mapping[str, PermutationSpec]) -> None:
+    def __init__(self, cache: TokenCache, view: View) -> None:
         """Open a cache.
 
         Args:
             cache: of the tokens.
             view: see the module.
-            specs: hidden units by layout identity (view `neurons`).
 
         Raises:
-            DataError: if a spec is missing.
+            DataError: if the view is `neurons` and the hidden units of a layout are not known.
         """
         self.cache, self.view = cache, view
+        specs = cache.alignment.specs
         made = {
             name: unit_map(view, layout, cache.tokenizer, specs.get(name)) for name, layout in cache.layouts.items()
         }

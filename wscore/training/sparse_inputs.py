@@ -14,12 +14,9 @@ from torch import Tensor
 
 from wscore.errors import DataError, TrainingError, WscoreWarning
 from wscore.io import read_json
-from wscore.symmetry.spec import PermutationSpec
-from wscore.tokens.alignment import proven_spec
 from wscore.tokens.cache import TokenCache
 from wscore.tokens.units import UnitBatch, UnitRows
 from wscore.training.batches import permutation
-from wscore.zoo.store import Zoo
 
 Input = Literal["representations", "tokens", "neurons", "weights"]
 Scaling = Literal["none", "global", "columns"]
@@ -59,26 +56,26 @@ class LatentRows:
         network: 0, 1, 2, ...
     """
 
-    def __init__(self, folder: Path, zoo: Zoo) -> None:
-        """Read representations.
+    def __init__(self, folder: Path, cache: TokenCache) -> None:
+        """Read the representations of the networks of a cache.
 
         Raises:
-            DataError: if they are missing, or those of another zoo.
+            DataError: if they are missing, or those of other tokens.
         """
         path, advice = Path(folder) / "representations.parquet", "run `dvc repro cache_representations`"
         if not path.is_file():
             raise DataError("no representations here", where=folder, expected=path.name, fix=advice)
-        found = read_json(Path(folder) / "manifest.json").get("zoo")
-        if found != zoo.identity:
+        found = read_json(Path(folder) / "manifest.json").get("tokens")
+        if found != cache.identity:
             raise DataError(
-                "the representations are those of another zoo", where=folder, expected=zoo.identity, got=found,
+                "the representations are those of other tokens", where=folder, expected=cache.identity, got=found,
                 fix=advice,
             )  # fmt: skip
         table = pd.read_parquet(path, columns=["model_id", "split", "latent"])
-        rows = pd.Series(np.arange(len(zoo)), index=zoo.table["model_id"].astype(str))
+        rows = dict(zip(cache.table["model_id"].astype(str), cache.table["row"].astype(int), strict=True))
         self.latents = np.stack(table["latent"].tolist()).astype(np.float32)
         self.width = self.latents.shape[1]
-        self.networks = rows.loc[table["model_id"].astype(str)].to_numpy(np.int64)
+        self.networks = np.array([rows[str(name)] for name in table["model_id"]])
         self.network = np.arange(len(table))
         self._split = table["split"].to_numpy(str)
 
@@ -137,25 +134,15 @@ class RowBatches:
             yield self.rows.batch(part)
 
 
-def open_rows(kind: Input, cache: TokenCache, zoo: Zoo, representations: Path) -> Rows:
+def open_rows(kind: Input, cache: TokenCache, representations: Path) -> Rows:
     """Return the rows that `sae.input` names.
 
     Raises:
         DataError: if representations are missing or hidden units unknown.
     """
     if kind == "representations":
-        return LatentRows(representations, zoo)
-    return UnitRows(cache, kind, hidden_units(cache, zoo) if kind == "neurons" else {})
-
-
-def hidden_units(cache: TokenCache, zoo: Zoo) -> dict[str, PermutationSpec]:
-    """Return the hidden units of each layout: as the cache was aligned by, else derived from the architecture."""
-    known = {name: reference.spec for name, reference in cache.alignment.references.items()}
-    for name in sorted(set(cache.layouts) - set(known)):
-        row = int(np.flatnonzero(zoo.table["layout"].astype(str) == name)[0])
-        if zoo.table["architecture"].iloc[row]:
-            known[name] = proven_spec(zoo, name, row)
-    return known
+        return LatentRows(representations, cache)
+    return UnitRows(cache, kind)
 
 
 def stream(rows: Rows, chosen: np.ndarray) -> Iterator[tuple[np.ndarray, UnitBatch]]:

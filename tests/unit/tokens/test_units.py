@@ -11,7 +11,6 @@ from wscore.symmetry.spec import permute
 from wscore.tokens.cache import TokenCache, build_cache
 from wscore.tokens.config import TokensConfig
 from wscore.tokens.units import Scatter, UnitRows, View, tensor_of, unit_map
-from wscore.training.sparse_inputs import hidden_units
 from wscore.zoo.store import Zoo
 
 VIEWS: tuple[View, ...] = ("tokens", "neurons", "weights")
@@ -35,7 +34,7 @@ def cache(zoo: Zoo, tmp_path_factory: pytest.TempPathFactory) -> TokenCache:
 
 @pytest.mark.parametrize("view", VIEWS)
 def test_rows_come_back_as_the_networks_they_were_cut_from(zoo: Zoo, cache: TokenCache, view: View) -> None:
-    rows = UnitRows(cache, view, hidden_units(cache, zoo))
+    rows = UnitRows(cache, view)
     assert (cache.table["window"] > 0).any()  # some networks lie in several windows
     for place in range(0, len(rows.networks), 5):
         row = int(rows.networks[place])
@@ -53,7 +52,7 @@ def test_rows_come_back_as_the_networks_they_were_cut_from(zoo: Zoo, cache: Toke
 def test_weights_that_two_rows_hold_become_their_mean(zoo: Zoo, cache: TokenCache) -> None:
     name = next(n for n, one in cache.layouts.items() if any(t.kind == "conv" for t in one.tensors))
     layout = cache.layouts[name]
-    units = unit_map("neurons", layout, cache.tokenizer, hidden_units(cache, zoo)[name])
+    units = unit_map("neurons", layout, cache.tokenizer, cache.alignment.specs[name])
     counts = np.bincount(units.weights[units.weights >= 0], minlength=layout.size)
     assert counts.max() == 2
     values = np.zeros((1, *units.weights.shape), np.float32)
@@ -67,7 +66,7 @@ def test_weights_that_two_rows_hold_become_their_mean(zoo: Zoo, cache: TokenCach
 def test_a_permuted_network_has_the_same_neurons_in_another_order(zoo: Zoo, cache: TokenCache) -> None:
     row = int(np.flatnonzero(zoo.table["family"] == "mlp")[0])
     layout = zoo.layout(row)
-    spec = hidden_units(cache, zoo)[layout.identity]
+    spec = cache.alignment.specs[layout.identity]
     units = unit_map("neurons", layout, cache.tokenizer, spec)
     vector = torch.from_numpy(zoo.weights([row]))
     group, count = next(iter(spec.units.items()))
@@ -78,7 +77,7 @@ def test_a_permuted_network_has_the_same_neurons_in_another_order(zoo: Zoo, cach
 
 
 def test_rows_know_their_split_network_and_kind(zoo: Zoo, cache: TokenCache) -> None:
-    rows = UnitRows(cache, "tokens", {})
+    rows = UnitRows(cache, "tokens")
     parts = [rows.rows_of(split) for split in ("train", "validation", "test")]
     assert sorted(np.concatenate(parts)) == list(range(len(rows)))
     test = set(zoo.table["run_id"].iloc[rows.networks[rows.network[parts[2]]]])
@@ -94,7 +93,7 @@ def test_rows_know_their_split_network_and_kind(zoo: Zoo, cache: TokenCache) -> 
 def test_entries_of_a_row_are_told_by_tensor(zoo: Zoo, cache: TokenCache) -> None:
     row = int(np.flatnonzero(zoo.table["family"] == "mlp")[0])
     layout = zoo.layout(row)
-    units = unit_map("neurons", layout, cache.tokenizer, hidden_units(cache, zoo)[layout.identity])
+    units = unit_map("neurons", layout, cache.tokenizer, cache.alignment.specs[layout.identity])
     found = tensor_of(layout, units.padded(100).weights[0])
     assert [(name, span.stop - span.start) for name, span in found] == [
         (layout.tensors[0].name, 64), (layout.tensors[1].name, 1), (layout.tensors[2].name, 10),
@@ -103,4 +102,4 @@ def test_entries_of_a_row_are_told_by_tensor(zoo: Zoo, cache: TokenCache) -> Non
 
 def test_unknown_hidden_units_are_named(cache: TokenCache) -> None:
     with pytest.raises(DataError, match="hidden units of a layout are not known"):
-        UnitRows(cache, "neurons", {})
+        unit_map("neurons", next(iter(cache.layouts.values())), cache.tokenizer, None)
