@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -13,7 +14,9 @@ from wscore.models.folder import load_model, register, save_model
 from wscore.models.linear import LinearConfig, LinearDecoder, LinearEncoder
 from wscore.models.mlp import MlpConfig, MlpDecoder, MlpEncoder
 from wscore.models.transformer import TransformerConfig, TransformerDecoder, TransformerEncoder
+from wscore.models.vae import Posterior, VaeConfig, VaeDecoder, VaeEncoder
 from wscore.tokens.batch import TokenBatch
+from wscore.tokens.cache import Items, TokenCache
 
 
 class Architecture(NamedTuple):
@@ -27,6 +30,7 @@ class Architecture(NamedTuple):
 ARCHITECTURES: Mapping[type[Section], Architecture] = {
     MlpConfig: Architecture(MlpEncoder, MlpDecoder),
     TransformerConfig: Architecture(TransformerEncoder, TransformerDecoder),
+    VaeConfig: Architecture(VaeEncoder, VaeDecoder),
 }
 
 
@@ -38,7 +42,7 @@ class AutoencoderConfig(Section):
         linear: linear part beside it, or none.
     """
 
-    network: MlpConfig | TransformerConfig
+    network: MlpConfig | TransformerConfig | VaeConfig
     linear: LinearConfig | None
 
 
@@ -48,10 +52,12 @@ class Reconstruction(NamedTuple):
     Attributes:
         latent: one vector per sequence.
         tokens: normalised tokens, zero where there is padding.
+        posterior: of the latents; None where the encoder has none.
     """
 
     latent: Float[Tensor, "batch latent"]
     tokens: Float[Tensor, "batch token dim"]
+    posterior: Posterior | None = None
 
 
 @register
@@ -75,6 +81,18 @@ class Encoder(nn.Module):
         """Return one latent per sequence; padding has no influence."""
         latent = self.network(batch)  # (B, Z)
         return latent if self.linear is None else latent + self.linear(batch)  # (B, Z)
+
+    def posterior(self, batch: TokenBatch) -> Posterior | None:
+        """Return the Gaussian over the latent of every sequence, whose mean `forward` returns; None without one."""
+        if not isinstance(self.network, VaeEncoder):
+            return None
+        found = self.network.posterior(batch)
+        return found if self.linear is None else found._replace(mean=found.mean + self.linear(batch))
+
+    def draw(self, posterior: Posterior) -> Float[Tensor, "batch latent"]:
+        """Return the latents that the decoder is trained on: draws if they are `sampled` and this is training, else means."""
+        sampled = self.training and getattr(self.config.network, "encoding", "") == "sampled"
+        return posterior.sample() if sampled else posterior.mean
 
 
 @register
@@ -109,9 +127,37 @@ class Autoencoder(nn.Module):
         self.decoder = Decoder(config)
 
     def forward(self, batch: TokenBatch) -> Reconstruction:
-        """Return latents and reconstructed tokens."""
-        latent = self.encoder(batch)  # (B, Z)
-        return Reconstruction(latent, self.decoder(latent, batch))
+        """Return latents and reconstructed tokens; latents are draws where a VAE is trained on them."""
+        posterior = self.encoder.posterior(batch)
+        latent = self.encoder(batch) if posterior is None else self.encoder.draw(posterior)  # (B, Z)
+        tokens = self.decoder(latent, batch)  # (B, T, D)
+        assert tokens.shape == batch.tokens.shape, "a loss would broadcast"
+        return Reconstruction(latent, tokens, posterior)
+
+
+@torch.no_grad()
+def reconstruct_to_model_weights(
+    decoder: Decoder, latent: Float[Tensor, "batch latent"], cache: TokenCache, items: Items
+) -> list[dict[str, Tensor]]:
+    """Return one state dict per network from latents, in the scale of the original weights, ready for `load_state_dict`.
+
+    Args:
+        decoder: of the autoencoder.
+        latent: one vector per item.
+        cache: says how the networks of the items are laid out and normalised.
+        items: numbers of whole networks: of one that is cut into windows, all windows.
+
+    Raises:
+        DataError: if a window of a network is missing, naming the network.
+    """
+    tokens = decoder(latent, cache.batch(items))  # (B, T, D)
+    vectors, table = cache.to_weights(items, tokens), cache.table
+    names = dict(zip(table["row"].tolist(), table["layout"].tolist(), strict=True))
+    layouts = [cache.layouts[names[int(row)]] for row in cache.networks(items)]
+    return [
+        {name: tensor.clone() for name, tensor in layout.unflatten(torch.from_numpy(vector)).items()}
+        for layout, vector in zip(layouts, vectors, strict=True)
+    ]
 
 
 def save_autoencoder(folder: Path, model: Autoencoder, *, extra: Mapping[str, Any]) -> None:

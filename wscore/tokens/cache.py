@@ -248,6 +248,15 @@ class TokenCache:
         """Return a number of the layout of each item."""
         return self._code[np.asarray(items, dtype=np.int64)]
 
+    @property
+    def item_weights(self) -> Int[np.ndarray, " item"]:
+        """Count of weights of each item."""
+        counts = np.zeros(len(self), np.int64)
+        for places in group_places(self._code, self._window):
+            start, length = int(self._start[places[0]]), int(self._length[places[0]])
+            counts[places] = self._frame(self.layout(places[0])).mask[start : start + length].sum()
+        return counts
+
     def windows(self, item: Item) -> int:
         """Return into how many windows an item's network is cut."""
         return int(self._windows[self._code[item]])

@@ -13,13 +13,15 @@ from torch import Tensor, nn
 from wscore.config import Section, convert, to_plain
 from wscore.errors import TrainingError
 from wscore.losses.contrastive import nt_xent
+from wscore.losses.divergence import kl_standard_normal
 from wscore.losses.reconstruction import reconstruction_loss
-from wscore.models.autoencoder import Autoencoder, AutoencoderConfig
+from wscore.models.autoencoder import Autoencoder, AutoencoderConfig, Reconstruction
 from wscore.models.linear import signatures
 from wscore.models.mlp import MlpConfig, Pooling
 from wscore.models.positions import Positions
 from wscore.models.projection import ProjectionConfig, ProjectionHead
 from wscore.models.transformer import TransformerConfig
+from wscore.models.vae import Posterior, VaeConfig
 from wscore.tokens.augment import two_views
 from wscore.tokens.batch import TokenBatch
 from wscore.tokens.cache import TokenCache
@@ -48,16 +50,37 @@ class LossWeights(Section):
     cosine: Weight
 
 
+class VaeOptions(Section):
+    """What the convolutional VAE needs besides (`ae.vae`).
+
+    Args:
+        input: `image`: the weight vector is an image; `linear`: learned linear maps into and out of the convolutions.
+        channels: of the first convolution; each level doubles them.
+        levels: times the image is halved.
+        kl_weight: the loss is the reconstruction + kl_weight KL / weights of the network, in nats.
+        encoding: latents that the decoder is trained on: `sampled` from the posterior or its mean (`deterministic`).
+        checkpointing: compute activations again instead of keeping them.
+    """
+
+    input: Literal["image", "linear"]
+    channels: Count
+    levels: Annotated[int, Meta(ge=1, le=8)]
+    kl_weight: Weight
+    encoding: Literal["sampled", "deterministic"]
+    checkpointing: bool
+
+
 class AeConfig(Section):
     """Autoencoder of tokenized networks (section `ae:`).
 
     Args:
-        arch: `mlp` or `transformer`.
+        arch: `mlp`, `transformer` or `vae`.
         latent_dim: numbers Z per network (or window of one).
         hidden_dim: width of the layers inside; a multiple of `heads` for the transformer.
         layers: blocks on each side.
         heads: attention heads (transformer).
         memory: slots made from the latent that the decoder attends to (transformer).
+        vae: what the VAE needs besides.
         pooling: how tokens become one vector.
         positions: how the place of a token is embedded.
         dropout: share of activations left out in training.
@@ -86,12 +109,13 @@ class AeConfig(Section):
         seed: of the initial weights, the order of the batches, dropout and views.
     """
 
-    arch: Literal["mlp", "transformer"]
+    arch: Literal["mlp", "transformer", "vae"]
     latent_dim: Count
     hidden_dim: Count
     layers: Annotated[int, Meta(ge=0)]
     heads: Count
     memory: Count
+    vae: VaeOptions
     pooling: Pooling
     positions: Positions
     dropout: Share
@@ -191,8 +215,8 @@ class Trainee(nn.Module):
         head = ProjectionConfig(latent_dim=config.latent_dim, projection_dim=config.projection_dim)
         self.projection = ProjectionHead(head) if config.gamma > 0 else None
 
-    def forward(self, batch: TokenBatch) -> tuple[Tensor, ...]:
-        """Return latents and reconstructed tokens."""
+    def forward(self, batch: TokenBatch) -> Reconstruction:
+        """Return latents, reconstructed tokens and, of a VAE, posteriors."""
         return self.autoencoder(batch)
 
 
@@ -260,14 +284,23 @@ def objective(config: AeConfig) -> Objective:
     )
 
     def loss(model: Trainee, batch: TokenBatch) -> Losses:
-        reconstruction = rebuilt(model(batch)[1], batch.tokens, batch.mask)
+        found = model(batch)
+        reconstruction = rebuilt(found[1], batch.tokens, batch.mask)
+        divergence = {} if found[2] is None else {"kl": nats_per_weight(found[2], batch)}
+        regular = config.vae.kl_weight * divergence["kl"] if divergence else 0.0
         if model.projection is None:
-            return {"loss": reconstruction, "reconstruction": reconstruction}
+            return {"loss": reconstruction + regular, "reconstruction": reconstruction, **divergence}
         contrast = contrastive(model, batch, config) if batch.networks > 1 else reconstruction.new_zeros(())
-        total = (1 - config.gamma) * reconstruction + config.gamma * contrast
-        return {"loss": total, "reconstruction": reconstruction, "contrastive": contrast}
+        total = (1 - config.gamma) * reconstruction + config.gamma * contrast + regular
+        return {"loss": total, "reconstruction": reconstruction, "contrastive": contrast, **divergence}
 
     return loss
+
+
+def nats_per_weight(posterior: Posterior, batch: TokenBatch) -> Tensor:
+    """Return the mean over networks of KL(posterior || N(0, 1)) divided by their count of weights."""
+    weights = batch.mask.flatten(1).sum(1).clamp(min=1)  # (B,)
+    return (kl_standard_normal(posterior.mean, posterior.log_variance) / weights).mean()
 
 
 def contrastive(model: Trainee, batch: TokenBatch, config: AeConfig) -> Tensor:
@@ -281,6 +314,8 @@ def contrastive(model: Trainee, batch: TokenBatch, config: AeConfig) -> Tensor:
 
 def sizes(cache: TokenCache, config: AeConfig, linear: LinearFit | None = None) -> AutoencoderConfig:
     """Return the sizes of both sides for a cache, with a linear path or without."""
+    if config.arch == "vae":
+        return AutoencoderConfig(network=_vae(cache, config), linear=None if linear is None else linear.config)
     common = {
         "token_dim": cache.token_dim,
         "max_tokens": cache.max_tokens,
@@ -296,6 +331,15 @@ def sizes(cache: TokenCache, config: AeConfig, linear: LinearFit | None = None) 
         else TransformerConfig(model_dim=config.hidden_dim, heads=config.heads, memory=config.memory, **common)
     )
     return AutoencoderConfig(network=network, linear=None if linear is None else linear.config)
+
+
+def _vae(cache: TokenCache, config: AeConfig) -> VaeConfig:
+    options = config.vae
+    return VaeConfig(
+        weights=int(cache.item_weights.max()), max_tokens=cache.max_tokens, latent_dim=config.latent_dim,
+        input=options.input, channels=options.channels, levels=options.levels, encoding=options.encoding,
+        positions=config.positions, dropout=config.dropout, checkpointing=options.checkpointing,
+    )  # fmt: skip
 
 
 def figures(model: Autoencoder, cache: TokenCache, history: History) -> dict[str, float]:

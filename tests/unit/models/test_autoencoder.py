@@ -19,6 +19,7 @@ from wscore.models.folder import load_model
 from wscore.models.linear import LinearConfig, LinearGroup, signatures
 from wscore.models.mlp import MlpConfig
 from wscore.models.transformer import TransformerConfig
+from wscore.models.vae import VaeConfig
 from wscore.tokens.batch import TokenBatch
 from wscore.tokens.cache import TokenCache, build_cache
 from wscore.tokens.config import TokensConfig
@@ -43,11 +44,14 @@ def configured(
         "token_dim": cache.token_dim, "max_tokens": cache.max_tokens, "latent_dim": 6, "layers": 1, "pooling": pooling,
         "positions": positions, "dropout": 0.0,
     }  # fmt: skip
-    network = (
-        MlpConfig(hidden_dim=16, **common)
-        if arch == "mlp"
-        else TransformerConfig(model_dim=16, heads=2, memory=3, **common)
-    )
+    network = {
+        "mlp": lambda: MlpConfig(hidden_dim=16, **common),
+        "transformer": lambda: TransformerConfig(model_dim=16, heads=2, memory=3, **common),
+        "vae": lambda: VaeConfig(
+            weights=int(cache.item_weights.max()), max_tokens=cache.max_tokens, latent_dim=6, input="image", channels=2,
+            levels=2, encoding="sampled", positions=positions, dropout=0.0, checkpointing=False,
+        ),
+    }[arch]()  # fmt: skip
     batch = cache.batch([0])
     group = LinearGroup(signature=int(signatures(batch)[0]), weights=int(batch.mask.sum()), rank=4)
     path = LinearConfig(latent_dim=6, scale=2.0, groups=(group,)) if linear else None
@@ -59,7 +63,7 @@ VARIANTS = [
     for arch in ("mlp", "transformer")
     for pooling in ("mean", "max", "flatten")
     for positions in ("sinusoidal", "learned")
-]
+] + [("vae", "flatten", "sinusoidal"), ("vae", "flatten", "learned")]
 
 
 @pytest.mark.parametrize(("arch", "pooling", "positions"), VARIANTS)
@@ -74,11 +78,11 @@ def test_mixed_networks_go_through_and_padding_has_no_influence(cache: TokenCach
     assert torch.equal(found.latent, spoiled.latent)
     assert torch.equal(found.tokens, spoiled.tokens)
     assert not found.tokens[~batch.mask].any()
-    found.tokens.sum().backward()
+    (found.tokens.sum() + (0.0 if found.posterior is None else found.posterior.log_variance.sum())).backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
 
 
-@pytest.mark.parametrize("arch", ["mlp", "transformer"])
+@pytest.mark.parametrize("arch", ["mlp", "transformer", "vae"])
 def test_a_network_is_encoded_alike_in_any_company(cache: TokenCache, arch: str) -> None:
     model = Autoencoder(configured(cache, arch)).eval()
     together = model(cache.batch([0, 3, 5])).latent
@@ -86,7 +90,7 @@ def test_a_network_is_encoded_alike_in_any_company(cache: TokenCache, arch: str)
     assert torch.allclose(together, alone, atol=1e-5)
 
 
-@pytest.mark.parametrize("arch", ["mlp", "transformer"])
+@pytest.mark.parametrize("arch", ["mlp", "transformer", "vae"])
 @pytest.mark.parametrize("linear", [False, True])
 def test_each_side_comes_back_bit_for_bit_on_its_own(
     cache: TokenCache, tmp_path: Path, arch: str, linear: bool

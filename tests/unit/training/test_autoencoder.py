@@ -34,7 +34,7 @@ def configured(**changes: object) -> AeConfig:
     return msgspec.structs.replace(load_section(AeConfig, "ae", ROOT / "params.yaml"), **{**small, **changes})
 
 
-@pytest.mark.parametrize("arch", ["mlp", "transformer"])
+@pytest.mark.parametrize("arch", ["mlp", "transformer", "vae"])
 @pytest.mark.parametrize("loss", ["mse", "mae", "cosine", "combined"])
 @pytest.mark.parametrize("gamma", [0.0, 0.5])
 def test_every_loss_trains_every_architecture(cache: TokenCache, arch: str, loss: str, gamma: float) -> None:
