@@ -16,15 +16,98 @@ Widths = Annotated[tuple[Width, ...], msgspec.Meta(min_length=1)]
 OptimizerName = Literal["sgd", "momentum", "adam", "adamw"]
 
 
+Weights = Annotated[int, msgspec.Meta(ge=1)]
+
+
+class ColumnsConfig(Section):
+    """Which column of a table holds what (source: hub or parquet).
+
+    Args:
+        weights: a flat list of numbers, nested lists by tensor name, or JSON text of these or of
+            {"config": {...}, "weights": {...}}.
+        layout: JSON {tensor name: shape} of a flat list; null takes `zoo.reading.layout`.
+        id: unique name of a network; null numbers the rows.
+        run: training run; null makes every row a run of its own.
+        checkpoint: number that orders the checkpoints of a run.
+        architecture: JSON for `wscore.zoo.architectures.parse`.
+        metadata: columns that become metadata, JSON text taken apart; null takes all others.
+    """
+
+    weights: str
+    layout: str | None
+    id: str | None
+    run: str | None
+    checkpoint: str | None
+    architecture: str | None
+    metadata: tuple[str, ...] | None
+
+
+class ReadingConfig(Section):
+    """How networks of others are read (all sources but `generate`).
+
+    Args:
+        name_pattern: columns told from file names: `epoch_{epoch:d}_acc_{accuracy:f}`, or a regular expression.
+        run_column: metadata column that names the training run.
+        checkpoint_column: metadata column that orders the checkpoints of a run.
+        state_key: dotted key of the state dict in a checkpoint file; null finds it.
+        max_weights: a network of more numbers is set aside without being loaded.
+        columns: of a table.
+        layout: shape by tensor name, in order, of flat lists and vectors that come without a layout.
+        dataset: zoo_dataset: `joint` reads all data sets, else the name of one.
+        topk: zoo_dataset: at most so many networks of each data set, the first ones.
+        normalize: zoo_dataset: each vector by its own mean and deviation (zscore) or its own range (minmax), kept in
+            the columns `weight_shift` and `weight_scale`.
+        max_len: zoo_dataset: vectors are padded with zeros to this length, and longer ones set aside.
+    """
+
+    name_pattern: str | None
+    run_column: str | None
+    checkpoint_column: str | None
+    state_key: str | None
+    max_weights: Weights
+    columns: ColumnsConfig
+    layout: dict[str, tuple[Annotated[int, msgspec.Meta(ge=0)], ...]]
+    dataset: str
+    topk: Count | None
+    normalize: Literal["none", "zscore", "minmax"]
+    max_len: Count | None
+
+
+class HygieneConfig(Section):
+    """Which networks of others are set aside, and which may not be split from each other.
+
+    Args:
+        constant: networks whose weight matrices are all constant.
+        duplicates: networks with the same weights as an earlier one; kept ones share their split.
+        near_duplicates: networks of nearly the same weights; `group`: they share their split.
+        near: relative distance |a - b| / |a| below which two networks are nearly the same; 0 looks for none.
+        lineage: whether runs that share an identical layer share their split.
+        required: metadata columns without which a network is set aside.
+        minimum: least value of metadata columns, such as {test_accuracy: 0.2} to leave out untrained networks.
+    """
+
+    constant: Literal["keep", "set_aside"]
+    duplicates: Literal["keep", "set_aside"]
+    near_duplicates: Literal["keep", "group", "set_aside"]
+    near: Annotated[float, msgspec.Meta(ge=0, lt=1)]
+    lineage: bool
+    required: tuple[str, ...]
+    minimum: dict[str, float]
+
+
 class ZooConfig(Section):
     """Which networks (section `zoo:`). Pairs are [lowest, highest].
 
     Args:
-        source: `generate` trains them, `folder` reads checkpoints of your own, `hub` reads a published zoo.
-        path: folder of checkpoints, or of parquet files, or id of a data set on the Hub; unused by `generate`.
+        source: `generate` trains them; `folder` reads checkpoints of your own; `hub` reads a published zoo or table, by
+            its id or from a local folder; `parquet` a local table; `zoo_dataset`, `ray_tune` and `small_cnn_zoo` folders
+            as they are published (see docs/zoos.md).
+        path: folder, or id of a data set on the Hub; unused by `generate`.
         revision: pinned revision on the Hub; null takes the newest.
         run_pattern: regular expression over the path of a checkpoint relative to `path`, with a group `run` and
             optionally `checkpoint`; null takes the folder of the file as its run.
+        reading: how networks of others are read.
+        hygiene: which of them are set aside.
         n_runs: count of training runs, spread evenly over the families.
         families: keys of `wscore.zoo.architectures.FAMILIES`.
         widths: choices of hidden widths of each family.
@@ -45,10 +128,12 @@ class ZooConfig(Section):
         seed: of everything that is drawn.
     """
 
-    source: Literal["generate", "folder", "hub"]
+    source: Literal["generate", "folder", "hub", "parquet", "zoo_dataset", "ray_tune", "small_cnn_zoo"]
     path: str | None
     revision: str | None
     run_pattern: str | None
+    reading: ReadingConfig
+    hygiene: HygieneConfig
     n_runs: Count
     families: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
     widths: dict[str, Annotated[tuple[Widths, ...], msgspec.Meta(min_length=1)]]
