@@ -2,20 +2,23 @@
 
 from pathlib import Path
 
-from wscore.io import write_json
+from wscore.io import write_csv, write_json
 from wscore.runner import Run, stage
 from wscore.zoo.config import ZooConfig
 from wscore.zoo.images import ImagesConfig
 from wscore.zoo.sources import fetch_zoo
 from wscore.zoo.store import Zoo
 from wscore.zoo.summary import describe
+from wscore.zoo.summary import report as kept_and_set_aside
 
 
 @stage(data=ImagesConfig, zoo=ZooConfig)
-def main(run: Run, *, out: Path, metrics: Path) -> str:
-    """Write the zoo and its key figures."""
+def main(run: Run, *, out: Path, report: Path, metrics: Path) -> str:
+    """Write the zoo, its key figures and a table of what was kept and set aside."""
     set_aside = fetch_zoo(run.params["zoo"], run.params["data"], out)
-    summary = describe(Zoo(out), set_aside=set_aside)
+    zoo = Zoo(out)
+    summary = describe(zoo)
+    write_csv(report, kept_and_set_aside(zoo))
     write_json(metrics, {"zoo": summary})
     run.tracker.log_metrics(summary)
     return f"{summary['networks']:,.0f} networks of {summary['runs']:,.0f} runs, {set_aside} set aside"

@@ -1,11 +1,13 @@
 """A run is in one split, for good."""
 
+import networkx as nx
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from wscore.errors import ConfigError
+from wscore.zoo.hygiene import join_groups
 from wscore.zoo.splits import SPLITS, assign_splits
 
 runs = st.lists(st.text(min_size=1, max_size=6), max_size=40)
@@ -57,3 +59,23 @@ def test_the_split_is_the_same_for_ever():
 def test_fractions_that_leave_nothing_to_train_on_are_refused(validation, test):
     with pytest.raises(ConfigError, match="nothing is left to train on"):
         assign_splits(["a"], validation_fraction=validation, test_fraction=test, seed=0)
+
+
+names = st.sampled_from([f"run-{number}" for number in range(30)])
+
+
+@given(st.lists(names, min_size=1), st.lists(st.tuples(names, names), max_size=25), fractions, seeds)
+def test_related_runs_share_a_split(ids, relations, parts, seed):
+    groups = join_groups(ids, relations)
+    found = assign_splits(groups, validation_fraction=parts[0], test_fraction=parts[1], seed=seed)
+    split = dict(zip(ids, found.tolist(), strict=True))
+    assert all(split[a] == split[b] for a, b in relations if a in split and b in split)
+    assert [split[run] for run in ids] == found.tolist()
+
+
+@given(st.lists(names), st.lists(st.tuples(names, names), max_size=25))
+def test_groups_join_nobody_else(ids, relations):
+    network = nx.Graph(relations)
+    network.add_nodes_from(ids)
+    parts = {run: min(component) for component in nx.connected_components(network) for run in component}
+    assert join_groups(ids, relations) == [parts[run] for run in ids]

@@ -4,13 +4,17 @@ import json
 import shutil
 from pathlib import Path
 
+import pandas as pd
 import pytest
+import torch
 from ruamel.yaml import YAML
 
 from stages.fetch_zoo import main
+from wscore.errors import WscoreWarning
 from wscore.zoo.store import Zoo
 
 ROOT = Path(__file__).parents[2]
+OPTIONS = ["--out", "data/zoo", "--report", "plots/zoo/report.csv", "--metrics", "metrics/zoo.json"]
 TINY = {
     "zoo": {"n_runs": 4, "checkpoints": 2, "epochs": [1, 2], "workers": 1, "train_fraction": [0.5, 1.0]},
     "data": {"max_train": 150, "max_test": 50},
@@ -35,7 +39,7 @@ def workspace(tmp_path, monkeypatch):
 
 
 def test_it_writes_a_zoo_and_its_figures(workspace, capsys):
-    main(["--out", "data/zoo", "--metrics", "metrics/zoo.json"])
+    main(OPTIONS)
     assert capsys.readouterr().out == "8 networks of 4 runs, 0 set aside\n"
     metrics = json.loads(Path("metrics/zoo.json").read_text())
     assert set(metrics) == {"zoo"}
@@ -46,9 +50,29 @@ def test_it_writes_a_zoo_and_its_figures(workspace, capsys):
 
 def test_it_reads_a_zoo(workspace, tiny_zoo, capsys):
     shutil.copytree(tiny_zoo, "published")
-    workspace(zoo={"source": "hub", "path": "published"})
-    main(["--out", "data/zoo", "--metrics", "metrics/zoo.json"])
+    workspace(zoo={"source": "hub", "path": "published", "max_weight": 1.0e6})
+    main(OPTIONS)
     assert capsys.readouterr().out == "24 networks of 12 runs, 0 set aside\n"
+
+
+def test_it_reports_what_is_set_aside(workspace, tmp_path):
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    for name, value in (("a", 1.0), ("b", 1.0), ("c", float("nan")), ("d", 3.0)):
+        torch.save({"fc.weight": value * torch.arange(8.0).reshape(2, 4)}, folder / f"{name}.pt")
+    (folder / "e.pt").write_text("?")
+    workspace(zoo={"source": "folder", "path": str(folder)})
+    with pytest.warns(WscoreWarning, match="3 set aside"):
+        main(OPTIONS)
+    rows = pd.read_csv("plots/zoo/report.csv").set_index("reason")
+    assert rows["networks"].to_dict() == {"kept": 2, "duplicate": 1, "not_finite": 1, "no_checkpoint": 1}
+    metrics = json.loads(Path("metrics/zoo.json").read_text())["zoo"]
+    assert (metrics["networks"], metrics["set_aside"], metrics["set_aside_duplicate"], metrics["groups"]) == (
+        2,
+        3,
+        1,
+        2,
+    )
 
 
 @pytest.mark.parametrize(
@@ -66,7 +90,7 @@ def test_it_reads_a_zoo(workspace, tiny_zoo, capsys):
 def test_bad_parameters_end_in_one_line_and_no_output(workspace, sections, message):
     workspace(**sections)
     with pytest.raises(SystemExit) as stop:
-        main(["--out", "data/zoo", "--metrics", "metrics/zoo.json"])
+        main(OPTIONS)
     assert message in str(stop.value)
     assert "\n" not in str(stop.value)
     assert not Path("data/zoo").exists()

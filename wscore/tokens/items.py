@@ -53,12 +53,12 @@ def make_index(zoo: Zoo, tokenizer: Tokenizer, config: TokensConfig, splits: np.
 
 
 def split_rows(zoo: Zoo, config: TokensConfig) -> np.ndarray:
-    """Return the split of every row of the zoo, told from its run.
+    """Return the split of every row of the zoo, told from its group: its run, or all runs that are related to it.
 
     Raises:
         DataError: if a split gets no run, naming the fraction and the count of runs.
     """
-    runs = zoo.table["run_id"].astype(str).to_numpy()
+    runs = zoo.table["group" if "group" in zoo.table else "run_id"].astype(str).to_numpy()
     fractions = {"validation_fraction": config.validation_fraction, "test_fraction": config.test_fraction}
     splits = assign_splits(runs, **fractions, seed=config.seed)
     for name in SPLITS:

@@ -24,7 +24,9 @@ from wscore.errors import WscoreError
 from wscore.zoo.records import RejectedError
 
 WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "module", "params", "weights")
-MEMORIES = re.compile(r"optim|sched|scaler|exp_avg|rng|random|callback|loops|gradient|^ema_opt|^opt$|^opt_", re.IGNORECASE)
+MEMORIES = re.compile(
+    r"optim|sched|scaler|exp_avg|rng|random|callback|loops|gradient|^ema_opt|^opt$|^opt_", re.IGNORECASE
+)
 WRAPPING = re.compile(r"(?:^|(?<=\.))_orig_mod\.")
 DEEPEST, MOST_NODES = 24, 200_000
 UnpicklingError = torch.serialization.pickle.UnpicklingError  # pyright: ignore[reportPrivateImportUsage]
@@ -60,14 +62,33 @@ def read_checkpoint(path: Path, *, key: str | None, most: int) -> Checkpoint:
         RejectedError: if the file is damaged, holds code, no state dict, or more numbers than `most`.
     """
     try:
-        content = READERS[kind_of(path)](path, most)
-        return select(content, key=key, most=most)
+        return select(load_file(path, most=most), key=key, most=most)
     except WscoreError:
         raise
     except BROKEN as error:
-        text = " ".join(str(error).split())[:200] or type(error).__name__
+        raise RejectedError("unreadable", f"{type(error).__name__}: {' '.join(str(error).split())[:200]}") from error
+
+
+def load_file(path: Path, *, most: int) -> Any:
+    """Return the content of a checkpoint file: nested mappings, lists and tensors.
+
+    Raises:
+        RejectedError: if it is damaged, of another format, holds code, or claims more than it can hold.
+    """
+    try:
+        return READERS[kind_of(path)](path, most)
+    except WscoreError:
+        raise
+    except BROKEN as error:
+        text = " ".join(str(error).split()) or type(error).__name__
         unsafe = isinstance(error, UnpicklingError) and "eights only" in text
-        raise RejectedError("code" if unsafe else "unreadable", text) from error
+        raise RejectedError("code" if unsafe else "unreadable", _short(text)) from error
+
+
+def _short(text: str) -> str:
+    """Return the part of torch's long message that says what is not allowed, or its start."""
+    found = re.search(r"(?:Unsupported|GLOBAL|Can only|Trying to|Attempted)[^.]*\.[^.\s]*[^.]*", text)
+    return (found[0] if found else text)[:200]
 
 
 def kind_of(path: Path) -> str:
@@ -132,7 +153,10 @@ def _unwrapped(content: Any, notes: dict[str, Scalar]) -> Any:
         parts = {str(name): value for name, value in content.items() if isinstance(value, Mapping)}
         parts = {name: value for name, value in parts.items() if not _is_memory(name, value) and any(_flat(value))}
         known = next((name for name in WRAPPERS if name in parts), None)
-        direct = any(isinstance(value, Tensor) for value in content.values())
+        direct = any(
+            isinstance(value, Tensor) and value.is_floating_point() and not MEMORIES.search(str(name))
+            for name, value in content.items()
+        )
         if known is None and (direct or not parts):
             return content
         if known is None and len(parts) > 1 and not _are_copies(list(parts.values())):
@@ -206,14 +230,16 @@ def _read_torch(path: Path, most: int) -> Any:
     claimed, held = sum(entry.file_size for entry in entries), path.stat().st_size
     if claimed > held or any(entry.file_size > 64 * most for entry in entries):
         raise RejectedError("too_large", f"entries of {claimed:,} bytes in a file of {held:,}")
+    if path.suffix == ".safetensors":  # torch goes by the name here, which is wrong
+        return _read_pickle(path, most)
     with torch.serialization.safe_globals(HARMLESS):
         return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
 
 
 def _read_pickle(path: Path, most: int) -> Any:  # noqa: ARG001
-    """Return what older versions of `torch.save` wrote: one pickle after the other."""
-    with torch.serialization.safe_globals(HARMLESS):
-        return torch.load(path, map_location="cpu", weights_only=True)
+    """Return what `torch.save` wrote, read as a stream; older versions wrote one pickle after the other."""
+    with path.open("rb") as stream, torch.serialization.safe_globals(HARMLESS):
+        return torch.load(stream, map_location="cpu", weights_only=True)
 
 
 def _read_safetensors(path: Path, most: int) -> dict[str, Tensor]:
@@ -311,7 +337,8 @@ def _from_keras(state: dict[str, Tensor]) -> dict[str, Tensor]:
     of a batch normalisation.
     """
     renamed: dict[str, Tensor] = {}
-    for name, tensor in state.items():
+    for name, stored in state.items():
+        tensor = stored
         parts = [part.partition(":")[0] for part in name.split("/")]
         parts = [part for place, part in enumerate(parts) if place == 0 or part != parts[place - 1]]
         leaf = parts[-1]
@@ -334,13 +361,12 @@ KERAS = {
     "kernel": "weight", "embeddings": "weight", "gamma": "weight", "beta": "bias", "moving_mean": "running_mean",
     "moving_variance": "running_var",
 }  # fmt: skip
+SCALAR, RECONSTRUCT = np.float64(0).__reduce__()[0], np.zeros(0).__reduce__()[0]  # how NumPy's values are made again
 HARMLESS: list[Any] = [
     argparse.Namespace, pathlib.PosixPath, np.dtype, np.ndarray, np.dtypes.Float64DType, np.dtypes.Float32DType,
     np.dtypes.Int64DType, np.dtypes.Int32DType, np.dtypes.BoolDType,
-    (np._core.multiarray.scalar, "numpy.core.multiarray.scalar"),  # noqa: SLF001
-    (np._core.multiarray.scalar, "numpy._core.multiarray.scalar"),  # noqa: SLF001
-    (np._core.multiarray._reconstruct, "numpy.core.multiarray._reconstruct"),  # noqa: SLF001
-    (np._core.multiarray._reconstruct, "numpy._core.multiarray._reconstruct"),  # noqa: SLF001
+    *((SCALAR, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+    *((RECONSTRUCT, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")),
 ]  # fmt: skip
 READERS: dict[str, Callable[[Path, int], Any]] = {
     "torch": _read_torch, "pickle": _read_pickle, "safetensors": _read_safetensors, "npz": _read_npz,

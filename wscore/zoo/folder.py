@@ -1,116 +1,191 @@
-"""Checkpoints of your own as a zoo: a folder of state dicts, with metadata from a table beside them."""
+"""Checkpoints of your own, and the trial directories of Ray Tune: files of state dicts with what is known about them."""
 
+import functools
+import json
 import re
 import warnings
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
-from zipfile import BadZipFile
-
-import numpy as np
-import pandas as pd
-import torch
-from torch import Tensor
 
 from wscore.errors import ConfigError, DataError, WscoreWarning
-from wscore.io import atomic_folder, read_tensors
-from wscore.zoo.architectures import parse
+from wscore.io import content_hash
+from wscore.zoo.checkpoints import BROKEN, read_checkpoint
 from wscore.zoo.config import ZooConfig
-from wscore.zoo.layout import Layout, layout_of
-from wscore.zoo.store import write_layouts, write_part
+from wscore.zoo.intake import Plan
+from wscore.zoo.metadata import NamePattern, flattened, join, read_table
+from wscore.zoo.records import Found, Refused, RejectedError
 
-SUFFIXES = (".pt", ".pth", ".safetensors", ".npz")
-WRAPPERS = ("state_dict", "model_state_dict", "model")
-METADATA = "metadata.csv"
-OURS = ("model_id", "layout", "n_weights", "has_conv_layers", "has_batch_norm")
-FILES_PER_PART = 1024
-UnpicklingError = torch.serialization.pickle.UnpicklingError  # pyright: ignore[reportPrivateImportUsage]
+SUFFIXES = (
+    ".pt", ".pth", ".ckpt", ".tar", ".bin", ".safetensors", ".npz", ".npy", ".h5", ".hdf5", ".keras", ".pkl", ".msgpack"
+)  # fmt: skip
+FILES_PER_SHARD = 64
+RESERVED = ("model_id", "run_id", "layout", "weights")
 
 
-class Found(NamedTuple):
-    """One checkpoint file.
+class File(NamedTuple):
+    """One checkpoint file and what is known about it.
 
     Attributes:
         path: relative to the folder, with slashes.
-        run: what it belongs to.
-        checkpoint: number in the run, or None where the name does not say.
+        run: training run.
+        checkpoint: number in the run, or None where nothing says it.
+        metadata: columns.
+        refused: reason why it is not read, or empty.
+        detail: of that reason.
     """
 
     path: str
     run: str
-    checkpoint: int | None
+    checkpoint: float | None
+    metadata: dict[str, Any]
+    refused: str = ""
+    detail: str = ""
 
 
-def read_folder(config: ZooConfig, out: Path) -> None:
-    """Write the zoo made of all `.pt`, `.pth`, `.safetensors` and `.npz` state dicts below `zoo.path`.
-
-    A `metadata.csv` in that folder adds its columns to the rows whose path (or, where that is unique, file name) stands
-    in its column `file`; a column `architecture` holds JSON for `wscore.zoo.architectures.parse`.
-
-    Raises:
-        ConfigError: if `zoo.path` is missing or `zoo.run_pattern` is no regular expression with a group `run`.
-        DataError: naming the file, if there is none, or one is unreadable or holds something else than finite weights.
-    """
-    folder = _folder(config.path)
-    found = _numbered(_find(folder, _pattern(config.run_pattern)))
-    table = _table(found, folder)
-    layouts: dict[str, Layout] = {}
-    with atomic_folder(out) as temporary:
-        for part, start in enumerate(range(0, len(table), FILES_PER_PART)):
-            rows = table.iloc[start : start + FILES_PER_PART]
-            states = [read_state(folder / item.path) for item in found[start : start + FILES_PER_PART]]
-            held = [layout_of(state) for state in states]
-            weights = [layout.flatten(state) for layout, state in zip(held, states, strict=True)]
-            write_part(temporary / "rows" / f"part-{part:05d}.parquet", _described(rows, held), weights)
-            layouts.update({layout.identity: layout for layout in held})
-        write_layouts(temporary, layouts.values())
-
-
-def read_state(path: Path) -> dict[str, Tensor]:
-    """Return the state dict in a checkpoint file, checked to hold finite numbers.
+def plan_folder(config: ZooConfig) -> Plan:
+    """Return how the checkpoints below `zoo.path` are read.
 
     Raises:
-        DataError: naming the file and the tensor, if it is unreadable, holds something else, or a number is not finite.
+        ConfigError: if `zoo.path` is missing, or a pattern is no pattern.
+        DataError: if there is no checkpoint, or the table of metadata is unreadable.
     """
+    folder = find_folder(config)
+    paths = _checkpoints(folder)
+    rows, late = _metadata(folder, paths, config)
+    pattern = _run_pattern(config.run_pattern)
+    files = [_named(folder, path, row, pattern, config) for path, row in zip(paths, rows, strict=True)]
+    left_out = [file.path for file in files if file.refused == "no_match"]
+    if len(left_out) == len(files):
+        where = "zoo.run_pattern"
+        raise DataError("fits no checkpoint", where=where, expected=f"a match in paths like {paths[0]}")
+    if left_out:
+        message = f"{len(left_out)} of {len(files)} checkpoints don't fit zoo.run_pattern and were left out"
+        warnings.warn(message, WscoreWarning, stacklevel=2)
+    return _plan(folder, files, late, config)
+
+
+def plan_trials(config: ZooConfig) -> Plan:
+    """Return how the trials of Ray Tune below `zoo.path` are read, as the model zoos of the field are published.
+
+    A trial is a directory with `params.json`, `result.json` (one JSON object per iteration) and directories
+    `checkpoint_<number>` that hold a file `checkpoints` (or `checkpoint.pt`, `model.pt`, ...). The trial is the run; the
+    results of an iteration belong to the checkpoint of the same number.
+
+    Raises:
+        DataError: if there is no trial.
+    """
+    folder = find_folder(config)
+    trials = sorted({path.parent for path in folder.rglob("params.json")}, key=lambda path: natural(path.as_posix()))
+    files = [file for trial in trials for file in _trial(folder, trial)]
+    if not files:
+        expected = "directories with params.json and checkpoint_*/checkpoints"
+        raise DataError("no trials of Ray Tune here", where=f"zoo.path={folder}", expected=expected)
+    return _plan(folder, files, [], config)
+
+
+def find_folder(config: ZooConfig) -> Path:
+    """Return `zoo.path` as an existing folder.
+
+    Raises:
+        ConfigError: if it is not given.
+        DataError: if it does not exist.
+    """
+    if config.path is None:
+        raise ConfigError("is missing", where="zoo.path", expected="the folder of the networks", got="null")
+    if not Path(config.path).is_dir():
+        raise DataError("no such folder", where=f"zoo.path={config.path}", fix="name the folder of the networks")
+    return Path(config.path)
+
+
+def stamp(paths: list[Path]) -> str:
+    """Return a hash of names, sizes and times of files: what was read of them is kept while it is the same."""
+    found = [(path.as_posix(), path.lstat()) for path in paths]
+    return content_hash(*(f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in found))
+
+
+def natural(text: str) -> tuple[list[tuple[int, Any]], str]:
+    """Return a key that sorts numbers in names by their value."""
+    parts = re.split(r"(\d+)", text)
+    return [(0, int(part)) if part.isdecimal() else (1, part) for part in parts], text
+
+
+def read_files(folder: Path, key: str | None, most: int, files: list[File]) -> Iterator[Found | Refused]:
+    """Yield the network in each file, or why there is none."""
+    for file in files:
+        name = re.sub(r"\.(?:pth\.tar|" + "|".join(suffix[1:] for suffix in SUFFIXES) + ")$", "", file.path)
+        if file.refused:
+            yield Refused(file.path, file.refused, file.detail)
+            continue
+        try:
+            content = read_checkpoint(folder / file.path, key=key, most=most)
+        except RejectedError as error:
+            yield Refused(file.path, error.reason, error.detail)
+            continue
+        known = {**flattened(content.notes), **file.metadata}
+        metadata = {column: value for column, value in known.items() if column not in RESERVED}
+        architecture = str(metadata.pop("architecture", "") or "")
+        yield Found(name, file.run, file.checkpoint, content.state, metadata, architecture)
+
+
+def _plan(folder: Path, files: list[File], late: list[Refused], config: ZooConfig) -> Plan:
+    reading = config.reading
+    read = functools.partial(read_files, folder.resolve(), reading.state_key, reading.max_weights)
+    pieces = [files[start : start + FILES_PER_SHARD] for start in range(0, len(files), FILES_PER_SHARD)]
+    known = content_hash(repr(files), stamp([folder / file.path for file in files]), str(folder.resolve()))
+    return Plan(read, pieces, late, known, {"source": config.source, "path": str(config.path)})
+
+
+def _checkpoints(folder: Path) -> list[str]:
+    """Return the paths of all checkpoint files in natural order (2 before 10), hidden ones left out."""
+    found = [path.relative_to(folder) for path in folder.rglob("*") if path.suffix in SUFFIXES and not path.is_dir()]
+    paths = [path.as_posix() for path in found if not any(part.startswith(".") for part in path.parts)]
+    if not paths:
+        raise DataError("no checkpoints here", where=f"zoo.path={folder}", expected=f"files *{', *'.join(SUFFIXES)}")
+    return sorted(paths, key=natural)
+
+
+def _metadata(folder: Path, paths: list[str], config: ZooConfig) -> tuple[list[dict[str, Any]], list[Refused]]:
+    """Return the columns of every file, from its name and from the table, and the rows without a file."""
+    template = config.reading.name_pattern
+    pattern = None if template is None else NamePattern(template)
+    rows: list[dict[str, Any]] = [{} if pattern is None else pattern.read(path) for path in paths]
+    table = read_table(folder)
+    if table is None:
+        return rows, []
+    joined, unused = join(paths, table[1], table[0])
+    late = [Refused(name, "file_missing", f"named in {table[0].name}") for name in unused]
+    return [{**row, **more} for row, more in zip(rows, joined, strict=True)], late
+
+
+def _named(folder: Path, path: str, row: dict[str, Any], pattern: re.Pattern[str] | None, config: ZooConfig) -> File:
+    """Return a file with its run and checkpoint: from the pattern, from metadata, else from its folder."""
+    if not (folder / path).resolve().is_relative_to(folder.resolve()):
+        return File(path, "", None, {}, "outside", f"leads to {(folder / path).resolve()}")
+    reading = config.reading
+    parent = Path(path).parent.as_posix()
+    run = row.get(reading.run_column or "run_id")
+    number = row.get(reading.checkpoint_column or "checkpoint")
+    if pattern is not None:
+        match = pattern.search(path)
+        if match is None or match["run"] is None:
+            return File(path, "", None, {}, "no_match", pattern.pattern)
+        run, number = match["run"], match.groupdict().get("checkpoint") or number
+    named = run if run is not None else parent if parent != "." else Path(path).stem
+    metadata = {name: value for name, value in row.items() if name not in ("run_id", "checkpoint")}
+    return File(path, str(named), _number(number, path), metadata)
+
+
+def _number(value: Any, path: str) -> float | None:
+    if value is None or value == "":
+        return None
     try:
-        content = _READERS[path.suffix](path)
-    except (OSError, EOFError, RuntimeError, ValueError, KeyError, BadZipFile, UnpicklingError) as error:
-        reason = str(error).partition("\n")[0]
-        raise DataError("is not a readable checkpoint", where=path, got=reason or type(error).__name__) from error
-    for name in WRAPPERS:
-        if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
-            content = content[name]
-    if not isinstance(content, Mapping) or not content:
-        raise DataError("holds no state dict", where=path, expected="tensors by name", got=type(content).__name__)
-    state = {str(name): value for name, value in content.items()}
-    _check(state, path)
-    return state
+        return float(value)
+    except (TypeError, ValueError):
+        raise DataError("the checkpoint of a run is no number", where=path, expected="a number", got=value) from None
 
 
-def _check(state: Mapping[str, Any], path: Path) -> None:
-    for name, value in state.items():
-        if not isinstance(value, Tensor) or value.is_complex() or value.is_sparse:
-            kind = type(value).__name__ if not isinstance(value, Tensor) else str(value.dtype)
-            raise DataError("holds something else than real tensors", where=f"{path}: {name}", got=kind)
-        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
-            count = int((~torch.isfinite(value)).sum())
-            raise DataError(
-                "holds numbers that are not finite", where=f"{path}: {name}", got=f"{count} of {value.numel()}"
-            )
-    if not any(value.is_floating_point() and value.numel() for value in state.values()):
-        raise DataError("holds no weights", where=path, expected="floating-point tensors", got=sorted(state))
-
-
-def _folder(path: str | None) -> Path:
-    if path is None:
-        raise ConfigError("is missing", where="zoo.path", expected="the folder of your checkpoints", got="null")
-    if not Path(path).is_dir():
-        raise DataError("no such folder", where=f"zoo.path={path}", fix="name the folder of your checkpoints")
-    return Path(path)
-
-
-def _pattern(text: str | None) -> re.Pattern[str] | None:
+def _run_pattern(text: str | None) -> re.Pattern[str] | None:
     if text is None:
         return None
     try:
@@ -118,137 +193,52 @@ def _pattern(text: str | None) -> re.Pattern[str] | None:
     except re.error as error:
         raise ConfigError("is no regular expression", where="zoo.run_pattern", got=f"{text!r}: {error}") from error
     if "run" not in pattern.groupindex:
-        raise ConfigError(
-            "has no group `run`",
-            where="zoo.run_pattern",
-            expected="such as (?P<run>.+)/epoch_(?P<checkpoint>[0-9]+)",
-            got=text,
-        )
+        expected = "such as (?P<run>.+)/epoch_(?P<checkpoint>[0-9]+)"
+        raise ConfigError("has no group `run`", where="zoo.run_pattern", expected=expected, got=text)
     return pattern
 
 
-def _find(folder: Path, pattern: re.Pattern[str] | None) -> list[Found]:
-    """Return the checkpoint files in natural order (2 before 10); those that the pattern does not fit are left out."""
-    paths = [path.relative_to(folder) for path in folder.rglob("*") if path.suffix in SUFFIXES and path.is_file()]
-    paths = sorted((path for path in paths if not any(part.startswith(".") for part in path.parts)), key=_natural)
-    if not paths:
-        raise DataError("no checkpoints here", where=f"zoo.path={folder}", expected=f"files *{', *'.join(SUFFIXES)}")
-    found = [item for path in paths if (item := _named(path, pattern)) is not None]
-    if not found:
-        raise DataError(
-            "fits no checkpoint", where="zoo.run_pattern", expected=f"a match in paths like {paths[0].as_posix()}"
-        )
-    if len(found) < len(paths):
-        message = f"{len(paths) - len(found)} of {len(paths)} checkpoints don't fit zoo.run_pattern and were left out"
-        warnings.warn(message, WscoreWarning, stacklevel=2)
-    return found
-
-
-def _named(path: Path, pattern: re.Pattern[str] | None) -> Found | None:
-    if pattern is None:
-        run = path.parent.as_posix() if path.parent.parts else path.stem
-        return Found(path.as_posix(), run, None)
-    match = pattern.search(path.as_posix())
-    if match is None or match["run"] is None:
-        return None
-    number = match.groupdict().get("checkpoint")
-    if number is not None and not number.isdecimal():
-        raise DataError("the group `checkpoint` of zoo.run_pattern is no number", where=path.as_posix(), got=number)
-    return Found(path.as_posix(), match["run"], None if number is None else int(number))
-
-
-def _numbered(found: list[Found]) -> list[Found]:
-    """Return the files with every checkpoint numbered; those without a number are counted within their run."""
-    seen: dict[tuple[str, int], str] = {}
-    numbered = []
-    counts: dict[str, int] = {}
-    for item in found:
-        count = counts[item.run] = counts.get(item.run, -1) + 1
-        number = count if item.checkpoint is None else item.checkpoint
-        first = seen.setdefault((item.run, number), item.path)
-        if first != item.path:
-            where = f"run {item.run}, checkpoint {number}"
-            raise DataError(
-                "two files are the same checkpoint", where=where, expected="one", got=f"{first}, {item.path}"
-            )
-        numbered.append(item._replace(checkpoint=number))
-    return numbered
-
-
-def _table(found: list[Found], folder: Path) -> pd.DataFrame:
-    """Return one row per file with the columns of metadata.csv, and an empty `architecture` where it says nothing."""
-    table = pd.DataFrame({
-        "model_id": [Path(item.path).with_suffix("").as_posix() for item in found],
-        "run_id": [item.run for item in found],
-        "checkpoint": [item.checkpoint for item in found],
-    })  # fmt: skip
-    path = folder / METADATA
-    if path.is_file():
-        keys = [item.path for item in found]
-        table = pd.concat([table, _joined(keys, _read_metadata(path), path)], axis=1)
-    known = table["architecture"].fillna("") if "architecture" in table else ""
-    table["architecture"] = known
-    for text in {str(text) for text in table["architecture"]} - {""}:
-        parse(text)
-    return table
-
-
-def _read_metadata(path: Path) -> pd.DataFrame:
+def _trial(folder: Path, trial: Path) -> list[File]:
+    """Return the checkpoints of one trial, with its configuration and the results of each iteration."""
+    name = trial.relative_to(folder).as_posix()
+    paths = [_content(path) for path in trial.glob("checkpoint_*")]
+    paths = sorted((path for path in paths if path is not None), key=lambda path: natural(path.as_posix()))
     try:
-        content = pd.read_csv(path)
-    except (ValueError, OSError) as error:
-        raise DataError("is not a readable table", where=path, got=error) from error
-    if "file" not in content:
-        raise DataError(
-            "has no column `file`", where=path, expected="paths or names of checkpoint files", got=list(content)
-        )
-    taken = [name for name in content if name in (*OURS, "weights", "run_id", "checkpoint")]
-    if taken:
-        raise DataError("has columns that are told from the files", where=path, got=taken, fix="rename or remove them")
-    content["file"] = content["file"].astype(str)
-    if content["file"].duplicated().any():
-        raise DataError("names a file twice", where=path, got=content.loc[content["file"].duplicated(), "file"].iloc[0])
-    return content
+        given = flattened(json.loads((trial / "params.json").read_text(encoding="utf-8")))
+        results = _results(trial / "result.json")
+    except BROKEN as error:
+        detail = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        return [File(path.relative_to(folder).as_posix(), "", None, {}, "unreadable", detail) for path in paths]
+    files = []
+    for path in paths:
+        number = int(re.findall(r"\d+", path.relative_to(trial).parts[0])[-1])
+        inside = path.resolve().is_relative_to(folder.resolve())
+        refused = ("", "") if inside else ("outside", f"leads to {path.resolve()}")
+        metadata = {**given, **results.get(number, {})}
+        files.append(File(path.relative_to(folder).as_posix(), name, number, metadata, *refused))
+    return files
 
 
-def _joined(paths: list[str], content: pd.DataFrame, path: Path) -> pd.DataFrame:
-    """Return the row of each file, told from its path or, where no other has it, from its name."""
-    counts = Counter(Path(name).name for name in paths)
-    known = {str(name) for name in content["file"]}
-    keys = [name if name in known or counts[Path(name).name] > 1 else Path(name).name for name in paths]
-    for count, what in (
-        (len(set(keys) - known), "checkpoints without a row"),
-        (len(known - set(keys)), "rows without a file"),
-    ):
-        if count:
-            warnings.warn(f"{path}: {count} {what}", WscoreWarning, stacklevel=2)
-    return content.set_index("file").reindex(keys).reset_index(drop=True)
+def _content(path: Path) -> Path | None:
+    """Return the file that holds the weights of a checkpoint directory of Ray Tune."""
+    if path.is_file():
+        return path
+    names = ("checkpoints", "checkpoint", "checkpoint.pt", "model.pt", "model.pth", "checkpoint.pth", "state_dict.pt")
+    return next((path / name for name in names if (path / name).is_file()), None)
 
 
-def _described(rows: pd.DataFrame, layouts: list[Layout]) -> pd.DataFrame:
-    kinds = [{spec.kind for spec in layout.tensors} for layout in layouts]
-    return rows.assign(
-        layout=[layout.identity for layout in layouts],
-        n_weights=[layout.size for layout in layouts],
-        has_conv_layers=["conv" in found for found in kinds],
-        has_batch_norm=["running_mean" in found for found in kinds],
-    )
-
-
-def _natural(path: Path) -> tuple[list[tuple[int, int | str]], str]:
-    """Return a key under which 2 comes before 10; 02 and 2 are told apart by the text."""
-    text = path.as_posix()
-    parts = re.split(r"(\d+)", text)
-    return [(0, int(part)) if part.isdecimal() else (1, part) for part in parts], text
-
-
-def _read_torch(path: Path) -> Any:
-    return torch.load(path, map_location="cpu", weights_only=True)
-
-
-def _read_npz(path: Path) -> dict[str, Tensor]:
-    with path.open("rb") as stream, np.load(stream, allow_pickle=False) as content:
-        return {name: torch.from_numpy(np.asarray(content[name])) for name in content.files}
-
-
-_READERS = {".pt": _read_torch, ".pth": _read_torch, ".safetensors": read_tensors, ".npz": _read_npz}
+def _results(path: Path) -> dict[int, dict[str, Any]]:
+    """Return the measured columns of each iteration; the nested copy of the configuration is left out."""
+    results: dict[int, dict[str, Any]] = {}
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    for place, line in enumerate(lines):
+        try:
+            row = json.loads(line)
+        except ValueError:
+            if place == len(lines) - 1:
+                break  # a trial that was stopped while it wrote
+            raise
+        if isinstance(row, Mapping):
+            measured = {key: value for key, value in row.items() if key not in ("config", "node_ip", "hostname", "pid")}
+            results[int(row.get("training_iteration", place + 1))] = flattened(measured)
+    return results

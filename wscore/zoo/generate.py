@@ -15,8 +15,6 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from tqdm import tqdm
 
@@ -29,8 +27,9 @@ from wscore.zoo.config import ZooConfig
 from wscore.zoo.functional import logits, scores
 from wscore.zoo.images import Images
 from wscore.zoo.layout import Layout, layout_of
+from wscore.zoo.records import Refused
 from wscore.zoo.sampling import RunPlan, checkpoint_steps, draw_run, group_runs
-from wscore.zoo.store import read_part, write_layouts, write_part
+from wscore.zoo.store import is_whole, read_part, write_layouts, write_part, write_set_aside
 from wscore.zoo.training import own_images, train_group
 
 CACHE = Path(".cache/zoo")
@@ -87,10 +86,11 @@ def generate_zoo(config: ZooConfig, images: Images, out: Path) -> int:
     _keep_images(images, folder)
     _train_missing(shards, job, config.workers)
     with atomic_folder(out) as temporary:
-        kept = _assemble(shards, folder, temporary)
-    set_aside = (
-        sum(len(checkpoint_steps(run.steps, config.checkpoints)) for shard in shards for run in shard.runs) - kept
-    )
+        names = _assemble(shards, folder, temporary)
+        refused = _diverged(shards, config, names)
+        if refused:
+            write_set_aside(temporary, refused)
+    kept, set_aside = len(names), len(refused)
     if set_aside:
         reason = f"not finite, or with a weight beyond zoo.max_weight={config.max_weight:g}"
         warnings.warn(
@@ -121,7 +121,7 @@ def identity(config: ZooConfig, images: Images) -> str:
     plain = {
         key: value
         for key, value in to_plain(config).items()
-        if key not in ("source", "path", "revision", "run_pattern", "workers")
+        if key not in ("source", "path", "revision", "run_pattern", "reading", "hygiene", "workers")
     }
     content = [tensor.numpy().tobytes() for tensor in (images.x_train, images.y_train, images.x_test, images.y_test)]
     code = [(Path(__file__).parent / f"{name}.py").read_bytes() for name in CODE]
@@ -200,7 +200,7 @@ def row(
 
 
 def _train_missing(shards: Sequence[Shard], job: Job, workers: int) -> None:
-    todo = [shard for shard in shards if not _is_whole(shard.path(job.folder))]
+    todo = [shard for shard in shards if not is_whole(shard.path(job.folder))]
     todo.sort(key=lambda shard: (-sum(run.steps for run in shard.runs), shard.number))
     total = sum(len(shard.runs) for shard in shards)
     done = total - sum(len(shard.runs) for shard in todo)
@@ -221,17 +221,22 @@ def _images(job: Job) -> Images:
     return Images(name=job.dataset, classes=job.classes, **read_tensors(job.folder / "images.safetensors"))
 
 
-def _is_whole(path: Path) -> bool:
-    try:
-        pq.ParquetFile(path).close()
-    except (OSError, pa.ArrowInvalid):
-        return False
-    return True
+def _diverged(shards: Sequence[Shard], config: ZooConfig, kept: set[str]) -> list[Refused]:
+    """Return the checkpoints that were planned and not kept."""
+    detail = f"zoo.max_weight is {config.max_weight:g}"
+    runs = sorted((run for shard in shards for run in shard.runs), key=lambda run: run.number)
+    planned = (
+        f"{run.run_id}-{number}"
+        for run in runs
+        for number, _ in enumerate(checkpoint_steps(run.steps, config.checkpoints))
+    )
+    return [Refused(name, "diverged", detail) for name in planned if name not in kept]
 
 
-def _assemble(shards: Sequence[Shard], folder: Path, out: Path) -> int:
-    """Write the rows of all shards by run and checkpoint, one parquet file per part; return their count."""
-    kept, layouts = 0, {}
+def _assemble(shards: Sequence[Shard], folder: Path, out: Path) -> set[str]:
+    """Write the rows of all shards by run and checkpoint, one parquet file per part; return their names."""
+    kept: set[str] = set()
+    layouts = {}
     for part in sorted({shard.part for shard in shards}):
         tables, vectors = [], []
         for shard in (shard for shard in shards if shard.part == part):
@@ -244,7 +249,7 @@ def _assemble(shards: Sequence[Shard], folder: Path, out: Path) -> int:
             table = pd.concat(tables, ignore_index=True)
             order = table.sort_values(["run_id", "checkpoint"]).index.to_numpy()
             write_part(out / "rows" / f"part-{part:05d}.parquet", table.iloc[order], [vectors[i] for i in order])
-            kept += len(vectors)
+            kept |= set(table["model_id"].astype(str))
     if not kept:
         raise DataError("every network diverged, so the zoo is empty", where="zoo", fix="lower `zoo.lr`")
     write_layouts(out, layouts.values())

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 ENDPOINT = "https://huggingface.co"
 PROBE_SECONDS = 3.0
 SILENCE_SECONDS = 60.0  # without an answer; the client itself would wait for ever
-ZOO_FILES = ["rows/*.parquet", "layouts.json"]
+ZOO_FILES = ["*.parquet", "layouts.json"]
 FIX = "see `HF_ENDPOINT` and `HF_HUB_OFFLINE`, or use local files (`data.root`, `zoo.path`)"
 
 
@@ -40,7 +40,9 @@ def load_hub_dataset(repository: str, revision: str | None, *, name: str | None 
 
 
 def download_zoo(repository: str, revision: str | None) -> Path:
-    """Return the local copy of a published zoo at a revision (null: the newest), downloading what is missing.
+    """Return the local copy of a published zoo or table at a revision (null: the newest), downloading what is missing.
+
+    The name of the folder is the commit. An interrupted download goes on where it was.
 
     Raises:
         DataError: if the Hub can't be reached, or has no such data set or revision.

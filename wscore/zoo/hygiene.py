@@ -9,6 +9,7 @@ import hashlib
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Float32
@@ -72,22 +73,23 @@ def near_pairs(
     Neighbours are looked up by their sketches and checked on the vectors: |a - b| / max(|a|, |b|) < distance. Of many
     near neighbours each is compared with the 16 nearest, which is enough to connect them.
     """
-    from scipy.spatial import cKDTree
+    from scipy.spatial import KDTree
 
     if len(sketches) < 2 or distance <= 0:
         return []
-    tree = cKDTree(np.asarray(sketches, np.float64))
-    near, places = tree.query(tree.data, k=min(NEIGHBOURS + 1, len(sketches)), distance_upper_bound=2 * distance + 1e-6)
+    tree = KDTree(np.asarray(sketches, np.float64))
+    found: Any = tree.query(tree.data, k=min(NEIGHBOURS + 1, len(sketches)), distance_upper_bound=2 * distance + 1e-6)
+    near, places = found
     rows, columns = np.nonzero(np.isfinite(near))
     others = places[rows, columns]
     pairs = sorted({(min(a, b), max(a, b)) for a, b in zip(rows.tolist(), others.tolist(), strict=True) if a != b})
-    found = []
+    close = []
     for first, second in pairs:
         a, b = vector(first).astype(np.float64), vector(second).astype(np.float64)
         apart = float(np.linalg.norm(a - b)) / (max(float(np.linalg.norm(a)), float(np.linalg.norm(b))) or 1.0)
         if apart < distance:
-            found.append((first, second, apart))
-    return found
+            close.append((first, second, apart))
+    return close
 
 
 def join_groups(runs: Sequence[str], relations: Iterable[tuple[str, str]]) -> list[str]:

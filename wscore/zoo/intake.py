@@ -28,7 +28,7 @@ from wscore.zoo.hygiene import defect, digest, join_groups, layer_digests, near_
 from wscore.zoo.layout import Layout, layout_of
 from wscore.zoo.metadata import Columns
 from wscore.zoo.records import REASONS, Found, Refused
-from wscore.zoo.store import SET_ASIDE, is_whole, read_metadata, read_part, write_layouts, write_part
+from wscore.zoo.store import SET_ASIDE, is_whole, read_metadata, read_part, write_layouts, write_part, write_set_aside
 
 CACHE = Path(".cache/zoo")
 ROWS_PER_PART = 1024
@@ -75,14 +75,20 @@ def take_in(plan: Plan, config: ZooConfig, out: Path) -> int:
     code = [path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))]
     folder = CACHE / content_hash(plan.identity, plain, *code)
     jobs = [
-        Job(plan.read, piece, folder / f"shard-{number:06d}.parquet", config.max_weight, config.hygiene.constant != "keep")
+        Job(
+            plan.read,
+            piece,
+            folder / f"shard-{number:06d}.parquet",
+            config.max_weight,
+            config.hygiene.constant != "keep",
+        )
         for number, piece in enumerate(plan.pieces)
     ]
     todo = [job for job in jobs if not is_whole(job.path)]
     with tqdm(total=len(jobs), initial=len(jobs) - len(todo), desc="reading", unit="shard", disable=None) as bar:
         for _ in parallel_map(read_shard, todo, config.workers, where="zoo.workers"):
             bar.update(1)
-    taken = judge(folder, [job.path for job in jobs], config.hygiene)
+    taken = judge([job.path for job in jobs], config.hygiene)
     refused = [*plan.refused, *taken.refused()]
     if not any(taken.kept):
         raise DataError("no network is left", where="zoo", got=_counted(refused) or "nothing", fix=_first(refused))
@@ -106,11 +112,6 @@ def read_shard(job: Job) -> int:
     write_json(job.path.with_suffix(".json"), {name: msgspec.to_builtins(layout) for name, layout in layouts.items()})
     write_part(job.path, pd.DataFrame(rows, columns=list(EMPTY)), vectors)
     return len(rows)
-
-
-def write_set_aside(folder: Path, refused: Sequence[Refused]) -> None:
-    """Write the list of what was left out of a zoo, with reasons."""
-    pd.DataFrame(refused, columns=list(Refused._fields)).to_csv(folder / SET_ASIDE, index=False)
 
 
 NOTHING = np.zeros(0, np.float32)
@@ -244,7 +245,7 @@ class Taken:
         return pd.concat([ours, given.drop(columns=[name for name in ours if name in given])], axis=1)
 
 
-def judge(folder: Path, paths: Sequence[Path], hygiene: HygieneConfig) -> Taken:
+def judge(paths: Sequence[Path], hygiene: HygieneConfig) -> Taken:
     """Return what was read into shards with everything set aside that is unfit beside the others."""
     tables = [read_metadata(path).assign(shard=number) for number, path in enumerate(paths)]
     tables = [table.assign(place=np.arange(len(table))) for table in tables]
@@ -261,9 +262,12 @@ def judge(folder: Path, paths: Sequence[Path], hygiene: HygieneConfig) -> Taken:
         rows = np.flatnonzero(taken.kept)
         taken.relations |= set(shared_layers(list(taken.runs[rows]), (taken.table["layers"].iloc[row] for row in rows)))
     rows = np.flatnonzero(taken.kept)
-    taken.groups[rows] = join_groups(list(taken.runs[rows]), taken.relations)
     for row in rows.tolist():
-        taken.columns.add(taken.metadata(row))
+        known = taken.metadata(row)
+        taken.columns.add(known)
+        if known.get("group") is not None:  # runs that their author says are related
+            taken.relations.add((str(known["group"]), taken.runs[row]))
+    taken.groups[rows] = join_groups(list(taken.runs[rows]), taken.relations)
     return taken
 
 
@@ -283,11 +287,11 @@ def _check_metadata(taken: Taken, hygiene: HygieneConfig) -> None:
 def _number(taken: Taken) -> None:
     """Number the checkpoints of each run: as they were given where that is whole and complete, else by their order."""
     numbers = taken.table["number"].to_numpy(float)
-    first: dict[Any, int] = {}
+    first: dict[tuple[str, float | None], int] = {}
     for row in np.flatnonzero(taken.kept).tolist():
-        keys = [(taken.ids[row],)]
+        keys: list[tuple[str, float | None]] = [(f"id/{taken.ids[row]}", None)]
         if np.isfinite(numbers[row]):
-            keys.append((taken.runs[row], numbers[row]))
+            keys.append((f"run/{taken.runs[row]}", float(numbers[row])))
         other = next((first[key] for key in keys if key in first), None)
         if other is not None:
             taken.refuse(row, "same_checkpoint", f"as {taken.ids[other]}")
@@ -322,7 +326,9 @@ def _find_near_duplicates(taken: Taken, hygiene: HygieneConfig) -> None:
     for name in sorted(set(layouts[rows])):
         mine = rows[layouts[rows] == name]
         sketches = np.stack([np.asarray(taken.table["sketch"].iloc[row]) for row in mine])
-        for first, second, apart in near_pairs(sketches, lambda place, mine=mine: taken.vector(mine[place]), hygiene.near):
+        for first, second, apart in near_pairs(
+            sketches, lambda place, mine=mine: taken.vector(int(mine[place])), hygiene.near
+        ):
             a, b = int(mine[first]), int(mine[second])
             taken.relations.add((taken.runs[a], taken.runs[b]))
             if hygiene.near_duplicates == "set_aside" and taken.kept[a] and taken.kept[b]:

@@ -142,7 +142,7 @@ def _kind(name: str, tensor: Tensor, state: Mapping[str, Tensor]) -> Kind:
         return "running_mean"
     if leaf == "running_var":
         return "running_var"
-    if leaf == "bias" or leaf.startswith("bias_"):
+    if leaf.endswith("bias") or leaf.startswith("bias_"):
         return "norm_bias" if normalises else "bias"
     if leaf == "weight" and tensor.ndim == 1:
         return "norm_weight"

@@ -14,7 +14,7 @@ import pyarrow as pa
 from wscore.errors import ConfigError, DataError, WscoreWarning
 
 TABLES = ("metadata.csv", "metadata.json", "metadata.jsonl", "metadata.parquet")
-OURS = ("model_id", "layout", "n_weights", "weights", "group", "dtype")
+OURS = ("model_id", "layout", "n_weights", "weights", "dtype")
 FIELD = re.compile(r"\{(\w+)(?::([dfs]))?\}")
 PATTERNS = {"d": r"[-+]?\d+", "f": r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?", "s": r"[^/]+?"}
 
@@ -55,7 +55,9 @@ class NamePattern:
         match = self.pattern.search(stem if dot and extension.isalnum() and not extension.isdecimal() else path)
         if match is None:
             return {}
-        return {name: _value(text, self.kinds.get(name)) for name, text in match.groupdict().items() if text is not None}
+        return {
+            name: _value(text, self.kinds.get(name)) for name, text in match.groupdict().items() if text is not None
+        }
 
 
 def _value(text: str, kind: str | None) -> Any:
@@ -175,7 +177,9 @@ def flattened(value: Any, prefix: str = "") -> dict[str, Any]:
     if isinstance(plain, list):
         if all(isinstance(item, str) for item in plain):
             return {name: plain}
-        return {f"{name}_{place}": item for place, item in enumerate(plain) if isinstance(item, bool | int | float | str)}
+        return {
+            f"{name}_{place}": item for place, item in enumerate(plain) if isinstance(item, bool | int | float | str)
+        }
     return {} if plain is None else {name: plain}
 
 
@@ -199,7 +203,9 @@ class Columns:
             if value is None:
                 continue
             self.counts[name] += 1
-            kind = float if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 2**63 else type(value)
+            kind = (
+                float if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 2**63 else type(value)
+            )
             self.kinds.setdefault(name, set()).add(kind)
             if isinstance(value, list):
                 self.texts.setdefault(name, set()).update(str(item) for item in value)

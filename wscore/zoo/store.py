@@ -3,6 +3,8 @@
 zoo/
   rows/part-00000.parquet   one row per checkpoint: REQUIRED columns, `weights` as list<float32>, any metadata
   layouts.json              {layout identity: {"tensors": [...], "counters": {...}}}
+  source.json               where networks of others come from
+  set_aside.csv             what was left out, with reasons
   README.md                 card that lets `datasets.load_dataset("zoo")` and pandas read the rows
 """
 
@@ -20,10 +22,13 @@ import pyarrow.parquet as pq
 from jaxtyping import Float
 
 from wscore.errors import DataError
-from wscore.io import atomic_file, hash_folder, read_json, write_json, write_text
+from wscore.io import atomic_file, hash_folder, read_json, write_csv, write_json, write_text
 from wscore.zoo.layout import Layout
+from wscore.zoo.records import Refused
 
-ROW_GROUP = 256
+ROW_GROUP = 256  # rows read at once, fewer where networks are large
+WEIGHTS_PER_GROUP = 1 << 24
+SET_ASIDE = "set_aside.csv"
 REQUIRED = ("model_id", "run_id", "checkpoint", "layout", "architecture")
 CARD = """---
 configs:
@@ -60,7 +65,7 @@ class Zoo:
             )
         raw = read_json(self.folder / "layouts.json")
         self.layouts = {key: msgspec.convert(value, Layout, strict=False) for key, value in raw.items()}
-        self.table = pd.concat([_metadata(part) for part in self.parts], ignore_index=True)
+        self.table = pd.concat([read_metadata(part) for part in self.parts], ignore_index=True)
         missing = [name for name in REQUIRED if name not in self.table]
         if missing:
             raise DataError("columns are missing", where=self.folder / "rows", expected=REQUIRED, got=missing)
@@ -86,15 +91,29 @@ class Zoo:
                 first += meta.row_group(group).num_rows
         return groups
 
+    def set_aside(self) -> pd.DataFrame:
+        """Return what was left out when the zoo was made: columns model_id, reason and detail."""
+        path = self.folder / SET_ASIDE
+        return pd.read_csv(path) if path.is_file() else pd.DataFrame({"model_id": [], "reason": [], "detail": []})
+
     def layout(self, row: int) -> Layout:
         """Return the layout of one row."""
         return self.layouts[str(self.table["layout"].iloc[row])]
 
-    def stream(self) -> Iterator[tuple[int, np.ndarray]]:
-        """Yield (row number, weights (D,) float32) of all rows in order, one row group in memory at a time."""
-        for first, part, group in self._groups:
-            for shift, vector in enumerate(_read_group(self.parts[part], group)):
-                yield first + shift, vector
+    def stream(self, start: int = 0, end: int | None = None) -> Iterator[tuple[int, np.ndarray]]:
+        """Yield (row number, weights (D,) float32) of rows in order, one row group in memory at a time.
+
+        Args:
+            start: first row.
+            end: row before which to stop; None goes on to the last.
+        """
+        end = len(self) if end is None else end
+        following = [group[0] for group in self._groups[1:]] + [len(self)]
+        for (first, part, group), last in zip(self._groups, following, strict=True):
+            if first < end and last > start:
+                for shift, vector in enumerate(_read_group(self.parts[part], group)):
+                    if start <= first + shift < end:
+                        yield first + shift, vector
 
     def weights(self, rows: Sequence[int] | np.ndarray) -> Float[np.ndarray, "rows weights"]:
         """Return the weights (n, D) of rows that share one layout, in the order asked for.
@@ -127,7 +146,7 @@ class Zoo:
 
 
 def write_part(path: Path, table: pd.DataFrame, weights: Iterable[np.ndarray]) -> None:
-    """Write one parquet shard atomically: metadata columns plus `weights`, in row groups of `ROW_GROUP`."""
+    """Write one parquet shard atomically: metadata columns plus `weights`, in row groups of at most `ROW_GROUP`."""
     vectors = [np.ascontiguousarray(vector, dtype=np.float32) for vector in weights]
     offsets = np.cumsum([0, *(vector.size for vector in vectors)], dtype=np.int64)
     flat = np.concatenate(vectors) if vectors else np.zeros(0, np.float32)
@@ -136,8 +155,14 @@ def write_part(path: Path, table: pd.DataFrame, weights: Iterable[np.ndarray]) -
     content = content.append_column("weights", column)
     texts = [name for name in table.columns if pd.api.types.is_string_dtype(table[name])]
     dictionary: Any = texts  # pyarrow's annotation knows only true and false
+    group = max(1, min(ROW_GROUP, WEIGHTS_PER_GROUP // max([1, *(vector.size for vector in vectors)])))
     with atomic_file(path) as temporary:
-        pq.write_table(content, temporary, row_group_size=ROW_GROUP, use_dictionary=dictionary, compression="zstd")
+        pq.write_table(content, temporary, row_group_size=group, use_dictionary=dictionary, compression="zstd")
+
+
+def write_set_aside(folder: Path, refused: Sequence[Refused]) -> None:
+    """Write the list of what was left out of a zoo, with reasons."""
+    write_csv(folder / SET_ASIDE, {name: [getattr(item, name) for item in refused] for name in Refused._fields})
 
 
 def write_layouts(folder: Path, layouts: Iterable[Layout]) -> None:
@@ -153,12 +178,26 @@ def read_part(path: Path) -> tuple[pd.DataFrame, list[np.ndarray]]:
     Raises:
         DataError: if the file is not readable.
     """
-    table = _metadata(path)
+    table = read_metadata(path)
     groups = range(pq.ParquetFile(path).metadata.num_row_groups)
     return table, [vector for group in groups for vector in _read_group(path, group)]
 
 
-def _metadata(part: Path) -> pd.DataFrame:
+def is_whole(path: Path) -> bool:
+    """Return whether a shard was written to its end."""
+    try:
+        pq.ParquetFile(path).close()
+    except (OSError, pa.ArrowInvalid):
+        return False
+    return True
+
+
+def read_metadata(part: Path) -> pd.DataFrame:
+    """Return the columns of one shard but for the weights.
+
+    Raises:
+        DataError: if the file is not readable.
+    """
     try:
         file = pq.ParquetFile(part)
         names = [name for name in file.schema_arrow.names if name != "weights"]

@@ -5,33 +5,67 @@ from collections import Counter
 import numpy as np
 import pandas as pd
 
+from wscore.zoo.records import REASONS
 from wscore.zoo.store import Zoo
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 MEASURED = ("test_accuracy", "generalization_gap")
 
 
-def describe(zoo: Zoo, *, set_aside: int) -> dict[str, float]:
+def describe(zoo: Zoo) -> dict[str, float]:
     """Return counts of a zoo, quantiles of what was measured on its networks, and counts and medians by family.
 
-    Columns that a foreign zoo lacks are left out.
+    `set_aside_<reason>` counts what was left out; `groups` the sets of runs that share a split and `groups_joined` those
+    of more than one run; `networks_early` checkpoints before the last of their run, and `networks_poor` last ones that
+    stay below half the median accuracy of the last ones of their family. Columns that a foreign zoo lacks are left out.
     """
     table = zoo.table
     sizes = np.array([zoo.layouts[str(name)].size for name in table["layout"]])
+    group = table["group" if "group" in table else "run_id"].to_numpy()
+    groups = table["run_id"].groupby(group).nunique().to_numpy()
+    refused = zoo.set_aside()
+    reasons = Counter(refused["reason"].astype(str))
     summary = {
         "networks": float(len(table)),
         "runs": float(len(set(table["run_id"]))),
-        "set_aside": float(set_aside),
+        "set_aside": float(len(refused)),
         "layouts": float(len(set(table["layout"]))),
         "weights_least": float(sizes.min()),
         "weights_median": float(np.median(sizes)),
         "weights_most": float(sizes.max()),
+        "groups": float(len(groups)),
+        "groups_joined": float(np.sum(groups > 1)),
+        **{f"set_aside_{name}": float(count) for name, count in sorted(reasons.items())},
     }
     for name in MEASURED:
-        if name in table:
+        if name in table and np.isfinite(table[name].to_numpy(float)).any():
             found = np.nanquantile(table[name].to_numpy(float), QUANTILES)
             summary |= {f"{name}_q{100 * q:02.0f}": float(value) for q, value in zip(QUANTILES, found, strict=True)}
-    return summary | _by_family(table)
+    return summary | _by_status(table) | _by_family(table)
+
+
+def report(zoo: Zoo) -> dict[str, list[object]]:
+    """Return the table of what was kept and what was set aside, by reason, as columns."""
+    reasons = Counter(zoo.set_aside()["reason"].astype(str))
+    total = len(zoo) + sum(reasons.values())
+    rows = [("kept", len(zoo), "in the zoo"), *((n, count, REASONS.get(n, "")) for n, count in reasons.most_common())]
+    return {
+        "reason": [name for name, _, _ in rows],
+        "networks": [count for _, count, _ in rows],
+        "share": [count / total for _, count, _ in rows],
+        "meaning": [text for _, _, text in rows],
+    }
+
+
+def _by_status(table: pd.DataFrame) -> dict[str, float]:
+    last = table.groupby("run_id")["checkpoint"].idxmax()
+    summary = {"networks_early": float(len(table) - len(last))}
+    if "test_accuracy" in table:
+        rows = table.loc[last]
+        family = rows["family"] if "family" in rows else rows["layout"]
+        usual = rows["test_accuracy"].astype(float).groupby(family).transform("median")
+        summary["networks_poor"] = float((rows["test_accuracy"].astype(float) < usual / 2).sum())
+    return summary
 
 
 def _by_family(table: pd.DataFrame) -> dict[str, float]:

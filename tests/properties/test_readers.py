@@ -1,0 +1,112 @@
+"""Readers of files from strangers: whatever the bytes, a network comes out or one named refusal, and no code runs."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save
+
+from wscore.config import load_section
+from wscore.zoo.checkpoints import read_checkpoint
+from wscore.zoo.config import ZooConfig
+from wscore.zoo.records import REASONS, Found, Refused, RejectedError
+from wscore.zoo.tables import read_piece
+from wscore.zoo.vectors import read_vectors
+
+STATE = {"fc.weight": torch.arange(12.0).reshape(3, 4), "fc.bias": torch.ones(3), "n": torch.tensor(3)}
+FEW = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+
+
+def hdf5() -> bytes:
+    h5py = pytest.importorskip("h5py")
+    stream = io.BytesIO()
+    with h5py.File(stream, "w") as file:
+        file["fc/kernel"] = np.ones((3, 4), np.float32)
+    return stream.getvalue()
+
+
+def valid() -> list[bytes]:
+    new, old, npz = io.BytesIO(), io.BytesIO(), io.BytesIO()
+    torch.save(STATE, new)
+    torch.save(STATE, old, _use_new_zipfile_serialization=False)
+    np.savez(npz, **{name: value.numpy() for name, value in STATE.items()})
+    return [new.getvalue(), old.getvalue(), npz.getvalue(), save(STATE), hdf5()]
+
+
+FILES = valid()
+
+
+@st.composite
+def damaged(draw):
+    """A valid file with some bytes changed, cut out or doubled, or random bytes after a known beginning."""
+    data = bytearray(draw(st.sampled_from(FILES)))
+    for _ in range(draw(st.integers(0, 6))):
+        place = draw(st.integers(0, len(data) - 1))
+        what = draw(st.sampled_from(["set", "cut", "insert", "end"]))
+        if what == "set":
+            data[place] = draw(st.integers(0, 255))
+        elif what == "cut":
+            del data[place : place + draw(st.integers(1, 40))]
+        elif what == "insert":
+            data[place:place] = draw(st.binary(max_size=20))
+        else:
+            del data[max(place, 1) :]
+        if not data:
+            break
+    return bytes(data)
+
+
+def outcome(path):
+    try:
+        return read_checkpoint(path, key=None, most=1000)
+    except RejectedError as error:
+        return error
+
+
+@FEW
+@given(st.one_of(damaged(), st.binary(max_size=300)))
+def test_any_bytes_make_a_network_or_a_named_refusal(tmp_path, data):
+    path = tmp_path / "file"
+    path.write_bytes(data)
+    result = outcome(path)
+    if isinstance(result, RejectedError):
+        assert result.reason in REASONS
+        assert "\n" not in str(result)
+    else:
+        assert sum(tensor.numel() for tensor in result.state.values()) <= 1000
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+
+
+@FEW
+@given(damaged())
+def test_files_of_vectors_too(tmp_path, data):
+    (tmp_path / "file.pt").write_bytes(data)
+    reading = load_section(ZooConfig, "zoo").reading
+    for item in read_vectors(reading, str(tmp_path / "file.pt")):
+        assert isinstance(item, Found) or item.reason in REASONS
+
+
+cells = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8)),
+    lambda inner: st.one_of(st.lists(inner, max_size=4), st.dictionaries(st.text(max_size=4), inner, max_size=4)),
+    max_leaves=12,
+)
+
+
+@FEW
+@given(st.lists(st.one_of(cells.map(lambda value: json.dumps({"weights": value})), st.text(max_size=20)), min_size=1))
+def test_any_json_in_a_table_makes_a_network_or_a_named_refusal(tmp_path, texts):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from wscore.zoo.tables import Piece
+
+    pq.write_table(pa.table({"weights": texts}), tmp_path / "t.parquet")
+    reading = load_section(ZooConfig, "zoo").reading
+    found = list(read_piece(reading, Piece(str(tmp_path / "t.parquet"), (0,), 0)))
+    assert len(found) == len(texts)
+    assert all(isinstance(item, Found) or (isinstance(item, Refused) and item.reason in REASONS) for item in found)
