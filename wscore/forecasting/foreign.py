@@ -39,7 +39,8 @@ from wscore.forecasting.snapshots import (
     write_manifest,
 )
 from wscore.io import atomic_folder, create_array
-from wscore.zoo.folder import SUFFIXES, read_state
+from wscore.zoo.checkpoints import read_state
+from wscore.zoo.folder import SUFFIXES
 from wscore.zoo.images import Images
 from wscore.zoo.layout import Layout, layout_of
 

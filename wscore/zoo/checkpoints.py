@@ -20,7 +20,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from wscore.errors import WscoreError
+from wscore.errors import DataError, WscoreError
 from wscore.zoo.records import RejectedError
 
 WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "module", "params", "weights")
@@ -29,6 +29,7 @@ MEMORIES = re.compile(
 )
 WRAPPING = re.compile(r"(?:^|(?<=\.))_orig_mod\.")
 DEEPEST, MOST_NODES = 24, 200_000
+LARGEST = 10**9  # numbers in one network, where no parameter says otherwise
 UnpicklingError = torch.serialization.pickle.UnpicklingError  # pyright: ignore[reportPrivateImportUsage]
 BROKEN = (
     ArithmeticError, AssertionError, AttributeError, BufferError, EOFError, ImportError, LookupError, MemoryError,
@@ -67,6 +68,23 @@ def read_checkpoint(path: Path, *, key: str | None, most: int) -> Checkpoint:
         raise
     except BROKEN as error:
         raise RejectedError("unreadable", f"{type(error).__name__}: {' '.join(str(error).split())[:200]}") from error
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """Return the state dict of one network in a file, checked to hold finite numbers.
+
+    Raises:
+        DataError: naming the file, if it is unreadable, holds something else, or a number is not finite.
+    """
+    try:
+        state = read_checkpoint(path, key=None, most=LARGEST).state
+    except RejectedError as error:
+        raise DataError("is not a readable checkpoint", where=path, got=f"{error.reason}: {error.detail}") from error
+    for name, tensor in state.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            count = f"{int((~torch.isfinite(tensor)).sum())} of {tensor.numel()}"
+            raise DataError("holds numbers that are not finite", where=f"{path}: {name}", got=count)
+    return state
 
 
 def load_file(path: Path, *, most: int) -> Any:
