@@ -1,23 +1,43 @@
-"""What is published under which name (section `publish:`)."""
+"""What is published, where and under which name (section `publish:`)."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
 from wscore.config import Section
+
+Table = Literal["zoo", "representations"]
 
 
 class PublishConfig(Section, frozen=True):
     """Section `publish:`.
 
     Args:
-        name: title of the model cards; letters, digits, `-`, `_` and `.`.
-        repo_id: `owner/name` on the Hub; null keeps the local folder only.
+        target: `none` publishes nothing; `folder` writes what `hub` also uploads, byte for byte.
+        layout: `one` repository with a folder per model, or `separate` repositories `<repo_id>-<model>`.
+        name: title of the cards; letters, digits, `-`, `_` and `.`.
+        repo_id: `owner/name` on the Hub, needed to upload and named on the cards; the data sets are
+            `<repo_id>-zoo` and `<repo_id>-representations`.
         private: whether a repository made by the upload is private.
         license: SPDX identifier, in lower case, of the published weights.
+        datasets: what is published as data sets beside the models.
     """
 
+    target: Literal["none", "folder", "hub"]
+    layout: Literal["one", "separate"]
     name: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,95}$")]
     repo_id: str | None
     private: bool
     license: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9.+-]*$")]
+    datasets: tuple[Table, ...]
+
+    def __post_init__(self) -> None:
+        if self.target == "hub" and self.repo_id is None:
+            raise ValueError("target hub needs repo_id: owner/name on the Hub")
+        if len(set(self.datasets)) < len(self.datasets):
+            raise ValueError("datasets names something twice")
+
+    def repository(self, part: str) -> str | None:
+        """Return the repository of a model (`encoder`, `heads/accuracy`) or data set (`zoo`), if one is named."""
+        alone = self.layout == "separate" or part in Table.__args__
+        return f"{self.repo_id}-{part.replace('/', '-')}" if self.repo_id and alone else self.repo_id

@@ -1,24 +1,49 @@
-"""Published encoders and decoders: networks in, latents out, and back, without the pipeline around them."""
+"""Published models: networks in, latents out, and back, without the pipeline around them.
 
-from collections.abc import Mapping
+    encoder = PublishedEncoder.from_pretrained("models/published")           # a folder
+    encoder = PublishedEncoder.from_pretrained("me/zoo", revision="4f1c...")  # on the Hub, at a pinned commit
+    encoder.encode(network.state_dict())
+
+Every class is a `torch.nn.Module` and a `PyTorchModelHubMixin`: `from_pretrained`, `save_pretrained`, `push_to_hub`.
+"""
+
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
+from huggingface_hub import PyTorchModelHubMixin
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from wscore.errors import ModelError
+from wscore.io import write_text
 from wscore.models.autoencoder import Decoder, Encoder
-from wscore.models.folder import load_model
+from wscore.models.folder import RESERVED, load_model, read_model_config, save_model
+from wscore.models.predictor import WeightPredictor
+from wscore.publish.checksums import verify, write_checksums
+from wscore.publish.fetch import fetch
+from wscore.publish.hub import Upload, upload
 from wscore.tokens.alignment import Alignment
 from wscore.tokens.batch import TokenBatch
 from wscore.tokens.items import cut_windows
 from wscore.tokens.normalizer import Normalizer
 from wscore.tokens.tokenizer import Tokenizer
 from wscore.zoo.layout import Layout, layout_of
+
+TOGETHER = 256  # sequences that are encoded at once
+CARD = """---
+library_name: wscore
+tags: [wscore, weight-space-learning]
+---
+
+# {name}
+
+Load it with `wscore.{name}.from_pretrained(...)`.
+"""
 
 
 class TokenCodec:
@@ -34,6 +59,11 @@ class TokenCodec:
         self.normalizer = Normalizer.load(Path(folder) / "normalizer.json")
         self.longest = longest
 
+    def save(self, folder: Path) -> None:
+        """Write tokenizer.json and normalizer.json."""
+        self.tokenizer.save(Path(folder) / "tokenizer.json")
+        self.normalizer.save(Path(folder) / "normalizer.json")
+
     def windows(self, layout: Layout) -> list[slice]:
         """Return which tokens of a network each of its windows holds."""
         spans = cut_windows(self.tokenizer.count(layout), self.longest)
@@ -41,12 +71,17 @@ class TokenCodec:
 
     def batch(self, layout: Layout, vector: Float[np.ndarray, " weights"]) -> TokenBatch:
         """Return the windows of one network (D,) as a batch, normalised and padded to the longest of them."""
+        return self.stack(layout, vector[None])
+
+    def stack(self, layout: Layout, vectors: Float[np.ndarray, "networks weights"]) -> TokenBatch:
+        """Return the windows of networks of one layout, those of the first network first, as one batch."""
         template = self.tokenizer.template(layout)
-        tokens = self.tokenizer.encode(layout, self.normalizer.normalize(layout, vector[None]))[0]
-        parts = (tokens, template.mask, template.features)
-        return TokenBatch(
-            *(_stack(torch.from_numpy(np.ascontiguousarray(part)), self.windows(layout)) for part in parts)
-        )
+        tokens = self.tokenizer.encode(layout, self.normalizer.normalize(layout, vectors))
+        count, spans = len(vectors), self.windows(layout)
+        rows = [torch.from_numpy(np.ascontiguousarray(one[span])) for one in tokens for span in spans]
+        frame = [_stack(torch.from_numpy(np.ascontiguousarray(part)), spans) for part in template[:2]]
+        mask, features = (part.repeat(count, *[1] * (part.ndim - 1)) for part in frame)
+        return TokenBatch(pad_sequence(rows, batch_first=True), mask, features)
 
     def network(self, layout: Layout, tokens: Float[Tensor, "window token dim"]) -> Float[np.ndarray, " weights"]:
         """Return the weights (D,) of one network from the tokens of its windows: the inverse of `batch`."""
@@ -55,26 +90,94 @@ class TokenCodec:
         return self.normalizer.restore(layout, self.tokenizer.decode(layout, whole[None].numpy()))[0]
 
 
-class PublishedEncoder:
-    """Turns networks into latents.
+class Published(nn.Module, PyTorchModelHubMixin, library_name="wscore"):
+    """A model in a folder that stands alone.
 
     Args:
-        folder: of a published encoder.
+        folder: of one published model; every file of it is checked against checksums.json.
+
+    Attributes:
+        model: the network itself.
+        facts: what config.json says beside its configuration.
 
     Raises:
-        ModelError: if the folder holds no encoder or was altered.
+        ModelError: if the folder holds another kind of model, was altered, or is of an unknown format.
     """
 
+    part: ClassVar[str] = ""
+    kind: ClassVar[type[nn.Module]] = nn.Module
+
     def __init__(self, folder: Path | str) -> None:
-        self.model = load_model(Path(folder), Encoder)
+        super().__init__()
+        verify(Path(folder))
+        self.model: Any = load_model(Path(folder), self.kind)
+        content = read_model_config(Path(folder))
+        self.facts = {key: value for key, value in content.items() if key not in RESERVED}
+        card = Path(folder) / "README.md"
+        self.card = card.read_text(encoding="utf-8") if card.is_file() else CARD.format(name=type(self).__name__)
+
+    @classmethod
+    def from_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
+        cls, source: Path | str, *, revision: str | None = None, part: str | None = None, **client: Any
+    ) -> Self:
+        """Return the model in a folder or on the Hub, in evaluation mode on the CPU.
+
+        Args:
+            source: a folder, `owner/name` or `owner/name@revision`.
+            revision: commit, tag or branch on the Hub; null stands for the newest.
+            part: folder within the source, if it holds several models; null stands for the usual one.
+            client: `cache_dir`, `force_download`, `local_files_only` and `token` of `huggingface_hub`.
+
+        Raises:
+            PublishError: if the id is malformed.
+            DataError: if the Hub refuses or can't be reached.
+            ModelError: if there is no such model, or it was altered or is of another class or format.
+        """
+        return cls(fetch(source, revision, part=cls.part if part is None else part, **client)).eval()
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        """Write all files of the model."""
+        save_model(save_directory, self.model, extra=self.facts)
+        self.save_codec(save_directory)
+        write_text(save_directory / "README.md", self.card)
+        write_checksums(save_directory)
+
+    def save_codec(self, folder: Path) -> None:
+        """Write what the model needs beside its weights."""
+
+    def push_to_hub(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, repo_id: str, *, private: bool = True
+    ) -> str:
+        """Upload the model as a repository of its own, with the token in `HF_TOKEN`, and return the commit's address.
+
+        Raises:
+            PublishError: if the id is malformed, the token is missing, or the Hub can't be reached or refuses.
+        """
+        with TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            return upload([Upload(repo_id, Path(folder))], private=private)[0]
+
+
+class PublishedEncoder(Published):
+    """Turns networks into latents."""
+
+    part = "encoder"
+    kind = Encoder
+
+    def __init__(self, folder: Path | str) -> None:
+        super().__init__(folder)
         self.codec = TokenCodec(Path(folder), self.model.config.network.max_tokens)
         self.alignment = Alignment.load(Path(folder))
+
+    def save_codec(self, folder: Path) -> None:
+        """Write tokenizer, normaliser and reference networks."""
+        self.codec.save(folder)
+        self.alignment.save(folder)
 
     def encode(self, state: Mapping[str, Tensor]) -> Float[Tensor, " latent"]:
         """Return the latent (Z,) of a network's state dict: the mean over its windows, as the heads take it."""
         return self.encode_windows(state).mean(dim=0)
 
-    @torch.no_grad()
     def encode_windows(self, state: Mapping[str, Tensor]) -> Float[Tensor, "window latent"]:
         """Return one latent per window of a network (one window unless it is long), as the decoder takes them.
 
@@ -84,43 +187,170 @@ class PublishedEncoder:
             ModelError: if the network has weights that are not finite.
         """
         layout = layout_of(state)
-        vector = layout.flatten(state)
-        check_finite(vector)
-        return self.model(self.codec.batch(layout, self.alignment.apply(layout, vector[None])[0]))
+        return self.encode_many(layout, layout.flatten(state)[None])[0]
+
+    @torch.no_grad()
+    def encode_many(
+        self, layout: Layout, vectors: Float[np.ndarray, "networks weights"]
+    ) -> Float[Tensor, "networks window latent"]:
+        """Return the latents of many networks of one layout, given as flat weights.
+
+        Raises:
+            ModelError: if a network has weights that are not finite.
+        """
+        check_finite(vectors)
+        windows = len(self.codec.windows(layout))
+        step = max(1, TOGETHER // windows)
+        parts = [vectors[start : start + step] for start in range(0, len(vectors), step)]
+        latents = [self.model(self.codec.stack(layout, self.alignment.apply(layout, part))) for part in parts]
+        return torch.cat(latents).unflatten(0, (len(vectors), windows))  # (n, W, Z)
 
 
-class PublishedDecoder:
-    """Turns latents into networks.
+class PublishedDecoder(Published):
+    """Turns latents into networks."""
 
-    Args:
-        folder: of a published decoder.
-
-    Raises:
-        ModelError: if the folder holds no decoder or was altered.
-    """
+    part = "decoder"
+    kind = Decoder
 
     def __init__(self, folder: Path | str) -> None:
-        self.model = load_model(Path(folder), Decoder)
+        super().__init__(folder)
         self.codec = TokenCodec(Path(folder), self.model.config.network.max_tokens)
+        self.alignment = Alignment.load(Path(folder))
+
+    def save_codec(self, folder: Path) -> None:
+        """Write tokenizer, normaliser and reference networks."""
+        self.codec.save(folder)
+        self.alignment.save(folder)
 
     @torch.no_grad()
     def decode(self, latents: Float[Tensor, "window latent"], layout: Layout) -> dict[str, Tensor]:
         """Return the state dict that latents stand for, one latent per window of a network of this layout.
 
         Raises:
-            ModelError: if the layout has another count of windows.
+            ModelError: if the layout has another count of windows, or the latents another length.
         """
-        windows = len(self.codec.windows(layout))
-        if len(latents) != windows:
-            raise ModelError("latents do not fit the layout", expected=f"{windows}, one per window", got=len(latents))
+        windows, size = len(self.codec.windows(layout)), self.model.config.network.latent_dim
+        if latents.shape != (windows, size):
+            expected = f"{windows} x {size}: one per window"
+            got = " x ".join(map(str, latents.shape))
+            raise ModelError("latents do not fit the layout", expected=expected, got=got)
         frame = self.codec.batch(layout, np.zeros(layout.size, np.float32))
         vector = self.codec.network(layout, self.model(latents, frame))
         return layout.unflatten(torch.from_numpy(vector))
 
 
-def check_finite(vector: Float[np.ndarray, " weights"]) -> None:
-    """Raise ModelError if a network has weights that are not finite, telling how many."""
-    wrong = int((~np.isfinite(vector)).sum())
+class PublishedPredictor(Published):
+    """Forecasts the weights of a network from its last snapshots."""
+
+    part = "predictor"
+    kind = WeightPredictor
+
+    def forecast(self, history: Sequence[Mapping[str, Tensor]], horizons: int) -> list[dict[str, Tensor]]:
+        """Return the state dicts 1..horizons steps after the last of some equally spaced snapshots, oldest first.
+
+        Raises:
+            ModelError: if the history is too short, of several layouts, or does not fit the predictor, or so many
+                steps were not learned.
+        """
+        if not history:
+            raise ModelError("too few snapshots to forecast from", got=0)
+        layout = layout_of(history[0])
+        if any(layout_of(state) != layout for state in history):
+            raise ModelError("the snapshots are of several networks", expected="one layout")
+        vectors = torch.from_numpy(np.stack([layout.flatten(state) for state in history]))
+        return [layout.unflatten(one) for one in self.model.predict(vectors, layout, horizons)]
+
+
+class WeightAutoencoder(nn.Module, PyTorchModelHubMixin, library_name="wscore"):
+    """Networks to latents and back; one side may be missing.
+
+    Attributes:
+        encoder: or None.
+        decoder: or None.
+
+    Raises:
+        ModelError: if the two sides don't belong together.
+    """
+
+    def __init__(self, encoder: PublishedEncoder | None, decoder: PublishedDecoder | None) -> None:
+        super().__init__()
+        self.encoder, self.decoder = encoder, decoder
+        if encoder is None or decoder is None:
+            return
+        same = encoder.model.config == decoder.model.config and encoder.codec.tokenizer == decoder.codec.tokenizer
+        if not same or encoder.codec.normalizer != decoder.codec.normalizer:
+            raise ModelError("encoder and decoder don't belong together", fix="take both from one publication")
+
+    @classmethod
+    def from_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
+        cls, source: Path | str, *, revision: str | None = None, side: str = "both", **client: Any
+    ) -> Self:
+        """Return the autoencoder in a folder or on the Hub.
+
+        Args:
+            source: a folder, `owner/name` or `owner/name@revision`. One that holds a single side gives that side.
+            revision: commit, tag or branch on the Hub; null stands for the newest.
+            side: `both`, `encoder` or `decoder`.
+            client: `cache_dir`, `force_download`, `local_files_only` and `token` of `huggingface_hub`.
+
+        Raises:
+            PublishError: if the id is malformed.
+            DataError: if the Hub refuses or can't be reached.
+            ModelError: if there is no such model, or it was altered or is of another class or format.
+        """
+        wanted = ("encoder", "decoder") if side == "both" else (side,)
+        kinds = {"encoder": PublishedEncoder, "decoder": PublishedDecoder}
+        if not set(wanted) <= set(kinds):
+            raise ModelError("no such side", expected="both, encoder or decoder", got=side)
+        folders = {name: fetch(source, revision, part=name, **client) for name in wanted}
+        if side == "both" and folders["encoder"] == folders["decoder"]:  # a repository of one side
+            name = "decoder" if read_model_config(folders["decoder"])["class"] == Decoder.__name__ else "encoder"
+            folders = {name: folders[name]}
+        found: dict[str, Any] = {name: kinds[name](folder).eval() for name, folder in folders.items()}
+        return cls(found.get("encoder"), found.get("decoder")).eval()
+
+    def encode(self, state: Mapping[str, Tensor]) -> Float[Tensor, " latent"]:
+        """Return the latent (Z,) of a network: see `PublishedEncoder.encode`."""
+        return self._side("encoder").encode(state)
+
+    def encode_windows(self, state: Mapping[str, Tensor]) -> Float[Tensor, "window latent"]:
+        """Return one latent per window of a network: see `PublishedEncoder.encode_windows`."""
+        return self._side("encoder").encode_windows(state)
+
+    def decode(self, latents: Float[Tensor, "window latent"], layout: Layout) -> dict[str, Tensor]:
+        """Return the network that latents stand for: see `PublishedDecoder.decode`."""
+        return self._side("decoder").decode(latents, layout)
+
+    def forward(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the network that is rebuilt from the latents of a network."""
+        return self.decode(self.encode_windows(state), layout_of(state))
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        """Write each side into a folder of its own."""
+        for side in (self.encoder, self.decoder):
+            if side is not None:
+                side.save_pretrained(save_directory / side.part)
+        write_text(save_directory / "README.md", CARD.format(name=type(self).__name__))
+        write_checksums(save_directory)
+
+    def push_to_hub(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, repo_id: str, *, private: bool = True
+    ) -> str:
+        """Upload the sides as folders of one repository: see `Published.push_to_hub`."""
+        with TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            return upload([Upload(repo_id, Path(folder))], private=private)[0]
+
+    def _side(self, name: str) -> Any:
+        side = getattr(self, name)
+        if side is None:
+            raise ModelError(f"has no {name}", fix=f"load one that holds the {name} too")
+        return side
+
+
+def check_finite(vectors: Float[np.ndarray, "*networks weights"]) -> None:
+    """Raise ModelError if networks have weights that are not finite, telling how many."""
+    wrong = int((~np.isfinite(vectors)).sum())
     if wrong:
         raise ModelError("network has weights that are not finite", got=wrong)
 
