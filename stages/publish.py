@@ -1,10 +1,10 @@
-"""Pack the trained models as self-contained folders with cards, and upload them if a repository is named."""
+"""Pack the trained models and data sets as self-contained folders with cards, and upload them if that is asked for."""
 
 from pathlib import Path
 
 from wscore.publish.config import PublishConfig
 from wscore.publish.hub import upload
-from wscore.publish.pack import Sources, pack, read_metrics
+from wscore.publish.pack import Sources, pack, pack_datasets, read_metrics, uploads
 from wscore.publish.provenance import gather_provenance
 from wscore.runner import Run, stage
 from wscore.zoo.store import Zoo
@@ -15,16 +15,28 @@ RECORDED = dict.fromkeys(("data", "zoo", "tokens", "ae", "heads", "base", "predi
 
 @stage(publish=PublishConfig, **RECORDED)
 def main(
-    run: Run, *, zoo: Path, autoencoder: Path, heads: Path, predictor: Path, metrics: list[Path], out: Path
+    run: Run,
+    *,
+    zoo: Path,
+    representations: Path,
+    autoencoder: Path,
+    heads: Path,
+    predictor: Path,
+    metrics: list[Path],
+    plots: Path,
+    out: Path,
+    datasets: Path,
 ) -> str:
-    """Write models/published and return how many models are in it."""
-    config = run.params["publish"]
-    origin = gather_provenance(Zoo(zoo), {name: run.params[name] for name in RECORDED})
-    sources = Sources(autoencoder, heads, run.params["heads"]["tasks"], predictor)
+    """Write models/published and data/published and return what is in them."""
+    config, networks = run.params["publish"], Zoo(zoo)
+    origin = gather_provenance(networks, {name: run.params[name] for name in RECORDED})
+    sources = Sources(autoencoder, heads, run.params["heads"]["tasks"], predictor, plots)
     names = pack(out, sources, read_metrics(metrics), origin, config)
-    run.tracker.log_metrics({"published_models": len(names)})
-    address = upload(out, config)
-    return f"{len(names)} models packed in {out}{f' and uploaded to {address}' if address else ''}: {', '.join(names)}"
+    tables = pack_datasets(datasets, networks, representations, origin, config)
+    run.tracker.log_metrics({"published_models": len(names), "published_datasets": len(tables)})
+    addresses = upload(uploads(out, datasets, config), private=config.private)
+    uploaded = f"; uploaded: {', '.join(addresses)}" if addresses else ""
+    return f"{len(names)} models ({', '.join(names)}) and {len(tables)} data sets ({', '.join(tables)}){uploaded}"
 
 
 if __name__ == "__main__":

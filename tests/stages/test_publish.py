@@ -3,15 +3,17 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from stages.publish import main
 from wscore.config import PARAMS
-from wscore.io import write_json
+from wscore.io import write_csv, write_json
 from wscore.models.folder import save_model
 from wscore.models.heads import Head, HeadConfig
 from wscore.presets import apply_preset
+from wscore.zoo.store import Zoo
 
 ROOT = Path(__file__).resolve().parents[2]
 FIGURES = {
@@ -47,7 +49,22 @@ def workplace(tmp_path: Path, tiny_zoo: Path, monkeypatch: pytest.MonkeyPatch) -
     for name in ("tokenizer.json", "normalizer.json"):
         write_json(Path("models/autoencoder") / name, {})
     (tmp_path / "zoo").symlink_to(tiny_zoo)
+    write_representations(Zoo(tiny_zoo))
+    for name in ("autoencoder", "heads/accuracy", "predictor"):
+        write_csv(Path("plots") / name / "history.csv", {"epoch": [0, 1], "lr": [0.1, 0.0], "train_loss": [1.0, 0.5]})
     return tmp_path
+
+
+def write_representations(zoo: Zoo) -> None:
+    """Write a latent of four numbers for every network of a zoo, one run in each of the smaller splits."""
+    runs = dict.fromkeys(sorted(set(zoo.table["run_id"])), "train")
+    validation, test, *_ = runs
+    runs |= {validation: "validation", test: "test"}
+    table = zoo.table[["model_id", "run_id", "checkpoint"]].assign(
+        split=zoo.table["run_id"].map(runs), latent=list(np.arange(4 * len(zoo), dtype=np.float32).reshape(-1, 4))
+    )
+    Path("representations").mkdir()
+    table.to_parquet("representations/representations.parquet")
 
 
 def preset(text: str) -> None:
@@ -58,9 +75,10 @@ def preset(text: str) -> None:
 
 def run() -> None:
     main([
-        "--zoo", "zoo", "--autoencoder", "models/autoencoder", "--heads", "models/heads",
-        "--predictor", "models/predictor",
-        "--metrics", *(f"metrics/{name}.json" for name in FIGURES), "--out", "published",
+        "--zoo", "zoo", "--representations", "representations", "--autoencoder", "models/autoencoder",
+        "--heads", "models/heads", "--predictor", "models/predictor",
+        "--metrics", *(f"metrics/{name}.json" for name in FIGURES), "--plots", "plots",
+        "--out", "published", "--datasets", "datasets",
     ])  # fmt: skip
 
 
@@ -70,9 +88,9 @@ def files(folder: Path) -> dict[str, bytes]:
 
 def test_every_model_has_what_it_needs(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run()
-    model = {"config.json", "model.safetensors", "README.md"}
+    model = {"config.json", "model.safetensors", "README.md", "checksums.json", "runs/events.out.tfevents.0.wscore"}
     sided = model | {"tokenizer.json", "normalizer.json"}
-    wanted = {"README.md"}
+    wanted = {"README.md", "checksums.json"}
     for part, names in (("encoder", sided), ("decoder", sided), ("heads/accuracy", model), ("predictor", model)):
         wanted |= {f"{part}/{name}" for name in names}
     assert set(files(Path("published"))) == wanted
@@ -80,8 +98,9 @@ def test_every_model_has_what_it_needs(workplace: Path, capsys: pytest.CaptureFi
         Path("published/encoder/model.safetensors").read_bytes()
         == Path("models/autoencoder/encoder/model.safetensors").read_bytes()
     )
-    assert capsys.readouterr().out.startswith(
-        "4 models packed in published: encoder, decoder, heads/accuracy, predictor"
+    summary = capsys.readouterr().out
+    assert summary == (
+        "4 models (encoder, decoder, heads/accuracy, predictor) and 2 data sets (zoo, representations)\n"
     )
 
 
@@ -108,22 +127,74 @@ def test_the_predictor_is_judged_on_unseen_runs_at_the_first_and_the_last_step(w
 
 def test_twice_the_same_bytes(workplace: Path) -> None:
     run()
-    first = files(Path("published"))
+    first = files(Path("published")), files(Path("datasets"))
     run()
-    assert files(Path("published")) == first
+    assert (files(Path("published")), files(Path("datasets"))) == first
 
 
 def test_an_impossible_upload_leaves_the_folder_whole(workplace: Path) -> None:
     run()
     first = files(Path("published"))
-    preset("publish: {repo_id: me/zoo}")
+    preset("publish: {target: hub, repo_id: me/zoo}")
     with pytest.raises(SystemExit, match=r"^publish: publish\.repo_id=me/zoo: no token"):
         run()
-    assert files(Path("published")) == first
-    preset("publish: {repo_id: nonsense}")
+    assert set(files(Path("published"))) == set(first)
+    preset("publish: {repo_id: non/sense/}")
     with pytest.raises(SystemExit, match=r"^publish: publish\.repo_id: malformed repository id"):
         run()
-    assert files(Path("published")) == first
+    assert set(files(Path("published"))) == set(first)
+
+
+def test_nothing_is_published_on_request(workplace: Path) -> None:
+    preset("publish: {target: none}")
+    run()
+    assert set(files(Path("published"))) == {"README.md", "checksums.json"}
+    assert set(files(Path("datasets"))) == {"checksums.json"}
+
+
+def test_only_the_named_data_sets_are_published(workplace: Path) -> None:
+    preset("publish: {datasets: [representations]}")
+    run()
+    assert {path.partition("/")[0] for path in files(Path("datasets"))} == {"representations", "checksums.json"}
+
+
+@pytest.mark.parametrize("name", ["published", "datasets"])
+def test_a_folder_of_somebody_else_is_not_touched(workplace: Path, name: str) -> None:
+    Path(name).mkdir()
+    Path(name, "thesis.txt").write_text("the only copy")
+    with pytest.raises(SystemExit, match=rf"{name}: is not empty and was not published by wscore; got thesis\.txt"):
+        run()
+    assert files(Path(name)) == {"thesis.txt": b"the only copy"}
+
+
+def test_the_hub_needs_a_repository(workplace: Path) -> None:
+    preset("publish: {target: hub}")
+    with pytest.raises(SystemExit, match=r"params\.yaml: publish.*target hub needs repo_id"):
+        run()
+
+
+def test_cards_say_where_the_models_will_lie(workplace: Path) -> None:
+    preset("publish: {repo_id: me/zoo}")
+    run()
+    assert 'from_pretrained("me/zoo", side="encoder")' in Path("published/encoder/README.md").read_text()
+    preset("publish: {layout: separate}")
+    run()
+    assert 'from_pretrained("me/zoo-encoder")' in Path("published/encoder/README.md").read_text()
+    assert 'load_dataset("me/zoo-zoo"' in Path("datasets/zoo/README.md").read_text()
+
+
+def test_tensorboard_reads_the_curves(workplace: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run()
+    events = EventAccumulator("published/heads/accuracy/runs").Reload()
+    assert [(item.step, item.value) for item in events.Scalars("train_loss")] == [(0, 1.0), (1, 0.5)]
+
+
+def test_missing_curves_are_named(workplace: Path) -> None:
+    Path("plots/predictor/history.csv").unlink()
+    with pytest.raises(SystemExit, match=r"plots/predictor/history\.csv: the curves of the training are missing"):
+        run()
 
 
 def test_a_missing_model_is_named_and_nothing_is_left(workplace: Path) -> None:
@@ -139,7 +210,9 @@ def test_missing_figures_are_named(workplace: Path) -> None:
         run()
 
 
-@pytest.mark.parametrize("text", ["name: ' '", "license: MIT!", "private: 3", "repo_id: 3"])
+@pytest.mark.parametrize(
+    "text", ["name: ' '", "license: MIT!", "private: 3", "repo_id: 3", "target: s3", "layout: both", "datasets: [all]"]
+)
 def test_wrong_parameters_are_named(workplace: Path, text: str) -> None:
     preset(f"publish: {{{text}}}")
     with pytest.raises(SystemExit, match=rf"params\.yaml: publish\.{text.partition(':')[0]}"):

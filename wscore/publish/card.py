@@ -22,7 +22,7 @@ TEMPLATE = """\
 
 ## Load it
 
-With the code installed (`pip install -e .` in a clone of wscore), from the root of the clone:
+With the code installed (`pip install -e .` in a clone of wscore){root}:
 
 ```python
 {code}
@@ -44,6 +44,7 @@ On training runs that the model has never seen, beside simple controls:
 | images | {datasets} |
 | command | `dvc repro {stage}` |
 | code | git revision `{revision}` |
+| pipeline | dvc.lock `{lock}` |
 
 <details><summary>Parameters</summary>
 
@@ -107,6 +108,7 @@ def write_card(part: Part, origin: Provenance, config: PublishConfig) -> str:
         data=_data(part, origin, config),
         title=part.title,
         summary=part.summary,
+        root="" if config.repo_id else ", from the root of the clone",
         code=part.code.strip(),
         table=markdown(part.figures),
         note=part.note,
@@ -117,6 +119,7 @@ def write_card(part: Part, origin: Provenance, config: PublishConfig) -> str:
         datasets=", ".join(origin.datasets) or "not known",
         stage=part.stage,
         revision=origin.revision,
+        lock=origin.lock,
         params=_yaml({name: origin.params[name] for name in part.sections}),
         limits="\n".join(f"* {line}" for line in part.limits),
         license=config.license,

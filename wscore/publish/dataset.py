@@ -83,6 +83,16 @@ MEANINGS = {
     "checkpoint": "number of the snapshot within its run",
     "layout": "key of `layouts.json`, which says which tensor lies where in `weights`",
     "architecture": "JSON from which `wscore.build` makes the network again",
+    "family": "kind of architecture",
+    "widths": "units or channels of the hidden layers",
+    "lr": "learning rate",
+    "init_scale": "factor on the default initialisation",
+    "train_fraction": "share of the training images that the run was given",
+    "step": "optimiser steps made before the snapshot",
+    "epoch": "the same in passes over the training images",
+    "train_accuracy": "share of the training images that the snapshot classifies rightly",
+    "test_accuracy": "likewise of the test images",
+    "generalization_gap": "training accuracy minus test accuracy",
     "weights": "all weights as one float32 vector",
     "latent": "what the encoder makes of the network, float32",
 }
@@ -327,17 +337,19 @@ def _zoo_card(
     )  # fmt: skip
 
 
-def _common(
-    table: pd.DataFrame, columns: Sequence[str], origin: Provenance, config: PublishConfig
-) -> dict[str, Any]:
+def _common(table: pd.DataFrame, columns: Sequence[str], origin: Provenance, config: PublishConfig) -> dict[str, Any]:
     counts = table.groupby("split")["run_id"].agg(["size", "nunique"])
+    plain = [name for name in columns if name not in MEANINGS]
+    rows = [f"| `{name}` | {MEANINGS[name]} |" for name in columns if name in MEANINGS]
+    if plain:
+        rows.append(f"| {', '.join(f'`{name}`' for name in plain)} | as the names say |")
     return {
         "splits": "\n".join(
             f"| {split} | {counts.loc[split, 'size']:,} | {counts.loc[split, 'nunique']:,} |"
             for split in SPLITS
             if split in counts.index
         ),
-        "columns": "\n".join(f"| `{name}` | {MEANINGS.get(name, name.replace('_', ' '))} |" for name in columns),
+        "columns": "\n".join(rows),
         "zoo": origin.zoo,
         "networks": origin.networks,
         "runs": origin.runs,

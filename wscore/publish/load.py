@@ -10,7 +10,7 @@ Every class is a `torch.nn.Module` and a `PyTorchModelHubMixin`: `from_pretraine
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
@@ -34,6 +34,8 @@ from wscore.tokens.normalizer import Normalizer
 from wscore.tokens.tokenizer import Tokenizer
 from wscore.zoo.layout import Layout, layout_of
 
+P = TypeVar("P", bound="Published")
+A = TypeVar("A", bound="WeightAutoencoder")
 TOGETHER = 256  # sequences that are encoded at once
 CARD = """---
 library_name: wscore
@@ -118,8 +120,8 @@ class Published(nn.Module, PyTorchModelHubMixin, library_name="wscore"):
 
     @classmethod
     def from_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
-        cls, source: Path | str, *, revision: str | None = None, part: str | None = None, **client: Any
-    ) -> Self:
+        cls: type[P], source: Path | str, *, revision: str | None = None, part: str | None = None, **client: Any
+    ) -> P:
         """Return the model in a folder or on the Hub, in evaluation mode on the CPU.
 
         Args:
@@ -283,8 +285,8 @@ class WeightAutoencoder(nn.Module, PyTorchModelHubMixin, library_name="wscore"):
 
     @classmethod
     def from_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
-        cls, source: Path | str, *, revision: str | None = None, side: str = "both", **client: Any
-    ) -> Self:
+        cls: type[A], source: Path | str, *, revision: str | None = None, side: str = "both", **client: Any
+    ) -> A:
         """Return the autoencoder in a folder or on the Hub.
 
         Args:

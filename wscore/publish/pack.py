@@ -1,16 +1,25 @@
-"""Self-contained folders of trained models: files copied, a card beside them, one index for all."""
+"""Self-contained folders of trained models and data sets: files copied, a card and checksums beside them."""
 
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from wscore.errors import PublishError
+import pandas as pd
+
+from wscore.errors import DataError, PublishError
 from wscore.io import atomic_folder, read_json, write_text
 from wscore.publish import parts
 from wscore.publish.card import Part, write_card, write_index
+from wscore.publish.checksums import CHECKSUMS, write_checksums
 from wscore.publish.config import PublishConfig
+from wscore.publish.dataset import write_representations, write_zoo
+from wscore.publish.events import write_events
+from wscore.publish.hub import Upload
 from wscore.publish.provenance import Provenance
+from wscore.zoo.store import Zoo
+
+NOTHING = "# Nothing is published\n\n`publish.target` is `none`.\n"
 
 
 class Sources(NamedTuple):
@@ -21,12 +30,28 @@ class Sources(NamedTuple):
         heads: folder with one folder per task.
         tasks: heads that are published.
         predictor: folder of the weight predictor.
+        plots: folder with the history.csv of each training, below `autoencoder`, `heads/<task>` and `predictor`.
     """
 
     autoencoder: Path
     heads: Path
     tasks: Sequence[str]
     predictor: Path
+    plots: Path
+
+
+class Content(NamedTuple):
+    """What goes into the folder of one model.
+
+    Attributes:
+        part: what its card says.
+        files: names that the files get.
+        history: curves of its training.
+    """
+
+    part: Part
+    files: Mapping[Path, str]
+    history: Path
 
 
 def read_metrics(files: Sequence[Path]) -> dict[str, Any]:
@@ -40,11 +65,78 @@ def pack(
     """Write all models with their cards into one folder, whole or not at all, and return their names.
 
     Args:
-        out: replaced if it exists.
+        out: replaced if it is one that was published before.
         sources: where the models lie.
         metrics: as `read_metrics` returns them, with `autoencoder_test`, `heads_test` and `predictor_test`.
         origin: for the cards.
         config: for the cards.
+
+    Raises:
+        PublishError: if a model or its figures are missing, or the folder holds something else.
+    """
+    check_ours(out)
+    made = [] if config.target == "none" else list(plan(sources, metrics, config))
+    with atomic_folder(out) as folder:
+        for content in made:
+            _fill(folder / content.part.name, content, origin, config)
+        index = write_index([content.part for content in made], origin, config) if made else NOTHING
+        write_text(folder / "README.md", index)
+        write_checksums(folder)
+    return [content.part.name for content in made]
+
+
+def pack_datasets(out: Path, zoo: Zoo, representations: Path, origin: Provenance, config: PublishConfig) -> list[str]:
+    """Write the data sets that `publish.datasets` names, whole or not at all, and return their names.
+
+    Raises:
+        PublishError: if the split of a network is not known, or the folder holds something else.
+        DataError: if the representations are missing or those of another zoo.
+    """
+    check_ours(out)
+    names = [] if config.target == "none" else list(config.datasets)
+    with atomic_folder(out) as folder:
+        if names:
+            table = _read_table(representations / "representations.parquet")
+            if "zoo" in names:
+                splits = dict(zip(table["model_id"].astype(str), table["split"].astype(str), strict=True))
+                write_zoo(folder / "zoo", zoo, splits, origin, config)
+            if "representations" in names:
+                write_representations(folder / "representations", table, zoo, origin, config)
+        write_checksums(folder)
+    return names
+
+
+def uploads(models: Path, datasets: Path, config: PublishConfig) -> list[Upload]:
+    """Return the repositories that a published folder makes on the Hub: none unless `publish.target` is `hub`."""
+    if config.target != "hub" or config.repo_id is None:
+        return []
+    if config.layout == "one":
+        found = [Upload(config.repo_id, models)]
+    else:
+        folders = sorted(path.parent for path in models.rglob("config.json"))
+        names = [folder.relative_to(models).as_posix() for folder in folders]
+        found = [Upload(str(config.repository(name)), models / name) for name in names]
+    return [*found, *(Upload(str(config.repository(name)), datasets / name, "dataset") for name in config.datasets)]
+
+
+def check_ours(folder: Path) -> None:
+    """Return if a folder may be replaced: it is not there, empty, or was published before.
+
+    Raises:
+        PublishError: if it holds something else.
+    """
+    if not folder.exists():
+        return
+    held = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else ["a file"]
+    if held and CHECKSUMS not in held:
+        raise PublishError(
+            "is not empty and was not published by wscore", where=folder, got=", ".join(held[:5]),
+            fix="name another folder, or remove this one yourself",
+        )  # fmt: skip
+
+
+def plan(sources: Sources, metrics: Mapping[str, Any], config: PublishConfig) -> Iterator[Content]:
+    """Yield what goes into each folder.
 
     Raises:
         PublishError: if a model or its figures are missing.
@@ -52,31 +144,20 @@ def pack(
     for name in ("autoencoder_test", "heads_test", "predictor_test"):
         if name not in metrics:
             raise PublishError("figures are missing", where=name, fix="run `dvc repro evaluate`")
-    made = list(plan(sources, metrics))
-    with atomic_folder(out) as folder:
-        for part, files in made:
-            target = folder / part.name
-            for file, name in files.items():
-                (target / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(file, target / name)
-            write_text(target / "README.md", write_card(part, origin, config))
-        write_text(folder / "README.md", write_index([part for part, _ in made], origin, config))
-    return [part.name for part, _ in made]
-
-
-def plan(sources: Sources, metrics: Mapping[str, Any]) -> Iterator[tuple[Part, dict[Path, str]]]:
-    """Yield each part with the files that belong to it and the names that they get."""
     shared = {file: file.name for file in sorted(sources.autoencoder.glob("[!.]*.*"))}
     sides = {"encoder": parts.encoder, "decoder": parts.decoder}
     for name, part in sides.items():
-        yield part(metrics["autoencoder_test"]), {**model_files(sources.autoencoder / name), **shared}
+        files = {**model_files(sources.autoencoder / name), **shared}
+        history = sources.plots / "autoencoder/history.csv"
+        yield Content(part(metrics["autoencoder_test"], config), files, history)
     encoder_hash = read_json(sources.autoencoder / "encoder" / "config.json")["sha256"]
     for task in sources.tasks:
-        found = metrics["heads_test"].get(task, {})
-        yield parts.head(task, found, encoder_hash=encoder_hash), model_files(sources.heads / task)
+        part = parts.head(task, metrics["heads_test"].get(task, {}), config, encoder_hash=encoder_hash)
+        yield Content(part, model_files(sources.heads / task), sources.plots / f"heads/{task}/history.csv")
     files = model_files(sources.predictor)
     training = read_json(sources.predictor / "config.json").get("training", {})
-    yield parts.predictor(metrics["predictor_test"], training), files
+    part = parts.predictor(metrics["predictor_test"], training, config)
+    yield Content(part, files, sources.plots / "predictor/history.csv")
 
 
 def model_files(folder: Path) -> dict[Path, str]:
@@ -89,3 +170,22 @@ def model_files(folder: Path) -> dict[Path, str]:
         raise PublishError("no model here: config.json is missing", where=folder, fix="run `dvc repro`")
     files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
     return {file: file.relative_to(folder).as_posix() for file in files}
+
+
+def _fill(target: Path, content: Content, origin: Provenance, config: PublishConfig) -> None:
+    for file, name in content.files.items():
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, target / name)
+    if not content.history.is_file():
+        raise PublishError("the curves of the training are missing", where=content.history, fix="run `dvc repro`")
+    write_events(content.history, target)
+    write_text(target / "README.md", write_card(content.part, origin, config))
+    write_checksums(target)
+
+
+def _read_table(path: Path) -> pd.DataFrame:
+    try:
+        return pd.read_parquet(path)
+    except (OSError, ValueError) as error:
+        fix = "run `dvc repro cache_representations`"
+        raise DataError("is not a readable table", where=path, got=" ".join(str(error).split()), fix=fix) from error

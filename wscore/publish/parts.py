@@ -6,8 +6,10 @@ from typing import Any
 from wscore.evaluation.forecast_tables import by_method
 from wscore.evaluation.table import AUTOENCODER_CONTROLS, FORECAST_CONTROLS, HEAD_CONTROLS, OURS
 from wscore.publish.card import Part
+from wscore.publish.config import PublishConfig
 from wscore.publish.figures import Figures, pick
 
+FOLDER = "models/published"
 METHODS = {OURS: "this model", **AUTOENCODER_CONTROLS, **HEAD_CONTROLS, **FORECAST_CONTROLS}
 REBUILDING = (
     "agreement", "accuracy_original", "accuracy", "accuracy_change", "rank_correlation",
@@ -36,26 +38,26 @@ zoo = Zoo("data/zoo")  # any network of these families will do: network.state_di
 state = zoo.layout(0).unflatten(torch.from_numpy(zoo.weights([0])[0]))
 """
 ENCODE = """
-from wscore.publish.load import PublishedEncoder
+from wscore import WeightAutoencoder
 
-encoder = PublishedEncoder("models/published/encoder")
+encoder = WeightAutoencoder.from_pretrained({encoder})
 print(encoder.encode(state).shape)
 """
 DECODE = """
-from wscore.publish.load import PublishedDecoder, PublishedEncoder
+from wscore import WeightAutoencoder
 
-latents = PublishedEncoder("models/published/encoder").encode_windows(state)
-rebuilt = PublishedDecoder("models/published/decoder").decode(latents, zoo.layout(0))
+encoder = WeightAutoencoder.from_pretrained({encoder})
+decoder = WeightAutoencoder.from_pretrained({decoder})
+rebuilt = decoder.decode(encoder.encode_windows(state), zoo.layout(0))
 print(list(rebuilt))
 """
 READ = """\
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
+from wscore.publish.fetch import fetch
 from wscore.training.heads import load_head, read
 
-head = load_head(Path("models/published/heads/{task}"))
+head = load_head(fetch({head}))
 table = pd.read_parquet("data/representations/representations.parquet")
 print(read(head, np.stack(table["latent"].head(5))))  # or latents of other networks from the published encoder
 """
@@ -63,13 +65,14 @@ FORECAST = """\
 from pathlib import Path
 
 import torch
-from wscore.forecasting.recipe import load_predictor
+from wscore import PublishedPredictor
 from wscore.forecasting.snapshots import open_trajectories
 
-predictor = load_predictor(Path("models/published/predictor"))
-run = open_trajectories(Path("data/trajectories"))[-1]
-history = run.weights[::-{stride}][: predictor.config.sequence_length][::-1]  # equally spaced, oldest first
-print(predictor.predict(torch.from_numpy(history.copy()), run.layout, horizons=1).shape)
+predictor = PublishedPredictor.from_pretrained({predictor})
+run = open_trajectories(Path("data/trajectories"))[-1]  # or the state dicts of any training run
+history = run.weights[::-{stride}][: predictor.model.config.sequence_length][::-1]  # equally spaced, oldest first
+states = [run.layout.unflatten(torch.from_numpy(one.copy())) for one in history]
+print(list(predictor.forecast(states, horizons=1)[0]))
 """
 SYMMETRY = (
     "Hidden units can change places without changing what a network does. They are first put into the order that fits "
@@ -78,14 +81,23 @@ SYMMETRY = (
 )
 
 
-def encoder(found: Mapping[str, Any]) -> Part:
+def place(part: str, config: PublishConfig) -> str:
+    """Return the arguments of Python with which a part is loaded: a repository, or the folder in a clone."""
+    if part in ("encoder", "decoder"):
+        own = f', side="{part}"' if config.layout == "one" or config.repo_id is None else ""
+    else:
+        own = f', part="{part}"' if config.layout == "one" or config.repo_id is None else ""
+    return f'"{config.repository(part) or FOLDER}"{own}'
+
+
+def encoder(found: Mapping[str, Any], config: PublishConfig) -> Part:
     """Return the texts of the encoder; `found` is the content of metrics/autoencoder_test.json."""
     return Part(
         name="encoder",
         title="Encoder of neural networks",
         summary="Turns the weights of a small neural network into one short vector. Together with the decoder it is "
         "an autoencoder; the heads read properties off its vectors.",
-        code=NETWORK + ENCODE,
+        code=NETWORK + ENCODE.format(encoder=place("encoder", config)),
         stage="train_autoencoder",
         sections=("data", "zoo", "tokens", "ae"),
         note=f"Measured together with the decoder: a network is encoded, rebuilt and run again. {DEFINITIONS}",
@@ -98,14 +110,14 @@ def encoder(found: Mapping[str, Any]) -> Part:
     )
 
 
-def decoder(found: Mapping[str, Any]) -> Part:
+def decoder(found: Mapping[str, Any], config: PublishConfig) -> Part:
     """Return the texts of the decoder; `found` is the content of metrics/autoencoder_test.json."""
     return Part(
         name="decoder",
         title="Decoder of neural networks",
         summary="Turns a short vector back into the weights of a small neural network. It needs the layout of the "
         "network: which tensors it has, of which shapes.",
-        code=NETWORK + DECODE,
+        code=NETWORK + DECODE.format(encoder=place("encoder", config), decoder=place("decoder", config)),
         stage="train_autoencoder",
         sections=("data", "zoo", "tokens", "ae"),
         note=f"Measured together with the encoder: a network is encoded, rebuilt and run again. {DEFINITIONS}",
@@ -118,13 +130,13 @@ def decoder(found: Mapping[str, Any]) -> Part:
     )
 
 
-def head(task: str, found: Mapping[str, Any], *, encoder_hash: str) -> Part:
+def head(task: str, found: Mapping[str, Any], config: PublishConfig, *, encoder_hash: str) -> Part:
     """Return the texts of a head; `found` is its part of metrics/heads_test.json."""
     return Part(
         name=f"heads/{task}",
         title=f"Head: {task}",
         summary=f"Tells {QUESTIONS.get(task, task)} from the vector that the encoder makes of it.",
-        code=READ.format(task=task),
+        code=READ.format(head=place(f"heads/{task}", config)),
         stage=f"train_heads@{task}",
         sections=("data", "zoo", "tokens", "ae", "heads"),
         note=DEFINITIONS,
@@ -137,12 +149,13 @@ def head(task: str, found: Mapping[str, Any], *, encoder_hash: str) -> Part:
     )
 
 
-def predictor(found: Mapping[str, Any], training: Mapping[str, Any]) -> Part:
+def predictor(found: Mapping[str, Any], training: Mapping[str, Any], config: PublishConfig) -> Part:
     """Return the texts of the weight predictor.
 
     Args:
         found: content of metrics/predictor_test.json.
         training: facts of its training, as its config.json has them.
+        config: says where it will lie.
     """
     split = next((name for name in SPLITS if name in found), "temporal")
     methods = by_method(found, split)
@@ -155,7 +168,7 @@ def predictor(found: Mapping[str, Any], training: Mapping[str, Any]) -> Part:
         title="Predictor of neural-network weights",
         summary="Forecasts the weights of a network some steps further in its training from its last snapshots. A "
         "forecast is one evaluation of a small model; no image is looked at.",
-        code=FORECAST.format(stride=stride),
+        code=FORECAST.format(stride=stride, predictor=place("predictor", config)),
         stage="train_predictor",
         sections=("base", "predictor"),
         note=f"Forecast of {SPLITS[split]}, by steps ahead; a step is {stride} snapshots long. Skill is 1 - error / "

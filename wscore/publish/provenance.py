@@ -1,10 +1,13 @@
 """Where published models come from: code, networks and parameters."""
 
+import json
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from wscore.config import read_yaml
+from wscore.io import content_hash
 from wscore.zoo.store import Zoo
 
 CODE = ("wscore", "stages", "params.yaml")
@@ -15,6 +18,7 @@ class Provenance(NamedTuple):
 
     Attributes:
         revision: last git commit that changed code or parameters, marked if they differ from it; `unknown` outside a clone.
+        lock: hash of dvc.lock, of all stages but publishing itself; `unknown` without one.
         zoo: hash of the zoo's content.
         networks: count of its rows.
         runs: count of its training runs.
@@ -24,6 +28,7 @@ class Provenance(NamedTuple):
     """
 
     revision: str
+    lock: str
     zoo: str
     networks: int
     runs: int
@@ -37,6 +42,7 @@ def gather_provenance(zoo: Zoo, params: Mapping[str, Any]) -> Provenance:
     table = zoo.table
     return Provenance(
         revision=git_revision(),
+        lock=lock_hash(),
         zoo=zoo.identity,
         networks=len(table),
         runs=len(set(table["run_id"])),
@@ -56,6 +62,15 @@ def git_revision(folder: Path = Path()) -> str:
         return "unknown"
     changed = _git(folder, "status", "--porcelain", "--", *CODE)
     return f"{commit} with local changes" if changed else commit
+
+
+def lock_hash(folder: Path = Path()) -> str:
+    """Return the hash of what dvc.lock says about all stages but `publish`, whose own entry is not written yet."""
+    path = folder / "dvc.lock"
+    if not path.is_file():
+        return "unknown"
+    stages = {name: entry for name, entry in read_yaml(path).get("stages", {}).items() if name != "publish"}
+    return content_hash(json.dumps(stages, sort_keys=True))
 
 
 def _git(folder: Path, *arguments: str) -> str | None:

@@ -9,6 +9,7 @@ zoo/
 """
 
 import itertools
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -201,9 +202,19 @@ def read_metadata(part: Path) -> pd.DataFrame:
     try:
         file = pq.ParquetFile(part)
         names = [name for name in file.schema_arrow.names if name != "weights"]
-        return file.read(columns=names).to_pandas()
+        return _with_names(file.read(columns=names).to_pandas(), file.schema_arrow.metadata)
     except (pa.ArrowInvalid, OSError) as error:
         raise DataError("is not a readable parquet file", where=part, got=error, fix="fetch the zoo again") from error
+
+
+def _with_names(table: pd.DataFrame, metadata: dict[bytes, bytes] | None) -> pd.DataFrame:
+    """Return a table with the class labels of a Hub data set, which are kept as numbers there, as the names they are."""
+    found = json.loads((metadata or {}).get(b"huggingface", b"{}"))
+    for name, kind in found.get("info", {}).get("features", {}).items():
+        if isinstance(kind, dict) and kind.get("_type") == "ClassLabel" and name in table:
+            names = dict(enumerate(kind["names"]))
+            table[name] = table[name].map(names.get, na_action="ignore").astype(object)
+    return table
 
 
 def _read_group(part: Path, group: int) -> list[np.ndarray]:

@@ -12,13 +12,15 @@ from wscore.publish.figures import Figures, markdown, pick
 from wscore.publish.provenance import Provenance, gather_provenance, git_revision
 from wscore.zoo.store import Zoo
 
-CONFIG = PublishConfig(name="digits", repo_id=None, private=True, license="mit")
+CONFIG = PublishConfig(
+    target="folder", layout="one", name="digits", repo_id=None, private=True, license="mit", datasets=()
+)
 FIGURES = Figures("weight-reconstruction", {"this model": {"mse": 0.125, "r2": 0.75}, "mean network": {"mse": 0.5}})
 
 
 def origin() -> Provenance:
     params = {"ae": {"latent_dim": 16, "lr": 1e-05}, "tokens": {"seed": 0}, "heads": {"tasks": ["accuracy"]}}
-    return Provenance("abc123", "0123456789abcdef", 4096, 1024, ("cnn", "mlp"), ("digits",), params)
+    return Provenance("abc123", "fedcba98", "0123456789abcdef", 4096, 1024, ("cnn", "mlp"), ("digits",), params)
 
 
 def part(figures: Figures = FIGURES) -> Part:

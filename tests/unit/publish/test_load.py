@@ -10,6 +10,7 @@ from wscore.errors import ModelError
 from wscore.models.autoencoder import AutoencoderConfig, Decoder, Encoder
 from wscore.models.folder import save_model
 from wscore.models.mlp import MlpConfig
+from wscore.publish.checksums import write_checksums
 from wscore.publish.load import PublishedDecoder, PublishedEncoder
 from wscore.tokens.cache import TokenCache, build_cache
 from wscore.tokens.config import TokensConfig
@@ -38,6 +39,7 @@ def published(cache: TokenCache, tmp_path_factory: pytest.TempPathFactory) -> Pa
     for name, kind in (("encoder", Encoder), ("decoder", Decoder)):
         save_model(folder / name, kind(AutoencoderConfig(network=network, linear=None)))
         cache.copy_codec(folder / name)
+        write_checksums(folder / name)
     return folder
 
 
