@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from wscore.forecasting.recorder import record as record
     from wscore.publish.load import PublishedDecoder as PublishedDecoder
     from wscore.publish.load import PublishedEncoder as PublishedEncoder
+    from wscore.publish.load import PublishedPredictor as PublishedPredictor
+    from wscore.publish.load import WeightAutoencoder as WeightAutoencoder
     from wscore.zoo.architectures import Architecture as Architecture
     from wscore.zoo.architectures import build as build
     from wscore.zoo.layout import Layout as Layout
@@ -27,6 +29,8 @@ HOMES = {
     "Layout": "wscore.zoo.layout",
     "PublishedDecoder": "wscore.publish.load",
     "PublishedEncoder": "wscore.publish.load",
+    "PublishedPredictor": "wscore.publish.load",
+    "WeightAutoencoder": "wscore.publish.load",
     "WscoreError": "wscore.errors",
     "Zoo": "wscore.zoo.store",
     "build": "wscore.zoo.architectures",

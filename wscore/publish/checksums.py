@@ -2,7 +2,7 @@
 
     checksums.json   {"format": 1, "files": {"config.json": "sha256...", "model.safetensors": "sha256...", ...}}
 
-The card and the TensorBoard files are left out: they may be edited without harm to the model.
+Cards and TensorBoard files stand in it and are not checked: they may be edited without harm to the model.
 """
 
 import hashlib
@@ -13,7 +13,7 @@ from wscore.io import read_json, write_json
 
 CHECKSUMS = "checksums.json"
 FORMAT = 1
-FREE = ("README.md", "runs/")
+FREE = ("README.md", ".gitattributes")
 AGAIN = "publish it again (`dvc repro publish`) or fetch it again"
 
 
@@ -21,7 +21,7 @@ def write_checksums(folder: Path) -> None:
     """Write checksums.json over the files below a folder, hidden ones left out."""
     files = sorted(path for path in Path(folder).rglob("*") if path.is_file())
     names = {path.relative_to(folder).as_posix(): path for path in files}
-    kept = {name: digest(path) for name, path in names.items() if not _is_free(name)}
+    kept = {name: digest(path) for name, path in names.items() if name != CHECKSUMS and not path.name.startswith(".")}
     write_json(Path(folder) / CHECKSUMS, {"format": FORMAT, "files": kept})
 
 
@@ -53,6 +53,8 @@ def verify(folder: Path) -> None:
     """
     for name, expected in read_checksums(folder).items():
         path = Path(folder) / name
+        if path.name in FREE or "runs" in path.relative_to(folder).parts:
+            continue
         if not path.is_file():
             raise ModelError("is missing", where=path, fix=AGAIN)
         if digest(path) != expected:
@@ -63,8 +65,3 @@ def digest(path: Path) -> str:
     """Return the SHA-256 of a file."""
     with Path(path).open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _is_free(name: str) -> bool:
-    parts = name.split("/")
-    return name == CHECKSUMS or parts[-1].startswith(".") or name.startswith(FREE)

@@ -144,7 +144,7 @@ def write_zoo(folder: Path, zoo: Zoo, splits: Mapping[str, str], origin: Provena
     else:
         layouts = zoo.table["layout"].astype(str).to_numpy()
         configs += [
-            _config(group.name, f"rows/{group.name}-", [s for s in present if (named[layouts == key] == s).any()])
+            _config(group.name, f"rows/{group.name}-", [s for s in present if bool((named[layouts == key] == s).any())])
             for key, group in sorted(groups.items(), key=lambda item: item[1].name)
         ]
     table = zoo.table.assign(split=named)
@@ -190,7 +190,7 @@ def write_representations(
     lists = {str(name): len(joined[name].iloc[0]) for name in joined if isinstance(joined[name].iloc[0], np.ndarray)}
     plain = _features(joined.drop(columns=["split", *lists]))
     features = Features({**plain, **{name: List(Value("float32"), length=size) for name, size in lists.items()}})
-    present = [split for split in SPLITS if (joined["split"] == split).any()]
+    present = [split for split in SPLITS if split in set(joined["split"])]
     for split in present:
         path = folder / "data" / f"{split}-00000-of-00001.parquet"
         path.parent.mkdir(parents=True, exist_ok=True)

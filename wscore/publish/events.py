@@ -15,8 +15,8 @@ def write_events(history: Path, folder: Path) -> None:
     TensorBoard's own writer would put the time and the name of the host into it; here the time of an event is its
     epoch, so that publishing twice changes nothing.
     """
-    from tensorboard.compat.proto.event_pb2 import Event
-    from tensorboard.compat.proto.summary_pb2 import Summary
+    from tensorboard.compat.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
+    from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
     from tensorboard.summary.writer.record_writer import RecordWriter
 
     table = pd.read_csv(history)
@@ -25,7 +25,7 @@ def write_events(history: Path, folder: Path) -> None:
     with atomic_file(folder / NAME) as temporary, temporary.open("wb") as stream:
         writer = RecordWriter(stream)
         writer.write(Event(wall_time=0.0, file_version="brain.Event:2").SerializeToString())
-        for step, row in zip(steps, table[columns].to_dict("records"), strict=True):
+        for step, row in zip(steps, table.loc[:, columns].to_dict(orient="records"), strict=True):
             values = [
                 Summary.Value(tag=str(name), simple_value=float(value))
                 for name, value in row.items()

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 AGAIN = "the local folder is whole; put it right and `dvc repro publish`"
 MESSAGE = "Publish with wscore"
-KEPT = (".gitattributes", "README.md")
+KEPT = (".gitattributes", "README.md")  # of the repository as a whole
 
 
 class Upload(NamedTuple):

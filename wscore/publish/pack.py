@@ -93,7 +93,7 @@ def pack_datasets(out: Path, zoo: Zoo, representations: Path, origin: Provenance
         DataError: if the representations are missing or those of another zoo.
     """
     check_ours(out)
-    names = [] if config.target == "none" else list(config.datasets)
+    names: list[str] = [] if config.target == "none" else list(config.datasets)
     with atomic_folder(out) as folder:
         if names:
             table = _read_table(representations / "representations.parquet")

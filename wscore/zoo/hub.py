@@ -24,6 +24,7 @@ LONGEST_PAUSE = 60.0  # that the Hub may ask for when it is busy
 ATTEMPTS = 4
 FIRST_PAUSE = 1.0  # seconds before the second attempt, doubled before each further one
 ENOUGH = 15.0  # seconds of vain attempts, the client's own included, after which there is no further one
+WAITS = ("connect", "read", "write", "pool")
 PASSING = (429, 500, 502, 503, 504)
 ZOO_FILES = ("*.parquet", "layouts.json")
 FIX = "see `HF_ENDPOINT` and `HF_HUB_OFFLINE`, or use local files (`data.root`, `zoo.path`)"
@@ -140,7 +141,7 @@ def bound_waiting() -> None:
     if getattr(kind, "patience", None) == SILENCE_SECONDS:
         return
     base, hooks = getattr(kind, "impatient", kind), session.event_hooks
-    client = type("PatientClient", (base,), {"impatient": base, "patience": SILENCE_SECONDS, "send": _send(base)})
+    client: Any = type("PatientClient", (base,), {"impatient": base, "patience": SILENCE_SECONDS, "send": _send(base)})
     set_client_factory(lambda: client(event_hooks=hooks, follow_redirects=True, timeout=SILENCE_SECONDS))
 
 
@@ -167,6 +168,7 @@ def client_errors() -> tuple[type[Exception], ...]:
 
 def explain(error: Exception) -> str:
     """Return what the Hub's client complains about in one line, with its token and long addresses left out."""
+    error = _root(error)
     status = getattr(getattr(error, "response", None), "status_code", None)
     reasons = {
         401: "401, the token is missing, wrong or expired",
@@ -193,7 +195,16 @@ def _transport() -> type[Exception]:
     return next(kind for kind in HfHubHTTPError.__bases__ if issubclass(kind, Exception) and kind is not OSError)
 
 
+def _root(error: Exception) -> Exception:
+    """Return what went wrong below the errors in which the client wraps it."""
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    wraps = isinstance(error, RuntimeError | LocalEntryNotFoundError)
+    return _root(error.__cause__) if wraps and isinstance(error.__cause__, client_errors()) else error
+
+
 def _passes(error: Exception) -> bool:
+    error = _root(error)
     status = getattr(getattr(error, "response", None), "status_code", None)
     if status is not None:
         return status in PASSING
@@ -206,6 +217,9 @@ def _send(base: Any) -> Callable[..., Any]:
     silence = getattr(sys.modules[base.__module__.partition(".")[0]], "TimeoutException", TimeoutError)
 
     def send(self: Any, request: Any, **options: Any) -> Any:
+        asked = request.extensions.get("timeout", {})
+        limits = {name: SILENCE_SECONDS if asked.get(name) is None else asked[name] for name in WAITS}
+        request.extensions = {**request.extensions, "timeout": limits}  # some calls ask for no limit at all
         try:
             response = base.send(self, request, **options)
         except silence as error:
