@@ -3,8 +3,9 @@
 from pathlib import Path
 
 from wscore.evaluation.config import EvaluateConfig
-from wscore.evaluation.reconstruction import held_out, judge, methods, probe
+from wscore.evaluation.reconstruction import OURS, held_out, judge, methods, probe
 from wscore.evaluation.report import report, sentence, tables
+from wscore.evaluation.sized import sized_controls
 from wscore.io import atomic_folder, write_csv, write_json
 from wscore.models.autoencoder import load_autoencoder
 from wscore.plots.fidelity import DRAWINGS
@@ -19,6 +20,7 @@ def main(run: Run, *, zoo: Path, tokens: Path, autoencoder: Path, metrics: Path,
     """Rebuild every held-out network by every method and compare it with its original."""
     config, networks, cache = run.params["evaluate"], Zoo(zoo), TokenCache(tokens)
     ways = methods(cache, load_autoencoder(autoencoder), config)
+    ways |= sized_controls(networks, cache, ways[OURS], config)
     images = probe(load_images(run.params["data"]), config)
     verdict = judge(networks, held_out(cache, config), ways, images, cache=cache, batch_size=config.batch_size)
     found = report(verdict, config)

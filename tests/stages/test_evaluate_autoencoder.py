@@ -57,9 +57,13 @@ def test_judges_the_autoencoder_beside_its_controls(
     assert list(content) == ["autoencoder_test"]
     found = content["autoencoder_test"]
     methods = ["ours", "mean_network", "pca", "layout_pca", "noise", "int8", "int4"]
+    methods += ["quantized", "pruned_int8", "pruned_int4"]
     assert [name for name in found if name in methods] == methods
     assert found["ours"]["stored_floats"] == 7
     assert found["int8"]["agreement"] > found["ours"]["agreement"]
+    assert found["quantized"]["stored_floats"] == found["ours"]["stored_floats"]
+    assert found["mean_network"]["diversity"] == pytest.approx(0, abs=1e-6)
+    assert found["int8"]["diversity"] == pytest.approx(1, abs=0.02)
     assert set(found["ours"]) == set(found["pca"])
     tables = {
         name: pd.read_csv(workspace / f"plots/autoencoder_test/{name}.csv")

@@ -11,6 +11,7 @@ from wscore.config import Section
 from wscore.evaluation.config import EvaluateConfig
 from wscore.evaluation.reconstruction import OURS, held_out, judge, methods, probe
 from wscore.evaluation.report import report
+from wscore.evaluation.sized import sized_controls
 from wscore.models.autoencoder import load_autoencoder
 from wscore.tokens.cache import TokenCache
 from wscore.zoo.images import Images
@@ -18,7 +19,8 @@ from wscore.zoo.store import Zoo
 
 COLUMNS = (
     "stored_floats", "compression_ratio", "agreement", "agreement_low", "agreement_high", "accuracy_change",
-    "rank_correlation", "accuracy", "accuracy_original", "kl_median", "r2",
+    "rank_correlation", "accuracy", "accuracy_original", "kl_median", "r2", "diversity",
+    "nearest_training_distance",
 )  # fmt: skip
 
 
@@ -49,6 +51,7 @@ def curve(
     rows, shown, records = held_out(cache, config), probe(images, config), []
     for size, folder in sorted(models.items()):
         ways = methods(cache, load_autoencoder(folder), config)
+        ways |= sized_controls(zoo, cache, ways[OURS], config)
         found = report(judge(zoo, rows, ways, shown, cache=cache, batch_size=config.batch_size), config)
         for name in ways:
             values = {column: found[name].get(column, float("nan")) for column in COLUMNS}
@@ -62,12 +65,12 @@ def wide(table: pd.DataFrame, metric: str) -> pd.DataFrame:
     names = list(dict.fromkeys(codes["method"]))
     values = codes.pivot_table(index="latent_dim", columns="method", values=metric, dropna=False, sort=False)[names]
     sizes = codes[codes["method"] == OURS].set_index("latent_dim")["stored_floats"]
-    return values.assign(stored_floats=sizes).reset_index().sort_values(by="latent_dim")
+    return values.sort_index().assign(stored_floats=sizes).reset_index()
 
 
 def sentence(table: pd.DataFrame) -> str:
     """Return the agreement of ours at every size in one line."""
-    ours = table[table["method"] == OURS].sort_values(by="latent_dim")
+    ours = pd.DataFrame(table[table["method"] == OURS]).sort_values(by="latent_dim")
     parts = [
         f"{agreement:.3f} at {ratio:.1f}x"
         for agreement, ratio in zip(ours["agreement"], ours["compression_ratio"], strict=True)

@@ -22,6 +22,7 @@ from wscore.evaluation.controls import (
     TokenPca,
 )
 from wscore.evaluation.fidelity import COLUMNS, Repaired, compare, repair
+from wscore.evaluation.spread import Spread, TrainingNetworks
 from wscore.evaluation.structure import StructureErrors
 from wscore.tokens.cache import TokenCache
 from wscore.zoo.architectures import parse
@@ -57,8 +58,9 @@ class Probe(NamedTuple):
 class Tally:
     """What is counted of one method while batches of networks go by."""
 
-    def __init__(self, mean: MeanNetwork, cache: TokenCache) -> None:
+    def __init__(self, mean: MeanNetwork, cache: TokenCache, training: TrainingNetworks) -> None:
         self.cache = cache
+        self.spread = Spread(training)
         self.raw = StructureErrors(mean.mean)
         self.normalised = StructureErrors(lambda layout: self._normalise(layout, mean.mean(layout)[None])[0])
         self.networks = self.weights = self.floats = self.variances = self.others = 0.0
@@ -68,6 +70,7 @@ class Tally:
         layout, weights = group.layout, group.weights
         self.raw.add(layout, weights, repaired.weights)
         self.normalised.add(layout, self._normalise(layout, weights), self._normalise(layout, repaired.weights))
+        self.spread.add(layout, weights, repaired.weights)
         self.networks += len(weights)
         self.weights += weights.size
         self.floats += len(weights) * (float("nan") if floats is None else floats)
@@ -83,6 +86,7 @@ class Tally:
         normalised = self.normalised.overall()
         counts = {"repaired_variances": self.variances, "repaired_weights": self.others}
         errors = {**self.raw.overall(), "normalised_mse": normalised["mse"], "normalised_r2": normalised["r2"]}
+        errors |= self.spread.summary()
         if np.isnan(self.floats):
             return errors | counts
         ratio = self.weights / self.floats
@@ -166,7 +170,8 @@ def judge(
     """
     mean = ways["mean_network"]
     assert isinstance(mean, MeanNetwork)
-    tallies = {name: Tally(mean, cache) for name in ways}
+    training = TrainingNetworks(cache)
+    tallies = {name: Tally(mean, cache, training) for name in ways}
     tables = []
     for architecture, group in _groups(zoo, rows, CachedNetworks(cache), batch_size):
         expected = _run(architecture, group.layout, zoo.weights(group.rows), probe)

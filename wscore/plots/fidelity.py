@@ -17,6 +17,10 @@ NAMES = {
     "noise": "noise of equal norm",
     "int8": "8-bit weights",
     "int4": "4-bit weights",
+    "quantized": "quantised + zstd, same bytes",
+    "pruned_int8": "pruned, 8 bits + zstd, same bytes",
+    "pruned_int4": "pruned, 4 bits + zstd, same bytes",
+    "layout_pca_unaligned": "PCA per layout, unaligned",
 }
 KEYS = ("model_id", "run_id", "checkpoint", "family", "original", "networks", "kind")
 NOTHING = "no held-out network could be run: its architecture is not known"

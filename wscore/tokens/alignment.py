@@ -115,7 +115,7 @@ class Alignment:
     ) -> Float[np.ndarray, "networks weights"]:
         """Return networks matched to the reference one by one; those of a layout without reference as they are."""
         known = layout.identity in self.references and len(vectors) > 0
-        return self._permute(layout, vectors, self.match(layout, vectors)) if known else vectors
+        return self.permute(layout, vectors, self.match(layout, vectors)) if known else vectors
 
     def apply_runs(
         self, layout: Layout, vectors: Float[np.ndarray, "networks weights"], runs: np.ndarray
@@ -125,7 +125,7 @@ class Alignment:
             return vectors
         found = [self._orders[layout.identity, str(run)] for run in runs]
         orders = {group: torch.stack([order[group] for order in found]) for group in found[0]}
-        return self._permute(layout, vectors, orders)
+        return self.permute(layout, vectors, orders)
 
     def save(self, folder: Path) -> None:
         """Write references.safetensors and symmetry.json."""
@@ -145,7 +145,14 @@ class Alignment:
         vectors = read_tensors(folder / "references.safetensors")
         return cls({name: Reference(specs[name], vector.numpy()) for name, vector in vectors.items()}, specs)
 
-    def _permute(self, layout: Layout, vectors: np.ndarray, orders: dict[str, Tensor]) -> np.ndarray:
+    def permute(
+        self, layout: Layout, vectors: Float[np.ndarray, "networks weights"], orders: dict[str, Tensor]
+    ) -> Float[np.ndarray, "networks weights"]:
+        """Return networks in given orders (networks, units) by group.
+
+        Raises:
+            DataError: if there is no reference for the layout.
+        """
         spec = self._reference(layout).spec
         state = permute(spec, layout.unflatten(torch.from_numpy(np.ascontiguousarray(vectors))), orders)
         parts = [state[tensor.name].reshape(len(vectors), -1) for tensor in layout.tensors]
