@@ -1,11 +1,13 @@
-"""Judge weight forecasts on later windows and on held-out runs, beside the baselines."""
+"""Judge weight forecasts on later windows and on runs that were not learned from, beside the baselines."""
 
 from pathlib import Path
 
-from wscore.evaluation.config import EvaluateConfig
-from wscore.evaluation.forecast import judge_forecasts, probe
+from wscore.evaluation.forecast import judge_forecasts
+from wscore.evaluation.forecast_config import ForecastConfig
 from wscore.evaluation.forecast_tables import report, sentence, tables
+from wscore.evaluation.recovery import probe
 from wscore.forecasting.base import BaseConfig
+from wscore.forecasting.cache import read_grams
 from wscore.forecasting.config import PredictorConfig
 from wscore.forecasting.plan import make_plan
 from wscore.forecasting.recipe import load_predictor
@@ -16,12 +18,15 @@ from wscore.runner import Run, stage
 from wscore.zoo.images import load_images
 
 
-@stage(evaluate=EvaluateConfig, base=BaseConfig, predictor=PredictorConfig)
-def main(run: Run, *, trajectories: Path, predictor: Path, history: Path, metrics: Path, plots: Path) -> str:
+@stage(forecast=ForecastConfig, base=BaseConfig, predictor=PredictorConfig)
+def main(
+    run: Run, *, trajectories: Path, grams: Path, predictor: Path, history: Path, metrics: Path, plots: Path
+) -> str:
     """Forecast every test window by every method and compare weights and networks with what really came."""
-    config, runs = run.params["predictor"], open_trajectories(trajectories)
-    images = probe(load_images(run.params["base"].images), run.params["evaluate"].probe_images)
-    judged = judge_forecasts(load_predictor(predictor), make_plan(config, runs), config, images)
+    config, settings, runs = run.params["predictor"], run.params["forecast"], open_trajectories(trajectories)
+    images = probe(load_images(run.params["base"].images), settings.probe_images)
+    plan, products = make_plan(config, runs), read_grams(grams, runs)
+    judged = judge_forecasts(load_predictor(predictor), plan, config, images, settings, products)
     found = report(judged)
     write_json(metrics, {"predictor_test": found})
     with atomic_folder(plots) as folder:

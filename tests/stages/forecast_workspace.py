@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from stages import evaluate_predictor, train_base, train_predictor
+from stages import cache_grams, evaluate_predictor, train_base, train_predictor
 from wscore.config import PARAMS
 from wscore.presets import apply_preset
 
@@ -11,9 +11,9 @@ TINY = """
 base: {network: mlp, size: 8, max_train: 100, max_test: 50, batch_size: 16, epochs: 8, snapshots_per_epoch: 2,
   optimizers: [{name: momentum, lr: 0.1}],
   seeds: [0, 1], probe_images: 40, workers: 1}
-predictor: {stride: 2, augment_strides: [1], extrapolation_steps: 2, model_dim: 8, layers: 1, heads: 2,
+predictor: {validation_runs: 0, stride: 2, augment_strides: [1], extrapolation_steps: 2, model_dim: 8, layers: 1, heads: 2,
   predictor_epochs: 3, device: cpu}
-evaluate: {probe_images: 30}
+forecast: {probe_images: 30, scored_windows: 2, recovery_steps: [2]}
 """
 
 
@@ -30,15 +30,18 @@ def run_base(out: str = "trajectories") -> None:
     train_base.main(["--out", out, "--metrics", "metrics/base.json"])
 
 
+def run_grams() -> None:
+    cache_grams.main(["--trajectories", "trajectories", "--out", "grams"])
+
+
 def run_predictor(out: str = "predictor") -> None:
     train_predictor.main([
-        "--trajectories", "trajectories", "--out", out, "--history", f"{out}-history.csv",
+        "--trajectories", "trajectories", "--grams", "grams", "--out", out, "--history", f"{out}-history.csv",
         "--metrics", f"metrics/{out}.json",
     ])  # fmt: skip
 
 
 def run_evaluation(out: str = "plots") -> None:
     evaluate_predictor.main([
-        "--trajectories", "trajectories", "--predictor", "predictor", "--history", "predictor-history.csv",
-        "--metrics", f"metrics/{out}.json", "--plots", out,
+        "--trajectories", "trajectories", "--grams", "grams", "--predictor", "predictor", "--history", "predictor-history.csv", "--metrics", f"metrics/{out}.json", "--plots", out,
     ])  # fmt: skip

@@ -3,7 +3,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from tests.stages.forecast_workspace import run_base, run_evaluation, run_predictor, write_params
+from tests.stages.forecast_workspace import run_base, run_evaluation, run_grams, run_predictor, write_params
 from wscore.io import hash_folder, read_json
 
 SPLITS = ("temporal", "unseen_run", "unseen_run_all")
@@ -16,6 +16,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         run_base()
+        run_grams()
         run_predictor()
     return folder
 
@@ -39,12 +40,12 @@ def test_figures_tables_pictures_and_one_line(capsys: pytest.CaptureFixture) -> 
             assert methods["truth"]["skill"] == 1
             assert methods["copy_last"]["skill"] == 0
             assert all(0 <= methods[name]["accuracy"] <= 1 for name in methods)
-    pictures = {"skill.png", "accuracy.png", "paths.png", "training.png"}
+            assert methods["truth"]["agreement"] == 1
+        assert set(found["predictor_test"][split]["recovery"]) == {"r0", "r2"}
+    pictures = {f"{name}.png" for name in ("skill", "accuracy", "recovery", "layers", "paths", "training")}
     curves = {f"{metric}_{split}.csv" for metric in ("skill", "accuracy", "loss") for split in SPLITS}
     assert {path.name for path in Path("plots").iterdir()} == pictures | curves | {
-        "summary.csv",
-        "paths.csv",
-        "base.csv",
+        f"{name}.csv" for name in ("summary", "paths", "base", "recovery", "layers")
     }
     assert all((Path("plots") / name).stat().st_size > 5_000 for name in pictures)
     assert len(pd.read_csv("plots/base.csv")) == 2 * 17
@@ -59,7 +60,8 @@ def test_same_bytes_again() -> None:
 
 def test_a_missing_predictor_ends_in_one_line(tmp_path: Path, workspace: Path, monkeypatch) -> None:
     write_params(tmp_path)
-    (tmp_path / "trajectories").symlink_to(workspace / "trajectories")
+    for name in ("trajectories", "grams"):
+        (tmp_path / name).symlink_to(workspace / name)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit, match=r"evaluate_predictor: predictor: no model here"):
         run_evaluation()

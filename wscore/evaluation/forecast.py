@@ -1,142 +1,203 @@
 """How good weight forecasts are: as weights and as networks, at every horizon, beside what needs no learning.
 
-Three sets of windows are judged apart:
+Each run is a test of one thing, and its windows are judged in two sets, those late in the training and all:
 
-    temporal        the runs that were learned from, all targets after the split
-    unseen_run      held-out runs, the same part of the training
-    unseen_run_all  held-out runs from their beginning
+    temporal           the runs that were learned from, all targets after the split
+    unseen_run         held-out runs, the same part of the training     unseen_run_all        from their beginning
+    unseen_optimizer   runs of optimisers not learned from, likewise    unseen_optimizer_all
+    unseen_dataset     runs on data sets not learned from, likewise     unseen_dataset_all
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
-from wscore.evaluation.forecast_tables import OURS, TRUTH, Entry, Judged, Point
-from wscore.forecasting.baselines import REMEMBERED, Baseline, baselines, fit_damping
+from wscore.evaluation.forecast_config import ForecastConfig
+from wscore.evaluation.forecast_tables import OURS, TRUTH, Coverage, Entry, Head, Judged, Point
+from wscore.evaluation.recovery import Probe, Recovery, Score, recover, score_all
+from wscore.forecasting.baselines import REMEMBERED, fit_baselines
 from wscore.forecasting.config import PredictorConfig
-from wscore.forecasting.gram import snapshot_grams, window_grams
-from wscore.forecasting.networks import judge
 from wscore.forecasting.pca import fit_pca
-from wscore.forecasting.plan import Plan, learned, windows_between
+from wscore.forecasting.plan import Grams, Plan, learned, windows_between
 from wscore.forecasting.sequences import split_point
 from wscore.forecasting.snapshots import Trajectory
-from wscore.models.predictor import WeightPredictor
-from wscore.zoo.images import Images
+from wscore.models.predictor import Steps, WeightPredictor
+from wscore.models.series import DiffusionPredictor
+from wscore.zoo.layout import Layout
 
+Snapshots = Float[Tensor, "snapshot weights"]
+Method = Callable[[Snapshots, Layout, Steps], Float[Tensor, "horizon weights"]]
 Forecasts = dict[str, Float[Tensor, "horizon weights"]]
+RECOVERED = (OURS, "copy_last", "linear", "lawa", "ema", TRUTH)
+SAMPLE = "one_sample"
 
 
-class Probe(NamedTuple):
-    """Test images on which networks are run.
+class Present(NamedTuple):
+    """The last known snapshot of a tested window.
 
     Attributes:
-        images: with values in [0, 1].
-        labels: their classes.
+        last: its number.
+        later: whether all targets lie after the split.
+        scored: whether networks are run.
     """
 
-    images: Float[Tensor, "images channel height width"]
-    labels: Int[Tensor, " images"]
+    last: int
+    later: bool
+    scored: bool
 
 
-def probe(images: Images, count: int) -> Probe:
-    """Return `count` test images of a fixed draw, or all if there are fewer."""
-    chosen = torch.from_numpy(np.sort(np.random.default_rng(0).permutation(len(images.x_test))[:count]))
-    return Probe(images.x_test[chosen], images.y_test[chosen])
-
-
-def judge_forecasts(model: WeightPredictor, plan: Plan, config: PredictorConfig, probe: Probe) -> Judged:
+def judge_forecasts(
+    model: WeightPredictor, plan: Plan, config: PredictorConfig, probe: Probe, settings: ForecastConfig, grams: Grams
+) -> Judged:
     """Return the errors of all methods on all test windows.
-
-    Every offset counts for the errors of weights; networks are run for windows that are a stride apart.
 
     Args:
         model: trained on this plan.
-        plan: training and held-out runs.
+        plan: which runs are for what.
         config: of the predictor.
         probe: images on which networks are run.
+        settings: how thoroughly.
+        grams: inner products of the runs by name, as far as they are known.
     """
-    methods = {OURS: model.predict, **baselines(damping(plan, config), config.sequence_length)}
-    entries: list[Entry] = []
-    points: list[Point] = []
-    for held_out, runs in ((False, plan.training), (True, plan.held_out)):
+    methods = all_methods(model, plan, config, grams)
+    judged = Judged([], [], {}, [], [])
+    for source, runs in plan.tested.items():
+        if source == "temporal" and config.split == "run":
+            continue  # all of these runs was learned from
         for number, run in enumerate(runs):
-            plane = _plane(run) if number == 0 else None
-            points += [] if plane is None else _points(run, TRUTH, 0, 1, plane(run.weights))
-            for last, later in _presents(config, run, everything=held_out):
-                forecasts, history = forecast(methods, config, run, last)
-                aligned = (last - split_point(len(run), config.train_split) + 1) % config.stride == 0
-                scores = _scores(run, forecasts, probe) if aligned else {}
-                head = {"run": run.name, "held_out": held_out, "last": last, "later": later}
-                entries += _entries(head, forecasts, history[-1], scores)
-                if plane is not None and aligned and later:
-                    line = plane(torch.cat([history[-1:], forecasts[OURS]]).numpy())
-                    points += _points(run, OURS, last, config.stride, line)
-    return Judged(entries, points)
+            one = _Judge(methods, model, config, probe, settings, judged, run, source)
+            one.all_windows(drawn=number == 0)
+    return judged
 
 
-def damping(plan: Plan, config: PredictorConfig) -> float:
-    """Return the coefficient of the damped line that fits the training windows at the forecast's stride best."""
-    products, known = [], []
-    for run in plan.training:
-        material = learned(config, run)
-        grams = snapshot_grams(material.weights, material.layout)
-        for windows in material.windows:
-            if windows.stride == config.stride:
-                products.append(window_grams(grams, windows))
-                known.append(torch.from_numpy(windows.known))
-    return fit_damping(products, known, config.sequence_length - 1)
+def all_methods(model: WeightPredictor, plan: Plan, config: PredictorConfig, grams: Grams) -> dict[str, Method]:
+    """Return the model and all baselines by name, the latter fitted to what the model has learned from."""
+    known = [learned(config, run, grams) for run in plan.training]
+    methods: dict[str, Method] = {OURS: model.predict}
+    if isinstance(model, DiffusionPredictor):
+        methods[SAMPLE] = lambda history, layout, steps: model.sample(history, layout, steps, 1)[0]
+    return methods | {name: method.predict for name, method in fit_baselines(config, known).items()}
 
 
 def forecast(
-    methods: Mapping[str, Baseline], config: PredictorConfig, run: Trajectory, last: int
-) -> tuple[Forecasts, Float[Tensor, "snapshot weights"]]:
-    """Return the forecasts of all methods and the truth from snapshot `last` of a run, and the history they saw."""
-    steps = range(min(max(REMEMBERED, config.sequence_length), last // config.stride + 1))
-    history = torch.from_numpy(run.weights[[last - config.stride * step for step in reversed(steps)]])
-    ahead = [last + config.stride * step for step in range(1, config.extrapolation_steps + 1)]
-    found = {name: method(history, run.layout, len(ahead)) for name, method in methods.items()}
-    return {**found, TRUTH: torch.from_numpy(run.weights[ahead])}, history
+    methods: Mapping[str, Method], config: PredictorConfig, run: Trajectory, last: int
+) -> tuple[Forecasts, Snapshots, list[int]]:
+    """Return the forecasts of all methods and the truth from snapshot `last` of a run, and the history they saw.
+
+    The third part are the steps ahead: those of the configuration that the run is long enough for.
+    """
+    back = range(min(max(REMEMBERED, config.sequence_length), last // config.stride + 1))
+    history = torch.from_numpy(run.weights[[last - config.stride * step for step in reversed(back)]])
+    steps = [step for step in config.steps if last + config.stride * step < len(run)]
+    found = {name: method(history, run.layout, steps) for name, method in methods.items()}
+    truth = torch.from_numpy(run.weights[[last + config.stride * step for step in steps]])
+    return {**found, TRUTH: truth}, history, steps
 
 
-def _presents(config: PredictorConfig, run: Trajectory, *, everything: bool) -> Iterator[tuple[int, bool]]:
-    """Yield the last known snapshot of each test window, and whether all its targets lie after the split."""
+def presents(config: PredictorConfig, settings: ForecastConfig, run: Trajectory, source: str) -> list[Present]:
+    """Return the tested windows of a run: its later ones, and of runs not learned from some earlier ones too."""
     split = split_point(len(run), config.train_split)
-    later = {int(last) for last in windows_between(config, split, len(run)).last}
-    chosen = windows_between(config, 1, len(run)).last if everything else sorted(later)
-    yield from ((int(last), int(last) in later) for last in chosen)
+    later = windows_between(config, split, len(run)).last[:: settings.window_step].tolist()
+    every = [] if source == "temporal" else windows_between(config, 1, len(run)).last.tolist()
+    earlier = [last for last in every if last < later[0]][:: max(config.stride, settings.window_step)]
+    scored = {*_spread(later, settings.scored_windows), *_spread(earlier, settings.scored_windows)}
+    return [Present(last, last >= later[0], last in scored) for last in (*earlier, *later)]
 
 
-def _entries(
-    head: Mapping[str, Any], forecasts: Forecasts, last: Tensor, scores: Mapping[str, Sequence[tuple[float, float]]]
-) -> Iterator[Entry]:
-    truth = (forecasts[TRUTH] - last).double()  # (K, D)
-    copied = truth.square().mean(1).tolist()
-    for name, forecast in forecasts.items():
-        change = (forecast - last).double()
-        errors = (change - truth).square().mean(1).tolist()
-        lengths = change.norm(dim=1) * truth.norm(dim=1)
-        cosines = torch.where(lengths > 0, (change * truth).sum(1) / lengths, torch.nan).tolist()
-        for step, (error, reference, cosine) in enumerate(zip(errors, copied, cosines, strict=True)):
-            accuracy, loss = scores[name][step] if scores else (np.nan, np.nan)
-            figures = {"mse": error, "copied": reference, "cosine": cosine, "accuracy": accuracy, "loss": loss}
-            yield Entry(**head, horizon=step + 1, method=name, **figures)
+class _Judge:
+    """One run while it is judged."""
+
+    def __init__(
+        self,
+        methods: Mapping[str, Method],
+        model: WeightPredictor,
+        config: PredictorConfig,
+        probe: Probe,
+        settings: ForecastConfig,
+        judged: Judged,
+        run: Trajectory,
+        source: str,
+    ) -> None:
+        self.methods, self.model, self.config, self.probe, self.settings = methods, model, config, probe, settings
+        self.judged, self.run, self.source = judged, run, source
+
+    def all_windows(self, *, drawn: bool) -> None:
+        """Judge every window; with `drawn`, keep the trajectory in its own plane too."""
+        plane = _plane(self.run) if drawn else None
+        split = split_point(len(self.run), self.config.train_split)
+        if plane is not None:
+            self.judged.points.extend(_points(self.run, TRUTH, 0, range(len(self.run)), plane(self.run.weights)))
+        for present in presents(self.config, self.settings, self.run, self.source):
+            forecasts, history, steps = forecast(self.methods, self.config, self.run, present.last)
+            head = Head(self.run.name, self.run.manifest.optimizer, self.source, present.last, present.later)
+            runs = present.scored and self.probe.fits(self.run.manifest)
+            scores = score_all(self.run, forecasts, self.probe) if runs else {}
+            self._entries(head, forecasts, history[-1], steps, scores)
+            if runs:
+                self._recoveries(head, forecasts, steps)
+            if present.scored:
+                self._coverages(head, history, forecasts[TRUTH], steps)
+            if plane is not None and present.later and (present.last - split + 1) % self.config.stride == 0:
+                line = plane(torch.cat([history[-1:], forecasts[OURS]]).numpy())
+                numbers = [present.last + self.config.stride * step for step in (0, *steps)]
+                self.judged.points.extend(_points(self.run, OURS, present.last, numbers, line))
+
+    def _entries(
+        self, head: Head, forecasts: Forecasts, last: Tensor, steps: list[int], scores: Mapping[str, list[Score]]
+    ) -> None:
+        truth = (forecasts[TRUTH] - last).double()  # (K, D)
+        copied = self._by_tensor(truth)  # (K, L)
+        for name, forecast in forecasts.items():
+            change = (forecast - last).double()
+            errors = self._by_tensor(change - truth)
+            lengths = change.norm(dim=1) * truth.norm(dim=1)
+            cosines = torch.where(lengths > 0, (change * truth).sum(1) / lengths, torch.nan).tolist()
+            for number, step in enumerate(steps):
+                own = scores[name][number] if scores else Score(np.nan, np.nan, torch.empty(0))
+                same = float((own.classes == scores[TRUTH][number].classes).double().mean()) if scores else np.nan
+                figures = (errors[number].sum(), copied[number].sum())
+                mse, reference = (float(value) / truth.shape[1] for value in figures)
+                self.judged.entries.append(
+                    Entry(head, step, name, mse, reference, cosines[number], own.accuracy, own.loss, same)
+                )
+                sums = self.judged.layers.setdefault((head.source, head.later, step, name), {})
+                for spec, error, reference in zip(self.run.layout.tensors, errors[number], copied[number], strict=True):
+                    before = sums.get(spec.name, (0.0, 0.0))
+                    sums[spec.name] = (before[0] + float(error), before[1] + float(reference))
+
+    def _by_tensor(self, vectors: Tensor) -> np.ndarray:
+        """Return the squared lengths of the tensors of some vectors."""
+        return np.add.reduceat(vectors.square().numpy(), self.run.layout.offsets, axis=1)
+
+    def _recoveries(self, head: Head, forecasts: Forecasts, steps: list[int]) -> None:
+        horizon = min(self.config.extrapolation_steps, steps[-1])
+        vectors = {name: forecasts[name][steps.index(horizon)] for name in RECOVERED}
+        found = recover(self.run, vectors, head.last, self.probe, self.settings.recovery_steps)
+        place = (head.run, head.source, head.last, head.later, horizon)
+        self.judged.recoveries.extend(
+            Recovery(*place, name, count, own.accuracy, own.loss) for name, count, own in found
+        )
+
+    def _coverages(self, head: Head, history: Tensor, truth: Tensor, steps: list[int]) -> None:
+        if not isinstance(self.model, DiffusionPredictor):
+            return
+        bands = self.model.bands(history, self.run.layout, steps)
+        inside = ((truth >= bands.low) & (truth <= bands.high)).double().mean(1)
+        widths = (bands.high - bands.low).double().square().mean(1).sqrt()
+        moved = (truth - history[-1]).double().square().mean(1).sqrt()
+        for number, step in enumerate(steps):
+            width = float(widths[number] / moved[number].clamp_min(1e-30))
+            self.judged.coverages.append(Coverage(head, step, float(inside[number]), width))
 
 
-def _scores(run: Trajectory, forecasts: Forecasts, probe: Probe) -> dict[str, list[tuple[float, float]]]:
-    """Return accuracy and loss per method and horizon; equal forecasts are run once, unknown networks are not."""
-    found, network = {}, run.manifest.network
-    if network is None:
-        return found
-    for name, forecast in forecasts.items():
-        same = bool((forecast[1:] == forecast[:1]).all())
-        judged = judge(network, forecast[:1] if same else forecast, probe.images, probe.labels)
-        pairs = list(zip(judged.accuracy.tolist(), judged.loss.tolist(), strict=True))
-        found[name] = pairs * len(forecast) if same else pairs
-    return found
+def _spread(numbers: list[int], count: int) -> set[int]:
+    """Return some numbers, evenly spread, the first one and the last one among them."""
+    places = np.linspace(0, len(numbers) - 1, min(count, len(numbers))) if numbers else np.empty(0)
+    return {numbers[int(place)] for place in places.round()}
 
 
 def _plane(run: Trajectory) -> Callable[[Iterable[np.ndarray]], Tensor]:
@@ -145,7 +206,8 @@ def _plane(run: Trajectory) -> Callable[[Iterable[np.ndarray]], Tensor]:
     return lambda rows: torch.stack([basis.components @ (torch.from_numpy(np.array(row)) - basis.mean) for row in rows])
 
 
-def _points(run: Trajectory, series: str, start: int, stride: int, scores: Tensor) -> list[Point]:
-    epochs = run.manifest.snapshots.epoch[start::stride]
+def _points(run: Trajectory, series: str, start: int, numbers: Iterable[int], scores: Tensor) -> Iterator[Point]:
+    epochs = run.manifest.snapshots.epoch
     padded = torch.nn.functional.pad(scores, (0, max(0, 2 - scores.shape[1])))  # a run in a line has one component
-    return [Point(run.name, series, start, epoch, x, y) for epoch, (x, y) in zip(epochs, padded.tolist(), strict=False)]
+    for number, (x, y) in zip(numbers, padded.tolist(), strict=True):
+        yield Point(run.name, series, start, epochs[number], x, y)

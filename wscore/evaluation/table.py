@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from wscore.evaluation.forecast_tables import TRUTH, by_method
+from wscore.evaluation.forecast_tables import TRUTH, by_method, near_steps
 from wscore.io import read_json
 
 OURS = "ours"
@@ -38,13 +38,17 @@ FORECAST_CONTROLS = {
     "copy_last": "copy the last",
     "linear": "linear",
     "damped": "damped linear",
+    "ridge_ar": "ridge AR per tensor",
     "online_ar1": "online AR(1)",
+    "pca_ar": "PCA + AR",
     "lawa": "mean of last 3",
     "ema": "moving average",
 }
 FORECASTS = {
     "temporal": "Weight forecast, later in the runs learned from",
     "unseen_run": "Weight forecast, unseen run",
+    "unseen_optimizer": "Weight forecast, unseen optimiser",
+    "unseen_dataset": "Weight forecast, unseen data set",
 }
 FORECAST_METRICS = {"skill": "skill", "accuracy": "accuracy of the forecast network"}
 TITLES = {"autoencoder_test": "Autoencoder", "heads_test": "Heads on the latents", "predictor_test": "Weight forecast"}
@@ -224,7 +228,8 @@ def _forecasts(found: Mapping[str, Any]) -> list[Part]:
 
 def _forecast(found: Mapping[str, Any], split: str, title: str) -> Part:
     methods = by_method(found, split)
-    horizons = sorted(int(key.removeprefix("skill_")) for key in methods[OURS] if key.startswith("skill_"))
+    every = [int(name[6:]) for name in methods[OURS] if name.startswith("skill_") and name[6:].isdigit()]
+    horizons = near_steps(every)
     metrics = [
         Metric(f"{name}_{horizon}", f"{label}, {horizon} ahead", "higher")
         for name, label in FORECAST_METRICS.items()
@@ -233,7 +238,7 @@ def _forecast(found: Mapping[str, Any], split: str, title: str) -> Part:
     truth = methods.get(TRUTH, {}).get(f"accuracy_{horizons[-1]}")
     note = (
         f"{title}: skill = 1 - MSE / MSE of copying the last snapshot, over {found[split]['windows']:,.0f} windows; "
-        f"positive at {found[split]['forecastable']:.0f} of {len(horizons)} horizons. The true networks "
+        f"positive at {found[split]['forecastable']:.0f} of {len(every)} horizons. The true networks "
         f"{horizons[-1]} ahead have accuracy {_number(truth, 3)}."
     )
     lines = _lines(methods, metrics, FORECAST_CONTROLS, prefix="")

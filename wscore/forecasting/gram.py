@@ -65,12 +65,20 @@ def gram_loss(
     grams: Float[Tensor, "window tensor vector vector"],
     known: Float[Tensor, "window horizon"],
 ) -> dict[str, Float[Tensor, ""]]:
+    """Return the `skill_loss` of forecasts sum_i beta_i d_i."""
+    return skill_loss(*relative_errors(coefficients, grams), known)
+
+
+def skill_loss(
+    error: Float[Tensor, "window tensor horizon"],
+    copied: Float[Tensor, "window tensor horizon"],
+    known: Float[Tensor, "window horizon"],
+) -> dict[str, Float[Tensor, ""]]:
     """Return `loss` = mean over windows and known horizons of (1 - skill) + 0.5 mean over tensors of (1 - skill).
 
     1 - skill = error / error of copy-last of the whole network, or of one tensor, each at most 5. `skill` is 1 - the
     mean of the first.
     """
-    error, copied = relative_errors(coefficients, grams)
     network = (error.sum(1) / copied.sum(1).clamp_min(TINY)).clamp(max=WORST)  # (W, K)
     tensors = (error / copied.clamp_min(TINY)).clamp(max=WORST).mean(1)  # (W, K)
     each = network + LAYER_SHARE * tensors

@@ -1,27 +1,27 @@
 """Recipe of the weight predictor: trajectories in, a trained model out.
 
-It learns from windows in the first part of the training runs; of what lies after the split, and of the held-out runs,
-no bit reaches it. Later windows of the training runs are only watched: they give the columns `validation_*` of the
-history, and no decision depends on them.
+It learns from windows of the training runs: of their first parts, or of all of them if `split` is `run`. Windows of the
+validation runs, if there are any, decide which epoch is the best one; nothing else that is tested reaches the model.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
+from jaxtyping import Float
+from torch import Tensor
 
+from wscore.forecasting.baselines import Forecaster
 from wscore.forecasting.config import PredictorConfig
-from wscore.forecasting.plan import later, learned, make_plan
+from wscore.forecasting.plan import Grams, Material, later, learned, make_plan
 from wscore.forecasting.snapshots import Trajectory
-from wscore.forecasting.tasks import TASKS, Loss
+from wscore.forecasting.tasks import TASKS
 from wscore.models.folder import load_model, save_model
-from wscore.models.predictor import WeightPredictor
-from wscore.training.batches import Batches
+from wscore.models.predictor import Steps, WeightPredictor
 from wscore.training.callbacks import Callback, Resume
 from wscore.training.history import History
 from wscore.training.loop import fit
-from wscore.training.state import TrainingState
+from wscore.zoo.layout import Layout
 
 COUNTS = ("snapshots", "windows", "components", "numerical_rank")
 
@@ -40,47 +40,96 @@ class Trained(NamedTuple):
     facts: dict[str, Any]
 
 
+class LearnedForecaster(Forecaster):
+    """A network of the kind that section `predictor:` names, with the interface of the baselines.
+
+    Args:
+        config: section `predictor:`.
+        callbacks: of the training.
+        resume: folder for the state of an interrupted training.
+    """
+
+    model: WeightPredictor
+    history: History
+    facts: dict[str, Any]
+
+    def __init__(
+        self, config: PredictorConfig, callbacks: Sequence[Callback] = (), resume: Resume | Path | None = None
+    ) -> None:
+        super().__init__(config)
+        self.callbacks, self.resume = callbacks, resume
+
+    def fit(self, known: Sequence[Material], validation: Sequence[Material] = ()) -> None:
+        """Train the network; with validation windows it ends with its best epoch on them, else with the last one."""
+        task, config = TASKS[self.config.kind](self.config, known), self.config
+        train = task.batches(known, True)
+        watched = task.batches(validation, False) if validation else None
+        factor = config.lr_factors[config.kind]
+        self.history = fit(
+            task.model,
+            train=train,
+            validation=watched,
+            loss=task.loss,
+            config=config.fit(),
+            callbacks=self.callbacks,
+            resume=self.resume,
+            groups=lambda model: [{"params": list(model.parameters()), "lr_factor": factor}],
+        )
+        task.finish(task.model, train if watched is None else watched)
+        self.model, self.facts = task.model, task.facts
+
+    def predict(
+        self, history: Float[Tensor, "snapshot weights"], layout: Layout, horizons: Steps
+    ) -> Float[Tensor, "horizon weights"]:
+        """Return the weights some steps after the last snapshot."""
+        return self.model.predict(history, layout, horizons)
+
+
 def train_predictor(
     config: PredictorConfig,
     runs: Sequence[Trajectory],
+    grams: Grams | None = None,
     *,
     callbacks: Sequence[Callback] = (),
     resume: Resume | Path | None = None,
 ) -> Trained:
-    """Return a predictor trained on the first parts of all runs but the held-out ones.
+    """Return a predictor trained on the runs that the configuration leaves for training.
+
+    Args:
+        config: section `predictor:`.
+        runs: all recorded runs.
+        grams: their inner products by the name of the run; those that are missing are computed.
+        callbacks: of the training.
+        resume: folder for the state of an interrupted training.
 
     Raises:
         ConfigError: if the split or the held-out runs leave nothing to train or test on.
         DataError: if a trajectory is shorter than one window.
     """
-    plan = make_plan(config, runs)
-    known = [learned(config, run) for run in plan.training]
-    ahead = [later(config, run) for run in plan.training]
-    task = TASKS[config.kind](config, known, ahead)
-    history = fit(
-        task.model,
-        train=task.train,
-        validation=None,
-        loss=task.loss,
-        config=config.fit(),
-        callbacks=[Watch(task.loss, task.ahead), *callbacks],
-        resume=resume,
-        groups=lambda model: [{"params": list(model.parameters()), "lr_factor": task.lr_factor}],
-    )
+    plan, found = make_plan(config, runs), grams or {}
+    known = [learned(config, run, found) for run in plan.training]
+    forecaster = LearnedForecaster(config, callbacks, resume)
+    forecaster.fit(known, [later(config, run, found) for run in plan.validation])
     facts = {
         "kind": config.kind,
+        "split": config.split,
         "stride": config.stride,
         "train_split": config.train_split,
-        "dataset": runs[0].manifest.dataset,
-        "network": runs[0].manifest.network_name,
-        "optimizer": runs[0].manifest.optimizer,
+        "dataset": _all(run.manifest.dataset for run in plan.training),
+        "network": _all(run.manifest.network_name for run in plan.training),
+        "optimizer": _all(run.manifest.optimizer for run in plan.training),
         "training_runs": [run.name for run in plan.training],
+        "validation_runs": [run.name for run in plan.validation],
         "held_out_runs": [run.name for run in plan.held_out],
         "snapshots": sum(len(part.weights) for part in known),
         "windows": sum(len(some.last) for part in known for some in part.windows),
-        **task.facts,
+        **forecaster.facts,
     }
-    return Trained(task.model, history, facts)
+    return Trained(forecaster.model, forecaster.history, facts)
+
+
+def _all(names: Iterable[str]) -> str:
+    return ", ".join(dict.fromkeys(names))
 
 
 def report(trained: Trained) -> dict[str, float]:
@@ -101,7 +150,9 @@ def sentence(trained: Trained) -> str:
     if "components" in facts:
         rank = f"PCA with {facts['components']} components" if facts["components"] else "whole vectors"
         source += f", {rank} ({facts['snapshots']} snapshots, numerical rank {facts['numerical_rank']})"
-    return f"{facts['kind']}: {source}, training skill {trained.history.best['train_skill']:+.3f}"
+    best = trained.history.best
+    skills = ", ".join(f"{name.removesuffix('_skill')} skill {best[name]:+.3f}" for name in best if "skill" in name)
+    return f"{facts['kind']}: {source}, {skills}"
 
 
 def save_predictor(folder: Path, trained: Trained) -> None:
@@ -116,24 +167,3 @@ def load_predictor(folder: Path) -> WeightPredictor:
         ModelError: if it is missing, altered or no weight predictor.
     """
     return load_model(folder, WeightPredictor)
-
-
-class Watch(Callback):
-    """Adds the loss on windows that are not learned from to each epoch's row, as `validation_<name>`."""
-
-    def __init__(self, loss: Loss, batches: Batches) -> None:
-        self.loss, self.batches = loss, batches
-
-    @torch.no_grad()
-    def on_epoch(self, state: TrainingState) -> None:
-        """Compute it."""
-        state.model.eval()
-        device = next(state.model.parameters()).device
-        sums: dict[str, float] = {}
-        count = 0
-        for batch in self.batches.epoch(state.epoch):
-            items = len(batch[0])
-            count += items
-            for name, value in self.loss(state.model, tuple(part.to(device) for part in batch)).items():
-                sums[name] = sums.get(name, 0.0) + items * float(value)
-        state.history.rows[-1] |= {f"validation_{name}": value / count for name, value in sums.items()}

@@ -1,6 +1,7 @@
 """Windows over a trajectory: c equally spaced snapshots to look at, the next K to forecast, and the split in time."""
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -8,13 +9,15 @@ from jaxtyping import Bool, Int
 
 from wscore.errors import ConfigError, DataError
 
+Steps = Sequence[int]  # ahead, rising
+
 
 class Windows(NamedTuple):
     """W windows of one trajectory, as snapshot numbers.
 
     Attributes:
         history: c snapshots each, oldest first; the last is the present t.
-        targets: the K snapshots after it; where there is none within the bounds, the last one that is.
+        targets: the K snapshots some steps after it; where there is none within the bounds, the last one that is.
         known: which targets are within the bounds.
         stride: snapshots per step.
     """
@@ -35,17 +38,20 @@ def split_point(count: int, train_split: float) -> int:
     return math.floor(count * train_split)
 
 
-def training_windows(stop: int, *, length: int, horizons: int, stride: int) -> Windows:
+def training_windows(stop: int, *, length: int, horizons: Steps, stride: int) -> Windows:
     """Return all windows whose history and known targets lie before snapshot `stop`; each knows one target at least."""
     return _windows(
         np.arange((length - 1) * stride, max((length - 1) * stride, stop - stride)), stop, length, horizons, stride
     )
 
 
-def test_windows(start: int, stop: int, *, length: int, horizons: int, stride: int) -> Windows:
-    """Return all windows with all K targets in [start, stop); their histories may be earlier."""
+def test_windows(start: int, stop: int, *, length: int, horizons: Steps, stride: int, asked: int) -> Windows:
+    """Return all windows whose targets lie in [start, stop), at least those up to `asked` steps ahead.
+
+    Histories may be earlier; further targets count as known where they are within the bounds.
+    """
     first = max(start - 1, (length - 1) * stride)
-    return _windows(np.arange(first, max(first, stop - horizons * stride)), stop, length, horizons, stride)
+    return _windows(np.arange(first, max(first, stop - asked * stride)), stop, length, horizons, stride)
 
 
 def check_lengths(
@@ -87,9 +93,9 @@ def check_lengths(
         )
 
 
-def _windows(last: np.ndarray, stop: int, length: int, horizons: int, stride: int) -> Windows:
+def _windows(last: np.ndarray, stop: int, length: int, horizons: Steps, stride: int) -> Windows:
     history = last[:, None] + stride * np.arange(1 - length, 1)
-    targets = last[:, None] + stride * np.arange(1, horizons + 1)
+    targets = last[:, None] + stride * np.asarray(horizons)
     known = targets < stop
-    latest = last + stride * known.sum(axis=1)
-    return Windows(history, np.minimum(targets, latest[:, None]), known, stride)
+    latest = np.where(known, targets, last[:, None]).max(axis=1, initial=0)
+    return Windows(history, np.where(known, targets, latest[:, None]), known, stride)

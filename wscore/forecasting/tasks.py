@@ -1,6 +1,6 @@
 """What each kind of predictor is trained on, and by which loss."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 
 from wscore.forecasting.config import PredictorConfig
-from wscore.forecasting.gram import TINY, WORST, gram_loss, normalised, snapshot_grams, window_grams
+from wscore.forecasting.gram import TINY, WORST, gram_loss, normalised, window_grams
 from wscore.forecasting.pca import fit_pca
 from wscore.forecasting.plan import Material
+from wscore.forecasting.series import SeriesBatches, calibrate, denoising_loss, series_loss
 from wscore.models.predictor import GramPredictor, PcaPredictor, WeightPredictor, gram_features
+from wscore.models.series import DiffusionPredictor, SeriesPredictor
 from wscore.training.batches import Batches, TensorBatches, derive_seed
 
 Loss = Callable[[Any, Any], Mapping[str, Tensor]]
@@ -23,22 +25,20 @@ class Task(NamedTuple):
 
     Attributes:
         model: untrained.
-        train: batches of the windows that are learned from.
-        ahead: batches of later windows, which are only watched.
+        batches: makes batches of the windows of some trajectories, shuffled or not.
         loss: of a batch.
-        lr_factor: on the learning rate.
         facts: what is worth knowing about the model, plain data.
+        finish: called with the trained model and batches that it did not learn from, if there are any.
     """
 
     model: WeightPredictor
-    train: Batches
-    ahead: Batches
+    batches: Callable[[Sequence[Material], bool], Batches]
     loss: Loss
-    lr_factor: float
     facts: dict[str, Any]
+    finish: Callable[[Any, Batches], object] = lambda model, batches: None  # noqa: ARG005
 
 
-def gram_task(config: PredictorConfig, known: list[Material], ahead: list[Material]) -> Task:
+def gram_task(config: PredictorConfig, known: Sequence[Material]) -> Task:  # noqa: ARG001
     """Return a `GramPredictor` and inner products of the increments of each window."""
     with _seeded(config):
         model = GramPredictor(config.gram())
@@ -47,11 +47,10 @@ def gram_task(config: PredictorConfig, known: list[Material], ahead: list[Materi
         features, products, known = batch  # (B, L, c-1, F), (B, L, c-1+K, c-1+K), (B, K)
         return gram_loss(model(features), products, known)
 
-    train, watched = (_gram_batches(config, some, shuffle=some is known) for some in (known, ahead))
-    return Task(model, train, watched, loss, config.gram_lr_factor, {})
+    return Task(model, lambda some, shuffle: _gram_batches(config, some, shuffle=shuffle), loss, {})
 
 
-def pca_task(config: PredictorConfig, known: list[Material], ahead: list[Material]) -> Task:
+def pca_task(config: PredictorConfig, known: Sequence[Material]) -> Task:
     """Return a `PcaPredictor` with the principal components of the learned snapshots, and scores of each window."""
     vectors = [part.weights for part in known]
     basis = fit_pca(vectors, config.n_components)
@@ -62,24 +61,40 @@ def pca_task(config: PredictorConfig, known: list[Material], ahead: list[Materia
     if rank is not None:
         model.components.copy_(basis.components)
     model.scale.copy_(torch.cat([_scores(model, part) for part in vectors]).square().mean().sqrt())
-    train, watched = (_ScoreBatches(config, model, some, shuffle=some is known) for some in (known, ahead))
     facts = {"components": rank or 0, "numerical_rank": basis.numerical_rank}
-    return Task(model, train, watched, _pca_loss, 1.0, facts)
+    return Task(model, lambda some, shuffle: _ScoreBatches(config, model, some, shuffle=shuffle), _pca_loss, facts)
 
 
-TASKS: dict[str, Callable[[PredictorConfig, list[Material], list[Material]], Task]] = {
+def param_task(config: PredictorConfig, known: Sequence[Material]) -> Task:  # noqa: ARG001
+    """Return a `SeriesPredictor` and series of weights drawn anew from each window in each epoch."""
+    with _seeded(config):
+        model = SeriesPredictor(config.series())
+    return Task(model, lambda some, shuffle: SeriesBatches(config, some, shuffle=shuffle), series_loss, {})
+
+
+def diffusion_task(config: PredictorConfig, known: Sequence[Material]) -> Task:  # noqa: ARG001
+    """Return a `DiffusionPredictor` and the same series; its bands are calibrated afterwards."""
+    with _seeded(config):
+        model = DiffusionPredictor(config.diffusion())
+    return Task(
+        model, lambda some, shuffle: SeriesBatches(config, some, shuffle=shuffle), denoising_loss, {}, calibrate
+    )
+
+
+TASKS: dict[str, Callable[[PredictorConfig, Sequence[Material]], Task]] = {
     "gram": gram_task,
     "transformer_pca": pca_task,
+    "transformer_param": param_task,
+    "diffusion": diffusion_task,
 }
 
 
-def _gram_batches(config: PredictorConfig, materials: list[Material], *, shuffle: bool) -> TensorBatches:
+def _gram_batches(config: PredictorConfig, materials: Sequence[Material], *, shuffle: bool) -> TensorBatches:
     increments = config.sequence_length - 1
     features, products, known = [], [], []
     for material in materials:
-        grams = snapshot_grams(material.weights, material.layout)
         for windows in material.windows:
-            vectors = window_grams(grams, windows)
+            vectors = window_grams(material.grams, windows)
             features.append(gram_features(vectors[..., :increments, :increments], material.layout))
             products.append(normalised(vectors, increments))
             known.append(torch.from_numpy(windows.known).float())
@@ -101,7 +116,7 @@ class _ScoreBatches:
     """Batches of principal-component scores, gathered when they are needed."""
 
     def __init__(
-        self, config: PredictorConfig, model: PcaPredictor, materials: list[Material], *, shuffle: bool
+        self, config: PredictorConfig, model: PcaPredictor, materials: Sequence[Material], *, shuffle: bool
     ) -> None:
         self.scores = torch.cat([_scores(model, material.weights) for material in materials])
         rows: list[list[np.ndarray]] = []

@@ -1,6 +1,7 @@
 """Networks that forecast the next snapshots of a training run from its last ones.
 
-Both predict the CHANGE from the last snapshot w(t), directly for each of K steps ahead, and start as copy-last:
+The two here, and those of `wscore.models.series`, forecast the CHANGE from the last snapshot w(t), directly for each of
+K steps ahead, and start as copy-last:
 
     GramPredictor   w(t + k) = w(t) + sum_i beta[i, k, tensor] d_i     d_i = w(t - i + 1) - w(t - i)
     PcaPredictor    w(t + k) = w(t) + V (z(t + k) - z(t))              z = V^T (w - mean), z(t + k) from a transformer
@@ -11,6 +12,7 @@ only these.
 """
 
 from abc import abstractmethod
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Literal
 
 import msgspec
@@ -27,8 +29,10 @@ TINY = 1e-30
 BOUND = 1.5  # a coefficient of horizon k lies within +-BOUND sqrt(k)
 LOG_RANGE = 6.0
 KINDS_TOLD_APART = ("conv", "linear")
+COLUMNS_AT_ONCE = 262_144  # weights that are looked at together, so that memory does not grow with the network
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
+Steps = int | Sequence[int]
 
 
 class WeightPredictor(nn.Module):
@@ -36,12 +40,17 @@ class WeightPredictor(nn.Module):
 
     @abstractmethod
     def predict(
-        self, history: Float[Tensor, "snapshot weights"], layout: Layout, horizons: int
+        self, history: Float[Tensor, "snapshot weights"], layout: Layout, horizons: Steps
     ) -> Float[Tensor, "horizon weights"]:
-        """Return the weights 1..horizons steps after the last of some equally spaced snapshots, oldest first.
+        """Return the weights some steps after the last of some equally spaced snapshots, oldest first.
+
+        Args:
+            history: w(t - c + 1), .., w(t); of more snapshots the last c count.
+            layout: of the vectors.
+            horizons: steps ahead, one row of the result each; a number K stands for 1, .., K.
 
         Raises:
-            ModelError: if the history is too short or does not fit, or so many steps were not learned.
+            ModelError: if the history is too short or does not fit, or a step was not learned.
         """
 
 
@@ -50,7 +59,7 @@ class GramPredictorConfig(Section):
 
     Args:
         sequence_length: snapshots c that it looks at, 3 or more (two increments have an inner product).
-        horizons: steps K that it forecasts.
+        horizons: the K steps ahead that it forecasts, such as (1, 2, 3, 10).
         model_dim: width H inside, a multiple of `heads`; 32 to 96 are reasonable.
         layers: transformer blocks.
         heads: attention heads.
@@ -58,14 +67,17 @@ class GramPredictorConfig(Section):
     """
 
     sequence_length: Annotated[int, msgspec.Meta(ge=3)]
-    horizons: Count
+    horizons: Annotated[tuple[Count, ...], msgspec.Meta(min_length=1)]
     model_dim: Count
     layers: Count
     heads: Count
     dropout: Annotated[float, msgspec.Meta(ge=0, lt=1)]
 
     def __post_init__(self) -> None:
-        _check_heads(self.model_dim, self.heads)
+        if self.model_dim % self.heads:
+            raise ValueError(f"model_dim {self.model_dim} is not a multiple of heads {self.heads}")
+        if list(self.horizons) != sorted(set(self.horizons)):
+            raise ValueError(f"horizons must rise, got {list(self.horizons)}")
 
 
 class PcaPredictorConfig(GramPredictorConfig):
@@ -97,10 +109,10 @@ class GramPredictor(WeightPredictor):
         increments = config.sequence_length - 1
         self.inputs = nn.Linear(2 * increments + 4 + len(KINDS_TOLD_APART), config.model_dim)
         self.recency = nn.Parameter(0.02 * torch.randn(increments, config.model_dim))
-        self.blocks = _blocks(config, feed_forward=2)
-        self.head = _zero(nn.Linear(config.model_dim, config.horizons))
+        self.blocks = transformer(config, feed_forward=2)
+        self.head = zero(nn.Linear(config.model_dim, len(config.horizons)))
         self.bound: Tensor
-        self.register_buffer("bound", BOUND * torch.arange(1, config.horizons + 1).float().sqrt())
+        self.register_buffer("bound", BOUND * torch.tensor(config.horizons).float().sqrt())
 
     def forward(
         self, features: Float[Tensor, "window tensor increment feature"]
@@ -112,21 +124,20 @@ class GramPredictor(WeightPredictor):
 
     @torch.no_grad()
     def predict(
-        self, history: Float[Tensor, "snapshot weights"], layout: Layout, horizons: int
+        self, history: Float[Tensor, "snapshot weights"], layout: Layout, horizons: Steps
     ) -> Float[Tensor, "horizon weights"]:
-        """Return the weights 1..horizons steps after the last snapshot; of the history the last c snapshots count.
+        """Return the weights some steps after the last snapshot, as `WeightPredictor.predict` says.
 
-        Raises:
-            ModelError: if the history is too short, the vectors don't fit the layout, or so many steps were not
-                learned.
+        Beside the history and the result it needs memory for `COLUMNS_AT_ONCE` weights only, however large the network.
         """
-        history = _last(history, layout, self.config, horizons)
-        increments = (history[1:] - history[:-1]).flip(0)  # (c-1, D), newest first
-        parts = [increments[:, part] for part in layout.slices().values()]
-        grams = torch.stack([part.double() @ part.double().T for part in parts])  # (L, c-1, c-1)
-        coefficients = self(gram_features(grams[None], layout))[0, :, :, :horizons]  # (L, c-1, K)
-        change = [beta.T @ part for beta, part in zip(coefficients, parts, strict=True)]
-        return history[-1] + torch.cat(change, dim=1)
+        history, chosen = checked(history, layout, self.config, horizons)
+        features = gram_features(increment_grams(history, layout)[None], layout)
+        coefficients = self(features)[0, :, :, chosen]  # (L, c-1, K)
+        forecast = history.new_empty(len(chosen), layout.size)
+        for number, block in blocks_of(layout):
+            change = coefficients[number].T @ increments(history, block)
+            forecast[:, block] = history[-1, block] + change
+        return forecast
 
 
 @register
@@ -144,8 +155,8 @@ class PcaPredictor(WeightPredictor):
         rank = config.rank or config.weights
         self.inputs = nn.Linear(rank, config.model_dim)
         self.recency = nn.Parameter(0.02 * torch.randn(config.sequence_length, config.model_dim))
-        self.blocks = _blocks(config, feed_forward=4)
-        self.head = _zero(nn.Linear(config.model_dim, config.horizons * rank))
+        self.blocks = transformer(config, feed_forward=4)
+        self.head = zero(nn.Linear(config.model_dim, len(config.horizons) * rank))
         self.mean: Tensor
         self.components: Tensor
         self.scale: Tensor
@@ -164,7 +175,7 @@ class PcaPredictor(WeightPredictor):
 
     def _head(self, relative: Tensor) -> Tensor:
         tokens = self.inputs(INPUT_GAIN * relative) + self.recency  # (W, c, H)
-        return self.head(self.blocks(tokens)[:, -1]).unflatten(-1, (self.config.horizons, -1))  # (W, K, R)
+        return self.head(self.blocks(tokens)[:, -1]).unflatten(-1, (len(self.config.horizons), -1))  # (W, K, R)
 
     def project(self, vectors: Float[Tensor, "snapshot weights"]) -> Float[Tensor, "snapshot rank"]:
         """Return the scores of weight vectors: V^T (w - mean), or w - mean without PCA."""
@@ -177,24 +188,49 @@ class PcaPredictor(WeightPredictor):
 
     @torch.no_grad()
     def predict(
-        self, history: Float[Tensor, "snapshot weights"], layout: Layout, horizons: int
+        self, history: Float[Tensor, "snapshot weights"], layout: Layout, horizons: Steps
     ) -> Float[Tensor, "horizon weights"]:
-        """Return the weights 1..horizons steps after the last snapshot; of the history the last c snapshots count.
+        """Return the weights some steps after the last snapshot, as `WeightPredictor.predict` says.
 
         Raises:
-            ModelError: if the history is too short, the network is another one, or so many steps were not learned.
+            ModelError: if the network is another one than that of the training, beside the other reasons.
         """
         if layout.size != self.config.weights:
             raise ModelError("was trained on another network", expected=self.config.weights, got=layout.size)
-        history = _last(history, layout, self.config, horizons)
+        history, chosen = checked(history, layout, self.config, horizons)
         scores = self.project(history)  # (c, R)
-        future = self(scores[None])[0, :horizons]  # (K, R)
+        future = self(scores[None])[0, chosen]  # (K, R)
         if self.config.mode == "absolute":
             return self.mean + self.expand(future)
         return history[-1] + self.expand(future - scores[-1])
 
 
 INPUT_GAIN = 3.0  # brings a unit vector of some dozen scores to entries that a freshly initialised layer reacts to
+
+
+def blocks_of(layout: Layout) -> Iterator[tuple[int, slice]]:
+    """Yield the number of each tensor with runs of at most `COLUMNS_AT_ONCE` of its weights."""
+    for number, part in enumerate(layout.slices().values()):
+        for start in range(part.start, part.stop, COLUMNS_AT_ONCE):
+            yield number, slice(start, min(start + COLUMNS_AT_ONCE, part.stop))
+
+
+def increments(history: Float[Tensor, "snapshot weights"], block: slice) -> Float[Tensor, "increment columns"]:
+    """Return d_i = w(t - i + 1) - w(t - i) of some weights, newest first."""
+    own = history[:, block]
+    return (own[1:] - own[:-1]).flip(0)
+
+
+def increment_grams(
+    history: Float[Tensor, "snapshot weights"], layout: Layout
+) -> Float[Tensor, "tensor increment increment"]:
+    """Return the inner products of the increments, newest first, per tensor, in float64."""
+    count = len(history) - 1
+    grams = torch.zeros(len(layout.tensors), count, count, dtype=torch.float64, device=history.device)
+    for number, block in blocks_of(layout):
+        own = increments(history, block).double()
+        grams[number] += own @ own.T
+    return grams
 
 
 def gram_features(
@@ -239,17 +275,32 @@ def _log_ratio(squares: Tensor, reference: Tensor) -> Tensor:
     return (0.5 * (squares.clamp_min(TINY) / reference.clamp_min(TINY)).log()).clamp(-LOG_RANGE, LOG_RANGE)
 
 
-def _last(history: Tensor, layout: Layout, config: GramPredictorConfig, horizons: int) -> Tensor:
+def steps_of(horizons: Steps) -> list[int]:
+    """Return steps ahead as a list; a number K stands for 1, .., K."""
+    return list(range(1, horizons + 1)) if isinstance(horizons, int) else list(horizons)
+
+
+def checked(
+    history: Float[Tensor, "snapshot weights"], layout: Layout, config: GramPredictorConfig, horizons: Steps
+) -> tuple[Float[Tensor, "snapshot weights"], list[int]]:
+    """Return the last c snapshots as float32 and where the asked steps are among the learned ones.
+
+    Raises:
+        ModelError: if the history is too short, the vectors don't fit the layout, or a step was not learned.
+    """
     if history.shape[1] != layout.size:
         raise ModelError("weight vectors do not fit the layout", expected=layout.size, got=history.shape[1])
     if len(history) < config.sequence_length:
         raise ModelError("too few snapshots to forecast from", expected=config.sequence_length, got=len(history))
-    if horizons > config.horizons:
-        raise ModelError("so many steps ahead were not learned", expected=f"at most {config.horizons}", got=horizons)
-    return history[-config.sequence_length :].float()
+    wanted = steps_of(horizons)
+    unknown = [step for step in wanted if step not in config.horizons]
+    if unknown:
+        raise ModelError("so many steps ahead were not learned", expected=f"of {list(config.horizons)}", got=unknown)
+    return history[-config.sequence_length :].float(), [config.horizons.index(step) for step in wanted]
 
 
-def _blocks(config: GramPredictorConfig, *, feed_forward: int) -> nn.TransformerEncoder:
+def transformer(config: GramPredictorConfig, *, feed_forward: int) -> nn.TransformerEncoder:
+    """Return pre-norm transformer blocks with a last norm."""
     width = config.model_dim
     block = nn.TransformerEncoderLayer(
         width, config.heads, feed_forward * width, config.dropout, "gelu", batch_first=True, norm_first=True
@@ -257,12 +308,8 @@ def _blocks(config: GramPredictorConfig, *, feed_forward: int) -> nn.Transformer
     return nn.TransformerEncoder(block, config.layers, norm=nn.LayerNorm(width), enable_nested_tensor=False)
 
 
-def _zero(layer: nn.Linear) -> nn.Linear:
+def zero(layer: nn.Linear) -> nn.Linear:
+    """Return a linear layer with its weights set to zero: a model that ends in it starts as copy-last."""
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
     return layer
-
-
-def _check_heads(model_dim: int, heads: int) -> None:
-    if model_dim % heads:
-        raise ValueError(f"model_dim {model_dim} is not a multiple of heads {heads}")

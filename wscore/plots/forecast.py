@@ -16,29 +16,38 @@ NAMES = {
     COPY: "copy last",
     "linear": "linear",
     "damped": "damped linear",
+    "ridge_ar": "ridge AR",
     "online_ar1": "online AR(1)",
+    "pca_ar": "PCA + AR",
     "lawa": "mean of last 3",
     "ema": "moving average",
+    "one_sample": "one sample",
     TRUTH: "true future",
 }
 SPLITS = {
     "temporal": "later in the runs learned from",
     "unseen_run": "unseen run, same part",
     "unseen_run_all": "unseen run, all of it",
+    "unseen_optimizer": "unseen optimiser",
+    "unseen_optimizer_all": "unseen optimiser, all of it",
+    "unseen_dataset": "unseen data set",
+    "unseen_dataset_all": "unseen data set, all of it",
 }
 LOWEST_SKILL = -1.0
 
 
 def draw_all(tables: Mapping[str, pd.DataFrame], history: Path, folder: Path) -> None:
-    """Write skill.png, accuracy.png, paths.png and training.png into a folder.
+    """Write skill.png, accuracy.png, recovery.png, layers.png, paths.png and training.png into a folder.
 
     Args:
-        tables: `summary`, `paths` and `base`, with the columns that their drawings name.
+        tables: `summary`, `recovery`, `layers`, `paths` and `base`, with the columns that their drawings name.
         history: CSV of the predictor's training.
         folder: where to.
     """
     draw_skill(tables["summary"], folder / "skill.png")
     draw_accuracy(tables["summary"], folder / "accuracy.png")
+    draw_recovery(tables["recovery"], folder / "recovery.png")
+    draw_layers(tables["layers"], folder / "layers.png")
     draw_paths(tables["paths"], folder / "paths.png")
     draw_training(tables["base"], history, folder / "training.png")
 
@@ -86,6 +95,56 @@ def draw_accuracy(summary: pd.DataFrame, path: Path) -> None:
         save(canvas, path)
 
 
+def draw_recovery(recovery: pd.DataFrame, path: Path) -> None:
+    """Write a PNG with a panel per split: loss of forecast networks over further steps of training, and copy-last's.
+
+    Args:
+        recovery: columns split, method, steps, loss.
+        path: of the PNG.
+    """
+    splits = list(recovery.groupby("split", sort=False)) or [("", recovery)]
+    with figure(columns=len(splits), title="Forecast networks, trained on") as (canvas, axes):
+        for (split, rows), panel in zip(splits, axes, strict=True):
+            lines = dict(list(rows.groupby("method")))
+            for number, (method, name) in enumerate(NAMES.items()):
+                if method in lines:
+                    own = lines[method]
+                    style = {"linewidth": 2.2 if method == OURS else 1.2, "linestyle": "--" if method == TRUTH else "-"}
+                    panel.plot(own["steps"], own["loss"], marker="o", color=colour(method, number), label=name, **style)
+            if lines:
+                panel.set_yscale("log")
+                panel.legend(fontsize=7)
+                label(panel, title=SPLITS.get(str(split), str(split)), x="optimiser steps", y="test loss (nats)")
+            else:
+                unavailable(panel, "no network was run")
+        save(canvas, path)
+
+
+def draw_layers(layers: pd.DataFrame, path: Path) -> None:
+    """Write a PNG with a panel per split: skill of the predictor for each tensor, one and the most steps ahead.
+
+    Args:
+        layers: columns split, method, horizon, tensor, skill.
+        path: of the PNG.
+    """
+    own = layers[(layers["method"] == OURS) & ~layers["split"].str.endswith("_all")]
+    splits = list(own.groupby("split", sort=False))
+    with figure(columns=len(splits), title="Skill by tensor", panel=(4.2, 4.0)) as (canvas, axes):
+        for (split, rows), panel in zip(splits, axes, strict=True):
+            shown = sorted(set(rows["horizon"]))[:: max(1, len(set(rows["horizon"])) - 2)]
+            tensors = list(dict.fromkeys(rows["tensor"]))
+            for number, horizon in enumerate(shown):
+                values = rows[rows["horizon"] == horizon].set_index("tensor")["skill"].clip(lower=LOWEST_SKILL)
+                places = np.arange(len(tensors)) + 0.8 * (number - (len(shown) - 1) / 2) / len(shown)
+                panel.barh(places, values.loc[tensors], height=0.7 / len(shown), label=f"{horizon} ahead")
+            panel.set_yticks(range(len(tensors)), tensors, fontsize=7)
+            panel.invert_yaxis()
+            panel.axvline(0, color=colour(COPY), linewidth=0.8)
+            label(panel, title=SPLITS.get(str(split), str(split)), x="skill")
+        axes[0].legend(fontsize=7)
+        save(canvas, path)
+
+
 def draw_paths(paths: pd.DataFrame, path: Path) -> None:
     """Write a PNG with a panel per run: snapshots and forecasts in the plane of its first two principal components.
 
@@ -128,7 +187,7 @@ def draw_training(base: pd.DataFrame, history: Path, path: Path) -> None:
         label(accuracies, title="recorded runs", x="epoch", y="test accuracy")
         draw_curves(predictor, read_history(history), "loss")
         predictor.legend()
-        label(predictor, title="predictor (validation: later windows)", x="epoch", y="loss")
+        label(predictor, title="predictor", x="epoch", y="loss")
         save(canvas, path)
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from wscore.evaluation.forecast_tables import by_method
+from wscore.evaluation.forecast_tables import by_method, near_steps
 from wscore.evaluation.table import AUTOENCODER_CONTROLS, FORECAST_CONTROLS, HEAD_CONTROLS, OURS
 from wscore.publish.card import Part
 from wscore.publish.config import PublishConfig
@@ -159,7 +159,7 @@ def predictor(found: Mapping[str, Any], training: Mapping[str, Any], config: Pub
     """
     split = next((name for name in SPLITS if name in found), "temporal")
     methods = by_method(found, split)
-    steps = sorted({int(name.rpartition("_")[2]) for row in methods.values() for name in row})
+    steps = near_steps({int(name.rpartition("_")[2]) for row in methods.values() for name in row})
     columns = [f"{name}_{step}" for name in ("skill", "accuracy") for step in dict.fromkeys((*steps[:1], *steps[-1:]))]
     stride = training.get("stride", 1)
     network, images, optimizer = (training.get(key, "unknown") for key in ("network", "dataset", "optimizer"))
