@@ -43,5 +43,6 @@ def run_predictor(out: str = "predictor") -> None:
 
 def run_evaluation(out: str = "plots") -> None:
     evaluate_predictor.main([
-        "--trajectories", "trajectories", "--grams", "grams", "--predictor", "predictor", "--history", "predictor-history.csv", "--metrics", f"metrics/{out}.json", "--plots", out,
+        "--trajectories", "trajectories", "--grams", "grams", "--predictor", "predictor",
+        "--history", "predictor-history.csv", "--metrics", f"metrics/{out}.json", "--plots", out,
     ])  # fmt: skip

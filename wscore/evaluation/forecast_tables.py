@@ -181,7 +181,7 @@ def report(judged: Judged) -> dict[str, Any]:
 def _extras(judged: Judged, split: str) -> dict[str, dict[str, Any]]:
     recovery: dict[str, Any] = {}
     rows = recoveries(judged)
-    for row in rows[rows["split"] == split].to_dict("records") if len(rows) else []:
+    for row in pd.DataFrame(rows[rows["split"] == split]).to_dict("records"):
         place = recovery.setdefault(f"r{row['steps']}", {})
         place[row["method"]] = {name: row[name] for name in ("accuracy", "loss", "loss_wins")}
     tensors: dict[str, Any] = {}
@@ -234,13 +234,13 @@ def recoveries(judged: Judged) -> pd.DataFrame:
     """
     found = []
     for split in [name for name in _names(judged) if any(_belongs(one, name) for one in judged.recoveries)]:
-        own = pd.DataFrame([one for one in judged.recoveries if _belongs(one, split)])
-        place = ["run", "last", "steps"]
-        copied = own[own["method"] == "copy_last"].set_index(place)["loss"]
-        own["wins"] = own["loss"].to_numpy() < copied.loc[list(own[place].itertuples(index=False))].to_numpy()
-        for (method, steps), rows in own.groupby(["method", "steps"], sort=False):
-            means = {"accuracy": rows["accuracy"].mean(), "loss": rows["loss"].mean(), "loss_wins": rows["wins"].mean()}
-            found.append({"split": split, "method": method, "steps": steps, "windows": len(rows)} | means)
+        own = [one for one in judged.recoveries if _belongs(one, split)]
+        copied = {(one.run, one.last, one.steps): one.loss for one in own if one.method == "copy_last"}
+        for method, steps in dict.fromkeys((one.method, one.steps) for one in own):
+            rows = [one for one in own if (one.method, one.steps) == (method, steps)]
+            wins = [one.loss < copied[one.run, one.last, one.steps] for one in rows]
+            accuracy, loss = (float(np.mean([getattr(one, name) for one in rows])) for name in ("accuracy", "loss"))
+            found.append((split, method, steps, len(rows), accuracy, loss, float(np.mean(wins))))
     columns = ["split", "method", "steps", "windows", "accuracy", "loss", "loss_wins"]
     return pd.DataFrame(found, columns=pd.Index(columns))
 

@@ -30,8 +30,8 @@ class PredictorConfig(Section):
             may be learned from).
         holdout_runs: runs of each data set, optimiser and rate, the last ones, of which it sees nothing while training.
         validation_runs: runs before these, on which the best epoch is chosen; 0 takes the last epoch.
-        train_optimizers: optimisers whose runs are learned from, others are tested as `unseen_optimizer`; null = all.
-        train_datasets: likewise; others are tested as `unseen_dataset`.
+        unseen_optimizers: optimisers whose runs are not learned from but tested as `unseen_optimizer`.
+        unseen_datasets: data sets, likewise, tested as `unseen_dataset`.
         stride: snapshots per forecast step.
         augment_strides: further strides of the training windows.
         extrapolation_steps: steps ahead; all are forecast directly, from the same window.
@@ -66,8 +66,8 @@ class PredictorConfig(Section):
     train_split: Annotated[float, msgspec.Meta(gt=0, lt=1)]
     holdout_runs: Annotated[int, msgspec.Meta(ge=0)]
     validation_runs: Annotated[int, msgspec.Meta(ge=0)]
-    train_optimizers: tuple[str, ...] | None
-    train_datasets: tuple[str, ...] | None
+    unseen_optimizers: tuple[str, ...]
+    unseen_datasets: tuple[str, ...]
     stride: Count
     augment_strides: tuple[Count, ...]
     extrapolation_steps: Count

@@ -70,9 +70,9 @@ def make_plan(config: PredictorConfig, runs: Sequence[Trajectory]) -> Plan:
     """
     plan = Plan([], [], [], [], [])
     for (dataset, optimizer, _), group in _groups(runs).items():
-        if config.train_datasets is not None and dataset not in config.train_datasets:
+        if dataset in config.unseen_datasets:
             plan.other_dataset.extend(group)
-        elif config.train_optimizers is not None and optimizer not in config.train_optimizers:
+        elif optimizer in config.unseen_optimizers:
             plan.other_optimizer.extend(group)
         else:
             kept = _kept(config, group)
@@ -80,9 +80,9 @@ def make_plan(config: PredictorConfig, runs: Sequence[Trajectory]) -> Plan:
             plan.validation.extend(group[kept : kept + config.validation_runs])
             plan.held_out.extend(group[kept + config.validation_runs :])
     if not plan.training:
-        asked = {"train_datasets": config.train_datasets, "train_optimizers": config.train_optimizers}
-        found = sorted({(run.manifest.dataset, run.manifest.optimizer) for run in runs})
-        raise ConfigError("leave no run to train on", where="predictor.train_*", expected=f"of {found}", got=asked)
+        found = ", ".join(sorted({f"{run.manifest.optimizer} on {run.manifest.dataset}" for run in runs}))
+        where = "predictor.unseen_optimizers, predictor.unseen_datasets"
+        raise ConfigError("leave no run to train on", where=where, got=f"runs of {found}", fix="set them to []")
     for run in runs:
         _check_length(config, run)
     return plan
@@ -112,8 +112,8 @@ def _grams(run: Trajectory, grams: Grams) -> Tensor:
     return grams[run.name] if run.name in grams else snapshot_grams(run.weights, run.layout)
 
 
-def _groups(runs: Sequence[Trajectory]) -> dict[tuple[str, str, float], list[Trajectory]]:
-    groups: dict[tuple[str, str, float], list[Trajectory]] = {}
+def _groups(runs: Sequence[Trajectory]) -> dict[tuple[str, str, float | None], list[Trajectory]]:
+    groups: dict[tuple[str, str, float | None], list[Trajectory]] = {}
     for run in runs:
         manifest = run.manifest
         key = (manifest.dataset, manifest.optimizer, manifest.snapshots.lr[0])

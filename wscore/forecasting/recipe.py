@@ -4,7 +4,8 @@ It learns from windows of the training runs: of their first parts, or of all of 
 validation runs, if there are any, decide which epoch is the best one; nothing else that is tested reaches the model.
 """
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -75,6 +76,11 @@ class LearnedForecaster(Forecaster):
             resume=self.resume,
             groups=lambda model: [{"params": list(model.parameters()), "lr_factor": factor}],
         )
+        if watched is None:  # the columns are there, and empty
+            blank = {
+                f"validation_{name.removeprefix('train_')}": math.nan for name in self.history.best if "train_" in name
+            }
+            self.history.rows = [{**row, **blank} for row in self.history.rows]
         task.finish(task.model, train if watched is None else watched)
         self.model, self.facts = task.model, task.facts
 
@@ -139,7 +145,7 @@ def report(trained: Trained) -> dict[str, float]:
     return {
         **counts,
         "best_epoch": float(best["epoch"]),
-        **{name: best[name] for name in best if name.endswith("_skill")},
+        **{name: best[name] for name in _skills(best)},
     }
 
 
@@ -151,8 +157,12 @@ def sentence(trained: Trained) -> str:
         rank = f"PCA with {facts['components']} components" if facts["components"] else "whole vectors"
         source += f", {rank} ({facts['snapshots']} snapshots, numerical rank {facts['numerical_rank']})"
     best = trained.history.best
-    skills = ", ".join(f"{name.removesuffix('_skill')} skill {best[name]:+.3f}" for name in best if "skill" in name)
+    skills = ", ".join(f"{name.removesuffix('_skill')} skill {best[name]:+.3f}" for name in _skills(best))
     return f"{facts['kind']}: {source}, {skills}"
+
+
+def _skills(row: Mapping[str, float | int]) -> list[str]:
+    return [name for name, value in row.items() if name.endswith("_skill") and math.isfinite(value)]
 
 
 def save_predictor(folder: Path, trained: Trained) -> None:

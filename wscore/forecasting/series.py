@@ -13,7 +13,7 @@ from wscore.forecasting.gram import TINY, skill_loss, window_grams
 from wscore.forecasting.plan import Material
 from wscore.models.predictor import gram_features
 from wscore.models.series import DiffusionPredictor, SeriesModel, scales
-from wscore.training.batches import Batches, TensorBatches, derive_seed
+from wscore.training.batches import TensorBatches, derive_seed
 from wscore.zoo.layout import Layout
 
 
@@ -125,7 +125,7 @@ def denoising_loss(model: DiffusionPredictor, batch: SeriesBatch) -> dict[str, T
 
 
 @torch.no_grad()
-def calibrate(model: DiffusionPredictor, batches: Batches) -> None:
+def calibrate(model: DiffusionPredictor, batches: SeriesBatches) -> None:
     """Set the width of the bands so that they hold the asked share of the weights of some windows.
 
     The width of a horizon is that quantile of |true - mean| / standard deviation over the samples, tensors weighted by

@@ -35,7 +35,7 @@ class Task(NamedTuple):
     batches: Callable[[Sequence[Material], bool], Batches]
     loss: Loss
     facts: dict[str, Any]
-    finish: Callable[[Any, Batches], object] = lambda model, batches: None  # noqa: ARG005
+    finish: Callable[[Any, Any], object] = lambda model, batches: None  # noqa: ARG005
 
 
 def gram_task(config: PredictorConfig, known: Sequence[Material]) -> Task:  # noqa: ARG001

@@ -282,7 +282,7 @@ def steps_of(horizons: Steps) -> list[int]:
 
 def checked(
     history: Float[Tensor, "snapshot weights"], layout: Layout, config: GramPredictorConfig, horizons: Steps
-) -> tuple[Float[Tensor, "snapshot weights"], list[int]]:
+) -> tuple[Float[Tensor, "last weights"], list[int]]:
     """Return the last c snapshots as float32 and where the asked steps are among the learned ones.
 
     Raises:

@@ -192,7 +192,7 @@ class DiffusionPredictor(SeriesModel):
 
     def __init__(self, config: DiffusionPredictorConfig) -> None:
         super().__init__()
-        self.config: DiffusionPredictorConfig = config
+        self.config: DiffusionPredictorConfig = config  # pyright: ignore[reportIncompatibleVariableOverride]
         width, outputs = 2 * config.model_dim, len(config.horizons) * config.chunk_size
         condition = (config.sequence_length - 1) * (config.chunk_size + features_of(config))
         self.condition = nn.Sequential(nn.Linear(condition, width), nn.SiLU(), nn.Linear(width, width))
@@ -252,6 +252,13 @@ class DiffusionPredictor(SeriesModel):
     def generator(self) -> torch.Generator:
         """Return a fresh source of noise: the same forecast twice is the same."""
         return torch.Generator().manual_seed(self.config.seed)
+
+    @torch.no_grad()
+    def predict(
+        self, history: Float[Tensor, "snapshot weights"], layout: Layout, horizons: Steps
+    ) -> Float[Tensor, "horizon weights"]:
+        """Return the mean of samples; arguments and errors as for `WeightPredictor.predict`."""
+        return self.bands(history, layout, horizons).mean
 
     @torch.no_grad()
     def sample(

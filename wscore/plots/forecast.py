@@ -127,16 +127,23 @@ def draw_layers(layers: pd.DataFrame, path: Path) -> None:
         layers: columns split, method, horizon, tensor, skill.
         path: of the PNG.
     """
-    own = layers[(layers["method"] == OURS) & ~layers["split"].str.endswith("_all")]
+    own = pd.DataFrame(layers[(layers["method"] == OURS) & ~layers["split"].str.endswith("_all")])
     splits = list(own.groupby("split", sort=False))
     with figure(columns=len(splits), title="Skill by tensor", panel=(4.2, 4.0)) as (canvas, axes):
         for (split, rows), panel in zip(splits, axes, strict=True):
             shown = sorted(set(rows["horizon"]))[:: max(1, len(set(rows["horizon"])) - 2)]
             tensors = list(dict.fromkeys(rows["tensor"]))
             for number, horizon in enumerate(shown):
-                values = rows[rows["horizon"] == horizon].set_index("tensor")["skill"].clip(lower=LOWEST_SKILL)
+                columns = (rows[name].tolist() for name in ("horizon", "tensor", "skill"))
+                skills = {
+                    name: max(LOWEST_SKILL, skill)
+                    for step, name, skill in zip(*columns, strict=True)
+                    if step == horizon
+                }
                 places = np.arange(len(tensors)) + 0.8 * (number - (len(shown) - 1) / 2) / len(shown)
-                panel.barh(places, values.loc[tensors], height=0.7 / len(shown), label=f"{horizon} ahead")
+                panel.barh(
+                    places, [skills[name] for name in tensors], height=0.7 / len(shown), label=f"{horizon} ahead"
+                )
             panel.set_yticks(range(len(tensors)), tensors, fontsize=7)
             panel.invert_yaxis()
             panel.axvline(0, color=colour(COPY), linewidth=0.8)

@@ -197,6 +197,8 @@ class _Means:
 
     def check(self) -> None:
         """Refuse a loss that is not finite."""
+        if self.checked == len(self.items):
+            return
         losses = torch.stack(self.values["loss"][self.checked :])
         if not losses.isfinite().all():
             index = int((~losses.isfinite()).nonzero()[0])

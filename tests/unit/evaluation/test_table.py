@@ -33,7 +33,7 @@ STEPS = {
         "ours": {"skill": 0.5, "accuracy": 0.9}, "copy_last": {"skill": 0.0, "accuracy": 0.91},
         "linear": {"skill": 0.6, "accuracy": 0.88}, "truth": {"skill": 1.0, "accuracy": 0.95},
     },
-    "h10": {
+    "h2": {
         "ours": {"skill": -0.5, "accuracy": 0.7}, "copy_last": {"skill": 0.0, "accuracy": 0.91},
         "linear": {"skill": -3.0, "accuracy": 0.5}, "truth": {"skill": 1.0, "accuracy": 0.97},
     },
@@ -63,10 +63,10 @@ def test_ours_stands_beside_every_control():
     table = rows(markdown(parts()))
     assert table["**Autoencoder**"][1:] == [
         "*mean network*", "*PCA, same size*", "*PCA per layout, same size*", "*noise of equal norm*",
-        "*8-bit weights*", "*4-bit weights*",
+        "*8-bit weights*", "*4-bit weights*", "", "",
     ]  # fmt: skip
     assert table["same answers as the original ↑"] == [
-        "**0.750** [0.700, 0.800]", "0.200", "0.500", "0.600", "0.100", "0.999", "0.990",
+        "**0.750** [0.700, 0.800]", "0.200", "0.500", "0.600", "0.100", "0.999", "0.990", "", "",
     ]  # fmt: skip
 
 
@@ -74,7 +74,7 @@ def test_bold_is_the_best_of_equal_size_whoever_that_is():
     table = rows(markdown(parts()))
     assert table["mean absolute accuracy change ↓"][:2] == ["0.100", "**0.050**"]
     assert "**" not in "".join(table["accuracy after rebuilding"])
-    assert table["accuracy: R² ↑"] == ["0.900 [0.850, 0.920]", "0.000", "0.300", "n/a", "**0.950**", "", ""]
+    assert table["accuracy: R² ↑"] == ["0.900 [0.850, 0.920]", "0.000", "0.300", "n/a", "**0.950**", "", "", "", ""]
 
 
 def test_equal_figures_are_bold_together():
@@ -89,16 +89,26 @@ def test_no_negative_zero():
 
 def test_huge_and_missing_numbers_are_readable():
     table = rows(markdown(parts()))
-    assert table["compression (weights per stored float)"] == ["20.2", "2.0e+06", "20.2", "20.2", "n/a", "20.2", "7.9"]
+    assert table["compression (weights per stored float)"] == [
+        "20.2",
+        "2.0e+06",
+        "20.2",
+        "20.2",
+        "n/a",
+        "20.2",
+        "7.9",
+        "",
+        "",
+    ]
 
 
 def test_forecasts_at_the_first_and_the_last_horizon():
     table = rows(markdown(parts()))
     assert table["skill, 1 ahead ↑"][:3] == ["0.500", "0.000", "**0.600**"]
-    assert table["skill, 10 ahead ↑"][:3] == ["-0.500", "**0.000**", "-3.000"]
-    assert table["accuracy of the forecast network, 10 ahead ↑"][:2] == ["0.700", "**0.910**"]
+    assert table["skill, 2 ahead ↑"][:3] == ["-0.500", "**0.000**", "-3.000"]
+    assert table["accuracy of the forecast network, 2 ahead ↑"][:2] == ["0.700", "**0.910**"]
     text = markdown(parts())
-    assert "1,200 windows; positive at 1 of 2 horizons. The true networks 10 ahead have accuracy 0.970." in text
+    assert "1,200 windows; positive at 1 of 2 horizons. The true networks 2 ahead have accuracy 0.970." in text
     assert "unseen run" not in text
     both = parts(predictor_test=FORECAST | {"unseen_run": FORECAST["temporal"]})
     assert "**Weight forecast, unseen run**" in markdown(both)

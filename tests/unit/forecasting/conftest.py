@@ -12,8 +12,9 @@ from wscore.forecasting.snapshots import Manifest, SnapshotColumns, Trajectory, 
 
 PARAMS = Path(__file__).parents[3] / "params.yaml"
 SMALL = {
-    "sequence_length": 3, "train_split": 0.6, "holdout_runs": 1, "stride": 1, "augment_strides": (),
-    "extrapolation_steps": 2, "model_dim": 16, "layers": 1, "heads": 2, "predictor_epochs": 30, "device": "cpu",
+    "sequence_length": 3, "train_split": 0.6, "holdout_runs": 1, "validation_runs": 0, "stride": 1,
+    "augment_strides": (), "extrapolation_steps": 2, "far_step": None, "model_dim": 16, "layers": 1, "heads": 2,
+    "predictor_epochs": 30, "device": "cpu",
 }  # fmt: skip
 
 
@@ -31,15 +32,17 @@ def recorded(tmp_path: Path) -> Callable[..., Trajectory]:
     spec = NetworkSpec(name="mlp", channels=1, size=4, classes=2)
     layout = network_layout(spec)
 
-    def make(seed: int, weights: np.ndarray | Callable[[int, int], np.ndarray], count: int = 20) -> Trajectory:
+    def make(
+        seed: int, weights: np.ndarray | Callable[[int, int], np.ndarray], count: int = 20, **facts: str
+    ) -> Trajectory:
         rows = np.stack([weights(number, layout.size) for number in range(count)]) if callable(weights) else weights
         columns = SnapshotColumns(
             step=tuple(range(len(rows))), epoch=tuple(float(n) for n in range(len(rows))), lr=(0.1,) * len(rows),
             train_loss=(1.0,) * len(rows), test_loss=(1.0,) * len(rows), test_accuracy=(0.5,) * len(rows),
         )  # fmt: skip
         manifest = Manifest(
-            format=1, run=f"seed-{seed}", seed=seed, dataset="none", optimizer="sgd", weight_decay=0.0, batch_size=8,
-            snapshots_per_epoch=1, network=spec, layout=layout, snapshots=columns,
+            format=1, run=f"seed-{seed}", seed=seed, weight_decay=0.0, batch_size=8, snapshots_per_epoch=1, network=spec,
+            layout=layout, snapshots=columns, **{"dataset": "none", "optimizer": "sgd"} | facts,
         )  # fmt: skip
         write_trajectory(tmp_path / f"seed-{seed}", manifest, rows.astype(np.float32))
         return Trajectory(tmp_path / f"seed-{seed}")

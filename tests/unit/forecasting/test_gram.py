@@ -7,7 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wscore.forecasting import gram
-from wscore.forecasting.baselines import fit_damping
 from wscore.forecasting.gram import gram_loss, normalised, relative_errors, snapshot_grams, window_grams
 from wscore.forecasting.sequences import Windows, training_windows
 from wscore.zoo.layout import Layout, TensorSpec
@@ -40,7 +39,7 @@ def test_inner_products_of_windows_need_only_those_of_snapshots(
     seed: int, length: int, horizons: int, stride: int
 ) -> None:
     weights = path(seed)
-    windows = training_windows(20, length=length, horizons=horizons, stride=stride)
+    windows = training_windows(20, length=length, horizons=range(1, horizons + 1), stride=stride)
     found = window_grams(snapshot_grams(weights, LAYOUT), windows)
     for number in (0, len(windows.last) - 1):
         whole = vectors(weights, windows, number)
@@ -56,7 +55,7 @@ def test_blocks_of_columns_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_errors_of_combinations_are_those_of_the_vectors() -> None:
-    weights, windows = path(1), training_windows(20, length=4, horizons=2, stride=2)
+    weights, windows = path(1), training_windows(20, length=4, horizons=(1, 2), stride=2)
     products = window_grams(snapshot_grams(weights, LAYOUT), windows)
     beta = torch.randn(len(windows.last), 3, 3, 2, dtype=torch.float64)
     error, copied = relative_errors(beta, products)
@@ -68,7 +67,7 @@ def test_errors_of_combinations_are_those_of_the_vectors() -> None:
 
 
 def test_copying_loses_one_and_a_half_and_the_best_combination_less() -> None:
-    windows = training_windows(20, length=4, horizons=2, stride=1)
+    windows = training_windows(20, length=4, horizons=(1, 2), stride=1)
     products = window_grams(snapshot_grams(path(2), LAYOUT), windows)
     known = torch.from_numpy(windows.known).double()
     copied = gram_loss(torch.zeros(len(windows.last), 3, 3, 2).double(), products, known)
@@ -81,7 +80,7 @@ def test_copying_loses_one_and_a_half_and_the_best_combination_less() -> None:
 
 
 def test_units_do_not_change_the_loss_and_unknown_targets_do_not_count() -> None:
-    windows = training_windows(20, length=3, horizons=3, stride=3)
+    windows = training_windows(20, length=3, horizons=(1, 2, 3), stride=3)
     products = window_grams(snapshot_grams(path(3), LAYOUT), windows)
     known = torch.from_numpy(windows.known).float()
     assert not windows.known.all()
@@ -94,22 +93,9 @@ def test_units_do_not_change_the_loss_and_unknown_targets_do_not_count() -> None
 
 
 def test_one_bad_window_does_not_rule_the_loss() -> None:
-    windows = training_windows(20, length=3, horizons=1, stride=1)
+    windows = training_windows(20, length=3, horizons=(1,), stride=1)
     products = window_grams(snapshot_grams(path(4), LAYOUT), windows)
     found = gram_loss(
         torch.full((len(windows.last), 3, 2, 1), 1e6).double(), products, torch.ones(len(windows.last), 1)
     )
     assert found["loss"].item() == pytest.approx(5 + 0.5 * 5)
-
-
-def test_the_damping_is_that_of_a_least_squares_fit() -> None:
-    weights, windows = path(5), training_windows(18, length=3, horizons=3, stride=2)
-    found = fit_damping([window_grams(snapshot_grams(weights, LAYOUT), windows)], [torch.from_numpy(windows.known)], 2)
-    line, change = [], []
-    for number, known in enumerate(windows.known):
-        whole = vectors(weights, windows, number)
-        for step in np.flatnonzero(known):
-            line.append((step + 1) * whole[0])
-            change.append(whole[2 + step])
-    wanted = np.linalg.lstsq(torch.cat(line).numpy()[:, None], torch.cat(change).numpy(), rcond=None)[0][0]
-    assert found == pytest.approx(wanted, rel=1e-6)

@@ -12,8 +12,12 @@ SHAPES = st.fixed_dictionaries(
 )
 
 
+def steps(shape: dict[str, int]) -> dict[str, object]:
+    return {**shape, "horizons": range(1, shape["horizons"] + 1)}
+
+
 def test_training_windows_by_hand() -> None:
-    found = training_windows(7, length=3, horizons=2, stride=2)
+    found = training_windows(7, length=3, horizons=(1, 2), stride=2)
     assert found.history.tolist() == [[0, 2, 4]]
     assert found.targets.tolist() == [[6, 6]]  # snapshot 8 lies behind the split: its place is filled, and not known
     assert found.known.tolist() == [[True, False]]
@@ -21,15 +25,22 @@ def test_training_windows_by_hand() -> None:
 
 
 def test_later_windows_by_hand() -> None:
-    found = sequences.test_windows(4, 9, length=2, horizons=2, stride=2)
+    found = sequences.test_windows(4, 9, length=2, horizons=(1, 2), stride=2, asked=2)
     assert found.history.tolist() == [[1, 3], [2, 4]]
     assert found.targets.tolist() == [[5, 7], [6, 8]]
     assert found.known.all()
 
 
+def test_a_far_target_counts_where_there_is_one() -> None:
+    found = sequences.test_windows(3, 9, length=2, horizons=(1, 5), stride=1, asked=1)
+    assert found.last.tolist() == [2, 3, 4, 5, 6, 7]
+    assert found.known.tolist() == [[True, True], [True, True]] + 4 * [[True, False]]
+    assert found.targets.tolist()[:3] == [[3, 7], [4, 8], [5, 5]]
+
+
 @given(SHAPES, st.integers(0, 40))
 def test_nothing_that_is_learned_from_lies_behind_the_split(shape: dict[str, int], stop: int) -> None:
-    found = training_windows(stop, **shape)
+    found = training_windows(stop, **steps(shape))
     for part in (found.history, found.targets):
         assert part.size == 0 or (part.min() >= 0 and part.max() < stop)
     assert found.known[:, 0].all()
@@ -41,7 +52,7 @@ def test_nothing_that_is_learned_from_lies_behind_the_split(shape: dict[str, int
 
 @given(SHAPES, st.integers(0, 40), st.integers(0, 40))
 def test_every_target_of_a_test_window_lies_behind_the_split(shape: dict[str, int], split: int, more: int) -> None:
-    found = sequences.test_windows(split, split + more, **shape)
+    found = sequences.test_windows(split, split + more, **steps(shape), asked=shape["horizons"])
     assert found.known.all()
     assert (found.targets >= split).all()
     assert (found.targets < split + more).all()
@@ -57,8 +68,8 @@ def test_what_passes_the_check_has_windows_to_learn_from_and_to_test_on(
         check_lengths("here", count, split, **shape, least=1)
     except (ConfigError, DataError):
         return
-    assert len(sequences.test_windows(split, count, **shape).last)
-    assert training_windows(split, **{**shape, "stride": 1}).known.all(axis=1).any()
+    assert len(sequences.test_windows(split, count, **steps(shape), asked=shape["horizons"]).last)
+    assert training_windows(split, **{**steps(shape), "stride": 1}).known.all(axis=1).any()
 
 
 def test_too_short_is_told_from_badly_split() -> None:

@@ -14,9 +14,10 @@ from wscore.models.predictor import (
     WeightPredictor,
     gram_features,
 )
+from wscore.models.series import DiffusionPredictor, DiffusionPredictorConfig, SeriesPredictor, SeriesPredictorConfig
 from wscore.zoo.layout import Layout, layout_of
 
-SHAPE = {"sequence_length": 4, "horizons": 3, "model_dim": 16, "layers": 1, "heads": 2, "dropout": 0.0}
+SHAPE = {"sequence_length": 4, "horizons": (1, 2, 3), "model_dim": 16, "layers": 1, "heads": 2, "dropout": 0.0}
 
 
 def network(hidden: int = 6) -> nn.Sequential:
@@ -25,12 +26,19 @@ def network(hidden: int = 6) -> nn.Sequential:
 
 LAYOUT = layout_of(network().state_dict())
 RANK = 3
+EVERY = ["gram", "pca", "whole", "param", "chunk", "diffusion"]
 
 
 def untrained(kind: str, mode: str = "residual") -> WeightPredictor:
     """A predictor whose last layer is not zero, so that it forecasts something."""
     if kind == "gram":
         model: WeightPredictor = GramPredictor(GramPredictorConfig(**SHAPE))
+    elif kind in ("param", "chunk"):
+        model = SeriesPredictor(SeriesPredictorConfig(**SHAPE, chunk_size=1 if kind == "param" else 7))
+    elif kind == "diffusion":
+        model = DiffusionPredictor(
+            DiffusionPredictorConfig(**SHAPE, chunk_size=1, steps=3, samples=4, band=0.8, seed=0)
+        )
     else:
         rank = RANK if kind == "pca" else None
         model = PcaPredictor(PcaPredictorConfig(**SHAPE, weights=LAYOUT.size, rank=rank, mode=mode))
@@ -46,7 +54,7 @@ def walk(count: int = 4, size: int = LAYOUT.size) -> Tensor:
     return torch.cumsum(torch.randn(count, size), 0)
 
 
-@pytest.mark.parametrize("kind", ["gram", "pca", "whole"])
+@pytest.mark.parametrize("kind", EVERY)
 def test_an_untrained_predictor_copies(kind: str) -> None:
     model, history = untrained(kind), walk()
     nn.init.zeros_(model.head.weight)
@@ -54,7 +62,7 @@ def test_an_untrained_predictor_copies(kind: str) -> None:
     assert torch.allclose(model.predict(history, LAYOUT, 3), history[-1].expand(3, -1), atol=1e-6)
 
 
-@pytest.mark.parametrize("kind", ["gram", "pca", "whole"])
+@pytest.mark.parametrize("kind", EVERY)
 def test_only_the_last_snapshots_count_and_fewer_horizons_are_the_first_ones(kind: str) -> None:
     model, history = untrained(kind), walk()
     found = model.predict(history, LAYOUT, 3)
@@ -62,9 +70,10 @@ def test_only_the_last_snapshots_count_and_fewer_horizons_are_the_first_ones(kin
     assert not torch.allclose(found[0], history[-1], atol=1e-3)
     assert torch.equal(model.predict(torch.cat([walk(2), history]), LAYOUT, 3), found)
     assert torch.equal(model.predict(history, LAYOUT, 1), found[:1])
+    assert torch.equal(model.predict(history, LAYOUT, [3, 1]), found[[2, 0]])
 
 
-@pytest.mark.parametrize("kind", ["gram", "pca", "whole"])
+@pytest.mark.parametrize("kind", EVERY)
 def test_a_round_trip_gives_the_same_forecast(kind: str, tmp_path) -> None:
     model, history = untrained(kind), walk()
     save_model(tmp_path, model)
@@ -73,7 +82,7 @@ def test_a_round_trip_gives_the_same_forecast(kind: str, tmp_path) -> None:
     )
 
 
-@pytest.mark.parametrize("kind", ["gram", "pca"])
+@pytest.mark.parametrize("kind", ["gram", "pca", "param", "diffusion"])
 def test_the_forecast_moves_and_grows_with_the_history(kind: str) -> None:
     """w -> a w + b gives the same forecast, moved and stretched: early and late windows are alike."""
     model, history, shift = untrained(kind), walk().double(), torch.randn(LAYOUT.size).double()
@@ -129,7 +138,7 @@ def test_gram_stays_in_the_span_of_the_increments_of_each_tensor_and_within_its_
 
 def test_gram_is_trained_on_what_it_sees_when_it_predicts() -> None:
     model, weights = untrained("gram"), walk(9).numpy()
-    windows = training_windows(9, length=4, horizons=3, stride=2)
+    windows = training_windows(9, length=4, horizons=(1, 2, 3), stride=2)
     grams = window_grams(snapshot_grams(weights, LAYOUT), windows)[..., :3, :3]
     with torch.no_grad():
         coefficients = model(gram_features(grams, LAYOUT))[0]  # (L, c-1, K)
@@ -141,7 +150,9 @@ def test_gram_is_trained_on_what_it_sees_when_it_predicts() -> None:
 
 
 def test_features_tell_increments_and_tensors_apart() -> None:
-    grams = window_grams(snapshot_grams(walk(8).numpy(), LAYOUT), training_windows(8, length=4, horizons=1, stride=1))
+    grams = window_grams(
+        snapshot_grams(walk(8).numpy(), LAYOUT), training_windows(8, length=4, horizons=(1,), stride=1)
+    )
     features = gram_features(grams[..., :3, :3], LAYOUT)
     assert features.shape == (4, 4, 3, 12)
     assert torch.allclose(features[..., :3].diagonal(dim1=-2, dim2=-1), torch.ones(4, 4, 3))  # cosine with itself
@@ -150,7 +161,7 @@ def test_features_tell_increments_and_tensors_apart() -> None:
     assert torch.allclose(features[0, :, 0, -3], torch.tensor([54.0, 6.0, 120.0, 5.0]).log10())
 
 
-@pytest.mark.parametrize("kind", ["gram", "pca"])
+@pytest.mark.parametrize("kind", EVERY)
 def test_a_standing_network_is_forecast_to_stand(kind: str) -> None:
     history = torch.ones(4, LAYOUT.size)
     assert torch.allclose(untrained(kind).predict(history, LAYOUT, 3), history[:3], atol=1e-5)
@@ -179,17 +190,19 @@ def test_absolute_forgets_what_its_components_do_not_hold() -> None:
 
 def test_a_default_gram_predictor_is_small() -> None:
     model = GramPredictor(
-        GramPredictorConfig(**{**SHAPE, "sequence_length": 5, "horizons": 5, "model_dim": 48, "layers": 2})
+        GramPredictorConfig(
+            **{**SHAPE, "sequence_length": 5, "horizons": (1, 2, 3, 4, 5), "model_dim": 48, "layers": 2}
+        )
     )
     assert sum(parameter.numel() for parameter in model.parameters()) == 39_173
 
 
 def test_what_does_not_fit_is_named() -> None:
-    for kind in ("gram", "pca"):
+    for kind in ("gram", "pca", "param", "diffusion"):
         model = untrained(kind)
         with pytest.raises(ModelError, match="too few snapshots to forecast from; expected 4; got 3"):
             model.predict(walk(3), LAYOUT, 1)
-        with pytest.raises(ModelError, match="not learned; expected at most 3; got 4"):
+        with pytest.raises(ModelError, match=r"not learned; expected of \[1, 2, 3\]; got \[4\]"):
             model.predict(walk(), LAYOUT, 4)
     other = layout_of(nn.Linear(3, 2).state_dict())
     with pytest.raises(ModelError, match=f"another network; expected {LAYOUT.size}; got 8"):
@@ -198,3 +211,38 @@ def test_what_does_not_fit_is_named() -> None:
         untrained("gram").predict(walk(size=9), other, 1)
     with pytest.raises(ValueError, match="model_dim 16 is not a multiple of heads 3"):
         GramPredictorConfig(**{**SHAPE, "heads": 3})
+
+
+@pytest.mark.parametrize("kind", ["gram", "param", "chunk", "diffusion"])
+def test_blocks_of_weights_change_nothing(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, history = untrained(kind), walk()
+    whole = model.predict(history, LAYOUT, 3)
+    monkeypatch.setattr("wscore.models.predictor.COLUMNS_AT_ONCE", 35)
+    found = model.predict(history, LAYOUT, 3)
+    if kind == "diffusion":  # other noise
+        assert found.shape == whole.shape
+    else:
+        assert torch.allclose(found, whole, atol=1e-5)
+
+
+def test_steps_far_apart_are_forecast_too() -> None:
+    model = GramPredictor(GramPredictorConfig(**{**SHAPE, "horizons": (1, 10)}))
+    assert model.predict(walk(), LAYOUT, [10]).shape == (1, LAYOUT.size)
+    with pytest.raises(ModelError, match=r"not learned; expected of \[1, 10\]; got \[2\]"):
+        model.predict(walk(), LAYOUT, 2)
+    with pytest.raises(ValueError, match=r"horizons must rise, got \[2, 1\]"):
+        GramPredictorConfig(**{**SHAPE, "horizons": (2, 1)})
+
+
+def test_samples_differ_their_mean_is_the_forecast_and_bands_lie_around_it() -> None:
+    model, history = untrained("diffusion"), walk()
+    assert isinstance(model, DiffusionPredictor)
+    drawn = model.sample(history, LAYOUT, 3, model.config.samples)
+    assert not torch.allclose(drawn[0], drawn[1], atol=1e-3)
+    assert torch.allclose(drawn.mean(0), model.predict(history, LAYOUT, 3), atol=1e-5)
+    assert torch.equal(model.predict(history, LAYOUT, 3), model.predict(history, LAYOUT, 3))
+    model.width.copy_(torch.tensor([0.0, 1.0, 2.0]))
+    bands = model.bands(history, LAYOUT, 3)
+    assert torch.allclose(bands.mean, drawn.mean(0), atol=1e-5)
+    assert torch.equal(bands.low[0], bands.high[0])
+    assert torch.allclose((bands.high - bands.low)[1:], 2 * model.width[1:, None] * drawn.std(0)[1:], atol=1e-4)

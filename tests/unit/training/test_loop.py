@@ -337,3 +337,8 @@ def test_fit_config_takes_its_fields_from_a_larger_section() -> None:
     assert (made.lr, made.epochs, made.seed, made.device) == (0.1, 3, 5, "cpu")
     with pytest.raises(ConfigError, match=r"Predictor\.epochs: is missing"):
         FitConfig.of(section, lr=0.1, **rest)
+
+
+def test_as_many_batches_as_lie_between_two_looks_at_the_loss() -> None:
+    history = fit(network(), train=batches(32, 1), validation=None, loss=squared_error, config=config(epochs=1))
+    assert math.isfinite(history.best["train_loss"])
