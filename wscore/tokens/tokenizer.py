@@ -1,7 +1,9 @@
 """Networks as sequences of equally long tokens, and back bit for bit.
 
 Everything rests on one integer map per layout: entry (t, j) names the weight that stands at place j of token t, or -1
-for padding. Encoding gathers through it, decoding through its inverse; every weight stands at exactly one place.
+for padding; every weight stands at exactly one place. The map is made of a few rectangles (the rows of one tensor beside
+those of another), so that arrays are moved rectangle by rectangle, which is nearly as fast as copying; tensors go through
+the map by index, which keeps their gradient.
 """
 
 from collections.abc import Iterable
@@ -49,6 +51,30 @@ class Template(NamedTuple):
     features: Float32[np.ndarray, "token feature"]
     gather: Int[np.ndarray, "token dim"]
     scatter: Int[np.ndarray, " weights"]
+
+
+class _Move(NamedTuple):
+    """A rectangle of a layer's rows that one tensor fills: where its numbers lie and where they go.
+
+    Attributes:
+        offset: of the tensor in the flat vector.
+        size: of the tensor.
+        first: first token of the rows.
+        tokens: count of tokens of all rows together.
+        units: count of rows.
+        start: first column of the tensor within a row.
+        end: column after its last.
+        last: whether the rest of the row is padding.
+    """
+
+    offset: int
+    size: int
+    first: int
+    tokens: int
+    units: int
+    start: int
+    end: int
+    last: bool
 
 
 class _Block(NamedTuple):
@@ -110,15 +136,22 @@ class Tokenizer(Section, frozen=True, dict=True):
         Raises:
             DataError: if the vectors do not have the layout's count of weights.
         """
-        gather = self.template(layout).gather
         _check_shape("weight vectors do not fit the layout", vectors.shape[1:], (layout.size,))
         if isinstance(vectors, Tensor):
+            shape, (places, _) = self.template(layout).mask.shape, self._places(layout, vectors.device)
             padded = torch.cat([vectors, vectors.new_zeros(len(vectors), 1)], dim=1)  # (n, D + 1)
-            places = torch.from_numpy(gather.reshape(-1) % (layout.size + 1)).to(vectors.device)
-            return padded.index_select(1, places).reshape(len(vectors), *gather.shape)
-        padded = np.empty((len(vectors), layout.size + 1), vectors.dtype)
-        padded[:, :-1], padded[:, -1] = vectors, 0  # -1, the place of padding, wraps around to this zero
-        return padded.take(gather, axis=1, mode="wrap")
+            return padded.index_select(1, places).reshape(len(vectors), *shape)
+        moves = self._moves(layout)
+        count = moves[-1].first + moves[-1].tokens if moves else 0
+        tokens = np.empty((len(vectors), count, self.token_dim), vectors.dtype)
+        for move in moves:
+            shape = (move.units, move.tokens // move.units * self.token_dim)
+            rows = tokens[:, move.first : move.first + move.tokens].reshape(len(vectors), *shape)  # a view
+            whole = vectors[:, move.offset : move.offset + move.size]
+            rows[:, :, move.start : move.end] = whole.reshape(len(vectors), move.units, move.end - move.start)
+            if move.last:
+                rows[:, :, move.end :] = 0
+        return tokens
 
     def decode(self, layout: Layout, tokens: Float[Array, "networks token dim"]) -> Float[Array, "networks weights"]:
         """Return the flat weight vectors of tokens: the exact inverse of `encode`; padding entries are ignored.
@@ -126,12 +159,40 @@ class Tokenizer(Section, frozen=True, dict=True):
         Raises:
             DataError: if the tokens are not as many or as long as the layout's.
         """
-        template = self.template(layout)
-        _check_shape("tokens do not fit the layout", tokens.shape[1:], template.mask.shape)
-        flat = tokens.reshape(len(tokens), template.mask.size)
-        if isinstance(flat, Tensor):
-            return flat.index_select(1, torch.from_numpy(template.scatter).to(flat.device))
-        return flat.take(template.scatter, axis=1, mode="clip")
+        if isinstance(tokens, Tensor):
+            _check_shape("tokens do not fit the layout", tokens.shape[1:], self.template(layout).mask.shape)
+            return tokens.reshape(len(tokens), -1).index_select(1, self._places(layout, tokens.device)[1])
+        moves = self._moves(layout)
+        count = moves[-1].first + moves[-1].tokens if moves else 0
+        _check_shape("tokens do not fit the layout", tokens.shape[1:], (count, self.token_dim))
+        vectors = np.empty((len(tokens), layout.size), tokens.dtype)
+        for move in moves:
+            shape = (move.units, move.tokens // move.units * self.token_dim)
+            rows = tokens[:, move.first : move.first + move.tokens].reshape(len(tokens), *shape)
+            whole = vectors[:, move.offset : move.offset + move.size]
+            whole.reshape(len(tokens), move.units, move.end - move.start)[...] = rows[:, :, move.start : move.end]
+        return vectors
+
+    def _moves(self, layout: Layout) -> list[_Move]:
+        return self._rectangles.get(layout.identity, lambda: _moves(self, layout), size=len)
+
+    def _places(self, layout: Layout, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Return the index maps of a layout as tensors on a device, flat; padding gathers the entry after the last."""
+
+        def make() -> tuple[Tensor, Tensor]:
+            template = self.template(layout)
+            gather = torch.from_numpy(template.gather.reshape(-1) % (layout.size + 1)).to(device)
+            return gather, torch.from_numpy(template.scatter).to(device)
+
+        return self._indices.get(f"{layout.identity} {device}", make, size=lambda made: made[0].numel())
+
+    @cached_property
+    def _rectangles(self) -> Recent[list[_Move]]:
+        return Recent(REMEMBERED)
+
+    @cached_property
+    def _indices(self) -> Recent[tuple[Tensor, Tensor]]:
+        return Recent(REMEMBERED)
 
     @cached_property
     def _templates(self) -> Recent[Template]:
@@ -151,6 +212,30 @@ def _template(tokenizer: Tokenizer, layout: Layout) -> Template:
     return Template(mask, features, gather.astype(compact), scatter.astype(compact))
 
 
+def _moves(tokenizer: Tokenizer, layout: Layout) -> list[_Move]:
+    """Return the rectangles of a layout, those of a row one after the other, in the order of the tokens."""
+    dim, first = tokenizer.token_dim, 0
+    moves: list[_Move] = []
+    for units, specs in _rows(tokenizer, layout):
+        width = sum(spec.size // units for spec, _ in specs)
+        tokens, start = units * -(-width // dim), 0
+        for spec, offset in specs:
+            end = start + spec.size // units
+            moves.append(_Move(offset, spec.size, first, tokens, units, start, end, end == width))
+            start = end
+        first += tokens
+    return moves
+
+
+def _rows(tokenizer: Tokenizer, layout: Layout) -> list[tuple[int, list[tuple[TensorSpec, int]]]]:
+    """Return (rows, [(tensor, its offset)]) of each block, tensors in the order of its columns."""
+    numbered = list(zip(layout.tensors, layout.offsets, strict=True))
+    if tokenizer.granularity == "chunk":
+        return [(1, [pair]) for pair in numbered if pair[0].size]
+    groups = _grouped(layout)
+    return [(units, [numbered[place] for place in places]) for (_, units), places in groups.items()]
+
+
 def _chunks(layout: Layout) -> list[_Block]:
     """One block per tensor, as a single unit."""
     numbered = zip(layout.tensors, layout.offsets, strict=True)
@@ -167,17 +252,27 @@ def _neurons(layout: Layout) -> list[_Block]:
     what: in a state dict of another order a token may hold two channels that merely share a number. The inverse stays
     exact.
     """
-    rows: dict[tuple[int, int], list[np.ndarray]] = {}
+    tensors, offsets = layout.tensors, layout.offsets
+    blocks = []
+    for (layer, units), places in _grouped(layout).items():
+        parts = [offsets[place] + np.arange(tensors[place].size).reshape(units, -1) for place in places]
+        blocks.append(_Block(layer, np.concatenate(parts, axis=1)))
+    return blocks
+
+
+def _grouped(layout: Layout) -> dict[tuple[int, int], list[int]]:
+    """Return which tensors (by their place in the layout) share the block of a layer and a count of units."""
+    groups: dict[tuple[int, int], list[int]] = {}
     last = (-1, -1)
-    for spec, offset in zip(layout.tensors, layout.offsets, strict=True):
+    for place, spec in enumerate(layout.tensors):
         key = (spec.layer, _units(spec))
         if spec.kind in WEIGHT_KINDS:
             last = key
         elif spec.kind in NORM_KINDS and last[1] == key[1]:
             key = last
         if spec.size:
-            rows.setdefault(key, []).append(offset + np.arange(spec.size).reshape(key[1], -1))
-    return [_Block(layer, np.concatenate(parts, axis=1)) for (layer, _), parts in rows.items()]
+            groups.setdefault(key, []).append(place)
+    return groups
 
 
 def _units(spec: TensorSpec) -> int:
