@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from wscore.zoo.architectures import FAMILIES, Architecture, build
+from wscore.zoo.architectures import FAMILIES, TRAITS, Architecture, build
 from wscore.zoo.layout import Layout, layers_of, layout_of
 
 shapes = st.lists(st.integers(1, 4), max_size=4).map(tuple)
@@ -21,7 +21,7 @@ states = st.dictionaries(
 architectures = st.builds(
     lambda family, widths, size: Architecture(
         family=family, input=size, classes=3, widths=widths, activation="relu",
-        pooling="none" if family == "mlp" else "max",
+        pooling="max" if TRAITS[family].has_conv_layers else "none",
     ),
     st.sampled_from(sorted(FAMILIES)),
     st.lists(st.integers(1, 4), min_size=1, max_size=2).map(tuple),

@@ -6,17 +6,17 @@ from hypothesis import strategies as st
 
 from wscore.symmetry.spec import permute, random_orders
 from wscore.symmetry.trace import derive_spec
-from wscore.zoo.architectures import Architecture, build
+from wscore.zoo.architectures import FAMILIES, TRAITS, Architecture, build
 
 widths = st.lists(st.integers(1, 6), min_size=1, max_size=3).map(tuple)
 
 
 @settings(max_examples=15, deadline=None)
-@given(family=st.sampled_from(["mlp", "cnn", "cnn_bn", "resnet"]), widths=widths, seed=st.integers(0, 10_000))
+@given(family=st.sampled_from(sorted(FAMILIES)), widths=widths, seed=st.integers(0, 10_000))
 def test_allowed_permutations_leave_the_function_and_can_be_undone(
     family: str, widths: tuple[int, ...], seed: int
 ) -> None:
-    pooling = "none" if family == "mlp" else "max"
+    pooling = "max" if TRAITS[family].has_conv_layers else "none"
     description = Architecture(
         family=family, input=(1, 8, 8), classes=4, widths=widths, activation="gelu", pooling=pooling
     )

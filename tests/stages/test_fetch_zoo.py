@@ -80,7 +80,7 @@ def test_it_reports_what_is_set_aside(workspace, tmp_path):
     [
         ({"zoo": {"n_runs": 0}}, "zoo.n_runs"),
         ({"zoo": {"lr": [1, "1e-5"]}}, "zoo.lr"),
-        ({"zoo": {"families": ["mlp", "vit"]}}, "zoo.families: unknown family"),
+        ({"zoo": {"families": ["mlp", "gnn"]}}, "zoo.families: unknown family"),
         ({"zoo": {"source": "folder"}}, "zoo.path: is missing"),
         ({"zoo": {"source": "folder", "path": "nowhere"}}, "zoo.path=nowhere: no such folder"),
         ({"data": {"dataset": "mnits"}}, "data.dataset: unknown data set"),

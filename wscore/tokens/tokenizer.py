@@ -2,8 +2,8 @@
 
 Everything rests on one integer map per layout: entry (t, j) names the weight that stands at place j of token t, or -1
 for padding; every weight stands at exactly one place. The map is made of a few rectangles (the rows of one tensor beside
-those of another), so that arrays are moved rectangle by rectangle, which is nearly as fast as copying; tensors go through
-the map by index, which keeps their gradient.
+those of another), so that arrays are moved rectangle by rectangle, which is nearly as fast as copying; where rows are short,
+and for tensors, which keep their gradient, entries are looked up one by one.
 """
 
 from collections.abc import Iterable
@@ -34,6 +34,8 @@ FEATURES = ("layer", "kind", "position_in_layer", "log_size", "position_in_model
 
 WEIGHT_KINDS = ("linear", "conv")
 NORM_KINDS = ("norm_weight", "norm_bias", "running_mean", "running_var")
+SHORT = 32  # weights of a row; see benchmarks/tokenize.py
+CACHED = 1 << 18  # entries
 REMEMBERED = 1 << 25  # entries of all remembered templates together, 9 bytes each
 
 
@@ -144,6 +146,8 @@ class Tokenizer(Section, frozen=True, dict=True):
         moves = self._moves(layout)
         count = moves[-1].first + moves[-1].tokens if moves else 0
         tokens = np.empty((len(vectors), count, self.token_dim), vectors.dtype)
+        if _is_fine(layout, moves):
+            return self._gathered(layout, vectors, tokens)
         for move in moves:
             shape = (move.units, move.tokens // move.units * self.token_dim)
             rows = tokens[:, move.first : move.first + move.tokens].reshape(len(vectors), *shape)  # a view
@@ -161,10 +165,15 @@ class Tokenizer(Section, frozen=True, dict=True):
         """
         if isinstance(tokens, Tensor):
             _check_shape("tokens do not fit the layout", tokens.shape[1:], self.template(layout).mask.shape)
-            return tokens.reshape(len(tokens), -1).index_select(1, self._places(layout, tokens.device)[1])
+            flat = tokens.reshape(len(tokens), self.template(layout).mask.size)
+            return flat.index_select(1, self._places(layout, tokens.device)[1])
         moves = self._moves(layout)
         count = moves[-1].first + moves[-1].tokens if moves else 0
         _check_shape("tokens do not fit the layout", tokens.shape[1:], (count, self.token_dim))
+        if _is_fine(layout, moves):
+            return tokens.reshape(len(tokens), count * self.token_dim).take(
+                self.template(layout).scatter, axis=1, mode="clip"
+            )
         vectors = np.empty((len(tokens), layout.size), tokens.dtype)
         for move in moves:
             shape = (move.units, move.tokens // move.units * self.token_dim)
@@ -172,6 +181,17 @@ class Tokenizer(Section, frozen=True, dict=True):
             whole = vectors[:, move.offset : move.offset + move.size]
             whole.reshape(len(tokens), move.units, move.end - move.start)[...] = rows[:, :, move.start : move.end]
         return vectors
+
+    def _gathered(self, layout: Layout, vectors: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+        """Fill tokens by the index map, so many networks at once as stay in the cache of the processor."""
+        gather = self.template(layout).gather
+        some = max(1, CACHED // max(1, gather.size))
+        for start in range(0, len(vectors), some):
+            part = vectors[start : start + some]
+            padded = np.empty((len(part), layout.size + 1), vectors.dtype)
+            padded[:, :-1], padded[:, -1] = part, 0  # -1, the place of padding, wraps around to this zero
+            np.take(padded, gather, axis=1, mode="wrap", out=tokens[start : start + some])
+        return tokens
 
     def _moves(self, layout: Layout) -> list[_Move]:
         return self._rectangles.get(layout.identity, lambda: _moves(self, layout), size=len)
@@ -210,6 +230,11 @@ def _template(tokenizer: Tokenizer, layout: Layout) -> Template:
     features = _features(layout, blocks, [len(piece) for piece in pieces], gather)
     compact = np.int32 if gather.size < 2**31 else np.int64
     return Template(mask, features, gather.astype(compact), scatter.astype(compact))
+
+
+def _is_fine(layout: Layout, moves: list[_Move]) -> bool:
+    """Return whether the rows of the rectangles are so short that an index per weight is faster."""
+    return layout.size < SHORT * sum(move.units for move in moves)
 
 
 def _moves(tokenizer: Tokenizer, layout: Layout) -> list[_Move]:

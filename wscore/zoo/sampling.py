@@ -8,7 +8,7 @@ from typing import TypeVar
 import msgspec
 import numpy as np
 
-from wscore.zoo.architectures import TRAITS, Architecture
+from wscore.zoo.architectures import HEADS, PATCHES, TRAITS, Architecture
 from wscore.zoo.config import ZooConfig
 
 LR_SHARE = {"sgd": 1.0, "momentum": 0.2, "adam": 0.05, "adamw": 0.05}
@@ -127,6 +127,9 @@ def group_runs(runs: Sequence[RunPlan], size: int) -> list[tuple[RunPlan, ...]]:
 def layer_size(architecture: Architecture) -> int:
     """Return how many numbers enter the largest layer for one image, a 3x3 neighbourhood counted nine times."""
     channels, height, width = architecture.input
+    if architecture.family == "vit":
+        tokens = (height // (height // PATCHES)) * (width // (width // PATCHES))
+        return max(channels * height * width, tokens * max(3 * max(architecture.widths), HEADS * tokens))
     if not TRAITS[architecture.family].has_conv_layers:
         return max(channels * height * width, *architecture.widths)
     sizes = [channels * height * width]

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.func import functional_call
 
-from wscore.zoo.architectures import Architecture, Classifier, build
+from wscore.zoo.architectures import Architecture, AttentionBlock, Classifier, Positions, TokenNorm, build
 
 Context = Any
 
@@ -40,9 +40,10 @@ def skeleton(architecture: Architecture) -> Classifier:
     with torch.device("meta"):
         network = build(architecture)
         for module in list(network.modules()):
+            rules = TOKENS if isinstance(module, AttentionBlock | TokenNorm) else STACKED
             for name, child in list(module.named_children()):
-                if type(child) in STACKED:
-                    setattr(module, name, STACKED[type(child)](child))
+                if type(child) in rules:
+                    setattr(module, name, rules[type(child)](child))
     return network.eval()
 
 
@@ -81,6 +82,121 @@ class StackedConv2d(nn.Module):
         maps = _Convolution.apply(_to_last(x), self.weight)
         assert isinstance(maps, Tensor)
         return _from_last(maps if self.bias is None else maps + self.bias[..., None, None, None])
+
+
+class StackedDepthwise(nn.Module):
+    """3x3 convolution of each channel by itself, as nine shifted products, for every network."""
+
+    def __init__(self, layer: nn.Conv2d) -> None:
+        super().__init__()
+        assert (layer.kernel_size, layer.stride, layer.bias) == ((3, 3), (1, 1), None)
+        self.weight = layer.weight
+
+    def forward(
+        self, x: Float[Tensor, "*networks batch channel height width"]
+    ) -> Float[Tensor, "*networks batch channel height width"]:
+        """Return the feature maps."""
+        maps = _to_last(x)  # (..., C, H, W, B)
+        height, width = maps.shape[-3:-1]
+        padded = nn.functional.pad(maps, (0, 0, 1, 1, 1, 1))
+        weight = self.weight[..., 0, :, :, None, None, None]  # (..., C, 3, 3, 1, 1, 1)
+        total = torch.zeros_like(maps)
+        for row in range(3):
+            for column in range(3):
+                shifted = padded[..., row : row + height, column : column + width, :]
+                total = total + shifted * weight[..., row, column, :, :, :]
+        return _from_last(total)
+
+
+class StackedPatches(nn.Module):
+    """Convolution whose stride is its kernel: one matrix product per patch, for every network."""
+
+    def __init__(self, layer: nn.Conv2d) -> None:
+        super().__init__()
+        assert layer.kernel_size == layer.stride
+        self.weight, self.bias, self.size = layer.weight, layer.bias, layer.kernel_size
+
+    def forward(
+        self, x: Float[Tensor, "*shared batch channel height width"]
+    ) -> Float[Tensor, "*networks batch out rows columns"]:
+        """Return one vector per patch."""
+        high, wide = self.size
+        rows, columns = x.shape[-2] // high, x.shape[-1] // wide
+        x = x[..., : rows * high, : columns * wide]
+        parts = x.unflatten(-1, (columns, wide)).unflatten(-3, (rows, high))  # (..., B, C, rows, high, columns, wide)
+        parts = parts.movedim((-4, -2), (-5, -4)).flatten(-3)  # (..., B, rows, columns, C high wide)
+        flat = parts.flatten(-4, -2)  # (..., B rows columns, C high wide)
+        found = self.weight.flatten(-3) @ flat.mT  # (..., out, B rows columns)
+        assert self.bias is not None
+        found = found + self.bias[..., None]
+        return found.unflatten(-1, (-1, rows, columns)).movedim(-3, -4)
+
+
+class StackedPositions(nn.Module):
+    """y = x + weight for every network."""
+
+    def __init__(self, layer: Positions) -> None:
+        super().__init__()
+        self.weight = layer.weight
+
+    def forward(
+        self, x: Float[Tensor, "*networks batch token feature"]
+    ) -> Float[Tensor, "*networks batch token feature"]:
+        """Return tokens that know their place."""
+        return x + self.weight[..., None, :, :]
+
+
+class StackedTokenLinear(nn.Module):
+    """y = x W^T + b of each token, for every network."""
+
+    def __init__(self, layer: nn.Linear) -> None:
+        super().__init__()
+        self.weight, self.bias = layer.weight, layer.bias
+
+    def forward(self, x: Float[Tensor, "*networks batch token feature"]) -> Float[Tensor, "*networks batch token out"]:
+        """Return the outputs."""
+        return _per_token(x, self.weight, self.bias)
+
+
+class StackedLayerNorm(nn.Module):
+    """Normalisation over features with weight and bias of each network."""
+
+    def __init__(self, layer: nn.LayerNorm) -> None:
+        super().__init__()
+        self.weight, self.bias, self.eps = layer.weight, layer.bias, layer.eps
+
+    def forward(
+        self, x: Float[Tensor, "*networks batch token feature"]
+    ) -> Float[Tensor, "*networks batch token feature"]:
+        """Return normalised tokens."""
+        normal = nn.functional.layer_norm(x, x.shape[-1:], eps=self.eps)
+        return normal * self.weight[..., None, None, :] + self.bias[..., None, None, :]
+
+
+class StackedAttention(nn.Module):
+    """softmax(q k^T / sqrt(d)) v with several heads, for every network, as `nn.MultiheadAttention` does."""
+
+    def __init__(self, layer: nn.MultiheadAttention) -> None:
+        super().__init__()
+        self.in_proj_weight, self.in_proj_bias, self.heads = layer.in_proj_weight, layer.in_proj_bias, layer.num_heads
+        self.out_proj = StackedTokenLinear(layer.out_proj)
+
+    def forward(
+        self,
+        query: Float[Tensor, "*networks batch token feature"],
+        key: Tensor,
+        value: Tensor,
+        *,
+        need_weights: bool,
+    ) -> tuple[Float[Tensor, "*networks batch token feature"], None]:
+        """Return the mixed tokens; query, key and value are the same."""
+        assert query is key is value
+        assert not need_weights
+        mixed = _per_token(query, self.in_proj_weight, self.in_proj_bias)
+        parts = [part.unflatten(-1, (self.heads, -1)).transpose(-2, -3) for part in mixed.chunk(3, dim=-1)]
+        query, key, value = parts
+        found = nn.functional.scaled_dot_product_attention(query, key, value)  # (..., B, heads, T, d)
+        return self.out_proj(found.transpose(-2, -3).flatten(-2)), None
 
 
 class StackedBatchNorm2d(nn.Module):
@@ -149,9 +265,22 @@ class StackedFlatten(nn.Module):
         return x.flatten(-3)
 
 
+def stacked_convolution(layer: nn.Conv2d) -> nn.Module:
+    """Return the rule for a convolution: by channel, by patch, or in full."""
+    if layer.groups > 1:
+        return StackedDepthwise(layer)
+    return StackedConv2d(layer) if layer.stride == (1, 1) else StackedPatches(layer)
+
+
+TOKENS: dict[type[nn.Module], Any] = {
+    nn.Linear: StackedTokenLinear,
+    nn.LayerNorm: StackedLayerNorm,
+    nn.MultiheadAttention: StackedAttention,
+}
 STACKED: dict[type[nn.Module], Any] = {
     nn.Linear: StackedLinear,
-    nn.Conv2d: StackedConv2d,
+    nn.Conv2d: stacked_convolution,
+    Positions: StackedPositions,
     nn.BatchNorm2d: StackedBatchNorm2d,
     nn.MaxPool2d: StackedPool2d,
     nn.AvgPool2d: StackedPool2d,
@@ -243,6 +372,12 @@ class _MaxPooling(Function):
         torch.mul(rows, to_left, out=windows[..., 0, :])
         torch.sub(rows, windows[..., 0, :], out=windows[..., 1, :])
         return windows.flatten(-3, -2).flatten(-4, -3)
+
+
+def _per_token(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Return x W^T + b for x (..., B, T, C), batch and tokens taken together."""
+    flat = x.flatten(-3, -2)
+    return (flat @ weight.mT + bias[..., None, :]).unflatten(-2, x.shape[-3:-1])
 
 
 def _to_last(x: Tensor) -> Tensor:

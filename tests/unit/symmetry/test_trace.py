@@ -8,9 +8,10 @@ from wscore.errors import ModelError
 from wscore.symmetry.spec import Axis, PermutationSpec
 from wscore.symmetry.trace import derive_spec
 from wscore.symmetry.verify import verify_spec
-from wscore.zoo.architectures import Architecture, build
+from wscore.zoo.architectures import TRAITS, Architecture, build
 
-WIDTHS = {"mlp": (9, 7), "cnn": (5, 6), "cnn_bn": (5, 6), "resnet": (5, 6, 6)}
+WIDTHS = {"mlp": (9, 7), "cnn": (5, 6), "cnn_bn": (5, 6), "resnet": (5, 6, 6), "residual_mlp": (9, 7, 8),
+          "depthwise_cnn": (5, 6), "vit": (6, 9)}  # fmt: skip
 
 
 class VisionTransformer(nn.Module):
@@ -47,7 +48,7 @@ class Depthwise(nn.Sequential):
 @pytest.mark.parametrize("family", WIDTHS)
 @pytest.mark.parametrize("activation", ["relu", "tanh"])
 def test_every_family_has_a_spec_that_holds(family: str, activation: str) -> None:
-    pooling = "none" if family == "mlp" else "avg"
+    pooling = "avg" if TRAITS[family].has_conv_layers else "none"
     description = Architecture(
         family=family, input=(1, 16, 16), classes=10, widths=WIDTHS[family], activation=activation, pooling=pooling
     )

@@ -78,7 +78,7 @@ def test_checkpoints_rise_and_end_at_the_end(steps, checkpoints):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"families": ("mlp", "vit")}, r"zoo\.families: unknown family.*vit"),
+        ({"families": ("mlp", "gnn")}, r"zoo\.families: unknown family.*gnn"),
         ({"lr": (1.0, 0.1)}, r"zoo\.lr: is out of order"),
         ({"widths": {"mlp": ((4,),)}}, r"zoo\.widths\.cnn: has no widths"),
     ],

@@ -4,13 +4,13 @@ from torch import nn
 from torch.func import functional_call, vmap
 
 from wscore.zoo import stacked
-from wscore.zoo.architectures import FAMILIES, Architecture, build
+from wscore.zoo.architectures import FAMILIES, TRAITS, Architecture, build
 
 COUNT = 3
 
 
 def networks(family, size=(1, 8, 8), pooling="max", activation="tanh"):
-    pooling = "none" if family == "mlp" else pooling
+    pooling = pooling if TRAITS[family].has_conv_layers else "none"
     known = Architecture(family=family, input=size, classes=7, widths=(4, 5), activation=activation, pooling=pooling)
     return known, [build(known) for _ in range(COUNT)]
 
@@ -47,6 +47,7 @@ def test_a_training_step_of_stacked_networks_is_that_of_each_alone(family, pooli
                 torch.testing.assert_close(state[name][place], buffer, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:There is a performance drop")  # of vmap over attention
 @pytest.mark.parametrize("family", FAMILIES)
 def test_it_computes_what_vmap_computes(family):
     known, nets = networks(family, activation="gelu")

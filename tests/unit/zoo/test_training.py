@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from wscore.zoo.architectures import FAMILIES, Architecture, build
+from wscore.zoo.architectures import FAMILIES, TRAITS, Architecture, build
 from wscore.zoo.layout import layout_of
 from wscore.zoo.sampling import RunPlan, checkpoint_steps
 from wscore.zoo.training import BatchStream, initial_weights, own_images, train_group, trainable
@@ -15,7 +15,7 @@ OPTIMIZERS = ("sgd", "momentum", "adam", "adamw")
 def plan(number=0, family="mlp", **changes):
     architecture = Architecture(
         family=family, input=(1, 8, 8), classes=10, widths=(4, 5), activation="tanh",
-        pooling="none" if family == "mlp" else "avg",
+        pooling="avg" if TRAITS[family].has_conv_layers else "none",
     )  # fmt: skip
     optimizer = OPTIMIZERS[number % 4]
     plain = {
@@ -51,8 +51,15 @@ def train_with_torch(run, images):
 def test_every_optimizer_trains_as_in_torch(family, few_digits):
     runs = sorted((plan(n, family, dropout=0.2 * (n % 2), epochs=2 + n) for n in range(4)), key=lambda run: -run.steps)
     recorded = train_group(runs, few_digits, checkpoints=3)
+    layout = layout_of(build(runs[0].architecture).state_dict())
+    seen = torch.ones(layout.size)  # attention does not see the bias of its keys: Adam magnifies rounding errors there
+    for name, place in layout.slices().items():
+        if name.endswith("in_proj_bias"):
+            size = (place.stop - place.start) // 3
+            seen[place.start + size : place.start + 2 * size] = 0
     for run, weights in zip(runs, recorded, strict=True):
-        torch.testing.assert_close(weights[-1], train_with_torch(run, few_digits), rtol=2e-3, atol=5e-4)
+        expected = train_with_torch(run, few_digits)
+        torch.testing.assert_close(weights[-1] * seen, expected * seen, rtol=2e-3, atol=5e-4)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
