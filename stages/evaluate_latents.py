@@ -1,0 +1,48 @@
+"""Follow paths between held-out networks and draw new ones, in the latent space and beside controls."""
+
+from pathlib import Path
+
+from wscore.evaluation.config import EvaluateConfig
+from wscore.evaluation.latents import (
+    LatentsConfig,
+    LatentSpace,
+    barriers,
+    by_band,
+    draw,
+    interpolate,
+    latent_statistics,
+    path_table,
+    sentence,
+)
+from wscore.evaluation.reconstruction import probe
+from wscore.io import atomic_folder, write_csv, write_json
+from wscore.models.autoencoder import load_autoencoder
+from wscore.plots.latents import draw_paths, draw_samples
+from wscore.runner import Run, stage
+from wscore.tokens.cache import TokenCache
+from wscore.zoo.images import ImagesConfig, load_images
+from wscore.zoo.store import Zoo
+
+
+@stage(latents=LatentsConfig, evaluate=EvaluateConfig, data=ImagesConfig)
+def main(run: Run, *, zoo: Path, tokens: Path, autoencoder: Path, out: Path) -> str:
+    """Judge interpolated and drawn networks by accuracy, novelty and diversity."""
+    config, images = run.params["latents"], load_images(run.params["data"])
+    space = LatentSpace(Zoo(zoo), TokenCache(tokens), load_autoencoder(autoencoder))
+    train = images._replace(x_test=images.x_train, y_test=images.y_train)
+    shown, seen = (probe(some, run.params["evaluate"]) for some in (images, train))
+    paths, draws = interpolate(space, shown, config), draw(space, seen, shown, config)
+    bands, between = by_band(draws), path_table(paths)
+    with atomic_folder(out) as folder:
+        write_csv(folder / "paths.csv", dict(between))
+        write_csv(folder / "draws.csv", dict(draws))
+        write_csv(folder / "bands.csv", dict(bands))
+        write_json(folder / "latents.json", {"barriers": barriers(paths), "statistics": latent_statistics(space)})
+        draw_paths(between, folder / "paths.png")
+        draw_samples(bands, folder / "samples.png")
+    run.tracker.log_artifacts(out)
+    return sentence(paths, draws)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,76 @@
+"""Paths between networks and networks drawn from the latent space."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from wscore.plots.style import colour, figure, label, save
+
+PATHS = {
+    "latent": "latent",
+    "latent_residual": "latent, ends exact",
+    "aligned": "weights, aligned",
+    "unaligned": "weights, not aligned",
+}
+DRAWS = {
+    "kde": "kernel density",
+    "gaussian": "fitted Gaussian",
+    "prior": "N(0, 1)",
+    "mean_network": "mean network",
+    "train_noise": "training network + noise",
+    "train": "training networks",
+}
+PANELS = {
+    "accuracy": "test accuracy, mean",
+    "novelty": "novelty (held-out = 1)",
+    "diversity": "diversity (trained = 1)",
+}
+
+
+def draw_paths(table: pd.DataFrame, path: Path) -> None:
+    """Write a PNG of the mean accuracy along every path.
+
+    Args:
+        table: columns t and one per path.
+        path: of the PNG.
+    """
+    with figure(title="Between two held-out networks", panel=(6.4, 3.8)) as (canvas, (axes,)):
+        for number, (name, text) in enumerate(PATHS.items()):
+            axes.plot(table["t"], table[name], color=colour("ours" if name == "latent" else name, number), label=text)
+        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+        label(axes, x="share of the way from one network to the other", y="test accuracy, mean over pairs")
+        save(canvas, path)
+
+
+def draw_samples(table: pd.DataFrame, path: Path) -> None:
+    """Write a PNG of accuracy, novelty and diversity of drawn networks by band.
+
+    Args:
+        table: columns low, high, method, accuracy, novelty, diversity.
+        path: of the PNG.
+    """
+    bands = table[["low", "high"]].drop_duplicates().itertuples(index=False, name=None)
+    names = [f"{low:.0%} to {high:.0%}" for low, high in bands]
+    methods = [name for name in DRAWS if name in set(table["method"])]
+    width = 0.8 / len(methods)
+    with figure(columns=len(PANELS), title="New networks by band of training accuracy", panel=(4.4, 3.6)) as (
+        canvas,
+        axes,
+    ):
+        for (metric, text), panel in zip(PANELS.items(), axes, strict=True):
+            for number, method in enumerate(methods):
+                values = table[table["method"] == method][metric]
+                places = np.arange(len(values)) + (number - (len(methods) - 1) / 2) * width
+                panel.bar(
+                    places,
+                    values,
+                    width,
+                    color=colour("ours" if method == "kde" else method, number),
+                    label=DRAWS[method],
+                )
+            panel.set_xticks(np.arange(len(names)), names)
+            panel.grid(visible=False, axis="x")
+            label(panel, title=text, x="band of accuracy on training images", y=text)
+        axes[-1].legend(loc="center left", bbox_to_anchor=(1, 0.5))
+        save(canvas, path)
