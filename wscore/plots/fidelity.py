@@ -21,6 +21,9 @@ NAMES = {
     "pruned_int8": "pruned, 8 bits + zstd, same bytes",
     "pruned_int4": "pruned, 4 bits + zstd, same bytes",
     "layout_pca_unaligned": "PCA per layout, unaligned",
+    "dictionary": "sparse dictionary",
+    "kind_pca": "PCA per kind of row, same size",
+    "top_entries": "largest entries, same count",
 }
 KEYS = ("model_id", "run_id", "checkpoint", "family", "original", "networks", "kind")
 NOTHING = "no held-out network could be run: its architecture is not known"

@@ -25,6 +25,9 @@ SKY, RED, YELLOW, GREY = "#56B4E9", "#D55E00", "#F0E442", "#7F7F7F"
 PALETTE = (BLUE, ORANGE, GREEN, PINK, SKY, RED, YELLOW, GREY)
 ROLES = {
     "ours": BLUE,
+    "dictionary": BLUE,
+    "kind_pca": GREEN,
+    "top_entries": PINK,
     "mean": GREY,
     "pca": ORANGE,
     "copy_last": GREY,

@@ -1,0 +1,54 @@
+"""Judge the sparse dictionary on held-out runs: sparsity, fidelity, function, and what its features respond to."""
+
+from pathlib import Path
+
+from wscore.evaluation.config import EvaluateConfig
+from wscore.evaluation.features import ExplainConfig
+from wscore.evaluation.reconstruction import probe
+from wscore.evaluation.sparse import open_dictionary, sparse_sentence
+from wscore.evaluation.sparse_report import Material, judge_dictionary
+from wscore.io import atomic_folder, write_csv, write_json
+from wscore.models.autoencoder import Decoder
+from wscore.models.folder import load_model
+from wscore.plots.sparse import DRAWINGS, draw_codes, draw_features, draw_steering, draw_training
+from wscore.runner import Run, stage
+from wscore.tokens.cache import TokenCache
+from wscore.zoo.images import ImagesConfig, load_images
+from wscore.zoo.store import Zoo
+
+
+@stage(evaluate=EvaluateConfig, explain=ExplainConfig, data=ImagesConfig)
+def main(
+    run: Run,
+    *,
+    zoo: Path,
+    tokens: Path,
+    representations: Path,
+    autoencoder: Path,
+    sae: Path,
+    history: Path,
+    metrics: Path,
+    plots: Path,
+) -> str:
+    """Rebuild held-out networks from their codes, explain and steer the features, beside controls."""
+    config, cache = run.params["evaluate"], TokenCache(tokens)
+    images = probe(load_images(run.params["data"]), config)
+    material = Material(Zoo(zoo), cache, images, lambda: load_model(autoencoder / "decoder", Decoder))
+    found = judge_dictionary(open_dictionary(sae, cache, representations), material, config, run.params["explain"])
+    write_json(metrics, {"sae_test": found.figures})
+    with atomic_folder(plots) as folder:
+        for name, table in found.tables.items():
+            write_csv(folder / f"{name}.csv", dict(table))
+        for name, draw in DRAWINGS.items():
+            draw(found.tables[name], folder / f"{name}.png")
+        draw_codes(found.tables["latents"], found.codes.counts, found.codes.errors, folder / "codes.png")
+        draw_features(found.portraits, folder)
+        draw_steering(found.tables["steering"], folder / "steering.png")
+        draw_training(history, folder / "training.png")
+    run.tracker.log_metrics({"sae_test": found.figures})
+    run.tracker.log_artifacts(plots)
+    return sparse_sentence(found.figures)
+
+
+if __name__ == "__main__":
+    main()
