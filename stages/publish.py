@@ -10,7 +10,7 @@ from wscore.runner import Run, stage
 from wscore.zoo.store import Zoo
 
 # Only `publish` is used here; the other sections are written on the cards as they are.
-RECORDED = dict.fromkeys(("data", "zoo", "tokens", "ae", "heads", "base", "predictor"), dict)
+RECORDED = dict.fromkeys(("data", "zoo", "tokens", "ae", "heads", "sae", "base", "predictor"), dict)
 
 
 @stage(publish=PublishConfig, **RECORDED)
@@ -21,6 +21,7 @@ def main(
     representations: Path,
     autoencoder: Path,
     heads: Path,
+    sae: Path,
     predictor: Path,
     metrics: list[Path],
     plots: Path,
@@ -30,7 +31,7 @@ def main(
     """Write models/published and data/published and return what is in them."""
     config, networks = run.params["publish"], Zoo(zoo)
     origin = gather_provenance(networks, {name: run.params[name] for name in RECORDED})
-    sources = Sources(autoencoder, heads, run.params["heads"]["tasks"], predictor, plots)
+    sources = Sources(autoencoder, heads, run.params["heads"]["tasks"], sae, predictor, plots)
     names = pack(out, sources, read_metrics(metrics), origin, config)
     tables = pack_datasets(datasets, networks, representations, origin, config)
     run.tracker.log_metrics({"published_models": len(names), "published_datasets": len(tables)})

@@ -19,6 +19,19 @@ FIGURES = {
         "pca": METHOD | {"agreement": 0.5},
     },
     "heads_test": {"accuracy": {"ours": {"r2": 0.9}, "statistics": {"r2": 0.95}}},
+    "sae": {"validation_fvu": 0.5},
+    "sae_test": {
+        "codes": {"l0": 3.0, "latents": 8.0, "dead_fraction": 0.0},
+        "features": {
+            "alive": 8.0,
+            "discovered_all": 2.0,
+            "discovered_all_shuffled": 0.0,
+            "discovered_same_shapes": 1.0,
+            "discovered_same_shapes_shuffled": 0.0,
+        },
+        "ours": {"fvu": 0.25},
+        "pca": {"fvu": 0.5},
+    },
     "base": {"accuracy": 0.97},
     "predictor_test": {
         "temporal": {"windows": 9.0, "forecastable": 1.0, "h1": {"ours": {"skill": 0.5}, "linear": {"skill": 0.25}}}

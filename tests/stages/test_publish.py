@@ -22,6 +22,10 @@ FIGURES = {
         "families": {"mlp": {"ours": {"agreement": 0.5}}},
     },
     "heads_test": {"accuracy": {"networks": 4.0, "ours": {"r2": 0.75}, "statistics": {"r2": 0.5}}},
+    "sae_test": {
+        "codes": {"l0": 3.0, "latents": 8.0}, "ours": {"fvu": 0.25, "agreement": 0.5}, "pca": {"fvu": 0.5},
+        "features": {"alive": 8.0},
+    },
     "predictor_test": {
         "temporal": {"windows": 2.0, "h1": {"ours": {"skill": 0.9}}},
         "unseen_run": {
@@ -44,13 +48,13 @@ def workplace(tmp_path: Path, tiny_zoo: Path, monkeypatch: pytest.MonkeyPatch) -
         write_json(Path(f"metrics/{name}.json"), {name: content})
     torch.manual_seed(0)
     model = Head(HeadConfig(latent_dim=4, hidden_dim=3, layers=1, dropout=0.0, outputs={"test_accuracy": 1}))
-    for folder in ("autoencoder/encoder", "autoencoder/decoder", "heads/accuracy", "predictor"):
+    for folder in ("autoencoder/encoder", "autoencoder/decoder", "heads/accuracy", "sae", "predictor"):
         save_model(Path("models") / folder, model)
     for name in ("tokenizer.json", "normalizer.json"):
         write_json(Path("models/autoencoder") / name, {})
     (tmp_path / "zoo").symlink_to(tiny_zoo)
     write_representations(Zoo(tiny_zoo))
-    for name in ("autoencoder", "heads/accuracy", "predictor"):
+    for name in ("autoencoder", "heads/accuracy", "sae", "predictor"):
         write_csv(Path("plots") / name / "history.csv", {"epoch": [0, 1], "lr": [0.1, 0.0], "train_loss": [1.0, 0.5]})
     return tmp_path
 
@@ -76,7 +80,7 @@ def preset(text: str) -> None:
 def run() -> None:
     main([
         "--zoo", "zoo", "--representations", "representations", "--autoencoder", "models/autoencoder",
-        "--heads", "models/heads", "--predictor", "models/predictor",
+        "--heads", "models/heads", "--sae", "models/sae", "--predictor", "models/predictor",
         "--metrics", *(f"metrics/{name}.json" for name in FIGURES), "--plots", "plots",
         "--out", "published", "--datasets", "datasets",
     ])  # fmt: skip
@@ -91,7 +95,8 @@ def test_every_model_has_what_it_needs(workplace: Path, capsys: pytest.CaptureFi
     model = {"config.json", "model.safetensors", "README.md", "checksums.json", "runs/events.out.tfevents.0.wscore"}
     sided = model | {"tokenizer.json", "normalizer.json"}
     wanted = {"README.md", "checksums.json"}
-    for part, names in (("encoder", sided), ("decoder", sided), ("heads/accuracy", model), ("predictor", model)):
+    own = ("heads/accuracy", "sparse_dictionary", "predictor")
+    for part, names in (("encoder", sided), ("decoder", sided), *((name, model) for name in own)):
         wanted |= {f"{part}/{name}" for name in names}
     assert set(files(Path("published"))) == wanted
     assert (
@@ -100,7 +105,7 @@ def test_every_model_has_what_it_needs(workplace: Path, capsys: pytest.CaptureFi
     )
     summary = capsys.readouterr().out
     assert summary == (
-        "4 models (encoder, decoder, heads/accuracy, predictor) and 2 data sets (zoo, representations)\n"
+        "5 models (encoder, decoder, heads/accuracy, sparse_dictionary, predictor) and 2 data sets (zoo, representations)\n"
     )
 
 

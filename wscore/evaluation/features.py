@@ -1,9 +1,10 @@
 """What the features of a dictionary respond to: properties of networks, layers, single networks.
 
-For each latent the property that its activity tracks best is CHOSEN on training runs and then TESTED on held-out runs,
-one network (the last checkpoint) per run, so that neither checkpoints of one run nor the search among properties
-pretend to be evidence. The tests of all latents are corrected together (Benjamini and Hochberg 1995), and the whole
-procedure is repeated with the properties shuffled among the runs: what it still discovers then is what chance does.
+For each latent the property that its share of a network's activity tracks best is CHOSEN on training runs and then
+TESTED on held-out runs, one network (the last checkpoint) per run, so that neither checkpoints of one run nor the search
+among properties pretend to be evidence. The tests of all latents are corrected together (Benjamini and Hochberg 1995),
+and the whole procedure is repeated with the properties shuffled among the runs: what it still discovers then is what
+chance does.
 
 Two scopes: `all` compares all networks, where the shapes of the tensors tell much; `same_shapes` compares networks with
 networks of the same layout only, which no shape can tell apart.
@@ -62,11 +63,14 @@ class Activity(NamedTuple):
     Attributes:
         networks: zoo rows.
         means: mean code of each latent over the rows of each network (N, L).
+        shares: the same as shares of each network's whole activity: large weights make all codes large, which says
+            nothing about single features (N, L).
         kinds: summed codes of each latent by kind of row (K, L).
     """
 
     networks: Int[np.ndarray, " networks"]
     means: Float[np.ndarray, "networks latent"]
+    shares: Float[np.ndarray, "networks latent"]
     kinds: Float[np.ndarray, "kind latent"]
 
 
@@ -111,7 +115,8 @@ def activity(dictionary: Dictionary, split: str) -> Activity:
         kinds.index_add_(0, torch.from_numpy(dictionary.kinds(part)), codes)
         start += len(part)
     means /= torch.from_numpy(np.bincount(local))[:, None]
-    return Activity(rows.networks[places], means.numpy(), kinds.numpy())
+    shares = means / means.sum(1, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
+    return Activity(rows.networks[places], means.numpy(), shares.numpy(), kinds.numpy())
 
 
 def last_checkpoints(zoo: Zoo, networks: np.ndarray) -> np.ndarray:
@@ -206,7 +211,7 @@ def sample(found: Activity, zoo: Zoo) -> Sample:
     """Return the last checkpoint of each run."""
     last = last_checkpoints(zoo, found.networks)
     table = zoo.table.iloc[found.networks[last]].reset_index(drop=True)
-    return Sample(found.means[last], table, np.unique(table["layout"].astype(str), return_inverse=True)[1])
+    return Sample(found.shares[last], table, np.unique(table["layout"].astype(str), return_inverse=True)[1])
 
 
 def explain(train: Sample, test: Sample, alive: np.ndarray, scope: Scope, level: float) -> pd.DataFrame:

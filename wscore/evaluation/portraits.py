@@ -34,15 +34,18 @@ class Portrait(NamedTuple):
 def portraits(
     dictionary: Dictionary, zoo: Zoo, train: Activity, codes: CodeStatistics, features: pd.DataFrame, count: int
 ) -> list[Portrait]:
-    """Return the features that track a property best on held-out networks of the same shapes, best first.
+    """Return the features that track a property best on held-out networks of the same shapes.
 
-    Features are ordered by their adjusted p-value, and where these are equal by their mean activation.
+    The best feature of every property comes first, then the second of every property, and so on; within a property they
+    are ordered by their adjusted p-value, and where these are equal by their mean activation.
     """
     if features.empty or dictionary.model.config.decoder_hidden:
         return []
     table = features[features["scope"] == "same_shapes"].set_index("latent")
     everything = features[features["scope"] == "all"].set_index("latent")
-    order = sorted(table.index, key=lambda latent: (table.loc[latent, "q"], -codes.activation[latent]))[:count]
+    best = sorted(table.index, key=lambda latent: (table.loc[latent, "q"], -codes.activation[latent]))
+    turns = table.loc[best].groupby("property", sort=False).cumcount()
+    order = turns.sort_values(kind="stable").index[:count].tolist()
     directions, mains = dictionary.model.dictionary().numpy(), main_kinds(train)
     made = []
     for latent in order:

@@ -17,6 +17,8 @@ STAGES = {
     "autoencoder": "train_autoencoder",
     "autoencoder_test": "evaluate_autoencoder",
     "heads_test": "evaluate_heads",
+    "sae": "train_sae",
+    "sae_test": "evaluate_sae",
     "base": "train_base",
     "predictor_test": "evaluate_predictor",
 }
@@ -27,6 +29,12 @@ AUTOENCODER_CONTROLS = {
     "noise": "noise of equal norm",
     "int8": "8-bit weights",
     "int4": "4-bit weights",
+}
+SPARSE_CONTROLS = {
+    "mean_network": "mean network",
+    "pca": "PCA, same rank",
+    "kind_pca": "PCA per kind of row, same rank",
+    "top_entries": "largest entries, same count",
 }
 HEAD_CONTROLS = {
     "mean": "mean or majority",
@@ -51,7 +59,12 @@ FORECASTS = {
     "unseen_dataset": "Weight forecast, unseen data set",
 }
 FORECAST_METRICS = {"skill": "skill", "accuracy": "accuracy of the forecast network"}
-TITLES = {"autoencoder_test": "Autoencoder", "heads_test": "Heads on the latents", "predictor_test": "Weight forecast"}
+TITLES = {
+    "autoencoder_test": "Autoencoder",
+    "heads_test": "Heads on the latents",
+    "sae_test": "Sparse dictionary",
+    "predictor_test": "Weight forecast",
+}
 
 
 class Metric(NamedTuple):
@@ -116,6 +129,13 @@ AUTOENCODER_METRICS = (
     Metric("relative_error", "relative error of the weights", "lower"),
     Metric("compression_ratio", "compression (weights per stored float)", "neither", 1),
 )
+SPARSE_METRICS = (
+    Metric("fvu", "share of the variance of rows unexplained", "lower"),
+    Metric("accuracy", "accuracy after rebuilding from codes", "neither"),
+    Metric("accuracy_recovered", "share of accuracy recovered", "higher"),
+    Metric("agreement", "same answers as the original, from codes", "higher"),
+    Metric("compression_ratio", "compression (weights per stored float), codes", "neither", 1),
+)
 HEAD_METRICS = {
     "patterns": (
         Metric("macro_f1", "building blocks: macro F1", "higher"),
@@ -144,7 +164,9 @@ def gather(folder: Path) -> dict[str, Any]:
 
 def sections(parts: Mapping[str, Any]) -> list[Part]:
     """Return the parts of the table, from what `gather` found; a missing file is a part without rows that says so."""
-    makers = {"autoencoder_test": _autoencoder, "heads_test": _heads, "predictor_test": _forecasts}
+    makers = {
+        "autoencoder_test": _autoencoder, "heads_test": _heads, "sae_test": _sparse, "predictor_test": _forecasts,
+    }  # fmt: skip
     made = [maker(parts[name]) if parts.get(name) else [_missing(name)] for name, maker in makers.items()]
     return [part for several in made for part in several]
 
@@ -220,6 +242,20 @@ def _heads(found: Mapping[str, Any]) -> list[Part]:
     absent = [task for task in HEAD_METRICS if task not in found]
     note = f"Heads not trained (`heads.tasks`): {', '.join(absent)}." if absent else ""
     return [Part("heads", TITLES["heads_test"], HEAD_CONTROLS, tuple(HEAD_CONTROLS), lines, note)]
+
+
+def _sparse(found: Mapping[str, Any]) -> list[Part]:
+    codes, features = found["codes"], found["features"]
+    note = (
+        f"Sparse dictionary: {codes['l0']:.1f} of {codes['latents']:,.0f} latents active per row, "
+        f"{codes['dead_fraction']:.1%} dead; of {features['alive']:,.0f} live features {features['discovered_all']:,.0f} "
+        f"track a property of held-out networks (with shuffled properties {features['discovered_all_shuffled']:,.1f}), "
+        f"{features['discovered_same_shapes']:,.0f} also among networks of the same shapes "
+        f"({features['discovered_same_shapes_shuffled']:,.1f})."
+    )
+    lines = _lines(found, SPARSE_METRICS, SPARSE_CONTROLS, prefix="")
+    rivals = ("mean_network", "pca", "top_entries")
+    return [Part("sparse_dictionary", TITLES["sae_test"], SPARSE_CONTROLS, rivals, lines, note)]
 
 
 def _forecasts(found: Mapping[str, Any]) -> list[Part]:

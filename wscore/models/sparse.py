@@ -61,7 +61,7 @@ class SparseConfig(Section):
             raise ValueError(f"k {self.k} is larger than latent_dim {self.latent_dim}")
 
 
-class _SparseAutoencoder(nn.Module):
+class SparseModel(nn.Module):
     """What the two variants share; they differ in whose weights the decoder uses."""
 
     mean: Tensor
@@ -100,7 +100,7 @@ class _SparseAutoencoder(nn.Module):
         self._make(inner, atoms)
 
     @classmethod
-    def from_config(cls, config: SparseConfig) -> "_SparseAutoencoder":
+    def from_config(cls, config: SparseConfig) -> "SparseModel":
         """Return an untrained model of this shape."""
         return cls(**to_plain(config))
 
@@ -222,7 +222,7 @@ class _SparseAutoencoder(nn.Module):
 
 
 @register
-class SparseAutoencoder(_SparseAutoencoder):
+class SparseAutoencoder(SparseModel):
     """Encoder and decoder with weights of their own; where both have the same shape they start equal."""
 
     def _make(self, inner: int, atoms: int) -> None:
@@ -252,7 +252,7 @@ class SparseAutoencoder(_SparseAutoencoder):
 
 
 @register
-class TiedWeightSparseAutoencoder(_SparseAutoencoder):
+class TiedWeightSparseAutoencoder(SparseModel):
     """The decoder is the transpose of the encoder: about half the parameters.
 
     One matrix w (latent, D) of unit rows: z = activation(u w^T + c), u^ = z w + b. Hidden layers, if any, are transposes

@@ -98,15 +98,15 @@ def draw_steering(table: pd.DataFrame, path: Path) -> None:
 
 def _draw_portrait(panel: Axes, portrait: Portrait) -> None:
     limit = max((float(np.nanmax(np.abs(image))) for image in portrait.images), default=1.0) or 1.0
-    widths = [max(image.shape[1] / image.shape[0], 1.0) if image.shape[0] > 1 else 1.0 for image in portrait.images]
-    left = 0.0
-    for image, name, share in zip(portrait.images, portrait.names, np.array(widths) / sum(widths or [1]), strict=True):
-        inset = panel.inset_axes((left, 0.0, 0.94 * share, 0.85))
+    widths = np.array(
+        [max(image.shape[1] / image.shape[0], 1.0) if image.shape[0] > 1 else 0.3 for image in portrait.images]
+    )
+    lefts = np.concatenate([[0.0], np.cumsum(widths / widths.sum())])
+    for image, name, left, right in zip(portrait.images, portrait.names, lefts[:-1], lefts[1:], strict=True):
+        inset = panel.inset_axes((left, 0.0, 0.92 * (right - left), 0.8))
         column = image.T if image.shape[0] == 1 else image
         inset.imshow(column, cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="equal" if image.shape[0] > 1 else "auto")
-        inset.set_xticks([])
-        inset.set_yticks([])
+        inset.set(xticks=[], yticks=[])
         inset.grid(visible=False)
-        inset.set_xlabel(name, fontsize=6)
-        left += share
+        inset.set_xlabel(name.rpartition(".")[2] if len(portrait.names) > 2 else name, fontsize=6)
     panel.set_title(portrait.title, fontsize=7)

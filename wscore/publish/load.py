@@ -24,6 +24,7 @@ from wscore.io import write_text
 from wscore.models.autoencoder import Decoder, Encoder
 from wscore.models.folder import RESERVED, load_model, read_model_config, save_model
 from wscore.models.predictor import WeightPredictor
+from wscore.models.sparse import SparseModel
 from wscore.publish.checksums import verify, write_checksums
 from wscore.publish.fetch import fetch
 from wscore.publish.hub import Upload, upload
@@ -32,6 +33,7 @@ from wscore.tokens.batch import TokenBatch
 from wscore.tokens.items import cut_windows
 from wscore.tokens.normalizer import Normalizer
 from wscore.tokens.tokenizer import Tokenizer
+from wscore.tokens.units import Scatter, UnitMap, unit_map
 from wscore.zoo.layout import Layout, layout_of
 
 P = TypeVar("P", bound="Published")
@@ -261,6 +263,68 @@ class PublishedPredictor(Published):
             raise ModelError("the snapshots are of several networks", expected="one layout")
         vectors = torch.from_numpy(np.stack([layout.flatten(state) for state in history]))
         return [layout.unflatten(one) for one in self.model.predict(vectors, layout, horizons)]
+
+
+class PublishedDictionary(Published):
+    """Takes networks apart into features, and puts them together again."""
+
+    part = "sparse_dictionary"
+    kind = SparseModel
+
+    def __init__(self, folder: Path | str) -> None:
+        super().__init__(folder)
+        self.view: Any = self.facts.get("input", "tokens")
+        self.tokenizer = Tokenizer.load(Path(folder) / "tokenizer.json")
+        self.normalizer = Normalizer.load(Path(folder) / "normalizer.json")
+        self.alignment = Alignment.load(Path(folder))
+
+    def save_codec(self, folder: Path) -> None:
+        """Write tokenizer, normaliser and reference networks."""
+        self.tokenizer.save(folder / "tokenizer.json")
+        self.normalizer.save(folder / "normalizer.json")
+        self.alignment.save(folder)
+
+    @torch.no_grad()
+    def encode(self, state: Mapping[str, Tensor]) -> Float[Tensor, "unit latent"]:
+        """Return the codes of each unit of a network (token, hidden unit, or the whole network).
+
+        Hidden units are first brought into the order of the reference of the layout, if it has one.
+
+        Raises:
+            ModelError: if the network has weights that are not finite, or the dictionary was made for latents.
+            DataError: if the hidden units of the layout are not known.
+        """
+        layout = layout_of(state)
+        units, vector = self._units(layout), layout.flatten(state)
+        check_finite(vector)
+        aligned = self.normalizer.normalize(layout, self.alignment.apply(layout, vector[None]))[0]
+        mask = units.weights >= 0
+        values = np.where(mask, aligned[units.weights], np.float32(0))
+        return self.model.encode(torch.from_numpy(values), torch.from_numpy(mask))
+
+    @torch.no_grad()
+    def decode(self, codes: Float[Tensor, "unit latent"], layout: Layout) -> dict[str, Tensor]:
+        """Return the state dict that codes stand for; weights that are in no unit become the mean of their tensor.
+
+        Raises:
+            ModelError: if a network of the layout has another count of units.
+        """
+        units = self._units(layout)
+        if len(codes) != len(units.weights):
+            raise ModelError("codes do not fit the layout", expected=f"{len(units.weights)} units", got=len(codes))
+        scatter = Scatter(units, layout, self.normalizer)
+        vector = scatter(self.model.decode(codes).numpy()[None], self.normalizer.statistics(layout)[0])
+        return layout.unflatten(torch.from_numpy(vector[0]))
+
+    def _units(self, layout: Layout) -> UnitMap:
+        if self.view == "representations":
+            fix = "encode the network first, then use `model.encode`"
+            raise ModelError("was made for latents, not for weights", fix=fix)
+        units = unit_map(self.view, layout, self.tokenizer, self.alignment.specs.get(layout.identity))
+        width = self.model.config.input_dim
+        if units.weights.shape[1] > width:
+            raise ModelError("units are wider than the dictionary", expected=f"<= {width}", got=units.weights.shape[1])
+        return units.padded(width)
 
 
 class WeightAutoencoder(nn.Module, PyTorchModelHubMixin, library_name="wscore"):

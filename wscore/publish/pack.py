@@ -29,13 +29,16 @@ class Sources(NamedTuple):
         autoencoder: folder with encoder/, decoder/, and beside them tokenizer, normaliser and reference networks.
         heads: folder with one folder per task.
         tasks: heads that are published.
+        sae: folder of the sparse dictionary.
         predictor: folder of the weight predictor.
-        plots: folder with the history.csv of each training, below `autoencoder`, `heads/<task>` and `predictor`.
+        plots: folder with the history.csv of each training, below `autoencoder`, `heads/<task>`, `sae` and
+            `predictor`.
     """
 
     autoencoder: Path
     heads: Path
     tasks: Sequence[str]
+    sae: Path
     predictor: Path
     plots: Path
 
@@ -67,7 +70,8 @@ def pack(
     Args:
         out: replaced if it is one that was published before.
         sources: where the models lie.
-        metrics: as `read_metrics` returns them, with `autoencoder_test`, `heads_test` and `predictor_test`.
+        metrics: as `read_metrics` returns them, with `autoencoder_test`, `heads_test`, `sae_test` and
+            `predictor_test`.
         origin: for the cards.
         config: for the cards.
 
@@ -141,7 +145,7 @@ def plan(sources: Sources, metrics: Mapping[str, Any], config: PublishConfig) ->
     Raises:
         PublishError: if a model or its figures are missing.
     """
-    for name in ("autoencoder_test", "heads_test", "predictor_test"):
+    for name in ("autoencoder_test", "heads_test", "sae_test", "predictor_test"):
         if name not in metrics:
             raise PublishError("figures are missing", where=name, fix="run `dvc repro evaluate`")
     shared = {file: file.name for file in sorted(sources.autoencoder.glob("[!.]*.*"))}
@@ -154,6 +158,9 @@ def plan(sources: Sources, metrics: Mapping[str, Any], config: PublishConfig) ->
     for task in sources.tasks:
         part = parts.head(task, metrics["heads_test"].get(task, {}), config, encoder_hash=encoder_hash)
         yield Content(part, model_files(sources.heads / task), sources.plots / f"heads/{task}/history.csv")
+    files = model_files(sources.sae)
+    part = parts.sparse_dictionary(metrics["sae_test"], read_json(sources.sae / "config.json"), config)
+    yield Content(part, files, sources.plots / "sae/history.csv")
     files = model_files(sources.predictor)
     training = read_json(sources.predictor / "config.json").get("training", {})
     part = parts.predictor(metrics["predictor_test"], training, config)

@@ -4,17 +4,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from wscore.evaluation.forecast_tables import by_method, near_steps
-from wscore.evaluation.table import AUTOENCODER_CONTROLS, FORECAST_CONTROLS, HEAD_CONTROLS, OURS
+from wscore.evaluation.table import AUTOENCODER_CONTROLS, FORECAST_CONTROLS, HEAD_CONTROLS, OURS, SPARSE_CONTROLS
 from wscore.publish.card import Part
 from wscore.publish.config import PublishConfig
 from wscore.publish.figures import Figures, pick
 
 FOLDER = "models/published"
-METHODS = {OURS: "this model", **AUTOENCODER_CONTROLS, **HEAD_CONTROLS, **FORECAST_CONTROLS}
+METHODS = {OURS: "this model", **SPARSE_CONTROLS, **AUTOENCODER_CONTROLS, **HEAD_CONTROLS, **FORECAST_CONTROLS}
 REBUILDING = (
     "agreement", "accuracy_original", "accuracy", "accuracy_change", "rank_correlation",
     "r2", "relative_error", "cosine", "mse", "compression_ratio",
 )  # fmt: skip
+SPARSE = ("fvu", "agreement", "accuracy_original", "accuracy", "accuracy_recovered", "r2", "compression_ratio")
 READING = {
     "patterns": ("macro_f1", "macro_f1_not_given_away", "macro_roc_auc", "hamming_loss", "subset_accuracy"),
     "accuracy": ("r2", "mae", "rmse", "kendall_tau", "spearman"),
@@ -60,6 +61,22 @@ from wscore.training.heads import load_head, read
 head = load_head(fetch({head}))
 table = pd.read_parquet("data/representations/representations.parquet")
 print(read(head, np.stack(table["latent"].head(5))))  # or latents of other networks from the published encoder
+"""
+FEATURES = """
+from wscore.publish.load import PublishedDictionary
+
+dictionary = PublishedDictionary.from_pretrained({dictionary})
+codes = dictionary.encode(state)  # one row per unit of the network, few entries of each active
+rebuilt = dictionary.decode(codes, zoo.layout(0))
+print(codes.shape, (codes > 0).sum(dim=1).float().mean(), list(rebuilt))
+"""
+LATENT_FEATURES = """
+from wscore import WeightAutoencoder
+from wscore.publish.load import PublishedDictionary
+
+latent = WeightAutoencoder.from_pretrained({encoder}).encode(state)
+dictionary = PublishedDictionary.from_pretrained({dictionary})
+print(dictionary.model.encode(latent[None]).nonzero())
 """
 FORECAST = """\
 from pathlib import Path
@@ -146,6 +163,36 @@ def head(task: str, found: Mapping[str, Any], config: PublishConfig, *, encoder_
             "It was trained on the families and images named above; nothing was measured on other networks.",
         ),
         figures=figures("network-property-prediction", found, READING.get(task, ())),
+    )
+
+
+def sparse_dictionary(found: Mapping[str, Any], content: Mapping[str, Any], config: PublishConfig) -> Part:
+    """Return the texts of the sparse dictionary.
+
+    Args:
+        found: content of metrics/sae_test.json.
+        content: its config.json.
+        config: says where it will lie.
+    """
+    codes, what = found["codes"], str(content.get("input", "tokens"))
+    code = LATENT_FEATURES if what == "representations" else FEATURES
+    return Part(
+        name="sparse_dictionary",
+        title="Sparse dictionary of neural-network weights",
+        summary=f"Takes weights apart into few active features ({what}). A sparse autoencoder whose atoms have unit norm; "
+        f"{codes['l0']:.1f} of {codes['latents']:.0f} features are active in the mean.",
+        code=NETWORK + code.format(dictionary=place("sparse_dictionary", config), encoder=place("encoder", config)),
+        stage="train_sae",
+        sections=("data", "zoo", "tokens", "sae"),
+        note="`fvu` is the share of the variance of the rows that is not explained; `accuracy_recovered` is 0 for the mean "
+        "network and 1 for the originals. Controls keep as many numbers per row as the dictionary has active codes. "
+        "The figures are defined in `docs/sparse.md` of the code.",
+        limits=(
+            "It was trained on the families and images named above; nothing was measured on other networks.",
+            "A feature is a direction that is often used, not a cause; `metrics/sae_test.json` has what steering changes.",
+            "Codes are a summary with losses; the table says which.",
+        ),
+        figures=figures("weight-reconstruction", found, SPARSE),
     )
 
 

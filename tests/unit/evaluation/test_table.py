@@ -28,6 +28,18 @@ HEADS = {
     "patterns": {"ours": {"macro_f1": 0.9}, "mean": {"macro_f1": 0.4}},
 }  # fmt: skip
 
+SPARSE = {
+    "codes": {"l0": 16.4, "latents": 512.0, "dead_fraction": 0.01},
+    "features": {
+        "alive": 500.0, "discovered_all": 300.0, "discovered_all_shuffled": 1.5, "discovered_same_shapes": 40.0,
+        "discovered_same_shapes_shuffled": 0.5,
+    },
+    "ours": {"fvu": 0.2, "accuracy": 0.8, "accuracy_recovered": 0.9, "agreement": 0.85, "compression_ratio": 1.5},
+    "mean_network": {"accuracy": 0.2, "accuracy_recovered": 0.0, "agreement": 0.2},
+    "pca": {"fvu": 0.5, "accuracy": 0.5, "accuracy_recovered": 0.4, "agreement": 0.5},
+    "kind_pca": {"fvu": 0.1, "accuracy": 0.85, "accuracy_recovered": 0.95, "agreement": 0.9},
+}  # fmt: skip
+
 STEPS = {
     "h1": {
         "ours": {"skill": 0.5, "accuracy": 0.9}, "copy_last": {"skill": 0.0, "accuracy": 0.91},
@@ -47,6 +59,7 @@ def parts(**changes):
         dict.fromkeys(STAGES)
         | full
         | {"autoencoder_test": AUTOENCODER, "heads_test": HEADS, "predictor_test": FORECAST}
+        | {"sae": {"validation_fvu": 0.2}, "sae_test": SPARSE}
         | changes
     )
 
@@ -174,3 +187,12 @@ def test_gather_names_an_unreadable_file(tmp_path):
 def test_every_section_lists_its_rivals_among_its_controls():
     for part in sections(parts()):
         assert set(part.rivals) <= set(part.controls)
+
+
+def test_the_sparse_dictionary_stands_beside_its_controls():
+    found = headline(parts())["sparse_dictionary"]
+    assert (found["fvu"], found["fvu_best_control"]) == (0.2, 0.5)  # many bases are no rival of one dictionary
+    text = markdown(parts())
+    assert rows(text)["share of the variance of rows unexplained ↓"][0] == "**0.200**"
+    assert "16.4 of 512 latents active per row" in text
+    assert "track a property of held-out networks (with shuffled properties 1.5)" in text
