@@ -1,12 +1,14 @@
 """What base training and forecasting cost: seeds one by one beside `torch.func.vmap`, a forecast beside a training step.
 
-    python -m benchmarks.forecast [--repeats 10]
+    python -m benchmarks.forecast [--repeats 10] [--large-width 3350]
 
-Prints milliseconds (the best of the repeats, on one thread) per step of three LeNet-5, and per forecast of five horizons
-with its cost per million weights, beside one training step of the same network.
+Prints milliseconds (the best of the repeats, on one thread) per step of three LeNet-5; per forecast of five horizons
+with its cost per million weights, for every kind of predictor, beside one training step of the same LeNet-5; and the
+same for `gram` on a network of 25 million weights, with the memory that the forecast needs beside history and result.
 """
 
 import argparse
+import resource
 import time
 from collections.abc import Callable
 
@@ -15,25 +17,96 @@ from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
 from wscore.forecasting.networks import NetworkSpec, build_network, network_layout
-from wscore.models.predictor import GramPredictor, GramPredictorConfig
+from wscore.models.predictor import (
+    GramPredictor,
+    GramPredictorConfig,
+    PcaPredictor,
+    PcaPredictorConfig,
+    WeightPredictor,
+)
+from wscore.models.series import DiffusionPredictor, DiffusionPredictorConfig, SeriesPredictor, SeriesPredictorConfig
+from wscore.zoo.layout import Layout, layout_of
 
 SPEC = NetworkSpec(name="lenet5", channels=1, size=28, classes=10)
-SEEDS, BATCH = 3, 64
+SEEDS, BATCH, HORIZONS = 3, 64, 5
+SHAPE = {
+    "sequence_length": 3,
+    "horizons": tuple(range(1, HORIZONS + 1)),
+    "model_dim": 48,
+    "layers": 2,
+    "heads": 4,
+    "dropout": 0.0,
+}
+COMPONENTS = 100
 
 
 def main() -> None:
-    """Time both comparisons, print one table."""
+    """Time all comparisons, print one table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=10)
-    repeats = parser.parse_args().repeats
+    parser.add_argument("--large-width", type=int, default=3350, help="hidden units of the large perceptron")
+    options = parser.parse_args()
     torch.set_num_threads(1)
     x, y = torch.rand(SEEDS, BATCH, 1, 28, 28), torch.randint(0, 10, (SEEDS, BATCH))
-    single, stacked = best(one_by_one(x, y), repeats), best(vmapped(x, y), repeats)
+    single, stacked = best(one_by_one(x, y), options.repeats), best(vmapped(x, y), options.repeats)
     print(f"one by one  {single:8.2f} ms per step of {SEEDS} seeds   ratio 1.00")
     print(f"vmap        {stacked:8.2f} ms per step of {SEEDS} seeds   ratio {stacked / single:.2f}")
-    forecast, size = best(forecasting(), repeats), network_layout(SPEC).size
-    print(f"forecast    {forecast:8.2f} ms, {forecast / size * 1e6:.1f} ms per million weights")
-    print(f"            {forecast / (single / SEEDS):8.2f} training steps of batch {BATCH}")
+    layout, history = network_layout(SPEC), torch.randn(3, network_layout(SPEC).size)
+    print(f"lenet5, {layout.size:,} weights, forecasts of {HORIZONS} horizons beside a step of batch {BATCH}")
+    for name, model in predictors(layout).items():
+        count = options.repeats if name in ("gram", "transformer_pca") else 2
+        report(name, best(lambda model=model: model.predict(history, layout, HORIZONS), count), single / SEEDS, layout)
+    large(options.large_width, max(2, options.repeats // 3))
+
+
+def report(name: str, forecast: float, step: float, layout: Layout) -> None:
+    """Print what a forecast costs, per million weights and in training steps."""
+    each = forecast / layout.size * 1e6
+    print(f"{name:18}{forecast:10.2f} ms {each:10.1f} ms per million weights {forecast / step:8.2f} training steps")
+
+
+def predictors(layout: Layout) -> dict[str, WeightPredictor]:
+    """Return an untrained predictor of every kind, with the default sizes."""
+    series = {**SHAPE, "chunk_size": 1}
+    return {
+        "gram": GramPredictor(GramPredictorConfig(**SHAPE)).eval(),
+        "transformer_pca": PcaPredictor(
+            PcaPredictorConfig(**SHAPE, weights=layout.size, rank=COMPONENTS, mode="residual")
+        ).eval(),
+        "transformer_param": SeriesPredictor(SeriesPredictorConfig(**series)).eval(),
+        "diffusion": DiffusionPredictor(
+            DiffusionPredictorConfig(**series, steps=10, samples=8, band=0.8, seed=0)
+        ).eval(),
+    }
+
+
+def large(width: int, repeats: int) -> None:
+    """Time a forecast and a training step of a large perceptron, and measure what memory the forecast adds."""
+    network = nn.Sequential(
+        nn.Flatten(), nn.Linear(784, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width)
+    )
+    layout, optimizer = layout_of(network.state_dict()), torch.optim.SGD(network.parameters(), lr=0.01)
+    x, y = torch.rand(BATCH, 784), torch.randint(0, 10, (BATCH,))
+
+    def step() -> None:
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(network(x), y).backward()
+        optimizer.step()
+
+    training = best(step, repeats)
+    del network, optimizer
+    model, history = GramPredictor(GramPredictorConfig(**SHAPE)).eval(), torch.randn(3, layout.size)
+    before = peak()
+    model.predict(history, layout, HORIZONS)
+    extra, result = peak() - before, HORIZONS * layout.size * 4 / 2**20
+    print(f"perceptron, {layout.size:,} weights; history {history.nbytes / 2**20:,.0f} MiB, result {result:,.0f} MiB")
+    report("gram", best(lambda: model.predict(history, layout, HORIZONS), repeats), training, layout)
+    print(f"                  {max(0.0, extra - result):10.0f} MiB of memory at most beside history and result")
+
+
+def peak() -> float:
+    """Return the most memory that this process has had, in MiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def one_by_one(x: Tensor, y: Tensor) -> Callable[[], None]:
@@ -64,14 +137,6 @@ def vmapped(x: Tensor, y: Tensor) -> Callable[[], None]:
         optimizer.step()
 
     return step
-
-
-def forecasting() -> Callable[[], Tensor]:
-    """Return a forecast of five horizons from three snapshots."""
-    config = GramPredictorConfig(sequence_length=3, horizons=5, model_dim=48, layers=2, heads=4, dropout=0.0)
-    model, layout = GramPredictor(config).eval(), network_layout(SPEC)
-    history = torch.randn(3, layout.size)
-    return lambda: model.predict(history, layout, 5)
 
 
 def best(function: Callable[[], object], repeats: int) -> float:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from wscore.errors import ModelError
 from wscore.forecasting.config import PredictorConfig
-from wscore.forecasting.gram import TINY, normalised, window_grams
+from wscore.forecasting.gram import TINY, window_grams
 from wscore.forecasting.pca import Pca, fit_pca
 from wscore.forecasting.plan import Material
 from wscore.models.predictor import Steps, steps_of
@@ -22,7 +22,7 @@ from wscore.zoo.layout import Layout
 AVERAGED = 3  # snapshots in LAWA
 DECAY = 0.8  # of the exponential moving average, per step
 REMEMBERED = 12  # snapshots that the moving average looks at; older ones weigh less than 7% together
-RIDGE = 1e-3  # relative to the mean eigenvalue of the normal equations
+RIDGE = 1e-2  # relative to the mean eigenvalue of the normal equations
 
 Snapshots = Float[Tensor, "snapshot weights"]
 Forecast = Float[Tensor, "horizon weights"]
@@ -109,10 +109,7 @@ class OnlineAr1(Forecaster):
 
 
 class RidgeAr(Forecaster):
-    """w(t + k) = w(t) + sum_i b[i, k] d_i for each tensor, b by ridge regression over the training windows.
-
-    Windows count alike: each is measured in units of its mean squared increment.
-    """
+    """w(t + k) = w(t) + sum_i b[i, k] d_i for each tensor, b by ridge regression over the training windows."""
 
     coefficients: Float[Tensor, "tensor increment horizon"]
 
@@ -121,9 +118,8 @@ class RidgeAr(Forecaster):
         count = self.config.sequence_length - 1
         left = right = torch.zeros(())
         for grams, mask in _windows(self.config, known):
-            units = normalised(grams, count).double()
-            left = left + torch.einsum("wlij,wk->lkij", units[..., :count, :count], mask)
-            right = right + torch.einsum("wlik,wk->lki", units[..., :count, count:], mask)
+            left = left + torch.einsum("wlij,wk->lkij", grams[..., :count, :count], mask)
+            right = right + torch.einsum("wlik,wk->lki", grams[..., :count, count:], mask)
         self.coefficients = _ridge(left, right).transpose(1, 2).float()  # (L, c-1, K)
 
     def predict(self, history: Snapshots, layout: Layout, horizons: Steps) -> Forecast:
@@ -159,9 +155,8 @@ class PcaAr(Forecaster):
                     steps = (past[:, 1:] - past[:, :-1]).flip(1)
                     future = scores[some.targets] - past[:, -1:]  # (W, K, R)
                     mask = torch.from_numpy(some.known).double()
-                    units = 1 / steps.square().sum((1, 2)).clamp_min(TINY)  # windows count alike
-                    left = left + torch.einsum("wir,wjr,wk,w->rkij", steps, steps, mask, units)
-                    right = right + torch.einsum("wir,wkr,wk,w->rki", steps, future, mask, units)
+                    left = left + torch.einsum("wir,wjr,wk->rkij", steps, steps, mask)
+                    right = right + torch.einsum("wir,wkr,wk->rki", steps, future, mask)
         self.coefficients = _ridge(left, right).transpose(1, 2).float()  # (R, c-1, K)
 
     def predict(self, history: Snapshots, layout: Layout, horizons: Steps) -> Forecast:

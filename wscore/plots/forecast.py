@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from wscore.plots.style import colour, figure, label, save, unavailable
+from wscore.plots.style import GREEN, PINK, RED, SKY, YELLOW, colour, figure, label, save, unavailable
 from wscore.plots.training import draw_curves, read_history
 
 OURS, COPY, TRUTH = "ours", "copy_last", "truth"
@@ -23,6 +24,15 @@ NAMES = {
     "ema": "moving average",
     "one_sample": "one sample",
     TRUTH: "true future",
+}
+COLOURS = {
+    "damped": RED,
+    "ridge_ar": "#7A4A1E",
+    "online_ar1": GREEN,
+    "pca_ar": SKY,
+    "lawa": PINK,
+    "ema": "#6A3D9A",
+    "one_sample": YELLOW,
 }
 SPLITS = {
     "temporal": "later in the runs learned from",
@@ -106,11 +116,9 @@ def draw_recovery(recovery: pd.DataFrame, path: Path) -> None:
     with figure(columns=len(splits), title="Forecast networks, trained on") as (canvas, axes):
         for (split, rows), panel in zip(splits, axes, strict=True):
             lines = dict(list(rows.groupby("method")))
-            for number, (method, name) in enumerate(NAMES.items()):
+            for method, name in NAMES.items():
                 if method in lines:
-                    own = lines[method]
-                    style = {"linewidth": 2.2 if method == OURS else 1.2, "linestyle": "--" if method == TRUTH else "-"}
-                    panel.plot(own["steps"], own["loss"], marker="o", color=colour(method, number), label=name, **style)
+                    panel.plot(lines[method]["steps"], lines[method]["loss"], label=name, **_line(method))
             if lines:
                 panel.set_yscale("log")
                 panel.legend(fontsize=7)
@@ -207,12 +215,15 @@ def by_horizon(axes: Axes, rows: pd.DataFrame, metric: str) -> None:
         metric: name of a column.
     """
     lines = dict(list(rows[np.isfinite(rows[metric])].groupby("method")))
-    for number, (method, name) in enumerate(NAMES.items()):
-        line = lines.get(method)
-        if line is not None:
-            style = {"linewidth": 2.2 if method == OURS else 1.2, "linestyle": "--" if method == TRUTH else "-"}
-            axes.plot(line["horizon"], line[metric], marker="o", color=colour(method, number), label=name, **style)
+    for method, name in NAMES.items():
+        if method in lines:
+            axes.plot(lines[method]["horizon"], lines[method][metric], label=name, **_line(method))
     if lines:
         axes.set_xticks(sorted(set(rows["horizon"])))
     else:
         unavailable(axes, "no network was run")
+
+
+def _line(method: str) -> dict[str, Any]:
+    width, dashes = 2.2 if method == OURS else 1.2, "--" if method == TRUTH else "-"
+    return {"color": COLOURS.get(method) or colour(method), "linewidth": width, "linestyle": dashes, "marker": "o"}
