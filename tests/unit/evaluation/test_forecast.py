@@ -43,7 +43,7 @@ class Oracle(WeightPredictor):
         return history[-1] + self.gain * steps * (history[-1] - history[-2])
 
 
-SETTINGS = ForecastConfig(window_step=1, scored_windows=99, probe_images=30, recovery_steps=(1, 3))
+SETTINGS = ForecastConfig(window_step=1, scored_windows=2, probe_images=30, recovery_steps=(1, 3))
 
 
 def judged_by(model: WeightPredictor, plan: Plan, config: PredictorConfig, seen: Probe, **changes: object) -> Judged:
