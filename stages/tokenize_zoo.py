@@ -6,13 +6,18 @@ from wscore.io import write_json
 from wscore.runner import Run, stage
 from wscore.tokens.cache import build_cache
 from wscore.tokens.config import TokensConfig
+from wscore.zoo.images import ImagesConfig, load_images
 from wscore.zoo.store import Zoo
 
+PROBES = 128  # training images on which activations are compared
 
-@stage(tokens=TokensConfig)
+
+@stage(tokens=TokensConfig, data=ImagesConfig)
 def main(run: Run, *, zoo: Path, out: Path, metrics: Path) -> str:
     """Write the token cache of a zoo and what it holds."""
-    summary = build_cache(Zoo(zoo), run.params["tokens"], out)
+    config = run.params["tokens"]
+    images = load_images(run.params["data"]).x_train[:PROBES] if config.align == "activations" else None
+    summary = build_cache(Zoo(zoo), config, out, images=images)
     figures = {"tokens": summary.figures()}
     write_json(metrics, figures)
     run.tracker.log_metrics(figures)

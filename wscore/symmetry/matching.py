@@ -37,7 +37,7 @@ def match_weights(
     for _ in range(SWEEPS):
         changed = False
         for group in spec.units:
-            step = _assign(_similarity(spec, group, fixed, current))
+            step = assign(_similarity(spec, group, fixed, current))
             if bool((step == torch.arange(step.shape[1])).all()):
                 continue
             changed = True
@@ -63,7 +63,7 @@ def _similarity(
     return total
 
 
-def _assign(similarity: Float[Tensor, "networks unit unit2"]) -> Int[Tensor, "networks unit"]:
+def assign(similarity: Float[Tensor, "networks unit unit2"]) -> Int[Tensor, "networks unit"]:
     """Return the best order of each network; ties keep the present order."""
     units = similarity.shape[1]
     stay = torch.eye(units, dtype=similarity.dtype) * (similarity.abs().amax((1, 2), keepdim=True) * 1e-12)

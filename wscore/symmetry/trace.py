@@ -49,6 +49,9 @@ JOINING = {
 }
 
 
+MIXING = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.MultiheadAttention)
+
+
 class Units(NamedTuple):
     """Where the units of a value lie.
 
@@ -109,6 +112,29 @@ def derive_spec(network: nn.Module, example: Tensor) -> PermutationSpec:
     return _Tracer(network, example).spec()
 
 
+def derive_taps(
+    network: nn.Module, example: Tensor
+) -> tuple[PermutationSpec, torch.fx.GraphModule, list[tuple[str, Units]]]:
+    """Return a network's spec, a module that returns the values which enter its layers, and the group and place of their units.
+
+    Layers are those that mix units; only values whose units may be reordered are returned.
+
+    Raises:
+        ModelError: as `derive_spec`.
+    """
+    tracer = _Tracer(network, example)
+    spec = tracer.spec()
+    layers = (node for node in tracer.graph.graph.nodes if node.op == "call_module" and node.args)
+    nodes = [node.args[0] for node in layers if isinstance(network.get_submodule(str(node.target)), MIXING)]
+    inputs = dict.fromkeys(node for node in nodes if isinstance(node, torch.fx.Node) and node in tracer.values)
+    taps = [(node, tracer.names.get(tracer.groups.find(tracer.values[node].group))) for node in inputs]
+    chosen = [(node, group) for node, group in taps if group is not None]
+    last = next(node for node in reversed(list(tracer.graph.graph.nodes)) if node.op == "output")
+    last.args = (tuple(node for node, _ in chosen),)
+    tracer.graph.recompile()
+    return spec, tracer.graph, [(group, tracer.values[node]) for node, group in chosen]
+
+
 class _Tracer:
     def __init__(self, network: nn.Module, example: Tensor) -> None:
         self.network = network
@@ -117,6 +143,7 @@ class _Tracer:
             name: [None] * tensor.ndim for name, tensor in network.state_dict().items()
         }
         self.values: dict[torch.fx.Node, Units] = {}
+        self.names: dict[int, str] = {}
         self.graph = _graph(network, example)
 
     def spec(self) -> PermutationSpec:
@@ -129,7 +156,7 @@ class _Tracer:
             for units in axes
             if units is not None and not self.groups.fixed[self.groups.find(units.group)]
         }
-        names = {group: f"g{number}" for number, group in enumerate(sorted(free))}
+        names = self.names = {group: f"g{number}" for number, group in enumerate(sorted(free))}
         axes = {name: tuple(self._axis(units, names) for units in entries) for name, entries in self.bound.items()}
         return PermutationSpec(units={name: self.groups.units[group] for group, name in names.items()}, axes=axes)
 

@@ -20,7 +20,9 @@ from torch import Tensor
 from wscore.config import convert, to_plain
 from wscore.errors import DataError, ModelError, WscoreWarning
 from wscore.io import read_json, read_tensors, write_json, write_tensors
+from wscore.symmetry.activations import Activations, match_activations
 from wscore.symmetry.matching import match_weights
+from wscore.symmetry.scaling import ScalingSpec, balance, derive_scaling
 from wscore.symmetry.spec import PermutationSpec, permute
 from wscore.symmetry.trace import derive_spec
 from wscore.symmetry.verify import verify_spec
@@ -44,6 +46,40 @@ class Reference(NamedTuple):
     vector: Float32[np.ndarray, " weights"]
 
 
+class Scaling:
+    """Balances the ReLU networks of a zoo; the others, and those of unknown architecture, stay as they are.
+
+    Args:
+        zoo: the networks; their architectures are told by run.
+    """
+
+    def __init__(self, zoo: Zoo) -> None:
+        table = zoo.table.drop_duplicates(subset="run_id")
+        names = table["run_id"].astype(str), table["architecture"].astype(str)
+        self.architectures = dict(zip(*names, strict=True))
+        self.specs: dict[str, ScalingSpec | None] = {"": None}
+
+    def apply(
+        self, layout: Layout, vectors: Float[np.ndarray, "networks weights"], runs: np.ndarray
+    ) -> Float[np.ndarray, "networks weights"]:
+        """Return networks of one layout with balanced units."""
+        names = np.array([self.architectures[str(run)] for run in runs])
+        result = np.array(vectors, np.float32)
+        for name in np.unique(names).tolist():
+            spec = self._spec(name)
+            if spec is not None:
+                state = balance(spec, layout.unflatten(torch.from_numpy(result[names == name])))
+                parts = [state[tensor.name].flatten(1) for tensor in layout.tensors]
+                result[names == name] = torch.cat(parts, dim=1).numpy()
+        return result
+
+    def _spec(self, architecture: str) -> ScalingSpec | None:
+        if architecture not in self.specs:
+            network, example = build(architecture), _example(architecture)
+            self.specs[architecture] = derive_scaling(network, derive_spec(network, example), example)
+        return self.specs[architecture]
+
+
 class Alignment:
     """References by layout identity, and the orders that were found for the runs of one zoo.
 
@@ -56,17 +92,26 @@ class Alignment:
         self.references = references
         self.specs = {**(specs or {}), **{name: reference.spec for name, reference in references.items()}}
         self._orders: dict[tuple[str, str], dict[str, Tensor]] = {}
+        self._scaling: Scaling | None = None
 
     @classmethod
-    def fit(cls, zoo: Zoo, trained: np.ndarray) -> "Alignment":
+    def fit(cls, zoo: Zoo, trained: np.ndarray, *, images: Tensor | None = None, balanced: bool = False) -> "Alignment":
         """Return the alignment of a zoo; references come from the rows marked in `trained` (one flag per row).
 
         Layouts without a run to train on stay as they are, and so, with a warning, do those of unknown architecture.
+
+        Args:
+            zoo: the networks.
+            trained: flags of the rows that are trained on.
+            images: orders are told from the answers to these inputs (N, channels, height, width) instead of the weights.
+            balanced: whether the scales of ReLU networks are balanced first (`wscore.symmetry.scaling`).
 
         Raises:
             ModelError: if the symmetry of a network can't be derived, naming the layer.
         """
         alignment, unknown = cls({}), 0
+        scaling = Scaling(zoo) if balanced else None
+        alignment._scaling = scaling
         for name in sorted(set(zoo.table["layout"].astype(str))):
             layout = zoo.layouts[name]
             last = _last_rows(zoo, name)
@@ -78,9 +123,13 @@ class Alignment:
                 unknown += 1
                 continue
             alignment.specs[name] = spec = _spec(zoo, name, reference)
-            alignment.references[name] = Reference(spec, _finite(zoo, np.array([reference]))[0])
+            vector = _scaled(zoo, layout, np.array([reference]), scaling)[0]
+            alignment.references[name] = Reference(spec, vector)
             for rows in np.array_split(last, -(-len(last) // TOGETHER)):
-                orders = alignment.match(layout, _finite(zoo, rows))
+                if images is None:
+                    orders = alignment.match(layout, _scaled(zoo, layout, rows, scaling))
+                else:
+                    orders = _match_answers(zoo, layout, spec, reference, rows, images)
                 for place, run in enumerate(zoo.table["run_id"].astype(str).to_numpy()[rows]):
                     alignment._orders[name, run] = {group: order[place] for group, order in orders.items()}
         if unknown:
@@ -123,6 +172,8 @@ class Alignment:
         """Return networks of the zoo, each in the order found for its run."""
         if layout.identity not in self.references or not len(vectors):
             return vectors
+        if self._scaling is not None:
+            vectors = self._scaling.apply(layout, vectors, runs)
         found = [self._orders[layout.identity, str(run)] for run in runs]
         orders = {group: torch.stack([order[group] for order in found]) for group in found[0]}
         return self.permute(layout, vectors, orders)
@@ -170,6 +221,38 @@ def _finite(zoo: Zoo, rows: np.ndarray) -> np.ndarray:
     return np.nan_to_num(zoo.weights(rows), nan=0.0, posinf=0.0, neginf=0.0)
 
 
+def _scaled(zoo: Zoo, layout: Layout, rows: np.ndarray, scaling: Scaling | None) -> np.ndarray:
+    runs = zoo.table["run_id"].astype(str).to_numpy()[rows]
+    return _finite(zoo, rows) if scaling is None else scaling.apply(layout, _finite(zoo, rows), runs)
+
+
+def _match_answers(
+    zoo: Zoo, layout: Layout, spec: PermutationSpec, reference: int, rows: np.ndarray, images: Tensor
+) -> dict[str, Tensor]:
+    """Return the orders of rows of one layout, told from the answers of their units to images."""
+    names = zoo.table["architecture"].astype(str).to_numpy()
+    own, shape = parse(names[reference]).input, tuple(images.shape[1:])
+    if own != shape:
+        fix = "set data to the images of the zoo, or tokens.align to weights"
+        raise DataError("images do not fit the networks", where="tokens.align", expected=own, got=shape, fix=fix)
+
+    def answers(name: str, members: np.ndarray) -> dict[str, Tensor]:
+        state = layout.unflatten(torch.from_numpy(_finite(zoo, members)))
+        return Activations(build(name), spec, images).of(state)
+
+    goal = answers(names[reference], np.array([reference]))
+    orders = {group: torch.zeros(len(rows), units, dtype=torch.int64) for group, units in spec.units.items()}
+    for name in np.unique(names[rows]).tolist():
+        places = np.flatnonzero(names[rows] == name)
+        for group, order in match_activations(goal, answers(name, rows[places])).items():
+            orders[group][torch.from_numpy(places)] = order
+    return orders
+
+
+def _example(architecture: str) -> Tensor:
+    return torch.rand(4, *parse(architecture).input, generator=torch.Generator().manual_seed(0))
+
+
 def _last_rows(zoo: Zoo, layout: str) -> np.ndarray:
     """Return the row of the last checkpoint of each run of a layout."""
     table = zoo.table[zoo.table["layout"].astype(str) == layout]
@@ -189,7 +272,7 @@ def _spec(zoo: Zoo, layout: str, row: int) -> PermutationSpec:
     network = build(text)
     state = zoo.layouts[layout].unflatten(torch.from_numpy(_finite(zoo, np.array([row]))[0]))
     network.load_state_dict(state)
-    example = torch.rand(4, *parse(text).input, generator=torch.Generator().manual_seed(0))
+    example = _example(text)
     spec = derive_spec(network, example)
     verdict = verify_spec(network, spec, example, tolerance=1e-3)
     if not verdict.coupled < verdict.uncoupled:

@@ -298,8 +298,14 @@ def group_places(*codes: Int[np.ndarray, " place"]) -> list[np.ndarray]:
     return np.split(order, np.flatnonzero(changes) + 1)
 
 
-def build_cache(zoo: Zoo, config: TokensConfig, folder: Path) -> CacheSummary:
+def build_cache(zoo: Zoo, config: TokensConfig, folder: Path, *, images: Tensor | None = None) -> CacheSummary:
     """Write the cache of a zoo, one block of networks in memory at a time; the folder appears whole or not at all.
+
+    Args:
+        zoo: the networks.
+        config: how they become tokens.
+        folder: of the cache.
+        images: training images (N, channels, height, width), which `align: activations` needs.
 
     Raises:
         DataError: if a split gets no run, a network is longer than allowed (`overflow: refuse`) or has weights that are
@@ -311,7 +317,7 @@ def build_cache(zoo: Zoo, config: TokensConfig, folder: Path) -> CacheSummary:
     index = make_index(zoo, tokenizer, config, splits)
     fit = NormalizerFit(config.normalization)
     trained = splits == "train"
-    alignment = Alignment.fit(zoo, trained) if config.align == "weights" else Alignment.symmetries(zoo)
+    alignment = _alignment(zoo, trained, config, images)
     with atomic_folder(folder) as temporary:
         _write_tokens(temporary / "tokens.npy", zoo, tokenizer, _Trained(trained, fit, alignment))
         alignment.save(temporary)
@@ -321,6 +327,15 @@ def build_cache(zoo: Zoo, config: TokensConfig, folder: Path) -> CacheSummary:
         index.to_parquet(temporary / "index.parquet", index=False)
         write_manifest(temporary, zoo=zoo.identity, config=config, max_tokens=int(index["length"].to_numpy().max()))
     return summarize(TokenCache(folder))
+
+
+def _alignment(zoo: Zoo, trained: np.ndarray, config: TokensConfig, images: Tensor | None) -> Alignment:
+    if config.align == "none":
+        return Alignment.symmetries(zoo)
+    if config.align == "activations" and images is None:
+        raise DataError("no images to match activations on", where="tokens.align", fix="set it to weights")
+    chosen = images if config.align == "activations" else None
+    return Alignment.fit(zoo, trained, images=chosen, balanced=config.align == "balanced")
 
 
 def summarize(cache: TokenCache) -> CacheSummary:

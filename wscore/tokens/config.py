@@ -8,6 +8,7 @@ from wscore.config import Section
 from wscore.tokens.normalizer import Normalization
 from wscore.tokens.tokenizer import Granularity
 
+Align = Literal["none", "weights", "activations", "balanced"]
 Fraction = Annotated[float, Meta(gt=0, lt=1)]
 
 
@@ -20,7 +21,8 @@ class TokensConfig(Section, frozen=True):
         max_tokens: longest sequence.
         overflow: `window` cuts longer networks into windows of nearly equal length; `refuse` stops, naming the network.
         align: `weights` puts the hidden units of every network into the order that fits a reference best, see
-            `wscore.tokens.alignment`; `none` takes them as they are.
+            `wscore.tokens.alignment`; `activations` tells the order from what the units answer to training images; `balanced`
+            is `weights` after the scales of ReLU networks are made comparable; `none` takes networks as they are.
         normalization: see `wscore.tokens.normalizer.Normalizer`.
         validation_fraction: share of the runs, in expectation.
         test_fraction: share of the runs, in expectation.
@@ -31,7 +33,7 @@ class TokensConfig(Section, frozen=True):
     chunk_size: Annotated[int, Meta(ge=1, le=65536)]
     max_tokens: Annotated[int, Meta(ge=1)]
     overflow: Literal["window", "refuse"]
-    align: Literal["none", "weights"]
+    align: Align
     normalization: Normalization
     validation_fraction: Fraction
     test_fraction: Fraction
