@@ -1,4 +1,4 @@
-"""The same function over many items: one after the other, or in processes of their own."""
+"""The same function over many items: one after the other, in processes of their own, or on a cluster."""
 
 import multiprocessing
 import os
@@ -7,13 +7,16 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
-from typing import TypeVar
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any, Literal, TypeVar
 
 import torch
 
 from wscore.errors import WscoreError
 
+CONNECT_SECONDS = 10
+Backend = Literal["serial", "process", "dask"]
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -25,6 +28,8 @@ def parallel_map(
     *,
     where: str,
     in_order: bool = True,
+    backend: Backend = "process",
+    address: str | None = None,
 ) -> Iterator[Result]:
     """Yield the result of each item, from at most `workers` processes with one thread each.
 
@@ -39,11 +44,18 @@ def parallel_map(
         workers: most processes.
         where: parameter that sets the workers, for the message if one dies.
         in_order: whether results come in the order of the items; else as they are finished.
+        backend: `serial` computes in this process, `process` in processes of this machine, `dask` on the workers of a
+            Dask scheduler, which need the same wscore and the same files; if one of them dies, its items go to others.
+        address: of the scheduler, such as tcp://host:8786; None starts a local one with `workers` processes.
 
     Raises:
-        WscoreError: if a process dies, for example for lack of memory; other errors of the function as they are.
+        WscoreError: if a process dies, for example for lack of memory, or the cluster can't be reached; other errors of
+            the function as they are.
     """
-    if min(workers, len(items)) <= 1:
+    if backend == "dask" and items:
+        yield from _on_cluster(function, items, workers, address, where=where, in_order=in_order)
+        return
+    if backend == "serial" or min(workers, len(items)) <= 1:
         with one_thread():
             yield from map(function, items)
         return
@@ -54,6 +66,48 @@ def parallel_map(
     except BrokenProcessPool as error:
         fix = "run again, what is finished is kept; fewer workers need less memory"
         raise WscoreError("a worker process died", where=where, got=f"{workers} workers", fix=fix) from error
+
+
+def _on_cluster(
+    function: Callable[[Item], Result],
+    items: Sequence[Item],
+    workers: int,
+    address: str | None,
+    *,
+    where: str,
+    in_order: bool,
+) -> Iterator[Result]:
+    try:
+        from distributed import Client, KilledWorker, LocalCluster, as_completed
+    except ImportError as error:
+        fix = "pip install 'wscore[cluster]', or set the backend to process"
+        raise WscoreError("the library for clusters is missing", where=where, got=error, fix=fix) from error
+    with ExitStack() as stack:
+        if address is None:
+            quiet: Any = {"dashboard_address": None}
+            local: Any = LocalCluster(workers, threads_per_worker=1, processes=True, **quiet)
+            address = str(stack.enter_context(local).scheduler_address)
+        try:
+            client = stack.enter_context(Client(address, timeout=CONNECT_SECONDS, set_as_default=False))
+        except (OSError, TimeoutError, ValueError) as error:
+            reason = str(error) or type(error).__name__
+            raise WscoreError("the cluster can't be reached", where=where, got=f"{address}: {reason}") from error
+        futures = client.map(partial(_on_one_thread, function), list(items), pure=False)
+        try:
+            for future in futures if in_order else as_completed(futures, loop=client.loop):
+                yield future.result()
+        except KilledWorker as error:
+            fix = "run again, what is finished is kept; give the workers more memory"
+            raise WscoreError(
+                "workers of the cluster died, one after the other", where=where, got=error, fix=fix
+            ) from error
+        finally:
+            client.cancel(futures, force=True)
+
+
+def _on_one_thread(function: Callable[[Item], Result], item: Item) -> Result:
+    with one_thread():
+        return function(item)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import msgspec
 
 from wscore.config import Section
 from wscore.errors import ConfigError
+from wscore.parallel import Backend
 from wscore.zoo.architectures import FAMILIES, Activation, Width
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
@@ -95,6 +96,43 @@ class HygieneConfig(Section):
     minimum: dict[str, float]
 
 
+class VarietyConfig(Section):
+    """Further kinds of training runs; with the values [default], [0, 0], 0, 0 and [none] there are none of them.
+
+    Args:
+        inits: choices of initialisation of weight matrices and kernels: PyTorch's, He normal, Glorot uniform, orthogonal.
+        label_noise: share of a run's labels that are replaced by random ones, uniform between the two.
+        random_labels: share of the runs all of whose labels are random.
+        class_subset: share of the runs that see only some of the classes.
+        augmentations: choices of what is done to training images: nothing, shifts by a pixel, mirroring, noise of
+            deviation 0.1, or a square of zeros.
+    """
+
+    inits: Annotated[tuple[Literal["default", "kaiming", "xavier", "orthogonal"], ...], msgspec.Meta(min_length=1)]
+    label_noise: tuple[Share, Share]
+    random_labels: Annotated[float, msgspec.Meta(ge=0, le=1)]
+    class_subset: Annotated[float, msgspec.Meta(ge=0, le=1)]
+    augmentations: Annotated[tuple[Literal["none", "shift", "flip", "noise", "erase"], ...], msgspec.Meta(min_length=1)]
+
+    @property
+    def is_off(self) -> bool:
+        """Whether all runs are of the usual kind."""
+        usual = (self.inits, self.augmentations) == (("default",), ("none",))
+        return usual and not (self.label_noise[1] or self.random_labels or self.class_subset)
+
+
+class ParallelConfig(Section):
+    """Where networks are trained and read; the result does not depend on it.
+
+    Args:
+        backend: `serial`, `process` (of this machine), or `dask` (a cluster).
+        address: of a Dask scheduler; null starts a local one. Its workers need the same wscore and the same files.
+    """
+
+    backend: Backend
+    address: str | None
+
+
 class ZooConfig(Section):
     """Which networks (section `zoo:`). Pairs are [lowest, highest].
 
@@ -122,9 +160,11 @@ class ZooConfig(Section):
         train_fraction: share of the training images that a run sees, a random subset of its own.
         activations: choices.
         poolings: choices; networks without convolutions have `none`.
+        variety: further kinds of runs.
         max_weight: a checkpoint with a weight beyond this is set aside as diverged.
         group_size: most networks of one architecture and batch size that are trained together.
         workers: processes; results don't depend on them.
+        parallel: serial, in processes, or on a cluster; results don't depend on it either.
         seed: of everything that is drawn.
     """
 
@@ -148,9 +188,11 @@ class ZooConfig(Section):
     train_fraction: tuple[Fraction, Fraction]
     activations: Annotated[tuple[Activation, ...], msgspec.Meta(min_length=1)]
     poolings: Annotated[tuple[Literal["max", "avg"], ...], msgspec.Meta(min_length=1)]
+    variety: VarietyConfig
     max_weight: Positive
     group_size: Count
     workers: Count
+    parallel: ParallelConfig
     seed: Annotated[int, msgspec.Meta(ge=0)]
 
     def __post_init__(self) -> None:
@@ -161,6 +203,9 @@ class ZooConfig(Section):
                 raise ConfigError(
                     "is out of order", where=f"zoo.{name}", expected="[lowest, highest]", got=[lowest, highest]
                 )
+        if self.variety.label_noise[0] > self.variety.label_noise[1]:
+            where, got = "zoo.variety.label_noise", list(self.variety.label_noise)
+            raise ConfigError("is out of order", where=where, expected="[lowest, highest]", got=got)
         for family in self.families:
             if family not in FAMILIES:
                 raise ConfigError("unknown family", where="zoo.families", expected=", ".join(FAMILIES), got=family)

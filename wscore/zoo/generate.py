@@ -30,7 +30,7 @@ from wscore.zoo.layout import Layout, layout_of
 from wscore.zoo.records import Refused
 from wscore.zoo.sampling import RunPlan, checkpoint_steps, draw_run, group_runs
 from wscore.zoo.store import is_whole, read_part, write_layouts, write_part, write_set_aside
-from wscore.zoo.training import own_images, train_group
+from wscore.zoo.training import own_images, own_labels, train_group
 
 CACHE = Path(".cache/zoo")
 RUNS_PER_PART = 1024
@@ -81,10 +81,10 @@ def generate_zoo(config: ZooConfig, images: Images, out: Path) -> int:
         WscoreError: if a worker process dies.
     """
     shards = plan_shards(config, images)
-    folder = CACHE / identity(config, images)
+    folder = Path.cwd() / CACHE / identity(config, images)  # workers elsewhere may have another working directory
     job = Job(folder, images.name, images.classes, config.checkpoints, config.max_weight)
     _keep_images(images, folder)
-    _train_missing(shards, job, config.workers)
+    _train_missing(shards, job, config)
     with atomic_folder(out) as temporary:
         names = _assemble(shards, folder, temporary)
         refused = _diverged(shards, config, names)
@@ -121,7 +121,7 @@ def identity(config: ZooConfig, images: Images) -> str:
     plain = {
         key: value
         for key, value in to_plain(config).items()
-        if key not in ("source", "path", "revision", "run_pattern", "reading", "hygiene", "workers")
+        if key not in ("source", "path", "revision", "run_pattern", "reading", "hygiene", "workers", "parallel")
     }
     content = [tensor.numpy().tobytes() for tensor in (images.x_train, images.y_train, images.x_test, images.y_test)]
     code = [(Path(__file__).parent / f"{name}.py").read_bytes() for name in CODE]
@@ -147,9 +147,13 @@ def train_shard(shard: Shard, job: Job) -> int:
 
 
 def judge(run: RunPlan, layout: Layout, weights: torch.Tensor, images: Images) -> Iterator[dict[str, float]]:
-    """Yield accuracies and losses of each checkpoint on the run's own training images and on all test images."""
-    own = torch.from_numpy(own_images(run, len(images.x_train)))
-    train = scores(logits(run.architecture, layout, weights, images.x_train[own]), images.y_train[own])
+    """Yield accuracies and losses of each checkpoint on the run's own training images and on all test images.
+
+    Training images have the labels that the run learnt, test images their true ones.
+    """
+    own = torch.from_numpy(own_images(run, len(images.x_train), images.y_train))
+    labels = own_labels(run, images.y_train, images.classes)
+    train = scores(logits(run.architecture, layout, weights, images.x_train[own]), labels[own])
     test = scores(logits(run.architecture, layout, weights, images.x_test), images.y_test)
     for train_accuracy, train_loss, test_accuracy, test_loss in zip(*train, *test, strict=True):
         yield {
@@ -196,17 +200,32 @@ def row(
         "has_batch_norm": traits.has_batch_norm,
         "has_residual": traits.has_residual,
         "has_dropout": run.dropout > 0,
+        **_variety(run),
     }
 
 
-def _train_missing(shards: Sequence[Shard], job: Job, workers: int) -> None:
+def _variety(run: RunPlan) -> dict[str, Any]:
+    """Return the columns of what is unusual about a run; none in a zoo of usual runs."""
+    if run.variety is None:
+        return {}
+    return {
+        "init": run.variety.init,
+        "label_noise": run.variety.label_noise,
+        "classes_seen": len(run.variety.classes),
+        "augmentation": run.variety.augmentation,
+        "has_random_labels": run.variety.label_noise == 1,
+    }
+
+
+def _train_missing(shards: Sequence[Shard], job: Job, config: ZooConfig) -> None:
     todo = [shard for shard in shards if not is_whole(shard.path(job.folder))]
     todo.sort(key=lambda shard: (-sum(run.steps for run in shard.runs), shard.number))
     total = sum(len(shard.runs) for shard in shards)
     done = total - sum(len(shard.runs) for shard in todo)
     with tqdm(total=total, initial=done, desc="training", unit="run", disable=None) as bar:
         train = partial(train_shard, job=job)
-        for finished in parallel_map(train, todo, workers, where="zoo.workers", in_order=False):
+        where = {"backend": config.parallel.backend, "address": config.parallel.address, "where": "zoo.parallel"}
+        for finished in parallel_map(train, todo, config.workers, in_order=False, **where):
             bar.update(finished)
 
 

@@ -73,7 +73,7 @@ def take_in(plan: Plan, config: ZooConfig, out: Path) -> int:
     """
     plain = msgspec.json.encode([to_plain(config.reading), to_plain(config.hygiene), config.max_weight])
     code = [path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))]
-    folder = CACHE / content_hash(plan.identity, plain, *code)
+    folder = Path.cwd() / CACHE / content_hash(plan.identity, plain, *code)
     jobs = [
         Job(
             plan.read,
@@ -86,7 +86,8 @@ def take_in(plan: Plan, config: ZooConfig, out: Path) -> int:
     ]
     todo = [job for job in jobs if not is_whole(job.path)]
     with tqdm(total=len(jobs), initial=len(jobs) - len(todo), desc="reading", unit="shard", disable=None) as bar:
-        for _ in parallel_map(read_shard, todo, config.workers, where="zoo.workers"):
+        where = {"backend": config.parallel.backend, "address": config.parallel.address, "where": "zoo.parallel"}
+        for _ in parallel_map(read_shard, todo, config.workers, in_order=False, **where):
             bar.update(1)
     taken = judge([job.path for job in jobs], config.hygiene)
     refused = [*plan.refused, *taken.refused()]

@@ -17,6 +17,22 @@ LARGEST = 2**24
 T = TypeVar("T")
 
 
+class Variety(msgspec.Struct, frozen=True, kw_only=True):
+    """What is unusual about a training run.
+
+    Args:
+        init: of weight matrices and kernels.
+        label_noise: share of its labels that are random, 1 for a run of random labels.
+        classes: those that it sees.
+        augmentation: of its images.
+    """
+
+    init: str
+    label_noise: float
+    classes: tuple[int, ...]
+    augmentation: str
+
+
 class RunPlan(msgspec.Struct, frozen=True, kw_only=True):
     """One training run before it starts.
 
@@ -34,7 +50,8 @@ class RunPlan(msgspec.Struct, frozen=True, kw_only=True):
         train_fraction: share of the training images that are its own.
         train_size: their count.
         seed_init: of the initial weights.
-        seed_data: of the subset, the order of the batches and dropout.
+        seed_data: of the subset, the order of the batches, dropout, labels and augmentation.
+        variety: what is unusual about it; None where a zoo has only usual runs.
     """
 
     number: int
@@ -51,6 +68,7 @@ class RunPlan(msgspec.Struct, frozen=True, kw_only=True):
     train_size: int
     seed_init: int
     seed_data: int
+    variety: Variety | None = None
 
     @property
     def run_id(self) -> str:
@@ -92,6 +110,7 @@ def draw_run(config: ZooConfig, number: int, *, shape: tuple[int, int, int], cla
         train_size=max(1, round(fraction * images)),
         seed_init=int(rng.integers(2**31)),
         seed_data=int(rng.integers(2**31)),
+        variety=None if config.variety.is_off else _draw_variety(config, number, classes),
     )
 
 
@@ -136,6 +155,23 @@ def layer_size(architecture: Architecture) -> int:
     for place, (inputs, outputs) in enumerate(itertools.pairwise(architecture.widths), start=1):
         sizes.append(max(inputs, outputs) * (height >> place) * (width >> place))
     return 9 * max(sizes)
+
+
+def _draw_variety(config: ZooConfig, number: int, classes: int) -> Variety:
+    """Return what is unusual about a run, from numbers of its own: the rest of the run does not depend on it."""
+    rng, kinds = np.random.default_rng([config.seed, number, 1]), config.variety
+    noise = float(rng.uniform(*kinds.label_noise))
+    if rng.random() < kinds.random_labels:
+        noise = 1.0
+    seen = range(classes)
+    if rng.random() < kinds.class_subset and classes > 2:
+        seen = sorted(rng.permutation(classes)[: int(rng.integers(2, classes))].tolist())
+    return Variety(
+        init=_choice(rng, kinds.inits),
+        label_noise=noise,
+        classes=tuple(seen),
+        augmentation=_choice(rng, kinds.augmentations),
+    )
 
 
 def _draw_architecture(

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from wscore.zoo.architectures import Classifier, build
@@ -16,6 +16,9 @@ from wscore.zoo.stacked import skeleton
 
 BETAS = (0.9, 0.999)
 EPS = 1e-8
+INITS = {
+    "kaiming": nn.init.kaiming_normal_, "xavier": nn.init.xavier_uniform_, "orthogonal": nn.init.orthogonal_,
+}  # fmt: skip
 BLOCK = 64  # steps whose batches are drawn at once
 
 
@@ -29,14 +32,16 @@ def train_group(runs: Sequence[RunPlan], images: Images, checkpoints: int) -> Fl
     layout = layout_of(build(runs[0].architecture).state_dict())
     weights = torch.stack([initial_weights(run, layout) for run in runs])  # (M, D)
     optimizer = StackedOptimizer(runs, layout)
-    streams = [BatchStream(run, len(images.x_train)) for run in runs]
+    streams = [BatchStream(run, len(images.x_train), images.y_train) for run in runs]
+    labels = torch.stack([own_labels(run, images.y_train, images.classes) for run in runs])  # (M, N)
     network = skeleton(runs[0].architecture)
     recorded = weights.new_full((len(runs), checkpoints, layout.size), torch.nan)
     due = _due(runs, checkpoints)
     network.train()
     for step, (index, keep) in enumerate(_batches(runs, streams), start=1):
         active = weights[: len(index)]
-        gradient = _gradient(network, layout, active, images.x_train[index], images.y_train[index], keep)
+        x = _augmented(images.x_train[index], streams[: len(index)])
+        gradient = _gradient(network, layout, active, x, labels[: len(index)].gather(1, index), keep)
         optimizer.step(active, gradient)
         for place, checkpoint in due.get(step, ()):
             recorded[place, checkpoint] = weights[place]
@@ -49,23 +54,43 @@ def initial_weights(run: RunPlan, layout: Layout) -> Float[Tensor, " weights"]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(run.seed_init)
         state = build(run.architecture).state_dict()
+        if run.variety is not None and run.variety.init != "default":
+            for value in state.values():
+                if value.ndim > 1:
+                    INITS[run.variety.init](value)
     for name, value in state.items():
         if value.ndim > 1:
             state[name] = value * run.init_scale
     return torch.from_numpy(layout.flatten(state))
 
 
-def own_images(run: RunPlan, count: int) -> np.ndarray:
-    """Return the numbers of the training images that a run sees, out of `count`."""
-    return np.sort(np.random.default_rng([run.seed_data, 0]).permutation(count)[: run.train_size])
+def own_images(run: RunPlan, count: int, labels: Int[Tensor, " images"] | None = None) -> np.ndarray:
+    """Return the numbers of the training images that a run sees, out of `count`; `labels` for a subset of the classes."""
+    order = np.random.default_rng([run.seed_data, 0]).permutation(count)
+    if run.variety is not None and labels is not None:
+        seen = order[np.isin(labels.numpy()[order], run.variety.classes)]
+        order = seen[: max(1, round(run.train_size * len(seen) / count))]
+    return np.sort(order[: run.train_size])
+
+
+def own_labels(run: RunPlan, labels: Int[Tensor, " images"], classes: int) -> Int[Tensor, " images"]:
+    """Return the labels that a run learns: some or all replaced by random classes that it sees."""
+    if run.variety is None or run.variety.label_noise == 0:
+        return labels
+    rng = np.random.default_rng([run.seed_data, 3])
+    seen = np.array(run.variety.classes or range(classes))
+    random = seen[rng.integers(len(seen), size=len(labels))]
+    wrong = rng.random(len(labels)) < run.variety.label_noise
+    return torch.from_numpy(np.where(wrong, random, labels.numpy()))
 
 
 class BatchStream:
-    """Batches and dropout masks of one run, in order, drawn from its data seed."""
+    """Batches, dropout masks and augmentation of one run, in order, drawn from its data seed."""
 
-    def __init__(self, run: RunPlan, count: int) -> None:
+    def __init__(self, run: RunPlan, count: int, labels: Tensor | None = None) -> None:
         self.run = run
-        self.images = own_images(run, count)
+        self.images = own_images(run, count, labels)
+        self.changes = np.random.default_rng([run.seed_data, 4])
         self.order = np.random.default_rng([run.seed_data, 1])
         self.noise = np.random.default_rng([run.seed_data, 2])
         self.left = np.empty((0, run.batch_size), dtype=np.int64)
@@ -81,6 +106,27 @@ class BatchStream:
         self.left = drawn[steps:]
         return drawn[:steps]
 
+    @property
+    def augmentation(self) -> str:
+        """What is done to the run's images."""
+        return "none" if self.run.variety is None else self.run.variety.augmentation
+
+    def augment(self, x: Tensor) -> Tensor:
+        """Return a batch (batch, channel, height, width) as the run sees it."""
+        height, width = x.shape[-2:]
+        if self.augmentation == "shift":
+            rows, columns = self.changes.integers(-1, 2, size=2).tolist()
+            return x.roll((rows, columns), (-2, -1))
+        if self.augmentation == "flip":
+            return x.flip(-1) if self.changes.random() < 1 / 2 else x
+        if self.augmentation == "noise":
+            return x + 0.1 * torch.from_numpy(self.changes.standard_normal(x.shape, dtype=np.float32))
+        size = max(1, min(height, width) // 4)
+        row, column = self.changes.integers(height - size + 1), self.changes.integers(width - size + 1)
+        x = x.clone()
+        x[..., row : row + size, column : column + size] = 0
+        return x
+
     def masks(self, steps: int, features: int) -> np.ndarray:
         """Return 1 / (1 - dropout) where a feature is kept and 0 elsewhere, (steps, batch, features)."""
         shape = (steps, self.run.batch_size, features)
@@ -88,6 +134,16 @@ class BatchStream:
             return np.ones(shape, np.float32)
         kept = self.noise.random(shape, dtype=np.float32) >= self.run.dropout
         return kept.astype(np.float32) / np.float32(1 - self.run.dropout)
+
+
+def _augmented(x: Tensor, streams: Sequence[BatchStream]) -> Tensor:
+    """Return the batches (active, batch, channel, height, width) of all runs as they see them."""
+    if all(stream.augmentation == "none" for stream in streams):
+        return x
+    parts = [
+        one if stream.augmentation == "none" else stream.augment(one) for one, stream in zip(x, streams, strict=True)
+    ]
+    return torch.stack(parts)
 
 
 class StackedOptimizer:
