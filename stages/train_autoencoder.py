@@ -9,14 +9,19 @@ from wscore.runner import Run, stage
 from wscore.tokens.cache import TokenCache
 from wscore.training.autoencoder import AeConfig, train_autoencoder, with_latent_dim
 from wscore.training.callbacks import Progress, TensorBoard, TrackerLogger, resume_folder
+from wscore.zoo.images import ImagesConfig, load_images
+from wscore.zoo.store import Zoo
 
 
-@stage(ae=AeConfig)
-def main(run: Run, *, tokens: Path, out: Path, history: Path, metrics: Path, latent_dim: int | None = None) -> str:
-    """Train an autoencoder and keep the epoch with the lowest validation loss.
+@stage(ae=AeConfig, data=ImagesConfig)
+def main(
+    run: Run, *, zoo: Path, tokens: Path, out: Path, history: Path, metrics: Path, latent_dim: int | None = None
+) -> str:
+    """Train an autoencoder and keep the epoch that is best on the validation split.
 
     Args:
         run: params and tracker.
+        zoo: folder of the networks that the tokens were made of.
         tokens: token cache.
         out: model folder.
         history: CSV of losses by epoch.
@@ -27,11 +32,13 @@ def main(run: Run, *, tokens: Path, out: Path, history: Path, metrics: Path, lat
     trained = train_autoencoder(
         cache,
         config,
+        zoo=Zoo(zoo),
+        images=load_images(run.params["data"]) if config.behaviour.share else None,
         callbacks=[TensorBoard(Path("runs") / run.name), TrackerLogger(run.tracker), Progress(run.name)],
-        resume=resume_folder(run.name, str(to_plain(config)), cache.identity),
+        resume=resume_folder(run.name, str(to_plain(config)), str(to_plain(run.params["data"])), cache.identity),
     )
     with atomic_folder(out) as folder:
-        save_autoencoder(folder, trained.model, extra={"tokens": cache.identity})
+        save_autoencoder(folder, trained.model, extra={"tokens": cache.identity}, code=trained.code)
         cache.copy_codec(folder)
     trained.history.to_csv(history)
     write_json(metrics, {"ae": trained.figures})

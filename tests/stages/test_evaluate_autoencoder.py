@@ -15,6 +15,7 @@ PARAMS = """
 data: { dataset: digits, root: null, revision: null, size: null, max_train: null, max_test: null }
 evaluate:
   { max_networks: null, probe_images: 50, batch_size: 8, bootstrap_samples: 10, boosting_iterations: 5, seed: 0 }
+refine: { steps: 3, rounds: 2, images: 20, curvature_images: 5, temperature: 0.5, anchor: 0.0, seed: 0 }
 """
 TOKENS = TokensConfig(
     granularity="neuron", chunk_size=32, max_tokens=512, overflow="window", align="none", normalization="layer",
@@ -56,7 +57,7 @@ def test_judges_the_autoencoder_beside_its_controls(
     content = json.loads((workspace / "metrics/autoencoder_test.json").read_text())
     assert list(content) == ["autoencoder_test"]
     found = content["autoencoder_test"]
-    methods = ["ours", "mean_network", "pca", "layout_pca", "noise", "int8", "int4"]
+    methods = ["ours", "ours_refined", "layout_pca_refined", "mean_network", "pca", "layout_pca", "noise", "int8", "int4"]
     methods += ["quantized", "pruned_int8", "pruned_int4"]
     assert [name for name in found if name in methods] == methods
     assert found["ours"]["stored_floats"] == 7

@@ -17,7 +17,18 @@ from wscore.tokens.config import TokensConfig
 from wscore.zoo.store import Zoo
 
 ROOT = Path(__file__).parents[2]
-AE = ["--tokens", "tokens", "--out", "models/autoencoder", "--history", "history.csv", "--metrics", "ae.json"]
+AE = [
+    "--zoo",
+    "zoo",
+    "--tokens",
+    "tokens",
+    "--out",
+    "models/autoencoder",
+    "--history",
+    "history.csv",
+    "--metrics",
+    "ae.json",
+]
 SMALL = {"latent_dim": 5, "hidden_dim": 16, "layers": 1, "heads": 2, "epochs": 2, "batch_size": 8}
 
 
@@ -25,6 +36,7 @@ SMALL = {"latent_dim": 5, "hidden_dim": 16, "layers": 1, "heads": 2, "epochs": 2
 def workspace(tiny_zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     write_params(SMALL)
+    (tmp_path / "zoo").symlink_to(tiny_zoo)
     config = TokensConfig(
         granularity="neuron", chunk_size=40, max_tokens=14, overflow="window", align="none", normalization="layer",
         validation_fraction=0.2, test_fraction=0.3, seed=0,
@@ -34,8 +46,8 @@ def workspace(tiny_zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def write_params(changes: dict[str, object]) -> None:
-    section = read_yaml(ROOT / "params.yaml")["ae"]
-    Path("params.yaml").write_text(json.dumps({"ae": {**section, **changes}}))
+    params = read_yaml(ROOT / "params.yaml")
+    Path("params.yaml").write_text(json.dumps({"ae": {**params["ae"], **changes}, "data": params["data"]}))
 
 
 def test_an_encoder_is_trained_and_encodes_every_network_once(workspace: Path, tiny_zoo: Path) -> None:

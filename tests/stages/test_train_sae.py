@@ -29,8 +29,14 @@ def inputs(tiny_zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     build_cache(Zoo(tiny_zoo), config, folder / "tokens")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        Path("params.yaml").write_text(json.dumps({"ae": {**read_yaml(ROOT / "params.yaml")["ae"], **AE}}))
-        train_autoencoder.main(["--tokens", "tokens", "--out", "ae", "--history", "h.csv", "--metrics", "ae.json"])
+        params = read_yaml(ROOT / "params.yaml")
+        weights_only = {"select": "loss", "behaviour": {**params["ae"]["behaviour"], "share": 0.0}}
+        Path("params.yaml").write_text(
+            json.dumps({"ae": {**params["ae"], **AE, **weights_only}, "data": params["data"]})
+        )
+        train_autoencoder.main(
+            ["--zoo", str(tiny_zoo), "--tokens", "tokens", "--out", "ae", "--history", "h.csv", "--metrics", "ae.json"]
+        )
         common = ["--zoo", str(tiny_zoo), "--tokens", "tokens", "--autoencoder", "ae"]
         cache_representations.main([*common, "--out", "representations"])
     return folder

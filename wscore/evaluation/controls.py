@@ -108,7 +108,7 @@ class TokenMethod:
         size: floats that the codec keeps per window.
     """
 
-    def __init__(self, cache: TokenCache, codec: Codec, size: int) -> None:
+    def __init__(self, cache: TokenCache, codec: Codec, size: int | float) -> None:
         self.cache, self.codec, self.size = cache, codec, size
         self.networks = CachedNetworks(cache)
 
@@ -224,6 +224,8 @@ class TokenPca:
         self.columns = np.flatnonzero(used)
         stream = lambda: (_flat_tokens(cache.batch(part))[:, self.columns] for part in parts)  # noqa: E731
         self.pca = fit_pca(stream, components, seed=seed)
+        scores = [(part - self.pca.mean) @ self.pca.basis.T for part in stream()]
+        self.spread = max(float(np.sqrt(np.mean(np.concatenate(scores) ** 2))) if self.pca.basis.size else 0.0, 1e-12)
 
     def __call__(self, batch: TokenBatch) -> Float[Tensor, "batch token dim"]:
         """Return the tokens as the components know them."""
@@ -243,26 +245,30 @@ class LayoutPca(TokenMethod):
         components: per window, as many as the autoencoder has latent dimensions.
         batch_size: windows read at once.
         seed: of the first guess.
+        kept: floats in which the components of a window are kept; None is one each.
     """
 
-    def __init__(self, cache: TokenCache, components: int, *, batch_size: int, seed: int) -> None:
-        super().__init__(cache, lambda batch: batch.tokens, components)
+    def __init__(
+        self, cache: TokenCache, components: int, *, batch_size: int, seed: int, kept: int | float | None = None
+    ) -> None:
+        super().__init__(cache, lambda batch: batch.tokens, components if kept is None else kept)
+        self.components = components
         items = np.asarray(cache.indices("train"))
         self.fits = {
             key: TokenPca(cache, items[rows], components, batch_size=batch_size, seed=seed)
-            for key, rows in self._kinds(items).items()
+            for key, rows in self.kinds(items).items()
         }
 
     def rebuild(self, items: np.ndarray) -> Float[Tensor, "batch token dim"]:
         """Return the tokens of windows as the components of their layout know them."""
         batch = self.cache.batch(items)
         tokens = torch.zeros_like(batch.tokens)
-        for key, rows in self._kinds(items).items():
+        for key, rows in self.kinds(items).items():
             if key in self.fits:
                 tokens[rows] = self.fits[key](TokenBatch(*(part[rows] for part in batch)))
         return tokens
 
-    def _kinds(self, items: np.ndarray) -> dict[tuple[str, int], np.ndarray]:
+    def kinds(self, items: np.ndarray) -> dict[tuple[str, int], np.ndarray]:
         """Return the places among these items of each layout and window."""
         return self.cache.table.iloc[items].groupby(["layout", "window"], sort=True).indices  # pyright: ignore
 

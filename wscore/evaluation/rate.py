@@ -10,10 +10,12 @@ import pandas as pd
 from wscore.config import Section
 from wscore.evaluation.config import EvaluateConfig
 from wscore.evaluation.reconstruction import OURS, held_out, judge, methods, probe
+from wscore.evaluation.refined import Refinement
 from wscore.evaluation.report import report
 from wscore.evaluation.sized import sized_controls
-from wscore.models.autoencoder import load_autoencoder
+from wscore.models.autoencoder import load_autoencoder, load_latent_code
 from wscore.tokens.cache import TokenCache
+from wscore.training.refine import RefineConfig
 from wscore.zoo.images import Images
 from wscore.zoo.store import Zoo
 
@@ -35,7 +37,12 @@ class RateFidelityConfig(Section):
 
 
 def curve(
-    zoo: Zoo, cache: TokenCache, models: Mapping[int, Path], images: Images, config: EvaluateConfig
+    zoo: Zoo,
+    cache: TokenCache,
+    models: Mapping[int, Path],
+    images: Images,
+    config: EvaluateConfig,
+    refine: RefineConfig | None = None,
 ) -> pd.DataFrame:
     """Return one row per size and method: latent_dim, method and `COLUMNS`, over the networks of the test split.
 
@@ -47,10 +54,12 @@ def curve(
         models: folder of the autoencoder of each size.
         images: on which networks are compared.
         config: of the evaluation.
+        refine: how latents are refined besides, or None.
     """
+    refinement = None if refine is None else Refinement(zoo, images, refine)
     rows, shown, records = held_out(cache, config), probe(images, config), []
     for size, folder in sorted(models.items()):
-        ways = methods(cache, load_autoencoder(folder), config)
+        ways = methods(cache, load_autoencoder(folder), config, refinement, load_latent_code(folder / "decoder"))
         ways |= sized_controls(zoo, cache, ways[OURS], config)
         found = report(judge(zoo, rows, ways, shown, cache=cache, batch_size=config.batch_size), config)
         for name in ways:

@@ -22,8 +22,11 @@ from wscore.evaluation.controls import (
     TokenPca,
 )
 from wscore.evaluation.fidelity import COLUMNS, Repaired, compare, repair
+from wscore.evaluation.refined import ModelCoder, PcaCoder, Refined, Refinement
 from wscore.evaluation.spread import Spread, TrainingNetworks
 from wscore.evaluation.structure import StructureErrors
+from wscore.models.latent_code import LatentCode
+from wscore.tokens.batch import TokenBatch
 from wscore.tokens.cache import TokenCache
 from wscore.zoo.architectures import parse
 from wscore.zoo.functional import logits
@@ -129,28 +132,54 @@ def probe(images: Images, config: EvaluateConfig) -> Probe:
     return Probe(images.x_test[chosen], images.y_test[chosen], images.classes)
 
 
-def methods(cache: TokenCache, model: nn.Module, config: EvaluateConfig) -> dict[str, Method]:
+def methods(
+    cache: TokenCache,
+    model: nn.Module,
+    config: EvaluateConfig,
+    refinement: Refinement | None = None,
+    code: LatentCode | None = None,
+) -> dict[str, Method]:
     """Return the autoencoder as `ours` and every control by name, those that learn fitted on the training split.
+
+    With a refinement there are also `ours_refined` and, as its control, `layout_pca_refined`: both start from the latents
+    of the single pass and fit them by the same rule.
 
     Args:
         cache: tokens of the networks.
         model: maps a `TokenBatch` to something with `latent` (B, ...) and `tokens` (B, T, dim).
         config: of the evaluation.
+        refinement: how latents are refined, or None.
+        code: how the autoencoder's latents are kept; None keeps every number as a float. PCA gets as many numbers, kept
+            in as many bits but not rounded, which can only help it.
     """
     train = cache.indices("train")
     with torch.no_grad():
         size = model(cache.batch(train[:1])).latent[0].numel()
-    ours = TokenMethod(cache, lambda batch: model(batch).tokens, size)
+    kept = size if code is None else code.floats
+    ours = TokenMethod(cache, lambda batch: rebuilt(model, batch, code), kept)
     options = {"batch_size": config.batch_size, "seed": config.seed}
+    layout_pca = LayoutPca(cache, size, kept=kept, **options)
+    refined: dict[str, Method] = {}
+    if refinement is not None and refinement.config.steps:
+        coders = {OURS: ModelCoder(cache, model, code, kept), "layout_pca": PcaCoder(layout_pca)}
+        refined = {f"{name}_refined": Refined(coder, cache, refinement) for name, coder in coders.items()}
     return {
         OURS: ours,
+        **refined,
         "mean_network": MeanNetwork(CachedNetworks(cache).of_split("train", config.batch_size)),
-        "pca": TokenMethod(cache, TokenPca(cache, train, size, **options), size),
-        "layout_pca": LayoutPca(cache, size, **options),
+        "pca": TokenMethod(cache, TokenPca(cache, train, size, **options), kept),
+        "layout_pca": layout_pca,
         "noise": Noise(ours, seed=config.seed),
         "int8": Quantized(8),
         "int4": Quantized(4),
     }
+
+
+def rebuilt(model: nn.Module, batch: TokenBatch, code: LatentCode | None) -> Float[Tensor, "batch token dim"]:
+    """Return what an autoencoder makes of a batch, its latents stored in between."""
+    if code is None:
+        return model(batch).tokens
+    return model.decoder(code.rounded(model.encoder(batch)), batch)
 
 
 def judge(

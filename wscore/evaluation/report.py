@@ -33,14 +33,19 @@ def report(verdict: Verdict, config: EvaluateConfig) -> dict[str, Any]:
     return {**counts, **methods, "families": families, "kinds": verdict.tallies[OURS].raw.by_kind()}
 
 
-def sentence(found: Mapping[str, Any]) -> str:
-    """Return the headline of a report in one line."""
+def sentence(found: Mapping[str, Any], seconds: Mapping[str, float] | None = None) -> str:
+    """Return the headline of a report in one line; `seconds` are those of refining one network, by method."""
     ours = found[OURS]
     size = f"{found['networks']:,.0f} held-out networks rebuilt at {ours['compression_ratio']:.1f}x"
     if "agreement" not in ours:
         return f"{size}: R2 {ours['r2']:.3f}; none could be run, since their architecture is not known"
     rival = f"PCA {found['pca']['agreement']:.3f}, mean network {found['mean_network']['agreement']:.3f}"
-    return f"{size}: agreement {ours['agreement']:.3f} ({rival}), R2 {ours['r2']:.3f}"
+    text = f"{size}: agreement {ours['agreement']:.3f} ({rival}), R2 {ours['r2']:.3f}"
+    refined = found.get(f"{OURS}_refined")
+    if refined is None:
+        return text
+    pace = f" in {seconds[f'{OURS}_refined']:.2f} s each" if seconds else ""
+    return f"{text}; refined{pace} {refined['agreement']:.3f} (PCA {found['layout_pca_refined']['agreement']:.3f})"
 
 
 def tables(verdict: Verdict) -> dict[str, pd.DataFrame]:

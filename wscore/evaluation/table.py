@@ -30,6 +30,8 @@ AUTOENCODER_CONTROLS = {
     "int8": "8-bit weights",
     "int4": "4-bit weights",
 }
+REFINED_TITLE = "Autoencoder, latents refined at encoding time"
+REFINED_CONTROLS = {"layout_pca_refined": "PCA per layout, refined"} | AUTOENCODER_CONTROLS
 SPARSE_CONTROLS = {
     "mean_network": "mean network",
     "pca": "PCA, same rank",
@@ -230,7 +232,14 @@ def _autoencoder(found: Mapping[str, Any]) -> list[Part]:
         )
     lines = _lines(found, AUTOENCODER_METRICS, AUTOENCODER_CONTROLS, prefix="")
     rivals = ("mean_network", "pca", "layout_pca")
-    return [Part("autoencoder", TITLES["autoencoder_test"], AUTOENCODER_CONTROLS, rivals, lines, note)]
+    part = Part("autoencoder", TITLES["autoencoder_test"], AUTOENCODER_CONTROLS, rivals, lines, note)
+    if "ours_refined" not in found:
+        return [part]
+    moved = {**found, OURS: found["ours_refined"]}
+    lines = _lines(moved, AUTOENCODER_METRICS, REFINED_CONTROLS, prefix="")
+    note = "Refined: latents fitted to what their network answers on training images; all figures are on test images."
+    rivals = ("layout_pca_refined", *rivals)
+    return [part, Part("autoencoder_refined", REFINED_TITLE, REFINED_CONTROLS, rivals, lines, note)]
 
 
 def _heads(found: Mapping[str, Any]) -> list[Part]:

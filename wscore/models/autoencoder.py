@@ -8,9 +8,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from wscore.config import Section
+from wscore.config import Section, convert, to_plain
 from wscore.errors import ModelError
-from wscore.models.folder import load_model, register, save_model
+from wscore.models.folder import load_model, read_model_config, register, save_model
+from wscore.models.latent_code import LatentCode
 from wscore.models.linear import LinearConfig, LinearDecoder, LinearEncoder
 from wscore.models.mlp import MlpConfig, MlpDecoder, MlpEncoder
 from wscore.models.transformer import TransformerConfig, TransformerDecoder, TransformerEncoder
@@ -97,7 +98,7 @@ class Encoder(nn.Module):
 
 @register
 class Decoder(nn.Module):
-    """x = linear(z) + network(z). With a linear path the network starts at zero."""
+    """x = bound(linear(z) + network(z)), see `LinearDecoder`. With a linear path the network starts at zero."""
 
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
@@ -110,7 +111,7 @@ class Decoder(nn.Module):
     def forward(self, latent: Float[Tensor, "batch latent"], batch: TokenBatch) -> Float[Tensor, "batch token dim"]:
         """Return tokens from latents; of the batch only mask and features are looked at. Padding comes out as zero."""
         tokens = self.network(latent, batch)  # (B, T, D)
-        return tokens if self.linear is None else tokens + self.linear(latent, batch)  # (B, T, D)
+        return tokens if self.linear is None else self.linear(latent, batch, tokens)  # (B, T, D)
 
 
 class Autoencoder(nn.Module):
@@ -160,10 +161,22 @@ def reconstruct_to_model_weights(
     ]
 
 
-def save_autoencoder(folder: Path, model: Autoencoder, *, extra: Mapping[str, Any]) -> None:
-    """Write both sides as model folders `encoder` and `decoder`, each of which can be loaded without the other."""
+def save_autoencoder(
+    folder: Path, model: Autoencoder, *, extra: Mapping[str, Any], code: LatentCode | None = None
+) -> None:
+    """Write both sides as model folders `encoder` and `decoder`, each of which can be loaded without the other.
+
+    How latents are stored goes into the configuration of both, as `latent_code`.
+    """
+    extra = {**extra, **({} if code is None else {"latent_code": to_plain(code)})}
     save_model(folder / "encoder", model.encoder, extra=extra)
     save_model(folder / "decoder", model.decoder, extra=extra)
+
+
+def load_latent_code(folder: Path) -> LatentCode | None:
+    """Return how the latents of an encoder or decoder in a folder are stored; None if nothing is said about it."""
+    found = read_model_config(folder).get("latent_code")
+    return None if found is None else convert(found, LatentCode, where=f"{folder}: latent_code")
 
 
 def load_autoencoder(folder: Path) -> Autoencoder:

@@ -17,6 +17,7 @@ from wscore.models.mlp import Count
 from wscore.models.positions import LOG_SIZE
 from wscore.tokens.batch import TokenBatch
 
+LEAST_ROOM = 1e-3  # between a mean and its floor, in normalised units
 STEP, MIX = -7046029254386353131, -4658895280553007687  # odd constants of splitmix64, as signed 64-bit numbers
 
 
@@ -89,18 +90,44 @@ class LinearEncoder(LinearPath):
 
 
 class LinearDecoder(LinearPath):
-    """x = B_g (z - c_g) scale + m_g; 0 for unknown layouts."""
+    """x = bound(B_g (z - c_g) scale + m_g + n), where n comes from the network beside it; n alone for unknown layouts.
 
-    def forward(self, latent: Float[Tensor, "batch latent"], batch: TokenBatch) -> Float[Tensor, "batch token dim"]:
+    Some weights have a floor f below which a network is broken: a running variance must stay above zero. For these,
+    bound(x) = f + (m - f) exp((x - m) / (m - f)) where x < m; it has the value and the slope of x at m and never
+    reaches f. All else is left as it is.
+    """
+
+    def __init__(self, config: LinearConfig) -> None:
+        super().__init__(config)
+        self.floors = nn.ParameterList(torch.full((group.weights,), -torch.inf) for group in config.groups)
+        self.floors.requires_grad_(False)
+
+    def forward(
+        self,
+        latent: Float[Tensor, "batch latent"],
+        batch: TokenBatch,
+        beside: Float[Tensor, "batch token dim"] | None = None,
+    ) -> Float[Tensor, "batch token dim"]:
         """Return tokens from latents; of the batch only mask and features are looked at. Padding comes out as zero."""
-        tokens = latent.new_zeros(batch.mask.shape)  # (B, T, D)
+        tokens = latent.new_zeros(batch.mask.shape) if beside is None else beside  # (B, T, D)
         for group, rows in self.rows(batch):
             basis = self.bases[group]
             part = (latent[rows] - self.codes[group])[:, : basis.shape[1]] * self.config.scale  # (n, r)
             weights = part @ basis.T + self.means[group]  # (n, D)
+            if beside is not None:
+                weights = weights + beside[rows][batch.mask[rows]].view(len(rows), -1)  # (n, D)
             mask = torch.zeros_like(batch.mask).index_copy(0, rows, batch.mask[rows])  # (B, T, D)
-            tokens = tokens.masked_scatter(mask, weights.to(tokens.dtype))  # (B, T, D)
+            tokens = tokens.masked_scatter(mask, self._bounded(weights, group).to(tokens.dtype))  # (B, T, D)
         return tokens
+
+    def _bounded(self, weights: Tensor, group: int) -> Tensor:
+        held = self.floors[group].isfinite()  # (D,)
+        if not held.any():
+            return weights
+        floor = torch.where(held, self.floors[group], 0.0)
+        room = (self.means[group].detach() - floor).clamp_min(LEAST_ROOM)  # (D,)
+        above = (weights - floor) / room - 1  # (n, D)
+        return torch.where(held & (above < 0), floor + room * above.clamp_max(0).exp(), weights)
 
 
 def signatures(batch: TokenBatch) -> Int64[Tensor, " batch"]:

@@ -31,16 +31,19 @@ class UnitShuffle:
             reason = "no layout has a known symmetry, so that random orders change nothing"
             warnings.warn(f"{cache.folder}: {reason}", WscoreWarning, stacklevel=2)
 
-    def __call__(self, batch: TokenBatch, items: Items, generator: torch.Generator) -> TokenBatch:
+    def __call__(
+        self, batch: TokenBatch, items: Items, generator: torch.Generator, share: float | None = None
+    ) -> TokenBatch:
         """Return the batch reordered; mask and features, which no order changes, are shared with the result.
 
         Args:
             batch: what `cache.batch(items)` returned, on any device.
             items: numbers of its items.
             generator: source of the orders, on the CPU.
+            share: another probability than that of the class.
         """
         numbers = np.asarray(items, dtype=np.int64)
-        moved = torch.rand(len(numbers), generator=generator).numpy() < self.share
+        moved = torch.rand(len(numbers), generator=generator).numpy() < (self.share if share is None else share)
         tokens = batch.tokens.clone()
         for places in group_places(self.cache.codes(numbers)):
             first, chosen = int(numbers[places[0]]), places[moved[places]]

@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -16,16 +16,19 @@ from wscore.losses.contrastive import nt_xent
 from wscore.losses.divergence import kl_standard_normal
 from wscore.losses.reconstruction import reconstruction_loss
 from wscore.models.autoencoder import Autoencoder, AutoencoderConfig, Reconstruction
+from wscore.models.latent_code import Bits, LatentCode
 from wscore.models.linear import signatures
 from wscore.models.mlp import MlpConfig, Pooling
 from wscore.models.positions import Positions
 from wscore.models.projection import ProjectionConfig, ProjectionHead
 from wscore.models.transformer import TransformerConfig
 from wscore.models.vae import Posterior, VaeConfig
-from wscore.tokens.augment import two_views
+from wscore.tokens.augment import augment, erase
 from wscore.tokens.batch import TokenBatch
 from wscore.tokens.cache import TokenCache
+from wscore.tokens.shuffle import UnitShuffle
 from wscore.training.batches import derive_seed, permutation
+from wscore.training.behaviour import REMEDY, Behaviour, BehaviourConfig, NetworkBatch, NetworkBatches, alone, runnable
 from wscore.training.callbacks import Callback
 from wscore.training.engine import Device, Precision
 from wscore.training.history import History
@@ -33,12 +36,16 @@ from wscore.training.linear_path import LinearFit, LinearPathConfig, fit_linear_
 from wscore.training.loop import fit
 from wscore.training.schedule import Schedule
 from wscore.training.state import FitConfig
+from wscore.zoo.images import Images
+from wscore.zoo.store import Zoo
 
 Count = Annotated[int, Meta(ge=1)]
 Share = Annotated[float, Meta(ge=0, lt=1)]
 Weight = Annotated[float, Meta(ge=0)]
 Losses = dict[str, Tensor]
-Objective = Callable[["Trainee", TokenBatch], Losses]
+Objective = Callable[["Trainee", NetworkBatch], Losses]
+#: What the loop watches, lower is better, for each value of `ae.select`.
+MONITORS = {"agreement": "disagreement", "loss": "loss", "reconstruction": "reconstruction", "behaviour": "behaviour"}
 BLOCK = 256  # networks at once where nothing is trained
 
 
@@ -70,12 +77,27 @@ class VaeOptions(Section):
     checkpointing: bool
 
 
+class AugmentOptions(Section):
+    """Networks that are made of those of a training batch, and are encoded and rebuilt in their place (`ae.augment`).
+
+    Args:
+        interpolate: share of the networks that are replaced by a point between them and another of the same batch.
+        noise: of the weights, relative to the standard deviation of each token.
+        permute: share of the networks whose hidden units are put into a random order.
+    """
+
+    interpolate: Annotated[float, Meta(ge=0, le=1)]
+    noise: Weight
+    permute: Annotated[float, Meta(ge=0, le=1)]
+
+
 class AeConfig(Section):
     """Autoencoder of tokenized networks (section `ae:`).
 
     Args:
         arch: `mlp`, `transformer` or `vae`.
         latent_dim: numbers Z per network (or window of one).
+        latent_bits: of each number where latents are stored; 32 keeps floats.
         hidden_dim: width of the layers inside; a multiple of `heads` for the transformer.
         layers: blocks on each side.
         heads: attention heads (transformer).
@@ -85,16 +107,24 @@ class AeConfig(Section):
         positions: how the place of a token is embedded.
         dropout: share of activations left out in training.
         linear_path: `pca` adds principal components of each layout, so that training starts from PCA; or `none`.
+        linear_lr: learning rate of the linear path, as a share of lr; 0 leaves it as it was fitted.
         symmetry: share of their covariance that is averaged over all orders of the hidden units; 0 for a plain PCA.
         balance: their errors in a tensor of n weights count n ** -balance: 0 for a plain PCA, 1 for tensors that all
             count alike.
         loss: of the reconstruction, over valid entries.
         loss_weights: for `combined`.
-        gamma: share of the contrastive loss; the total is (1 - gamma) reconstruction + gamma contrastive.
+        behaviour: loss on the answers of decoded networks.
+        select: the epoch that is kept: highest `agreement` of validation networks with what is decoded of them, or lowest
+            validation `loss`, `reconstruction` or `behaviour`.
+        augment: other networks that are trained on in the place of those of the zoo.
+        gamma: share of the contrastive loss; the total is (1 - gamma) fit + gamma contrastive, where fit is
+            (1 - share) reconstruction + share behaviour.
         temperature: of the contrastive loss.
         projection_dim: numbers that the contrastive loss compares.
         noise: of the contrastive views, relative to the standard deviation of each token.
         token_dropout: share of the weights that a contrastive view sets to zero.
+        erase: share of the tokens of a contrastive view that are set to zero, in one run.
+        permute: share of the contrastive views with hidden units in a random order.
         epochs: most passes over the training networks.
         batch_size: networks per step.
         lr: highest learning rate of AdamW.
@@ -111,6 +141,7 @@ class AeConfig(Section):
 
     arch: Literal["mlp", "transformer", "vae"]
     latent_dim: Count
+    latent_bits: Bits
     hidden_dim: Count
     layers: Annotated[int, Meta(ge=0)]
     heads: Count
@@ -120,15 +151,21 @@ class AeConfig(Section):
     positions: Positions
     dropout: Share
     linear_path: Literal["none", "pca"]
+    linear_lr: Weight
     symmetry: Annotated[float, Meta(ge=0, le=1)]
     balance: Annotated[float, Meta(ge=0, le=1)]
     loss: Literal["mse", "mae", "cosine", "combined"]
     loss_weights: LossWeights
+    behaviour: BehaviourConfig
+    select: Literal["agreement", "loss", "reconstruction", "behaviour"]
+    augment: AugmentOptions
     gamma: Annotated[float, Meta(ge=0, le=1)]
     temperature: Annotated[float, Meta(gt=0)]
     projection_dim: Count
     noise: Weight
     token_dropout: Share
+    erase: Share
+    permute: Annotated[float, Meta(ge=0, le=1)]
     epochs: Count
     batch_size: Annotated[int, Meta(ge=2)]
     lr: Annotated[float, Meta(gt=0)]
@@ -147,6 +184,8 @@ class AeConfig(Section):
             raise ValueError(f"hidden_dim {self.hidden_dim} is not a multiple of heads {self.heads}")
         if self.loss == "combined" and not any(to_plain(self.loss_weights).values()):
             raise ValueError("Expected one of `loss_weights` to be positive for loss `combined`")
+        if self.select in ("agreement", "behaviour") and not self.behaviour.share:
+            raise ValueError(f"select `{self.select}` needs `behaviour.share` above 0, for else no network is run")
 
 
 def with_latent_dim(config: AeConfig, latent_dim: int | None) -> AeConfig:
@@ -161,11 +200,13 @@ class Trained(NamedTuple):
 
     Attributes:
         model: in evaluation mode, with the weights of its best epoch.
+        code: how its latents are stored.
         history: one row per epoch.
         figures: what is worth knowing about it, as floats.
     """
 
     model: Autoencoder
+    code: LatentCode
     history: History
     figures: dict[str, float]
 
@@ -197,13 +238,13 @@ class CacheBatches:
         count = len(self.items)
         return max(1, min(-(-count // self.batch_size), count // 2))  # two items or more in each, to be contrasted
 
-    def epoch(self, number: int) -> Iterator[TokenBatch]:
-        """Yield the batches of one epoch, as equal in size as can be."""
+    def epoch(self, number: int) -> Iterator[NetworkBatch]:
+        """Yield the batches of one epoch, as equal in size as can be; every window stands alone."""
         items = self.items
         if self.shuffle:
             items = items[permutation(len(items), self.seed, number).numpy()]
         for part in np.array_split(items, len(self)):
-            yield self.cache.batch(part)
+            yield alone(self.cache.batch(part), part)
 
 
 class Trainee(nn.Module):
@@ -220,33 +261,109 @@ class Trainee(nn.Module):
         return self.autoencoder(batch)
 
 
+class Material(NamedTuple):
+    """What an autoencoder is trained on.
+
+    Attributes:
+        train: batches of the training split.
+        validation: batches of the validation split.
+        loss: of a batch.
+    """
+
+    train: CacheBatches | NetworkBatches
+    validation: CacheBatches | NetworkBatches
+    loss: Objective
+
+
 def train_autoencoder(
-    cache: TokenCache, config: AeConfig, *, callbacks: Sequence[Callback] = (), resume: Path | None = None
+    cache: TokenCache,
+    config: AeConfig,
+    *,
+    zoo: Zoo | None = None,
+    images: Images | None = None,
+    callbacks: Sequence[Callback] = (),
+    resume: Path | None = None,
 ) -> Trained:
-    """Return an autoencoder trained on the training split, the epoch with the lowest validation loss.
+    """Return an autoencoder trained on the training split, the epoch that is best on the validation split (`ae.select`).
 
     With a linear path, epoch 0 is the PCA from which training starts; it takes part in the choice.
 
+    Args:
+        cache: tokens of the networks.
+        config: of the training.
+        zoo: that the cache was made of; needed by the behaviour loss.
+        images: of the task; needed by the behaviour loss, which looks at training images only.
+        callbacks: of the loop.
+        resume: folder for the state of an interrupted training.
+
     Raises:
-        TrainingError: if a loss is not finite.
+        TrainingError: if a loss is not finite, or the behaviour loss is on and there are networks that can't be run.
         ConfigError: if the device is missing.
     """
-    trainee, loss = start(cache, config), objective(config)
-    size = {"batch_size": config.batch_size, "seed": config.seed}
-    train = CacheBatches(cache, cache.indices("train"), shuffle=True, **size)
-    validation = CacheBatches(cache, cache.indices("validation"), shuffle=False, **size)
-    parts = {"train": train, "validation": validation} if trainee.autoencoder.config.linear is not None else {}
-    first = {f"{k}_{name}": v for k, part in parts.items() for name, v in scores(trainee, part, loss).items()}
+    trainee = start(cache, config)
+    material = prepare(cache, config, zoo, images)
+    monitor = MONITORS[config.select]
+    parts = {"train": material.train, "validation": material.validation}
+    parts = parts if trainee.autoencoder.config.linear is not None else {}
+    first = {f"{k}_{name}": v for k, part in parts.items() for name, v in scores(trainee, part, material.loss).items()}
     initial = copy.deepcopy(trainee.state_dict())
     history = fit(
-        trainee, train=train, validation=validation, loss=loss, config=FitConfig.of(config), callbacks=callbacks,
-        resume=resume,
+        trainee, train=material.train, validation=material.validation, loss=material.loss, config=FitConfig.of(config),
+        monitor=monitor, callbacks=callbacks, resume=resume, groups=lambda model: parameter_groups(model, config),
     )  # fmt: skip
     if first:
         history.rows.insert(0, {"epoch": 0, "step": 0, "lr": 0.0, **first})
         if history.best_epoch == 0:
             trainee.load_state_dict(initial)
-    return Trained(trainee.autoencoder, history, figures(trainee.autoencoder, cache, history))
+    code = latent_code(trainee.autoencoder, cache, config)
+    return Trained(trainee.autoencoder, code, history, figures(trainee.autoencoder, cache, history, code))
+
+
+@torch.no_grad()
+def latent_code(model: Autoencoder, cache: TokenCache, config: AeConfig) -> LatentCode:
+    """Return how latents are stored, with ranges that suit those of the training networks."""
+    items = cache.indices("train")
+    parts = [model.encoder(cache.batch(items[start : start + BLOCK])) for start in range(0, len(items), BLOCK)]
+    return LatentCode.fit(torch.cat(parts), config.latent_bits)
+
+
+def prepare(cache: TokenCache, config: AeConfig, zoo: Zoo | None, images: Images | None) -> Material:
+    """Return batches and loss: of any windows side by side, or with the behaviour loss of networks that are run together."""
+    size = {"batch_size": config.batch_size, "seed": config.seed}
+    if not config.behaviour.share:
+        train = CacheBatches(cache, cache.indices("train"), shuffle=True, **size)
+        validation = CacheBatches(cache, cache.indices("validation"), shuffle=False, **size)
+        return Material(train, validation, objective(config, shuffler=shuffler(cache, config)))
+    if zoo is None or images is None:
+        raise TrainingError(
+            "the behaviour loss needs the zoo and the images of its task", where="ae.behaviour", fix=REMEDY
+        )
+    groups, others = (runnable(cache, zoo, split, images) for split in ("train", "validation"))
+    rising = config.behaviour.warmup * config.epochs
+    train = NetworkBatches(cache, groups, first=0, shuffle=True, rising=rising, **size)
+    validation = NetworkBatches(cache, others, first=len(groups), shuffle=False, **size)
+    behaviour = Behaviour([*groups, *others], images, config.behaviour, config.seed)
+    return Material(train, validation, objective(config, behaviour, shuffler(cache, config)))
+
+
+def shuffler(cache: TokenCache, config: AeConfig) -> UnitShuffle | None:
+    """Return what reorders hidden units, if any view is to be reordered."""
+    return UnitShuffle(cache) if config.augment.permute or (config.gamma and config.permute) else None
+
+
+def parameter_groups(model: Trainee, config: AeConfig) -> list[dict[str, Any]]:
+    """Return AdamW's groups: the networks, and without decay the linear paths if they are trained."""
+    linear = [
+        path for side in (model.autoencoder.encoder, model.autoencoder.decoder) if (path := side.linear) is not None
+    ]
+    for path in linear:
+        path.means.requires_grad_(config.linear_lr > 0)
+        path.bases.requires_grad_(config.linear_lr > 0)
+    own = [parameter for path in linear for parameter in path.parameters() if parameter.requires_grad]
+    taken = {id(parameter) for path in linear for parameter in path.parameters()}
+    rest = [parameter for parameter in model.parameters() if parameter.requires_grad and id(parameter) not in taken]
+    groups: list[dict[str, Any]] = [{"params": rest}]
+    return [*groups, {"params": own, "lr_factor": config.linear_lr, "weight_decay": 0.0}] if own else groups
 
 
 def start(cache: TokenCache, config: AeConfig) -> Trainee:
@@ -262,39 +379,75 @@ def start(cache: TokenCache, config: AeConfig) -> Trainee:
 
 
 @torch.no_grad()
-def scores(model: Trainee, batches: CacheBatches, loss: Objective) -> dict[str, float]:
+def scores(model: Trainee, batches: CacheBatches | NetworkBatches, loss: Objective) -> dict[str, float]:
     """Return the mean of each scalar of a loss over the items of one pass, in evaluation mode."""
     model.eval()
     sums: dict[str, float] = {}
+    count = 0
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(batches.seed, "scores"))
         for batch in batches.epoch(1):
+            count += batch.networks
             for name, value in loss(model, batch).items():
                 sums[name] = sums.get(name, 0.0) + float(value) * batch.networks
-    return {name: value / len(batches.items) for name, value in sums.items()}
+    return {name: value / count for name, value in sums.items()}
 
 
-def objective(config: AeConfig) -> Objective:
-    """Return the loss (1 - gamma) reconstruction + gamma NT-Xent; what is reconstructed is the clean input.
+def objective(config: AeConfig, behaviour: Behaviour | None = None, shuffler: UnitShuffle | None = None) -> Objective:
+    """Return the loss (1 - gamma) fit + gamma NT-Xent with fit = (1 - s) reconstruction + s behaviour.
 
-    A batch of a single network has no other to be told from: its contrastive loss is 0.
+    The share s of the behaviour loss is that of the configuration times how far the loss has risen. What is reconstructed
+    is the clean (if augmented) network. A batch of a single network has no other to be told from: its contrastive loss is
+    0.
     """
     rebuilt = reconstruction_loss(
         config.loss, {name: getattr(config.loss_weights, name) for name in ("mse", "mae", "cosine")}
     )
 
-    def loss(model: Trainee, batch: TokenBatch) -> Losses:
-        found = model(batch)
-        reconstruction = rebuilt(found[1], batch.tokens, batch.mask)
-        divergence = {} if found[2] is None else {"kl": nats_per_weight(found[2], batch)}
-        regular = config.vae.kl_weight * divergence["kl"] if divergence else 0.0
-        if model.projection is None:
-            return {"loss": reconstruction + regular, "reconstruction": reconstruction, **divergence}
-        contrast = contrastive(model, batch, config) if batch.networks > 1 else reconstruction.new_zeros(())
-        total = (1 - config.gamma) * reconstruction + config.gamma * contrast + regular
-        return {"loss": total, "reconstruction": reconstruction, "contrastive": contrast, **divergence}
+    def loss(model: Trainee, batch: NetworkBatch) -> Losses:
+        if model.training:
+            batch = augmented(batch, config, shuffler)
+        windows = batch.windows
+        found = model(windows)
+        reconstruction = rebuilt(found[1], windows.tokens, windows.mask)
+        terms = {"reconstruction": reconstruction}
+        fit = reconstruction
+        if behaviour is not None:
+            terms |= behaviour(batch, found[1], training=model.training)
+            share = config.behaviour.share * batch.rise[0]
+            fit = (1 - share) * reconstruction + share * terms["behaviour"]
+        if found[2] is not None:
+            terms["kl"] = nats_per_weight(found[2], windows)
+        if model.projection is not None:
+            terms["contrastive"] = (
+                contrastive(model, batch, config, shuffler) if windows.networks > 1 else fit.new_zeros(())
+            )
+            fit = (1 - config.gamma) * fit + config.gamma * terms["contrastive"]
+        regular = config.vae.kl_weight * terms["kl"] if "kl" in terms else 0.0
+        return {"loss": fit + regular, **terms}
 
     return loss
+
+
+def augmented(batch: NetworkBatch, config: AeConfig, shuffler: UnitShuffle | None) -> NetworkBatch:
+    """Return the networks that are trained on in the place of a batch, see `AugmentOptions`."""
+    options, generator = config.augment, torch.default_generator
+    if options.interpolate and batch.networks > 1 and int(batch.subject[0]) >= 0:
+        others = batch.tokens[torch.randperm(batch.networks)]
+        place = torch.rand(batch.networks) * (torch.rand(batch.networks) < options.interpolate)
+        batch = batch._replace(tokens=torch.lerp(batch.tokens, others, place.to(others)[:, None, None, None]))
+    windows = batch.windows
+    if options.permute and shuffler is not None:
+        windows = shuffled(windows, batch, shuffler, options.permute)
+    if options.noise:
+        windows = augment(windows, noise=options.noise, dropout=0.0, generator=generator)
+    return batch.with_tokens(windows.tokens)
+
+
+def shuffled(windows: TokenBatch, batch: NetworkBatch, shuffler: UnitShuffle, share: float) -> TokenBatch:
+    """Return the windows of a batch, a share of them with hidden units in a random order."""
+    items = batch.items.flatten().cpu().numpy()
+    return shuffler(windows, items, torch.default_generator, share)
 
 
 def nats_per_weight(posterior: Posterior, batch: TokenBatch) -> Tensor:
@@ -303,13 +456,23 @@ def nats_per_weight(posterior: Posterior, batch: TokenBatch) -> Tensor:
     return (kl_standard_normal(posterior.mean, posterior.log_variance) / weights).mean()
 
 
-def contrastive(model: Trainee, batch: TokenBatch, config: AeConfig) -> Tensor:
+def contrastive(model: Trainee, batch: NetworkBatch, config: AeConfig, shuffler: UnitShuffle | None) -> Tensor:
     """Return NT-Xent between the projected latents of two augmented views of every network."""
     if model.projection is None:
         raise TrainingError("there is no projection head", where="ae.gamma", expected="more than 0")
-    views = two_views(batch, noise=config.noise, dropout=config.token_dropout, generator=torch.default_generator)
-    first, second = (model.projection(model.autoencoder.encoder(view)) for view in views)
+    views = (view(batch, config, shuffler) for _ in range(2))
+    first, second = (model.projection(model.autoencoder.encoder(one)) for one in views)
     return nt_xent(first, second, config.temperature)
+
+
+def view(batch: NetworkBatch, config: AeConfig, shuffler: UnitShuffle | None) -> TokenBatch:
+    """Return one view of every window: reordered, noisy, with weights and tokens erased."""
+    windows = batch.windows
+    if config.permute and shuffler is not None:
+        windows = shuffled(windows, batch, shuffler, config.permute)
+    generator = torch.default_generator
+    windows = augment(windows, noise=config.noise, dropout=config.token_dropout, generator=generator)
+    return erase(windows, share=config.erase, generator=generator) if config.erase else windows
 
 
 def sizes(cache: TokenCache, config: AeConfig, linear: LinearFit | None = None) -> AutoencoderConfig:
@@ -342,18 +505,23 @@ def _vae(cache: TokenCache, config: AeConfig) -> VaeConfig:
     )  # fmt: skip
 
 
-def figures(model: Autoencoder, cache: TokenCache, history: History) -> dict[str, float]:
+def figures(model: Autoencoder, cache: TokenCache, history: History, code: LatentCode) -> dict[str, float]:
     """Return size, length of training, validation loss, and R2 of normalised weights on the validation split.
 
     R2 = 1 - sum (x - x^)^2 / sum (x - m)^2 over valid entries, where m is the mean training network of the same layout.
     """
     first = cache.table["layout"][cache.table["window"] == 0]
-    compression = sum(cache.layouts[str(name)].size for name in first) / (len(cache) * model.encoder.latent_dim)
+    compression = sum(cache.layouts[str(name)].size for name in first) / (len(cache) * code.floats)
     return {
         "parameters": float(sum(parameter.numel() for parameter in model.parameters())),
         "epochs": float(history.rows[-1]["epoch"]),
         "best_epoch": float(history.best_epoch),
         "validation_loss": history.best["validation_loss"],
+        **(
+            {"validation_agreement": 1 - disagreement}
+            if (disagreement := history.best.get("validation_disagreement")) is not None
+            else {}
+        ),
         "validation_r2": validation_r2(model, cache),
         "compression": compression,
         "expansion": float(compression < 1),

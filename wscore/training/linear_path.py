@@ -13,6 +13,7 @@ from wscore.models.linear import LinearConfig, LinearGroup, signatures
 from wscore.tokens.cache import TokenCache
 from wscore.training.bases import Basis, pca
 from wscore.training.exchangeable import Exchangeable
+from wscore.zoo.layout import Layout
 
 BLOCK = 256  # networks at once
 LARGEST = 4096  # coordinates of the largest block of a symmetric covariance; above, the plain one is taken
@@ -43,6 +44,7 @@ class Group(NamedTuple):
         analysis: columns that make coordinates of deviations from the mean.
         synthesis: columns that make deviations of coordinates; analysis^T synthesis = 1.
         variances: of the coordinates.
+        floors: which weights must stay above a value (running variances above zero); -inf where there is none.
     """
 
     signature: int
@@ -50,6 +52,7 @@ class Group(NamedTuple):
     analysis: Float[Tensor, "weights rank"]
     synthesis: Float[Tensor, "weights rank"]
     variances: Float32[np.ndarray, " rank"]
+    floors: Float[Tensor, " weights"]
 
 
 class LinearFit(NamedTuple):
@@ -73,6 +76,7 @@ class LinearFit(NamedTuple):
             for side, basis in ((encoder, group.analysis), (decoder, group.synthesis)):
                 side.means[place].copy_(group.mean)
                 side.bases[place].copy_(basis)
+            decoder.floors[place].copy_(group.floors)
 
 
 def fit_linear_path(cache: TokenCache, config: LinearPathConfig) -> LinearFit | None:
@@ -110,15 +114,25 @@ def _fit_group(cache: TokenCache, members: np.ndarray, config: LinearPathConfig)
     )
     back = np.argsort(order)
     signature = int(signatures(cache.batch(members[:1]))[0])
-    return _unscaled(signature, Basis(basis.mean[back], basis.vectors[back], basis.variances), importance)
+    fitted = Basis(basis.mean[back], basis.vectors[back], basis.variances)
+    return _unscaled(signature, fitted, importance, _floors(cache, layout)[places])
 
 
-def _unscaled(signature: int, basis: Basis, importance: np.ndarray) -> Group:
+def _floors(cache: TokenCache, layout: Layout) -> Float32[np.ndarray, " weights"]:
+    """Return zero as normalised where a weight (D,) of a layout is a running variance, else -inf."""
+    zeros = np.asarray(cache.normalizer.normalize(layout, np.zeros(layout.size, np.float32)))
+    variance = np.repeat(
+        [spec.kind == "running_var" for spec in layout.tensors], [spec.size for spec in layout.tensors]
+    )
+    return np.where(variance, zeros, -np.inf).astype(np.float32)
+
+
+def _unscaled(signature: int, basis: Basis, importance: np.ndarray, floors: np.ndarray) -> Group:
     """Return the oblique basis for weights of a basis for weights times their importance."""
     columns = importance[:, None]
     parts = (basis.mean / importance, basis.vectors * columns, basis.vectors / columns)
     mean, analysis, synthesis = (torch.from_numpy(np.ascontiguousarray(part, np.float32)) for part in parts)
-    return Group(signature, mean, analysis, synthesis, basis.variances)
+    return Group(signature, mean, analysis, synthesis, basis.variances, torch.from_numpy(floors))
 
 
 def _places(cache: TokenCache, item: int) -> Int[np.ndarray, " weights"]:

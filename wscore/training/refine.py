@@ -20,6 +20,7 @@ from torch import Tensor
 
 from wscore.config import Section
 from wscore.losses.behaviour import behaviour_kl, spread
+from wscore.models.latent_code import Codes, LatentCode
 from wscore.training.lbfgs import minimise
 from wscore.training.rebuild import Answer
 
@@ -28,6 +29,7 @@ Decode = Callable[[Tensor], Tensor]
 
 AT_ONCE = 4096  # networks x images that are run together
 DIFFERENCE = 1e-2  # of latents, in the derivative of the decoder
+DECODED = 256  # latents at once while it is measured
 DAMPING = 1e-3  # added to the curvature, as a share of its mean
 
 
@@ -103,6 +105,30 @@ def refine(
     return torch.where(better[:, None], latents, start)
 
 
+def store(problem: Problem, latents: Float[Tensor, "networks latent"], code: LatentCode, config: RefineConfig) -> Codes:
+    """Return latents as integers, one row per network and window, rounded so that the answers change least.
+
+    Rounding follows the curvature of every network's objective; where that turns out worse than plain rounding, this is
+    kept instead.
+    """
+    windows = latents.shape[1] // len(code.ranges)
+    split = lambda rows: rows.reshape(len(rows) * windows, -1)  # noqa: E731
+    plain = code.store(split(latents))
+    if not config.curvature_images or not len(latents):
+        return plain
+    expected = _expected(problem)
+    whole = _damped(problem, expected, latents, config)  # (n, W K, W K)
+    size = len(code.ranges)
+    blocks = [whole[:, at : at + size, at : at + size] for at in range(0, whole.shape[1], size)]
+    careful = code.store_by(split(latents), torch.stack(blocks, dim=1).flatten(0, 1))
+    goal = _Goal(problem, expected, latents, config)
+    values = [goal.values(code.restore(codes).reshape(len(latents), -1)) for codes in (careful, plain)]
+    better = (values[0] <= values[1]).repeat_interleave(windows)
+    return Codes(
+        torch.where(better[:, None], careful.numbers, plain.numbers), torch.where(better, careful.scale, plain.scale)
+    )
+
+
 class _Goal:
     """Objective of every network and its gradient."""
 
@@ -146,13 +172,17 @@ class _Moved:
 
 
 def _axes(problem: Problem, expected: Tensor, latents: Tensor, config: RefineConfig) -> Tensor:
-    """Return axes (n, K, K) in which the damped curvature of every network is the identity: V (L + d)^-1/2."""
-    curvature = curvatures(problem, expected, latents, config) + 0.0
-    curvature.diagonal(dim1=1, dim2=2).add_(2 * config.anchor / latents.shape[1])
-    values, vectors = torch.linalg.eigh(curvature)
-    values = values.clamp_min(0)
-    damped = values + DAMPING * values.mean(1, keepdim=True) + 1e-6
-    return vectors * damped.rsqrt()[:, None, :]
+    """Return axes L^-T (n, K, K) in which the damped curvature L L^T of every network is the identity."""
+    factor = torch.linalg.cholesky(_damped(problem, expected, latents, config))
+    unit = torch.eye(latents.shape[1], device=latents.device)
+    return torch.linalg.solve_triangular(factor, unit.expand_as(factor), upper=False).mT
+
+
+def _damped(problem: Problem, expected: Tensor, latents: Tensor, config: RefineConfig) -> Tensor:
+    curvature = curvatures(problem, expected, latents, config)
+    diagonal = curvature.diagonal(dim1=1, dim2=2)
+    diagonal += DAMPING * diagonal.mean(1, keepdim=True) + 2 * config.anchor / latents.shape[1] + 1e-6
+    return curvature
 
 
 def curvatures(
@@ -161,29 +191,27 @@ def curvatures(
     """Return the Gauss-Newton matrix of every network's divergence at its latent, on `curvature_images` images.
 
     G = mean over images of J^T (diag(p) - p p^T) J with the Jacobian J = d(l^ / T) / dz and p = softmax(l^ / T). Jacobians
-    of single images come from running one copy of the network per image, those of the decoder from differences.
+    of single images come from running one copy of the network per image. That of the decoder is measured by differences at
+    the mean latent, which is exact for a linear decoder.
     """
     images = problem.images[: config.curvature_images]
     scale = config.temperature * spread(expected)
-    weights, synthesis = _derivative(problem.decode, latents)  # (n, D), (n, D, K)
+    synthesis = _derivative(problem.decode, latents.mean(0))  # (D, K)
     found = []
     for row in range(len(latents)):
-        jacobian = _jacobian(problem.answer, weights[row] , images, scale[row])  # (I C, D)
-        product = jacobian @ synthesis[row]
+        with torch.no_grad():
+            weights = problem.decode(latents[row : row + 1])[0]
+        product = _jacobian(problem.answer, weights, images, scale[row]) @ synthesis  # (I C, K)
         found.append(product.mT @ product / len(images))
     return torch.stack(found)
 
 
 @torch.no_grad()
-def _derivative(decode: Decode, latents: Tensor) -> tuple[Tensor, Tensor]:
-    """Return decoded weights (n, D) and their derivative (n, D, K) by the latents, from forward differences."""
-    weights = decode(latents)
-    columns = []
-    for place in range(latents.shape[1]):
-        step = torch.zeros_like(latents)
-        step[:, place] = DIFFERENCE
-        columns.append((decode(latents + step) - weights) / DIFFERENCE)
-    return weights, torch.stack(columns, dim=-1)
+def _derivative(decode: Decode, centre: Float[Tensor, " latent"]) -> Float[Tensor, "weights latent"]:
+    """Return the derivative of decoded weights by the latent, from central differences."""
+    steps = DIFFERENCE * torch.eye(len(centre), device=centre.device)
+    parts = [(decode(centre + part) - decode(centre - part)) / (2 * DIFFERENCE) for part in steps.split(DECODED)]
+    return torch.cat(parts).mT.contiguous()
 
 
 def _jacobian(answer: Answer, weights: Tensor, images: Tensor, scale: Tensor) -> Tensor:
@@ -208,7 +236,10 @@ def _jacobian(answer: Answer, weights: Tensor, images: Tensor, scale: Tensor) ->
 
 @torch.no_grad()
 def _expected(problem: Problem) -> Tensor:
-    parts = [problem.answer(problem.original[rows], problem.images[None]) for rows in _chunks(len(problem.original), len(problem.images))]
+    parts = [
+        problem.answer(problem.original[rows], problem.images[None])
+        for rows in _chunks(len(problem.original), len(problem.images))
+    ]
     return torch.cat(parts)
 
 

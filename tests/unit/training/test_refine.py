@@ -1,0 +1,109 @@
+"""Refined latents: never worse by their own objective, found again where they were, and the curvature is that of a loop."""
+
+from collections.abc import Callable
+
+import msgspec
+import pytest
+import torch
+from torch import Tensor, nn
+
+from wscore.losses.behaviour import behaviour_kl, spread
+from wscore.training.rebuild import ModuleAnswer, StackedAnswer
+from wscore.training.refine import Problem, RefineConfig, curvatures, draw_images, refine
+from wscore.zoo.architectures import Architecture, build
+from wscore.zoo.layout import layout_of
+
+CONFIG = RefineConfig(steps=12, rounds=3, images=40, curvature_images=10, temperature=0.5, anchor=0.0, seed=0)
+ARCHITECTURE = Architecture(
+    family="cnn", input=(1, 8, 8), classes=3, widths=(3, 4), activation="gelu", pooling="avg"
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def problem() -> tuple[Problem, Tensor]:
+    """Three networks that lie exactly on the decoder's affine subspace, and their latents."""
+    generator = torch.Generator().manual_seed(0)
+    torch.manual_seed(0)
+    network = build(ARCHITECTURE)
+    layout = layout_of(network.state_dict())
+    mean = torch.from_numpy(layout.flatten(network.state_dict()))
+    basis = torch.randn(5, layout.size, generator=generator) * 0.2
+    decode: Callable[[Tensor], Tensor] = lambda latents: mean + latents @ basis  # noqa: E731
+    truth = torch.randn(3, 5, generator=generator)
+    images = torch.randn(40, 1, 8, 8, generator=generator)
+    return Problem(decode, StackedAnswer(ARCHITECTURE, layout), decode(truth), images), truth
+
+
+def objective(problem: Problem, latents: Tensor, config: RefineConfig, start: Tensor) -> Tensor:
+    images = problem.images[None]
+    with torch.no_grad():
+        expected, found = (problem.answer(w, images) for w in (problem.original, problem.decode(latents)))
+    return behaviour_kl(expected, found, config.temperature) + config.anchor * (latents - start).square().mean(1)
+
+
+@pytest.mark.parametrize("anchor", [0.0, 0.1])
+@pytest.mark.parametrize("curvature_images", [0, 10])
+def test_refinement_never_worsens_its_own_objective(
+    problem: tuple[Problem, Tensor], anchor: float, curvature_images: int
+) -> None:
+    config = msgspec.structs.replace(CONFIG, anchor=anchor, curvature_images=curvature_images)
+    start = torch.zeros(3, 5)
+    for steps in (1, 4, 12):
+        found = refine(problem[0], start, msgspec.structs.replace(config, steps=steps))
+        assert (objective(problem[0], found, config, start) <= objective(problem[0], start, config, start) + 1e-6).all()
+
+
+def test_networks_within_reach_of_the_decoder_are_found(problem: tuple[Problem, Tensor]) -> None:
+    start = torch.zeros(3, 5)
+    found = refine(problem[0], start, msgspec.structs.replace(CONFIG, steps=60))
+    assert (objective(problem[0], found, CONFIG, start) < 1e-3 * objective(problem[0], start, CONFIG, start)).all()
+
+
+def test_no_steps_change_nothing(problem: tuple[Problem, Tensor]) -> None:
+    start = torch.ones(3, 5)
+    assert refine(problem[0], start, msgspec.structs.replace(CONFIG, steps=0)) is start
+
+
+def test_the_same_call_gives_the_same_bits(problem: tuple[Problem, Tensor]) -> None:
+    first, second = (refine(problem[0], torch.zeros(3, 5), CONFIG) for _ in range(2))
+    assert torch.equal(first, second)
+
+
+def test_the_curvature_is_the_gauss_newton_matrix(problem: tuple[Problem, Tensor]) -> None:
+    """At the truth the divergence is zero, so that its whole second derivative is the Gauss-Newton matrix."""
+    one = problem[0]._replace(original=problem[0].original[:1], images=problem[0].images[:10])
+    latents = problem[1][:1]
+    with torch.no_grad():
+        expected = one.answer(one.original, one.images[None])
+    found = curvatures(one, expected, latents, CONFIG)[0]
+    scale = (CONFIG.temperature * spread(expected))[:, None, None]
+
+    def logits(latent: Tensor) -> Tensor:
+        return (one.answer(one.decode(latent[None]), one.images[None]) / scale)[0]
+
+    jacobian = torch.autograd.functional.jacobian(logits, latents[0])  # (I, C, K)
+    shares = logits(latents[0]).softmax(-1).detach()
+    reference = torch.zeros(5, 5)
+    for image in range(10):
+        inner = shares[image].diag() - shares[image][:, None] * shares[image][None]
+        reference += jacobian[image].T @ inner @ jacobian[image] / 10
+    assert torch.allclose(found, reference, rtol=1e-2, atol=1e-4 * reference.abs().max().item())
+
+
+def test_any_module_can_be_run_like_the_zoo() -> None:
+    torch.manual_seed(0)
+    network = build(ARCHITECTURE)
+    layout = layout_of(network.state_dict())
+    weights = torch.randn(2, layout.size) * 0.1
+    images = torch.rand(2, 6, 1, 8, 8)
+    ours, theirs = StackedAnswer(ARCHITECTURE, layout), ModuleAnswer(network, layout)
+    assert torch.allclose(ours(weights, images), theirs(weights, images), atol=1e-5)
+    assert torch.allclose(ours(weights, images[:1]), theirs(weights, images[:1]), atol=1e-5)
+    assert isinstance(network, nn.Module)
+
+
+def test_images_are_a_fixed_draw() -> None:
+    images = torch.arange(50.0).view(50, 1, 1, 1)
+    first, second = draw_images(images, CONFIG), draw_images(images, CONFIG)
+    assert torch.equal(first, second)
+    assert len(first.unique()) == 40

@@ -1,0 +1,210 @@
+"""Latents refined at encoding time, of the autoencoder and, as its control, of PCA: how much of the gain is the decoder's."""
+
+import time
+from collections.abc import Mapping
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from wscore.evaluation.controls import AT_ONCE, CachedNetworks, Group, LayoutPca, Vectors
+from wscore.models.latent_code import FLOAT, LatentCode
+from wscore.tokens.batch import TokenBatch
+from wscore.tokens.cache import TokenCache
+from wscore.training.rebuild import Subjects, subjects
+from wscore.training.refine import Problem, RefineConfig, draw_images, refine, store
+from wscore.zoo.images import Images
+from wscore.zoo.layout import Layout
+from wscore.zoo.store import Zoo
+
+Latents = Float[Tensor, "windows latent"]
+
+
+class Refinement(NamedTuple):
+    """What it takes to refine latents.
+
+    Attributes:
+        zoo: says how networks are built.
+        images: of the task; only training images are looked at.
+        config: how latents are refined.
+    """
+
+    zoo: Zoo
+    images: Images
+    config: RefineConfig
+
+
+@runtime_checkable
+class Coder(Protocol):
+    """A code whose latents can be moved.
+
+    Attributes:
+        code: how latents are stored; None as floats.
+    """
+
+    code: LatentCode | None
+
+    def encode(self, items: np.ndarray) -> Latents:
+        """Return the latents of windows of one layout."""
+        ...
+
+    def decode(self, latents: Latents, items: np.ndarray) -> Float[Tensor, "windows token dim"]:
+        """Return normalised tokens; of the items only the shape is looked at."""
+        ...
+
+    def floats(self, layout: Layout) -> float:
+        """Return the count of floats stored per network."""
+        ...
+
+
+class ModelCoder:
+    """The autoencoder.
+
+    Args:
+        cache: of the tokens.
+        model: with an `encoder` and a `decoder`.
+        code: how latents are kept; None as floats.
+        size: floats of a latent as it is kept.
+    """
+
+    def __init__(self, cache: TokenCache, model: nn.Module, code: LatentCode | None, size: int | float) -> None:
+        self.cache, self.model, self.code, self.size = cache, model, code, size
+        self.shape: tuple[int, ...] = (-1,)
+
+    @torch.no_grad()
+    def encode(self, items: np.ndarray) -> Latents:
+        """Return what the encoder makes of windows."""
+        parts = np.array_split(items, -(-len(items) // AT_ONCE))
+        latents = torch.cat([self.model.encoder(self.cache.batch(part)) for part in parts])
+        self.shape = tuple(latents.shape[1:])
+        return latents.flatten(1)
+
+    def decode(self, latents: Latents, items: np.ndarray) -> Float[Tensor, "windows token dim"]:
+        """Return what the decoder makes of latents."""
+        return self.model.decoder(latents.unflatten(1, self.shape), self._frame(items, len(latents)))
+
+    def floats(self, layout: Layout) -> float:
+        """Return windows x size + 1."""
+        windows = self.cache.table["window"].to_numpy(int)[self.cache.table["layout"].to_numpy() == layout.identity]
+        return (windows.max(initial=0) + 1.0) * self.size + 1
+
+    def _frame(self, items: np.ndarray, count: int) -> TokenBatch:
+        one = self.cache.batch(items)
+        return TokenBatch(*(part.repeat(count // len(items), 1, 1) for part in one))
+
+
+class PcaCoder:
+    """PCA by layout: scores in units of the root mean square of the training networks' scores, which are not rounded.
+
+    Args:
+        pca: fitted on the training split.
+    """
+
+    code: LatentCode | None = None
+
+    def __init__(self, pca: LayoutPca) -> None:
+        self.pca, self.cache = pca, pca.cache
+
+    def encode(self, items: np.ndarray) -> Latents:
+        """Return the scores of windows."""
+        flat = self.cache.batch(items).tokens.flatten(1)
+        latents = torch.zeros(len(items), self.pca.components)
+        for key, places in self.pca.kinds(items).items():
+            if key not in self.pca.fits:
+                continue
+            fit = self.pca.fits[key]
+            scores = (flat[places][:, fit.columns] - torch.from_numpy(fit.pca.mean)) @ torch.from_numpy(fit.pca.basis).T
+            latents[places, : scores.shape[1]] = scores / self._scale(key)
+        return latents
+
+    def decode(self, latents: Latents, items: np.ndarray) -> Float[Tensor, "windows token dim"]:
+        """Return mean + scores times basis."""
+        one = self.cache.batch(items)
+        size = one.tokens[0].numel()
+        parts = []
+        for place, part in enumerate(latents.unflatten(0, (-1, len(items))).unbind(1)):  # window by window
+            (key,) = self.pca.kinds(items[place : place + 1])
+            if key not in self.pca.fits:  # no training network: zeros, whatever the latent is
+                parts.append(0 * part[:, :1].expand(-1, size))
+                continue
+            fit = self.pca.fits[key]
+            basis = torch.from_numpy(fit.pca.basis)
+            values = part[:, : len(basis)] * self._scale(key) @ basis + torch.from_numpy(fit.pca.mean)
+            columns = torch.from_numpy(fit.columns)
+            parts.append(part.new_zeros(len(part), size).index_copy(1, columns, values))
+        return torch.stack(parts, dim=1).flatten(0, 1).unflatten(1, tuple(one.tokens.shape[1:]))
+
+    def floats(self, layout: Layout) -> float:
+        """Return windows x floats of a window + 1."""
+        return self.pca.floats(layout)
+
+    def _scale(self, key: tuple[str, int]) -> float:
+        return self.pca.fits[key].spread
+
+
+class Refined:
+    """A code whose latents are fitted to what their networks answer on training images.
+
+    Networks that can't be run come back as the code alone rebuilds them.
+
+    Args:
+        coder: the code.
+        setting: zoo, images and how.
+
+    Attributes:
+        seconds: spent on refining so far.
+        refined: networks refined so far.
+    """
+
+    def __init__(self, coder: Coder, cache: TokenCache, setting: Refinement) -> None:
+        self.coder, self.cache, self.setting = coder, cache, setting
+        self.networks = CachedNetworks(cache)
+        self.images = draw_images(setting.images.x_train, setting.config)
+        self.seconds, self.refined = 0.0, 0
+
+    def restore(self, group: Group) -> Vectors:
+        """Return the networks decoded from their refined latents."""
+        items = self.networks.items(group.rows)
+        weights = np.zeros_like(group.weights)
+        places = {int(row): place for place, row in enumerate(group.rows)}
+        for some in subjects(self.cache, self.setting.zoo, items, self.setting.images):
+            rows = [places[int(row)] for row in some.rows]
+            windows = some.items.shape[1]
+            start = self.coder.encode(some.items.reshape(-1)).reshape(len(rows), -1)  # (n, K)
+            decode = lambda z, frame=some.items[0], codec=some.codec, w=windows: codec.weights(  # noqa: E731
+                self.coder.decode(z.reshape(len(z) * w, -1), frame)
+            )
+            original = torch.from_numpy(group.weights[rows]).float()
+            since = time.perf_counter()
+            latents = self._stored(
+                some, Problem(decode, lambda w, x, s=some: s.answer(w, x), original, self.images), start
+            )
+            if some.architecture is not None:
+                self.seconds, self.refined = self.seconds + time.perf_counter() - since, self.refined + len(rows)
+            with torch.no_grad():
+                weights[rows] = decode(latents).numpy()
+        return weights
+
+    def _stored(self, some: Subjects, problem: Problem, start: Tensor) -> Tensor:
+        """Return refined latents as they come back after being stored; of networks that can't be run those of the code."""
+        code, config = self.coder.code, self.setting.config
+        rounds = code is not None and code.bits < FLOAT
+        if some.architecture is None:
+            return (
+                code.rounded(start.reshape(start.shape[0] * some.items.shape[1], -1)).reshape(start.shape)
+                if rounds
+                else start
+            )
+        latents = refine(problem, start, config)
+        return code.restore(store(problem, latents, code, config)).reshape(start.shape) if rounds else latents
+
+    def floats(self, layout: Layout) -> float:
+        """Return what the code stores: refinement adds nothing."""
+        return self.coder.floats(layout)
+
+
+def seconds_per_network(ways: Mapping[str, object]) -> dict[str, float]:
+    """Return the mean seconds of refining one network, by method."""
+    return {name: way.seconds / max(1, way.refined) for name, way in ways.items() if isinstance(way, Refined)}
