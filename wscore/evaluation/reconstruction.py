@@ -1,7 +1,7 @@
 """Judging ways to keep networks: every method rebuilds every held-out network, which is then measured and run."""
 
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -175,7 +175,7 @@ def methods(
     }
 
 
-def rebuilt(model: nn.Module, batch: TokenBatch, code: LatentCode | None) -> Float[Tensor, "batch token dim"]:
+def rebuilt(model: Any, batch: TokenBatch, code: LatentCode | None) -> Float[Tensor, "batch token dim"]:
     """Return what an autoencoder makes of a batch, its latents stored in between."""
     if code is None:
         return model(batch).tokens

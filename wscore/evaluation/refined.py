@@ -2,12 +2,12 @@
 
 import time
 from collections.abc import Mapping
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from wscore.evaluation.controls import AT_ONCE, CachedNetworks, Group, LayoutPca, Vectors
 from wscore.models.latent_code import FLOAT, LatentCode
@@ -69,7 +69,7 @@ class ModelCoder:
         size: floats of a latent as it is kept.
     """
 
-    def __init__(self, cache: TokenCache, model: nn.Module, code: LatentCode | None, size: int | float) -> None:
+    def __init__(self, cache: TokenCache, model: Any, code: LatentCode | None, size: int | float) -> None:
         self.cache, self.model, self.code, self.size = cache, model, code, size
         self.shape: tuple[int, ...] = (-1,)
 
@@ -189,16 +189,13 @@ class Refined:
 
     def _stored(self, some: Subjects, problem: Problem, start: Tensor) -> Tensor:
         """Return refined latents as they come back after being stored; of networks that can't be run those of the code."""
-        code, config = self.coder.code, self.setting.config
-        rounds = code is not None and code.bits < FLOAT
+        code = self.coder.code
+        latents = start if some.architecture is None else refine(problem, start, self.setting.config)
+        if code is None or code.bits == FLOAT:
+            return latents
         if some.architecture is None:
-            return (
-                code.rounded(start.reshape(start.shape[0] * some.items.shape[1], -1)).reshape(start.shape)
-                if rounds
-                else start
-            )
-        latents = refine(problem, start, config)
-        return code.restore(store(problem, latents, code, config)).reshape(start.shape) if rounds else latents
+            return code.rounded(start.reshape(len(start) * some.items.shape[1], -1)).reshape(start.shape)
+        return code.restore(store(problem, latents, code, self.setting.config)).reshape(start.shape)
 
     def floats(self, layout: Layout) -> float:
         """Return what the code stores: refinement adds nothing."""

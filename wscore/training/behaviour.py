@@ -92,10 +92,11 @@ class NetworkBatch(NamedTuple):
 
 def alone(windows: TokenBatch, items: np.ndarray) -> NetworkBatch:
     """Return windows as networks of one window each, of any layouts."""
-    count = len(items)
-    parts = [part[:, None] for part in windows]
-    numbers = torch.from_numpy(np.ascontiguousarray(items, np.int64))[:, None]
-    return NetworkBatch(*parts, numbers, torch.full((count,), -1), torch.ones(count))
+    count, numbers = len(items), torch.from_numpy(np.ascontiguousarray(items, np.int64))
+    return NetworkBatch(
+        windows.tokens[:, None], windows.mask[:, None], windows.features[:, None], numbers[:, None],
+        torch.full((count,), -1), torch.ones(count),
+    )  # fmt: skip
 
 
 class NetworkBatches:
@@ -124,7 +125,7 @@ class NetworkBatches:
 
     def epoch(self, number: int) -> Iterator[NetworkBatch]:
         """Yield the batches of one epoch; those of a group are as equal in size as can be."""
-        batches = []
+        batches: list[tuple[int, np.ndarray]] = []
         for code, (group, parts) in enumerate(zip(self.groups, self.parts, strict=True)):
             order = np.arange(len(group.rows))
             if self.shuffle:
@@ -133,13 +134,15 @@ class NetworkBatches:
         turns = permutation(len(batches), self.seed, number).tolist() if self.shuffle else range(len(batches))
         for place, turn in enumerate(turns):
             risen = (number - 1 + place / len(batches)) / self.rising if self.rising > 0 and self.shuffle else 1.0
-            yield self._batch(*batches[turn], min(1.0, risen))
+            code, chosen = batches[turn]
+            yield self._batch(code, chosen, min(1.0, risen))
 
     def _batch(self, code: int, items: np.ndarray, rise: float) -> NetworkBatch:
-        flat = self.cache.batch(items.reshape(-1))
-        parts = [part.unflatten(0, items.shape) for part in flat]
-        subject, risen = torch.full((len(items),), self.first + code), torch.full((len(items),), rise)
-        return NetworkBatch(*parts, torch.from_numpy(np.ascontiguousarray(items, np.int64)), subject, risen)
+        flat, count = self.cache.batch(items.reshape(-1)), len(items)
+        tokens, mask, features = (part.unflatten(0, items.shape) for part in flat)
+        numbers = torch.from_numpy(np.ascontiguousarray(items, np.int64))
+        subject, risen = torch.full((count,), self.first + code), torch.full((count,), rise)
+        return NetworkBatch(tokens, mask, features, numbers, subject, risen)
 
 
 class Behaviour:

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from wscore.losses.behaviour import behaviour_kl, spread
+from wscore.models.latent_code import Bits, LatentCode
 from wscore.training.rebuild import ModuleAnswer, StackedAnswer
-from wscore.training.refine import Problem, RefineConfig, curvatures, draw_images, refine
+from wscore.training.refine import Problem, RefineConfig, curvatures, draw_images, refine, store
 from wscore.zoo.architectures import Architecture, build
 from wscore.zoo.layout import layout_of
 
@@ -100,6 +101,16 @@ def test_any_module_can_be_run_like_the_zoo() -> None:
     assert torch.allclose(ours(weights, images), theirs(weights, images), atol=1e-5)
     assert torch.allclose(ours(weights, images[:1]), theirs(weights, images[:1]), atol=1e-5)
     assert isinstance(network, nn.Module)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_stored_latents_answer_no_worse_than_plainly_rounded_ones(problem: tuple[Problem, Tensor], bits: Bits) -> None:
+    code = LatentCode.fit(problem[1], bits)
+    codes = store(problem[0], problem[1], code, CONFIG)
+    found, plain = code.restore(codes), code.rounded(problem[1])
+    goal = lambda latents: objective(problem[0], latents, CONFIG, problem[1])  # noqa: E731
+    assert (goal(found) <= goal(plain) + 1e-6).all()
+    assert torch.equal(code.restore(codes), found)  # nothing but the integers and the scale is needed
 
 
 def test_images_are_a_fixed_draw() -> None:
