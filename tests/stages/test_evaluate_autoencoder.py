@@ -57,7 +57,17 @@ def test_judges_the_autoencoder_beside_its_controls(
     content = json.loads((workspace / "metrics/autoencoder_test.json").read_text())
     assert list(content) == ["autoencoder_test"]
     found = content["autoencoder_test"]
-    methods = ["ours", "ours_refined", "layout_pca_refined", "mean_network", "pca", "layout_pca", "noise", "int8", "int4"]
+    methods = [
+        "ours",
+        "ours_refined",
+        "layout_pca_refined",
+        "mean_network",
+        "pca",
+        "layout_pca",
+        "noise",
+        "int8",
+        "int4",
+    ]
     methods += ["quantized", "pruned_int8", "pruned_int4"]
     assert [name for name in found if name in methods] == methods
     assert found["ours"]["stored_floats"] == 7

@@ -106,10 +106,12 @@ class TokenMethod:
         cache: of the tokens; gives windows, normalisation and the inverse.
         codec: returns rebuilt tokens (B, T, dim) of a batch.
         size: floats that the codec keeps per window.
+        numbers: that these floats hold; None is one each.
     """
 
-    def __init__(self, cache: TokenCache, codec: Codec, size: int | float) -> None:
+    def __init__(self, cache: TokenCache, codec: Codec, size: int | float, numbers: int | None = None) -> None:
         self.cache, self.codec, self.size = cache, codec, size
+        self.numbers = int(size) if numbers is None else numbers
         self.networks = CachedNetworks(cache)
 
     def restore(self, group: Group) -> Vectors:
@@ -251,8 +253,7 @@ class LayoutPca(TokenMethod):
     def __init__(
         self, cache: TokenCache, components: int, *, batch_size: int, seed: int, kept: int | float | None = None
     ) -> None:
-        super().__init__(cache, lambda batch: batch.tokens, components if kept is None else kept)
-        self.components = components
+        super().__init__(cache, lambda batch: batch.tokens, components if kept is None else kept, components)
         items = np.asarray(cache.indices("train"))
         self.fits = {
             key: TokenPca(cache, items[rows], components, batch_size=batch_size, seed=seed)

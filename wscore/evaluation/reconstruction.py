@@ -156,7 +156,7 @@ def methods(
     with torch.no_grad():
         size = model(cache.batch(train[:1])).latent[0].numel()
     kept = size if code is None else code.floats
-    ours = TokenMethod(cache, lambda batch: rebuilt(model, batch, code), kept)
+    ours = TokenMethod(cache, lambda batch: rebuilt(model, batch, code), kept, size)
     options = {"batch_size": config.batch_size, "seed": config.seed}
     layout_pca = LayoutPca(cache, size, kept=kept, **options)
     refined: dict[str, Method] = {}
@@ -167,7 +167,7 @@ def methods(
         OURS: ours,
         **refined,
         "mean_network": MeanNetwork(CachedNetworks(cache).of_split("train", config.batch_size)),
-        "pca": TokenMethod(cache, TokenPca(cache, train, size, **options), kept),
+        "pca": TokenMethod(cache, TokenPca(cache, train, size, **options), kept, size),
         "layout_pca": layout_pca,
         "noise": Noise(ours, seed=config.seed),
         "int8": Quantized(8),

@@ -110,7 +110,7 @@ class PcaCoder:
     def encode(self, items: np.ndarray) -> Latents:
         """Return the scores of windows."""
         flat = self.cache.batch(items).tokens.flatten(1)
-        latents = torch.zeros(len(items), self.pca.components)
+        latents = torch.zeros(len(items), self.pca.numbers)
         for key, places in self.pca.kinds(items).items():
             if key not in self.pca.fits:
                 continue

@@ -20,5 +20,5 @@ def sized_controls(zoo: Zoo, cache: TokenCache, ours: Method, config: EvaluateCo
     found: dict[str, Method] = {name: Compressed(name, ours) for name in CODERS}
     if cache.alignment.references and isinstance(ours, TokenMethod):
         options = {"batch_size": config.batch_size, "seed": config.seed}
-        found["layout_pca_unaligned"] = UnalignedPca(zoo, cache, ours.size, **options)
+        found["layout_pca_unaligned"] = UnalignedPca(zoo, cache, ours.numbers, kept=ours.size, **options)
     return found

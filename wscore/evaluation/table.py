@@ -29,6 +29,8 @@ AUTOENCODER_CONTROLS = {
     "noise": "noise of equal norm",
     "int8": "8-bit weights",
     "int4": "4-bit weights",
+    "quantized": "quantised + zstd, same bytes",
+    "pruned_int8": "pruned + 8 bits + zstd, same bytes",
 }
 REFINED_TITLE = "Autoencoder, latents refined at encoding time"
 REFINED_CONTROLS = {"layout_pca_refined": "PCA per layout, refined"} | AUTOENCODER_CONTROLS
@@ -231,7 +233,7 @@ def _autoencoder(found: Mapping[str, Any]) -> list[Part]:
             f" {found['networks_not_run']:,.0f} could not be run (architecture not known, or made for other images)."
         )
     lines = _lines(found, AUTOENCODER_METRICS, AUTOENCODER_CONTROLS, prefix="")
-    rivals = ("mean_network", "pca", "layout_pca")
+    rivals = ("mean_network", "pca", "layout_pca", "quantized", "pruned_int8")
     part = Part("autoencoder", TITLES["autoencoder_test"], AUTOENCODER_CONTROLS, rivals, lines, note)
     if "ours_refined" not in found:
         return [part]

@@ -25,9 +25,14 @@ class UnalignedPca:
         components: numbers kept of a network.
         batch_size: networks read at once.
         seed: of the first guess.
+        kept: floats that they are kept in; None is one each.
     """
 
-    def __init__(self, zoo: Zoo, cache: TokenCache, components: int, *, batch_size: int, seed: int) -> None:
+    def __init__(
+        self, zoo: Zoo, cache: TokenCache, components: int, *, batch_size: int, seed: int,
+        kept: int | float | None = None,
+    ) -> None:  # fmt: skip
+        self.kept = components if kept is None else kept
         self.zoo, self.cache, self.components, self.batch_size = zoo, cache, components, batch_size
         table = cache.table.iloc[cache.indices("train")]
         names, rows = table["layout"].to_numpy(str), table["row"].to_numpy(int)
@@ -49,8 +54,8 @@ class UnalignedPca:
         return alignment.permute(layout, restored, alignment.match(layout, self._last(group.rows)))
 
     def floats(self, layout: Layout) -> float:  # noqa: ARG002
-        """Return the components + 1: the layout's index."""
-        return self.components + 1.0
+        """Return the floats of the components + 1: the layout's index."""
+        return self.kept + 1.0
 
     def _fit(self, layout: Layout, rows: np.ndarray, seed: int) -> Pca:
         def stream() -> Iterator[np.ndarray]:
