@@ -20,7 +20,7 @@ export VIRTUAL_ENV := $(VENV)
 unexport PYTHONHOME
 
 .DEFAULT_GOAL := help
-.PHONY: help repro test smoke rate-fidelity latents check format ui bench readme clean
+.PHONY: help repro test smoke rate-fidelity latents check format ui bench readme clean sae-pareto
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ smoke: $(READY) ## run the whole pipeline on very little data, in a scratch copy
 
 rate-fidelity: $(READY) ## study: agreement over the numbers kept of a network (trains one autoencoder per size)
 	dvc repro studies/rate_fidelity/dvc.yaml $(ARGS)
+
+sae-pareto: $(READY) ## study: sparsity of a dictionary against fidelity, all sparsities beside PCA
+	dvc repro studies/sae_pareto/dvc.yaml $(ARGS)
 
 latents: $(READY) ## study: networks between two others, and networks drawn from the latent space
 	dvc repro studies/latents/dvc.yaml $(ARGS)

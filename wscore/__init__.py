@@ -13,7 +13,10 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from wscore.errors import WscoreError as WscoreError
     from wscore.forecasting.recorder import record as record
+    from wscore.models.sparse import SparseAutoencoder as SparseAutoencoder
+    from wscore.models.sparse import TiedWeightSparseAutoencoder as TiedWeightSparseAutoencoder
     from wscore.publish.load import PublishedDecoder as PublishedDecoder
+    from wscore.publish.load import PublishedDictionary as PublishedDictionary
     from wscore.publish.load import PublishedEncoder as PublishedEncoder
     from wscore.publish.load import PublishedPredictor as PublishedPredictor
     from wscore.publish.load import WeightAutoencoder as WeightAutoencoder
@@ -28,8 +31,11 @@ HOMES = {
     "Architecture": "wscore.zoo.architectures",
     "Layout": "wscore.zoo.layout",
     "PublishedDecoder": "wscore.publish.load",
+    "PublishedDictionary": "wscore.publish.load",
     "PublishedEncoder": "wscore.publish.load",
     "PublishedPredictor": "wscore.publish.load",
+    "SparseAutoencoder": "wscore.models.sparse",
+    "TiedWeightSparseAutoencoder": "wscore.models.sparse",
     "WeightAutoencoder": "wscore.publish.load",
     "WscoreError": "wscore.errors",
     "Zoo": "wscore.zoo.store",

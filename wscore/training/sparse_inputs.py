@@ -92,6 +92,40 @@ class LatentRows:
         return UnitBatch(values, torch.ones_like(values, dtype=torch.bool))
 
 
+class ArrayRows:
+    """Vectors of any kind in memory, each of which counts as a network of its own: for dictionaries of other data.
+
+    Attributes:
+        width: numbers per vector.
+        networks: 0, 1, 2, ... over all splits.
+        network: the same.
+    """
+
+    def __init__(self, **splits: Float[np.ndarray | Tensor, "_ width"]) -> None:
+        """Keep arrays by split, for example `ArrayRows(train=x, validation=y, test=z)`; all have the same width."""
+        arrays = {name: torch.as_tensor(array, dtype=torch.float32) for name, array in splits.items()}
+        self.values = torch.cat(list(arrays.values()))
+        self.width = self.values.shape[1]
+        ends = np.cumsum([0, *(len(array) for array in arrays.values())])
+        self.splits = {name: np.arange(ends[place], ends[place + 1]) for place, name in enumerate(arrays)}
+        self.networks = self.network = np.arange(len(self.values))
+
+    def rows_of(self, split: str) -> Int[np.ndarray, " row"]:
+        """Return the rows of a split.
+
+        Raises:
+            DataError: if there is no such split.
+        """
+        if split not in self.splits:
+            raise DataError("no such split", expected=list(self.splits), got=split)
+        return self.splits[split]
+
+    def batch(self, rows: Int[np.ndarray, " batch"]) -> UnitBatch:
+        """Return vectors."""
+        values = self.values[torch.from_numpy(rows)]
+        return UnitBatch(values, torch.ones_like(values, dtype=torch.bool))
+
+
 class Scaler(NamedTuple):
     """Statistics of the training rows, over entries that are no padding.
 

@@ -14,24 +14,14 @@ from wscore.evaluation.sparse import (
     density_histogram,
 )
 from wscore.models.sparse import SparseAutoencoder
-from wscore.tokens.units import UnitBatch
+from wscore.training.sparse_inputs import ArrayRows
 
 
-class FixedRows:
+class FixedRows(ArrayRows):
     """Two splits of fixed rows."""
 
     def __init__(self, train: list[list[float]], test: list[list[float]]) -> None:
-        self.values = torch.tensor(train + test)
-        self.cut = len(train)
-        self.width = self.values.shape[1]
-        self.networks = self.network = np.arange(len(self.values))
-
-    def rows_of(self, split: str) -> np.ndarray:
-        return np.arange(self.cut) if split == "train" else np.arange(self.cut, len(self.values))
-
-    def batch(self, rows: np.ndarray) -> UnitBatch:
-        values = self.values[torch.from_numpy(rows)]
-        return UnitBatch(values, torch.ones_like(values, dtype=torch.bool))
+        super().__init__(train=torch.tensor(train), test=torch.tensor(test))
 
 
 def exact(shift: float = 0.0) -> SparseAutoencoder:

@@ -27,7 +27,7 @@ from wscore.training.sparse import (
     objective,
     train_sae,
 )
-from wscore.training.sparse_inputs import RowBatches, Scaler, fit_scaler
+from wscore.training.sparse_inputs import ArrayRows, RowBatches, Scaler, fit_scaler
 from wscore.training.state import FitConfig
 
 PARAMS = Path(__file__).parents[3] / "params.yaml"
@@ -35,21 +35,12 @@ SPARSITIES = ("l1", "kl", "hoyer", "topk", "batchtopk", "jumprelu")
 SMALL = {"latent_dim": 24, "k": 3, "epochs": 2, "batch_size": 64, "device": "cpu", "scaling": "global"}
 
 
-class MatrixRows:
+class MatrixRows(ArrayRows):
     """Rows of one matrix; the last fifth is the validation split."""
 
     def __init__(self, values: torch.Tensor) -> None:
-        self.values = values.float()
-        self.width = values.shape[1]
-        self.networks = self.network = np.arange(len(values))
-
-    def rows_of(self, split: str) -> np.ndarray:
-        cut = len(self.values) * 4 // 5
-        return np.arange(cut) if split == "train" else np.arange(cut, len(self.values))
-
-    def batch(self, rows: np.ndarray) -> UnitBatch:
-        values = self.values[torch.from_numpy(rows)]
-        return UnitBatch(values, torch.ones_like(values, dtype=torch.bool))
+        cut = len(values) * 4 // 5
+        super().__init__(train=values[:cut], validation=values[cut:])
 
 
 @pytest.fixture
