@@ -1,0 +1,249 @@
+"""Jumps in a training of your own: forecast the weights some steps ahead, go there, and train on.
+
+    jumps = wscore.accelerate(network, optimizer, every=50, horizon=5)
+    for images, labels in batches:
+        loss = ...
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        jumps.step(loss)
+
+After every jump the training goes on for some steps of recovery; only then is the jump judged: a forecast adds error in
+steep directions, which a few steps remove, and progress in flat ones, which remains. Until then the weights and the
+state of the optimiser from before the jump are kept, and a jump that did not pay is taken back with all that followed.
+"""
+
+import copy
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from wscore.errors import ConfigError, ModelError, TrainingError
+from wscore.forecasting.recorder import unwrapped
+from wscore.models.folder import CONFIG, load_model
+from wscore.models.predictor import WeightPredictor
+from wscore.zoo.layout import Layout, layout_of
+
+PLACES = (Path("models/published/predictor"), Path("models/predictor"))
+
+
+class Forecaster(Protocol):
+    """What a jump needs: any `WeightPredictor`, or a rule of your own."""
+
+    def predict(
+        self, history: Float[Tensor, "snapshot weights"], layout: Layout, horizons: int
+    ) -> Float[Tensor, "horizon weights"]:
+        """Return the weights 1..horizons steps after the last of some equally spaced snapshots, oldest first."""
+        ...
+
+
+class Jump(NamedTuple):
+    """One jump, as it was judged.
+
+    Attributes:
+        step: steps of the optimiser before it.
+        expected: loss to which the training would have come without it, by its trend.
+        recovered: loss after the recovery.
+        accepted: whether it was kept.
+    """
+
+    step: int
+    expected: float
+    recovered: float
+    accepted: bool
+
+
+class Accelerator:
+    """Jumps ahead every so many steps, and back again where that did not pay.
+
+    With c snapshots that the predictor looks at, the weights are noted every `every // c` steps; a jump goes `horizon`
+    times as far. It is kept if the mean loss of the last half of the recovery is at most `tolerance` standard errors
+    above what the trend of the losses before it promises. Steps that are lost by jumps that are taken back are at most
+    `budget` of all steps, and one recovery more.
+
+    Args:
+        network: whose parameters jump; buffers, such as running statistics, stay and follow by themselves.
+        optimizer: of these parameters; its state (momentum, moments) is kept over a jump.
+        every: steps from one jump to the next.
+        horizon: how far a jump goes, in intervals between snapshots; at most what the predictor has learned.
+        predictor: a forecaster, or the folder of one; null takes `models/published/predictor` or `models/predictor`.
+        snapshots: c, where the forecaster does not say.
+        recovery: steps after a jump before it is judged.
+        tolerance: standard errors.
+        budget: share of the steps.
+
+    Attributes:
+        jumps: all that have been judged.
+        steps: of the optimiser that were counted, those lost included.
+        lost: steps that were taken back.
+
+    Raises:
+        ConfigError: if a number is out of range.
+        ModelError: if there is no predictor in that folder.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        *,
+        every: int = 50,
+        horizon: int = 5,
+        predictor: Forecaster | Path | str | None = None,
+        snapshots: int | None = None,
+        recovery: int = 10,
+        tolerance: float = 1.0,
+        budget: float = 0.05,
+    ) -> None:
+        self.network, self.optimizer = unwrapped(network), optimizer
+        self.predictor = _predictor(predictor)
+        config = getattr(self.predictor, "config", None)
+        self.length = snapshots or getattr(config, "sequence_length", None) or 3
+        self.every, self.horizon, self.recovery = every, horizon, recovery
+        self.tolerance, self.budget = tolerance, budget
+        _check(self)
+        self.interval = every // self.length
+        self.parameters = {name: one for name, one in self.network.named_parameters() if one.requires_grad}
+        self.layout = layout_of(self.parameters)
+        self.jumps: list[Jump] = []
+        self.steps = self.lost = 0
+        self._history: list[Tensor] = []
+        self._losses: list[Tensor] = []
+        self._before: _Before | None = None
+
+    def step(self, loss: float | Tensor) -> None:
+        """Count one step of the optimiser, and jump or judge if it is time; call it after `optimizer.step()`.
+
+        Args:
+            loss: of the batch of this step.
+
+        Raises:
+            TrainingError: if the loss is not finite although no jump is being judged.
+        """
+        self.steps += 1
+        self._losses.append(torch.as_tensor(loss).detach())
+        if self._before is not None:
+            if len(self._losses) == self.recovery:
+                self._judge(self._before)
+            return
+        if len(self._losses) % self.interval == 0:
+            self._history = [*self._history[1 - self.length :], self._vector()]
+        ready = len(self._losses) >= self.every and len(self._losses) % self.interval == 0
+        if ready and len(self._history) == self.length and self.lost <= self.budget * self.steps:
+            self._jump()
+
+    @torch.no_grad()
+    def _jump(self) -> None:
+        trend = fit_trend(_numbers(self._losses)[-self.every :])
+        if not math.isfinite(trend.error):
+            raise TrainingError("the loss is not finite", where=f"step {self.steps}", fix="lower the learning rate")
+        future = self.predictor.predict(torch.stack(self._history), self.layout, self.horizon)[-1]
+        if bool(torch.isfinite(future).all()):
+            self._before = _Before(
+                self.steps,
+                trend,
+                {name: value.detach().clone() for name, value in self.network.state_dict().items()},
+                copy.deepcopy(self.optimizer.state_dict()),
+            )
+            for name, value in self.layout.unflatten(future).items():
+                self.parameters[name].copy_(value)
+        self._forget()
+
+    def _judge(self, before: "_Before") -> None:
+        recovered = _numbers(self._losses)[-math.ceil(self.recovery / 2) :]
+        expected, error = before.trend.ahead(self.recovery - len(recovered) / 2, len(recovered))
+        mean = sum(recovered) / len(recovered)
+        accepted = mean <= expected + self.tolerance * error  # false for a loss that is not finite
+        if not accepted:
+            self.network.load_state_dict(before.state)
+            self.optimizer.load_state_dict(before.optimizer)
+            self.lost += self.recovery
+        self.jumps.append(Jump(before.step, expected, mean, accepted))
+        self._before = None
+        self._forget()
+
+    def _forget(self) -> None:
+        """Start a new history: increments across a jump say nothing."""
+        self._history, self._losses = [], []
+
+    def _vector(self) -> Float[Tensor, " weights"]:
+        return torch.cat([self.parameters[spec.name].detach().reshape(-1).float() for spec in self.layout.tensors])
+
+
+accelerate = Accelerator
+
+
+class Trend(NamedTuple):
+    """A straight line through losses.
+
+    Attributes:
+        level: at their end.
+        slope: per step.
+        error: standard deviation of the losses around it.
+        number: of losses.
+    """
+
+    level: float
+    slope: float
+    error: float
+    number: int
+
+    def ahead(self, steps: float, count: int) -> tuple[float, float]:
+        """Return the loss that the line promises so many steps on, and the standard error of a mean of `count` there.
+
+        A rising line is taken as flat. The variance is s^2 (1 / n + 1 / count), s the deviation around the line of n.
+        """
+        return self.level + min(0.0, self.slope) * steps, self.error * math.sqrt(1 / self.number + 1 / count)
+
+
+def fit_trend(losses: Sequence[float]) -> Trend:
+    """Return the least-squares line through losses of successive steps."""
+    n = len(losses)
+    centre, mean = (n - 1) / 2, sum(losses) / n
+    square = sum((place - centre) ** 2 for place in range(n)) or 1.0
+    slope = sum((place - centre) * (loss - mean) for place, loss in enumerate(losses)) / square
+    rest = sum((loss - mean - slope * (place - centre)) ** 2 for place, loss in enumerate(losses))
+    return Trend(mean + slope * (n - 1 - centre), slope, math.sqrt(rest / max(1, n - 2)), n)
+
+
+class _Before(NamedTuple):
+    """What a jump that is taken back goes back to."""
+
+    step: int
+    trend: Trend
+    state: dict[str, Tensor]
+    optimizer: dict[str, Any]
+
+
+def _numbers(losses: Sequence[Tensor]) -> list[float]:
+    return torch.stack([loss.float() for loss in losses]).tolist()
+
+
+def _predictor(predictor: Forecaster | Path | str | None) -> Forecaster:
+    if predictor is None:
+        found = [place for place in PLACES if (place / CONFIG).is_file()]
+        if not found:
+            fix = "run `dvc repro train_predictor`, or name the folder of a predictor"
+            raise ModelError("no weight predictor here", where=PLACES[1], expected=f"{CONFIG} and weights", fix=fix)
+        predictor = found[0]
+    return load_model(Path(predictor), WeightPredictor) if isinstance(predictor, Path | str) else predictor
+
+
+def _check(jumps: Accelerator) -> None:
+    learned = getattr(getattr(jumps.predictor, "config", None), "horizons", jumps.horizon)
+    most = max(learned) if isinstance(learned, tuple) else learned
+    bounds = {
+        "every": (jumps.every, jumps.length, math.inf),
+        "horizon": (jumps.horizon, 1, most),
+        "recovery": (jumps.recovery, 1, math.inf),
+        "budget": (jumps.budget, 0, 1),
+    }
+    for name, (value, low, high) in bounds.items():
+        if not low <= value <= high:
+            expected = f"{low} or more" if high == math.inf else f"{low} to {high}"
+            raise ConfigError("is out of range", where=f"accelerate: {name}", expected=expected, got=value)
