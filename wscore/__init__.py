@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from wscore.errors import WscoreError as WscoreError
+    from wscore.forecasting.accelerate import accelerate as accelerate
     from wscore.forecasting.recorder import record as record
     from wscore.models.sparse import SparseAutoencoder as SparseAutoencoder
     from wscore.models.sparse import TiedWeightSparseAutoencoder as TiedWeightSparseAutoencoder
@@ -39,6 +40,7 @@ HOMES = {
     "WeightAutoencoder": "wscore.publish.load",
     "WscoreError": "wscore.errors",
     "Zoo": "wscore.zoo.store",
+    "accelerate": "wscore.forecasting.accelerate",
     "build": "wscore.zoo.architectures",
     "layout_of": "wscore.zoo.layout",
     "record": "wscore.forecasting.recorder",

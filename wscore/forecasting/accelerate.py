@@ -7,6 +7,7 @@
         loss.backward()
         optimizer.step()
         jumps.step(loss)
+    jumps.finish()
 
 After every jump the training goes on for some steps of recovery; only then is the jump judged: a forecast adds error in
 steep directions, which a few steps remove, and progress in flat ones, which remains. Until then the weights and the
@@ -17,7 +18,7 @@ import copy
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -26,19 +27,20 @@ from torch import Tensor, nn
 from wscore.errors import ConfigError, ModelError, TrainingError
 from wscore.forecasting.recorder import unwrapped
 from wscore.models.folder import CONFIG, load_model
-from wscore.models.predictor import WeightPredictor
+from wscore.models.predictor import Steps, WeightPredictor
 from wscore.zoo.layout import Layout, layout_of
 
 PLACES = (Path("models/published/predictor"), Path("models/predictor"))
 
 
-class Forecaster(Protocol):
+@runtime_checkable
+class Forecasts(Protocol):
     """What a jump needs: any `WeightPredictor`, or a rule of your own."""
 
     def predict(
-        self, history: Float[Tensor, "snapshot weights"], layout: Layout, horizons: int
+        self, history: Float[Tensor, "snapshot weights"], layout: Layout, horizons: Steps
     ) -> Float[Tensor, "horizon weights"]:
-        """Return the weights 1..horizons steps after the last of some equally spaced snapshots, oldest first."""
+        """Return the weights so many steps after the last of some equally spaced snapshots, oldest first."""
         ...
 
 
@@ -63,7 +65,7 @@ class Accelerator:
 
     With c snapshots that the predictor looks at, the weights are noted every `every // c` steps; a jump goes `horizon`
     times as far. It is kept if the mean loss of the last half of the recovery is at most `tolerance` standard errors
-    above what the trend of the losses before it promises. Steps that are lost by jumps that are taken back are at most
+    above what the trend of the losses before it promises (`Trend`). Steps that are lost by jumps that are taken back are at most
     `budget` of all steps, and one recovery more.
 
     Args:
@@ -73,6 +75,7 @@ class Accelerator:
         horizon: how far a jump goes, in intervals between snapshots; at most what the predictor has learned.
         predictor: a forecaster, or the folder of one; null takes `models/published/predictor` or `models/predictor`.
         snapshots: c, where the forecaster does not say.
+        start: steps before the first jump.
         recovery: steps after a jump before it is judged.
         tolerance: standard errors.
         budget: share of the steps.
@@ -94,10 +97,11 @@ class Accelerator:
         *,
         every: int = 50,
         horizon: int = 5,
-        predictor: Forecaster | Path | str | None = None,
+        predictor: Forecasts | Path | str | None = None,
         snapshots: int | None = None,
+        start: int = 100,
         recovery: int = 10,
-        tolerance: float = 1.0,
+        tolerance: float = 2.0,
         budget: float = 0.05,
     ) -> None:
         self.network, self.optimizer = unwrapped(network), optimizer
@@ -105,7 +109,7 @@ class Accelerator:
         config = getattr(self.predictor, "config", None)
         self.length = snapshots or getattr(config, "sequence_length", None) or 3
         self.every, self.horizon, self.recovery = every, horizon, recovery
-        self.tolerance, self.budget = tolerance, budget
+        self.start, self.tolerance, self.budget = start, tolerance, budget
         _check(self)
         self.interval = every // self.length
         self.parameters = {name: one for name, one in self.network.named_parameters() if one.requires_grad}
@@ -127,32 +131,39 @@ class Accelerator:
         """
         self.steps += 1
         self._losses.append(torch.as_tensor(loss).detach())
-        if self._before is not None:
-            if len(self._losses) == self.recovery:
-                self._judge(self._before)
-            return
         if len(self._losses) % self.interval == 0:
             self._history = [*self._history[1 - self.length :], self._vector()]
-        ready = len(self._losses) >= self.every and len(self._losses) % self.interval == 0
-        if ready and len(self._history) == self.length and self.lost <= self.budget * self.steps:
+        if self._before is not None and len(self._losses) == self.recovery:
+            self._judge(self._before)
+        full = len(self._history) == self.length and len(self._losses) % self.interval == 0
+        ready = full and len(self._losses) >= self.every and self.steps >= self.start
+        if ready and self.lost <= self.budget * self.steps:
             self._jump()
+
+    def finish(self) -> None:
+        """Take back a jump that has not been judged yet; call it before the weights are used for anything else."""
+        if self._before is not None:
+            self._go_back(self._before, len(self._losses))
+            self._before = None
 
     @torch.no_grad()
     def _jump(self) -> None:
-        trend = fit_trend(_numbers(self._losses)[-self.every :])
+        calm = max(self.every - self.recovery, self.every // 2)  # losses that no jump has disturbed
+        trend = fit_trend(_numbers(self._losses[-calm:]), self.steps)
         if not math.isfinite(trend.error):
             raise TrainingError("the loss is not finite", where=f"step {self.steps}", fix="lower the learning rate")
-        future = self.predictor.predict(torch.stack(self._history), self.layout, self.horizon)[-1]
-        if bool(torch.isfinite(future).all()):
-            self._before = _Before(
-                self.steps,
-                trend,
-                {name: value.detach().clone() for name, value in self.network.state_dict().items()},
-                copy.deepcopy(self.optimizer.state_dict()),
-            )
-            for name, value in self.layout.unflatten(future).items():
-                self.parameters[name].copy_(value)
+        future = self.predictor.predict(torch.stack(self._history), self.layout, (self.horizon,))[-1]
         self._forget()
+        if not bool(torch.isfinite(future).all()):
+            return
+        self._before = _Before(
+            self.steps,
+            trend,
+            {name: value.detach().clone() for name, value in self.network.state_dict().items()},
+            copy.deepcopy(self.optimizer.state_dict()),
+        )
+        for name, value in self.layout.unflatten(future).items():
+            self.parameters[name].copy_(value)
 
     def _judge(self, before: "_Before") -> None:
         recovered = _numbers(self._losses)[-math.ceil(self.recovery / 2) :]
@@ -160,11 +171,14 @@ class Accelerator:
         mean = sum(recovered) / len(recovered)
         accepted = mean <= expected + self.tolerance * error  # false for a loss that is not finite
         if not accepted:
-            self.network.load_state_dict(before.state)
-            self.optimizer.load_state_dict(before.optimizer)
-            self.lost += self.recovery
+            self._go_back(before, self.recovery)
         self.jumps.append(Jump(before.step, expected, mean, accepted))
         self._before = None
+
+    def _go_back(self, before: "_Before", steps: int) -> None:
+        self.network.load_state_dict(before.state)
+        self.optimizer.load_state_dict(before.optimizer)
+        self.lost += steps
         self._forget()
 
     def _forget(self) -> None:
@@ -179,36 +193,49 @@ accelerate = Accelerator
 
 
 class Trend(NamedTuple):
-    """A straight line through losses.
+    """A falling curve through losses: level - fall log(step / last step).
+
+    It flattens out, as losses do; a straight line would promise too much early in a training.
 
     Attributes:
         level: at their end.
-        slope: per step.
-        error: standard deviation of the losses around it.
-        number: of losses.
+        fall: over a unit of log(step), 0 or more.
+        error: standard deviation s of the losses around the curve.
+        last: step of their end.
+        number: of losses n.
+        centre: mean m of their log(step / last step).
+        square: sum S of the squared distances from it.
     """
 
     level: float
-    slope: float
+    fall: float
     error: float
+    last: int
     number: int
+    centre: float
+    square: float
 
     def ahead(self, steps: float, count: int) -> tuple[float, float]:
-        """Return the loss that the line promises so many steps on, and the standard error of a mean of `count` there.
+        """Return the loss that the curve promises so many steps on, and the standard error of a mean of `count` there.
 
-        A rising line is taken as flat. The variance is s^2 (1 / n + 1 / count), s the deviation around the line of n.
+        The variance at x = log(step / last step) is s^2 (1 / n + (x - m)^2 / S + 1 / count).
         """
-        return self.level + min(0.0, self.slope) * steps, self.error * math.sqrt(1 / self.number + 1 / count)
+        place = math.log((self.last + steps) / self.last)
+        variance = 1 / self.number + (place - self.centre) ** 2 / self.square + 1 / count
+        return self.level - self.fall * place, self.error * math.sqrt(variance)
 
 
-def fit_trend(losses: Sequence[float]) -> Trend:
-    """Return the least-squares line through losses of successive steps."""
+def fit_trend(losses: Sequence[float], last: int) -> Trend:
+    """Return the least-squares curve through the losses of successive steps up to step `last`; a rising one is flat."""
     n = len(losses)
-    centre, mean = (n - 1) / 2, sum(losses) / n
-    square = sum((place - centre) ** 2 for place in range(n)) or 1.0
-    slope = sum((place - centre) * (loss - mean) for place, loss in enumerate(losses)) / square
-    rest = sum((loss - mean - slope * (place - centre)) ** 2 for place, loss in enumerate(losses))
-    return Trend(mean + slope * (n - 1 - centre), slope, math.sqrt(rest / max(1, n - 2)), n)
+    places = [math.log((last - n + 1 + place) / last) for place in range(n)]
+    centre, mean = sum(places) / n, sum(losses) / n
+    square = sum((place - centre) ** 2 for place in places) or 1.0
+    product = sum((place - centre) * (loss - mean) for place, loss in zip(places, losses, strict=True))
+    fall = max(0.0, -product / square)
+    rest = sum((loss - mean + fall * (place - centre)) ** 2 for place, loss in zip(places, losses, strict=True))
+    error = math.sqrt(rest / max(1, n - 2))
+    return Trend(mean + fall * centre, fall, error, last, n, centre, square)
 
 
 class _Before(NamedTuple):
@@ -224,7 +251,7 @@ def _numbers(losses: Sequence[Tensor]) -> list[float]:
     return torch.stack([loss.float() for loss in losses]).tolist()
 
 
-def _predictor(predictor: Forecaster | Path | str | None) -> Forecaster:
+def _predictor(predictor: Forecasts | Path | str | None) -> Forecasts:
     if predictor is None:
         found = [place for place in PLACES if (place / CONFIG).is_file()]
         if not found:
@@ -240,7 +267,8 @@ def _check(jumps: Accelerator) -> None:
     bounds = {
         "every": (jumps.every, jumps.length, math.inf),
         "horizon": (jumps.horizon, 1, most),
-        "recovery": (jumps.recovery, 1, math.inf),
+        "recovery": (jumps.recovery, 1, jumps.every - 1),
+        "start": (jumps.start, 0, math.inf),
         "budget": (jumps.budget, 0, 1),
     }
     for name, (value, low, high) in bounds.items():

@@ -1,0 +1,263 @@
+"""What jumps save: steps and time to the loss that plain training with a tuned rate reaches, beside other ways to save.
+
+    python -m benchmarks.accelerate [--dataset mnist --root PATH] [--networks lenet5 mlp] [--optimizers momentum adam]
+
+For every network and optimizer the learning rate is tuned first, by the validation loss of seeds that are not used
+again. At that rate, seed by seed: plain training, jumps by the learned predictor, jumps on a straight line, Lookahead,
+averages of the last five snapshots, and the rate times 2, 3 and 5. Printed is the share of the steps and of the CPU
+time (forecasts included) that each saves on the way to the test loss, and to the test accuracy, that plain training
+first reaches at 90% of its length: median, worst and best seed. `inf` steps count as a saving of -1.
+
+Every run is kept in `--out` as soon as it is done, and not done again: the benchmark can be stopped at any time.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from wscore.config import load_section
+from wscore.forecasting.accelerate import PLACES, Accelerator
+from wscore.forecasting.baselines import Linear
+from wscore.forecasting.config import PredictorConfig
+from wscore.forecasting.networks import NetworkSpec, build_network
+from wscore.forecasting.optimizers import OptimizerSpec, make_optimizer
+from wscore.models.folder import load_model
+from wscore.models.predictor import WeightPredictor
+from wscore.zoo.images import Images, ImagesConfig, load_images
+
+RATES = {
+    "sgd": (0.03, 0.1, 0.3), "momentum": (0.01, 0.03, 0.1), "adam": (0.001, 0.003, 0.01), "adamw": (0.001, 0.003, 0.01),
+}  # fmt: skip
+FACTORS = {"rate x 2": 2.0, "rate x 3": 3.0, "rate x 5": 5.0}
+METHODS = ("plain", "jumps", "line", "lookahead", "average", *FACTORS)
+TUNING_SEED, BATCH, EVALUATE_EVERY, SNAPSHOT_EVERY, AVERAGED = 1000, 64, 10, 10, 5
+LOOKAHEAD_STEPS, LOOKAHEAD_SHARE = 5, 0.5
+TARGET, SMOOTHED, HELD_BACK = 0.9, 5, 6
+
+
+class Case(NamedTuple):
+    """What is trained, how, and for how long."""
+
+    dataset: str
+    network: str
+    optimizer: str
+    steps: int
+
+
+class Curve(NamedTuple):
+    """What is known every `EVALUATE_EVERY` steps: step, loss, accuracy, CPU seconds of training so far."""
+
+    step: list[int]
+    loss: list[float]
+    accuracy: list[float]
+    seconds: list[float]
+    jumps: int = 0
+    accepted: int = 0
+
+
+class Store:
+    """Finished runs in a file of one JSON object per line."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.runs = path, {}
+        if path.is_file():
+            for line in path.read_text(encoding="utf-8").splitlines():
+                entry = json.loads(line)
+                self.runs[entry["key"]] = Curve(**entry["curve"])
+
+    def get(self, key: str, make: Any) -> Curve:
+        """Return a run; if it is not there yet, make it."""
+        if key not in self.runs:
+            self.runs[key] = make()
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("a", encoding="utf-8") as stream:
+                stream.write(json.dumps({"key": key, "curve": self.runs[key]._asdict()}) + "\n")
+        return self.runs[key]
+
+
+def main() -> None:
+    """Tune, run what is missing, print a table per case."""
+    options = arguments()
+    torch.set_num_threads(1)
+    images = load_images(ImagesConfig(
+        dataset=options.dataset, root=options.root, revision=None, size=28, max_train=6000, max_test=1000
+    ))  # fmt: skip
+    store = Store(Path(options.out))
+    model = load_model(Path(options.predictor), WeightPredictor)
+    for network, optimizer in product(options.networks, options.optimizers):
+        case = Case(options.dataset, network, optimizer, options.steps)
+        rate = tuned(case, images, store)
+        curves = {
+            method: [run(case, images, store, method, rate, seed, model) for seed in range(options.seeds)]
+            for method in METHODS
+        }
+        print(
+            f"\n{case.dataset}, {network}, {optimizer}, tuned rate {rate:g}, {case.steps} steps, {options.seeds} seeds"
+        )
+        for line in table(curves):
+            print(line)
+
+
+def arguments() -> argparse.Namespace:
+    """Return the options of the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dataset", default="digits")
+    parser.add_argument("--root", default=None, help="folder of its files")
+    parser.add_argument("--networks", nargs="+", default=["mlp"])
+    parser.add_argument("--optimizers", nargs="+", default=["momentum", "adam"], choices=RATES)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=600)
+    found = next((place for place in PLACES if place.is_dir()), PLACES[-1])
+    parser.add_argument("--predictor", default=str(found), help="folder of a weight predictor")
+    parser.add_argument("--out", default=".cache/benchmarks/accelerate.jsonl", help="file of finished runs")
+    return parser.parse_args()
+
+
+def tuned(case: Case, images: Images, store: Store) -> float:
+    """Return the rate with the lowest mean validation loss at the end; validation images are held back from training."""
+    count = len(images.x_train) // HELD_BACK
+    inner = images._replace(
+        x_train=images.x_train[count:], y_train=images.y_train[count:],
+        x_test=images.x_train[:count], y_test=images.y_train[:count],
+    )  # fmt: skip
+    ends = {}
+    for rate in RATES[case.optimizer]:
+        key = f"{'/'.join(map(str, case))}/tuning/{rate:g}"
+        curve = store.get(key, lambda rate=rate: train(case, inner, "plain", rate, TUNING_SEED))
+        ends[rate] = float(np.nan_to_num(np.mean(curve.loss[-SMOOTHED:]), nan=np.inf))
+    return min(ends, key=lambda rate: ends[rate])
+
+
+def run(case: Case, images: Images, store: Store, method: str, rate: float, seed: int, model: WeightPredictor) -> Curve:
+    """Return the curve of one run, kept from an earlier time or trained now."""
+    factor = FACTORS.get(method, 1.0)
+    key = f"{'/'.join(map(str, case))}/{method}/{rate:g}/{seed}"
+    return store.get(key, lambda: train(case, images, method, rate * factor, seed, model))
+
+
+def train(
+    case: Case, images: Images, method: str, rate: float, seed: int, model: WeightPredictor | None = None
+) -> Curve:
+    """Train once; the seed decides initial weights and batches, whatever the method."""
+    channels, size = images.x_train.shape[1:3]
+    network = build_network(NetworkSpec(name=case.network, channels=channels, size=size, classes=images.classes), seed)
+    optimizer = make_optimizer(OptimizerSpec(name=case.optimizer, lr=rate), network.parameters())
+    jumps = accelerator(method, network, optimizer, model)
+    slow, snapshots, curve = _copy(network), [_copy(network)], Curve([], [], [], [])
+    seconds = 0.0
+    for step, chosen in enumerate(batches(len(images.x_train), case.steps, seed), start=1):
+        start = time.process_time()
+        network.train()
+        loss = nn.functional.cross_entropy(network(images.x_train[chosen]), images.y_train[chosen])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if jumps is not None:
+            jumps.step(loss)
+        if method == "lookahead" and step % LOOKAHEAD_STEPS == 0:
+            slow = {name: one.lerp(_copy(network)[name], LOOKAHEAD_SHARE) for name, one in slow.items()}
+            _put(network, slow)
+        if method == "average" and step % SNAPSHOT_EVERY == 0:
+            snapshots = [*snapshots[1 - AVERAGED :], _copy(network)]
+            if step == case.steps:
+                jumps.finish()
+        seconds += time.process_time() - start
+        if step % EVALUATE_EVERY == 0:
+            found = judged(network, images, snapshots if method == "average" else None)
+            for column, value in zip(curve[:4], (step, *found, seconds), strict=True):
+                column.append(value)
+    accepted = [jump.accepted for jump in jumps.jumps] if jumps else []
+    return curve._replace(jumps=len(accepted), accepted=sum(accepted))
+
+
+def accelerator(
+    method: str, network: nn.Module, optimizer: torch.optim.Optimizer, model: WeightPredictor | None
+) -> Accelerator | None:
+    """Return what jumps, if the method does: the same rule of acceptance for both kinds of forecast."""
+    if method == "jumps":
+        return Accelerator(network, optimizer, predictor=model)
+    if method == "line":
+        rule = Linear(msgspec.structs.replace(load_section(PredictorConfig, "predictor"), sequence_length=5))
+        return Accelerator(network, optimizer, predictor=rule)
+    return None
+
+
+def batches(count: int, steps: int, seed: int) -> Iterator[Tensor]:
+    """Yield the image numbers of each batch, all batches of one size."""
+    generator = torch.Generator().manual_seed(seed)
+    whole = max(1, count // BATCH)
+    for number in range(steps):
+        if number % whole == 0:
+            order = torch.randperm(count, generator=generator)
+        yield order[number % whole * BATCH :][:BATCH]
+
+
+@torch.no_grad()
+def judged(network: nn.Module, images: Images, snapshots: Sequence[Mapping[str, Tensor]] | None) -> tuple[float, float]:
+    """Return test loss and accuracy, of the mean of some snapshots if there are any; the network stays as it is."""
+    kept = _copy(network)
+    if snapshots:
+        _put(network, {name: torch.stack([one[name] for one in snapshots]).mean(0) for name in kept})
+    network.eval()
+    logits = torch.cat([network(some) for some in images.x_test.split(250)])
+    _put(network, kept)
+    accuracy = (logits.argmax(1) == images.y_test).float().mean()
+    return float(nn.functional.cross_entropy(logits, images.y_test)), float(accuracy)
+
+
+def table(curves: Mapping[str, Sequence[Curve]]) -> Iterator[str]:
+    """Yield a row per method: savings to the target loss and accuracy, loss at the end, jumps kept."""
+    yield f"{'':10} {'steps to loss':>22} {'CPU time to loss':>22} {'steps to accuracy':>22} {'last loss':>10}  kept jumps"
+    for method, runs in curves.items():
+        pairs = list(zip(curves["plain"], runs, strict=True))
+        columns = [
+            spread([saving(plain, one, "loss", "step") for plain, one in pairs]),
+            spread([saving(plain, one, "loss", "seconds") for plain, one in pairs]),
+            spread([saving(plain, one, "accuracy", "step") for plain, one in pairs]),
+        ]
+        last = np.mean([np.mean(one.loss[-SMOOTHED:]) for one in runs])
+        kept = f"{sum(one.accepted for one in runs)} of {sum(one.jumps for one in runs)}"
+        yield f"{method:10} {' '.join(f'{text:>22}' for text in columns)} {last:10.4f}  {kept}"
+
+
+def saving(plain: Curve, other: Curve, target: str, cost: str) -> float:
+    """Return 1 - cost of the other / cost of plain training, to what plain training reaches at 90% of its length."""
+    sign = 1 if target == "loss" else -1
+    smooth = [np.convolve(sign * np.array(getattr(one, target)), np.ones(SMOOTHED) / SMOOTHED, "valid")
+              for one in (plain, other)]  # fmt: skip
+    wanted = smooth[0][round(TARGET * len(smooth[0])) - 1]
+    places = [np.flatnonzero(curve <= wanted) for curve in smooth]
+    if not len(places[1]):
+        return -1.0
+    costs = [
+        getattr(one, cost)[int(place[0]) + SMOOTHED - 1] for one, place in zip((plain, other), places, strict=True)
+    ]
+    return max(-1.0, 1 - costs[1] / costs[0])
+
+
+def spread(values: Sequence[float]) -> str:
+    """Return median, worst and best in words."""
+    return f"{np.median(values):+.0%} [{min(values):+.0%}, {max(values):+.0%}]"
+
+
+def _copy(network: nn.Module) -> dict[str, Tensor]:
+    return {name: one.detach().clone() for name, one in network.named_parameters()}
+
+
+@torch.no_grad()
+def _put(network: nn.Module, values: Mapping[str, Tensor]) -> None:
+    for name, one in network.named_parameters():
+        one.copy_(values[name])
+
+
+if __name__ == "__main__":
+    main()

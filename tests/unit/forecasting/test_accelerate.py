@@ -1,0 +1,179 @@
+"""Jumps in a training: kept where they pay, taken back where they don't, and never more steps lost than allowed."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import wscore
+from wscore.errors import ConfigError, ModelError, TrainingError
+from wscore.forecasting.accelerate import Accelerator, fit_trend
+from wscore.models.folder import save_model
+from wscore.models.predictor import GramPredictor, GramPredictorConfig, Steps, steps_of
+from wscore.zoo.layout import Layout
+
+CONFIG = GramPredictorConfig(sequence_length=3, horizons=(1, 2, 3), model_dim=8, layers=1, heads=2, dropout=0.0)
+
+
+class Rule:
+    """Forecasts by a function of history and steps ahead."""
+
+    def __init__(self, rule: Callable[[Tensor, int], Tensor]) -> None:
+        self.rule = rule
+
+    def predict(self, history: Tensor, layout: Layout, horizons: Steps) -> Tensor:
+        assert history.shape[1] == layout.size
+        return torch.stack([self.rule(history, step) for step in steps_of(horizons)])
+
+
+def network() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Tanh(), nn.Linear(6, 2))
+
+
+def train(
+    steps: int, *, model: nn.Module, optimizer: torch.optim.Optimizer, jumps: Accelerator | None = None
+) -> list[float]:
+    """Fit fixed targets, full batch; return the losses."""
+    x = torch.randn(64, 4, generator=torch.Generator().manual_seed(1))
+    y = torch.stack([x[:, 0] - x[:, 1], x[:, 2] * 0.5], dim=1)
+    losses = []
+    for _ in range(steps):
+        loss = (model(x) - y).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+        if jumps is not None:
+            jumps.step(loss)
+    return losses
+
+
+def setting(
+    rule: Callable[[Tensor, int], Tensor], **options: float
+) -> tuple[nn.Module, torch.optim.Optimizer, Accelerator]:
+    model = network()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.002)
+    return (
+        model,
+        optimizer,
+        wscore.accelerate(model, optimizer, every=12, predictor=Rule(rule), **{"start": 0, "recovery": 6, **options}),
+    )
+
+
+def state(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    moments = [value.clone() for entry in optimizer.state_dict()["state"].values() for value in entry.values()]
+    return [value.clone() for value in model.state_dict().values()] + moments
+
+
+def test_a_good_forecast_saves_steps() -> None:
+    plain = network()
+    losses = train(120, model=plain, optimizer=torch.optim.Adam(plain.parameters(), lr=0.002))
+    model, optimizer, jumps = setting(lambda history, k: history[-1] + k * (history[-1] - history[-2]))
+    faster = train(120, model=model, optimizer=optimizer, jumps=jumps)
+    assert all(jump.accepted for jump in jumps.jumps)
+    assert len(jumps.jumps) == 9  # every 12 steps
+    reached = next(number for number, loss in enumerate(faster) if loss <= losses[-1])
+    assert reached < 80
+
+
+def test_a_bad_forecast_is_taken_back_with_all_that_followed() -> None:
+    model, optimizer, jumps = setting(lambda history, _: history[-1] + 10.0)
+    reference = network()
+    twin = torch.optim.Adam(reference.parameters(), lr=0.002)
+    train(12, model=reference, optimizer=twin)
+    train(18, model=model, optimizer=optimizer, jumps=jumps)  # after 12 it jumps, after 18 that is judged
+    assert [jump.accepted for jump in jumps.jumps] == [False]
+    assert all(torch.equal(a, b) for a, b in zip(state(model, optimizer), state(reference, twin), strict=True))
+    assert (jumps.lost, jumps.steps) == (6, 18)
+
+
+def test_a_jump_that_was_not_judged_is_taken_back_at_the_end() -> None:
+    model, optimizer, jumps = setting(lambda history, _: history[-1] + 10.0)
+    train(15, model=model, optimizer=optimizer, jumps=jumps)
+    jumps.finish()
+    jumps.finish()
+    reference = network()
+    twin = torch.optim.Adam(reference.parameters(), lr=0.002)
+    train(12, model=reference, optimizer=twin)
+    assert all(torch.equal(a, b) for a, b in zip(state(model, optimizer), state(reference, twin), strict=True))
+    assert jumps.lost == 3
+
+
+def test_no_more_steps_are_lost_than_the_budget_allows() -> None:
+    model, optimizer, jumps = setting(lambda history, _: history[-1] + 10.0, budget=0.1)
+    train(400, model=model, optimizer=optimizer, jumps=jumps)
+    assert not any(jump.accepted for jump in jumps.jumps)
+    assert 30 < jumps.lost <= 0.1 * 400 + 6
+    assert jumps.lost == 6 * len(jumps.jumps)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_forecasts_that_are_not_finite_are_left_alone(value: float) -> None:
+    model, optimizer, jumps = setting(lambda history, _: history[-1] * value)
+    train(60, model=model, optimizer=optimizer, jumps=jumps)
+    reference = network()
+    train(60, model=reference, optimizer=torch.optim.Adam(reference.parameters(), lr=0.002))
+    assert jumps.jumps == []
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), reference.parameters(), strict=True))
+
+
+def test_a_jump_into_divergence_is_taken_back() -> None:
+    model, optimizer, jumps = setting(lambda history, _: history[-1] * 1e30)
+    train(60, model=model, optimizer=optimizer, jumps=jumps)
+    assert jumps.jumps
+    assert not any(jump.accepted for jump in jumps.jumps)
+    assert all(bool(torch.isfinite(one).all()) for one in model.state_dict().values())
+
+
+def test_an_untrained_predictor_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It starts as copy-last, so that every jump leads where the training already is, bit for bit."""
+    save_model(tmp_path / "models" / "predictor", GramPredictor(CONFIG))
+    monkeypatch.chdir(tmp_path)
+    model, reference = network(), network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    jumps = wscore.accelerate(model, optimizer, every=12, horizon=3, start=20, recovery=6, tolerance=100.0)
+    train(50, model=model, optimizer=optimizer, jumps=jumps)
+    train(50, model=reference, optimizer=torch.optim.SGD(reference.parameters(), lr=0.05, momentum=0.9))
+    assert [jump.step for jump in jumps.jumps] == [20, 32, 44]
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), reference.parameters(), strict=True))
+
+
+def test_the_trend_is_the_least_squares_curve() -> None:
+    losses, steps = [3.0, 2.5, 2.6, 1.9, 1.4, 1.5], np.log(np.arange(5, 11) / 10)
+    slope, level = np.polyfit(steps, losses, 1)
+    trend = fit_trend(losses, 10)
+    assert (trend.fall, trend.level) == pytest.approx((-slope, level))
+    rest = np.array(losses) - level - slope * steps
+    assert trend.error == pytest.approx(np.sqrt((rest**2).sum() / 4))
+    promised = level + slope * np.log(14 / 10)
+    leverage = (np.log(14 / 10) - steps.mean()) ** 2 / ((steps - steps.mean()) ** 2).sum()
+    assert trend.ahead(4.0, 3) == pytest.approx((promised, trend.error * np.sqrt(1 / 6 + leverage + 1 / 3)))
+    rising = fit_trend(losses[::-1], 10)
+    assert rising.ahead(4.0, 3)[0] == pytest.approx(np.mean(losses))
+
+
+def test_bad_input_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(ModelError, match=r"models/predictor: no weight predictor here.*`dvc repro train_predictor`"):
+        wscore.accelerate(model, optimizer)
+    gram = GramPredictor(CONFIG)
+    for options, message in (
+        ({"every": 2}, "every: is out of range; expected 3 or more; got 2"),
+        ({"horizon": 4}, "horizon: is out of range; expected 1 to 3; got 4"),
+        ({"horizon": 1, "recovery": 50}, "recovery: is out of range; expected 1 to 49; got 50"),
+        ({"horizon": 1, "budget": 2.0}, "budget: is out of range; expected 0 to 1; got 2"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            wscore.accelerate(model, optimizer, predictor=gram, **options)
+    jumps = wscore.accelerate(model, optimizer, every=4, horizon=1, start=0, recovery=1, predictor=gram)
+    jumps.step(1.0)
+    jumps.step(1.0)
+    jumps.step(float("nan"))
+    with pytest.raises(TrainingError, match="step 4: the loss is not finite; lower the learning rate"):
+        jumps.step(1.0)
