@@ -29,7 +29,7 @@ from wscore.forecasting.recipe import LearnedForecaster
 from wscore.forecasting.snapshots import Trajectory, open_trajectories
 from wscore.zoo.images import load_images
 
-TRAINED, VALIDATED, TESTED = (0, 1), (2,), (100, 101)
+TRAINED, VALIDATED, TESTED = (0, 1), (2,), (100,)
 SGD, ADAM = {"name": "sgd", "lr": 0.01}, {"name": "adam", "lr": 0.001}
 STRIDES, UNSEEN_STRIDES = (1, 2, 3, 6), (4, 9)
 HORIZONS = (1, 5)
