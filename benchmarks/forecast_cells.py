@@ -59,12 +59,12 @@ def main() -> None:
     torch.set_num_threads(1)
     model = train(options.folder, options.length)
     found = [cell for setting in settings(options.images) for cell in cells(options.folder, setting, model)]
-    print(f"{'cell':38}{'':2}" + "".join(f"{f'{name} h{step}':>16}" for name in METHODS for step in HORIZONS))
+    print(f"{'cell':52}" + "".join(f"{f'{name} h{step}':>16}" for name in METHODS for step in HORIZONS))
     for name, skills in found:
-        print(f"{name:40}" + "".join(f"{skill:16.3f}" for skill in skills))
+        print(f"{name:52}" + "".join(f"{skill:16.3f}" for skill in skills))
     table = np.array([skills for _, skills in found])
     for name, row in (("mean", table.mean(0)), ("minimum", table.min(0)), ("share above 0", (table > 0).mean(0))):
-        print(f"{name:40}" + "".join(f"{value:16.3f}" for value in row))
+        print(f"{name:52}" + "".join(f"{value:16.3f}" for value in row))
     sys.exit(int((table[:, : len(HORIZONS)] <= 0).any()))
 
 
