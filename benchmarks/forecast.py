@@ -11,6 +11,7 @@ import argparse
 import resource
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -96,17 +97,19 @@ def large(width: int, repeats: int) -> None:
     training = best(step, repeats)
     del network, optimizer
     model, history = GramPredictor(GramPredictorConfig(**SHAPE)).eval(), torch.randn(3, layout.size)
-    before = peak()
+    before = resident()
     model.predict(history, layout, HORIZONS)
-    extra, result = peak() - before, HORIZONS * layout.size * 4 / 2**20
+    result = HORIZONS * layout.size * 4 / 2**20
+    extra = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - before
     print(f"perceptron, {layout.size:,} weights; history {history.nbytes / 2**20:,.0f} MiB, result {result:,.0f} MiB")
     report("gram", best(lambda: model.predict(history, layout, HORIZONS), repeats), training, layout)
     print(f"                  {max(0.0, extra - result):10.0f} MiB of memory at most beside history and result")
 
 
-def peak() -> float:
-    """Return the most memory that this process has had, in MiB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+def resident() -> float:
+    """Return the memory that this process has now, in MiB (Linux)."""
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    return pages * resource.getpagesize() / 2**20
 
 
 def one_by_one(x: Tensor, y: Tensor) -> Callable[[], None]:
