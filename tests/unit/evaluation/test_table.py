@@ -110,8 +110,8 @@ def test_huge_and_missing_numbers_are_readable():
         "n/a",
         "20.2",
         "7.9",
-        "",
-        "",
+        "n/a",
+        "n/a",
     ]
 
 
