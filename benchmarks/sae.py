@@ -9,7 +9,7 @@ the auxiliary loss is measured. Best of several runs, one thread. Takes about a 
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
 from typing import NamedTuple
@@ -102,11 +102,12 @@ def seconds(step: Callable[[], object]) -> float:
     return best
 
 
-def cases(width: int, latents: int, x: Tensor) -> list[Case]:
-    """Return all measurements of one size, the rival first."""
-    plain = [Case("plain dense PyTorch", dense_step(width, latents, x))]
-    ours = [Case(name, sparse_step(name, width, latents, x)) for name in SPARSITIES]
-    return [*plain, *ours, Case("topk, half of the latents dead", sparse_step("topk", width, latents, x, dead=True))]
+def cases(width: int, latents: int, x: Tensor) -> Iterator[Case]:
+    """Yield all measurements of one size, the rival first; each model is gone before the next is made."""
+    yield Case("plain dense PyTorch", dense_step(width, latents, x))
+    for name in SPARSITIES:
+        yield Case(name, sparse_step(name, width, latents, x))
+    yield Case("topk, half of the latents dead", sparse_step("topk", width, latents, x, dead=True))
 
 
 def main() -> None:
