@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from wscore.publish.load import PublishedDecoder as PublishedDecoder
     from wscore.publish.load import PublishedDictionary as PublishedDictionary
     from wscore.publish.load import PublishedEncoder as PublishedEncoder
+    from wscore.publish.load import PublishedHead as PublishedHead
     from wscore.publish.load import PublishedPredictor as PublishedPredictor
     from wscore.publish.load import WeightAutoencoder as WeightAutoencoder
     from wscore.zoo.architectures import Architecture as Architecture
@@ -34,6 +35,7 @@ HOMES = {
     "PublishedDecoder": "wscore.publish.load",
     "PublishedDictionary": "wscore.publish.load",
     "PublishedEncoder": "wscore.publish.load",
+    "PublishedHead": "wscore.publish.load",
     "PublishedPredictor": "wscore.publish.load",
     "SparseAutoencoder": "wscore.models.sparse",
     "TiedWeightSparseAutoencoder": "wscore.models.sparse",

@@ -65,7 +65,12 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: object) -> None:
     """Write JSON atomically: keys in the given order, two spaces, final newline; NaN and infinity become null."""
-    write_text(path, json.dumps(_plain(value), indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+    write_text(path, to_json(value))
+
+
+def to_json(value: object) -> str:
+    """Return JSON text: keys in the given order, two spaces, final newline; NaN and infinity become null."""
+    return json.dumps(_plain(value), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
 
 
 def read_json(path: Path) -> Any:

@@ -19,7 +19,7 @@ ROWS = (
     ("forecasting",),
     ("evaluation",),
     ("publish", "plots"),
-    ("runner",),
+    ("runner", "cli"),
     ("stages",),
 )
 LEVEL = {room: level for level, row in enumerate(ROWS) for room in row}

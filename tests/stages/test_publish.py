@@ -69,6 +69,7 @@ def write_representations(zoo: Zoo) -> None:
     )
     Path("representations").mkdir()
     table.to_parquet("representations/representations.parquet")
+    write_json(Path("representations/manifest.json"), {"encoder": "0" * 64})
 
 
 def preset(text: str) -> None:

@@ -7,6 +7,7 @@ zoo/
   README.md                                        card; configuration `all`, and one per layout
 representations/
   data/<split>-00000-of-00001.parquet              one latent per network, beside what is known about the network
+  manifest.json                                    which encoder made them
 
 `Zoo` and `zoo.source: hub` read the published zoo like any other.
 """
@@ -24,7 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from wscore.errors import DataError, PublishError
-from wscore.io import write_text
+from wscore.io import read_json, write_json, write_text
 from wscore.publish.checksums import write_checksums
 from wscore.publish.config import PublishConfig
 from wscore.publish.provenance import Provenance
@@ -165,14 +166,12 @@ class ZooText(NamedTuple):
     columns: Sequence[str]
 
 
-def write_representations(
-    folder: Path, table: pd.DataFrame, zoo: Zoo, origin: Provenance, config: PublishConfig
-) -> None:
+def write_representations(folder: Path, source: Path, zoo: Zoo, origin: Provenance, config: PublishConfig) -> None:
     """Write representations as a data set, each beside what the zoo knows about its network.
 
     Args:
         folder: is filled.
-        table: with `model_id`, `split` and lists of one length each, such as `latent`.
+        source: folder that `cache_representations` wrote; its manifest says which encoder made them.
         zoo: whose networks they are.
         origin: for the card.
         config: for the card.
@@ -182,6 +181,7 @@ def write_representations(
     """
     from datasets import Features, List, Value
 
+    table, manifest = read_representations(source), read_json(source / "manifest.json")
     facts = zoo.table.drop(columns=["architecture", "layout", "checkpoint", "run_id"]).set_index("model_id")
     if not set(table["model_id"]) <= set(facts.index):
         raise DataError("the representations are those of another zoo", where=zoo.folder)
@@ -210,7 +210,22 @@ def write_representations(
         **_common(joined, list(features), origin, config),
     )
     write_text(folder / "README.md", text)
+    write_json(folder / "manifest.json", manifest)
     write_checksums(folder)
+
+
+def read_representations(folder: Path) -> pd.DataFrame:
+    """Return the table of representations in a folder.
+
+    Raises:
+        DataError: if it is missing or unreadable.
+    """
+    path = folder / "representations.parquet"
+    try:
+        return pd.read_parquet(path)
+    except (OSError, ValueError) as error:
+        fix = "run `dvc repro cache_representations`"
+        raise DataError("is not a readable table", where=path, got=" ".join(str(error).split()), fix=fix) from error
 
 
 def _groups(zoo: Zoo) -> dict[str, Group]:

@@ -1,12 +1,13 @@
 """Published models, from a folder or from the Hub at a pinned revision."""
 
+import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from wscore.errors import ModelError
 from wscore.publish.checksums import CHECKSUMS
 from wscore.publish.hub import check_repo_id
-from wscore.zoo.hub import download
+from wscore.zoo.hub import bound_waiting, check_reachable, client_errors, download, is_offline, persist
 
 FIX = "see `HF_ENDPOINT`, `HF_TOKEN` and `HF_HUB_OFFLINE`, or name a folder"
 EXPECTED = "a folder of published models, or owner/name or owner/name@revision on the Hub"
@@ -60,11 +61,32 @@ def fetch(text: str | Path, revision: str | None = None, *, part: str = "", **cl
     source = parse_source(text, revision)
     folder = Path(source.name)
     if not folder.is_dir():
+        if part and source.revision is None and not exists(source):  # one repository per model
+            alone = Source(f"{source.name}-{part.replace('/', '-')}", None)
+            source = alone if exists(alone) else source
         first = [f"{part}/*", CHECKSUMS, "config.json"] if part else None
         folder = download(source.name, source.revision, patterns=first, fix=FIX, **client)
         if part and not (folder / part).is_dir() and (folder / "config.json").is_file():
             folder = download(source.name, source.revision, fix=FIX, **client)  # a repository of this part alone
     return locate(folder, part)
+
+
+def exists(source: Source) -> bool:
+    """Return whether there is such a repository on the Hub; without an answer that it isn't there, there is."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import RepositoryNotFoundError
+
+    if is_offline():
+        return True
+    check_reachable(source.name, fix=FIX)
+    bound_waiting()
+    try:
+        persist(lambda: HfApi(endpoint=os.environ.get("HF_ENDPOINT") or None).model_info(source.name))
+    except RepositoryNotFoundError:
+        return False
+    except client_errors():
+        return True  # the download will tell what is wrong
+    return True
 
 
 def locate(folder: Path, part: str = "") -> Path:

@@ -10,7 +10,7 @@ Every class is a `torch.nn.Module` and a `PyTorchModelHubMixin`: `from_pretraine
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar, get_args
 
 import numpy as np
 import torch
@@ -20,13 +20,14 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from wscore.errors import ModelError
-from wscore.io import write_text
+from wscore.io import atomic_file, write_text
 from wscore.models.autoencoder import Decoder, Encoder
-from wscore.models.folder import RESERVED, load_model, read_model_config, save_model
+from wscore.models.folder import CONFIG, RESERVED, WEIGHTS, load_model, read_model_config, save_model
+from wscore.models.heads import Head
 from wscore.models.predictor import WeightPredictor
 from wscore.models.sparse import SparseModel
-from wscore.publish.checksums import verify, write_checksums
-from wscore.publish.fetch import fetch
+from wscore.publish.checksums import CHECKSUMS, read_checksums, verify, write_checksums
+from wscore.publish.fetch import exists, fetch, parse_source
 from wscore.publish.hub import Upload, upload
 from wscore.tokens.alignment import Alignment
 from wscore.tokens.batch import TokenBatch
@@ -34,6 +35,8 @@ from wscore.tokens.items import cut_windows
 from wscore.tokens.normalizer import Normalizer
 from wscore.tokens.tokenizer import Tokenizer
 from wscore.tokens.units import Scatter, UnitMap, unit_map
+from wscore.training.heads import Task, load_head, read
+from wscore.zoo.hub import download
 from wscore.zoo.layout import Layout, layout_of
 
 P = TypeVar("P", bound="Published")
@@ -62,11 +65,6 @@ class TokenCodec:
         self.tokenizer = Tokenizer.load(Path(folder) / "tokenizer.json")
         self.normalizer = Normalizer.load(Path(folder) / "normalizer.json")
         self.longest = longest
-
-    def save(self, folder: Path) -> None:
-        """Write tokenizer.json and normalizer.json."""
-        self.tokenizer.save(Path(folder) / "tokenizer.json")
-        self.normalizer.save(Path(folder) / "normalizer.json")
 
     def windows(self, layout: Layout) -> list[slice]:
         """Return which tokens of a network each of its windows holds."""
@@ -102,7 +100,9 @@ class Published(nn.Module, PyTorchModelHubMixin, library_name="wscore"):
 
     Attributes:
         model: the network itself.
+        identity: hash of its weights.
         facts: what config.json says beside its configuration.
+        beside: the other files of the folder: tokenizer, normaliser, and the like.
 
     Raises:
         ModelError: if the folder holds another kind of model, was altered, or is of an unknown format.
@@ -116,7 +116,10 @@ class Published(nn.Module, PyTorchModelHubMixin, library_name="wscore"):
         verify(Path(folder))
         self.model: Any = load_model(Path(folder), self.kind)
         content = read_model_config(Path(folder))
+        self.identity: str = content["sha256"]
         self.facts = {key: value for key, value in content.items() if key not in RESERVED}
+        others = [name for name in read_checksums(Path(folder)) if name not in (CONFIG, WEIGHTS, "README.md")]
+        self.beside = {name: (Path(folder) / name).read_bytes() for name in others if (Path(folder) / name).is_file()}
         card = Path(folder) / "README.md"
         self.card = card.read_text(encoding="utf-8") if card.is_file() else CARD.format(name=type(self).__name__)
 
@@ -142,12 +145,11 @@ class Published(nn.Module, PyTorchModelHubMixin, library_name="wscore"):
     def _save_pretrained(self, save_directory: Path) -> None:
         """Write all files of the model."""
         save_model(save_directory, self.model, extra=self.facts)
-        self.save_codec(save_directory)
+        for name, content in self.beside.items():
+            with atomic_file(save_directory / name) as temporary:
+                temporary.write_bytes(content)
         write_text(save_directory / "README.md", self.card)
         write_checksums(save_directory)
-
-    def save_codec(self, folder: Path) -> None:
-        """Write what the model needs beside its weights."""
 
     def push_to_hub(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, repo_id: str, *, private: bool = True
@@ -172,11 +174,6 @@ class PublishedEncoder(Published):
         super().__init__(folder)
         self.codec = TokenCodec(Path(folder), self.model.config.network.max_tokens)
         self.alignment = Alignment.load(Path(folder))
-
-    def save_codec(self, folder: Path) -> None:
-        """Write tokenizer, normaliser and reference networks."""
-        self.codec.save(folder)
-        self.alignment.save(folder)
 
     def encode(self, state: Mapping[str, Tensor]) -> Float[Tensor, " latent"]:
         """Return the latent (Z,) of a network's state dict: the mean over its windows, as the heads take it."""
@@ -221,11 +218,6 @@ class PublishedDecoder(Published):
         self.codec = TokenCodec(Path(folder), self.model.config.network.max_tokens)
         self.alignment = Alignment.load(Path(folder))
 
-    def save_codec(self, folder: Path) -> None:
-        """Write tokenizer, normaliser and reference networks."""
-        self.codec.save(folder)
-        self.alignment.save(folder)
-
     @torch.no_grad()
     def decode(self, latents: Float[Tensor, "window latent"], layout: Layout) -> dict[str, Tensor]:
         """Return the state dict that latents stand for, one latent per window of a network of this layout.
@@ -241,6 +233,49 @@ class PublishedDecoder(Published):
         frame = self.codec.batch(layout, np.zeros(layout.size, np.float32))
         vector = self.codec.network(layout, self.model(latents, frame))
         return layout.unflatten(torch.from_numpy(vector))
+
+
+class PublishedHead(Published):
+    """Tells properties of networks.
+
+    Args:
+        folder: of a published head.
+        encoder: the one that it was trained with.
+
+    Raises:
+        ModelError: if the folder holds no head, or the head belongs to another encoder.
+    """
+
+    part = "heads"
+    kind = Head
+
+    def __init__(self, folder: Path | str, encoder: PublishedEncoder) -> None:
+        super().__init__(folder)
+        self.head, self.encoder = load_head(Path(folder)), encoder
+        if self.head.encoder != encoder.identity:
+            raise ModelError(
+                "reads latents of another encoder", where=folder, expected=self.head.encoder, got=encoder.identity
+            )
+
+    @classmethod
+    def from_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
+        cls, source: Path | str, *, encoder: PublishedEncoder, part: str, revision: str | None = None, **client: Any
+    ) -> "PublishedHead":
+        """Return a head in a folder or on the Hub: see `Published.from_pretrained`; `part` is such as `heads/accuracy`."""
+        return cls(fetch(source, revision, part=part, **client), encoder).eval()
+
+    def read(self, state: Mapping[str, Tensor], architecture: str | None = None) -> dict[str, Any]:  # noqa: ARG002
+        """Return the properties of a network's state dict by name: true or false, number, name.
+
+        Args:
+            state: of the network.
+            architecture: JSON text of it, where the head runs networks.
+
+        Raises:
+            ModelError: if the network has weights that are not finite.
+        """
+        table = read(self.head, self.encoder.encode(state).numpy()[None])
+        return {str(name): table[name].tolist()[0] for name in table.columns}
 
 
 class PublishedPredictor(Published):
@@ -387,6 +422,12 @@ class WeightAutoencoder(nn.Module, PyTorchModelHubMixin, library_name="wscore"):
         """Return the network that latents stand for: see `PublishedDecoder.decode`."""
         return self._side("decoder").decode(latents, layout)
 
+    def align(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return a network with its hidden units in the order in which it is encoded; it computes what it computed."""
+        layout, side = layout_of(state), self.encoder if self.encoder is not None else self.decoder
+        assert side is not None
+        return layout.unflatten(torch.from_numpy(side.alignment.apply(layout, layout.flatten(state)[None])[0]))
+
     def forward(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the network that is rebuilt from the latents of a network."""
         return self.decode(self.encode_windows(state), layout_of(state))
@@ -412,6 +453,24 @@ class WeightAutoencoder(nn.Module, PyTorchModelHubMixin, library_name="wscore"):
         if side is None:
             raise ModelError(f"has no {name}", fix=f"load one that holds the {name} too")
         return side
+
+
+def head_parts(source: Path | str, names: Sequence[str] | None = None) -> dict[str, Path]:
+    """Return the folders of the heads in a publication by name; of separate repositories those that are named.
+
+    Raises:
+        PublishError: if the source is malformed.
+        DataError: if the Hub refuses or can't be reached.
+        ModelError: if there is no such folder.
+    """
+    found = parse_source(source)
+    folder = Path(found.name)
+    if not folder.is_dir():
+        if not exists(found):
+            return {name: fetch(source, part=f"heads/{name}") for name in names or get_args(Task)}
+        folder = download(found.name, found.revision, patterns=["heads/*", CHECKSUMS])
+    folders = {path.parent.name: path.parent for path in sorted(folder.glob("heads/*/config.json"))}
+    return {name: path for name, path in folders.items() if names is None or name in names}
 
 
 def check_finite(vectors: Float[np.ndarray, "*networks weights"]) -> None:

@@ -5,15 +5,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pandas as pd
-
-from wscore.errors import DataError, PublishError
+from wscore.errors import PublishError
 from wscore.io import atomic_folder, read_json, write_text
 from wscore.publish import parts
 from wscore.publish.card import Part, write_card, write_index
 from wscore.publish.checksums import CHECKSUMS, write_checksums
 from wscore.publish.config import PublishConfig
-from wscore.publish.dataset import write_representations, write_zoo
+from wscore.publish.dataset import read_representations, write_representations, write_zoo
 from wscore.publish.events import write_events
 from wscore.publish.hub import Upload
 from wscore.publish.provenance import Provenance
@@ -100,12 +98,12 @@ def pack_datasets(out: Path, zoo: Zoo, representations: Path, origin: Provenance
     names: list[str] = [] if config.target == "none" else list(config.datasets)
     with atomic_folder(out) as folder:
         if names:
-            table = _read_table(representations / "representations.parquet")
+            table = read_representations(representations)
             if "zoo" in names:
                 splits = dict(zip(table["model_id"].astype(str), table["split"].astype(str), strict=True))
                 write_zoo(folder / "zoo", zoo, splits, origin, config)
             if "representations" in names:
-                write_representations(folder / "representations", table, zoo, origin, config)
+                write_representations(folder / "representations", representations, zoo, origin, config)
         write_checksums(folder)
     return names
 
@@ -188,11 +186,3 @@ def _fill(target: Path, content: Content, origin: Provenance, config: PublishCon
     write_events(content.history, target)
     write_text(target / "README.md", write_card(content.part, origin, config))
     write_checksums(target)
-
-
-def _read_table(path: Path) -> pd.DataFrame:
-    try:
-        return pd.read_parquet(path)
-    except (OSError, ValueError) as error:
-        fix = "run `dvc repro cache_representations`"
-        raise DataError("is not a readable table", where=path, got=" ".join(str(error).split()), fix=fix) from error

@@ -1,0 +1,40 @@
+"""How often a network is right, measured on images."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from wscore.errors import DataError
+from wscore.zoo.architectures import build, parse
+from wscore.zoo.images import ImagesConfig, load_images
+
+
+class Judge:
+    """Runs networks of one architecture on the test images of a data set.
+
+    Args:
+        dataset: as `data.dataset`.
+        architecture: JSON text.
+
+    Raises:
+        DataError: if the architecture is not known, or the images don't fit it.
+    """
+
+    def __init__(self, dataset: str, architecture: str) -> None:
+        known = parse(architecture)
+        size = known.input[1]
+        images = load_images(
+            ImagesConfig(dataset=dataset, root=None, revision=None, size=size, max_train=None, max_test=None)
+        )
+        self.network = build(known).eval()
+        self.images, self.labels = images.test.images, images.test.labels
+        if tuple(self.images.shape[1:]) != known.input:
+            raise DataError("images don't fit the network", where=dataset, expected=known.input,
+                            got=tuple(self.images.shape[1:]))  # fmt: skip
+
+    @torch.no_grad()
+    def accuracy(self, state: Mapping[str, Tensor]) -> float:
+        """Return the share of the test images that a network classifies rightly."""
+        self.network.load_state_dict(dict(state))
+        return float((self.network(self.images).argmax(dim=-1) == self.labels).float().mean())

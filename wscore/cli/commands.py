@@ -1,0 +1,272 @@
+"""What each command does: read, ask the library, print."""
+
+import argparse
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import torch
+from torch import Tensor
+
+from wscore.cli.accuracy import Judge
+from wscore.cli.describe import describe_network, describe_path
+from wscore.cli.networks import Network, read_networks, read_one
+from wscore.cli.output import print_json, print_table, progress
+from wscore.errors import DataError, ModelError
+from wscore.forecasting.snapshots import Trajectory
+from wscore.io import atomic_folder, read_tensors, write_tensors
+from wscore.publish.load import PublishedEncoder, PublishedHead, PublishedPredictor, WeightAutoencoder
+from wscore.publish.load import head_parts as find_heads
+from wscore.publish.neighbours import Neighbours
+from wscore.zoo.layout import Layout
+
+SHOWN = 6  # numbers of a latent in a table
+INTERVAL = ("_low", "_high")
+ABOUT = ("test_accuracy", "family", "optimizer", "activation", "lr", "epoch")
+
+
+def encode(options: argparse.Namespace) -> None:
+    """Print the latents of networks and write them if asked to."""
+    encoder = PublishedEncoder.from_pretrained(options.model)
+    found: list[dict[str, Any]] = []
+    latents: dict[str, Tensor] = {}
+    layouts: dict[str, Layout] = {}
+    for network in _networks(options):
+        windows = encoder.encode_windows(network.state)
+        found.append({"network": network.name, "weights": network.layout.size, "windows": len(windows),
+                      "latent": windows.mean(dim=0).tolist()})  # fmt: skip
+        latents[network.name], layouts[network.name] = windows, network.layout
+    if options.out:
+        _write_latents(Path(options.out), latents, layouts, encoder.identity)
+    if options.json:
+        print_json({"encoder": encoder.identity, "networks": found})
+        return
+    print_table([{**one, "latent": _short(one["latent"])} for one in found])
+
+
+def decode(options: argparse.Namespace) -> None:
+    """Rebuild networks from latents."""
+    model = WeightAutoencoder.from_pretrained(options.model, side="decoder")
+    latents, layouts = _read_latents(Path(options.latents))
+    if options.like:
+        layouts = dict.fromkeys(latents, read_one(options.like).layout)
+    states: dict[str, dict[str, Tensor]] = {}
+    for name, windows in progress(latents.items(), total=len(latents)):
+        if name not in layouts:
+            raise DataError(
+                "the layout is not noted with the latents", where=f"{options.latents}: {name}", fix="use --like"
+            )
+        states[name] = model.decode(windows, layouts[name])
+    files = _write_states(Path(options.out), states)
+    rows = [{"network": name, "weights": layouts[name].size, "file": str(files[name])} for name in states]
+    print_json({"networks": rows}) if options.json else print_table(rows)
+
+
+def predict(options: argparse.Namespace) -> None:
+    """Tell properties of networks."""
+    encoder = PublishedEncoder.from_pretrained(options.model)
+    heads = _heads(options.model, encoder, options.heads)
+    found = []
+    for network in _networks(options):
+        told = {name: head.read(network.state, network.architecture or None) for name, head in heads.items()}
+        found.append({"network": network.name, "heads": told})
+    if options.json:
+        print_json({"networks": found})
+        return
+    print_table([row for one in found for row in _properties(one["network"], one["heads"])])
+
+
+def neighbours(options: argparse.Namespace) -> None:
+    """Find the nearest networks of a zoo."""
+    encoder = PublishedEncoder.from_pretrained(options.model)
+    network = read_one(options.network)
+    among = Neighbours.load(options.among, encoder.identity)
+    rows = among.nearest(encoder.encode(network.state).numpy(), options.k)
+    if options.json:
+        print_json({"network": network.name, "among": len(among.table), "neighbours": rows})
+        return
+    shown = ("model_id", "distance", "split", *ABOUT)
+    print_table(
+        [{name: row[name] for name in shown if name in row} for row in rows],
+        title=f"nearest to {network.name} of {len(among.table):,} networks",
+    )
+
+
+def interpolate(options: argparse.Namespace) -> None:
+    """Go from one network to another, in latent space and, as a control, in a straight line of the weights."""
+    model = WeightAutoencoder.from_pretrained(options.model)
+    first, second = (read_one(name, architecture=options.architecture) for name in (options.first, options.second))
+    layout = first.layout
+    if second.layout != layout:
+        raise DataError("the two networks differ in their tensors", where=options.second, expected=first.name)
+    ends = [model.encode_windows(network.state) for network in (first, second)]
+    straight = [model.align(network.state) for network in (first, second)]
+    judge = Judge(options.images, first.architecture) if options.images else None
+    rows, states = [], {}
+    for step in progress(range(options.steps), unit="step"):
+        share = step / (options.steps - 1)
+        state = model.decode(torch.lerp(*ends, share), layout)
+        control = {name: torch.lerp(straight[0][name], straight[1][name], share) if straight[0][name].is_floating_point()
+                   else straight[0][name] for name in straight[0]}  # fmt: skip
+        row: dict[str, Any] = {"share": share, "network": f"step-{step}"}
+        row |= {f"distance to {name}": _distance(layout, state, end)
+                for name, end in zip(("first", "second"), straight, strict=True)}  # fmt: skip
+        if judge is not None:
+            row |= {"accuracy": judge.accuracy(state), "accuracy, straight line": judge.accuracy(control)}
+        rows.append(row)
+        states[f"step-{step}"] = state
+    if options.out:
+        _write_states(Path(options.out), states)
+    print_json({"first": first.name, "second": second.name, "path": rows}) if options.json else print_table(rows)
+
+
+def forecast(options: argparse.Namespace) -> None:
+    """Forecast the next snapshots of a training."""
+    predictor = PublishedPredictor.from_pretrained(options.model)
+    history, future = _history(options, predictor)
+    layout = history[0].layout
+    states = predictor.forecast([network.state for network in history], options.steps)
+    last = layout.flatten(history[-1].state)
+    rows = []
+    for step, state in enumerate(states, 1):
+        vector = layout.flatten(state)
+        row: dict[str, Any] = {
+            "step": step,
+            "change": _norm(vector - last),
+            "relative change": _norm(vector - last) / _norm(last),
+        }
+        if step <= len(future):
+            truth = layout.flatten(future[step - 1].state)
+            row |= {"error": _norm(vector - truth), "error of copying": _norm(last - truth)}
+            row["skill"] = 1 - (row["error"] / max(row["error of copying"], 1e-30)) ** 2
+        rows.append(row)
+    if options.out:
+        _write_states(Path(options.out), {f"step-{step}": state for step, state in enumerate(states, 1)})
+    names = [network.name for network in history]
+    if options.json:
+        print_json({"snapshots": names, "steps": rows})
+        return
+    print_table(rows, title=f"after {', '.join(names)}")
+
+
+def inspect(options: argparse.Namespace) -> None:
+    """Show a network, a zoo, a recorded run or a model."""
+    found = describe_path(options.path)
+    if found is None:
+        found = describe_network(read_one(options.path, architecture=options.architecture), options.model)
+    if options.json:
+        print_json(found)
+        return
+    tables = {name: value for name, value in found.items() if isinstance(value, list)}
+    print_table([{"": name, "value": value} for name, value in found.items() if name not in tables])
+    for name, rows in tables.items():
+        print_table(rows, title=f"\n{name}") if rows else None
+
+
+def _networks(options: argparse.Namespace) -> Iterator[Network]:
+    found = read_networks(options.networks, architecture=options.architecture, limit=options.limit)
+    seen: set[str] = set()
+    for network in progress(found):
+        if network.name in seen:
+            raise DataError("two networks have the same name", where=network.name, fix="name them one at a time")
+        seen.add(network.name)
+        yield network
+
+
+def _heads(model: str, encoder: PublishedEncoder, names: Sequence[str] | None) -> dict[str, PublishedHead]:
+    known = find_heads(model, names)
+    wrong = sorted(set(names or ()) - set(known))
+    if wrong or not known:
+        raise ModelError(
+            "no such head", where=model, expected=", ".join(known) or "heads/NAME", got=", ".join(wrong) or "none"
+        )
+    return {name: PublishedHead(folder, encoder) for name, folder in known.items()}
+
+
+def _properties(network: str, told: Mapping[str, Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    for head, values in told.items():
+        ends = {f"{name}{end}" for name in values for end in INTERVAL if f"{name}{end}" in values}
+        for name, value in values.items():
+            if name in ends:
+                continue
+            low, high = (values.get(f"{name}{end}") for end in INTERVAL)
+            interval = "" if low is None else f"[{low:.4g}, {high:.4g}]"
+            shown = f"{value:.4g}" if isinstance(value, float) else {True: "yes", False: "no"}.get(value, value)
+            yield {"network": network, "head": head, "property": name, "value": shown, "interval": interval}
+
+
+def _history(options: argparse.Namespace, predictor: PublishedPredictor) -> tuple[list[Network], list[Network]]:
+    """Return the snapshots to look back at and, of a recorded run, those that follow."""
+    texts, length = options.snapshots, predictor.model.config.sequence_length
+    if len(texts) > 1 or not (Path(texts[0]) / "weights.npy").is_file():
+        if options.at is not None:
+            raise DataError("--at is for a recorded run", got=", ".join(texts))
+        return list(read_networks(texts)), []
+    run, stride = Trajectory(Path(texts[0])), int(predictor.facts.get("training", {}).get("stride", 1))
+    at = len(run) - 1 if options.at is None else options.at
+    first = at - stride * (length - 1)
+    if first < 0 or at >= len(run):
+        expected = f"from {stride * (length - 1)} to {len(run) - 1}"
+        raise DataError("the snapshot has no such history", where=f"{texts[0]}: --at", expected=expected, got=at)
+
+    def snapshot(index: int) -> Network:
+        state = run.layout.unflatten(torch.from_numpy(run.weights[index].copy()))
+        return Network(f"{run.name}@{run.manifest.snapshots.step[index]}", state, "")
+
+    ahead = range(at + stride, min(len(run), at + stride * options.steps + 1), stride)
+    return [snapshot(index) for index in range(first, at + 1, stride)], [snapshot(index) for index in ahead]
+
+
+def _write_latents(path: Path, latents: Mapping[str, Tensor], layouts: Mapping[str, Layout], identity: str) -> None:
+    if path.suffix != ".safetensors":
+        raise DataError("is no .safetensors file", where=path, fix="name the output something.safetensors")
+    notes = {name: layout.identity for name, layout in layouts.items()}
+    kinds = {layout.identity: msgspec.to_builtins(layout) for layout in layouts.values()}
+    metadata = {"encoder": identity, "networks": msgspec.json.encode(notes).decode()}
+    metadata["layouts"] = msgspec.json.encode(kinds).decode()
+    write_tensors(path, latents, metadata)
+
+
+def _read_latents(path: Path) -> tuple[dict[str, Tensor], dict[str, Layout]]:
+    from safetensors import safe_open
+
+    latents = read_tensors(path)
+    if not latents or any(one.ndim != 2 or not one.is_floating_point() for one in latents.values()):
+        raise DataError("holds no latents", where=path, expected="one (windows, numbers) tensor per network")
+    with safe_open(path, "pt") as content:
+        metadata = content.metadata() or {}
+    try:
+        notes = msgspec.json.decode(metadata.get("networks", "{}"), type=dict[str, str])
+        kinds = msgspec.json.decode(metadata.get("layouts", "{}"), type=dict[str, Layout], strict=False)
+    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+        raise DataError("notes beside the latents can't be read", where=path, got=error) from error
+    return latents, {name: kinds[layout] for name, layout in notes.items() if layout in kinds}
+
+
+def _write_states(folder: Path, states: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Path]:
+    """Write networks as files of a new folder, whole or not at all."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise DataError("is there already and not empty", where=folder, fix="name a new folder")
+    files = {name: f"{name.removesuffix('.safetensors').replace('/', '_')}.safetensors" for name in states}
+    if len(set(files.values())) < len(files):
+        raise DataError("two networks would have the same file name", where=folder, fix="write them one at a time")
+    with atomic_folder(folder) as temporary:
+        for name, state in states.items():
+            write_tensors(temporary / files[name], {key: tensor.clone() for key, tensor in state.items()})
+    return {name: folder / file for name, file in files.items()}
+
+
+def _distance(layout: Layout, state: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> float:
+    return _norm(layout.flatten(state) - layout.flatten(other))
+
+
+def _norm(vector: np.ndarray) -> float:
+    return math.sqrt(float(np.square(vector, dtype=np.float64).sum()))
+
+
+def _short(latent: Sequence[float]) -> str:
+    more = f" ... ({len(latent)} numbers)" if len(latent) > SHOWN else ""
+    return " ".join(f"{number:+.3f}" for number in latent[:SHOWN]) + more

@@ -1,0 +1,159 @@
+"""What a network, a zoo, a recorded run or a published model is."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from wscore.cli.networks import Network, zoo_folder
+from wscore.errors import DataError, ModelError, WscoreError
+from wscore.forecasting.snapshots import Trajectory
+from wscore.models.folder import CONFIG, read_model_config
+from wscore.publish.checksums import CHECKSUMS, read_checksums, verify
+from wscore.publish.fetch import fetch, parse_source
+from wscore.publish.load import PublishedEncoder
+from wscore.symmetry.spec import PermutationSpec
+from wscore.symmetry.trace import derive_spec
+from wscore.zoo.architectures import build, parse
+from wscore.zoo.store import Zoo
+
+COUNTED = ("family", "dataset", "optimizer", "activation")
+
+
+def describe_path(text: str) -> dict[str, Any] | None:
+    """Return what a folder holds, as facts and tables; None where a network is meant.
+
+    Raises:
+        WscoreError: if it is a zoo, run or model that can't be read.
+    """
+    folder = zoo_folder(text)
+    if not folder.is_dir():
+        if folder.exists() or "#" in text or "/" not in text or folder.suffix:
+            return None
+        source = parse_source(text)
+        folder = fetch(source.name, source.revision)
+    if (folder / "layouts.json").is_file():
+        return _zoo(folder)
+    if (folder / "weights.npy").is_file():
+        return _run(folder)
+    if (folder / CONFIG).is_file():
+        return _model(folder)
+    return _publication(folder) if (folder / CHECKSUMS).is_file() else None
+
+
+def describe_network(network: Network, model: str) -> dict[str, Any]:
+    """Return size, layers, statistics and symmetry of one network.
+
+    Args:
+        network: to describe.
+        model: whose encoder may know the symmetry of networks of unknown architecture.
+    """
+    layout = network.layout
+    rows = []
+    for spec in layout.tensors:
+        values = network.state[spec.name].detach().double()
+        rows.append({
+            "tensor": spec.name, "layer": spec.layer, "kind": spec.kind, "shape": "x".join(map(str, spec.shape)),
+            "weights": spec.size, "mean": float(values.mean()), "std": float(values.std(correction=0)),
+            "min": float(values.min()), "max": float(values.max()), "zeros": float((values == 0).double().mean()),
+        })  # fmt: skip
+    vector = torch.from_numpy(layout.flatten(network.state)).double()
+    facts: dict[str, Any] = {
+        "network": network.name, "weights": layout.size, "tensors": len(layout.tensors),
+        "layers": len({spec.layer for spec in layout.tensors}), "layout": layout.identity, "norm": float(vector.norm()),
+        "architecture": network.architecture or "not known",
+    }  # fmt: skip
+    spec, origin = _symmetry(network, model)
+    facts["symmetry"] = origin
+    groups = []
+    if spec is not None:
+        orders = sum(math.lgamma(units + 1) for units in spec.units.values()) / math.log(10)
+        facts["equivalent orders of the units"] = f"10^{orders:.1f}"
+        for group, units in spec.units.items():
+            bound = [f"{item.tensor}[{item.axis}]" for item in spec.bindings(group)]
+            groups.append({"group": group, "units": units, "axes": ", ".join(bound)})
+    return {**facts, "layers and tensors": rows, "units that can change places": groups}
+
+
+def _symmetry(network: Network, model: str) -> tuple[PermutationSpec | None, str]:
+    """Return which units may change places, and how that is known."""
+    if network.architecture:
+        known = parse(network.architecture)
+        built = build(known)
+        built.load_state_dict(network.state)
+        return derive_spec(built.eval(), torch.rand(4, *known.input)), "derived from the architecture"
+    try:
+        found = PublishedEncoder.from_pretrained(model).alignment.references.get(network.layout.identity)
+    except WscoreError:
+        found = None
+    if found is not None:
+        return found.spec, f"that of networks of this layout in {model}"
+    return None, f"not known: no --architecture, and {model} knows no network of this layout"
+
+
+def _zoo(folder: Path) -> dict[str, Any]:
+    zoo = Zoo(folder)
+    table = zoo.table
+    facts = {"zoo": str(folder), "hash": zoo.identity, "networks": len(table), "training runs": table["run_id"].nunique(),
+             "layouts": len(zoo.layouts), "weights": sum(zoo.layouts[str(name)].size for name in table["layout"])}  # fmt: skip
+    rows = []
+    for name in (name for name in COUNTED if name in table):
+        for value, count in table[name].value_counts(sort=True).items():
+            chosen = table[table[name] == value]
+            row: dict[str, Any] = {"column": name, "value": str(value), "networks": int(count)}
+            if "test_accuracy" in table:
+                row |= {"mean test accuracy": float(chosen["test_accuracy"].mean())}
+            rows.append(row)
+    return {**facts, "columns": ", ".join(map(str, table.columns)), "networks by": rows}
+
+
+def _run(folder: Path) -> dict[str, Any]:
+    run = Trajectory(folder)
+    columns = run.manifest.snapshots
+    return {
+        "run": run.name, "snapshots": len(run), "weights": run.layout.size, "steps": int(columns.step[-1]),
+        "first test accuracy": _last(columns.test_accuracy[:1]), "last test accuracy": _last(columns.test_accuracy),
+    }  # fmt: skip
+
+
+def _last(values: Any) -> float | None:
+    return float(values[-1]) if len(values) and values[-1] is not None else None
+
+
+def _model(folder: Path) -> dict[str, Any]:
+    content = read_model_config(folder)
+    facts: dict[str, Any] = {"model": str(folder), "class": content["class"], "format": content["format"],
+                             "SHA-256 of the weights": content["sha256"]}  # fmt: skip
+    if (folder / CHECKSUMS).is_file():
+        verify(folder)
+        facts["files"] = f"{len(read_checksums(folder))}, all as published"
+    else:
+        facts["files"] = "not published, so not checked"
+    known = {key: content[key] for key in ("task", "encoder", "tokens", "zoo", "kind") if key in content}
+    plain = {key: value for key, value in _flat(content["config"]).items() if not isinstance(value, list | dict)}
+    return {**facts, **known, "configuration": [{"key": key, "value": value} for key, value in plain.items()]}
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict):
+        return {prefix: value}
+    found: dict[str, Any] = {}
+    for key, item in value.items():
+        found |= _flat(item, f"{prefix}.{key}" if prefix else str(key))
+    return found
+
+
+def _publication(folder: Path) -> dict[str, Any]:
+    rows = []
+    for path in sorted(folder.rglob(CONFIG)):
+        where = path.parent.relative_to(folder).as_posix()
+        try:
+            verify(path.parent)
+            state = "as published"
+        except (ModelError, DataError) as error:
+            state = str(error)
+        rows.append({"part": where, "class": read_model_config(path.parent)["class"], "files": state})
+    if not rows:
+        raise DataError("holds no model", where=folder, expected="folders with config.json")
+    return {"published": str(folder), "models": len(rows), "parts": rows}

@@ -1,0 +1,166 @@
+"""The command `wscore`: what published models say about networks in files. Nothing heavy is loaded for `--help`."""
+
+import argparse
+import importlib
+import os
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from wscore import __version__
+from wscore.errors import WscoreError
+
+MODEL = "models/published"
+AMONG = "data/published/representations"
+NETWORKS = """\
+A network is a file of a state dict (.safetensors; .pt, .pth with tensors only; .npz), a folder of such files, a zoo
+(data/zoo), one network of it (data/zoo#MODEL_ID), a recorded run (data/trajectories/RUN), or owner/name[@revision] on
+the Hugging Face Hub. A model is a folder of published models or owner/name[@revision]. HF_TOKEN, HF_ENDPOINT and
+HF_HUB_OFFLINE are respected. Exit status: 0 done, 1 bad input, 2 wrong usage, 130 interrupted.
+"""
+EXAMPLES = {
+    "encode": """\
+  wscore encode checkpoint.safetensors
+  wscore encode data/zoo --limit 100 --out latents.safetensors
+  wscore encode checkpoint.pt --model me/my-zoo@4f1c2ab --json""",
+    "decode": """\
+  wscore decode latents.safetensors --out rebuilt
+  wscore decode latents.safetensors --like checkpoint.safetensors --out rebuilt""",
+    "predict": """\
+  wscore predict checkpoint.safetensors
+  wscore predict checkpoint.safetensors --heads accuracy --json""",
+    "neighbours": """\
+  wscore neighbours checkpoint.safetensors
+  wscore neighbours checkpoint.safetensors -k 10 --among me/my-zoo-representations""",
+    "interpolate": """\
+  wscore interpolate one.safetensors other.safetensors --steps 5 --out between
+  wscore interpolate data/zoo#ID data/zoo#ID --images digits""",
+    "forecast": """\
+  wscore forecast epoch1.pt epoch2.pt epoch3.pt --steps 5 --out future
+  wscore forecast data/trajectories/seed-3 --at 30 --steps 3""",
+    "inspect": """\
+  wscore inspect checkpoint.safetensors
+  wscore inspect data/zoo
+  wscore inspect models/published/encoder""",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command; exits with 1 and one line on standard error if the input is bad."""
+    options = build_parser().parse_args(arguments)
+    warnings.showwarning = _show_warning
+    name = options.command
+    run: Callable[[argparse.Namespace], None] = getattr(importlib.import_module("wscore.cli.commands"), name)
+    try:
+        run(options)
+        sys.stdout.flush()
+    except WscoreError as error:
+        sys.exit(_complaint(name, " ".join(str(error).split())))
+    except BrokenPipeError:  # as by `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        sys.exit(_complaint(name, f"{where}{error.strerror or error}"))
+    except KeyboardInterrupt:
+        sys.exit(128 + 2)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands."""
+    parser = argparse.ArgumentParser(
+        prog="wscore", description="Neural-network weights as data: ask published models about networks in files.",
+        epilog=NETWORKS, formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.add_argument("--version", action="version", version=f"wscore {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    encode = _add(commands, "encode", "Print the latent of each network.")
+    _networks(encode)
+    encode.add_argument("--out", metavar="FILE", help="also write the latents to this .safetensors file, for `decode`")
+    decode = _add(commands, "decode", "Rebuild networks from latents that `encode --out` wrote.")
+    decode.add_argument("latents", metavar="FILE", help=".safetensors file of latents")
+    decode.add_argument(
+        "--like", metavar="NETWORK", help="network of the layout wanted; else that noted with the latents"
+    )
+    decode.add_argument("--out", metavar="FOLDER", required=True, help="new folder for the rebuilt networks")
+    predict = _add(
+        commands, "predict", "Tell properties of each network, numbers with their interval where there is one."
+    )
+    _networks(predict)
+    predict.add_argument("--heads", nargs="+", metavar="NAME", help="only these heads, such as accuracy")
+    neighbours = _add(commands, "neighbours", "Find the nearest networks of a zoo in latent space.")
+    neighbours.add_argument("network", metavar="NETWORK")
+    neighbours.add_argument("-k", type=_count, default=5, metavar="NUMBER", help="how many (default: 5)")
+    neighbours.add_argument(
+        "--among",
+        default=AMONG,
+        metavar="FOLDER",
+        help=f"published representations, folder or Hub id (default: {AMONG})",
+    )
+    interpolate = _add(
+        commands, "interpolate", "Go from one network to another in latent space, beside the straight line."
+    )
+    interpolate.add_argument("first", metavar="NETWORK")
+    interpolate.add_argument("second", metavar="NETWORK")
+    interpolate.add_argument(
+        "--steps", type=_steps, default=5, metavar="NUMBER", help="networks, ends included (default: 5)"
+    )
+    interpolate.add_argument("--images", metavar="NAME", help="data set on whose test images each network is run")
+    interpolate.add_argument("--out", metavar="FOLDER", help="new folder for the networks on the way")
+    forecast = _add(commands, "forecast", "Forecast the weights of a network from its last snapshots.")
+    forecast.add_argument(
+        "snapshots", nargs="+", metavar="NETWORK", help="oldest first, equally spaced; or one recorded run"
+    )
+    forecast.add_argument("--steps", type=_count, default=1, metavar="NUMBER", help="steps ahead (default: 1)")
+    forecast.add_argument("--at", type=int, metavar="INDEX", help="snapshot of a recorded run from which to look ahead")
+    forecast.add_argument("--out", metavar="FOLDER", help="new folder for the forecast networks")
+    inspect = _add(
+        commands, "inspect", "Show layers, statistics and symmetry of a network; or what a zoo or model holds."
+    )
+    inspect.add_argument("path", metavar="PATH", help="network, zoo, recorded run or published model")
+    return parser
+
+
+def _add(commands: Any, name: str, text: str) -> argparse.ArgumentParser:
+    command = commands.add_parser(
+        name, help=text, description=text, formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=f"examples:\n{EXAMPLES[name]}\n\n{NETWORKS}",
+    )  # fmt: skip
+    command.add_argument("--json", action="store_true", help="print JSON for programs")
+    command.add_argument(
+        "--model", default=MODEL, metavar="MODEL", help=f"published models, folder or Hub id (default: {MODEL})"
+    )
+    command.add_argument("--architecture", default="", metavar="JSON", help="of networks that don't tell it")
+    return command
+
+
+def _networks(command: argparse.ArgumentParser) -> None:
+    command.add_argument("networks", nargs="+", metavar="NETWORK")
+    command.add_argument("--limit", type=_count, metavar="NUMBER", help="at most so many networks")
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number >= 1, got {text}")
+    return number
+
+
+def _steps(text: str) -> int:
+    number = int(text)
+    if number < 2:
+        raise argparse.ArgumentTypeError(f"expected a whole number >= 2, got {text}")
+    return number
+
+
+def _complaint(name: str, text: str) -> str:
+    return f"wscore {name}: {text}"
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
+    sys.stderr.write(f"wscore: warning: {message}\n" if issubclass(category, UserWarning) else "")
+
+
+if __name__ == "__main__":
+    main()

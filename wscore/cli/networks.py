@@ -1,0 +1,137 @@
+"""Networks that are named on the command line."""
+
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from wscore.errors import DataError, WscoreError
+from wscore.forecasting.snapshots import Trajectory
+from wscore.publish.fetch import parse_source
+from wscore.zoo.checkpoints import read_state
+from wscore.zoo.hub import download, download_zoo
+from wscore.zoo.layout import Layout, layout_of
+from wscore.zoo.store import Zoo
+
+SUFFIXES = (".safetensors", ".pt", ".pth", ".npz", ".bin", ".h5")
+DATASETS = "datasets/"
+EXPECTED = "a file, a folder, ZOO#MODEL_ID, owner/name on the Hub, or datasets/owner/name for a published zoo"
+
+
+class Network(NamedTuple):
+    """One network.
+
+    Attributes:
+        name: how it is called in tables.
+        state: its state dict.
+        architecture: JSON text of it; empty where nobody knows.
+    """
+
+    name: str
+    state: dict[str, Tensor]
+    architecture: str
+
+    @property
+    def layout(self) -> Layout:
+        """Where its tensors lie in a flat vector."""
+        return layout_of(self.state)
+
+
+def read_networks(texts: Sequence[str], *, architecture: str = "", limit: int | None = None) -> Iterator[Network]:
+    """Yield the networks that are named, one after the other.
+
+    Args:
+        texts: files, folders of files, zoos, `zoo#model_id`, recorded runs, or ids on the Hub.
+        architecture: JSON text of networks of which nothing is known.
+        limit: most networks in all.
+
+    Raises:
+        DataError: if one is missing, unreadable, or not finite.
+    """
+    found = (network for text in texts for network in _read(text))
+    for network in islice(found, limit):
+        yield network if network.architecture else network._replace(architecture=architecture)
+
+
+def read_one(text: str, *, architecture: str = "") -> Network:
+    """Return the one network that is named.
+
+    Raises:
+        DataError: if it is missing, or there are several.
+    """
+    found = list(read_networks([text], architecture=architecture, limit=2))
+    if len(found) != 1:
+        raise DataError("is not one network", where=text, fix="name a file, or one network of a zoo as ZOO#MODEL_ID")
+    return found[0]
+
+
+def zoo_folder(text: str) -> Path:
+    """Return the folder of a zoo, downloaded if it is named as `datasets/owner/name[@revision]`.
+
+    Raises:
+        DataError: if the Hub can't be reached or refuses.
+    """
+    if text.startswith(DATASETS) and not Path(text).exists():
+        source = parse_source(text.removeprefix(DATASETS))
+        return download_zoo(source.name, source.revision)
+    return Path(text)
+
+
+def _read(text: str) -> Iterator[Network]:
+    head, mark, name = text.rpartition("#")
+    if mark and not Path(text).exists():
+        yield _of_zoo(Zoo(zoo_folder(head)), name, text)
+        return
+    path = zoo_folder(text)
+    if path.is_file():
+        yield Network(path.name, read_state(path), "")
+    elif path.is_dir():
+        yield from _of_folder(path)
+    else:
+        yield from _of_folder(_from_hub(text))
+
+
+def _of_folder(path: Path) -> Iterator[Network]:
+    if (path / "layouts.json").is_file():
+        zoo = Zoo(path)
+        for row, _ in enumerate(zoo.table["model_id"]):
+            yield _row(zoo, row)
+        return
+    if (path / "weights.npy").is_file():
+        run = Trajectory(path)
+        for step, vector in zip(run.manifest.snapshots.step, run.weights, strict=True):
+            yield Network(f"{run.name}@{step}", run.layout.unflatten(torch.from_numpy(vector.copy())), "")
+        return
+    files = [file for file in path.rglob("*") if file.suffix in SUFFIXES and file.is_file()]
+    files = sorted(file for file in files if not any(part.startswith(".") for part in file.relative_to(path).parts))
+    if not files:
+        raise DataError("no networks here", where=path, expected=f"a zoo, or files *{', *'.join(SUFFIXES)}")
+    for file in files:
+        yield Network(file.relative_to(path).as_posix(), read_state(file), "")
+
+
+def _of_zoo(zoo: Zoo, name: str, text: str) -> Network:
+    rows = (zoo.table["model_id"].astype(str) == name).to_numpy().nonzero()[0]
+    if len(rows) != 1:
+        known = ", ".join(zoo.table["model_id"].astype(str).head(3))
+        raise DataError("no such network in the zoo", where=text, expected=f"a model_id such as {known}", got=name)
+    return _row(zoo, int(rows[0]))
+
+
+def _row(zoo: Zoo, row: int) -> Network:
+    facts: Any = zoo.table.iloc[row]
+    state = zoo.layout(row).unflatten(torch.from_numpy(zoo.weights([row])[0].copy()))
+    return Network(str(facts["model_id"]), state, str(facts["architecture"] or ""))
+
+
+def _from_hub(text: str) -> Path:
+    if "/" not in text or Path(text).suffix in SUFFIXES:
+        raise DataError("no such file or folder", where=text, expected=EXPECTED)
+    try:
+        source = parse_source(text)
+    except WscoreError as error:
+        raise DataError("no such file or folder", where=text, expected=EXPECTED) from error
+    return download(source.name, source.revision, patterns=[f"*{suffix}" for suffix in SUFFIXES])

@@ -1,0 +1,57 @@
+"""What the commands print: tables for people, JSON for programs."""
+
+import math
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from wscore.io import to_json
+
+T = TypeVar("T")
+WIDEST = 60  # characters of a cell
+
+
+def print_json(value: object) -> None:
+    """Print JSON on standard output; NaN and infinity become null."""
+    sys.stdout.write(to_json(value))
+
+
+def print_table(rows: Sequence[Mapping[str, Any]], *, title: str = "") -> None:
+    """Print rows with the columns that they have, numbers to the right; a missing value is left blank."""
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    numeric = {name: all(_is_number(row.get(name)) for row in rows) for name in columns}
+    cells = [[cell(row.get(name)) for name in columns] for row in rows]
+    widths = [max([len(name), *(len(line[place]) for line in cells)]) for place, name in enumerate(columns)]
+    lines = [f"{title}:"] if title else []
+    for line in [columns, *cells]:
+        aligned = [
+            text.rjust(width) if numeric[name] else text.ljust(width)
+            for text, width, name in zip(line, widths, columns, strict=True)
+        ]
+        lines.append("  ".join(aligned).rstrip())
+    sys.stdout.write("\n".join(lines) + "\n")
+
+
+def cell(value: object) -> str:
+    """Return a value as it stands in a table."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    text = str(value)
+    return text if len(text) <= WIDEST else f"{text[: WIDEST - 3]}..."
+
+
+def progress(items: Iterable[T], *, total: int | None = None, unit: str = "network") -> Iterable[T]:
+    """Return the items; while they are gone through, a terminal shows how far on standard error."""
+    from tqdm import tqdm
+
+    return tqdm(items, total=total, unit=unit, leave=False, disable=None, delay=1.0)
+
+
+def _is_number(value: object) -> bool:
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
