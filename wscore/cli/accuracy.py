@@ -28,7 +28,7 @@ class Judge:
             ImagesConfig(dataset=dataset, root=None, revision=None, size=size, max_train=None, max_test=None)
         )
         self.network = build(known).eval()
-        self.images, self.labels = images.test.images, images.test.labels
+        self.images, self.labels = images.x_test, images.y_test
         if tuple(self.images.shape[1:]) != known.input:
             raise DataError("images don't fit the network", where=dataset, expected=known.input,
                             got=tuple(self.images.shape[1:]))  # fmt: skip

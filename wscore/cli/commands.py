@@ -21,8 +21,9 @@ from wscore.io import atomic_folder, read_tensors, write_tensors
 from wscore.publish.load import PublishedEncoder, PublishedHead, PublishedPredictor, WeightAutoencoder
 from wscore.publish.load import head_parts as find_heads
 from wscore.publish.neighbours import Neighbours
-from wscore.zoo.layout import Layout
+from wscore.zoo.layout import Layout, layout_of
 
+TINY = 1e-30
 SHOWN = 6  # numbers of a latent in a table
 INTERVAL = ("_low", "_high")
 ABOUT = ("test_accuracy", "family", "optimizer", "activation", "lr", "epoch")
@@ -34,7 +35,7 @@ def encode(options: argparse.Namespace) -> None:
     found: list[dict[str, Any]] = []
     latents: dict[str, Tensor] = {}
     layouts: dict[str, Layout] = {}
-    for network in _networks(options):
+    for network in _networks(options, encoder):
         windows = encoder.encode_windows(network.state)
         found.append({"network": network.name, "weights": network.layout.size, "windows": len(windows),
                       "latent": windows.mean(dim=0).tolist()})  # fmt: skip
@@ -52,7 +53,7 @@ def decode(options: argparse.Namespace) -> None:
     model = WeightAutoencoder.from_pretrained(options.model, side="decoder")
     latents, layouts = _read_latents(Path(options.latents))
     if options.like:
-        layouts = dict.fromkeys(latents, read_one(options.like).layout)
+        layouts = dict.fromkeys(latents, layout_of(model.ordered(read_one(options.like).state)))
     states: dict[str, dict[str, Tensor]] = {}
     for name, windows in progress(latents.items(), total=len(latents)):
         if name not in layouts:
@@ -70,7 +71,7 @@ def predict(options: argparse.Namespace) -> None:
     encoder = PublishedEncoder.from_pretrained(options.model)
     heads = _heads(options.model, encoder, options.heads)
     found = []
-    for network in _networks(options):
+    for network in _networks(options, encoder):
         told = {name: head.read(network.state, network.architecture or None) for name, head in heads.items()}
         found.append({"network": network.name, "heads": told})
     if options.json:
@@ -98,19 +99,20 @@ def neighbours(options: argparse.Namespace) -> None:
 def interpolate(options: argparse.Namespace) -> None:
     """Go from one network to another, in latent space and, as a control, in a straight line of the weights."""
     model = WeightAutoencoder.from_pretrained(options.model)
-    first, second = (read_one(name, architecture=options.architecture) for name in (options.first, options.second))
+    found = [read_one(name, architecture=options.architecture) for name in (options.first, options.second)]
+    first, second = (network._replace(state=model.ordered(network.state)) for network in found)
     layout = first.layout
     if second.layout != layout:
         raise DataError("the two networks differ in their tensors", where=options.second, expected=first.name)
     ends = [model.encode_windows(network.state) for network in (first, second)]
     straight = [model.align(network.state) for network in (first, second)]
+    lines = [torch.from_numpy(layout.flatten(state)) for state in straight]
     judge = Judge(options.images, first.architecture) if options.images else None
     rows, states = [], {}
     for step in progress(range(options.steps), unit="step"):
         share = step / (options.steps - 1)
-        state = model.decode(torch.lerp(*ends, share), layout)
-        control = {name: torch.lerp(straight[0][name], straight[1][name], share) if straight[0][name].is_floating_point()
-                   else straight[0][name] for name in straight[0]}  # fmt: skip
+        state = model.decode(torch.lerp(ends[0], ends[1], share), layout)
+        control = layout.unflatten(torch.lerp(lines[0], lines[1], share))
         row: dict[str, Any] = {"share": share, "network": f"step-{step}"}
         row |= {f"distance to {name}": _distance(layout, state, end)
                 for name, end in zip(("first", "second"), straight, strict=True)}  # fmt: skip
@@ -128,23 +130,21 @@ def forecast(options: argparse.Namespace) -> None:
     predictor = PublishedPredictor.from_pretrained(options.model)
     history, future = _history(options, predictor)
     layout = history[0].layout
-    states = predictor.forecast([network.state for network in history], options.steps)
+    steps = [*(step for step in predictor.model.config.horizons if step < options.steps), options.steps]
+    states = predictor.forecast([network.state for network in history], steps)
     last = layout.flatten(history[-1].state)
     rows = []
-    for step, state in enumerate(states, 1):
+    for step, state in zip(steps, states, strict=True):
         vector = layout.flatten(state)
-        row: dict[str, Any] = {
-            "step": step,
-            "change": _norm(vector - last),
-            "relative change": _norm(vector - last) / _norm(last),
-        }
+        change = _norm(vector - last)
+        row: dict[str, Any] = {"step": step, "change": change, "relative change": change / max(_norm(last), TINY)}
         if step <= len(future):
             truth = layout.flatten(future[step - 1].state)
             row |= {"error": _norm(vector - truth), "error of copying": _norm(last - truth)}
-            row["skill"] = 1 - (row["error"] / max(row["error of copying"], 1e-30)) ** 2
+            row["skill"] = 1 - (row["error"] / max(row["error of copying"], TINY)) ** 2
         rows.append(row)
     if options.out:
-        _write_states(Path(options.out), {f"step-{step}": state for step, state in enumerate(states, 1)})
+        _write_states(Path(options.out), {f"step-{step}": state for step, state in zip(steps, states, strict=True)})
     names = [network.name for network in history]
     if options.json:
         print_json({"snapshots": names, "steps": rows})
@@ -166,14 +166,14 @@ def inspect(options: argparse.Namespace) -> None:
         print_table(rows, title=f"\n{name}") if rows else None
 
 
-def _networks(options: argparse.Namespace) -> Iterator[Network]:
+def _networks(options: argparse.Namespace, encoder: PublishedEncoder) -> Iterator[Network]:
     found = read_networks(options.networks, architecture=options.architecture, limit=options.limit)
     seen: set[str] = set()
     for network in progress(found):
         if network.name in seen:
             raise DataError("two networks have the same name", where=network.name, fix="name them one at a time")
         seen.add(network.name)
-        yield network
+        yield network._replace(state=encoder.layouts.ordered(network.state))
 
 
 def _heads(model: str, encoder: PublishedEncoder, names: Sequence[str] | None) -> dict[str, PublishedHead]:

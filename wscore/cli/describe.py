@@ -4,6 +4,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from wscore.cli.networks import Network, zoo_folder
@@ -16,6 +17,7 @@ from wscore.publish.load import PublishedEncoder
 from wscore.symmetry.spec import PermutationSpec
 from wscore.symmetry.trace import derive_spec
 from wscore.zoo.architectures import build, parse
+from wscore.zoo.layout import layout_of
 from wscore.zoo.store import Zoo
 
 COUNTED = ("family", "dataset", "optimizer", "activation")
@@ -29,11 +31,11 @@ def describe_path(text: str) -> dict[str, Any] | None:
     """
     folder = zoo_folder(text)
     if not folder.is_dir():
-        if folder.exists() or "#" in text or "/" not in text or folder.suffix:
+        if folder.exists() or "#" in text or text.count("/") != 1 or folder.suffix:
             return None
         source = parse_source(text)
         folder = fetch(source.name, source.revision)
-    if (folder / "layouts.json").is_file():
+    if (folder / "rows").is_dir():
         return _zoo(folder)
     if (folder / "weights.npy").is_file():
         return _run(folder)
@@ -84,7 +86,9 @@ def _symmetry(network: Network, model: str) -> tuple[PermutationSpec | None, str
         built.load_state_dict(network.state)
         return derive_spec(built.eval(), torch.rand(4, *known.input)), "derived from the architecture"
     try:
-        found = PublishedEncoder.from_pretrained(model).alignment.references.get(network.layout.identity)
+        encoder = PublishedEncoder.from_pretrained(model)
+        layout = layout_of(encoder.layouts.ordered(network.state))
+        found = encoder.alignment.references.get(layout.identity)
     except WscoreError:
         found = None
     if found is not None:
@@ -103,7 +107,7 @@ def _zoo(folder: Path) -> dict[str, Any]:
             chosen = table[table[name] == value]
             row: dict[str, Any] = {"column": name, "value": str(value), "networks": int(count)}
             if "test_accuracy" in table:
-                row |= {"mean test accuracy": float(chosen["test_accuracy"].mean())}
+                row |= {"mean test accuracy": float(np.mean(np.asarray(chosen["test_accuracy"], float)))}
             rows.append(row)
     return {**facts, "columns": ", ".join(map(str, table.columns)), "networks by": rows}
 

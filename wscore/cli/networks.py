@@ -95,7 +95,7 @@ def _read(text: str) -> Iterator[Network]:
 
 
 def _of_folder(path: Path) -> Iterator[Network]:
-    if (path / "layouts.json").is_file():
+    if (path / "rows").is_dir():
         zoo = Zoo(path)
         for row, _ in enumerate(zoo.table["model_id"]):
             yield _row(zoo, row)

@@ -12,6 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, ClassVar, TypeVar, get_args
 
+import msgspec
 import numpy as np
 import torch
 from huggingface_hub import PyTorchModelHubMixin
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from wscore.errors import ModelError
-from wscore.io import atomic_file, write_text
+from wscore.io import atomic_file, read_json, write_text
 from wscore.models.autoencoder import Decoder, Encoder
 from wscore.models.folder import CONFIG, RESERVED, WEIGHTS, load_model, read_model_config, save_model
 from wscore.models.heads import Head
@@ -90,6 +91,30 @@ class TokenCodec:
         spans = self.windows(layout)
         whole = torch.cat([part[: span.stop - span.start] for part, span in zip(tokens, spans, strict=True)])
         return self.normalizer.restore(layout, self.tokenizer.decode(layout, whole[None].numpy()))[0]
+
+
+class Layouts:
+    """The layouts that a model was trained on.
+
+    A file may keep the tensors of a network in another order than the network does (safetensors sorts them), and the
+    same network would be taken for one of an unknown layout.
+
+    Args:
+        folder: with layouts.json.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        path = Path(folder) / "layouts.json"
+        plain = read_json(path) if path.is_file() else {}
+        known = [msgspec.convert(value, Layout, strict=False) for value in plain.values()]
+        self._known = {_shapes(layout): layout for layout in known}
+
+    def ordered(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return a state dict in the order of the known layout of the same names and shapes, or else as it is."""
+        known = self._known.get(_shapes(layout_of(state)))
+        if known is None:
+            return dict(state)
+        return {name: state[name] for name in (*(spec.name for spec in known.tensors), *known.counters)}
 
 
 class Published(nn.Module, PyTorchModelHubMixin, library_name="wscore"):
@@ -172,6 +197,7 @@ class PublishedEncoder(Published):
 
     def __init__(self, folder: Path | str) -> None:
         super().__init__(folder)
+        self.layouts = Layouts(Path(folder))
         self.codec = TokenCodec(Path(folder), self.model.config.network.max_tokens)
         self.alignment = Alignment.load(Path(folder))
 
@@ -187,7 +213,7 @@ class PublishedEncoder(Published):
         Raises:
             ModelError: if the network has weights that are not finite.
         """
-        layout = layout_of(state)
+        layout = layout_of(self.layouts.ordered(state))
         return self.encode_many(layout, layout.flatten(state)[None])[0]
 
     @torch.no_grad()
@@ -215,6 +241,7 @@ class PublishedDecoder(Published):
 
     def __init__(self, folder: Path | str) -> None:
         super().__init__(folder)
+        self.layouts = Layouts(Path(folder))
         self.codec = TokenCodec(Path(folder), self.model.config.network.max_tokens)
         self.alignment = Alignment.load(Path(folder))
 
@@ -274,6 +301,7 @@ class PublishedHead(Published):
         Raises:
             ModelError: if the network has weights that are not finite.
         """
+        state = self.encoder.layouts.ordered(state)
         table = read(self.head, self.encoder.encode(state).numpy()[None])
         return {str(name): table[name].tolist()[0] for name in table.columns}
 
@@ -284,8 +312,14 @@ class PublishedPredictor(Published):
     part = "predictor"
     kind = WeightPredictor
 
-    def forecast(self, history: Sequence[Mapping[str, Tensor]], horizons: int) -> list[dict[str, Tensor]]:
-        """Return the state dicts 1..horizons steps after the last of some equally spaced snapshots, oldest first.
+    def forecast(
+        self, history: Sequence[Mapping[str, Tensor]], horizons: int | Sequence[int]
+    ) -> list[dict[str, Tensor]]:
+        """Return the state dicts some steps after the last of some equally spaced snapshots, oldest first.
+
+        Args:
+            history: state dicts of one network.
+            horizons: steps ahead; a number K stands for 1, .., K.
 
         Raises:
             ModelError: if the history is too short, of several layouts, or does not fit the predictor, or so many
@@ -297,7 +331,8 @@ class PublishedPredictor(Published):
         if any(layout_of(state) != layout for state in history):
             raise ModelError("the snapshots are of several networks", expected="one layout")
         vectors = torch.from_numpy(np.stack([layout.flatten(state) for state in history]))
-        return [layout.unflatten(one) for one in self.model.predict(vectors, layout, horizons)]
+        steps = horizons if isinstance(horizons, int) else list(horizons)
+        return [layout.unflatten(one) for one in self.model.predict(vectors, layout, steps)]
 
 
 class PublishedDictionary(Published):
@@ -424,13 +459,18 @@ class WeightAutoencoder(nn.Module, PyTorchModelHubMixin, library_name="wscore"):
 
     def align(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return a network with its hidden units in the order in which it is encoded; it computes what it computed."""
-        layout, side = layout_of(state), self.encoder if self.encoder is not None else self.decoder
+        layout, side = layout_of(self.ordered(state)), self.encoder if self.encoder is not None else self.decoder
         assert side is not None
         return layout.unflatten(torch.from_numpy(side.alignment.apply(layout, layout.flatten(state)[None])[0]))
 
     def forward(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the network that is rebuilt from the latents of a network."""
-        return self.decode(self.encode_windows(state), layout_of(state))
+        return self.decode(self.encode_windows(state), layout_of(self.ordered(state)))
+
+    def ordered(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return a state dict in the order of the known layout of the same names and shapes: see `Layouts`."""
+        side = self.encoder if self.encoder is not None else self.decoder
+        return dict(state) if side is None else side.layouts.ordered(state)
 
     def _save_pretrained(self, save_directory: Path) -> None:
         """Write each side into a folder of its own."""
@@ -478,6 +518,10 @@ def check_finite(vectors: Float[np.ndarray, "*networks weights"]) -> None:
     wrong = int((~np.isfinite(vectors)).sum())
     if wrong:
         raise ModelError("network has weights that are not finite", got=wrong)
+
+
+def _shapes(layout: Layout) -> frozenset[tuple[str, tuple[int, ...]]]:
+    return frozenset([*((spec.name, spec.shape) for spec in layout.tensors), *layout.counters.items()])
 
 
 def _stack(rows: Any, spans: list[slice]) -> Tensor:

@@ -37,7 +37,7 @@ from wscore.zoo.layout import Layout
 from wscore.zoo.splits import SPLITS
 from wscore.zoo.store import Zoo
 
-CODEC = ("tokenizer.json", "normalizer.json", "symmetry.json", "references.safetensors")
+CODEC = ("tokenizer.json", "normalizer.json", "symmetry.json", "references.safetensors", "layouts.json")
 BLOCK = 1 << 22  # weights in memory at once while a cache is built
 REMEMBERED = 1 << 25  # entries of all remembered frames together, 9 bytes each
 Item = int | np.integer
@@ -166,7 +166,7 @@ class TokenCache:
         verify_files(self.folder, self.manifest)
 
     def copy_codec(self, folder: Path) -> None:
-        """Copy what it takes to tokenize other networks in the same way: tokenizer, normaliser, alignment."""
+        """Copy what it takes to tokenize other networks in the same way: tokenizer, normaliser, alignment, layouts."""
         for name in CODEC:
             shutil.copyfile(self.folder / name, folder / name)
 

@@ -1,0 +1,265 @@
+"""The command line: readable and machine-readable answers, and exit codes that tell what happened."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from wscore.cli.main import EXAMPLES, build_parser, main
+from wscore.io import write_json
+from wscore.models.autoencoder import AutoencoderConfig, Decoder, Encoder
+from wscore.models.folder import read_model_config, save_model
+from wscore.models.mlp import MlpConfig
+from wscore.models.predictor import GramPredictor, GramPredictorConfig
+from wscore.publish.checksums import write_checksums
+from wscore.publish.load import WeightAutoencoder
+from wscore.tokens.cache import TokenCache, build_cache
+from wscore.tokens.config import TokensConfig
+from wscore.zoo.store import Zoo
+
+Output = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(scope="module")
+def models(tiny_zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Small untrained models as they are published, and the representations of the zoo beside them."""
+    config = TokensConfig(
+        granularity="neuron", chunk_size=64, max_tokens=512, overflow="window", align="weights",
+        normalization="layer", validation_fraction=0.2, test_fraction=0.2, seed=0,
+    )  # fmt: skip
+    folder = tmp_path_factory.mktemp("cli")
+    build_cache(Zoo(tiny_zoo), config, folder / "tokens")
+    cache = TokenCache(folder / "tokens")
+    network = MlpConfig(
+        token_dim=cache.token_dim, max_tokens=cache.max_tokens, latent_dim=8, hidden_dim=16, layers=1,
+        pooling="flatten", positions="sinusoidal", dropout=0.0,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    out = folder / "published"
+    for name, kind in (("encoder", Encoder), ("decoder", Decoder)):
+        save_model(out / name, kind(AutoencoderConfig(network=network, linear=None)))
+        cache.copy_codec(out / name)
+        write_checksums(out / name)
+    forecast = GramPredictorConfig(sequence_length=3, horizons=(1, 2, 4), model_dim=4, layers=1, heads=1, dropout=0.0)
+    save_model(out / "predictor", GramPredictor(forecast), extra={"training": {"stride": 1}})
+    write_checksums(out / "predictor")
+    write_checksums(out)
+    write_representations(folder / "representations", out, Zoo(tiny_zoo))
+    return out
+
+
+def write_representations(folder: Path, models: Path, zoo: Zoo) -> None:
+    encoder = WeightAutoencoder.from_pretrained(models, side="encoder")
+    states = [zoo.layout(row).unflatten(torch.from_numpy(zoo.weights([row])[0])) for row in range(len(zoo))]
+    latents = [encoder.encode(state).numpy() for state in states]
+    table = zoo.table[["model_id", "test_accuracy"]].assign(latent=latents)
+    (folder / "data").mkdir(parents=True)
+    table.to_parquet(folder / "data/train-00000-of-00001.parquet")
+    write_json(folder / "manifest.json", {"encoder": read_model_config(models / "encoder")["sha256"]})
+
+
+@pytest.fixture
+def checkpoint(tiny_zoo: Path, tmp_path: Path) -> Path:
+    """A network as safetensors, which sorts its tensors."""
+    zoo = Zoo(tiny_zoo)
+    state = zoo.layout(9).unflatten(torch.from_numpy(zoo.weights([9])[0]))
+    save_file({name: tensor.clone() for name, tensor in state.items()}, tmp_path / "net.safetensors")
+    return tmp_path / "net.safetensors"
+
+
+def name_of(zoo: Path, row: int) -> str:
+    return f"{zoo}#{Zoo(zoo).table['model_id'].iloc[row]}"
+
+
+def told(capsys: Output, *arguments: object) -> dict:
+    capsys.readouterr()
+    main([*map(str, arguments), "--json"])
+    return json.loads(capsys.readouterr().out)
+
+
+def failed(capsys: Output, *arguments: object) -> str:
+    with pytest.raises(SystemExit) as stopped:
+        main([*map(str, arguments)])
+    assert isinstance(stopped.value.code, str)  # printed on standard error, status 1
+    return stopped.value.code
+
+
+def test_a_latent_does_not_depend_on_the_kind_of_file(
+    models: Path, tiny_zoo: Path, checkpoint: Path, tmp_path: Path, capsys: Output
+) -> None:
+    torch.save(load_file(checkpoint), tmp_path / "net.pt")
+    found = told(capsys, "encode", checkpoint, tmp_path / "net.pt", name_of(tiny_zoo, 9), "--model", models)["networks"]
+    zoo = Zoo(tiny_zoo)
+    state = zoo.layout(9).unflatten(torch.from_numpy(zoo.weights([9])[0]))
+    expected = WeightAutoencoder.from_pretrained(models, side="encoder").encode(state).tolist()
+    assert [one["latent"] for one in found] == [expected] * 3
+    assert found[0]["network"] == "net.safetensors"
+
+
+def test_a_table_is_for_people(models: Path, checkpoint: Path, capsys: Output) -> None:
+    main(["encode", str(checkpoint), "--model", str(models)])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["network", "weights", "windows", "latent"]
+    assert lines[1].startswith("net.safetensors")
+    assert "(8 numbers)" in lines[1]
+
+
+def test_latents_come_back_as_networks(models: Path, tiny_zoo: Path, tmp_path: Path, capsys: Output) -> None:
+    file, out = tmp_path / "latents.safetensors", tmp_path / "rebuilt"
+    told(capsys, "encode", tiny_zoo, "--limit", 3, "--model", models, "--out", file)
+    rows = told(capsys, "decode", file, "--model", models, "--out", out)["networks"]
+    zoo, model = Zoo(tiny_zoo), WeightAutoencoder.from_pretrained(models)
+    for row, one in enumerate(rows):
+        state = zoo.layout(row).unflatten(torch.from_numpy(zoo.weights([row])[0]))
+        rebuilt = load_file(one["file"])
+        assert all(torch.equal(rebuilt[name], tensor) for name, tensor in model(state).items())
+    assert "is there already" in failed(capsys, "decode", file, "--model", models, "--out", out)
+
+
+def test_latents_without_notes_need_a_network_like_them(
+    models: Path, checkpoint: Path, tmp_path: Path, capsys: Output
+) -> None:
+    save_file({"x": torch.zeros(1, 8)}, tmp_path / "latents.safetensors")
+    command = ("decode", tmp_path / "latents.safetensors", "--model", models, "--out", tmp_path / "rebuilt")
+    assert "use --like" in failed(capsys, *command)
+    assert told(capsys, *command, "--like", checkpoint)["networks"][0]["weights"] > 0
+
+
+def test_the_nearest_network_is_the_network_itself(
+    models: Path, checkpoint: Path, tiny_zoo: Path, capsys: Output
+) -> None:
+    among = models.parent / "representations"
+    found = told(capsys, "neighbours", checkpoint, "--model", models, "--among", among, "-k", 3)
+    assert found["among"] == len(Zoo(tiny_zoo))
+    assert [row["distance"] for row in found["neighbours"]] == sorted(row["distance"] for row in found["neighbours"])
+    assert found["neighbours"][0]["model_id"] == Zoo(tiny_zoo).table["model_id"].iloc[9]
+    assert found["neighbours"][0]["distance"] < 1e-4
+    main(["neighbours", str(checkpoint), "--model", str(models), "--among", str(among)])
+    assert "nearest to net.safetensors of" in capsys.readouterr().out
+
+
+def test_representations_of_another_encoder_are_refused(
+    models: Path, checkpoint: Path, tmp_path: Path, capsys: Output
+) -> None:
+    (tmp_path / "data").mkdir()
+    pd.DataFrame({"model_id": ["a"], "latent": [np.zeros(8, np.float32)]}).to_parquet(tmp_path / "data/train-0.parquet")
+    write_json(tmp_path / "manifest.json", {"encoder": "another"})
+    assert "another encoder" in failed(capsys, "neighbours", checkpoint, "--model", models, "--among", tmp_path)
+
+
+def test_a_way_through_latent_space_starts_and_ends_at_the_networks(
+    models: Path, tiny_zoo: Path, tmp_path: Path, capsys: Output
+) -> None:
+    zoo = Zoo(tiny_zoo)
+    same = zoo.table.index[zoo.table["layout"] == zoo.table["layout"].iloc[0]][:2]
+    ends = [name_of(tiny_zoo, int(row)) for row in same]
+    command = ("interpolate", *ends, "--model", models, "--steps", 3)
+    path = told(capsys, *command, "--images", "digits", "--out", tmp_path / "between")["path"]
+    assert [row["share"] for row in path] == [0.0, 0.5, 1.0]
+    accuracies = zoo.table["test_accuracy"].iloc[same].tolist()
+    straight = [row["accuracy, straight line"] for row in path]
+    assert [straight[0], straight[-1]] == pytest.approx(accuracies, abs=1e-6)
+    assert len(list((tmp_path / "between").glob("*.safetensors"))) == 3
+    other = name_of(tiny_zoo, int(zoo.table.index[zoo.table["layout"] != zoo.table["layout"].iloc[0]][0]))
+    assert "differ in their tensors" in failed(capsys, "interpolate", ends[0], other, "--model", models)
+
+
+def test_an_untrained_predictor_copies_the_last_snapshot(
+    models: Path, tiny_zoo: Path, tmp_path: Path, capsys: Output
+) -> None:
+    zoo = Zoo(tiny_zoo)
+    rows = zoo.table.index[zoo.table["layout"] == zoo.table["layout"].iloc[0]][[0, 1, 0]]
+    names = [name_of(tiny_zoo, int(row)) for row in rows]
+    found = told(capsys, "forecast", *names, "--model", models, "--steps", 4, "--out", tmp_path / "future")
+    assert [row["step"] for row in found["steps"]] == [1, 2, 4]
+    assert [row["change"] for row in found["steps"]] == [0.0, 0.0, 0.0]
+    last = zoo.layout(int(rows[2])).unflatten(torch.from_numpy(zoo.weights([int(rows[2])])[0]))
+    assert all(torch.equal(load_file(tmp_path / "future/step-4.safetensors")[name], last[name]) for name in last)
+    assert "steps ahead were not learned" in failed(capsys, "forecast", *names, "--model", models, "--steps", 3)
+    assert "too few snapshots" in failed(capsys, "forecast", *names[:2], "--model", models)
+    assert "--at is for a recorded run" in failed(capsys, "forecast", *names, "--model", models, "--at", 3)
+
+
+def test_a_network_is_described(models: Path, checkpoint: Path, tiny_zoo: Path, capsys: Output) -> None:
+    found = told(capsys, "inspect", name_of(tiny_zoo, 9), "--model", models)
+    state = load_file(checkpoint)
+    rows = {row["tensor"]: row for row in found["layers and tensors"]}
+    assert set(rows) == {name for name, tensor in state.items() if tensor.is_floating_point()}
+    assert rows["head.weight"]["mean"] == pytest.approx(float(state["head.weight"].double().mean()))
+    assert found["symmetry"] == "derived from the architecture"
+    groups = found["units that can change places"]
+    unknown = told(capsys, "inspect", checkpoint, "--model", models)
+    assert "of this layout" in unknown["symmetry"]
+    assert unknown["units that can change places"] == groups
+    nothing = told(capsys, "inspect", checkpoint, "--model", checkpoint.parent)
+    assert nothing["symmetry"].startswith("not known")
+
+
+def test_zoos_and_models_are_described(models: Path, tiny_zoo: Path, capsys: Output) -> None:
+    assert told(capsys, "inspect", tiny_zoo)["networks"] == len(Zoo(tiny_zoo))
+    assert {row["part"] for row in told(capsys, "inspect", models)["parts"]} == {"decoder", "encoder", "predictor"}
+    assert told(capsys, "inspect", models / "encoder")["class"] == "Encoder"
+    main(["inspect", str(models)])
+    assert "as published" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["encode", "nothing.safetensors"], "nothing.safetensors: no such file or folder"),
+        (["encode", "{here}"], "no networks here"),
+        (["encode", "{here}/broken.safetensors"], "broken.safetensors: is not a readable checkpoint"),
+        (["encode", "{here}/code.pt"], "code.pt: is not a readable checkpoint"),
+        (["encode", "{zoo}#nobody"], "no such network in the zoo"),
+        (["encode", "{zoo}", "--limit", "1", "--out", "{here}/x.json"], "is no .safetensors file"),
+        (["predict", "{zoo}", "--limit", "1"], "no such head"),
+        (["neighbours", "{zoo}", "--among", "{here}"], "is not one network"),
+        (["inspect", "{here}/nothing"], "no such file or folder"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_1(
+    models: Path, tiny_zoo: Path, tmp_path: Path, capsys: Output, arguments: list[str], reason: str
+) -> None:
+    if "{here}" not in arguments:
+        (tmp_path / "broken.safetensors").write_bytes(b"\xff" * 100)
+        torch.save({"code": main}, tmp_path / "code.pt")
+    places = [text.format(here=tmp_path, zoo=tiny_zoo) for text in arguments]
+    message = failed(capsys, *places, "--model", models)
+    assert message.startswith(f"wscore {arguments[0]}: ")
+    assert reason in message
+    assert "\n" not in message
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("arguments", [[], ["encode"], ["encode", "x", "--limit", "0"], ["nonsense"], ["encode", "-z"]])
+def test_wrong_usage_is_status_2(capsys: Output, arguments: list[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    assert stopped.value.code == 2
+
+
+def test_help_shows_examples_and_loads_nothing_heavy() -> None:
+    code = (
+        "import sys\nfrom wscore.cli.main import main\n"
+        "try:\n    main([{!r}, '--help'])\nfinally:\n    print('MODULES', *sys.modules)"
+    )
+    for command in ("encode", "inspect"):
+        result = subprocess.run(
+            [sys.executable, "-c", code.format(command)], capture_output=True, text=True, check=True
+        )
+        text, _, modules = result.stdout.partition("MODULES")
+        assert EXAMPLES[command] in text
+        assert not {"torch", "numpy", "pandas", "huggingface_hub", "datasets"} & set(modules.split())
+
+
+@pytest.mark.parametrize("command", sorted(EXAMPLES))
+def test_examples_are_right_usage(command: str) -> None:
+    for line in EXAMPLES[command].strip().splitlines():
+        options = build_parser().parse_args(line.split()[1:])
+        assert options.command == command
