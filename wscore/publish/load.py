@@ -347,12 +347,7 @@ class PublishedDictionary(Published):
         self.tokenizer = Tokenizer.load(Path(folder) / "tokenizer.json")
         self.normalizer = Normalizer.load(Path(folder) / "normalizer.json")
         self.alignment = Alignment.load(Path(folder))
-
-    def save_codec(self, folder: Path) -> None:
-        """Write tokenizer, normaliser and reference networks."""
-        self.tokenizer.save(folder / "tokenizer.json")
-        self.normalizer.save(folder / "normalizer.json")
-        self.alignment.save(folder)
+        self.layouts = Layouts(Path(folder))
 
     @torch.no_grad()
     def encode(self, state: Mapping[str, Tensor]) -> Float[Tensor, "unit latent"]:
@@ -364,7 +359,7 @@ class PublishedDictionary(Published):
             ModelError: if the network has weights that are not finite, or the dictionary was made for latents.
             DataError: if the hidden units of the layout are not known.
         """
-        layout = layout_of(state)
+        layout = layout_of(self.layouts.ordered(state))
         units, vector = self._units(layout), layout.flatten(state)
         check_finite(vector)
         aligned = self.normalizer.normalize(layout, self.alignment.apply(layout, vector[None]))[0]
