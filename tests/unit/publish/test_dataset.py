@@ -1,0 +1,119 @@
+"""The zoo as a data set: read by `datasets` from a folder, as a stream and from a hub, and by wscore itself."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.unit.publish.hub_server import HubServer
+from wscore.publish.config import PublishConfig
+from wscore.publish.dataset import write_zoo
+from wscore.publish.hub import Upload, upload
+from wscore.publish.provenance import Provenance
+from wscore.zoo.hub import download_zoo
+from wscore.zoo.store import Zoo
+
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # of the client, for large files
+CONFIG = PublishConfig(
+    target="folder", layout="one", name="digits", repo_id=None, private=True, license="mit", datasets=("zoo",)
+)
+ORIGIN = Provenance("abc", "def", "0123", 24, 12, (), (), {})
+LOAD = """
+import json, sys
+from datasets import load_dataset
+source, revision, streaming = sys.argv[1], sys.argv[2] or None, sys.argv[3] == "stream"
+found = {}
+for name in (None, *sys.argv[4:]):
+    table = load_dataset(source, name, revision=revision, streaming=streaming)
+    split = table["train"]
+    row = next(iter(split))
+    found[name or "default"] = {
+        "splits": sorted(table), "type": str(split.features["weights"]), "family": split.features["family"].int2str(row["family"]),
+        "model_id": row["model_id"], "weights": row["weights"], "rows": sum(1 for _ in split),
+    }
+print(json.dumps(found))
+"""
+
+
+@pytest.fixture(scope="module")
+def published(tiny_zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    zoo = Zoo(tiny_zoo)
+    runs = sorted(set(zoo.table["run_id"]))
+    split_of = dict.fromkeys(runs, "train") | {runs[0]: "validation", runs[1]: "test"}
+    splits = dict(zip(zoo.table["model_id"], zoo.table["run_id"].map(split_of), strict=True))
+    folder = tmp_path_factory.mktemp("dataset") / "zoo"
+    folder.mkdir()
+    write_zoo(folder, zoo, splits, ORIGIN, CONFIG)
+    return folder
+
+
+def load(
+    source: str, cache: Path, *, revision: str = "", how: str = "table", configs: tuple[str, ...] = (), **env: str
+):
+    environment = {
+        **os.environ,
+        "HF_HOME": str(cache),
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        **env,
+    }
+    command = [sys.executable, "-c", LOAD, source, revision, how, *configs]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr[-2000:]
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+def check(found: dict, zoo: Zoo) -> None:
+    """Every row that was read is that of the zoo."""
+    rows = {name: place for place, name in enumerate(zoo.table["model_id"])}
+    for one in found.values():
+        row = rows[one["model_id"]]
+        assert one["family"] == zoo.table["family"].iloc[row]
+        np.testing.assert_array_equal(np.array(one["weights"], np.float32), zoo.weights([row])[0])
+
+
+def test_a_folder_is_read_and_streamed(published: Path, tiny_zoo: Path, tmp_path: Path) -> None:
+    zoo = Zoo(tiny_zoo)
+    train = sorted((published / "rows").glob("*-train-*.parquet"))[0].name
+    config = train.partition("-train-")[0]
+    found = load(str(published), tmp_path, configs=(config,), HF_HUB_OFFLINE="1")
+    assert found["default"]["splits"] == ["test", "train", "validation"]
+    assert found["default"]["rows"] == 20
+    assert "length=" not in found["default"]["type"]
+    assert f"length={len(found[config]['weights'])}" in found[config]["type"]
+    check(found, zoo)
+    streamed = load(str(published), tmp_path, how="stream", configs=(config,), HF_HUB_OFFLINE="1")
+    assert {name: one["weights"] for name, one in streamed.items()} == {
+        name: one["weights"] for name, one in found.items()
+    }
+
+
+def test_a_hub_serves_it_at_a_pinned_revision_and_the_cache_afterwards(
+    published: Path, tiny_zoo: Path, hub: HubServer, tmp_path: Path
+) -> None:
+    upload([Upload("me/zoo-zoo", published, "dataset")])
+    commit = hub.repositories["datasets/me/zoo-zoo"].commits[-1][0]
+    found = load("me/zoo-zoo", tmp_path, revision=commit)
+    check(found, Zoo(tiny_zoo))
+    hub.requests.clear()
+    assert load("me/zoo-zoo", tmp_path, revision=commit, HF_HUB_OFFLINE="1") == found
+    assert hub.requests == []
+
+
+def test_wscore_reads_it_like_any_zoo(published: Path, tiny_zoo: Path, hub: HubServer) -> None:
+    upload([Upload("me/zoo-zoo", published, "dataset")])
+    commit = hub.repositories["datasets/me/zoo-zoo"].commits[-1][0]
+    zoo, again = Zoo(tiny_zoo), Zoo(download_zoo("me/zoo-zoo", commit))
+    assert again.layouts == zoo.layouts
+    first = zoo.table.sort_values("model_id", ignore_index=True)
+    second = again.table.sort_values("model_id", ignore_index=True)
+    assert set(first.columns) == set(second.columns)
+    for name in ("family", "optimizer", "test_accuracy", "lr", "layout", "architecture", "has_conv_layers"):
+        assert first[name].tolist() == second[name].tolist(), name
+    rows = {name: place for place, name in enumerate(zoo.table["model_id"])}
+    for place, vector in again.stream():
+        np.testing.assert_array_equal(vector, zoo.weights([rows[again.table["model_id"].iloc[place]]])[0])
