@@ -98,6 +98,16 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="FOLDER",
         help=f"published representations, folder or Hub id (default: {AMONG})",
     )
+    _add_ways(commands)
+    inspect = _add(
+        commands, "inspect", "Show layers, statistics and symmetry of a network; or what a zoo or model holds."
+    )
+    inspect.add_argument("path", metavar="PATH", help="network, zoo, recorded run or published model")
+    return parser
+
+
+def _add_ways(commands: Any) -> None:
+    """Add the commands that go on from networks to others."""
     interpolate = _add(
         commands, "interpolate", "Go from one network to another in latent space, beside the straight line."
     )
@@ -115,11 +125,6 @@ def build_parser() -> argparse.ArgumentParser:
     forecast.add_argument("--steps", type=_count, default=1, metavar="NUMBER", help="steps ahead (default: 1)")
     forecast.add_argument("--at", type=int, metavar="INDEX", help="snapshot of a recorded run from which to look ahead")
     forecast.add_argument("--out", metavar="FOLDER", help="new folder for the forecast networks")
-    inspect = _add(
-        commands, "inspect", "Show layers, statistics and symmetry of a network; or what a zoo or model holds."
-    )
-    inspect.add_argument("path", metavar="PATH", help="network, zoo, recorded run or published model")
-    return parser
 
 
 def _add(commands: Any, name: str, text: str) -> argparse.ArgumentParser:

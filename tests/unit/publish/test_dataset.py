@@ -32,7 +32,8 @@ for name in (None, *sys.argv[4:]):
     split = table["train"]
     row = next(iter(split))
     found[name or "default"] = {
-        "splits": sorted(table), "type": str(split.features["weights"]), "family": split.features["family"].int2str(row["family"]),
+        "splits": sorted(table), "type": str(split.features["weights"]),
+        "family": split.features["family"].int2str(row["family"]),
         "model_id": row["model_id"], "weights": row["weights"], "rows": sum(1 for _ in split),
     }
 print(json.dumps(found))
@@ -78,7 +79,7 @@ def check(found: dict, zoo: Zoo) -> None:
 
 def test_a_folder_is_read_and_streamed(published: Path, tiny_zoo: Path, tmp_path: Path) -> None:
     zoo = Zoo(tiny_zoo)
-    train = sorted((published / "rows").glob("*-train-*.parquet"))[0].name
+    train = min((published / "rows").glob("*-train-*.parquet")).name
     config = train.partition("-train-")[0]
     found = load(str(published), tmp_path, configs=(config,), HF_HUB_OFFLINE="1")
     assert found["default"]["splits"] == ["test", "train", "validation"]
