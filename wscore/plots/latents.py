@@ -37,7 +37,8 @@ def draw_paths(table: pd.DataFrame, path: Path) -> None:
     """
     with figure(title="Between two held-out networks", panel=(6.4, 3.8)) as (canvas, (axes,)):
         for number, (name, text) in enumerate(PATHS.items()):
-            axes.plot(table["t"], table[name], color=colour("ours" if name == "latent" else name, number), label=text)
+            tint, style = colour("ours" if name == "latent" else name, number), "--" if name == "aligned" else "-"
+            axes.plot(table["t"], table[name], color=tint, linestyle=style, label=text)  # dashed: may lie on another
         axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
         label(axes, x="share of the way from one network to the other", y="test accuracy, mean over pairs")
         save(canvas, path)
