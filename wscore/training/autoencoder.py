@@ -96,7 +96,8 @@ class AeConfig(Section):
 
     Args:
         arch: `mlp`, `transformer` or `vae`.
-        latent_dim: numbers Z per network (or window of one).
+        latent: one latent per `network` (or window of one), or per `token` (transformer).
+        latent_dim: numbers Z per latent.
         latent_bits: of each number where latents are stored; 32 keeps floats.
         hidden_dim: width of the layers inside; a multiple of `heads` for the transformer.
         layers: blocks on each side.
@@ -140,6 +141,7 @@ class AeConfig(Section):
     """
 
     arch: Literal["mlp", "transformer", "vae"]
+    latent: Literal["network", "token"]
     latent_dim: Count
     latent_bits: Bits
     hidden_dim: Count
@@ -182,6 +184,10 @@ class AeConfig(Section):
     def __post_init__(self) -> None:
         if self.arch == "transformer" and self.hidden_dim % self.heads:
             raise ValueError(f"hidden_dim {self.hidden_dim} is not a multiple of heads {self.heads}")
+        if self.latent == "token" and self.arch != "transformer":
+            raise ValueError(f"latent `token` needs arch `transformer`, not `{self.arch}`")
+        if self.latent == "token" and self.linear_path != "none":
+            raise ValueError("latent `token` needs linear_path `none`: principal components belong to whole networks")
         if self.loss == "combined" and not any(to_plain(self.loss_weights).values()):
             raise ValueError("Expected one of `loss_weights` to be positive for loss `combined`")
         if self.select in ("agreement", "behaviour") and not self.behaviour.share:
@@ -253,7 +259,7 @@ class Trainee(nn.Module):
     def __init__(self, config: AeConfig, sizes: AutoencoderConfig) -> None:
         super().__init__()
         self.autoencoder = Autoencoder(sizes)
-        head = ProjectionConfig(latent_dim=config.latent_dim, projection_dim=config.projection_dim)
+        head = ProjectionConfig(latent_dim=sizes.network.latent_dim, projection_dim=config.projection_dim)
         self.projection = ProjectionHead(head) if config.gamma > 0 else None
 
     def forward(self, batch: TokenBatch) -> Reconstruction:
@@ -482,7 +488,7 @@ def sizes(cache: TokenCache, config: AeConfig, linear: LinearFit | None = None) 
     common = {
         "token_dim": cache.token_dim,
         "max_tokens": cache.max_tokens,
-        "latent_dim": config.latent_dim,
+        "latent_dim": config.latent_dim * (cache.max_tokens if config.latent == "token" else 1),
         "layers": config.layers,
         "pooling": config.pooling,
         "positions": config.positions,
@@ -491,7 +497,9 @@ def sizes(cache: TokenCache, config: AeConfig, linear: LinearFit | None = None) 
     network = (
         MlpConfig(hidden_dim=config.hidden_dim, **common)
         if config.arch == "mlp"
-        else TransformerConfig(model_dim=config.hidden_dim, heads=config.heads, memory=config.memory, **common)
+        else TransformerConfig(
+            model_dim=config.hidden_dim, heads=config.heads, memory=config.memory, latent=config.latent, **common
+        )
     )
     return AutoencoderConfig(network=network, linear=None if linear is None else linear.config)
 

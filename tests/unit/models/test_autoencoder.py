@@ -46,7 +46,7 @@ def configured(
     }  # fmt: skip
     network = {
         "mlp": lambda: MlpConfig(hidden_dim=16, **common),
-        "transformer": lambda: TransformerConfig(model_dim=16, heads=2, memory=3, **common),
+        "transformer": lambda: TransformerConfig(model_dim=16, heads=2, memory=3, latent="network", **common),
         "vae": lambda: VaeConfig(
             weights=int(cache.item_weights.max()), max_tokens=cache.max_tokens, latent_dim=6, input="image", channels=2,
             levels=2, encoding="sampled", positions=positions, dropout=0.0, checkpointing=False,

@@ -7,14 +7,27 @@ import numpy as np
 import pytest
 import torch
 
-from wscore.config import load_section
+from wscore.config import convert, load_section, read_yaml
+from wscore.errors import ConfigError, TrainingError
 from wscore.models.autoencoder import Autoencoder
 from wscore.tokens.batch import TokenBatch
 from wscore.tokens.cache import TokenCache, build_cache
 from wscore.tokens.config import TokensConfig
-from wscore.training.autoencoder import AeConfig, CacheBatches, Trainee, objective, sizes, train_autoencoder
+from wscore.training.autoencoder import (
+    AeConfig,
+    CacheBatches,
+    Material,
+    Trainee,
+    objective,
+    prepare,
+    scores,
+    sizes,
+    start,
+    train_autoencoder,
+)
 from wscore.training.behaviour import alone
 from wscore.training.linear_path import LinearPathConfig, fit_linear_path
+from wscore.zoo.images import Images
 from wscore.zoo.store import Zoo
 
 ROOT = Path(__file__).parents[3]
@@ -141,3 +154,75 @@ def test_an_expansion_is_said_to_be_one(cache: TokenCache) -> None:
     assert trained.figures["compression"] < 1
     assert "EXPANSION" in trained.summary()
     assert isinstance(trained.model, Autoencoder)
+
+
+def test_one_latent_per_token_trains_and_counts_every_number(cache: TokenCache) -> None:
+    config = configured(arch="transformer", latent="token", linear_path="none", latent_dim=2, latent_bits=32)
+    trained = train_autoencoder(cache, config)
+    assert trained.model.encoder.latent_dim == 2 * cache.max_tokens
+    assert trained.code.floats == 2 * cache.max_tokens
+    batch = cache.batch(np.arange(3))
+    with torch.no_grad():
+        latent = trained.model.encoder(batch).unflatten(1, (cache.max_tokens, 2))
+        assert (latent[~batch.token_mask] == 0).all()
+        again = trained.model.decoder(latent.flatten(1), batch)
+        shorter = batch.token_mask.any(0).sum()
+        cut = TokenBatch(*(part[:, :shorter] for part in batch))
+        assert torch.allclose(trained.model.decoder(trained.model.encoder(cut), cut), again[:, :shorter], atol=1e-5)
+
+
+def test_a_latent_per_token_needs_a_transformer() -> None:
+    section = read_yaml(ROOT / "params.yaml")["ae"]
+    with pytest.raises(ConfigError, match="needs arch `transformer`"):
+        convert({**section, "latent": "token"}, AeConfig, where="ae")
+
+
+def test_selection_by_agreement_needs_networks_to_run() -> None:
+    section = read_yaml(ROOT / "params.yaml")["ae"]
+    with pytest.raises(ConfigError, match="above 0, for else no network is run"):
+        convert({**section, "behaviour": {**section["behaviour"], "share": 0.0}}, AeConfig, where="ae")
+
+
+@pytest.fixture(scope="module")
+def behaving(cache: TokenCache, tiny_zoo: Path, digits: Images) -> tuple[AeConfig, Material, Trainee]:
+    section = load_section(AeConfig, "ae", ROOT / "params.yaml")
+    config = configured(
+        behaviour=msgspec.structs.replace(section.behaviour, images=20, warmup=0.0), select="agreement",
+        linear_path="none", latent_dim=16, hidden_dim=128,
+    )  # fmt: skip
+    return config, prepare(cache, config, Zoo(tiny_zoo), digits), start(cache, config)
+
+
+def test_the_behaviour_loss_falls(behaving: tuple[AeConfig, Material, Trainee]) -> None:
+    _, material, trainee = behaving
+    before = scores(trainee, material.train, material.loss)["behaviour"]
+    optimizer = torch.optim.Adam([p for p in trainee.parameters() if p.requires_grad], 1e-3)
+    torch.manual_seed(0)
+    for number in range(1, 13):
+        trainee.train()
+        for batch in material.train.epoch(number):
+            optimizer.zero_grad()
+            material.loss(trainee, batch)["loss"].backward()
+            torch.nn.utils.clip_grad_norm_(trainee.parameters(), 1.0)
+            optimizer.step()
+    assert scores(trainee, material.train, material.loss)["behaviour"] < 0.9 * before
+
+
+def test_training_by_behaviour_keeps_the_epoch_with_the_best_agreement(
+    cache: TokenCache, tiny_zoo: Path, digits: Images
+) -> None:
+    section = load_section(AeConfig, "ae", ROOT / "params.yaml")
+    config = configured(behaviour=msgspec.structs.replace(section.behaviour, images=20), select="agreement")
+    trained = train_autoencoder(cache, config, zoo=Zoo(tiny_zoo), images=digits)
+    rows = trained.history.rows
+    assert trained.history.best["validation_disagreement"] == min(row["validation_disagreement"] for row in rows)
+    assert trained.figures["validation_agreement"] == 1 - trained.history.best["validation_disagreement"]
+
+
+def test_the_behaviour_loss_without_what_it_needs_is_refused(cache: TokenCache, tiny_zoo: Path, digits: Images) -> None:
+    section = load_section(AeConfig, "ae", ROOT / "params.yaml")
+    config = configured(behaviour=section.behaviour, select="agreement")
+    with pytest.raises(TrainingError, match="share to 0"):
+        train_autoencoder(cache, config)
+    with pytest.raises(TrainingError, match="can't be rebuilt and run"):
+        train_autoencoder(cache, config, zoo=Zoo(tiny_zoo), images=digits._replace(x_train=torch.zeros(5, 3, 9, 9)))
