@@ -1,7 +1,7 @@
 """Forecast weights as networks: what they do at once, and after some more steps of the training that they come from."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from wscore.forecasting.networks import IMAGES_AT_ONCE, NetworkSpec, build_network
-from wscore.forecasting.optimizers import OptimizerSpec, make_optimizer
+from wscore.forecasting.optimizers import OptimizerName, OptimizerSpec, make_optimizer
 from wscore.forecasting.snapshots import Manifest, Trajectory
 from wscore.zoo.images import Images
 
@@ -119,7 +119,8 @@ def recover(
     """Yield the score of each network after each of some counts of steps of its run's own training, 0 first.
 
     All take the same batches. The optimiser starts anew, without the moments that the run had gathered: they belong to
-    other weights. So do copies and averages, which makes them comparable.
+    other weights. So do copies and averages, which makes them comparable. Of a run from elsewhere, of which nobody knows
+    how it was trained, nothing is yielded.
 
     Args:
         run: where the weights come from; its manifest says how it was trained.
@@ -129,6 +130,8 @@ def recover(
         steps: counts of steps, rising.
     """
     manifest = run.manifest
+    if manifest.optimizer not in get_args(OptimizerName) or manifest.snapshots.lr[last] is None:
+        return
     batches = list(_batches(manifest, last, len(probe.train_labels), max(steps, default=0)))
     for name, vector in vectors.items():
         network = _network(manifest.network, run, vector)

@@ -10,6 +10,7 @@ from torch import nn
 from wscore.config import Section
 
 MOMENTUM = 0.9
+OptimizerName = Literal["sgd", "momentum", "adam", "adamw"]
 
 
 class OptimizerSpec(Section):
@@ -20,7 +21,7 @@ class OptimizerSpec(Section):
         lr: learning rate, the highest of a schedule.
     """
 
-    name: Literal["sgd", "momentum", "adam", "adamw"]
+    name: OptimizerName
     lr: Annotated[float, msgspec.Meta(gt=0, le=100)]
 
 
