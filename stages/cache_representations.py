@@ -2,16 +2,22 @@
 
 from pathlib import Path
 
+from wscore.publish.load import PublishedEncoder
 from wscore.runner import Run, stage
 from wscore.tokens.cache import TokenCache
+from wscore.training.features import FeaturesConfig
 from wscore.training.representations import cache_representations
 from wscore.zoo.store import Zoo
 
 
-@stage()
+@stage(features=FeaturesConfig)
 def main(run: Run, *, zoo: Path, tokens: Path, autoencoder: Path, out: Path) -> str:
-    """Write the latents of all networks, with their identities and splits."""
-    count = cache_representations(TokenCache(tokens), Zoo(zoo), autoencoder / "encoder", out)
+    """Write the latents of all networks, with their identities and splits, and the other features of the heads."""
+    config = run.params["features"]
+    foreign = None
+    if config.encoder is not None:
+        foreign = PublishedEncoder.from_pretrained(config.encoder, revision=config.revision)
+    count = cache_representations(TokenCache(tokens), Zoo(zoo), autoencoder / "encoder", out, config, foreign)
     run.tracker.log_metrics({"representations": {"networks": float(count)}})
     return f"{count:,} networks encoded"
 

@@ -4,31 +4,38 @@ from pathlib import Path
 
 from wscore.evaluation.config import EvaluateConfig
 from wscore.evaluation.heads import describe, judge, report, sentence
+from wscore.evaluation.held_out import headline, judge_held_out
 from wscore.evaluation.property_tables import tables
 from wscore.io import atomic_folder, write_csv, write_json
 from wscore.plots.heads import DRAWINGS
 from wscore.runner import Run, stage
-from wscore.training.heads import HeadsConfig, load_head, read_head_data
+from wscore.tokens.cache import TokenCache
+from wscore.training.features import FeaturesConfig
+from wscore.training.head_data import read_head_data
+from wscore.training.heads import HeadsConfig, load_head
 from wscore.zoo.store import Zoo
 
 
-@stage(heads=HeadsConfig, evaluate=EvaluateConfig)
-def main(run: Run, *, zoo: Path, representations: Path, heads: Path, metrics: Path, plots: Path) -> str:
+@stage(features=FeaturesConfig, heads=HeadsConfig, evaluate=EvaluateConfig)
+def main(run: Run, *, zoo: Path, tokens: Path, representations: Path, heads: Path, metrics: Path, plots: Path) -> str:
     """Predict the properties of the held-out networks by every method and compare them with the truth."""
-    config, networks = run.params["evaluate"], Zoo(zoo)
-    data = read_head_data(representations, networks)
-    rows, found = describe(networks, data), {}
+    config, kind, networks = run.params["evaluate"], run.params["heads"], Zoo(zoo)
+    features = run.params["features"]
+    data = read_head_data(representations, networks, TokenCache(tokens) if kind.reads_tokens else None)
+    rows, found = describe(networks, data, kind, config), {}
     with atomic_folder(plots) as folder:
-        for task in run.params["heads"].tasks:
+        for task in kind.tasks:
             verdict = judge(load_head(heads / task, task), data, rows, config)
             found[task] = report(verdict, config)
-            for name, table in tables(verdict).items():
+            for name, table in tables(verdict, config).items():
                 write_csv(folder / f"{task}_{name}.csv", table.to_dict("series"))
                 DRAWINGS[name](table, folder / f"{task}_{name}.png")
-    write_json(metrics, {"heads_test": found})
-    run.tracker.log_metrics({"heads_test": found})
+    elsewhere = {} if config.ood is None else judge_held_out(config.ood, networks, data, rows, kind, features, config)
+    content = {"heads_test": found} | ({"heads_held_out": elsewhere} if elsewhere else {})
+    write_json(metrics, content)
+    run.tracker.log_metrics(content)
     run.tracker.log_artifacts(plots)
-    return sentence(found)
+    return sentence(found) + (f"; {headline(elsewhere)}" if elsewhere else "")
 
 
 if __name__ == "__main__":

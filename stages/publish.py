@@ -10,7 +10,7 @@ from wscore.runner import Run, stage
 from wscore.zoo.store import Zoo
 
 # Only `publish` is used here; the other sections are written on the cards as they are.
-RECORDED = dict.fromkeys(("data", "zoo", "tokens", "ae", "heads", "sae", "base", "predictor"), dict)
+RECORDED = dict.fromkeys(("data", "zoo", "tokens", "ae", "features", "heads", "sae", "base", "predictor"), dict)
 
 
 @stage(publish=PublishConfig, **RECORDED)

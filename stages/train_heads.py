@@ -4,22 +4,30 @@ from pathlib import Path
 
 from wscore.config import to_plain
 from wscore.io import atomic_folder, hash_folder
+from wscore.models.autoencoder import Encoder
+from wscore.models.folder import load_model
 from wscore.runner import Run, stage
+from wscore.tokens.cache import TokenCache
 from wscore.training.callbacks import Progress, TensorBoard, TrackerLogger, resume_folder
-from wscore.training.heads import HeadsConfig, read_head_data, save_head, train_head
+from wscore.training.head_data import read_head_data
+from wscore.training.heads import HeadsConfig, save_head, train_head
 from wscore.zoo.store import Zoo
 
 
 @stage(heads=HeadsConfig)
-def main(run: Run, *, task: str, zoo: Path, representations: Path, out: Path, history: Path) -> str:
+def main(
+    run: Run, *, task: str, zoo: Path, tokens: Path, autoencoder: Path, representations: Path, out: Path, history: Path
+) -> str:
     """Train the head of a task and keep the epoch with the lowest validation loss."""
     config, networks = run.params["heads"], Zoo(zoo)
-    data = read_head_data(representations, networks)
+    data = read_head_data(representations, networks, TokenCache(tokens) if config.reads_tokens else None)
+    encoder = load_model(autoencoder / "encoder", Encoder) if config.mode == "finetune" else None
     identity = (str(to_plain(config)), task, networks.identity, hash_folder(representations))
     head, found = train_head(
         task,
         config,
         data,
+        encoder=encoder,
         callbacks=[TensorBoard(Path("runs") / run.name), TrackerLogger(run.tracker), Progress(run.name)],
         resume=resume_folder(run.name, *identity),
     )

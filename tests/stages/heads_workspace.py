@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 
 from wscore.config import read_yaml
-from wscore.evaluation.statistics import statistics_table
 from wscore.io import read_json, write_json
+from wscore.zoo.statistics import statistics_table
 from wscore.zoo.store import Zoo
 
 PARAMS = Path(__file__).parents[2] / "params.yaml"
@@ -17,6 +17,10 @@ SMALL = {
     "patterns": ["has_residual", "has_dropout", "activation_relu"],
     "continuous": {"lr": "log", "weight_decay": "log"},
     "discrete": ["optimizer"],
+    "features": "latent",
+    "members": ["network", "boosting"],
+    "copies": 1,
+    "boosting_rounds": 3,
     "hidden_dim": 8,
     "layers": 1,
     "epochs": 3,
@@ -30,7 +34,9 @@ def write_params(folder: Path, **heads: object) -> None:
     """Write params.yaml with small heads; JSON is YAML."""
     shipped = read_yaml(PARAMS)
     judged = shipped["evaluate"] | {"bootstrap_samples": 5, "boosting_iterations": 3}
-    (folder / "params.yaml").write_text(json.dumps({"heads": shipped["heads"] | SMALL | heads, "evaluate": judged}))
+    (folder / "params.yaml").write_text(
+        json.dumps({"features": shipped["features"], "heads": shipped["heads"] | SMALL | heads, "evaluate": judged})
+    )
 
 
 def write_representations(zoo: Path, folder: Path) -> None:

@@ -9,11 +9,12 @@ import pytest
 from stages.evaluate_heads import main
 from stages.train_heads import main as train
 from tests.stages.heads_workspace import write_params, write_representations
-from wscore.evaluation.heads import METHODS
+from wscore.evaluation.heads import OURS
+from wscore.evaluation.property_controls import controls_of
 from wscore.training.heads import TASKS
 
 ARGUMENTS = [
-    "--zoo", "zoo", "--representations", "representations", "--heads", "heads",
+    "--zoo", "zoo", "--tokens", "tokens", "--representations", "representations", "--heads", "heads",
     "--metrics", "metrics/heads_test.json", "--plots", "plots/heads_test",
 ]  # fmt: skip
 
@@ -27,7 +28,8 @@ def made(make_tiny_zoo: Callable[..., Path], tmp_path_factory: pytest.TempPathFa
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         for task in TASKS:
-            paths = ["--zoo", "zoo", "--representations", "representations", "--history", f"{task}.csv"]
+            paths = ["--zoo", "zoo", "--tokens", "tokens", "--autoencoder", "autoencoder"]
+            paths += ["--representations", "representations", "--history", f"{task}.csv"]
             train(["--task", task, *paths, "--out", f"heads/{task}"])
     return folder
 
@@ -50,9 +52,9 @@ def test_it_judges_every_head_beside_its_controls(workspace: Path, capsys: pytes
     assert list(content) == ["heads_test"]
     assert set(content["heads_test"]) == set(TASKS)
     for task, found in content["heads_test"].items():
-        assert set(METHODS) <= set(found), task
+        assert {OURS, *controls_of(task)} <= set(found), task
         assert (found["networks"], found["runs"]) == (8, 4)
-        assert all(math.isfinite(value) for method in METHODS for value in found[method].values())
+        assert all(math.isfinite(value) for method in (OURS, *controls_of(task)) for value in found[method].values())
     assert content["heads_test"]["patterns"]["shapes"]["has_residual_f1"] == 1
     assert content["heads_test"]["patterns"]["given_away_by_shape"]["has_residual"] == 1
     files = sorted(path.name for path in Path("plots/heads_test").iterdir())
@@ -62,7 +64,7 @@ def test_it_judges_every_head_beside_its_controls(workspace: Path, capsys: pytes
     ]  # fmt: skip
     assert {name.replace(".csv", ".png") for name in files} <= set(files)
     points = pd.read_csv("plots/heads_test/accuracy_points.csv")
-    assert {"model_id", "target", "true", *METHODS} <= set(points.columns)
+    assert {"model_id", "target", "true", OURS, *controls_of("accuracy")} <= set(points.columns)
 
 
 def test_same_bytes_again(workspace: Path) -> None:

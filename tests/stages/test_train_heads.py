@@ -30,7 +30,8 @@ def workspace(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
 
 def arguments(task: str, out: str = "out") -> list[str]:
     return [
-        "--task", task, "--zoo", "zoo", "--representations", "representations",
+        "--task", task, "--zoo", "zoo", "--tokens", "tokens", "--autoencoder", "autoencoder",
+        "--representations", "representations",
         "--out", f"{out}/{task}", "--history", f"{out}/{task}.csv",
     ]  # fmt: skip
 
@@ -50,7 +51,7 @@ def test_a_head_and_its_history(task: str, workspace: Path, capsys: pytest.Captu
     assert capsys.readouterr().out.startswith(f"{task}: best epoch ")
     head = load_head(Path("out") / task, task)
     assert len(pd.read_csv(f"out/{task}.csv")) == 3
-    assert set(head.model.config.outputs) == {target.name for target in head.targets}
+    assert set(head.model.config.kinds) == {target.name for target in head.targets}
     assert not Path(".cache/checkpoints").is_dir() or not list(Path(".cache/checkpoints").rglob("*.safetensors"))
     assert list(Path("runs/train_heads").glob("events*"))
 

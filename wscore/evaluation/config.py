@@ -1,6 +1,6 @@
 """What every evaluation stage reads from params.yaml (section `evaluate:`)."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -17,6 +17,7 @@ class EvaluateConfig(Section, frozen=True):
         probe_images: test images on which original and rebuilt networks are compared; all if there are fewer.
         batch_size: networks that are decoded and compared at once.
         bootstrap_samples: resamplings of the runs behind each 95% interval; 0 leaves the intervals out.
+        ood: hold out each family or each data set in turn and judge heads that never saw it, trained anew; null = don't.
         boosting_iterations: trees of the weight-statistics control of the heads.
         seed: of the drawn networks, of the noise control and of the bootstrap.
     """
@@ -25,5 +26,6 @@ class EvaluateConfig(Section, frozen=True):
     probe_images: Positive
     batch_size: Positive
     bootstrap_samples: Annotated[int, msgspec.Meta(ge=0)]
+    ood: Literal["family", "dataset"] | None
     boosting_iterations: Positive
     seed: Annotated[int, msgspec.Meta(ge=0)]

@@ -9,8 +9,8 @@ that the
 - `hyperparameters`: aggregate (see `wscore.evaluation.property.aggregate`), continuous_r2 (mean over targets, scaled
 space),
   discrete_accuracy, discrete_macro_f1 (means over targets), and `<target>_r2` or `<target>_accuracy`.
-`<name>_low` and `<name>_high` bound the 95% bootstrap interval over runs of the headline metrics. Every metric of
-every target is in the long table. Labels and names with one value in the test split are left out of the means and
+`<name>_low` and `<name>_high` bound the 95% bootstrap interval over runs of each of them. Every metric of every target
+is in the long table, with its interval. Labels and names with one value in the test split are left out of the means and
 named.
 """
 
@@ -23,34 +23,39 @@ import pandas as pd
 from jaxtyping import Float, Shaped
 
 from wscore.errors import DataError, ModelError, WscoreWarning
+from wscore.evaluation import resampled
 from wscore.evaluation.config import EvaluateConfig
-from wscore.evaluation.intervals import Statistic, bootstrap
 from wscore.evaluation.property import (
     MAIN,
     Outputs,
     aggregate,
-    cut_skill,
     hamming_loss,
-    hit_share,
     is_given_away,
     is_one_valued,
-    kendall_tau,
     known_rows,
-    macro_f1,
-    r2,
     regression_scores,
-    skill,
     subset_accuracy,
     target_scores,
+    told,
 )
-from wscore.evaluation.property_controls import CONTROLS, Case, Rows, shape_numbers
-from wscore.evaluation.statistics import statistics_table
-from wscore.training.heads import HeadData, PropertyHead, predict
-from wscore.training.targets import Continuous, Discrete, Encoded, Target, Targets, encode
+from wscore.evaluation.property_controls import (
+    Case,
+    Rows,
+    controls_of,
+    hyperparameter_numbers,
+    shape_numbers,
+    statistics,
+    weight_components,
+)
+from wscore.evaluation.resampled import Values, Weights, bounds, run_weights
+from wscore.training.conformal import Intervals
+from wscore.training.head_data import NOTHING, HeadData
+from wscore.training.heads import HeadsConfig, PropertyHead, predict
+from wscore.training.targets import Binary, Continuous, Discrete, Encoded, Targets, encode
+from wscore.zoo.statistics import statistics_table
 from wscore.zoo.store import Zoo
 
-OURS = "ours"
-METHODS = (OURS, *CONTROLS)
+OURS, STATISTICS = "ours", "statistics"
 LABEL_METRICS = ("f1", "precision", "recall", "roc_auc", "average_precision")
 
 
@@ -63,6 +68,8 @@ class Verdict(NamedTuple):
         table: metadata of the test networks.
         encoded: their true values.
         outputs: what each method predicts for them.
+        intervals: prediction intervals of the head, by target.
+        importance: share of each weight statistic in the gain of its boosted trees, by target.
     """
 
     task: str
@@ -70,6 +77,8 @@ class Verdict(NamedTuple):
     table: pd.DataFrame
     encoded: Encoded
     outputs: Mapping[str, Outputs]
+    intervals: Mapping[str, Intervals] = NOTHING
+    importance: Mapping[str, Mapping[str, float]] = NOTHING
 
     @property
     def runs(self) -> Shaped[np.ndarray, " rows"]:
@@ -77,11 +86,20 @@ class Verdict(NamedTuple):
         return self.table["run_id"].to_numpy(dtype=str)
 
 
-def describe(zoo: Zoo, data: HeadData) -> Rows:
+def describe(zoo: Zoo, data: HeadData, heads: HeadsConfig, config: EvaluateConfig) -> Rows:
     """Return what the controls are given about the networks of a table, in its order."""
     rows = data.table["row"].to_numpy(dtype=int)
     layouts = [zoo.layout(row) for row in rows.tolist()]
-    return Rows(data.latents, statistics_table(zoo).values[rows], shape_numbers(layouts))
+    train = (data.table["split"] == "train").to_numpy()
+    values, names = statistics_table(zoo)
+    return Rows(
+        latents=data.latents,
+        statistics=values[rows],
+        names=names,
+        shapes=shape_numbers(layouts),
+        components=weight_components(zoo, rows, train, components=data.latents.shape[1], seed=config.seed),
+        hyperparameters=hyperparameter_numbers(data.table, heads.hyperparameters),
+    )
 
 
 def judge(head: PropertyHead, data: HeadData, rows: Rows, config: EvaluateConfig) -> Verdict:
@@ -106,7 +124,9 @@ def judge(head: PropertyHead, data: HeadData, rows: Rows, config: EvaluateConfig
         raise DataError("there is no test network", where="heads", fix="make more runs, or raise tokens.test_fraction")
     encoded = encode(head.targets, data.table)
     split = data.table["split"].to_numpy(dtype=str)
-    outputs: dict[str, Outputs] = {OURS: predict(head, test.latents)} | {name: {} for name in CONTROLS}
+    importance: dict[str, dict[str, float]] = {}
+    controls = controls_of(head.task)
+    outputs: dict[str, Outputs] = {OURS: predict(head, test)} | {name: {} for name in controls}
     for number, target in enumerate(head.targets):
         train, validation = ((split == name) & encoded.known[:, number] for name in ("train", "validation"))
         case = Case(
@@ -119,10 +139,14 @@ def judge(head: PropertyHead, data: HeadData, rows: Rows, config: EvaluateConfig
             iterations=config.boosting_iterations,
             seed=config.seed,
         )
-        for name, control in CONTROLS.items():
-            outputs[name][target.name] = control(case)
+        for name, control in controls.items():
+            if name != STATISTICS:
+                outputs[name][target.name] = control(case)
+        told_by = statistics(case)
+        outputs[STATISTICS][target.name] = told_by.answers
+        importance[target.name] = {rows.names[k]: gain for k, gain in told_by.gains.items()}
     held_out = Encoded(encoded.values[split == "test"], encoded.known[split == "test"])
-    return Verdict(head.task, head.targets, test.table, held_out, outputs)
+    return Verdict(head.task, head.targets, test.table, held_out, outputs, head.intervals, importance)
 
 
 def report(verdict: Verdict, config: EvaluateConfig) -> dict[str, Any]:
@@ -132,12 +156,14 @@ def report(verdict: Verdict, config: EvaluateConfig) -> dict[str, Any]:
     `one_valued` (1 for a target that can't be judged because all its true values are the same) and `unseen` (count of
     test networks left out of a target because no training network has their name; warned of too).
     """
-    summary, headlines = SUMMARIES[verdict.task], HEADLINES[verdict.task]
+    summary, resampling = SUMMARIES[verdict.task], RESAMPLED[verdict.task]
+    weights = run_weights(verdict.runs, samples=config.bootstrap_samples, seed=config.seed)
     found: dict[str, Any] = {"networks": float(len(verdict.table)), "runs": float(len(set(verdict.runs)))}
-    for method in METHODS:
-        statistics = headlines(verdict, verdict.outputs[method])
-        bounds = bootstrap(verdict.runs, statistics, samples=config.bootstrap_samples, seed=config.seed)
-        found[method] = summary(verdict, verdict.outputs[method]) | {k: v for k, v in bounds.items() if np.isfinite(v)}
+    for method, outputs in verdict.outputs.items():
+        found[method] = summary(verdict, outputs)
+        ends = bounds(resampling(verdict, outputs, weights)) if len(weights) else {}
+        found[method] |= {name: value for name, value in ends.items() if name.rpartition("_")[0] in found[method]}
+    found[OURS] |= coverage(verdict, weights)
     given = {target.name: float(target.name in given_away(verdict)) for target in verdict.targets}
     named = [target.name for target in verdict.targets if not isinstance(target, Continuous)]
     remarks = {
@@ -149,6 +175,25 @@ def report(verdict: Verdict, config: EvaluateConfig) -> dict[str, Any]:
         text = f"{name}: {count:.0f} test networks left out, no training network has their name"
         warnings.warn(text, WscoreWarning, stacklevel=2)
     return found | {name: remark for name, remark in remarks.items() if remark}
+
+
+def coverage(verdict: Verdict, weights: Weights) -> dict[str, float]:
+    """Return how the prediction intervals of the head did, for a task of a single number with intervals.
+
+    `coverage` is the share of the test networks whose true value lies inside, `coverage_aim` what was asked for,
+    `interval_width` the mean width in raw units.
+    """
+    target = verdict.targets[0]
+    if verdict.task != "accuracy" or target.name not in verdict.intervals or not isinstance(target, Continuous):
+        return {}
+    known = verdict.encoded.known[:, 0]
+    intervals = verdict.intervals[target.name]
+    low, high = (target.restore(end) for end in intervals.bounds(verdict.outputs[OURS][target.name][known, 0]))
+    truth = target.raw(verdict.table)[known]
+    inside = (truth >= low) & (truth <= high)
+    ends = bounds({"coverage": resampled.mean(inside, weights[:, known])}) if len(weights) else {}
+    found = {"coverage": float(np.mean(inside)), "coverage_aim": intervals.coverage}
+    return {**found, "interval_width": float(np.mean(high - low)), **ends}
 
 
 def sentence(found: Mapping[str, Any]) -> str:
@@ -239,56 +284,69 @@ def _mixed(verdict: Verdict, outputs: Outputs) -> dict[str, float]:
     }
 
 
-def _label_statistics(verdict: Verdict, outputs: Outputs) -> dict[str, Statistic]:
-    alike, given = one_valued(verdict), given_away(verdict)
-    truth, predicted, known = _truth(verdict), _label_matrix(verdict, outputs), verdict.encoded.known
-
-    def over(kept: list[int]) -> Statistic:
-        return lambda rows: macro_f1(*(part[rows][:, kept] for part in (truth, predicted, known)))
-
-    judged = [number for number, target in enumerate(verdict.targets) if target.name not in alike]
-    hidden = [number for number in judged if verdict.targets[number].name not in given]
-    named = {"macro_f1": judged, "macro_f1_not_given_away": hidden}
-    return {name: over(kept) for name, kept in named.items() if kept}
-
-
-def _scalar_statistics(verdict: Verdict, outputs: Outputs) -> dict[str, Statistic]:
-    truth, prediction = raw_values(verdict, _only(verdict), outputs)
-    rows_of = np.cumsum(verdict.encoded.known[:, 0]) - 1  # place of a network among the known ones
-    known = verdict.encoded.known[:, 0]
-
-    def over(metric: Callable[[np.ndarray, np.ndarray], float]) -> Statistic:
-        def statistic(rows: np.ndarray) -> float:
-            kept = rows_of[rows[known[rows]]]
-            return metric(truth[kept], prediction[kept])
-
-        return statistic
-
-    metrics = {"r2": r2, "kendall_tau": kendall_tau, "mae": lambda t, p: float(np.mean(np.abs(t - p)))}
-    return {name: over(metric) for name, metric in metrics.items()}
+def resampled_scores(verdict: Verdict, outputs: Outputs, weights: Weights) -> dict[str, dict[str, Values]]:
+    """Return the metrics of each target under weightings of the networks, under the names of `scores_of`."""
+    found = {}
+    for number, target in enumerate(verdict.targets):
+        known = verdict.encoded.known[:, number]
+        said, true = known_rows(target, number, outputs, verdict.encoded)
+        if isinstance(target, Binary):
+            found[target.name] = resampled.binary(true >= 0.5, said[:, 0], weights[:, known])
+        elif isinstance(target, Discrete):
+            found[target.name] = resampled.classes(true.astype(int), told(target, said), weights[:, known])
+        else:
+            scaled = resampled.regression(true, said[:, 0].astype(float), weights[:, known])
+            raw = resampled.regression(*raw_values(verdict, target, outputs), weights[:, known])
+            found[target.name] = scaled | {f"raw_{name}": values for name, values in raw.items()}
+    return found
 
 
-def _mixed_statistics(verdict: Verdict, outputs: Outputs) -> dict[str, Statistic]:
-    alike = one_valued(verdict)
-    judged = [number for number, target in enumerate(verdict.targets) if target.name not in alike]
-    numbers = [number for number in judged if isinstance(verdict.targets[number], Continuous)]
-    names = [number for number in judged if isinstance(verdict.targets[number], Discrete)]
-
-    def over(kept: list[int], metric: Callable[[Target, np.ndarray, np.ndarray], float]) -> Statistic:
-        def statistic(rows: np.ndarray) -> float:
-            encoded = Encoded(*(part[rows] for part in verdict.encoded))
-            drawn = {name: values[rows] for name, values in outputs.items()}
-            targets = [(number, verdict.targets[number]) for number in kept]
-            return float(np.mean([metric(t, *known_rows(t, number, drawn, encoded)) for number, t in targets]))
-
-        return statistic
-
-    named = {
-        "aggregate": (judged, cut_skill),
-        "continuous_r2": (numbers, skill),
-        "discrete_accuracy": (names, hit_share),
+def _resampled_labels(verdict: Verdict, outputs: Outputs, weights: Weights) -> dict[str, Values]:
+    scores, alike, given = resampled_scores(verdict, outputs, weights), one_valued(verdict), given_away(verdict)
+    judged = [name for name in scores if name not in alike]
+    hidden = [name for name in judged if name not in given]
+    known = verdict.encoded.known
+    wrong = (_label_matrix(verdict, outputs) != _truth(verdict)) & known
+    some = known.any(axis=1)
+    return {
+        **_resampled_means(scores, judged, {f"macro_{metric}": metric for metric in LABEL_METRICS}),
+        **_resampled_means(scores, hidden, {"macro_f1_not_given_away": "f1"}),
+        "hamming_loss": (weights @ wrong.sum(axis=1)) / np.maximum(weights @ known.sum(axis=1), 1),
+        "subset_accuracy": resampled.mean(~wrong[some].any(axis=1), weights[:, some]),
+        **{f"{name}_f1": scores[name]["f1"] for name in judged},
     }
-    return {name: over(kept, metric) for name, (kept, metric) in named.items() if kept}
+
+
+def _resampled_scalar(verdict: Verdict, outputs: Outputs, weights: Weights) -> dict[str, Values]:
+    target = _only(verdict)
+    known = verdict.encoded.known[:, 0]
+    return resampled.regression(*raw_values(verdict, target, outputs), weights[:, known])
+
+
+def _resampled_mixed(verdict: Verdict, outputs: Outputs, weights: Weights) -> dict[str, Values]:
+    scores, alike = resampled_scores(verdict, outputs, weights), one_valued(verdict)
+    judged = [target for target in verdict.targets if target.name not in alike]
+    numbers = [target.name for target in judged if isinstance(target, Continuous)]
+    names = [target.name for target in judged if isinstance(target, Discrete)]
+    gains = [scores[name]["r2"] for name in numbers]
+    for name in names:
+        majority = scores[name]["majority"]
+        gains.append((scores[name]["accuracy"] - majority) / np.where(majority < 1, 1 - majority, np.nan))
+    return {
+        **({"aggregate": resampled.average([np.maximum(gain, -1.0) for gain in gains])} if judged else {}),
+        **_resampled_means(scores, numbers, {"continuous_r2": "r2"}),
+        **_resampled_means(scores, names, {"discrete_accuracy": "accuracy", "discrete_macro_f1": "macro_f1"}),
+        **{f"{name}_r2": scores[name]["r2"] for name in numbers},
+        **{f"{name}_accuracy": scores[name]["accuracy"] for name in names},
+    }
+
+
+def _resampled_means(
+    scores: Mapping[str, Mapping[str, Values]], targets: Sequence[str], metrics: Mapping[str, str]
+) -> dict[str, Values]:
+    if not targets:
+        return {}
+    return {name: resampled.average([scores[target][metric] for target in targets]) for name, metric in metrics.items()}
 
 
 SUMMARIES: dict[str, Callable[[Verdict, Outputs], dict[str, float]]] = {
@@ -296,10 +354,10 @@ SUMMARIES: dict[str, Callable[[Verdict, Outputs], dict[str, float]]] = {
     "accuracy": _scalar,
     "hyperparameters": _mixed,
 }
-HEADLINES: dict[str, Callable[[Verdict, Outputs], dict[str, Statistic]]] = {
-    "patterns": _label_statistics,
-    "accuracy": _scalar_statistics,
-    "hyperparameters": _mixed_statistics,
+RESAMPLED: dict[str, Callable[[Verdict, Outputs, Weights], dict[str, Values]]] = {
+    "patterns": _resampled_labels,
+    "accuracy": _resampled_scalar,
+    "hyperparameters": _resampled_mixed,
 }
 
 

@@ -6,28 +6,42 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import roc_curve
 
-from wscore.evaluation.heads import METHODS, OURS, Verdict, one_valued, raw_values, scores_of
+from wscore.evaluation.config import EvaluateConfig
+from wscore.evaluation.heads import OURS, Verdict, one_valued, raw_values, resampled_scores, scores_of
 from wscore.evaluation.property import MAIN
+from wscore.evaluation.resampled import bounds, run_weights
 from wscore.training.targets import Binary, Continuous, Discrete
 
+MOST = 12  # statistics named per target
 KEYS = ("model_id", "run_id", "checkpoint")
 
 
-def tables(verdict: Verdict) -> dict[str, pd.DataFrame]:
-    """Return the tables of a verdict by name (`scores`, `points`, `roc`, `names`), those that have no row left out."""
-    found = {name: function(verdict) for name, function in TABLES.items()}
+def tables(verdict: Verdict, config: EvaluateConfig) -> dict[str, pd.DataFrame]:
+    """Return the tables of a verdict by name, those that have no row left out.
+
+    They are `scores`, `points`, `roc`, `names` and `importance`.
+    """
+    found = {"scores": score_table(verdict, config), **{name: function(verdict) for name, function in TABLES.items()}}
     return {name: table for name, table in found.items() if len(table)}
 
 
-def score_table(verdict: Verdict) -> pd.DataFrame:
-    """Return target, method, metric, value and `main` (1 for the one metric that stands for the target)."""
+def score_table(verdict: Verdict, config: EvaluateConfig) -> pd.DataFrame:
+    """Return target, method, metric, value, ends of its interval, and `main`.
+
+    `main` is 1 for the one metric that stands for the target. The ends `low` and `high` of the 95% interval over runs
+    are missing without bootstrap samples.
+    """
     mains = {target.name: MAIN[type(target)] for target in verdict.targets}
-    rows = [
-        {"target": target, "method": method, "metric": metric, "value": value, "main": int(metric == mains[target])}
-        for method in METHODS
-        for target, scores in scores_of(verdict, verdict.outputs[method]).items()
-        for metric, value in scores.items()
-    ]
+    weights = run_weights(verdict.runs, samples=config.bootstrap_samples, seed=config.seed)
+    rows = []
+    for method, outputs in verdict.outputs.items():
+        drawn = resampled_scores(verdict, outputs, weights) if len(weights) else {}
+        for target, scores in scores_of(verdict, outputs).items():
+            ends = bounds(drawn.get(target, {}))
+            for metric, value in scores.items():
+                row = {"target": target, "method": method, "metric": metric, "value": value}
+                row |= {end: ends.get(f"{metric}_{end}", np.nan) for end in ("low", "high")}
+                rows.append({**row, "main": int(metric == mains[target])})
     return pd.DataFrame(rows)
 
 
@@ -36,9 +50,13 @@ def point_table(verdict: Verdict) -> pd.DataFrame:
     parts = []
     for number, target in enumerate(verdict.targets):
         if isinstance(target, Continuous):
-            pairs = {name: raw_values(verdict, target, verdict.outputs[name]) for name in METHODS}
+            pairs = {name: raw_values(verdict, target, verdict.outputs[name]) for name in verdict.outputs}
             values = {"true": pairs[OURS][0], **{name: predicted for name, (_, predicted) in pairs.items()}}
             keys = _keys(verdict, verdict.encoded.known[:, number])
+            if target.name in verdict.intervals:
+                said = verdict.outputs[OURS][target.name][verdict.encoded.known[:, number], 0]
+                ends = verdict.intervals[target.name].bounds(said)
+                values |= {name: target.restore(end) for name, end in zip(("low", "high"), ends, strict=True)}
             parts.append(keys.assign(target=target.name, scale=target.scale, **values))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
@@ -50,7 +68,7 @@ def roc_table(verdict: Verdict) -> pd.DataFrame:
         if isinstance(target, Binary) and target.name not in alike:
             known = verdict.encoded.known[:, number]
             truth = verdict.encoded.values[known, number]
-            for name in METHODS:
+            for name in verdict.outputs:
                 wrong, right, at = roc_curve(truth, verdict.outputs[name][target.name][known, 0])
                 rates = {"false_positive_rate": wrong, "true_positive_rate": right, "threshold": np.minimum(at, 1.0)}
                 parts.append(pd.DataFrame({"target": target.name, "method": name, **rates}))
@@ -64,17 +82,27 @@ def name_table(verdict: Verdict) -> pd.DataFrame:
         if isinstance(target, Discrete):
             known = verdict.encoded.known[:, number]
             values = {"true": target.restore(verdict.encoded.values[known, number].astype(int))}
-            for name in METHODS:
+            for name in verdict.outputs:
                 values[name] = target.restore(verdict.outputs[name][target.name][known].argmax(axis=1))
             parts.append(_keys(verdict, known).assign(target=target.name, **values))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 
+def importance_table(verdict: Verdict) -> pd.DataFrame:
+    """Return target, statistic and share of the gain of the boosted trees of the weight statistics, `MOST` per target."""
+    rows = [
+        {"target": target, "statistic": name, "share": share}
+        for target, shares in verdict.importance.items()
+        for name, share in list(shares.items())[:MOST]
+    ]
+    return pd.DataFrame(rows)
+
+
 TABLES: dict[str, Callable[[Verdict], pd.DataFrame]] = {
-    "scores": score_table,
     "points": point_table,
     "roc": roc_table,
     "names": name_table,
+    "importance": importance_table,
 }
 
 

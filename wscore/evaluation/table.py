@@ -43,7 +43,9 @@ SPARSE_CONTROLS = {
 HEAD_CONTROLS = {
     "mean": "mean or majority",
     "shapes": "shapes only",
-    "linear_probe": "linear probe",
+    "linear_probe": "latents, linear",
+    "pca": "PCA, linear",
+    "hyperparameters": "hyperparameters",
     "statistics": "weight statistics + boosting",
 }
 FORECAST_CONTROLS = {
@@ -65,7 +67,7 @@ FORECASTS = {
 FORECAST_METRICS = {"skill": "skill", "accuracy": "accuracy of the forecast network"}
 TITLES = {
     "autoencoder_test": "Autoencoder",
-    "heads_test": "Heads on the latents",
+    "heads_test": "Heads",
     "sae_test": "Sparse dictionary",
     "predictor_test": "Weight forecast",
 }

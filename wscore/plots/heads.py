@@ -10,13 +10,15 @@ from matplotlib.axes import Axes
 from wscore.plots.style import colour, figure, label, save, unavailable
 
 METHODS = {
-    "ours": "head on latents",
+    "ours": "head",
     "mean": "mean or majority",
     "shapes": "shapes only",
-    "linear_probe": "linear probe on latents",
+    "linear_probe": "latents, linear",
+    "pca": "PCA, linear",
+    "hyperparameters": "hyperparameters + boosting",
     "statistics": "weight statistics + boosting",
 }
-COLOURS = {"shapes": 2, "linear_probe": 3, "statistics": 1}  # entries of the palette
+COLOURS = {"shapes": 2, "linear_probe": 3, "statistics": 1, "pca": 4, "hyperparameters": 5}  # entries of the palette
 COLUMNS = 4  # panels side by side
 
 
@@ -92,11 +94,33 @@ def draw_scores(table: pd.DataFrame, path: Path) -> None:
         save(canvas, path)
 
 
+def draw_importance(table: pd.DataFrame, path: Path) -> None:
+    """Write a PNG with a panel per target: the statistics that the boosted trees of the rival gain most from.
+
+    Args:
+        table: columns target, statistic and share (of all gains), largest first within a target.
+        path: of the PNG.
+    """
+    groups = list(table.groupby("target", sort=False))
+    columns = min(COLUMNS, len(groups))
+    rows = -(-len(groups) // columns)
+    title = "Weight statistics + boosting: which statistics count"
+    with figure(rows=rows, columns=columns, title=title, panel=(3.6, 3.0)) as (canvas, axes):
+        for panel, (target, shares) in zip(axes, groups, strict=False):
+            some = shares.iloc[::-1]
+            panel.barh(some["statistic"], some["share"], color=method_colour("statistics"))
+            panel.grid(visible=False, axis="y")
+            label(panel, title=str(target), x="share of the gain")
+        _finish(axes, len(groups), legend=False)
+        save(canvas, path)
+
+
 DRAWINGS: dict[str, Callable[[pd.DataFrame, Path], None]] = {
     "points": draw_points,
     "roc": draw_roc,
     "names": draw_names,
     "scores": draw_scores,
+    "importance": draw_importance,
 }
 
 

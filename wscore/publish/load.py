@@ -23,8 +23,8 @@ from torch.nn.utils.rnn import pad_sequence
 from wscore.errors import ModelError
 from wscore.io import atomic_file, read_json, write_text
 from wscore.models.autoencoder import Decoder, Encoder
+from wscore.models.blend import Blend
 from wscore.models.folder import CONFIG, RESERVED, WEIGHTS, load_model, read_model_config, save_model
-from wscore.models.heads import Head
 from wscore.models.predictor import WeightPredictor
 from wscore.models.sparse import SparseModel
 from wscore.publish.checksums import CHECKSUMS, read_checksums, verify, write_checksums
@@ -36,7 +36,9 @@ from wscore.tokens.items import cut_windows
 from wscore.tokens.normalizer import Normalizer
 from wscore.tokens.tokenizer import Tokenizer
 from wscore.tokens.units import Scatter, UnitMap, unit_map
+from wscore.training.features import describe_network
 from wscore.training.heads import Task, load_head, read
+from wscore.zoo.architectures import parse
 from wscore.zoo.hub import download
 from wscore.zoo.layout import Layout, layout_of
 
@@ -274,7 +276,7 @@ class PublishedHead(Published):
     """
 
     part = "heads"
-    kind = Head
+    kind = Blend
 
     def __init__(self, folder: Path | str, encoder: PublishedEncoder) -> None:
         super().__init__(folder)
@@ -291,19 +293,37 @@ class PublishedHead(Published):
         """Return a head in a folder or on the Hub: see `Published.from_pretrained`; `part` is such as `heads/accuracy`."""
         return cls(fetch(source, revision, part=part, **client), encoder).eval()
 
-    def read(self, state: Mapping[str, Tensor], architecture: str | None = None) -> dict[str, Any]:  # noqa: ARG002
+    @torch.no_grad()
+    def read(self, state: Mapping[str, Tensor], architecture: str | None = None) -> dict[str, Any]:
         """Return the properties of a network's state dict by name: true or false, number, name.
+
+        A number comes with the ends of its prediction interval, `<name>_low` and `<name>_high`.
 
         Args:
             state: of the network.
-            architecture: JSON text of it, where the head runs networks.
+            architecture: JSON text of it; without it the network is not run on the head's probes.
 
         Raises:
-            ModelError: if the network has weights that are not finite.
+            ModelError: if the network has weights that are not finite, or too many for a head that reads tokens.
         """
         state = self.encoder.layouts.ordered(state)
-        table = read(self.head, self.encoder.encode(state).numpy()[None])
+        layout = layout_of(state)
+        vector = layout.flatten(state)
+        check_finite(vector[None])
+        known = parse(architecture) if architecture else None
+        blocks = describe_network(layout, vector, self.head.features, self.head.probes, known)
+        latent = self.encoder.encode(state).numpy()[None]
+        parts = [latent if name == "latent" else blocks[name].values for name in self.head.features]
+        inputs = np.concatenate([np.zeros((1, 0), np.float32), *parts], axis=1)
+        tokens = self._tokens(layout, vector) if self.head.model.reads_tokens else None
+        answers = self.head.model(torch.from_numpy(inputs), tokens)
+        table = read(self.head, {name: answer.numpy() for name, answer in answers.items()})
         return {str(name): table[name].tolist()[0] for name in table.columns}
+
+    def _tokens(self, layout: Layout, vector: Float[np.ndarray, " weights"]) -> TokenBatch:
+        if len(self.encoder.codec.windows(layout)) > 1:
+            raise ModelError("network is too long for a head that reads tokens", got=f"{layout.size} weights")
+        return self.encoder.codec.batch(layout, self.encoder.alignment.apply(layout, vector[None])[0])
 
 
 class PublishedPredictor(Published):

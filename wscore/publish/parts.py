@@ -52,15 +52,13 @@ decoder = WeightAutoencoder.from_pretrained({decoder})
 rebuilt = decoder.decode(encoder.encode_windows(state), zoo.layout(0))
 print(list(rebuilt))
 """
-READ = """\
-import numpy as np
-import pandas as pd
-from wscore.publish.fetch import fetch
-from wscore.training.heads import load_head, read
+READ = """
+from wscore import PublishedHead, WeightAutoencoder
 
-head = load_head(fetch({head}))
-table = pd.read_parquet("data/representations/representations.parquet")
-print(read(head, np.stack(table["latent"].head(5))))  # or latents of other networks from the published encoder
+encoder = WeightAutoencoder.from_pretrained({encoder}).encoder
+head = PublishedHead.from_pretrained({head}, encoder=encoder)
+architecture = zoo.table["architecture"].iloc[0]  # may be left out, then the network is not run on probes
+print(head.read(state, architecture))
 """
 FEATURES = """
 from wscore.publish.load import PublishedDictionary
@@ -152,10 +150,11 @@ def head(task: str, found: Mapping[str, Any], config: PublishConfig, *, encoder_
     return Part(
         name=f"heads/{task}",
         title=f"Head: {task}",
-        summary=f"Tells {QUESTIONS.get(task, task)} from the vector that the encoder makes of it.",
-        code=READ.format(head=place(f"heads/{task}", config)),
+        summary=f"Tells {QUESTIONS.get(task, task)} from its weights: from the vector that the encoder makes of them "
+        "and from further numbers about them. No image of any data set is looked at.",
+        code=NETWORK + READ.format(encoder=place("encoder", config), head=place(f"heads/{task}", config)),
         stage=f"train_heads@{task}",
-        sections=("data", "zoo", "tokens", "ae", "heads"),
+        sections=("data", "zoo", "tokens", "ae", "features", "heads"),
         note=DEFINITIONS,
         limits=(
             f"It reads vectors of one encoder only: that whose `model.safetensors` has the SHA-256 `{encoder_hash}`.",

@@ -1,4 +1,4 @@
-"""Recipe of the property heads: cached latents and the zoo's metadata in, a folder per task out."""
+"""Recipe of the property heads: features of networks and the zoo's metadata in, a folder per task out."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -6,7 +6,6 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 import torch
 from jaxtyping import Float
 from msgspec import Meta
@@ -14,21 +13,31 @@ from torch import Tensor
 
 from wscore.config import Section, convert, to_plain
 from wscore.errors import ConfigError, DataError, ModelError
-from wscore.io import read_json
 from wscore.losses.property import binary_loss, class_loss, regression_loss
+from wscore.models.autoencoder import Encoder
+from wscore.models.blend import Answers, Blend, BlendConfig
 from wscore.models.folder import CONFIG, load_model, read_model_config, save_model
+from wscore.models.forest import Forest
 from wscore.models.heads import Head, HeadConfig
-from wscore.training.batches import TensorBatches, derive_seed
+from wscore.models.reader import ReaderConfig
+from wscore.training.batches import Batches, TensorBatches, derive_seed
+from wscore.training.boosting import Examples, fit_forest
 from wscore.training.callbacks import Callback, Resume
+from wscore.training.conformal import Intervals, SavedIntervals, fit_intervals
 from wscore.training.engine import Device
+from wscore.training.features import parse_features, read_probes, write_probes
+from wscore.training.finetune import Unfreeze, parameter_groups
+from wscore.training.head_data import NOTHING, HeadBatches, HeadData
 from wscore.training.history import History
 from wscore.training.loop import fit
+from wscore.training.mixing import best_shares, error_of
 from wscore.training.schedule import Schedule
 from wscore.training.state import FitConfig
 from wscore.training.targets import (
     Binary,
     Continuous,
     Discrete,
+    Encoded,
     SavedTargets,
     Scale,
     Target,
@@ -38,67 +47,98 @@ from wscore.training.targets import (
     fit_continuous,
     fit_discrete,
 )
-from wscore.zoo.store import Zoo
+from wscore.zoo.probing import ProbeSets
 
 Task = Literal["patterns", "accuracy", "hyperparameters"]
-Batch = tuple[Tensor, Tensor, Tensor]  # latents (B, Z), values (B, T), known (B, T)
 Positive = Annotated[int, Meta(ge=1)]
-ENCODE_AGAIN = "run `dvc repro cache_representations`"
+Factor = Annotated[float, Meta(ge=0)]
 Outputs = dict[str, Float[np.ndarray, "rows _"]]
+BLOCK = 512  # networks that are read at once
+BINS = 63  # of the values of a feature, in boosting
 
 
 class HeadsConfig(Section):
-    """Property heads on cached representations (section `heads:`).
+    """Property heads (section `heads:`).
 
     Args:
         tasks: heads that are trained, each on its own.
         patterns: labels of the task `patterns`: columns that are true or false, or `<column>_<value>`.
         accuracy_target: column that the task `accuracy` predicts.
-        continuous: numeric columns of the task `hyperparameters`, each on a linear or a log scale.
+        accuracy_scale: space in which it is predicted, see `Continuous`.
+        coverage: share of networks that its prediction intervals are to hold.
+        continuous: numeric columns of the task `hyperparameters`, each on a scale of its own.
         discrete: columns of the task `hyperparameters` that hold names.
         target_weights: weight of single targets in the loss of their head; 1 where not named.
         balance: weigh rare labels and names up in the loss.
+        mode: `frozen` reads cached features, `finetune` trains the encoder along.
+        features: blocks of features that are read, joined by `+`, see `wscore.training.features`.
+        members: what a head is made of: networks, boosted trees on all features, boosted trees on the seven statistics
+            of each tensor alone; their shares in the answer to each target are chosen on the validation networks.
+        copies: networks of each head, of different seeds.
         regression_loss: of continuous targets, in their scaled space.
         hidden_dim: units of each hidden layer.
         layers: hidden layers; 0 makes linear probes.
         dropout: share of the hidden units left out in training.
+        reader_width: width of the tokens inside the attention over them (`tokens`), a multiple of 4.
+        reader_blocks: blocks of that attention.
         epochs: most passes over the training networks.
         batch_size: networks per step.
         lr: highest learning rate of AdamW.
+        encoder_lr: factor on it for the encoder (`finetune`).
+        head_lr: factor on it for all else.
+        unfreeze_every: epochs after which one more part of the encoder is trained, the last one first; null = all at
+            once.
         weight_decay: decoupled weight decay of AdamW.
         schedule: decay of the learning rate after the warm-up.
         warmup: share of the steps in which the rate rises.
         clip_norm: largest norm of the gradient; null = no limit.
         patience: epochs without improvement of the validation loss.
+        boosting_rounds: most rounds of boosting.
+        boosting_rate: what each of them adds.
+        boosting_features: share of the features that every split may choose from.
         device: where to compute.
-        seed: of the initial weights, the order of the batches and dropout.
+        seed: of the initial weights, the order of the batches, dropout and boosting.
     """
 
     tasks: Annotated[tuple[Task, ...], Meta(min_length=1)]
     patterns: Annotated[tuple[str, ...], Meta(min_length=1)]
     accuracy_target: str
+    accuracy_scale: Scale
+    coverage: Annotated[float, Meta(gt=0, lt=1)]
     continuous: dict[str, Scale]
     discrete: tuple[str, ...]
-    target_weights: dict[str, Annotated[float, Meta(ge=0)]]
+    target_weights: dict[str, Factor]
     balance: bool
+    mode: Literal["frozen", "finetune"]
+    features: str
+    members: Annotated[tuple[Literal["network", "boosting", "statistics"], ...], Meta(min_length=1)]
+    copies: Positive
     regression_loss: Literal["mse", "huber"]
     hidden_dim: Positive
     layers: Annotated[int, Meta(ge=0)]
     dropout: Annotated[float, Meta(ge=0, lt=1)]
+    reader_width: Annotated[int, Meta(ge=4, multiple_of=4)]
+    reader_blocks: Annotated[int, Meta(ge=0)]
     epochs: Positive
     batch_size: Positive
     lr: Annotated[float, Meta(gt=0)]
-    weight_decay: Annotated[float, Meta(ge=0)]
+    encoder_lr: Factor
+    head_lr: Annotated[float, Meta(gt=0)]
+    unfreeze_every: Positive | None
+    weight_decay: Factor
     schedule: Schedule
     warmup: Annotated[float, Meta(ge=0, lt=1)]
     clip_norm: Annotated[float, Meta(gt=0)] | None
     patience: Positive
+    boosting_rounds: Positive
+    boosting_rate: Annotated[float, Meta(gt=0, le=1)]
+    boosting_features: Annotated[float, Meta(gt=0, le=1)]
     device: Device
     seed: Annotated[int, Meta(ge=0)]
 
     def __post_init__(self) -> None:
-        named = {"tasks": self.tasks, "patterns": self.patterns, "continuous and discrete": self.hyperparameters}
-        for key, names in named.items():
+        named = {"tasks": self.tasks, "patterns": self.patterns, "members": self.members}
+        for key, names in {**named, "continuous and discrete": self.hyperparameters}.items():
             twice = sorted({name for name in names if names.count(name) > 1})
             if twice:
                 raise ValueError(f"named twice under {key}: {', '.join(twice)}")
@@ -107,6 +147,34 @@ class HeadsConfig(Section):
             raise ValueError(f"target_weights names no target: {', '.join(unknown)}")
         if not self.hyperparameters and "hyperparameters" in self.tasks:
             raise ValueError("the task hyperparameters needs a column under continuous or discrete")
+        self._check_members()
+
+    def _check_members(self) -> None:
+        """Refuse members that would have nothing to read."""
+        if self.mode == "finetune" and ("latent" not in self.read or "network" not in self.members):
+            raise ValueError("mode finetune needs latent among the features and network among the members")
+        if "tokens" in self.read and "network" not in self.members:
+            raise ValueError("the features tokens need network among the members")
+        if "boosting" in self.members and not self.blocks:
+            raise ValueError("boosting has no features to read: name some beside tokens, or leave it out of members")
+        if "statistics" in self.members and "statistics" not in self.blocks:
+            raise ValueError("the member statistics needs statistics among the features")
+
+    @property
+    def read(self) -> tuple[str, ...]:
+        """Blocks of features that are read."""
+        return parse_features(self.features)
+
+    @property
+    def blocks(self) -> tuple[str, ...]:
+        """Blocks of features that are read as cached numbers."""
+        live = ("tokens", "latent") if self.mode == "finetune" else ("tokens",)
+        return tuple(name for name in self.read if name not in live)
+
+    @property
+    def reads_tokens(self) -> bool:
+        """Whether the tokens themselves are read."""
+        return "tokens" in self.read or self.mode == "finetune"
 
     @property
     def hyperparameters(self) -> tuple[str, ...]:
@@ -114,61 +182,34 @@ class HeadsConfig(Section):
         return (*self.continuous, *self.discrete)
 
 
-class HeadData(NamedTuple):
-    """Networks with their latents.
-
-    Attributes:
-        latents: (N, Z) float32.
-        table: metadata, one row per network in the same order, with the columns `row` (of the zoo) and `split`.
-        encoder: hash of the encoder that made the latents.
-    """
-
-    latents: Float[np.ndarray, "rows latent"]
-    table: pd.DataFrame
-    encoder: str
-
-    def part(self, split: str) -> "HeadData":
-        """Return the networks of one split."""
-        chosen = (self.table["split"] == split).to_numpy()
-        return HeadData(self.latents[chosen], self.table.loc[chosen], self.encoder)
-
-
 class PropertyHead(NamedTuple):
-    """A trained head and what its outputs mean.
+    """A trained head and what its answers mean.
 
     Attributes:
         task: what it was trained for.
-        model: latents in, raw outputs by target out.
+        model: features in, answers by target out.
         targets: fitted on the training rows.
         encoder: hash of the encoder whose latents it reads.
+        features: names of the numbers that it reads, by block, in order.
+        intervals: prediction intervals of its continuous targets.
+        probes: synthetic images that a network is asked, if it reads what it answers.
     """
 
     task: str
-    model: Head
+    model: Blend
     targets: Targets
     encoder: str
+    features: Mapping[str, tuple[str, ...]]
+    intervals: Mapping[str, Intervals]
+    probes: ProbeSets = NOTHING
 
 
-def read_head_data(representations: Path, zoo: Zoo) -> HeadData:
-    """Return the cached latents of networks beside the zoo's metadata about them.
+class Fold(NamedTuple):
+    """Networks of one split, ready for a head: what it is given and what it is to say."""
 
-    Raises:
-        DataError: if a file is missing or malformed, or the representations are those of another zoo.
-    """
-    table, manifest = _read_representations(Path(representations))
-    zoo_rows = zoo.table.assign(row=np.arange(len(zoo))).set_index("model_id", drop=False)
-    unknown = len(set(table["model_id"]) - set(zoo_rows.index))
-    if manifest["zoo"] != zoo.identity or unknown or not zoo_rows.index.is_unique:
-        raise DataError(
-            "the representations are those of another zoo",
-            where=representations,
-            expected=f"zoo {zoo.identity}, each network once by its model_id",
-            got=f"zoo {manifest['zoo']}, {unknown} unknown networks of {len(table)}",
-            fix=ENCODE_AGAIN,
-        )
-    joined = zoo_rows.loc[table["model_id"]].reset_index(drop=True)
-    latents = np.stack(table["latent"].tolist()).astype(np.float32)
-    return HeadData(latents, joined.assign(split=table["split"].to_numpy()), manifest["encoder"])
+    data: HeadData
+    inputs: Float[np.ndarray, "rows input"]
+    encoded: Encoded
 
 
 def fit_targets(task: str, config: HeadsConfig, train: pd.DataFrame) -> Targets:
@@ -188,10 +229,19 @@ def train_head(
     config: HeadsConfig,
     data: HeadData,
     *,
+    encoder: Encoder | None = None,
     callbacks: Sequence[Callback] = (),
     resume: Resume | Path | None = None,
 ) -> tuple[PropertyHead, History]:
     """Return a head trained on the training networks, and the figures of its epochs; test networks are not looked at.
+
+    Args:
+        task: which one.
+        config: of the heads.
+        data: networks of all splits, with tokens if the head reads them.
+        encoder: copied and trained along in the mode `finetune`.
+        callbacks: of the training of the first network.
+        resume: where the training of the first network is kept if it is interrupted.
 
     Raises:
         ConfigError: if the task is unknown.
@@ -204,44 +254,70 @@ def train_head(
                 f"there is no {name} network", where="heads", fix="make more runs, or change the fractions in tokens"
             )
     targets = fit_targets(task, config, train.table)
-    head = PropertyHead(task, build_head(config, train.latents, targets), targets, data.encoder)
-    history = fit(
-        head.model,
-        train=batches(head, train, config, shuffle=True),
-        validation=batches(head, validation, config, shuffle=False),
-        loss=head_loss(targets, regression=config.regression_loss),
-        # One batch per step in float32: a head is too small to gain from anything else.
-        config=FitConfig.of(config, accumulate=1, precision="no"),
-        callbacks=callbacks,
-        resume=resume,
-    )
-    return head, history
+    folds = [Fold(part, part.inputs(config.blocks), encode(targets, part.table)) for part in (train, validation)]
+    forests = [_forest(member, config, targets, *folds) for member in config.members if member != "network"]
+    networks, histories = [], []
+    for copy in range(config.copies if "network" in config.members else 0):
+        network = build_head(config, folds[0], targets, encoder=encoder, copy=copy)
+        extras: dict[str, Any] = {"callbacks": callbacks, "resume": resume} if copy == 0 else {}
+        histories.append(_fit_network(network, config, targets, folds, copy=copy, **extras))
+        networks.append(network)
+    model = _blend(targets, networks, forests)
+    _mix(model, targets, folds[1])
+    features = {block: data.names(block) for block in config.blocks}
+    answered = outputs_of(model, folds[1].data, folds[1].inputs)
+    intervals = fit_intervals(targets, answered, folds[1].encoded, coverage=config.coverage)
+    probes = data.probes if "probes" in features else {}
+    head = PropertyHead(task, model, targets, data.encoder, features, intervals, probes)
+    return head, histories[0] if histories else _bare_history(model, targets, folds)
 
 
-def build_head(config: HeadsConfig, latents: Float[np.ndarray, "rows latent"], targets: Targets) -> Head:
-    """Return an untrained head whose input scaling is that of these training latents."""
+def build_head(
+    config: HeadsConfig, train: Fold, targets: Targets, *, encoder: Encoder | None = None, copy: int = 0
+) -> Head:
+    """Return an untrained network whose input scaling is that of the training networks.
+
+    Args:
+        config: of the heads.
+        train: training networks.
+        targets: what it is to say.
+        encoder: copied into it (mode `finetune`).
+        copy: number of the network, for its seed.
+
+    Raises:
+        ConfigError: if the encoder that is to be trained is missing.
+    """
+    if config.mode == "finetune" and encoder is None:
+        raise ConfigError("the mode finetune needs the encoder itself", where="heads.mode", expected="its folder")
     shape = HeadConfig(
-        latent_dim=latents.shape[1],
+        inputs=train.inputs.shape[1],
         hidden_dim=config.hidden_dim,
         layers=config.layers,
         dropout=config.dropout,
         outputs={target.name: target.width for target in targets},
+        encoder=encoder.config if encoder is not None and config.mode == "finetune" else None,
+        reader=_reader(config, train.data) if "tokens" in config.read else None,
     )
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(config.seed, "head"))
+        torch.manual_seed(derive_seed(config.seed, "head", copy) if copy else derive_seed(config.seed, "head"))
         model = Head(shape)
-    model.standardise(torch.from_numpy(np.ascontiguousarray(latents)))
+    model.standardise(torch.from_numpy(train.inputs))
+    if model.encoder is not None and encoder is not None:
+        model.encoder.load_state_dict(encoder.state_dict())
     return model
 
 
-def batches(head: PropertyHead, data: HeadData, config: HeadsConfig, *, shuffle: bool) -> TensorBatches:
-    """Return batches (latents (B, Z), values (B, T), known (B, T)) of networks."""
-    encoded = encode(head.targets, data.table)
-    tensors = [torch.from_numpy(np.ascontiguousarray(array)) for array in (data.latents, *encoded)]
-    return TensorBatches(*tensors, batch_size=config.batch_size, seed=config.seed, shuffle=shuffle)
+def batches(fold: Fold, config: HeadsConfig, *, shuffle: bool, seed: int | None = None) -> Batches:
+    """Return batches (inputs (B, F), values (B, T), known (B, T)[, tokens]) of networks."""
+    tensors = [torch.from_numpy(np.ascontiguousarray(array)) for array in (fold.inputs, *fold.encoded)]
+    options: dict[str, Any] = {"batch_size": config.batch_size, "shuffle": shuffle}
+    options["seed"] = config.seed if seed is None else seed
+    if not config.reads_tokens or fold.data.tokens is None:
+        return TensorBatches(*tensors, **options)
+    return HeadBatches(tensors, fold.data.tokens, fold.data.items(), **options)
 
 
-def head_loss(targets: Targets, *, regression: str) -> Callable[[Head, Batch], Mapping[str, Tensor]]:
+def head_loss(targets: Targets, *, regression: str) -> Callable[[Head, Sequence[Any]], Mapping[str, Tensor]]:
     """Return the loss of a head: the mean over its targets of weight x loss.
 
     Each target's own loss is logged as `loss_<name>`. A target's loss is the mean over the networks of the batch of
@@ -250,9 +326,9 @@ def head_loss(targets: Targets, *, regression: str) -> Callable[[Head, Batch], M
     weights = {target.name: target.weight for target in targets}
     functions = [_target_loss(target, regression) for target in targets]
 
-    def loss(head: Head, batch: Batch) -> dict[str, Tensor]:
-        latents, values, known = batch
-        outputs = head(latents)
+    def loss(head: Head, batch: Sequence[Any]) -> dict[str, Tensor]:
+        inputs, values, known, *tokens = batch
+        outputs = head(inputs, *tokens)
         each = {
             target.name: function(outputs[target.name], values[:, number], known[:, number])
             for number, (target, function) in enumerate(zip(targets, functions, strict=True))
@@ -264,39 +340,58 @@ def head_loss(targets: Targets, *, regression: str) -> Callable[[Head, Batch], M
 
 
 @torch.no_grad()
-def predict(head: PropertyHead, latents: Float[np.ndarray, "rows latent"]) -> Outputs:
-    """Return what a head says about latents, by target.
+def outputs_of(model: Blend, data: HeadData, inputs: Float[np.ndarray, "rows input"]) -> Outputs:
+    """Return what a model says about networks, by target, some networks at a time."""
+    parts = [_answers(model, data, inputs, rows) for rows in _blocks(len(inputs))]
+    return {name: np.concatenate([part[name].numpy() for part in parts]) for name in model.config.kinds}
+
+
+def predict(head: PropertyHead, data: HeadData) -> Outputs:
+    """Return what a head says about networks, by target.
 
     That is the probability of true (N, 1), a scaled number (N, 1), or the probability of each name of the vocabulary
     (N, K).
 
     Raises:
-        ModelError: if the latents have another length than those it was trained on.
+        ModelError: if the features are not those it was trained on.
     """
-    expected = head.model.config.latent_dim
-    if latents.shape[1] != expected:
-        raise ModelError("latents do not fit the head", expected=f"{expected} numbers each", got=latents.shape[1])
-    raw = head.model.eval()(torch.from_numpy(np.ascontiguousarray(latents, dtype=np.float32)))
-    return {target.name: _probabilities(target, raw[target.name]).numpy() for target in head.targets}
+    for block, names in head.features.items():
+        found = data.names(block)
+        if found != tuple(names):
+            raise ModelError(
+                f"the features {block!r} do not fit the head", where=f"head for {head.task}",
+                expected=f"{len(names)} numbers, the first {list(names[:1])}",
+                got=f"{len(found)}, of which {len(set(found) & set(names))} are the same",
+            )  # fmt: skip
+    return outputs_of(head.model.eval(), data, data.inputs(tuple(head.features)))
 
 
-def read(head: PropertyHead, latents: Float[np.ndarray, "rows latent"]) -> pd.DataFrame:
-    """Return the properties of networks in plain words and units, a column per target: true or false, number, name."""
-    outputs = predict(head, latents)
-    return pd.DataFrame(
-        {
-            target.name: target.restore(outputs[target.name].argmax(axis=1))
-            if isinstance(target, Discrete)
-            else target.restore(outputs[target.name][:, 0])
-            for target in head.targets
-        }
-    )
+def read(head: PropertyHead, outputs: Outputs) -> pd.DataFrame:
+    """Return what a head said (`predict`) in plain words and units, a column per target: true or false, number, name.
+
+    A number with a prediction interval has two more columns, `<name>_low` and `<name>_high`.
+    """
+    columns: dict[str, Any] = {}
+    for target in head.targets:
+        told = outputs[target.name]
+        columns[target.name] = target.restore(told.argmax(axis=1) if isinstance(target, Discrete) else told[:, 0])
+        if isinstance(target, Continuous) and target.name in head.intervals:
+            low, high = head.intervals[target.name].bounds(told[:, 0])
+            columns |= {f"{target.name}_low": target.restore(low), f"{target.name}_high": target.restore(high)}
+    return pd.DataFrame(columns)
 
 
 def save_head(folder: Path, head: PropertyHead) -> None:
-    """Write a head as config.json (with task, encoder, and targets with their scaling and vocabulary) and weights."""
-    extra = {"task": head.task, "encoder": head.encoder, "targets": to_plain(head.targets)}
+    """Write a head as config.json (task, encoder, features, intervals, targets with their scaling) and weights."""
+    extra = {
+        "task": head.task,
+        "encoder": head.encoder,
+        "features": {block: list(names) for block, names in head.features.items()},
+        "targets": to_plain(head.targets),
+        "intervals": to_plain(dict(head.intervals)),
+    }
     save_model(folder, head.model, extra=extra)
+    write_probes(Path(folder), head.probes)
 
 
 def load_head(folder: Path, task: str | None = None) -> PropertyHead:
@@ -307,32 +402,140 @@ def load_head(folder: Path, task: str | None = None) -> PropertyHead:
     """
     content = read_model_config(folder)
     found = content.get("task", content["class"])
-    if not {"task", "encoder", "targets"} <= set(content) or task not in (None, found):
+    if not {"task", "encoder", "features", "targets", "intervals"} <= set(content) or task not in (None, found):
         raise ModelError("holds no head for this task", where=folder, expected=task or "a head", got=found)
+    where = str(Path(folder) / CONFIG)
     try:
-        saved = convert({"targets": content["targets"]}, SavedTargets, where=str(Path(folder) / CONFIG))
+        saved = convert({"targets": content["targets"]}, SavedTargets, where=where)
+        intervals = convert({"intervals": content["intervals"]}, SavedIntervals, where=where).intervals
     except ConfigError as error:
         raise ModelError(str(error)) from error
-    model = load_model(folder, Head)
-    widths = {target.name: target.width for target in saved.targets}
-    if widths != model.config.outputs:
-        raise ModelError(
-            "outputs and targets differ", where=Path(folder) / CONFIG, expected=widths, got=model.config.outputs
-        )
-    return PropertyHead(found, model, saved.targets, content["encoder"])
+    model = load_model(folder, Blend)
+    kinds = {target.name: kind_of(target) for target in saved.targets}
+    if kinds != model.config.kinds:
+        raise ModelError("outputs and targets differ", where=where, expected=kinds, got=model.config.kinds)
+    features = {block: tuple(names) for block, names in content["features"].items()}
+    return PropertyHead(found, model, saved.targets, content["encoder"], features, intervals, read_probes(Path(folder)))
 
 
-def _read_representations(folder: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Return model_id, split and latent of each network, and the manifest."""
-    path = folder / "representations.parquet"
-    manifest = read_json(folder / "manifest.json")
-    if not path.is_file() or not {"zoo", "encoder"} <= set(manifest):
-        raise DataError("no representations here", where=folder, expected=path.name, fix=ENCODE_AGAIN)
-    try:
-        return pd.read_parquet(path, columns=["model_id", "split", "latent"]), manifest
-    except (pa.ArrowInvalid, ValueError) as error:
-        text = " ".join(str(error).split())
-        raise DataError("is not a table of representations", where=path, got=text, fix=ENCODE_AGAIN) from error
+def kind_of(target: Target) -> Literal["binary", "continuous", "discrete"]:
+    """Return the kind of a target as a blend knows it."""
+    if isinstance(target, Binary):
+        return "binary"
+    return "continuous" if isinstance(target, Continuous) else "discrete"
+
+
+def _reader(config: HeadsConfig, data: HeadData) -> ReaderConfig:
+    dim = data.tokens.token_dim if data.tokens is not None else 1
+    width = config.reader_width
+    shape = {"width": width, "blocks": config.reader_blocks, "heads": 4, "outputs": 2 * width}
+    return ReaderConfig(token_dim=dim, dropout=config.dropout, **shape)
+
+
+def _forest(member: str, config: HeadsConfig, targets: Targets, train: Fold, validation: Fold) -> Forest:
+    """Return boosted trees on all features, or on the seven statistics of each tensor alone."""
+    alone = member == "statistics"
+    return fit_forest(
+        targets,
+        *(
+            Examples(_only_statistics(fold, config) if alone else fold.inputs, fold.encoded)
+            for fold in (train, validation)
+        ),
+        iterations=config.boosting_rounds,
+        learning_rate=config.boosting_rate,
+        max_features=1.0 if alone else config.boosting_features,
+        max_bins=BINS,
+        seed=config.seed,
+    )
+
+
+def _only_statistics(fold: Fold, config: HeadsConfig) -> Float[np.ndarray, "rows input"]:
+    """Return the inputs with all but the statistics missing."""
+    kept = [np.full(len(fold.data.names(block)), block == "statistics") for block in config.blocks]
+    return np.where(np.concatenate(kept), fold.inputs, np.float32(np.nan))
+
+
+def _fit_network(
+    network: Head, config: HeadsConfig, targets: Targets, folds: Sequence[Fold], *, copy: int, **extras: Any
+) -> History:
+    seed = derive_seed(config.seed, "copy", copy) if copy else config.seed
+    train, validation = folds
+    callbacks = list(extras.pop("callbacks", ()))
+    if config.mode == "finetune" and config.unfreeze_every is not None:
+        callbacks.insert(0, Unfreeze(config.unfreeze_every))
+    return fit(
+        network,
+        train=batches(train, config, shuffle=True, seed=seed),
+        validation=batches(validation, config, shuffle=False),
+        loss=head_loss(targets, regression=config.regression_loss),
+        # One batch per step in float32: a head is too small to gain from anything else.
+        config=FitConfig.of(config, accumulate=1, precision="no", seed=seed),
+        groups=lambda model: parameter_groups(model, encoder=config.encoder_lr, head=config.head_lr),
+        callbacks=callbacks,
+        **extras,
+    )
+
+
+def _blend(targets: Targets, networks: Sequence[Head], forests: Sequence[Forest]) -> Blend:
+    config = BlendConfig(
+        kinds={target.name: kind_of(target) for target in targets},
+        network=networks[0].config if networks else None,
+        copies=max(1, len(networks)),
+        forests=tuple(forest.config for forest in forests),
+    )
+    model = Blend(config)
+    for place, network in enumerate(networks):
+        model.networks[place].load_state_dict(network.state_dict())
+    for place, forest in enumerate(forests):
+        model.forests[place].load_state_dict(forest.state_dict())
+    return model.eval()
+
+
+@torch.no_grad()
+def _mix(model: Blend, targets: Targets, validation: Fold) -> None:
+    """Choose the shares of the members in each target's answer on the validation networks."""
+    tokens = (lambda rows: _tokens(validation.data, rows)) if model.reads_tokens else (lambda _: None)
+    found: list[list[Answers]] = [
+        model.members(torch.from_numpy(validation.inputs[rows]), tokens(rows))
+        for rows in _blocks(len(validation.inputs))
+    ]
+    for number, target in enumerate(targets):
+        known = validation.encoded.known[:, number]
+        each = [
+            np.concatenate([part[member][target.name].numpy() for part in found])[known]
+            for member in range(model.share.shape[1])
+        ]
+        shares = best_shares(target, each, validation.encoded.values[known, number])
+        model.share[number] = torch.tensor(shares)
+
+
+def _answers(model: Blend, data: HeadData, inputs: np.ndarray, rows: np.ndarray) -> Answers:
+    return model(torch.from_numpy(inputs[rows]), _tokens(data, rows) if model.reads_tokens else None)
+
+
+def _tokens(data: HeadData, rows: np.ndarray) -> Any:
+    items = data.items()[rows]
+    assert data.tokens is not None
+    return data.tokens.batch(items)
+
+
+def _blocks(count: int) -> list[np.ndarray]:
+    return np.array_split(np.arange(count), max(1, -(-count // BLOCK)))
+
+
+def _bare_history(model: Blend, targets: Targets, folds: Sequence[Fold]) -> History:
+    """Return one row with the errors of a head without networks: its trees keep no record of their rounds."""
+    history = History("validation_loss")
+    row: dict[str, float | int] = {"epoch": 1, "step": 1, "lr": 0.0}
+    for name, fold in zip(("train", "validation"), folds, strict=True):
+        answered = outputs_of(model, fold.data, fold.inputs)
+        losses = []
+        for number, target in enumerate(targets):
+            known = fold.encoded.known[:, number]
+            losses.append(error_of(target, answered[target.name][known], fold.encoded.values[known, number]))
+        row[f"{name}_loss"] = float(np.mean(losses))
+    history.rows.append(row)
+    return history
 
 
 def _patterns(config: HeadsConfig, train: pd.DataFrame) -> Targets:
@@ -343,7 +546,9 @@ def _patterns(config: HeadsConfig, train: pd.DataFrame) -> Targets:
 
 def _accuracy(config: HeadsConfig, train: pd.DataFrame) -> Targets:
     name = config.accuracy_target
-    return fit_continuous({name: "linear"}, train, weights=config.target_weights, key="heads.accuracy_target")
+    return fit_continuous(
+        {name: config.accuracy_scale}, train, weights=config.target_weights, key="heads.accuracy_target"
+    )
 
 
 def _hyperparameters(config: HeadsConfig, train: pd.DataFrame) -> Targets:
@@ -369,9 +574,3 @@ def _target_loss(target: Target, regression: str) -> Callable[[Tensor, Tensor, T
         return lambda out, value, known: regression_loss(out[:, 0], value, known, kind=regression)
     weights = torch.tensor(target.class_weights)
     return lambda out, value, known: class_loss(out, value, known, class_weights=weights.to(out.device))
-
-
-def _probabilities(target: Target, raw: Tensor) -> Tensor:
-    if isinstance(target, Binary):
-        return raw.sigmoid()
-    return raw.softmax(dim=1) if isinstance(target, Discrete) else raw

@@ -17,8 +17,9 @@ from jaxtyping import Bool, Float, Int
 from wscore.config import Section
 from wscore.errors import DataError
 
-Scale = Literal["linear", "log"]
+Scale = Literal["linear", "log", "logit", "log_error"]
 FLOOR = 0.1  # a zero under a log scale is placed at this share of the smallest positive training value
+EDGE = 1e-3  # by which shares are kept away from 0 and 1 under a logit or log-error scale
 LARGEST = 30.0  # a prediction under a log scale is restored as 1e30 at most, so that its square is finite
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 
@@ -70,7 +71,10 @@ class Binary(Section, tag="binary", tag_field="kind"):
 
 
 class Continuous(Section, tag="continuous", tag_field="kind"):
-    """A number; scaled = (f(value) - mean) / std with f = log10 or the identity, mean and std over the training rows.
+    """A number; scaled = (f(value) - mean) / std with mean and std over the training rows.
+
+    f is the identity (`linear`), log10 (`log`), or for shares from 0 to 1, with e = `EDGE`,
+    ln((value + e) / (1 - value + e)) (`logit`) or -log10(1 - value + e) (`log_error`).
 
     Zero under a log scale is placed at `floor`, a tenth of the smallest positive training value; a prediction nearer
     to it (in the logarithm) than to that smallest value is restored as 0. So zero is a value of its own, one decade
@@ -78,8 +82,8 @@ class Continuous(Section, tag="continuous", tag_field="kind"):
 
     Args:
         name: column of the metadata.
-        scale: linear or log.
-        floor: stands for zero under a log scale; null for a linear one.
+        scale: which f.
+        floor: stands for zero under a log scale; null for other scales.
         mean: of f(value) over the training rows.
         std: of f(value) over the training rows.
         weight: of this target in the loss of its head.
@@ -121,9 +125,15 @@ class Continuous(Section, tag="continuous", tag_field="kind"):
     def restore(self, numbers: Float[np.ndarray, " rows"]) -> Float[np.ndarray, " rows"]:
         """Return scaled numbers as raw values; the inverse of `encode` on the training rows.
 
-        Under a log scale, what lies below the smallest positive training value by more than half a decade becomes 0.
+        Under a log scale, what lies below the smallest positive training value by more than half a decade becomes 0;
+        shares are cut to [0, 1].
         """
         raw = np.asarray(numbers, dtype=float) * self.std + self.mean
+        if self.scale == "logit":
+            odds = np.exp(np.clip(raw, -LARGEST, LARGEST))
+            return np.clip((odds * (1 + EDGE) - EDGE) / (1 + odds), 0.0, 1.0)
+        if self.scale == "log_error":
+            return np.clip(1 + EDGE - 10.0 ** -np.clip(raw, -LARGEST, LARGEST), 0.0, 1.0)
         if self.floor is None:
             return raw
         between = np.log10(self.floor) - np.log10(FLOOR) / 2
@@ -317,6 +327,12 @@ def _numbers(table: pd.DataFrame, name: str, *, key: str | None = None) -> np.nd
 
 
 def _transform(values: np.ndarray, scale: Scale, floor: float | None, *, where: str) -> np.ndarray:
+    if scale in ("logit", "log_error"):
+        if (values < 0).any() or (values > 1).any():
+            got = [float(np.nanmin(values)), float(np.nanmax(values))]
+            raise DataError(f"is no share, as a {scale} scale needs", where=where, expected="0 to 1", got=got)
+        above, below = values + EDGE, 1 - values + EDGE
+        return np.log(above / below) if scale == "logit" else -np.log10(below)
     if scale == "linear" or floor is None:
         return values
     if (values < 0).any():

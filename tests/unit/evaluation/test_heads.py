@@ -1,14 +1,15 @@
 import math
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
+from wscore.config import convert, read_yaml
 from wscore.errors import DataError, ModelError, WscoreWarning
 from wscore.evaluation.config import EvaluateConfig
 from wscore.evaluation.heads import (
-    METHODS,
     OURS,
     Verdict,
     describe,
@@ -19,16 +20,19 @@ from wscore.evaluation.heads import (
     sentence,
     unseen,
 )
-from wscore.evaluation.property_controls import Rows, shape_numbers
+from wscore.evaluation.property_controls import Rows, controls_of, shape_numbers
 from wscore.evaluation.property_tables import tables
-from wscore.evaluation.statistics import statistics_table
-from wscore.models.heads import Head, HeadConfig
-from wscore.training.heads import HeadData, PropertyHead
+from wscore.models.blend import Blend, BlendConfig
+from wscore.models.heads import HeadConfig
+from wscore.training.head_data import HeadData
+from wscore.training.heads import HeadsConfig, PropertyHead, kind_of
 from wscore.training.targets import Targets, fit_binary, fit_continuous, fit_discrete
+from wscore.zoo.statistics import statistics_table
 from wscore.zoo.store import Zoo
 
+PARAMS = Path(__file__).parents[3] / "params.yaml"
 CONFIG = EvaluateConfig(
-    max_networks=None, probe_images=1, batch_size=1, bootstrap_samples=20, boosting_iterations=10, seed=0
+    max_networks=None, probe_images=1, batch_size=1, ood=None, bootstrap_samples=20, boosting_iterations=10, seed=0
 )
 
 
@@ -59,7 +63,8 @@ def data(count: int = 160) -> HeadData:
 
 def rows(given: HeadData) -> Rows:
     shape = given.table["shape"].to_numpy()
-    return Rows(given.latents, np.column_stack([given.latents[:, 1:], shape]), shape)
+    statistics = np.column_stack([given.latents[:, 1:], shape])
+    return Rows(given.latents, statistics, shape, given.latents[:, :2], given.latents[:, 2:], tuple("abcd"))
 
 
 def targets_of(task: str, train: pd.DataFrame) -> Targets:
@@ -79,8 +84,11 @@ def verdict(task: str, given: HeadData | None = None) -> Verdict:
     targets = targets_of(task, given.part("train").table)
     outputs = {target.name: target.width for target in targets}
     torch.manual_seed(0)
-    model = Head(HeadConfig(latent_dim=4, hidden_dim=3, layers=1, dropout=0.0, outputs=outputs))
-    return judge(PropertyHead(task, model, targets, "e"), given, rows(given), CONFIG)
+    network = HeadConfig(inputs=4, hidden_dim=3, layers=1, dropout=0.0, outputs=outputs)
+    kinds = {target.name: kind_of(target) for target in targets}
+    model = Blend(BlendConfig(kinds=kinds, network=network, copies=1, forests=()))
+    names = {"latent": given.names("latent")}
+    return judge(PropertyHead(task, model, targets, "e", names, {}), given, rows(given), CONFIG)
 
 
 def numbers(value: object) -> list[float]:
@@ -90,7 +98,7 @@ def numbers(value: object) -> list[float]:
 @pytest.mark.parametrize("task", ["patterns", "accuracy", "hyperparameters"])
 def test_a_report_holds_every_method_and_finite_floats_only(task: str):
     found = report(verdict(task), CONFIG)
-    assert set(METHODS) <= set(found)
+    assert {OURS, *controls_of(task)} <= set(found)
     assert all(isinstance(value, float) and math.isfinite(value) for value in numbers(found))
     assert (found["networks"], found["runs"]) == (32, 16)
 
@@ -124,7 +132,7 @@ def test_intervals_enclose_the_headline_and_are_left_out_when_asked():
         low, value, high = (found["statistics"][f"{name}{end}"] for end in ("_low", "", "_high"))
         assert low <= value <= high
     few = EvaluateConfig(
-        max_networks=None, probe_images=1, batch_size=1, bootstrap_samples=0, boosting_iterations=1, seed=0
+        max_networks=None, probe_images=1, batch_size=1, ood=None, bootstrap_samples=0, boosting_iterations=1, seed=0
     )
     assert not [name for name in report(verdict("accuracy"), few)[OURS] if name.endswith(("_low", "_high"))]
 
@@ -138,17 +146,15 @@ def test_intervals_enclose_the_headline_and_are_left_out_when_asked():
     ],
 )
 def test_the_bootstrapped_figure_is_the_reported_one(task: str, names: tuple[str, ...]):
-    from wscore.evaluation.heads import HEADLINES, SUMMARIES
+    from wscore.evaluation.heads import RESAMPLED, SUMMARIES
 
     found = verdict(task)
-    every = np.arange(len(found.table))
-    for method in METHODS:
-        statistics = HEADLINES[task](found, found.outputs[method])
-        assert tuple(statistics) == names
+    once = np.ones((1, len(found.table)))
+    for method in (OURS, *controls_of(task)):
+        drawn = RESAMPLED[task](found, found.outputs[method], once)
         summary = SUMMARIES[task](found, found.outputs[method])
-        assert {name: statistics[name](every) for name in names} == pytest.approx(
-            {name: summary[name] for name in names}
-        )
+        assert set(names) <= set(drawn) == set(summary)
+        assert {name: float(drawn[name][0]) for name in drawn} == pytest.approx(summary)
 
 
 def test_missing_targets_are_not_judged():
@@ -165,7 +171,7 @@ def test_controls_do_not_see_the_truth_of_the_test_networks():
     changed = given.table.copy()
     changed.loc[changed["split"] == "test", "score"] *= -3
     second = verdict("accuracy", HeadData(given.latents, changed, "e"))
-    for name in METHODS:
+    for name in (OURS, *controls_of("accuracy")):
         assert np.array_equal(first.outputs[name]["score"], second.outputs[name]["score"])
 
 
@@ -173,7 +179,7 @@ def test_raw_metrics_use_the_true_values_even_below_all_training_values():
     given = data()
     test = given.table.index[given.table["split"] == "test"]
     given.table.loc[test, "lr"] = 1e-9
-    (table,) = [tables(verdict("hyperparameters", given))["points"]]
+    (table,) = [tables(verdict("hyperparameters", given), CONFIG)["points"]]
     assert set(table["true"]) == {1e-9}
 
 
@@ -198,7 +204,7 @@ def test_a_test_split_that_says_nothing():
         assert one_valued(found) == {target.name for target in found.targets}
         assert all(math.isfinite(value) for value in numbers(report(found, CONFIG)))
         assert "nothing can be judged" in sentence({task: report(found, CONFIG)})
-        assert "roc" not in tables(found)
+        assert "roc" not in tables(found, CONFIG)
 
 
 def test_a_head_of_another_encoder_is_refused():
@@ -222,9 +228,10 @@ def test_sentence():
 
 def test_describe_follows_the_order_of_the_table(tiny_zoo):
     zoo = Zoo(tiny_zoo)
-    table = zoo.table.assign(row=np.arange(len(zoo)), split="test").iloc[::-2]
+    table = zoo.table.assign(row=np.arange(len(zoo)), split="train").iloc[::-2]
     given = HeadData(np.arange(len(table), dtype=np.float32)[:, None], table, "e")
-    found = describe(zoo, given)
+    heads = convert(read_yaml(PARAMS)["heads"], HeadsConfig, where="heads")
+    found = describe(zoo, given, heads, CONFIG)
     np.testing.assert_array_equal(found.statistics, statistics_table(zoo).values[table["row"]])
     layouts = table["layout"].to_numpy()
     assert ((found.shapes[:, None] == found.shapes) == (layouts[:, None] == layouts)).all()
@@ -232,18 +239,18 @@ def test_describe_follows_the_order_of_the_table(tiny_zoo):
 
 
 def test_tables_hold_what_was_judged():
-    found = tables(verdict("hyperparameters"))
-    assert set(found) == {"scores", "points", "names"}
+    found = tables(verdict("hyperparameters"), CONFIG)
+    assert set(found) == {"scores", "points", "names", "importance"}
     points = found["points"]
     assert len(points) == 32
     assert points["true"].to_numpy() == pytest.approx(data().part("test").table["lr"].to_numpy(), rel=1e-5)
-    assert set(METHODS) <= set(points.columns)
+    assert {OURS, *controls_of("hyperparameters")} <= set(points.columns)
     assert found["names"].query("target == 'act'")["true"].tolist() == data().part("test").table["act"].tolist()
     mains = found["scores"].query("main == 1 and method == 'mean'")
     assert list(zip(mains["target"], mains["metric"], strict=True)) == [
         ("lr", "r2"), ("act", "accuracy"), ("shape", "accuracy"),
     ]  # fmt: skip
-    roc = tables(verdict("patterns"))["roc"]
+    roc = tables(verdict("patterns"), CONFIG)["roc"]
     assert set(roc["target"]) == {"has_norm", "has_drop"}
     assert np.isfinite(roc.drop(columns=["target", "method"]).to_numpy()).all()
     assert given_away(verdict("patterns")) == {"has_norm"}

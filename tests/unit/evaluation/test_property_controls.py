@@ -16,7 +16,8 @@ def rows(count: int, seed: int = 0) -> Rows:
     rng = np.random.default_rng(seed)
     latents = rng.normal(size=(count, 4)).astype(np.float32)
     shape = rng.integers(0, 2, count)
-    return Rows(latents, np.column_stack([latents[:, 0], rng.normal(size=count), shape]), shape)
+    statistics = np.column_stack([latents[:, 0], rng.normal(size=count), shape])
+    return Rows(latents, statistics, shape, latents[:, :2], latents[:, 2:], ("a", "b", "c"))
 
 
 def case(

@@ -15,7 +15,7 @@ from wscore.zoo.functional import logits, scores
 from wscore.zoo.store import Zoo, write_layouts, write_part
 
 CONFIG = EvaluateConfig(
-    max_networks=None, probe_images=60, batch_size=3, bootstrap_samples=20, boosting_iterations=5, seed=0
+    max_networks=None, probe_images=60, batch_size=3, ood=None, bootstrap_samples=20, boosting_iterations=5, seed=0
 )
 TOKENS = TokensConfig(
     granularity="neuron", chunk_size=32, max_tokens=512, overflow="window", normalization="layer",

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from wscore.evaluation.heads import METHODS as JUDGED
+from wscore.evaluation.property_controls import CONTROLS
 from wscore.plots.heads import DRAWINGS, METHODS
 
 rng = np.random.default_rng(0)
@@ -34,11 +34,15 @@ def scores(main: int = 1) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["target", "method", "metric", "value", "main"])
 
 
-TABLES = {"points": points, "roc": roc, "names": names, "scores": scores}
+def importance() -> pd.DataFrame:
+    return pd.DataFrame({"target": ["lr", "lr", "act"], "statistic": ["a", "b", "a"], "share": [0.6, 0.2, 0.9]})
+
+
+TABLES = {"points": points, "roc": roc, "names": names, "scores": scores, "importance": importance}
 
 
 def test_every_method_has_a_name():
-    assert tuple(METHODS) == JUDGED
+    assert tuple(METHODS) == ("ours", *CONTROLS)
     assert set(TABLES) == set(DRAWINGS)
 
 

@@ -10,11 +10,14 @@ import torch
 from wscore.config import convert, read_yaml
 from wscore.errors import ConfigError, DataError, ModelError
 from wscore.io import write_json
+from wscore.models.blend import Blend
 from wscore.models.folder import load_model, save_model
 from wscore.models.heads import Head
+from wscore.training.batches import TensorBatches
+from wscore.training.head_data import HeadData, read_head_data
 from wscore.training.heads import (
     TASKS,
-    HeadData,
+    Fold,
     HeadsConfig,
     PropertyHead,
     batches,
@@ -24,10 +27,10 @@ from wscore.training.heads import (
     load_head,
     predict,
     read,
-    read_head_data,
     save_head,
     train_head,
 )
+from wscore.training.targets import encode
 from wscore.zoo.store import Zoo
 
 PARAMS = Path(__file__).parents[3] / "params.yaml"
@@ -36,6 +39,9 @@ SMALL = {
     "accuracy_target": "score",
     "continuous": {"lr": "log", "wd": "log"},
     "discrete": ["act"],
+    "features": "latent",
+    "members": ["network"],
+    "copies": 1,
     "hidden_dim": 16,
     "layers": 1,
     "dropout": 0.0,
@@ -43,6 +49,7 @@ SMALL = {
     "batch_size": 32,
     "lr": 0.01,
     "weight_decay": 0.01,
+    "patience": 60,
     "device": "cpu",
 }
 
@@ -80,6 +87,15 @@ def train(task: str, given: HeadData, **changes) -> PropertyHead:
     return train_head(task, config(**changes), given)[0]
 
 
+def told(task: str, given: HeadData, **changes) -> pd.DataFrame:
+    head = train(task, given, **changes)
+    return read(head, predict(head, given.part("test")))
+
+
+def fold(given: HeadData, task: str, **changes) -> Fold:
+    return Fold(given, given.latents, encode(fit_targets(task, config(**changes), given.table), given.table))
+
+
 def bits(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
@@ -108,13 +124,13 @@ def test_heads_learn_a_trivial_problem():
     given = data()
     test = given.part("test")
     known = test.table["act"].notna().to_numpy()
-    labels = read(train("patterns", given), test.latents)
+    labels = told("patterns", given)
     assert np.mean(labels["has_norm"].to_numpy() == test.table["has_norm"].to_numpy()) > 0.9
     assert np.mean(labels["act_relu"].to_numpy()[known] == (test.table["act"] == "relu").to_numpy()[known]) > 0.9
-    scores = read(train("accuracy", given), test.latents)["score"].to_numpy()
+    scores = told("accuracy", given)["score"].to_numpy()
     truth = 0.5 + 0.2 * (test.latents[:, 2] - 5) / 3
     assert 1 - np.mean((scores - truth) ** 2) / np.var(truth) > 0.95
-    found = read(train("hyperparameters", given), test.latents)
+    found = told("hyperparameters", given)
     assert np.corrcoef(np.log10(found["lr"]), test.latents[:, 3])[0, 1] > 0.95
     assert np.mean((found["wd"] == 0).to_numpy() == (test.table["wd"] == 0).to_numpy()) > 0.85
     assert np.mean((found["act"].to_numpy() == test.table["act"].to_numpy())[known]) > 0.8
@@ -152,7 +168,8 @@ def test_other_splits_and_missing_targets_do_not_reach_the_head(tmp_path: Path):
 
 def test_the_input_scaling_is_that_of_the_training_latents():
     given = data()
-    model = train("accuracy", given, epochs=1).model
+    model = train("accuracy", given, epochs=1).model.networks[0]
+    assert isinstance(model, Head)
     assert model.mean.numpy() == pytest.approx(given.part("train").latents.mean(axis=0), rel=1e-5)
     assert model.std.numpy() == pytest.approx(given.part("train").latents.std(axis=0), rel=1e-5)
 
@@ -160,16 +177,16 @@ def test_the_input_scaling_is_that_of_the_training_latents():
 def test_values_under_the_mask_change_nothing():
     given = data().part("train")
     targets = fit_targets("hyperparameters", config(), given.table)
-    head = PropertyHead("hyperparameters", build_head(config(), given.latents, targets), targets, "e")
-    (latents, values, known), *_ = batches(head, given, config(), shuffle=False).epoch(1)
+    model = build_head(config(), fold(given, "hyperparameters"), targets)
+    (latents, values, known), *_ = batches(fold(given, "hyperparameters"), config(), shuffle=False).epoch(1)
     assert not known.all()
     loss = head_loss(targets, regression="mse")
     results = []
     for filling in (0.0, 2.0, math.nan):
-        head.model.zero_grad()
-        found = loss(head.model, (latents, torch.where(known, values, filling), known))
+        model.zero_grad()
+        found = loss(model, (latents, torch.where(known, values, filling), known))
         found["loss"].backward()
-        results.append((found, [parameter.grad for parameter in head.model.parameters()]))
+        results.append((found, [parameter.grad for parameter in model.parameters()]))
     for found, gradients in results[1:]:
         assert all(torch.equal(found[name], results[0][0][name]) for name in found)
         assert all(torch.equal(a, b) for a, b in zip(gradients, results[0][1], strict=True))  # pyright: ignore
@@ -177,9 +194,9 @@ def test_values_under_the_mask_change_nothing():
 
 def test_a_row_without_an_accuracy_teaches_the_other_targets():
     given = data().part("train")
-    targets = fit_targets("hyperparameters", config(), given.table)
-    head = PropertyHead("hyperparameters", build_head(config(), given.latents, targets), targets, "e")
-    tensors = batches(head, given, config(), shuffle=False).tensors
+    made = batches(fold(given, "hyperparameters"), config(), shuffle=False)
+    assert isinstance(made, TensorBatches)
+    tensors = made.tensors
     assert len(tensors[0]) == len(given.table)
     assert tensors[2].any(dim=1).all()
     assert not tensors[2].all(dim=1).all()
@@ -188,9 +205,9 @@ def test_a_row_without_an_accuracy_teaches_the_other_targets():
 def test_the_loss_is_the_weighted_mean_over_targets():
     given = data().part("train")
     targets = fit_targets("hyperparameters", config(target_weights={"lr": 3.0, "act": 0.0}), given.table)
-    head = PropertyHead("hyperparameters", build_head(config(), given.latents, targets), targets, "e")
-    (batch, *_) = batches(head, given, config(), shuffle=False).epoch(1)
-    found = head_loss(targets, regression="huber")(head.model, batch)
+    (batch, *_) = batches(fold(given, "hyperparameters"), config(), shuffle=False).epoch(1)
+    model = build_head(config(), fold(given, "hyperparameters"), targets)
+    found = head_loss(targets, regression="huber")(model, batch)
     expected = (3 * found["loss_lr"] + found["loss_wd"] + 0 * found["loss_act"]) / 3
     assert found["loss"].item() == pytest.approx(expected.item(), rel=1e-6)
 
@@ -201,9 +218,9 @@ def test_save_and_load(tmp_path: Path):
     loaded = load_head(tmp_path, "hyperparameters")
     assert loaded.targets == head.targets
     assert loaded.task == "hyperparameters"
-    latents = data().latents[:5]
-    for name, values in predict(head, latents).items():
-        assert np.array_equal(values, predict(loaded, latents)[name])
+    some = data().take(np.arange(5))
+    for name, values in predict(head, some).items():
+        assert np.array_equal(values, predict(loaded, some)[name])
     saved = json.loads((tmp_path / "config.json").read_text())
     assert saved["encoder"] == loaded.encoder == "e"
     assert saved["targets"][2]["vocabulary"] == ["gelu", "relu", "tanh"]
@@ -212,9 +229,9 @@ def test_save_and_load(tmp_path: Path):
 
 def test_outputs_are_probabilities():
     head = train("hyperparameters", data(), epochs=1)
-    outputs = predict(head, data().latents)
+    outputs = predict(head, data())
     assert outputs["act"].sum(axis=1) == pytest.approx(1)
-    labels = predict(train("patterns", data(), epochs=1), data().latents)["has_norm"]
+    labels = predict(train("patterns", data(), epochs=1), data())["has_norm"]
     assert ((labels > 0) & (labels < 1)).all()
 
 
@@ -222,8 +239,8 @@ def test_a_folder_of_another_task_or_model_is_refused(tmp_path: Path):
     save_head(tmp_path / "head", train("accuracy", data(), epochs=1))
     with pytest.raises(ModelError, match="no head for this task; expected patterns; got accuracy"):
         load_head(tmp_path / "head", "patterns")
-    save_model(tmp_path / "bare", load_model(tmp_path / "head", Head))
-    with pytest.raises(ModelError, match="no head for this task; expected a head; got Head"):
+    save_model(tmp_path / "bare", load_model(tmp_path / "head", Blend))
+    with pytest.raises(ModelError, match="no head for this task; expected a head; got Blend"):
         load_head(tmp_path / "bare")
     with pytest.raises(ModelError, match="no model here"):
         load_head(tmp_path / "nothing")
@@ -238,13 +255,20 @@ def test_a_folder_of_another_task_or_model_is_refused(tmp_path: Path):
 
 
 def test_latents_of_another_encoder_are_refused():
-    with pytest.raises(ModelError, match="expected 4 numbers each; got 5"):
-        predict(train("accuracy", data(), epochs=1), np.zeros((1, 5), np.float32))
+    other = data()._replace(latents=np.zeros((240, 5), np.float32))
+    with pytest.raises(ModelError, match=r"'latent' do not fit the head; expected 4 numbers.*got 5, of which 4"):
+        predict(train("accuracy", data(), epochs=1), other)
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"features": "latent+gradients"}, "no choice of features"),
+        ({"features": "tokens", "members": ["boosting"]}, "features tokens need network"),
+        ({"features": "tokens", "members": ["network", "boosting"]}, "boosting has no features"),
+        ({"mode": "finetune", "features": "statistics"}, "finetune needs latent"),
+        ({"accuracy_scale": "cubic"}, "heads.accuracy_scale"),
+        ({"coverage": 1.0}, "heads.coverage"),
         ({"tasks": ["patterns", "depth"]}, r"heads.tasks\[1\]"),
         ({"tasks": []}, "heads.tasks"),
         ({"patterns": ["has_norm", "has_norm"]}, "named twice under patterns: has_norm"),

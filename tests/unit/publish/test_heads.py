@@ -1,0 +1,146 @@
+"""Heads that read everything there is: trained frozen and end to end, saved, published, and asked about one network."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from wscore.config import convert, read_yaml
+from wscore.errors import DataError, ModelError
+from wscore.io import hash_folder
+from wscore.models.autoencoder import AutoencoderConfig, Encoder
+from wscore.models.folder import load_model, save_model
+from wscore.models.mlp import MlpConfig
+from wscore.publish.checksums import write_checksums
+from wscore.publish.load import PublishedEncoder, PublishedHead
+from wscore.tokens.cache import TokenCache, build_cache
+from wscore.tokens.config import TokensConfig
+from wscore.training.features import FeaturesConfig
+from wscore.training.finetune import Unfreeze, encoder_parts, parameter_groups
+from wscore.training.head_data import HeadData, read_head_data
+from wscore.training.heads import HeadsConfig, PropertyHead, load_head, predict, save_head, train_head
+from wscore.training.representations import cache_representations
+from wscore.zoo.store import Zoo
+
+PARAMS = Path(__file__).parents[3] / "params.yaml"
+FEATURES = FeaturesConfig(encoder=None, revision=None, probes=10, probe_steps=2, seed=0)
+SMALL = {
+    "epochs": 2, "hidden_dim": 8, "layers": 1, "copies": 1, "boosting_rounds": 2, "reader_width": 8, "reader_blocks": 1,
+    "batch_size": 8, "device": "cpu",
+}  # fmt: skip
+
+
+class Work:
+    """A tiny zoo with tokens, an encoder and representations."""
+
+    def __init__(self, zoo: Path, folder: Path) -> None:
+        self.zoo, self.folder = Zoo(zoo), folder
+        tokens = TokensConfig(
+            granularity="neuron", chunk_size=64, max_tokens=512, overflow="window", align="weights",
+            normalization="layer", validation_fraction=0.3, test_fraction=0.2, seed=0,
+        )  # fmt: skip
+        build_cache(self.zoo, tokens, folder / "tokens")
+        self.cache = TokenCache(folder / "tokens")
+        network = MlpConfig(
+            token_dim=self.cache.token_dim, max_tokens=self.cache.max_tokens, latent_dim=6, hidden_dim=8, layers=1,
+            pooling="flatten", positions="sinusoidal", dropout=0.0,
+        )  # fmt: skip
+        torch.manual_seed(0)
+        encoder = Encoder(AutoencoderConfig(network=network, linear=None))
+        save_model(folder / "encoder", encoder, extra={"tokens": self.cache.identity})
+        self.cache.copy_codec(folder / "encoder")
+        write_checksums(folder / "encoder")
+        cache_representations(self.cache, self.zoo, folder / "encoder", folder / "representations", FEATURES)
+
+    def data(self) -> HeadData:
+        return read_head_data(self.folder / "representations", self.zoo, self.cache)
+
+    def train(self, **changes: Any) -> PropertyHead:
+        config = convert(read_yaml(PARAMS)["heads"] | SMALL | changes, HeadsConfig, where="heads")
+        encoder = load_model(self.folder / "encoder", Encoder)
+        return train_head("accuracy", config, self.data(), encoder=encoder)[0]
+
+
+@pytest.fixture(scope="module")
+def work(tiny_zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> Work:
+    return Work(tiny_zoo, tmp_path_factory.mktemp("heads"))
+
+
+LIVE = {"mode": "finetune", "features": "latent", "members": ["network"]}
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, LIVE, {"features": "latent+statistics+tokens"}], ids=["frozen", "live", "tokens"]
+)
+def test_a_published_head_says_what_the_trained_one_says(work: Work, tmp_path: Path, changes: dict[str, Any]):
+    head = work.train(**changes)
+    save_head(tmp_path / "head", head)
+    write_checksums(tmp_path / "head")
+    loaded = load_head(tmp_path / "head", "accuracy")
+    outputs = predict(head, work.data())
+    np.testing.assert_array_equal(predict(loaded, work.data())["test_accuracy"], outputs["test_accuracy"])
+    published = PublishedHead(tmp_path / "head", PublishedEncoder(work.folder / "encoder"))
+    row = 1  # a last checkpoint
+    state = work.zoo.layout(row).unflatten(torch.from_numpy(work.zoo.weights([row])[0]))
+    found = published.read(state, work.zoo.table["architecture"].iloc[row])
+    place = int(np.flatnonzero(work.data().table["row"] == row)[0])
+    expected = head.targets[0].restore(outputs["test_accuracy"][place])
+    assert found["test_accuracy"] == pytest.approx(float(np.asarray(expected)[0]), abs=1e-4)
+    assert found["test_accuracy_low"] <= found["test_accuracy"] <= found["test_accuracy_high"]
+    assert np.isfinite(published.read(state)["test_accuracy"])  # of unknown architecture
+
+
+def test_a_frozen_encoder_is_left_as_it_is_and_a_live_one_learns(work: Work):
+    before = hash_folder(work.folder / "encoder")
+    encoder = load_model(work.folder / "encoder", Encoder)
+    assert all(network.encoder is None for network in work.train().model.networks)
+    live = work.train(**LIVE).model.networks[0]
+    still = work.train(**LIVE, encoder_lr=0.0, weight_decay=0.0).model.networks[0]
+    first = dict(encoder.named_parameters())
+    assert hash_folder(work.folder / "encoder") == before
+    assert any(not torch.equal(value, first[name]) for name, value in live.encoder.named_parameters())  # pyright: ignore
+    assert all(torch.equal(value, first[name]) for name, value in still.encoder.named_parameters())  # pyright: ignore
+
+
+def test_parts_of_the_encoder_thaw_from_the_last_to_the_first(work: Work):
+    network = work.train(**LIVE, unfreeze_every=1, epochs=2).model.networks[0]
+    encoder = load_model(work.folder / "encoder", Encoder)
+    parts, first = encoder_parts(network.encoder), encoder_parts(encoder)  # pyright: ignore
+    moved = [any(not torch.equal(a, b) for a, b in zip(*pair, strict=True)) for pair in zip(parts, first, strict=True)]
+    assert len(parts) > 2
+    assert moved[-1]
+    assert not any(moved[:-2])
+    assert all(parameter.requires_grad for part in parts for parameter in part)
+    factors = [group["lr_factor"] for group in parameter_groups(network, encoder=0.1, head=1.0)]  # pyright: ignore
+    assert factors == [1.0, 0.1]
+    assert Unfreeze(3).every == 3
+
+
+def test_an_encoder_from_elsewhere(work: Work, tmp_path: Path):
+    foreign = PublishedEncoder(work.folder / "encoder")
+    cache_representations(work.cache, work.zoo, tmp_path / "no", tmp_path / "out", None, foreign)
+    found = pd.read_parquet(tmp_path / "out" / "representations.parquet").set_index("model_id")["latent"]
+    last = work.data()
+    for place in np.flatnonzero(last.table["checkpoint"].to_numpy() == 1)[
+        :5
+    ]:  # earlier ones are ordered as the last of their run
+        name = last.table["model_id"].iloc[place]
+        assert np.asarray(found[name]) == pytest.approx(last.latents[place], abs=1e-5)
+    foreign.codec.normalizer.layouts.clear()
+    with pytest.raises(ModelError, match=r"features.encoder.*not made for networks of this zoo"):
+        cache_representations(work.cache, work.zoo, tmp_path / "no", tmp_path / "bad", None, foreign)
+    assert not (tmp_path / "bad").exists()
+
+
+def test_a_head_of_another_encoder_and_features_that_are_not_there(work: Work, tmp_path: Path):
+    save_head(tmp_path / "head", work.train()._replace(encoder="another"))
+    write_checksums(tmp_path / "head")
+    with pytest.raises(ModelError, match="reads latents of another encoder"):
+        PublishedHead(tmp_path / "head", PublishedEncoder(work.folder / "encoder"))
+    with pytest.raises(DataError, match="'probes' were not computed"):
+        work.data()._replace(blocks={}).inputs(("latent", "probes"))
+    with pytest.raises(DataError, match="no tokens were given"):
+        work.data()._replace(tokens=None).items()
