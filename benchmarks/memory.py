@@ -30,7 +30,7 @@ KNOWN = Architecture(family="mlp", input=(1, 4, 4), classes=4, widths=(7,), acti
 STAGES = {
     "fetch_zoo": "--out zoo --report report.csv --metrics zoo.json",
     "tokenize_zoo": "--zoo zoo --out tokens --metrics tokens.json",
-    "train_autoencoder": "--tokens tokens --out autoencoder --history history.csv --metrics autoencoder.json",
+    "train_autoencoder": "--zoo zoo --tokens tokens --out autoencoder --history history.csv --metrics autoencoder.json",
     "cache_representations": "--zoo zoo --tokens tokens --autoencoder autoencoder --out representations",
 }
 

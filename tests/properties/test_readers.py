@@ -81,6 +81,12 @@ def test_any_bytes_make_a_network_or_a_named_refusal(tmp_path, data):
     assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
 
 
+def test_warnings_about_odd_pickles_stay_inside(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(FILES[1].replace(b"\x80\x02", b"\x80\x00", 1))  # an old protocol, of which torch warns
+    assert set(outcome(path).state) == set(STATE)
+
+
 @FEW
 @given(damaged())
 def test_files_of_vectors_too(tmp_path, data):

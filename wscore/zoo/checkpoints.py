@@ -9,6 +9,7 @@ import math
 import pathlib
 import re
 import struct
+import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -250,14 +251,20 @@ def _read_torch(path: Path, most: int) -> Any:
         raise RejectedError("too_large", f"entries of {claimed:,} bytes in a file of {held:,}")
     if path.suffix == ".safetensors":  # torch goes by the name here, which is wrong
         return _read_pickle(path, most)
-    with torch.serialization.safe_globals(HARMLESS):
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    return _load(path, mmap=True)
 
 
 def _read_pickle(path: Path, most: int) -> Any:  # noqa: ARG001
     """Return what `torch.save` wrote, read as a stream; older versions wrote one pickle after the other."""
-    with path.open("rb") as stream, torch.serialization.safe_globals(HARMLESS):
-        return torch.load(stream, map_location="cpu", weights_only=True)
+    with path.open("rb") as stream:
+        return _load(stream, mmap=False)
+
+
+def _load(file: Any, *, mmap: bool) -> Any:
+    """Return what torch reads without running code; its warnings about odd files are left to the errors that follow."""
+    with torch.serialization.safe_globals(HARMLESS), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.load(file, map_location="cpu", weights_only=True, mmap=mmap)
 
 
 def _read_safetensors(path: Path, most: int) -> dict[str, Tensor]:
