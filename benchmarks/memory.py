@@ -2,7 +2,7 @@
 
     python -m benchmarks.memory [--networks 2000 50000]
 
-Every stage runs in a process of its own on a zoo of small perceptrons (about 150 random weights) that is written without
+Every stage runs in a process of its own on a zoo of small perceptrons (about 160 random weights) that is written without
 training; its peak resident memory is asked from the operating system when it ends. What must grow is the table of
 metadata; what must not is the memory for weights and tokens. Takes some minutes.
 """
@@ -26,7 +26,7 @@ from wscore.zoo.store import write_layouts, write_part
 ROOT = Path(__file__).parent.parent
 CHECKPOINTS = 4
 PER_PART = 4096
-KNOWN = Architecture(family="mlp", input=(1, 4, 4), classes=4, widths=(7,), activation="relu", pooling="none")
+KNOWN = Architecture(family="mlp", input=(1, 8, 8), classes=10, widths=(2,), activation="relu", pooling="none")
 STAGES = {
     "fetch_zoo": "--out zoo --report report.csv --metrics zoo.json",
     "tokenize_zoo": "--zoo zoo --out tokens --metrics tokens.json",
