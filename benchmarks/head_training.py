@@ -116,7 +116,7 @@ def pad(batch: TokenBatch, length: int) -> TokenBatch:
 def epoch_time(batches: MadeAnew | TensorBatches, heads: HeadsConfig, latent_dim: int, epochs: int) -> float:
     """Return the CPU milliseconds that an epoch of training takes."""
     shape = {"hidden_dim": heads.hidden_dim, "layers": heads.layers, "dropout": heads.dropout, "outputs": {"y": 1}}
-    model = Head(HeadConfig(inputs=latent_dim, **shape))
+    model = Head(HeadConfig(inputs=latent_dim, **shape, encoder=None, reader=None))
     config = FitConfig.of(heads, epochs=epochs, accumulate=1, precision="no", device="cpu", patience=epochs)
     start = time.process_time()
     fit(model, train=batches, validation=None, loss=error, config=config)

@@ -25,6 +25,7 @@ CHANGES = {
     "evaluate": {"probe_images": 40, "bootstrap_samples": 5},
     "explain": {"shuffles": 2, "steered": 2, "networks": 3, "directions": 1, "drawn": 5},
     "data": {},
+    "features": {"probes": 0},
 }
 METHODS = ["ours", "mean_network", "pca", "kind_pca", "top_entries"]
 
@@ -41,7 +42,9 @@ def workspace(make_tiny_zoo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     build_cache(Zoo(tmp_path / "zoo"), config, tmp_path / "tokens")
     monkeypatch.setattr(features, "RARE", 1)  # twelve networks are too few to tell anything
     write_params()
-    train_autoencoder.main(["--tokens", "tokens", "--out", "ae", "--history", "h.csv", "--metrics", "ae.json"])
+    train_autoencoder.main(
+        ["--zoo", "zoo", "--tokens", "tokens", "--out", "ae", "--history", "h.csv", "--metrics", "ae.json"]
+    )
     common = ["--zoo", "zoo", "--tokens", "tokens", "--autoencoder", "ae"]
     cache_representations.main([*common, "--out", "representations"])
     return tmp_path

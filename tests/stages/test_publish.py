@@ -47,7 +47,11 @@ def workplace(tmp_path: Path, tiny_zoo: Path, monkeypatch: pytest.MonkeyPatch) -
     for name, content in FIGURES.items():
         write_json(Path(f"metrics/{name}.json"), {name: content})
     torch.manual_seed(0)
-    model = Head(HeadConfig(inputs=4, hidden_dim=3, layers=1, dropout=0.0, outputs={"test_accuracy": 1}))
+    model = Head(
+        HeadConfig(
+            inputs=4, hidden_dim=3, layers=1, dropout=0.0, outputs={"test_accuracy": 1}, encoder=None, reader=None
+        )
+    )
     for folder in ("autoencoder/encoder", "autoencoder/decoder", "heads/accuracy", "sae", "predictor"):
         save_model(Path("models") / folder, model)
     for name in ("tokenizer.json", "normalizer.json"):

@@ -29,6 +29,7 @@ AE = [
     "--metrics",
     "ae.json",
 ]
+FEATURES = {"probes": 2, "probe_steps": 1}
 SMALL = {"latent_dim": 5, "hidden_dim": 16, "layers": 1, "heads": 2, "epochs": 2, "batch_size": 8}
 
 
@@ -47,7 +48,8 @@ def workspace(tiny_zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def write_params(changes: dict[str, object]) -> None:
     params = read_yaml(ROOT / "params.yaml")
-    Path("params.yaml").write_text(json.dumps({"ae": {**params["ae"], **changes}, "data": params["data"]}))
+    content = {"ae": {**params["ae"], **changes}, "data": params["data"], "features": params["features"] | FEATURES}
+    Path("params.yaml").write_text(json.dumps(content))
 
 
 def test_an_encoder_is_trained_and_encodes_every_network_once(workspace: Path, tiny_zoo: Path) -> None:

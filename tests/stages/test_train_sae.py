@@ -31,9 +31,9 @@ def inputs(tiny_zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.chdir(folder)
         params = read_yaml(ROOT / "params.yaml")
         weights_only = {"select": "loss", "behaviour": {**params["ae"]["behaviour"], "share": 0.0}}
-        Path("params.yaml").write_text(
-            json.dumps({"ae": {**params["ae"], **AE, **weights_only}, "data": params["data"]})
-        )
+        content = {"ae": {**params["ae"], **AE, **weights_only}, "data": params["data"], "features": params["features"]}
+        content["features"]["probes"] = 0
+        Path("params.yaml").write_text(json.dumps(content))
         train_autoencoder.main(
             ["--zoo", str(tiny_zoo), "--tokens", "tokens", "--out", "ae", "--history", "h.csv", "--metrics", "ae.json"]
         )

@@ -110,6 +110,10 @@ def pareto_members(sae: SaeConfig, config: ParetoConfig) -> list[Member]:
     return members
 
 
+def _no_decoder() -> Decoder:
+    raise AssertionError("rows of neurons are weights and need no decoder")
+
+
 def pareto(
     models: Mapping[str, Model],
     zoo: Zoo,
@@ -123,7 +127,7 @@ def pareto(
     rows = UnitRows(cache, "neurons")
     mean, chosen, means = RowMean.fit(rows), rows.rows_of("test"), mean_network(cache, config)
     first = Dictionary(next(iter(models.values())), rows, "neurons")
-    maker = NetworkMaker(first, cache, means, Decoder)
+    maker = NetworkMaker(first, cache, means, _no_decoder)
     ways: dict[str, Any] = {
         name: RowMethod(first, lambda batch, kinds, model=model: model(batch.values, batch.mask), 0.0, maker)  # noqa: ARG005
         for name, model in models.items()

@@ -36,8 +36,8 @@ class HeadConfig(Section):
     layers: Annotated[int, msgspec.Meta(ge=0)]
     dropout: Annotated[float, msgspec.Meta(ge=0, lt=1)]
     outputs: Annotated[dict[str, Positive], msgspec.Meta(min_length=1)]
-    encoder: AutoencoderConfig | None = None
-    reader: ReaderConfig | None = None
+    encoder: AutoencoderConfig | None
+    reader: ReaderConfig | None
 
     def __post_init__(self) -> None:
         """Refuse a head that is given nothing."""

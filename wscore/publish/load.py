@@ -38,6 +38,7 @@ from wscore.tokens.tokenizer import Tokenizer
 from wscore.tokens.units import Scatter, UnitMap, unit_map
 from wscore.training.features import describe_network
 from wscore.training.heads import Task, load_head, read
+from wscore.training.refine import RefineConfig
 from wscore.zoo.architectures import parse
 from wscore.zoo.hub import download
 from wscore.zoo.layout import Layout, layout_of
@@ -467,6 +468,14 @@ class WeightAutoencoder(nn.Module, PyTorchModelHubMixin, library_name="wscore"):
     def encode_windows(self, state: Mapping[str, Tensor]) -> Float[Tensor, "window latent"]:
         """Return one latent per window of a network: see `PublishedEncoder.encode_windows`."""
         return self._side("encoder").encode_windows(state)
+
+    def refine(
+        self, network: nn.Module, images: Float[Tensor, "image channel height width"], config: RefineConfig
+    ) -> Float[Tensor, "window latent"]:
+        """Return latents fitted to what a network answers on images: see `wscore.publish.refined.refined_latents`."""
+        from wscore.publish.refined import refined_latents
+
+        return refined_latents(self._side("encoder"), self._side("decoder"), network, images, config)
 
     def decode(self, latents: Float[Tensor, "window latent"], layout: Layout) -> dict[str, Tensor]:
         """Return the network that latents stand for: see `PublishedDecoder.decode`."""

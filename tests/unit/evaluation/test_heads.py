@@ -84,7 +84,7 @@ def verdict(task: str, given: HeadData | None = None) -> Verdict:
     targets = targets_of(task, given.part("train").table)
     outputs = {target.name: target.width for target in targets}
     torch.manual_seed(0)
-    network = HeadConfig(inputs=4, hidden_dim=3, layers=1, dropout=0.0, outputs=outputs)
+    network = HeadConfig(inputs=4, hidden_dim=3, layers=1, dropout=0.0, outputs=outputs, encoder=None, reader=None)
     kinds = {target.name: kind_of(target) for target in targets}
     model = Blend(BlendConfig(kinds=kinds, network=network, copies=1, forests=()))
     names = {"latent": given.names("latent")}

@@ -9,8 +9,8 @@ from wscore.models.heads import Head, HeadConfig
 
 
 def config(**changes) -> HeadConfig:
-    values = {"latent_dim": 5, "hidden_dim": 7, "layers": 2, "dropout": 0.1, "outputs": {"lr": 1, "optimizer": 4}}
-    return HeadConfig(**values | changes)
+    values = {"inputs": 5, "hidden_dim": 7, "layers": 2, "dropout": 0.1, "outputs": {"lr": 1, "optimizer": 4}}
+    return HeadConfig(**values | {"encoder": None, "reader": None} | changes)
 
 
 @pytest.mark.parametrize("layers", [0, 1, 3])

@@ -5,15 +5,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
+from torch.func import functional_call
 
 from wscore.errors import ModelError
 from wscore.models.autoencoder import AutoencoderConfig, Decoder, Encoder
 from wscore.models.folder import save_model
 from wscore.models.mlp import MlpConfig
 from wscore.publish.checksums import write_checksums
-from wscore.publish.load import PublishedDecoder, PublishedEncoder
+from wscore.publish.load import PublishedDecoder, PublishedEncoder, WeightAutoencoder
+from wscore.publish.refined import differentiable
 from wscore.tokens.cache import TokenCache, build_cache
 from wscore.tokens.config import TokensConfig
+from wscore.training.refine import RefineConfig
+from wscore.zoo.architectures import build, parse
 from wscore.zoo.store import Zoo
 
 
@@ -86,3 +91,45 @@ def test_wrong_input_is_named(published: Path, tiny_zoo: Path) -> None:
         PublishedDecoder(published / "decoder").decode(torch.zeros(99, 8), zoo.layout(0))
     with pytest.raises(ModelError, match="another class"):
         PublishedEncoder(published / "decoder")
+
+
+REFINE = RefineConfig(steps=12, rounds=2, images=40, curvature_images=8, temperature=0.5, anchor=0.0, seed=0)
+
+
+@pytest.mark.parametrize("row", [1, 9, 17])
+def test_refined_latents_make_networks_that_answer_more_alike(published: Path, tiny_zoo: Path, row: int) -> None:
+    """By the files of a publication alone, in one window and in several."""
+    zoo, model = Zoo(tiny_zoo), WeightAutoencoder.from_pretrained(published)
+    layout = zoo.layout(row)
+    network = build(parse(str(zoo.table["architecture"][row])))
+    network.load_state_dict(layout.unflatten(torch.from_numpy(zoo.weights([row])[0])))
+    images = torch.rand(60, 1, 8, 8)
+    latents = model.refine(network, images, REFINE)
+    original = network.eval()(images)
+
+    def distance(latents: torch.Tensor) -> float:
+        network.load_state_dict(model.decode(latents, layout))
+        return float((network.eval()(images) - original).detach().square().mean())
+
+    start = model.encode_windows(layout.unflatten(torch.from_numpy(zoo.weights([row])[0])))
+    assert latents.shape == start.shape
+    assert distance(latents) < distance(start)
+
+
+def test_refining_without_images_is_refused(published: Path, tiny_zoo: Path) -> None:
+    network = build(parse(str(Zoo(tiny_zoo).table["architecture"][0])))
+    with pytest.raises(ModelError, match="without images"):
+        WeightAutoencoder.from_pretrained(published).refine(network, torch.zeros(0, 1, 8, 8), REFINE)
+
+
+def test_networks_with_batch_norm_pass_gradients_on_to_their_statistics() -> None:
+    network = nn.Sequential(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(108, 4)).eval()
+    network[1].running_mean.uniform_()
+    copied, images = differentiable(network), torch.rand(5, 1, 8, 8)
+    assert list(copied.state_dict()) == list(network.state_dict())
+    torch.testing.assert_close(copied(images), network(images))
+    mean = network[1].running_mean.clone().requires_grad_()
+    state = {**network.state_dict(), "1.running_mean": mean}
+    functional_call(copied, state, (images,)).square().sum().backward()
+    assert mean.grad is not None
+    assert mean.grad.abs().sum() > 0
