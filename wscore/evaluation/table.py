@@ -30,7 +30,7 @@ AUTOENCODER_CONTROLS = {
     "int8": "8-bit weights",
     "int4": "4-bit weights",
     "quantized": "quantised + zstd, same bytes",
-    "pruned_int8": "pruned + 8 bits + zstd, same bytes",
+    "pruned_int4": "pruned + 4 bits + zstd, same bytes",
 }
 REFINED_TITLE = "Autoencoder, latents refined at encoding time"
 REFINED_CONTROLS = {"layout_pca_refined": "PCA per layout, refined"} | AUTOENCODER_CONTROLS
@@ -235,7 +235,7 @@ def _autoencoder(found: Mapping[str, Any]) -> list[Part]:
             f" {found['networks_not_run']:,.0f} could not be run (architecture not known, or made for other images)."
         )
     lines = _lines(found, AUTOENCODER_METRICS, AUTOENCODER_CONTROLS, prefix="")
-    rivals = ("mean_network", "pca", "layout_pca", "quantized", "pruned_int8")
+    rivals = ("mean_network", "pca", "layout_pca", "quantized", "pruned_int4")
     part = Part("autoencoder", TITLES["autoencoder_test"], AUTOENCODER_CONTROLS, rivals, lines, note)
     if "ours_refined" not in found:
         return [part]
