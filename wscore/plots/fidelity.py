@@ -24,6 +24,8 @@ NAMES = {
     "dictionary": "sparse dictionary",
     "kind_pca": "PCA per kind of row, same size",
     "top_entries": "largest entries, same count",
+    "ours_refined": "autoencoder, refined",
+    "layout_pca_refined": "PCA per layout, refined",
 }
 KEYS = ("model_id", "run_id", "checkpoint", "family", "original", "networks", "kind")
 NOTHING = "no held-out network could be run: its architecture is not known"

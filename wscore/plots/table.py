@@ -12,7 +12,7 @@ from wscore.plots.forecast import LOWEST_SKILL, TRUTH, by_horizon
 from wscore.plots.heads import METHODS
 from wscore.plots.style import colour, figure, label, save, unavailable
 
-LARGER = ("int8", "int4")  # no codes of equal size; they stand in the table and in agreement.png
+LEFT_OUT = ("int8", "int4", "pruned_int8", "layout_pca_unaligned")  # larger or weaker; they stand in agreement.png
 
 
 class Panel(NamedTuple):
@@ -50,8 +50,8 @@ def draw_summary(folder: Path, path: Path) -> None:
 
 
 def draw_rebuilt(axes: Axes, table: pd.DataFrame) -> None:
-    """Draw accuracy after the autoencoder over that of the original (columns family, original, ours)."""
-    scatter_accuracy(axes, table, "ours")
+    """Draw accuracy after the autoencoder over that of the original (columns family, original, ours or ours_refined)."""
+    scatter_accuracy(axes, table, "ours_refined" if "ours_refined" in table else "ours")
     axes.legend(title="family", markerscale=2, loc="upper left")
 
 
@@ -77,7 +77,7 @@ def draw_forecast(axes: Axes, table: pd.DataFrame) -> None:
 
 def draw_agreement(axes: Axes, table: pd.DataFrame) -> None:
     """Draw a bar per method of equal size: share of images answered as the original does (columns family, methods)."""
-    methods = [name for name in method_columns(table) if name not in LARGER][::-1]
+    methods = [name for name in method_columns(table) if name not in LEFT_OUT][::-1]
     values = table.loc[table["family"] == "all", methods].to_numpy(float)[0]
     bars = axes.barh(
         [NAMES.get(name, name) for name in methods], values, color=[method_colour(name) for name in methods]
@@ -93,7 +93,7 @@ PANELS = (
     Panel(
         "autoencoder_test/agreement.csv",
         "evaluate_autoencoder",
-        "Rebuilt networks beside controls of equal size",
+        "Rebuilt networks, and controls",
         draw_agreement,
     ),
     Panel("heads_test/accuracy_points.csv", "evaluate_heads", "Accuracy told from weights", draw_told),
