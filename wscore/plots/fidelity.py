@@ -123,4 +123,5 @@ def method_columns(table: pd.DataFrame) -> list[str]:
 
 def method_colour(method: str) -> str:
     """Return the colour that a method has in all figures."""
-    return colour("mean" if method == "mean_network" else method, list(NAMES).index(method) if method in NAMES else 0)
+    role = {"mean_network": "mean", "ours_refined": "ours"}.get(method, method)
+    return colour(role, list(NAMES).index(method) if method in NAMES else 0)

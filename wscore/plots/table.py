@@ -89,7 +89,7 @@ def draw_agreement(axes: Axes, table: pd.DataFrame) -> None:
 
 
 PANELS = (
-    Panel("autoencoder_test/accuracy.csv", "evaluate_autoencoder", "Networks rebuilt by the autoencoder", draw_rebuilt),
+    Panel("autoencoder_test/accuracy.csv", "evaluate_autoencoder", "Networks rebuilt from their latents", draw_rebuilt),
     Panel(
         "autoencoder_test/agreement.csv",
         "evaluate_autoencoder",
