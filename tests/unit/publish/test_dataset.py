@@ -1,4 +1,4 @@
-"""The zoo as a data set: read by `datasets` from a folder, as a stream and from a hub, and by wscore itself."""
+"""Zoo and representations as data sets: read by `datasets` from a folder, as a stream and from a hub, and by wscore itself."""
 
 import json
 import os
@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from tests.unit.publish.hub_server import HubServer
+from wscore.io import write_json
 from wscore.publish.config import PublishConfig
-from wscore.publish.dataset import write_zoo
+from wscore.publish.dataset import write_representations, write_zoo
 from wscore.publish.hub import Upload, upload
 from wscore.publish.provenance import Provenance
 from wscore.zoo.hub import download_zoo
@@ -31,24 +32,48 @@ for name in (None, *sys.argv[4:]):
     table = load_dataset(source, name, revision=revision, streaming=streaming)
     split = table["train"]
     row = next(iter(split))
+    numbers = "weights" if "weights" in row else "latent"
     found[name or "default"] = {
-        "splits": sorted(table), "type": str(split.features["weights"]),
+        "splits": sorted(table), "type": str(split.features[numbers]),
         "family": split.features["family"].int2str(row["family"]),
-        "model_id": row["model_id"], "weights": row["weights"], "rows": sum(1 for _ in split),
+        "model_id": row["model_id"], numbers: row[numbers], "rows": sum(1 for _ in split),
     }
 print(json.dumps(found))
 """
 
 
+def split_by_run(zoo: Zoo) -> list[str]:
+    """Return the split of each network."""
+    runs = sorted(set(zoo.table["run_id"]))
+    splits = dict.fromkeys(runs, "train") | {runs[0]: "validation", runs[1]: "test"}
+    return [splits[run] for run in zoo.table["run_id"]]
+
+
 @pytest.fixture(scope="module")
 def published(tiny_zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     zoo = Zoo(tiny_zoo)
-    runs = sorted(set(zoo.table["run_id"]))
-    split_of = dict.fromkeys(runs, "train") | {runs[0]: "validation", runs[1]: "test"}
-    splits = dict(zip(zoo.table["model_id"], zoo.table["run_id"].map(split_of), strict=True))
+    splits = dict(zip(zoo.table["model_id"], split_by_run(zoo), strict=True))
     folder = tmp_path_factory.mktemp("dataset") / "zoo"
     folder.mkdir()
     write_zoo(folder, zoo, splits, ORIGIN, CONFIG)
+    return folder
+
+
+@pytest.fixture
+def latents(tiny_zoo: Path) -> np.ndarray:
+    """Stand for what an encoder makes of each network, (n, 5)."""
+    return np.random.default_rng(0).standard_normal((len(Zoo(tiny_zoo)), 5), dtype=np.float32)
+
+
+@pytest.fixture
+def representations(tiny_zoo: Path, latents: np.ndarray, tmp_path: Path) -> Path:
+    zoo, made, folder = Zoo(tiny_zoo), tmp_path / "made", tmp_path / "representations"
+    made.mkdir()
+    folder.mkdir()
+    table = zoo.table[["model_id", "run_id", "checkpoint"]].assign(split=split_by_run(zoo), latent=list(latents))
+    table.to_parquet(made / "representations.parquet")
+    write_json(made / "manifest.json", {"encoder": "of nobody"})
+    write_representations(folder, made, zoo, ORIGIN, CONFIG)
     return folder
 
 
@@ -118,3 +143,23 @@ def test_wscore_reads_it_like_any_zoo(published: Path, tiny_zoo: Path, hub: HubS
     rows = {name: place for place, name in enumerate(zoo.table["model_id"])}
     for place, vector in again.stream():
         np.testing.assert_array_equal(vector, zoo.weights([rows[again.table["model_id"].iloc[place]]])[0])
+
+
+def test_representations_are_read_from_a_folder_and_from_a_hub_and_offline(
+    representations: Path, tiny_zoo: Path, latents: np.ndarray, hub: HubServer, tmp_path: Path
+) -> None:
+    zoo = Zoo(tiny_zoo)
+    found = load(str(representations), tmp_path / "cache", HF_HUB_OFFLINE="1")
+    upload([Upload("me/zoo-representations", representations, "dataset")])
+    commit = hub.repositories["datasets/me/zoo-representations"].commits[-1][0]
+    assert load("me/zoo-representations", tmp_path / "cache", revision=commit) == found
+    hub.requests.clear()
+    assert load("me/zoo-representations", tmp_path / "cache", revision=commit, HF_HUB_OFFLINE="1") == found
+    assert hub.requests == []
+    one = found["default"]
+    assert one["splits"] == ["test", "train", "validation"]
+    assert one["rows"] == split_by_run(zoo).count("train")
+    assert "length=5" in one["type"]
+    row = list(zoo.table["model_id"]).index(one["model_id"])
+    assert one["family"] == zoo.table["family"].iloc[row]
+    np.testing.assert_array_equal(np.array(one["latent"], np.float32), latents[row])

@@ -8,60 +8,16 @@ import pandas as pd
 import pytest
 import torch
 
-from wscore.config import convert, read_yaml
+from tests.unit.publish.work import Work
 from wscore.errors import DataError, ModelError
 from wscore.io import hash_folder
-from wscore.models.autoencoder import AutoencoderConfig, Encoder
-from wscore.models.folder import load_model, save_model
-from wscore.models.mlp import MlpConfig
+from wscore.models.autoencoder import Encoder
+from wscore.models.folder import load_model
 from wscore.publish.checksums import write_checksums
 from wscore.publish.load import PublishedEncoder, PublishedHead
-from wscore.tokens.cache import TokenCache, build_cache
-from wscore.tokens.config import TokensConfig
-from wscore.training.features import FeaturesConfig
 from wscore.training.finetune import Unfreeze, encoder_parts, parameter_groups
-from wscore.training.head_data import HeadData, read_head_data
-from wscore.training.heads import HeadsConfig, PropertyHead, load_head, predict, save_head, train_head
+from wscore.training.heads import load_head, predict, save_head
 from wscore.training.representations import cache_representations
-from wscore.zoo.store import Zoo
-
-PARAMS = Path(__file__).parents[3] / "params.yaml"
-FEATURES = FeaturesConfig(encoder=None, revision=None, probes=10, probe_steps=2, seed=0)
-SMALL = {
-    "epochs": 2, "hidden_dim": 8, "layers": 1, "copies": 1, "boosting_rounds": 2, "reader_width": 8, "reader_blocks": 1,
-    "batch_size": 8, "device": "cpu",
-}  # fmt: skip
-
-
-class Work:
-    """A tiny zoo with tokens, an encoder and representations."""
-
-    def __init__(self, zoo: Path, folder: Path) -> None:
-        self.zoo, self.folder = Zoo(zoo), folder
-        tokens = TokensConfig(
-            granularity="neuron", chunk_size=64, max_tokens=512, overflow="window", align="weights",
-            normalization="layer", validation_fraction=0.3, test_fraction=0.2, seed=0,
-        )  # fmt: skip
-        build_cache(self.zoo, tokens, folder / "tokens")
-        self.cache = TokenCache(folder / "tokens")
-        network = MlpConfig(
-            token_dim=self.cache.token_dim, max_tokens=self.cache.max_tokens, latent_dim=6, hidden_dim=8, layers=1,
-            pooling="flatten", positions="sinusoidal", dropout=0.0,
-        )  # fmt: skip
-        torch.manual_seed(0)
-        encoder = Encoder(AutoencoderConfig(network=network, linear=None))
-        save_model(folder / "encoder", encoder, extra={"tokens": self.cache.identity})
-        self.cache.copy_codec(folder / "encoder")
-        write_checksums(folder / "encoder")
-        cache_representations(self.cache, self.zoo, folder / "encoder", folder / "representations", FEATURES)
-
-    def data(self) -> HeadData:
-        return read_head_data(self.folder / "representations", self.zoo, self.cache)
-
-    def train(self, **changes: Any) -> PropertyHead:
-        config = convert(read_yaml(PARAMS)["heads"] | SMALL | changes, HeadsConfig, where="heads")
-        encoder = load_model(self.folder / "encoder", Encoder)
-        return train_head("accuracy", config, self.data(), encoder=encoder)[0]
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,166 @@
+"""A whole small publication, trained heads included: asked on the command line, by its bare id, and by a stage."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from stages import cache_representations
+from tests.unit.publish.hub_server import HubServer
+from tests.unit.publish.work import PARAMS, Work
+from wscore.cli.main import main
+from wscore.config import read_yaml
+from wscore.models.folder import read_model_config
+from wscore.publish.checksums import write_checksums
+from wscore.publish.hub import Upload, upload
+from wscore.publish.load import PublishedEncoder, PublishedHead, WeightAutoencoder
+from wscore.training.heads import save_head
+from wscore.zoo.store import Zoo
+
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # of the client, for large files
+Encoded = Callable[[str | None], tuple[dict[str, list[float]], dict]]
+Output = pytest.CaptureFixture[str]
+ROW = 3
+TASKS = ("accuracy", "hyperparameters", "patterns")
+
+
+@pytest.fixture(scope="module")
+def work(tiny_zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> Work:
+    return Work(tiny_zoo, tmp_path_factory.mktemp("publication"))
+
+
+@pytest.fixture(scope="module")
+def published(work: Work) -> Path:
+    """An encoder and its three heads, trained on the tiny zoo."""
+    out = work.folder / "published"
+    shutil.copytree(work.folder / "encoder", out / "encoder")
+    for task in TASKS:
+        save_head(out / "heads" / task, work.train(task, patterns=["has_conv_layers", "has_dropout"]))
+        write_checksums(out / "heads" / task)
+    write_checksums(out)
+    return out
+
+
+def network(zoo: Path) -> dict[str, Tensor]:
+    opened = Zoo(zoo)
+    return opened.layout(ROW).unflatten(torch.from_numpy(opened.weights([ROW])[0]))
+
+
+def said(published: Path, zoo: Path, task: str, *, architecture: bool = True) -> dict:
+    """What the library says about the network."""
+    head = PublishedHead(published / "heads" / task, PublishedEncoder(published / "encoder"))
+    return head.read(network(zoo), Zoo(zoo).table["architecture"].iloc[ROW] if architecture else None)
+
+
+def name_of(zoo: Path) -> str:
+    return f"{zoo}#{Zoo(zoo).table['model_id'].iloc[ROW]}"
+
+
+def told(capsys: Output, *arguments: object) -> dict:
+    capsys.readouterr()
+    main([*map(str, arguments), "--json"])
+    return json.loads(capsys.readouterr().out)
+
+
+def test_predict_tells_what_the_heads_say_with_their_intervals(published: Path, tiny_zoo: Path, capsys: Output) -> None:
+    [found] = told(capsys, "predict", name_of(tiny_zoo), "--model", published)["networks"]
+    assert sorted(found["heads"]) == sorted(TASKS)
+    for task in TASKS:
+        assert found["heads"][task] == said(published, tiny_zoo, task)
+    accuracy = found["heads"]["accuracy"]
+    assert accuracy["test_accuracy_low"] < accuracy["test_accuracy"] < accuracy["test_accuracy_high"]
+    assert {type(value) for value in found["heads"]["patterns"].values()} == {bool}
+    assert found["heads"]["hyperparameters"]["optimizer"] in set(Zoo(tiny_zoo).table["optimizer"])
+
+
+def test_the_table_shows_a_value_and_its_interval_in_one_row(published: Path, tiny_zoo: Path, capsys: Output) -> None:
+    main(["predict", name_of(tiny_zoo), "--model", str(published)])
+    first, *lines = capsys.readouterr().out.splitlines()
+    assert first.split() == ["network", "head", "property", "value", "interval"]
+    rows = {line.split()[2]: line for line in lines}
+    assert not [name for name in rows if name.endswith(("_low", "_high"))]
+    values = said(published, tiny_zoo, "accuracy")
+    ends = [f"{values[f'test_accuracy{end}']:.4g}" for end in ("_low", "_high")]
+    assert rows["test_accuracy"].split()[3:] == [f"{values['test_accuracy']:.4g}", f"[{ends[0]},", f"{ends[1]}]"]
+    assert rows["has_conv_layers"].split()[3:] in (["yes"], ["no"])
+
+
+def test_a_file_of_unknown_architecture_is_asked_too(
+    published: Path, tiny_zoo: Path, tmp_path: Path, capsys: Output
+) -> None:
+    save_file({name: tensor.clone() for name, tensor in network(tiny_zoo).items()}, tmp_path / "net.safetensors")
+    command = ("predict", tmp_path / "net.safetensors", "--model", published, "--heads", "accuracy")
+    assert told(capsys, *command)["networks"] == [
+        {"network": "net.safetensors", "heads": {"accuracy": said(published, tiny_zoo, "accuracy", architecture=False)}}
+    ]
+
+
+def test_separate_repositories_are_found_by_their_common_id(
+    published: Path, tiny_zoo: Path, hub: HubServer, capsys: Output
+) -> None:
+    folders = {"encoder": published / "encoder", **{f"heads-{task}": published / "heads" / task for task in TASKS}}
+    upload([Upload(f"me/zoo-{name}", folder) for name, folder in folders.items()])
+    assert "models/me/zoo" not in hub.repositories
+    expected = WeightAutoencoder.from_pretrained(published, side="encoder").encode(network(tiny_zoo))
+    assert torch.equal(PublishedEncoder.from_pretrained("me/zoo").encode(network(tiny_zoo)), expected)
+    here, there = (told(capsys, "predict", name_of(tiny_zoo), "--model", source) for source in (published, "me/zoo"))
+    assert here == there
+    [one] = told(capsys, "predict", name_of(tiny_zoo), "--model", "me/zoo", "--heads", "accuracy")["networks"]
+    assert one["heads"] == {"accuracy": said(published, tiny_zoo, "accuracy")}
+
+
+@pytest.fixture
+def encoded(work: Work, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Encoded:
+    """Runs the stage with an encoder from the Hub and returns the latents by `model_id` and the manifest."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(revision: str | None) -> tuple[dict[str, list[float]], dict]:
+        features = {"encoder": "me/zoo", "revision": revision, "probes": 0}
+        Path("params.yaml").write_text(json.dumps({"features": read_yaml(PARAMS)["features"] | features}))
+        tokens = str(work.folder / "tokens")
+        arguments = ["--zoo", str(work.zoo.folder), "--tokens", tokens, "--autoencoder", "unused", "--out", "latents"]
+        cache_representations.main(arguments)
+        table = pd.read_parquet("latents/representations.parquet")
+        latents = dict(zip(table["model_id"], map(list, table["latent"]), strict=True))
+        return latents, json.loads(Path("latents/manifest.json").read_text())
+
+    return run
+
+
+def of_other_networks(encoder: Path, out: Path) -> Path:
+    """Copy an encoder as if it had been trained on networks of another shape."""
+    shutil.copytree(encoder, out)
+    normalizer = json.loads((out / "normalizer.json").read_text())
+    normalizer["layouts"] = {"another": next(iter(normalizer["layouts"].values()))}
+    (out / "normalizer.json").write_text(json.dumps(normalizer))
+    write_checksums(out)
+    return out
+
+
+def test_a_stage_takes_an_encoder_from_the_hub_at_a_pinned_revision(
+    published: Path, tiny_zoo: Path, tmp_path: Path, hub: HubServer, encoded: Encoded
+) -> None:
+    upload([Upload("me/zoo", published / "encoder")])
+    commit = hub.repositories["models/me/zoo"].commits[-1][0]
+    upload([Upload("me/zoo", of_other_networks(published / "encoder", tmp_path / "other"))])
+    latents, manifest = encoded(commit)
+    assert sorted(latents) == sorted(Zoo(tiny_zoo).table["model_id"])
+    assert manifest["encoder"] == read_model_config(published / "encoder")["sha256"]
+    expected = PublishedEncoder(published / "encoder").encode(network(tiny_zoo)).numpy()
+    np.testing.assert_allclose(latents[Zoo(tiny_zoo).table["model_id"].iloc[ROW]], expected, atol=1e-6)
+    with pytest.raises(SystemExit) as stopped:
+        encoded(None)  # the newest one was made for other networks
+    message = str(stopped.value.code)
+    layouts = len(set(Zoo(tiny_zoo).table["layout"]))
+    assert message.startswith("cache_representations: features.encoder: was not made for networks of this zoo")
+    assert f"expected one of its 1 layouts; got {layouts} others" in message
+    assert "\n" not in message
+    with pytest.raises(SystemExit, match=f"me/zoo at {'9' * 40}.*404"):
+        encoded("9" * 40)
