@@ -72,12 +72,16 @@ def fetch(text: str | Path, revision: str | None = None, *, part: str = "", **cl
 
 
 def exists(source: Source) -> bool:
-    """Return whether there is such a repository on the Hub; without an answer that it isn't there, there is."""
-    from huggingface_hub import HfApi
+    """Return whether there is such a repository on the Hub; without an answer that it isn't there, there is.
+
+    Offline, one that was fetched before.
+    """
+    from huggingface_hub import HfApi, constants
     from huggingface_hub.errors import RepositoryNotFoundError
+    from huggingface_hub.file_download import repo_folder_name
 
     if is_offline():
-        return True
+        return Path(constants.HF_HUB_CACHE, repo_folder_name(repo_id=source.name, repo_type="model")).is_dir()
     check_reachable(source.name, fix=FIX)
     bound_waiting()
     try:

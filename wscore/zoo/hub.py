@@ -46,10 +46,12 @@ def load_hub_dataset(repository: str, revision: str | None, *, name: str | None 
     """
     check_reachable(repository)
     bound_waiting()
-    from datasets import DatasetDict, load_dataset
+    from datasets import DatasetDict, config, load_dataset
 
+    # Offline the client takes whatever revision it cached last, so each pinned one has a cache of its own.
+    place = {} if revision is None else {"cache_dir": os.path.join(config.HF_DATASETS_CACHE, "pinned", revision)}
     try:
-        content = load_dataset(repository, name, revision=revision)
+        content = load_dataset(repository, name, revision=revision, **place)
     except client_errors() as error:
         raise refused(repository, revision, error) from error
     assert isinstance(content, DatasetDict)

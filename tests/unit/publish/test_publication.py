@@ -103,7 +103,7 @@ def test_a_file_of_unknown_architecture_is_asked_too(
 
 
 def test_separate_repositories_are_found_by_their_common_id(
-    published: Path, tiny_zoo: Path, hub: HubServer, capsys: Output
+    published: Path, tiny_zoo: Path, hub: HubServer, capsys: Output, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folders = {"encoder": published / "encoder", **{f"heads-{task}": published / "heads" / task for task in TASKS}}
     upload([Upload(f"me/zoo-{name}", folder) for name, folder in folders.items()])
@@ -114,6 +114,11 @@ def test_separate_repositories_are_found_by_their_common_id(
     assert here == there
     [one] = told(capsys, "predict", name_of(tiny_zoo), "--model", "me/zoo", "--heads", "accuracy")["networks"]
     assert one["heads"] == {"accuracy": said(published, tiny_zoo, "accuracy")}
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    hub.requests.clear()
+    assert told(capsys, "predict", name_of(tiny_zoo), "--model", "me/zoo") == there
+    assert hub.requests == []
 
 
 @pytest.fixture
