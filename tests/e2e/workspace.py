@@ -76,7 +76,9 @@ class Workspace:
     def reset(self) -> None:
         """Go back to the last commit, outputs included."""
         self.git("checkout", "--quiet", "--", ".")
-        outcome = self.dvc("checkout", "--force", "--allow-missing")  # outputs of studies, which were not run, are missing
+        outcome = self.dvc(
+            "checkout", "--force", "--allow-missing"
+        )  # outputs of studies, which were not run, are missing
         assert outcome.status == 0, outcome.text
 
     def read(self, name: str) -> str:

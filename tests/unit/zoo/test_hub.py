@@ -1,5 +1,5 @@
-import os
 import socket
+from pathlib import Path
 
 import pytest
 
@@ -100,5 +100,5 @@ def test_revision_and_configuration_reach_the_client(monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr(datasets, "load_dataset", load)
     hub.load_hub_dataset("a/b", "abc", name="cropped")
-    cache = os.path.join(datasets.config.HF_DATASETS_CACHE, "pinned", "abc")
+    cache = str(Path(datasets.config.HF_DATASETS_CACHE, "pinned", "abc"))
     assert asked == [(("a/b", "cropped"), {"revision": "abc", "cache_dir": cache})]
