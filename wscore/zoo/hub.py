@@ -49,9 +49,9 @@ def load_hub_dataset(repository: str, revision: str | None, *, name: str | None 
     from datasets import DatasetDict, config, load_dataset
 
     # Offline the client takes whatever revision it cached last, so each pinned one has a cache of its own.
-    place = {} if revision is None else {"cache_dir": str(Path(config.HF_DATASETS_CACHE, "pinned", revision))}
+    cache = None if revision is None else str(Path(config.HF_DATASETS_CACHE, "pinned", revision))
     try:
-        content = load_dataset(repository, name, revision=revision, **place)
+        content = load_dataset(repository, name, revision=revision, cache_dir=cache)
     except client_errors() as error:
         raise refused(repository, revision, error) from error
     assert isinstance(content, DatasetDict)
