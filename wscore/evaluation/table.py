@@ -185,21 +185,15 @@ def headline(parts: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def markdown(parts: Mapping[str, Any]) -> str:
-    """Return the table as Markdown: a row per metric, ours first, then the controls that each part names."""
-    table = sections(parts)
-    width = max(len(part.controls) for part in table) + 2
-    lines = [_row(["held-out runs", "wscore", *["control"] * (width - 2)]), _row(["---", *["---:"] * (width - 1)])]
-    for part in table:
-        lines += [_row(_pad([f"**{part.title}**", "", *(f"*{label}*" for label in part.controls.values())], width))]
-        lines += [_row(_pad(_cells(part, line), width)) for line in part.lines]
-    notes = [part.note for part in table if part.note]
-    missing = [
-        f"`metrics/{name}.json` is missing: run `dvc repro {STAGES[name]}`." for name in STAGES if not parts.get(name)
-    ]
+    """Return Markdown with one table per part: a row per metric, ours first, then the controls of that part."""
+    texts = [_table(part) for part in sections(parts)]
     legend = (
         "↑ higher is better, ↓ lower is better; **bold**: the best of ours and its rivals; [95% interval over runs]."
     )
-    return "\n".join([*lines, "", legend, *notes, *missing]) + "\n"
+    missing = [
+        f"`metrics/{name}.json` is missing: run `dvc repro {STAGES[name]}`." for name in STAGES if not parts.get(name)
+    ]
+    return "\n\n".join([*texts, *missing, legend]) + "\n"
 
 
 def sentence(parts: Mapping[str, Any]) -> str:
@@ -343,8 +337,12 @@ def _number(value: float | None, digits: int) -> str:
     return f"{rounded:,.{digits}f}" if abs(value) < 1e6 else f"{value:.1e}"
 
 
-def _pad(cells: Sequence[str], width: int) -> list[str]:
-    return [*cells, *[""] * (width - len(cells))]
+def _table(part: Part) -> str:
+    if not part.lines:
+        return "\n\n".join(filter(None, [f"**{part.title}**", part.note]))
+    head = [_row([part.title, "wscore", *part.controls.values()]), _row(["---", *["---:"] * (len(part.controls) + 1)])]
+    table = "\n".join([*head, *(_row(_cells(part, line)) for line in part.lines)])
+    return "\n\n".join(filter(None, [table, part.note]))
 
 
 def _row(cells: Sequence[str]) -> str:
