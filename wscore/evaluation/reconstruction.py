@@ -111,10 +111,12 @@ class Verdict(NamedTuple):
         networks: one row per network and method: model_id, run_id, checkpoint, family, method and `COLUMNS`, which are
             NaN where the network can't be run.
         tallies: of each method.
+        families: the same for the networks of each family.
     """
 
     networks: pd.DataFrame
     tallies: Mapping[str, Tally]
+    families: Mapping[str, Mapping[str, Tally]]
 
 
 def held_out(cache: TokenCache, config: EvaluateConfig) -> np.ndarray:
@@ -200,16 +202,19 @@ def judge(
     mean = ways["mean_network"]
     assert isinstance(mean, MeanNetwork)
     training = TrainingNetworks(cache)
-    tallies = {name: Tally(mean, cache, training) for name in ways}
-    tables = []
+    blank = lambda: {name: Tally(mean, cache, training) for name in ways}  # noqa: E731
+    tallies, tables = blank(), []
+    families: dict[str, dict[str, Tally]] = {}
     for architecture, group in _groups(zoo, rows, CachedNetworks(cache), batch_size):
         expected = _run(architecture, group.layout, zoo.weights(group.rows), probe)
+        own = families.setdefault(_family(architecture), blank())
         for name, way in ways.items():
             repaired = repair(group.layout, way.restore(group))
-            tallies[name].add(group, repaired, way.floats(group.layout))
+            for tally in (tallies[name], own[name]):
+                tally.add(group, repaired, way.floats(group.layout))
             found = _run(architecture, group.layout, repaired.weights, probe)
             tables.append(_table(zoo, group.rows, architecture, _compared(expected, found, probe)).assign(method=name))
-    return Verdict(pd.concat(tables, ignore_index=True), tallies)
+    return Verdict(pd.concat(tables, ignore_index=True), tallies, families)
 
 
 def _groups(zoo: Zoo, rows: np.ndarray, networks: CachedNetworks, batch_size: int) -> Iterator[tuple[str, Group]]:
@@ -232,5 +237,8 @@ def _compared(expected: Tensor | None, found: Tensor | None, probe: Probe) -> di
 
 
 def _table(zoo: Zoo, rows: np.ndarray, architecture: str, values: Mapping[str, np.ndarray | float]) -> pd.DataFrame:
-    family = parse(architecture).family if architecture else "unknown"
-    return zoo.table.loc[rows, ["model_id", "run_id", "checkpoint"]].assign(family=family, **values)
+    return zoo.table.loc[rows, ["model_id", "run_id", "checkpoint"]].assign(family=_family(architecture), **values)
+
+
+def _family(architecture: str) -> str:
+    return parse(architecture).family if architecture else "unknown"

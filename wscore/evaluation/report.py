@@ -7,10 +7,13 @@ import pandas as pd
 
 from wscore.evaluation.config import EvaluateConfig
 from wscore.evaluation.fidelity import COLUMNS, intervals, summarise
-from wscore.evaluation.reconstruction import OURS, Verdict
+from wscore.evaluation.reconstruction import OURS, Tally, Verdict
 
 KEYS = ["model_id", "run_id", "checkpoint", "family"]
-FAMILY_METRICS = ("accuracy_original", "accuracy", "accuracy_change", "agreement", "rank_correlation")
+FAMILY_METRICS = (
+    "accuracy_original", "accuracy", "accuracy_change", "agreement", "kl", "kl_median", "rank_correlation",
+)  # fmt: skip
+FAMILY_WEIGHTS = ("r2", "normalised_r2", "cosine", "relative_error", "diversity", "nearest_training_distance")
 
 
 def report(verdict: Verdict, config: EvaluateConfig) -> dict[str, Any]:
@@ -27,7 +30,7 @@ def report(verdict: Verdict, config: EvaluateConfig) -> dict[str, Any]:
     }
     methods = {name: tally.summary() | _function(_of(run, name), config) for name, tally in verdict.tallies.items()}
     families = {
-        str(family): {name: _short(_of(part, name)) for name in verdict.tallies}
+        str(family): {name: _short(_of(part, name), tally) for name, tally in verdict.families[str(family)].items()}
         for family, part in run.groupby("family", sort=True)
     }
     return {**counts, **methods, "families": families, "kinds": verdict.tallies[OURS].raw.by_kind()}
@@ -102,6 +105,10 @@ def _function(rows: pd.DataFrame, config: EvaluateConfig) -> dict[str, float]:
     return summarise(rows) | intervals(rows, samples=config.bootstrap_samples, seed=config.seed)
 
 
-def _short(rows: pd.DataFrame) -> dict[str, float]:
-    found = summarise(rows)
-    return {"networks": float(len(rows))} | {name: found[name] for name in FAMILY_METRICS}
+def _short(rows: pd.DataFrame, tally: Tally) -> dict[str, float]:
+    function, weights = summarise(rows), tally.summary()
+    return (
+        {"networks": float(len(rows))}
+        | {name: function[name] for name in FAMILY_METRICS}
+        | {name: weights[name] for name in (*FAMILY_WEIGHTS, "compression_ratio") if name in weights}
+    )

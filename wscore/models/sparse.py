@@ -11,6 +11,7 @@ hidden ReLU layer each; with a hidden layer in the decoder the rows of d that re
 no directions of the input any more. `mean` and `scale` are learned from the training split and saved with the model.
 """
 
+from abc import ABC, abstractmethod
 from typing import Annotated, Any, Literal
 
 import torch
@@ -61,7 +62,7 @@ class SparseConfig(Section):
             raise ValueError(f"k {self.k} is larger than latent_dim {self.latent_dim}")
 
 
-class SparseModel(nn.Module):
+class SparseModel(nn.Module, ABC):
     """What the two variants share; they differ in whose weights the decoder uses."""
 
     mean: Tensor
@@ -208,17 +209,17 @@ class SparseModel(nn.Module):
             share = torch.where(self.threshold == 0, 1.0, FOLLOW)
             self.threshold.lerp_(lowest, share)
 
-    def _make(self, inner: int, atoms: int) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _make(self, inner: int, atoms: int) -> None: ...
 
-    def _encoder_rows(self) -> Tensor:
-        raise NotImplementedError
+    @abstractmethod
+    def _encoder_rows(self) -> Tensor: ...
 
-    def _decoder_rows(self) -> Tensor:
-        raise NotImplementedError
+    @abstractmethod
+    def _decoder_rows(self) -> Tensor: ...
 
-    def _output_weight(self) -> Tensor:
-        raise NotImplementedError
+    @abstractmethod
+    def _output_weight(self) -> Tensor: ...
 
 
 @register

@@ -114,6 +114,8 @@ class AeConfig(Section):
             count alike.
         loss: of the reconstruction, over valid entries.
         loss_weights: for `combined`.
+        loss_normalization: by the statistics of the weights of each batch, before the loss: `none`, one mean and deviation
+            for the `batch`, or one for each `entry` of the token matrix.
         behaviour: loss on the answers of decoded networks.
         select: the epoch that is kept: highest `agreement` of validation networks with what is decoded of them, or lowest
             validation `loss`, `reconstruction` or `behaviour`.
@@ -158,6 +160,7 @@ class AeConfig(Section):
     balance: Annotated[float, Meta(ge=0, le=1)]
     loss: Literal["mse", "mae", "cosine", "combined"]
     loss_weights: LossWeights
+    loss_normalization: Literal["none", "batch", "entry"]
     behaviour: BehaviourConfig
     select: Literal["agreement", "loss", "reconstruction", "behaviour"]
     augment: AugmentOptions
@@ -407,7 +410,9 @@ def objective(config: AeConfig, behaviour: Behaviour | None = None, shuffler: Un
     0.
     """
     rebuilt = reconstruction_loss(
-        config.loss, {name: getattr(config.loss_weights, name) for name in ("mse", "mae", "cosine")}
+        config.loss,
+        {name: getattr(config.loss_weights, name) for name in ("mse", "mae", "cosine")},
+        config.loss_normalization,
     )
 
     def loss(model: Trainee, batch: NetworkBatch) -> Losses:

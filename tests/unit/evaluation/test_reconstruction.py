@@ -8,7 +8,15 @@ from torch import Tensor, nn
 from wscore.evaluation.config import EvaluateConfig
 from wscore.evaluation.controls import CachedNetworks, MeanNetwork, TokenMethod
 from wscore.evaluation.reconstruction import held_out, judge, methods, probe
-from wscore.evaluation.report import accuracy_table, agreement_table, error_table, report, sentence
+from wscore.evaluation.report import (
+    FAMILY_METRICS,
+    FAMILY_WEIGHTS,
+    accuracy_table,
+    agreement_table,
+    error_table,
+    report,
+    sentence,
+)
 from wscore.tokens.cache import TokenCache, build_cache
 from wscore.tokens.config import TokensConfig
 from wscore.zoo.functional import logits, scores
@@ -224,7 +232,12 @@ def test_tables_agree_with_the_report(perfect):
     agreement = agreement_table(perfect).set_index("family")
     assert agreement.loc["all", "pca"] == pytest.approx(found["pca"]["agreement"])
     assert agreement.loc["all", "networks"] == found["networks"]
+    sized = {"networks", "compression_ratio", "diversity", "nearest_training_distance"}
     for family, entry in found["families"].items():
+        assert set(entry) == set(perfect.tallies)
+        assert sized | set(FAMILY_METRICS) | set(FAMILY_WEIGHTS) == set(entry["ours"])
+        assert entry["ours"]["r2"] == pytest.approx(1)
+        assert entry["mean_network"]["r2"] == pytest.approx(0, abs=1e-6)
         assert agreement.loc[family, "int4"] == pytest.approx(entry["int4"]["agreement"])
     errors = error_table(perfect).set_index("kind")
     assert errors.loc["all", "pca"] == pytest.approx(found["pca"]["relative_error"])
