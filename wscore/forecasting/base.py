@@ -24,6 +24,7 @@ from typing import Annotated, Literal, NamedTuple
 import msgspec
 import numpy as np
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from wscore.config import Section, to_plain
@@ -72,6 +73,7 @@ class BaseConfig(Section):
         snapshots_per_epoch: at even distances, to whole steps; the initial weights are snapshot 0.
         snapshot_steps: steps from one snapshot to the next, instead of `snapshots_per_epoch`.
         seeds: one run each, of every optimiser.
+        shift: pixels by which each training image is moved at most, up or down and to either side, anew every time.
         probe_images: of each split; every snapshot is scored on them, and the last one on all.
         workers: runs that are trained at once, each in a process and with one thread.
         device: `cpu`, `cuda`, `mps`, or `auto` for the fastest.
@@ -96,6 +98,7 @@ class BaseConfig(Section):
     snapshots_per_epoch: Count
     snapshot_steps: Count | None
     seeds: Annotated[tuple[Seed, ...], msgspec.Meta(min_length=1)]
+    shift: Annotated[int, msgspec.Meta(ge=0, le=64)]
     probe_images: Count
     workers: Count
     device: Literal["auto", "cpu", "cuda", "mps"]
@@ -290,11 +293,20 @@ class _Recording:
             for group in self.optimizer.param_groups:
                 group["lr"] = self._rate(number)
             self.optimizer.zero_grad()
-            loss = nn.functional.cross_entropy(self.network(self.x[chosen]), self.y[chosen])
+            images = self._moved(self.x[chosen], number)
+            loss = nn.functional.cross_entropy(self.network(images), self.y[chosen])
             loss.backward()
             self.optimizer.step()
             if number in due:
                 self._snapshot(number)
+
+    def _moved(self, images: Tensor, number: int) -> Tensor:
+        """Return the images of step `number`, moved if the configuration says so."""
+        most = self.config.shift
+        if not most:
+            return images
+        random = np.random.default_rng([self.recipe.seed, number, 1])
+        return moved(images, torch.from_numpy(random.integers(-most, most + 1, (len(images), 2))))
 
     def _rate(self, number: int) -> float:
         """Return the learning rate of step `number`, counted from 1."""
@@ -381,6 +393,19 @@ def shuffled(count: int, batch_size: int, seed: int, epoch: int) -> Iterator[Ten
     """Yield the image numbers of each batch of an epoch; the order is a function of seed and epoch only."""
     order = torch.from_numpy(np.random.default_rng([seed, epoch]).permutation(count))
     yield from order.split(batch_size)
+
+
+def moved(
+    images: Float[Tensor, "image channel row column"], shifts: Int[Tensor, "image 2"]
+) -> Float[Tensor, "image channel row column"]:
+    """Return each image moved down and to the right by its own count of pixels; what comes in at the edges is 0."""
+    most = int(shifts.abs().max())
+    padded = nn.functional.pad(images, (most,) * 4).movedim(1, -1)  # (B, H + 2 most, W + 2 most, C)
+    rows, columns = (
+        torch.arange(length) + most - shift[:, None] for length, shift in zip(images.shape[-2:], shifts.T, strict=True)
+    )  # (B, H), (B, W)
+    whole = torch.arange(len(images))[:, None, None]
+    return padded[whole, rows[:, :, None], columns[:, None, :]].movedim(-1, 1)  # channels last, as it came
 
 
 def _device(name: str) -> torch.device:

@@ -15,7 +15,7 @@ from wscore.errors import ModelError
 from wscore.forecasting.config import PredictorConfig
 from wscore.forecasting.gram import TINY, window_grams
 from wscore.forecasting.pca import Pca, fit_pca
-from wscore.forecasting.plan import Material
+from wscore.forecasting.plan import Material, one_network
 from wscore.models.predictor import Steps, steps_of
 from wscore.zoo.layout import Layout
 
@@ -114,7 +114,12 @@ class RidgeAr(Forecaster):
     coefficients: Float[Tensor, "tensor increment horizon"]
 
     def fit(self, known: Sequence[Material], validation: Sequence[Material] = ()) -> None:  # noqa: ARG002
-        """Fit the coefficients of each tensor at the forecast's stride."""
+        """Fit the coefficients of each tensor at the forecast's stride.
+
+        Raises:
+            ConfigError: if the runs are not of one network.
+        """
+        one_network(known, "ridge_ar")
         count = self.config.sequence_length - 1
         left = right = torch.zeros(())
         for grams, mask in _windows(self.config, known):
@@ -144,7 +149,12 @@ class PcaAr(Forecaster):
     coefficients: Float[Tensor, "rank increment horizon"]
 
     def fit(self, known: Sequence[Material], validation: Sequence[Material] = ()) -> None:  # noqa: ARG002
-        """Find the components and fit an autoregression to each, at the forecast's stride."""
+        """Find the components and fit an autoregression to each, at the forecast's stride.
+
+        Raises:
+            ConfigError: if the runs are not of one network.
+        """
+        one_network(known, "pca_ar")
         self.basis = fit_pca([part.weights for part in known], self.config.n_components)
         left = right = torch.zeros(())
         for material in known:

@@ -108,6 +108,18 @@ def windows_between(config: PredictorConfig, start: int, stop: int) -> Windows:
     return test_windows(start, stop, **shape, asked=config.extrapolation_steps)
 
 
+def one_network(known: Sequence[Material], where: str) -> None:
+    """Refuse runs of several networks for what fits one only.
+
+    Raises:
+        ConfigError: naming what was asked for, if the runs are not of one network.
+    """
+    count = len({part.layout.identity for part in known})
+    if count > 1:
+        fix = "take predictor.kind=gram, or runs of one network"
+        raise ConfigError("fits one network only", where=where, got=f"runs of {count} networks", fix=fix)
+
+
 def _grams(run: Trajectory, grams: Grams) -> Tensor:
     return grams[run.name] if run.name in grams else snapshot_grams(run.weights, run.layout)
 

@@ -61,7 +61,13 @@ class LearnedForecaster(Forecaster):
         self.callbacks, self.resume = callbacks, resume
 
     def fit(self, known: Sequence[Material], validation: Sequence[Material] = ()) -> None:
-        """Train the network; with validation windows it ends with its best epoch on them, else with the last one."""
+        """Train the network; with validation windows it ends with its best epoch on them, else with the last one.
+
+        The runs may be of different networks, but for `transformer_pca`.
+
+        Raises:
+            ConfigError: if they may not.
+        """
         task, config = TASKS[self.config.kind](self.config, known), self.config
         train = task.batches(known, True)
         watched = task.batches(validation, False) if validation else None
@@ -103,7 +109,7 @@ def train_predictor(
 
     Args:
         config: section `predictor:`.
-        runs: all recorded runs.
+        runs: all recorded runs, of one network or, but for `transformer_pca`, of several.
         grams: their inner products by the name of the run; those that are missing are computed.
         callbacks: of the training.
         resume: folder for the state of an interrupted training.

@@ -125,7 +125,7 @@ def denoising_loss(model: DiffusionPredictor, batch: SeriesBatch) -> dict[str, T
 
 
 @torch.no_grad()
-def calibrate(model: DiffusionPredictor, batches: SeriesBatches) -> None:
+def calibrate(model: DiffusionPredictor, parts: Sequence[SeriesBatches]) -> None:
     """Set the width of the bands so that they hold the asked share of the weights of some windows.
 
     The width of a horizon is that quantile of |true - mean| / standard deviation over the samples, tensors weighted by
@@ -134,10 +134,10 @@ def calibrate(model: DiffusionPredictor, batches: SeriesBatches) -> None:
     ratios: list[Tensor] = []
     weights: list[Tensor] = []
     noise = model.generator()
-    for batch in batches.epoch(1):
+    for batch, layout in ((batch, part.layout) for part in parts for batch in part.epoch(1)):
         drawn = model.draw(*_flat(batch), model.config.samples, noise)  # (N, S, K, m)
         miss = (batch.targets.flatten(0, 2) - drawn.mean(0)).abs() / drawn.std(0).clamp_min(TINY)
-        share = (batch.power.new_tensor([spec.size for spec in batches.layout.tensors]))[None, :, None, None, None]
+        share = (batch.power.new_tensor([spec.size for spec in layout.tensors]))[None, :, None, None, None]
         counted = share * batch.inside[:, :, :, None, :] * batch.known[:, None, None, :, None]
         ratios.append(miss.transpose(1, 2).flatten(0, 1))  # (S m, K)
         weights.append(counted.expand(batch.targets.shape).flatten(0, 2).transpose(1, 2).flatten(0, 1))

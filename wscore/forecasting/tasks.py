@@ -11,11 +11,11 @@ from torch import Tensor
 from wscore.forecasting.config import PredictorConfig
 from wscore.forecasting.gram import TINY, WORST, gram_loss, normalised, window_grams
 from wscore.forecasting.pca import fit_pca
-from wscore.forecasting.plan import Material
+from wscore.forecasting.plan import Material, one_network
 from wscore.forecasting.series import SeriesBatches, calibrate, denoising_loss, series_loss
 from wscore.models.predictor import GramPredictor, PcaPredictor, WeightPredictor, gram_features
 from wscore.models.series import DiffusionPredictor, SeriesPredictor
-from wscore.training.batches import Batches, TensorBatches, derive_seed
+from wscore.training.batches import Batches, TensorBatches, derive_seed, permutation
 
 Loss = Callable[[Any, Any], Mapping[str, Tensor]]
 
@@ -47,11 +47,12 @@ def gram_task(config: PredictorConfig, known: Sequence[Material]) -> Task:  # no
         features, products, known = batch  # (B, L, c-1, F), (B, L, c-1+K, c-1+K), (B, K)
         return gram_loss(model(features), products, known)
 
-    return Task(model, lambda some, shuffle: _gram_batches(config, some, shuffle=shuffle), loss, {})
+    return Task(model, lambda some, shuffle: NetworkBatches(config, some, _gram_batches, shuffle=shuffle), loss, {})
 
 
 def pca_task(config: PredictorConfig, known: Sequence[Material]) -> Task:
     """Return a `PcaPredictor` with the principal components of the learned snapshots, and scores of each window."""
+    one_network(known, "predictor.kind: transformer_pca")
     vectors = [part.weights for part in known]
     basis = fit_pca(vectors, config.n_components)
     rank = len(basis.components) if config.apply_pca else None
@@ -69,7 +70,9 @@ def param_task(config: PredictorConfig, known: Sequence[Material]) -> Task:  # n
     """Return a `SeriesPredictor` and series of weights drawn anew from each window in each epoch."""
     with _seeded(config):
         model = SeriesPredictor(config.series())
-    return Task(model, lambda some, shuffle: SeriesBatches(config, some, shuffle=shuffle), series_loss, {})
+    return Task(
+        model, lambda some, shuffle: NetworkBatches(config, some, SeriesBatches, shuffle=shuffle), series_loss, {}
+    )
 
 
 def diffusion_task(config: PredictorConfig, known: Sequence[Material]) -> Task:  # noqa: ARG001
@@ -77,7 +80,11 @@ def diffusion_task(config: PredictorConfig, known: Sequence[Material]) -> Task: 
     with _seeded(config):
         model = DiffusionPredictor(config.diffusion())
     return Task(
-        model, lambda some, shuffle: SeriesBatches(config, some, shuffle=shuffle), denoising_loss, {}, calibrate
+        model,
+        lambda some, shuffle: NetworkBatches(config, some, SeriesBatches, shuffle=shuffle),
+        denoising_loss,
+        {},
+        lambda model, batches: calibrate(model, batches.parts),
     )
 
 
@@ -87,6 +94,38 @@ TASKS: dict[str, Callable[[PredictorConfig, Sequence[Material]], Task]] = {
     "transformer_param": param_task,
     "diffusion": diffusion_task,
 }
+
+
+class NetworkBatches:
+    """Batches of the windows of runs of one or several networks, each batch of one network.
+
+    Args:
+        config: section `predictor:`.
+        materials: windows of each run.
+        make: makes batches of the windows of one network.
+        shuffle: whether the order, also that of the networks, is a new one in every epoch.
+    """
+
+    def __init__(
+        self, config: PredictorConfig, materials: Sequence[Material], make: Callable[..., Any], *, shuffle: bool
+    ) -> None:
+        groups: dict[str, list[Material]] = {}
+        for material in materials:
+            groups.setdefault(material.layout.identity, []).append(material)
+        self.parts = [make(config, group, shuffle=shuffle) for group in groups.values()]
+        self.seed, self.shuffle = config.seed, shuffle
+
+    def __len__(self) -> int:
+        return sum(len(part) for part in self.parts)
+
+    def epoch(self, number: int) -> Iterator[Any]:
+        """Yield the batches of one epoch."""
+        running = [part.epoch(number) for part in self.parts]
+        turns = torch.repeat_interleave(torch.tensor([len(part) for part in self.parts]))
+        if self.shuffle:
+            turns = turns[permutation(len(turns), self.seed, number)]
+        for turn in turns.tolist():
+            yield next(running[turn])
 
 
 def _gram_batches(config: PredictorConfig, materials: Sequence[Material], *, shuffle: bool) -> TensorBatches:

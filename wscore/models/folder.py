@@ -7,6 +7,10 @@
 A model class takes part by being decorated with `@register` and built by `cls(config)`, or by `cls.from_config(config)`
 where its constructor takes something handier; `config` is annotated by its `Section` and kept as `.config`. Nothing is
 pickled and no shape is guessed from tensors.
+
+A class whose configuration has changed since the first release says so by a class attribute `folder_format` of 2 or more,
+and turns older configurations into new ones by a static method `upgraded(config, format)`; without that method they are
+refused.
 """
 
 import hashlib
@@ -23,7 +27,7 @@ from wscore.config import Section, convert, to_plain
 from wscore.errors import ConfigError, DataError, ModelError
 from wscore.io import read_json, read_tensors, write_json, write_tensors
 
-FORMAT = 1
+FORMAT = 1  # of classes that don't say otherwise
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 RESERVED = ("format", "class", "config", "sha256", "tied")
 MODELS: dict[str, type[nn.Module]] = {}
@@ -68,7 +72,7 @@ def save_model(folder: Path, model: nn.Module, *, extra: Mapping[str, Any] | Non
     tensors, tied = _untie(model.state_dict())
     write_tensors(Path(folder) / WEIGHTS, tensors, metadata={"format": "pt"})
     head = {
-        "format": FORMAT,
+        "format": format_of(type(model)),
         "class": name,
         "config": to_plain(model.config),
         "sha256": _digest(Path(folder) / WEIGHTS),
@@ -91,8 +95,9 @@ def load_model(folder: Path, kind: type[M] = nn.Module) -> M:
     found = find_model(content["class"], where=Path(folder) / CONFIG)
     if not issubclass(found, kind):
         raise ModelError("holds a model of another class", where=folder, expected=kind.__name__, got=found.__name__)
+    plain = _current(content, found, where=Path(folder) / CONFIG)
     try:
-        config = convert(content["config"], config_class(found), where=f"{Path(folder) / CONFIG}: config")
+        config = convert(plain, config_class(found), where=f"{Path(folder) / CONFIG}: config")
     except ConfigError as error:
         raise ModelError(f"configuration does not fit its class: {error}", where=folder) from error
     model = getattr(found, "from_config", found)(config)
@@ -116,9 +121,26 @@ def read_model_config(folder: Path) -> dict[str, Any]:
     missing = [key for key in RESERVED if key not in content] if isinstance(content, dict) else list(RESERVED)
     if missing:
         raise ModelError("is not the configuration of a wscore model", where=path, expected=f"the keys {missing}")
-    if content["format"] != FORMAT:
-        raise ModelError("unknown format", where=path, expected=FORMAT, got=content["format"], fix="update wscore")
+    if not isinstance(content["format"], int) or content["format"] < FORMAT:
+        raise ModelError("unknown format", where=path, expected=f"{FORMAT} or more", got=content["format"])
     return content
+
+
+def format_of(model: type[nn.Module]) -> int:
+    """Return the format in which folders of a model class are written now."""
+    return getattr(model, "folder_format", FORMAT)
+
+
+def _current(content: Mapping[str, Any], model: type[nn.Module], *, where: Path) -> Any:
+    """Return the configuration in a folder as the class has it now."""
+    found, newest = content["format"], format_of(model)
+    if found > newest:
+        raise ModelError("unknown format", where=where, expected=f"at most {newest}", got=found, fix="update wscore")
+    upgraded = getattr(model, "upgraded", None)
+    if found < newest and upgraded is None:
+        fix = "make the model again with this version of wscore"
+        raise ModelError("is of an older format", where=where, expected=newest, got=found, fix=fix)
+    return upgraded(content["config"], found) if found < newest and upgraded else content["config"]
 
 
 def find_model(name: str, *, where: object = None) -> type[nn.Module]:

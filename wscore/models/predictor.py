@@ -13,7 +13,7 @@ only these.
 
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
 import torch
@@ -36,7 +36,18 @@ Steps = int | Sequence[int]
 
 
 class WeightPredictor(nn.Module):
-    """What every weight predictor can do."""
+    """What every weight predictor can do.
+
+    Folders of format 1 may give `horizons` as a number K, which meant 1, .., K; since format 2 they are a list.
+    """
+
+    folder_format: ClassVar[int] = 2
+
+    @staticmethod
+    def upgraded(config: Any, format: int) -> Any:  # noqa: A002, ARG004
+        """Return the configuration in a folder of an older format as it is written now."""
+        horizons = config.get("horizons") if isinstance(config, dict) else None
+        return {**config, "horizons": steps_of(horizons)} if isinstance(horizons, int) else config
 
     @abstractmethod
     def predict(

@@ -28,13 +28,18 @@ def configured() -> Callable[..., PredictorConfig]:
 
 @pytest.fixture
 def recorded(tmp_path: Path) -> Callable[..., Trajectory]:
-    """`recorded(seed, count, path)` writes a trajectory of a tiny MLP whose snapshot n is `path(n)` (D,)."""
-    spec = NetworkSpec(name="mlp", channels=1, size=4, classes=2)
-    layout = network_layout(spec)
+    """`recorded(seed, path, count)` writes a trajectory of a tiny network whose snapshot n is `path(n, D)` (D,)."""
 
     def make(
-        seed: int, weights: np.ndarray | Callable[[int, int], np.ndarray], count: int = 20, **facts: str
+        seed: int,
+        weights: np.ndarray | Callable[[int, int], np.ndarray],
+        count: int = 20,
+        *,
+        network: str = "mlp",
+        **facts: str,
     ) -> Trajectory:
+        spec = NetworkSpec(name=network, channels=1, size=4, classes=2)
+        layout = network_layout(spec)
         rows = np.stack([weights(number, layout.size) for number in range(count)]) if callable(weights) else weights
         columns = SnapshotColumns(
             step=tuple(range(len(rows))), epoch=tuple(float(n) for n in range(len(rows))), lr=(0.1,) * len(rows),

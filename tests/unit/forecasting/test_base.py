@@ -15,7 +15,7 @@ import torch
 
 from wscore.errors import ConfigError, TrainingError
 from wscore.forecasting import base
-from wscore.forecasting.base import BaseConfig, record_runs, report, sentence, shuffled, snapshot_steps
+from wscore.forecasting.base import BaseConfig, moved, record_runs, report, sentence, shuffled, snapshot_steps
 from wscore.forecasting.networks import NETWORKS, build_network, judge
 from wscore.forecasting.optimizers import OptimizerSpec, make_optimizer
 from wscore.forecasting.snapshots import open_trajectories
@@ -26,7 +26,7 @@ CONFIG = BaseConfig(
     source="train", path=None, pattern=None, network="mlp", dataset="digits", root=None, revision=None, size=8,
     max_train=100, max_test=50, optimizers=(OptimizerSpec(name="momentum", lr=0.05),), schedule="constant", warmup=0.0,
     weight_decay=1e-4, batch_size=16, epochs=4, snapshots_per_epoch=2, snapshot_steps=None, seeds=(0, 5),
-    probe_images=40, workers=1, device="cpu",
+    shift=0, probe_images=40, workers=1, device="cpu",
 )  # fmt: skip
 
 
@@ -215,6 +215,23 @@ def test_the_rate_follows_the_schedule(images: Images) -> None:
     rates = open_trajectories(Path("out"))[0].manifest.snapshots.lr
     rising, falling = [0.05 * (n + 1) / 7 for n in range(7)], [0.05 * (1 - n / 21) for n in range(21)]
     assert rates == pytest.approx((rising[0], *rising, *falling))
+
+
+def test_images_are_moved_each_by_its_own_pixels() -> None:
+    x = torch.arange(1.0, 33).reshape(2, 1, 4, 4)
+    found = moved(x, torch.tensor([[1, 0], [0, -2]]))
+    assert torch.equal(found[0, 0, 1:], x[0, 0, :3])
+    assert torch.equal(found[1, 0, :, :2], x[1, 0, :, 2:])
+    assert not found[0, 0, 0].any()
+    assert not found[1, 0, :, 2:].any()
+    assert torch.equal(moved(x, torch.zeros(2, 2, dtype=torch.long)), x)
+
+
+def test_moved_images_change_the_training_and_the_seed_still_decides_it(images: Images) -> None:
+    for name, shift in (("still", 0), ("moved", 2), ("again", 2)):
+        record_runs(configured(shift=shift, epochs=1), images, Path(name))
+    hashes = [hash_folder(Path(name)) for name in ("still", "moved", "again")]
+    assert hashes[1] == hashes[2] != hashes[0]
 
 
 @pytest.mark.parametrize("network", sorted(set(NETWORKS) - {"lenet5"}))

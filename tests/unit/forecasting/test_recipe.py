@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from wscore.errors import ConfigError, DataError
+from wscore.forecasting.baselines import BASELINES
 from wscore.forecasting.pca import fit_pca
-from wscore.forecasting.plan import make_plan
+from wscore.forecasting.plan import learned, make_plan
 from wscore.forecasting.recipe import load_predictor, save_predictor, train_predictor
 from wscore.forecasting.snapshots import Trajectory, open_trajectories
 
@@ -43,6 +44,33 @@ def test_chunks_of_weights_are_learned_from_too(configured, recorded) -> None:
     changes = {"chunk_size": 5, "predictor_epochs": 60, "learning_rate": 6e-3, "lr_factors": FACTORS}
     model = train_predictor(configured(kind="transformer_param", **changes), runs).model
     assert skill(model, runs[1], present=13) > 0.5
+
+
+@pytest.mark.parametrize("kind", ["gram", "transformer_param", "diffusion"])
+def test_one_predictor_learns_from_several_networks_and_forecasts_a_third(configured, recorded, kind: str) -> None:
+    path = lambda seed: lambda n, size: spiral(n, size, seed)  # noqa: E731
+    runs = [recorded(0, path(0)), recorded(1, path(1), network="cnn_bn", dataset="b")]
+    other = recorded(2, path(2), network="vit")
+    assert len({run.layout.size for run in (*runs, other)}) == 3
+    config = configured(kind=kind, holdout_runs=0, predictor_epochs=60, learning_rate=6e-3, lr_factors=FACTORS)
+    trained = train_predictor(config, runs)
+    assert trained.facts["network"] == "mlp, cnn_bn"
+    assert all(skill(trained.model, run, present=13) > 0.5 for run in (*runs, other))
+    again = train_predictor(config, runs)
+    assert all(torch.equal(a, b) for a, b in zip(trained.model.parameters(), again.model.parameters(), strict=True))
+
+
+def test_what_fits_one_network_only_says_so(configured, recorded) -> None:
+    runs = [recorded(0, spiral), recorded(1, spiral, network="cnn_bn", dataset="b")]
+    config = configured(kind="transformer_pca", holdout_runs=0)
+    with pytest.raises(
+        ConfigError, match=r"transformer_pca: fits one network only; got runs of 2 networks; take .*gram"
+    ):
+        train_predictor(config, runs)
+    known = [learned(config, run, {}) for run in runs]
+    for name in ("ridge_ar", "pca_ar"):
+        with pytest.raises(ConfigError, match=f"{name}: fits one network only"):
+            BASELINES[name](config).fit(known)
 
 
 def test_all_of_the_training_runs_is_learned_from_if_runs_are_split(configured, recorded) -> None:

@@ -83,7 +83,7 @@ def test_calibrated_bands_hold_the_asked_share_of_the_weights(configured, materi
 
     monkeypatch.setattr(model, "draw", draw)
     monkeypatch.setattr(batches, "epoch", lambda number: [normal(next(SeriesBatches.epoch(batches, number)))])
-    calibrate(model, batches)
+    calibrate(model, [batches])
     assert model.width.tolist() == pytest.approx([1.28 / 0.98, 1.28 / 0.98 / 4], rel=0.05)
 
 

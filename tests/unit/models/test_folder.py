@@ -90,7 +90,8 @@ def test_altered_weights_are_refused(saved):
 
 
 CHANGES = {
-    "unknown format": ({"format": 2}, "unknown format"),
+    "newer format": ({"format": 2}, "unknown format; expected at most 1; got 2; update wscore"),
+    "no format": ({"format": 0}, "unknown format; expected 1 or more; got 0"),
     "unknown class": ({"class": "NoSuchModel"}, "unknown model class"),
     "config mistyped": ({"config": {"width": "three", "shape": [2]}}, "config.width"),
     "config of other shape": ({"config": {"width": 4, "shape": [2]}}, "do not fit"),
@@ -105,6 +106,19 @@ def test_altered_config_is_refused(saved, change):
     write_json(folder / "config.json", {**read_json(folder / "config.json"), **entries})
     with pytest.raises(ModelError, match=message):
         load_model(folder)
+
+
+def test_an_older_format_is_turned_into_the_new_one_or_refused(saved, monkeypatch):
+    folder, _ = saved
+    monkeypatch.setattr(TiedModel, "folder_format", 3, raising=False)
+    with pytest.raises(
+        ModelError, match=r"config\.json: is of an older format; expected 3; got 1; make the model again"
+    ):
+        load_model(folder)
+    monkeypatch.setattr(
+        TiedModel, "upgraded", staticmethod(lambda config, number: {**config, "shape": [number]}), raising=False
+    )
+    assert load_model(folder, TiedModel).config.shape == (1,)
 
 
 def test_config_that_is_no_model_is_refused(saved):

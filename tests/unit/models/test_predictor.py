@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from wscore.errors import ModelError
 from wscore.forecasting.gram import snapshot_grams, window_grams
 from wscore.forecasting.sequences import training_windows
+from wscore.io import read_json, write_json
 from wscore.models.folder import load_model, save_model
 from wscore.models.predictor import (
     GramPredictor,
@@ -223,6 +224,21 @@ def test_blocks_of_weights_change_nothing(kind: str, monkeypatch: pytest.MonkeyP
         assert found.shape == whole.shape
     else:
         assert torch.allclose(found, whole, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", EVERY)
+def test_a_folder_from_before_horizons_were_a_list_is_read(kind: str, tmp_path) -> None:
+    model = untrained(kind)
+    save_model(tmp_path, model)
+    content = read_json(tmp_path / "config.json")
+    assert content["format"] == 2
+    for old in (len(model.config.horizons), list(model.config.horizons)):  # both were written as format 1
+        config = {**content["config"], "horizons": old}
+        write_json(tmp_path / "config.json", {**content, "format": 1, "config": config})
+        assert load_model(tmp_path, WeightPredictor).config == model.config
+    write_json(tmp_path / "config.json", {**content, "format": 3})
+    with pytest.raises(ModelError, match="unknown format; expected at most 2; got 3; update wscore"):
+        load_model(tmp_path, WeightPredictor)
 
 
 def test_steps_far_apart_are_forecast_too() -> None:
