@@ -390,11 +390,15 @@ def _write_tokens(path: Path, zoo: Zoo, tokenizer: Tokenizer, trained: _Trained)
         for rows, vectors in _blocks(zoo):
             starts = np.cumsum(counts[rows]) - counts[rows]
             tokens = np.empty((int(counts[rows].sum()), tokenizer.token_dim), "<f4")
-            for places in group_places(codes[rows]):
+            groups = group_places(codes[rows])
+            for places in groups:
                 layout = layouts[codes[rows[places[0]]]]
                 networks = _stack(zoo, layout, rows[places], [vectors[place] for place in places])
                 networks = trained.alignment.apply_runs(layout, networks, runs[rows[places]])
                 trained.fit.add(layout, networks[trained.rows[rows[places]]])
+                if len(groups) == 1:  # all of one layout: straight to their place
+                    tokenizer.encode(layout, networks, tokens.reshape(len(rows), -1, tokenizer.token_dim))
+                    continue
                 tokens[starts[places, None] + np.arange(tokenizer.count(layout))] = tokenizer.encode(layout, networks)
             stream.write(tokens.data)
 

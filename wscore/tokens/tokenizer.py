@@ -20,6 +20,7 @@ from torch import Tensor
 from wscore.config import Section, convert, to_plain
 from wscore.errors import DataError
 from wscore.io import read_json, write_json
+from wscore.tokens.moves import Move, pack, unpack
 from wscore.tokens.recent import Recent
 from wscore.zoo.layout import KINDS, Layout, TensorSpec
 
@@ -34,7 +35,7 @@ FEATURES = ("layer", "kind", "position_in_layer", "log_size", "position_in_model
 
 WEIGHT_KINDS = ("linear", "conv")
 NORM_KINDS = ("norm_weight", "norm_bias", "running_mean", "running_var")
-SHORT = 32  # weights of a row; see benchmarks/tokenize.py
+SHORT = 8  # numbers of a row; see benchmarks/tokenize.py
 CACHED = 1 << 18  # entries
 REMEMBERED = 1 << 25  # entries of all remembered templates together, 9 bytes each
 
@@ -55,28 +56,18 @@ class Template(NamedTuple):
     scatter: Int[np.ndarray, " weights"]
 
 
-class _Move(NamedTuple):
-    """A rectangle of a layer's rows that one tensor fills: where its numbers lie and where they go.
+class _Plan(NamedTuple):
+    """How arrays of one layout are moved.
 
     Attributes:
-        offset: of the tensor in the flat vector.
-        size: of the tensor.
-        first: first token of the rows.
-        tokens: count of tokens of all rows together.
-        units: count of rows.
-        start: first column of the tensor within a row.
-        end: column after its last.
-        last: whether the rest of the row is padding.
+        moves: rectangles of numbers.
+        tokens: count of tokens.
+        fine: whether rows are so short that an index per number is faster.
     """
 
-    offset: int
-    size: int
-    first: int
+    moves: tuple[Move, ...]
     tokens: int
-    units: int
-    start: int
-    end: int
-    last: bool
+    fine: bool
 
 
 class _Block(NamedTuple):
@@ -130,10 +121,18 @@ class Tokenizer(Section, frozen=True, dict=True):
 
     def count(self, layout: Layout) -> int:
         """Return the count T of tokens of a network of this layout."""
-        return len(self.template(layout).mask)
+        return self._plan(layout).tokens
 
-    def encode(self, layout: Layout, vectors: Float[Array, "networks weights"]) -> Float[Array, "networks token dim"]:
+    def encode(
+        self, layout: Layout, vectors: Float[Array, "networks weights"], out: np.ndarray | None = None
+    ) -> Float[Array, "networks token dim"]:
         """Return the tokens of networks of one layout, padding as zeros; tensors keep their gradient.
+
+        Args:
+            layout: of the networks.
+            vectors: their flat weights.
+            out: contiguous array (networks, tokens, dim) that an array's tokens are written to, such as a part of a
+                file in memory; None makes one.
 
         Raises:
             DataError: if the vectors do not have the layout's count of weights.
@@ -143,22 +142,25 @@ class Tokenizer(Section, frozen=True, dict=True):
             shape, (places, _) = self.template(layout).mask.shape, self._places(layout, vectors.device)
             padded = torch.cat([vectors, vectors.new_zeros(len(vectors), 1)], dim=1)  # (n, D + 1)
             return padded.index_select(1, places).reshape(len(vectors), *shape)
-        moves = self._moves(layout)
-        count = moves[-1].first + moves[-1].tokens if moves else 0
-        tokens = np.empty((len(vectors), count, self.token_dim), vectors.dtype)
-        if _is_fine(layout, moves):
-            return self._gathered(layout, vectors, tokens)
-        for move in moves:
-            shape = (move.units, move.tokens // move.units * self.token_dim)
-            rows = tokens[:, move.first : move.first + move.tokens].reshape(len(vectors), *shape)  # a view
-            whole = vectors[:, move.offset : move.offset + move.size]
-            rows[:, :, move.start : move.end] = whole.reshape(len(vectors), move.units, move.end - move.start)
-            if move.last:
-                rows[:, :, move.end :] = 0
-        return tokens
+        count = self.count(layout)
+        if out is None:
+            out = np.empty((len(vectors), count, self.token_dim), vectors.dtype)
+        flat = out.reshape(len(vectors), count * self.token_dim)
+        if self._plan(layout).fine:
+            self._gather(layout, vectors, flat)
+        else:
+            pack(self._plan(layout).moves, np.ascontiguousarray(vectors), flat)
+        return out
 
-    def decode(self, layout: Layout, tokens: Float[Array, "networks token dim"]) -> Float[Array, "networks weights"]:
+    def decode(
+        self, layout: Layout, tokens: Float[Array, "networks token dim"], out: np.ndarray | None = None
+    ) -> Float[Array, "networks weights"]:
         """Return the flat weight vectors of tokens: the exact inverse of `encode`; padding entries are ignored.
+
+        Args:
+            layout: of the networks.
+            tokens: as `encode` makes them.
+            out: contiguous array (networks, weights) that the weights of an array's tokens are written to; None makes one.
 
         Raises:
             DataError: if the tokens are not as many or as long as the layout's.
@@ -167,34 +169,28 @@ class Tokenizer(Section, frozen=True, dict=True):
             _check_shape("tokens do not fit the layout", tokens.shape[1:], self.template(layout).mask.shape)
             flat = tokens.reshape(len(tokens), self.template(layout).mask.size)
             return flat.index_select(1, self._places(layout, tokens.device)[1])
-        moves = self._moves(layout)
-        count = moves[-1].first + moves[-1].tokens if moves else 0
+        count = self.count(layout)
         _check_shape("tokens do not fit the layout", tokens.shape[1:], (count, self.token_dim))
-        if _is_fine(layout, moves):
-            return tokens.reshape(len(tokens), count * self.token_dim).take(
-                self.template(layout).scatter, axis=1, mode="clip"
-            )
-        vectors = np.empty((len(tokens), layout.size), tokens.dtype)
-        for move in moves:
-            shape = (move.units, move.tokens // move.units * self.token_dim)
-            rows = tokens[:, move.first : move.first + move.tokens].reshape(len(tokens), *shape)
-            whole = vectors[:, move.offset : move.offset + move.size]
-            whole.reshape(len(tokens), move.units, move.end - move.start)[...] = rows[:, :, move.start : move.end]
-        return vectors
+        flat = np.ascontiguousarray(tokens).reshape(len(tokens), count * self.token_dim)
+        if out is None:
+            out = np.empty((len(tokens), layout.size), tokens.dtype)
+        if self._plan(layout).fine:
+            return flat.take(self.template(layout).scatter, axis=1, mode="clip", out=out)
+        unpack(self._plan(layout).moves, flat, out)
+        return out
 
-    def _gathered(self, layout: Layout, vectors: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+    def _gather(self, layout: Layout, vectors: np.ndarray, tokens: np.ndarray) -> None:
         """Fill tokens by the index map, so many networks at once as stay in the cache of the processor."""
-        gather = self.template(layout).gather
+        gather = self.template(layout).gather.reshape(-1)
         some = max(1, CACHED // max(1, gather.size))
         for start in range(0, len(vectors), some):
             part = vectors[start : start + some]
             padded = np.empty((len(part), layout.size + 1), vectors.dtype)
             padded[:, :-1], padded[:, -1] = part, 0  # -1, the place of padding, wraps around to this zero
             np.take(padded, gather, axis=1, mode="wrap", out=tokens[start : start + some])
-        return tokens
 
-    def _moves(self, layout: Layout) -> list[_Move]:
-        return self._rectangles.get(layout.identity, lambda: _moves(self, layout), size=len)
+    def _plan(self, layout: Layout) -> _Plan:
+        return self._plans.get(layout.identity, lambda: _plan(self, layout), size=lambda made: len(made.moves))
 
     def _places(self, layout: Layout, device: torch.device) -> tuple[Tensor, Tensor]:
         """Return the index maps of a layout as tensors on a device, flat; padding gathers the entry after the last."""
@@ -207,7 +203,7 @@ class Tokenizer(Section, frozen=True, dict=True):
         return self._indices.get(f"{layout.identity} {device}", make, size=lambda made: made[0].numel())
 
     @cached_property
-    def _rectangles(self) -> Recent[list[_Move]]:
+    def _plans(self) -> Recent[_Plan]:
         return Recent(REMEMBERED)
 
     @cached_property
@@ -232,24 +228,20 @@ def _template(tokenizer: Tokenizer, layout: Layout) -> Template:
     return Template(mask, features, gather.astype(compact), scatter.astype(compact))
 
 
-def _is_fine(layout: Layout, moves: list[_Move]) -> bool:
-    """Return whether the rows of the rectangles are so short that an index per weight is faster."""
-    return layout.size < SHORT * sum(move.units for move in moves)
-
-
-def _moves(tokenizer: Tokenizer, layout: Layout) -> list[_Move]:
-    """Return the rectangles of a layout, those of a row one after the other, in the order of the tokens."""
+def _plan(tokenizer: Tokenizer, layout: Layout) -> _Plan:
+    """Return the rectangles of a layout in the order of the tokens, those of a row one after the other."""
     dim, first = tokenizer.token_dim, 0
-    moves: list[_Move] = []
-    for units, specs in _rows(tokenizer, layout):
+    moves: list[Move] = []
+    for block, (units, specs) in enumerate(_rows(tokenizer, layout)):
         width = sum(spec.size // units for spec, _ in specs)
-        tokens, start = units * -(-width // dim), 0
+        row, start = -(-width // dim) * dim, 0
         for spec, offset in specs:
-            end = start + spec.size // units
-            moves.append(_Move(offset, spec.size, first, tokens, units, start, end, end == width))
-            start = end
-        first += tokens
-    return moves
+            moves.append(Move(block, offset, first + start, units, spec.size // units, row))
+            start += spec.size // units
+        if start < row:
+            moves.append(Move(block, -1, first + start, units, row - start, row))
+        first += units * row
+    return _Plan(tuple(moves), first // dim, layout.size < SHORT * sum(move.units for move in moves))
 
 
 def _rows(tokenizer: Tokenizer, layout: Layout) -> list[tuple[int, list[tuple[TensorSpec, int]]]]:

@@ -196,3 +196,34 @@ def test_a_wrong_file_is_refused(change):
 def test_templates_are_remembered(layout, granularity):
     tokenizer = Tokenizer.fit(granularity, 8, [layout])
     assert tokenizer.template(layout) is tokenizer.template(layout)
+
+
+@pytest.mark.parametrize("tile", [1, 300, 1 << 19])
+@pytest.mark.parametrize("short", [0, 1 << 30])
+def test_every_way_of_moving_gives_the_same_bytes(layout, granularity, tile, short, monkeypatch):
+    """Tiles of any size, rows moved whole or as numbers, and the map of single weights."""
+    monkeypatch.setattr("wscore.tokens.moves.TILE", tile)
+    monkeypatch.setattr("wscore.tokens.moves.STRIP", tile // 4)
+    monkeypatch.setattr("wscore.tokens.moves.LONG", 7)
+    monkeypatch.setattr("wscore.tokens.tokenizer.SHORT", short)
+    tokenizer, raw = Tokenizer.fit(granularity, 6, [layout]), vectors(layout, 5)
+    for some in (raw, raw.astype(np.float64), raw.astype(np.float16), np.asfortranarray(raw), raw[::2]):
+        template = tokenizer.template(layout)
+        expected = np.where(template.mask, some[:, template.gather], 0)
+        out = np.full(expected.shape, np.nan, some.dtype)
+        assert tokenizer.encode(layout, some, out) is out
+        np.testing.assert_array_equal(out, expected)
+        np.testing.assert_array_equal(tokenizer.encode(layout, some), expected)
+        back = np.full(some.shape, np.nan, some.dtype)
+        tokenizer.decode(layout, out, back)
+        np.testing.assert_array_equal(back, some)
+        np.testing.assert_array_equal(tokenizer.decode(layout, out[::-1]), some[::-1])
+
+
+def test_bits_survive(granularity):
+    """Negative zeros, infinities and the payloads of NaN come back as they were."""
+    layout = layout_of(NETWORKS["conv_bn"]().state_dict())
+    raw = np.random.default_rng(0).integers(0, 1 << 32, (9, layout.size), dtype=np.uint32).view(np.float32)
+    tokenizer = Tokenizer.fit(granularity, 8, [layout])
+    back = tokenizer.decode(layout, tokenizer.encode(layout, raw))
+    np.testing.assert_array_equal(back.view(np.uint32), raw.view(np.uint32))
