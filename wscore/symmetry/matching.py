@@ -4,7 +4,7 @@ Ainsworth et al. 2022, "Git Re-Basin", algorithm 1: maximise the sum over tensor
 group's order at a time; each step is a linear assignment problem; sweep over the groups until nothing changes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 import torch
@@ -37,7 +37,7 @@ def match_weights(
     for _ in range(SWEEPS):
         changed = False
         for group in spec.units:
-            step = assign(_similarity(spec, group, fixed, current))
+            step = assign(similarity(spec, group, fixed, current))
             if bool((step == torch.arange(step.shape[1])).all()):
                 continue
             changed = True
@@ -48,14 +48,26 @@ def match_weights(
     return orders
 
 
-def _similarity(
-    spec: PermutationSpec, group: str, reference: Mapping[str, Tensor], state: Mapping[str, Tensor]
+def similarity(
+    spec: PermutationSpec,
+    group: str,
+    reference: Mapping[str, Tensor],
+    state: Mapping[str, Tensor],
+    only: Collection[tuple[str, int]] | None = None,
 ) -> Float[Tensor, "networks unit unit2"]:
-    """Return <reference unit i, network unit j> summed over all axes bound to the group."""
+    """Return <reference unit i, network unit j> summed over the axes bound to the group, all of them or some.
+
+    Args:
+        spec: symmetry of the networks.
+        group: whose units are compared.
+        reference: stack of one state dict, tensors (1, *shape).
+        state: stacked state dicts, tensors (networks, *shape).
+        only: names of tensors and numbers of axes that count; None for all.
+    """
     units = spec.units[group]
     total = torch.zeros(len(next(iter(state.values()))), units, units, dtype=torch.float64)
     for name, axis, how in spec.bindings(group):
-        if name not in state or name.endswith(STATISTICS):
+        if name not in state or name.endswith(STATISTICS) or (only is not None and (name, axis) not in only):
             continue
         ours = by_unit(state[name], axis, how, units)  # (M, U, rest)
         theirs = by_unit(reference[name], axis, how, units)  # (1, U, rest)

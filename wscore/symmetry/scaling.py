@@ -65,6 +65,13 @@ def derive_scaling(network: nn.Module, spec: PermutationSpec, example: Tensor) -
         return None
     if any(isinstance(layer, nn.Conv2d) and layer.groups > 1 for layer in leaves):
         return None  # what enters such a layer and what leaves it would have to share a scale
+    found = sides(network, spec)
+    _verify(network, found, example)
+    return found
+
+
+def sides(network: nn.Module, spec: PermutationSpec) -> ScalingSpec:
+    """Return the axes on both sides of every group of units; whether they may be scaled depends on the activations."""
     normalised = _normalised(network, spec)
     incoming: dict[str, list[Side]] = {group: [] for group in spec.units}
     outgoing: dict[str, list[Side]] = {group: [] for group in spec.units}
@@ -75,9 +82,7 @@ def derive_scaling(network: nn.Module, spec: PermutationSpec, example: Tensor) -
                 outgoing[group].append(Side(tensor, axis, how))
             elif leaf in ("weight", "bias") and module not in normalised:
                 incoming[group].append(Side(tensor, axis, how))
-    found = ScalingSpec(dict(spec.units), incoming, outgoing)
-    _verify(network, found, example)
-    return found
+    return ScalingSpec(dict(spec.units), incoming, outgoing)
 
 
 def scale(

@@ -8,14 +8,14 @@ stays one trajectory. Aligned networks compute what they computed before.
 
 import contextlib
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float, Float32
-from torch import Tensor
+from torch import Tensor, nn
 
 from wscore.config import convert, to_plain
 from wscore.errors import DataError, ModelError, WscoreWarning
@@ -23,6 +23,7 @@ from wscore.io import read_json, read_tensors, write_json, write_tensors
 from wscore.symmetry.activations import Activations, match_activations
 from wscore.symmetry.matching import match_weights
 from wscore.symmetry.scaling import ScalingSpec, balance, derive_scaling
+from wscore.symmetry.signs import derive_signs, flip, match_signed
 from wscore.symmetry.spec import PermutationSpec, permute
 from wscore.symmetry.trace import derive_spec
 from wscore.symmetry.verify import verify_spec
@@ -32,6 +33,7 @@ from wscore.zoo.store import Zoo
 
 ADVICE = "set tokens.align to none"
 TOGETHER = 512  # networks matched at once
+Derive = Callable[[nn.Module, PermutationSpec, Tensor], ScalingSpec | None]
 
 
 class Reference(NamedTuple):
@@ -46,38 +48,88 @@ class Reference(NamedTuple):
     vector: Float32[np.ndarray, " weights"]
 
 
-class Scaling:
-    """Balances the ReLU networks of a zoo; the others, and those of unknown architecture, stay as they are.
+class PerArchitecture:
+    """What networks of one layout share that differ in their architecture: of a zoo, told by run.
 
     Args:
         zoo: the networks; their architectures are told by run.
+        derive: what is looked for in a network, from (network, permutation symmetry, example inputs).
     """
 
-    def __init__(self, zoo: Zoo) -> None:
+    def __init__(self, zoo: Zoo, derive: Derive) -> None:
         table = zoo.table.drop_duplicates(subset="run_id")
         names = table["run_id"].astype(str), table["architecture"].astype(str)
         self.architectures = dict(zip(*names, strict=True))
-        self.specs: dict[str, ScalingSpec | None] = {"": None}
+        self.derive, self.specs = derive, dict[str, ScalingSpec | None]({"": None})
+
+    def groups(self, runs: np.ndarray) -> Iterator[tuple[np.ndarray, ScalingSpec | None]]:
+        """Yield for each architecture the places of its networks, told by their runs, and what was found in it."""
+        names = np.array([self.architectures[str(run)] for run in runs])
+        for name in np.unique(names).tolist():
+            if name not in self.specs:
+                network, example = build(name), _example(name)
+                self.specs[name] = self.derive(network, derive_spec(network, example), example)
+            yield np.flatnonzero(names == name), self.specs[name]
+
+
+class Scaling(PerArchitecture):
+    """Balances the ReLU networks of a zoo; the others, and those of unknown architecture, stay as they are.
+
+    Args:
+        zoo: the networks.
+    """
+
+    def __init__(self, zoo: Zoo) -> None:
+        super().__init__(zoo, derive_scaling)
 
     def apply(
         self, layout: Layout, vectors: Float[np.ndarray, "networks weights"], runs: np.ndarray
     ) -> Float[np.ndarray, "networks weights"]:
         """Return networks of one layout with balanced units."""
-        names = np.array([self.architectures[str(run)] for run in runs])
         result = np.array(vectors, np.float32)
-        for name in np.unique(names).tolist():
-            spec = self._spec(name)
+        for places, spec in self.groups(runs):
             if spec is not None:
-                state = balance(spec, layout.unflatten(torch.from_numpy(result[names == name])))
-                parts = [state[tensor.name].flatten(1) for tensor in layout.tensors]
-                result[names == name] = torch.cat(parts, dim=1).numpy()
+                state = balance(spec, layout.unflatten(torch.from_numpy(result[places])))
+                result[places] = _flat(layout, state)
         return result
 
-    def _spec(self, architecture: str) -> ScalingSpec | None:
-        if architecture not in self.specs:
-            network, example = build(architecture), _example(architecture)
-            self.specs[architecture] = derive_scaling(network, derive_spec(network, example), example)
-        return self.specs[architecture]
+
+class Signs(PerArchitecture):
+    """Matches the signs of hidden units along with their order, where activations are odd (`wscore.symmetry.signs`).
+
+    Args:
+        zoo: the networks.
+    """
+
+    def __init__(self, zoo: Zoo) -> None:
+        super().__init__(zoo, derive_signs)
+        self._found: dict[tuple[str, str], dict[str, Tensor]] = {}
+
+    def match(
+        self, layout: Layout, reference: Reference, vectors: Float[np.ndarray, "networks weights"], runs: np.ndarray
+    ) -> dict[str, Tensor]:
+        """Return the orders (networks, units) by group of networks of one layout; signs are kept for their runs."""
+        orders = {group: torch.zeros(len(runs), units).long() for group, units in reference.spec.units.items()}
+        goal = layout.unflatten(torch.from_numpy(reference.vector))
+        for places, flips in self.groups(runs):
+            found = match_signed(reference.spec, flips, goal, layout.unflatten(torch.from_numpy(vectors[places])))
+            for group, order in found.orders.items():
+                orders[group][torch.from_numpy(places)] = order
+            for number, place in enumerate(places):
+                self._found[layout.identity, str(runs[place])] = {g: s[number] for g, s in found.signs.items()}
+        return orders
+
+    def apply(
+        self, layout: Layout, vectors: Float[np.ndarray, "networks weights"], runs: np.ndarray
+    ) -> Float[np.ndarray, "networks weights"]:
+        """Return networks, already in their order, with the signs that were found for their runs."""
+        result = np.array(vectors, np.float32)
+        for places, flips in self.groups(runs):
+            if flips is not None:
+                found = [self._found[layout.identity, str(run)] for run in runs[places]]
+                signs = {group: torch.stack([sign[group] for sign in found]) for group in flips.units}
+                result[places] = _flat(layout, flip(flips, layout.unflatten(torch.from_numpy(result[places])), signs))
+        return result
 
 
 class Alignment:
@@ -93,9 +145,18 @@ class Alignment:
         self.specs = {**(specs or {}), **{name: reference.spec for name, reference in references.items()}}
         self._orders: dict[tuple[str, str], dict[str, Tensor]] = {}
         self._scaling: Scaling | None = None
+        self._signs: Signs | None = None
 
     @classmethod
-    def fit(cls, zoo: Zoo, trained: np.ndarray, *, images: Tensor | None = None, balanced: bool = False) -> "Alignment":
+    def fit(
+        cls,
+        zoo: Zoo,
+        trained: np.ndarray,
+        *,
+        images: Tensor | None = None,
+        balanced: bool = False,
+        signed: bool = False,
+    ) -> "Alignment":
         """Return the alignment of a zoo; references come from the rows marked in `trained` (one flag per row).
 
         Layouts without a run to train on stay as they are, and so, with a warning, do those of unknown architecture.
@@ -105,13 +166,13 @@ class Alignment:
             trained: flags of the rows that are trained on.
             images: orders are told from the answers to these inputs (N, channels, height, width) instead of the weights.
             balanced: whether the scales of ReLU networks are balanced first (`wscore.symmetry.scaling`).
+            signed: whether the signs of units with odd activations are matched too (`wscore.symmetry.signs`).
 
         Raises:
             ModelError: if the symmetry of a network can't be derived, naming the layer.
         """
         alignment, unknown = cls({}), 0
-        scaling = Scaling(zoo) if balanced else None
-        alignment._scaling = scaling
+        alignment._scaling, alignment._signs = Scaling(zoo) if balanced else None, Signs(zoo) if signed else None
         for name in sorted(set(zoo.table["layout"].astype(str))):
             layout = zoo.layouts[name]
             last = _last_rows(zoo, name)
@@ -123,21 +184,29 @@ class Alignment:
                 unknown += 1
                 continue
             alignment.specs[name] = spec = _spec(zoo, name, reference)
-            vector = _scaled(zoo, layout, np.array([reference]), scaling)[0]
+            vector = _scaled(zoo, layout, np.array([reference]), alignment._scaling)[0]
             alignment.references[name] = Reference(spec, vector)
             for rows in np.array_split(last, -(-len(last) // TOGETHER)):
-                if images is None:
-                    orders = alignment.match(layout, _scaled(zoo, layout, rows, scaling))
-                else:
-                    orders = _match_answers(zoo, layout, spec, reference, rows, images)
-                for place, run in enumerate(zoo.table["run_id"].astype(str).to_numpy()[rows]):
-                    alignment._orders[name, run] = {group: order[place] for group, order in orders.items()}
+                alignment._remember(zoo, layout, rows, None if images is None else (reference, images))
         if unknown:
             reason = "networks of unknown architecture can't be built again, so their symmetry is not known"
             warnings.warn(
                 f"{unknown} of {len(zoo.layouts)} layouts are not aligned: {reason}", WscoreWarning, stacklevel=2
             )
         return alignment
+
+    def _remember(self, zoo: Zoo, layout: Layout, rows: np.ndarray, answers: tuple[int, Tensor] | None) -> None:
+        """Find the orders of the runs of these rows, the last ones of theirs, by weights or (reference row, images)."""
+        runs = zoo.table["run_id"].astype(str).to_numpy()[rows]
+        reference = self.references[layout.identity]
+        if answers is not None:
+            orders = _match_answers(zoo, layout, reference.spec, answers[0], rows, answers[1])
+        elif self._signs is not None:
+            orders = self._signs.match(layout, reference, _scaled(zoo, layout, rows, self._scaling), runs)
+        else:
+            orders = self.match(layout, _scaled(zoo, layout, rows, self._scaling))
+        for place, run in enumerate(runs):
+            self._orders[layout.identity, run] = {group: order[place] for group, order in orders.items()}
 
     @classmethod
     def symmetries(cls, zoo: Zoo) -> "Alignment":
@@ -169,14 +238,15 @@ class Alignment:
     def apply_runs(
         self, layout: Layout, vectors: Float[np.ndarray, "networks weights"], runs: np.ndarray
     ) -> Float[np.ndarray, "networks weights"]:
-        """Return networks of the zoo, each in the order found for its run."""
+        """Return networks of the zoo, each in the order (and with the signs) found for its run."""
         if layout.identity not in self.references or not len(vectors):
             return vectors
         if self._scaling is not None:
             vectors = self._scaling.apply(layout, vectors, runs)
         found = [self._orders[layout.identity, str(run)] for run in runs]
         orders = {group: torch.stack([order[group] for order in found]) for group in found[0]}
-        return self.permute(layout, vectors, orders)
+        ordered = self.permute(layout, vectors, orders)
+        return ordered if self._signs is None else self._signs.apply(layout, ordered, runs)
 
     def save(self, folder: Path) -> None:
         """Write references.safetensors and symmetry.json."""
@@ -205,15 +275,18 @@ class Alignment:
             DataError: if there is no reference for the layout.
         """
         spec = self._reference(layout).spec
-        state = permute(spec, layout.unflatten(torch.from_numpy(np.ascontiguousarray(vectors))), orders)
-        parts = [state[tensor.name].reshape(len(vectors), -1) for tensor in layout.tensors]
-        return torch.cat(parts, dim=1).numpy()
+        return _flat(layout, permute(spec, layout.unflatten(torch.from_numpy(np.ascontiguousarray(vectors))), orders))
 
     def _reference(self, layout: Layout) -> Reference:
         if layout.identity not in self.references:
             known = sorted(self.references)
             raise DataError("no network of this layout was aligned", expected=known, got=layout.identity, fix=ADVICE)
         return self.references[layout.identity]
+
+
+def _flat(layout: Layout, state: Mapping[str, Tensor]) -> np.ndarray:
+    """Return stacked state dicts as vectors (networks, weights)."""
+    return torch.cat([state[tensor.name].flatten(1) for tensor in layout.tensors], dim=1).numpy()
 
 
 def _finite(zoo: Zoo, rows: np.ndarray) -> np.ndarray:

@@ -335,7 +335,9 @@ def _alignment(zoo: Zoo, trained: np.ndarray, config: TokensConfig, images: Tens
     if config.align == "activations" and images is None:
         raise DataError("no images to match activations on", where="tokens.align", fix="set it to weights")
     chosen = images if config.align == "activations" else None
-    return Alignment.fit(zoo, trained, images=chosen, balanced=config.align == "balanced")
+    return Alignment.fit(
+        zoo, trained, images=chosen, balanced=config.align == "balanced", signed=config.align == "signs"
+    )
 
 
 def summarize(cache: TokenCache) -> CacheSummary:

@@ -8,7 +8,7 @@ from wscore.config import Section
 from wscore.tokens.normalizer import Normalization
 from wscore.tokens.tokenizer import Granularity
 
-Align = Literal["none", "weights", "activations", "balanced"]
+Align = Literal["none", "weights", "activations", "balanced", "signs"]
 Fraction = Annotated[float, Meta(gt=0, lt=1)]
 
 
@@ -22,7 +22,8 @@ class TokensConfig(Section, frozen=True):
         overflow: `window` cuts longer networks into windows of nearly equal length; `refuse` stops, naming the network.
         align: `weights` puts the hidden units of every network into the order that fits a reference best, see
             `wscore.tokens.alignment`; `activations` tells the order from what the units answer to training images; `balanced`
-            is `weights` after the scales of ReLU networks are made comparable; `none` takes networks as they are.
+            is `weights` after the scales of ReLU networks are made comparable; `signs` is `weights` with the signs of units whose
+            activation is odd (tanh) matched too; `none` takes networks as they are.
         normalization: see `wscore.tokens.normalizer.Normalizer`.
         validation_fraction: share of the runs, in expectation.
         test_fraction: share of the runs, in expectation.
