@@ -1,10 +1,15 @@
 """Peak memory of the stages that read a zoo, at two sizes of the zoo: it should hardly grow.
 
-    python -m benchmarks.memory [--networks 2000 50000]
+    python -m benchmarks.memory [--networks 2000 50000] [--stages tokenize_zoo ...]
 
 Every stage runs in a process of its own on a zoo of small perceptrons (about 160 random weights) that is written without
-training; its peak resident memory is asked from the operating system when it ends. What must grow is the table of
-metadata; what must not is the memory for weights and tokens. Takes some minutes.
+training. Two figures are given for each, both peaks over the life of the process:
+
+- own: memory that the process has taken for itself (`RssAnon` in /proc/PID/status, read every 5 ms): what has to fit
+- all: own memory and the pages of files that are mapped, such as tokens.npy (`VmHWM`), which the system drops if it needs
+  the memory for something else
+
+What must grow is the table of metadata; what must not is the memory for weights and tokens. Linux only; takes minutes.
 """
 
 import argparse
@@ -13,7 +18,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -35,25 +42,54 @@ STAGES = {
 }
 
 
+TEXT = "{:<22}{:>10}{:>10}{:>9}{:>12}{:>10}{:>10}{:>9}{:>12}"
+
+
+class Peak(NamedTuple):
+    """Largest memory of a process in MB, and how long it ran.
+
+    Attributes:
+        own: anonymous pages.
+        all: pages of mapped files too.
+        seconds: from start to end.
+    """
+
+    own: float
+    all: float
+    seconds: float
+
+
 def main() -> None:
-    """Print the peak of each stage at each size, and how much the larger zoo needs more."""
+    """Print the peaks of each stage at each size, and how much the larger zoo needs more."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", type=int, nargs=2, default=[2000, 50000])
-    few, many = parser.parse_args().networks
-    peaks = {count: measure(count) for count in (few, many)}
-    print(f"{'peak memory, MB':<24}{few:>10,}{many:>10,}{'growth':>10}{'bytes per network':>20}")
-    for stage in STAGES:
-        a, b = peaks[few][stage], peaks[many][stage]
-        print(f"{stage:<24}{a:>10,.0f}{b:>10,.0f}{b / a:>9.2f}x{1e6 * (b - a) / (many - few):>20,.0f}")
+    parser.add_argument("--stages", nargs="+", choices=list(STAGES), default=list(STAGES), help="others run unmeasured")
+    options = parser.parse_args()
+    few, many = options.networks
+    peaks = {count: measure(count, options.stages) for count in (few, many)}
+    print(f"peak memory in MB at {few:,} and {many:,} networks, growth, and bytes per further network")
+    heads = ("own", "", "", "per network", "all", "", "", "per network")
+    print(TEXT.format("stage", *heads))
+    for stage in options.stages:
+        cells = []
+        for kind in ("own", "all"):
+            a, b = (getattr(peaks[count][stage], kind) for count in (few, many))
+            cells += [f"{a:,.0f}", f"{b:,.0f}", f"{b / a:.2f}x", f"{1e6 * (b - a) / (many - few):,.0f}"]
+        print(TEXT.format(stage, *cells))
 
 
-def measure(count: int) -> dict[str, float]:
-    """Return the peak memory (MB) of each stage on a zoo of so many networks."""
+def measure(count: int, stages: list[str]) -> dict[str, Peak]:
+    """Return the peak memory of each stage on a zoo of so many networks; stages after the last one asked for are left."""
+    last = max(list(STAGES).index(stage) for stage in stages)
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+        folder, found = Path(name), {}
         write_zoo(folder / "published", count)
         write_params(folder)
-        return {stage: peak(folder, stage, options) for stage, options in STAGES.items()}
+        for stage in list(STAGES)[: last + 1]:
+            found[stage] = peak(folder, stage, STAGES[stage])
+            print(f"{count:>8,} {stage:<22} own {found[stage].own:,.0f} all {found[stage].all:,.0f} MB", end=" ")
+            print(f"in {found[stage].seconds:,.0f} s", flush=True)
+        return found
 
 
 def write_zoo(folder: Path, count: int) -> None:
@@ -82,17 +118,31 @@ def write_params(folder: Path) -> None:
         yaml.dump(content, stream)
 
 
-def peak(folder: Path, stage: str, options: str) -> float:
-    """Run a stage and return its peak resident memory in MB."""
+def peak(folder: Path, stage: str, options: str) -> Peak:
+    """Run a stage and return its peak memory."""
     command = [sys.executable, "-m", f"stages.{stage}", *options.split()]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "WSCORE_TRACKING": "off", "OMP_NUM_THREADS": "1"}
     shutil.rmtree(folder / ".cache", ignore_errors=True)
+    own, whole, start = 0.0, 0.0, time.perf_counter()
     with (folder / "log").open("w") as log:
         process = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)
-        _, status, usage = os.wait4(process.pid, 0)
-    if status:
+        while process.poll() is None:
+            found = status(process.pid)
+            own, whole = max(own, found.get("RssAnon", 0)), max(whole, found.get("VmHWM", 0))
+            time.sleep(0.005)
+    if process.returncode:
         raise SystemExit((folder / "log").read_text()[-2000:])
-    return usage.ru_maxrss / (1e3 if sys.platform == "linux" else 1e6)
+    return Peak(own / 1e3, whole / 1e3, time.perf_counter() - start)
+
+
+def status(pid: int) -> dict[str, float]:
+    """Return the sizes (kB) in /proc/PID/status, none once the process has ended."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except (FileNotFoundError, ProcessLookupError):
+        return {}
+    parts = (line.split() for line in lines)
+    return {part[0].rstrip(":"): float(part[1]) * 1.024 for part in parts if part[-1] == "kB"}
 
 
 if __name__ == "__main__":

@@ -10,8 +10,8 @@ beat: from one array into another that exists already, as ours does too. Rivals:
   gather, pad, append; and back
 - layer loop: the same, but all units of a layer at once, by reshape and pad
 
-Both make the same tokens, which is checked. `windows` encodes, cuts what is longer than 512 tokens into windows, joins them
-again and decodes; its bound is two copies.
+Both make the same tokens, which is checked. To cut tokens into windows costs nothing, for windows are views of them;
+`windows` joins the windows of at most 512 tokens again and decodes: two copies at least.
 """
 
 import argparse
@@ -198,11 +198,13 @@ def measure(layout: Layout, granularity: Granularity, seconds: float) -> tuple[T
         assert np.array_equal(encode(cuts, dim, vectors[few]), tokens[few])
         assert np.array_equal(decode(cuts, tokens[few]), vectors[few])
     assert np.array_equal(tokenizer.decode(layout, tokens).view(np.uint32), vectors.view(np.uint32))
+    windows = [tokens[:, start : start + length] for start, length in cut_windows(tokens.shape[1], 512)]
+    windows, whole = [np.ascontiguousarray(window) for window in windows], np.empty_like(tokens)
     ways: dict[str, Way] = {
         "copy": lambda: np.copyto(back, vectors),
         "encode": lambda: tokenizer.encode(layout, vectors, tokens),
         "decode": lambda: tokenizer.decode(layout, tokens, back),
-        "windows": lambda: in_windows(tokenizer, layout, vectors),
+        "windows": lambda: from_windows(tokenizer, layout, windows, (whole, back)),
         "encode by unit": lambda: encode_units(cuts, dim, vectors[few]),
         "decode by unit": lambda: decode_units(cuts, tokens[few]),
         "encode by layer": lambda: encode_layers(cuts, dim, vectors[few]),
@@ -213,12 +215,13 @@ def measure(layout: Layout, granularity: Granularity, seconds: float) -> tuple[T
     return tokenizer, {name: sizes[name] / 1e6 / found[name] for name in ways}
 
 
-def in_windows(tokenizer: Tokenizer, layout: Layout, vectors: np.ndarray) -> np.ndarray:
-    """Return weights after tokens were cut into windows of at most 512 and joined again."""
-    tokens = tokenizer.encode(layout, vectors)
-    windows = [tokens[:, start : start + length] for start, length in cut_windows(tokens.shape[1], 512)]
-    whole = np.concatenate(windows, axis=1) if len(windows) > 1 else windows[0]
-    return tokenizer.decode(layout, whole)
+def from_windows(
+    tokenizer: Tokenizer, layout: Layout, windows: list[np.ndarray], into: tuple[np.ndarray, np.ndarray]
+) -> np.ndarray:
+    """Return the weights of tokens that come in windows (networks, length, dim); arrays for tokens and weights are given."""
+    whole, back = into
+    np.concatenate(windows, axis=1, out=whole)
+    return tokenizer.decode(layout, whole, back)
 
 
 def main() -> None:

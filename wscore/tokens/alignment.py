@@ -48,6 +48,32 @@ class Reference(NamedTuple):
     vector: Float32[np.ndarray, " weights"]
 
 
+class _Orders(NamedTuple):
+    """The orders found for the runs of one layout, in two bytes per unit where that is enough.
+
+    Attributes:
+        places: row of each run in the arrays.
+        orders: by group, (runs, units).
+    """
+
+    places: dict[str, int]
+    orders: dict[str, np.ndarray]
+
+    @classmethod
+    def of(cls, runs: list[str], parts: list[dict[str, Tensor]]) -> "_Orders":
+        """Gather the orders of parts of the runs, one after the other."""
+        kinds = {group: np.int16 if order.shape[1] < 1 << 15 else np.int64 for group, order in parts[0].items()}
+        orders = {
+            group: np.concatenate([part[group].numpy().astype(kind) for part in parts]) for group, kind in kinds.items()
+        }
+        return cls({run: place for place, run in enumerate(runs)}, orders)
+
+    def find(self, runs: np.ndarray) -> dict[str, Tensor]:
+        """Return the orders (networks, units) of some runs by group."""
+        rows = [self.places[str(run)] for run in runs]
+        return {group: torch.from_numpy(order[rows].astype(np.int64)) for group, order in self.orders.items()}
+
+
 class PerArchitecture:
     """What networks of one layout share that differ in their architecture: of a zoo, told by run.
 
@@ -143,7 +169,7 @@ class Alignment:
     def __init__(self, references: dict[str, Reference], specs: Mapping[str, PermutationSpec] | None = None) -> None:
         self.references = references
         self.specs = {**(specs or {}), **{name: reference.spec for name, reference in references.items()}}
-        self._orders: dict[tuple[str, str], dict[str, Tensor]] = {}
+        self._orders: dict[str, _Orders] = {}
         self._scaling: Scaling | None = None
         self._signs: Signs | None = None
 
@@ -186,8 +212,11 @@ class Alignment:
             alignment.specs[name] = spec = _spec(zoo, name, reference)
             vector = _scaled(zoo, layout, np.array([reference]), alignment._scaling)[0]
             alignment.references[name] = Reference(spec, vector)
+            parts = []
             for rows in np.array_split(last, -(-len(last) // TOGETHER)):
-                alignment._remember(zoo, layout, rows, None if images is None else (reference, images))
+                answers = None if images is None else (reference, images)
+                parts.append(alignment._find_orders(zoo, layout, rows, answers))
+            alignment._orders[name] = _Orders.of(zoo.table["run_id"].iloc[last].astype(str).tolist(), parts)
         if unknown:
             reason = "networks of unknown architecture can't be built again, so their symmetry is not known"
             warnings.warn(
@@ -195,18 +224,17 @@ class Alignment:
             )
         return alignment
 
-    def _remember(self, zoo: Zoo, layout: Layout, rows: np.ndarray, answers: tuple[int, Tensor] | None) -> None:
-        """Find the orders of the runs of these rows, the last ones of theirs, by weights or (reference row, images)."""
-        runs = zoo.table["run_id"].astype(str).to_numpy()[rows]
+    def _find_orders(
+        self, zoo: Zoo, layout: Layout, rows: np.ndarray, answers: tuple[int, Tensor] | None
+    ) -> dict[str, Tensor]:
+        """Return the orders of the runs of these rows, the last ones of theirs, by weights or (reference row, images)."""
         reference = self.references[layout.identity]
         if answers is not None:
-            orders = _match_answers(zoo, layout, reference.spec, answers[0], rows, answers[1])
-        elif self._signs is not None:
-            orders = self._signs.match(layout, reference, _scaled(zoo, layout, rows, self._scaling), runs)
-        else:
-            orders = self.match(layout, _scaled(zoo, layout, rows, self._scaling))
-        for place, run in enumerate(runs):
-            self._orders[layout.identity, run] = {group: order[place] for group, order in orders.items()}
+            return _match_answers(zoo, layout, reference.spec, answers[0], rows, answers[1])
+        vectors = _scaled(zoo, layout, rows, self._scaling)
+        if self._signs is None:
+            return self.match(layout, vectors)
+        return self._signs.match(layout, reference, vectors, zoo.table["run_id"].iloc[rows].astype(str).to_numpy())
 
     @classmethod
     def symmetries(cls, zoo: Zoo) -> "Alignment":
@@ -243,9 +271,7 @@ class Alignment:
             return vectors
         if self._scaling is not None:
             vectors = self._scaling.apply(layout, vectors, runs)
-        found = [self._orders[layout.identity, str(run)] for run in runs]
-        orders = {group: torch.stack([order[group] for order in found]) for group in found[0]}
-        ordered = self.permute(layout, vectors, orders)
+        ordered = self.permute(layout, vectors, self._orders[layout.identity].find(runs))
         return ordered if self._signs is None else self._signs.apply(layout, ordered, runs)
 
     def save(self, folder: Path) -> None:

@@ -39,6 +39,8 @@ from wscore.zoo.store import Zoo
 
 CODEC = ("tokenizer.json", "normalizer.json", "symmetry.json", "references.safetensors", "layouts.json")
 BLOCK = 1 << 22  # weights in memory at once while a cache is built
+PART = 1 << 18  # weights aligned at once
+ENTRIES = 1 << 20  # of tokens written at once
 REMEMBERED = 1 << 25  # entries of all remembered frames together, 9 bytes each
 Item = int | np.integer
 Items = Sequence[Item] | np.ndarray
@@ -234,8 +236,11 @@ class TokenCache:
             self._check_complete(numbers[same], len(lengths))
             order = same[np.lexsort((self._window[numbers[same]], self._row[numbers[same]]))]
             places = order.reshape(-1, len(lengths))  # (n, windows)
-            parts = [tokens[places[:, window], :length] for window, length in enumerate(lengths)]
-            yield self.layout(head), places.min(axis=1), np.concatenate(parts, axis=1)
+            parts = [
+                tokens[_evenly(places[:, window]), :length] for window, length in enumerate(lengths)
+            ]  # views, where networks lie side by side
+            whole = np.concatenate(parts, axis=1) if len(parts) > 1 else parts[0]
+            yield self.layout(head), places.min(axis=1), whole
 
     def networks(self, items: Items) -> Int[np.ndarray, " network"]:
         """Return the zoo row of each vector that `to_weights` makes of the same items, in the same order."""
@@ -287,6 +292,14 @@ class TokenCache:
             expected=f"each of its {windows} windows once",
             got=f"{present[wrong]} of them in {given[wrong]} items",
         )
+
+
+def _evenly(places: np.ndarray) -> slice | np.ndarray:
+    """Return places as a slice if the distance between neighbours is always the same, so that no copy is needed."""
+    step = int(places[1] - places[0]) if len(places) > 1 else 1
+    if step > 0 and np.all(np.diff(places) == step):
+        return slice(int(places[0]), int(places[-1]) + 1, step)
+    return places
 
 
 def group_places(*codes: Int[np.ndarray, " place"]) -> list[np.ndarray]:
@@ -382,7 +395,6 @@ def _used_layouts(zoo: Zoo) -> dict[str, Layout]:
 def _write_tokens(path: Path, zoo: Zoo, tokenizer: Tokenizer, trained: _Trained) -> None:
     """Write tokens.npy in the order of the zoo, and take the networks that are trained on into the statistics."""
     codes, names = pd.factorize(zoo.table["layout"].astype(str))
-    runs = zoo.table["run_id"].astype(str).to_numpy()
     layouts = [zoo.layouts[str(name)] for name in names]
     counts = np.array([tokenizer.count(layout) for layout in layouts])[codes]
     shape = (int(counts.sum()), tokenizer.token_dim)
@@ -390,19 +402,37 @@ def _write_tokens(path: Path, zoo: Zoo, tokenizer: Tokenizer, trained: _Trained)
         header = {"descr": "<f4", "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(stream, header)
         for rows, vectors in _blocks(zoo):
-            starts = np.cumsum(counts[rows]) - counts[rows]
-            tokens = np.empty((int(counts[rows].sum()), tokenizer.token_dim), "<f4")
-            groups = group_places(codes[rows])
-            for places in groups:
-                layout = layouts[codes[rows[places[0]]]]
-                networks = _stack(zoo, layout, rows[places], [vectors[place] for place in places])
-                networks = trained.alignment.apply_runs(layout, networks, runs[rows[places]])
-                trained.fit.add(layout, networks[trained.rows[rows[places]]])
-                if len(groups) == 1:  # all of one layout: straight to their place
-                    tokenizer.encode(layout, networks, tokens.reshape(len(rows), -1, tokenizer.token_dim))
-                    continue
-                tokens[starts[places, None] + np.arange(tokenizer.count(layout))] = tokenizer.encode(layout, networks)
-            stream.write(tokens.data)
+            groups = {}
+            for places in group_places(codes[rows]):
+                code = int(codes[rows[places[0]]])
+                some = [vectors[place] for place in places]
+                networks = _prepared(zoo, layouts[code], rows[places], some, trained.alignment)
+                trained.fit.add(layouts[code], networks[trained.rows[rows[places]]])
+                groups[code] = places, networks
+            del vectors
+            lengths = counts[rows]
+            size = max(1, ENTRIES // (int(lengths.max()) * tokenizer.token_dim))
+            for start in range(0, len(rows), size):
+                tokens = np.empty((int(lengths[start : start + size].sum()), tokenizer.token_dim), "<f4")
+                firsts = np.cumsum(lengths[start : start + size]) - lengths[start : start + size]
+                for code, (places, networks) in groups.items():
+                    part = slice(*np.searchsorted(places, (start, start + size)))
+                    made = tokenizer.encode(layouts[code], networks[part])
+                    tokens[firsts[places[part] - start, None] + np.arange(made.shape[1])] = made
+                stream.write(tokens.data)
+
+
+def _prepared(
+    zoo: Zoo, layout: Layout, rows: np.ndarray, vectors: list[np.ndarray], alignment: Alignment
+) -> np.ndarray:
+    """Return checked and aligned networks of one layout as (n, D); what that takes in between is kept small."""
+    networks = np.empty((len(rows), layout.size), np.float32)
+    some = max(1, PART // layout.size)
+    for start in range(0, len(rows), some):
+        part = slice(start, start + some)
+        runs = zoo.table["run_id"].iloc[rows[part]].astype(str).to_numpy()
+        networks[part] = alignment.apply_runs(layout, _stack(zoo, layout, rows[part], vectors[part]), runs)
+    return networks
 
 
 def _blocks(zoo: Zoo) -> Iterator[tuple[np.ndarray, list[np.ndarray]]]:
@@ -423,7 +453,7 @@ def _blocks(zoo: Zoo) -> Iterator[tuple[np.ndarray, list[np.ndarray]]]:
 
 def _stack(zoo: Zoo, layout: Layout, rows: np.ndarray, vectors: list[np.ndarray]) -> np.ndarray:
     """Return checked networks of one layout as (n, D)."""
-    models = zoo.table["model_id"].to_numpy()[rows]
+    models = zoo.table["model_id"].iloc[rows].to_numpy()
     sizes = np.array([vector.size for vector in vectors])
     for place in np.flatnonzero(sizes != layout.size)[:1]:
         raise DataError("does not fit its layout", where=models[place], expected=layout.size, got=sizes[place])

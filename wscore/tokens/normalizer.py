@@ -1,6 +1,6 @@
 """Weights brought to a common scale, by statistics of the training networks only, and back."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeVar
 
@@ -19,6 +19,7 @@ Array = TypeVar("Array", np.ndarray, Tensor)
 #: Smallest scale of a tensor, as a share of the scale of all weights: where the training networks hardly differ, others
 #: that do are not blown up.
 FLOOR = 1e-3
+PART = 1 << 18  # weights whose moments are taken at once
 
 
 class Affine(Section, frozen=True):
@@ -166,12 +167,22 @@ def tensor_moments(layout: Layout, vectors: Float[np.ndarray, "networks weights"
     count = sizes * float(len(vectors))
     mean, deviation = np.zeros(len(sizes)), np.zeros(len(sizes))
     low, high = np.full(len(sizes), np.inf), np.full(len(sizes), -np.inf)
-    mean[used] = np.add.reduceat(vectors, starts, axis=1, dtype=np.float64).sum(0) / count[used]
-    squares = np.square(vectors - np.repeat(mean, sizes))  # float64, as the mean is
-    deviation[used] = np.add.reduceat(squares, starts, axis=1).sum(0)
-    low[used] = np.minimum.reduceat(vectors, starts, axis=1).min(0)
-    high[used] = np.maximum.reduceat(vectors, starts, axis=1).max(0)
+    sums = [
+        np.add.reduceat(part, starts, axis=1, dtype=np.float64) for part in _parts(vectors)
+    ]  # (n, tensors) together
+    mean[used] = np.concatenate(sums).sum(0) / count[used]
+    middle = np.repeat(mean, sizes)  # float64, and so are the squares
+    squares = [np.add.reduceat(np.square(part - middle), starts, axis=1) for part in _parts(vectors)]
+    deviation[used] = np.concatenate(squares).sum(0)
+    low[used] = np.min([np.minimum.reduceat(part, starts, axis=1).min(0) for part in _parts(vectors)], axis=0)
+    high[used] = np.max([np.maximum.reduceat(part, starts, axis=1).max(0) for part in _parts(vectors)], axis=0)
     return Moments(count, mean, deviation, low, high)
+
+
+def _parts(vectors: Float[np.ndarray, "networks weights"]) -> Iterator[np.ndarray]:
+    """Yield some networks at once: numbers of double precision take room."""
+    some = max(1, PART // max(1, vectors.shape[1]))
+    return (vectors[start : start + some] for start in range(0, len(vectors), some))
 
 
 def merge_moments(first: Moments, second: Moments) -> Moments:

@@ -37,6 +37,8 @@ RATE = 0.08
 LARGEST = 1e4  # logits are cut here
 LEAST = -20.0  # log probabilities likewise
 NUMBERS = 1 << 22  # in the largest layer at once
+HELD = 1 << 20  # weights of networks that are held while they are asked
+ASKED = 1024  # networks whose answers are held
 RELATIVE = 6  # first measures that are also compared between hypotheses
 
 
@@ -89,15 +91,18 @@ def dream(zoo: Zoo, rows: Int[np.ndarray, " rows"], *, count: int, steps: int, s
 
 def probe_table(zoo: Zoo, probes: ProbeSets) -> Columns:
     """Return what all networks of a zoo answer to their probes (N, H) in float32; NaN where they can't be run."""
-    parts = []
+    names = probe_names()
+    values = np.full((len(zoo), len(names)), np.nan, np.float32)
     for member in _shapes(zoo):
         fitting = probes.get(probe_key(member.architecture))
         if fitting is not None:
-            parts.append((member.rows, probe_numbers(member, torch.from_numpy(zoo.weights(member.rows)), fitting)))
-    names = probe_names()
-    values = np.full((len(zoo), len(names)), np.nan, np.float32)
-    for rows, numbers in parts:
-        values[rows] = numbers
+            size = _at_once(member.architecture, fitting.images)
+            size *= max(
+                1, min(HELD // member.layout.size, ASKED) // size
+            )  # whole batches, so that they are the same ones
+            for start in range(0, len(member.rows), size):
+                rows = member.rows[start : start + size]
+                values[rows] = probe_numbers(member, torch.from_numpy(zoo.weights(rows)), fitting)
     return Columns(values, names)
 
 
@@ -185,9 +190,14 @@ def _roughness(images: Tensor) -> Tensor:
 def _answers(guess: Architecture, layout: Layout, vectors: Tensor, images: Tensor) -> Iterator[np.ndarray]:
     """Yield logits (n, P, C) of some networks at a time."""
     network = skeleton(guess)
-    for part in vectors.split(max(1, NUMBERS // (len(images) * layer_size(guess)))):
+    for part in vectors.split(_at_once(guess, images)):
         logits = run(network, layout.unflatten(part), images)
         yield logits.nan_to_num(0.0, LARGEST, -LARGEST).clamp(-LARGEST, LARGEST).numpy()
+
+
+def _at_once(architecture: Architecture, images: Tensor) -> int:
+    """Return how many networks are run together."""
+    return max(1, NUMBERS // (len(images) * layer_size(architecture)))
 
 
 def _measure(logits: np.ndarray, labels: Tensor) -> np.ndarray:

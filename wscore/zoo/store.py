@@ -126,18 +126,19 @@ class Zoo:
         starts = np.array([group[0] for group in self._groups])
         for place, row in enumerate(np.asarray(rows, dtype=int)):
             wanted.setdefault(int(np.searchsorted(starts, row, side="right")) - 1, []).append(place)
-        vectors: list[np.ndarray | None] = [None] * len(rows)
+        found: np.ndarray | None = None
         for number, places in wanted.items():
             first, part, group = self._groups[number]
             content = _read_group(self.parts[part], group)
             for place in places:
-                vectors[place] = content[int(rows[place]) - first]
-        sizes = {vector.size for vector in vectors if vector is not None}
-        if len(sizes) > 1:
-            raise DataError("rows of different layouts were asked for at once", where=self.folder, got=sorted(sizes))
-        return (
-            np.stack([vector for vector in vectors if vector is not None]) if vectors else np.zeros((0, 0), np.float32)
-        )
+                vector = content[int(rows[place]) - first]
+                if found is None:
+                    found = np.empty((len(rows), vector.size), np.float32)
+                if vector.size != found.shape[1]:
+                    sizes = sorted({vector.size, found.shape[1]})
+                    raise DataError("rows of different layouts were asked for at once", where=self.folder, got=sizes)
+                found[place] = vector  # a copy: nothing of the group stays in memory
+        return np.zeros((0, 0), np.float32) if found is None else found
 
     def families(self) -> Iterator[tuple[str, Layout, np.ndarray]]:
         """Yield (architecture JSON, layout, row numbers) of every set of rows that differ in their weights alone."""
