@@ -15,7 +15,7 @@ from wscore.cli.accuracy import Judge
 from wscore.cli.describe import describe_network, describe_path
 from wscore.cli.networks import Network, read_networks, read_one
 from wscore.cli.output import print_json, print_table, progress
-from wscore.errors import DataError, ModelError
+from wscore.errors import DataError
 from wscore.forecasting.snapshots import Trajectory
 from wscore.io import atomic_folder, read_tensors, write_tensors
 from wscore.publish.load import PublishedEncoder, PublishedHead, PublishedPredictor, WeightAutoencoder
@@ -177,13 +177,7 @@ def _networks(options: argparse.Namespace, encoder: PublishedEncoder) -> Iterato
 
 
 def _heads(model: str, encoder: PublishedEncoder, names: Sequence[str] | None) -> dict[str, PublishedHead]:
-    known = find_heads(model, names)
-    wrong = sorted(set(names or ()) - set(known))
-    if wrong or not known:
-        raise ModelError(
-            "no such head", where=model, expected=", ".join(known) or "heads/NAME", got=", ".join(wrong) or "none"
-        )
-    return {name: PublishedHead(folder, encoder) for name, folder in known.items()}
+    return {name: PublishedHead(folder, encoder) for name, folder in find_heads(model, names).items()}
 
 
 def _properties(network: str, told: Mapping[str, Mapping[str, Any]]) -> Iterator[dict[str, Any]]:

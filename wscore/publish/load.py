@@ -28,7 +28,7 @@ from wscore.models.folder import CONFIG, RESERVED, WEIGHTS, load_model, read_mod
 from wscore.models.predictor import WeightPredictor
 from wscore.models.sparse import SparseModel
 from wscore.publish.checksums import CHECKSUMS, read_checksums, verify, write_checksums
-from wscore.publish.fetch import exists, fetch, parse_source
+from wscore.publish.fetch import Source, exists, fetch, parse_source
 from wscore.publish.hub import Upload, upload
 from wscore.tokens.alignment import Alignment
 from wscore.tokens.batch import TokenBatch
@@ -520,21 +520,30 @@ class WeightAutoencoder(nn.Module, PyTorchModelHubMixin, library_name="wscore"):
 
 
 def head_parts(source: Path | str, names: Sequence[str] | None = None) -> dict[str, Path]:
-    """Return the folders of the heads in a publication by name; of separate repositories those that are named.
+    """Return the folders of the heads in a publication by name: of those that are named, or of all that are there.
+
+    Heads that are repositories of their own, `<source>-heads-<name>`, are asked for one by one.
 
     Raises:
         PublishError: if the source is malformed.
         DataError: if the Hub refuses or can't be reached.
-        ModelError: if there is no such folder.
+        ModelError: if there is no such head, naming those that are there.
     """
     found = parse_source(source)
     folder = Path(found.name)
-    if not folder.is_dir():
-        if not exists(found):
-            return {name: fetch(source, part=f"heads/{name}") for name in names or get_args(Task)}
-        folder = download(found.name, found.revision, patterns=["heads/*", CHECKSUMS])
-    folders = {path.parent.name: path.parent for path in sorted(folder.glob("heads/*/config.json"))}
-    return {name: path for name, path in folders.items() if names is None or name in names}
+    if not folder.is_dir() and found.revision is None and not exists(found):
+        alone = {name: Source(f"{found.name}-heads-{name}", None) for name in get_args(Task)}
+        there: dict[str, Source | Path] = {name: one for name, one in alone.items() if exists(one)}
+    else:
+        if not folder.is_dir():
+            folder = download(found.name, found.revision, patterns=["heads/*", CHECKSUMS])
+        there = {path.parent.name: path.parent for path in sorted(folder.glob("heads/*/config.json"))}
+    wrong = sorted(set(names or ()) - set(there))
+    if wrong or not there:
+        expected = ", ".join(there) or "heads/NAME"
+        raise ModelError("no such head", where=source, expected=expected, got=", ".join(wrong) or "none")
+    chosen = {name: place for name, place in there.items() if names is None or name in names}
+    return {name: fetch(place.name) if isinstance(place, Source) else place for name, place in chosen.items()}
 
 
 def check_finite(vectors: Float[np.ndarray, "*networks weights"]) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
 from wscore.errors import DataError
+from wscore.zoo.xet import bound_transfers
 
 if TYPE_CHECKING:
     from datasets import DatasetDict
@@ -134,10 +135,11 @@ def bound_waiting() -> None:
 
     Without them a server that accepts a connection and says nothing would hold us for ever; with a plain time limit
     the client would start six times anew. A silent server, or one that asks for a pause of more than a minute, raises
-    a `HubError` at once.
+    a `HubError` at once. Transfers of large files by Xet, which has a client of its own, are watched too.
     """
     from huggingface_hub import get_session, set_client_factory
 
+    bound_transfers(lambda: SILENCE_SECONDS)
     session = get_session()
     kind = type(session)
     if getattr(kind, "patience", None) == SILENCE_SECONDS:

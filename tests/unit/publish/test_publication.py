@@ -121,6 +121,31 @@ def test_separate_repositories_are_found_by_their_common_id(
     assert hub.requests == []
 
 
+def test_of_separate_repositories_the_heads_that_are_there_answer(
+    published: Path, tiny_zoo: Path, hub: HubServer, capsys: Output
+) -> None:
+    upload([
+        Upload("me/zoo-encoder", published / "encoder"),
+        Upload("me/zoo-heads-patterns", published / "heads" / "patterns"),
+    ])  # fmt: skip
+    [found] = told(capsys, "predict", name_of(tiny_zoo), "--model", "me/zoo")["networks"]
+    assert found["heads"] == {"patterns": said(published, tiny_zoo, "patterns")}
+    with pytest.raises(SystemExit, match="me/zoo: no such head; expected patterns; got accuracy, size"):
+        main(["predict", name_of(tiny_zoo), "--model", "me/zoo", "--heads", "patterns", "size", "accuracy"])
+
+
+def test_without_any_head_the_command_says_so(published: Path, tiny_zoo: Path, hub: HubServer) -> None:
+    upload([Upload("me/zoo-encoder", published / "encoder")])
+    with pytest.raises(SystemExit, match="me/zoo: no such head; expected heads/NAME; got none"):
+        main(["predict", name_of(tiny_zoo), "--model", "me/zoo"])
+
+
+def test_a_head_that_the_folder_lacks_is_named_beside_those_it_has(published: Path, tiny_zoo: Path) -> None:
+    reason = "no such head; expected accuracy, hyperparameters, patterns; got size"
+    with pytest.raises(SystemExit, match=reason):
+        main(["predict", name_of(tiny_zoo), "--model", str(published), "--heads", "accuracy", "size"])
+
+
 @pytest.fixture
 def encoded(work: Work, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Encoded:
     """Runs the stage with an encoder from the Hub and returns the latents by `model_id` and the manifest."""
