@@ -101,7 +101,9 @@ class _Transfer:
             return wait()
         except (RuntimeError, OSError) as error:
             if silent.is_set():
-                raise SilentStorageError(f"no answer from the storage of large files in {self._patience:g} s") from error
+                raise SilentStorageError(
+                    f"no answer from the storage of large files in {self._patience:g} s"
+                ) from error
             raise
         finally:
             done.set()
