@@ -32,8 +32,9 @@ def bound_transfers(patience: Callable[[], float]) -> None:
         def get(self) -> Any:
             return _Session(super().get(), patience)
 
-    if type(_xet._GLOBAL_XET_HOLDER).__name__ != PatientHolder.__name__:
-        _xet._GLOBAL_XET_HOLDER = PatientHolder()
+    # The client has no public place for a session of one's own.
+    if type(_xet._GLOBAL_XET_HOLDER).__name__ != PatientHolder.__name__:  # noqa: SLF001
+        _xet._GLOBAL_XET_HOLDER = PatientHolder()  # noqa: SLF001
 
 
 class _Session:
@@ -54,12 +55,25 @@ class _Session:
         return _Transfer(self._session.new_file_download_group, self._patience(), options)
 
 
+class _Progress:
+    """The last time that a transfer got on. It knows nothing of the transfer, which holds it and would never be freed."""
+
+    def __init__(self, told: Callable[..., Any] | None) -> None:
+        self.told, self.since, self._amounts = told, time.monotonic(), []
+
+    def __call__(self, report: Any, items: Any) -> None:
+        """Note a report, which comes whether or not something was done."""
+        if (amounts := _amounts(report)) != self._amounts:
+            self.since, self._amounts = time.monotonic(), amounts
+        if self.told is not None:
+            self.told(report, items)
+
+
 class _Transfer:
     """A group of files that is waited for as long as there is progress."""
 
     def __init__(self, make: Callable[..., Any], patience: float, options: dict[str, Any]) -> None:
-        self._patience, self._told = patience, options.pop("progress_callback", None)
-        self._alive, self._amounts = time.monotonic(), []
+        self._patience, self._progress = patience, _Progress(options.pop("progress_callback", None))
         self._group = make(progress_callback=self._progress, **options)
 
     def __getattr__(self, name: str) -> Any:
@@ -69,29 +83,23 @@ class _Transfer:
         self._group.__enter__()
         return self
 
-    def __exit__(self, *error: Any) -> Any:
+    def __exit__(self, *error: object) -> Any:
         return self._watched(lambda: self._group.__exit__(*error))
 
     def wait_to_finish(self) -> Any:
         """Return what the group returns when it is done."""
         return self._watched(self._group.wait_to_finish)
 
-    def _progress(self, report: Any, items: Any) -> None:
-        """Note a report of the transfer, which comes whether or not something was done."""
-        if (amounts := _amounts(report)) != self._amounts:
-            self._alive, self._amounts = time.monotonic(), amounts
-        if self._told is not None:
-            self._told(report, items)
-
     def _watched(self, wait: Callable[[], T]) -> T:
         """Return what a call returns, cancelled after a silence."""
-        from huggingface_hub.utils._xet import abort_xet_session
-
-        self._alive, done, silent = time.monotonic(), threading.Event(), threading.Event()
+        progress, patience = self._progress, self._patience
+        progress.since, done, silent = time.monotonic(), threading.Event(), threading.Event()
 
         def watch() -> None:
-            while not done.wait(self._patience / LOOKS):
-                if time.monotonic() - self._alive > self._patience:
+            from huggingface_hub.utils._xet import abort_xet_session
+
+            while not done.wait(patience / LOOKS):
+                if time.monotonic() - progress.since > patience:
                     silent.set()
                     abort_xet_session()
                     return
@@ -101,9 +109,7 @@ class _Transfer:
             return wait()
         except (RuntimeError, OSError) as error:
             if silent.is_set():
-                raise SilentStorageError(
-                    f"no answer from the storage of large files in {self._patience:g} s"
-                ) from error
+                raise SilentStorageError(f"no answer from the storage of large files in {patience:g} s") from error
             raise
         finally:
             done.set()
