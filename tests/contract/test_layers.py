@@ -26,7 +26,7 @@ LEVEL = {room: level for level, row in enumerate(ROWS) for room in row}
 FENCES = {
     "mlflow": ("wscore/tracking.py",),
     "matplotlib": ("wscore/plots/",),
-    "huggingface_hub": ("wscore/zoo/hub.py", "wscore/publish/"),
+    "huggingface_hub": ("wscore/zoo/hub.py", "wscore/zoo/xet.py", "wscore/publish/"),
     "datasets": ("wscore/zoo/hub.py", "wscore/zoo/images.py", "wscore/publish/"),
     "dvc": (),
     "dvclive": (),
