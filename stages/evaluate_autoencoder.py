@@ -3,12 +3,14 @@
 from pathlib import Path
 
 from wscore.evaluation.config import EvaluateConfig
+from wscore.evaluation.finishing import Finishing, finish, finishing_figures
 from wscore.evaluation.reconstruction import OURS, held_out, judge, methods, probe
 from wscore.evaluation.refined import Refinement, seconds_per_network
 from wscore.evaluation.report import report, sentence, tables
 from wscore.evaluation.sized import sized_controls
 from wscore.io import atomic_folder, write_csv, write_json
 from wscore.models.autoencoder import load_autoencoder, load_latent_code
+from wscore.models.decoded import DecodeConfig
 from wscore.plots.fidelity import DRAWINGS
 from wscore.runner import Run, stage
 from wscore.tokens.cache import TokenCache
@@ -17,7 +19,7 @@ from wscore.zoo.images import ImagesConfig, load_images
 from wscore.zoo.store import Zoo
 
 
-@stage(evaluate=EvaluateConfig, data=ImagesConfig, refine=RefineConfig)
+@stage(evaluate=EvaluateConfig, data=ImagesConfig, refine=RefineConfig, decode=DecodeConfig)
 def main(run: Run, *, zoo: Path, tokens: Path, autoencoder: Path, metrics: Path, plots: Path) -> str:
     """Rebuild every held-out network by every method and compare it with its original."""
     config, networks, cache = run.params["evaluate"], Zoo(zoo), TokenCache(tokens)
@@ -26,9 +28,10 @@ def main(run: Run, *, zoo: Path, tokens: Path, autoencoder: Path, metrics: Path,
     code = load_latent_code(autoencoder / "decoder")
     ways = methods(cache, load_autoencoder(autoencoder), config, refinement, code)
     ways |= sized_controls(networks, cache, ways[OURS], config)
+    finished = finish(ways, Finishing(networks, images, run.params["decode"]))
     rows, shown = held_out(cache, config), probe(images, config)
-    verdict = judge(networks, rows, ways, shown, cache=cache, batch_size=config.batch_size)
-    found = report(verdict, config)
+    verdict = judge(networks, rows, finished, shown, cache=cache, batch_size=config.batch_size)
+    found = finishing_figures(run.params["decode"]) | report(verdict, config)
     write_json(metrics, {"autoencoder_test": found})
     with atomic_folder(plots) as folder:
         for name, table in tables(verdict).items():
