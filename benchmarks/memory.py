@@ -3,7 +3,7 @@
     python -m benchmarks.memory [--networks 2000 50000] [--stages tokenize_zoo ...]
 
 Every stage runs in a process of its own on a zoo of small perceptrons (about 160 random weights) that is written without
-training. Two figures are given for each, both peaks over the life of the process:
+training; `generate_zoo` trains one. Two figures are given for each, both peaks over the life of the process:
 
 - own: memory that the process has taken for itself (`RssAnon` in /proc/PID/status, read every 5 ms): what has to fit
 - all: own memory and the pages of files that are mapped, such as tokens.npy (`VmHWM`), which the system drops if it needs
@@ -35,6 +35,7 @@ CHECKPOINTS = 4
 PER_PART = 4096
 KNOWN = Architecture(family="mlp", input=(1, 8, 8), classes=10, widths=(2,), activation="relu", pooling="none")
 STAGES = {
+    "generate_zoo": "--out zoo --report report.csv --metrics zoo.json",
     "fetch_zoo": "--out zoo --report report.csv --metrics zoo.json",
     "tokenize_zoo": "--zoo zoo --out tokens --metrics tokens.json",
     "train_autoencoder": "--zoo zoo --tokens tokens --out autoencoder --history history.csv --metrics autoencoder.json",
@@ -84,9 +85,16 @@ def measure(count: int, stages: list[str]) -> dict[str, Peak]:
     with tempfile.TemporaryDirectory() as name:
         folder, found = Path(name), {}
         write_zoo(folder / "published", count)
-        write_params(folder)
+        write_params(folder, count)
         for stage in list(STAGES)[: last + 1]:
-            found[stage] = peak(folder, stage, STAGES[stage])
+            if stage == "generate_zoo":
+                if stage in stages:
+                    found[stage] = peak(folder / "generated", "fetch_zoo", STAGES[stage])
+                    shutil.rmtree(folder / "generated")
+            else:
+                found[stage] = peak(folder, stage, STAGES[stage])
+            if stage not in found:
+                continue
             print(f"{count:>8,} {stage:<22} own {found[stage].own:,.0f} all {found[stage].all:,.0f} MB", end=" ")
             print(f"in {found[stage].seconds:,.0f} s", flush=True)
         return found
@@ -108,13 +116,23 @@ def write_zoo(folder: Path, count: int) -> None:
     write_layouts(folder, [layout])
 
 
-def write_params(folder: Path) -> None:
-    """Write the parameters of the repository with the published zoo as source and one short epoch of training."""
+def write_params(folder: Path, count: int) -> None:
+    """Write the parameters of the repository with the published zoo as source and one short epoch of training.
+
+    Those in `generated` train a zoo of as many networks instead: perceptrons of two hidden units, in a few steps.
+    """
     yaml = YAML()
     content = yaml.load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     content["zoo"].update(source="hub", path="published", workers=1)
     content["ae"].update(epochs=1, hidden_dim=32, latent_dim=16)
     with (folder / "params.yaml").open("w", encoding="utf-8") as stream:
+        yaml.dump(content, stream)
+    content["zoo"].update(
+        source="generate", path=None, n_runs=count // CHECKPOINTS, checkpoints=CHECKPOINTS, families=["mlp"],
+        widths={"mlp": [[2]]}, epochs=[2, 2], train_fraction=[0.1, 0.1], batch_sizes=[32],
+    )  # fmt: skip
+    (folder / "generated").mkdir()
+    with (folder / "generated" / "params.yaml").open("w", encoding="utf-8") as stream:
         yaml.dump(content, stream)
 
 

@@ -11,6 +11,7 @@ import math
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,8 @@ from typing import Any
 import numpy as np
 
 from wscore.errors import DataError
+
+ROWS = 1024  # of an array that are written at once
 
 
 @contextmanager
@@ -114,6 +117,49 @@ def write_tensors(path: Path, tensors: Mapping[str, Any], metadata: Mapping[str,
             if number is None:
                 raise
             raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
+
+
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], narrow: Callable[[np.ndarray], np.ndarray]) -> None:
+    """Write arrays as float32 safetensors atomically, some rows at once: what `write_tensors` writes, without a copy of all.
+
+    Args:
+        path: of the file.
+        arrays: by name, of any precision.
+        narrow: makes some rows of an array float32.
+    """
+    entries: dict[str, dict[str, Any]] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    names = sorted(arrays)
+    for name in names:
+        array = arrays[name]
+        start, end = end, end + array.size * 4
+        entries[name] = {"dtype": "F32", "shape": list(array.shape), "data_offsets": [start, end]}
+    header = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
+    header += b" " * (-len(header) % 8)
+    with atomic_file(path) as temporary, temporary.open("wb") as stream:
+        stream.write(len(header).to_bytes(8, "little") + header)
+        for name in names:
+            for start in range(0, len(arrays[name]), ROWS):
+                rows = narrow(arrays[name][start : start + ROWS])
+                stream.write(np.ascontiguousarray(rows, "<f4").tobytes())
+
+
+def scratch_array(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """Return zeros in a file without a name, which goes when the array goes: the system may move its pages to the disk.
+
+    Raises:
+        OSError: if the disk is full.
+    """
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    if not size:
+        return np.zeros(shape, dtype)
+    here = Path.cwd()  # beside the outputs: where the system keeps temporary files may be memory
+    with tempfile.TemporaryFile(dir=here if os.access(here, os.W_OK) else None) as stream:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(stream.fileno(), 0, size)
+        else:
+            stream.truncate(size)
+        return np.memmap(stream, dtype, "r+", shape=shape).view(np.ndarray)
 
 
 def read_tensors(path: Path) -> dict[str, Any]:

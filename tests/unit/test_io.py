@@ -141,6 +141,27 @@ def test_tensors_round_trip_bit_for_bit(tmp_path: Path) -> None:
         assert read[name].dtype == value.dtype
 
 
+@pytest.mark.parametrize("shape", [(2, 3), (2500, 3), (0, 4), (5, 0)])
+def test_arrays_are_written_as_tensors_are(tmp_path: Path, shape: tuple[int, int]) -> None:
+    """Some rows at once, yet the same bytes; names out of order, one of them not ASCII."""
+    values = np.random.default_rng(0).standard_normal(shape)
+    arrays = {"b": values, "ä": values[:, ::-1].astype(np.float32), "a": values.T.astype(np.float32)}
+    io.write_tensors(tmp_path / "one", {k: torch.from_numpy(v.astype(np.float32).copy()) for k, v in arrays.items()})
+    io.write_arrays(tmp_path / "other", arrays, lambda rows: rows.astype(np.float32))
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "other").read_bytes()
+    assert (tmp_path / "one").stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
+def test_scratch_arrays_hold_numbers_in_no_file_that_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    array = io.scratch_array((300, 7), np.float32)
+    assert not array.any()
+    array[:] = 7
+    assert array.sum() == 7 * 2100
+    assert not list(tmp_path.iterdir())
+    assert io.scratch_array((0, 7), float).shape == (0, 7)
+
+
 @pytest.mark.parametrize("keep", [0, 4, 20, -1])
 def test_truncated_tensors_are_named(keep: int, tmp_path: Path) -> None:
     path = tmp_path / "file.safetensors"

@@ -21,7 +21,7 @@ from msgspec import Meta
 
 from wscore.config import Section
 from wscore.errors import ConfigError, DataError
-from wscore.io import read_json, read_tensors, write_json, write_tensors
+from wscore.io import read_json, read_tensors, write_arrays, write_json, write_tensors
 from wscore.zoo.architectures import Architecture
 from wscore.zoo.layout import Layout
 from wscore.zoo.probing import (
@@ -149,8 +149,7 @@ def describe_network(
 
 def write_blocks(folder: Path, blocks: Blocks, probes: ProbeSets) -> None:
     """Write blocks and probes beside the latents, float32; the names of the columns as JSON."""
-    values = {name: torch.from_numpy(_narrow(block.values)) for name, block in blocks.items()}
-    write_tensors(folder / VALUES, values)
+    write_arrays(folder / VALUES, {name: block.values for name, block in blocks.items()}, _narrow)
     write_json(folder / NAMES, {name: list(block.names) for name, block in blocks.items()})
     write_probes(folder, probes)
 

@@ -21,6 +21,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from wscore.io import scratch_array
 from wscore.zoo.architectures import ACTIVATIONS, FAMILIES, POOLINGS, TRAITS, Architecture, parse
 from wscore.zoo.layout import Layout
 from wscore.zoo.sampling import layer_size
@@ -92,7 +93,8 @@ def dream(zoo: Zoo, rows: Int[np.ndarray, " rows"], *, count: int, steps: int, s
 def probe_table(zoo: Zoo, probes: ProbeSets) -> Columns:
     """Return what all networks of a zoo answer to their probes (N, H) in float32; NaN where they can't be run."""
     names = probe_names()
-    values = np.full((len(zoo), len(names)), np.nan, np.float32)
+    values = scratch_array((len(zoo), len(names)), np.float32)
+    values[:] = np.nan
     for member in _shapes(zoo):
         fitting = probes.get(probe_key(member.architecture))
         if fitting is not None:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 import numpy as np
 from jaxtyping import Float
 
+from wscore.io import scratch_array
 from wscore.zoo.layout import Layout, TensorSpec
 from wscore.zoo.statistics import Columns, chunks, tensor_roles
 from wscore.zoo.store import Zoo
@@ -31,12 +32,13 @@ Matrices = Float[np.ndarray, "rows out in kernel"]
 def spectra_table(zoo: Zoo) -> Columns:
     """Return the numbers of all networks of a zoo (N, G) in float32, row by row; the weights are streamed."""
     keys = zoo.table["layout"].astype(str).tolist()
-    found = [(rows, network_numbers(zoo.layouts[key], vectors)) for key, rows, vectors in chunks(zoo, keys)]
-    names = sorted({name for _, numbers in found for name in numbers})
+    used = [zoo.layouts[key] for key in sorted(set(keys))]
+    names = sorted({name for layout in used for name in network_numbers(layout, np.ones((1, layout.size)))})
     places = {name: place for place, name in enumerate(names)}
-    values = np.full((len(zoo), len(names)), np.nan, np.float32)
-    for rows, numbers in found:
-        for name, column in numbers.items():
+    values = scratch_array((len(zoo), len(names)), np.float32)
+    values[:] = np.nan
+    for key, rows, vectors in chunks(zoo, keys):
+        for name, column in network_numbers(zoo.layouts[key], vectors).items():
             values[rows, places[name]] = column
     return Columns(values, tuple(names))
 

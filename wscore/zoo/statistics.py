@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from wscore.io import scratch_array
 from wscore.zoo.layout import Layout
 from wscore.zoo.store import Zoo
 
@@ -54,13 +55,16 @@ def statistics_table(zoo: Zoo) -> Columns:
     roles = {key: tensor_roles(zoo.layouts[key]) for key in layouts}
     order = sorted({role for found in roles.values() for role in found})
     columns = {key: [order.index(role) for role in found] for key, found in roles.items()}
-    values = np.full((len(zoo), len(order), len(STATISTICS)), np.nan)
+    names = [f"{kind}[-{position}].{name}" for kind, position in order for name in STATISTICS]
+    values = scratch_array((len(zoo), len(names) + 1), float)
+    values[:, :-1] = np.nan
     keys = zoo.table["layout"].astype(str).tolist()
     for key, rows, vectors in chunks(zoo, keys):
-        values[np.ix_(rows, columns[key])] = tensor_statistics(zoo.layouts[key], vectors)
-    layout = np.array([layouts.index(key) for key in keys], dtype=float)
-    names = [f"{kind}[-{position}].{name}" for kind, position in order for name in STATISTICS]
-    return Columns(np.column_stack([values.reshape(len(zoo), -1), layout]), (*names, "layout"))
+        found = tensor_statistics(zoo.layouts[key], vectors)  # (n, tensors, 7)
+        places = np.add.outer(np.array(columns[key]) * len(STATISTICS), np.arange(len(STATISTICS))).ravel()
+        values[np.ix_(rows, places)] = found.reshape(len(rows), -1)
+    values[:, -1] = [layouts.index(key) for key in keys]
+    return Columns(values, (*names, "layout"))
 
 
 def _statistics(part: np.ndarray) -> np.ndarray:
