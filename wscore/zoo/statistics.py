@@ -62,7 +62,7 @@ def statistics_table(zoo: Zoo) -> Columns:
     for key, rows, vectors in chunks(zoo, keys):
         found = tensor_statistics(zoo.layouts[key], vectors)  # (n, tensors, 7)
         places = np.add.outer(np.array(columns[key]) * len(STATISTICS), np.arange(len(STATISTICS))).ravel()
-        values[np.ix_(rows, places)] = found.reshape(len(rows), -1)
+        values[np.array(rows)[:, None], places] = found.reshape(len(rows), -1)
     values[:, -1] = [layouts.index(key) for key in keys]
     return Columns(values, (*names, "layout"))
 
