@@ -2,11 +2,14 @@
 
     python -m benchmarks.accelerate [--dataset mnist --root PATH] [--networks lenet5 mlp] [--optimizers momentum adam]
 
-For every network and optimizer the learning rate is tuned first, by the validation loss of seeds that are not used
-again. At that rate, seed by seed: plain training, jumps by the learned predictor, jumps on a straight line, Lookahead,
-averages of the last five snapshots, and the rate times 2, 3 and 5. Printed is the share of the steps and of the CPU
-time (forecasts included) that each saves on the way to the test loss, and to the test accuracy, that plain training
-first reaches at 90% of its length: median, worst and best seed. `inf` steps count as a saving of -1.
+For every network and optimizer the learning rate is tuned first, by the mean validation loss of three seeds that are
+not used again. At that rate, seed by seed: plain training, jumps by the learned predictor (also at twice the rate),
+jumps on a straight line, Lookahead, and the rate times 2, 3 and 5. Every run is judged twice, every ten steps: as it is,
+at a jump before it, and by the mean of its last five snapshots, with jumps of its last six, which are closer together
+(rows that end in `+ average`; these cost no steps). Printed is the share of the steps and of the CPU time (forecasts
+included) that each saves on the way to the test loss, and to the test accuracy, that plain training as it is first
+reaches at 90% of its length, and in the last column of savings to the loss that it reaches with the average: median,
+worst and best seed. A target that is never reached counts as a saving of -1.
 
 Every run is kept in `--out` as soon as it is done, and not done again: the benchmark can be stopped at any time.
 """
@@ -15,6 +18,7 @@ import argparse
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,12 +38,11 @@ from wscore.models.folder import load_model
 from wscore.models.predictor import WeightPredictor
 from wscore.zoo.images import Images, ImagesConfig, load_images
 
-RATES = {
-    "sgd": (0.03, 0.1, 0.3), "momentum": (0.01, 0.03, 0.1), "adam": (0.001, 0.003, 0.01), "adamw": (0.001, 0.003, 0.01),
-}  # fmt: skip
-FACTORS = {"rate x 2": 2.0, "rate x 3": 3.0, "rate x 5": 5.0}
-METHODS = ("plain", "jumps", "line", "lookahead", "average", *FACTORS)
-TUNING_SEED, BATCH, EVALUATE_EVERY, SNAPSHOT_EVERY, AVERAGED = 1000, 64, 10, 10, 5
+DESCENT, ADAPTIVE = (0.01, 0.02, 0.03, 0.06, 0.1), (0.001, 0.002, 0.003, 0.006, 0.01)
+RATES = {"sgd": (*DESCENT, 0.2, 0.3), "momentum": DESCENT, "adam": ADAPTIVE, "adamw": ADAPTIVE}
+FACTORS = {"jumps, rate x 2": 2.0, "rate x 2": 2.0, "rate x 3": 3.0, "rate x 5": 5.0}
+METHODS = ("plain", "jumps", "line", "lookahead", *FACTORS)
+TUNING_SEEDS, BATCH, EVALUATE_EVERY, SNAPSHOT_EVERY, AVERAGED = (1000, 1001, 1002), 64, 10, 10, 5
 LOOKAHEAD_STEPS, LOOKAHEAD_SHARE = 5, 0.5
 TARGET, SMOOTHED, HELD_BACK = 0.9, 5, 6
 
@@ -54,11 +57,13 @@ class Case(NamedTuple):
 
 
 class Curve(NamedTuple):
-    """What is known every `EVALUATE_EVERY` steps: step, loss, accuracy, CPU seconds of training so far."""
+    """What is known every `EVALUATE_EVERY` steps: step, loss and accuracy, as it is and averaged, CPU seconds so far."""
 
     step: list[int]
     loss: list[float]
     accuracy: list[float]
+    averaged_loss: list[float]
+    averaged_accuracy: list[float]
     seconds: list[float]
     jumps: int = 0
     accepted: int = 0
@@ -89,7 +94,7 @@ def main() -> None:
     options = arguments()
     torch.set_num_threads(1)
     images = load_images(ImagesConfig(
-        dataset=options.dataset, root=options.root, revision=None, size=28, max_train=6000, max_test=1000
+        dataset=options.dataset, root=options.root, revision=None, size=28, max_train=6000, max_test=options.test_images
     ))  # fmt: skip
     store = Store(Path(options.out))
     model = load_model(Path(options.predictor), WeightPredictor)
@@ -97,12 +102,11 @@ def main() -> None:
         case = Case(options.dataset, network, optimizer, options.steps)
         rate = tuned(case, images, store)
         curves = {
-            method: [run(case, images, store, method, rate, seed, model) for seed in range(options.seeds)]
-            for method in METHODS
+            method: [run(case, images, store, method, rate, seed, model) for seed in options.seeds]
+            for method in ("plain", *options.methods)
         }
-        print(
-            f"\n{case.dataset}, {network}, {optimizer}, tuned rate {rate:g}, {case.steps} steps, {options.seeds} seeds"
-        )
+        seeds = " ".join(map(str, options.seeds))
+        print(f"\n{case.dataset}, {network}, {optimizer}, tuned rate {rate:g}, {case.steps} steps, seeds {seeds}")
         for line in table(curves):
             print(line)
 
@@ -114,7 +118,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--root", default=None, help="folder of its files")
     parser.add_argument("--networks", nargs="+", default=["mlp"])
     parser.add_argument("--optimizers", nargs="+", default=["momentum", "adam"], choices=RATES)
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--methods", nargs="+", default=METHODS[1:], choices=METHODS[1:], help="beside plain training")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[10, 11, 12, 13, 14], help="0 to 4 were tuned on")
+    parser.add_argument("--test-images", type=int, default=1000)
     parser.add_argument("--steps", type=int, default=600)
     found = next((place for place in PLACES if place.is_dir()), PLACES[-1])
     parser.add_argument("--predictor", default=str(found), help="folder of a weight predictor")
@@ -129,11 +135,16 @@ def tuned(case: Case, images: Images, store: Store) -> float:
         x_train=images.x_train[count:], y_train=images.y_train[count:],
         x_test=images.x_train[:count], y_test=images.y_train[:count],
     )  # fmt: skip
-    ends = {}
+    ends, early = {}, case.steps - SMOOTHED * EVALUATE_EVERY
     for rate in RATES[case.optimizer]:
-        key = f"{'/'.join(map(str, case))}/tuning/{rate:g}"
-        curve = store.get(key, lambda rate=rate: train(case, inner, "plain", rate, TUNING_SEED))
-        ends[rate] = float(np.nan_to_num(np.mean(curve.loss[-SMOOTHED:]), nan=np.inf))
+        found = [
+            store.get(
+                f"{'/'.join(map(str, case))}/tuning/{rate:g}/{seed}",
+                lambda rate=rate, seed=seed: train(case, inner, "plain", rate, seed, first=early),
+            )
+            for seed in TUNING_SEEDS
+        ]
+        ends[rate] = float(np.mean([np.nan_to_num(np.mean(one.loss[-SMOOTHED:]), nan=np.inf) for one in found]))
     return min(ends, key=lambda rate: ends[rate])
 
 
@@ -145,14 +156,20 @@ def run(case: Case, images: Images, store: Store, method: str, rate: float, seed
 
 
 def train(
-    case: Case, images: Images, method: str, rate: float, seed: int, model: WeightPredictor | None = None
+    case: Case,
+    images: Images,
+    method: str,
+    rate: float,
+    seed: int,
+    model: WeightPredictor | None = None,
+    first: int = 0,
 ) -> Curve:
-    """Train once; the seed decides initial weights and batches, whatever the method."""
+    """Train once, judged after step `first`; the seed decides initial weights and batches, whatever the method."""
     channels, size = images.x_train.shape[1:3]
     network = build_network(NetworkSpec(name=case.network, channels=channels, size=size, classes=images.classes), seed)
     optimizer = make_optimizer(OptimizerSpec(name=case.optimizer, lr=rate), network.parameters())
     jumps = accelerator(method, network, optimizer, model)
-    slow, snapshots, curve = _copy(network), [_copy(network)], Curve([], [], [], [])
+    slow, recent, curve = _copy(network), [_state(network)], Curve([], [], [], [], [], [])
     seconds = 0.0
     for step, chosen in enumerate(batches(len(images.x_train), case.steps, seed), start=1):
         start = time.process_time()
@@ -161,19 +178,24 @@ def train(
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        if jumps is not None:
-            jumps.step(loss)
         if method == "lookahead" and step % LOOKAHEAD_STEPS == 0:
             slow = {name: one.lerp(_copy(network)[name], LOOKAHEAD_SHARE) for name, one in slow.items()}
             _put(network, slow)
-        if method == "average" and step % SNAPSHOT_EVERY == 0:
-            snapshots = [*snapshots[1 - AVERAGED :], _copy(network)]
-            if step == case.steps:
-                jumps.finish()
         seconds += time.process_time() - start
-        if step % EVALUATE_EVERY == 0:
-            found = judged(network, images, snapshots if method == "average" else None)
-            for column, value in zip(curve[:4], (step, *found, seconds), strict=True):
+        due = step % EVALUATE_EVERY == 0 and step > first
+        found = judged(network, images) if due else ()  # before a jump, that is after the recovery from the last one
+        start = time.process_time()
+        if jumps is not None:
+            jumps.step(loss)
+        elif step % SNAPSHOT_EVERY == 0:
+            recent = [*recent[1 - AVERAGED :], _state(network)]
+        if step == case.steps and jumps is not None:
+            jumps.finish()
+        seconds += time.process_time() - start
+        if due:
+            with jumps.averaged() if jumps else mean_of(network, recent):
+                row = (step, *found, *judged(network, images), seconds)
+            for column, value in zip(curve[:6], row, strict=True):
                 column.append(value)
     accepted = [jump.accepted for jump in jumps.jumps] if jumps else []
     return curve._replace(jumps=len(accepted), accepted=sum(accepted))
@@ -183,7 +205,7 @@ def accelerator(
     method: str, network: nn.Module, optimizer: torch.optim.Optimizer, model: WeightPredictor | None
 ) -> Accelerator | None:
     """Return what jumps, if the method does: the same rule of acceptance for both kinds of forecast."""
-    if method == "jumps":
+    if method.startswith("jumps"):
         return Accelerator(network, optimizer, predictor=model)
     if method == "line":
         rule = Linear(msgspec.structs.replace(load_section(PredictorConfig, "predictor"), sequence_length=5))
@@ -202,31 +224,45 @@ def batches(count: int, steps: int, seed: int) -> Iterator[Tensor]:
 
 
 @torch.no_grad()
-def judged(network: nn.Module, images: Images, snapshots: Sequence[Mapping[str, Tensor]] | None) -> tuple[float, float]:
-    """Return test loss and accuracy, of the mean of some snapshots if there are any; the network stays as it is."""
-    kept = _copy(network)
-    if snapshots:
-        _put(network, {name: torch.stack([one[name] for one in snapshots]).mean(0) for name in kept})
+def judged(network: nn.Module, images: Images) -> tuple[float, float]:
+    """Return test loss and accuracy."""
     network.eval()
     logits = torch.cat([network(some) for some in images.x_test.split(250)])
-    _put(network, kept)
     accuracy = (logits.argmax(1) == images.y_test).float().mean()
     return float(nn.functional.cross_entropy(logits, images.y_test)), float(accuracy)
 
 
+@contextmanager
+def mean_of(network: nn.Module, states: Sequence[Mapping[str, Tensor]]) -> Iterator[None]:
+    """Give a network the mean of some states, running statistics included, and its own one back afterwards."""
+    kept = _state(network)
+    floating = {name for name, one in kept.items() if one.is_floating_point()}
+    network.load_state_dict({**kept, **{name: torch.stack([one[name] for one in states]).mean(0) for name in floating}})
+    yield
+    network.load_state_dict(kept)
+
+
 def table(curves: Mapping[str, Sequence[Curve]]) -> Iterator[str]:
-    """Yield a row per method: savings to the target loss and accuracy, loss at the end, jumps kept."""
-    yield f"{'':10} {'steps to loss':>22} {'CPU time to loss':>22} {'steps to accuracy':>22} {'last loss':>10}  kept jumps"
+    """Yield two rows per method, as it is and averaged: savings to targets, loss at the end, jumps kept."""
+    names = ("steps to loss", "CPU time to loss", "steps to accuracy", "steps to averaged loss")
+    yield f"{'':22} {' '.join(f'{name:>22}' for name in names)} {'last loss':>10}  kept jumps"
+    plain, smooth = curves["plain"], [averaged(one) for one in curves["plain"]]
     for method, runs in curves.items():
-        pairs = list(zip(curves["plain"], runs, strict=True))
-        columns = [
-            spread([saving(plain, one, "loss", "step") for plain, one in pairs]),
-            spread([saving(plain, one, "loss", "seconds") for plain, one in pairs]),
-            spread([saving(plain, one, "accuracy", "step") for plain, one in pairs]),
-        ]
-        last = np.mean([np.mean(one.loss[-SMOOTHED:]) for one in runs])
         kept = f"{sum(one.accepted for one in runs)} of {sum(one.jumps for one in runs)}"
-        yield f"{method:10} {' '.join(f'{text:>22}' for text in columns)} {last:10.4f}  {kept}"
+        for name, some in ((method, runs), (f"{method} + average", [averaged(one) for one in runs])):
+            columns = [
+                spread([saving(old, new, "loss", "step") for old, new in zip(plain, some, strict=True)]),
+                spread([saving(old, new, "loss", "seconds") for old, new in zip(plain, some, strict=True)]),
+                spread([saving(old, new, "accuracy", "step") for old, new in zip(plain, some, strict=True)]),
+                spread([saving(old, new, "loss", "step") for old, new in zip(smooth, some, strict=True)]),
+            ]
+            last = np.mean([np.mean(one.loss[-SMOOTHED:]) for one in some])
+            yield f"{name:22} {' '.join(f'{text:>22}' for text in columns)} {last:10.4f}  {kept if some is runs else ''}"
+
+
+def averaged(curve: Curve) -> Curve:
+    """Return the curve of the mean of the last snapshots."""
+    return curve._replace(loss=curve.averaged_loss, accuracy=curve.averaged_accuracy)
 
 
 def saving(plain: Curve, other: Curve, target: str, cost: str) -> float:
@@ -251,6 +287,10 @@ def spread(values: Sequence[float]) -> str:
 
 def _copy(network: nn.Module) -> dict[str, Tensor]:
     return {name: one.detach().clone() for name, one in network.named_parameters()}
+
+
+def _state(network: nn.Module) -> dict[str, Tensor]:
+    return {name: one.detach().clone() for name, one in network.state_dict().items()}
 
 
 @torch.no_grad()

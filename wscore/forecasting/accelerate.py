@@ -1,22 +1,28 @@
 """Jumps in a training of your own: forecast the weights some steps ahead, go there, and train on.
 
-    jumps = wscore.accelerate(network, optimizer, every=50, horizon=5)
+    jumps = wscore.accelerate(network, optimizer, every=40)
     for images, labels in batches:
         loss = ...
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         jumps.step(loss)
+    with jumps.averaged():
+        ...  # judge the network, or save it
     jumps.finish()
 
 After every jump the training goes on for some steps of recovery; only then is the jump judged: a forecast adds error in
 steep directions, which a few steps remove, and progress in flat ones, which remains. Until then the weights and the
 state of the optimiser from before the jump are kept, and a jump that did not pay is taken back with all that followed.
+
+A network that learns at a high constant rate moves about a point that is better than where it happens to be. Jumps take
+that point further along, `averaged` shows it: the mean of the last few snapshots, at no cost of steps.
 """
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -30,6 +36,7 @@ from wscore.models.folder import CONFIG, load_model
 from wscore.models.predictor import Steps, WeightPredictor
 from wscore.zoo.layout import Layout, layout_of
 
+FURTHEST = 8  # intervals: jumps further ahead were no better
 PLACES = (Path("models/published/predictor"), Path("models/predictor"))
 
 
@@ -72,13 +79,15 @@ class Accelerator:
         network: whose parameters jump; buffers, such as running statistics, stay and follow by themselves.
         optimizer: of these parameters; its state (momentum, moments) is kept over a jump.
         every: steps from one jump to the next.
-        horizon: how far a jump goes, in intervals between snapshots; at most what the predictor has learned.
+        horizon: how far a jump goes, in intervals between snapshots, one that the predictor has learned; null takes the
+            longest of them up to 8.
         predictor: a forecaster, or the folder of one; null takes `models/published/predictor` or `models/predictor`.
         snapshots: c, where the forecaster does not say.
         start: steps before the first jump.
         recovery: steps after a jump before it is judged.
         tolerance: standard errors.
         budget: share of the steps.
+        averages: snapshots, `every // c` steps apart, whose mean `averaged` shows.
 
     Attributes:
         jumps: all that have been judged.
@@ -95,21 +104,25 @@ class Accelerator:
         network: nn.Module,
         optimizer: torch.optim.Optimizer,
         *,
-        every: int = 50,
-        horizon: int = 5,
+        every: int = 40,
+        horizon: int | None = None,
         predictor: Forecasts | Path | str | None = None,
         snapshots: int | None = None,
-        start: int = 100,
-        recovery: int = 10,
-        tolerance: float = 2.0,
+        start: int = 40,
+        recovery: int = 15,
+        tolerance: float = 4.0,
         budget: float = 0.05,
+        averages: int = 6,
     ) -> None:
         self.network, self.optimizer = unwrapped(network), optimizer
         self.predictor = _predictor(predictor)
         config = getattr(self.predictor, "config", None)
         self.length = snapshots or getattr(config, "sequence_length", None) or 3
-        self.every, self.horizon, self.recovery = every, horizon, recovery
-        self.start, self.tolerance, self.budget = start, tolerance, budget
+        learned = getattr(config, "horizons", range(1, FURTHEST + 1))
+        self.every, self.recovery = every, recovery
+        near = [step for step in learned if step <= FURTHEST]
+        self.horizon = max(near, default=min(learned)) if horizon is None else horizon
+        self.start, self.tolerance, self.budget, self.averages = start, tolerance, budget, averages
         _check(self)
         self.interval = every // self.length
         self.parameters = {name: one for name, one in self.network.named_parameters() if one.requires_grad}
@@ -117,6 +130,7 @@ class Accelerator:
         self.jumps: list[Jump] = []
         self.steps = self.lost = 0
         self._history: list[Tensor] = []
+        self._recent: list[_Snapshot] = []
         self._losses: list[Tensor] = []
         self._before: _Before | None = None
 
@@ -132,7 +146,7 @@ class Accelerator:
         self.steps += 1
         self._losses.append(torch.as_tensor(loss).detach())
         if len(self._losses) % self.interval == 0:
-            self._history = [*self._history[1 - self.length :], self._vector()]
+            self._note()
         if self._before is not None and len(self._losses) == self.recovery:
             self._judge(self._before)
         full = len(self._history) == self.length and len(self._losses) % self.interval == 0
@@ -145,6 +159,37 @@ class Accelerator:
         if self._before is not None:
             self._go_back(self._before, len(self._losses))
             self._before = None
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Give the network the mean of its last snapshots, across jumps too, and its own weights back afterwards.
+
+        Running statistics and other buffers of fractions are averaged along. Before the first snapshot nothing changes.
+        """
+        if not self._recent:
+            yield
+            return
+        kept = {name: value.detach().clone() for name, value in self.network.state_dict().items()}
+        means = [torch.stack(columns).mean(0) for columns in zip(*self._recent, strict=True)]
+        with torch.no_grad():
+            for name, value in self.layout.unflatten(means[0]).items():
+                self.parameters[name].copy_(value)
+            for own, value in zip(self._statistics(), means[1:], strict=True):
+                own.copy_(value)
+        try:
+            yield
+        finally:
+            self.network.load_state_dict(kept)
+
+    def _note(self) -> None:
+        """Remember where the network is now."""
+        vector = self._vector()
+        self._history = [*self._history[1 - self.length :], vector]
+        statistics = (one.detach().clone() for one in self._statistics())
+        self._recent = [*self._recent, (vector, *statistics)][-self.averages :]
+
+    def _statistics(self) -> list[Tensor]:
+        return [one for one in self.network.buffers() if one.is_floating_point()]
 
     @torch.no_grad()
     def _jump(self) -> None:
@@ -161,6 +206,7 @@ class Accelerator:
             trend,
             {name: value.detach().clone() for name, value in self.network.state_dict().items()},
             copy.deepcopy(self.optimizer.state_dict()),
+            self._recent,
         )
         for name, value in self.layout.unflatten(future).items():
             self.parameters[name].copy_(value)
@@ -178,6 +224,7 @@ class Accelerator:
     def _go_back(self, before: "_Before", steps: int) -> None:
         self.network.load_state_dict(before.state)
         self.optimizer.load_state_dict(before.optimizer)
+        self._recent = before.recent
         self.lost += steps
         self._forget()
 
@@ -190,6 +237,7 @@ class Accelerator:
 
 
 accelerate = Accelerator
+_Snapshot = tuple[Tensor, ...]  # weights as one vector, and each buffer of fractions
 
 
 class Trend(NamedTuple):
@@ -245,6 +293,7 @@ class _Before(NamedTuple):
     trend: Trend
     state: dict[str, Tensor]
     optimizer: dict[str, Any]
+    recent: "list[_Snapshot]"
 
 
 def _numbers(losses: Sequence[Tensor]) -> list[float]:
@@ -262,14 +311,17 @@ def _predictor(predictor: Forecasts | Path | str | None) -> Forecasts:
 
 
 def _check(jumps: Accelerator) -> None:
-    learned = getattr(getattr(jumps.predictor, "config", None), "horizons", jumps.horizon)
-    most = max(learned) if isinstance(learned, tuple) else learned
+    learned = getattr(getattr(jumps.predictor, "config", None), "horizons", None)
+    if learned is not None and jumps.horizon not in learned:
+        expected = f"one that was learned, of {list(learned)}"
+        raise ConfigError("is out of range", where="accelerate: horizon", expected=expected, got=jumps.horizon)
     bounds = {
         "every": (jumps.every, jumps.length, math.inf),
-        "horizon": (jumps.horizon, 1, most),
+        "horizon": (jumps.horizon, 1, math.inf),
         "recovery": (jumps.recovery, 1, jumps.every - 1),
         "start": (jumps.start, 0, math.inf),
         "budget": (jumps.budget, 0, 1),
+        "averages": (jumps.averages, 1, math.inf),
     }
     for name, (value, low, high) in bounds.items():
         if not low <= value <= high:

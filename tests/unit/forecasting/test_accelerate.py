@@ -142,6 +142,39 @@ def test_an_untrained_predictor_changes_nothing(tmp_path: Path, monkeypatch: pyt
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), reference.parameters(), strict=True))
 
 
+def test_the_average_is_that_of_the_last_snapshots_and_leaves_the_training_alone() -> None:
+    model, optimizer, jumps = setting(lambda history, _: history[-1], averages=3)
+    with jumps.averaged():
+        assert jumps.steps == 0  # nothing to average yet
+    seen: list[dict[str, Tensor]] = []
+    for step in range(1, 29):
+        train(1, model=model, optimizer=optimizer, jumps=jumps)
+        if step % 4 == 0:  # 12 // 3
+            seen.append({name: value.clone() for name, value in model.state_dict().items()})
+    before = state(model, optimizer)
+    with jumps.averaged():
+        for name, value in model.state_dict().items():
+            if value.is_floating_point():
+                assert torch.allclose(value, torch.stack([one[name] for one in seen[-3:]]).mean(0), atol=1e-6)
+    assert all(torch.equal(a, b) for a, b in zip(state(model, optimizer), before, strict=True))
+    assert [jump.step for jump in jumps.jumps] == [12]  # the one after 24 steps is not judged yet
+
+
+def test_what_a_jump_that_is_taken_back_left_is_not_averaged() -> None:
+    model, optimizer, jumps = setting(lambda history, _: history[-1] + 10.0)
+    train(18, model=model, optimizer=optimizer, jumps=jumps)
+    assert [jump.accepted for jump in jumps.jumps] == [False]
+    reference = network()
+    twin = torch.optim.Adam(reference.parameters(), lr=0.002)
+    seen = []
+    for _ in range(3):
+        train(4, model=reference, optimizer=twin)
+        seen.append({name: value.clone() for name, value in reference.named_parameters()})
+    with jumps.averaged():
+        for name, value in model.named_parameters():
+            assert torch.allclose(value, torch.stack([one[name] for one in seen]).mean(0), atol=1e-6)
+
+
 def test_the_trend_is_the_least_squares_curve() -> None:
     losses, steps = [3.0, 2.5, 2.6, 1.9, 1.4, 1.5], np.log(np.arange(5, 11) / 10)
     slope, level = np.polyfit(steps, losses, 1)
@@ -165,12 +198,15 @@ def test_bad_input_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     gram = GramPredictor(CONFIG)
     for options, message in (
         ({"every": 2}, "every: is out of range; expected 3 or more; got 2"),
-        ({"horizon": 4}, "horizon: is out of range; expected 1 to 3; got 4"),
-        ({"horizon": 1, "recovery": 50}, "recovery: is out of range; expected 1 to 49; got 50"),
+        ({"horizon": 0}, r"horizon: is out of range; expected one that was learned, of \[1, 2, 3\]; got 0"),
+        ({"horizon": 4}, r"horizon: is out of range; expected one that was learned, of \[1, 2, 3\]; got 4"),
+        ({"horizon": 1, "recovery": 50}, "recovery: is out of range; expected 1 to 39; got 50"),
+        ({"horizon": 1, "averages": 0}, "averages: is out of range; expected 1 or more; got 0"),
         ({"horizon": 1, "budget": 2.0}, "budget: is out of range; expected 0 to 1; got 2"),
     ):
         with pytest.raises(ConfigError, match=message):
             wscore.accelerate(model, optimizer, predictor=gram, **options)
+    assert wscore.accelerate(model, optimizer, predictor=gram).horizon == 3
     jumps = wscore.accelerate(model, optimizer, every=4, horizon=1, start=0, recovery=1, predictor=gram)
     jumps.step(1.0)
     jumps.step(1.0)
