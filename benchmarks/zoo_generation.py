@@ -29,9 +29,10 @@ from wscore.zoo import training
 from wscore.zoo.architectures import FAMILIES, build
 from wscore.zoo.config import ZooConfig
 from wscore.zoo.functional import logits, scores
-from wscore.zoo.images import Images, ImagesConfig, load_images
+from wscore.zoo.images import Images, load_images
 from wscore.zoo.layout import layout_of
 from wscore.zoo.sampling import RunPlan, draw_run, group_runs
+from wscore.zoo.tasks import DataConfig
 
 PARAMS = Path(__file__).parent.parent / "params.yaml"
 OPTIMIZERS = {"sgd": torch.optim.SGD, "momentum": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
@@ -57,7 +58,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=3)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    images = load_images(load_section(ImagesConfig, "data", PARAMS))
+    images = load_images(load_section(DataConfig, "data", PARAMS).each()[0])
     heads = ("family", "networks", "steps", "sequential/s", "vmap/s", "stacked/s", "/sequent.", "/vmap", "KS", "p")
     print("networks trained per CPU second, ratios of stacked to its rivals, and the test of equal accuracies")
     print(TEXT.format(*heads))

@@ -15,15 +15,15 @@ from wscore.plots.fidelity import DRAWINGS
 from wscore.runner import Run, stage
 from wscore.tokens.cache import TokenCache
 from wscore.training.refine import RefineConfig
-from wscore.zoo.images import ImagesConfig, load_images
 from wscore.zoo.store import Zoo
+from wscore.zoo.tasks import DataConfig, load_tasks
 
 
-@stage(evaluate=EvaluateConfig, data=ImagesConfig, refine=RefineConfig, decode=DecodeConfig)
+@stage(evaluate=EvaluateConfig, data=DataConfig, refine=RefineConfig, decode=DecodeConfig)
 def main(run: Run, *, zoo: Path, tokens: Path, autoencoder: Path, metrics: Path, plots: Path) -> str:
     """Rebuild every held-out network by every method and compare it with its original."""
     config, networks, cache = run.params["evaluate"], Zoo(zoo), TokenCache(tokens)
-    images = load_images(run.params["data"])
+    images = load_tasks(run.params["data"])
     refinement = Refinement(networks, images, run.params["refine"])
     code = load_latent_code(autoencoder / "decoder")
     ways = methods(cache, load_autoencoder(autoencoder), config, refinement, code)

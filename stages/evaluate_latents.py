@@ -20,16 +20,16 @@ from wscore.models.autoencoder import load_autoencoder
 from wscore.plots.latents import draw_paths, draw_samples
 from wscore.runner import Run, stage
 from wscore.tokens.cache import TokenCache
-from wscore.zoo.images import ImagesConfig, load_images
 from wscore.zoo.store import Zoo
+from wscore.zoo.tasks import DataConfig, load_tasks
 
 
-@stage(latents=LatentsConfig, evaluate=EvaluateConfig, data=ImagesConfig)
+@stage(latents=LatentsConfig, evaluate=EvaluateConfig, data=DataConfig)
 def main(run: Run, *, zoo: Path, tokens: Path, autoencoder: Path, out: Path) -> str:
     """Judge interpolated and drawn networks by accuracy, novelty and diversity."""
-    config, images = run.params["latents"], load_images(run.params["data"])
+    config, images = run.params["latents"], load_tasks(run.params["data"])
     space = LatentSpace(Zoo(zoo), TokenCache(tokens), load_autoencoder(autoencoder))
-    train = images._replace(x_test=images.x_train, y_test=images.y_train)
+    train = images.map(lambda one: one._replace(x_test=one.x_train, y_test=one.y_train))
     shown, seen = (probe(some, run.params["evaluate"]) for some in (images, train))
     paths, draws = interpolate(space, shown, config), draw(space, seen, shown, config)
     bands, between = by_band(draws), path_table(paths)

@@ -9,16 +9,16 @@ from wscore.plots.rate import draw_curve
 from wscore.runner import Run, stage
 from wscore.tokens.cache import TokenCache
 from wscore.training.refine import RefineConfig
-from wscore.zoo.images import ImagesConfig, load_images
 from wscore.zoo.store import Zoo
+from wscore.zoo.tasks import DataConfig, load_tasks
 
 
-@stage(rate_fidelity=RateFidelityConfig, evaluate=EvaluateConfig, data=ImagesConfig, refine=RefineConfig)
+@stage(rate_fidelity=RateFidelityConfig, evaluate=EvaluateConfig, data=DataConfig, refine=RefineConfig)
 def main(run: Run, *, zoo: Path, tokens: Path, autoencoders: Path, out: Path) -> str:
     """Rebuild every held-out network at every size by every method and compare it with its original."""
     sizes, config = run.params["rate_fidelity"].latent_dims, run.params["evaluate"]
     models = {size: autoencoders / str(size) for size in sizes}
-    table = curve(Zoo(zoo), TokenCache(tokens), models, load_images(run.params["data"]), config, run.params["refine"])
+    table = curve(Zoo(zoo), TokenCache(tokens), models, load_tasks(run.params["data"]), config, run.params["refine"])
     with atomic_folder(out) as folder:
         write_csv(folder / "curve.csv", dict(table))
         for metric in ("agreement", "accuracy_change"):

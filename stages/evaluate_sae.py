@@ -13,11 +13,11 @@ from wscore.models.folder import load_model
 from wscore.plots.sparse import DRAWINGS, draw_codes, draw_features, draw_steering, draw_training
 from wscore.runner import Run, stage
 from wscore.tokens.cache import TokenCache
-from wscore.zoo.images import ImagesConfig, load_images
 from wscore.zoo.store import Zoo
+from wscore.zoo.tasks import DataConfig, load_tasks
 
 
-@stage(evaluate=EvaluateConfig, explain=ExplainConfig, data=ImagesConfig)
+@stage(evaluate=EvaluateConfig, explain=ExplainConfig, data=DataConfig)
 def main(
     run: Run,
     *,
@@ -32,7 +32,7 @@ def main(
 ) -> str:
     """Rebuild held-out networks from their codes, explain and steer the features, beside controls."""
     config, cache = run.params["evaluate"], TokenCache(tokens)
-    images = probe(load_images(run.params["data"]), config)
+    images = probe(load_tasks(run.params["data"]), config)
     material = Material(Zoo(zoo), cache, images, lambda: load_model(autoencoder / "decoder", Decoder))
     found = judge_dictionary(open_dictionary(sae, cache, representations), material, config, run.params["explain"])
     write_json(metrics, {"sae_test": found.figures})

@@ -5,14 +5,14 @@ from pathlib import Path
 from wscore.io import write_csv, write_json
 from wscore.runner import Run, stage
 from wscore.zoo.config import ZooConfig
-from wscore.zoo.images import ImagesConfig
 from wscore.zoo.sources import fetch_zoo
 from wscore.zoo.store import Zoo
 from wscore.zoo.summary import describe
 from wscore.zoo.summary import report as kept_and_set_aside
+from wscore.zoo.tasks import DataConfig
 
 
-@stage(data=ImagesConfig, zoo=ZooConfig)
+@stage(data=DataConfig, zoo=ZooConfig)
 def main(run: Run, *, out: Path, report: Path, metrics: Path) -> str:
     """Write the zoo, its key figures and a table of what was kept and set aside."""
     set_aside = fetch_zoo(run.params["zoo"], run.params["data"], out)

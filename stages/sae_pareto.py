@@ -23,12 +23,13 @@ from wscore.training.sparse import SaeConfig
 from wscore.training.sparse_sweep import train_sweep
 from wscore.zoo.config import ZooConfig
 from wscore.zoo.generate import generate_zoo
-from wscore.zoo.images import ImagesConfig, load_images
+from wscore.zoo.images import load_images
 from wscore.zoo.store import Zoo
+from wscore.zoo.tasks import DataConfig
 
 
 @stage(
-    data=ImagesConfig,
+    data=DataConfig,
     zoo=ZooConfig,
     tokens=TokensConfig,
     sae=SaeConfig,
@@ -38,7 +39,7 @@ from wscore.zoo.store import Zoo
 def main(run: Run, *, zoo: Path, tokens: Path, out: Path) -> str:
     """Train the networks and all dictionaries, and write the curves."""
     params, config = run.params, run.params["sae_pareto"]
-    images = load_images(params["data"])
+    images = load_images(params["data"].only("this study"))
     generate_zoo(pareto_zoo(params["zoo"], config), images, zoo)
     build_cache(Zoo(zoo), pareto_tokens(params["tokens"]), tokens)
     cache, judged = TokenCache(tokens), params["evaluate"]

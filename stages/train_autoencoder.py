@@ -9,11 +9,11 @@ from wscore.runner import Run, stage
 from wscore.tokens.cache import TokenCache
 from wscore.training.autoencoder import AeConfig, train_autoencoder, with_latent_dim
 from wscore.training.callbacks import Progress, TensorBoard, TrackerLogger, resume_folder
-from wscore.zoo.images import ImagesConfig, load_images
 from wscore.zoo.store import Zoo
+from wscore.zoo.tasks import DataConfig, load_tasks
 
 
-@stage(ae=AeConfig, data=ImagesConfig)
+@stage(ae=AeConfig, data=DataConfig)
 def main(
     run: Run, *, zoo: Path, tokens: Path, out: Path, history: Path, metrics: Path, latent_dim: int | None = None
 ) -> str:
@@ -33,7 +33,7 @@ def main(
         cache,
         config,
         zoo=Zoo(zoo),
-        images=load_images(run.params["data"]) if config.behaviour.share else None,
+        images=load_tasks(run.params["data"]) if config.behaviour.share else None,
         callbacks=[TensorBoard(Path("runs") / run.name), TrackerLogger(run.tracker), Progress(run.name)],
         resume=resume_folder(run.name, str(to_plain(config)), str(to_plain(run.params["data"])), cache.identity),
     )

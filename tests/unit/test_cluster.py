@@ -106,13 +106,13 @@ import msgspec
 from wscore.config import load_section
 from wscore.io import hash_folder
 from wscore.zoo.config import ParallelConfig, ZooConfig
-from wscore.zoo.images import ImagesConfig, load_images
 from wscore.zoo.sources import fetch_zoo
+from wscore.zoo.tasks import DataConfig
 
 if __name__ == "__main__":
     params, address = Path(sys.argv[1]), sys.argv[2]
     config = msgspec.structs.replace(load_section(ZooConfig, "zoo", params), n_runs=4, epochs=(1, 1), checkpoints=2)
-    data = msgspec.structs.replace(load_section(ImagesConfig, "data", params), max_train=100, max_test=50)
+    data = msgspec.structs.replace(load_section(DataConfig, "data", params), max_train=100, max_test=50)
     for backend in ("serial", "dask"):
         where = ParallelConfig(backend=backend, address=address)
         fetch_zoo(msgspec.structs.replace(config, parallel=where), data, Path(backend))

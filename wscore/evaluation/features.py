@@ -28,6 +28,7 @@ Scope = Literal["all", "same_shapes"]
 SCOPES: tuple[Scope, ...] = ("all", "same_shapes")
 Positive = Annotated[int, Meta(ge=1)]
 MOST_NAMES = 12  # values of a column of names that are tested one by one
+NO_PROPERTIES = (*REQUIRED, "state", "factory", "constants")
 RARE = 10  # networks that a value of a binary property needs in each split
 
 
@@ -126,9 +127,12 @@ def last_checkpoints(zoo: Zoo, networks: np.ndarray) -> np.ndarray:
 
 
 def properties(table: pd.DataFrame) -> list[Property]:
-    """Return what the metadata of networks say: true or false, numbers that vary, each name of a column of names."""
+    """Return what the metadata of networks say: true or false, numbers that vary, each name of a column of names.
+
+    Left out are what names a network or how it is built, and marks that other columns already tell.
+    """
     found: list[Property] = []
-    for name in [str(name) for name in table if name not in REQUIRED and not str(name).startswith("seed")]:
+    for name in [str(name) for name in table if name not in NO_PROPERTIES and not str(name).startswith("seed")]:
         column = table[name]
         known = column.notna().to_numpy()
         if pd.api.types.is_bool_dtype(column):

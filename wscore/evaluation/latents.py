@@ -33,9 +33,9 @@ from wscore.evaluation.reconstruction import Probe
 from wscore.evaluation.spread import TrainingNetworks, pairwise
 from wscore.models.autoencoder import Autoencoder
 from wscore.tokens.cache import TokenCache
-from wscore.zoo.functional import logits
 from wscore.zoo.layout import Layout
 from wscore.zoo.store import Zoo
+from wscore.zoo.tasks import Kind
 
 Vectors = Float[np.ndarray, "networks weights"]
 PATHS = ("latent", "latent_residual", "aligned", "unaligned")
@@ -75,12 +75,12 @@ class Population(NamedTuple):
     """Networks of one architecture that are encoded as a whole.
 
     Attributes:
-        architecture: its JSON text.
+        kind: how they are built and on which images they are run.
         layout: of their weights.
         items: their numbers in the cache.
     """
 
-    architecture: str
+    kind: Kind
     layout: Layout
     items: np.ndarray
 
@@ -100,17 +100,20 @@ class LatentSpace:
         self.rows = cache.table["row"].to_numpy(int)
 
     def populations(self, split: str, probe: Probe) -> list[Population]:
-        """Return the networks of a split by architecture: those that can be run and are not cut into windows.
+        """Return the networks of a split by kind: those that can be run and are not cut into windows.
 
         Raises:
             DataError: if there is none.
         """
         items = self.cache.indices(split)
-        names = self.zoo.table["architecture"].astype(str).to_numpy()[self.rows[items]]
+        table = self.zoo.table.iloc[self.rows[items]]
+        members: dict[tuple[Kind, str], list[int]] = {}
+        for item, kind, layout in zip(items, probe.kinds(table), table["layout"].astype(str), strict=True):
+            members.setdefault((kind, layout), []).append(int(item))
         found = [
-            Population(str(name), self.cache.layout(items[names == name][0]), items[names == name])
-            for name in np.unique(names)
-            if probe.fits(str(name)) and self.cache.windows(items[names == name][0]) == 1
+            Population(kind, self.cache.layouts[layout], np.array(own))
+            for (kind, layout), own in sorted(members.items())
+            if probe.fits(kind, self.cache.layouts[layout]) and self.cache.windows(own[0]) == 1
         ]
         if not found:
             reason = "no network can be run and is encoded as a whole"
@@ -141,9 +144,9 @@ class LatentSpace:
 
 def accuracies(population: Population, vectors: Vectors, probe: Probe) -> Float[np.ndarray, " networks"]:
     """Return the accuracy of networks with these weights; an image with a logit that is not finite counts as wrong."""
-    weights = torch.from_numpy(repair(population.layout, vectors.astype(np.float32)).weights)
-    found = logits(population.architecture, population.layout, weights, probe.images)  # (n, N, C)
-    right = (found.nan_to_num().argmax(-1) == probe.labels) & found.isfinite().all(-1)
+    weights = repair(population.layout, vectors.astype(np.float32)).weights
+    found = probe.logits(population.kind, population.layout, weights)  # (n, N, C)
+    right = (found.nan_to_num().argmax(-1) == probe.labels(population.kind)) & found.isfinite().all(-1)
     return right.double().mean(-1).numpy()
 
 
@@ -198,7 +201,7 @@ def draw(space: LatentSpace, train: Probe, test: Probe, config: LatentsConfig) -
         DataError: if no architecture has `FEWEST` training networks in a band.
     """
     rng, training, rows = np.random.default_rng(config.seed), TrainingNetworks(space.cache), []
-    held_out = {population.architecture: population.items for population in space.populations("test", test)}
+    held_out = {population.kind: population.items for population in space.populations("test", test)}
     for population in space.populations("train", test):
         own = accuracies(population, space.weights(population.items), train)
         for low, high in zip(config.bands[:-1], config.bands[1:], strict=True):
@@ -206,7 +209,7 @@ def draw(space: LatentSpace, train: Probe, test: Probe, config: LatentsConfig) -
             if inside.sum() < FEWEST:
                 continue
             members = population._replace(items=population.items[inside])
-            unseen = held_out.get(population.architecture, members.items)
+            unseen = held_out.get(population.kind, members.items)
             scale = training.nearest(members.layout, training.normalize(members.layout, space.weights(unseen))).mean()
             head = {"family": _family(population), "low": low, "high": high, "trained": int(inside.sum())}
             for name, vectors in _draws(space, members, training, config, rng).items():
@@ -341,7 +344,7 @@ def _line(
 def _family(population: Population) -> str:
     from wscore.zoo.architectures import parse
 
-    return parse(population.architecture).family
+    return parse(population.kind.architecture).family if population.kind.architecture else "unknown"
 
 
 def path_table(table: pd.DataFrame) -> pd.DataFrame:

@@ -75,7 +75,7 @@ class ParetoConfig(Section):
 def pareto_zoo(zoo: ZooConfig, config: ParetoConfig) -> ZooConfig:
     """Return the section `zoo` for the study: perceptrons of one layout that differ in their seed alone."""
     changes = {
-        "source": "generate", "n_runs": config.runs, "families": ["mlp"], "widths": {"mlp": [[config.width]]},
+        "source": "generate", "n_runs": config.runs, "n_networks": None, "families": ["mlp"], "widths": {"mlp": [[config.width]]},
         "checkpoints": 1, "epochs": [config.run_epochs] * 2, "batch_sizes": [32], "optimizers": ["momentum"],
         "lr": [config.lr_of_runs] * 2, "weight_decay": [1e-4, 1e-4], "dropout": [0.0, 0.0], "init_scale": [1.0, 1.0],
         "train_fraction": [1.0, 1.0], "activations": ["relu"],

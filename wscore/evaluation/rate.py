@@ -18,6 +18,7 @@ from wscore.tokens.cache import TokenCache
 from wscore.training.refine import RefineConfig
 from wscore.zoo.images import Images
 from wscore.zoo.store import Zoo
+from wscore.zoo.tasks import Tasks
 
 COLUMNS = (
     "stored_floats", "compression_ratio", "agreement", "agreement_low", "agreement_high", "accuracy_change",
@@ -40,7 +41,7 @@ def curve(
     zoo: Zoo,
     cache: TokenCache,
     models: Mapping[int, Path],
-    images: Images,
+    images: Images | Tasks,
     config: EvaluateConfig,
     refine: RefineConfig | None = None,
 ) -> pd.DataFrame:

@@ -1,5 +1,6 @@
 """Judging ways to keep networks: every method rebuilds every held-out network, which is then measured and run."""
 
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -9,6 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from wscore.errors import WscoreWarning
 from wscore.evaluation.config import EvaluateConfig
 from wscore.evaluation.controls import (
     CachedNetworks,
@@ -29,33 +31,52 @@ from wscore.models.latent_code import LatentCode
 from wscore.tokens.batch import TokenBatch
 from wscore.tokens.cache import TokenCache
 from wscore.zoo.architectures import parse
-from wscore.zoo.functional import logits
 from wscore.zoo.images import Images
 from wscore.zoo.layout import Layout
 from wscore.zoo.store import Zoo
+from wscore.zoo.tasks import Kind, Tasks, as_tasks, kinds_of
 
 OURS = "ours"
 
 
-class Probe(NamedTuple):
-    """Test images on which networks are compared.
+class Questions(NamedTuple):
+    """Images of one data set on which networks are compared.
 
     Attributes:
         images: with values in [0, 1].
         labels: their classes.
-        classes: count of classes.
     """
 
     images: Float[Tensor, "images channel height width"]
     labels: Int[Tensor, " images"]
-    classes: int
 
-    def fits(self, architecture: str) -> bool:
-        """Return whether networks of this architecture are known and take these images."""
-        if not architecture:
-            return False
-        known = parse(architecture)
-        return known.input == tuple(self.images.shape[1:]) and known.classes == self.classes
+
+class Probe:
+    """Images on which networks are compared, each on those of its data set.
+
+    Args:
+        tasks: all images, which say how networks are run.
+        questions: those that are asked, by data set.
+    """
+
+    def __init__(self, tasks: Tasks, questions: Mapping[str, Questions]) -> None:
+        self.tasks, self.questions = tasks, dict(questions)
+
+    def kinds(self, table: pd.DataFrame) -> list[Kind]:
+        """Return the kind of every row of a zoo's table."""
+        return kinds_of(table, self.tasks)
+
+    def fits(self, kind: Kind, layout: Layout) -> bool:
+        """Return whether networks can be built and take the images of their data set."""
+        return self.tasks.way(kind, layout).answer is not None
+
+    def logits(self, kind: Kind, layout: Layout, weights: np.ndarray) -> Float[Tensor, "networks images classes"]:
+        """Return what networks answer."""
+        return self.tasks.way(kind, layout).logits(torch.from_numpy(weights), self.questions[kind.task].images)
+
+    def labels(self, kind: Kind) -> Int[Tensor, " images"]:
+        """Return the classes of the images of a data set."""
+        return self.questions[kind.task].labels
 
 
 class Tally:
@@ -127,11 +148,14 @@ def held_out(cache: TokenCache, config: EvaluateConfig) -> np.ndarray:
     return np.sort(rows)
 
 
-def probe(images: Images, config: EvaluateConfig) -> Probe:
-    """Return the test images of a fixed draw, at most `probe_images`."""
-    order = np.random.default_rng(config.seed).permutation(len(images.x_test))[: config.probe_images]
-    chosen = torch.from_numpy(np.sort(order))
-    return Probe(images.x_test[chosen], images.y_test[chosen], images.classes)
+def probe(images: Images | Tasks, config: EvaluateConfig) -> Probe:
+    """Return the test images of a fixed draw, at most `probe_images` of each data set."""
+    tasks, questions = as_tasks(images), {}
+    for one in tasks.images:
+        order = np.random.default_rng(config.seed).permutation(len(one.x_test))[: config.probe_images]
+        chosen = torch.from_numpy(np.sort(order))
+        questions[one.name] = Questions(one.x_test[chosen], one.y_test[chosen])
+    return Probe(tasks, questions)
 
 
 def methods(
@@ -205,35 +229,58 @@ def judge(
     blank = lambda: {name: Tally(mean, cache, training) for name in ways}  # noqa: E731
     tallies, tables = blank(), []
     families: dict[str, dict[str, Tally]] = {}
-    for architecture, group in _groups(zoo, rows, CachedNetworks(cache), batch_size):
-        expected = _run(architecture, group.layout, zoo.weights(group.rows), probe)
-        own = families.setdefault(_family(architecture), blank())
+    _warn_of_the_unknown(zoo, rows, probe)
+    for kind, group in _groups(zoo, rows, CachedNetworks(cache), probe, batch_size):
+        expected = _run(kind, group.layout, zoo.weights(group.rows), probe)
+        own = families.setdefault(_family(kind.architecture), blank())
         for name, way in ways.items():
             repaired = repair(group.layout, way.restore(group))
             for tally in (tallies[name], own[name]):
                 tally.add(group, repaired, way.floats(group.layout))
-            found = _run(architecture, group.layout, repaired.weights, probe)
-            tables.append(_table(zoo, group.rows, architecture, _compared(expected, found, probe)).assign(method=name))
+            found = _run(kind, group.layout, repaired.weights, probe)
+            compared = _compared(expected, found, kind, probe)
+            tables.append(_table(zoo, group.rows, kind.architecture, compared).assign(method=name))
     return Verdict(pd.concat(tables, ignore_index=True), tallies, families)
 
 
-def _groups(zoo: Zoo, rows: np.ndarray, networks: CachedNetworks, batch_size: int) -> Iterator[tuple[str, Group]]:
-    wanted = np.zeros(len(zoo), dtype=bool)
-    wanted[rows] = True
-    for architecture, layout, members in zoo.families():
-        chosen = members[wanted[members]]
-        for part in np.array_split(chosen, -(-len(chosen) // batch_size)) if len(chosen) else ():
-            yield architecture, Group(layout, part, networks.weights(part))
+def _groups(
+    zoo: Zoo, rows: np.ndarray, networks: CachedNetworks, probe: Probe, batch_size: int
+) -> Iterator[tuple[Kind, Group]]:
+    for kind, layout, chosen in _alike(zoo, rows, probe):
+        for part in np.array_split(chosen, -(-len(chosen) // batch_size)):
+            yield kind, Group(layout, part, networks.weights(part))
 
 
-def _run(architecture: str, layout: Layout, weights: np.ndarray, probe: Probe) -> Tensor | None:
-    return logits(architecture, layout, torch.from_numpy(weights), probe.images) if probe.fits(architecture) else None
+def _alike(zoo: Zoo, rows: np.ndarray, probe: Probe) -> Iterator[tuple[Kind, Layout, np.ndarray]]:
+    """Yield the rows that differ in their weights alone, in order, by architecture, layout, factory and images."""
+    rows = np.sort(rows)
+    table = zoo.table.iloc[rows]
+    groups: dict[tuple[Kind, str], list[int]] = {}
+    for row, kind, layout in zip(rows.tolist(), probe.kinds(table), table["layout"].astype(str), strict=True):
+        groups.setdefault((kind, layout), []).append(row)
+    for kind, layout in sorted(groups, key=lambda code: (code[0].architecture, code[1], code[0])):
+        yield kind, zoo.layouts[layout], np.array(groups[kind, layout])
 
 
-def _compared(expected: Tensor | None, found: Tensor | None, probe: Probe) -> dict[str, np.ndarray | float]:
+def _warn_of_the_unknown(zoo: Zoo, rows: np.ndarray, probe: Probe) -> None:
+    """Say how many networks can't be run, and why the first of them can't, unless none says how it is built."""
+    stuck = [group for group in _alike(zoo, rows, probe) if not probe.fits(*group[:2])]
+    told = [group for group in stuck if group[0].architecture or group[0].factory]
+    if told:
+        (kind, layout, members), count = told[0], sum(len(group[2]) for group in stuck)
+        first = f"{zoo.table['model_id'].iloc[int(members[0])]}: {probe.tasks.way(kind, layout).reason}"
+        message = f"{count} of {len(rows)} networks can't be run, so that what they answer is not available; {first}"
+        warnings.warn(message, WscoreWarning, stacklevel=3)
+
+
+def _run(kind: Kind, layout: Layout, weights: np.ndarray, probe: Probe) -> Tensor | None:
+    return probe.logits(kind, layout, weights) if probe.fits(kind, layout) else None
+
+
+def _compared(expected: Tensor | None, found: Tensor | None, kind: Kind, probe: Probe) -> dict[str, np.ndarray | float]:
     if expected is None or found is None:
         return dict.fromkeys(COLUMNS, float("nan"))
-    return compare(expected, found, probe.labels)._asdict()
+    return compare(expected, found, probe.labels(kind))._asdict()
 
 
 def _table(zoo: Zoo, rows: np.ndarray, architecture: str, values: Mapping[str, np.ndarray | float]) -> pd.DataFrame:

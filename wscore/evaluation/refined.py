@@ -1,7 +1,7 @@
 """Latents refined at encoding time, of the autoencoder and, as its control, of PCA: how much of the gain is the decoder's."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -18,6 +18,7 @@ from wscore.training.refine import Problem, RefineConfig, draw_images, refine, s
 from wscore.zoo.images import Images
 from wscore.zoo.layout import Layout
 from wscore.zoo.store import Zoo
+from wscore.zoo.tasks import Tasks, as_tasks
 
 Latents = Float[Tensor, "windows latent"]
 
@@ -27,12 +28,12 @@ class Refinement(NamedTuple):
 
     Attributes:
         zoo: says how networks are built.
-        images: of the task; only training images are looked at.
+        images: of every data set, each for its own networks; only training images are looked at.
         config: how latents are refined.
     """
 
     zoo: Zoo
-    images: Images
+    images: Images | Tasks
     config: RefineConfig
 
 
@@ -161,7 +162,9 @@ class Refined:
     def __init__(self, coder: Coder, cache: TokenCache, setting: Refinement) -> None:
         self.coder, self.cache, self.setting = coder, cache, setting
         self.networks = CachedNetworks(cache)
-        self.images = draw_images(setting.images.x_train, setting.config)
+        tasks = as_tasks(setting.images)
+        self.setting = setting._replace(images=tasks)
+        self.images = {one.name: draw_images(one.x_train, setting.config) for one in tasks.images}
         self.seconds, self.refined = 0.0, 0
 
     def restore(self, group: Group) -> Vectors:
@@ -178,23 +181,30 @@ class Refined:
             )
             original = torch.from_numpy(group.weights[rows]).float()
             since = time.perf_counter()
-            latents = self._stored(
-                some, Problem(decode, lambda w, x, s=some: s.answer(w, x), original, self.images), start
-            )
-            if some.architecture is not None:
+            latents = self._stored(some, (decode, original), start)
+            if some.way.answer is not None:
                 self.seconds, self.refined = self.seconds + time.perf_counter() - since, self.refined + len(rows)
             with torch.no_grad():
                 weights[rows] = decode(latents).numpy()
         return weights
 
-    def _stored(self, some: Subjects, problem: Problem, start: Tensor) -> Tensor:
-        """Return refined latents as they come back after being stored; of networks that can't be run those of the code."""
+    def _stored(self, some: Subjects, networks: tuple[Callable[[Tensor], Tensor], Tensor], start: Tensor) -> Tensor:
+        """Return refined latents as they come back after being stored; of networks that can't be run those of the code.
+
+        Args:
+            some: the networks.
+            networks: what makes weights of latents, and the original weights.
+            start: latents of the code.
+        """
         code = self.coder.code
-        latents = start if some.architecture is None else refine(problem, start, self.setting.config)
-        if code is None or code.bits == FLOAT:
+        rounds = code is not None and code.bits != FLOAT
+        if some.way.answer is None:
+            rows = start.reshape(len(start) * some.items.shape[1], -1)
+            return code.rounded(rows).reshape(start.shape) if code is not None and rounds else start
+        problem = Problem(networks[0], some.answer, networks[1], self.images[some.task])
+        latents = refine(problem, start, self.setting.config)
+        if code is None or not rounds:
             return latents
-        if some.architecture is None:
-            return code.rounded(start.reshape(len(start) * some.items.shape[1], -1)).reshape(start.shape)
         return code.restore(store(problem, latents, code, self.setting.config)).reshape(start.shape)
 
     def floats(self, layout: Layout) -> float:

@@ -17,7 +17,6 @@ from wscore.evaluation.features import Activity, ExplainConfig, kind_name, last_
 from wscore.evaluation.fidelity import repair
 from wscore.evaluation.reconstruction import Probe
 from wscore.evaluation.sparse import CodeStatistics, Dictionary, NetworkMaker
-from wscore.zoo.functional import logits
 from wscore.zoo.layout import Layout
 from wscore.zoo.store import Zoo
 
@@ -77,7 +76,7 @@ class Steering:
         atom = model.atoms()[latent].expand_as(plain) * batch.mask
         ways = {"feature": [atom], "random": self.random(latent, atom, batch.mask)}
         base = self.answers(layout, networks, plain)
-        right = self.probe.labels
+        right = self.probe.labels(self.probe.kinds(self.zoo.table.iloc[networks[:1]])[0])
         found = {
             name: _mean([
                 _compare(self.answers(layout, networks, plain + delta * steered[:, None] * way), base, right)
@@ -92,17 +91,24 @@ class Steering:
         }  # fmt: skip
 
     def networks(self, kind: int, latent: int, test: Activity) -> tuple[Layout, np.ndarray]:
-        """Return held-out networks with rows of a kind that can be run: last checkpoints, all of one layout, drawn."""
+        """Return held-out networks with rows of a kind that can be run: last checkpoints, drawn.
+
+        All are of one layout, and of the data set that most of them were trained on.
+        """
         name = self.dictionary.kind_names()[kind][0]
         rows = test.networks[last_checkpoints(self.zoo, test.networks)]
         table = self.zoo.table.iloc[rows]
         layouts = table["layout"].astype(str).to_numpy()
         name = name or str(pd.Series(layouts).mode().iloc[0])  # latents: the most frequent layout
-        runnable = np.array([self.probe.fits(str(text)) for text in table["architecture"]], bool)
-        members = rows[(layouts == name) & runnable]
+        kinds = self.probe.kinds(table)
+        layout = self.zoo.layouts[name]
+        alike = [own == name and self.probe.fits(one, layout) for own, one in zip(layouts, kinds, strict=True)]
+        tasks = pd.Series([one.task if fits else "" for one, fits in zip(kinds, alike, strict=True)])
+        common = tasks[tasks != ""].mode()
+        members = rows[(tasks == common.iloc[0]).to_numpy()] if len(common) else rows[:0]
         random = np.random.default_rng((self.config.seed, latent))
         drawn = random.permutation(members)[: self.config.networks]
-        return self.zoo.layouts[name], np.sort(drawn)
+        return layout, np.sort(drawn)
 
     def random(self, latent: int, atom: Tensor, mask: Tensor) -> list[Tensor]:
         """Return random directions, each as long as the atom is in every row."""
@@ -118,11 +124,11 @@ class Steering:
         model = self.dictionary.model
         values = (scaled * model.scale + model.mean).view(len(networks), -1, scaled.shape[1]).numpy()
         weights = repair(layout, self.maker(layout, networks, values)).weights
-        texts = self.zoo.table["architecture"].iloc[networks].astype(str).to_numpy()
-        answers = torch.zeros(len(networks), len(self.probe.images), dtype=torch.long)
-        for text in np.unique(texts):
-            same = np.flatnonzero(texts == text)
-            answers[same] = logits(str(text), layout, torch.from_numpy(weights[same]), self.probe.images).argmax(-1)
+        kinds = self.probe.kinds(self.zoo.table.iloc[networks])
+        answers = torch.zeros(len(networks), len(self.probe.labels(kinds[0])), dtype=torch.long)
+        for kind in sorted(set(kinds)):
+            same = np.flatnonzero([one == kind for one in kinds])
+            answers[same] = self.probe.logits(kind, layout, weights[same]).argmax(-1)
         return answers
 
 

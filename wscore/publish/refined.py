@@ -1,7 +1,5 @@
 """Latents of one network, refined with published files alone."""
 
-from copy import deepcopy
-
 import numpy as np
 import torch
 from jaxtyping import Float
@@ -12,8 +10,9 @@ from wscore.errors import ModelError
 from wscore.models.latent_code import FLOAT, LatentCode
 from wscore.publish.load import PublishedDecoder, PublishedEncoder
 from wscore.tokens.batch import TokenBatch
-from wscore.training.rebuild import Codec, ModuleAnswer
+from wscore.training.rebuild import Codec
 from wscore.training.refine import Problem, RefineConfig, draw_images, refine, store
+from wscore.zoo.answers import ModuleAnswer, differentiable
 from wscore.zoo.layout import Layout, layout_of
 
 
@@ -52,35 +51,6 @@ def refined_latents(
         if code.bits != FLOAT:
             latents = code.restore(store(problem, latents, code, config))
     return latents.reshape(shape)
-
-
-def differentiable(network: nn.Module) -> nn.Module:
-    """Return a copy whose batch norms pass gradients on to their running statistics, which torch's own do not."""
-    copied = deepcopy(network).eval()
-    for module in [*copied.modules()]:
-        for name, child in [*module.named_children()]:
-            if isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d) and child.running_mean is not None:
-                setattr(module, name, _FixedNorm(child))
-    return copied
-
-
-class _FixedNorm(nn.Module):
-    """y = (x - mean) / sqrt(var + eps) w + b along axis 1, under the names of the batch norm that it stands for."""
-
-    def __init__(self, norm: nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d) -> None:
-        super().__init__()
-        self.eps, self.affine = norm.eps, norm.affine
-        for name, value in norm.named_parameters():
-            self.register_parameter(name, nn.Parameter(value.detach().clone()))
-        for name, value in norm.named_buffers():
-            self.register_buffer(name, value.detach().clone())
-
-    def forward(self, x: Float[Tensor, "batch channel ..."]) -> Float[Tensor, "batch channel ..."]:
-        """Return normalised channels."""
-        along = (1, -1, *[1] * (x.ndim - 2))
-        part = lambda name: getattr(self, name).view(along)  # noqa: E731
-        y = (x - part("running_mean")) * (part("running_var") + self.eps).rsqrt()
-        return y * part("weight") + part("bias") if self.affine else y
 
 
 class _Decode:

@@ -30,6 +30,7 @@ from wscore.symmetry.verify import verify_spec
 from wscore.zoo.architectures import build, parse
 from wscore.zoo.layout import Layout
 from wscore.zoo.store import Zoo
+from wscore.zoo.tasks import Tasks
 
 ADVICE = "set tokens.align to none"
 TOGETHER = 512  # networks matched at once
@@ -179,7 +180,7 @@ class Alignment:
         zoo: Zoo,
         trained: np.ndarray,
         *,
-        images: Tensor | None = None,
+        images: Tensor | Tasks | None = None,
         balanced: bool = False,
         signed: bool = False,
     ) -> "Alignment":
@@ -190,7 +191,8 @@ class Alignment:
         Args:
             zoo: the networks.
             trained: flags of the rows that are trained on.
-            images: orders are told from the answers to these inputs (N, channels, height, width) instead of the weights.
+            images: orders are told from the answers to these inputs (N, channels, height, width) instead of the weights;
+                of several data sets those of the reference are asked, for all networks of its layout.
             balanced: whether the scales of ReLU networks are balanced first (`wscore.symmetry.scaling`).
             signed: whether the signs of units with odd activations are matched too (`wscore.symmetry.signs`).
 
@@ -214,7 +216,7 @@ class Alignment:
             alignment.references[name] = Reference(spec, vector)
             parts = []
             for rows in np.array_split(last, -(-len(last) // TOGETHER)):
-                answers = None if images is None else (reference, images)
+                answers = None if images is None else (reference, _inputs(zoo, reference, images))
                 parts.append(alignment._find_orders(zoo, layout, rows, answers))
             alignment._orders[name] = _Orders.of(zoo.table["run_id"].iloc[last].astype(str).tolist(), parts)
         if unknown:
@@ -323,6 +325,21 @@ def _finite(zoo: Zoo, rows: np.ndarray) -> np.ndarray:
 def _scaled(zoo: Zoo, layout: Layout, rows: np.ndarray, scaling: Scaling | None) -> np.ndarray:
     runs = zoo.table["run_id"].astype(str).to_numpy()[rows]
     return _finite(zoo, rows) if scaling is None else scaling.apply(layout, _finite(zoo, rows), runs)
+
+
+def _inputs(zoo: Zoo, reference: int, images: Tensor | Tasks) -> Tensor:
+    """Return the training images of the reference."""
+    if isinstance(images, Tensor):
+        return images
+    name = str(zoo.table["dataset"].iloc[reference]) if "dataset" in zoo.table else ""
+    found = images.of(images.key(name))
+    if found is None:
+        expected = ", ".join(one.name for one in images.images)
+        fix = "name it in data.dataset, or set tokens.align to weights"
+        raise DataError(
+            "no images of the data set of a network", where="tokens.align", expected=expected, got=name, fix=fix
+        )
+    return found.x_train
 
 
 def _match_answers(

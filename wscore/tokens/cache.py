@@ -36,6 +36,7 @@ from wscore.tokens.tokenizer import FEATURES, Tokenizer
 from wscore.zoo.layout import Layout
 from wscore.zoo.splits import SPLITS
 from wscore.zoo.store import Zoo
+from wscore.zoo.tasks import Tasks
 
 CODEC = ("tokenizer.json", "normalizer.json", "symmetry.json", "references.safetensors", "layouts.json")
 BLOCK = 1 << 22  # weights in memory at once while a cache is built
@@ -311,14 +312,15 @@ def group_places(*codes: Int[np.ndarray, " place"]) -> list[np.ndarray]:
     return np.split(order, np.flatnonzero(changes) + 1)
 
 
-def build_cache(zoo: Zoo, config: TokensConfig, folder: Path, *, images: Tensor | None = None) -> CacheSummary:
+def build_cache(zoo: Zoo, config: TokensConfig, folder: Path, *, images: Tensor | Tasks | None = None) -> CacheSummary:
     """Write the cache of a zoo, one block of networks in memory at a time; the folder appears whole or not at all.
 
     Args:
         zoo: the networks.
         config: how they become tokens.
         folder: of the cache.
-        images: training images (N, channels, height, width), which `align: activations` needs.
+        images: training images, which `align: activations` needs: of every data set, or one batch (N, channels, height,
+            width) for all networks.
 
     Raises:
         DataError: if a split gets no run, a network is longer than allowed (`overflow: refuse`) or has weights that are
@@ -342,7 +344,7 @@ def build_cache(zoo: Zoo, config: TokensConfig, folder: Path, *, images: Tensor 
     return summarize(TokenCache(folder))
 
 
-def _alignment(zoo: Zoo, trained: np.ndarray, config: TokensConfig, images: Tensor | None) -> Alignment:
+def _alignment(zoo: Zoo, trained: np.ndarray, config: TokensConfig, images: Tensor | Tasks | None) -> Alignment:
     if config.align == "none":
         return Alignment.symmetries(zoo)
     if config.align == "activations" and images is None:

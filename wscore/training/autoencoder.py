@@ -38,6 +38,7 @@ from wscore.training.schedule import Schedule
 from wscore.training.state import FitConfig
 from wscore.zoo.images import Images
 from wscore.zoo.store import Zoo
+from wscore.zoo.tasks import Tasks
 
 Count = Annotated[int, Meta(ge=1)]
 Share = Annotated[float, Meta(ge=0, lt=1)]
@@ -289,7 +290,7 @@ def train_autoencoder(
     config: AeConfig,
     *,
     zoo: Zoo | None = None,
-    images: Images | None = None,
+    images: Images | Tasks | None = None,
     callbacks: Sequence[Callback] = (),
     resume: Path | None = None,
 ) -> Trained:
@@ -301,7 +302,7 @@ def train_autoencoder(
         cache: tokens of the networks.
         config: of the training.
         zoo: that the cache was made of; needed by the behaviour loss.
-        images: of the task; needed by the behaviour loss, which looks at training images only.
+        images: of the task, or of several; needed by the behaviour loss, which looks at training images only.
         callbacks: of the loop.
         resume: folder for the state of an interrupted training.
 
@@ -336,7 +337,7 @@ def latent_code(model: Autoencoder, cache: TokenCache, config: AeConfig) -> Late
     return LatentCode.fit(torch.cat(parts), config.latent_bits)
 
 
-def prepare(cache: TokenCache, config: AeConfig, zoo: Zoo | None, images: Images | None) -> Material:
+def prepare(cache: TokenCache, config: AeConfig, zoo: Zoo | None, images: Images | Tasks | None) -> Material:
     """Return batches and loss: of any windows side by side, or with the behaviour loss of networks that are run together."""
     size = {"batch_size": config.batch_size, "seed": config.seed}
     if not config.behaviour.share:

@@ -18,6 +18,7 @@ from wscore.training.batches import derive_seed, permutation
 from wscore.training.rebuild import Subjects, subjects
 from wscore.zoo.images import Images
 from wscore.zoo.store import Zoo
+from wscore.zoo.tasks import Tasks, as_tasks
 
 Share = Annotated[float, Meta(ge=0, le=1)]
 REMEDY = "set ae.behaviour.share to 0 and ae.select to loss"
@@ -150,16 +151,18 @@ class Behaviour:
 
     Args:
         groups: networks that are trained on and those of the validation split.
-        images: of the task; only training images are looked at.
+        images: of every data set, whose own networks answer them; only training images are looked at.
         config: of the loss.
         seed: of the images for validation.
     """
 
-    def __init__(self, groups: Sequence[Subjects], images: Images, config: BehaviourConfig, seed: int) -> None:
+    def __init__(self, groups: Sequence[Subjects], images: Images | Tasks, config: BehaviourConfig, seed: int) -> None:
         self.groups, self.config = groups, config
-        self.images = images.x_train
-        order = torch.randperm(len(self.images), generator=torch.Generator().manual_seed(derive_seed(seed, "probes")))
-        self.fixed = self.images[order[: config.validation_images]]
+        self.images = {one.name: one.x_train for one in as_tasks(images).images}
+        self.fixed = {}
+        for name, some in self.images.items():
+            order = torch.randperm(len(some), generator=torch.Generator().manual_seed(derive_seed(seed, "probes")))
+            self.fixed[name] = some[order[: config.validation_images]]
         self.loss = behaviour_loss(config.loss)
 
     def __call__(
@@ -170,7 +173,8 @@ class Behaviour:
         In training the images are drawn from torch's global generator, in validation they are always the same.
         """
         group = self.groups[int(batch.subject[0])]
-        images = (draw_probes(self.images, self.config) if training else self.fixed).to(rebuilt.device)
+        task = group.task
+        images = (draw_probes(self.images[task], self.config) if training else self.fixed[task]).to(rebuilt.device)
         losses, differing = [], []
         size = max(1, PROBED // len(images))
         targets = group.codec.weights(batch.windows.tokens).split(size)
@@ -201,18 +205,20 @@ def draw_probes(
     return chosen
 
 
-def runnable(cache: TokenCache, zoo: Zoo, split: str, images: Images) -> list[Subjects]:
+def runnable(cache: TokenCache, zoo: Zoo, split: str, images: Images | Tasks) -> list[Subjects]:
     """Return the networks of a split, all of which can be run.
 
     Raises:
         TrainingError: if some can't, telling how many and what to do.
     """
     groups = subjects(cache, zoo, cache.indices(split), images)
-    lost = sum(len(group.rows) for group in groups if group.architecture is None)
-    if lost:
-        total = sum(len(group.rows) for group in groups)
+    stuck = [group for group in groups if group.way.answer is None]
+    if stuck:
+        lost, total = (sum(len(group.rows) for group in some) for some in (stuck, groups))
+        name = zoo.table["model_id"].iloc[int(stuck[0].rows[0])]
         raise TrainingError(
             f"{lost} of {total} networks of the {split} split can't be rebuilt and run on the images of section data",
-            where="ae.behaviour", expected="networks of known architecture that take these images", fix=REMEDY,
+            where="ae.behaviour", expected="networks of known architecture that take these images",
+            got=f"{name}: {stuck[0].way.reason}", fix=REMEDY,
         )  # fmt: skip
     return groups

@@ -1,28 +1,23 @@
 """Networks made of decoded tokens, run on images, with gradients all the way back to the tokens."""
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor, nn
-from torch.func import functional_call, vmap
+from torch import Tensor
 
 from wscore.errors import TrainingError
 from wscore.tokens.cache import TokenCache
 from wscore.tokens.normalizer import Normalizer
 from wscore.tokens.tokenizer import Tokenizer
-from wscore.zoo.architectures import Architecture, parse
+from wscore.zoo.answers import Answer
 from wscore.zoo.images import Images
 from wscore.zoo.layout import Layout
-from wscore.zoo.stacked import run, skeleton
 from wscore.zoo.store import Zoo
+from wscore.zoo.tasks import UNKNOWN, Tasks, Way, as_tasks, kinds_of
 
 SMALLEST_VARIANCE = 1e-5  # where a running variance decodes to less, as in the evaluation
-
-#: Logits (n, I, C) of networks (n, D) on images (n, I, ...) of their own, or (1, I, ...) that they share.
-Answer = Callable[[Tensor, Tensor], Tensor]
 
 
 class Codec(NamedTuple):
@@ -53,94 +48,58 @@ class Subjects(NamedTuple):
     """Networks of a cache that differ in their weights alone.
 
     Attributes:
-        architecture: which they are built by; None if it is not known or takes other images.
+        way: how they are run, or why they can't be.
         codec: makes weights of their tokens.
         rows: their rows in the zoo (n,).
         items: their windows (n, W).
+        task: name of their images.
     """
 
-    architecture: Architecture | None
+    way: Way
     codec: Codec
     rows: np.ndarray
     items: np.ndarray
+    task: str = ""
 
     @property
     def answer(self) -> Answer:
         """How they answer images."""
-        if self.architecture is None:
-            raise TrainingError("networks of unknown architecture can't be run", fix="set ae.behaviour.share to 0")
-        return StackedAnswer(self.architecture, self.codec.layout)
+        if self.way.answer is None:
+            raise TrainingError(
+                "networks that can't be built can't be run", got=self.way.reason, fix="set ae.behaviour.share to 0"
+            )
+        return self.way.answer
 
 
-class StackedAnswer:
-    """Runs many networks of an architecture of the zoo at once.
-
-    Args:
-        architecture: of the networks.
-        layout: of their state dicts.
-    """
-
-    def __init__(self, architecture: Architecture, layout: Layout) -> None:
-        self.architecture, self.layout = architecture, layout
-
-    def __call__(self, weights: Tensor, images: Tensor) -> Tensor:
-        """Return the logits (n, I, C)."""
-        images = images[0] if len(images) == 1 else images
-        return run(skeleton(self.architecture), self.layout.unflatten(weights), images)
-
-
-class ModuleAnswer:
-    """Runs copies of any module with other weights, by `torch.func`.
-
-    Args:
-        module: an image classifier, whose own weights don't count; it is put into evaluation mode.
-        layout: of its state dict.
-    """
-
-    def __init__(self, module: nn.Module, layout: Layout) -> None:
-        self.module, self.layout = module.eval(), layout
-
-    def __call__(self, weights: Tensor, images: Tensor) -> Tensor:
-        """Return the logits (n, I, C)."""
-        own = len(images) == len(weights)
-        one = lambda state, some: functional_call(self.module, state, (some,))  # noqa: E731
-        state = self.layout.unflatten(weights)
-        return vmap(one, in_dims=(0, 0 if own else None))(state, images if own else images[0])
-
-
-def subjects(cache: TokenCache, zoo: Zoo, items: np.ndarray, images: Images | None) -> list[Subjects]:
+def subjects(cache: TokenCache, zoo: Zoo, items: np.ndarray, images: Images | Tasks | None) -> list[Subjects]:
     """Return the networks of some items, those that differ in their weights alone together.
 
     Args:
         cache: of their tokens.
         zoo: whose rows the cache was made of.
         items: of the cache, every network with all of its windows.
-        images: that networks are to answer; those that don't take them count as of unknown architecture.
+        images: that networks are to answer, each those of its data set; those that don't take them can't be run.
     """
+    tasks = None if images is None else as_tasks(images)
     table = cache.table.iloc[items]
-    texts = zoo.table["architecture"].fillna("").astype(str).to_numpy()[table["row"].to_numpy()]
-    layouts = table["layout"].astype(str).to_numpy()
+    kinds = kinds_of(zoo.table.iloc[table["row"].to_numpy()], tasks)
+    layouts = table["layout"].astype(str).tolist()
+    codes = sorted(set(zip(kinds, layouts, strict=True)), key=lambda code: (code[0].architecture, code[1], code[0]))
+    numbers = {code: number for number, code in enumerate(codes)}
+    own = np.array([numbers[code] for code in zip(kinds, layouts, strict=True)], dtype=int)
     found = []
-    for key in sorted(set(zip(texts.tolist(), layouts.tolist(), strict=True))):
-        mine = items[(texts == key[0]) & (layouts == key[1])]
+    for number, (kind, _) in enumerate(codes):
+        mine = items[own == number]
         rows = cache.table["row"].to_numpy()[mine]
         order = np.lexsort((cache.table["window"].to_numpy()[mine], rows))
         windows = mine[order].reshape(-1, cache.windows(int(mine[0])))
         lengths = tuple(int(length) for length in cache.table["length"].to_numpy()[windows[0]])
         codec = Codec(cache.layout(int(mine[0])), cache.tokenizer, cache.normalizer, lengths)
-        found.append(Subjects(_known(key[0], images), codec, rows[order].reshape(windows.shape)[:, 0], windows))
+        way = UNKNOWN if tasks is None else tasks.way(kind, codec.layout)
+        found.append(Subjects(way, codec, rows[order].reshape(windows.shape)[:, 0], windows, kind.task))
     return found
 
 
 def variances(layout: Layout) -> Bool[np.ndarray, " weights"]:
     """Return which weights (D,) of a layout are running variances."""
     return np.repeat([spec.kind == "running_var" for spec in layout.tensors], [spec.size for spec in layout.tensors])
-
-
-def _known(text: str, images: Images | None) -> Architecture | None:
-    """Return the architecture, if it is known and takes these images."""
-    if not text or images is None:
-        return None
-    architecture = parse(text)
-    fits = architecture.input == tuple(images.x_train.shape[1:]) and architecture.classes == images.classes
-    return architecture if fits else None

@@ -46,10 +46,12 @@ class Checkpoint(NamedTuple):
     Attributes:
         state: floating-point tensors and counters (one integer) by name, as they are stored.
         notes: numbers and texts beside them, such as epoch and accuracy.
+        constants: masks and tables of indices by name: buffers that belong to the architecture and are no weights.
     """
 
     state: dict[str, Tensor]
     notes: dict[str, Scalar]
+    constants: dict[str, Tensor]
 
 
 def read_checkpoint(path: Path, *, key: str | None, most: int) -> Checkpoint:
@@ -157,10 +159,10 @@ def select(content: Any, *, key: str | None, most: int) -> Checkpoint:
     count = sum(tensor.numel() for tensor in state.values())
     if count > most:
         raise RejectedError("too_large", f"{count:,} numbers")
-    kept = {name: tensor for name, tensor in state.items() if _is_kept(name, tensor)}
+    kept = {name: tensor for name, tensor in state.items() if is_weight(name, tensor)}
     if not any(tensor.is_floating_point() and tensor.numel() for tensor in kept.values()):
         raise RejectedError("no_checkpoint", f"no floating-point tensors among {sorted(state)[:6]}")
-    return Checkpoint(kept, notes)
+    return Checkpoint(kept, notes, {name: tensor for name, tensor in state.items() if name not in kept})
 
 
 def _unwrapped(content: Any, notes: dict[str, Scalar]) -> Any:
@@ -227,7 +229,7 @@ def _renamed(found: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return dict(zip(names, found.values(), strict=True))
 
 
-def _is_kept(name: str, tensor: Tensor) -> bool:
+def is_weight(name: str, tensor: Tensor) -> bool:
     """Return whether a tensor is a weight or a counter; masks and tables of indices are constants of the architecture."""
     if tensor.is_complex() or tensor.is_sparse or tensor.is_quantized or tensor.layout != torch.strided:
         raise RejectedError("not_real", f"{name}: {tensor.dtype}, {tensor.layout}")

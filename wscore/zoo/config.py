@@ -59,6 +59,8 @@ class ReadingConfig(Section):
         normalize: zoo_dataset: each vector by its own mean and deviation (zscore) or its own range (minmax), kept in
             the columns `weight_shift` and `weight_scale`.
         max_len: zoo_dataset: vectors are padded with zeros to this length, and longer ones set aside.
+        factory: name in `data.factories` of what builds networks without an architecture and a column `factory`.
+        factory_columns: metadata columns that are handed to it by name; whole numbers as integers.
     """
 
     name_pattern: str | None
@@ -72,6 +74,8 @@ class ReadingConfig(Section):
     topk: Count | None
     normalize: Literal["none", "zscore", "minmax"]
     max_len: Count | None
+    factory: str | None
+    factory_columns: tuple[str, ...]
 
 
 class HygieneConfig(Section):
@@ -147,6 +151,8 @@ class ZooConfig(Section):
         reading: how networks of others are read.
         hygiene: which of them are set aside.
         n_runs: count of training runs, spread evenly over the families.
+        n_networks: instead, count of networks: as many runs are trained as it takes to keep exactly so many, and the last
+            run gives its last checkpoints only; null trains `n_runs`.
         families: keys of `wscore.zoo.architectures.FAMILIES`.
         widths: choices of hidden widths of each family.
         checkpoints: snapshots per run, dense at its start, the last one at its end.
@@ -161,7 +167,9 @@ class ZooConfig(Section):
         activations: choices.
         poolings: choices; networks without convolutions have `none`.
         variety: further kinds of runs.
-        max_weight: a checkpoint with a weight beyond this is set aside as diverged.
+        max_weight: a checkpoint with a weight beyond this, or a loss that is not finite, has diverged.
+        diverged: whether networks that diverged are set aside or, where their weights are finite, kept with the state
+            `diverged`. Networks of others beyond `max_weight` are set aside in any case.
         group_size: most networks of one architecture and batch size that are trained together.
         workers: processes; results don't depend on them.
         parallel: serial, in processes, or on a cluster; results don't depend on it either.
@@ -175,6 +183,7 @@ class ZooConfig(Section):
     reading: ReadingConfig
     hygiene: HygieneConfig
     n_runs: Count
+    n_networks: Annotated[int, msgspec.Meta(ge=50, le=100_000)] | None
     families: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
     widths: dict[str, Annotated[tuple[Widths, ...], msgspec.Meta(min_length=1)]]
     checkpoints: Count
@@ -190,10 +199,16 @@ class ZooConfig(Section):
     poolings: Annotated[tuple[Literal["max", "avg"], ...], msgspec.Meta(min_length=1)]
     variety: VarietyConfig
     max_weight: Positive
+    diverged: Literal["set_aside", "keep"]
     group_size: Count
     workers: Count
     parallel: ParallelConfig
     seed: Annotated[int, msgspec.Meta(ge=0)]
+
+    @property
+    def runs(self) -> int:
+        """Count of runs that are trained at first; more follow where `n_networks` asks for them."""
+        return self.n_runs if self.n_networks is None else -(-self.n_networks // self.checkpoints)
 
     def __post_init__(self) -> None:
         """Refuse pairs out of order, unknown families and families without widths."""

@@ -125,7 +125,7 @@ def read_files(folder: Path, key: str | None, most: int, files: list[File]) -> I
         known = {**flattened(content.notes), **file.metadata}
         metadata = {column: value for column, value in known.items() if column not in RESERVED}
         architecture = str(metadata.pop("architecture", "") or "")
-        yield Found(name, file.run, file.checkpoint, content.state, metadata, architecture)
+        yield Found(name, file.run, file.checkpoint, content.state, metadata, architecture, content.constants)
 
 
 def _plan(folder: Path, files: list[File], late: list[Refused], config: ZooConfig) -> Plan:

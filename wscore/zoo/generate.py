@@ -22,19 +22,25 @@ from wscore.config import to_plain
 from wscore.errors import DataError, WscoreWarning
 from wscore.io import atomic_folder, content_hash, read_tensors, write_tensors
 from wscore.parallel import parallel_map
-from wscore.zoo.architectures import TRAITS, build
+from wscore.zoo.architectures import TRAITS, Architecture, build
 from wscore.zoo.config import ZooConfig
 from wscore.zoo.functional import logits, scores
 from wscore.zoo.images import Images
 from wscore.zoo.layout import Layout, layout_of
 from wscore.zoo.records import Refused
-from wscore.zoo.sampling import RunPlan, checkpoint_steps, draw_run, group_runs
-from wscore.zoo.store import is_whole, read_part, write_layouts, write_part, write_set_aside
+from wscore.zoo.sampling import RunPlan, checkpoint_steps, draw_run, group_runs, turn
+from wscore.zoo.store import count_rows, is_whole, read_part, write_layouts, write_part, write_set_aside
+from wscore.zoo.tasks import Tasks, as_tasks
 from wscore.zoo.training import own_images, own_labels, train_group
 
 CACHE = Path(".cache/zoo")
 RUNS_PER_PART = 1024
+MOST = 10  # times the runs that n_networks would take if none diverged
+POOR = 0.5  # of the way from guessing to all of a run's own images: a network that ends below it is marked as poor
 CODE = ("architectures", "functional", "generate", "layout", "sampling", "stacked", "store", "training")
+
+
+TENSORS = ("x_train", "y_train", "x_test", "y_test")
 
 
 class Job(NamedTuple):
@@ -42,17 +48,17 @@ class Job(NamedTuple):
 
     Attributes:
         folder: where shards and the images lie.
-        dataset: name of the images.
-        classes: count of classes.
+        classes: (name, count of classes) of each data set.
         checkpoints: snapshots per run.
-        max_weight: largest weight of a checkpoint that is kept.
+        max_weight: largest weight of a network that has not diverged.
+        diverged: whether networks that have are kept where their weights are finite.
     """
 
     folder: Path
-    dataset: str
-    classes: int
+    classes: tuple[tuple[str, int], ...]
     checkpoints: int
     max_weight: float
+    diverged: bool
 
 
 class Shard(NamedTuple):
@@ -73,21 +79,22 @@ class Shard(NamedTuple):
         return folder / f"shard-{self.number:05d}.parquet"
 
 
-def generate_zoo(config: ZooConfig, images: Images, out: Path) -> int:
+def generate_zoo(config: ZooConfig, images: Images | Tasks, out: Path) -> int:
     """Train a zoo, write it to a folder and return how many checkpoints were set aside as diverged.
 
     Raises:
-        DataError: if not one checkpoint is left.
+        DataError: if not one checkpoint is left, or too many diverge for `n_networks`.
         WscoreError: if a worker process dies.
     """
-    shards = plan_shards(config, images)
-    folder = Path.cwd() / CACHE / identity(config, images)  # workers elsewhere may have another working directory
-    job = Job(folder, images.name, images.classes, config.checkpoints, config.max_weight)
-    _keep_images(images, folder)
-    _train_missing(shards, job, config)
+    tasks = as_tasks(images)
+    folder = Path.cwd() / CACHE / identity(config, tasks)  # workers elsewhere may have another working directory
+    classes = tuple((one.name, one.classes) for one in tasks.images)
+    job = Job(folder, classes, config.checkpoints, config.max_weight, config.diverged == "keep")
+    _keep_images(tasks, folder)
+    shards = _train(config, tasks, job)
     with atomic_folder(out) as temporary:
-        names = _assemble(shards, folder, temporary)
-        refused = _diverged(shards, config, names)
+        names, runs = _assemble(shards, folder, temporary, config.n_networks)
+        refused = _diverged(shards, config, names, runs)
         if refused:
             write_set_aside(temporary, refused)
     kept, set_aside = len(names), len(refused)
@@ -100,37 +107,38 @@ def generate_zoo(config: ZooConfig, images: Images, out: Path) -> int:
     return set_aside
 
 
-def plan_shards(config: ZooConfig, images: Images) -> list[Shard]:
-    """Return all shards of a zoo; each belongs to one block of consecutive runs, which becomes one parquet file."""
-    channels, height, width = images.x_train.shape[1:]
-    count = len(images.x_train)
+def plan_shards(config: ZooConfig, images: Images | Tasks, runs: range | None = None, first: int = 0) -> list[Shard]:
+    """Return the shards of some runs of a zoo (all of them); `first` is the number of the first one.
+
+    Each belongs to one block of consecutive runs, which becomes one parquet file.
+    """
+    tasks, runs = as_tasks(images), range(config.runs) if runs is None else runs
     shards: list[Shard] = []
-    for part, start in enumerate(range(0, config.n_runs, RUNS_PER_PART)):
-        numbers = range(start, min(start + RUNS_PER_PART, config.n_runs))
-        runs = [
-            draw_run(config, number, shape=(channels, height, width), classes=images.classes, images=count)
-            for number in numbers
-        ]
-        groups = group_runs(runs, config.group_size)
-        shards += [Shard(len(shards) + place, part, group) for place, group in enumerate(groups)]
+    for part in range(runs.start // RUNS_PER_PART, -(-runs.stop // RUNS_PER_PART)):
+        start, stop = part * RUNS_PER_PART, (part + 1) * RUNS_PER_PART
+        drawn = [_drawn(config, tasks, number) for number in range(max(start, runs.start), min(stop, runs.stop))]
+        groups = group_runs(drawn, config.group_size)
+        shards += [Shard(first + len(shards) + place, part, group) for place, group in enumerate(groups)]
     return shards
 
 
-def identity(config: ZooConfig, images: Images) -> str:
+def identity(config: ZooConfig, images: Images | Tasks) -> str:
     """Return a hash of all that decides the bytes of a generated zoo: parameters, images, code, version of torch."""
     plain = {
         key: value
         for key, value in to_plain(config).items()
         if key not in ("source", "path", "revision", "run_pattern", "reading", "hygiene", "workers", "parallel")
     }
-    content = [tensor.numpy().tobytes() for tensor in (images.x_train, images.y_train, images.x_test, images.y_test)]
+    content: list[bytes | str] = []
+    for one in as_tasks(images).images:
+        content += [one.name, *(getattr(one, name).numpy().tobytes() for name in TENSORS)]
     code = [(Path(__file__).parent / f"{name}.py").read_bytes() for name in CODE]
-    return content_hash(msgspec.json.encode(plain), images.name, *content, *code, torch.__version__)
+    return content_hash(msgspec.json.encode(plain), *content, *code, torch.__version__)
 
 
 def train_shard(shard: Shard, job: Job) -> int:
     """Train the runs of one shard, judge their checkpoints, write the rows and return the count of runs."""
-    images = _images(job)
+    images = _images(job, shard.runs[0].dataset)
     layout = layout_of(build(shard.runs[0].architecture).state_dict())
     recorded = train_group(shard.runs, images, job.checkpoints)
     rows, vectors = [], []
@@ -139,11 +147,23 @@ def train_shard(shard: Shard, job: Job) -> int:
         weights = checkpoints[: len(steps)]
         for number, (step, measured) in enumerate(zip(steps, judge(run, layout, weights, images), strict=True)):
             sound = bool(weights[number].abs().max() <= job.max_weight) and np.isfinite([*measured.values()]).all()
-            if sound:
-                rows.append(row(run, number, step, layout, measured, job.dataset))
+            if sound or (job.diverged and bool(weights[number].isfinite().all())):
+                state = state_of(run, measured, last=number == len(steps) - 1) if sound else "diverged"
+                rows.append({**row(run, number, step, layout, measured, images.name), "state": state})
                 vectors.append(weights[number].numpy())
     write_part(shard.path(job.folder), pd.DataFrame(rows, columns=rows[0] if rows else ["run_id"]), vectors)
     return len(shard.runs)
+
+
+def state_of(run: RunPlan, measured: dict[str, float], *, last: bool) -> str:
+    """Return `early` before the last checkpoint of a run; there `trained`, or `poor` where it hardly fits its own images.
+
+    Poor is a training accuracy below 1/c + (1 - 1/c) / 2, half of the way from guessing among its c classes to all right.
+    """
+    if not last:
+        return "early"
+    chance = 1 / (len(run.variety.classes) if run.variety is not None else run.architecture.classes)
+    return "poor" if measured["train_accuracy"] < chance + POOR * (1 - chance) else "trained"
 
 
 def judge(run: RunPlan, layout: Layout, weights: torch.Tensor, images: Images) -> Iterator[dict[str, float]]:
@@ -217,6 +237,33 @@ def _variety(run: RunPlan) -> dict[str, Any]:
     }
 
 
+def _drawn(config: ZooConfig, tasks: Tasks, number: int) -> RunPlan:
+    images = tasks.images[turn(config, number, len(tasks.images))]
+    channels, height, width = images.x_train.shape[1:]
+    size = {"classes": images.classes, "images": len(images.x_train), "dataset": images.name}
+    return draw_run(config, number, shape=(channels, height, width), **size)
+
+
+def _train(config: ZooConfig, tasks: Tasks, job: Job) -> list[Shard]:
+    """Train all runs, and further ones until as many networks as `n_networks` are kept; return their shards."""
+    shards = plan_shards(config, tasks)
+    _train_missing(shards, job, config)
+    trained, kept = config.runs, _count(shards, job)
+    while config.n_networks is not None and kept < config.n_networks:
+        if trained >= MOST * config.runs:
+            got = f"{kept:,} of {config.n_networks:,} networks kept of {trained:,} runs"
+            raise DataError("too many networks diverge", where="zoo.n_networks", got=got, fix="lower `zoo.lr`")
+        missing = max(1, -(-(config.n_networks - kept) // config.checkpoints))
+        more = plan_shards(config, tasks, range(trained, trained + missing), len(shards))
+        _train_missing(more, job, config)
+        shards, trained, kept = [*shards, *more], trained + missing, kept + _count(more, job)
+    return shards
+
+
+def _count(shards: Sequence[Shard], job: Job) -> int:
+    return sum(count_rows(shard.path(job.folder)) for shard in shards)
+
+
 def _train_missing(shards: Sequence[Shard], job: Job, config: ZooConfig) -> None:
     todo = [shard for shard in shards if not is_whole(shard.path(job.folder))]
     todo.sort(key=lambda shard: (-sum(run.steps for run in shard.runs), shard.number))
@@ -229,33 +276,42 @@ def _train_missing(shards: Sequence[Shard], job: Job, config: ZooConfig) -> None
             bar.update(finished)
 
 
-def _keep_images(images: Images, folder: Path) -> None:
-    tensors = {name: getattr(images, name) for name in ("x_train", "y_train", "x_test", "y_test")}
-    if not (folder / "images.safetensors").is_file():
-        write_tensors(folder / "images.safetensors", tensors)
+def _keep_images(tasks: Tasks, folder: Path) -> None:
+    for number, images in enumerate(tasks.images):
+        path = folder / f"images-{number}.safetensors"
+        if not path.is_file():
+            write_tensors(path, {name: getattr(images, name) for name in TENSORS})
 
 
-@lru_cache(maxsize=1)
-def _images(job: Job) -> Images:
-    return Images(name=job.dataset, classes=job.classes, **read_tensors(job.folder / "images.safetensors"))
+@lru_cache(maxsize=4)
+def _images(job: Job, dataset: str) -> Images:
+    number = [name for name, _ in job.classes].index(dataset)
+    tensors = read_tensors(job.folder / f"images-{number}.safetensors")
+    return Images(name=dataset, classes=job.classes[number][1], **tensors)
 
 
-def _diverged(shards: Sequence[Shard], config: ZooConfig, kept: set[str]) -> list[Refused]:
-    """Return the checkpoints that were planned and not kept."""
+def _diverged(shards: Sequence[Shard], config: ZooConfig, kept: set[str], runs: int) -> list[Refused]:
+    """Return the checkpoints of the first runs that were planned and not kept."""
     detail = f"zoo.max_weight is {config.max_weight:g}"
-    runs = sorted((run for shard in shards for run in shard.runs), key=lambda run: run.number)
-    planned = (
+    planned = sorted((run for shard in shards for run in shard.runs if run.number < runs), key=lambda run: run.number)
+    names = (
         f"{run.run_id}-{number}"
-        for run in runs
+        for run in planned
         for number, _ in enumerate(checkpoint_steps(run.steps, config.checkpoints))
     )
-    return [Refused(name, "diverged", detail) for name in planned if name not in kept]
+    return [Refused(name, "diverged", detail) for name in names if name not in kept]
 
 
-def _assemble(shards: Sequence[Shard], folder: Path, out: Path) -> set[str]:
-    """Write the rows of all shards by run and checkpoint, one parquet file per part; return their names."""
+def _assemble(shards: Sequence[Shard], folder: Path, out: Path, most: int | None) -> tuple[set[str], int]:
+    """Write the rows of all shards by run and checkpoint, one parquet file per part.
+
+    Returns the names of all networks that are kept and the count of runs that are part of the zoo as a whole: where `most`
+    networks are enough, the run that exceeds them gives its last checkpoints, and those after it nothing.
+    """
     kept: set[str] = set()
-    layouts = {}
+    used: set[str] = set()
+    layouts: dict[Architecture, Layout] = {}
+    runs = 1 + max(run.number for shard in shards for run in shard.runs)
     for part in sorted({shard.part for shard in shards}):
         tables, vectors = [], []
         for shard in (shard for shard in shards if shard.part == part):
@@ -266,10 +322,26 @@ def _assemble(shards: Sequence[Shard], folder: Path, out: Path) -> set[str]:
                 layouts[shard.runs[0].architecture] = layout_of(build(shard.runs[0].architecture).state_dict())
         if tables:
             table = pd.concat(tables, ignore_index=True)
-            order = table.sort_values(["run_id", "checkpoint"]).index.to_numpy()
-            write_part(out / "rows" / f"part-{part:05d}.parquet", table.iloc[order], [vectors[i] for i in order])
+            table = table.sort_values(["run_id", "checkpoint"])
+            if most is not None and len(kept) + len(table) >= most:
+                table, runs = _cut(table, most - len(kept))
+            chosen = [vectors[place] for place in table.index]
+            write_part(out / "rows" / f"part-{part:05d}.parquet", table, chosen)
             kept |= set(table["model_id"].astype(str))
+            used |= set(table["layout"])
+            if len(kept) == most:
+                break
     if not kept:
         raise DataError("every network diverged, so the zoo is empty", where="zoo", fix="lower `zoo.lr`")
-    write_layouts(out, layouts.values())
-    return kept
+    write_layouts(out, [layout for layout in layouts.values() if layout.identity in used])
+    return kept, runs
+
+
+def _cut(table: pd.DataFrame, most: int) -> tuple[pd.DataFrame, int]:
+    """Return the first `most` rows, of the last run among them its last checkpoints, and the count of whole runs."""
+    last = table["run_id"].iloc[most - 1]
+    runs = table["run_id"].to_numpy()
+    before, own = np.flatnonzero(runs < last), np.flatnonzero(runs == last)
+    left = most - len(before)
+    number = int(str(last).rpartition("-")[2])
+    return table.iloc[[*before, *own[len(own) - left :]]], number + (left == len(own))

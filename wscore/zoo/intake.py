@@ -8,10 +8,10 @@ one shard at a time; what is kept in memory of each network is a few hundred byt
 import shutil
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import msgspec
 import numpy as np
@@ -19,11 +19,13 @@ import pandas as pd
 from tqdm import tqdm
 
 from wscore.config import to_plain
-from wscore.errors import DataError, WscoreWarning
-from wscore.io import atomic_folder, content_hash, read_json, write_json
+from wscore.errors import ConfigError, DataError, WscoreWarning
+from wscore.io import atomic_folder, content_hash, read_json, write_csv, write_json
 from wscore.parallel import parallel_map
 from wscore.zoo.architectures import parse
-from wscore.zoo.config import HygieneConfig, ZooConfig
+from wscore.zoo.config import HygieneConfig, ReadingConfig, ZooConfig
+from wscore.zoo.constants import collect, is_small, set_key, write_sets
+from wscore.zoo.factories import Built, try_to_build
 from wscore.zoo.hygiene import defect, digest, join_groups, layer_digests, near_pairs, shared_layers, sketch
 from wscore.zoo.layout import Layout, layout_of
 from wscore.zoo.metadata import Columns
@@ -64,13 +66,24 @@ class Job(NamedTuple):
     constant: bool
 
 
-def take_in(plan: Plan, config: ZooConfig, out: Path) -> int:
+def take_in(plan: Plan, config: ZooConfig, out: Path, factories: Mapping[str, str] | None = None) -> int:
     """Write the zoo of a plan and return how many networks were set aside.
 
+    Args:
+        plan: what is read.
+        config: what is set aside, and which workers read.
+        out: folder of the zoo.
+        factories: `data.factories`, the functions that may build networks again.
+
     Raises:
+        ConfigError: if a factory is not named there, or can't be imported.
         DataError: if no network is left.
         WscoreError: if a worker process dies; finished shards are kept.
     """
+    factories = dict(factories or {})
+    if config.reading.factory is not None and config.reading.factory not in factories:
+        expected = ", ".join(factories) or "an entry in data.factories"
+        raise ConfigError("unknown factory", where="zoo.reading.factory", expected=expected, got=config.reading.factory)
     plain = msgspec.json.encode([to_plain(config.reading), to_plain(config.hygiene), config.max_weight])
     code = [path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))]
     folder = Path.cwd() / CACHE / content_hash(plan.identity, plain, *code)
@@ -93,11 +106,15 @@ def take_in(plan: Plan, config: ZooConfig, out: Path) -> int:
     refused = [*plan.refused, *taken.refused()]
     if not any(taken.kept):
         raise DataError("no network is left", where="zoo", got=_counted(refused) or "nothing", fix=_first(refused))
+    taken.name_factories(config.reading, factories)
+    stuck = taken.rebuilding(factories)
     with atomic_folder(out) as temporary:
         taken.write(temporary)
+        write_csv(temporary / "rebuilding.csv", dict(stuck))
         write_json(temporary / "source.json", plan.origin)
         write_set_aside(temporary, refused)
     shutil.rmtree(folder, ignore_errors=True)
+    _warn_of(stuck)
     if refused:
         warnings.warn(f"{len(refused)} set aside: {_counted(refused)}; see {SET_ASIDE}", WscoreWarning, stacklevel=2)
     return len(refused)
@@ -105,11 +122,14 @@ def take_in(plan: Plan, config: ZooConfig, out: Path) -> int:
 
 def read_shard(job: Job) -> int:
     """Read one piece of a source, judge each of its networks by itself, write the shard and return its count of rows."""
-    rows, vectors, layouts = [], [], {}
+    rows, vectors, layouts, constants = [], [], {}, {}
     for item in job.read(job.piece):
         row, vector = _judged(item, job, layouts) if isinstance(item, Found) else (_refused_row(item), NOTHING)
+        if row["constants"] and isinstance(item, Found) and is_small(item.constants):
+            constants[row["constants"]] = item.constants
         rows.append(row)
         vectors.append(vector)
+    write_sets(_constants_of(job.path), constants)
     write_json(job.path.with_suffix(".json"), {name: msgspec.to_builtins(layout) for name, layout in layouts.items()})
     write_part(job.path, pd.DataFrame(rows, columns=list(EMPTY)), vectors)
     return len(rows)
@@ -118,8 +138,12 @@ def read_shard(job: Job) -> int:
 NOTHING = np.zeros(0, np.float32)
 EMPTY: dict[str, Any] = {
     "model_id": "", "run_id": "", "number": np.nan, "layout": "", "architecture": "", "metadata": "{}", "reason": "",
-    "detail": "", "digest": "", "layers": (), "sketch": (), "dtype": "",
+    "detail": "", "digest": "", "layers": (), "sketch": (), "dtype": "", "constants": "",
 }  # fmt: skip
+
+
+def _constants_of(shard: Path) -> Path:
+    return shard.with_suffix(".constants.safetensors")
 
 
 def _refused_row(item: Refused) -> dict[str, Any]:
@@ -145,6 +169,7 @@ def _judged(item: Found, job: Job, layouts: dict[str, Layout]) -> tuple[dict[str
         "layers": layer_digests(layout, vector),
         "sketch": sketch(vector),
         "dtype": _precision(item),
+        "constants": set_key(item.constants),
     }
     return {**EMPTY, **row}, vector
 
@@ -173,6 +198,11 @@ class Taken:
         self.checkpoints = np.zeros(len(table), np.int64)
         self.relations: set[tuple[str, str]] = set()
         self.columns = Columns()
+        texts = table["architecture"].astype(str)
+        described = texts.str.lstrip().str.startswith("{").to_numpy(bool)
+        self.architectures = np.where(described, texts, "").astype(object)
+        self.names = np.where(described, "", texts).astype(object)  # of architectures of others
+        self.factories = np.full(len(table), "", object)
 
     @property
     def kept(self) -> np.ndarray:
@@ -189,7 +219,38 @@ class Taken:
 
     def metadata(self, row: int) -> dict[str, Any]:
         """Return the metadata of one network."""
-        return msgspec.json.decode(self.table["metadata"].iloc[row])
+        known = msgspec.json.decode(self.table["metadata"].iloc[row])
+        return {**known, "architecture_name": self.names[row]} if self.names[row] else known
+
+    def name_factories(self, reading: ReadingConfig, factories: Mapping[str, str]) -> None:
+        """Note for each network of unknown architecture what builds it."""
+        for row in np.flatnonzero(self.kept & (self.architectures == "")).tolist():
+            known = self.metadata(row)
+            text = str(known.get("factory") or "")
+            if not text:
+                own = str(self.names[row])
+                name = own if own in factories else reading.factory or ""
+                given = {key: known[key] for key in reading.factory_columns if known.get(key) is not None}
+                text = Built(name=name, arguments=_whole(given)).to_json() if name else ""
+            self.factories[row] = text
+
+    def rebuilding(self, factories: Mapping[str, str]) -> pd.DataFrame:
+        """Return which networks can be built again, by architecture, factory and layout, and why others can't."""
+        rows = np.flatnonzero(self.kept)
+        table = pd.DataFrame({
+            "model_id": self.ids[rows], "architecture": self.architectures[rows], "factory": self.factories[rows],
+            "layout": self.table["layout"].to_numpy(object)[rows], "shard": self.table["shard"].to_numpy()[rows],
+        })  # fmt: skip
+        found: list[dict[str, Any]] = []
+        for key, some in table.groupby(["architecture", "factory", "layout"], sort=True):
+            architecture, factory, name = (str(part) for part in cast(tuple[str, str, str], key))
+            layout = _layout(read_json(self.paths[int(some["shard"].iloc[0])].with_suffix(".json"))[name])
+            made, reason = try_to_build(architecture, factory, layout, factories)
+            found.append({
+                "architecture": architecture, "factory": factory, "layout": name, "networks": len(some),
+                "first": some["model_id"].iloc[0], "built": made is not None, "reason": reason,
+            })  # fmt: skip
+        return pd.DataFrame(found)
 
     def vector(self, row: int) -> np.ndarray:
         """Return the weights of one network."""
@@ -220,6 +281,8 @@ class Taken:
             write_part(folder / "rows" / f"part-{part:05d}.parquet", self._described(rows, layouts), vectors)
         used = set(self.table["layout"][self.kept])
         write_layouts(folder, [_layout(layouts[name]) for name in sorted(used)])
+        keys = self.table["constants"].to_numpy(object)[self.kept]
+        collect([_constants_of(path) for path in self.paths], map(str, keys), folder)
 
     @lru_cache(maxsize=3)  # noqa: B019
     def _weights(self, shard: int) -> list[np.ndarray]:
@@ -234,13 +297,17 @@ class Taken:
             "run_id": self.runs[rows],
             "checkpoint": self.checkpoints[rows],
             "layout": some["layout"].to_numpy(object),
-            "architecture": some["architecture"].to_numpy(object),
+            "architecture": self.architectures[rows],
             "group": self.groups[rows],
             "dtype": some["dtype"].to_numpy(object),
             "n_weights": [held[name].size for name in some["layout"]],
             "has_conv_layers": ["conv" in kinds[name] for name in some["layout"]],
             "has_batch_norm": ["running_mean" in kinds[name] for name in some["layout"]],
         })  # fmt: skip
+        if any(self.factories):
+            ours["factory"] = self.factories[rows]
+        if any(self.table["constants"]):
+            ours["constants"] = some["constants"].to_numpy(object)
         given = self.columns.table([self.metadata(row) for row in rows])
         ours = ours.drop(columns=[name for name in ("has_conv_layers", "has_batch_norm") if name in given])
         return pd.concat([ours, given.drop(columns=[name for name in ours if name in given])], axis=1)
@@ -253,7 +320,7 @@ def judge(paths: Sequence[Path], hygiene: HygieneConfig) -> Taken:
     if not tables:
         tables = [pd.DataFrame({name: [] for name in (*EMPTY, "shard", "place")})]
     taken = Taken(paths, pd.concat(tables, ignore_index=True))
-    for text in sorted(set(taken.table["architecture"][taken.kept].astype(str)) - {""}):
+    for text in sorted(set(taken.architectures[taken.kept]) - {""}):
         parse(text)
     _check_metadata(taken, hygiene)
     _number(taken)
@@ -334,6 +401,22 @@ def _find_near_duplicates(taken: Taken, hygiene: HygieneConfig) -> None:
             taken.relations.add((taken.runs[a], taken.runs[b]))
             if hygiene.near_duplicates == "set_aside" and taken.kept[a] and taken.kept[b]:
                 taken.refuse(b, "near_duplicate", f"of {taken.ids[a]}, relative distance {apart:.2g}")
+
+
+def _whole(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return arguments with whole numbers as integers, which tables may hold as fractions."""
+    return {
+        key: int(value) if isinstance(value, float) and value.is_integer() else value for key, value in given.items()
+    }
+
+
+def _warn_of(table: pd.DataFrame) -> None:
+    """Say how many networks of a known architecture or factory can't be built again, and why the first of them can't."""
+    rows = [row for row in table.to_dict("records") if not row["built"] and (row["architecture"] or row["factory"])]
+    if rows:
+        first, count = f"{rows[0]['first']}: {rows[0]['reason']}", sum(row["networks"] for row in rows)
+        message = f"{count} networks can't be built again, see rebuilding.csv; the first is {first}"
+        warnings.warn(message, WscoreWarning, stacklevel=3)
 
 
 def _layout(plain: Any) -> Layout:

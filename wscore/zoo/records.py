@@ -1,5 +1,7 @@
 """What a reader of networks hands over: a network, or the reason why it is set aside."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -38,7 +40,8 @@ class Found(NamedTuple):
         checkpoint: number that orders it within its run, or None: the order of reading.
         state: floating-point tensors, and counters of one integer, by name.
         metadata: columns: numbers, truth values, texts and lists of texts.
-        architecture: JSON for `wscore.zoo.architectures.parse`, or empty.
+        architecture: JSON for `wscore.zoo.architectures.parse`, a name of somebody else's, or empty.
+        constants: masks and tables of indices, which are no weights, by name.
     """
 
     model_id: str
@@ -47,6 +50,7 @@ class Found(NamedTuple):
     state: dict[str, Tensor]
     metadata: dict[str, Any]
     architecture: str = ""
+    constants: Mapping[str, Tensor] = MappingProxyType({})
 
 
 class Refused(NamedTuple):

@@ -52,6 +52,7 @@ class RunPlan(msgspec.Struct, frozen=True, kw_only=True):
         seed_init: of the initial weights.
         seed_data: of the subset, the order of the batches, dropout, labels and augmentation.
         variety: what is unusual about it; None where a zoo has only usual runs.
+        dataset: name of its images.
     """
 
     number: int
@@ -69,6 +70,7 @@ class RunPlan(msgspec.Struct, frozen=True, kw_only=True):
     seed_init: int
     seed_data: int
     variety: Variety | None = None
+    dataset: str = ""
 
     @property
     def run_id(self) -> str:
@@ -86,7 +88,14 @@ class RunPlan(msgspec.Struct, frozen=True, kw_only=True):
         return self.epochs * self.steps_per_epoch
 
 
-def draw_run(config: ZooConfig, number: int, *, shape: tuple[int, int, int], classes: int, images: int) -> RunPlan:
+def turn(config: ZooConfig, number: int, datasets: int) -> int:
+    """Return which data set a run is trained on: they take turns, each after a run of every family."""
+    return number // len(config.families) % datasets
+
+
+def draw_run(
+    config: ZooConfig, number: int, *, shape: tuple[int, int, int], classes: int, images: int, dataset: str = ""
+) -> RunPlan:
     """Return run `number` of a zoo on `images` training images of a shape.
 
     It depends on the seed and the number, not on how many runs there are; families take turns.
@@ -111,6 +120,7 @@ def draw_run(config: ZooConfig, number: int, *, shape: tuple[int, int, int], cla
         seed_init=int(rng.integers(2**31)),
         seed_data=int(rng.integers(2**31)),
         variety=None if config.variety.is_off else _draw_variety(config, number, classes),
+        dataset=dataset,
     )
 
 
@@ -126,14 +136,14 @@ def checkpoint_steps(steps: int, checkpoints: int) -> list[int]:
 
 
 def group_runs(runs: Sequence[RunPlan], size: int) -> list[tuple[RunPlan, ...]]:
-    """Return the runs in groups of at most `size` that share architecture and batch size, the longest run first.
+    """Return the runs in groups of at most `size` that share images, architecture and batch size, the longest run first.
 
     Where images or networks are large, a group is smaller, so that a layer of all its networks holds `LARGEST` numbers
     at most.
     """
-    alike: dict[tuple[str, int], list[RunPlan]] = {}
+    alike: dict[tuple[str, int, str], list[RunPlan]] = {}
     for run in runs:
-        alike.setdefault((run.architecture.to_json(), run.batch_size), []).append(run)
+        alike.setdefault((run.architecture.to_json(), run.batch_size, run.dataset), []).append(run)
     groups = []
     for key in sorted(alike):
         members = sorted(alike[key], key=lambda run: (-run.steps, run.number))

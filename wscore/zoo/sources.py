@@ -6,13 +6,14 @@ from pathlib import Path
 from wscore.zoo.config import ZooConfig
 from wscore.zoo.folder import plan_folder, plan_trials
 from wscore.zoo.generate import generate_zoo
-from wscore.zoo.images import ImagesConfig, load_images
+from wscore.zoo.images import ImagesConfig
 from wscore.zoo.intake import Plan, take_in
 from wscore.zoo.tables import plan_hub, plan_parquet
+from wscore.zoo.tasks import DataConfig, load_tasks
 from wscore.zoo.vectors import plan_small_cnns, plan_vectors
 
 
-def fetch_zoo(config: ZooConfig, data: ImagesConfig, out: Path) -> int:
+def fetch_zoo(config: ZooConfig, data: DataConfig | ImagesConfig, out: Path) -> int:
     """Write the zoo that a configuration names and return how many checkpoints were set aside.
 
     Raises:
@@ -20,8 +21,9 @@ def fetch_zoo(config: ZooConfig, data: ImagesConfig, out: Path) -> int:
         DataError: if images or networks are missing, or not one network is fit.
     """
     if config.source == "generate":
-        return generate_zoo(config, load_images(data), out)
-    return take_in(SOURCES[config.source](config), config, out)
+        return generate_zoo(config, load_tasks(data), out)
+    factories = data.factories if isinstance(data, DataConfig) else {}
+    return take_in(SOURCES[config.source](config), config, out, factories)
 
 
 SOURCES: dict[str, Callable[[ZooConfig], Plan]] = {

@@ -5,6 +5,9 @@ zoo/
   layouts.json              {layout identity: {"tensors": [...], "counters": {...}}}
   source.json               where networks of others come from
   set_aside.csv             what was left out, with reasons
+  rebuilding.csv            networks of others: which can be built again, and why others can't
+  constants.json            networks of others: masks and tables of indices that are no weights; constants.safetensors
+                            holds them
   README.md                 card that lets `datasets.load_dataset("zoo")` and pandas read the rows
 """
 
@@ -20,16 +23,19 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 from jaxtyping import Float
+from torch import Tensor
 
 from wscore.errors import DataError
-from wscore.io import atomic_file, hash_folder, read_json, write_csv, write_json, write_text
+from wscore.io import atomic_file, hash_folder, read_json, read_tensors, write_csv, write_json, write_text
 from wscore.zoo.layout import Layout
 from wscore.zoo.records import Refused
 
 ROW_GROUP = 256  # rows read at once, fewer where networks are large
 WEIGHTS_PER_GROUP = 1 << 24
 SET_ASIDE = "set_aside.csv"
+CONSTANTS = "constants.safetensors"
 REQUIRED = ("model_id", "run_id", "checkpoint", "layout", "architecture")
 CARD = """---
 configs:
@@ -96,6 +102,25 @@ class Zoo:
         """Return what was left out when the zoo was made: columns model_id, reason and detail."""
         path = self.folder / SET_ASIDE
         return pd.read_csv(path) if path.is_file() else pd.DataFrame({"model_id": [], "reason": [], "detail": []})
+
+    def constants(self, row: int) -> dict[str, Tensor]:
+        """Return the masks and tables of indices of one network, by name; none if it has none or they were not kept."""
+        key = str(self.table["constants"].iloc[row]) if "constants" in self.table else ""
+        return dict(self._constants.get(key, {}))
+
+    def state_dict(self, row: int) -> dict[str, Tensor]:
+        """Return the state dict of one network: weights in float32, counters as zeros, and what `constants` returns."""
+        layout = self.layout(row)
+        return {**layout.unflatten(torch.from_numpy(self.weights([row])[0].copy())), **self.constants(row)}
+
+    @cached_property
+    def _constants(self) -> dict[str, dict[str, Tensor]]:
+        found: dict[str, dict[str, Tensor]] = {}
+        path = self.folder / CONSTANTS
+        for name, tensor in (read_tensors(path) if path.is_file() else {}).items():
+            key, _, own = name.partition("/")
+            found.setdefault(key, {})[own] = tensor
+        return found
 
     def layout(self, row: int) -> Layout:
         """Return the layout of one row."""
@@ -192,6 +217,11 @@ def is_whole(path: Path) -> bool:
     except (OSError, pa.ArrowInvalid):
         return False
     return True
+
+
+def count_rows(path: Path) -> int:
+    """Return the count of rows of a shard."""
+    return pq.ParquetFile(path).metadata.num_rows
 
 
 def read_metadata(part: Path) -> pd.DataFrame:

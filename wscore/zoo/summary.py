@@ -9,6 +9,7 @@ from wscore.zoo.records import REASONS
 from wscore.zoo.store import Zoo
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+STATES = ("early", "trained", "poor", "diverged")
 MEASURED = ("test_accuracy", "generalization_gap")
 
 
@@ -16,8 +17,10 @@ def describe(zoo: Zoo) -> dict[str, float]:
     """Return counts of a zoo, quantiles of what was measured on its networks, and counts and medians by family.
 
     `set_aside_<reason>` counts what was left out; `groups` the sets of runs that share a split and `groups_joined` those
-    of more than one run; `networks_early` checkpoints before the last of their run, and `networks_poor` last ones that
-    stay below half the median accuracy of the last ones of their family. Columns that a foreign zoo lacks are left out.
+    of more than one run; `networks_<state>` the networks of each state (see `wscore.zoo.generate.state_of`). Of networks of
+    others `networks_early` are checkpoints before the last of their run, `networks_poor` last ones that stay below half
+    the median accuracy of the last ones of their family, and `networks_buildable` those that can be built again;
+    `networks_with_constants` have masks or tables of indices. Columns that a foreign zoo lacks are left out.
     """
     table = zoo.table
     sizes = np.array([zoo.layouts[str(name)].size for name in table["layout"]])
@@ -41,7 +44,7 @@ def describe(zoo: Zoo) -> dict[str, float]:
         if name in table and np.isfinite(table[name].to_numpy(float)).any():
             found = np.nanquantile(table[name].to_numpy(float), QUANTILES)
             summary |= {f"{name}_q{100 * q:02.0f}": float(value) for q, value in zip(QUANTILES, found, strict=True)}
-    return summary | _by_status(table) | _by_family(table)
+    return summary | _by_status(table) | _by_family(table) | _by_building(zoo)
 
 
 def report(zoo: Zoo) -> dict[str, list[object]]:
@@ -58,6 +61,9 @@ def report(zoo: Zoo) -> dict[str, list[object]]:
 
 
 def _by_status(table: pd.DataFrame) -> dict[str, float]:
+    if "state" in table and set(table["state"]) <= set(STATES):
+        states = Counter(table["state"])
+        return {f"networks_{state}": float(states[state]) for state in STATES}
     last = table.groupby("run_id")["checkpoint"].idxmax()
     summary = {"networks_early": float(len(table) - len(last))}
     if "test_accuracy" in table:
@@ -65,6 +71,18 @@ def _by_status(table: pd.DataFrame) -> dict[str, float]:
         family = rows["family"] if "family" in rows else rows["layout"]
         usual = rows["test_accuracy"].astype(float).groupby(family).transform("median")
         summary["networks_poor"] = float((rows["test_accuracy"].astype(float) < usual / 2).sum())
+    return summary
+
+
+def _by_building(zoo: Zoo) -> dict[str, float]:
+    summary: dict[str, float] = {}
+    path = zoo.folder / "rebuilding.csv"
+    if path.is_file():
+        table = pd.read_csv(path)
+        built = zip(table["networks"], table["built"], strict=True)
+        summary["networks_buildable"] = float(sum(count for count, works in built if works))
+    if "constants" in zoo.table:
+        summary["networks_with_constants"] = float(sum(map(bool, zoo.table["constants"])))
     return summary
 
 

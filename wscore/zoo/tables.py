@@ -84,14 +84,14 @@ def read_own(folder: str, rows: tuple[int, int]) -> Iterator[Found | Refused]:
         known = present(given[place])
         name, run = str(known.pop("model_id")), str(known.pop("run_id"))
         checkpoint, layout = known.pop("checkpoint"), zoo.layout(row)
-        for key in ("layout", "n_weights", "dtype"):
+        for key in ("layout", "n_weights", "dtype", "constants"):
             known.pop(key, None)
         architecture = str(known.pop("architecture", ""))
         if len(vector) != layout.size:
             yield Refused(name, "mismatched_layout", f"{len(vector):,} weights; the layout holds {layout.size:,}")
             continue
         state = layout.unflatten(torch.from_numpy(vector.copy()))
-        yield Found(name, run, float(checkpoint), state, known, architecture)
+        yield Found(name, run, float(checkpoint), state, known, architecture, zoo.constants(row))
 
 
 def read_piece(reading: ReadingConfig, piece: Piece) -> Iterator[Found | Refused]:
@@ -184,14 +184,15 @@ def _network(name: str, row: Mapping[str, Any], reading: ReadingConfig) -> Found
         metadata |= flattened(weights.get("config") or {}, "config")
         weights = weights["weights"]
     state = _state(weights, known or reading.layout, reading.max_weights)
-    state = select(state, key=reading.state_key, most=reading.max_weights).state
+    content = select(state, key=reading.state_key, most=reading.max_weights)
     special = {columns.weights, columns.layout, columns.id, columns.run, columns.checkpoint, columns.architecture}
     for column in columns.metadata if columns.metadata is not None else [name for name in row if name not in special]:
         metadata |= _metadata(column, row[column])
     run = name if columns.run is None or row[columns.run] is None else str(row[columns.run])
     number = None if columns.checkpoint is None else row[columns.checkpoint]
     architecture = "" if columns.architecture is None else str(row[columns.architecture] or "")
-    return Found(name, run, None if number is None else float(number), state, metadata, architecture)
+    checkpoint = None if number is None else float(number)
+    return Found(name, run, checkpoint, content.state, metadata, architecture, content.constants)
 
 
 def _metadata(column: str, value: Any) -> dict[str, Any]:

@@ -120,8 +120,9 @@ def test_accuracies_are_those_of_the_networks(zoo, perfect, digits):
         number = int(zoo.table.index[zoo.table["model_id"] == row["model_id"]][0])
         known = zoo.table.loc[number]
         vector = torch.from_numpy(zoo.weights([number]))
-        values = logits(known["architecture"], zoo.layout(number), vector, images.images)
-        assert row["original"] == pytest.approx(float(scores(values, images.labels)[0]), abs=1e-6)
+        asked = images.questions["digits"]
+        values = logits(known["architecture"], zoo.layout(number), vector, asked.images)
+        assert row["original"] == pytest.approx(float(scores(values, asked.labels)[0]), abs=1e-6)
         assert row["ours"] == pytest.approx(row["original"])
         assert row["family"] == known["family"]
 
@@ -219,12 +220,12 @@ def test_networks_of_unknown_architecture_are_measured_but_not_run(zoo, cache, d
 
 
 def test_images_of_another_size_fit_no_network(digits, zoo):
-    images = probe(digits, CONFIG)
-    architecture = zoo.table["architecture"].iloc[0]
-    assert images.fits(architecture)
-    assert not images.fits("")
-    assert not images._replace(images=torch.zeros(2, 1, 28, 28)).fits(architecture)
-    assert not images._replace(classes=7).fits(architecture)
+    images, layout = probe(digits, CONFIG), zoo.layout(0)
+    kind = images.kinds(zoo.table.iloc[:1])[0]
+    assert images.fits(kind, layout)
+    assert not images.fits(kind._replace(architecture=""), layout)
+    assert not probe(digits._replace(x_train=torch.zeros(2, 1, 28, 28)), CONFIG).fits(kind, layout)
+    assert not probe(digits._replace(classes=7), CONFIG).fits(kind, layout)
 
 
 def test_tables_agree_with_the_report(perfect):

@@ -14,10 +14,10 @@ from wscore.models.folder import save_model
 from wscore.models.mlp import MlpConfig
 from wscore.publish.checksums import write_checksums
 from wscore.publish.load import PublishedDecoder, PublishedEncoder, WeightAutoencoder
-from wscore.publish.refined import differentiable
 from wscore.tokens.cache import TokenCache, build_cache
 from wscore.tokens.config import TokensConfig
 from wscore.training.refine import RefineConfig
+from wscore.zoo.answers import differentiable
 from wscore.zoo.architectures import build, parse
 from wscore.zoo.store import Zoo
 

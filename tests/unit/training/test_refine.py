@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from wscore.losses.behaviour import behaviour_kl, spread
 from wscore.models.latent_code import Bits, LatentCode
-from wscore.training.rebuild import ModuleAnswer, StackedAnswer
 from wscore.training.refine import Problem, RefineConfig, curvatures, draw_images, refine, store
+from wscore.zoo.answers import ModuleAnswer, StackedAnswer
 from wscore.zoo.architectures import Architecture, build
 from wscore.zoo.layout import layout_of
 

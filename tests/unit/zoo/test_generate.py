@@ -19,7 +19,7 @@ COLUMNS = [
     "model_id", "run_id", "checkpoint", "layout", "architecture", "family", "dataset", "activation", "pooling",
     "optimizer", "lr", "momentum", "weight_decay", "dropout", "init_scale", "batch_size", "epochs", "train_fraction",
     "step", "epoch", "n_weights", "train_accuracy", "test_accuracy", "train_loss", "test_loss", "generalization_gap",
-    "seed_init", "seed_data", "has_conv_layers", "has_batch_norm", "has_residual", "has_dropout",
+    "seed_init", "seed_data", "has_conv_layers", "has_batch_norm", "has_residual", "has_dropout", "state",
 ]  # fmt: skip
 
 

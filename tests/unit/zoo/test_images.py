@@ -14,6 +14,7 @@ from wscore.config import load_section
 from wscore.errors import DataError
 from wscore.zoo import hub
 from wscore.zoo.images import ImagesConfig, load_images
+from wscore.zoo.tasks import DataConfig
 
 PARAMS = Path(__file__).parents[3] / "params.yaml"
 NAMES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
@@ -60,7 +61,7 @@ def write_parquet(root, content, image="image", label="label", test="test"):
 
 
 def test_the_section_of_the_defaults_is_the_digits(digits):
-    found = load_images(load_section(ImagesConfig, "data", PARAMS))
+    found = load_images(load_section(DataConfig, "data", PARAMS).each()[0])
     assert all(torch.equal(a, b) for a, b in zip(found[1:5], digits[1:5], strict=True))
     assert (len(found.x_train), len(found.x_test), found.classes) == (1198, 599, 10)
     assert found.x_train.shape[1:] == (1, 8, 8)
