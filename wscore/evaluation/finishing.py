@@ -9,7 +9,7 @@ import torch
 from wscore.errors import DataError
 from wscore.evaluation.compressed import Compressed
 from wscore.evaluation.controls import Group, Method, Noise, Vectors
-from wscore.evaluation.reconstruction import OURS, Probe
+from wscore.evaluation.reconstruction import OURS
 from wscore.models.decoded import (
     STATISTICS,
     DecodeConfig,
@@ -22,6 +22,7 @@ from wscore.zoo.architectures import parse
 from wscore.zoo.images import Images
 from wscore.zoo.layout import Layout
 from wscore.zoo.store import Zoo
+from wscore.zoo.tasks import Kind, Tasks, as_tasks, kinds_of
 
 #: Methods that are finished: what is decoded from a learned code.
 FINISHED = (OURS, "ours_refined", "layout_pca_refined", "pca", "layout_pca", "layout_pca_unaligned")
@@ -32,12 +33,12 @@ class Finishing(NamedTuple):
 
     Attributes:
         zoo: says how networks are built.
-        images: of the task; only training images are looked at.
+        images: of every data set, each for its own networks; only training images are looked at.
         config: what is done.
     """
 
     zoo: Zoo
-    images: Images
+    images: Images | Tasks
     config: DecodeConfig
 
 
@@ -53,10 +54,11 @@ class Finished:
 
     def __init__(self, method: Method, setting: Finishing) -> None:
         self.method, self.setting = method, setting
-        count = setting.config.batch_norm_images
-        generator = torch.Generator().manual_seed(setting.config.seed)
-        order = torch.randperm(len(setting.images.x_train), generator=generator)[:count]
-        self.images = setting.images.x_train[order.sort().values]
+        self.tasks, self.images = as_tasks(setting.images), {}
+        for one in self.tasks.images:
+            generator = torch.Generator().manual_seed(setting.config.seed)
+            order = torch.randperm(len(one.x_train), generator=generator)[: setting.config.batch_norm_images]
+            self.images[one.name] = one.x_train[order.sort().values]
 
     def restore(self, group: Group) -> Vectors:
         """Return the finished networks.
@@ -69,10 +71,11 @@ class Finished:
             weights = restore_norms(group.layout, weights, tensor_norms(group.layout, group.weights))
         if not self.setting.config.batch_norm_images or not has_statistics(group.layout):
             return weights
-        result, names = np.array(weights, np.float32), self._architectures(group)
-        for name in np.unique(names).tolist():
-            same = names == name
-            result[same] = recompute_statistics(parse(name), group.layout, result[same], self.images)
+        result, kinds = np.array(weights, np.float32), self._kinds(group)
+        for kind in sorted(set(kinds)):
+            same = np.array([one == kind for one in kinds])
+            known, images = parse(kind.architecture), self.images[kind.task]
+            result[same] = recompute_statistics(known, group.layout, result[same], images)
         return result
 
     def floats(self, layout: Layout) -> float | None:
@@ -83,19 +86,18 @@ class Finished:
         recomputed = STATISTICS if self.setting.config.batch_norm_images else ()
         return stored + sum(tensor.kind not in recomputed for tensor in layout.tensors)
 
-    def _architectures(self, group: Group) -> np.ndarray:
-        table, images = self.setting.zoo.table, self.setting.images
-        names = table["architecture"].fillna("").astype(str).to_numpy()[group.rows]
-        shown = Probe(images.x_train, images.y_train, images.classes)
-        for name in np.unique(names).tolist():
-            if not shown.fits(name):
+    def _kinds(self, group: Group) -> list[Kind]:
+        table = self.setting.zoo.table.iloc[group.rows]
+        kinds = kinds_of(table, self.tasks)
+        for kind, name in zip(kinds, table["model_id"], strict=True):
+            way = self.tasks.way(kind, group.layout)
+            if way.answer is None or not kind.architecture:
                 raise DataError(
                     "running statistics can't be recomputed in a network that can't be built for the images of section data",
-                    where=str(table["model_id"].to_numpy()[group.rows[names == name][0]]),
-                    expected=f"a known architecture that takes images of {tuple(images.x_train.shape[1:])}",
-                    got=name or "no architecture", fix="set decode.batch_norm_images to 0",
+                    where=str(name), expected="a known architecture that takes the images of its data set",
+                    got=way.reason or "a network of data.factories", fix="set decode.batch_norm_images to 0",
                 )  # fmt: skip
-        return names
+        return kinds
 
 
 def finish(ways: Mapping[str, Method], setting: Finishing) -> dict[str, Method]:
