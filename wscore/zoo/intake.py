@@ -81,9 +81,7 @@ def take_in(plan: Plan, config: ZooConfig, out: Path, factories: Mapping[str, st
         WscoreError: if a worker process dies; finished shards are kept.
     """
     factories = dict(factories or {})
-    if config.reading.factory is not None and config.reading.factory not in factories:
-        expected = ", ".join(factories) or "an entry in data.factories"
-        raise ConfigError("unknown factory", where="zoo.reading.factory", expected=expected, got=config.reading.factory)
+    _check_factory(config.reading, factories)
     plain = msgspec.json.encode([to_plain(config.reading), to_plain(config.hygiene), config.max_weight])
     code = [path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))]
     folder = Path.cwd() / CACHE / content_hash(plan.identity, plain, *code)
@@ -118,6 +116,12 @@ def take_in(plan: Plan, config: ZooConfig, out: Path, factories: Mapping[str, st
     if refused:
         warnings.warn(f"{len(refused)} set aside: {_counted(refused)}; see {SET_ASIDE}", WscoreWarning, stacklevel=2)
     return len(refused)
+
+
+def _check_factory(reading: ReadingConfig, factories: Mapping[str, str]) -> None:
+    if reading.factory is not None and reading.factory not in factories:
+        expected = ", ".join(factories) or "an entry in data.factories"
+        raise ConfigError("unknown factory", where="zoo.reading.factory", expected=expected, got=reading.factory)
 
 
 def read_shard(job: Job) -> int:
