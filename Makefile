@@ -20,10 +20,10 @@ export VIRTUAL_ENV := $(VENV)
 unexport PYTHONHOME
 
 .DEFAULT_GOAL := help
-.PHONY: help repro test smoke rate-fidelity latents check format ui bench readme clean sae-pareto
+.PHONY: help repro test smoke rate-fidelity latents check format ui bench readme clean sae-pareto autoencoder-seeds
 
 help: ## list these commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 repro: $(READY) ## run the whole pipeline, or what changed since last time
 	dvc repro $(ARGS)
@@ -40,6 +40,9 @@ smoke: $(READY) ## run the whole pipeline on very little data, in a scratch copy
 
 rate-fidelity: $(READY) ## study: agreement over the numbers kept of a network (trains one autoencoder per size)
 	dvc repro studies/rate_fidelity/dvc.yaml $(ARGS)
+
+autoencoder-seeds: $(READY) ## study: spread of the autoencoder's figures over seeds and splits (trains one for each)
+	dvc repro studies/autoencoder_seeds/dvc.yaml $(ARGS)
 
 sae-pareto: $(READY) ## study: sparsity of a dictionary against fidelity, all sparsities beside PCA
 	dvc repro studies/sae_pareto/dvc.yaml $(ARGS)

@@ -1,0 +1,41 @@
+"""Study: the default autoencoder with several seeds and on several splits, with the spread of its figures."""
+
+from pathlib import Path
+
+from wscore.evaluation.config import EvaluateConfig
+from wscore.evaluation.seeds import Recipe, SeedsConfig, every_seed, headline, spread
+from wscore.io import atomic_folder, write_csv
+from wscore.runner import Run, stage
+from wscore.tokens.cache import TokenCache
+from wscore.tokens.config import TokensConfig
+from wscore.training.autoencoder import AeConfig
+from wscore.training.refine import RefineConfig
+from wscore.zoo.images import ImagesConfig, load_images
+from wscore.zoo.store import Zoo
+
+
+@stage(
+    autoencoder_seeds=SeedsConfig,
+    ae=AeConfig,
+    data=ImagesConfig,
+    evaluate=EvaluateConfig,
+    refine=RefineConfig,
+    tokens=TokensConfig,
+)
+def main(run: Run, *, zoo: Path, tokens: Path, splits: Path, out: Path) -> str:
+    """Train and judge with every seed and on every split, and write the figures with their means and deviations."""
+    params = run.params
+    recipe = Recipe(params["tokens"], params["ae"], params["refine"], params["evaluate"])
+    images, config = load_images(params["data"]), params["autoencoder_seeds"]
+    with atomic_folder(splits) as folder:
+        table = every_seed(Zoo(zoo), TokenCache(tokens), images, recipe, config, folder)
+    found = spread(table, params["tokens"].seed)
+    with atomic_folder(out) as folder:
+        write_csv(folder / "runs.csv", dict(table))
+        write_csv(folder / "spread.csv", dict(found))
+    run.tracker.log_artifacts(out)
+    return headline(found)
+
+
+if __name__ == "__main__":
+    main()
