@@ -1,4 +1,4 @@
-"""How much the figures of the autoencoder depend on its seed and on the split: trained several times, each beside every control."""
+"""How much the figures of the autoencoder depend on its seed and on the split, beside those of every control."""
 
 from collections.abc import Iterator
 from pathlib import Path
