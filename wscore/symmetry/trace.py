@@ -234,7 +234,7 @@ class _Tracer:
         return first
 
 
-ADVICE = "add a rule to wscore/symmetry/trace.py or switch alignment off for this network"
+ADVICE = "set tokens.align to none, or add a rule to wscore/symmetry/trace.py"
 Rule = Callable[[_Tracer, torch.fx.Node, str, Any], Units]
 
 
