@@ -10,14 +10,14 @@ from wscore.tokens.cache import TokenCache
 from wscore.tokens.config import TokensConfig
 from wscore.training.autoencoder import AeConfig
 from wscore.training.refine import RefineConfig
-from wscore.zoo.images import ImagesConfig, load_images
 from wscore.zoo.store import Zoo
+from wscore.zoo.tasks import DataConfig, load_tasks
 
 
 @stage(
     autoencoder_seeds=SeedsConfig,
     ae=AeConfig,
-    data=ImagesConfig,
+    data=DataConfig,
     evaluate=EvaluateConfig,
     refine=RefineConfig,
     tokens=TokensConfig,
@@ -26,7 +26,7 @@ def main(run: Run, *, zoo: Path, tokens: Path, splits: Path, out: Path) -> str:
     """Train and judge with every seed and on every split, and write the figures with their means and deviations."""
     params = run.params
     recipe = Recipe(params["tokens"], params["ae"], params["refine"], params["evaluate"])
-    images, config = load_images(params["data"]), params["autoencoder_seeds"]
+    images, config = load_tasks(params["data"]), params["autoencoder_seeds"]
     with atomic_folder(splits) as folder:
         table = every_seed(Zoo(zoo), TokenCache(tokens), images, recipe, config, folder)
     found = spread(table, params["tokens"].seed)

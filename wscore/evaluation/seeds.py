@@ -18,8 +18,8 @@ from wscore.tokens.cache import TokenCache, build_cache
 from wscore.tokens.config import TokensConfig
 from wscore.training.autoencoder import AeConfig, train_autoencoder
 from wscore.training.refine import RefineConfig
-from wscore.zoo.images import Images
 from wscore.zoo.store import Zoo
+from wscore.zoo.tasks import Tasks
 
 HEADLINES = ("agreement", "accuracy_change", "rank_correlation", "r2", "normalised_r2")
 PROBES = 128  # training images on which activations are compared, where tokens.align asks for it
@@ -62,14 +62,14 @@ class Recipe(NamedTuple):
 
 
 def every_seed(
-    zoo: Zoo, cache: TokenCache, images: Images, recipe: Recipe, config: SeedsConfig, folder: Path
+    zoo: Zoo, cache: TokenCache, images: Tasks, recipe: Recipe, config: SeedsConfig, folder: Path
 ) -> pd.DataFrame:
     """Return one row per training and method: seed, split, method, `HEADLINES` and compression_ratio.
 
     Args:
         zoo: the networks.
         cache: their tokens as the pipeline splits them.
-        images: of the task.
+        images: of every data set.
         recipe: of the default pipeline.
         config: seeds and splits.
         folder: where the tokens of the other splits are written.
@@ -118,11 +118,12 @@ def headline(found: pd.DataFrame) -> str:
 
 
 def _variants(
-    zoo: Zoo, cache: TokenCache, images: Images, recipe: Recipe, config: SeedsConfig, folder: Path
+    zoo: Zoo, cache: TokenCache, images: Tasks, recipe: Recipe, config: SeedsConfig, folder: Path
 ) -> Iterator[tuple[int, int, TokenCache]]:
     for seed in config.seeds:
         yield seed, recipe.tokens.seed, cache
-    probes = images.x_train[:PROBES] if recipe.tokens.align == "activations" else None
+    probes = images.map(lambda one: one._replace(x_train=one.x_train[:PROBES]))
+    probes = probes if recipe.tokens.align == "activations" else None
     for split in config.splits:
         if split != recipe.tokens.seed:
             place = folder / f"split-{split}"
@@ -130,7 +131,7 @@ def _variants(
             yield config.seeds[0], split, TokenCache(place)
 
 
-def _judged(zoo: Zoo, cache: TokenCache, images: Images, recipe: Recipe) -> dict[str, dict[str, float]]:
+def _judged(zoo: Zoo, cache: TokenCache, images: Tasks, recipe: Recipe) -> dict[str, dict[str, float]]:
     """Return the report of an autoencoder trained anew and of every control, by method."""
     shown = images if recipe.ae.behaviour.share else None
     trained = train_autoencoder(cache, recipe.ae, zoo=zoo, images=shown)
