@@ -119,7 +119,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--networks", nargs="+", default=["mlp"])
     parser.add_argument("--optimizers", nargs="+", default=["momentum", "adam"], choices=RATES)
     parser.add_argument("--methods", nargs="+", default=METHODS[1:], choices=METHODS[1:], help="beside plain training")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[10, 11, 12, 13, 14], help="0 to 4 were tuned on")
+    parser.add_argument(
+        "--seeds", nargs="+", type=int, default=[20, 21, 22, 23, 24], help="those below 20 were looked at"
+    )
     parser.add_argument("--test-images", type=int, default=1000)
     parser.add_argument("--steps", type=int, default=600)
     found = next((place for place in PLACES if place.is_dir()), PLACES[-1])

@@ -108,7 +108,7 @@ class Accelerator:
         horizon: int | None = None,
         predictor: Forecasts | Path | str | None = None,
         snapshots: int | None = None,
-        start: int = 40,
+        start: int = 80,
         recovery: int = 15,
         tolerance: float = 4.0,
         budget: float = 0.05,
