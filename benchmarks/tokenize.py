@@ -220,6 +220,8 @@ def from_windows(
 ) -> np.ndarray:
     """Return the weights of tokens that come in windows (networks, length, dim); arrays for tokens and weights are given."""
     whole, back = into
+    if len(windows) == 1:
+        return tokenizer.decode(layout, windows[0], back)
     np.concatenate(windows, axis=1, out=whole)
     return tokenizer.decode(layout, whole, back)
 

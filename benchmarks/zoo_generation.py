@@ -1,6 +1,6 @@
 """How fast networks are trained together, against one after the other, on the same networks, data, batches and steps.
 
-    python -m benchmarks.zoo_generation [--runs 32] [--epochs 3]
+    python -m benchmarks.zoo_generation [--runs 32] [--epochs 3] [--families mlp cnn ...]
 
 Rivals, all on one thread:
 - sequential: the textbook loop, one `nn.Module` and one `torch.optim` optimizer at a time, batches by tensor indexing
@@ -36,7 +36,7 @@ from wscore.zoo.tasks import DataConfig
 
 PARAMS = Path(__file__).parent.parent / "params.yaml"
 OPTIMIZERS = {"sgd": torch.optim.SGD, "momentum": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
-TEXT = "{:8} {:>8} {:>8} {:>12} {:>12} {:>12} {:>10} {:>10} {:>8} {:>8}"
+TEXT = "{:14} {:>8} {:>8} {:>12} {:>12} {:>12} {:>10} {:>10} {:>8} {:>8}"
 
 
 class Trained(NamedTuple):
@@ -56,14 +56,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=32, help="networks of each family")
     parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--families", nargs="+", choices=list(FAMILIES), default=list(FAMILIES))
     options = parser.parse_args()
     torch.set_num_threads(1)
     images = load_images(load_section(DataConfig, "data", PARAMS).each()[0])
     heads = ("family", "networks", "steps", "sequential/s", "vmap/s", "stacked/s", "/sequent.", "/vmap", "KS", "p")
     print("networks trained per CPU second, ratios of stacked to its rivals, and the test of equal accuracies")
-    print(TEXT.format(*heads))
+    print(TEXT.format(*heads), flush=True)
     found: list[tuple[Trained, ...]] = []
-    for family in FAMILIES:
+    for family in options.families:
         runs = plan(family, options.runs, options.epochs, images)
         train_together(runs[:4], images)  # warm up
         found.append((train_in_turn(runs, images), train_by_vmap(runs, images), train_together(runs, images)))
@@ -151,7 +152,10 @@ def report(name: str, steps: int, sequential: Trained, by_vmap: Trained, stacked
     test: Any = ks_2samp(stacked.accuracy, sequential.accuracy)
     rates = [f"{count / way.seconds:.1f}" for way in (sequential, by_vmap, stacked)]
     ratios = [f"{way.seconds / stacked.seconds:.2f}x" for way in (sequential, by_vmap)]
-    print(TEXT.format(name, count, steps or "", *rates, *ratios, f"{test.statistic:.3f}", f"{test.pvalue:.3f}"))
+    print(
+        TEXT.format(name, count, steps or "", *rates, *ratios, f"{test.statistic:.3f}", f"{test.pvalue:.3f}"),
+        flush=True,
+    )
 
 
 if __name__ == "__main__":

@@ -96,16 +96,9 @@ class StackedDepthwise(nn.Module):
         self, x: Float[Tensor, "*networks batch channel height width"]
     ) -> Float[Tensor, "*networks batch channel height width"]:
         """Return the feature maps."""
-        maps = _to_last(x)  # (..., C, H, W, B)
-        height, width = maps.shape[-3:-1]
-        padded = nn.functional.pad(maps, (0, 0, 1, 1, 1, 1))
-        weight = self.weight[..., 0, :, :, None, None, None]  # (..., C, 3, 3, 1, 1, 1)
-        total = torch.zeros_like(maps)
-        for row in range(3):
-            for column in range(3):
-                shifted = padded[..., row : row + height, column : column + width, :]
-                total = total + shifted * weight[..., row, column, :, :, :]
-        return _from_last(total)
+        maps = _Depthwise.apply(_to_last(x), self.weight[..., 0, :, :])
+        assert isinstance(maps, Tensor)
+        return _from_last(maps)
 
 
 class StackedPatches(nn.Module):
@@ -316,6 +309,27 @@ class _Convolution(Function):
         return of_x.unflatten(-1, gradient.shape[-3:]), of_weight
 
 
+class _Depthwise(Function):
+    """maps (..., C, H, W, B) = sum over the 3 x 3 places of weight (..., C, 3, 3) * shifted x (..., C, H, W, B).
+
+    Sums are gathered in place; autograd of the same would keep and add nine maps in each direction.
+    """
+
+    @staticmethod
+    def forward(ctx: Context, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return _nine(x, weight)
+
+    @staticmethod
+    def backward(ctx: Context, *gradients: Tensor) -> tuple[Tensor | None, Tensor]:
+        x, weight = ctx.saved_tensors
+        gradient = gradients[0].contiguous()
+        flat = gradient.flatten(-3)
+        parts = [torch.linalg.vecdot(flat, shifted.flatten(-3)) for shifted in _shifts(x)]
+        of_weight = torch.stack(parts, dim=-1).view(weight.shape)
+        return (_nine(gradient, weight.flip(-1, -2)) if ctx.needs_input_grad[0] else None), of_weight
+
+
 class _Normalisation(Function):
     """y = (x - mean) r weight + bias with r = 1 / sqrt(var + eps) over height, width and batch; mean and var too.
 
@@ -374,6 +388,23 @@ class _MaxPooling(Function):
         torch.mul(rows, to_left, out=windows[..., 0, :])
         torch.sub(rows, windows[..., 0, :], out=windows[..., 1, :])
         return windows.flatten(-3, -2).flatten(-4, -3)
+
+
+def _shifts(x: Tensor) -> list[Tensor]:
+    """Return x (..., H, W, B) seen from each of the 3 x 3 neighbours of every pixel, zeros outside."""
+    height, width = x.shape[-3:-1]
+    padded = nn.functional.pad(x, (0, 0, 1, 1, 1, 1))
+    return [padded[..., row : row + height, column : column + width, :] for row in range(3) for column in range(3)]
+
+
+def _nine(x: Tensor, weight: Tensor) -> Tensor:
+    """Return the sum of the shifts of x (..., C, H, W, B), each times its weight (..., C, 3, 3)."""
+    factors = weight.flatten(-2)[..., None, None, None].unbind(-4)
+    total: Tensor | None = None
+    for shifted, factor in zip(_shifts(x), factors, strict=True):
+        total = shifted * factor if total is None else total.addcmul_(shifted, factor)
+    assert total is not None
+    return total
 
 
 def _per_token(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
