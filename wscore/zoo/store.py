@@ -13,6 +13,7 @@ zoo/
 
 import itertools
 import json
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -173,7 +174,11 @@ class Zoo:
 
 
 def write_part(path: Path, table: pd.DataFrame, weights: Iterable[np.ndarray]) -> None:
-    """Write one parquet shard atomically: metadata columns plus `weights`, in row groups of at most `ROW_GROUP`."""
+    """Write one parquet shard atomically: metadata columns plus `weights`, in row groups of at most `ROW_GROUP`.
+
+    Raises:
+        OSError: naming the shard, if the system refuses to write it, as on a full disk.
+    """
     vectors = [np.ascontiguousarray(vector, dtype=np.float32) for vector in weights]
     offsets = np.cumsum([0, *(vector.size for vector in vectors)], dtype=np.int64)
     flat = np.concatenate(vectors) if vectors else np.zeros(0, np.float32)
@@ -183,8 +188,13 @@ def write_part(path: Path, table: pd.DataFrame, weights: Iterable[np.ndarray]) -
     texts = [name for name in table.columns if pd.api.types.is_string_dtype(table[name])]
     dictionary: Any = texts  # pyarrow's annotation knows only true and false
     group = max(1, min(ROW_GROUP, WEIGHTS_PER_GROUP // max([1, *(vector.size for vector in vectors)])))
-    with atomic_file(path) as temporary:
-        pq.write_table(content, temporary, row_group_size=group, use_dictionary=dictionary, compression="zstd")
+    try:
+        with atomic_file(path) as temporary:
+            pq.write_table(content, temporary, row_group_size=group, use_dictionary=dictionary, compression="zstd")
+    except OSError as error:
+        if not error.errno or error.filename:
+            raise
+        raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
 
 
 def write_set_aside(folder: Path, refused: Sequence[Refused]) -> None:

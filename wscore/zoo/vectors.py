@@ -2,6 +2,7 @@
 
 import functools
 import math
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -148,7 +149,7 @@ class Rows(NamedTuple):
 
 
 def plan_small_cnns(config: ZooConfig) -> Plan:
-    """Return how `weights.npy` (networks, weights), `metrics.csv` and `layout.csv` are read.
+    """Return how `weights.npy` (networks, weights), `metrics.csv` (also .csv.gz, as published) and `layout.csv` are read.
 
     `layout.csv` names each tensor (varname), its place (start_idx, end_idx) and its shape, kernels as TensorFlow has
     them: height, width, inputs, outputs. They come with outputs first. The column `modeldir` of the metrics is the run,
@@ -158,10 +159,12 @@ def plan_small_cnns(config: ZooConfig) -> Plan:
         DataError: if a file is missing, unreadable, or they do not fit each other.
     """
     folder = find_folder(config)
-    paths = [folder / name for name in ("weights.npy", "metrics.csv", "layout.csv")]
+    packed = folder / "metrics.csv.gz"
+    metrics_path = packed if packed.is_file() else folder / "metrics.csv"
+    paths = [folder / "weights.npy", metrics_path, folder / "layout.csv"]
     for path in paths:
         if not path.is_file():
-            raise DataError("file is missing", where=path, expected="weights.npy, metrics.csv and layout.csv")
+            raise DataError("file is missing", where=path, expected="weights.npy, metrics.csv[.gz] and layout.csv")
     weights = _mapped(paths[0])
     metrics, layout = _csv(paths[1]), _csv(paths[2])
     if len(metrics) != len(weights):
@@ -213,7 +216,7 @@ def _mapped(path: Path) -> np.ndarray:
 def _csv(path: Path) -> pd.DataFrame:
     try:
         return pd.read_csv(path)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, EOFError, zlib.error) as error:
         raise DataError("is not a readable table", where=path, got=" ".join(str(error).split())[:200]) from error
 
 

@@ -1,5 +1,6 @@
 """Published zoos of flat vectors, in fixtures built as theirs are."""
 
+import gzip
 import json
 
 import numpy as np
@@ -63,6 +64,19 @@ VARIABLES = {
     "sequential/conv2d/kernel:0": (3, 3, 1, 4), "sequential/conv2d/bias:0": (4,),
     "sequential/dense/kernel:0": (4, 10), "sequential/dense/bias:0": (10,),
 }  # fmt: skip
+
+
+def test_metrics_are_read_as_published_and_cut_off_ones_are_named(read_zoo, tmp_path):
+    folder = small_cnns(tmp_path / "in")
+    plain = read_zoo("small_cnn_zoo", folder)
+    packed = gzip.compress((folder / "metrics.csv").read_bytes())
+    (folder / "metrics.csv").unlink()
+    (folder / "metrics.csv.gz").write_bytes(packed)
+    again = read_zoo("small_cnn_zoo", folder)
+    pd.testing.assert_frame_equal(again.table, plain.table)
+    (folder / "metrics.csv.gz").write_bytes(packed[:-20])
+    with pytest.raises(DataError, match=r"metrics\.csv\.gz: is not a readable table"):
+        read_zoo("small_cnn_zoo", folder)
 
 
 def small_cnns(folder, count=6):
