@@ -9,6 +9,7 @@ import torch
 
 from wscore.config import convert, load_section, read_yaml
 from wscore.errors import ConfigError, TrainingError
+from wscore.losses.reconstruction import batch_normalized, masked_mse
 from wscore.models.autoencoder import Autoencoder
 from wscore.tokens.batch import TokenBatch
 from wscore.tokens.cache import TokenCache, build_cache
@@ -59,6 +60,20 @@ def test_every_loss_trains_every_architecture(cache: TokenCache, arch: str, loss
     trained = train_autoencoder(cache, config)
     assert np.isfinite(trained.figures["validation_loss"])
     assert ("validation_contrastive" in trained.history.rows[0]) == (gamma > 0)
+
+
+@pytest.mark.parametrize("over", ["batch", "entry"])
+def test_the_loss_is_taken_of_weights_normalised_over_the_batch(cache: TokenCache, over: str) -> None:
+    config = configured(loss_normalization=over, epochs=1)
+    trained = train_autoencoder(cache, config)
+    assert np.isfinite(trained.figures["validation_loss"])
+    batch = next(CacheBatches(cache, cache.indices("train"), batch_size=8, seed=0, shuffle=False).epoch(1))
+    trainee = Trainee(config, sizes(cache, config)).eval()
+    found = objective(config)(trainee, batch)["reconstruction"]
+    both = batch_normalized(trainee(batch.windows).tokens, batch.windows.tokens, batch.windows.mask, over=over)
+    torch.testing.assert_close(found, masked_mse(*both, batch.windows.mask))
+    plain = objective(configured())(trainee, batch)["reconstruction"]
+    assert not torch.isclose(found, plain)
 
 
 @pytest.mark.parametrize("linear_path", ["none", "pca"])
