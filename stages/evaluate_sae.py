@@ -5,11 +5,9 @@ from pathlib import Path
 from wscore.evaluation.config import EvaluateConfig
 from wscore.evaluation.features import ExplainConfig
 from wscore.evaluation.reconstruction import probe
-from wscore.evaluation.sparse import open_dictionary, sparse_sentence
+from wscore.evaluation.sparse import decoder_of, open_dictionary, sparse_sentence
 from wscore.evaluation.sparse_report import Material, judge_dictionary
 from wscore.io import atomic_folder, write_csv, write_json
-from wscore.models.autoencoder import Decoder
-from wscore.models.folder import load_model
 from wscore.plots.sparse import DRAWINGS, draw_codes, draw_features, draw_steering, draw_training
 from wscore.runner import Run, stage
 from wscore.tokens.cache import TokenCache
@@ -33,7 +31,7 @@ def main(
     """Rebuild held-out networks from their codes, explain and steer the features, beside controls."""
     config, cache = run.params["evaluate"], TokenCache(tokens)
     images = probe(load_tasks(run.params["data"]), config)
-    material = Material(Zoo(zoo), cache, images, lambda: load_model(autoencoder / "decoder", Decoder))
+    material = Material(Zoo(zoo), cache, images, lambda: decoder_of(autoencoder, representations))
     found = judge_dictionary(open_dictionary(sae, cache, representations), material, config, run.params["explain"])
     write_json(metrics, {"sae_test": found.figures})
     with atomic_folder(plots) as folder:

@@ -8,16 +8,22 @@ from wscore.models.folder import save_model
 from wscore.runner import Run, stage
 from wscore.tokens.cache import TokenCache
 from wscore.training.callbacks import Progress, TensorBoard, TrackerLogger, resume_folder
+from wscore.training.emphasis import emphasised
 from wscore.training.sparse import SaeConfig, train_sae
 from wscore.training.sparse_inputs import open_rows
+from wscore.zoo.store import Zoo
+from wscore.zoo.tasks import DataConfig, load_tasks
 
 
-@stage(sae=SaeConfig)
-def main(run: Run, *, tokens: Path, representations: Path, out: Path, history: Path, metrics: Path) -> str:
+@stage(sae=SaeConfig, data=DataConfig)
+def main(run: Run, *, zoo: Path, tokens: Path, representations: Path, out: Path, history: Path, metrics: Path) -> str:
     """Train a sparse autoencoder and keep the epoch with the lowest validation loss."""
     config, cache = run.params["sae"], TokenCache(tokens)
+    images = load_tasks(run.params["data"])
+    power = 0.0 if config.input == "representations" else config.emphasis
+    normalizer = emphasised(Zoo(zoo), cache, images, power=power, seed=config.seed)
     trained = train_sae(
-        open_rows(config.input, cache, representations),
+        open_rows(config.input, cache, representations, normalizer),
         config,
         callbacks=[TensorBoard(Path("runs") / run.name), TrackerLogger(run.tracker), Progress(run.name)],
         resume=resume_folder(run.name, str(to_plain(config)), cache.identity, hash_folder(representations)),
@@ -25,6 +31,7 @@ def main(run: Run, *, tokens: Path, representations: Path, out: Path, history: P
     with atomic_folder(out) as folder:
         save_model(folder, trained.model, extra={"input": config.input, "tokens": cache.identity})
         cache.copy_codec(folder)
+        normalizer.save(folder / "normalizer.json")
     trained.history.to_csv(history)
     write_json(metrics, {"sae": trained.figures})
     run.tracker.log_metrics({"sae": trained.figures})

@@ -59,7 +59,7 @@ def write_params(**sae: object) -> None:
 
 def run() -> dict:
     data = ["--tokens", "tokens", "--representations", "representations"]
-    train_sae.main([*data, "--out", "sae", "--history", "history.csv", "--metrics", "sae.json"])
+    train_sae.main([*data, "--zoo", "zoo", "--out", "sae", "--history", "history.csv", "--metrics", "sae.json"])
     evaluate_sae.main([
         *data, "--zoo", "zoo", "--autoencoder", "ae", "--sae", "sae", "--history", "history.csv",
         "--metrics", "test.json", "--plots", "plots",

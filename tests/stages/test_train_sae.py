@@ -43,15 +43,16 @@ def inputs(tiny_zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def run(inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def run(inputs: Path, tiny_zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """`run(**changes)` writes params.yaml and runs the stage in an empty folder."""
     monkeypatch.chdir(tmp_path)
 
     def start(**changes: object) -> None:
-        section = {**read_yaml(ROOT / "params.yaml")["sae"], **SMALL, **changes}
-        Path("params.yaml").write_text(json.dumps({"sae": section}))
+        params = read_yaml(ROOT / "params.yaml")
+        section = {**params["sae"], **SMALL, **changes}
+        Path("params.yaml").write_text(json.dumps({"sae": section, "data": params["data"]}))
         train_sae.main([
-            "--tokens", str(inputs / "tokens"),
+            "--zoo", str(tiny_zoo), "--tokens", str(inputs / "tokens"),
             "--representations", str(inputs / "representations"),
             "--out", "models/sae", "--history", "history.csv", "--metrics", "sae.json",
         ])  # fmt: skip

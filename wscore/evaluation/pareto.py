@@ -95,7 +95,7 @@ def pareto_members(sae: SaeConfig, config: ParetoConfig) -> list[Member]:
     common = {
         **to_plain(sae), "input": "neurons", "tied": False, "encoder_hidden": [], "decoder_hidden": [],
         "latent_dim": config.latent_dim, "batch_size": config.batch_size, "epochs": config.epochs, "lr": config.lr,
-        "dead": "auxiliary", "dead_window": 1.0, "scaling": "global", "k": max(config.k), "sparsity_weight": 1.0,
+        "dead": "auxiliary", "dead_window": 1.0, "scaling": "global", "emphasis": 0.0, "k": max(config.k), "sparsity_weight": 1.0,
     }  # fmt: skip
     members = []
     for sparsity in get_args(Sparsity):

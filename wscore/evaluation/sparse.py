@@ -23,11 +23,13 @@ from torch import Tensor
 from wscore.errors import DataError, ModelError
 from wscore.evaluation.config import EvaluateConfig
 from wscore.evaluation.controls import CachedNetworks, Group, MeanNetwork, Method
+from wscore.io import read_json
 from wscore.losses.sparsity import hoyer_sparseness
 from wscore.models.autoencoder import Decoder
 from wscore.models.folder import CONFIG, load_model, read_model_config
 from wscore.models.sparse import SparseAutoencoder, TiedWeightSparseAutoencoder
 from wscore.tokens.cache import TokenCache
+from wscore.tokens.normalizer import Normalizer
 from wscore.tokens.units import Scatter, UnitBatch, UnitRows
 from wscore.training.sparse_inputs import LatentRows, Rows, open_rows, stream
 from wscore.zoo.layout import Layout
@@ -94,7 +96,25 @@ def open_dictionary(folder: Path, cache: TokenCache, representations: Path) -> D
             got=content.get("tokens"), fix="run `dvc repro train_sae`",
         )  # fmt: skip
     model: Any = load_model(folder)
-    return Dictionary(model, open_rows(content["input"], cache, representations), content["input"])
+    normalizer = Normalizer.load(Path(folder) / "normalizer.json")
+    return Dictionary(model, open_rows(content["input"], cache, representations, normalizer), content["input"])
+
+
+def decoder_of(autoencoder: Path, representations: Path) -> Decoder:
+    """Return the decoder that makes networks of the latents in a folder.
+
+    Raises:
+        DataError: if an encoder from elsewhere made them, whose decoder is not here.
+        ModelError: if there is no autoencoder.
+    """
+    made = read_json(Path(representations) / "manifest.json").get("encoder")
+    ours = read_model_config(Path(autoencoder) / "encoder")["sha256"] if (autoencoder / "encoder").is_dir() else None
+    if made != ours:
+        raise DataError(
+            "the latents are those of another encoder, of which no decoder is here", where=representations,
+            expected=ours, got=made, fix="set features.encoder to null, or sae.input to another one",
+        )  # fmt: skip
+    return load_model(Path(autoencoder) / "decoder", Decoder)
 
 
 class RowMean(NamedTuple):
@@ -287,7 +307,7 @@ class NetworkMaker:
         """Return raw weights of networks of one layout from their rows."""
         if self.decoder is None:
             assert isinstance(self.rows, UnitRows)
-            scatter = Scatter(self.rows.maps[layout.identity], layout, self.cache.normalizer)
+            scatter = Scatter(self.rows.maps[layout.identity], layout, self.rows.normalizer)
             return scatter(values, self.mean.mean(layout))
         items = self.networks.items(zoo_rows)
         tokens = self.decoder(torch.from_numpy(np.ascontiguousarray(values[:, 0])), self.cache.batch(items))

@@ -129,22 +129,25 @@ class UnitRows:
         view: which part of a network a row is.
         maps: rows of each layout, padded to `width`.
         width: entries per row.
+        normalizer: by whose scale entries are read.
         networks: zoo row of each network, in the order of the cache.
         network: for each row, the place of its network in `networks`.
         unit: for each row, its number within the network.
     """
 
-    def __init__(self, cache: TokenCache, view: View) -> None:
+    def __init__(self, cache: TokenCache, view: View, normalizer: Normalizer | None = None) -> None:
         """Open a cache.
 
         Args:
             cache: of the tokens.
             view: see the module.
+            normalizer: instead of that of the cache.
 
         Raises:
             DataError: if the view is `neurons` and the hidden units of a layout are not known.
         """
         self.cache, self.view = cache, view
+        self.normalizer = cache.normalizer if normalizer is None else normalizer
         specs = cache.alignment.specs
         made = {
             name: unit_map(view, layout, cache.tokenizer, specs.get(name)) for name, layout in cache.layouts.items()
@@ -211,7 +214,7 @@ class UnitRows:
         """Return where entries lie in the stored tokens of a network, which hold weights, their shift and scale."""
         mask = weights >= 0
         places = np.where(mask, self.cache.tokenizer.template(layout).scatter[weights], 0)
-        shift, scale = self.cache.normalizer.statistics(layout)
+        shift, scale = self.normalizer.statistics(layout)
         return (
             places,
             mask,

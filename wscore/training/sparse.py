@@ -59,6 +59,7 @@ class SaeConfig(Section):
         sparsity_weight: factor on the penalty of l1, kl, hoyer and jumprelu.
         penalty_weights: what a factor of 1 means for each.
         bandwidth: within which thresholds of jumprelu learn, in units of the scaled input.
+        emphasis: power of the measured sensitivity by which squared errors of tensors count; 0 takes all for equal.
         scaling: of the input, fitted on the training split and saved with the model.
         dead: what is done about latents that stay silent.
         dead_window: passes over the training rows without a code after which a latent counts as dead.
@@ -89,6 +90,7 @@ class SaeConfig(Section):
     sparsity_weight: Weight
     penalty_weights: PenaltyWeights
     bandwidth: Annotated[float, Meta(gt=0)]
+    emphasis: Annotated[float, Meta(ge=0, le=1)]
     scaling: Scaling
     dead: Literal["auxiliary", "resample", "none"]
     dead_window: Annotated[float, Meta(gt=0)]

@@ -15,6 +15,7 @@ from torch import Tensor
 from wscore.errors import DataError, TrainingError, WscoreWarning
 from wscore.io import read_json
 from wscore.tokens.cache import TokenCache
+from wscore.tokens.normalizer import Normalizer
 from wscore.tokens.units import UnitBatch, UnitRows
 from wscore.training.batches import permutation
 
@@ -168,15 +169,15 @@ class RowBatches:
             yield self.rows.batch(part)
 
 
-def open_rows(kind: Input, cache: TokenCache, representations: Path) -> Rows:
-    """Return the rows that `sae.input` names.
+def open_rows(kind: Input, cache: TokenCache, representations: Path, normalizer: Normalizer | None = None) -> Rows:
+    """Return the rows that `sae.input` names, weights on the scale of a normaliser, if not that of the cache.
 
     Raises:
         DataError: if representations are missing or hidden units unknown.
     """
     if kind == "representations":
         return LatentRows(representations, cache)
-    return UnitRows(cache, kind)
+    return UnitRows(cache, kind, normalizer)
 
 
 def stream(rows: Rows, chosen: np.ndarray) -> Iterator[tuple[np.ndarray, UnitBatch]]:
