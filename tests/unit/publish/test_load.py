@@ -9,8 +9,9 @@ from torch import nn
 from torch.func import functional_call
 
 from wscore.errors import ModelError
+from wscore.io import write_json
 from wscore.models.autoencoder import AutoencoderConfig, Decoder, Encoder
-from wscore.models.folder import save_model
+from wscore.models.folder import MODELS, format_of, load_model, save_model
 from wscore.models.mlp import MlpConfig
 from wscore.publish.checksums import write_checksums
 from wscore.publish.load import PublishedDecoder, PublishedEncoder, WeightAutoencoder
@@ -133,3 +134,12 @@ def test_networks_with_batch_norm_pass_gradients_on_to_their_statistics() -> Non
     functional_call(copied, state, (images,)).square().sum().backward()
     assert mean.grad is not None
     assert mean.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("name", sorted(name for name, kind in MODELS.items() if kind.__module__.startswith("wscore.")))
+@pytest.mark.parametrize("newer", [True, False])
+def test_every_kind_of_model_refuses_formats_that_it_does_not_know(name: str, newer: bool, tmp_path: Path) -> None:
+    number = format_of(MODELS[name]) + 1 if newer else 0
+    write_json(tmp_path / "config.json", {"format": number, "class": name, "config": {}, "sha256": "", "tied": {}})
+    with pytest.raises(ModelError, match=rf"config\.json: unknown format; .*got {number}"):
+        load_model(tmp_path)
