@@ -11,7 +11,7 @@
 A network of several windows has as many codes. Whatever learns is fitted on the training split only.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -27,6 +27,8 @@ from wscore.zoo.layout import Layout
 Vectors = Float[np.ndarray, "networks weights"]
 Block = Float[np.ndarray, "_ _"]  # one of several, each with its own axes
 Stream = Callable[[], Iterable[Block]]
+#: Floats that are kept of a window, or of a network by the identity of its layout.
+Size = int | float | Mapping[str, float]
 Codec = Callable[[TokenBatch], Float[Tensor, "batch token dim"]]
 OVERSAMPLE, ROUNDS = 16, 8  # of the subspace iteration
 AT_ONCE = 256  # windows that go through a codec together
@@ -105,13 +107,13 @@ class TokenMethod:
     Args:
         cache: of the tokens; gives windows, normalisation and the inverse.
         codec: returns rebuilt tokens (B, T, dim) of a batch.
-        size: floats that the codec keeps per window.
-        numbers: that these floats hold; None is one each.
+        size: floats that the codec keeps per window, or of networks of each layout.
+        numbers: that these floats hold per window; None is one each.
     """
 
-    def __init__(self, cache: TokenCache, codec: Codec, size: int | float, numbers: int | None = None) -> None:
+    def __init__(self, cache: TokenCache, codec: Codec, size: Size, numbers: int | None = None) -> None:
         self.cache, self.codec, self.size = cache, codec, size
-        self.numbers = int(size) if numbers is None else numbers
+        self.numbers = int(self._largest()) if numbers is None else numbers
         self.networks = CachedNetworks(cache)
 
     def restore(self, group: Group) -> Vectors:
@@ -126,9 +128,14 @@ class TokenMethod:
             return torch.cat([self.codec(self.cache.batch(part)).cpu() for part in parts])
 
     def floats(self, layout: Layout) -> float:
-        """Return windows x size + 1."""
+        """Return windows x size + 1, or what is said of the layout."""
+        if isinstance(self.size, Mapping):
+            return self.size[layout.identity]
         windows = self.cache.table["window"].to_numpy(int)[self.cache.table["layout"].to_numpy() == layout.identity]
         return (windows.max(initial=0) + 1.0) * self.size + 1
+
+    def _largest(self) -> float:
+        return float(max(self.size.values()) if isinstance(self.size, Mapping) else self.size)
 
 
 class MeanNetwork:
@@ -247,11 +254,11 @@ class LayoutPca(TokenMethod):
         components: per window, as many as the autoencoder has latent dimensions.
         batch_size: windows read at once.
         seed: of the first guess.
-        kept: floats in which the components of a window are kept; None is one each.
+        kept: floats in which the components are kept, of a window or by layout; None is one each.
     """
 
     def __init__(
-        self, cache: TokenCache, components: int, *, batch_size: int, seed: int, kept: int | float | None = None
+        self, cache: TokenCache, components: int, *, batch_size: int, seed: int, kept: Size | None = None
     ) -> None:
         super().__init__(cache, lambda batch: batch.tokens, components if kept is None else kept, components)
         items = np.asarray(cache.indices("train"))

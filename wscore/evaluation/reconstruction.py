@@ -20,6 +20,7 @@ from wscore.evaluation.controls import (
     Method,
     Noise,
     Quantized,
+    Size,
     TokenMethod,
     TokenPca,
 )
@@ -27,9 +28,12 @@ from wscore.evaluation.fidelity import COLUMNS, Repaired, compare, repair
 from wscore.evaluation.refined import ModelCoder, PcaCoder, Refined, Refinement
 from wscore.evaluation.spread import Spread, TrainingNetworks
 from wscore.evaluation.structure import StructureErrors
-from wscore.models.latent_code import LatentCode
+from wscore.models.entropy_code import Code, EntropyCode
+from wscore.models.latent_code import FLOAT
+from wscore.models.linear import signatures
 from wscore.tokens.batch import TokenBatch
 from wscore.tokens.cache import TokenCache
+from wscore.training.autoencoder import stored_sizes
 from wscore.zoo.architectures import parse
 from wscore.zoo.images import Images
 from wscore.zoo.layout import Layout
@@ -37,6 +41,7 @@ from wscore.zoo.store import Zoo
 from wscore.zoo.tasks import Kind, Tasks, as_tasks, kinds_of
 
 OURS = "ours"
+PCA_BITS = 8  # of a component, where the autoencoder's numbers have as many as each is worth
 
 
 class Questions(NamedTuple):
@@ -163,7 +168,7 @@ def methods(
     model: nn.Module,
     config: EvaluateConfig,
     refinement: Refinement | None = None,
-    code: LatentCode | None = None,
+    code: Code | None = None,
 ) -> dict[str, Method]:
     """Return the autoencoder as `ours` and every control by name, those that learn fitted on the training split.
 
@@ -175,19 +180,21 @@ def methods(
         model: maps a `TokenBatch` to something with `latent` (B, ...) and `tokens` (B, T, dim).
         config: of the evaluation.
         refinement: how latents are refined, or None.
-        code: how the autoencoder's latents are kept; None keeps every number as a float. PCA gets as many numbers, kept
-            in as many bits but not rounded, which can only help it.
+        code: how the autoencoder's latents are kept; None keeps every number as a float. PCA gets as many bytes for numbers
+            of as many bits (`PCA_BITS` where bits are allocated), which are not rounded: that can only help it.
     """
     train = cache.indices("train")
     with torch.no_grad():
         size = model(cache.batch(train[:1])).latent[0].numel()
-    kept = size if code is None else code.floats
+    kept: Size = size if code is None else stored_sizes(cache, code)
+    if isinstance(code, EntropyCode) and isinstance(kept, Mapping):
+        size = min(size, round(max(kept.values()) * FLOAT / PCA_BITS))
     ours = TokenMethod(cache, lambda batch: rebuilt(model, batch, code), kept, size)
     options = {"batch_size": config.batch_size, "seed": config.seed}
     layout_pca = LayoutPca(cache, size, kept=kept, **options)
     refined: dict[str, Method] = {}
     if refinement is not None and refinement.config.steps:
-        coders = {OURS: ModelCoder(cache, model, code, kept), "layout_pca": PcaCoder(layout_pca)}
+        coders = {OURS: ModelCoder(cache, model, code, ours.floats), "layout_pca": PcaCoder(layout_pca)}
         refined = {f"{name}_refined": Refined(coder, cache, refinement) for name, coder in coders.items()}
     return {
         OURS: ours,
@@ -201,11 +208,11 @@ def methods(
     }
 
 
-def rebuilt(model: Any, batch: TokenBatch, code: LatentCode | None) -> Float[Tensor, "batch token dim"]:
+def rebuilt(model: Any, batch: TokenBatch, code: Code | None) -> Float[Tensor, "batch token dim"]:
     """Return what an autoencoder makes of a batch, its latents stored in between."""
     if code is None:
         return model(batch).tokens
-    return model.decoder(code.rounded(model.encoder(batch)), batch)
+    return model.decoder(code.rounded(model.encoder(batch), signatures(batch)), batch)
 
 
 def judge(

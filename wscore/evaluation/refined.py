@@ -10,7 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from wscore.evaluation.controls import AT_ONCE, CachedNetworks, Group, LayoutPca, Vectors
-from wscore.models.latent_code import FLOAT, LatentCode
+from wscore.models.entropy_code import Code
+from wscore.models.linear import signatures
 from wscore.tokens.batch import TokenBatch
 from wscore.tokens.cache import TokenCache
 from wscore.training.rebuild import Subjects, subjects
@@ -45,7 +46,7 @@ class Coder(Protocol):
         code: how latents are stored; None as floats.
     """
 
-    code: LatentCode | None
+    code: Code | None
 
     def encode(self, items: np.ndarray) -> Latents:
         """Return the latents of windows of one layout."""
@@ -55,8 +56,9 @@ class Coder(Protocol):
         """Return normalised tokens; of the items only the shape is looked at."""
         ...
 
-    def floats(self, layout: Layout) -> float:
-        """Return the count of floats stored per network."""
+    @property
+    def floats(self) -> Callable[[Layout], float]:
+        """Count of floats stored per network of a layout."""
         ...
 
 
@@ -67,11 +69,11 @@ class ModelCoder:
         cache: of the tokens.
         model: with an `encoder` and a `decoder`.
         code: how latents are kept; None as floats.
-        size: floats of a latent as it is kept.
+        floats: 32-bit floats that a network of a layout takes.
     """
 
-    def __init__(self, cache: TokenCache, model: Any, code: LatentCode | None, size: int | float) -> None:
-        self.cache, self.model, self.code, self.size = cache, model, code, size
+    def __init__(self, cache: TokenCache, model: Any, code: Code | None, floats: Callable[[Layout], float]) -> None:
+        self.cache, self.model, self.code, self.floats = cache, model, code, floats
         self.shape: tuple[int, ...] = (-1,)
 
     @torch.no_grad()
@@ -86,11 +88,6 @@ class ModelCoder:
         """Return what the decoder makes of latents."""
         return self.model.decoder(latents.unflatten(1, self.shape), self._frame(items, len(latents)))
 
-    def floats(self, layout: Layout) -> float:
-        """Return windows x size + 1."""
-        windows = self.cache.table["window"].to_numpy(int)[self.cache.table["layout"].to_numpy() == layout.identity]
-        return (windows.max(initial=0) + 1.0) * self.size + 1
-
     def _frame(self, items: np.ndarray, count: int) -> TokenBatch:
         one = self.cache.batch(items)
         return TokenBatch(*(part.repeat(count // len(items), 1, 1) for part in one))
@@ -103,7 +100,7 @@ class PcaCoder:
         pca: fitted on the training split.
     """
 
-    code: LatentCode | None = None
+    code: Code | None = None
 
     def __init__(self, pca: LayoutPca) -> None:
         self.pca, self.cache = pca, pca.cache
@@ -197,15 +194,16 @@ class Refined:
             start: latents of the code.
         """
         code = self.coder.code
-        rounds = code is not None and code.bits != FLOAT
+        kinds = signatures(self.cache.batch(some.items[0]))
+        rounds = code is not None and not code.exact
         if some.way.answer is None:
-            rows = start.reshape(len(start) * some.items.shape[1], -1)
-            return code.rounded(rows).reshape(start.shape) if code is not None and rounds else start
+            rows = start.reshape(len(start) * len(kinds), -1)
+            return code.rounded(rows, kinds.repeat(len(start))).reshape(start.shape) if code and rounds else start
         problem = Problem(networks[0], some.answer, networks[1], self.images[some.task])
         latents = refine(problem, start, self.setting.config)
         if code is None or not rounds:
             return latents
-        return code.restore(store(problem, latents, code, self.setting.config)).reshape(start.shape)
+        return code.restore(store(problem, latents, code, self.setting.config, kinds)).reshape(start.shape)
 
     def floats(self, layout: Layout) -> float:
         """Return what the code stores: refinement adds nothing."""

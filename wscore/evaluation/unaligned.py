@@ -1,11 +1,11 @@
 """PCA of networks whose hidden units stand in the order in which training left them: what alignment is worth."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 from jaxtyping import Float
 
-from wscore.evaluation.controls import Group, Pca, fit_pca
+from wscore.evaluation.controls import Group, Pca, Size, fit_pca
 from wscore.tokens.cache import TokenCache
 from wscore.zoo.layout import Layout
 from wscore.zoo.store import Zoo
@@ -25,12 +25,12 @@ class UnalignedPca:
         components: numbers kept of a network.
         batch_size: networks read at once.
         seed: of the first guess.
-        kept: floats that they are kept in; None is one each.
+        kept: floats that they are kept in, of all or by layout; None is one each.
     """
 
     def __init__(
         self, zoo: Zoo, cache: TokenCache, components: int, *, batch_size: int, seed: int,
-        kept: int | float | None = None,
+        kept: Size | None = None,
     ) -> None:  # fmt: skip
         self.kept = components if kept is None else kept
         self.zoo, self.cache, self.components, self.batch_size = zoo, cache, components, batch_size
@@ -53,9 +53,9 @@ class UnalignedPca:
             return restored
         return alignment.permute(layout, restored, alignment.match(layout, self._last(group.rows)))
 
-    def floats(self, layout: Layout) -> float:  # noqa: ARG002
-        """Return the floats of the components + 1: the layout's index."""
-        return self.kept + 1.0
+    def floats(self, layout: Layout) -> float:
+        """Return the floats of the components + 1: the layout's index; or what is said of the layout."""
+        return self.kept[layout.identity] if isinstance(self.kept, Mapping) else self.kept + 1.0
 
     def _fit(self, layout: Layout, rows: np.ndarray, seed: int) -> Pca:
         def stream() -> Iterator[np.ndarray]:

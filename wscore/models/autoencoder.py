@@ -10,14 +10,16 @@ from torch import Tensor, nn
 
 from wscore.config import Section, convert, to_plain
 from wscore.errors import ModelError
+from wscore.models.entropy_code import Code
 from wscore.models.folder import load_model, read_model_config, register, save_model
-from wscore.models.latent_code import LatentCode
 from wscore.models.linear import LinearConfig, LinearDecoder, LinearEncoder
 from wscore.models.mlp import MlpConfig, MlpDecoder, MlpEncoder
 from wscore.models.transformer import TransformerConfig, TransformerDecoder, TransformerEncoder
 from wscore.models.vae import Posterior, VaeConfig, VaeDecoder, VaeEncoder
 from wscore.tokens.batch import TokenBatch
 from wscore.tokens.cache import Items, TokenCache
+
+LEADING = 512  # principal directions that heads read, the first ones
 
 
 class Architecture(NamedTuple):
@@ -77,6 +79,11 @@ class Encoder(nn.Module):
     def latent_dim(self) -> int:
         """Numbers per latent."""
         return self.config.network.latent_dim
+
+    @property
+    def leading(self) -> int:
+        """Numbers of a latent that heads read: with a linear path, whose numbers come in order, at most `LEADING`."""
+        return self.latent_dim if self.linear is None else min(self.latent_dim, LEADING)
 
     def forward(self, batch: TokenBatch) -> Float[Tensor, "batch latent"]:
         """Return one latent per sequence; padding has no influence."""
@@ -161,9 +168,7 @@ def reconstruct_to_model_weights(
     ]
 
 
-def save_autoencoder(
-    folder: Path, model: Autoencoder, *, extra: Mapping[str, Any], code: LatentCode | None = None
-) -> None:
+def save_autoencoder(folder: Path, model: Autoencoder, *, extra: Mapping[str, Any], code: Code | None = None) -> None:
     """Write both sides as model folders `encoder` and `decoder`, each of which can be loaded without the other.
 
     How latents are stored goes into the configuration of both, as `latent_code`.
@@ -173,10 +178,15 @@ def save_autoencoder(
     save_model(folder / "decoder", model.decoder, extra=extra)
 
 
-def load_latent_code(folder: Path) -> LatentCode | None:
+def load_latent_code(folder: Path) -> Code | None:
     """Return how the latents of an encoder or decoder in a folder are stored; None if nothing is said about it."""
-    found = read_model_config(folder).get("latent_code")
-    return None if found is None else convert(found, LatentCode, where=f"{folder}: latent_code")
+    return read_latent_code(read_model_config(folder), where=folder)
+
+
+def read_latent_code(facts: Mapping[str, Any], *, where: object) -> Code | None:
+    """Return how latents are stored as the configuration of a model folder says; in old ones all numbers have equal bits."""
+    found = facts.get("latent_code")
+    return None if found is None else convert({"allocation": "uniform", **found}, Code, where=f"{where}: latent_code")
 
 
 def load_autoencoder(folder: Path) -> Autoencoder:

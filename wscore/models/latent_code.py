@@ -1,9 +1,11 @@
 """How latents are kept: as 32-bit floats, or as integers of fewer bits, of which more fit into the same room."""
 
+from collections.abc import Sequence
 from typing import Annotated, Literal, NamedTuple
 
+import numpy as np
 import torch
-from jaxtyping import Float, Int32
+from jaxtyping import Float, Int32, Int64
 from msgspec import Meta
 from torch import Tensor
 
@@ -29,7 +31,7 @@ class Codes(NamedTuple):
     scale: Float[Tensor, " latents"]
 
 
-class LatentCode(Section):
+class LatentCode(Section, tag="uniform", tag_field="allocation"):
     """Rounding of latents; latents have any shape behind the first axis, which is taken as one row of numbers.
 
     With b bits, z_k is kept as round(z_k / (s r_k) L), L = 2^(b - 1) - 1, where r_k is the range of number k over the
@@ -52,26 +54,33 @@ class LatentCode(Section):
         return cls(bits=bits, ranges=tuple(ranges.tolist()))
 
     @property
-    def floats(self) -> float:
-        """32-bit floats that a latent takes, its scale included."""
-        numbers = len(self.ranges)
-        return float(numbers) if self.bits == FLOAT else numbers * self.bits / FLOAT + 1
+    def exact(self) -> bool:
+        """Whether latents are kept as they are."""
+        return self.bits == FLOAT
 
-    def store(self, latents: Float[Tensor, "latents ..."]) -> Codes:
-        """Return latents as integers.
+    def floats(self, kind: int = 0) -> float:  # noqa: ARG002
+        """Return the 32-bit floats that a latent of any signature takes, its scale included."""
+        numbers = len(self.ranges)
+        return float(numbers) if self.exact else -(-numbers * self.bits // FLOAT) + 1.0
+
+    def store(self, latents: Float[Tensor, "latents ..."], kinds: Int64[Tensor, " latents"] | None = None) -> Codes:  # noqa: ARG002
+        """Return latents as integers, whatever their signatures are.
 
         Raises:
             ModelError: if they have another count of numbers, or are kept as floats.
         """
         rows, ranges = self._rows(latents), self._ranges(latents)
-        if self.bits == FLOAT:
+        if self.exact:
             raise ModelError("latents of 32 bits are kept as they are", where="bits", expected="fewer", got=self.bits)
         scale = (rows / ranges).abs().amax(1).clamp_min(1 / self._levels)
         numbers = (rows / (ranges * scale[:, None]) * self._levels).round()
         return Codes(numbers.to(torch.int32), scale)
 
     def store_by(
-        self, latents: Float[Tensor, "latents number"], curvature: Float[Tensor, "latents number number"]
+        self,
+        latents: Float[Tensor, "latents number"],
+        curvature: Float[Tensor, "latents number number"],
+        kinds: Int64[Tensor, " latents"] | None = None,  # noqa: ARG002
     ) -> Codes:
         """Return latents as integers whose errors make up for each other where what they are kept for can't tell.
 
@@ -82,6 +91,7 @@ class LatentCode(Section):
         Args:
             latents: rows of numbers.
             curvature: a positive definite matrix H of each.
+            kinds: signatures, which make no difference.
         """
         rows, ranges = self._rows(latents).double(), self._ranges(latents).double()
         scale = (MARGIN * (rows / ranges).abs().amax(1)).clamp_min(1 / self._levels)
@@ -100,11 +110,38 @@ class LatentCode(Section):
         """Return the latents that integers stand for, as rows of numbers."""
         return codes.numbers.to(codes.scale.dtype) / self._levels * self._ranges(codes.scale) * codes.scale[:, None]
 
-    def rounded(self, latents: Float[Tensor, "latents ..."]) -> Float[Tensor, "latents ..."]:
+    def rounded(
+        self,
+        latents: Float[Tensor, "latents ..."],
+        kinds: Int64[Tensor, " latents"] | None = None,  # noqa: ARG002
+    ) -> Float[Tensor, "latents ..."]:
         """Return latents as they come back after being stored."""
-        if self.bits == FLOAT:
-            return latents
-        return self.restore(self.store(latents)).view_as(latents)
+        return latents if self.exact else self.restore(self.store(latents)).view_as(latents)
+
+    def pack(self, codes: Codes) -> list[bytes]:
+        """Return the bytes of each latent: scale, then the integers bit by bit, padded to whole floats."""
+        whole = (codes.numbers.numpy() + self._levels).astype(np.uint32)  # (n, K), none negative
+        digits = whole[:, :, None] >> np.arange(self.bits - 1, -1, -1, dtype=np.uint32) & 1
+        rows = np.packbits(digits.reshape(len(whole), -1).astype(np.uint8), axis=1)
+        heads = codes.scale.numpy().astype("<f4")
+        room = round(4 * self.floats())
+        return [(head.tobytes() + row.tobytes()).ljust(room, b"\0") for head, row in zip(heads, rows, strict=True)]
+
+    def unpack(self, payloads: Sequence[bytes], kinds: Int64[Tensor, " latents"] | None = None) -> Codes:  # noqa: ARG002
+        """Return the integers in bytes.
+
+        Raises:
+            ModelError: if there are more or fewer bytes than a latent takes.
+        """
+        room, count = round(4 * self.floats()), len(self.ranges)
+        for payload in payloads:
+            if len(payload) != room:
+                raise ModelError("is not a stored latent", expected=f"{room} bytes", got=len(payload))
+        rows = np.frombuffer(b"".join(payloads), np.uint8).reshape(len(payloads), room)
+        scale = torch.from_numpy(rows[:, :4].copy().view("<f4")[:, 0].astype(np.float32))
+        digits = np.unpackbits(rows[:, 4:], axis=1, count=count * self.bits).reshape(len(rows), count, self.bits)
+        whole = digits.astype(np.int64) @ (1 << np.arange(self.bits - 1, -1, -1))
+        return Codes(torch.from_numpy((whole - self._levels).astype(np.int32)), scale)
 
     @property
     def _levels(self) -> int:

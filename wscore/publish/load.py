@@ -205,8 +205,8 @@ class PublishedEncoder(Published):
         self.alignment = Alignment.load(Path(folder))
 
     def encode(self, state: Mapping[str, Tensor]) -> Float[Tensor, " latent"]:
-        """Return the latent (Z,) of a network's state dict: the mean over its windows, as the heads take it."""
-        return self.encode_windows(state).mean(dim=0)
+        """Return the latent of a network's state dict as heads take it: the mean over its windows, `leading` numbers."""
+        return self.encode_windows(state).mean(dim=0)[: self.model.leading]
 
     def encode_windows(self, state: Mapping[str, Tensor]) -> Float[Tensor, "window latent"]:
         """Return one latent per window of a network (one window unless it is long), as the decoder takes them.

@@ -5,9 +5,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from wscore.config import convert
 from wscore.errors import ModelError
-from wscore.models.latent_code import FLOAT, LatentCode
+from wscore.models.autoencoder import read_latent_code
+from wscore.models.linear import signatures
 from wscore.publish.load import PublishedDecoder, PublishedEncoder
 from wscore.tokens.batch import TokenBatch
 from wscore.training.rebuild import Codec
@@ -45,11 +45,9 @@ def refined_latents(
     decode, answer = _Decode(decoder, layout, shape), ModuleAnswer(differentiable(network), layout)
     problem = Problem(decode, answer, torch.from_numpy(vector).float(), draw_images(images, config))
     latents = refine(problem, start.reshape(1, -1), config)
-    stored = encoder.facts.get("latent_code")
-    if stored is not None:
-        code = convert(stored, LatentCode, where="config.json: latent_code")
-        if code.bits != FLOAT:
-            latents = code.restore(store(problem, latents, code, config))
+    code = read_latent_code(encoder.facts, where="config.json")
+    if code is not None and not code.exact:
+        latents = code.restore(store(problem, latents, code, config, signatures(decode.frame)))
     return latents.reshape(shape)
 
 

@@ -16,7 +16,8 @@ from wscore.losses.contrastive import nt_xent
 from wscore.losses.divergence import kl_standard_normal
 from wscore.losses.reconstruction import reconstruction_loss
 from wscore.models.autoencoder import Autoencoder, AutoencoderConfig, Reconstruction
-from wscore.models.latent_code import Bits, LatentCode
+from wscore.models.entropy_code import Code, EntropyCode
+from wscore.models.latent_code import FLOAT, Bits, LatentCode
 from wscore.models.linear import signatures
 from wscore.models.mlp import MlpConfig, Pooling
 from wscore.models.positions import Positions
@@ -35,6 +36,7 @@ from wscore.training.history import History
 from wscore.training.linear_path import LinearFit, LinearPathConfig, fit_linear_path
 from wscore.training.loop import fit
 from wscore.training.schedule import Schedule
+from wscore.training.sensitivity import sensitivities
 from wscore.training.state import FitConfig
 from wscore.zoo.images import Images
 from wscore.zoo.store import Zoo
@@ -47,6 +49,7 @@ Losses = dict[str, Tensor]
 Objective = Callable[["Trainee", NetworkBatch], Losses]
 #: What the loop watches, lower is better, for each value of `ae.select`.
 MONITORS = {"agreement": "disagreement", "loss": "loss", "reconstruction": "reconstruction", "behaviour": "behaviour"}
+BITS = (4, 6, 8, 12, 16, 32)  # of allocation `uniform`
 BLOCK = 256  # networks at once where nothing is trained
 
 
@@ -99,7 +102,9 @@ class AeConfig(Section):
         arch: `mlp`, `transformer` or `vae`.
         latent: one latent per `network` (or window of one), or per `token` (transformer).
         latent_dim: numbers Z per latent.
-        latent_bits: of each number where latents are stored; 32 keeps floats.
+        latent_bits: of a number where latents are stored. `uniform`: 4, 6, 8, 12, 16, or 32 for floats; `waterfilling`: the
+            mean over the numbers that a layout has.
+        allocation: `uniform`: the same bits for every number; `waterfilling`: as many as each is worth.
         hidden_dim: width of the layers inside; a multiple of `heads` for the transformer.
         layers: blocks on each side.
         heads: attention heads (transformer).
@@ -112,7 +117,9 @@ class AeConfig(Section):
         linear_lr: learning rate of the linear path, as a share of lr; 0 leaves it as it was fitted.
         symmetry: share of their covariance that is averaged over all orders of the hidden units; 0 for a plain PCA.
         balance: their errors in a tensor of n weights count n ** -balance: 0 for a plain PCA, 1 for tensors that all
-            count alike.
+            count alike. It serves layouts whose sensitivity is not known.
+        sensitivity: training images on which it is measured what training networks care about, for each network; the basis
+            puts errors elsewhere. 0 leaves it out, and so does `behaviour.share: 0`, for it runs networks.
         loss: of the reconstruction, over valid entries.
         loss_weights: for `combined`.
         loss_normalization: by the statistics of the weights of each batch, before the loss: `none`, one mean and deviation
@@ -146,7 +153,8 @@ class AeConfig(Section):
     arch: Literal["mlp", "transformer", "vae"]
     latent: Literal["network", "token"]
     latent_dim: Count
-    latent_bits: Bits
+    latent_bits: Annotated[float, Meta(ge=0.25, le=FLOAT)]
+    allocation: Literal["uniform", "waterfilling"]
     hidden_dim: Count
     layers: Annotated[int, Meta(ge=0)]
     heads: Count
@@ -159,6 +167,7 @@ class AeConfig(Section):
     linear_lr: Weight
     symmetry: Annotated[float, Meta(ge=0, le=1)]
     balance: Annotated[float, Meta(ge=0, le=1)]
+    sensitivity: Annotated[int, Meta(ge=0)]
     loss: Literal["mse", "mae", "cosine", "combined"]
     loss_weights: LossWeights
     loss_normalization: Literal["none", "batch", "entry"]
@@ -192,6 +201,10 @@ class AeConfig(Section):
             raise ValueError(f"latent `token` needs arch `transformer`, not `{self.arch}`")
         if self.latent == "token" and self.linear_path != "none":
             raise ValueError("latent `token` needs linear_path `none`: principal components belong to whole networks")
+        if self.allocation == "uniform" and self.latent_bits not in BITS:
+            raise ValueError(
+                f"Expected `latent_bits` of allocation `uniform` to be one of {BITS}, got {self.latent_bits}"
+            )
         if self.loss == "combined" and not any(to_plain(self.loss_weights).values()):
             raise ValueError("Expected one of `loss_weights` to be positive for loss `combined`")
         if self.select in ("agreement", "behaviour") and not self.behaviour.share:
@@ -216,7 +229,7 @@ class Trained(NamedTuple):
     """
 
     model: Autoencoder
-    code: LatentCode
+    code: Code
     history: History
     figures: dict[str, float]
 
@@ -265,10 +278,18 @@ class Trainee(nn.Module):
         self.autoencoder = Autoencoder(sizes)
         head = ProjectionConfig(latent_dim=sizes.network.latent_dim, projection_dim=config.projection_dim)
         self.projection = ProjectionHead(head) if config.gamma > 0 else None
+        self.code: Code | None = None
 
     def forward(self, batch: TokenBatch) -> Reconstruction:
-        """Return latents, reconstructed tokens and, of a VAE, posteriors."""
-        return self.autoencoder(batch)
+        """Return latents, tokens reconstructed of them as they come back from store, and, of a VAE, posteriors.
+
+        Gradients pass through the rounding as if there were none.
+        """
+        found = self.autoencoder(batch)
+        if self.code is None:
+            return found
+        error = self.code.rounded(found.latent.detach(), signatures(batch)) - found.latent.detach()
+        return found._replace(tokens=self.autoencoder.decoder(found.latent + error, batch))
 
 
 class Material(NamedTuple):
@@ -310,7 +331,7 @@ def train_autoencoder(
         TrainingError: if a loss is not finite, or the behaviour loss is on and there are networks that can't be run.
         ConfigError: if the device is missing.
     """
-    trainee = start(cache, config)
+    trainee = start(cache, config, zoo, images)
     material = prepare(cache, config, zoo, images)
     monitor = MONITORS[config.select]
     parts = {"train": material.train, "validation": material.validation}
@@ -330,11 +351,17 @@ def train_autoencoder(
 
 
 @torch.no_grad()
-def latent_code(model: Autoencoder, cache: TokenCache, config: AeConfig) -> LatentCode:
-    """Return how latents are stored, with ranges that suit those of the training networks."""
-    items = cache.indices("train")
-    parts = [model.encoder(cache.batch(items[start : start + BLOCK])) for start in range(0, len(items), BLOCK)]
-    return LatentCode.fit(torch.cat(parts), config.latent_bits)
+def latent_code(model: Autoencoder, cache: TokenCache, config: AeConfig) -> Code:
+    """Return how latents are stored, so that it suits those of the training networks."""
+    latents, kinds = [], []
+    for batch, _ in _stream(cache, "train"):
+        latents.append(model.encoder(batch))
+        kinds.append(signatures(batch))
+    if config.allocation == "uniform":
+        return LatentCode.fit(torch.cat(latents), convert(int(config.latent_bits), Bits, where="ae.latent_bits"))
+    groups = () if model.config.linear is None else model.config.linear.groups
+    ranks = {group.signature: group.rank for group in groups if group.rank}
+    return EntropyCode.fit(torch.cat(latents), torch.cat(kinds), ranks, config.latent_bits)
 
 
 def prepare(cache: TokenCache, config: AeConfig, zoo: Zoo | None, images: Images | Tasks | None) -> Material:
@@ -376,15 +403,25 @@ def parameter_groups(model: Trainee, config: AeConfig) -> list[dict[str, Any]]:
     return [*groups, {"params": own, "lr_factor": config.linear_lr, "weight_decay": 0.0}] if own else groups
 
 
-def start(cache: TokenCache, config: AeConfig) -> Trainee:
-    """Return what is trained as it is before: random, or with a linear path the PCA of the training networks."""
+def start(cache: TokenCache, config: AeConfig, zoo: Zoo | None = None, images: Images | None = None) -> Trainee:
+    """Return what is trained as it is before: random, or with a linear path the PCA of the training networks.
+
+    With zoo and images it is a PCA of what the networks care about (`ae.sensitivity`).
+    """
     how = LinearPathConfig(config.latent_dim, config.symmetry, config.balance, config.seed)
-    linear = fit_linear_path(cache, how) if config.linear_path == "pca" else None
+    known = {}
+    if config.linear_path == "pca" and config.sensitivity and config.behaviour.share and zoo and images is not None:
+        groups = runnable(cache, zoo, "train", images)
+        options = {"count": config.sensitivity, "temperature": config.behaviour.temperature, "seed": config.seed}
+        known = sensitivities(cache, groups, images.x_train, **options)
+    linear = fit_linear_path(cache, how, known) if config.linear_path == "pca" else None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(config.seed, "autoencoder"))
         trainee = Trainee(config, sizes(cache, config, linear))
     if linear is not None:
         linear.fill(trainee.autoencoder)
+        if config.allocation == "waterfilling":
+            trainee.code = latent_code(trainee.autoencoder, cache, config)
     return trainee
 
 
@@ -519,13 +556,14 @@ def _vae(cache: TokenCache, config: AeConfig) -> VaeConfig:
     )  # fmt: skip
 
 
-def figures(model: Autoencoder, cache: TokenCache, history: History, code: LatentCode) -> dict[str, float]:
+def figures(model: Autoencoder, cache: TokenCache, history: History, code: Code) -> dict[str, float]:
     """Return size, length of training, validation loss, and R2 of normalised weights on the validation split.
 
     R2 = 1 - sum (x - x^)^2 / sum (x - m)^2 over valid entries, where m is the mean training network of the same layout.
     """
-    first = cache.table["layout"][cache.table["window"] == 0]
-    compression = sum(cache.layouts[str(name)].size for name in first) / (len(cache) * code.floats)
+    sizes = stored_sizes(cache, code)
+    names = cache.table["layout"][cache.table["window"] == 0].astype(str)
+    compression = sum(cache.layouts[name].size for name in names) / sum(sizes[name] for name in names)
     return {
         "parameters": float(sum(parameter.numel() for parameter in model.parameters())),
         "epochs": float(history.rows[-1]["epoch"]),
@@ -540,6 +578,16 @@ def figures(model: Autoencoder, cache: TokenCache, history: History, code: Laten
         "compression": compression,
         "expansion": float(compression < 1),
     }
+
+
+def stored_sizes(cache: TokenCache, code: Code) -> dict[str, float]:
+    """Return the 32-bit floats that a network of each layout takes: those of its windows, and one for its layout."""
+    first = cache.table.reset_index(drop=True).drop_duplicates(["layout", "window"])
+    kinds = np.concatenate([signatures(cache.batch([item])).numpy() for item in first.index])
+    found: dict[str, float] = {}
+    for layout, kind in zip(first["layout"].astype(str), kinds.tolist(), strict=True):
+        found[layout] = found.get(layout, 1.0) + code.floats(kind)
+    return found
 
 
 def validation_r2(model: Autoencoder, cache: TokenCache) -> float:

@@ -61,7 +61,7 @@ def pca(blocks: Blocks, rank: int, *, seed: int, units: Exchangeable | None = No
     small = (vectors.T @ product(vectors)).astype(np.float64)
     variances, rotation = np.linalg.eigh((small + small.T) / 2)
     order = np.argsort(-variances, kind="stable")[:rank]
-    vectors = _oriented(vectors @ rotation[:, order])
+    vectors = oriented(vectors @ rotation[:, order])
     return Basis(mean, vectors.astype(np.float32), np.maximum(variances[order], 0).astype(np.float32))
 
 
@@ -95,7 +95,7 @@ def _times(blocks: Blocks, mean: np.ndarray, vectors: np.ndarray) -> np.ndarray:
     return product / np.float32(count)
 
 
-def _oriented(vectors: np.ndarray) -> np.ndarray:
+def oriented(vectors: np.ndarray) -> np.ndarray:
     """Return the columns with signs such that the largest entry of each is positive."""
     if not vectors.size:
         return vectors

@@ -11,11 +11,13 @@ from torch import Tensor
 from wscore.models.autoencoder import Autoencoder
 from wscore.models.linear import LinearConfig, LinearGroup, signatures
 from wscore.tokens.cache import TokenCache
-from wscore.training.bases import Basis, pca
+from wscore.training.bases import Basis, oriented, pca
 from wscore.training.exchangeable import Exchangeable
+from wscore.training.sensitivity import Sensitivities
 from wscore.zoo.layout import Layout
 
 BLOCK = 256  # networks at once
+DAMPING = 0.01  # added to a sensitivity, as a share of its mean
 LARGEST = 4096  # coordinates of the largest block of a symmetric covariance; above, the plain one is taken
 
 
@@ -79,12 +81,20 @@ class LinearFit(NamedTuple):
             decoder.floors[place].copy_(group.floors)
 
 
-def fit_linear_path(cache: TokenCache, config: LinearPathConfig) -> LinearFit | None:
-    """Return the bases of the training networks; None if no layout has two of them."""
+def fit_linear_path(
+    cache: TokenCache, config: LinearPathConfig, sensitivity: Sensitivities | None = None
+) -> LinearFit | None:
+    """Return the bases of the training networks; None if no layout has two of them.
+
+    Args:
+        cache: of the networks.
+        config: how bases are fitted.
+        sensitivity: by layout, in what metric errors are small; where there is none, tensors are balanced.
+    """
     items = cache.indices("train")
     table = cache.table.iloc[items]
     alike = [items[places] for _, places in sorted(table.groupby(["layout", "window"], sort=True).indices.items())]
-    groups = [_fit_group(cache, members, config) for members in alike if len(members) > 1]
+    groups = [_fit_group(cache, members, config, sensitivity or {}) for members in alike if len(members) > 1]
     if not groups:
         return None
     mean = float(np.mean(np.concatenate([group.variances for group in groups])))
@@ -96,8 +106,11 @@ def fit_linear_path(cache: TokenCache, config: LinearPathConfig) -> LinearFit | 
     return LinearFit(LinearConfig(latent_dim=config.latent_dim, scale=scale, groups=tuple(entries)), groups)
 
 
-def _fit_group(cache: TokenCache, members: np.ndarray, config: LinearPathConfig) -> Group:
+def _fit_group(cache: TokenCache, members: np.ndarray, config: LinearPathConfig, sensitivity: Sensitivities) -> Group:
     """Return the basis of items that are alike, fitted to weights in the order of the layout, each times its importance."""
+    metric = sensitivity.get(cache.layout(members[0]).identity)
+    if metric is not None:
+        return _fit_sensitive(cache, members, config, metric.numpy())
     places = _places(cache, int(members[0]))
     layout = cache.layout(members[0])
     whole = len(places) == layout.size  # not a window: a symmetry is one of whole networks
@@ -116,6 +129,46 @@ def _fit_group(cache: TokenCache, members: np.ndarray, config: LinearPathConfig)
     signature = int(signatures(cache.batch(members[:1]))[0])
     fitted = Basis(basis.mean[back], basis.vectors[back], basis.variances)
     return _unscaled(signature, fitted, importance, _floors(cache, layout)[places])
+
+
+def _fit_sensitive(
+    cache: TokenCache, members: np.ndarray, config: LinearPathConfig, metric: Float[np.ndarray, "all all"]
+) -> Group:
+    """Return the basis whose truncation or rounding errors e are small in e^T F e.
+
+    With the damped metric F = L L^T and the covariance C of the weights, mixed as in `bases.pca`, coordinates are V^T L^T (x - m)
+    with the eigenvectors V of L^T C L. They are uncorrelated, and an error of one is as bad as an error of another.
+    """
+    places, layout = _places(cache, int(members[0])), cache.layout(members[0])
+    weights = np.concatenate([*_blocks(cache, members, np.ones(len(places), np.float32))])[:, np.argsort(places)]
+    mean, covariance = _moments(weights, layout, config.symmetry if len(places) == layout.size else 0.0)
+    own = np.sort(places)
+    metric = metric[np.ix_(own, own)]
+    lower = np.linalg.cholesky(metric + (DAMPING * np.trace(metric) / len(metric) + 1e-12) * np.eye(len(metric)))
+    variances, vectors = np.linalg.eigh(lower.T @ covariance @ lower)
+    order = np.argsort(-variances, kind="stable")[: config.latent_dim]
+    vectors = oriented(vectors[:, order])
+    back = np.argsort(np.argsort(places))
+    analysis, synthesis = (lower @ vectors)[back], np.linalg.solve(lower.T, vectors)[back]
+    parts = (torch.from_numpy(np.ascontiguousarray(part, np.float32)) for part in (mean[back], analysis, synthesis))
+    signature = int(signatures(cache.batch(members[:1]))[0])
+    floors = torch.from_numpy(_floors(cache, layout)[places])
+    return Group(signature, *parts, np.maximum(variances[order], 0).astype(np.float32), floors)
+
+
+def _moments(weights: np.ndarray, layout: Layout, symmetry: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return mean (D,) and covariance (D, D) in float64, a share of them averaged over all orders of the hidden units."""
+    mean = weights.mean(0, dtype=np.float64)
+    units = Exchangeable(layout) if symmetry > 0 else None
+    units = units if units is not None and units.dim <= LARGEST else None
+    if units is not None:
+        mean = (1 - symmetry) * mean + symmetry * units.average(mean)
+    centred = weights - mean
+    covariance = centred.T @ centred / len(centred)
+    if units is not None:
+        averaged = units.covariance(iter([weights]), mean)(np.eye(len(mean)))
+        covariance = (1 - symmetry) * covariance + symmetry * (averaged + averaged.T) / 2
+    return mean, covariance
 
 
 def _floors(cache: TokenCache, layout: Layout) -> Float32[np.ndarray, " weights"]:

@@ -14,13 +14,14 @@ from collections.abc import Callable
 from typing import Annotated, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from msgspec import Meta
 from torch import Tensor
 
 from wscore.config import Section
 from wscore.losses.behaviour import behaviour_kl, spread
-from wscore.models.latent_code import Codes, LatentCode
+from wscore.models.entropy_code import Code, Packed
+from wscore.models.latent_code import Codes
 from wscore.training.lbfgs import minimise
 from wscore.training.rebuild import Answer
 
@@ -30,6 +31,7 @@ Decode = Callable[[Tensor], Tensor]
 AT_ONCE = 4096  # networks x images that are run together
 DIFFERENCE = 1e-2  # of latents, in the derivative of the decoder
 DECODED = 256  # latents at once while it is measured
+EXACT = 1e-4  # of the objective, in nats, below which there is nothing to refine
 DAMPING = 1e-3  # added to the curvature, as a share of its mean
 
 
@@ -86,6 +88,9 @@ def refine(
     if not config.steps or not len(start):
         return start
     expected = _expected(problem)
+    whole = _Goal(problem, expected, start, config)
+    if (whole.values(start) < EXACT).all():  # latents of all directions: only their rounding costs anything
+        return start
     latents = start
     rounds = min(config.rounds, config.steps)
     for number in range(rounds):
@@ -100,33 +105,48 @@ def refine(
         centre = latents
         moved = _Moved(goal, centre, axes)
         latents = moved.place(minimise(moved, torch.zeros_like(centre), steps=steps, first=0.5).points)
-    goal = _Goal(problem, expected, start, config)
-    better = goal.values(latents) < goal.values(start)
+    better = whole.values(latents) < whole.values(start)
     return torch.where(better[:, None], latents, start)
 
 
-def store(problem: Problem, latents: Float[Tensor, "networks latent"], code: LatentCode, config: RefineConfig) -> Codes:
+def store(
+    problem: Problem,
+    latents: Float[Tensor, "networks latent"],
+    code: Code,
+    config: RefineConfig,
+    kinds: Int64[Tensor, " windows"],
+) -> Codes | Packed:
     """Return latents as integers, one row per network and window, rounded so that the answers change least.
 
     Rounding follows the curvature of every network's objective; where that turns out worse than plain rounding, this is
     kept instead.
+
+    Args:
+        problem: the networks.
+        latents: of all their windows, side by side.
+        code: how they are stored.
+        config: on how many images the curvature is measured.
+        kinds: signatures of the windows, the same for all networks.
     """
-    windows = latents.shape[1] // len(code.ranges)
+    windows = len(kinds)
     split = lambda rows: rows.reshape(len(rows) * windows, -1)  # noqa: E731
-    plain = code.store(split(latents))
+    plain = code.store(split(latents), kinds.repeat(len(latents)))
     if not config.curvature_images or not len(latents):
         return plain
     expected = _expected(problem)
-    whole = _damped(problem, expected, latents, config)  # (n, W K, W K)
-    size = len(code.ranges)
-    blocks = [whole[:, at : at + size, at : at + size] for at in range(0, whole.shape[1], size)]
-    careful = code.store_by(split(latents), torch.stack(blocks, dim=1).flatten(0, 1))
+    careful = []
+    for row in range(len(latents)):  # one at a time: a curvature takes room
+        one = problem._replace(original=problem.original[row : row + 1])
+        whole = _damped(one, expected[row : row + 1], latents[row : row + 1], config)[0]  # (W K, W K)
+        size = len(whole) // windows
+        blocks = torch.stack([whole[at : at + size, at : at + size] for at in range(0, len(whole), size)])
+        careful.append(code.store_by(latents[row].view(windows, size), blocks, kinds))
+    found = type(plain)(*(torch.cat(parts) for parts in zip(*careful, strict=True)))
     goal = _Goal(problem, expected, latents, config)
-    values = [goal.values(code.restore(codes).reshape(len(latents), -1)) for codes in (careful, plain)]
+    values = [goal.values(code.restore(codes).reshape(len(latents), -1)) for codes in (found, plain)]
     better = (values[0] <= values[1]).repeat_interleave(windows)
-    return Codes(
-        torch.where(better[:, None], careful.numbers, plain.numbers), torch.where(better, careful.scale, plain.scale)
-    )
+    chosen = (torch.where(better.view(-1, *[1] * (a.ndim - 1)), a, b) for a, b in zip(found, plain, strict=True))
+    return type(plain)(*chosen)
 
 
 class _Goal:

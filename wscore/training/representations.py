@@ -68,9 +68,9 @@ def cache_representations(
     """
     if foreign is None:
         encoder, identity = load_model(folder, Encoder), _checked(folder, cache)
-        encoded, latent_dim = encode(encoder, cache), encoder.latent_dim
+        encoded, latent_dim = encode(encoder, cache), encoder.leading
     else:
-        identity, latent_dim = foreign.identity, foreign.model.latent_dim
+        identity, latent_dim = foreign.identity, foreign.model.leading
         encoded = encode_anew(foreign, cache, zoo)
     count = 0
     checkpoints = zoo.table["checkpoint"].to_numpy()
@@ -108,7 +108,7 @@ def encode_anew(
         places = np.flatnonzero(keys == key)
         for some in np.array_split(places, -(-len(places) // BLOCK)):
             latents = encoder.encode_many(layout, zoo.weights(rows[some]))  # (n, windows, Z)
-            yield rows[some], first[some], latents.mean(dim=1).numpy().astype(np.float32)
+            yield rows[some], first[some], latents.mean(dim=1)[:, : encoder.model.leading].numpy().astype(np.float32)
 
 
 def check_fit(encoder: LatentSource, layouts: Sequence[Layout]) -> None:
@@ -147,7 +147,7 @@ def _checked(folder: Path, cache: TokenCache) -> str:
 
 
 def encode(encoder: Encoder, cache: TokenCache) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Yield (rows of the zoo (n,), first item of each (n,), latents (n, Z)) of all networks, some at once."""
+    """Yield (rows of the zoo (n,), first item of each (n,), latents (n, `leading`)) of all networks, some at once."""
     rows, windows = cache.table["row"].to_numpy(), cache.table["window"].to_numpy()
     heads = np.append(np.flatnonzero(windows == 0), len(rows))  # first item of each network, and the end
     for start in range(0, len(heads) - 1, BLOCK):
@@ -156,7 +156,7 @@ def encode(encoder: Encoder, cache: TokenCache) -> Iterator[tuple[np.ndarray, np
         items = np.arange(int(part[0]), last)
         with torch.no_grad():
             latents = torch.cat([encoder(cache.batch(some)) for some in np.array_split(items, -(-len(items) // BLOCK))])
-        sums = np.add.reduceat(latents.double().numpy(), part - part[0], axis=0)
+        sums = np.add.reduceat(latents[:, : encoder.leading].double().numpy(), part - part[0], axis=0)
         counts = np.diff(np.append(part, last))[:, None]
         yield rows[part], part, (sums / counts).astype(np.float32)
 

@@ -21,9 +21,22 @@ def test_rounding_by_hand() -> None:
 
 
 def test_floats_are_counted_with_the_scale() -> None:
-    assert code(8, 512).floats == 129
-    assert code(4, 512).floats == 65
-    assert code(32, 512).floats == 512
+    assert code(8, 512).floats() == 129
+    assert code(4, 512).floats() == 65
+    assert code(32, 512).floats() == 512
+
+
+@pytest.mark.parametrize("bits", [4, 6, 8, 12, 16])
+def test_bytes_are_as_many_as_are_counted_and_come_back(bits: int) -> None:
+    kept, latents = code(bits, 13), torch.randn(5, 13, generator=torch.Generator().manual_seed(3))
+    codes = kept.store(latents)
+    payloads = kept.pack(codes)
+    assert {len(payload) for payload in payloads} == {round(4 * kept.floats())}
+    found = kept.unpack(payloads)
+    assert torch.equal(found.numbers, codes.numbers)
+    assert torch.equal(found.scale, codes.scale)
+    with pytest.raises(ModelError, match="is not a stored latent"):
+        kept.unpack([payloads[0][:-1]])
 
 
 def test_thirty_two_bits_keep_everything() -> None:

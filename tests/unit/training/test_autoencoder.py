@@ -165,14 +165,16 @@ def test_batches_are_a_function_of_seed_and_epoch(cache: TokenCache) -> None:
 
 
 def test_an_expansion_is_said_to_be_one(cache: TokenCache) -> None:
-    trained = train_autoencoder(cache, configured(latent_dim=5000, epochs=1))
+    trained = train_autoencoder(cache, configured(latent_dim=5000, epochs=1, allocation="uniform", latent_bits=8))
     assert trained.figures["compression"] < 1
     assert "EXPANSION" in trained.summary()
     assert isinstance(trained.model, Autoencoder)
 
 
 def test_one_latent_per_token_trains_and_counts_every_number(cache: TokenCache) -> None:
-    config = configured(arch="transformer", latent="token", linear_path="none", latent_dim=2, latent_bits=32)
+    config = configured(
+        arch="transformer", latent="token", linear_path="none", latent_dim=2, latent_bits=32, allocation="uniform"
+    )
     trained = train_autoencoder(cache, config)
     assert trained.model.encoder.latent_dim == 2 * cache.max_tokens
     assert trained.code.floats == 2 * cache.max_tokens

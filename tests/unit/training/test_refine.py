@@ -106,7 +106,7 @@ def test_any_module_can_be_run_like_the_zoo() -> None:
 @pytest.mark.parametrize("bits", [4, 8])
 def test_stored_latents_answer_no_worse_than_plainly_rounded_ones(problem: tuple[Problem, Tensor], bits: Bits) -> None:
     code = LatentCode.fit(problem[1], bits)
-    codes = store(problem[0], problem[1], code, CONFIG)
+    codes = store(problem[0], problem[1], code, CONFIG, torch.zeros(1, dtype=torch.int64))
     found, plain = code.restore(codes), code.rounded(problem[1])
     goal = lambda latents: objective(problem[0], latents, CONFIG, problem[1])  # noqa: E731
     assert (goal(found) <= goal(plain) + 1e-6).all()
