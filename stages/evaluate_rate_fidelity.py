@@ -16,7 +16,7 @@ from wscore.zoo.tasks import DataConfig, load_tasks
 @stage(rate_fidelity=RateFidelityConfig, evaluate=EvaluateConfig, data=DataConfig, refine=RefineConfig)
 def main(run: Run, *, zoo: Path, tokens: Path, autoencoders: Path, out: Path) -> str:
     """Rebuild every held-out network at every size by every method and compare it with its original."""
-    sizes, config = run.params["rate_fidelity"].latent_dims, run.params["evaluate"]
+    sizes, config = run.params["rate_fidelity"].latent_bits, run.params["evaluate"]
     models = {size: autoencoders / str(size) for size in sizes}
     table = curve(Zoo(zoo), TokenCache(tokens), models, load_tasks(run.params["data"]), config, run.params["refine"])
     with atomic_folder(out) as folder:

@@ -7,7 +7,7 @@ from wscore.io import atomic_folder, write_json
 from wscore.models.autoencoder import save_autoencoder
 from wscore.runner import Run, stage
 from wscore.tokens.cache import TokenCache
-from wscore.training.autoencoder import AeConfig, train_autoencoder, with_latent_dim
+from wscore.training.autoencoder import AeConfig, train_autoencoder, with_latent_bits
 from wscore.training.callbacks import Progress, TensorBoard, TrackerLogger, resume_folder
 from wscore.zoo.store import Zoo
 from wscore.zoo.tasks import DataConfig, load_tasks
@@ -15,7 +15,7 @@ from wscore.zoo.tasks import DataConfig, load_tasks
 
 @stage(ae=AeConfig, data=DataConfig)
 def main(
-    run: Run, *, zoo: Path, tokens: Path, out: Path, history: Path, metrics: Path, latent_dim: int | None = None
+    run: Run, *, zoo: Path, tokens: Path, out: Path, history: Path, metrics: Path, latent_bits: float | None = None
 ) -> str:
     """Train an autoencoder and keep the epoch that is best on the validation split.
 
@@ -26,9 +26,9 @@ def main(
         out: model folder.
         history: CSV of losses by epoch.
         metrics: JSON of figures.
-        latent_dim: numbers per network instead of ae.latent_dim.
+        latent_bits: of a number instead of ae.latent_bits.
     """
-    config, cache = with_latent_dim(run.params["ae"], latent_dim), TokenCache(tokens)
+    config, cache = with_latent_bits(run.params["ae"], latent_bits), TokenCache(tokens)
     trained = train_autoencoder(
         cache,
         config,

@@ -31,21 +31,21 @@ class RateFidelityConfig(Section):
     """Which sizes are compared (section `rate_fidelity:`).
 
     Args:
-        latent_dims: numbers per network (or window of one), one autoencoder each; all else is as in section `ae`.
+        latent_bits: of a number of a latent in the mean, one autoencoder each; all else is as in section `ae`.
     """
 
-    latent_dims: Annotated[tuple[Annotated[int, msgspec.Meta(ge=1)], ...], msgspec.Meta(min_length=1)]
+    latent_bits: Annotated[tuple[Annotated[float, msgspec.Meta(gt=0, le=32)], ...], msgspec.Meta(min_length=1)]
 
 
 def curve(
     zoo: Zoo,
     cache: TokenCache,
-    models: Mapping[int, Path],
+    models: Mapping[float, Path],
     images: Images | Tasks,
     config: EvaluateConfig,
     refine: RefineConfig | None = None,
 ) -> pd.DataFrame:
-    """Return one row per size and method: latent_dim, method and `COLUMNS`, over the networks of the test split.
+    """Return one row per size and method: latent_bits, method and `COLUMNS`, over the networks of the test split.
 
     Function metrics are missing where no network can be run, sizes where a method is no code.
 
@@ -65,7 +65,7 @@ def curve(
         found = report(judge(zoo, rows, ways, shown, cache=cache, batch_size=config.batch_size), config)
         for name in ways:
             values = {column: found[name].get(column, float("nan")) for column in COLUMNS}
-            records.append({"latent_dim": size, "method": name, **values})
+            records.append({"latent_bits": size, "method": name, **values})
     return pd.DataFrame(records)
 
 
@@ -73,14 +73,14 @@ def wide(table: pd.DataFrame, metric: str) -> pd.DataFrame:
     """Return one row per size, by the floats that ours stores, with one column per method that is a code."""
     codes = table.dropna(subset=["stored_floats"])
     names = list(dict.fromkeys(codes["method"]))
-    values = codes.pivot_table(index="latent_dim", columns="method", values=metric, dropna=False, sort=False)[names]
-    sizes = codes[codes["method"] == OURS].set_index("latent_dim")["stored_floats"]
+    values = codes.pivot_table(index="latent_bits", columns="method", values=metric, dropna=False, sort=False)[names]
+    sizes = codes[codes["method"] == OURS].set_index("latent_bits")["stored_floats"]
     return values.sort_index().assign(stored_floats=sizes).reset_index()
 
 
 def sentence(table: pd.DataFrame) -> str:
     """Return the agreement of ours at every size in one line."""
-    ours = pd.DataFrame(table[table["method"] == OURS]).sort_values(by="latent_dim")
+    ours = pd.DataFrame(table[table["method"] == OURS]).sort_values(by="latent_bits")
     parts = [
         f"{agreement:.3f} at {ratio:.1f}x"
         for agreement, ratio in zip(ours["agreement"], ours["compression_ratio"], strict=True)

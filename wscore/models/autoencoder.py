@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from wscore.config import Section, convert, to_plain
 from wscore.errors import ModelError
-from wscore.models.entropy_code import Code
+from wscore.models.entropy_code import Code, EntropyCode
 from wscore.models.folder import load_model, read_model_config, register, save_model
+from wscore.models.latent_code import LatentCode
 from wscore.models.linear import LinearConfig, LinearDecoder, LinearEncoder
 from wscore.models.mlp import MlpConfig, MlpDecoder, MlpEncoder
 from wscore.models.transformer import TransformerConfig, TransformerDecoder, TransformerEncoder
@@ -185,8 +186,13 @@ def load_latent_code(folder: Path) -> Code | None:
 
 def read_latent_code(facts: Mapping[str, Any], *, where: object) -> Code | None:
     """Return how latents are stored as the configuration of a model folder says; in old ones all numbers have equal bits."""
-    found = facts.get("latent_code")
-    return None if found is None else convert({"allocation": "uniform", **found}, Code, where=f"{where}: latent_code")
+    found, kinds = facts.get("latent_code"), {"uniform": LatentCode, "waterfilling": EntropyCode}
+    if found is None:
+        return None
+    allocation = found.get("allocation", "uniform")
+    if allocation not in kinds:
+        raise ModelError("unknown allocation of bits", where=where, expected=" or ".join(kinds), got=allocation)
+    return convert({**found, "allocation": allocation}, kinds[allocation], where=f"{where}: latent_code")
 
 
 def load_autoencoder(folder: Path) -> Autoencoder:

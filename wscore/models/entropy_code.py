@@ -15,7 +15,7 @@ import math
 import struct
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import constriction
 import msgspec
@@ -37,7 +37,8 @@ NARROW, WIDE = -4 * OCTAVE, 14 * OCTAVE  # deviations in steps that a number can
 LOWEST, HIGHEST = -30 * FINE, 30 * FINE  # steps
 TINY = 2.0**-24  # least probability that the coder gives a number
 DEVIATIONS = tuple(2.0 ** (part / OCTAVE) for part in range(OCTAVE))
-MODEL = constriction.stream.model.QuantizedGaussian(-LARGEST, LARGEST)
+STREAM: Any = getattr(constriction, "stream")  # noqa: B009 - its stubs do not name it
+MODEL = STREAM.model.QuantizedGaussian(-LARGEST, LARGEST)
 #: Bits that a squared error of step^2 is worth: a further bit lowers the mean error step^2 / 12 by its derivative 2 ln 2.
 PRICE = 2 * math.log(2) / 12
 BLOCK = 64  # numbers that are rounded before their errors are passed on to all others behind
@@ -193,7 +194,7 @@ class EntropyCode(Section, tag="waterfilling", tag_field="allocation"):
             heads[row] = torch.tensor(HEAD.unpack_from(payload))
             words = np.frombuffer(payload[HEAD.size : group.room - (group.room - HEAD.size) % WORD], "<u4")
             spreads = _deviations(group, int(heads[row, 0]), int(heads[row, 1]))
-            decoder = constriction.stream.queue.RangeDecoder(words.astype(np.uint32))
+            decoder = STREAM.queue.RangeDecoder(words.astype(np.uint32))
             found = decoder.decode(MODEL, np.zeros(len(spreads)), spreads)
             numbers[row, : len(spreads)] = torch.from_numpy(found)
         return Packed(numbers, heads[:, 0], heads[:, 1], places)
@@ -362,7 +363,7 @@ def _in_turn(left: np.ndarray, factor: np.ndarray) -> np.ndarray:
 
 
 def _words(group: GroupCode, found: _Rounded) -> np.ndarray:
-    encoder = constriction.stream.queue.RangeEncoder()
+    encoder = STREAM.queue.RangeEncoder()
     numbers = np.ascontiguousarray(found.numbers, np.int32)
     encoder.encode(numbers, MODEL, np.zeros(len(numbers)), _deviations(group, found.step, found.scale))
     return encoder.get_compressed()

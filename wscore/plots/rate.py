@@ -19,7 +19,7 @@ def draw_curve(table: pd.DataFrame, path: Path) -> None:
     """Write a PNG with one panel per metric over the floats stored per network.
 
     Args:
-        table: one row per latent_dim and method, with stored_floats and the metrics of `PANELS`.
+        table: one row per latent_bits and method, with stored_floats and the metrics of `PANELS`.
         path: of the PNG.
     """
     codes = table.dropna(subset=["stored_floats", *PANELS])

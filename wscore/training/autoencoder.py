@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -211,11 +211,11 @@ class AeConfig(Section):
             raise ValueError(f"select `{self.select}` needs `behaviour.share` above 0, for else no network is run")
 
 
-def with_latent_dim(config: AeConfig, latent_dim: int | None) -> AeConfig:
+def with_latent_bits(config: AeConfig, latent_bits: float | None) -> AeConfig:
     """Return the configuration with latents of another size, or as it is without one."""
-    return (
-        config if latent_dim is None else convert(to_plain(config) | {"latent_dim": latent_dim}, AeConfig, where="ae")
-    )
+    if latent_bits is None:
+        return config
+    return convert(to_plain(config) | {"latent_bits": latent_bits}, AeConfig, where="ae")
 
 
 class Trained(NamedTuple):
@@ -358,7 +358,7 @@ def latent_code(model: Autoencoder, cache: TokenCache, config: AeConfig) -> Code
         latents.append(model.encoder(batch))
         kinds.append(signatures(batch))
     if config.allocation == "uniform":
-        return LatentCode.fit(torch.cat(latents), convert(int(config.latent_bits), Bits, where="ae.latent_bits"))
+        return LatentCode.fit(torch.cat(latents), cast("Bits", int(config.latent_bits)))
     groups = () if model.config.linear is None else model.config.linear.groups
     ranks = {group.signature: group.rank for group in groups if group.rank}
     return EntropyCode.fit(torch.cat(latents), torch.cat(kinds), ranks, config.latent_bits)
@@ -403,17 +403,23 @@ def parameter_groups(model: Trainee, config: AeConfig) -> list[dict[str, Any]]:
     return [*groups, {"params": own, "lr_factor": config.linear_lr, "weight_decay": 0.0}] if own else groups
 
 
-def start(cache: TokenCache, config: AeConfig, zoo: Zoo | None = None, images: Images | None = None) -> Trainee:
+def start(cache: TokenCache, config: AeConfig, zoo: Zoo | None = None, images: Images | Tasks | None = None) -> Trainee:
     """Return what is trained as it is before: random, or with a linear path the PCA of the training networks.
 
     With zoo and images it is a PCA of what the networks care about (`ae.sensitivity`).
     """
     how = LinearPathConfig(config.latent_dim, config.symmetry, config.balance, config.seed)
     known = {}
-    if config.linear_path == "pca" and config.sensitivity and config.behaviour.share and zoo and images is not None:
+    if (
+        config.linear_path == "pca"
+        and config.sensitivity
+        and config.behaviour.share
+        and zoo is not None
+        and images is not None
+    ):
         groups = runnable(cache, zoo, "train", images)
         options = {"count": config.sensitivity, "temperature": config.behaviour.temperature, "seed": config.seed}
-        known = sensitivities(cache, groups, images.x_train, **options)
+        known = sensitivities(cache, groups, images, **options)
     linear = fit_linear_path(cache, how, known) if config.linear_path == "pca" else None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(config.seed, "autoencoder"))

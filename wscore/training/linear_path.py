@@ -150,10 +150,12 @@ def _fit_sensitive(
     vectors = oriented(vectors[:, order])
     back = np.argsort(np.argsort(places))
     analysis, synthesis = (lower @ vectors)[back], np.linalg.solve(lower.T, vectors)[back]
-    parts = (torch.from_numpy(np.ascontiguousarray(part, np.float32)) for part in (mean[back], analysis, synthesis))
+    centre, first, second = (
+        torch.from_numpy(np.ascontiguousarray(part, np.float32)) for part in (mean[back], analysis, synthesis)
+    )
     signature = int(signatures(cache.batch(members[:1]))[0])
     floors = torch.from_numpy(_floors(cache, layout)[places])
-    return Group(signature, *parts, np.maximum(variances[order], 0).astype(np.float32), floors)
+    return Group(signature, centre, first, second, np.maximum(variances[order], 0).astype(np.float32), floors)
 
 
 def _moments(weights: np.ndarray, layout: Layout, symmetry: float) -> tuple[np.ndarray, np.ndarray]:

@@ -11,7 +11,7 @@ network's own objective is the identity. Early rounds look at fewer images, each
 """
 
 from collections.abc import Callable
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int64
@@ -20,8 +20,7 @@ from torch import Tensor
 
 from wscore.config import Section
 from wscore.losses.behaviour import behaviour_kl, spread
-from wscore.models.entropy_code import Code, Packed
-from wscore.models.latent_code import Codes
+from wscore.models.entropy_code import Code
 from wscore.training.lbfgs import minimise
 from wscore.training.rebuild import Answer
 
@@ -115,8 +114,8 @@ def store(
     code: Code,
     config: RefineConfig,
     kinds: Int64[Tensor, " windows"],
-) -> Codes | Packed:
-    """Return latents as integers, one row per network and window, rounded so that the answers change least.
+) -> Any:
+    """Return latents as integers as the code restores them, one row per network and window, so that answers change least.
 
     Rounding follows the curvature of every network's objective; where that turns out worse than plain rounding, this is
     kept instead.
@@ -130,11 +129,11 @@ def store(
     """
     windows = len(kinds)
     split = lambda rows: rows.reshape(len(rows) * windows, -1)  # noqa: E731
-    plain = code.store(split(latents), kinds.repeat(len(latents)))
+    plain: Any = code.store(split(latents), kinds.repeat(len(latents)))
     if not config.curvature_images or not len(latents):
         return plain
     expected = _expected(problem)
-    careful = []
+    careful: list[Any] = []
     for row in range(len(latents)):  # one at a time: a curvature takes room
         one = problem._replace(original=problem.original[row : row + 1])
         whole = _damped(one, expected[row : row + 1], latents[row : row + 1], config)[0]  # (W K, W K)

@@ -7,6 +7,7 @@ layout hardly notice them. It is a figure of the layout: no network that is enco
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -14,6 +15,8 @@ from torch import Tensor
 from wscore.losses.behaviour import spread
 from wscore.tokens.cache import TokenCache
 from wscore.training.rebuild import Subjects
+from wscore.zoo.images import Images
+from wscore.zoo.tasks import Tasks, as_tasks
 
 NETWORKS = 128  # of each layout, at most, spread evenly over its training networks
 LARGEST = 4096  # weights of a layout whose matrix is held
@@ -24,7 +27,7 @@ Sensitivities = Mapping[str, Float[Tensor, "weights weights"]]
 
 
 def sensitivities(
-    cache: TokenCache, groups: Sequence[Subjects], images: Float[Tensor, "all ..."], *, count: int, temperature: float,
+    cache: TokenCache, groups: Sequence[Subjects], images: Images | Tasks, *, count: int, temperature: float,
     seed: int,
 ) -> dict[str, Tensor]:  # fmt: skip
     """Return the mean curvature of each layout that is not too large for it.
@@ -35,12 +38,12 @@ def sensitivities(
     Args:
         cache: of the networks' tokens.
         groups: training networks that differ in their weights alone.
-        images: training images.
+        images: of the networks' tasks; only training images are looked at.
         count: of them for each network.
         temperature: of the divergence.
         seed: of the images and the directions.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator, tasks = torch.Generator().manual_seed(seed), as_tasks(images)
     sums: dict[str, Tensor] = {}
     counts: dict[str, int] = {}
     for identity in sorted({group.codec.layout.identity for group in groups}):
@@ -52,18 +55,33 @@ def sensitivities(
             chosen = torch.linspace(0, len(group.rows) - 1, max(1, round(share * len(group.rows)))).long().unique()
             for part in chosen.split(max(1, TOGETHER // count)):
                 rows = _gradients(
-                    cache, group, group.items[part.numpy()], _draw(images, count, generator), temperature, generator
+                    cache,
+                    group,
+                    group.items[part.numpy()],
+                    _draw(tasks, group, count, generator),
+                    temperature,
+                    generator,
                 )
                 sums[identity] = sums.get(identity, torch.zeros(())) + rows.mT.double() @ rows.double() / count
             counts[identity] = counts.get(identity, 0) + len(chosen)
     return {identity: total / counts[identity] for identity, total in sums.items()}
 
 
-def _draw(images: Tensor, count: int, generator: torch.Generator) -> Tensor:
+def _draw(tasks: Tasks, group: Subjects, count: int, generator: torch.Generator) -> Tensor:
+    found = tasks.of(group.task)
+    assert found is not None, "networks that can be run have images"
+    images = found.x_train
     return images[torch.randint(len(images), (count,), generator=generator)]
 
 
-def _gradients(cache: TokenCache, group: Subjects, items, images: Tensor, temperature: float, generator) -> Tensor:
+def _gradients(
+    cache: TokenCache,
+    group: Subjects,
+    items: np.ndarray,
+    images: Tensor,
+    temperature: float,
+    generator: torch.Generator,
+) -> Tensor:
     """Return J^T R e (n I, D) of some networks on images, by normalised weights."""
     layout, count = group.codec.layout, len(images)
     with torch.no_grad():

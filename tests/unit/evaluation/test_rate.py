@@ -20,16 +20,16 @@ def table() -> pd.DataFrame:
             ("noise", None, 0.3),
         ):
             values = {**dict.fromkeys(COLUMNS, 0.1), "stored_floats": floats, "agreement": agreement}
-            rows.append({"latent_dim": size, "method": method, **values})
+            rows.append({"latent_bits": size, "method": method, **values})
     return pd.DataFrame(rows).assign(compression_ratio=10.0)
 
 
 def test_one_row_per_size_and_one_column_per_code() -> None:
     found = wide(table(), "agreement")
-    assert found["latent_dim"].tolist() == [8, 32]
+    assert found["latent_bits"].tolist() == [8, 32]
     assert found["stored_floats"].tolist() == [9.0, 33.0]
     assert found["ours"].tolist() == pytest.approx([0.58, 0.82])
-    assert set(found) == {"latent_dim", "stored_floats", "ours", "int8"}  # noise is no code
+    assert set(found) == {"latent_bits", "stored_floats", "ours", "int8"}  # noise is no code
 
 
 def test_the_headline_names_every_size() -> None:
@@ -43,7 +43,7 @@ def test_the_curve_is_drawn_also_where_nothing_could_be_run(tmp_path: Path, runn
     assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize("sizes", [[], [0], [1.5]])
-def test_sizes_are_whole_numbers_above_zero(sizes: list) -> None:
-    with pytest.raises(ConfigError, match="latent_dims"):
-        convert({"latent_dims": sizes}, RateFidelityConfig, where="rate_fidelity")
+@pytest.mark.parametrize("sizes", [[], [0], [40]])
+def test_sizes_are_bits_above_zero(sizes: list) -> None:
+    with pytest.raises(ConfigError, match="latent_bits"):
+        convert({"latent_bits": sizes}, RateFidelityConfig, where="rate_fidelity")

@@ -177,7 +177,7 @@ def test_one_latent_per_token_trains_and_counts_every_number(cache: TokenCache) 
     )
     trained = train_autoencoder(cache, config)
     assert trained.model.encoder.latent_dim == 2 * cache.max_tokens
-    assert trained.code.floats == 2 * cache.max_tokens
+    assert trained.code.floats() == 2 * cache.max_tokens
     batch = cache.batch(np.arange(3))
     with torch.no_grad():
         latent = trained.model.encoder(batch).unflatten(1, (cache.max_tokens, 2))
