@@ -51,7 +51,7 @@ def portraits(
     for latent in order:
         images, names = _picture(dictionary, zoo, directions[latent], int(mains[latent]))
         lines = [f"latent {latent}, on {codes.density[latent]:.2%} of rows", str(table.loc[latent, "layer"])]
-        lines += [f"{_told(everything.loc[latent])}; same shapes: {_told(table.loc[latent])}"]
+        lines += [f"all: {_told(everything.loc[latent])}", f"same shapes: {_told(table.loc[latent])}"]
         made.append(Portrait("\n".join(lines), images, names))
     return made
 

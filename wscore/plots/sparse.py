@@ -58,7 +58,7 @@ def draw_features(portraits: Sequence[Portrait], folder: Path) -> None:
     for start in range(0, max(1, len(portraits)), PER_PAGE):
         page = portraits[start : start + PER_PAGE]
         rows = max(1, -(-len(page) // ACROSS))
-        with figure(rows=rows, columns=ACROSS, title="Features of the dictionary", panel=(3.4, 2.9)) as (canvas, axes):
+        with figure(rows=rows, columns=ACROSS, title="Features of the dictionary", panel=(3.4, 3.2)) as (canvas, axes):
             for panel in axes:
                 panel.set_axis_off()
             for portrait, panel in zip(page, axes, strict=False):
@@ -103,10 +103,13 @@ def _draw_portrait(panel: Axes, portrait: Portrait) -> None:
     )
     lefts = np.concatenate([[0.0], np.cumsum(widths / widths.sum())])
     for image, name, left, right in zip(portrait.images, portrait.names, lefts[:-1], lefts[1:], strict=True):
-        inset = panel.inset_axes((left, 0.0, 0.92 * (right - left), 0.8))
+        inset = panel.inset_axes((left, 0.0, 0.92 * (right - left), 0.95))
         column = image.T if image.shape[0] == 1 else image
         inset.imshow(column, cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="equal" if image.shape[0] > 1 else "auto")
         inset.set(xticks=[], yticks=[])
         inset.grid(visible=False)
-        inset.set_xlabel(name.rpartition(".")[2] if len(portrait.names) > 2 else name, fontsize=6)
+        if len(portrait.names) > 2:  # many narrow parts
+            inset.set_xlabel(name.rpartition(".")[2], fontsize=6, rotation=35, ha="right")
+        else:
+            inset.set_xlabel(name, fontsize=6)
     panel.set_title(portrait.title, fontsize=7)
