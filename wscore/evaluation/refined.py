@@ -15,7 +15,7 @@ from wscore.models.linear import signatures
 from wscore.tokens.batch import TokenBatch
 from wscore.tokens.cache import TokenCache
 from wscore.training.rebuild import Subjects, subjects
-from wscore.training.refine import Problem, RefineConfig, draw_images, refine, store
+from wscore.training.refine import Problem, RefineConfig, derivative, draw_images, refine, store
 from wscore.zoo.images import Images
 from wscore.zoo.layout import Layout
 from wscore.zoo.store import Zoo
@@ -163,6 +163,7 @@ class Refined:
         self.setting = setting._replace(images=tasks)
         self.images = {one.name: draw_images(one.x_train, setting.config) for one in tasks.images}
         self.seconds, self.refined = 0.0, 0
+        self.syntheses: dict[str, Tensor] = {}  # measured once: linear paths are the same everywhere
 
     def restore(self, group: Group) -> Vectors:
         """Return the networks decoded from their refined latents."""
@@ -199,7 +200,11 @@ class Refined:
         if some.way.answer is None:
             rows = start.reshape(len(start) * len(kinds), -1)
             return code.rounded(rows, kinds.repeat(len(start))).reshape(start.shape) if code and rounds else start
-        problem = Problem(networks[0], some.answer, networks[1], self.images[some.task])
+        layout = some.codec.layout.identity
+        if layout not in self.syntheses and self.setting.config.curvature_images:
+            self.syntheses[layout] = derivative(networks[0], start.mean(0))
+        images, synthesis = self.images[some.task], self.syntheses.get(layout)
+        problem = Problem(networks[0], some.answer, networks[1], images, synthesis)
         latents = refine(problem, start, self.setting.config)
         if code is None or not rounds:
             return latents

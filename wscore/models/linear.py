@@ -18,6 +18,7 @@ from wscore.models.positions import LOG_SIZE
 from wscore.tokens.batch import TokenBatch
 
 LEAST_ROOM = 1e-3  # between a mean and its floor, in normalised units
+LEAST_SHARE = 1e-3  # of it that a weight is above its floor when it is encoded
 STEP, MIX = -7046029254386353131, -4658895280553007687  # odd constants of splitmix64, as signed 64-bit numbers
 
 
@@ -63,6 +64,7 @@ class LinearPath(nn.Module):
         self.config = config
         self.means = nn.ParameterList(torch.zeros(group.weights) for group in config.groups)
         self.bases = nn.ParameterList(torch.zeros(group.weights, group.rank) for group in config.groups)
+        self.floors = nn.ParameterList(torch.full((group.weights,), -torch.inf) for group in config.groups)
         known = torch.tensor([group.signature for group in config.groups], dtype=torch.int64)
         self.register_buffer("known", known, persistent=False)
         self.register_buffer("codes", _codes(known, config.latent_dim), persistent=False)
@@ -76,13 +78,17 @@ class LinearPath(nn.Module):
 
 
 class LinearEncoder(LinearPath):
-    """z = B_g^T (x - m_g) / scale + c_g, where x are the weights of a sequence of group g; 0 for unknown layouts."""
+    """z = B_g^T (unbound(x) - m_g) / scale + c_g, where x are the weights of a sequence of group g; 0 for unknown layouts.
+
+    unbound is the inverse of the bound of `LinearDecoder`, so that a whole basis gives every weight back.
+    """
 
     def forward(self, batch: TokenBatch) -> Float[Tensor, "batch latent"]:
         """Return one latent per sequence."""
         latent = batch.tokens.new_zeros(batch.tokens.shape[0], self.config.latent_dim)  # (B, Z)
         for group, rows in self.rows(batch):
             weights = batch.tokens[rows][batch.mask[rows]].view(len(rows), -1)  # (n, D)
+            weights = unbounded(weights, self.means[group], self.floors[group])
             part = (weights - self.means[group]) @ self.bases[group] / self.config.scale  # (n, r)
             part = nn.functional.pad(part, (0, self.config.latent_dim - part.shape[1])) + self.codes[group]  # (n, Z)
             latent = latent.index_copy(0, rows, part.to(latent.dtype))  # (B, Z)
@@ -96,11 +102,6 @@ class LinearDecoder(LinearPath):
     bound(x) = f + (m - f) exp((x - m) / (m - f)) where x < m; it has the value and the slope of x at m and never
     reaches f. All else is left as it is.
     """
-
-    def __init__(self, config: LinearConfig) -> None:
-        super().__init__(config)
-        self.floors = nn.ParameterList(torch.full((group.weights,), -torch.inf) for group in config.groups)
-        self.floors.requires_grad_(False)
 
     def forward(
         self,
@@ -117,17 +118,39 @@ class LinearDecoder(LinearPath):
             if beside is not None:
                 weights = weights + beside[rows][batch.mask[rows]].view(len(rows), -1)  # (n, D)
             mask = torch.zeros_like(batch.mask).index_copy(0, rows, batch.mask[rows])  # (B, T, D)
-            tokens = tokens.masked_scatter(mask, self._bounded(weights, group).to(tokens.dtype))  # (B, T, D)
+            tokens = tokens.masked_scatter(
+                mask, bounded(weights, self.means[group], self.floors[group]).to(tokens.dtype)
+            )  # (B, T, D)
         return tokens
 
-    def _bounded(self, weights: Tensor, group: int) -> Tensor:
-        held = self.floors[group].isfinite()  # (D,)
-        if not held.any():
-            return weights
-        floor = torch.where(held, self.floors[group], 0.0)
-        room = (self.means[group].detach() - floor).clamp_min(LEAST_ROOM)  # (D,)
-        above = (weights - floor) / room - 1  # (n, D)
-        return torch.where(held & (above < 0), floor + room * above.clamp_max(0).exp(), weights)
+
+def bounded(
+    weights: Float[Tensor, "*n weights"], mean: Float[Tensor, " weights"], floor: Float[Tensor, " weights"]
+) -> Float[Tensor, "*n weights"]:
+    """Return weights that stay above a floor, see `LinearDecoder`; -inf is none."""
+    held = floor.isfinite()  # (D,)
+    if not held.any():
+        return weights
+    least, room = _room(mean, floor)
+    above = (weights - least) / room - 1  # (*n, D)
+    return torch.where(held & (above < 0), least + room * above.clamp_max(0).exp(), weights)
+
+
+def unbounded(
+    weights: Float[Tensor, "*n weights"], mean: Float[Tensor, " weights"], floor: Float[Tensor, " weights"]
+) -> Float[Tensor, "*n weights"]:
+    """Return the inverse of `bounded`; a weight at its floor counts as `LEAST_SHARE` of the way to the mean."""
+    held = floor.isfinite()  # (D,)
+    if not held.any():
+        return weights
+    least, room = _room(mean, floor)
+    share = (weights - least) / room  # (*n, D)
+    return torch.where(held & (share < 1), least + room * (1 + share.clamp(LEAST_SHARE, 1).log()), weights)
+
+
+def _room(mean: Tensor, floor: Tensor) -> tuple[Tensor, Tensor]:
+    least = torch.where(floor.isfinite(), floor, 0.0)
+    return least, (mean.detach() - least).clamp_min(LEAST_ROOM)
 
 
 def signatures(batch: TokenBatch) -> Int64[Tensor, " batch"]:

@@ -580,7 +580,7 @@ def figures(model: Autoencoder, cache: TokenCache, history: History, code: Code)
             if (disagreement := history.best.get("validation_disagreement")) is not None
             else {}
         ),
-        "validation_r2": validation_r2(model, cache),
+        "validation_r2": validation_r2(model, cache, code),
         "compression": compression,
         "expansion": float(compression < 1),
     }
@@ -596,8 +596,8 @@ def stored_sizes(cache: TokenCache, code: Code) -> dict[str, float]:
     return found
 
 
-def validation_r2(model: Autoencoder, cache: TokenCache) -> float:
-    """Return R2 of normalised weights on the validation split, see `figures`."""
+def validation_r2(model: Autoencoder, cache: TokenCache, code: Code) -> float:
+    """Return R2 of normalised weights on the validation split, latents as they come back from store, see `figures`."""
     means: dict[int, Tensor] = {}
     counts: dict[int, int] = {}
     for batch, keys in _stream(cache, "train"):
@@ -610,7 +610,8 @@ def validation_r2(model: Autoencoder, cache: TokenCache) -> float:
             centre = torch.stack(
                 [means[key] / counts[key] if key in means else torch.zeros_like(batch.tokens[0]) for key in keys]
             )
-            error += float(((model(batch).tokens - batch.tokens)[batch.mask]).square().double().sum())
+            tokens = model.decoder(code.rounded(model(batch).latent, signatures(batch)), batch)
+            error += float(((tokens - batch.tokens)[batch.mask]).square().double().sum())
             spread += float(((batch.tokens - centre)[batch.mask]).square().sum())
     return 1 - error / max(spread, 1e-12)
 

@@ -9,7 +9,7 @@ from jaxtyping import Float, Float32, Int
 from torch import Tensor
 
 from wscore.models.autoencoder import Autoencoder
-from wscore.models.linear import LinearConfig, LinearGroup, signatures
+from wscore.models.linear import LinearConfig, LinearGroup, signatures, unbounded
 from wscore.tokens.cache import TokenCache
 from wscore.training.bases import Basis, oriented, pca
 from wscore.training.exchangeable import Exchangeable
@@ -47,6 +47,7 @@ class Group(NamedTuple):
         synthesis: columns that make deviations of coordinates; analysis^T synthesis = 1.
         variances: of the coordinates.
         floors: which weights must stay above a value (running variances above zero); -inf where there is none.
+        undone: whether the basis is one of weights without floors, so that the encoder undoes the bound of the decoder.
     """
 
     signature: int
@@ -55,6 +56,7 @@ class Group(NamedTuple):
     synthesis: Float[Tensor, "weights rank"]
     variances: Float32[np.ndarray, " rank"]
     floors: Float[Tensor, " weights"]
+    undone: bool
 
 
 class LinearFit(NamedTuple):
@@ -78,6 +80,8 @@ class LinearFit(NamedTuple):
             for side, basis in ((encoder, group.analysis), (decoder, group.synthesis)):
                 side.means[place].copy_(group.mean)
                 side.bases[place].copy_(basis)
+            if group.undone:
+                encoder.floors[place].copy_(group.floors)
             decoder.floors[place].copy_(group.floors)
 
 
@@ -141,8 +145,10 @@ def _fit_sensitive(
     """
     places, layout = _places(cache, int(members[0])), cache.layout(members[0])
     weights = np.concatenate([*_blocks(cache, members, np.ones(len(places), np.float32))])[:, np.argsort(places)]
-    mean, covariance = _moments(weights, layout, config.symmetry if len(places) == layout.size else 0.0)
     own = np.sort(places)
+    floors = _floors(cache, layout)
+    symmetry = config.symmetry if len(places) == layout.size else 0.0
+    mean, covariance = _moments(weights, layout, symmetry, floors[own])
     metric = metric[np.ix_(own, own)]
     lower = np.linalg.cholesky(metric + (DAMPING * np.trace(metric) / len(metric) + 1e-12) * np.eye(len(metric)))
     variances, vectors = np.linalg.eigh(lower.T @ covariance @ lower)
@@ -154,17 +160,24 @@ def _fit_sensitive(
         torch.from_numpy(np.ascontiguousarray(part, np.float32)) for part in (mean[back], analysis, synthesis)
     )
     signature = int(signatures(cache.batch(members[:1]))[0])
-    floors = torch.from_numpy(_floors(cache, layout)[places])
-    return Group(signature, centre, first, second, np.maximum(variances[order], 0).astype(np.float32), floors)
+    floors = torch.from_numpy(floors[places])
+    return Group(
+        signature, centre, first, second, np.maximum(variances[order], 0).astype(np.float32), floors, undone=True
+    )
 
 
-def _moments(weights: np.ndarray, layout: Layout, symmetry: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return mean (D,) and covariance (D, D) in float64, a share of them averaged over all orders of the hidden units."""
+def _moments(weights: np.ndarray, layout: Layout, symmetry: float, floors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return mean (D,) and covariance (D, D) in float64, a share of them averaged over all orders of the hidden units.
+
+    The covariance is that of the weights as they are encoded, where those with a floor have none (`linear.unbounded`).
+    """
     mean = weights.mean(0, dtype=np.float64)
     units = Exchangeable(layout) if symmetry > 0 else None
     units = units if units is not None and units.dim <= LARGEST else None
     if units is not None:
         mean = (1 - symmetry) * mean + symmetry * units.average(mean)
+    sides = (torch.from_numpy(part.astype(np.float32)) for part in (weights, mean, floors))
+    weights = unbounded(*sides).numpy()
     centred = weights - mean
     covariance = centred.T @ centred / len(centred)
     if units is not None:
@@ -187,7 +200,7 @@ def _unscaled(signature: int, basis: Basis, importance: np.ndarray, floors: np.n
     columns = importance[:, None]
     parts = (basis.mean / importance, basis.vectors * columns, basis.vectors / columns)
     mean, analysis, synthesis = (torch.from_numpy(np.ascontiguousarray(part, np.float32)) for part in parts)
-    return Group(signature, mean, analysis, synthesis, basis.variances, torch.from_numpy(floors))
+    return Group(signature, mean, analysis, synthesis, basis.variances, torch.from_numpy(floors), undone=False)
 
 
 def _places(cache: TokenCache, item: int) -> Int[np.ndarray, " weights"]:

@@ -64,12 +64,14 @@ class Problem(NamedTuple):
         answer: logits of weights.
         original: raw weights of the networks.
         images: on which original and decoded networks are compared.
+        synthesis: derivative of the weights by the latent where it is known, see `derivative`; else it is measured.
     """
 
     decode: Decode
     answer: Answer
     original: Float[Tensor, "networks weights"]
     images: Float[Tensor, "images channel height width"]
+    synthesis: Float[Tensor, "weights latent"] | None = None
 
 
 def draw_images(
@@ -133,6 +135,8 @@ def store(
     if not config.curvature_images or not len(latents):
         return plain
     expected = _expected(problem)
+    if problem.synthesis is None:
+        problem = problem._replace(synthesis=derivative(problem.decode, latents.mean(0)))
     careful: list[Any] = []
     for row in range(len(latents)):  # one at a time: a curvature takes room
         one = problem._replace(original=problem.original[row : row + 1])
@@ -215,7 +219,9 @@ def curvatures(
     """
     images = problem.images[: config.curvature_images]
     scale = config.temperature * spread(expected)
-    synthesis = _derivative(problem.decode, latents.mean(0))  # (D, K)
+    synthesis = (
+        derivative(problem.decode, latents.mean(0)) if problem.synthesis is None else problem.synthesis
+    )  # (D, K)
     found = []
     for row in range(len(latents)):
         with torch.no_grad():
@@ -226,7 +232,7 @@ def curvatures(
 
 
 @torch.no_grad()
-def _derivative(decode: Decode, centre: Float[Tensor, " latent"]) -> Float[Tensor, "weights latent"]:
+def derivative(decode: Decode, centre: Float[Tensor, " latent"]) -> Float[Tensor, "weights latent"]:
     """Return the derivative of decoded weights by the latent, from central differences."""
     steps = DIFFERENCE * torch.eye(len(centre), device=centre.device)
     parts = [(decode(centre + part) - decode(centre - part)) / (2 * DIFFERENCE) for part in steps.split(DECODED)]
