@@ -15,9 +15,9 @@ from wscore.tokens.config import TokensConfig
 from wscore.zoo.store import Zoo
 
 ROOT = Path(__file__).parents[2]
-SIZES = [3, 6]
+SIZES = [3.0, 6.0]
 CHANGES = {
-    "rate_fidelity": {"latent_dims": SIZES}, "data": {},
+    "rate_fidelity": {"latent_bits": SIZES}, "data": {},
     "tokens": {"chunk_size": 40, "validation_fraction": 0.2, "test_fraction": 0.3},
     "evaluate": {"max_networks": 4, "probe_images": 30, "bootstrap_samples": 5},
     "refine": {"steps": 2, "images": 20, "curvature_images": 0},
@@ -34,7 +34,7 @@ def workspace(tmp_path: Path, tiny_zoo: Path, monkeypatch: pytest.MonkeyPatch) -
     cache = TokenCache(Path("tokens"))
     for size in SIZES:
         network = MlpConfig(
-            token_dim=cache.token_dim, max_tokens=cache.max_tokens, latent_dim=size, hidden_dim=8, layers=1,
+            token_dim=cache.token_dim, max_tokens=cache.max_tokens, latent_dim=int(size), hidden_dim=8, layers=1,
             pooling="mean", positions="sinusoidal", dropout=0.0,
         )  # fmt: skip
         model = Autoencoder(AutoencoderConfig(network=network, linear=None))
@@ -47,20 +47,20 @@ def test_every_size_is_judged_beside_every_control(workspace: Path, tiny_zoo: Pa
     table = pd.read_csv("results/curve.csv")
     methods = {"ours", "ours_refined", "layout_pca_refined", "layout_pca", "pca", "quantized", "pruned_int4", "noise"}
     for size in SIZES:
-        part = table[table["latent_dim"] == size].set_index("method")
+        part = table[table["latent_bits"] == size].set_index("method")
         assert methods <= set(part.index)
         assert part.loc["ours", "stored_floats"] == part.loc["quantized", "stored_floats"] == size + 1
         assert part.loc[sorted(methods), ["agreement", "accuracy_change", "r2"]].notna().all(axis=None)
     for metric in ("agreement", "accuracy_change"):
         wide = pd.read_csv(f"results/{metric}.csv")
-        assert wide["latent_dim"].tolist() == SIZES
-        own = table[table["method"] == "layout_pca"].sort_values(by="latent_dim")
+        assert wide["latent_bits"].tolist() == SIZES
+        own = table[table["method"] == "layout_pca"].sort_values(by="latent_bits")
         assert wide["layout_pca"].tolist() == pytest.approx(own[metric].tolist())
     assert Path("results/curve.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_missing_size_stops_the_stage_without_output(workspace: Path, tiny_zoo: Path) -> None:
-    Path("autoencoders/6/decoder/config.json").unlink()
-    with pytest.raises(SystemExit, match="autoencoders/6/decoder"):
+    Path("autoencoders/6.0/decoder/config.json").unlink()
+    with pytest.raises(SystemExit, match="autoencoders/6.0/decoder"):
         main(["--zoo", str(tiny_zoo), *OPTIONS])
     assert not Path("results").exists()
