@@ -61,6 +61,6 @@ def test_every_size_is_judged_beside_every_control(workspace: Path, tiny_zoo: Pa
 
 def test_a_missing_size_stops_the_stage_without_output(workspace: Path, tiny_zoo: Path) -> None:
     Path("autoencoders/6.0/decoder/config.json").unlink()
-    with pytest.raises(SystemExit, match="autoencoders/6.0/decoder"):
+    with pytest.raises(SystemExit, match=r"autoencoders/6\.0/decoder"):
         main(["--zoo", str(tiny_zoo), *OPTIONS])
     assert not Path("results").exists()
