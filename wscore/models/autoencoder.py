@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -66,7 +66,13 @@ class Reconstruction(NamedTuple):
 
 @register
 class Encoder(nn.Module):
-    """z = linear(x) + network(x). With a linear path the network starts at zero, so that z starts as its projection."""
+    """z = linear(x) + network(x). With a linear path the network starts at zero, so that z starts as its projection.
+
+    Since format 2 of its folders the linear path undoes the decoder's bound on weights with a floor. Those of format 1 without
+    a linear path are read.
+    """
+
+    folder_format: ClassVar[int] = 2
 
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
@@ -75,6 +81,11 @@ class Encoder(nn.Module):
         self.linear = None if config.linear is None else LinearEncoder(config.linear)
         if self.linear is not None:
             _start_at_zero(self.network)
+
+    @staticmethod
+    def upgraded(config: Any, format: int) -> Any:  # noqa: A002, ARG004
+        """Return the configuration in a folder of an older format, or None where a linear path makes other latents."""
+        return config if isinstance(config, dict) and config.get("linear") is None else None
 
     @property
     def latent_dim(self) -> int:

@@ -9,8 +9,8 @@ where its constructor takes something handier; `config` is annotated by its `Sec
 pickled and no shape is guessed from tensors.
 
 A class whose configuration has changed since the first release says so by a class attribute `folder_format` of 2 or more,
-and turns older configurations into new ones by a static method `upgraded(config, format)`; without that method they are
-refused.
+and turns older configurations into new ones by a static method `upgraded(config, format)`. Those for which it returns None are
+refused, and all of them without that method.
 """
 
 import hashlib
@@ -136,11 +136,14 @@ def _current(content: Mapping[str, Any], model: type[nn.Module], *, where: Path)
     found, newest = content["format"], format_of(model)
     if found > newest:
         raise ModelError("unknown format", where=where, expected=f"at most {newest}", got=found, fix="update wscore")
+    if found == newest:
+        return content["config"]
     upgraded = getattr(model, "upgraded", None)
-    if found < newest and upgraded is None:
+    plain = None if upgraded is None else upgraded(content["config"], found)
+    if plain is None:
         fix = "make the model again with this version of wscore"
         raise ModelError("is of an older format", where=where, expected=newest, got=found, fix=fix)
-    return upgraded(content["config"], found) if found < newest and upgraded else content["config"]
+    return plain
 
 
 def find_model(name: str, *, where: object = None) -> type[nn.Module]:

@@ -8,9 +8,10 @@ stays one trajectory. Aligned networks compute what they computed before.
 
 import contextlib
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -34,6 +35,7 @@ from wscore.zoo.tasks import Tasks
 
 ADVICE = "set tokens.align to none"
 TOGETHER = 512  # networks matched at once
+State = dict[str, Tensor]
 Derive = Callable[[nn.Module, PermutationSpec, Tensor], ScalingSpec | None]
 
 
@@ -75,7 +77,7 @@ class _Orders(NamedTuple):
         return {group: torch.from_numpy(order[rows].astype(np.int64)) for group, order in self.orders.items()}
 
 
-class PerArchitecture:
+class PerArchitecture(ABC):
     """What networks of one layout share that differ in their architecture: of a zoo, told by run.
 
     Args:
@@ -98,6 +100,21 @@ class PerArchitecture:
                 self.specs[name] = self.derive(network, derive_spec(network, example), example)
             yield np.flatnonzero(names == name), self.specs[name]
 
+    def apply(
+        self, layout: Layout, vectors: Float[np.ndarray, "networks weights"], runs: np.ndarray
+    ) -> Float[np.ndarray, "networks weights"]:
+        """Return networks of one layout, those moved in whose architecture something was found."""
+        result = np.array(vectors, np.float32)
+        for places, spec in self.groups(runs):
+            if spec is not None:
+                state = layout.unflatten(torch.from_numpy(result[places]))
+                result[places] = _flat(layout, self.moved(layout, spec, state, runs[places]))
+        return result
+
+    @abstractmethod
+    def moved(self, layout: Layout, spec: Any, state: State, runs: np.ndarray) -> State:
+        """Return stacked networks (networks, *shape) of one architecture with the symmetry that was found used up."""
+
 
 class Scaling(PerArchitecture):
     """Balances the ReLU networks of a zoo; the others, and those of unknown architecture, stay as they are.
@@ -109,16 +126,9 @@ class Scaling(PerArchitecture):
     def __init__(self, zoo: Zoo) -> None:
         super().__init__(zoo, derive_scaling)
 
-    def apply(
-        self, layout: Layout, vectors: Float[np.ndarray, "networks weights"], runs: np.ndarray
-    ) -> Float[np.ndarray, "networks weights"]:
-        """Return networks of one layout with balanced units."""
-        result = np.array(vectors, np.float32)
-        for places, spec in self.groups(runs):
-            if spec is not None:
-                state = balance(spec, layout.unflatten(torch.from_numpy(result[places])))
-                result[places] = _flat(layout, state)
-        return result
+    def moved(self, layout: Layout, spec: Any, state: State, runs: np.ndarray) -> State:  # noqa: ARG002
+        """Return networks with balanced units."""
+        return balance(spec, state)
 
 
 class Signs(PerArchitecture):
@@ -146,17 +156,10 @@ class Signs(PerArchitecture):
                 self._found[layout.identity, str(runs[place])] = {g: s[number] for g, s in found.signs.items()}
         return orders
 
-    def apply(
-        self, layout: Layout, vectors: Float[np.ndarray, "networks weights"], runs: np.ndarray
-    ) -> Float[np.ndarray, "networks weights"]:
+    def moved(self, layout: Layout, spec: Any, state: State, runs: np.ndarray) -> State:
         """Return networks, already in their order, with the signs that were found for their runs."""
-        result = np.array(vectors, np.float32)
-        for places, flips in self.groups(runs):
-            if flips is not None:
-                found = [self._found[layout.identity, str(run)] for run in runs[places]]
-                signs = {group: torch.stack([sign[group] for sign in found]) for group in flips.units}
-                result[places] = _flat(layout, flip(flips, layout.unflatten(torch.from_numpy(result[places])), signs))
-        return result
+        found = [self._found[layout.identity, str(run)] for run in runs]
+        return flip(spec, state, {group: torch.stack([sign[group] for sign in found]) for group in spec.units})
 
 
 class Alignment:

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from wscore.errors import ModelError
+from wscore.io import read_json, write_json
 from wscore.models.autoencoder import (
     Autoencoder,
     AutoencoderConfig,
@@ -132,3 +133,20 @@ def test_signatures_tell_layouts_apart_and_nothing_else(cache: TokenCache) -> No
     found = signatures(cache.batch(np.arange(len(cache)))).tolist()
     names = cache.table["layout"].tolist()
     assert len(set(zip(found, names, strict=True))) == len(set(names)) == len(set(found))
+
+
+@pytest.mark.parametrize("linear", [False, True])
+def test_encoders_of_format_1_are_read_unless_their_linear_path_made_other_latents(cache, linear, tmp_path) -> None:
+    model = Autoencoder(configured(cache, "mlp", linear=linear))
+    save_autoencoder(tmp_path, model, extra={})
+    file = tmp_path / "encoder/config.json"
+    content = read_json(file)
+    assert content["format"] == 2
+    write_json(file, {**content, "format": 1})
+    if linear:
+        with pytest.raises(ModelError, match=r"encoder/config\.json: is of an older format; expected 2; got 1"):
+            load_model(tmp_path / "encoder", Encoder)
+    else:
+        torch.testing.assert_close(
+            load_model(tmp_path / "encoder", Encoder)(cache.batch([0])), model.encoder(cache.batch([0])), rtol=0, atol=0
+        )

@@ -34,6 +34,12 @@ TINY = {
 }
 
 
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A current folder of the test's own: shards go to `.cache/` in it."""
+    monkeypatch.chdir(tmp_path)
+
+
 @pytest.fixture(scope="session")
 def zoo_config() -> Callable[..., ZooConfig]:
     """`zoo_config(**changes)` is the section of params.yaml made tiny, with changes."""
