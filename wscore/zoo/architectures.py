@@ -232,17 +232,7 @@ def cnn_bn(architecture: Architecture) -> Classifier:
 
 def resnet(architecture: Architecture) -> Classifier:
     """Return a normalised 3x3 convolution (the first width) and one residual block for each further width."""
-    first, *rest = architecture.widths
-    activation = ACTIVATIONS[architecture.activation]
-    layers: OrderedDict[str, nn.Module] = OrderedDict(
-        conv1=_conv(architecture.input[0], first, bias=False), norm1=nn.BatchNorm2d(first), act1=activation()
-    )
-    inputs = first
-    for number, outputs in enumerate(rest, start=1):
-        layers[f"pool{number}"] = _pool(architecture, last=False)
-        layers[f"block{number}"] = ResidualBlock(inputs, outputs, activation)
-        inputs = outputs
-    return _with_head(layers, inputs, architecture)
+    return _of_blocks(architecture, ResidualBlock)
 
 
 def residual_mlp(architecture: Architecture) -> Classifier:
@@ -261,17 +251,7 @@ def residual_mlp(architecture: Architecture) -> Classifier:
 
 def depthwise_cnn(architecture: Architecture) -> Classifier:
     """Return a normalised 3x3 convolution and one depthwise separable block for each further width."""
-    first, *rest = architecture.widths
-    activation = ACTIVATIONS[architecture.activation]
-    layers: OrderedDict[str, nn.Module] = OrderedDict(
-        conv1=_conv(architecture.input[0], first, bias=False), norm1=nn.BatchNorm2d(first), act1=activation()
-    )
-    inputs = first
-    for number, outputs in enumerate(rest, start=1):
-        layers[f"pool{number}"] = _pool(architecture, last=False)
-        layers[f"block{number}"] = DepthwiseBlock(inputs, outputs, activation)
-        inputs = outputs
-    return _with_head(layers, inputs, architecture)
+    return _of_blocks(architecture, DepthwiseBlock)
 
 
 def vit(architecture: Architecture) -> Classifier:
@@ -367,6 +347,22 @@ def _convolutional(architecture: Architecture, *, norm: bool) -> Classifier:
         if norm:
             layers[f"norm{number}"] = nn.BatchNorm2d(outputs)
         layers[f"act{number}"] = ACTIVATIONS[architecture.activation]()
+        inputs = outputs
+    return _with_head(layers, inputs, architecture)
+
+
+def _of_blocks(
+    architecture: Architecture, block: Callable[[int, int, Callable[[], nn.Module]], nn.Module]
+) -> Classifier:
+    first, *rest = architecture.widths
+    activation = ACTIVATIONS[architecture.activation]
+    layers: OrderedDict[str, nn.Module] = OrderedDict(
+        conv1=_conv(architecture.input[0], first, bias=False), norm1=nn.BatchNorm2d(first), act1=activation()
+    )
+    inputs = first
+    for number, outputs in enumerate(rest, start=1):
+        layers[f"pool{number}"] = _pool(architecture, last=False)
+        layers[f"block{number}"] = block(inputs, outputs, activation)
         inputs = outputs
     return _with_head(layers, inputs, architecture)
 
