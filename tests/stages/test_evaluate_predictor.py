@@ -1,11 +1,15 @@
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from tests.stages.forecast_workspace import run_base, run_evaluation, run_grams, run_predictor, write_params
 from wscore.io import hash_folder, read_json
+from wscore.models.folder import read_model_config
 
+SIZES = {"train": 100, "test": 50}
 SPLITS = ("temporal", "unseen_run", "unseen_run_all")
 
 
@@ -67,3 +71,34 @@ def test_a_missing_predictor_ends_in_one_line(tmp_path: Path, workspace: Path, m
         run_evaluation()
     assert not Path("plots").exists()
     assert not Path("metrics").exists()
+
+
+def test_runs_on_a_data_set_that_was_not_learned_from_are_a_test_of_their_own(
+    tmp_path: Path, workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Runs of two data sets in one folder; `unseen_datasets` keeps those of one out of training and baselines."""
+    random = np.random.default_rng(0)
+    images = {f"x_{part}": random.integers(0, 256, (count, 8, 8), np.uint8) for part, count in SIZES.items()}
+    labels = {f"y_{part}": np.arange(count) % 10 for part, count in SIZES.items()}
+    (tmp_path / "noise").mkdir()
+    np.savez(tmp_path / "noise" / "noise.npz", **images, **labels)
+    monkeypatch.chdir(tmp_path)
+    write_params(tmp_path, "base: {dataset: noise, root: noise, seeds: [7]}")
+    run_base("other")
+    shutil.copytree(workspace / "trajectories", "trajectories")
+    shutil.move("other/seed-7", "trajectories/noise-seed-7")
+    write_params(tmp_path, "predictor: {unseen_datasets: [noise]}")
+    run_grams()
+    run_predictor()
+    run_evaluation()
+    facts = read_model_config(Path("predictor"))["training"]
+    assert (facts["training_runs"], facts["held_out_runs"], facts["dataset"]) == (["seed-0"], ["seed-1"], "digits")
+    found = read_json(Path("metrics/plots.json"))["predictor_test"]
+    assert list(found) == [*SPLITS, "unseen_dataset", "unseen_dataset_all"]
+    for split in ("unseen_dataset", "unseen_dataset_all"):
+        judged = found[split]["h1"]
+        assert judged["copy_last"]["skill"] == 0
+        assert judged["truth"]["skill"] == 1
+        assert judged["ours"]["skill"] != found["unseen_run"]["h1"]["ours"]["skill"]
+        assert "accuracy" not in judged["ours"]  # the images at hand are those of the other data set
+    assert Path("predictor/model.safetensors").read_bytes() == (workspace / "predictor/model.safetensors").read_bytes()

@@ -44,6 +44,7 @@ class PredictorConfig(Section):
         diffusion_steps: denoising steps of a sample.
         samples: futures that `diffusion` draws for a forecast, which is their mean.
         band: share of the true weights that its calibrated bands are to hold.
+        members: transformers of `gram`, whose coefficients are averaged.
         model_dim: width inside, a multiple of `heads`.
         layers: transformer blocks.
         heads: attention heads.
@@ -80,6 +81,7 @@ class PredictorConfig(Section):
     diffusion_steps: Count
     samples: Annotated[int, msgspec.Meta(ge=2)]
     band: Annotated[float, msgspec.Meta(gt=0, lt=1)]
+    members: Count
     model_dim: Count
     layers: Count
     heads: Count
@@ -113,7 +115,7 @@ class PredictorConfig(Section):
 
     def gram(self) -> GramPredictorConfig:
         """Return the shape of a `GramPredictor`."""
-        return GramPredictorConfig(**self._shape())
+        return GramPredictorConfig(**self._shape(), members=self.members)
 
     def pca(self, weights: int, rank: int | None) -> PcaPredictorConfig:
         """Return the shape of a `PcaPredictor` for networks of so many weights."""

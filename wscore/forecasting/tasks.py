@@ -45,7 +45,12 @@ def gram_task(config: PredictorConfig, known: Sequence[Material]) -> Task:  # no
 
     def loss(model: GramPredictor, batch: tuple[Tensor, Tensor, Tensor]) -> Mapping[str, Tensor]:
         features, products, known = batch  # (B, L, c-1, F), (B, L, c-1+K, c-1+K), (B, K)
-        return gram_loss(model(features), products, known)
+        each = model.each(features)  # (M, B, L, c-1, K)
+        found = gram_loss(each.mean(0), products, known)
+        if not model.training:
+            return found
+        own = [gram_loss(coefficients, products, known)["loss"] for coefficients in each]  # each learns by itself
+        return {**found, "loss": torch.stack(own).mean()}
 
     return Task(model, lambda some, shuffle: NetworkBatches(config, some, _gram_batches, shuffle=shuffle), loss, {})
 

@@ -65,8 +65,8 @@ class WeightPredictor(nn.Module):
         """
 
 
-class GramPredictorConfig(Section):
-    """Shape of a `GramPredictor`.
+class PredictorShape(Section):
+    """What all predictors are told about their shape.
 
     Args:
         sequence_length: snapshots c that it looks at, 3 or more (two increments have an inner product).
@@ -91,7 +91,17 @@ class GramPredictorConfig(Section):
             raise ValueError(f"horizons must rise, got {list(self.horizons)}")
 
 
-class PcaPredictorConfig(GramPredictorConfig):
+class GramPredictorConfig(PredictorShape):
+    """Shape of a `GramPredictor`.
+
+    Args:
+        members: transformers whose coefficients are averaged.
+    """
+
+    members: Count
+
+
+class PcaPredictorConfig(PredictorShape):
     """Shape of a `PcaPredictor`.
 
     Args:
@@ -106,17 +116,14 @@ class PcaPredictorConfig(GramPredictorConfig):
     mode: Literal["residual", "absolute"]
 
 
-@register
-class GramPredictor(WeightPredictor):
-    """w(t + k) = w(t) + sum_i beta[i, k, tensor] d_i, beta[i, k, .] = 1.5 sqrt(k) tanh(head(transformer(features)[i])).
+class GramMember(nn.Module):
+    """One transformer of a `GramPredictor`: beta[i, k] = 1.5 sqrt(k) tanh(head(transformer(features)[i])).
 
-    The tokens are the c - 1 increments, once per tensor of the network; their features are inner products
-    (`gram_features`).
+    The tokens are the c - 1 increments of one tensor of the network.
     """
 
     def __init__(self, config: GramPredictorConfig) -> None:
         super().__init__()
-        self.config = config
         increments = config.sequence_length - 1
         self.inputs = nn.Linear(2 * increments + 4 + len(KINDS_TOLD_APART), config.model_dim)
         self.recency = nn.Parameter(0.02 * torch.randn(increments, config.model_dim))
@@ -132,6 +139,38 @@ class GramPredictor(WeightPredictor):
         tokens = self.inputs(features.flatten(0, 1)) + self.recency  # (W L, c-1, H)
         raw = self.head(self.blocks(tokens))  # (W L, c-1, K)
         return (self.bound * torch.tanh(raw)).unflatten(0, features.shape[:2])
+
+
+@register
+class GramPredictor(WeightPredictor):
+    """w(t + k) = w(t) + sum_i beta[i, k, tensor] d_i, beta the mean over some transformers that differ by chance.
+
+    Their features are inner products of the c - 1 increments (`gram_features`). Where the transformers disagree, their
+    mean is closer to copy-last than they are.
+    """
+
+    folder_format: ClassVar[int] = 3
+
+    def __init__(self, config: GramPredictorConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.members = nn.ModuleList(GramMember(config) for _ in range(config.members))
+
+    @staticmethod
+    def upgraded(config: Any, format: int) -> None:  # noqa: A002
+        """Refuse folders of formats 1 and 2, which hold one transformer that learned otherwise."""
+
+    def forward(
+        self, features: Float[Tensor, "window tensor increment feature"]
+    ) -> Float[Tensor, "window tensor increment horizon"]:
+        """Return the coefficient of every increment, for each tensor and horizon."""
+        return self.each(features).mean(0)
+
+    def each(
+        self, features: Float[Tensor, "window tensor increment feature"]
+    ) -> Float[Tensor, "member window tensor increment horizon"]:
+        """Return the coefficients of every transformer."""
+        return torch.stack([member(features) for member in self.members])
 
     @torch.no_grad()
     def predict(
@@ -292,7 +331,7 @@ def steps_of(horizons: Steps) -> list[int]:
 
 
 def checked(
-    history: Float[Tensor, "snapshot weights"], layout: Layout, config: GramPredictorConfig, horizons: Steps
+    history: Float[Tensor, "snapshot weights"], layout: Layout, config: PredictorShape, horizons: Steps
 ) -> tuple[Float[Tensor, "last weights"], list[int]]:
     """Return the last c snapshots as float32 and where the asked steps are among the learned ones.
 
@@ -310,7 +349,7 @@ def checked(
     return history[-config.sequence_length :].float(), [config.horizons.index(step) for step in wanted]
 
 
-def transformer(config: GramPredictorConfig, *, feed_forward: int) -> nn.TransformerEncoder:
+def transformer(config: PredictorShape, *, feed_forward: int) -> nn.TransformerEncoder:
     """Return pre-norm transformer blocks with a last norm."""
     width = config.model_dim
     block = nn.TransformerEncoderLayer(

@@ -25,7 +25,7 @@ from wscore.models.predictor import (
     KINDS_TOLD_APART,
     TINY,
     Count,
-    GramPredictorConfig,
+    PredictorShape,
     Steps,
     WeightPredictor,
     blocks_of,
@@ -43,7 +43,7 @@ TIME_FEATURES = 16  # of the noise level, even
 LARGEST = 10.0  # a forecast change of one weight lies within so many times s sqrt(k)
 
 
-class SeriesPredictorConfig(GramPredictorConfig):
+class SeriesPredictorConfig(PredictorShape):
     """Shape of a `SeriesPredictor`.
 
     Args:

@@ -46,7 +46,9 @@ def models(tiny_zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         save_model(out / name, kind(AutoencoderConfig(network=network, linear=None)))
         cache.copy_codec(out / name)
         write_checksums(out / name)
-    forecast = GramPredictorConfig(sequence_length=3, horizons=(1, 2, 4), model_dim=4, layers=1, heads=1, dropout=0.0)
+    forecast = GramPredictorConfig(
+        sequence_length=3, horizons=(1, 2, 4), model_dim=4, layers=1, heads=1, dropout=0.0, members=1
+    )
     save_model(out / "predictor", GramPredictor(forecast), extra={"training": {"stride": 1}})
     write_checksums(out / "predictor")
     write_checksums(out)

@@ -15,7 +15,9 @@ from wscore.models.folder import save_model
 from wscore.models.predictor import GramPredictor, GramPredictorConfig, Steps, steps_of
 from wscore.zoo.layout import Layout
 
-CONFIG = GramPredictorConfig(sequence_length=3, horizons=(1, 2, 3), model_dim=8, layers=1, heads=2, dropout=0.0)
+CONFIG = GramPredictorConfig(
+    sequence_length=3, horizons=(1, 2, 3), model_dim=8, layers=1, heads=2, dropout=0.0, members=1
+)
 
 
 class Rule:
