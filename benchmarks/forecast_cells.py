@@ -4,7 +4,7 @@
     python -m benchmarks.forecast_cells --folder .cache/shifted --study shifted
 
 Records LeNet-5 (kept in the folder, some minutes the first time), trains one predictor on SGD and Adam runs of two seeds
-at several strides, with a third seed to choose the epoch, and tests it on runs of other seeds: with the settings of the
+at several strides, with a third seed to choose the epoch, and tests it on runs of two other seeds: with the settings of the
 training, with another learning rate, another optimiser, other images, each also at strides that were not trained on.
 
     epochs     20 epochs of the 1,198 digits in batches of 8; strides of 1, 2, 3 and 6 snapshots, 6 being an epoch
@@ -13,8 +13,14 @@ training, with another learning rate, another optimiser, other images, each also
                and on 20 epochs of digits that stay in place, with snapshots every 5 and 20 steps
 
 `--images` adds data sets to `epochs`, from idx, npz or parquet files, cut to as many training images as there are
-digits. Prints the skill 1 and 5 steps ahead of every cell over all windows of its runs beside that of the baselines that
-look at nothing but the window, then mean and minimum. The exit status is 1 if a cell has no positive skill.
+digits. Prints the skill 1 and 5 steps ahead of every cell over all windows of its runs, with half the distance between its
+two seeds, beside that of the baselines (fitted at the stride of the cell to what the predictor learned from) and of two
+that know the future and so bound what any combination of the same increments can reach:
+
+    fixed      one coefficient per increment and tensor, fitted to the very windows that are tested
+    oracle     the best coefficients of each window for itself
+
+Then means, minima, shares above 0 and one line of verdict. The exit status is 1 if a cell has no positive skill.
 """
 
 import argparse
@@ -25,12 +31,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from benchmarks.glyphs import write_glyphs
 from wscore.config import convert, load_section, to_plain
+from wscore.evaluation.forecast import Method, forecast
+from wscore.evaluation.forecast_tables import TRUTH
 from wscore.forecasting.base import BaseConfig, record_runs
-from wscore.forecasting.baselines import OnlineAr1
+from wscore.forecasting.baselines import BASELINES as ALL_BASELINES
 from wscore.forecasting.config import PredictorConfig
+from wscore.forecasting.gram import TINY, relative_errors, snapshot_grams, window_grams
 from wscore.forecasting.plan import later, learned, windows_between
 from wscore.forecasting.recipe import LearnedForecaster
 from wscore.forecasting.snapshots import Trajectory, open_trajectories
@@ -39,7 +50,25 @@ from wscore.zoo.images import load_images
 SGD, ADAM = {"name": "sgd", "lr": 0.01}, {"name": "adam", "lr": 0.001}
 HORIZONS = (1, 5)
 TRAIN_IMAGES, PROBED = 1200, 100
-METHODS = ("gram", "online_ar1", "linear")
+BASELINES = ("online_ar1", "damped", "ridge_ar", "linear", "lawa", "ema")
+OURS, BOUNDS = "gram", ("fixed", "oracle")
+COLUMNS = (OURS, *BASELINES, *BOUNDS)
+RIDGE = 1e-3  # of the bounds, relative to the mean squared increment
+EVERY = 3  # of so many windows one is tested
+
+
+class Cell(NamedTuple):
+    """Skills of one setting at one stride.
+
+    Attributes:
+        name: of setting and stride.
+        skill: of each column and horizon, over all runs.
+        spread: of ours, half the distance between the runs' lowest and highest.
+    """
+
+    name: str
+    skill: np.ndarray
+    spread: np.ndarray
 
 
 class Setting(NamedTuple):
@@ -87,15 +116,31 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     study = epochs(options.images) if options.study == "epochs" else shifted(options.folder)
-    model = train(options.folder, study, predictor_config(options.length, study, options.epochs))
-    found = [cell for setting in study.settings for cell in cells(options.folder, study, setting, model)]
-    print(f"{'cell':52}" + "".join(f"{f'{name} h{step}':>16}" for name in METHODS for step in HORIZONS))
-    for name, skills in found:
-        print(f"{name:52}" + "".join(f"{skill:16.3f}" for skill in skills))
-    table = np.array([skills for _, skills in found])
-    for name, row in (("mean", table.mean(0)), ("minimum", table.min(0)), ("share above 0", (table > 0).mean(0))):
-        print(f"{name:52}" + "".join(f"{value:16.3f}" for value in row))
-    sys.exit(int((table[:, : len(HORIZONS)] <= 0).any()))
+    config = predictor_config(options.length, study, options.epochs)
+    learner = train(options.folder, study, config)
+    found = [cell for setting in study.settings for cell in cells(options.folder, study, setting, learner)]
+    show(found)
+    sys.exit(int(any((cell.skill[0] <= 0).any() for cell in found)))
+
+
+def show(found: Sequence[Cell]) -> None:
+    """Print a row per cell, means, minima and shares above 0, and the verdict."""
+    print(f"{'1 / 5 ahead':44}{OURS:>20}" + "".join(f"{name:>14}" for name in COLUMNS[1:]))
+    for cell in found:
+        ours = " / ".join(f"{skill:.2f}±{spread:.2f}" for skill, spread in zip(cell.skill[0], cell.spread, strict=True))
+        print(f"{cell.name:44}{ours:>20}" + "".join(f"{f'{near:.2f} / {far:.2f}':>14}" for near, far in cell.skill[1:]))
+    table = np.array([cell.skill for cell in found])  # (cells, columns, horizons)
+    for name, rows in (("mean", table.mean(0)), ("minimum", table.min(0)), ("share above 0", (table > 0).mean(0))):
+        text = [f"{near:.3f} / {far:.3f}" for near, far in rows]
+        print(f"{name:44}{text[0]:>20}" + "".join(f"{one:>14}" for one in text[1:]))
+    best = table[:, 1 : 1 + len(BASELINES)].max(1)  # (cells, horizons): of each cell the best baseline
+    for number, step in enumerate(HORIZONS):
+        ours, limit = table[:, 0, number], table[:, -1, number]
+        print(
+            f"{step} ahead: above 0 in {(ours > 0).sum()} of {len(found)} cells, above the best baseline of the cell in "
+            f"{(ours > best[:, number]).sum()}; mean {ours.mean():+.3f}, best baseline {best[:, number].mean():+.3f}, "
+            f"knowing the future {limit.mean():+.3f}"
+        )
 
 
 def epochs(images: Sequence[str]) -> Study:
@@ -114,7 +159,7 @@ def epochs(images: Sequence[str]) -> Study:
         place = {"dataset": name, "root": path, "max_train": TRAIN_IMAGES, "max_test": 1000}
         changes |= {f"{name}, {one['name']}": {**place, "optimizers": [one]} for one in (SGD, ADAM)}
     settings = [Setting(name, {**fixed, **some}, (3, 4, 6, 9)) for name, some in changes.items()]
-    return Study({**fixed, "optimizers": [SGD, ADAM]}, (0, 1), (2,), (100,), (1, 2, 3, 6), settings)
+    return Study({**fixed, "optimizers": [SGD, ADAM]}, (0, 1), (2,), (100, 101), (1, 2, 3, 6), settings)
 
 
 def shifted(folder: Path) -> Study:
@@ -138,7 +183,7 @@ def shifted(folder: Path) -> Study:
         Setting("still digits, sgd 0.05", {**still, "optimizers": [fast]}, (1, 4)),
         Setting("still digits, adam 0.001", {**still, "optimizers": [ADAM]}, (1, 4)),
     ]
-    return Study({**digits, "optimizers": [SGD, ADAM]}, (0, 1), (3,), (2,), (1, 2, 5, 10), settings)
+    return Study({**digits, "optimizers": [SGD, ADAM]}, (0, 1), (3,), (2, 4), (1, 2, 5, 10), settings)
 
 
 def recorded(folder: Path, name: str, seeds: Sequence[int], changes: Mapping[str, Any]) -> list[Trajectory]:
@@ -162,46 +207,85 @@ def predictor_config(length: int, study: Study, count: int) -> PredictorConfig:
     return convert(to_plain(load_section(PredictorConfig, "predictor")) | changes, PredictorConfig, where="predictor")
 
 
-def train(folder: Path, study: Study, config: PredictorConfig) -> LearnedForecaster:
+class Learner(NamedTuple):
+    """The trained predictor and what it was trained on.
+
+    Attributes:
+        model: the one that all cells are tested with.
+        runs: that it learned from.
+        grams: their inner products.
+    """
+
+    model: LearnedForecaster
+    runs: list[Trajectory]
+    grams: dict[str, Tensor]
+
+    def methods(self, config: PredictorConfig) -> dict[str, Method]:
+        """Return it and the baselines, these fitted at a stride."""
+        known = [learned(config, run, self.grams) for run in self.runs]
+        found: dict[str, Method] = {OURS: self.model.predict}
+        for name in BASELINES:
+            rule = ALL_BASELINES[name](config)
+            rule.fit(known)
+            found[name] = rule.predict
+        return found
+
+
+def train(folder: Path, study: Study, config: PredictorConfig) -> Learner:
     """Return the one predictor that all cells are tested with."""
     runs = recorded(folder, "training", (*study.trained, *study.validated), study.training)
-    known, watched = (
-        [make(config, run, {}) for run in runs if run.manifest.seed in seeds]
-        for make, seeds in ((learned, study.trained), (later, study.validated))
-    )
+    grams = {run.name: snapshot_grams(run.weights, run.layout) for run in runs}
+    known, watched = ([run for run in runs if run.manifest.seed in seeds] for seeds in (study.trained, study.validated))
     model = LearnedForecaster(config)
-    model.fit(known, watched)
+    model.fit([learned(config, run, grams) for run in known], [later(config, run, grams) for run in watched])
     print(f"trained on {len(known)} runs, validation skill {model.history.best['validation_skill']:+.3f}")
-    return model
+    return Learner(model, known, grams)
 
 
-def cells(folder: Path, study: Study, setting: Setting, model: LearnedForecaster) -> Iterator[tuple[str, list[float]]]:
-    """Yield the skills of each stride: of the predictor, of online AR(1) and of the linear forecast."""
+def cells(folder: Path, study: Study, setting: Setting, learner: Learner) -> Iterator[Cell]:
+    """Yield the skills at each stride of a setting."""
     runs = recorded(folder, setting.name, study.tested, setting.changes)
     for stride in setting.strides:
-        errors, copied = np.zeros((len(METHODS), len(HORIZONS))), np.zeros(len(HORIZONS))
-        for run in runs:
-            for squares, own in errors_of(model, run, stride):
-                errors, copied = errors + squares, copied + own
+        plain = to_plain(learner.model.config) | {"stride": stride, "augment_strides": []}
+        config = convert(plain, PredictorConfig, where="predictor")
+        methods = learner.methods(config)
+        pairs = [errors_of(methods, config, run) for run in runs]  # of each run (columns, horizons) and (horizons,)
+        errors, copied = np.sum([own for own, _ in pairs], 0), np.sum([own for _, own in pairs], 0)
+        single = np.array([1 - own[0] / copy for own, copy in pairs])
         unseen = "" if stride in study.strides else " (other stride)"
-        yield f"{setting.name}, stride {stride}{unseen}", (1 - errors / copied).ravel().tolist()
+        yield Cell(f"{setting.name}, stride {stride}{unseen}", 1 - errors / copied, np.ptp(single, axis=0) / 2)
 
 
-def errors_of(model: LearnedForecaster, run: Trajectory, stride: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield the squared errors of all methods, and of copying, in every third window of a run."""
-    config = convert(to_plain(model.config) | {"stride": stride}, PredictorConfig, where="predictor")
-    rule = OnlineAr1(config)
-    for last in windows_between(config, 1, len(run)).last.tolist()[::3]:
-        numbers = [last + stride * step for step in range(1 - config.sequence_length, 1)]
-        history = torch.from_numpy(run.weights[numbers])
-        truth = torch.from_numpy(run.weights[[last + stride * step for step in HORIZONS]])
-        forecasts = (
-            model.predict(history, run.layout, HORIZONS),
-            rule.predict(history, run.layout, HORIZONS),
-            history[-1] + torch.tensor(HORIZONS)[:, None] * (history[-1] - history[-2]),
+def errors_of(methods: Mapping[str, Method], config: PredictorConfig, run: Trajectory) -> tuple[np.ndarray, np.ndarray]:
+    """Return the summed squared errors of all columns, and of copying, over every third window of a run."""
+    windows = windows_between(config, 1, len(run))
+    windows = windows._replace(
+        history=windows.history[::EVERY], targets=windows.targets[::EVERY], known=windows.known[::EVERY]
+    )
+    chosen = [config.steps.index(step) for step in HORIZONS]
+    errors, copied = np.zeros((len(COLUMNS), len(HORIZONS))), np.zeros(len(HORIZONS))
+    for last in windows.last.tolist():
+        forecasts, history, _ = forecast(methods, config, run, last)
+        truth = forecasts[TRUTH][chosen].double()
+        for number, name in enumerate(methods):
+            errors[number] += (forecasts[name][chosen].double() - truth).square().sum(1).numpy()
+        copied += (history[-1].double() - truth).square().sum(1).numpy()
+    grams = window_grams(snapshot_grams(run.weights, run.layout), windows)  # (W, L, V, V)
+    for number, some in enumerate((grams.sum(0, keepdim=True), grams)):
+        own, _ = relative_errors(
+            best_coefficients(some, config.sequence_length - 1).expand(len(grams), -1, -1, -1), grams
         )
-        squares = np.stack([(one - truth).double().square().sum(1).numpy() for one in forecasts])
-        yield squares, (history[-1] - truth).double().square().sum(1).numpy()
+        errors[number - len(BOUNDS)] = own.sum((0, 1))[chosen].numpy()
+    return errors, copied
+
+
+def best_coefficients(
+    grams: Float[Tensor, "window tensor vector vector"], increments: int
+) -> Float[Tensor, "window tensor increment horizon"]:
+    """Return the coefficients that forecast the targets best, by ridge regression that knows the targets."""
+    own, cross = grams[..., :increments, :increments], grams[..., :increments, increments:]
+    mean = own.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None]
+    return torch.linalg.solve(own + (RIDGE * mean + TINY) * torch.eye(increments, dtype=own.dtype), cross)
 
 
 if __name__ == "__main__":

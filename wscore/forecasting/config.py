@@ -44,6 +44,8 @@ class PredictorConfig(Section):
         diffusion_steps: denoising steps of a sample.
         samples: futures that `diffusion` draws for a forecast, which is their mean.
         band: share of the true weights that its calibrated bands are to hold.
+        augment_share: share of the windows that `gram` learns from mixed with another one, and with noise of each of two
+            kinds, drawn anew in every epoch.
         members: transformers of `gram`, whose coefficients are averaged.
         model_dim: width inside, a multiple of `heads`.
         layers: transformer blocks.
@@ -81,6 +83,7 @@ class PredictorConfig(Section):
     diffusion_steps: Count
     samples: Annotated[int, msgspec.Meta(ge=2)]
     band: Annotated[float, msgspec.Meta(gt=0, lt=1)]
+    augment_share: Annotated[float, msgspec.Meta(ge=0, le=1)]
     members: Count
     model_dim: Count
     layers: Count

@@ -5,6 +5,8 @@ and targets of any window are differences of snapshots, so that their inner prod
 window touches the weights again.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from jaxtyping import Float
@@ -17,6 +19,8 @@ TINY = 1e-30
 WORST = 5.0  # a forecast that is worse than this many times copy-last teaches no more
 LAYER_SHARE = 0.5
 COLUMNS_AT_ONCE = 65_536
+NOISE_RANGE = (-5.0, 1.0)  # logarithms of squared increments that noise adds, relative to those that are there
+MIXING_RANGE = (-4.0, 2.0)  # likewise of those of another window
 
 
 def snapshot_grams(
@@ -44,6 +48,66 @@ def window_grams(
     chosen = grams[:, points[:, :, None], points[:, None, :]].transpose(0, 1)  # (W, L, c+K, c+K)
     differences = _differences(length, horizons)  # (c-1+K, c+K)
     return differences @ chosen @ differences.T
+
+
+def noise_grams(increments: int, steps: Sequence[int]) -> Float[Tensor, "kind vector vector"]:
+    """Return what noise adds to the inner products of a window's vectors on average, in squared increments that it adds.
+
+    Vectors as in `window_grams`. The first kind is an error of every snapshot by itself, w(t) + e(t): increments next to
+    each other are opposed. The second one are errors that add up, w(t) + e(1) + .. + e(t): increments know nothing of
+    each other.
+    """
+    times = torch.tensor([*range(-increments, 1), *steps], dtype=torch.float64) + increments
+    differences = _differences(increments + 1, len(steps))
+    single = differences @ differences.T / 2
+    summed = differences @ torch.minimum(times[:, None], times[None]) @ differences.T
+    return torch.stack([single, summed])
+
+
+def with_noise(
+    grams: Float[Tensor, "window tensor vector vector"],
+    noise: Float[Tensor, "kind vector vector"],
+    share: float,
+    increments: int,
+    generator: torch.Generator,
+) -> Float[Tensor, "window tensor vector vector"]:
+    """Return the inner products of windows after noise on the weights, each kind in a share of the windows.
+
+    The squared increments of the noise are 0.7% to 270% of those of the window, the same in all of its tensors.
+    """
+    low, high = NOISE_RANGE
+    present = _present(grams, increments)  # (W, L)
+    for kind in noise.to(grams.dtype):
+        draws = torch.rand(2, len(grams), generator=generator)
+        size = (low + (high - low) * draws[0]).exp() * (draws[1] < share)
+        grams = grams + (size[:, None] * present)[..., None, None] * kind
+    return grams
+
+
+def mixed(
+    grams: Float[Tensor, "window tensor vector vector"],
+    known: Float[Tensor, "window horizon"],
+    share: float,
+    increments: int,
+    generator: torch.Generator,
+) -> tuple[Float[Tensor, "window tensor vector vector"], Float[Tensor, "window horizon"]]:
+    """Return windows, in a share of which every tensor goes on with the weights of another tensor in another window.
+
+    The inner products of a tensor that consists of two parts are the sums of theirs. The squared increments of the second
+    part are 2% to 740% of those of the first. Targets are known where both are.
+    """
+    low, high = MIXING_RANGE
+    order = torch.randperm(len(grams), generator=generator)
+    other = grams[order][:, torch.randint(grams.shape[1], grams.shape[1:2], generator=generator)]
+    draws = torch.rand(2, len(grams), generator=generator)
+    size = (low + (high - low) * draws[0]).exp() * (draws[1] < share)
+    ratio = size[:, None] * _present(grams, increments) / _present(other, increments).clamp_min(TINY)  # (W, L)
+    found = torch.where((size > 0)[:, None], known * known[order], known)
+    return grams + ratio[..., None, None] * other, found
+
+
+def _present(grams: Tensor, increments: int) -> Tensor:
+    return grams.diagonal(dim1=-2, dim2=-1)[..., :increments].mean(-1)
 
 
 def relative_errors(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from wscore.forecasting.config import PredictorConfig
-from wscore.forecasting.gram import TINY, WORST, gram_loss, normalised, window_grams
+from wscore.forecasting.gram import TINY, WORST, gram_loss, mixed, noise_grams, normalised, window_grams, with_noise
 from wscore.forecasting.pca import fit_pca
 from wscore.forecasting.plan import Material, one_network
 from wscore.forecasting.series import SeriesBatches, calibrate, denoising_loss, series_loss
@@ -52,7 +52,7 @@ def gram_task(config: PredictorConfig, known: Sequence[Material]) -> Task:  # no
         own = [gram_loss(coefficients, products, known)["loss"] for coefficients in each]  # each learns by itself
         return {**found, "loss": torch.stack(own).mean()}
 
-    return Task(model, lambda some, shuffle: NetworkBatches(config, some, _gram_batches, shuffle=shuffle), loss, {})
+    return Task(model, lambda some, shuffle: NetworkBatches(config, some, GramBatches, shuffle=shuffle), loss, {})
 
 
 def pca_task(config: PredictorConfig, known: Sequence[Material]) -> Task:
@@ -133,17 +133,36 @@ class NetworkBatches:
             yield next(running[turn])
 
 
-def _gram_batches(config: PredictorConfig, materials: Sequence[Material], *, shuffle: bool) -> TensorBatches:
-    increments = config.sequence_length - 1
-    features, products, known = [], [], []
-    for material in materials:
-        for windows in material.windows:
-            vectors = window_grams(material.grams, windows)
-            features.append(gram_features(vectors[..., :increments, :increments], material.layout))
-            products.append(normalised(vectors, increments))
-            known.append(torch.from_numpy(windows.known).float())
-    parts = [torch.cat(some) for some in (features, products, known)]
-    return TensorBatches(*parts, batch_size=config.batch_size, seed=config.seed, shuffle=shuffle)
+class GramBatches:
+    """Features, inner products and known targets of windows; when learned from, some of them altered.
+
+    Args:
+        config: section `predictor:`.
+        materials: windows of runs of one network.
+        shuffle: whether they are learned from: in a new order and altered anew in every epoch.
+    """
+
+    def __init__(self, config: PredictorConfig, materials: Sequence[Material], *, shuffle: bool) -> None:
+        self.increments, self.layout = config.sequence_length - 1, materials[0].layout
+        self.seed, self.share = config.seed, config.augment_share if shuffle else 0.0
+        self.noise = noise_grams(self.increments, config.steps)
+        windows = [(window_grams(part.grams, some), some.known) for part in materials for some in part.windows]
+        products = torch.cat([normalised(vectors, self.increments) for vectors, _ in windows])
+        known = torch.cat([torch.from_numpy(some).float() for _, some in windows])
+        self.numbers = TensorBatches(products, known, batch_size=config.batch_size, seed=config.seed, shuffle=shuffle)
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def epoch(self, number: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Yield features (B, L, c-1, F), inner products (B, L, c-1+K, c-1+K) and which targets are known (B, K)."""
+        generator = torch.Generator().manual_seed(derive_seed(self.seed, "augment", number))
+        for products, known in self.numbers.epoch(number):
+            if self.share:
+                products, known = mixed(products, known, self.share, self.increments, generator)  # noqa: PLW2901
+                products = with_noise(products, self.noise, self.share, self.increments, generator)  # noqa: PLW2901
+            present = products[..., : self.increments, : self.increments]
+            yield gram_features(present, self.layout), products, known
 
 
 def _pca_loss(model: PcaPredictor, batch: tuple[Tensor, Tensor, Tensor]) -> dict[str, Tensor]:

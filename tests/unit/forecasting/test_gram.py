@@ -7,7 +7,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wscore.forecasting import gram
-from wscore.forecasting.gram import gram_loss, normalised, relative_errors, snapshot_grams, window_grams
+from wscore.forecasting.gram import (
+    gram_loss,
+    mixed,
+    noise_grams,
+    normalised,
+    relative_errors,
+    snapshot_grams,
+    window_grams,
+    with_noise,
+)
 from wscore.forecasting.sequences import Windows, training_windows
 from wscore.zoo.layout import Layout, TensorSpec
 
@@ -99,3 +108,42 @@ def test_one_bad_window_does_not_rule_the_loss() -> None:
         torch.full((len(windows.last), 3, 2, 1), 1e6).double(), products, torch.ones(len(windows.last), 1)
     )
     assert found["loss"].item() == pytest.approx(5 + 0.5 * 5)
+
+
+def test_noise_adds_on_average_what_it_adds_to_the_inner_products_of_a_long_vector() -> None:
+    size, steps = 100_000, (1, 2, 5)
+    errors = torch.randn(9, size, generator=torch.Generator().manual_seed(0)).double()
+    layout = Layout(tensors=(TensorSpec(name="a.weight", shape=(size,), kind="bias", layer=0),))
+    windows = training_windows(9, length=4, horizons=steps, stride=1)
+    for kind, (noise, scale) in enumerate(((errors, 2.0), (errors.cumsum(0), 1.0))):
+        found = window_grams(snapshot_grams(noise.numpy(), layout), windows)[0, 0] / (scale * size)
+        assert torch.allclose(found, noise_grams(3, steps)[kind], atol=0.05)
+
+
+def test_noise_is_added_to_a_share_of_the_windows_and_is_the_same_again() -> None:
+    grams = torch.eye(5).expand(200, 2, 5, 5)
+    noise = noise_grams(3, (1, 2))
+    assert torch.equal(with_noise(grams, noise, 0.0, 3, torch.Generator()), grams)
+    found, again = (with_noise(grams, noise, 0.3, 3, torch.Generator().manual_seed(1)) for _ in range(2))
+    assert torch.equal(found, again)
+    changed = (found != grams).flatten(1).any(1).float().mean()
+    assert 0.4 < changed < 0.6  # 1 - 0.7^2
+    assert torch.linalg.eigvalsh(found).min() > 0.99  # still inner products
+
+
+def test_mixed_windows_are_those_of_tensors_of_two_parts() -> None:
+    """The inner products lie between zero and the sum of parts, and a target is known if it is in both parts."""
+    windows = training_windows(20, length=4, horizons=(1, 2, 3), stride=2)
+    grams = window_grams(snapshot_grams(path(0), LAYOUT), windows)
+    known = torch.from_numpy(windows.known).double()
+    found, both = mixed(grams, known, 1.0, 3, torch.Generator().manual_seed(0))
+    added = torch.linalg.eigvalsh(found - grams)
+    assert added.min() > -1e-9 * added.max()
+    sizes = [some.diagonal(dim1=-2, dim2=-1)[..., :3].mean(-1) for some in (found - grams, grams)]
+    ratio = sizes[0] / sizes[1]
+    assert torch.allclose(ratio, ratio[:, :1].expand_as(ratio))  # the same share in all tensors of a window
+    assert ((both == 0) | (known == 1)).all()
+    assert both.sum() < known.sum()
+    unchanged, same = mixed(grams, known, 0.0, 3, torch.Generator().manual_seed(0))
+    assert torch.equal(unchanged, grams)
+    assert torch.equal(same, known)
