@@ -23,7 +23,8 @@ from wscore.models.autoencoder import Encoder
 from wscore.models.folder import load_model
 from wscore.models.heads import Head, HeadConfig
 from wscore.tokens.batch import TokenBatch
-from wscore.tokens.cache import TokenCache, group_places
+from wscore.tokens.cache import TokenCache
+from wscore.tokens.items import group_places
 from wscore.training.heads import HeadsConfig
 from wscore.training.loop import FitConfig, TensorBatches, fit
 from wscore.zoo.store import Zoo

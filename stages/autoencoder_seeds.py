@@ -7,7 +7,7 @@ from wscore.evaluation.seeds import Recipe, SeedsConfig, every_seed, headline, s
 from wscore.io import atomic_folder, write_csv
 from wscore.runner import Run, stage
 from wscore.tokens.cache import TokenCache
-from wscore.tokens.config import TokensConfig
+from wscore.tokens.config import TokenizeConfig
 from wscore.training.autoencoder import AeConfig
 from wscore.training.refine import RefineConfig
 from wscore.zoo.store import Zoo
@@ -20,7 +20,7 @@ from wscore.zoo.tasks import DataConfig, load_tasks
     data=DataConfig,
     evaluate=EvaluateConfig,
     refine=RefineConfig,
-    tokens=TokensConfig,
+    tokens=TokenizeConfig,
 )
 def main(run: Run, *, zoo: Path, tokens: Path, splits: Path, out: Path) -> str:
     """Train and judge with every seed and on every split, and write the figures with their means and deviations."""

@@ -17,7 +17,7 @@ from wscore.io import atomic_folder, write_csv
 from wscore.plots.pareto import draw_pareto
 from wscore.runner import Run, stage
 from wscore.tokens.cache import TokenCache, build_cache
-from wscore.tokens.config import TokensConfig
+from wscore.tokens.config import TokenizeConfig
 from wscore.tokens.units import UnitRows
 from wscore.training.sparse import SaeConfig
 from wscore.training.sparse_sweep import train_sweep
@@ -31,7 +31,7 @@ from wscore.zoo.tasks import DataConfig
 @stage(
     data=DataConfig,
     zoo=ZooConfig,
-    tokens=TokensConfig,
+    tokens=TokenizeConfig,
     sae=SaeConfig,
     sae_pareto=ParetoConfig,
     evaluate=EvaluateConfig,

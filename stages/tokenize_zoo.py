@@ -5,20 +5,20 @@ from pathlib import Path
 from wscore.io import write_json
 from wscore.runner import Run, stage
 from wscore.tokens.cache import build_cache
-from wscore.tokens.config import TokensConfig
+from wscore.tokens.config import TokenizeConfig
 from wscore.zoo.store import Zoo
 from wscore.zoo.tasks import DataConfig, load_tasks
 
 PROBES = 128  # training images on which activations are compared
 
 
-@stage(tokens=TokensConfig, data=DataConfig)
+@stage(tokens=TokenizeConfig, data=DataConfig)
 def main(run: Run, *, zoo: Path, out: Path, metrics: Path) -> str:
     """Write the token cache of a zoo and what it holds."""
     config = run.params["tokens"]
     tasks = load_tasks(run.params["data"]) if config.align == "activations" else None
     images = None if tasks is None else tasks.map(lambda one: one._replace(x_train=one.x_train[:PROBES]))
-    summary = build_cache(Zoo(zoo), config, out, images=images)
+    summary = build_cache(Zoo(zoo), config, out, images=images, workers=config.spread)
     figures = {"tokens": summary.figures()}
     write_json(metrics, figures)
     run.tracker.log_metrics(figures)

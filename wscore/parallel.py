@@ -9,16 +9,59 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import Any, Literal, TypeVar
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
 
+from wscore.config import Section
 from wscore.errors import WscoreError
 
 CONNECT_SECONDS = 10
 Backend = Literal["serial", "process", "dask"]
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+
+class ParallelConfig(Section):
+    """Where the shards of a stage are worked on; the result does not depend on it.
+
+    Args:
+        backend: `serial`, `process` (of this machine), or `dask` (a cluster).
+        address: of a Dask scheduler; null starts a local one. Its workers need the same wscore and the same files.
+    """
+
+    backend: Backend
+    address: str | None
+
+
+class Workers(NamedTuple):
+    """Who works on the shards of a stage.
+
+    Attributes:
+        where: section of params.yaml that says so.
+        processes: most of them.
+        backend: see `parallel_map`.
+        address: of a Dask scheduler.
+        shards: folder of what is finished, which all of them see; None keeps nothing.
+    """
+
+    where: str
+    processes: int = 1
+    backend: Backend = "serial"
+    address: str | None = None
+    shards: Path | None = None
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether other processes do the work."""
+        return self.backend == "dask" or (self.backend == "process" and self.processes > 1)
+
+    def map(self, function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
+        """Yield the result of each item in the order of the items, see `parallel_map`."""
+        return parallel_map(
+            function, items, self.processes, where=self.where, backend=self.backend, address=self.address
+        )
 
 
 def parallel_map(

@@ -24,7 +24,7 @@ FEW, MANY = 600, 2400
 PER_NETWORK = 3_000  # bytes: less than a quarter of a network's weights
 KNOWN = Architecture(family="mlp", input=(1, 8, 8), classes=10, widths=(44,), activation="relu", pooling="none")
 SIZES = {
-    "tokens.cache.BLOCK": 1 << 18, "tokens.cache.PART": 1 << 16, "tokens.cache.ENTRIES": 1 << 18,
+    "tokens.blocks.BLOCK": 1 << 18, "tokens.blocks.PART": 1 << 16, "tokens.blocks.ENTRIES": 1 << 18,
     "tokens.alignment.TOGETHER": 64, "training.linear_path.BLOCK": 64, "training.representations.BLOCK": 64,
 }  # fmt: skip
 CONFIG = TokensConfig(

@@ -63,9 +63,10 @@ def wait_for(path, process):
 
 
 @pytest.fixture
-def cluster(tmp_path):
-    """(address, worker processes) of a scheduler on a free port and two workers over TCP."""
+def cluster(tmp_path, request):
+    """(address, worker processes) of a scheduler on a free port and two workers over TCP, which load a script first."""
     (tmp_path / "helper.py").write_text(textwrap.dedent(HELPER))
+    (tmp_path / "preload.py").write_text(textwrap.dedent(getattr(request, "param", "")))
     file = tmp_path / "scheduler.json"
     scheduler = start(
         tmp_path, "-m", "distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard",
@@ -73,7 +74,7 @@ def cluster(tmp_path):
     )  # fmt: skip
     wait_for(file, scheduler)
     command = ["-m", "distributed.cli.dask_worker", "--scheduler-file", str(file), "--nthreads", "1", "--no-nanny",
-               "--no-dashboard", "--local-directory", str(tmp_path)]  # fmt: skip
+               "--no-dashboard", "--preload", "preload.py", "--local-directory", str(tmp_path)]  # fmt: skip
     workers = [start(tmp_path, *command) for _ in range(2)]
     import json
 
@@ -129,6 +130,66 @@ def test_a_zoo_from_a_cluster_has_the_bytes_of_one_from_this_process(tmp_path, c
     hashes = output.split()
     assert len(hashes) == 3, errors
     assert len(set(hashes)) == 1  # in this process, on the given cluster, on one of its own
+
+
+STALL = """
+import os, time
+from pathlib import Path
+from wscore.tokens import blocks
+
+whole = blocks.write_block if not hasattr(blocks, "whole") else blocks.whole  # loaded twice by a worker
+blocks.whole = whole
+
+
+def stalled(block, job, stream):
+    try:
+        Path("one").touch(exist_ok=False)  # one worker, once
+    except FileExistsError:
+        return whole(block, job, stream)
+    stream.write(b"half of it")
+    Path("pid.tmp").write_text(str(os.getpid()))
+    Path("pid.tmp").replace("pid")
+    while True:  # until it is killed
+        time.sleep(0.01)
+
+
+blocks.write_block = stalled
+"""
+TOKENIZE = """
+import sys
+from pathlib import Path
+import msgspec
+from wscore.config import load_section
+from wscore.io import hash_folder
+from wscore.parallel import Workers
+from wscore.tokens import alignment, blocks
+from wscore.tokens.cache import build_cache
+from wscore.tokens.config import TokenizeConfig
+from wscore.zoo.store import Zoo
+
+zoo, params, address = Zoo(Path(sys.argv[1])), Path(sys.argv[2]), sys.argv[3]
+blocks.BLOCK, alignment.TOGETHER = 4000, 2
+config = load_section(TokenizeConfig, "tokens", params)
+for name, workers in (("serial", config.spread), ("dask", Workers("tokens.parallel", 2, "dask", address))):
+    build_cache(zoo, config, Path(name), workers=workers)
+    print(hash_folder(Path(name)))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cluster", [STALL], indirect=True, ids=["stalled"])
+def test_tokens_from_a_cluster_that_loses_a_worker_have_the_bytes_of_one_process(tmp_path, cluster, tiny_zoo):
+    (tmp_path / "tokenize_it.py").write_text(TOKENIZE)
+    driver = start(tmp_path, "tokenize_it.py", str(tiny_zoo), str(ROOT / "params.yaml"), cluster[0])
+    wait_for(tmp_path / "pid", driver)
+    pid = int((tmp_path / "pid").read_text())
+    assert pid in {worker.pid for worker in cluster[1]}
+    os.kill(pid, signal.SIGKILL)
+    output, errors = driver.communicate(timeout=100)
+    hashes = output.split()
+    assert len(hashes) == 2, errors
+    assert hashes[0] == hashes[1]
+    assert not list((tmp_path / ".cache/tokens").iterdir())
 
 
 def test_a_cluster_out_of_reach_is_named(monkeypatch):

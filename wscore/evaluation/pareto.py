@@ -28,6 +28,7 @@ from wscore.evaluation.sparse import (
 from wscore.models.autoencoder import Decoder
 from wscore.tokens.cache import TokenCache
 from wscore.tokens.config import TokensConfig
+from wscore.tokens.manifest import recipe
 from wscore.tokens.units import UnitRows
 from wscore.training.sparse import Model, SaeConfig, Sparsity
 from wscore.training.sparse_sweep import Member
@@ -87,7 +88,7 @@ def pareto_tokens(tokens: TokensConfig) -> TokensConfig:
     """Return the section `tokens` for the study: units as they are, a sixth of the runs held out."""
     changes = {"granularity": "neuron", "align": "none", "normalization": "layer", "validation_fraction": 0.1,
                "test_fraction": 0.16}  # fmt: skip
-    return convert({**to_plain(tokens), **changes}, TokensConfig, where="sae_pareto")
+    return convert({**recipe(tokens), **changes}, TokensConfig, where="sae_pareto")
 
 
 def pareto_members(sae: SaeConfig, config: ParetoConfig) -> list[Member]:

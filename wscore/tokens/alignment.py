@@ -8,158 +8,107 @@ stays one trajectory. Aligned networks compute what they computed before.
 
 import contextlib
 import warnings
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32
-from torch import Tensor, nn
+from jaxtyping import Float
+from torch import Tensor
 
 from wscore.config import convert, to_plain
 from wscore.errors import DataError, ModelError, WscoreWarning
 from wscore.io import read_json, read_tensors, write_json, write_tensors
+from wscore.parallel import Workers
 from wscore.symmetry.activations import Activations, match_activations
 from wscore.symmetry.matching import match_weights
-from wscore.symmetry.scaling import ScalingSpec, balance, derive_scaling
-from wscore.symmetry.signs import derive_signs, flip, match_signed
-from wscore.symmetry.spec import PermutationSpec, permute
+from wscore.symmetry.spec import PermutationSpec
 from wscore.symmetry.trace import derive_spec
 from wscore.symmetry.verify import verify_spec
+from wscore.tokens.placing import (
+    Matched,
+    PerArchitecture,
+    Placed,
+    Placing,
+    Reference,
+    Scaling,
+    Signs,
+    example_of,
+    permuted,
+)
 from wscore.zoo.architectures import build, parse
 from wscore.zoo.layout import Layout
-from wscore.zoo.store import Zoo
+from wscore.zoo.store import Weights, Zoo
 from wscore.zoo.tasks import Tasks
 
 ADVICE = "set tokens.align to none"
 TOGETHER = 512  # networks matched at once
-State = dict[str, Tensor]
-Derive = Callable[[nn.Module, PermutationSpec, Tensor], ScalingSpec | None]
+HERE = Workers("tokens.parallel")  # this process
 
 
-class Reference(NamedTuple):
-    """What networks of one layout are matched to.
-
-    Attributes:
-        spec: which units may be reordered.
-        vector: flat weights of the reference network.
-    """
-
-    spec: PermutationSpec
-    vector: Float32[np.ndarray, " weights"]
-
-
-class _Orders(NamedTuple):
-    """The orders found for the runs of one layout, in two bytes per unit where that is enough.
+class Answers(NamedTuple):
+    """What it takes to tell orders from the answers of units to images.
 
     Attributes:
-        places: row of each run in the arrays.
-        orders: by group, (runs, units).
+        reference: (row of the reference, its architecture).
+        architectures: of the networks that are matched.
+        images: inputs (N, channels, height, width).
     """
 
-    places: dict[str, int]
-    orders: dict[str, np.ndarray]
-
-    @classmethod
-    def of(cls, runs: list[str], parts: list[dict[str, Tensor]]) -> "_Orders":
-        """Gather the orders of parts of the runs, one after the other."""
-        kinds = {group: np.int16 if order.shape[1] < 1 << 15 else np.int64 for group, order in parts[0].items()}
-        orders = {
-            group: np.concatenate([part[group].numpy().astype(kind) for part in parts]) for group, kind in kinds.items()
-        }
-        return cls({run: place for place, run in enumerate(runs)}, orders)
-
-    def find(self, runs: np.ndarray) -> dict[str, Tensor]:
-        """Return the orders (networks, units) of some runs by group."""
-        rows = [self.places[str(run)] for run in runs]
-        return {group: torch.from_numpy(order[rows].astype(np.int64)) for group, order in self.orders.items()}
+    reference: tuple[int, str]
+    architectures: np.ndarray
+    images: Tensor
 
 
-class PerArchitecture(ABC):
-    """What networks of one layout share that differ in their architecture: of a zoo, told by run.
+class Matching(NamedTuple):
+    """Networks of one layout that are matched together, by whatever process.
 
-    Args:
-        zoo: the networks; their architectures are told by run.
-        derive: what is looked for in a network, from (network, permutation symmetry, example inputs).
+    Attributes:
+        weights: reads them.
+        layout: of the networks.
+        reference: what they are matched to.
+        rows: their rows in the zoo.
+        runs: their runs.
+        symmetry: further symmetries of their architectures that are used up.
+        answers: None tells orders from the weights.
+        path: where the result is kept; None keeps it nowhere.
     """
 
-    def __init__(self, zoo: Zoo, derive: Derive) -> None:
-        table = zoo.table.drop_duplicates(subset="run_id")
-        names = table["run_id"].astype(str), table["architecture"].astype(str)
-        self.architectures = dict(zip(*names, strict=True))
-        self.derive, self.specs = derive, dict[str, ScalingSpec | None]({"": None})
+    weights: Weights
+    layout: Layout
+    reference: Reference
+    rows: np.ndarray
+    runs: np.ndarray
+    symmetry: PerArchitecture | None
+    answers: Answers | None
+    path: Path | None
 
-    def groups(self, runs: np.ndarray) -> Iterator[tuple[np.ndarray, ScalingSpec | None]]:
-        """Yield for each architecture the places of its networks, told by their runs, and what was found in it."""
-        names = np.array([self.architectures[str(run)] for run in runs])
-        for name in np.unique(names).tolist():
-            if name not in self.specs:
-                network, example = build(name), _example(name)
-                self.specs[name] = self.derive(network, derive_spec(network, example), example)
-            yield np.flatnonzero(names == name), self.specs[name]
-
-    def apply(
-        self, layout: Layout, vectors: Float[np.ndarray, "networks weights"], runs: np.ndarray
-    ) -> Float[np.ndarray, "networks weights"]:
-        """Return networks of one layout, those moved in whose architecture something was found."""
-        result = np.array(vectors, np.float32)
-        for places, spec in self.groups(runs):
-            if spec is not None:
-                state = layout.unflatten(torch.from_numpy(result[places]))
-                result[places] = _flat(layout, self.moved(layout, spec, state, runs[places]))
-        return result
-
-    @abstractmethod
-    def moved(self, layout: Layout, spec: Any, state: State, runs: np.ndarray) -> State:
-        """Return stacked networks (networks, *shape) of one architecture with the symmetry that was found used up."""
+    def find(self) -> Matched:
+        """Return the orders, and signs where they are matched."""
+        if self.answers is not None:
+            return Matched.of(_match_answers(self, self.answers))
+        vectors = _scaled(self.weights, self.layout, self.rows, self.runs, self.symmetry)
+        if isinstance(self.symmetry, Signs):
+            return self.symmetry.match(self.layout, self.reference, vectors, self.runs)
+        return Matched.of(_match(self.layout, self.reference, vectors))
 
 
-class Scaling(PerArchitecture):
-    """Balances the ReLU networks of a zoo; the others, and those of unknown architecture, stay as they are.
-
-    Args:
-        zoo: the networks.
-    """
-
-    def __init__(self, zoo: Zoo) -> None:
-        super().__init__(zoo, derive_scaling)
-
-    def moved(self, layout: Layout, spec: Any, state: State, runs: np.ndarray) -> State:  # noqa: ARG002
-        """Return networks with balanced units."""
-        return balance(spec, state)
-
-
-class Signs(PerArchitecture):
-    """Matches the signs of hidden units along with their order, where activations are odd (`wscore.symmetry.signs`).
-
-    Args:
-        zoo: the networks.
-    """
-
-    def __init__(self, zoo: Zoo) -> None:
-        super().__init__(zoo, derive_signs)
-        self._found: dict[tuple[str, str], dict[str, Tensor]] = {}
-
-    def match(
-        self, layout: Layout, reference: Reference, vectors: Float[np.ndarray, "networks weights"], runs: np.ndarray
-    ) -> dict[str, Tensor]:
-        """Return the orders (networks, units) by group of networks of one layout; signs are kept for their runs."""
-        orders = {group: torch.zeros(len(runs), units).long() for group, units in reference.spec.units.items()}
-        goal = layout.unflatten(torch.from_numpy(reference.vector))
-        for places, flips in self.groups(runs):
-            found = match_signed(reference.spec, flips, goal, layout.unflatten(torch.from_numpy(vectors[places])))
-            for group, order in found.orders.items():
-                orders[group][torch.from_numpy(places)] = order
-            for number, place in enumerate(places):
-                self._found[layout.identity, str(runs[place])] = {g: s[number] for g, s in found.signs.items()}
-        return orders
-
-    def moved(self, layout: Layout, spec: Any, state: State, runs: np.ndarray) -> State:
-        """Return networks, already in their order, with the signs that were found for their runs."""
-        found = [self._found[layout.identity, str(run)] for run in runs]
-        return flip(spec, state, {group: torch.stack([sign[group] for sign in found]) for group in spec.units})
+def match_part(job: Matching) -> Matched:
+    """Return what is found for the networks of a job; what lies at its path already is read, not found again."""
+    if job.path is None:
+        return job.find()
+    if not job.path.is_file():
+        found = job.find()
+        names = {f"{kind}/{group}": torch.from_numpy(part) for kind in found._fields
+                 for group, part in getattr(found, kind).items()}  # fmt: skip
+        write_tensors(job.path, names)
+        return found
+    parts: dict[str, dict[str, np.ndarray]] = {kind: {} for kind in Matched._fields}
+    for name, tensor in read_tensors(job.path).items():
+        kind, _, group = name.partition("/")
+        parts[kind][group] = tensor.numpy()
+    return Matched(**parts)
 
 
 class Alignment:
@@ -173,9 +122,7 @@ class Alignment:
     def __init__(self, references: dict[str, Reference], specs: Mapping[str, PermutationSpec] | None = None) -> None:
         self.references = references
         self.specs = {**(specs or {}), **{name: reference.spec for name, reference in references.items()}}
-        self._orders: dict[str, _Orders] = {}
-        self._scaling: Scaling | None = None
-        self._signs: Signs | None = None
+        self.placed = Placed({}, None)
 
     @classmethod
     def fit(
@@ -186,6 +133,7 @@ class Alignment:
         images: Tensor | Tasks | None = None,
         balanced: bool = False,
         signed: bool = False,
+        workers: Workers = HERE,
     ) -> "Alignment":
         """Return the alignment of a zoo; references come from the rows marked in `trained` (one flag per row).
 
@@ -198,48 +146,25 @@ class Alignment:
                 of several data sets those of the reference are asked, for all networks of its layout.
             balanced: whether the scales of ReLU networks are balanced first (`wscore.symmetry.scaling`).
             signed: whether the signs of units with odd activations are matched too (`wscore.symmetry.signs`).
+            workers: match the networks, `TOGETHER` at once; what is found does not depend on them.
 
         Raises:
             ModelError: if the symmetry of a network can't be derived, naming the layer.
         """
-        alignment, unknown = cls({}), 0
-        alignment._scaling, alignment._signs = Scaling(zoo) if balanced else None, Signs(zoo) if signed else None
-        for name in sorted(set(zoo.table["layout"].astype(str))):
-            layout = zoo.layouts[name]
-            last = _last_rows(zoo, name)
-            candidates = last[trained[last]]
-            if not len(candidates):
-                continue  # nothing to learn an order from: these networks stay as they are
-            reference = _choose(zoo, candidates)
-            if not zoo.table["architecture"].iloc[reference]:
-                unknown += 1
-                continue
-            alignment.specs[name] = spec = _spec(zoo, name, reference)
-            vector = _scaled(zoo, layout, np.array([reference]), alignment._scaling)[0]
-            alignment.references[name] = Reference(spec, vector)
-            parts = []
-            for rows in np.array_split(last, -(-len(last) // TOGETHER)):
-                answers = None if images is None else (reference, _inputs(zoo, reference, images))
-                parts.append(alignment._find_orders(zoo, layout, rows, answers))
-            alignment._orders[name] = _Orders.of(zoo.table["run_id"].iloc[last].astype(str).tolist(), parts)
+        symmetry = Scaling(zoo) if balanced else Signs(zoo) if signed else None
+        references, unknown = _references(zoo, trained, symmetry)
+        alignment = cls({name: one for name, (one, _) in references.items()})
+        jobs: list[Matching] = []
+        for name, (_, row) in references.items():
+            answers = None if images is None else _inputs(zoo, row, images)
+            jobs += _matchings(zoo, name, (alignment.references[name], row, answers), symmetry)
+        alignment.placed = Placed(_placings(jobs, workers), symmetry)
         if unknown:
             reason = "networks of unknown architecture can't be built again, so their symmetry is not known"
             warnings.warn(
                 f"{unknown} of {len(zoo.layouts)} layouts are not aligned: {reason}", WscoreWarning, stacklevel=2
             )
         return alignment
-
-    def _find_orders(
-        self, zoo: Zoo, layout: Layout, rows: np.ndarray, answers: tuple[int, Tensor] | None
-    ) -> dict[str, Tensor]:
-        """Return the orders of the runs of these rows, the last ones of theirs, by weights or (reference row, images)."""
-        reference = self.references[layout.identity]
-        if answers is not None:
-            return _match_answers(zoo, layout, reference.spec, answers[0], rows, answers[1])
-        vectors = _scaled(zoo, layout, rows, self._scaling)
-        if self._signs is None:
-            return self.match(layout, vectors)
-        return self._signs.match(layout, reference, vectors, zoo.table["run_id"].iloc[rows].astype(str).to_numpy())
 
     @classmethod
     def symmetries(cls, zoo: Zoo) -> "Alignment":
@@ -257,9 +182,7 @@ class Alignment:
         Raises:
             DataError: if there is no reference for the layout.
         """
-        reference = self._reference(layout)
-        state = layout.unflatten(torch.from_numpy(np.ascontiguousarray(vectors)))
-        return match_weights(reference.spec, layout.unflatten(torch.from_numpy(reference.vector)), state)
+        return _match(layout, self._reference(layout), vectors)
 
     def apply(
         self, layout: Layout, vectors: Float[np.ndarray, "networks weights"]
@@ -272,12 +195,8 @@ class Alignment:
         self, layout: Layout, vectors: Float[np.ndarray, "networks weights"], runs: np.ndarray
     ) -> Float[np.ndarray, "networks weights"]:
         """Return networks of the zoo, each in the order (and with the signs) found for its run."""
-        if layout.identity not in self.references or not len(vectors):
-            return vectors
-        if self._scaling is not None:
-            vectors = self._scaling.apply(layout, vectors, runs)
-        ordered = self.permute(layout, vectors, self._orders[layout.identity].find(runs))
-        return ordered if self._signs is None else self._signs.apply(layout, ordered, runs)
+        assert set(self.references) == set(self.placed.placings), "orders of runs are known after `fit` only"
+        return self.placed.apply_runs(layout, vectors, runs)
 
     def save(self, folder: Path) -> None:
         """Write references.safetensors and symmetry.json."""
@@ -305,8 +224,7 @@ class Alignment:
         Raises:
             DataError: if there is no reference for the layout.
         """
-        spec = self._reference(layout).spec
-        return _flat(layout, permute(spec, layout.unflatten(torch.from_numpy(np.ascontiguousarray(vectors))), orders))
+        return permuted(layout, self._reference(layout).spec, vectors, orders)
 
     def _reference(self, layout: Layout) -> Reference:
         if layout.identity not in self.references:
@@ -315,19 +233,73 @@ class Alignment:
         return self.references[layout.identity]
 
 
-def _flat(layout: Layout, state: Mapping[str, Tensor]) -> np.ndarray:
-    """Return stacked state dicts as vectors (networks, weights)."""
-    return torch.cat([state[tensor.name].flatten(1) for tensor in layout.tensors], dim=1).numpy()
+def _match(layout: Layout, reference: Reference, vectors: np.ndarray) -> dict[str, Tensor]:
+    state = layout.unflatten(torch.from_numpy(np.ascontiguousarray(vectors)))
+    return match_weights(reference.spec, layout.unflatten(torch.from_numpy(reference.vector)), state)
 
 
-def _finite(zoo: Zoo, rows: np.ndarray) -> np.ndarray:
+def _references(
+    zoo: Zoo, trained: np.ndarray, symmetry: PerArchitecture | None
+) -> tuple[dict[str, tuple[Reference, int]], int]:
+    """Return reference and its row by layout, and the count of layouts of unknown architecture."""
+    found: dict[str, tuple[Reference, int]] = {}
+    unknown = 0
+    for name in sorted(set(zoo.table["layout"].astype(str))):
+        last = _last_rows(zoo, name)
+        candidates = last[trained[last]]
+        if not len(candidates):
+            continue  # nothing to learn an order from: these networks stay as they are
+        row = _choose(zoo, candidates)
+        if not zoo.table["architecture"].iloc[row]:
+            unknown += 1
+            continue
+        runs = zoo.table["run_id"].iloc[[row]].astype(str).to_numpy()
+        vector = _scaled(zoo.reader, zoo.layouts[name], np.array([row]), runs, symmetry)[0]
+        found[name] = Reference(_spec(zoo, name, row), vector), row
+    return found, unknown
+
+
+def _matchings(
+    zoo: Zoo, layout: str, goal: tuple[Reference, int, Tensor | None], symmetry: PerArchitecture | None
+) -> Iterator[Matching]:
+    """Yield the jobs of one layout: the last checkpoints of its runs, `TOGETHER` at once."""
+    reference, row, images = goal
+    last = _last_rows(zoo, layout)
+    names = zoo.table["architecture"]
+    for rows in np.array_split(last, -(-len(last) // TOGETHER)):
+        runs = zoo.table["run_id"].iloc[rows].astype(str).to_numpy()
+        own = None if symmetry is None else symmetry.only(runs)
+        known = names.iloc[rows].astype(str).to_numpy()
+        answers = None if images is None else Answers((row, str(names.iloc[row])), known, images)
+        yield Matching(zoo.reader, zoo.layouts[layout], reference, rows, runs, own, answers, None)
+
+
+def _placings(jobs: list[Matching], workers: Workers) -> dict[str, Placing]:
+    """Return what workers find, by layout."""
+    if workers.shards is not None:
+        jobs = [job._replace(path=workers.shards / f"orders-{n:05d}.safetensors") for n, job in enumerate(jobs)]
+    parts: dict[str, list[Matched]] = {}
+    runs: dict[str, list[str]] = {}
+    for job, found in zip(jobs, workers.map(match_part, jobs), strict=True):
+        parts.setdefault(job.layout.identity, []).append(found)
+        runs.setdefault(job.layout.identity, []).extend(job.runs.tolist())
+    specs = {job.layout.identity: job.reference.spec for job in jobs}
+    return {
+        name: Placing(specs[name], {run: row for row, run in enumerate(runs[name])}, Matched.join(some))
+        for name, some in parts.items()
+    }
+
+
+def _finite(weights: Weights, rows: np.ndarray) -> np.ndarray:
     """Return weights for matching; values that are not finite count as zero here and are refused when they are cached."""
-    return np.nan_to_num(zoo.weights(rows), nan=0.0, posinf=0.0, neginf=0.0)
+    return np.nan_to_num(weights.weights(rows), nan=0.0, posinf=0.0, neginf=0.0)
 
 
-def _scaled(zoo: Zoo, layout: Layout, rows: np.ndarray, scaling: Scaling | None) -> np.ndarray:
-    runs = zoo.table["run_id"].astype(str).to_numpy()[rows]
-    return _finite(zoo, rows) if scaling is None else scaling.apply(layout, _finite(zoo, rows), runs)
+def _scaled(
+    weights: Weights, layout: Layout, rows: np.ndarray, runs: np.ndarray, symmetry: PerArchitecture | None
+) -> np.ndarray:
+    vectors = _finite(weights, rows)
+    return symmetry.apply(layout, vectors, runs) if isinstance(symmetry, Scaling) else vectors
 
 
 def _inputs(zoo: Zoo, reference: int, images: Tensor | Tasks) -> Tensor:
@@ -345,31 +317,25 @@ def _inputs(zoo: Zoo, reference: int, images: Tensor | Tasks) -> Tensor:
     return found.x_train
 
 
-def _match_answers(
-    zoo: Zoo, layout: Layout, spec: PermutationSpec, reference: int, rows: np.ndarray, images: Tensor
-) -> dict[str, Tensor]:
-    """Return the orders of rows of one layout, told from the answers of their units to images."""
-    names = zoo.table["architecture"].astype(str).to_numpy()
-    own, shape = parse(names[reference]).input, tuple(images.shape[1:])
+def _match_answers(job: Matching, asked: Answers) -> dict[str, Tensor]:
+    """Return the orders of networks of one layout, told from the answers of their units to images."""
+    (reference, architecture), images, spec = asked.reference, asked.images, job.reference.spec
+    own, shape = parse(architecture).input, tuple(images.shape[1:])
     if own != shape:
         fix = "set data to the images of the zoo, or tokens.align to weights"
         raise DataError("images do not fit the networks", where="tokens.align", expected=own, got=shape, fix=fix)
 
     def answers(name: str, members: np.ndarray) -> dict[str, Tensor]:
-        state = layout.unflatten(torch.from_numpy(_finite(zoo, members)))
+        state = job.layout.unflatten(torch.from_numpy(_finite(job.weights, members)))
         return Activations(build(name), spec, images).of(state)
 
-    goal = answers(names[reference], np.array([reference]))
-    orders = {group: torch.zeros(len(rows), units, dtype=torch.int64) for group, units in spec.units.items()}
-    for name in np.unique(names[rows]).tolist():
-        places = np.flatnonzero(names[rows] == name)
-        for group, order in match_activations(goal, answers(name, rows[places])).items():
+    goal = answers(architecture, np.array([reference]))
+    orders = {group: torch.zeros(len(job.rows), units, dtype=torch.int64) for group, units in spec.units.items()}
+    for name in np.unique(asked.architectures).tolist():
+        places = np.flatnonzero(asked.architectures == name)
+        for group, order in match_activations(goal, answers(name, job.rows[places])).items():
             orders[group][torch.from_numpy(places)] = order
     return orders
-
-
-def _example(architecture: str) -> Tensor:
-    return torch.rand(4, *parse(architecture).input, generator=torch.Generator().manual_seed(0))
 
 
 def _last_rows(zoo: Zoo, layout: str) -> np.ndarray:
@@ -389,9 +355,9 @@ def _spec(zoo: Zoo, layout: str, row: int) -> PermutationSpec:
     """Return the spec of a layout, proven on one network."""
     text = str(zoo.table["architecture"].iloc[row])
     network = build(text)
-    state = zoo.layouts[layout].unflatten(torch.from_numpy(_finite(zoo, np.array([row]))[0]))
+    state = zoo.layouts[layout].unflatten(torch.from_numpy(_finite(zoo.reader, np.array([row]))[0]))
     network.load_state_dict(state)
-    example = _example(text)
+    example = example_of(text)
     spec = derive_spec(network, example)
     verdict = verify_spec(network, spec, example, tolerance=1e-3)
     if not verdict.coupled < verdict.uncoupled:

@@ -24,13 +24,15 @@ from jaxtyping import Float, Float32, Int
 from torch import Tensor
 
 from wscore.errors import DataError
-from wscore.io import atomic_folder, read_json, write_json
-from wscore.tokens.alignment import Alignment
+from wscore.io import atomic_folder, content_hash, read_json, write_json
+from wscore.parallel import Workers
+from wscore.tokens.alignment import HERE, Alignment
 from wscore.tokens.batch import TokenBatch
+from wscore.tokens.blocks import Job, plan_blocks, write_tokens
 from wscore.tokens.config import TokensConfig
-from wscore.tokens.items import make_index, split_rows
-from wscore.tokens.manifest import read_manifest, verify_files, write_manifest
-from wscore.tokens.normalizer import Normalizer, NormalizerFit
+from wscore.tokens.items import group_places, make_index, split_rows
+from wscore.tokens.manifest import read_manifest, recipe, verify_files, write_manifest
+from wscore.tokens.normalizer import Normalizer
 from wscore.tokens.recent import Recent
 from wscore.tokens.tokenizer import FEATURES, Tokenizer
 from wscore.zoo.layout import Layout
@@ -39,10 +41,9 @@ from wscore.zoo.store import Zoo
 from wscore.zoo.tasks import Tasks
 
 CODEC = ("tokenizer.json", "normalizer.json", "symmetry.json", "references.safetensors", "layouts.json")
-BLOCK = 1 << 22  # weights in memory at once while a cache is built
-PART = 1 << 18  # weights aligned at once
-ENTRIES = 1 << 20  # of tokens written at once
+SHARDS = Path(".cache/tokens")
 REMEMBERED = 1 << 25  # entries of all remembered frames together, 9 bytes each
+HOME = Path(__file__).parent.parent
 Item = int | np.integer
 Items = Sequence[Item] | np.ndarray
 
@@ -303,16 +304,14 @@ def _evenly(places: np.ndarray) -> slice | np.ndarray:
     return places
 
 
-def group_places(*codes: Int[np.ndarray, " place"]) -> list[np.ndarray]:
-    """Return the places at which all codes agree, ascending, for each distinct combination of codes."""
-    if not codes[0].size:
-        return []
-    order = np.lexsort(codes)
-    changes = np.any([np.diff(code[order]) != 0 for code in codes], axis=0)
-    return np.split(order, np.flatnonzero(changes) + 1)
-
-
-def build_cache(zoo: Zoo, config: TokensConfig, folder: Path, *, images: Tensor | Tasks | None = None) -> CacheSummary:
+def build_cache(
+    zoo: Zoo,
+    config: TokensConfig,
+    folder: Path,
+    *,
+    images: Tensor | Tasks | None = None,
+    workers: Workers = HERE,
+) -> CacheSummary:
     """Write the cache of a zoo, one block of networks in memory at a time; the folder appears whole or not at all.
 
     Args:
@@ -321,6 +320,8 @@ def build_cache(zoo: Zoo, config: TokensConfig, folder: Path, *, images: Tensor 
         folder: of the cache.
         images: training images, which `align: activations` needs: of every data set, or one batch (N, channels, height,
             width) for all networks.
+        workers: who does the work; the bytes don't depend on it. Other processes keep what they have finished in
+            `.cache/tokens/`, so that an interrupted run goes on.
 
     Raises:
         DataError: if a split gets no run, a network is longer than allowed (`overflow: refuse`) or has weights that are
@@ -330,28 +331,56 @@ def build_cache(zoo: Zoo, config: TokensConfig, folder: Path, *, images: Tensor 
     tokenizer = Tokenizer.fit(config.granularity, config.chunk_size, layouts.values())
     splits = split_rows(zoo, config)
     index = make_index(zoo, tokenizer, config, splits)
-    fit = NormalizerFit(config.normalization)
     trained = splits == "train"
-    alignment = _alignment(zoo, trained, config, images)
+    workers = _with_shards(workers, zoo, config, images)
+    alignment = _alignment(zoo, trained, config, images, workers)
     with atomic_folder(folder) as temporary:
-        _write_tokens(temporary / "tokens.npy", zoo, tokenizer, _Trained(trained, fit, alignment))
+        blocks = plan_blocks(zoo, trained, alignment.placed, workers.shards)
+        job = Job(zoo.reader, tokenizer, config.normalization, str(zoo.folder))
+        shape = int(index["length"].to_numpy().sum()), tokenizer.token_dim
+        fit = write_tokens(temporary / "tokens.npy", blocks, job, shape=shape, workers=workers)
         alignment.save(temporary)
         fit.finish().save(temporary / "normalizer.json")
         tokenizer.save(temporary / "tokenizer.json")
         write_json(temporary / "layouts.json", {name: msgspec.to_builtins(layout) for name, layout in layouts.items()})
         index.to_parquet(temporary / "index.parquet", index=False)
         write_manifest(temporary, zoo=zoo.identity, config=config, max_tokens=int(index["length"].to_numpy().max()))
+    if workers.shards is not None:
+        shutil.rmtree(workers.shards)
     return summarize(TokenCache(folder))
 
 
-def _alignment(zoo: Zoo, trained: np.ndarray, config: TokensConfig, images: Tensor | Tasks | None) -> Alignment:
+def _with_shards(workers: Workers, zoo: Zoo, config: TokensConfig, images: Tensor | Tasks | None) -> Workers:
+    """Return the workers with the folder of their shards, whose name covers all that decides what these hold."""
+    if not workers.elsewhere:
+        return workers
+    code = [path.read_bytes() for name in ("tokens", "symmetry", "zoo") for path in sorted((HOME / name).glob("*.py"))]
+    asked = images if config.align == "activations" else None
+    seen = (
+        {"": asked} if isinstance(asked, Tensor) else {one.name: one.x_train for one in asked.images} if asked else {}
+    )
+    shown = [part for name, some in seen.items() for part in (name, some.numpy().tobytes())]
+    plain = msgspec.json.encode(recipe(config), order="sorted")
+    folder = Path.cwd() / SHARDS / content_hash(zoo.identity, plain, torch.__version__, *code, *shown)
+    folder.mkdir(parents=True, exist_ok=True)
+    return workers._replace(shards=folder)
+
+
+def _alignment(
+    zoo: Zoo, trained: np.ndarray, config: TokensConfig, images: Tensor | Tasks | None, workers: Workers
+) -> Alignment:
     if config.align == "none":
         return Alignment.symmetries(zoo)
     if config.align == "activations" and images is None:
         raise DataError("no images to match activations on", where="tokens.align", fix="set it to weights")
     chosen = images if config.align == "activations" else None
     return Alignment.fit(
-        zoo, trained, images=chosen, balanced=config.align == "balanced", signed=config.align == "signs"
+        zoo,
+        trained,
+        images=chosen,
+        balanced=config.align == "balanced",
+        signed=config.align == "signs",
+        workers=workers,
     )
 
 
@@ -374,14 +403,6 @@ def summarize(cache: TokenCache) -> CacheSummary:
     )
 
 
-class _Trained(NamedTuple):
-    """Which rows of the zoo are trained on, the statistics gathered from them and the order of units fitted to them."""
-
-    rows: np.ndarray
-    fit: NormalizerFit
-    alignment: Alignment
-
-
 def _used_layouts(zoo: Zoo) -> dict[str, Layout]:
     """Return the layouts that rows of the zoo refer to, by identity."""
     used = sorted(set(zoo.table["layout"].astype(str)))
@@ -392,81 +413,3 @@ def _used_layouts(zoo: Zoo) -> dict[str, Layout]:
     if empty:
         raise DataError("layouts have no weights", where=zoo.folder / "layouts.json", got=empty)
     return {name: zoo.layouts[name] for name in used}
-
-
-def _write_tokens(path: Path, zoo: Zoo, tokenizer: Tokenizer, trained: _Trained) -> None:
-    """Write tokens.npy in the order of the zoo, and take the networks that are trained on into the statistics."""
-    codes, names = pd.factorize(zoo.table["layout"].astype(str))
-    layouts = [zoo.layouts[str(name)] for name in names]
-    counts = np.array([tokenizer.count(layout) for layout in layouts])[codes]
-    shape = (int(counts.sum()), tokenizer.token_dim)
-    with path.open("wb") as stream:
-        header = {"descr": "<f4", "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(stream, header)
-        for rows, vectors in _blocks(zoo):
-            groups = {}
-            for places in group_places(codes[rows]):
-                code = int(codes[rows[places[0]]])
-                some = [vectors[place] for place in places]
-                networks = _prepared(zoo, layouts[code], rows[places], some, trained.alignment)
-                trained.fit.add(layouts[code], networks[trained.rows[rows[places]]])
-                groups[code] = places, networks
-            del vectors
-            lengths = counts[rows]
-            size = max(1, ENTRIES // (int(lengths.max()) * tokenizer.token_dim))
-            for start in range(0, len(rows), size):
-                tokens = np.empty((int(lengths[start : start + size].sum()), tokenizer.token_dim), "<f4")
-                firsts = np.cumsum(lengths[start : start + size]) - lengths[start : start + size]
-                for code, (places, networks) in groups.items():
-                    part = slice(*np.searchsorted(places, (start, start + size)))
-                    made = tokenizer.encode(layouts[code], networks[part])
-                    tokens[firsts[places[part] - start, None] + np.arange(made.shape[1])] = made
-                stream.write(tokens.data)
-
-
-def _prepared(
-    zoo: Zoo, layout: Layout, rows: np.ndarray, vectors: list[np.ndarray], alignment: Alignment
-) -> np.ndarray:
-    """Return checked and aligned networks of one layout as (n, D); what that takes in between is kept small."""
-    networks = np.empty((len(rows), layout.size), np.float32)
-    some = max(1, PART // layout.size)
-    for start in range(0, len(rows), some):
-        part = slice(start, start + some)
-        runs = zoo.table["run_id"].iloc[rows[part]].astype(str).to_numpy()
-        networks[part] = alignment.apply_runs(layout, _stack(zoo, layout, rows[part], vectors[part]), runs)
-    return networks
-
-
-def _blocks(zoo: Zoo) -> Iterator[tuple[np.ndarray, list[np.ndarray]]]:
-    """Yield consecutive rows of the zoo and their weights, some `BLOCK` weights at once."""
-    rows: list[int] = []
-    vectors: list[np.ndarray] = []
-    size = 0
-    for row, vector in zoo.stream():
-        rows.append(row)
-        vectors.append(vector)
-        size += vector.size
-        if size >= BLOCK:
-            yield np.array(rows), vectors
-            rows, vectors, size = [], [], 0
-    if rows:
-        yield np.array(rows), vectors
-
-
-def _stack(zoo: Zoo, layout: Layout, rows: np.ndarray, vectors: list[np.ndarray]) -> np.ndarray:
-    """Return checked networks of one layout as (n, D)."""
-    models = zoo.table["model_id"].iloc[rows].to_numpy()
-    sizes = np.array([vector.size for vector in vectors])
-    for place in np.flatnonzero(sizes != layout.size)[:1]:
-        raise DataError("does not fit its layout", where=models[place], expected=layout.size, got=sizes[place])
-    networks = np.stack(vectors)
-    finite = np.isfinite(networks).sum(axis=1)
-    for place in np.flatnonzero(finite != layout.size)[:1]:
-        raise DataError(
-            "network has weights that are not finite",
-            where=models[place],
-            expected="finite numbers",
-            got=f"{layout.size - finite[place]} of {layout.size} NaN or infinite",
-            fix=f"leave it out of {zoo.folder}",
-        )
-    return networks

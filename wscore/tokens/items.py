@@ -4,6 +4,7 @@ import itertools
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Int
 
 from wscore.errors import DataError
 from wscore.tokens.config import TokensConfig
@@ -84,3 +85,12 @@ def _refuse_long(zoo: Zoo, tokens: np.ndarray, longest: int) -> None:
             got=f"{tokens[refused[0]]} tokens; {len(refused)} networks are too long",
             fix="set tokens.overflow to window, or raise tokens.max_tokens or tokens.chunk_size",
         )
+
+
+def group_places(*codes: Int[np.ndarray, " place"]) -> list[np.ndarray]:
+    """Return the places at which all codes agree, ascending, for each distinct combination of codes."""
+    if not codes[0].size:
+        return []
+    order = np.lexsort(codes)
+    changes = np.any([np.diff(code[order]) != 0 for code in codes], axis=0)
+    return np.split(order, np.flatnonzero(changes) + 1)

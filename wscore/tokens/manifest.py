@@ -26,7 +26,7 @@ REBUILD = "run `dvc repro tokenize`"
 
 def write_manifest(folder: Path, *, zoo: str, config: TokensConfig, max_tokens: int) -> None:
     """Write manifest.json for the other files of a cache; `zoo` is the identity of the zoo they were made from."""
-    plain = to_plain(config)
+    plain = recipe(config)
     files = {name: {"bytes": (folder / name).stat().st_size, "hash": _hash_file(folder / name)} for name in FILES}
     manifest = {
         "format": FORMAT,
@@ -37,6 +37,11 @@ def write_manifest(folder: Path, *, zoo: str, config: TokensConfig, max_tokens: 
         "files": files,
     }
     write_json(folder / "manifest.json", manifest)
+
+
+def recipe(config: TokensConfig) -> dict[str, Any]:
+    """Return the parameters that decide the tokens; who does the work is none of them."""
+    return {name: value for name, value in to_plain(config).items() if name in TokensConfig.__struct_fields__}
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

@@ -127,9 +127,11 @@ class NormalizerFit:
 
     def add(self, layout: Layout, vectors: Float[np.ndarray, "networks weights"]) -> None:
         """Take the weights (n, D) of more networks of one layout into account."""
-        if self.mode == "none" or not len(vectors):
-            return
-        moments = tensor_moments(layout, vectors)
+        if self.mode != "none" and len(vectors):
+            self.merge(layout, tensor_moments(layout, vectors))
+
+    def merge(self, layout: Layout, moments: Moments) -> None:
+        """Take the moments of the tensors of more networks of one layout into account."""
         known = self._moments.get(layout.identity)
         self._layouts[layout.identity] = layout
         self._moments[layout.identity] = moments if known is None else merge_moments(known, moments)

@@ -10,7 +10,8 @@ from torch import Tensor
 from wscore.errors import WscoreWarning
 from wscore.symmetry.spec import permute, random_orders
 from wscore.tokens.batch import TokenBatch
-from wscore.tokens.cache import Items, TokenCache, group_places
+from wscore.tokens.cache import Items, TokenCache
+from wscore.tokens.items import group_places
 from wscore.zoo.layout import Layout
 
 

@@ -6,7 +6,7 @@ import msgspec
 
 from wscore.config import Section
 from wscore.errors import ConfigError
-from wscore.parallel import Backend
+from wscore.parallel import ParallelConfig
 from wscore.zoo.architectures import FAMILIES, Activation, Width
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
@@ -123,18 +123,6 @@ class VarietyConfig(Section):
         """Whether all runs are of the usual kind."""
         usual = (self.inits, self.augmentations) == (("default",), ("none",))
         return usual and not (self.label_noise[1] or self.random_labels or self.class_subset)
-
-
-class ParallelConfig(Section):
-    """Where networks are trained and read; the result does not depend on it.
-
-    Args:
-        backend: `serial`, `process` (of this machine), or `dask` (a cluster).
-        address: of a Dask scheduler; null starts a local one. Its workers need the same wscore and the same files.
-    """
-
-    backend: Backend
-    address: str | None
 
 
 class ZooConfig(Section):

@@ -17,7 +17,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import msgspec
 import numpy as np
@@ -25,7 +25,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from wscore.errors import DataError
@@ -49,6 +49,60 @@ One row is one checkpoint. `weights` is the flat float32 vector; `layout` names 
 which tensor lies where; `architecture` is the JSON description from which `wscore.zoo.architectures.build` makes the
 network again. Checkpoints of one training run share `run_id`.
 """
+
+
+class Weights(NamedTuple):
+    """Reads the weights of a zoo without its metadata, in any process that sees the same files.
+
+    Attributes:
+        parts: parquet files, as absolute paths.
+        groups: (groups, 3): part, number within the part and first row of every row group.
+        total: count of rows.
+    """
+
+    parts: tuple[Path, ...]
+    groups: Int[np.ndarray, "groups 3"]
+    total: int
+
+    @classmethod
+    def of(cls, parts: Sequence[Path], groups: Sequence[tuple[int, int, int]]) -> "Weights":
+        """Return the reader of files with row groups (part, number within the part, count of rows)."""
+        table = np.array(groups, np.int64).reshape(-1, 3)
+        ends = np.cumsum(table[:, 2])
+        table[:, 2] = ends - table[:, 2]
+        return cls(tuple(part.absolute() for part in parts), table, int(ends[-1]) if len(ends) else 0)
+
+    def stream(self, start: int, end: int) -> Iterator[tuple[int, np.ndarray]]:
+        """Yield (row number, weights (D,) float32) of the rows from `start` up to `end`, one row group at a time."""
+        following = [*self.groups[1:, 2].tolist(), self.total]
+        for (part, group, first), last in zip(self.groups.tolist(), following, strict=True):
+            if first < end and last > start:
+                for shift, vector in enumerate(_read_group(self.parts[part], group)):
+                    if start <= first + shift < end:
+                        yield first + shift, vector
+
+    def weights(self, rows: Sequence[int] | np.ndarray) -> Float[np.ndarray, "rows weights"]:
+        """Return the weights (n, D) of rows that share one layout, in the order asked for.
+
+        Raises:
+            DataError: if the rows have different numbers of weights.
+        """
+        wanted: dict[int, list[int]] = {}
+        for place, row in enumerate(np.asarray(rows, dtype=int)):
+            wanted.setdefault(int(np.searchsorted(self.groups[:, 2], row, side="right")) - 1, []).append(place)
+        found: np.ndarray | None = None
+        for number, places in wanted.items():
+            part, group, first = self.groups[number].tolist()
+            content = _read_group(self.parts[part], group)
+            for place in places:
+                vector = content[int(rows[place]) - first]
+                if found is None:
+                    found = np.empty((len(rows), vector.size), np.float32)
+                if vector.size != found.shape[1]:
+                    sizes, folder = sorted({vector.size, found.shape[1]}), self.parts[part].parent.parent
+                    raise DataError("rows of different layouts were asked for at once", where=folder, got=sizes)
+                found[place] = vector  # a copy: nothing of the group stays in memory
+        return np.zeros((0, 0), np.float32) if found is None else found
 
 
 class Zoo:
@@ -89,15 +143,13 @@ class Zoo:
         return hash_folder(self.folder)
 
     @cached_property
-    def _groups(self) -> list[tuple[int, int, int]]:
-        """First row, part and row group of every parquet row group."""
-        groups, first = [], 0
+    def reader(self) -> "Weights":
+        """What reads the weights alone: little enough to be sent to another process."""
+        groups = []
         for number, part in enumerate(self.parts):
             meta = pq.ParquetFile(part).metadata
-            for group in range(meta.num_row_groups):
-                groups.append((first, number, group))
-                first += meta.row_group(group).num_rows
-        return groups
+            groups += [(number, group, meta.row_group(group).num_rows) for group in range(meta.num_row_groups)]
+        return Weights.of(self.parts, groups)
 
     def set_aside(self) -> pd.DataFrame:
         """Return what was left out when the zoo was made: columns model_id, reason and detail."""
@@ -134,13 +186,7 @@ class Zoo:
             start: first row.
             end: row before which to stop; None goes on to the last.
         """
-        end = len(self) if end is None else end
-        following = [group[0] for group in self._groups[1:]] + [len(self)]
-        for (first, part, group), last in zip(self._groups, following, strict=True):
-            if first < end and last > start:
-                for shift, vector in enumerate(_read_group(self.parts[part], group)):
-                    if start <= first + shift < end:
-                        yield first + shift, vector
+        return self.reader.stream(start, len(self) if end is None else end)
 
     def weights(self, rows: Sequence[int] | np.ndarray) -> Float[np.ndarray, "rows weights"]:
         """Return the weights (n, D) of rows that share one layout, in the order asked for.
@@ -148,23 +194,7 @@ class Zoo:
         Raises:
             DataError: if the rows have different numbers of weights.
         """
-        wanted: dict[int, list[int]] = {}
-        starts = np.array([group[0] for group in self._groups])
-        for place, row in enumerate(np.asarray(rows, dtype=int)):
-            wanted.setdefault(int(np.searchsorted(starts, row, side="right")) - 1, []).append(place)
-        found: np.ndarray | None = None
-        for number, places in wanted.items():
-            first, part, group = self._groups[number]
-            content = _read_group(self.parts[part], group)
-            for place in places:
-                vector = content[int(rows[place]) - first]
-                if found is None:
-                    found = np.empty((len(rows), vector.size), np.float32)
-                if vector.size != found.shape[1]:
-                    sizes = sorted({vector.size, found.shape[1]})
-                    raise DataError("rows of different layouts were asked for at once", where=self.folder, got=sizes)
-                found[place] = vector  # a copy: nothing of the group stays in memory
-        return np.zeros((0, 0), np.float32) if found is None else found
+        return self.reader.weights(rows)
 
     def families(self) -> Iterator[tuple[str, Layout, np.ndarray]]:
         """Yield (architecture JSON, layout, row numbers) of every set of rows that differ in their weights alone."""

@@ -8,9 +8,10 @@ import torch
 
 from wscore.errors import DataError
 from wscore.io import read_json, write_json
-from wscore.tokens import cache as module
-from wscore.tokens.cache import TokenCache, build_cache, group_places
+from wscore.tokens import blocks
+from wscore.tokens.cache import TokenCache, build_cache, summarize
 from wscore.tokens.config import TokensConfig
+from wscore.tokens.items import group_places
 from wscore.tokens.manifest import FILES
 from wscore.zoo.layout import layout_of
 from wscore.zoo.store import Zoo, write_layouts, write_part
@@ -180,7 +181,7 @@ def test_a_missing_or_repeated_window_is_named(plain, choose):
 
 def test_building_in_small_blocks_gives_the_same_files(zoo, tmp_path, monkeypatch):
     build_cache(zoo, configured(), tmp_path / "large")
-    monkeypatch.setattr(module, "BLOCK", 1)
+    monkeypatch.setattr(blocks, "BLOCK", 1)
     build_cache(zoo, configured(), tmp_path / "small")
     for name in ("tokens.npy", "index.parquet", "layouts.json", "tokenizer.json"):
         assert (tmp_path / "large" / name).read_bytes() == (tmp_path / "small" / name).read_bytes(), name
@@ -202,7 +203,7 @@ def test_identity_follows_zoo_and_parameters(zoo, tmp_path):
 
 
 def test_the_summary_adds_up(cache, zoo):
-    summary = module.summarize(cache)
+    summary = summarize(cache)
     assert sum(summary.networks.values()) == len(zoo)
     assert sum(summary.runs.values()) == zoo.table["run_id"].nunique()
     used = sum(zoo.layout(row).size for row in range(len(zoo)))
@@ -223,7 +224,7 @@ def test_memory_stays_bounded_while_building(tmp_path):
     build_cache(zoo, configured(), tmp_path / "warm")
     tracemalloc.start()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "BLOCK", 100_000)
+        patch.setattr(blocks, "BLOCK", 100_000)
         build_cache(zoo, configured(), tmp_path / "tokens")
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
