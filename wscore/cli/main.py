@@ -38,7 +38,7 @@ EXAMPLES = {
   wscore interpolate data/zoo#ID data/zoo#ID --images digits""",
     "forecast": """\
   wscore forecast epoch1.pt epoch2.pt epoch3.pt --steps 5 --out future
-  wscore forecast data/trajectories/seed-3 --at 30 --steps 3""",
+  wscore forecast data/trajectories/sgd-seed-3 --at 30 --steps 3""",
     "inspect": """\
   wscore inspect checkpoint.safetensors
   wscore inspect data/zoo

@@ -12,6 +12,7 @@ from wscore.errors import DataError, WscoreError
 from wscore.forecasting.snapshots import Trajectory
 from wscore.publish.fetch import parse_source
 from wscore.zoo.checkpoints import read_state
+from wscore.zoo.folder import natural
 from wscore.zoo.hub import download, download_zoo
 from wscore.zoo.layout import Layout, layout_of
 from wscore.zoo.store import Zoo
@@ -105,12 +106,15 @@ def _of_folder(path: Path) -> Iterator[Network]:
         for step, vector in zip(run.manifest.snapshots.step, run.weights, strict=True):
             yield Network(f"{run.name}@{step}", run.layout.unflatten(torch.from_numpy(vector.copy())), "")
         return
-    files = [file for file in path.rglob("*") if file.suffix in SUFFIXES and file.is_file()]
-    files = sorted(file for file in files if not any(part.startswith(".") for part in file.relative_to(path).parts))
+    found = [file.relative_to(path) for file in path.rglob("*") if file.suffix in SUFFIXES and file.is_file()]
+    names = (file.as_posix() for file in found if not any(part.startswith(".") for part in file.parts))
+    files = sorted(names, key=natural)  # epoch-9 before epoch-10: a forecast takes them as they come
     if not files:
-        raise DataError("no networks here", where=path, expected=f"a zoo, or files *{', *'.join(SUFFIXES)}")
+        runs = sorted(one.parent.name for one in path.glob("*/weights.npy"))
+        fix = f"name one of the recorded runs, such as {path / runs[0]}" if runs else None
+        raise DataError("no networks here", where=path, expected=f"a zoo, or files *{', *'.join(SUFFIXES)}", fix=fix)
     for file in files:
-        yield Network(file.relative_to(path).as_posix(), read_state(file), "")
+        yield Network(file, read_state(path / file), "")
 
 
 def _of_zoo(zoo: Zoo, name: str, text: str) -> Network:
