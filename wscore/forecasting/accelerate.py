@@ -37,7 +37,7 @@ from wscore.models.predictor import Steps, WeightPredictor
 from wscore.zoo.layout import Layout, layout_of
 
 FURTHEST = 8  # intervals: jumps further ahead were no better
-PLACES = (Path("models/published/predictor"), Path("models/predictor"))
+PLACES = (Path("models/predictor"), Path("models/published/predictor"))  # what was trained last comes first
 
 
 @runtime_checkable
@@ -81,7 +81,7 @@ class Accelerator:
         every: steps from one jump to the next.
         horizon: how far a jump goes, in intervals between snapshots, one that the predictor has learned; null takes the
             longest of them up to 8.
-        predictor: a forecaster, or the folder of one; null takes `models/published/predictor` or `models/predictor`.
+        predictor: a forecaster, or the folder of one; null takes `models/predictor`, else `models/published/predictor`.
         snapshots: c, where the forecaster does not say.
         start: steps before the first jump.
         recovery: steps after a jump before it is judged.
@@ -305,7 +305,7 @@ def _predictor(predictor: Forecasts | Path | str | None) -> Forecasts:
         found = [place for place in PLACES if (place / CONFIG).is_file()]
         if not found:
             fix = "run `dvc repro train_predictor`, or name the folder of a predictor"
-            raise ModelError("no weight predictor here", where=PLACES[1], expected=f"{CONFIG} and weights", fix=fix)
+            raise ModelError("no weight predictor here", where=PLACES[0], expected=f"{CONFIG} and weights", fix=fix)
         predictor = found[0]
     return load_model(Path(predictor), WeightPredictor) if isinstance(predictor, Path | str) else predictor
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import wscore
 from wscore.cli.main import EXAMPLES, build_parser, main
 from wscore.io import write_json
 from wscore.models.autoencoder import AutoencoderConfig, Decoder, Encoder
@@ -186,6 +187,31 @@ def test_an_untrained_predictor_copies_the_last_snapshot(
     assert "steps ahead were not learned" in failed(capsys, "forecast", *names, "--model", models, "--steps", 3)
     assert "too few snapshots" in failed(capsys, "forecast", *names[:2], "--model", models)
     assert "--at is for a recorded run" in failed(capsys, "forecast", *names, "--model", models, "--at", 3)
+
+
+def test_snapshots_in_a_folder_come_in_the_order_of_their_numbers(models: Path, tmp_path: Path, capsys: Output) -> None:
+    for step in (8, 9, 10):
+        save_file({"weight": torch.full((2, 3), float(step))}, tmp_path / f"epoch-{step}.safetensors")
+    found = told(capsys, "forecast", tmp_path, "--model", models)
+    assert found["snapshots"] == [f"epoch-{step}.safetensors" for step in (8, 9, 10)]
+
+
+def test_a_recorded_run_is_forecast_beside_what_came(models: Path, tmp_path: Path, capsys: Output) -> None:
+    network = torch.nn.Linear(3, 2)
+    recorder = wscore.record(network, tmp_path / "run-7", every=1)
+    for _ in range(5):
+        with torch.no_grad():
+            network.weight += 1.0
+        recorder.step()
+    found = told(capsys, "forecast", tmp_path / "run-7", "--model", models, "--at", 3, "--steps", 2)
+    assert found["snapshots"] == ["run-7@1", "run-7@2", "run-7@3"]
+    assert [row["error of copying"] for row in found["steps"]] == pytest.approx([6**0.5, 2 * 6**0.5])
+    assert [row["skill"] for row in found["steps"]] == [0.0, 0.0]  # the predictor is untrained: it copies
+    last = told(capsys, "forecast", tmp_path / "run-7", "--model", models)
+    assert "skill" not in last["steps"][0]
+    assert "expected from 2 to 5; got 1" in failed(capsys, "forecast", tmp_path / "run-7", "--model", models, "--at", 1)
+    several = failed(capsys, "forecast", tmp_path, "--model", models)
+    assert f"name one of the recorded runs, such as {tmp_path / 'run-7'}" in several
 
 
 def test_a_network_is_described(models: Path, checkpoint: Path, tiny_zoo: Path, capsys: Output) -> None:
