@@ -1,0 +1,15 @@
+"""Parameters that earlier users know by name keep name and default."""
+
+from wscore.config import load_section
+from wscore.forecasting.base import BaseConfig
+from wscore.forecasting.config import PredictorConfig
+
+
+def test_known_parameters_keep_their_names_and_defaults() -> None:
+    assert load_section(BaseConfig, "base").epochs == 20
+    config = load_section(PredictorConfig, "predictor")
+    kept = {
+        "sequence_length": 3, "train_split": 0.5, "batch_size": 32, "apply_pca": True, "n_components": 500,
+        "learning_rate": 1e-4, "predictor_epochs": 100, "extrapolation_steps": 5, "device": "auto",
+    }  # fmt: skip
+    assert {name: getattr(config, name) for name in kept} == kept
