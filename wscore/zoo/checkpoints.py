@@ -5,6 +5,7 @@ against the file before anything is unpacked, so that a small file can't claim t
 """
 
 import argparse
+import io
 import math
 import pathlib
 import re
@@ -12,7 +13,7 @@ import struct
 import warnings
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,6 +31,10 @@ MEMORIES = re.compile(
 )
 WRAPPING = re.compile(r"(?:^|(?<=\.))_orig_mod\.")
 DEEPEST, MOST_NODES = 24, 200_000
+RATIO, HARMLESS_SIZE = (
+    500,
+    1 << 26,
+)  # a file that claims to unpack to more times its own bytes, beyond this size, is a bomb
 LARGEST = 10**9  # numbers in one network, where no parameter says otherwise
 UnpicklingError = torch.serialization.pickle.UnpicklingError  # pyright: ignore[reportPrivateImportUsage]
 BROKEN = (
@@ -108,6 +113,8 @@ def load_file(path: Path, *, most: int) -> Any:
 
 def _short(text: str) -> str:
     """Return the part of torch's long message that says what is not allowed, or its start."""
+    if "Unsupported operand" in text:
+        return "a pickle that torch.save did not write"
     found = re.search(r"(?:Unsupported|GLOBAL|Can only|Trying to|Attempted)[^.]*\.[^.\s]*[^.]*", text)
     return (found[0] if found else text)[:200]
 
@@ -124,6 +131,8 @@ def kind_of(path: Path) -> str:
     if head.startswith(b"PK\x03\x04"):
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
+        if KERAS_INSIDE in names:
+            return "keras"
         return "torch" if any(name.endswith("data.pkl") for name in names) else "npz"
     if head.startswith(b"\x89HDF\r\n\x1a\n"):
         return "hdf5"
@@ -152,6 +161,12 @@ def select(content: Any, *, key: str | None, most: int) -> Checkpoint:
                 raise RejectedError("no_checkpoint", f"zoo.reading.state_key {key!r} is not there, but {known}")
             notes |= _scalars(content)
             content = content[part]
+    if (
+        isinstance(content, Mapping)
+        and {"state", "param_groups"} <= set(map(str, content))
+        and not (set(WRAPPERS) & set(map(str, content)))
+    ):
+        raise RejectedError("no_checkpoint", "the state of an optimizer")
     found = dict(_flat(_unwrapped(content, notes)))
     if not found:
         raise RejectedError("no_checkpoint", f"{type(content).__name__} without tensors by name")
@@ -174,10 +189,7 @@ def _unwrapped(content: Any, notes: dict[str, Scalar]) -> Any:
         parts = {str(name): value for name, value in content.items() if isinstance(value, Mapping)}
         parts = {name: value for name, value in parts.items() if not _is_memory(name, value) and any(_flat(value))}
         known = next((name for name in WRAPPERS if name in parts), None)
-        direct = any(
-            isinstance(value, Tensor) and value.is_floating_point() and not MEMORIES.search(str(name))
-            for name, value in content.items()
-        )
+        direct = any(_is_floating(value) and not MEMORIES.search(str(name)) for name, value in content.items())
         if known is None and (direct or not parts):
             return content
         if known is None and len(parts) > 1 and not _are_copies(list(parts.values())):
@@ -207,10 +219,20 @@ def _flat(content: Any) -> Iterator[tuple[str, Tensor]]:
             raise RejectedError("too_large", f"nested deeper than {DEEPEST} or in more than {MOST_NODES:,} parts")
         if isinstance(value, Tensor):
             yield prefix or "weights", value
+        elif isinstance(value, np.ndarray) and value.dtype.kind in "fiub":
+            yield prefix or "weights", torch.from_numpy(np.ascontiguousarray(value, _native(value.dtype)))
         elif isinstance(value, Mapping):
             inner = [(f"{prefix}.{name}" if prefix else str(name), item, depth + 1) for name, item in value.items()
                      if not (isinstance(item, Mapping) and _is_memory(str(name), item))]  # fmt: skip
             stack.extend(reversed(inner))
+
+
+def _is_floating(value: Any) -> bool:
+    return (
+        value.is_floating_point()
+        if isinstance(value, Tensor)
+        else isinstance(value, np.ndarray) and value.dtype.kind == "f"
+    )
 
 
 def _scalars(content: Mapping[Any, Any]) -> dict[str, Scalar]:
@@ -219,9 +241,12 @@ def _scalars(content: Mapping[Any, Any]) -> dict[str, Scalar]:
 
 
 def _renamed(found: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors without the prefixes that compiling and data parallelism put before all names."""
+    """Return the tensors without the prefixes that compiling, data parallelism and averaging put before all names."""
     names = [WRAPPING.sub("", name) for name in found]
-    while names and all(name.startswith("module.") for name in names):
+    weights = [place for place, tensor in enumerate(found.values()) if tensor.is_floating_point()]
+    while weights and all(
+        names[place].startswith("module.") for place in weights
+    ):  # beside them averaging has a counter
         names = [WRAPPING.sub("", name.removeprefix("module.")) for name in names]
     if len(set(names)) < len(names):
         double = next(name for name in names if names.count(name) > 1)
@@ -236,16 +261,25 @@ def is_weight(name: str, tensor: Tensor) -> bool:
     if not tensor.is_floating_point():
         return tensor.numel() == 1
     leaf = name.rpartition(".")[2]
-    if tensor.ndim < 2 or not ("mask" in leaf or leaf == "bias"):
+    corner = tensor.detach()[..., :64, :64].float() if tensor.ndim > 1 else tensor.detach().float()
+    if leaf == "bias" and tensor.ndim > 1:  # the causal mask of GPT-2; other biases of several axes are learned
+        return (
+            tensor.shape[-1] < 2
+            or tensor.shape[-1] != tensor.shape[-2]
+            or not torch.equal(corner, torch.ones_like(corner).tril())
+        )
+    if "mask" not in leaf or "token" in leaf or (tensor.ndim < 2 and tensor.numel() > 1):
         return True
-    values = torch.unique(tensor.detach()[..., :64, :64].float())
-    return len(values) > 2 or not bool(((values == 0) | (values == 1) | (values < -1e4)).all())
+    values = torch.unique(corner)
+    return len(values) > 2 or not bool(((values == 0) | (values == 1) | (values <= -1e4)).all())
 
 
 def _read_torch(path: Path, most: int) -> Any:
     """Return what `torch.save` wrote, mapped into memory: only the tensors that are used are read from the disk."""
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
+    if any("/code/" in entry.filename or entry.filename.endswith("/constants.pkl") for entry in entries):
+        raise RejectedError("code", "a TorchScript program; save its state_dict instead")
     if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
         raise RejectedError("too_large", "compressed entries, which torch.save does not write")
     claimed, held = sum(entry.file_size for entry in entries), path.stat().st_size
@@ -279,14 +313,23 @@ def _read_safetensors(path: Path, most: int) -> dict[str, Tensor]:
 
 
 def _read_npz(path: Path, most: int) -> dict[str, Tensor]:
-    state = {}
+    state, left = {}, most
     with zipfile.ZipFile(path) as archive:
-        for entry in archive.infolist():
-            if not entry.filename.endswith(".npy"):
-                continue
+        entries = [entry for entry in archive.infolist() if entry.filename.endswith(".npy")]
+        _check_claim(sum(entry.file_size for entry in entries), path)
+        for entry in entries:
             with archive.open(entry) as stream:
-                state[entry.filename.removesuffix(".npy")] = _array(stream, entry.file_size, most)
+                tensor = _array(stream, entry.file_size, left)
+            state[entry.filename.removesuffix(".npy")] = tensor
+            left -= tensor.numel()
     return state
+
+
+def _check_claim(claimed: int, path: Path) -> None:
+    """Refuse a file that claims to unpack to far more bytes than it holds."""
+    held = path.stat().st_size
+    if claimed > max(RATIO * held, HARMLESS_SIZE):
+        raise RejectedError("too_large", f"{claimed:,} bytes in a file of {held:,}")
 
 
 def _read_npy(path: Path, most: int) -> dict[str, Tensor]:
@@ -320,70 +363,138 @@ def _native(dtype: np.dtype) -> np.dtype:
 
 def _read_hdf5(path: Path, most: int) -> dict[str, Tensor]:
     """Return the data sets of an HDF5 file by PyTorch's names; links to other files are not followed."""
+    return _from_hdf5(path, path, most)
+
+
+def _read_keras(path: Path, most: int) -> dict[str, Tensor]:
+    """Return the weights in a .keras archive; its description of layers, which may hold code, is not looked at."""
+    with zipfile.ZipFile(path) as archive:
+        entry = archive.getinfo(KERAS_INSIDE)
+        if entry.file_size > 64 * most:
+            raise RejectedError("too_large", f"{entry.file_size:,} bytes")
+        _check_claim(entry.file_size, path)
+        return _from_hdf5(io.BytesIO(archive.read(entry)), path, most)
+
+
+def _from_hdf5(file: Any, path: Path, most: int) -> dict[str, Tensor]:
     try:
         import h5py
     except ImportError as error:
         raise RejectedError("unreadable", "HDF5 needs h5py: pip install 'wscore[keras]'") from error
-    state: dict[str, Tensor] = {}
-    with h5py.File(path, "r") as content:
-        stack: list[tuple[str, Any]] = [("", content)]
+    found: dict[str, Any] = {}
+    ranks: dict[str, int] = {}
+    stack: list[tuple[str, Any]] = [("", None)]
+    with h5py.File(file, "r") as content:
         while stack:
             prefix, group = stack.pop()
-            for name in group:
+            group = content if group is None else group
+            _note_order(prefix, group, ranks)
+            for name in map(str, group):
+                if len(found) + len(stack) > MOST_NODES or prefix.count("/") > DEEPEST:
+                    raise RejectedError(
+                        "too_large", f"nested deeper than {DEEPEST} or in more than {MOST_NODES:,} parts"
+                    )
                 if not isinstance(group.get(name, getlink=True), h5py.HardLink):
                     raise RejectedError("outside", f"{prefix}{name} is a link")
                 item = group[name]
-                if isinstance(item, h5py.Group):
-                    if not MEMORIES.search(name):
-                        stack.append((f"{prefix}{name}/", item))
-                elif len(state) < MOST_NODES:
-                    state[f"{prefix}{name}"] = _data_set(item, path.stat().st_size, most)
-        if len(state) == 0:
+                if not isinstance(item, h5py.Group):
+                    found[f"{prefix}{name}"] = item
+                elif not (MEMORIES.search(name) or name.startswith("seed_generator")):
+                    stack.append((f"{prefix}{name}/", item))
+        if not found:
             raise RejectedError("no_checkpoint", "an HDF5 file without data sets")
-    return _from_keras(dict(sorted(state.items(), key=lambda pair: _keras_order(pair[0]))))
+        _check_data_sets(found.values(), path, most)
+        names = sorted(found, key=lambda name: _keras_order(name, ranks))
+        state = {
+            name: torch.from_numpy(np.asarray(found[name][()]).astype(_native(found[name].dtype))) for name in names
+        }
+    return _from_keras(state)
 
 
-def _data_set(item: Any, held: int, most: int) -> Tensor:
-    if item.is_virtual or item.external:
-        raise RejectedError("outside", f"{item.name} lies in another file")
-    if item.dtype.kind not in "fiub":
-        raise RejectedError("not_real", f"{item.name}: {item.dtype}")
-    if item.size > most or item.size * item.dtype.itemsize > 1000 * held:
-        raise RejectedError("too_large", f"{item.name}: {item.shape} in a file of {held:,} bytes")
-    return torch.from_numpy(np.asarray(item[()]).astype(_native(item.dtype)))
+def _check_data_sets(items: Iterable[Any], path: Path, most: int) -> None:
+    """Refuse data sets that lie elsewhere, are no numbers, or claim too many, before any of them is read."""
+    count = size = 0
+    for item in items:
+        if item.is_virtual or item.external:
+            raise RejectedError("outside", f"{item.name} lies in another file")
+        if item.dtype.kind not in "fiub":
+            raise RejectedError("not_real", f"{item.name}: {item.dtype}")
+        count += item.size
+        size += item.size * item.dtype.itemsize
+        if count > most:
+            raise RejectedError("too_large", f"{count:,} numbers, the last {item.name}: {item.shape}")
+    _check_claim(size, path)
 
 
-def _keras_order(name: str) -> list[tuple[int, int | str]]:
-    return [(0, int(part)) if part.isdecimal() else (1, part) for part in re.split(r"(\d+)", name)]
+def _note_order(prefix: str, group: Any, ranks: dict[str, int]) -> None:
+    """Note the order of layers and of their weights, which Keras 2 writes beside them; groups themselves are unordered."""
+    for key in ("layer_names", "weight_names"):
+        for place, name in enumerate(group.attrs.get(key, ())):
+            parts = (name.decode() if isinstance(name, bytes) else str(name)).split("/")
+            for count in range(len(parts)):
+                ranks.setdefault(prefix + "/".join(parts[: count + 1]), place)
+
+
+def _keras_order(name: str, ranks: Mapping[str, int]) -> list[tuple[int, list[tuple[int, int | str]]]]:
+    """Return a key that sorts data sets as their layers come, where that is known, and numbers in names by value."""
+    parts, key = name.split("/"), []
+    for place, part in enumerate(parts):
+        pieces = [(0, int(piece)) if piece.isdecimal() else (1, piece) for piece in re.split(r"(\d+)", part)]
+        key.append((ranks.get("/".join(parts[: place + 1]), len(ranks)), pieces))
+    return key
 
 
 def _from_keras(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return Keras weights by PyTorch's names, kernels with outputs first; two equal parts of a path become one.
 
-    Files of Keras 3 number the variables of a layer (`vars/0`): matrices come first, then biases; four vectors are those
-    of a batch normalisation.
+    Files of Keras 3 number the variables of a layer (`vars/0`), so that their names are told from shapes and layer.
     """
+    shapes: dict[str, list[tuple[int, ...]]] = {}
+    for name, tensor in state.items():
+        shapes.setdefault(name.rpartition("/")[0], []).append(tuple(tensor.shape))
+    whole = all(name.startswith("model_weights/") for name in state)  # a file of a model with its description
     renamed: dict[str, Tensor] = {}
-    for name, stored in state.items():
-        tensor = stored
-        parts = [part.partition(":")[0] for part in name.split("/")]
+    for name, tensor in state.items():
+        parts = [part.partition(":")[0] for part in name.split("/")][whole:]
         parts = [part for place, part in enumerate(parts) if place == 0 or part != parts[place - 1]]
         leaf = parts[-1]
         if leaf.isdecimal() and parts[-2:-1] == ["vars"]:
-            siblings = [item for other, item in state.items() if other.rpartition("/")[0] == name.rpartition("/")[0]]
-            norm = len(siblings) == 4 and all(item.ndim == 1 for item in siblings)
-            names = ("gamma", "beta", "moving_mean", "moving_variance") if norm else ("kernel", "bias")
+            names = _variables("/".join(parts[:-2]), shapes[name.rpartition("/")[0]])
             leaf = names[int(leaf)] if int(leaf) < len(names) else leaf
             parts = [*parts[:-2], leaf]
-        if leaf.endswith("kernel") and tensor.ndim > 1:
-            tensor = tensor.permute(tensor.ndim - 1, tensor.ndim - 2, *range(tensor.ndim - 2)).contiguous()
         key = ".".join([*parts[:-1], KERAS.get(leaf, leaf)])
         if key in renamed:
             raise RejectedError("clash", key)
-        renamed[key] = tensor
+        renamed[key] = _outputs_first(leaf, tensor)
     return renamed
 
 
+def _variables(layer: str, shapes: Sequence[tuple[int, ...]]) -> tuple[str, ...]:
+    """Return the names of the numbered variables of a layer of Keras 3."""
+    kind, axes = layer.rpartition("/")[2], [len(shape) for shape in shapes]
+    if set(axes) == {1}:
+        statistics = ("moving_mean", "moving_variance")
+        return {3: ("beta", *statistics), 4: ("gamma", "beta", *statistics)}.get(len(axes), ("gamma", "beta"))
+    if kind.startswith("embedding") and axes == [2]:
+        return ("embeddings",)
+    if axes[:2] == [2, 2]:
+        return "kernel", "recurrent_kernel", "bias"
+    if axes[0] > 2 and axes[:2] == [axes[0], axes[0]]:
+        return "depthwise_kernel", "pointwise_kernel", "bias"
+    return ("depthwise_kernel" if kind.startswith("depthwise") else "kernel"), "bias"
+
+
+def _outputs_first(leaf: str, tensor: Tensor) -> Tensor:
+    """Return a kernel (..., in, out) as (out, in, ...), one of each channel by itself (..., in, k) as (in k, 1, ...)."""
+    axes = range(tensor.ndim - 2)
+    if not leaf.endswith("kernel") or tensor.ndim < 2:
+        return tensor
+    if leaf == "depthwise_kernel":
+        return tensor.permute(-2, -1, *axes).reshape(-1, 1, *tensor.shape[:-2]).contiguous()
+    return tensor.permute(-1, -2, *axes).contiguous()
+
+
+KERAS_INSIDE = "model.weights.h5"  # of a .keras archive
 KERAS = {
     "kernel": "weight", "embeddings": "weight", "gamma": "weight", "beta": "bias", "moving_mean": "running_mean",
     "moving_variance": "running_var",
@@ -397,5 +508,5 @@ HARMLESS: list[Any] = [
 ]  # fmt: skip
 READERS: dict[str, Callable[[Path, int], Any]] = {
     "torch": _read_torch, "pickle": _read_pickle, "safetensors": _read_safetensors, "npz": _read_npz,
-    "npy": _read_npy, "hdf5": _read_hdf5,
+    "npy": _read_npy, "hdf5": _read_hdf5, "keras": _read_keras,
 }  # fmt: skip

@@ -4,6 +4,7 @@ import functools
 import json
 import re
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,7 +12,7 @@ from typing import Any, NamedTuple
 from wscore.errors import ConfigError, DataError, WscoreWarning
 from wscore.io import content_hash
 from wscore.zoo.checkpoints import BROKEN, read_checkpoint
-from wscore.zoo.config import ZooConfig
+from wscore.zoo.config import ReadingConfig, ZooConfig
 from wscore.zoo.intake import Plan
 from wscore.zoo.metadata import NamePattern, flattened, join, read_table
 from wscore.zoo.records import Found, Refused, RejectedError
@@ -28,19 +29,23 @@ class File(NamedTuple):
 
     Attributes:
         path: relative to the folder, with slashes.
+        name: of the network: the path without its extension, unless another file has the same.
         run: training run.
         checkpoint: number in the run, or None where nothing says it.
         metadata: columns.
         refused: reason why it is not read, or empty.
         detail: of that reason.
+        told_by_folder: whether nothing but its folder says its run, so that what stands in the file may.
     """
 
     path: str
+    name: str
     run: str
     checkpoint: float | None
     metadata: dict[str, Any]
     refused: str = ""
     detail: str = ""
+    told_by_folder: bool = False
 
 
 def plan_folder(config: ZooConfig) -> Plan:
@@ -54,7 +59,8 @@ def plan_folder(config: ZooConfig) -> Plan:
     paths = _checkpoints(folder)
     rows, late = _metadata(folder, paths, config)
     pattern = _run_pattern(config.run_pattern)
-    files = [_named(folder, path, row, pattern, config) for path, row in zip(paths, rows, strict=True)]
+    named = zip(paths, _names(paths), rows, strict=True)
+    files = [_named(folder, path, name, row, pattern, config) for path, name, row in named]
     left_out = [file.path for file in files if file.refused == "no_match"]
     if len(left_out) == len(files):
         where = "zoo.run_pattern"
@@ -63,6 +69,14 @@ def plan_folder(config: ZooConfig) -> Plan:
         message = f"{len(left_out)} of {len(files)} checkpoints don't fit zoo.run_pattern and were left out"
         warnings.warn(message, WscoreWarning, stacklevel=2)
     return _plan(folder, files, late, config)
+
+
+def _names(paths: list[str]) -> list[str]:
+    """Return the paths without extensions, of files that would share a name with them."""
+    ending = re.compile(r"\.(?:pth\.tar|" + "|".join(suffix[1:] for suffix in SUFFIXES) + ")$")
+    short = [ending.sub("", path) for path in paths]
+    counts = Counter(short)
+    return [name if counts[name] == 1 else path for name, path in zip(short, paths, strict=True)]
 
 
 def plan_trials(config: ZooConfig) -> Plan:
@@ -77,11 +91,13 @@ def plan_trials(config: ZooConfig) -> Plan:
     """
     folder = find_folder(config)
     trials = sorted({path.parent for path in folder.rglob("params.json")}, key=lambda path: natural(path.as_posix()))
-    files = [file for trial in trials for file in _trial(folder, trial)]
+    found = [(trial.relative_to(folder).as_posix(), _trial(folder, trial)) for trial in trials]
+    files = [file for _, some in found for file in some]
+    empty = [Refused(name, "file_missing", "a trial without checkpoints") for name, some in found if not some]
     if not files:
         expected = "directories with params.json and checkpoint_*/checkpoints"
         raise DataError("no trials of Ray Tune here", where=f"zoo.path={folder}", expected=expected)
-    return _plan(folder, files, [], config)
+    return _plan(folder, files, empty, config)
 
 
 def find_folder(config: ZooConfig) -> Path:
@@ -110,10 +126,14 @@ def natural(text: str) -> tuple[list[tuple[int, Any]], str]:
     return [(0, int(part)) if part.isdecimal() else (1, part) for part in parts], text
 
 
-def read_files(folder: Path, key: str | None, most: int, files: list[File]) -> Iterator[Found | Refused]:
-    """Yield the network in each file, or why there is none."""
+def read_files(folder: Path, reading: ReadingConfig, files: list[File]) -> Iterator[Found | Refused]:
+    """Yield the network in each file, or why there is none.
+
+    Raises:
+        DataError: if what stands beside the weights is to order the checkpoints of a run, and is no number.
+    """
+    key, most = reading.state_key, reading.max_weights
     for file in files:
-        name = re.sub(r"\.(?:pth\.tar|" + "|".join(suffix[1:] for suffix in SUFFIXES) + ")$", "", file.path)
         if file.refused:
             yield Refused(file.path, file.refused, file.detail)
             continue
@@ -122,15 +142,20 @@ def read_files(folder: Path, key: str | None, most: int, files: list[File]) -> I
         except RejectedError as error:
             yield Refused(file.path, error.reason, error.detail)
             continue
-        known = {**flattened(content.notes), **file.metadata}
+        notes = flattened(content.notes)
+        run, checkpoint = file.run, file.checkpoint
+        if file.told_by_folder and notes.get(reading.run_column or "run_id") is not None:
+            run = str(notes[reading.run_column or "run_id"])
+        if checkpoint is None and reading.checkpoint_column is not None:
+            checkpoint = _number(notes.get(reading.checkpoint_column), file.path)
+        known = {**notes, **file.metadata}
         metadata = {column: value for column, value in known.items() if column not in RESERVED}
         architecture = str(metadata.pop("architecture", "") or "")
-        yield Found(name, file.run, file.checkpoint, content.state, metadata, architecture, content.constants)
+        yield Found(file.name, run, checkpoint, content.state, metadata, architecture, content.constants)
 
 
 def _plan(folder: Path, files: list[File], late: list[Refused], config: ZooConfig) -> Plan:
-    reading = config.reading
-    read = functools.partial(read_files, folder.resolve(), reading.state_key, reading.max_weights)
+    read = functools.partial(read_files, folder.resolve(), config.reading)
     pieces = [files[start : start + FILES_PER_SHARD] for start in range(0, len(files), FILES_PER_SHARD)]
     known = content_hash(repr(files), stamp([folder / file.path for file in files]), str(folder.resolve()))
     return Plan(read, pieces, late, known, {"source": config.source, "path": str(config.path)})
@@ -150,6 +175,16 @@ def _metadata(folder: Path, paths: list[str], config: ZooConfig) -> tuple[list[d
     template = config.reading.name_pattern
     pattern = None if template is None else NamePattern(template)
     rows: list[dict[str, Any]] = [{} if pattern is None else pattern.read(path) for path in paths]
+    left_out = sum(not row for row in rows) if pattern is not None else 0
+    if left_out == len(rows):
+        raise DataError(
+            "fits no checkpoint", where="zoo.reading.name_pattern", expected=f"a match in paths like {paths[0]}"
+        )
+    if left_out:
+        message = (
+            f"{left_out} of {len(rows)} checkpoints don't fit zoo.reading.name_pattern: their names tell no columns"
+        )
+        warnings.warn(message, WscoreWarning, stacklevel=2)
     table = read_table(folder)
     if table is None:
         return rows, []
@@ -158,10 +193,14 @@ def _metadata(folder: Path, paths: list[str], config: ZooConfig) -> tuple[list[d
     return [{**row, **more} for row, more in zip(rows, joined, strict=True)], late
 
 
-def _named(folder: Path, path: str, row: dict[str, Any], pattern: re.Pattern[str] | None, config: ZooConfig) -> File:
+def _named(
+    folder: Path, path: str, name: str, row: dict[str, Any], pattern: re.Pattern[str] | None, config: ZooConfig
+) -> File:
     """Return a file with its run and checkpoint: from the pattern, from metadata, else from its folder."""
     if not (folder / path).resolve().is_relative_to(folder.resolve()):
-        return File(path, "", None, {}, "outside", f"leads to {(folder / path).resolve()}")
+        return File(path, name, "", None, {}, "outside", f"leads to {(folder / path).resolve()}")
+    if not (folder / path).is_file():  # a pipe would be waited for without end
+        return File(path, name, "", None, {}, "unreadable", "no regular file")
     reading = config.reading
     parent = Path(path).parent.as_posix()
     run = row.get(reading.run_column or "run_id")
@@ -169,11 +208,11 @@ def _named(folder: Path, path: str, row: dict[str, Any], pattern: re.Pattern[str
     if pattern is not None:
         match = pattern.search(path)
         if match is None or match["run"] is None:
-            return File(path, "", None, {}, "no_match", pattern.pattern)
+            return File(path, name, "", None, {}, "no_match", pattern.pattern)
         run, number = match["run"], match.groupdict().get("checkpoint") or number
     named = run if run is not None else parent if parent != "." else Path(path).stem
-    metadata = {name: value for name, value in row.items() if name not in ("run_id", "checkpoint")}
-    return File(path, str(named), _number(number, path), metadata)
+    metadata = {column: value for column, value in row.items() if column not in ("run_id", "checkpoint")}
+    return File(path, name, str(named), _number(number, path), metadata, told_by_folder=run is None)
 
 
 def _number(value: Any, path: str) -> float | None:
@@ -207,15 +246,17 @@ def _trial(folder: Path, trial: Path) -> list[File]:
         given = flattened(json.loads((trial / "params.json").read_text(encoding="utf-8")))
         results = _results(trial / "result.json")
     except BROKEN as error:
-        detail = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        return [File(path.relative_to(folder).as_posix(), "", None, {}, "unreadable", detail) for path in paths]
+        detail = " ".join(f"params.json or result.json: {type(error).__name__}: {error}".split())[:200]
+        places = [path.relative_to(folder).as_posix() for path in paths]
+        return [File(place, place, "", None, {}, "unreadable", detail) for place in places]
     files = []
     for path in paths:
         number = int(re.findall(r"\d+", path.relative_to(trial).parts[0])[-1])
         inside = path.resolve().is_relative_to(folder.resolve())
         refused = ("", "") if inside else ("outside", f"leads to {path.resolve()}")
         metadata = {**given, **results.get(number, {})}
-        files.append(File(path.relative_to(folder).as_posix(), name, number, metadata, *refused))
+        place = path.relative_to(folder).as_posix()
+        files.append(File(place, _names([place])[0], name, number, metadata, *refused))
     return files
 
 

@@ -4,13 +4,17 @@
 """
 
 import os
+import signal
 import socket
 import sys
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from urllib.parse import urlsplit
+from weakref import WeakSet
 
 from wscore.errors import DataError
 from wscore.zoo.xet import bound_transfers
@@ -30,6 +34,8 @@ PASSING = (429, 500, 502, 503, 504)
 ZOO_FILES = ("*.parquet", "layouts.json")
 FIX = "see `HF_ENDPOINT` and `HF_HUB_OFFLINE`, or use local files (`data.root`, `zoo.path`)"
 T = TypeVar("T")
+STOPPED = threading.Event()  # by Ctrl-C
+ANSWERS: WeakSet[Any] = WeakSet()  # that may still be read
 
 
 class HubError(OSError):
@@ -52,7 +58,8 @@ def load_hub_dataset(repository: str, revision: str | None, *, name: str | None 
     # Offline the client takes whatever revision it cached last, so each pinned one has a cache of its own.
     cache = None if revision is None else str(Path(config.HF_DATASETS_CACHE, "pinned", revision))
     try:
-        content = load_dataset(repository, name, revision=revision, cache_dir=cache)
+        with stopped_by_signals():
+            content = load_dataset(repository, name, revision=revision, cache_dir=cache)
     except client_errors() as error:
         raise refused(repository, revision, error) from error
     assert isinstance(content, DatasetDict)
@@ -62,7 +69,7 @@ def load_hub_dataset(repository: str, revision: str | None, *, name: str | None 
 def download_zoo(repository: str, revision: str | None) -> Path:
     """Return the local copy of a published zoo or table at a revision (null: the newest), downloading what is missing.
 
-    The name of the folder is the commit. An interrupted download goes on where it was.
+    The name of the folder is the commit. After an interrupted download the files that were whole are not fetched again.
 
     Raises:
         DataError: if the Hub can't be reached, or has no such data set or revision.
@@ -102,7 +109,8 @@ def download(
         return snapshot_download(repository, repo_type=kind, revision=revision, allow_patterns=allowed, **client)
 
     try:
-        return Path(persist(fetch))
+        with stopped_by_signals():
+            return Path(persist(fetch))
     except client_errors() as error:
         raise refused(repository, revision, error, fix=fix) from error
 
@@ -147,6 +155,46 @@ def bound_waiting() -> None:
     base, hooks = getattr(kind, "impatient", kind), session.event_hooks
     client: Any = type("PatientClient", (base,), {"impatient": base, "patience": SILENCE_SECONDS, "send": _send(base)})
     set_client_factory(lambda: client(event_hooks=hooks, follow_redirects=True, timeout=SILENCE_SECONDS))
+
+
+@contextmanager
+def stopped_by_signals() -> Iterator[None]:
+    """Let Ctrl-C and, where it is taken as that, SIGTERM end the transfers of the block.
+
+    Left alone the client, whose threads know of no signal, would first finish the files that it has begun.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    usual = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def stop(number: int, frame: Any) -> None:
+        STOPPED.set()
+        threading.Thread(target=_hang_up, daemon=True).start()  # a lock that it needs may be held here
+        usual[signal.Signals(number)](number, frame)  # pyright: ignore[reportCallIssue, reportOptionalCall]
+
+    try:
+        for number, handler in usual.items():
+            if callable(handler):
+                signal.signal(number, stop)
+        yield
+    finally:
+        for number, handler in usual.items():
+            signal.signal(number, handler)
+        STOPPED.clear()
+
+
+def _hang_up() -> None:
+    """End all connections on which an answer may still come in, so that nobody waits for it."""
+    from huggingface_hub.utils._xet import abort_xet_session
+
+    abort_xet_session()
+    for answer in list(ANSWERS):
+        stream = answer.extensions.get("network_stream")
+        connection = None if stream is None else stream.get_extra_info("socket")
+        if connection is not None:
+            with suppress(OSError):
+                socket.socket.shutdown(connection, socket.SHUT_RDWR)
 
 
 def persist(call: Callable[[], T]) -> T:
@@ -221,6 +269,8 @@ def _send(base: Any) -> Callable[..., Any]:
     silence = getattr(sys.modules[base.__module__.partition(".")[0]], "TimeoutException", TimeoutError)
 
     def send(self: Any, request: Any, **options: Any) -> Any:
+        if STOPPED.is_set():
+            raise HubError("stopped")
         asked = request.extensions.get("timeout", {})
         limits = {name: SILENCE_SECONDS if asked.get(name) is None else asked[name] for name in WAITS}
         request.extensions = {**request.extensions, "timeout": limits}  # some calls ask for no limit at all
@@ -228,6 +278,7 @@ def _send(base: Any) -> Callable[..., Any]:
             response = base.send(self, request, **options)
         except silence as error:
             raise HubError(f"no answer from {request.url.host} ({error or type(error).__name__})") from error
+        ANSWERS.add(response)
         pause = response.headers.get("Retry-After", "")
         if response.status_code in PASSING and pause.isdecimal() and int(pause) > LONGEST_PAUSE:
             raise HubError(f"{response.status_code}, the Hub asks to wait for {int(pause):,} s")

@@ -47,6 +47,7 @@ class Plan(NamedTuple):
         refused: what is known to be left out before anything is read.
         identity: hash of all that is read.
         origin: where it comes from, recorded in the zoo.
+        empty: what to do if it turns out that there is nothing in it.
     """
 
     read: Reader
@@ -54,6 +55,7 @@ class Plan(NamedTuple):
     refused: list[Refused]
     identity: str
     origin: dict[str, str]
+    empty: str | None = None
 
 
 class Job(NamedTuple):
@@ -85,16 +87,9 @@ def take_in(plan: Plan, config: ZooConfig, out: Path, factories: Mapping[str, st
     plain = msgspec.json.encode([to_plain(config.reading), to_plain(config.hygiene), config.max_weight])
     code = [path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))]
     folder = Path.cwd() / CACHE / content_hash(plan.identity, plain, *code)
-    jobs = [
-        Job(
-            plan.read,
-            piece,
-            folder / f"shard-{number:06d}.parquet",
-            config.max_weight,
-            config.hygiene.constant != "keep",
-        )
-        for number, piece in enumerate(plan.pieces)
-    ]
+    limits = config.max_weight, config.hygiene.constant != "keep"
+    shards = [folder / f"shard-{number:06d}.parquet" for number in range(len(plan.pieces))]
+    jobs = [Job(plan.read, piece, path, *limits) for piece, path in zip(plan.pieces, shards, strict=True)]
     todo = [job for job in jobs if not is_whole(job.path)]
     with tqdm(total=len(jobs), initial=len(jobs) - len(todo), desc="reading", unit="shard", disable=None) as bar:
         where = {"backend": config.parallel.backend, "address": config.parallel.address, "where": "zoo.parallel"}
@@ -103,7 +98,10 @@ def take_in(plan: Plan, config: ZooConfig, out: Path, factories: Mapping[str, st
     taken = judge([job.path for job in jobs], config.hygiene)
     refused = [*plan.refused, *taken.refused()]
     if not any(taken.kept):
-        raise DataError("no network is left", where="zoo", got=_counted(refused) or "nothing", fix=_first(refused))
+        shutil.rmtree(folder, ignore_errors=True)
+        fix = _first(refused) or plan.empty
+        raise DataError("no network is left", where="zoo", got=_counted(refused) or "nothing", fix=fix)
+    _check_columns(taken.columns, config)
     taken.name_factories(config.reading, factories)
     stuck = taken.rebuilding(factories)
     with atomic_folder(out) as temporary:
@@ -122,6 +120,18 @@ def _check_factory(reading: ReadingConfig, factories: Mapping[str, str]) -> None
     if reading.factory is not None and reading.factory not in factories:
         expected = ", ".join(factories) or "an entry in data.factories"
         raise ConfigError("unknown factory", where="zoo.reading.factory", expected=expected, got=reading.factory)
+
+
+def _check_columns(columns: Columns, config: ZooConfig) -> None:
+    """Refuse parameters that name columns which no network has."""
+    reading = config.reading
+    named = {f"factory_columns[{place}]": name for place, name in enumerate(reading.factory_columns)}
+    if config.source == "folder":
+        named |= {"run_column": reading.run_column or "", "checkpoint_column": reading.checkpoint_column or ""}
+    for key, name in named.items():
+        if name and name not in columns.kinds and name not in ("run_id", "checkpoint"):
+            expected = f"one of {', '.join(columns.kinds) or 'none: there is no metadata'}"
+            raise ConfigError("no network has this column", where=f"zoo.reading.{key}={name}", expected=expected)
 
 
 def read_shard(job: Job) -> int:
@@ -348,7 +358,11 @@ def _check_metadata(taken: Taken, hygiene: HygieneConfig) -> None:
         return
     for row in np.flatnonzero(taken.kept).tolist():
         known = taken.metadata(row)
-        missing = [name for name in (*hygiene.required, *hygiene.minimum) if known.get(name) is None]
+        missing = [name for name in dict.fromkeys((*hygiene.required, *hygiene.minimum)) if known.get(name) is None]
+        text = next((name for name in hygiene.minimum if isinstance(known.get(name), str | list)), None)
+        if text is not None:
+            got = f"{taken.ids[row]}: {str(known[text])[:40]!r}"
+            raise ConfigError("is no column of numbers", where=f"zoo.hygiene.minimum.{text}", got=got)
         low = [name for name, least in hygiene.minimum.items() if name not in missing and not known[name] >= least]
         if missing:
             taken.refuse(row, "missing_metadata", ", ".join(missing))

@@ -15,7 +15,7 @@ from wscore.errors import ConfigError, DataError, WscoreWarning
 
 TABLES = ("metadata.csv", "metadata.json", "metadata.jsonl", "metadata.parquet")
 OURS = ("model_id", "layout", "n_weights", "weights", "dtype")
-FIELD = re.compile(r"\{(\w+)(?::([dfs]))?\}")
+FIELD = re.compile(r"\{(\w+)(?::[\d.]*([dfs]))?\}")
 PATTERNS = {"d": r"[-+]?\d+", "f": r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?", "s": r"[^/]+?"}
 
 
@@ -23,8 +23,9 @@ class NamePattern:
     """Columns told from the path of a file.
 
     Args:
-        text: a template such as `epoch_{epoch:d}_acc_{accuracy:f}` (d: whole number, f: number, s or nothing: text), or a
-            regular expression with named groups; it may fit any part of the path without its extension.
+        text: a template such as `epoch_{epoch:d}_acc_{accuracy:f}` (d: whole number, f: number, s or nothing: text; widths
+            as in {epoch:03d} are ignored), or a regular expression with named groups; it may fit any part of the path
+            without its extension.
 
     Raises:
         ConfigError: if it names no column or is no regular expression.
@@ -98,7 +99,7 @@ def read_table(folder: Path) -> tuple[Path, pd.DataFrame] | None:
 def _parsed(path: Path) -> pd.DataFrame:
     try:
         if path.suffix == ".csv":
-            return pd.read_csv(path)
+            return pd.read_csv(path, dtype={"file": str})  # 0001 is a name
         if path.suffix == ".parquet":
             return pd.read_parquet(path)
         text = path.read_text(encoding="utf-8")
@@ -123,6 +124,9 @@ def join(paths: Sequence[str], table: pd.DataFrame, path: Path) -> tuple[list[di
     """Return the row of each file, and the files that the table names in vain.
 
     A file is told from its path or, where no other file has it, from its name; both also without extension.
+
+    Raises:
+        DataError: if two rows name a file, with and without its extension.
     """
     names = [Path(name).name for name in paths]
     keys = [[one, one.rpartition(".")[0] or one] for one in paths]
@@ -131,6 +135,8 @@ def join(paths: Sequence[str], table: pd.DataFrame, path: Path) -> tuple[list[di
     rows = {str(row["file"]): row for row in table.to_dict("records")}
     found, used = [], set()
     for full, short in zip(keys, shorter, strict=True):
+        if full[0] != full[1] and set(full) <= rows.keys():
+            raise DataError("names a file twice", where=path, got=full)
         wanted = [*full, *(key for key in short if counts[key] == 1)]
         key = next((key for key in wanted if key in rows), None)
         found.append({} if key is None else present(rows[key]))

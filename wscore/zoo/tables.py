@@ -21,7 +21,7 @@ from wscore.zoo.folder import find_folder, stamp
 from wscore.zoo.hub import download_zoo
 from wscore.zoo.intake import Plan
 from wscore.zoo.layout import Layout
-from wscore.zoo.metadata import flattened, present
+from wscore.zoo.metadata import flattened, plain_value, present
 from wscore.zoo.records import Found, Refused, RejectedError
 from wscore.zoo.store import Zoo
 from wscore.zoo.vectors import cut
@@ -100,7 +100,8 @@ def read_piece(reading: ReadingConfig, piece: Piece) -> Iterator[Found | Refused
     file = pq.ParquetFile(piece.file)
     for batch in file.iter_batches(batch_size=BATCH, row_groups=list(piece.groups)):
         for row in _rows(batch, reading.columns.weights):
-            name = f"row-{number:07d}" if reading.columns.id is None else str(row.get(reading.columns.id))
+            given = None if reading.columns.id is None else plain_value(row.get(reading.columns.id))
+            name = f"row-{number:07d}" if given is None else str(given)
             number += 1
             try:
                 yield _network(name, row, reading)
@@ -128,9 +129,9 @@ def _plan_own(folder: Path, origin: dict[str, str]) -> Plan:
 
 def _plan_table(folder: Path, config: ZooConfig, origin: dict[str, str]) -> Plan:
     paths = sorted(path for path in folder.rglob("*.parquet") if path.name != "metadata.parquet")
-    if not paths:
-        found = sorted(path.name for path in folder.iterdir())[:8]
-        raise DataError("no parquet files here", where=folder, expected="a table of networks", got=found)
+    if not paths:  # a data set of other files leaves no folder
+        found = sorted(path.name for path in folder.iterdir())[:8] if folder.is_dir() else []
+        raise DataError("no parquet files here", where=origin["path"], expected="a table of networks", got=found)
     pieces, first = [], 0
     for path in paths:
         try:

@@ -44,7 +44,9 @@ def plan_vectors(config: ZooConfig) -> Plan:
     known = content_hash(stamp(paths), str(folder.resolve()))
     read = functools.partial(read_vectors, config.reading)
     origin = {"source": config.source, "path": str(config.path), "dataset": config.reading.dataset}
-    return Plan(read, [str(path.resolve()) for path in paths], [], known, origin)
+    held = ", ".join(path.name for path in paths[:8])
+    empty = f"no data set of zoo.reading.dataset={config.reading.dataset} is in {held}; joint reads all"
+    return Plan(read, [str(path.resolve()) for path in paths], [], known, origin, empty)
 
 
 def read_vectors(reading: ReadingConfig, file: str) -> Iterator[Found | Refused]:
@@ -171,6 +173,10 @@ def plan_small_cnns(config: ZooConfig) -> Plan:
         got = f"{len(weights)} and {len(metrics)} rows"
         raise DataError("weights.npy and metrics.csv differ in length", where=folder, got=got)
     tensors = _tensors(layout, weights.shape[1], paths[2])
+    for key in ("run_column", "checkpoint_column"):
+        if (name := getattr(config.reading, key)) is not None and name not in metrics:
+            where, expected = f"zoo.reading.{key}={name}", f"one of {', '.join(map(str, metrics))}"
+            raise ConfigError(f"no such column in {paths[1].name}", where=where, expected=expected)
     run, step = config.reading.run_column or "modeldir", config.reading.checkpoint_column or "step"
     pieces = [_piece(metrics, start, run, step) for start in range(0, len(metrics), ROWS_PER_SHARD)]
     known = content_hash(stamp(paths), str(folder.resolve()), run, step)
@@ -226,16 +232,24 @@ def _tensors(layout: pd.DataFrame, width: int, path: Path) -> list[tuple[str, in
     if missing:
         raise ConfigError("has no column of this name", where=path, expected=columns, got=missing)
     tensors = []
-    for varname, start, end, text in layout[list(columns)].itertuples(index=False):
-        shape = tuple(int(part) for part in str(text).strip("()[] ").replace(",", " ").split())
+    for varname, first, last, text in layout[list(columns)].itertuples(index=False):
+        try:
+            start, end = int(first), int(last)
+            shape = tuple(int(part) for part in str(text).strip("()[] ").replace(",", " ").split())
+        except (ValueError, OverflowError) as error:
+            got = f"{varname}: {first} to {last}, shape {text}"
+            raise DataError("is no layout", where=path, expected="whole numbers", got=got) from error
         name = str(varname).partition(":")[0].replace("/", ".")
         module, _, leaf = name.rpartition(".")
         name = f"{module}.{KERAS_LEAVES.get(leaf, leaf)}" if module else KERAS_LEAVES.get(leaf, leaf)
-        if int(end) - int(start) != math.prod(shape) or not 0 <= int(start) <= int(end) <= width:
+        if end - start != math.prod(shape) or not 0 <= start <= end <= width:
             got = f"{varname}: {start} to {end}, shape {shape}, of {width}"
             raise DataError("layout does not fit the weights", where=path, got=got)
-        tensors.append((name, int(start), int(end), shape))
-    if sum(end - start for _, start, end, _ in tensors) != width:
-        total = sum(end - start for _, start, end, _ in tensors)
-        raise DataError("layout does not cover the weights", where=path, expected=width, got=total)
+        tensors.append((name, start, end, shape))
+    ends = [0, *sorted(end for _, _, end, _ in tensors)]
+    if sorted(start for _, start, _, _ in tensors) != ends[:-1] or ends[-1] != width:
+        expected, got = f"0 to {width:,} without gaps", f"{sum(end - start for _, start, end, _ in tensors):,} weights"
+        raise DataError("layout does not cover the weights once", where=path, expected=expected, got=got)
+    if len({name for name, *_ in tensors}) < len(tensors):
+        raise DataError("layout names a tensor twice", where=path, got=[name for name, *_ in tensors])
     return tensors

@@ -224,3 +224,135 @@ def test_what_is_no_checkpoint_is_told_apart(tmp_path):
     assert refused(tmp_path / "c.pt") == refused(tmp_path / "nowhere.pt") == refused(tmp_path) == "unreadable"
     (tmp_path / "d.pt").write_text("<html>404</html>")
     assert refused(tmp_path / "d.pt") == "no_checkpoint"
+
+
+@pytest.mark.parametrize("suffix", ["pt", "pth", "ckpt", "tar", "bin", "pth.tar"])
+@pytest.mark.parametrize("zipped", [True, False])
+def test_every_extension_of_torch_is_read_and_runs_no_code(tmp_path, monkeypatch, suffix, zipped):
+    monkeypatch.chdir(tmp_path)
+    state = {"w": torch.rand(2, 3)}
+    torch.save({"state_dict": state}, tmp_path / f"a.{suffix}", _use_new_zipfile_serialization=zipped)
+    assert same(read_checkpoint(tmp_path / f"a.{suffix}", key=None, most=MOST).state, state)
+    torch.save({**state, "x": Evil()}, tmp_path / f"b.{suffix}", _use_new_zipfile_serialization=zipped)
+    assert refused(tmp_path / f"b.{suffix}") == "code"
+    assert not (tmp_path / "pwned").exists()
+
+
+def test_programs_and_plain_pickles_are_told_apart(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with zipfile.ZipFile(tmp_path / "a.pt", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in ("a/data.pkl", "a/code/__torch__.py", "a/constants.pkl"):
+            archive.writestr(name, "x")
+    with pytest.raises(RejectedError, match="TorchScript program"):
+        read_checkpoint(tmp_path / "a.pt", key=None, most=MOST)
+    (tmp_path / "b.pkl").write_bytes(
+        b"\x80\x04\x95\x1d" + bytes(7) + b"\x8c\x05posix\x94\x8c\x05mkdir\x94\x93\x94\x8c\x05pwned\x94\x85\x94R\x94."
+    )
+    with pytest.raises(RejectedError, match=r"a pickle that torch\.save did not write"):
+        read_checkpoint(tmp_path / "b.pkl", key=None, most=MOST)
+    assert not (tmp_path / "pwned").exists()
+
+
+def test_arrays_averages_and_odd_tensors_are_read_whole(tmp_path):
+    state = {"a.weight": torch.rand(3, 4), "a.bias": torch.rand(3)}
+    mixed = {"a.weight": state["a.weight"].numpy(), "a.bias": state["a.bias"]}
+    assert same(taken({"model": mixed, "author": "x"}), state)
+    assert same(taken({key: value.numpy() for key, value in state.items()}), state)
+    averaged = {"n_averaged": torch.tensor(5), **{f"module.{key}": value for key, value in state.items()}}
+    assert same(taken(averaged), {**state, "n_averaged": torch.tensor(5)})
+    big = torch.rand(9, 9)
+    odd = {
+        "view": big[:3, :4], "turned": torch.rand(4, 3).t(), "tied": state["a.weight"], "twin": state["a.weight"],
+        "half": torch.rand(3).half(), "brain": torch.rand(3).bfloat16(), "double": torch.rand(3).double(),
+        "eighth": torch.rand(3).to(torch.float8_e4m3fn),
+    }  # fmt: skip
+    torch.save(odd, tmp_path / "a.pt")
+    found = read_checkpoint(tmp_path / "a.pt", key=None, most=MOST).state
+    assert all(torch.equal(found[name].float(), value.float()) for name, value in odd.items())
+
+
+def test_the_state_of_an_optimizer_is_no_network():
+    moments = {0: {"exp_avg": torch.rand(3), "step": torch.tensor(1.0)}}
+    with pytest.raises(RejectedError, match="the state of an optimizer"):
+        taken({"state": moments, "param_groups": [{"lr": 0.1}]})
+    state = {"w": torch.rand(3)}
+    assert same(taken({"model": state, "state": moments, "param_groups": []}), state)
+
+
+def test_masks_of_gpt_go_and_fresh_biases_of_several_axes_stay():
+    causal = torch.ones(5, 5).tril()
+    state = {
+        "attn.masked_bias": torch.tensor(-1e9), "attn.bias": causal[None, None], "attn.mask": -1e4 * (1 - causal),
+        "causal_mask": torch.full((5, 5), torch.finfo(torch.float32).min).triu(1),
+        "gru.bias": torch.zeros(2, 9), "query.bias": torch.zeros(4, 4), "lone.bias": torch.ones(1, 1),
+        "mask_token": torch.zeros(1, 1, 8), "w": torch.rand(2, 2),
+    }  # fmt: skip
+    assert set(taken(state)) == {"gru.bias", "query.bias", "lone.bias", "mask_token", "w"}
+
+
+def keras3(group, layers):
+    for name, variables in layers.items():
+        for number, value in enumerate(variables):
+            group[f"{name}/vars/{number}"] = np.asarray(value, np.float32)
+
+
+RNG = np.random.default_rng(0)
+LSTM = [RNG.random((6, 16)), RNG.random((4, 16)), RNG.random(16)]
+SEPARABLE = [RNG.random((3, 3, 4, 2)), RNG.random((1, 1, 8, 5)), RNG.random(5)]
+EMBEDDING = [RNG.random((11, 6))]
+
+
+def test_both_layouts_of_keras_give_the_same_recurrent_and_separable_layers(tmp_path):
+    """As Keras 3.15 writes them: `save_weights`, a .keras archive, and the older layout of one group per layer."""
+    with h5py.File(tmp_path / "new.weights.h5", "w") as file:
+        keras3(file, {"layers/lstm/cell": LSTM, "layers/separable_conv2d": SEPARABLE, "layers/embedding": EMBEDDING})
+        keras3(file, {"layers/normalization": [np.ones(3)] * 3, "layers/dropout/seed_generator": [np.ones(2)]})
+        keras3(file, {"optimizer": [np.ones(500)]})
+    with zipfile.ZipFile(tmp_path / "new.keras", "w") as archive:
+        archive.writestr("config.json", "{}")
+        archive.write(tmp_path / "new.weights.h5", "model.weights.h5")
+    layers = {"separable_conv2d": SEPARABLE, "embedding": EMBEDDING, "lstm": LSTM}
+    names = {
+        "separable_conv2d": ["depthwise_kernel", "pointwise_kernel", "bias"], "embedding": ["embeddings"],
+        "lstm": ["lstm_cell/kernel", "lstm_cell/recurrent_kernel", "lstm_cell/bias"],
+    }  # fmt: skip
+    with h5py.File(tmp_path / "old.h5", "w") as file:
+        file["optimizer_weights/m"] = np.ones(400)
+        file.create_group("model_weights").attrs["layer_names"] = list(layers)
+        for layer, some in layers.items():
+            own = [f"{layer}/{name}:0" for name in names[layer]]
+            file["model_weights"].create_group(layer).attrs["weight_names"] = own
+            for name, value in zip(own, some, strict=True):
+                file[f"model_weights/{layer}/{name}"] = np.asarray(value, np.float32)
+    new, archive, old = (
+        read_checkpoint(tmp_path / name, key=None, most=MOST).state
+        for name in ("new.weights.h5", "new.keras", "old.h5")
+    )
+    assert same(archive, new)
+    assert list(old) == [
+        "separable_conv2d.depthwise_kernel", "separable_conv2d.pointwise_kernel", "separable_conv2d.bias",
+        "embedding.weight", "lstm.lstm_cell.weight", "lstm.lstm_cell.recurrent_kernel", "lstm.lstm_cell.bias",
+    ]  # fmt: skip
+    new = {name.replace("layers.", "").replace(".cell.", ".lstm_cell."): value for name, value in new.items()}
+    assert set(new) - set(old) == {f"normalization.{name}" for name in ("bias", "running_mean", "running_var")}
+    assert all(torch.equal(new[name], value) for name, value in old.items())
+    assert old["separable_conv2d.depthwise_kernel"].shape == (8, 1, 3, 3)
+    assert old["separable_conv2d.depthwise_kernel"][3, 0, 2, 1].item() == pytest.approx(SEPARABLE[0][2, 1, 1, 1])
+    assert old["lstm.lstm_cell.recurrent_kernel"].shape == (16, 4)
+    assert old["embedding.weight"].shape == (11, 6)
+
+
+def test_bombs_of_many_parts_are_refused_before_they_are_unpacked(tmp_path, monkeypatch):
+    monkeypatch.setattr("wscore.zoo.checkpoints.HARMLESS_SIZE", 10**5)
+    (tmp_path / "a.npz").write_bytes(npz({"w": torch.zeros(MOST // 2)}))
+    assert refused(tmp_path / "a.npz") == "too_large"
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.create_dataset("w0", (10**4,), "f4", chunks=(10**4,), compression="gzip", data=np.zeros(10**4, "f4"))
+        for number in range(1, 120):
+            file[f"w{number}"] = file["w0"]  # one data set under many names
+    assert refused(tmp_path / "a.h5") == "too_large"
+    with h5py.File(tmp_path / "b.h5", "w") as file:
+        file.create_group("a")
+        file["a/b"] = file["a"]
+        file["a/c"] = file["a"]
+    assert refused(tmp_path / "b.h5") == "too_large"

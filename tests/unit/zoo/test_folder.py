@@ -1,6 +1,7 @@
 """Folders of checkpoints and trials: which files, runs, numbers and columns come out."""
 
 import json
+import os
 import warnings
 
 import numpy as np
@@ -266,3 +267,64 @@ def test_a_trial_without_parameters_is_listed(read_zoo, set_aside, tmp_path):
     with pytest.raises(DataError, match="no trials of Ray Tune here"):
         read_zoo("ray_tune", tmp_path / "in" / "good" / "checkpoint_000000")
     assert isinstance(Zoo(tmp_path / "zoo"), Zoo)
+
+
+def test_files_that_differ_in_their_extension_are_two_networks(read_zoo, tmp_path):
+    for seed, name in enumerate(("a.pt", "a.npz", "b.pth.tar", "c.pt")):
+        save(tmp_path / "in" / name, state(seed))
+    assert list(read_zoo("folder", tmp_path / "in").table["model_id"]) == ["a.npz", "a.pt", "b", "c"]
+
+
+def test_a_pipe_is_listed_and_not_waited_for(read_zoo, set_aside, tmp_path):
+    save(tmp_path / "in" / "a.pt", state())
+    os.mkfifo(tmp_path / "in" / "b.pt")
+    with pytest.warns(WscoreWarning, match="1 unreadable"):
+        assert len(read_zoo("folder", tmp_path / "in")) == 1
+    assert set_aside() == {"b.pt": "unreadable"}
+
+
+def test_run_and_order_come_from_what_stands_beside_the_weights(read_zoo, tmp_path):
+    for seed, (name, run, epoch) in enumerate((("a/x", "A", 5), ("a/y", "A", 4), ("b/z", "B", 1))):
+        save(tmp_path / "in" / f"{name}.pt", {"state_dict": state(seed), "epoch": epoch, "trial": run})
+    reading = {"run_column": "trial", "checkpoint_column": "epoch"}
+    table = read_zoo("folder", tmp_path / "in", reading=reading).table
+    assert list(table["run_id"]) == ["A", "A", "B"]
+    assert list(table["checkpoint"]) == [5, 4, 1]
+
+
+@pytest.mark.parametrize(
+    ("reading", "message"),
+    [
+        ({"run_column": "trail"}, r"zoo\.reading\.run_column=trail: no network has this column; expected one of epoch"),
+        ({"checkpoint_column": "step"}, r"zoo\.reading\.checkpoint_column=step: no network has this column"),
+        ({"factory_columns": ("width",)}, r"zoo\.reading\.factory_columns\[0\]=width: no network has this column"),
+        (
+            {"name_pattern": "step{step:d}"},
+            r"name_pattern: fits no checkpoint; expected a match in paths like epoch_03\.pt",
+        ),
+    ],
+)
+def test_columns_and_patterns_that_fit_nothing_are_named(read_zoo, tmp_path, reading, message):
+    save(tmp_path / "in" / "epoch_03.pt", state())
+    with pytest.raises((ConfigError, DataError), match=message):
+        read_zoo("folder", tmp_path / "in", reading={"name_pattern": "epoch_{epoch:02d}", **reading})
+    assert not (tmp_path / "zoo").exists()
+
+
+def test_names_of_digits_are_names(read_zoo, tmp_path):
+    save(tmp_path / "in" / "0001.pt", state())
+    (tmp_path / "in" / "metadata.csv").write_text("file,acc\n0001,0.5\n")
+    assert list(read_zoo("folder", tmp_path / "in").table["acc"]) == [0.5]
+    (tmp_path / "in" / "metadata.csv").write_text("file,acc\n0001,0.5\n0001.pt,0.6\n")
+    with pytest.raises(DataError, match="names a file twice"):
+        read_zoo("folder", tmp_path / "in")
+
+
+def test_a_trial_without_checkpoints_is_listed(read_zoo, set_aside, tmp_path):
+    trial(tmp_path / "in", "good")
+    trial(tmp_path / "in", "bare", checkpoints=0)
+    trial(tmp_path / "in", "odd", checkpoints=1)
+    (tmp_path / "in" / "odd" / "result.json").write_text('{"training_iteration": "x"}\n')
+    with pytest.warns(WscoreWarning, match="2 set aside"):
+        read_zoo("ray_tune", tmp_path / "in")
+    assert set_aside() == {"bare": "file_missing", "odd/checkpoint_000000/checkpoints": "unreadable"}

@@ -1,10 +1,11 @@
 """What is wrong with networks, and which belong together."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
-from wscore.errors import WscoreWarning
+from wscore.errors import ConfigError, WscoreWarning
 from wscore.zoo.hygiene import SKETCH, defect, join_groups, near_pairs, sketch
 from wscore.zoo.layout import layout_of
 
@@ -100,10 +101,14 @@ def test_constant_layers_and_small_ones_relate_nobody(read_zoo, tmp_path):
 def test_metadata_that_is_asked_for_decides(read_zoo, set_aside, tmp_path):
     states = {f"acc_0.{n}.pt": state(n) for n in range(1, 4)} | {"x.pt": state(9)}
     hygiene = {"required": ("accuracy",), "minimum": {"accuracy": 0.2}}
-    with pytest.warns(WscoreWarning, match="2 set aside"):
+    with pytest.warns(WscoreWarning) as caught:
         zoo = read_zoo(
             "folder", save(tmp_path / "in", states), hygiene=hygiene, reading={"name_pattern": "acc_{accuracy:f}"}
         )
+    assert "1 of 4 checkpoints don't fit zoo.reading.name_pattern" in str(caught[0].message)
+    assert "2 set aside" in str(caught[1].message)
+    rows = pd.read_csv(tmp_path / "zoo" / "set_aside.csv").set_index("model_id")
+    assert rows.loc["x", "detail"] == "accuracy"
     assert list(zoo.table["accuracy"]) == [0.2, 0.3]
     assert set_aside() == {"acc_0.1": "below_minimum", "x": "missing_metadata"}
 
@@ -112,4 +117,13 @@ def test_two_copies_of_one_checkpoint_under_other_names_count_once(read_zoo, set
     folder = save(tmp_path / "in", {"r/1.pt": state(1), "r/1.pth": state(2), "r/01.pt": state(3)})
     with pytest.warns(WscoreWarning, match="2 same_checkpoint"):
         read_zoo("folder", folder, run_pattern=r"(?P<run>r)/(?P<checkpoint>\d+)")
-    assert set(set_aside()) == {"r/1"}
+    assert set(set_aside()) == {"r/1.pt", "r/1.pth"}
+
+
+def test_a_least_value_of_texts_is_refused(read_zoo, tmp_path):
+    folder = save(tmp_path / "in", {"adam.pt": state(1)})
+    reading = {"name_pattern": "{optimizer}"}
+    with pytest.raises(
+        ConfigError, match=r"zoo\.hygiene\.minimum\.optimizer: is no column of numbers; got adam: 'adam'"
+    ):
+        read_zoo("folder", folder, hygiene={"minimum": {"optimizer": 0.5}}, reading=reading)

@@ -116,3 +116,11 @@ def test_a_table_from_the_hub_records_its_revision(read_zoo, tmp_path, monkeypat
     assert len(zoo) == 2
     origin = json.loads((tmp_path / "zoo" / "source.json").read_text())
     assert origin["revision"] == "0a1b2c"
+
+
+def test_rows_without_a_name_are_numbered_and_double_names_are_listed(read_zoo, set_aside, tmp_path):
+    rows = [{"weights": flat(seed), "name": name} for seed, name in enumerate(["a", None, "a", None])]
+    with pytest.warns(WscoreWarning, match="1 same_checkpoint"):
+        zoo = read_zoo("parquet", write(tmp_path / "in", rows), reading={"columns": {"id": "name"}})
+    assert list(zoo.table["model_id"]) == ["a", "row-0000001", "row-0000003"]
+    assert set_aside() == {"a": "same_checkpoint"}

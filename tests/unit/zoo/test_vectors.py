@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
-from wscore.errors import DataError, WscoreWarning
+from wscore.errors import ConfigError, DataError, WscoreWarning
 
 
 def zoo_dataset(folder):
@@ -127,3 +127,29 @@ def test_small_cnn_files_that_do_not_fit_are_named(read_zoo, tmp_path):
     (folder / "layout.csv").unlink()
     with pytest.raises(DataError, match=r"layout\.csv: file is missing"):
         read_zoo("small_cnn_zoo", folder)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a,x,3,(3)\n", "is no layout; expected whole numbers; got a: x to 3"),
+        ("a,,3,(3)\n", "is no layout"),
+        ("a,0,45,(45)\nb,0,45,(45)\n", "does not cover the weights once"),
+        ("a,0,45,(45)\na,45,90,(45)\n", "names a tensor twice"),
+    ],
+)
+def test_layouts_of_small_cnns_that_are_none_are_named(read_zoo, tmp_path, text, message):
+    folder = small_cnns(tmp_path / "in")
+    (folder / "layout.csv").write_text(f"varname,start_idx,end_idx,shape\n{text}")
+    with pytest.raises(DataError, match=message):
+        read_zoo("small_cnn_zoo", folder)
+
+
+def test_columns_and_data_sets_that_are_not_there_are_named(read_zoo, tmp_path):
+    with pytest.raises(ConfigError, match=r"run_column=seed: no such column in metrics\.csv; expected one of modeldir"):
+        read_zoo("small_cnn_zoo", small_cnns(tmp_path / "small"), reading={"run_column": "seed"})
+    message = (
+        r"no network is left; got nothing; no data set of zoo\.reading\.dataset=imagenet is in mnist\.pt, svhn\.pt"
+    )
+    with pytest.raises(DataError, match=message):
+        read_zoo("zoo_dataset", zoo_dataset(tmp_path / "in"), reading={"dataset": "imagenet"})
