@@ -1,6 +1,7 @@
 """How much of a network is kept by how many numbers: every method judged at every size on the same held-out networks."""
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +13,7 @@ from wscore.evaluation.config import EvaluateConfig
 from wscore.evaluation.reconstruction import OURS, held_out, judge, methods, probe
 from wscore.evaluation.refined import Refinement
 from wscore.evaluation.report import report
+from wscore.evaluation.resumed import Parts, Records
 from wscore.evaluation.sized import sized_controls
 from wscore.models.autoencoder import load_autoencoder, load_latent_code
 from wscore.tokens.cache import TokenCache
@@ -32,9 +34,11 @@ class RateFidelityConfig(Section):
 
     Args:
         latent_bits: of a number of a latent in the mean, one autoencoder each; all else is as in section `ae`.
+        networks: held-out networks that are judged, the same at every size.
     """
 
     latent_bits: Annotated[tuple[Annotated[float, msgspec.Meta(gt=0, le=32)], ...], msgspec.Meta(min_length=1)]
+    networks: Annotated[int, msgspec.Meta(ge=1)]
 
 
 def curve(
@@ -44,6 +48,7 @@ def curve(
     images: Images | Tasks,
     config: EvaluateConfig,
     refine: RefineConfig | None = None,
+    parts: Parts | None = None,
 ) -> pd.DataFrame:
     """Return one row per size and method: latent_bits, method and `COLUMNS`, over the networks of the test split.
 
@@ -56,16 +61,21 @@ def curve(
         images: on which networks are compared.
         config: of the evaluation.
         refine: how latents are refined besides, or None.
+        parts: keeps the rows of the sizes that are done.
     """
     refinement = None if refine is None else Refinement(zoo, images, refine)
-    rows, shown, records = held_out(cache, config), probe(images, config), []
-    for size, folder in sorted(models.items()):
+    rows, shown = held_out(cache, config), probe(images, config)
+
+    def judged(size: float, folder: Path) -> Records:
         ways = methods(cache, load_autoencoder(folder), config, refinement, load_latent_code(folder / "decoder"))
         ways |= sized_controls(zoo, cache, ways[OURS], config)
         found = report(judge(zoo, rows, ways, shown, cache=cache, batch_size=config.batch_size), config)
-        for name in ways:
-            values = {column: found[name].get(column, float("nan")) for column in COLUMNS}
-            records.append({"latent_bits": size, "method": name, **values})
+        values = {name: {column: found[name].get(column, float("nan")) for column in COLUMNS} for name in ways}
+        return [{"latent_bits": size, "method": name, **own} for name, own in values.items()]
+
+    parts, records = parts or Parts(None), []
+    for size, folder in sorted(models.items()):
+        records += parts(str(size), partial(judged, size, folder))
     return pd.DataFrame(records)
 
 

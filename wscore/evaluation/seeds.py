@@ -1,6 +1,7 @@
 """How much the figures of the autoencoder depend on its seed and on the split, beside those of every control."""
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -13,6 +14,7 @@ from wscore.evaluation.config import EvaluateConfig
 from wscore.evaluation.reconstruction import OURS, held_out, judge, methods, probe
 from wscore.evaluation.refined import Refinement
 from wscore.evaluation.report import report
+from wscore.evaluation.resumed import Parts, Records
 from wscore.evaluation.sized import sized_controls
 from wscore.tokens.cache import TokenCache, build_cache
 from wscore.tokens.config import TokensConfig
@@ -62,8 +64,9 @@ class Recipe(NamedTuple):
 
 
 def every_seed(
-    zoo: Zoo, cache: TokenCache, images: Tasks, recipe: Recipe, config: SeedsConfig, folder: Path
-) -> pd.DataFrame:
+    zoo: Zoo, cache: TokenCache, images: Tasks, recipe: Recipe, config: SeedsConfig, folder: Path,
+    parts: Parts | None = None,
+) -> pd.DataFrame:  # fmt: skip
     """Return one row per training and method: seed, split, method, `HEADLINES` and compression_ratio.
 
     Args:
@@ -73,16 +76,17 @@ def every_seed(
         recipe: of the default pipeline.
         config: seeds and splits.
         folder: where the tokens of the other splits are written.
+        parts: keeps the rows of the trainings that are done and judged.
     """
-    records = []
+    records, parts = [], parts or Parts(None)
     for seed, split, tokens in _variants(zoo, cache, images, recipe, config, folder):
         own = recipe._replace(
             ae=msgspec.structs.replace(recipe.ae, seed=seed), refine=msgspec.structs.replace(recipe.refine, seed=seed),
             evaluate=msgspec.structs.replace(recipe.evaluate, max_networks=config.networks),
         )  # fmt: skip
-        for method, values in _judged(zoo, tokens, images, own).items():
-            found = {name: values.get(name, float("nan")) for name in (*HEADLINES, "compression_ratio")}
-            records.append({"seed": seed, "split": split, "method": method, **found})
+        name = f"seed-{seed}-split-{split}"
+        rows = parts(name, partial(_judged, zoo, tokens, images, own, parts.below(f"{name}-training")))
+        records += [{"seed": seed, "split": split, **row} for row in rows]
     return pd.DataFrame(records)
 
 
@@ -131,17 +135,18 @@ def _variants(
             yield config.seeds[0], split, TokenCache(place)
 
 
-def _judged(zoo: Zoo, cache: TokenCache, images: Tasks, recipe: Recipe) -> dict[str, dict[str, float]]:
-    """Return the report of an autoencoder trained anew and of every control, by method."""
+def _judged(zoo: Zoo, cache: TokenCache, images: Tasks, recipe: Recipe, resume: Path | None) -> Records:
+    """Return method, `HEADLINES` and compression_ratio of an autoencoder trained anew and of every control."""
     shown = images if recipe.ae.behaviour.share else None
-    trained = train_autoencoder(cache, recipe.ae, zoo=zoo, images=shown)
+    trained = train_autoencoder(cache, recipe.ae, zoo=zoo, images=shown, resume=resume)
     config = recipe.evaluate
     ways = methods(cache, trained.model, config, Refinement(zoo, images, recipe.refine), trained.code)
     ways |= sized_controls(zoo, cache, ways[OURS], config)
     rows = held_out(cache, config)
     verdict = judge(zoo, rows, ways, probe(images, config), cache=cache, batch_size=config.batch_size)
     found = report(verdict, config)
-    return {name: found[name] for name in ways}
+    wanted = (*HEADLINES, "compression_ratio")
+    return [{"method": way, **{name: found[way].get(name, float("nan")) for name in wanted}} for way in ways]
 
 
 def _deviation(values: np.ndarray) -> float:

@@ -1,7 +1,7 @@
 """Recipe of the autoencoder: a token cache in, encoder and decoder out."""
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, cast
 
@@ -279,6 +279,7 @@ class Trainee(nn.Module):
         head = ProjectionConfig(latent_dim=sizes.network.latent_dim, projection_dim=config.projection_dim)
         self.projection = ProjectionHead(head) if config.gamma > 0 else None
         self.code: Code | None = None
+        self.widening: dict[int, Tensor] = {}
 
     def forward(self, batch: TokenBatch) -> Reconstruction:
         """Return latents, tokens reconstructed of them as they come back from store, and, of a VAE, posteriors.
@@ -346,22 +347,42 @@ def train_autoencoder(
         history.rows.insert(0, {"epoch": 0, "step": 0, "lr": 0.0, **first})
         if history.best_epoch == 0:
             trainee.load_state_dict(initial)
-    code = latent_code(trainee.autoencoder, cache, config)
+    code = latent_code(trainee.autoencoder, cache, config, trainee.widening)
     return Trained(trainee.autoencoder, code, history, figures(trainee.autoencoder, cache, history, code))
 
 
+def latent_code(
+    model: Autoencoder, cache: TokenCache, config: AeConfig, widening: Mapping[int, Tensor] | None = None
+) -> Code:
+    """Return how latents are stored, so that it suits those of the training networks.
+
+    Args:
+        model: makes the latents.
+        cache: of the networks.
+        config: how many bits there are, and how they are spread.
+        widening: of the latents of a layout, by signature, see `LinearFit.widening`; where bits are spread over the numbers.
+    """
+    latents, kinds = _encoded(model, cache)
+    if config.allocation == "uniform":
+        return LatentCode.fit(latents, cast("Bits", int(config.latent_bits)))
+    for kind, factors in (widening or {}).items():
+        rows = (kinds == kind).nonzero()[:, 0]
+        centre = latents[rows].mean(0)
+        wider = nn.functional.pad(factors, (0, latents.shape[1] - len(factors)), value=1.0)
+        latents[rows] = centre + (latents[rows] - centre) * wider
+    groups = () if model.config.linear is None else model.config.linear.groups
+    ranks = {group.signature: group.rank for group in groups if group.rank}
+    return EntropyCode.fit(latents, kinds, ranks, config.latent_bits)
+
+
 @torch.no_grad()
-def latent_code(model: Autoencoder, cache: TokenCache, config: AeConfig) -> Code:
-    """Return how latents are stored, so that it suits those of the training networks."""
+def _encoded(model: Autoencoder, cache: TokenCache) -> tuple[Tensor, Tensor]:
+    """Return latents and signatures of the training networks."""
     latents, kinds = [], []
     for batch, _ in _stream(cache, "train"):
         latents.append(model.encoder(batch))
         kinds.append(signatures(batch))
-    if config.allocation == "uniform":
-        return LatentCode.fit(torch.cat(latents), cast("Bits", int(config.latent_bits)))
-    groups = () if model.config.linear is None else model.config.linear.groups
-    ranks = {group.signature: group.rank for group in groups if group.rank}
-    return EntropyCode.fit(torch.cat(latents), torch.cat(kinds), ranks, config.latent_bits)
+    return torch.cat(latents), torch.cat(kinds)
 
 
 def prepare(cache: TokenCache, config: AeConfig, zoo: Zoo | None, images: Images | Tasks | None) -> Material:
@@ -427,7 +448,8 @@ def start(cache: TokenCache, config: AeConfig, zoo: Zoo | None = None, images: I
     if linear is not None:
         linear.fill(trainee.autoencoder)
         if config.allocation == "waterfilling":
-            trainee.code = latent_code(trainee.autoencoder, cache, config)
+            trainee.widening = linear.widening(*_encoded(trainee.autoencoder, cache))
+            trainee.code = latent_code(trainee.autoencoder, cache, config, trainee.widening)
     return trainee
 
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Int
+from jaxtyping import Float, Float32, Int, Int64
 from torch import Tensor
 
 from wscore.models.autoencoder import Autoencoder
@@ -17,6 +17,7 @@ from wscore.training.sensitivity import Sensitivities
 from wscore.zoo.layout import Layout
 
 BLOCK = 256  # networks at once
+NARROWEST = 1e-6  # deviation of a number, as a share of the largest
 DAMPING = 0.01  # added to a sensitivity, as a share of its mean
 LARGEST = 4096  # coordinates of the largest block of a symmetric covariance; above, the plain one is taken
 
@@ -83,6 +84,30 @@ class LinearFit(NamedTuple):
             if group.undone:
                 encoder.floors[place].copy_(group.floors)
             decoder.floors[place].copy_(group.floors)
+
+    def widening(
+        self, latents: Float[Tensor, "latents number"], kinds: Int64[Tensor, " latents"]
+    ) -> dict[int, Float[Tensor, " rank"]]:
+        """Return how much wider each number spreads over networks of a layout than over those that a basis was fitted to.
+
+        A basis of more directions than there are training networks puts what these have in common by chance into its first
+        ones: there these networks spread more than others of their kind, and hardly at all in the last ones. The
+        variances of the covariance that the basis was made of are better, as far as that is averaged over orders of the units.
+
+        Args:
+            latents: of the training networks on the linear path alone.
+            kinds: their signatures.
+
+        Returns:
+            Ratios of the two deviations, by signature.
+        """
+        found = {}
+        for group in self.groups:
+            own = latents[kinds == group.signature][:, : group.analysis.shape[1]]
+            expected = torch.from_numpy(group.variances).sqrt() / self.config.scale
+            seen = (own - own.mean(0)).square().mean(0).sqrt()
+            found[group.signature] = expected / seen.clamp_min(NARROWEST * seen.max().clamp_min(NARROWEST))
+        return found
 
 
 def fit_linear_path(

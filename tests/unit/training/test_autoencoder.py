@@ -11,6 +11,7 @@ from wscore.config import convert, load_section, read_yaml
 from wscore.errors import ConfigError, TrainingError
 from wscore.losses.reconstruction import batch_normalized, masked_mse
 from wscore.models.autoencoder import Autoencoder
+from wscore.models.entropy_code import EntropyCode
 from wscore.tokens.batch import TokenBatch
 from wscore.tokens.cache import TokenCache, build_cache
 from wscore.tokens.config import TokensConfig
@@ -19,6 +20,7 @@ from wscore.training.autoencoder import (
     CacheBatches,
     Material,
     Trainee,
+    latent_code,
     objective,
     prepare,
     scores,
@@ -137,6 +139,25 @@ def test_every_linear_path_projects_on_as_many_directions_as_the_latent_has(cach
         assert torch.allclose(group.analysis.T @ group.synthesis, torch.eye(rank), atol=1e-4)
     trained = train_autoencoder(cache, configured(symmetry=symmetry, balance=balance))
     assert trained.history.rows[0]["epoch"] == 0
+
+
+@pytest.mark.parametrize("symmetry", [0.0, 1.0])
+def test_numbers_are_coded_by_how_new_networks_spread(cache: TokenCache, symmetry: float) -> None:
+    config = configured(latent_dim=40, symmetry=symmetry)
+    trainee, linear = start(cache, config), fit_linear_path(cache, LinearPathConfig(40, symmetry, config.balance, 0))
+    assert linear is not None
+    code, plain = trainee.code, latent_code(trainee.autoencoder, cache, config)
+    assert isinstance(code, EntropyCode)
+    assert isinstance(plain, EntropyCode)
+    assert trainee.widening.keys() == {group.signature for group in linear.groups}
+    for group in linear.groups:
+        own, other = (next(g for g in c.groups if g.signature == group.signature) for c in (code, plain))
+        wanted = np.sqrt(group.variances) / linear.config.scale
+        held = group.variances > 1e-4 * group.variances.max()
+        assert np.abs(2.0 ** (np.array(own.spreads) / 8) / wanted - 1)[held].max() < 0.05  # parts of an octave
+        assert own.centres == pytest.approx(other.centres, abs=1e-4)
+        moved = np.abs(np.array(own.spreads) - np.array(other.spreads))[held].max()
+        assert moved > 8 if symmetry else moved <= 1  # plain PCA has no better guess than what it has seen
 
 
 def test_contrast_alone_changes_the_encoder_and_leaves_the_decoder(cache: TokenCache) -> None:
