@@ -26,6 +26,7 @@ AUTOENCODER_CONTROLS = {
     "mean_network": "mean network",
     "pca": "PCA, same size",
     "layout_pca": "PCA per layout, same size",
+    "layout_pca_unaligned": "the same, not aligned",
     "noise": "noise of equal norm",
     "int8": "8-bit weights",
     "int4": "4-bit weights",
@@ -133,6 +134,9 @@ AUTOENCODER_METRICS = (
     Metric("kl_median", "output KL (nats), median", "lower"),
     Metric("r2", "R² of the weights", "higher"),
     Metric("relative_error", "relative error of the weights", "lower"),
+    Metric("cosine", "cosine of the weights", "higher"),
+    Metric("diversity", "distance between networks (originals = 1)", "neither"),
+    Metric("nearest_training_distance", "distance to the nearest training network (originals = 1)", "neither"),
     Metric("compression_ratio", "compression (weights per stored float)", "neither", 1),
 )
 SPARSE_METRICS = (
@@ -230,7 +234,7 @@ def _autoencoder(found: Mapping[str, Any]) -> list[Part]:
         )
     note += _finished(found)
     lines = _lines(found, AUTOENCODER_METRICS, AUTOENCODER_CONTROLS, prefix="")
-    rivals = ("mean_network", "pca", "layout_pca", "quantized", "pruned_int4")
+    rivals = ("mean_network", "pca", "layout_pca", "layout_pca_unaligned", "quantized", "pruned_int4")
     part = Part("autoencoder", TITLES["autoencoder_test"], AUTOENCODER_CONTROLS, rivals, lines, note)
     if "ours_refined" not in found:
         return [part]

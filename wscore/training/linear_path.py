@@ -27,7 +27,7 @@ class LinearPathConfig(NamedTuple):
 
     Attributes:
         latent_dim: most components of each.
-        symmetry: share of the covariance that is averaged over all orders of the hidden units, see `bases.pca`.
+        symmetry: share of covariance and metric that is averaged over all orders of the hidden units, see `bases.pca`.
         balance: an error in a tensor of n weights counts n ** -balance: 0 treats all weights alike, 1 all tensors.
         seed: of the randomised decomposition.
     """
@@ -146,12 +146,12 @@ def _fit_group(cache: TokenCache, members: np.ndarray, config: LinearPathConfig,
     order = np.argsort(places) if whole else np.arange(len(places))
     sizes = np.repeat([spec.size for spec in layout.tensors], [spec.size for spec in layout.tensors])[places]
     importance = (sizes / sizes.mean()) ** (-config.balance / 2)  # in the order of the tokens
-    units = Exchangeable(layout) if whole and config.symmetry > 0 else None
+    units = _units(layout, config.symmetry if whole else 0.0)
     basis = pca(
         lambda: (block[:, order] for block in _blocks(cache, members, importance.astype(np.float32))),
         config.latent_dim,
         seed=config.seed,
-        units=units if units is not None and units.dim <= LARGEST else None,
+        units=units,
         symmetry=config.symmetry,
     )
     back = np.argsort(order)
@@ -165,8 +165,9 @@ def _fit_sensitive(
 ) -> Group:
     """Return the basis whose truncation or rounding errors e are small in e^T F e.
 
-    With the damped metric F = L L^T and the covariance C of the weights, mixed as in `bases.pca`, coordinates are V^T L^T (x - m)
-    with the eigenvectors V of L^T C L. They are uncorrelated, and an error of one is as bad as an error of another.
+    With the damped metric F = L L^T and the covariance C of the weights, both mixed as in `bases.pca`, coordinates are
+    V^T L^T (x - m) with the eigenvectors V of L^T C L. They are uncorrelated, and an error of one is as bad as an error of
+    another.
     """
     places, layout = _places(cache, int(members[0])), cache.layout(members[0])
     weights = np.concatenate([*_blocks(cache, members, np.ones(len(places), np.float32))])[:, np.argsort(places)]
@@ -174,8 +175,7 @@ def _fit_sensitive(
     floors = _floors(cache, layout)
     symmetry = config.symmetry if len(places) == layout.size else 0.0
     mean, covariance = _moments(weights, layout, symmetry, floors[own])
-    metric = metric[np.ix_(own, own)]
-    lower = np.linalg.cholesky(metric + (DAMPING * np.trace(metric) / len(metric) + 1e-12) * np.eye(len(metric)))
+    lower = _root(metric[np.ix_(own, own)], layout, symmetry)
     variances, vectors = np.linalg.eigh(lower.T @ covariance @ lower)
     order = np.argsort(-variances, kind="stable")[: config.latent_dim]
     vectors = oriented(vectors[:, order])
@@ -197,8 +197,7 @@ def _moments(weights: np.ndarray, layout: Layout, symmetry: float, floors: np.nd
     The covariance is that of the weights as they are encoded, where those with a floor have none (`linear.unbounded`).
     """
     mean = weights.mean(0, dtype=np.float64)
-    units = Exchangeable(layout) if symmetry > 0 else None
-    units = units if units is not None and units.dim <= LARGEST else None
+    units = _units(layout, symmetry)
     if units is not None:
         mean = (1 - symmetry) * mean + symmetry * units.average(mean)
     sides = (torch.from_numpy(part.astype(np.float32)) for part in (weights, mean, floors))
@@ -209,6 +208,23 @@ def _moments(weights: np.ndarray, layout: Layout, symmetry: float, floors: np.nd
         averaged = units.covariance(iter([weights]), mean)(np.eye(len(mean)))
         covariance = (1 - symmetry) * covariance + symmetry * (averaged + averaged.T) / 2
     return mean, covariance
+
+
+def _root(metric: np.ndarray, layout: Layout, symmetry: float) -> np.ndarray:
+    """Return L (D, D) with L L^T the damped metric, a share of it averaged over all orders of the hidden units."""
+    lower = np.linalg.cholesky(metric + (DAMPING * np.trace(metric) / len(metric) + 1e-12) * np.eye(len(metric)))
+    units = _units(layout, symmetry)
+    if units is None:
+        return lower
+    size = len(metric)
+    averaged = units.covariance(iter([lower.T * size**0.5]), np.zeros(size))(np.eye(size))  # of size vectors
+    return np.linalg.cholesky((1 - symmetry) * lower @ lower.T + symmetry * (averaged + averaged.T) / 2)
+
+
+def _units(layout: Layout, symmetry: float) -> Exchangeable | None:
+    """Return the hidden units over whose orders is averaged, if it is, and the blocks are small enough."""
+    units = Exchangeable(layout) if symmetry > 0 else None
+    return units if units is not None and units.dim <= LARGEST else None
 
 
 def _floors(cache: TokenCache, layout: Layout) -> Float32[np.ndarray, " weights"]:

@@ -8,6 +8,7 @@ from wscore.evaluation.table import STAGES, gather, headline, markdown, sections
 OURS = {
     "agreement": 0.75, "agreement_low": 0.7, "agreement_high": 0.8, "accuracy_original": 0.9, "accuracy": 0.8,
     "accuracy_change": 0.1, "rank_correlation": 0.95, "kl_median": 0.5, "r2": 0.6, "relative_error": 0.4,
+    "cosine": 0.85, "diversity": 0.95, "nearest_training_distance": 0.97,
     "compression_ratio": 20.25,
 }  # fmt: skip
 AUTOENCODER = {
@@ -16,6 +17,7 @@ AUTOENCODER = {
     "mean_network": OURS | {"agreement": 0.2, "accuracy_change": 0.05, "compression_ratio": 2e6},
     "pca": OURS | {"agreement": 0.5},
     "layout_pca": OURS | {"agreement": 0.6},
+    "layout_pca_unaligned": OURS | {"agreement": 0.3, "diversity": 0.5},
     "noise": {name: value for name, value in OURS.items() if name != "compression_ratio"} | {"agreement": 0.1},
     "int8": OURS | {"agreement": 0.999},
     "int4": OURS | {"agreement": 0.99, "compression_ratio": 7.9},
@@ -81,11 +83,11 @@ def rows(text):
 def test_ours_stands_beside_every_control():
     table = rows(markdown(parts()))
     assert table["Autoencoder"] == [
-        "wscore", "mean network", "PCA, same size", "PCA per layout, same size", "noise of equal norm",
-        "8-bit weights", "4-bit weights", "quantised + zstd, same bytes", "pruned + 4 bits + zstd, same bytes",
+        "wscore", "mean network", "PCA, same size", "PCA per layout, same size", "the same, not aligned",
+        "noise of equal norm", "8-bit weights", "4-bit weights", "quantised + zstd, same bytes", "pruned + 4 bits + zstd, same bytes",
     ]  # fmt: skip
     assert table["same answers as the original ↑"] == [
-        "**0.750** [0.700, 0.800]", "0.200", "0.500", "0.600", "0.100", "0.999", "0.990", "n/a", "n/a",
+        "**0.750** [0.700, 0.800]", "0.200", "0.500", "0.600", "0.300", "0.100", "0.999", "0.990", "n/a", "n/a",
     ]  # fmt: skip
 
 
@@ -97,9 +99,16 @@ def test_bold_is_the_best_of_equal_size_whoever_that_is():
     assert table["accuracy: R² ↑"] == cells
 
 
+def test_a_table_says_whether_networks_are_told_apart_and_none_is_copied():
+    table = rows(markdown(parts()))
+    assert table["cosine of the weights ↑"][0] == "**0.850**"
+    assert table["distance between networks (originals = 1)"][:5] == ["0.950", "0.950", "0.950", "0.950", "0.500"]
+    assert table["distance to the nearest training network (originals = 1)"][0] == "0.970"
+
+
 def test_equal_figures_are_bold_together():
     table = rows(markdown(parts()))
-    assert table["R² of the weights ↑"][:5] == ["**0.600**", "**0.600**", "**0.600**", "**0.600**", "0.600"]
+    assert table["R² of the weights ↑"][:6] == [*["**0.600**"] * 5, "0.600"]
 
 
 def test_no_negative_zero():
@@ -112,6 +121,7 @@ def test_huge_and_missing_numbers_are_readable():
     assert table["compression (weights per stored float)"] == [
         "20.2",
         "2.0e+06",
+        "20.2",
         "20.2",
         "20.2",
         "n/a",
