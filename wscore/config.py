@@ -68,7 +68,7 @@ def convert(value: object, section: type[T], *, where: str) -> T:
     try:
         result = msgspec.convert(value, section, strict=True)
     except msgspec.ValidationError as error:
-        raise _explain(str(error), value, section, where) from error
+        raise _explain(str(error), value, section, where, own=error.__cause__ is not None) from error
     for key, item in flatten(result).items():
         if isinstance(item, float) and not math.isfinite(item):
             raise ConfigError("is not finite", where=f"{where}.{key}", expected="a finite number", got=item)
@@ -118,8 +118,11 @@ def _bounds(meta: msgspec.Meta) -> str:
     return " and".join(limits) if meta.pattern is None else f" that matches {meta.pattern}"
 
 
-def _explain(message: str, value: object, section: type, where: str) -> ConfigError:
-    """Return msgspec's complaint (`Expected `int`, got `str` - at `$.ae.layers``) in the words of params.yaml."""
+def _explain(message: str, value: object, section: type, where: str, *, own: bool) -> ConfigError:
+    """Return a complaint (`Expected `int`, got `str` - at `$.ae.layers``) in the words of params.yaml.
+
+    Those of msgspec are told in our own words; those of a section itself (`own`) stay as they are.
+    """
     reason, _, place = message.partition(" - at ")
     kind: Any = section
     for name, index in re.findall(r"\.(\w+)|\[(\d+)\]", place):
@@ -130,7 +133,7 @@ def _explain(message: str, value: object, section: type, where: str) -> ConfigEr
     if field := re.match(r"Object (missing required|contains unknown) field `(.*)`", reason):
         return _wrong_key(field[2], fields, where, missing=field[1].startswith("missing"))
     advice = "see the comments in params.yaml" if PARAMS.name in where else None
-    if not reason.startswith(("Expected", "Invalid")):
+    if own or not reason.startswith(("Expected", "Invalid")):
         return ConfigError(reason, where=where, fix=advice)
     text_number = isinstance(value, str) and re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", value, re.IGNORECASE)
     fix = "write the number without quotes" if text_number else advice

@@ -84,7 +84,8 @@ def test_ours_stands_beside_every_control():
     table = rows(markdown(parts()))
     assert table["Autoencoder"] == [
         "wscore", "mean network", "PCA, same size", "PCA per layout, same size", "the same, not aligned",
-        "noise of equal norm", "8-bit weights", "4-bit weights", "quantised + zstd, same bytes", "pruned + 4 bits + zstd, same bytes",
+        "noise of equal norm", "8-bit weights", "4-bit weights", "quantised + zstd, same bytes",
+        "pruned + 4 bits + zstd, same bytes",
     ]  # fmt: skip
     assert table["same answers as the original ↑"] == [
         "**0.750** [0.700, 0.800]", "0.200", "0.500", "0.600", "0.300", "0.100", "0.999", "0.990", "n/a", "n/a",

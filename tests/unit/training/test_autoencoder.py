@@ -264,3 +264,25 @@ def test_the_behaviour_loss_without_what_it_needs_is_refused(cache: TokenCache, 
         train_autoencoder(cache, config)
     with pytest.raises(TrainingError, match="can't be rebuilt and run"):
         train_autoencoder(cache, config, zoo=Zoo(tiny_zoo), images=digits._replace(x_train=torch.zeros(5, 3, 9, 9)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"loss": "combined", "loss_weights": {"mse": 0, "mae": 0, "cosine": 0}},
+            "one of `loss_weights` to be positive",
+        ),
+        (
+            {"allocation": "uniform", "latent_bits": 5},
+            r"`latent_bits` of allocation `uniform` to be one of \(4, 6.*got 5",
+        ),
+        ({"behaviour": {"noisy": 0.6, "pure": 0.6}}, "`noisy` \\+ `mixed` \\+ `pure` to be at most 1"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused_in_so_many_words(changes: dict, message: str) -> None:
+    section = read_yaml(ROOT / "params.yaml")["ae"]
+    changes = {key: {**section[key], **own} if isinstance(own, dict) else own for key, own in changes.items()}
+    with pytest.raises(ConfigError, match=message) as error:
+        convert({**section, **changes}, AeConfig, where="ae")
+    assert len(str(error.value)) < 200  # not the whole section
