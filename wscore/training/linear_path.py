@@ -175,7 +175,7 @@ def _fit_sensitive(
     floors = _floors(cache, layout)
     symmetry = config.symmetry if len(places) == layout.size else 0.0
     mean, covariance = _moments(weights, layout, symmetry, floors[own])
-    lower = _root(metric[np.ix_(own, own)], layout, symmetry)
+    lower = damped_root(metric[np.ix_(own, own)], layout, symmetry)
     variances, vectors = np.linalg.eigh(lower.T @ covariance @ lower)
     order = np.argsort(-variances, kind="stable")[: config.latent_dim]
     vectors = oriented(vectors[:, order])
@@ -210,7 +210,9 @@ def _moments(weights: np.ndarray, layout: Layout, symmetry: float, floors: np.nd
     return mean, covariance
 
 
-def _root(metric: np.ndarray, layout: Layout, symmetry: float) -> np.ndarray:
+def damped_root(
+    metric: Float[np.ndarray, "weights weights"], layout: Layout, symmetry: float
+) -> Float[np.ndarray, "weights weights"]:
     """Return L (D, D) with L L^T the damped metric, a share of it averaged over all orders of the hidden units."""
     lower = np.linalg.cholesky(metric + (DAMPING * np.trace(metric) / len(metric) + 1e-12) * np.eye(len(metric)))
     units = _units(layout, symmetry)

@@ -8,6 +8,7 @@ import torch
 
 from wscore.training.bases import pca
 from wscore.training.exchangeable import Exchangeable, unit_axes
+from wscore.training.linear_path import damped_root
 from wscore.zoo.architectures import Architecture, build
 from wscore.zoo.layout import Layout, TensorSpec, layout_of
 
@@ -65,6 +66,19 @@ def test_it_is_the_average_over_all_orders(family: str) -> None:
     assert np.allclose(found, expected, atol=1e-10)
     plain = (vectors - mean).T @ (vectors - mean) / len(vectors)
     assert not np.allclose(found, plain, atol=0.1)
+
+
+def test_a_metric_is_averaged_over_all_orders_after_it_is_damped() -> None:
+    widths, hidden = CASES["mlp"]
+    layout = network("mlp", widths)
+    rows = np.random.default_rng(0).standard_normal((7, layout.size))
+    metric = rows.T @ rows / 7
+    damped = metric + (0.01 * np.trace(metric) / layout.size + 1e-12) * np.eye(layout.size)
+    every = all_orders(layout, rows, hidden)
+    averaged = every.T @ every / len(every) + damped - metric  # orders leave the damping as it is
+    for share in (0.0, 0.25, 1.0):
+        root = damped_root(metric, layout, share)
+        assert np.allclose(root @ root.T, (1 - share) * damped + share * averaged, atol=1e-8)
 
 
 def test_classes_and_inputs_are_no_hidden_units() -> None:
