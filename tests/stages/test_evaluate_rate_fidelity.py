@@ -1,13 +1,17 @@
 """The curve of rate and fidelity, on a tiny zoo with untrained autoencoders of two sizes."""
 
 import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 
 from stages.evaluate_rate_fidelity import main
 from wscore.config import load_section, read_yaml
+from wscore.evaluation import rate
+from wscore.evaluation.reconstruction import Verdict, judge
 from wscore.models.autoencoder import Autoencoder, AutoencoderConfig, save_autoencoder
 from wscore.models.mlp import MlpConfig
 from wscore.tokens.cache import TokenCache, build_cache
@@ -17,9 +21,9 @@ from wscore.zoo.store import Zoo
 ROOT = Path(__file__).parents[2]
 SIZES = [3.0, 6.0]
 CHANGES = {
-    "rate_fidelity": {"latent_bits": SIZES}, "data": {},
+    "rate_fidelity": {"latent_bits": SIZES, "networks": 4}, "data": {},
     "tokens": {"chunk_size": 40, "validation_fraction": 0.2, "test_fraction": 0.3},
-    "evaluate": {"max_networks": 4, "probe_images": 30, "bootstrap_samples": 5},
+    "evaluate": {"max_networks": 2, "probe_images": 30, "bootstrap_samples": 5},
     "refine": {"steps": 2, "images": 20, "curvature_images": 0},
 }  # fmt: skip
 OPTIONS = ["--tokens", "tokens", "--autoencoders", "autoencoders", "--out", "results"]
@@ -57,6 +61,30 @@ def test_every_size_is_judged_beside_every_control(workspace: Path, tiny_zoo: Pa
         own = table[table["method"] == "layout_pca"].sort_values(by="latent_bits")
         assert wide["layout_pca"].tolist() == pytest.approx(own[metric].tolist())
     assert Path("results/curve.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_sizes_that_are_done_are_not_judged_again_after_an_interruption(
+    workspace: Path, tiny_zoo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    main(["--zoo", str(tiny_zoo), *OPTIONS])
+    whole = Path("results/curve.csv").read_text()
+    shutil.rmtree("results")
+    calls: list[int] = []
+
+    def interrupted(*args: Any, **kwargs: Any) -> Verdict:
+        calls.append(len(calls))
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return judge(*args, **kwargs)
+
+    monkeypatch.setattr(rate, "judge", interrupted)
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        main(["--zoo", str(tiny_zoo), *OPTIONS])
+    assert not Path("results").exists()
+    main(["--zoo", str(tiny_zoo), *OPTIONS])
+    assert len(calls) == 3  # the second size alone
+    assert Path("results/curve.csv").read_text() == whole
+    assert not list(Path(".cache").rglob("*.json"))
 
 
 def test_a_missing_size_stops_the_stage_without_output(workspace: Path, tiny_zoo: Path) -> None:
