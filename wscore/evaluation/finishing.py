@@ -9,7 +9,7 @@ import torch
 from wscore.errors import DataError
 from wscore.evaluation.compressed import Compressed
 from wscore.evaluation.controls import Group, Method, Noise, Vectors
-from wscore.evaluation.reconstruction import OURS
+from wscore.evaluation.reconstruction import BY_CURVATURE, OURS
 from wscore.models.decoded import (
     STATISTICS,
     DecodeConfig,
@@ -25,7 +25,7 @@ from wscore.zoo.store import Zoo
 from wscore.zoo.tasks import Kind, Tasks, as_tasks, kinds_of
 
 #: Methods that are finished: what is decoded from a learned code.
-FINISHED = (OURS, "ours_refined", "layout_pca_refined", "pca", "layout_pca", "layout_pca_unaligned")
+FINISHED = (OURS, "ours_refined", BY_CURVATURE, "layout_pca_refined", "pca", "layout_pca", "layout_pca_unaligned")
 
 
 class Finishing(NamedTuple):

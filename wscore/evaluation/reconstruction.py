@@ -25,7 +25,7 @@ from wscore.evaluation.controls import (
     TokenPca,
 )
 from wscore.evaluation.fidelity import COLUMNS, Repaired, compare, repair
-from wscore.evaluation.refined import ModelCoder, PcaCoder, Refined, Refinement
+from wscore.evaluation.refined import ModelCoder, OnePass, PcaCoder, Refined, Refinement
 from wscore.evaluation.spread import Spread, TrainingNetworks
 from wscore.evaluation.structure import StructureErrors
 from wscore.models.entropy_code import Code, EntropyCode
@@ -34,6 +34,7 @@ from wscore.models.linear import signatures
 from wscore.tokens.batch import TokenBatch
 from wscore.tokens.cache import TokenCache
 from wscore.training.autoencoder import stored_sizes
+from wscore.training.refine import weighs_bits
 from wscore.zoo.architectures import parse
 from wscore.zoo.images import Images
 from wscore.zoo.layout import Layout
@@ -41,6 +42,7 @@ from wscore.zoo.store import Zoo
 from wscore.zoo.tasks import Kind, Tasks, as_tasks, kinds_of
 
 OURS = "ours"
+BY_CURVATURE = "ours_by_curvature"
 PCA_BITS = 8  # of a component, where the autoencoder's numbers have as many as each is worth
 
 
@@ -173,7 +175,8 @@ def methods(
     """Return the autoencoder as `ours` and every control by name, those that learn fitted on the training split.
 
     With a refinement there are also `ours_refined` and, as its control, `layout_pca_refined`: both start from the latents
-    of the single pass and fit them by the same rule.
+    of the single pass and fit them by the same rule. Where bits are allocated, `ours_by_curvature` rounds the latents of the
+    single pass by the curvature of what each network answers, and does not move them.
 
     Args:
         cache: tokens of the networks.
@@ -196,6 +199,8 @@ def methods(
     if refinement is not None and refinement.config.steps:
         coders = {OURS: ModelCoder(cache, model, code, ours.floats), "layout_pca": PcaCoder(layout_pca)}
         refined = {f"{name}_refined": Refined(coder, cache, refinement) for name, coder in coders.items()}
+        if weighs_bits(code, refinement.config):
+            refined[BY_CURVATURE] = OnePass(refined[f"{OURS}_refined"])
     return {
         OURS: ours,
         **refined,

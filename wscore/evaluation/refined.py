@@ -10,12 +10,21 @@ from jaxtyping import Float
 from torch import Tensor
 
 from wscore.evaluation.controls import AT_ONCE, CachedNetworks, Group, LayoutPca, Vectors
-from wscore.models.entropy_code import Code
+from wscore.models.entropy_code import Code, EntropyCode
 from wscore.models.linear import signatures
 from wscore.tokens.batch import TokenBatch
 from wscore.tokens.cache import TokenCache
 from wscore.training.rebuild import Subjects, subjects
-from wscore.training.refine import Problem, RefineConfig, derivative, draw_images, refine, store
+from wscore.training.refine import (
+    Problem,
+    RefineConfig,
+    derivative,
+    draw_images,
+    encode,
+    one_pass,
+    search,
+    weighs_bits,
+)
 from wscore.zoo.images import Images
 from wscore.zoo.layout import Layout
 from wscore.zoo.store import Zoo
@@ -154,6 +163,8 @@ class Refined:
     Attributes:
         seconds: spent on refining so far.
         refined: networks refined so far.
+        rounding: of these seconds, what it took to round the latents of the encoder by the curvature of every network.
+        rounded: what that alone makes of the networks, by their rows, where the search begins with it.
     """
 
     def __init__(self, coder: Coder, cache: TokenCache, setting: Refinement) -> None:
@@ -162,7 +173,8 @@ class Refined:
         tasks = as_tasks(setting.images)
         self.setting = setting._replace(images=tasks)
         self.images = {one.name: draw_images(one.x_train, setting.config) for one in tasks.images}
-        self.seconds, self.refined = 0.0, 0
+        self.seconds, self.rounding, self.refined = 0.0, 0.0, 0
+        self.rounded: dict[int, np.ndarray] = {}
         self.syntheses: dict[str, Tensor] = {}  # measured once: linear paths are the same everywhere
 
     def restore(self, group: Group) -> Vectors:
@@ -205,16 +217,57 @@ class Refined:
             self.syntheses[layout] = derivative(networks[0], start.mean(0))
         images, synthesis = self.images[some.task], self.syntheses.get(layout)
         problem = Problem(networks[0], some.answer, networks[1], images, synthesis)
-        latents = refine(problem, start, self.setting.config)
-        if code is None or not rounds:
-            return latents
-        return code.restore(store(problem, latents, code, self.setting.config, kinds)).reshape(start.shape)
+        if not isinstance(code, EntropyCode) or not weighs_bits(code, self.setting.config):
+            return encode(problem, start, code, self.setting.config, kinds)
+        found = [
+            self._searched(problem.alone(place), start[place : place + 1], code, kinds, int(row))
+            for place, row in enumerate(some.rows)
+        ]
+        return torch.cat(found)
+
+    def _searched(self, problem: Problem, start: Tensor, code: EntropyCode, kinds: Tensor, row: int) -> Tensor:
+        """Return refined latents of one network, and keep what its first rounding makes of it."""
+        since = time.perf_counter()
+        first = one_pass(problem, start, code, self.setting.config, kinds)
+        self.rounding += time.perf_counter() - since
+        with torch.no_grad():
+            self.rounded[row] = problem.decode(first.latents)[0].numpy()
+        return search(problem, first, code, self.setting.config, kinds).latents
 
     def floats(self, layout: Layout) -> float:
         """Return what the code stores: refinement adds nothing."""
         return self.coder.floats(layout)
 
 
+class OnePass:
+    """What a search begins with: latents of the encoder, rounded by the curvature of every network and not moved.
+
+    Args:
+        refined: the search, asked for the same networks before or now.
+    """
+
+    def __init__(self, refined: Refined) -> None:
+        self.refined = refined
+
+    def restore(self, group: Group) -> Vectors:
+        """Return the networks decoded from latents that were rounded once; as the code alone does where none can be run."""
+        found = self.refined.restore(group) if any(int(row) not in self.refined.rounded for row in group.rows) else None
+        rows = [self.refined.rounded.get(int(row)) for row in group.rows]
+        if found is None:
+            return np.stack([one for one in rows if one is not None])
+        return np.stack([found[place] if one is None else one for place, one in enumerate(rows)])
+
+    def floats(self, layout: Layout) -> float:
+        """Return what the code stores."""
+        return self.refined.floats(layout)
+
+
 def seconds_per_network(ways: Mapping[str, object]) -> dict[str, float]:
-    """Return the mean seconds of refining one network, by method."""
-    return {name: way.seconds / max(1, way.refined) for name, way in ways.items() if isinstance(way, Refined)}
+    """Return the mean seconds of encoding one network with its answers, by method."""
+    found = {}
+    for name, way in ways.items():
+        if isinstance(way, Refined):
+            found[name] = way.seconds / max(1, way.refined)
+        elif isinstance(way, OnePass):
+            found[name] = way.refined.rounding / max(1, way.refined.refined)
+    return found

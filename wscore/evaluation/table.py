@@ -34,7 +34,10 @@ AUTOENCODER_CONTROLS = {
     "pruned_int4": "pruned + 4 bits + zstd, same bytes",
 }
 REFINED_TITLE = "Autoencoder, latents refined at encoding time"
-REFINED_CONTROLS = {"layout_pca_refined": "PCA per layout, refined"} | AUTOENCODER_CONTROLS
+REFINED_CONTROLS = {
+    "layout_pca_refined": "PCA per layout, refined",
+    "ours_by_curvature": "ours, rounded by curvature, not searched",
+} | AUTOENCODER_CONTROLS
 SPARSE_CONTROLS = {
     "mean_network": "mean network",
     "pca": "PCA, same rank",

@@ -83,6 +83,20 @@ class Packed(NamedTuple):
     groups: Int64[Tensor, " latents"]
 
 
+class Worth(NamedTuple):
+    """What bits of a latent are worth: the sum over k of weights_k (z_k - centres_k)^2, where a squared error counts 1.
+
+    The bits of a Gaussian number grow with its square; the exchange rate is that of the step with which the latent is stored.
+
+    Attributes:
+        centres: c_k, which take the fewest bits.
+        weights: 0 behind the numbers that the layout has.
+    """
+
+    centres: Float[Tensor, "latents number"]
+    weights: Float[Tensor, "latents number"]
+
+
 class EntropyCode(Section, tag="waterfilling", tag_field="allocation"):
     """Latents as integers of one step, packed by a range coder.
 
@@ -136,13 +150,14 @@ class EntropyCode(Section, tag="waterfilling", tag_field="allocation"):
 
     def store(self, latents: Float[Tensor, "latents ..."], kinds: Int64[Tensor, " latents"]) -> Packed:
         """Return latents as the integers next to them, or one lower where that saves bits that are worth it."""
-        return self._stored(latents, kinds, None)
+        return self._stored(latents, kinds)
 
     def store_by(
         self,
         latents: Float[Tensor, "latents number"],
         curvature: Float[Tensor, "latents number number"],
         kinds: Int64[Tensor, " latents"],
+        slope: Float[Tensor, "latents number"] | None = None,
     ) -> Packed:
         """Return latents as integers whose errors make up for each other where what they are kept for can't tell.
 
@@ -153,8 +168,21 @@ class EntropyCode(Section, tag="waterfilling", tag_field="allocation"):
             latents: rows of numbers.
             curvature: a positive semidefinite matrix of each.
             kinds: their signatures.
+            slope: gradient at the latents of what they are kept for; None where they are at its minimum.
         """
-        return self._stored(latents, kinds, curvature)
+        return self._stored(latents, kinds, curvature, slope)
+
+    def worth(self, latents: Float[Tensor, "latents number"], kinds: Int64[Tensor, " latents"]) -> Worth:
+        """Return what bits are worth where latents are rounded to the step with which these fit their room."""
+        rows, places = latents.detach().flatten(1).double(), self.places(kinds)
+        found = Worth(torch.zeros(rows.shape), torch.zeros(rows.shape))
+        for row, place in enumerate(places.tolist()):
+            group, size = self.groups[place], len(self.groups[place].spreads)
+            centres = torch.tensor(group.centres)
+            plain = _plain(group, rows[row, :size].numpy() - np.array(group.centres))
+            found.centres[row, :size] = centres
+            found.weights[row, :size] = _worth(group, plain.step, plain.scale).float()
+        return found
 
     def restore(self, packed: Packed) -> Float[Tensor, "latents number"]:
         """Return the latents that integers stand for."""
@@ -203,7 +231,9 @@ class EntropyCode(Section, tag="waterfilling", tag_field="allocation"):
         known = (place for place, group in enumerate(self.groups[:-1]) if group.signature == kind)
         return next(known, len(self.groups) - 1)
 
-    def _stored(self, latents: Tensor, kinds: Tensor, curvature: Tensor | None) -> Packed:
+    def _stored(
+        self, latents: Tensor, kinds: Tensor, curvature: Tensor | None = None, slope: Tensor | None = None
+    ) -> Packed:
         rows = latents.detach().flatten(1).double()
         if rows.shape[1] != self.numbers:
             raise ModelError("latents do not fit their code", expected=self.numbers, got=rows.shape[1])
@@ -215,7 +245,8 @@ class EntropyCode(Section, tag="waterfilling", tag_field="allocation"):
             centred = rows[mine, : len(group.spreads)].numpy() - np.array(group.centres)
             size = len(group.spreads)
             for row, values in zip(mine.tolist(), centred, strict=True):
-                found = _round(group, values, None if curvature is None else curvature[row, :size, :size])
+                own = None if curvature is None else curvature[row, :size, :size]
+                found = _round(group, values, own, None if slope is None else slope[row, :size])
                 numbers[row, :size] = torch.from_numpy(found.numbers)
                 heads[row] = torch.tensor((found.step, found.scale))
         return Packed(numbers, heads[:, 0], heads[:, 1], places)
@@ -277,12 +308,18 @@ def _scale(group: GroupCode, values: np.ndarray) -> int:
     return round(OCTAVE * math.log2(min(max(mean, 2.0**-8), 2.0**8)))
 
 
-def _round(group: GroupCode, values: np.ndarray, curvature: Tensor | None) -> _Rounded:
+def _worth(group: GroupCode, step: int, scale: int) -> Tensor:
+    """Return what a squared number counts beside its squared error, for each number."""
+    spreads = torch.tensor(group.spreads) / OCTAVE
+    return WORTH * power(step, FINE) ** 2 * 4.0 ** -(spreads + scale / OCTAVE)
+
+
+def _round(group: GroupCode, values: np.ndarray, curvature: Tensor | None, slope: Tensor | None) -> _Rounded:
     """Return the integers of the finest step that fit the room, with a curvature rounded by it."""
     plain = _plain(group, values)
     if curvature is None:
         return plain
-    careful, best, step = _Careful(group, values, curvature), plain, plain.step
+    careful, best, step = _Careful(group, values, curvature, slope), plain, plain.step
     low, high, room = LOWEST, HIGHEST, 8 * (group.room - HEAD.size)
     for _ in range(TRIES):
         found = careful(step, plain.scale)
@@ -323,42 +360,45 @@ def _nearest(group: GroupCode, values: np.ndarray, step: int, scale: int) -> np.
 
 
 class _Careful:
-    """Rounding of one latent by a curvature H: of all latents that fit, one with a low z -> (z - z_0)^T H (z - z_0).
+    """Rounding of one latent by a curvature H: of all that fit, one with a low z -> 2 g^T (z - z_0) + (z - z_0)^T H (z - z_0).
 
     The target is the minimum of that form and of what bits are worth, which for a Gaussian number grows with its square. The
     numbers are then rounded one after the other, and those behind move to where the sum is lowest given what is rounded.
     """
 
-    def __init__(self, group: GroupCode, values: np.ndarray, curvature: Tensor) -> None:
-        self.group, self.values = group, torch.from_numpy(values).float()
-        unit = curvature.float() / curvature.diagonal().mean().clamp_min(TINY)
-        self.curvature = (unit + TRUST * torch.eye(len(unit))) / (1 + TRUST)
-        self.image = self.curvature @ self.values
-        self.spreads = torch.tensor(group.spreads) / OCTAVE
+    def __init__(self, group: GroupCode, values: np.ndarray, curvature: Tensor, slope: Tensor | None) -> None:
+        self.group = group
+        unit = curvature.diagonal().mean().clamp_min(TINY) * (1 + TRUST)
+        self.curvature = curvature.float() / unit + TRUST / (1 + TRUST) * torch.eye(len(curvature))
+        self.image = self.curvature @ torch.from_numpy(values).float()
+        if slope is not None:
+            self.image -= slope.float() / unit
 
     def __call__(self, step: int, scale: int) -> _Rounded:
         size = power(step, FINE)
         form = self.curvature.clone()
-        form.diagonal().add_(WORTH * size**2 * 4.0 ** -(self.spreads + scale / OCTAVE))
-        lower = torch.linalg.cholesky(form)
-        left = torch.cholesky_solve(self.image[:, None], lower)[:, 0]
-        factor = torch.linalg.cholesky(torch.cholesky_inverse(lower), upper=True)  # (K, K)
-        numbers = _in_turn((left / size).numpy(), (factor / factor.diagonal()[:, None]).numpy())
+        form.diagonal().add_(_worth(self.group, step, scale).float())
+        lower = torch.linalg.cholesky(form.flip(0, 1))
+        left = torch.cholesky_solve(self.image.flip(0)[:, None], lower)[:, 0].flip(0)
+        numbers = _in_turn((left / size).numpy(), lower.flip(0, 1).numpy())
         return _Rounded(numbers, step, _scale(self.group, numbers * size))
 
 
 def _in_turn(left: np.ndarray, factor: np.ndarray) -> np.ndarray:
-    """Return numbers (K,) rounded one after the other; the error of number k is passed on by row k of a factor (K, K)."""
-    numbers = np.zeros(len(left), np.int32)
+    """Return numbers (K,) rounded one after the other, where a form H = F F^T, F (K, K) upper triangular, says what errors cost.
+
+    Number k goes next to where the form is lowest given the errors e_j of those before it: left_k - sum_j F_jk e_j / F_kk.
+    """
+    numbers, errors, pull = np.zeros(len(left), np.int32), np.zeros_like(left), np.zeros_like(left)
     for start in range(0, len(left), BLOCK):
-        part = slice(start, start + BLOCK)
-        here, rows = left[part].copy(), factor[part, part]
-        errors = np.zeros_like(here)
-        for place in range(len(here)):
-            numbers[start + place] = min(max(round(float(here[place])), -LARGEST), LARGEST)
-            errors[place] = here[place] - numbers[start + place]
-            here[place:] -= errors[place] * rows[place, place:]
-        left[start + BLOCK :] -= errors @ factor[part, start + BLOCK :]
+        end = min(start + BLOCK, len(left))
+        inner, here = factor[start:end, start:end], pull[start:end]
+        for place in range(end - start):
+            target = float(left[start + place] - here[place] / inner[place, place])
+            numbers[start + place] = min(max(round(target), -LARGEST), LARGEST)
+            errors[start + place] = numbers[start + place] - left[start + place]
+            here[place:] += errors[start + place] * inner[place, place:]
+        pull[end:] += errors[start:end] @ factor[start:end, end:]
     return numbers
 
 

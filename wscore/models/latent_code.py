@@ -81,6 +81,7 @@ class LatentCode(Section, tag="uniform", tag_field="allocation"):
         latents: Float[Tensor, "latents number"],
         curvature: Float[Tensor, "latents number number"],
         kinds: Int64[Tensor, " latents"] | None = None,  # noqa: ARG002
+        slope: Float[Tensor, "latents number"] | None = None,  # noqa: ARG002
     ) -> Codes:
         """Return latents as integers whose errors make up for each other where what they are kept for can't tell.
 
@@ -92,6 +93,7 @@ class LatentCode(Section, tag="uniform", tag_field="allocation"):
             latents: rows of numbers.
             curvature: a positive definite matrix H of each.
             kinds: signatures, which make no difference.
+            slope: not looked at: what is stored was searched for where no bits are saved, so that next to none is left.
         """
         rows, ranges = self._rows(latents).double(), self._ranges(latents).double()
         scale = (MARGIN * (rows / ranges).abs().amax(1)).clamp_min(1 / self._levels)

@@ -26,6 +26,7 @@ NAMES = {
     "top_entries": "largest entries, same count",
     "ours_refined": "autoencoder, refined",
     "layout_pca_refined": "PCA per layout, refined",
+    "ours_by_curvature": "autoencoder, rounded by curvature",
 }
 KEYS = ("model_id", "run_id", "checkpoint", "family", "original", "networks", "kind")
 NOTHING = "no held-out network could be run: its architecture is not known"

@@ -11,7 +11,7 @@ from wscore.models.linear import signatures
 from wscore.publish.load import PublishedDecoder, PublishedEncoder
 from wscore.tokens.batch import TokenBatch
 from wscore.training.rebuild import Codec
-from wscore.training.refine import Problem, RefineConfig, draw_images, refine, store
+from wscore.training.refine import Problem, RefineConfig, draw_images, encode
 from wscore.zoo.answers import ModuleAnswer, differentiable
 from wscore.zoo.layout import Layout, layout_of
 
@@ -44,11 +44,8 @@ def refined_latents(
     shape = tuple(start.shape)
     decode, answer = _Decode(decoder, layout, shape), ModuleAnswer(differentiable(network), layout)
     problem = Problem(decode, answer, torch.from_numpy(vector).float(), draw_images(images, config))
-    latents = refine(problem, start.reshape(1, -1), config)
     code = read_latent_code(encoder.facts, where="config.json")
-    if code is not None and not code.exact:
-        latents = code.restore(store(problem, latents, code, config, signatures(decode.frame)))
-    return latents.reshape(shape)
+    return encode(problem, start.reshape(1, -1), code, config, signatures(decode.frame)).reshape(shape)
 
 
 class _Decode:

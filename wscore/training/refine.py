@@ -20,7 +20,7 @@ from torch import Tensor
 
 from wscore.config import Section
 from wscore.losses.behaviour import behaviour_kl, spread
-from wscore.models.entropy_code import Code
+from wscore.models.entropy_code import Code, EntropyCode, Worth
 from wscore.training.lbfgs import minimise
 from wscore.training.rebuild import Answer
 
@@ -30,8 +30,10 @@ Decode = Callable[[Tensor], Tensor]
 AT_ONCE = 4096  # networks x images that are run together
 DIFFERENCE = 1e-2  # of latents, in the derivative of the decoder
 DECODED = 256  # latents at once while it is measured
+DIRECTIONS = 4  # of the logits of an image in which its curvature is measured
 EXACT = 1e-4  # of the objective, in nats, below which there is nothing to refine
 DAMPING = 1e-3  # added to the curvature, as a share of its mean
+NEAR = 0.02  # added likewise where bits count too: latents walk far in directions without curvature
 
 
 class RefineConfig(Section):
@@ -44,6 +46,7 @@ class RefineConfig(Section):
         curvature_images: of them that the curvature is measured on; 0 leaves it out.
         temperature: of the divergence, in spreads of the original's logits.
         anchor: weight of the squared distance from the encoder's latent.
+        rate: weight of the bits in the search, where numbers take as many as they are worth; 0 searches as if all took as many.
         seed: of the drawn images.
     """
 
@@ -53,6 +56,7 @@ class RefineConfig(Section):
     curvature_images: Annotated[int, Meta(ge=0)]
     temperature: Annotated[float, Meta(gt=0)]
     anchor: Annotated[float, Meta(ge=0)]
+    rate: Annotated[float, Meta(ge=0)]
     seed: Annotated[int, Meta(ge=0)]
 
 
@@ -72,6 +76,16 @@ class Problem(NamedTuple):
     original: Float[Tensor, "networks weights"]
     images: Float[Tensor, "images channel height width"]
     synthesis: Float[Tensor, "weights latent"] | None = None
+
+    def alone(self, row: int) -> "Problem":
+        """Return the problem of one of the networks."""
+        return self._replace(original=self.original[row : row + 1])
+
+    def measured(self, latents: Float[Tensor, "networks latent"]) -> "Problem":
+        """Return the problem with its synthesis, measured at the mean latent if it was not known."""
+        if self.synthesis is not None:
+            return self
+        return self._replace(synthesis=derivative(self.decode, latents.mean(0)))
 
 
 def draw_images(
@@ -102,12 +116,40 @@ def refine(
         if number == 0 or not config.curvature_images:
             latents = minimise(goal, latents, steps=steps).points
             continue
-        axes = _axes(part, expected, latents, config)  # (n, K, K)
-        centre = latents
-        moved = _Moved(goal, centre, axes)
-        latents = moved.place(minimise(moved, torch.zeros_like(centre), steps=steps, first=0.5).points)
+        lower = torch.linalg.cholesky(_damped(part, expected, latents, config))  # (n, K, K)
+        moved = _Moved(goal, latents, lower)
+        latents = moved.place(minimise(moved, torch.zeros_like(latents), steps=steps, first=0.5).points)
     better = whole.values(latents) < whole.values(start)
     return torch.where(better[:, None], latents, start)
+
+
+def encode(
+    problem: Problem, start: Float[Tensor, "networks latent"], code: Code | None, config: RefineConfig,
+    kinds: Int64[Tensor, " windows"],
+) -> Float[Tensor, "networks latent"]:  # fmt: skip
+    """Return refined latents as they come back after being stored.
+
+    Args:
+        problem: the networks.
+        start: latents of the encoder, of all windows side by side.
+        code: how latents are stored; None as floats.
+        config: of the search.
+        kinds: signatures of the windows, the same for all networks.
+    """
+    if code is None or code.exact:
+        return refine(problem, start, config)
+    if not isinstance(code, EntropyCode) or not weighs_bits(code, config):
+        return code.restore(store(problem, refine(problem, start, config), code, config, kinds)).view_as(start)
+    found = []
+    for row in range(len(start)):  # one at a time: a curvature takes room
+        one = problem.alone(row)
+        found.append(search(one, one_pass(one, start[row : row + 1], code, config, kinds), code, config, kinds).latents)
+    return torch.cat(found) if found else start
+
+
+def weighs_bits(code: Code | None, config: RefineConfig) -> bool:
+    """Return whether latents are searched by what they answer and by the bits that they take together."""
+    return isinstance(code, EntropyCode) and config.rate > 0 and config.steps > 0 and config.curvature_images > 0
 
 
 def store(
@@ -129,34 +171,104 @@ def store(
         config: on how many images the curvature is measured.
         kinds: signatures of the windows, the same for all networks.
     """
-    windows = len(kinds)
-    split = lambda rows: rows.reshape(len(rows) * windows, -1)  # noqa: E731
-    plain: Any = code.store(split(latents), kinds.repeat(len(latents)))
     if not config.curvature_images or not len(latents):
-        return plain
+        return code.store(latents.reshape(len(latents) * len(kinds), -1), kinds.repeat(len(latents)))
+    problem = problem.measured(latents)
+    rows = [
+        one_pass(problem.alone(row), latents[row : row + 1], code, config, kinds).codes for row in range(len(latents))
+    ]
+    return type(rows[0])(*(torch.cat(parts) for parts in zip(*rows, strict=True)))
+
+
+class Rounded(NamedTuple):
+    """Latents of one network, rounded by the curvature of what it answers.
+
+    Attributes:
+        start: before they were rounded.
+        codes: as the code stores them, one row per window.
+        latents: as they come back.
+        curvature: at `start`.
+        value: of the divergence of `latents`.
+    """
+
+    start: Float[Tensor, "1 latent"]
+    codes: Any
+    latents: Float[Tensor, "1 latent"]
+    curvature: Float[Tensor, "latent latent"]
+    value: float
+
+
+def one_pass(
+    problem: Problem,
+    start: Float[Tensor, "1 latent"],
+    code: Code,
+    config: RefineConfig,
+    kinds: Int64[Tensor, " windows"],
+) -> Rounded:
+    """Return the latents of one network rounded by its own curvature there, or plainly where that turns out better.
+
+    Nothing is searched: the network answers some images once, with gradients.
+
+    Args:
+        problem: the network.
+        start: latents of all its windows, side by side.
+        code: how they are stored.
+        config: on how many images the curvature is measured.
+        kinds: signatures of the windows.
+    """
+    windows, size = len(kinds), start.shape[1] // len(kinds)
     expected = _expected(problem)
-    if problem.synthesis is None:
-        problem = problem._replace(synthesis=derivative(problem.decode, latents.mean(0)))
-    careful: list[Any] = []
-    for row in range(len(latents)):  # one at a time: a curvature takes room
-        one = problem._replace(original=problem.original[row : row + 1])
-        whole = _damped(one, expected[row : row + 1], latents[row : row + 1], config)[0]  # (W K, W K)
-        size = len(whole) // windows
-        blocks = torch.stack([whole[at : at + size, at : at + size] for at in range(0, len(whole), size)])
-        careful.append(code.store_by(latents[row].view(windows, size), blocks, kinds))
-    found = type(plain)(*(torch.cat(parts) for parts in zip(*careful, strict=True)))
-    goal = _Goal(problem, expected, latents, config)
-    values = [goal.values(code.restore(codes).reshape(len(latents), -1)) for codes in (found, plain)]
-    better = (values[0] <= values[1]).repeat_interleave(windows)
-    chosen = (torch.where(better.view(-1, *[1] * (a.ndim - 1)), a, b) for a, b in zip(found, plain, strict=True))
-    return type(plain)(*chosen)
+    goal = _Goal(problem, expected, start, config)
+    curvature = _damped(problem, expected, start, config)[0]  # (W K, W K)
+    blocks = torch.stack([curvature[at : at + size, at : at + size] for at in range(0, len(curvature), size)])
+    split, slope = start.view(windows, size), goal(start)[1].view(windows, size)
+    ways = [code.store_by(split, blocks, kinds, slope), code.store(split, kinds)]
+    values = [float(goal.values(code.restore(codes).view_as(start))) for codes in ways]
+    best = int(values[1] < values[0])
+    return Rounded(start, ways[best], code.restore(ways[best]).view_as(start), curvature, values[best])
+
+
+def search(
+    problem: Problem, first: Rounded, code: EntropyCode, config: RefineConfig, kinds: Int64[Tensor, " windows"]
+) -> Rounded:
+    """Return latents of one network, moved to where few bits keep what it answers, and rounded there; never worse than `first`.
+
+    The search minimises the divergence and what the bits are worth (`EntropyCode.worth`), which is in units of half the mean
+    curvature: of all latents between which the answers can hardly tell it finds one that fits with a fine step. Its
+    coordinates are those in which the second derivative of that sum at the start is the identity.
+
+    Args:
+        problem: the network.
+        first: its latents rounded without a search.
+        code: how they are stored.
+        config: of the search.
+        kinds: signatures of the windows.
+    """
+    problem, expected = problem.measured(first.start), _expected(problem)
+    bits = code.worth(first.start.view(len(kinds), -1), kinds)
+    half = first.curvature.diagonal().mean() / 2
+    worth = Worth(bits.centres.view(1, -1), config.rate * half * bits.weights.view(1, -1))
+    form = first.curvature + torch.diag(2 * worth.weights[0] + NEAR * half)
+    lower = torch.linalg.cholesky(form)
+    latents, rounds = first.start, min(config.rounds, config.steps)
+    for number in range(rounds):
+        steps = config.steps // rounds + (number < config.steps % rounds)
+        count = max(1, len(problem.images) >> (rounds - 1 - number))
+        part = problem._replace(images=problem.images[:count])
+        moved = _Moved(_Goal(part, expected[:, :count], first.start, config, worth), latents, lower[None])
+        latents = moved.place(minimise(moved, torch.zeros_like(latents), steps=steps, first=0.5).points)
+    found = one_pass(problem, latents, code, config, kinds)
+    return found if found.value <= first.value else first
 
 
 class _Goal:
     """Objective of every network and its gradient."""
 
-    def __init__(self, problem: Problem, expected: Tensor, start: Tensor, config: RefineConfig) -> None:
+    def __init__(
+        self, problem: Problem, expected: Tensor, start: Tensor, config: RefineConfig, worth: Worth | None = None
+    ) -> None:
         self.problem, self.expected, self.start, self.config = problem, expected, start, config
+        self.worth = worth
 
     def __call__(self, latents: Tensor) -> tuple[Tensor, Tensor]:
         values, gradients = [], []
@@ -176,29 +288,24 @@ class _Goal:
 
     def _value(self, latents: Tensor, rows: slice) -> Tensor:
         found = self.problem.answer(self.problem.decode(latents), self.problem.images[None])
-        divergence = behaviour_kl(self.expected[rows], found, self.config.temperature)
-        return divergence + self.config.anchor * (latents - self.start[rows]).square().mean(1)
+        value = behaviour_kl(self.expected[rows], found, self.config.temperature)
+        if self.worth is not None:
+            value = value + (self.worth.weights[rows] * (latents - self.worth.centres[rows]).square()).sum(1)
+        return value + self.config.anchor * (latents - self.start[rows]).square().mean(1)
 
 
 class _Moved:
-    """The same objective in other coordinates u: z = centre + axes u."""
+    """The same objective in other coordinates u: z = centre + L^-T u, where a form of every network is L L^T."""
 
-    def __init__(self, goal: _Goal, centre: Tensor, axes: Tensor) -> None:
-        self.goal, self.centre, self.axes = goal, centre, axes
+    def __init__(self, goal: _Goal, centre: Tensor, lower: Tensor) -> None:
+        self.goal, self.centre, self.lower = goal, centre, lower
 
     def place(self, moves: Tensor) -> Tensor:
-        return self.centre + torch.einsum("nkj,nj->nk", self.axes, moves)
+        return self.centre + torch.linalg.solve_triangular(self.lower.mT, moves[..., None], upper=True)[..., 0]
 
     def __call__(self, moves: Tensor) -> tuple[Tensor, Tensor]:
         values, gradients = self.goal(self.place(moves))
-        return values, torch.einsum("nkj,nk->nj", self.axes, gradients)
-
-
-def _axes(problem: Problem, expected: Tensor, latents: Tensor, config: RefineConfig) -> Tensor:
-    """Return axes L^-T (n, K, K) in which the damped curvature L L^T of every network is the identity."""
-    factor = torch.linalg.cholesky(_damped(problem, expected, latents, config))
-    unit = torch.eye(latents.shape[1], device=latents.device)
-    return torch.linalg.solve_triangular(factor, unit.expand_as(factor), upper=False).mT
+        return values, torch.linalg.solve_triangular(self.lower, gradients[..., None], upper=False)[..., 0]
 
 
 def _damped(problem: Problem, expected: Tensor, latents: Tensor, config: RefineConfig) -> Tensor:
@@ -226,7 +333,7 @@ def curvatures(
     for row in range(len(latents)):
         with torch.no_grad():
             weights = problem.decode(latents[row : row + 1])[0]
-        product = _jacobian(problem.answer, weights, images, scale[row]) @ synthesis  # (I C, K)
+        product = _jacobian(problem.answer, weights, images, scale[row], config.seed) @ synthesis  # (M I, K)
         found.append(product.mT @ product / len(images))
     return torch.stack(found)
 
@@ -239,24 +346,31 @@ def derivative(decode: Decode, centre: Float[Tensor, " latent"]) -> Float[Tensor
     return torch.cat(parts).mT.contiguous()
 
 
-def _jacobian(answer: Answer, weights: Tensor, images: Tensor, scale: Tensor) -> Tensor:
-    """Return R^T J (I C, D) of one network, where R R^T = diag(p) - p p^T is the curvature of the divergence by the logits.
+def _jacobian(answer: Answer, weights: Tensor, images: Tensor, scale: Tensor, seed: int) -> Tensor:
+    """Return R^T J of one network, where R R^T = diag(p) - p p^T is the curvature of the divergence by the logits.
 
-    R = diag(sqrt(p)) - p sqrt(p)^T: column c is sqrt(p_c) (e_c - p).
+    R = diag(sqrt(p)) - p sqrt(p)^T: column c is sqrt(p_c) (e_c - p). Of many classes `DIRECTIONS` random mixtures of the columns
+    are taken for every image, whose products are right on average.
     """
     copies = weights.expand(len(images), -1).detach().requires_grad_(True)  # (I, D)
     with torch.enable_grad():
         logits = answer(copies, images[:, None])[:, 0] / scale  # (I, C)
     shares = logits.detach().softmax(-1)
-    classes = shares.shape[-1]
-    rows = []
-    for number in range(classes):
-        root = shares[:, number, None].sqrt()
-        factor = -root * shares
-        factor[:, number] += root[:, 0]
-        (row,) = torch.autograd.grad(logits, copies, factor, retain_graph=number + 1 < classes)
-        rows.append(row)
+    mixtures = _mixtures(len(images), shares.shape[-1], seed).to(shares) * shares.sqrt()  # (M, I, C)
+    factors = mixtures - shares * mixtures.sum(-1, keepdim=True)
+    rows = [
+        torch.autograd.grad(logits, copies, factor, retain_graph=number + 1 < len(factors))[0]
+        for number, factor in enumerate(factors)
+    ]
     return torch.cat(rows)
+
+
+def _mixtures(images: int, classes: int, seed: int) -> Tensor:
+    """Return vectors e (M, I, C) whose products e e^T sum to the identity over M, on average over images."""
+    if classes <= DIRECTIONS:
+        return torch.eye(classes)[:, None].expand(-1, images, -1)
+    drawn = torch.randn(DIRECTIONS, images, classes, generator=torch.Generator().manual_seed(seed))
+    return drawn / DIRECTIONS**0.5
 
 
 @torch.no_grad()

@@ -94,7 +94,7 @@ def test_wrong_input_is_named(published: Path, tiny_zoo: Path) -> None:
         PublishedEncoder(published / "decoder")
 
 
-REFINE = RefineConfig(steps=12, rounds=2, images=40, curvature_images=8, temperature=0.5, anchor=0.0, seed=0)
+REFINE = RefineConfig(steps=12, rounds=2, images=40, curvature_images=8, temperature=0.5, anchor=0.0, rate=1.0, seed=0)
 
 
 @pytest.mark.parametrize("row", [1, 9, 17])

@@ -8,13 +8,24 @@ import torch
 from torch import Tensor, nn
 
 from wscore.losses.behaviour import behaviour_kl, spread
+from wscore.models.entropy_code import EntropyCode
 from wscore.models.latent_code import Bits, LatentCode
-from wscore.training.refine import Problem, RefineConfig, curvatures, draw_images, refine, store
+from wscore.training.refine import (
+    Problem,
+    RefineConfig,
+    curvatures,
+    draw_images,
+    encode,
+    one_pass,
+    refine,
+    search,
+    store,
+)
 from wscore.zoo.answers import ModuleAnswer, StackedAnswer
 from wscore.zoo.architectures import Architecture, build
 from wscore.zoo.layout import layout_of
 
-CONFIG = RefineConfig(steps=12, rounds=3, images=40, curvature_images=10, temperature=0.5, anchor=0.0, seed=0)
+CONFIG = RefineConfig(steps=12, rounds=3, images=40, curvature_images=10, temperature=0.5, anchor=0.0, rate=1.0, seed=0)
 ARCHITECTURE = Architecture(
     family="cnn", input=(1, 8, 8), classes=3, widths=(3, 4), activation="gelu", pooling="avg"
 )  # fmt: skip
@@ -118,3 +129,64 @@ def test_images_are_a_fixed_draw() -> None:
     first, second = draw_images(images, CONFIG), draw_images(images, CONFIG)
     assert torch.equal(first, second)
     assert len(first.unique()) == 40
+
+
+KINDS = torch.zeros(1, dtype=torch.int64)
+
+
+@pytest.fixture(scope="module")
+def wide() -> tuple[Problem, Tensor, EntropyCode]:
+    """Networks kept in many more numbers than their answers depend on, in very little room, far from their centre."""
+    generator = torch.Generator().manual_seed(3)
+    torch.manual_seed(1)
+    network = build(ARCHITECTURE)
+    layout = layout_of(network.state_dict())
+    mean, size = torch.from_numpy(layout.flatten(network.state_dict())), layout.size
+    basis = 0.2 * torch.linalg.qr(torch.randn(size, size, generator=generator))[0]
+    decode: Callable[[Tensor], Tensor] = lambda latents: mean + latents @ basis  # noqa: E731
+    spreads = 2.0 ** torch.linspace(1, -4, size)
+    training = spreads * torch.randn(60, size, generator=generator)
+    code = EntropyCode.fit(training, torch.zeros(60, dtype=torch.int64), {}, 1.5)
+    truth = 2 * spreads * torch.randn(3, size, generator=generator)
+    images = torch.randn(40, 1, 8, 8, generator=generator)
+    return Problem(decode, StackedAnswer(ARCHITECTURE, layout), decode(truth), images), truth, code
+
+
+def test_a_search_that_counts_bits_answers_better_in_the_same_bytes_and_never_worse(
+    wide: tuple[Problem, Tensor, EntropyCode],
+) -> None:
+    problem, truth, code = wide
+    values = []
+    for row in range(len(truth)):
+        one, start = problem.alone(row), truth[row : row + 1]
+        first = one_pass(one, start, code, CONFIG, KINDS)
+        plain = float(objective(one, code.rounded(start, KINDS), CONFIG, start))
+        assert first.value <= plain + 1e-6
+        found = search(one, first, code, CONFIG, KINDS)
+        assert found.value <= first.value
+        assert found.value == pytest.approx(float(objective(one, found.latents, CONFIG, found.latents)), abs=1e-5)
+        payloads = code.pack(found.codes)
+        assert [len(payload) for payload in payloads] == [round(4 * code.floats())]
+        assert torch.equal(code.restore(code.unpack(payloads, KINDS)), found.latents)
+        values.append((plain, first.value, found.value))
+    plain, rounded, searched = torch.tensor(values).mean(0).tolist()
+    assert searched < 0.8 * rounded < 0.8 * plain
+
+
+def test_networks_are_encoded_each_on_its_own_and_the_same_each_time(wide: tuple[Problem, Tensor, EntropyCode]) -> None:
+    problem, truth, code = wide
+    both = encode(problem, truth[:2], code, CONFIG, KINDS)
+    assert torch.equal(both, encode(problem, truth[:2], code, CONFIG, KINDS))
+    assert torch.allclose(both[1:], encode(problem.alone(1), truth[1:2], code, CONFIG, KINDS), atol=1e-4)
+    plain = msgspec.structs.replace(CONFIG, rate=0.0)
+    assert not torch.equal(both, encode(problem, truth[:2], code, plain, KINDS))
+    assert torch.equal(encode(problem, truth, None, plain, KINDS), refine(problem, truth, plain))
+
+
+def test_the_curvature_of_many_classes_is_right_on_average() -> None:
+    from wscore.training.refine import _mixtures
+
+    assert torch.equal(_mixtures(2, 3, 0)[:, 0], torch.eye(3))
+    drawn = _mixtures(4000, 10, 0)  # (M, I, C)
+    mean = torch.einsum("mic,mid->cd", drawn, drawn) / 4000
+    assert torch.allclose(mean, torch.eye(10), atol=0.06)
