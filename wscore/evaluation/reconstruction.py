@@ -198,9 +198,10 @@ def methods(
     refined: dict[str, Method] = {}
     if refinement is not None and refinement.config.steps:
         coders = {OURS: ModelCoder(cache, model, code, ours.floats), "layout_pca": PcaCoder(layout_pca)}
-        refined = {f"{name}_refined": Refined(coder, cache, refinement) for name, coder in coders.items()}
+        searches = {name: Refined(coder, cache, refinement) for name, coder in coders.items()}
+        refined = {f"{name}_refined": way for name, way in searches.items()}
         if weighs_bits(code, refinement.config):
-            refined[BY_CURVATURE] = OnePass(refined[f"{OURS}_refined"])
+            refined[BY_CURVATURE] = OnePass(searches[OURS])
     return {
         OURS: ours,
         **refined,

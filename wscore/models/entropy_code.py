@@ -49,6 +49,7 @@ TRUST = 0.5  # of a curvature of 1 in all directions, added to that of a network
 #: What a squared Gaussian number counts beside its error: log2(e) / 2 bits, times `PRICE`, times what is left of
 #: a curvature of 1 by the numbers that make up for it.
 WORTH = 0.3 / 12
+UNSEARCHED = 1 / 12  # likewise where latents are as the encoder gives them
 
 
 class GroupCode(Section):
@@ -168,7 +169,8 @@ class EntropyCode(Section, tag="waterfilling", tag_field="allocation"):
             latents: rows of numbers.
             curvature: a positive semidefinite matrix of each.
             kinds: their signatures.
-            slope: gradient at the latents of what they are kept for; None where they are at its minimum.
+            slope: gradient of what they are kept for at latents that were searched for, bits counted; None at latents of
+                the encoder, where there is none.
         """
         return self._stored(latents, kinds, curvature, slope)
 
@@ -308,10 +310,10 @@ def _scale(group: GroupCode, values: np.ndarray) -> int:
     return round(OCTAVE * math.log2(min(max(mean, 2.0**-8), 2.0**8)))
 
 
-def _worth(group: GroupCode, step: int, scale: int) -> Tensor:
+def _worth(group: GroupCode, step: int, scale: int, worth: float = WORTH) -> Tensor:
     """Return what a squared number counts beside its squared error, for each number."""
     spreads = torch.tensor(group.spreads) / OCTAVE
-    return WORTH * power(step, FINE) ** 2 * 4.0 ** -(spreads + scale / OCTAVE)
+    return worth * power(step, FINE) ** 2 * 4.0 ** -(spreads + scale / OCTAVE)
 
 
 def _round(group: GroupCode, values: np.ndarray, curvature: Tensor | None, slope: Tensor | None) -> _Rounded:
@@ -367,7 +369,7 @@ class _Careful:
     """
 
     def __init__(self, group: GroupCode, values: np.ndarray, curvature: Tensor, slope: Tensor | None) -> None:
-        self.group = group
+        self.group, self.worth = group, UNSEARCHED if slope is None else WORTH
         unit = curvature.diagonal().mean().clamp_min(TINY) * (1 + TRUST)
         self.curvature = curvature.float() / unit + TRUST / (1 + TRUST) * torch.eye(len(curvature))
         self.image = self.curvature @ torch.from_numpy(values).float()
@@ -377,7 +379,7 @@ class _Careful:
     def __call__(self, step: int, scale: int) -> _Rounded:
         size = power(step, FINE)
         form = self.curvature.clone()
-        form.diagonal().add_(_worth(self.group, step, scale).float())
+        form.diagonal().add_(_worth(self.group, step, scale, self.worth).float())
         lower = torch.linalg.cholesky(form.flip(0, 1))
         left = torch.cholesky_solve(self.image.flip(0)[:, None], lower)[:, 0].flip(0)
         numbers = _in_turn((left / size).numpy(), lower.flip(0, 1).numpy())

@@ -139,7 +139,8 @@ def encode(
     if code is None or code.exact:
         return refine(problem, start, config)
     if not isinstance(code, EntropyCode) or not weighs_bits(code, config):
-        return code.restore(store(problem, refine(problem, start, config), code, config, kinds)).view_as(start)
+        stored: Any = store(problem, refine(problem, start, config), code, config, kinds)
+        return code.restore(stored).view_as(start)
     found = []
     for row in range(len(start)):  # one at a time: a curvature takes room
         one = problem.alone(row)
@@ -204,6 +205,8 @@ def one_pass(
     code: Code,
     config: RefineConfig,
     kinds: Int64[Tensor, " windows"],
+    *,
+    searched: bool = False,
 ) -> Rounded:
     """Return the latents of one network rounded by its own curvature there, or plainly where that turns out better.
 
@@ -215,17 +218,19 @@ def one_pass(
         code: how they are stored.
         config: on how many images the curvature is measured.
         kinds: signatures of the windows.
+        searched: whether the latents are where a search ended, bits counted.
     """
     windows, size = len(kinds), start.shape[1] // len(kinds)
     expected = _expected(problem)
     goal = _Goal(problem, expected, start, config)
     curvature = _damped(problem, expected, start, config)[0]  # (W K, W K)
     blocks = torch.stack([curvature[at : at + size, at : at + size] for at in range(0, len(curvature), size)])
-    split, slope = start.view(windows, size), goal(start)[1].view(windows, size)
-    ways = [code.store_by(split, blocks, kinds, slope), code.store(split, kinds)]
-    values = [float(goal.values(code.restore(codes).view_as(start))) for codes in ways]
+    split, slope = start.view(windows, size), goal(start)[1].view(windows, size) if searched else None
+    ways: list[Any] = [code.store_by(split, blocks, kinds, slope), code.store(split, kinds)]
+    back: Any = code.restore
+    values = [float(goal.values(back(codes).view_as(start))) for codes in ways]
     best = int(values[1] < values[0])
-    return Rounded(start, ways[best], code.restore(ways[best]).view_as(start), curvature, values[best])
+    return Rounded(start, ways[best], back(ways[best]).view_as(start), curvature, values[best])
 
 
 def search(
@@ -257,7 +262,7 @@ def search(
         part = problem._replace(images=problem.images[:count])
         moved = _Moved(_Goal(part, expected[:, :count], first.start, config, worth), latents, lower[None])
         latents = moved.place(minimise(moved, torch.zeros_like(latents), steps=steps, first=0.5).points)
-    found = one_pass(problem, latents, code, config, kinds)
+    found = one_pass(problem, latents, code, config, kinds, searched=True)
     return found if found.value <= first.value else first
 
 
