@@ -13,7 +13,7 @@ from wscore.forecasting.gram import TINY, WORST, gram_loss, mixed, noise_grams, 
 from wscore.forecasting.pca import fit_pca
 from wscore.forecasting.plan import Material, one_network
 from wscore.forecasting.series import SeriesBatches, calibrate, denoising_loss, series_loss
-from wscore.models.predictor import GramPredictor, PcaPredictor, WeightPredictor, gram_features
+from wscore.models.predictor import GramPredictor, PcaPredictor, WeightPredictor, agreed, gram_features
 from wscore.models.series import DiffusionPredictor, SeriesPredictor
 from wscore.training.batches import Batches, TensorBatches, derive_seed, permutation
 
@@ -46,7 +46,8 @@ def gram_task(config: PredictorConfig, known: Sequence[Material]) -> Task:  # no
     def loss(model: GramPredictor, batch: tuple[Tensor, Tensor, Tensor]) -> Mapping[str, Tensor]:
         features, products, known = batch  # (B, L, c-1, F), (B, L, c-1+K, c-1+K), (B, K)
         each = model.each(features)  # (M, B, L, c-1, K)
-        found = gram_loss(each.mean(0), products, known)
+        increments = each.shape[3]
+        found = gram_loss(agreed(each, products[..., :increments, :increments]), products, known)
         if not model.training:
             return found
         own = [gram_loss(coefficients, products, known)["loss"] for coefficients in each]  # each learns by itself

@@ -26,6 +26,7 @@ from wscore.models.folder import register
 from wscore.zoo.layout import Layout
 
 TINY = 1e-30
+CAUTION = 10.0  # how much a disagreement of the transformers of a `GramPredictor` shortens its forecast
 BOUND = 1.5  # a coefficient of horizon k lies within +-BOUND sqrt(k)
 LOG_RANGE = 6.0
 KINDS_TOLD_APART = ("conv", "linear")
@@ -143,10 +144,11 @@ class GramMember(nn.Module):
 
 @register
 class GramPredictor(WeightPredictor):
-    """w(t + k) = w(t) + sum_i beta[i, k, tensor] d_i, beta the mean over some transformers that differ by chance.
+    """w(t + k) = w(t) + s_k sum_i beta[i, k, tensor] d_i, beta the mean over transformers that differ by chance.
 
-    Their features are inner products of the c - 1 increments (`gram_features`). Where the transformers disagree, their
-    mean is closer to copy-last than they are.
+    Their features are inner products of the c - 1 increments (`gram_features`). s_k = E / (E + 10 V) makes the forecast
+    shorter where they disagree: E is the squared length of the mean forecast change of the network, V the variance of the
+    transformers' changes around it. What they were not taught is nearly copied.
     """
 
     folder_format: ClassVar[int] = 3
@@ -161,10 +163,17 @@ class GramPredictor(WeightPredictor):
         """Refuse folders of formats 1 and 2, which hold one transformer that learned otherwise."""
 
     def forward(
-        self, features: Float[Tensor, "window tensor increment feature"]
+        self,
+        features: Float[Tensor, "window tensor increment feature"],
+        grams: Float[Tensor, "window tensor increment increment"],
     ) -> Float[Tensor, "window tensor increment horizon"]:
-        """Return the coefficient of every increment, for each tensor and horizon."""
-        return self.each(features).mean(0)
+        """Return the coefficient of every increment, for each tensor and horizon.
+
+        Args:
+            features: of the windows, from `gram_features`.
+            grams: inner products of their increments, in any unit.
+        """
+        return agreed(self.each(features), grams.float())
 
     def each(
         self, features: Float[Tensor, "window tensor increment feature"]
@@ -181,13 +190,31 @@ class GramPredictor(WeightPredictor):
         Beside the history and the result it needs memory for `COLUMNS_AT_ONCE` weights only, however large the network.
         """
         history, chosen = checked(history, layout, self.config, horizons)
-        features = gram_features(increment_grams(history, layout)[None], layout)
-        coefficients = self(features)[0, :, :, chosen]  # (L, c-1, K)
+        grams = increment_grams(history, layout)[None]
+        unit = grams.diagonal(dim1=-2, dim2=-1).sum().clamp_min(TINY)
+        coefficients = self(gram_features(grams, layout), grams / unit)[0, :, :, chosen]  # (L, c-1, K)
         forecast = history.new_empty(len(chosen), layout.size)
         for number, block in blocks_of(layout):
             change = coefficients[number].T @ increments(history, block)
             forecast[:, block] = history[-1, block] + change
         return forecast
+
+
+def agreed(
+    each: Float[Tensor, "member window tensor increment horizon"],
+    grams: Float[Tensor, "window tensor increment increment"],
+) -> Float[Tensor, "window tensor increment horizon"]:
+    """Return the mean of coefficients, shortened by their disagreement as `GramPredictor` says."""
+    mean, count = each.mean(0), len(each)
+    if count == 1:
+        return mean
+
+    def squared(coefficients: Tensor) -> Tensor:
+        return (coefficients * (grams @ coefficients)).sum((-3, -2))  # over tensors and increments
+
+    variance = squared(each - mean).sum(0) / (count - 1)  # (W, K)
+    length = squared(mean).clamp_min(0)
+    return mean * (length / (length + CAUTION * variance.clamp_min(0)).clamp_min(TINY))[:, None, None]
 
 
 @register

@@ -13,6 +13,7 @@ from wscore.models.predictor import (
     PcaPredictor,
     PcaPredictorConfig,
     WeightPredictor,
+    agreed,
     gram_features,
 )
 from wscore.models.series import DiffusionPredictor, DiffusionPredictorConfig, SeriesPredictor, SeriesPredictorConfig
@@ -149,7 +150,7 @@ def test_gram_is_trained_on_what_it_sees_when_it_predicts() -> None:
     windows = training_windows(9, length=4, horizons=(1, 2, 3), stride=2)
     grams = window_grams(snapshot_grams(weights, LAYOUT), windows)[..., :3, :3]
     with torch.no_grad():
-        coefficients = model(gram_features(grams, LAYOUT))[0]  # (L, c-1, K)
+        coefficients = model(gram_features(grams, LAYOUT), grams)[0]  # (L, c-1, K)
     history = torch.from_numpy(weights[windows.history[0]])
     increments = (history[1:] - history[:-1]).flip(0)
     parts = LAYOUT.slices().values()
@@ -258,14 +259,20 @@ def test_gram_folders_of_older_formats_are_refused(tmp_path) -> None:
             load_model(tmp_path, WeightPredictor)
 
 
-def test_coefficients_of_the_transformers_are_averaged() -> None:
+def test_coefficients_are_averaged_and_shortened_by_what_the_transformers_disagree() -> None:
     model = untrained("gram")
     assert isinstance(model, GramPredictor)
-    features = torch.randn(5, 4, 3, 12)
-    each = model.each(features)
+    windows = training_windows(9, length=4, horizons=(1,), stride=1)
+    grams = window_grams(snapshot_grams(walk(9).numpy(), LAYOUT), windows)[..., :3, :3]
+    each = model.each(gram_features(grams, LAYOUT)).double()
     assert each.shape == (2, 5, 4, 3, 3)
-    assert not torch.allclose(each[0], each[1], atol=1e-3)
-    assert torch.allclose(model(features), (each[0] + each[1]) / 2, atol=1e-6)
+    mean = (each[0] + each[1]) / 2
+    squares = [torch.einsum("wlik,wlij,wljk->wk", one, grams, one) for one in (mean, each[0] - mean, each[1] - mean)]
+    share = squares[0] / (squares[0] + 10 * (squares[1] + squares[2]))  # of two, the variance is the sum
+    assert 0 < share.min() < share.max() < 1
+    assert torch.allclose(agreed(each, grams), mean * share[:, None, None])
+    assert torch.allclose(agreed(torch.stack([mean, mean]), grams), mean)
+    assert torch.equal(agreed(mean[None], grams), mean)
 
 
 def test_steps_far_apart_are_forecast_too() -> None:
