@@ -26,7 +26,7 @@ from wscore.models.folder import register
 from wscore.zoo.layout import Layout
 
 TINY = 1e-30
-CAUTION = 10.0  # how much a disagreement of the transformers of a `GramPredictor` shortens its forecast
+CAUTION = 5.0  # how much a disagreement of the transformers of a `GramPredictor` shortens its forecast
 BOUND = 1.5  # a coefficient of horizon k lies within +-BOUND sqrt(k)
 LOG_RANGE = 6.0
 KINDS_TOLD_APART = ("conv", "linear")
@@ -146,7 +146,7 @@ class GramMember(nn.Module):
 class GramPredictor(WeightPredictor):
     """w(t + k) = w(t) + s_k sum_i beta[i, k, tensor] d_i, beta the mean over transformers that differ by chance.
 
-    Their features are inner products of the c - 1 increments (`gram_features`). s_k = E / (E + 10 V) makes the forecast
+    Their features are inner products of the c - 1 increments (`gram_features`). s_k = E / (E + 5 V) makes the forecast
     shorter where they disagree: E is the squared length of the mean forecast change of the network, V the variance of the
     transformers' changes around it. What they were not taught is nearly copied.
     """
