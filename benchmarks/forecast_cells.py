@@ -112,7 +112,7 @@ def main() -> None:
     parser.add_argument("--study", choices=("epochs", "shifted"), default="epochs")
     parser.add_argument("--images", nargs="*", default=[], metavar="NAME=PATH", help="more data sets for `epochs`")
     parser.add_argument("--length", type=int, default=5, help="snapshots that the predictor looks at")
-    parser.add_argument("--epochs", type=int, default=40, help="of the predictor")
+    parser.add_argument("--epochs", type=int, default=14, help="of the predictor")
     options = parser.parse_args()
     torch.set_num_threads(1)
     study = epochs(options.images) if options.study == "epochs" else shifted(options.folder)
@@ -202,7 +202,7 @@ def predictor_config(length: int, study: Study, count: int) -> PredictorConfig:
     changes = {
         "kind": "gram", "split": "run", "sequence_length": length, "stride": max(study.strides),
         "augment_strides": list(study.strides), "extrapolation_steps": max(HORIZONS), "far_step": None, "device": "cpu",
-        "predictor_epochs": count,
+        "predictor_epochs": count, "augment_share": 0.15,
     }  # fmt: skip
     return convert(to_plain(load_section(PredictorConfig, "predictor")) | changes, PredictorConfig, where="predictor")
 
