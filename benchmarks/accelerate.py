@@ -15,6 +15,7 @@ Every run is kept in `--out` as soon as it is done, and not done again: the benc
 """
 
 import argparse
+import hashlib
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -153,8 +154,14 @@ def tuned(case: Case, images: Images, store: Store) -> float:
 def run(case: Case, images: Images, store: Store, method: str, rate: float, seed: int, model: WeightPredictor) -> Curve:
     """Return the curve of one run, kept from an earlier time or trained now."""
     factor = FACTORS.get(method, 1.0)
-    key = f"{'/'.join(map(str, case))}/{method}/{rate:g}/{seed}"
+    which = f"/{identity(model)}" if method.startswith("jumps") else ""
+    key = f"{'/'.join(map(str, case))}/{method}/{rate:g}/{seed}{which}"
     return store.get(key, lambda: train(case, images, method, rate * factor, seed, model))
+
+
+def identity(model: WeightPredictor) -> str:
+    """Return a short hash of the weights of a predictor: the runs of another one are not taken for its own."""
+    return hashlib.sha256(b"".join(one.numpy().tobytes() for one in model.state_dict().values())).hexdigest()[:8]
 
 
 def train(
