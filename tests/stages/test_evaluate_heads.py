@@ -8,10 +8,11 @@ import pytest
 
 from stages.evaluate_heads import main
 from stages.train_heads import main as train
-from tests.stages.heads_workspace import write_params, write_representations
+from tests.stages.heads_workspace import SPLITS, write_params, write_representations
 from wscore.evaluation.heads import OURS
 from wscore.evaluation.property_controls import controls_of
 from wscore.training.heads import TASKS
+from wscore.zoo.store import Zoo, read_part, write_part
 
 ARGUMENTS = [
     "--zoo", "zoo", "--tokens", "tokens", "--representations", "representations", "--heads", "heads",
@@ -23,6 +24,11 @@ ARGUMENTS = [
 def made(make_tiny_zoo: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("judge")
     make_tiny_zoo(folder / "zoo", runs=5)
+    runs = sorted(set(Zoo(folder / "zoo").table["run_id"]))
+    named = {run: ("digits", "bars")[(place + place // 4) % 2] for place, run in enumerate(runs)}
+    for part in Zoo(folder / "zoo").parts:
+        table, vectors = read_part(part)
+        write_part(part, table.assign(dataset=table["run_id"].map(named)), vectors)
     write_representations(folder / "zoo", folder / "representations")
     write_params(folder)
     with pytest.MonkeyPatch.context() as patch:
@@ -91,3 +97,19 @@ def test_a_missing_head_leaves_nothing(workspace: Path, made: Path) -> None:
         main(ARGUMENTS)
     assert not Path("metrics").exists()
     assert not list(Path("plots").iterdir())
+
+
+def test_each_data_set_is_held_out_in_turn(workspace: Path, capsys: pytest.CaptureFixture) -> None:
+    params = json.loads(Path("params.yaml").read_text())
+    params["evaluate"]["ood"] = "dataset"
+    Path("params.yaml").write_text(json.dumps(params))
+    main(ARGUMENTS)
+    held = json.loads(Path("metrics/heads_test.json").read_text())["heads_held_out"]
+    assert set(held) == {"bars", "digits"}
+    split = dict(zip(sorted(set(Zoo(Path("zoo")).table["run_id"])), SPLITS, strict=True))
+    table = Zoo(Path("zoo")).table.drop_duplicates("run_id")
+    for name, tasks in held.items():
+        judged = table["run_id"].map(split).eq("test") & table["dataset"].eq(name)
+        assert {result["runs"] for result in tasks.values()} == {int(judged.sum())}, name
+        assert all(math.isfinite(value) for value in tasks["accuracy"][OURS].values())
+    assert "held out: ours at least as good in" in capsys.readouterr().out

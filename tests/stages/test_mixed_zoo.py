@@ -15,8 +15,9 @@ from stages.fetch_zoo import main as fetch_zoo
 from stages.tokenize_zoo import main as tokenize
 from stages.train_autoencoder import main as train_autoencoder
 from wscore.config import load_section, read_yaml
+from wscore.errors import WscoreWarning
 from wscore.evaluation.config import EvaluateConfig
-from wscore.evaluation.reconstruction import probe
+from wscore.evaluation.reconstruction import _warn_of_the_unknown, probe
 from wscore.tokens.cache import TokenCache
 from wscore.training.autoencoder import AeConfig
 from wscore.training.behaviour import Behaviour, NetworkBatches
@@ -135,6 +136,18 @@ def test_networks_of_a_data_set_that_is_not_named_are_counted_as_not_run(made, m
     row = int(np.flatnonzero(zoo.table["dataset"] == "bars")[0])
     reason = more.way(shown.kinds(zoo.table)[row], zoo.layout(row)).reason
     assert reason == "data.dataset names digits, stripes and not their data set"
+    with pytest.warns(WscoreWarning, match=f"{fits.count(False)} of {len(zoo)} networks can't be run, .*{reason}"):
+        _warn_of_the_unknown(zoo, np.arange(len(zoo)), shown)
+
+
+def test_networks_that_no_factory_builds_are_warned_of_with_the_reason(made, monkeypatch) -> None:
+    tasks, zoo = tasks_of(made, monkeypatch), Zoo(made / "zoo")
+    zoo.table = zoo.table.assign(architecture="", factory="mixer")
+    shown = probe(tasks, load_section(EvaluateConfig, "evaluate"))
+    reason = f"{len(zoo)} of {len(zoo)} networks can't be run, .*data.factories does not name 'mixer'"
+    with pytest.warns(WscoreWarning, match=reason):
+        _warn_of_the_unknown(zoo, np.arange(len(zoo)), shown)
+    assert not any(shown.fits(kind, zoo.layout(row)) for row, kind in enumerate(shown.kinds(zoo.table)))
 
 
 @pytest.mark.parametrize(

@@ -31,3 +31,14 @@ def test_curves_hold_every_sparsity_beside_pca(tmp_path: Path, monkeypatch: pyte
     assert float(table.loc[table["sparsity"] == "topk", "l0"].iloc[0]) <= 2
     assert list(pd.read_csv("results/fvu.csv")["l0"]) == [4, 8, 16, 32, 64]
     assert Path("results/pareto.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_list_of_data_sets_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    params = read_yaml(ROOT / "params.yaml")
+    changes = {**CHANGES, "data": {"dataset": ["digits", "mnist"]}}
+    Path("params.yaml").write_text(json.dumps({name: {**params[name], **own} for name, own in changes.items()}))
+    with pytest.raises(SystemExit) as stop:
+        main(["--zoo", "zoo", "--tokens", "tokens", "--out", "results"])
+    assert "data.dataset: is a list; expected one data set" in str(stop.value)
+    assert not Path("results").exists()

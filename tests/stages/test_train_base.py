@@ -42,6 +42,7 @@ def test_same_bytes_again() -> None:
         ("base: {snapshots_per_epoch: 50}", "base.snapshots_per_epoch"),
         ("base: {network: lenet5}", "base.size"),
         ("base: {dataset: mnist, root: nowhere}", "nowhere"),
+        ("base: {dataset: [digits, mnist]}", "base.dataset"),
     ],
 )
 def test_bad_input_ends_in_one_line_and_leaves_nothing(changes: str, message: str, workspace: Path) -> None:

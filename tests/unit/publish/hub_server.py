@@ -30,7 +30,7 @@ class Fault:
 
     Attributes:
         pattern: regular expression over `METHOD path`.
-        how: a status, `cut` (the connection ends halfway) or `silent` (no answer).
+        how: a status, `cut` (the connection ends halfway), `stalled` (it stays open halfway) or `silent` (no answer).
         times: how often; None = always.
         headers: of the answer with a status.
     """
@@ -86,7 +86,7 @@ class HubServer(ThreadingHTTPServer):
         self.faults: list[Fault] = []
         self.xet = xet
         self.storage: str | None = None
-        self.stopping = threading.Event()
+        self.stopping, self.stalled = threading.Event(), threading.Event()
         threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
 
     @property
@@ -168,6 +168,12 @@ class HubHandler(BaseHTTPRequestHandler):
             if isinstance(fault.how, int):
                 self.answer(fault.how, {"error": f"ordered {fault.how}"}, fault.headers)
             elif fault.how == "silent":
+                self.server.stopping.wait()
+                self.close_connection = True
+            elif fault.how == "stalled":
+                self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\nhalf")
+                self.wfile.flush()
+                self.server.stalled.set()
                 self.server.stopping.wait()
                 self.close_connection = True
             elif fault.how == "cut":

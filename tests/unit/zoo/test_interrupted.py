@@ -123,3 +123,45 @@ def test_a_full_disk_is_one_line_and_leaves_no_zoo(source, kind):
     assert not Path("zoo").exists()
     fetch()
     assert Path("zoo/layouts.json").is_file()
+
+
+FULL = """
+import resource, signal
+from pathlib import Path
+from stages.fetch_zoo import main as fetch
+from stages.tokenize_zoo import main as tokenize
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+every = resource.getrlimit(resource.RLIMIT_FSIZE)
+for stage, options, made in (
+    (fetch, ["--out", "zoo", "--report", "report.csv", "--metrics", "zoo.json"], "zoo"),
+    (tokenize, ["--zoo", "zoo", "--out", "tokens", "--metrics", "tokens.json"], "tokens"),
+):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, every[1]))
+    try:
+        stage(options)
+    except SystemExit as stop:
+        print("STOPPED", stop)
+    resource.setrlimit(resource.RLIMIT_FSIZE, every)
+    print("LEFT", [str(path) for path in Path().iterdir() if made in path.name or path.suffix == ".tmp"])
+    stage(options)
+"""
+
+
+def test_a_full_disk_in_generation_and_tokenization_is_one_line_and_the_next_run_goes_on(source):
+    source("folder")
+    yaml = YAML()
+    params = yaml.load(Path("params.yaml").read_text(encoding="utf-8"))
+    params["zoo"].update(source="generate", path=None, n_runs=24, checkpoints=2, epochs=[1, 1], families=["mlp"])
+    params["data"].update(max_train=100, max_test=30)
+    with Path("params.yaml").open("w", encoding="utf-8") as stream:
+        yaml.dump(params, stream)
+    result = run(FULL)
+    assert result.returncode == 0, result.stderr
+    lines = result.stdout.splitlines()
+    stopped = [line for line in lines if line.startswith("STOPPED")]
+    assert len(stopped) == 2, result.stdout
+    assert all("File too large; free some space and run again" in line for line in stopped), stopped
+    assert lines.count("LEFT []") == 2, result.stdout
+    assert Path("zoo/layouts.json").is_file()
+    assert Path("tokens/manifest.json").is_file()
