@@ -40,6 +40,8 @@ STAGES = {
     "tokenize_zoo": "--zoo zoo --out tokens --metrics tokens.json",
     "train_autoencoder": "--zoo zoo --tokens tokens --out autoencoder --history history.csv --metrics autoencoder.json",
     "cache_representations": "--zoo zoo --tokens tokens --autoencoder autoencoder --out representations",
+    "train_heads": "--task accuracy --zoo zoo --tokens tokens --autoencoder autoencoder --representations representations "
+    "--out head --history head.csv",
 }
 
 
@@ -125,6 +127,7 @@ def write_params(folder: Path, count: int) -> None:
     content = yaml.load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     content["zoo"].update(source="hub", path="published", workers=1)
     content["ae"].update(epochs=1, hidden_dim=32, latent_dim=16)
+    content["heads"].update(epochs=1, copies=1, boosting_rounds=10)
     with (folder / "params.yaml").open("w", encoding="utf-8") as stream:
         yaml.dump(content, stream)
     content["zoo"].update(

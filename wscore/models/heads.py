@@ -16,6 +16,7 @@ from wscore.tokens.batch import TokenBatch
 
 Positive = Annotated[int, msgspec.Meta(gt=0)]
 LIMIT = 6.0  # standardised inputs are cut here, so that a network unlike all others can't throw a head far off
+AT_ONCE = 1 << 24  # numbers whose mean and deviation are taken together
 
 
 class HeadConfig(Section):
@@ -82,13 +83,15 @@ class Head(nn.Module):
     @torch.no_grad()
     def standardise(self, inputs: Float[Tensor, "networks input"]) -> None:
         """Take mean and standard deviation from training networks; an input that never varies is only centred."""
-        known = inputs.isfinite()
-        count = known.sum(dim=0).clamp(min=1)
-        clean = torch.where(known, inputs, 0.0).double()
-        mean = clean.sum(dim=0) / count
-        std = (torch.where(known, clean - mean, 0.0).square().sum(dim=0) / count).sqrt()
-        self.mean.copy_(mean)
-        self.std.copy_(torch.where(std > 1e-6 * (1 + mean.abs()), std, torch.ones_like(std)))
+        some = max(1, AT_ONCE // max(1, len(inputs)))
+        for part, mean, std in zip(*(x.split(some, -1) for x in (inputs, self.mean, self.std)), strict=True):
+            known = part.isfinite()
+            count = known.sum(dim=0).clamp(min=1)
+            clean = torch.where(known, part, 0.0).double()
+            middle = clean.sum(dim=0) / count
+            spread = (torch.where(known, clean - middle, 0.0).square().sum(dim=0) / count).sqrt()
+            mean.copy_(middle)
+            std.copy_(torch.where(spread > 1e-6 * (1 + middle.abs()), spread, torch.ones_like(spread)))
 
     def forward(
         self, inputs: Float[Tensor, "batch input"], tokens: TokenBatch | None = None

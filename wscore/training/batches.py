@@ -53,11 +53,11 @@ class TensorBatches:
 
     def epoch(self, number: int) -> Iterator[tuple[Tensor, ...]]:
         """Yield the batches of one epoch."""
-        tensors = self.tensors
-        if self.shuffle:
-            order = permutation(self.items, self.seed, number)
-            tensors = tuple(tensor[order.to(tensor.device)] for tensor in tensors)
-        return zip(*(tensor.split(self.batch_size) for tensor in tensors), strict=True)
+        if not self.shuffle:
+            yield from zip(*(tensor.split(self.batch_size) for tensor in self.tensors), strict=True)
+            return
+        for some in permutation(self.items, self.seed, number).split(self.batch_size):
+            yield tuple(tensor[some.to(tensor.device)] for tensor in self.tensors)
 
 
 def permutation(count: int, seed: int, epoch: int) -> Int[Tensor, " count"]:

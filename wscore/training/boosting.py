@@ -15,6 +15,7 @@ from wscore.zoo.statistics import Features
 
 Boosted = HistGradientBoostingClassifier | HistGradientBoostingRegressor
 Tree = dict[str, np.ndarray]
+AT_ONCE = 1 << 24  # numbers looked at together
 PATIENCE = 20  # rounds without gain on the validation rows
 SETTINGS: dict[str, Any] = {"learning_rate": 0.1, "max_leaf_nodes": 15, "n_iter_no_change": PATIENCE}
 
@@ -71,9 +72,14 @@ def boosted(target: Target, train: Known, validation: Known, *, iterations: int,
 
 def varying(features: Features) -> np.ndarray:
     """Return the numbers of the columns with two different values or more, NaN not counted."""
-    found = np.isfinite(features)
-    low = np.where(found, features, np.inf).min(axis=0, initial=np.inf)
-    return np.flatnonzero(np.where(found, features, -np.inf).max(axis=0, initial=-np.inf) > low)
+    some = max(1, AT_ONCE // max(1, len(features)))
+    kept = [np.zeros(0, np.int64)]
+    for start in range(0, features.shape[1], some):
+        part = features[:, start : start + some]
+        found = np.isfinite(part)
+        low = np.where(found, part, np.inf).min(axis=0, initial=np.inf)
+        kept.append(start + np.flatnonzero(np.where(found, part, -np.inf).max(axis=0, initial=-np.inf) > low))
+    return np.concatenate(kept)
 
 
 def class_weights(target: Binary | Discrete) -> Float[np.ndarray, " classes"]:

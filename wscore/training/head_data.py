@@ -9,12 +9,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from wscore.errors import DataError
-from wscore.io import read_json
+from wscore.io import read_json, scratch_array
 from wscore.tokens.batch import TokenBatch
 from wscore.tokens.cache import TokenCache
 from wscore.training.batches import permutation
@@ -24,6 +25,8 @@ from wscore.zoo.statistics import Columns
 from wscore.zoo.store import Zoo
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
+HELD = 1 << 24  # numbers of a table that are held in memory; what is larger is a file without a name
+ROWS = 1024  # of such a table that pass through memory at once
 ENCODE_AGAIN = "run `dvc repro cache_representations`"
 
 
@@ -52,9 +55,9 @@ class HeadData(NamedTuple):
 
     def take(self, rows: Bool[np.ndarray, " rows"] | Int[np.ndarray, " taken"]) -> "HeadData":
         """Return some of the networks."""
-        blocks = {name: Columns(block.values[rows], block.names) for name, block in self.blocks.items()}
+        blocks = {name: Columns(taken(block.values, rows), block.names) for name, block in self.blocks.items()}
         table = self.table.loc[rows] if rows.dtype == bool else self.table.iloc[rows]
-        return self._replace(latents=self.latents[rows], table=table, blocks=blocks)
+        return self._replace(latents=taken(self.latents, rows), table=table, blocks=blocks)
 
     def names(self, block: str) -> tuple[str, ...]:
         """Return the names of the numbers of a block.
@@ -78,11 +81,15 @@ class HeadData(NamedTuple):
         Raises:
             DataError: if one was not computed.
         """
-        parts = [np.zeros((len(self.table), 0), np.float32)]
-        for block in blocks:
-            self.names(block)
-            parts.append(self.latents if block == "latent" else self.blocks[block].values)
-        return np.concatenate(parts, axis=1).astype(np.float32)
+        parts = [
+            self.latents if block == "latent" else self.blocks[block].values for block in blocks if self.names(block)
+        ]
+        ends = np.cumsum([0, *(part.shape[1] for part in parts)])
+        made = held((len(self.table), int(ends[-1])), np.float32)
+        for start in range(0, len(made), ROWS):
+            for part, first, end in zip(parts, ends[:-1], ends[1:], strict=True):
+                made[start : start + ROWS, first:end] = part[start : start + ROWS]
+        return made
 
     def items(self) -> Int[np.ndarray, " rows"]:
         """Return the item of the token cache that each network is.
@@ -115,7 +122,7 @@ def read_head_data(representations: Path, zoo: Zoo, tokens: TokenCache | None = 
         DataError: if a file is missing or malformed, or the representations are those of another zoo or other tokens.
     """
     folder = Path(representations)
-    table, manifest = _read_representations(folder)
+    table, latents, manifest = _read_representations(folder)
     zoo_rows = zoo.table.assign(row=np.arange(len(zoo))).set_index("model_id", drop=False)
     unknown = len(set(table["model_id"]) - set(zoo_rows.index))
     if manifest["zoo"] != zoo.identity or unknown or not zoo_rows.index.is_unique:
@@ -132,10 +139,9 @@ def read_head_data(representations: Path, zoo: Zoo, tokens: TokenCache | None = 
             got=manifest.get("tokens"), fix=ENCODE_AGAIN,
         )  # fmt: skip
     joined = zoo_rows.loc[table["model_id"]].reset_index(drop=True)
-    latents = np.stack(table["latent"].tolist()).astype(np.float32)
     rows = joined["row"].to_numpy(int)
     found = read_blocks(folder) if (folder / VALUES).is_file() else {}
-    blocks = {name: Columns(block.values[rows], block.names) for name, block in found.items()}
+    blocks = {name: Columns(taken(block.values, rows), block.names) for name, block in found.items()}
     joined = joined.assign(split=table["split"].to_numpy())
     return HeadData(latents, joined, manifest["encoder"], blocks, tokens, read_probes(folder))
 
@@ -176,14 +182,46 @@ class HeadBatches:
             yield (*(tensor[some] for tensor in self.tensors), self.cache.batch(self.rows[some.numpy()]))
 
 
-def _read_representations(folder: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Return model_id, split and latent of each network, and the manifest."""
+def held(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """Return zeros: in memory, or in a file without a name if they are more than `HELD` numbers."""
+    return np.zeros(shape, dtype) if math.prod(shape) <= HELD else scratch_array(shape, dtype)
+
+
+def taken(
+    values: Float[np.ndarray, "rows column"], rows: Bool[np.ndarray, " rows"] | Int[np.ndarray, " taken"]
+) -> Float[np.ndarray, "taken column"]:
+    """Return some rows, some of them in memory at once if they are many."""
+    numbers = np.flatnonzero(rows) if rows.dtype == bool else rows
+    made = held((len(numbers), values.shape[1]), values.dtype)
+    for start in range(0, len(numbers), ROWS):
+        made[start : start + ROWS] = values[numbers[start : start + ROWS]]
+    return made
+
+
+def _read_representations(folder: Path) -> tuple[pd.DataFrame, np.ndarray, dict[str, Any]]:
+    """Return model_id and split of each network, their latents, and the manifest."""
     path = folder / "representations.parquet"
     manifest = read_json(folder / "manifest.json")
     if not path.is_file() or not {"zoo", "encoder"} <= set(manifest):
         raise DataError("no representations here", where=folder, expected=path.name, fix=ENCODE_AGAIN)
     try:
-        return pd.read_parquet(path, columns=["model_id", "split", "latent"]), manifest
-    except (pa.ArrowInvalid, ValueError) as error:
+        table = pd.read_parquet(path, columns=["model_id", "split"])
+        return table, _read_latents(path, len(table)), manifest
+    except (pa.ArrowInvalid, ValueError, KeyError) as error:
         text = " ".join(str(error).split())
         raise DataError("is not a table of representations", where=path, got=text, fix=ENCODE_AGAIN) from error
+
+
+def _read_latents(path: Path, count: int) -> np.ndarray:
+    """Return the column `latent` as (N, Z) float32, some rows in memory at once."""
+    found: np.ndarray | None = None
+    done = 0
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(ROWS, columns=["latent"]):
+            some = np.stack(batch.column("latent").to_numpy(zero_copy_only=False)).astype(np.float32)
+            found = held((count, some.shape[1]), np.float32) if found is None else found
+            found[done : done + len(some)] = some
+            done += len(some)
+    if found is None:
+        raise ValueError("no row")
+    return found

@@ -1,5 +1,6 @@
 """Recipe of the property heads: features of networks and the zoo's metadata in, a folder per task out."""
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -12,7 +13,7 @@ from msgspec import Meta
 from torch import Tensor
 
 from wscore.config import Section, convert, to_plain
-from wscore.errors import ConfigError, DataError, ModelError
+from wscore.errors import ConfigError, DataError, ModelError, WscoreWarning
 from wscore.losses.property import binary_loss, class_loss, regression_loss
 from wscore.models.autoencoder import Encoder
 from wscore.models.blend import Answers, Blend, BlendConfig
@@ -96,6 +97,8 @@ class HeadsConfig(Section):
         boosting_rounds: most rounds of boosting.
         boosting_rate: what each of them adds.
         boosting_features: share of the features that every split may choose from.
+        boosting_networks: most training networks that trees are fitted on, drawn from all, and four times the most validation
+            networks that end the fitting: trees need all their features in memory, several times.
         device: where to compute.
         seed: of the initial weights, the order of the batches, dropout and boosting.
     """
@@ -133,6 +136,7 @@ class HeadsConfig(Section):
     boosting_rounds: Positive
     boosting_rate: Annotated[float, Meta(gt=0, le=1)]
     boosting_features: Annotated[float, Meta(gt=0, le=1)]
+    boosting_networks: Annotated[int, Meta(ge=64)]
     device: Device
     seed: Annotated[int, Meta(ge=0)]
 
@@ -170,6 +174,11 @@ class HeadsConfig(Section):
         """Blocks of features that are read as cached numbers."""
         live = ("tokens", "latent") if self.mode == "finetune" else ("tokens",)
         return tuple(name for name in self.read if name not in live)
+
+    @property
+    def boosted(self) -> tuple[int, int]:
+        """Most training and validation networks that trees are fitted on."""
+        return self.boosting_networks, self.boosting_networks // 4
 
     @property
     def reads_tokens(self) -> bool:
@@ -255,6 +264,7 @@ def train_head(
             )
     targets = fit_targets(task, config, train.table)
     folds = [Fold(part, part.inputs(config.blocks), encode(targets, part.table)) for part in (train, validation)]
+    _warn_of_trees(config, folds)
     forests = [_forest(member, config, targets, *folds) for member in config.members if member != "network"]
     networks, histories = [], []
     for copy in range(config.copies if "network" in config.members else 0):
@@ -435,18 +445,35 @@ def _reader(config: HeadsConfig, data: HeadData) -> ReaderConfig:
 def _forest(member: str, config: HeadsConfig, targets: Targets, train: Fold, validation: Fold) -> Forest:
     """Return boosted trees on all features, or on the seven statistics of each tensor alone."""
     alone = member == "statistics"
+    few = [_few(fold, most, config.seed) for fold, most in zip((train, validation), config.boosted, strict=True)]
     return fit_forest(
         targets,
-        *(
-            Examples(_only_statistics(fold, config) if alone else fold.inputs, fold.encoded)
-            for fold in (train, validation)
-        ),
+        *(Examples(_only_statistics(fold, config) if alone else fold.inputs, fold.encoded) for fold in few),
         iterations=config.boosting_rounds,
         learning_rate=config.boosting_rate,
         max_features=1.0 if alone else config.boosting_features,
         max_bins=BINS,
         seed=config.seed,
     )
+
+
+def _warn_of_trees(config: HeadsConfig, folds: Sequence[Fold]) -> None:
+    counts = [len(fold.inputs) for fold in folds]
+    if set(config.members) != {"network"} and any(np.greater(counts, config.boosted)):
+        most, own = (" and ".join(f"{count:,}" for count in some) for some in (config.boosted, counts))
+        message = (
+            f"trees are fitted on at most {most} of {own} training and validation networks (heads.boosting_networks)"
+        )
+        warnings.warn(message, WscoreWarning, stacklevel=3)
+
+
+def _few(fold: Fold, most: int, seed: int) -> Fold:
+    """Return a fold for trees, which need their features in memory several times: at most so many networks, drawn."""
+    count = len(fold.inputs)
+    if count <= most:
+        return fold
+    rows = np.sort(np.random.default_rng(derive_seed(seed, "trees", count)).permutation(count)[:most])
+    return fold._replace(inputs=fold.inputs[rows], encoded=Encoded(*(part[rows] for part in fold.encoded)))
 
 
 def _only_statistics(fold: Fold, config: HeadsConfig) -> Float[np.ndarray, "rows input"]:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from wscore.config import convert, read_yaml
-from wscore.errors import ConfigError, DataError, ModelError
+from wscore.errors import ConfigError, DataError, ModelError, WscoreWarning
 from wscore.io import write_json
 from wscore.models.blend import Blend
 from wscore.models.folder import load_model, save_model
@@ -144,6 +144,25 @@ def test_same_seed_same_bits(task: str, tmp_path: Path):
     save_head(tmp_path / "c", train(task, data(), epochs=3, dropout=0.2, seed=1))
     assert bits(tmp_path / "a") == bits(tmp_path / "b")
     assert bits(tmp_path / "a") != bits(tmp_path / "c")
+
+
+def test_features_in_files_give_the_bits_of_features_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for name, most in (("memory", 1 << 24), ("files", 0)):
+        monkeypatch.setattr("wscore.training.head_data.HELD", most)
+        monkeypatch.setattr("wscore.training.head_data.ROWS", 100)
+        save_head(
+            tmp_path / name, train("accuracy", data(), epochs=2, members=["network", "boosting"], boosting_rounds=4)
+        )
+    assert bits(tmp_path / "memory") == bits(tmp_path / "files")
+
+
+def test_trees_are_fitted_on_no_more_networks_than_allowed_and_say_so(tmp_path: Path):
+    options = {"members": ["boosting"], "boosting_rounds": 4}
+    with pytest.warns(WscoreWarning, match="at most 64 and 16 of 144 and 48 .*heads.boosting_networks"):
+        few = train("patterns", data(), boosting_networks=64, **options)
+    save_head(tmp_path / "few", few)
+    save_head(tmp_path / "all", train("patterns", data(), **options))
+    assert bits(tmp_path / "few") != bits(tmp_path / "all")
 
 
 def test_other_splits_and_missing_targets_do_not_reach_the_head(tmp_path: Path):
