@@ -33,7 +33,7 @@ from wscore.training.behaviour import REMEDY, Behaviour, BehaviourConfig, Networ
 from wscore.training.callbacks import Callback
 from wscore.training.engine import Device, Precision
 from wscore.training.history import History
-from wscore.training.linear_path import LinearFit, LinearPathConfig, fit_linear_path
+from wscore.training.linear_path import LinearFit, LinearPathConfig, fit_linear_path, fitted_to
 from wscore.training.loop import fit
 from wscore.training.schedule import Schedule
 from wscore.training.sensitivity import sensitivities
@@ -377,9 +377,11 @@ def latent_code(
 
 @torch.no_grad()
 def _encoded(model: Autoencoder, cache: TokenCache) -> tuple[Tensor, Tensor]:
-    """Return latents and signatures of the training networks."""
+    """Return latents and signatures of the training networks, see `fitted_to`."""
     latents, kinds = [], []
-    for batch, _ in _stream(cache, "train"):
+    items = np.sort(np.concatenate(fitted_to(cache)))
+    for start in range(0, len(items), BLOCK):
+        batch = cache.batch(items[start : start + BLOCK])
         latents.append(model.encoder(batch))
         kinds.append(signatures(batch))
     return torch.cat(latents), torch.cat(kinds)

@@ -20,6 +20,7 @@ BLOCK = 256  # networks at once
 NARROWEST = 1e-6  # deviation of a number, as a share of the largest
 DAMPING = 0.01  # added to a sensitivity, as a share of its mean
 LARGEST = 4096  # coordinates of the largest block of a symmetric covariance; above, the plain one is taken
+FITTED = 8192  # sequences of a layout (and window) that a basis and a code are fitted to, at most
 
 
 class LinearPathConfig(NamedTuple):
@@ -113,16 +114,14 @@ class LinearFit(NamedTuple):
 def fit_linear_path(
     cache: TokenCache, config: LinearPathConfig, sensitivity: Sensitivities | None = None
 ) -> LinearFit | None:
-    """Return the bases of the training networks; None if no layout has two of them.
+    """Return the bases of the training networks, see `fitted_to`; None if no layout has two of them.
 
     Args:
         cache: of the networks.
         config: how bases are fitted.
         sensitivity: by layout, in what metric errors are small; where there is none, tensors are balanced.
     """
-    items = cache.indices("train")
-    table = cache.table.iloc[items]
-    alike = [items[places] for _, places in sorted(table.groupby(["layout", "window"], sort=True).indices.items())]
+    alike = fitted_to(cache)
     groups = [_fit_group(cache, members, config, sensitivity or {}) for members in alike if len(members) > 1]
     if not groups:
         return None
@@ -133,6 +132,20 @@ def fit_linear_path(
     )
     scale = max(mean, 1e-12) ** 0.5
     return LinearFit(LinearConfig(latent_dim=config.latent_dim, scale=scale, groups=tuple(entries)), groups)
+
+
+def fitted_to(cache: TokenCache) -> list[Int[np.ndarray, " items"]]:
+    """Return training items by layout and window, of each at most `FITTED`, spread evenly over all.
+
+    So the memory that a fit takes depends on the size of the networks and on the count of layouts, not on that of networks.
+    """
+    items = cache.indices("train")
+    table = cache.table.iloc[items]
+    alike = [items[places] for _, places in sorted(table.groupby(["layout", "window"], sort=True).indices.items())]
+    return [
+        members if len(members) <= FITTED else members[np.linspace(0, len(members) - 1, FITTED).astype(np.int64)]
+        for members in alike
+    ]
 
 
 def _fit_group(cache: TokenCache, members: np.ndarray, config: LinearPathConfig, sensitivity: Sensitivities) -> Group:

@@ -15,6 +15,7 @@ from wscore.models.entropy_code import EntropyCode
 from wscore.tokens.batch import TokenBatch
 from wscore.tokens.cache import TokenCache, build_cache
 from wscore.tokens.config import TokensConfig
+from wscore.training import linear_path
 from wscore.training.autoencoder import (
     AeConfig,
     CacheBatches,
@@ -286,3 +287,16 @@ def test_settings_that_contradict_each_other_are_refused_in_so_many_words(change
     with pytest.raises(ConfigError, match=message) as error:
         convert({**section, **changes}, AeConfig, where="ae")
     assert len(str(error.value)) < 200  # not the whole section
+
+
+def test_of_many_networks_a_layout_shows_some_that_lie_evenly(
+    cache: TokenCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = linear_path.fitted_to(cache)
+    monkeypatch.setattr(linear_path, "FITTED", 3)
+    thinned = linear_path.fitted_to(cache)
+    assert max(len(members) for members in whole) > 3
+    for members, some in zip(whole, thinned, strict=True):
+        assert len(some) == min(3, len(members))
+        assert {int(some[0]), int(some[-1])} == {int(members[0]), int(members[-1])}
+        assert set(some.tolist()) <= set(members.tolist())
