@@ -53,7 +53,12 @@ def start(hub: HubServer) -> "subprocess.Popen[str]":
     given = {name: value for name, value in os.environ.items() if name not in PROXIES}
     environment = {**given, **own, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "WSCORE_TRACKING": "off"}
     command = [sys.executable, "-m", "stages.fetch_zoo", *OPTIONS]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+
+    def listen() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell starts background jobs deaf to Ctrl-C
+
+    return subprocess.Popen(command, env=environment, text=True, preexec_fn=listen, **pipes)  # noqa: PLW1509
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=["kill", "ctrl-c"])

@@ -17,7 +17,7 @@ from wscore.evaluation.config import EvaluateConfig
 from wscore.evaluation.reconstruction import probe
 from wscore.io import read_json
 from wscore.tokens.cache import TokenCache, build_cache
-from wscore.tokens.config import TokensConfig
+from wscore.tokens.config import TokenizeConfig
 from wscore.training.autoencoder import AeConfig, train_autoencoder
 from wscore.training.rebuild import subjects
 from wscore.zoo import constants
@@ -163,7 +163,7 @@ def test_the_behaviour_loss_and_the_agreement_of_networks_of_a_factory(others, t
 
 def cached(zoo: Zoo) -> TokenCache:
     tokens = msgspec.structs.replace(
-        load_section(TokensConfig, "tokens", PARAMS), align="none", test_fraction=0.3, validation_fraction=0.3
+        load_section(TokenizeConfig, "tokens", PARAMS), align="none", test_fraction=0.3, validation_fraction=0.3
     )
     build_cache(zoo, tokens, Path("tokens"))
     return TokenCache(Path("tokens"))

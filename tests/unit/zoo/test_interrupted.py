@@ -23,6 +23,7 @@ DRIVER = """
 import os, signal, sys
 from wscore.zoo import folder, intake, tables
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts background jobs deaf to Ctrl-C
 folder.FILES_PER_SHARD = tables.ROWS_PER_SHARD = {each}
 whole, count = intake.read_shard, [0]
 
