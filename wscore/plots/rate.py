@@ -13,6 +13,8 @@ PANELS = {
     "accuracy_change": "mean absolute accuracy change",
     "rank_correlation": "rank correlation of accuracies",
 }
+#: One for each method in turn: there are more methods than colours.
+MARKERS = "osD^vP*X<>phd8H|+"
 
 
 def draw_curve(table: pd.DataFrame, path: Path) -> None:
@@ -42,7 +44,10 @@ def draw_curve(table: pd.DataFrame, path: Path) -> None:
 def _lines(axes: Axes, codes: pd.DataFrame, metric: str) -> None:
     for method, rows in codes.groupby("method", sort=False):
         ordered = rows.sort_values(by="stored_floats").drop_duplicates(subset="stored_floats")
+        place = list(NAMES).index(str(method)) if method in NAMES else len(NAMES)
+        own = str(method).startswith("ours")
         axes.plot(
-            ordered["stored_floats"], ordered[metric], marker="o", label=NAMES.get(str(method), str(method)),
-            color=method_colour(str(method)),
+            ordered["stored_floats"], ordered[metric], marker=MARKERS[place % len(MARKERS)],
+            linestyle="-" if own else "--", linewidth=2.0 if own else 1.2,
+            label=NAMES.get(str(method), str(method)), color=method_colour(str(method)),
         )  # fmt: skip
