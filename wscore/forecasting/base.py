@@ -170,17 +170,27 @@ def record_runs(config: BaseConfig, images: Images, out: Path) -> list[Manifest]
     build_network(spec)
     snapshot_steps(config, len(images.x_train))
     cache = CACHE / identity(config, images)
+    recipes = [Recipe(config, optimizer, seed, spec, cache) for optimizer in config.optimizers for seed in config.seeds]
+    for recipe in recipes:
+        recipe.folder.mkdir(parents=True, exist_ok=True)
     if not (cache / IMAGES).is_file():
         write_tensors(cache / IMAGES, {name: getattr(images, name) for name in SPLITS})
-    recipes = [Recipe(config, optimizer, seed, spec, cache) for optimizer in config.optimizers for seed in config.seeds]
     manifests = list(parallel_map(record, recipes, config.workers, where="base.workers"))
     with atomic_folder(out) as folder:
         for manifest, recipe in zip(manifests, recipes, strict=True):
             (folder / manifest.run).mkdir()
             shutil.copyfile(recipe.folder / WEIGHTS, folder / manifest.run / WEIGHTS)
             write_manifest(folder / manifest.run, manifest)
-    shutil.rmtree(cache)
+    _discard(recipes, cache)
     return manifests
+
+
+def _discard(recipes: Sequence[Recipe], cache: Path) -> None:
+    """Remove what is kept of runs, and their images unless another recording, of other seeds or optimisers, needs them."""
+    for recipe in recipes:
+        shutil.rmtree(recipe.folder)
+    if not any(path.is_dir() for path in cache.iterdir()):
+        shutil.rmtree(cache)
 
 
 def identity(config: BaseConfig, images: Images) -> str:

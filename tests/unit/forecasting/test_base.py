@@ -108,6 +108,22 @@ def test_interrupted_and_resumed_is_bit_for_bit_the_same(optimizer: str, images:
     assert hash_folder(Path("whole")) == hash_folder(Path("resumed"))
 
 
+def test_recordings_of_other_seeds_at_the_same_time_do_not_touch_each_other(images: Images, monkeypatch) -> None:
+    record_runs(configured(seeds=(1,)), images, Path("alone"))
+    epoch, calls = base._Recording._epoch, []
+
+    def interrupted(self, number: int) -> None:
+        calls.append(number)
+        if len(calls) == 2:
+            record_runs(configured(seeds=(2,)), images, Path("other"))
+        epoch(self, number)
+
+    monkeypatch.setattr(base._Recording, "_epoch", interrupted)
+    record_runs(configured(seeds=(1,)), images, Path("beside"))
+    assert hash_folder(Path("alone")) == hash_folder(Path("beside"))
+    assert not list(Path(".cache/base").iterdir())
+
+
 @pytest.mark.slow
 def test_killed_in_two_processes_and_resumed_is_bit_for_bit_the_same(images: Images, tmp_path: Path) -> None:
     config = configured(epochs=80, snapshots_per_epoch=1, workers=2)
