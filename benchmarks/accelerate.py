@@ -102,10 +102,9 @@ def main() -> None:
     for network, optimizer in product(options.networks, options.optimizers):
         case = Case(options.dataset, network, optimizer, options.steps)
         rate = tuned(case, images, store)
-        curves = {
-            method: [run(case, images, store, method, rate, seed, model) for seed in options.seeds]
-            for method in ("plain", *options.methods)
-        }
+        curves: dict[str, list[Curve]] = {method: [] for method in ("plain", *options.methods)}
+        for seed, method in product(options.seeds, curves):  # what is compared runs close together in time
+            curves[method].append(run(case, images, store, method, rate, seed, model))
         seeds = " ".join(map(str, options.seeds))
         print(f"\n{case.dataset}, {network}, {optimizer}, tuned rate {rate:g}, {case.steps} steps, seeds {seeds}")
         for line in table(curves):

@@ -76,8 +76,10 @@ class Accelerator:
     `budget` of all steps, and one recovery more.
 
     Args:
-        network: whose parameters jump; buffers, such as running statistics, stay and follow by themselves.
-        optimizer: of these parameters; its state (momentum, moments) is kept over a jump.
+        network: whose parameters jump, but those that are frozen now; buffers, such as running statistics, stay and
+            follow by themselves.
+        optimizer: of these parameters; its state (momentum, moments) is kept over a jump and goes back with the weights.
+            The options of its groups don't: what a schedule has set goes on.
         every: steps from one jump to the next.
         horizon: how far a jump goes, in intervals between snapshots, one that the predictor has learned; null takes the
             longest of them up to 8.
@@ -95,7 +97,7 @@ class Accelerator:
         lost: steps that were taken back.
 
     Raises:
-        ConfigError: if a number is out of range.
+        ConfigError: if a number is out of range, or the optimizer has none of the parameters.
         ModelError: if there is no predictor in that folder.
     """
 
@@ -125,7 +127,7 @@ class Accelerator:
         self.start, self.tolerance, self.budget, self.averages = start, tolerance, budget, averages
         _check(self)
         self.interval = every // self.length
-        self.parameters = {name: one for name, one in self.network.named_parameters() if one.requires_grad}
+        self.parameters = _parameters(self.network, optimizer)
         self.layout = layout_of(self.parameters)
         self.jumps: list[Jump] = []
         self.steps = self.lost = 0
@@ -133,18 +135,22 @@ class Accelerator:
         self._recent: list[_Snapshot] = []
         self._losses: list[Tensor] = []
         self._before: _Before | None = None
+        self._optimized = False
+        own = getattr(optimizer, "optimizer", optimizer)  # Hugging Face's `Accelerator` wraps it
+        own.register_step_post_hook(self._note_optimizer)
 
     def step(self, loss: float | Tensor) -> None:
         """Count one step of the optimiser, and jump or judge if it is time; call it after `optimizer.step()`.
 
         Args:
-            loss: of the batch of this step.
+            loss: of the batch of this step. Processes that train one network together must all give their mean.
 
         Raises:
-            TrainingError: if the loss is not finite although no jump is being judged.
+            TrainingError: if the loss is not one number or, although no jump is being judged, not finite, or if the
+                optimizer makes no steps.
         """
         self.steps += 1
-        self._losses.append(torch.as_tensor(loss).detach())
+        self._losses.append(_number(loss, self.steps))
         if len(self._losses) % self.interval == 0:
             self._note()
         if self._before is not None and len(self._losses) == self.recovery:
@@ -155,7 +161,10 @@ class Accelerator:
             self._jump()
 
     def finish(self) -> None:
-        """Take back a jump that has not been judged yet; call it before the weights are used for anything else."""
+        """Take back a jump that has not been judged yet; call it before the weights are used for anything else.
+
+        Without it the network keeps weights of at most `recovery` steps after a jump that may not have paid.
+        """
         if self._before is not None:
             self._go_back(self._before, len(self._losses))
             self._before = None
@@ -169,7 +178,7 @@ class Accelerator:
         if not self._recent:
             yield
             return
-        kept = {name: value.detach().clone() for name, value in self.network.state_dict().items()}
+        kept = _copies(self.network)
         means = [torch.stack(columns).mean(0) for columns in zip(*self._recent, strict=True)]
         with torch.no_grad():
             for name, value in self.layout.unflatten(means[0]).items():
@@ -179,7 +188,7 @@ class Accelerator:
         try:
             yield
         finally:
-            self.network.load_state_dict(kept)
+            _put(self.network, kept)
 
     def _note(self) -> None:
         """Remember where the network is now."""
@@ -197,6 +206,11 @@ class Accelerator:
         trend = fit_trend(_numbers(self._losses[-calm:]), self.steps)
         if not math.isfinite(trend.error):
             raise TrainingError("the loss is not finite", where=f"step {self.steps}", fix="lower the learning rate")
+        if not self._optimized:
+            fix = "give the optimizer that trains the network to a new `wscore.accelerate`"
+            raise TrainingError("the optimizer makes no steps", where=f"step {self.steps}", fix=fix)
+        if isinstance(self.predictor, nn.Module):
+            self.predictor.to(self._history[-1].device)
         future = self.predictor.predict(torch.stack(self._history), self.layout, (self.horizon,))[-1]
         self._forget()
         if not bool(torch.isfinite(future).all()):
@@ -204,8 +218,8 @@ class Accelerator:
         self._before = _Before(
             self.steps,
             trend,
-            {name: value.detach().clone() for name, value in self.network.state_dict().items()},
-            copy.deepcopy(self.optimizer.state_dict()),
+            _copies(self.network),
+            copy.deepcopy(self.optimizer.state_dict()["state"]),
             self._recent,
         )
         for name, value in self.layout.unflatten(future).items():
@@ -222,15 +236,18 @@ class Accelerator:
         self._before = None
 
     def _go_back(self, before: "_Before", steps: int) -> None:
-        self.network.load_state_dict(before.state)
-        self.optimizer.load_state_dict(before.optimizer)
+        _put(self.network, before.values)
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": before.state})
         self._recent = before.recent
         self.lost += steps
         self._forget()
 
     def _forget(self) -> None:
         """Start a new history: increments across a jump say nothing."""
-        self._history, self._losses = [], []
+        self._history, self._losses, self._optimized = [], [], False
+
+    def _note_optimizer(self, *_: object) -> None:
+        self._optimized = True
 
     def _vector(self) -> Float[Tensor, " weights"]:
         return torch.cat([self.parameters[spec.name].detach().reshape(-1).float() for spec in self.layout.tensors])
@@ -291,13 +308,48 @@ class _Before(NamedTuple):
 
     step: int
     trend: Trend
-    state: dict[str, Tensor]
-    optimizer: dict[str, Any]
+    values: dict[str, Tensor]
+    state: dict[Any, Any]
     recent: "list[_Snapshot]"
 
 
 def _numbers(losses: Sequence[Tensor]) -> list[float]:
     return torch.stack([loss.float() for loss in losses]).tolist()
+
+
+def _number(loss: float | Tensor, step: int) -> Float[Tensor, ""]:
+    found = torch.as_tensor(loss).detach()
+    if found.numel() != 1:
+        got = f"shape {tuple(found.shape)}"
+        raise TrainingError("the loss is not one number", where=f"step {step}", got=got, fix="give its mean")
+    return found.reshape(())
+
+
+def _parameters(network: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, nn.Parameter]:
+    """Return the parameters that jump: those that are fractions and not frozen."""
+    own = {id(one) for group in optimizer.param_groups for one in group["params"]}
+    named = dict(network.named_parameters())
+    jumping = {name: one for name, one in named.items() if one.requires_grad and one.is_floating_point()}
+    if not any(id(one) in own for one in jumping.values()):
+        expected = "one that trains parameters of the network"
+        raise ConfigError("has none of the parameters", where="accelerate: optimizer", expected=expected)
+    return jumping
+
+
+def _values(network: nn.Module) -> dict[str, Tensor]:
+    return {name: one.detach() for name, one in (*network.named_parameters(), *network.named_buffers())}
+
+
+def _copies(network: nn.Module) -> dict[str, Tensor]:
+    """Return copies of what a training changes: parameters that are not frozen, and buffers, also those not saved."""
+    frozen = {name for name, one in network.named_parameters() if not one.requires_grad}
+    return {name: one.clone() for name, one in _values(network).items() if name not in frozen}
+
+
+def _put(network: nn.Module, copies: dict[str, Tensor]) -> None:
+    own = _values(network)
+    for name, value in copies.items():
+        own[name].copy_(value)
 
 
 def _predictor(predictor: Forecasts | Path | str | None) -> Forecasts:

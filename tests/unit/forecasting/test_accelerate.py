@@ -177,6 +177,143 @@ def test_what_a_jump_that_is_taken_back_left_is_not_averaged() -> None:
             assert torch.allclose(value, torch.stack([one[name] for one in seen]).mean(0), atol=1e-6)
 
 
+class Recipe:
+    """A training with what its name says, on fixed batches; with the same name always the same bits."""
+
+    def __init__(self, name: str, rule: Callable[[Tensor, int], Tensor] | None = None) -> None:
+        self.name, self.model = name, Buffered()
+        if name == "frozen":
+            self.model.first.weight.requires_grad_(False)
+        if name == "bfloat16":
+            self.model.to(torch.bfloat16)
+        groups = [
+            {"params": [one for one in self.model.first.parameters() if one.requires_grad]},
+            {"params": list(self.model.last.parameters()), "lr": 0.002, "weight_decay": 0.1},
+        ]
+        self.optimizer = torch.optim.Adam(groups if name == "groups" else self.model.parameters(), lr=0.01)
+        cosine = name == "schedule"
+        self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, T_max=60) if cosine else None
+        options = {"every": 12, "start": 0, "recovery": 6, "tolerance": 100.0}
+        self.jumps = wscore.accelerate(self.model, self.optimizer, predictor=Rule(rule), **options) if rule else None
+        self.batches = torch.Generator().manual_seed(1)
+
+    def train(self, steps: int) -> "Recipe":
+        """Train and return it."""
+        for _ in range(steps):
+            x = torch.randn(16, 4, generator=self.batches).to(self.model.scale.dtype)
+            loss = (self.model(x) - x[:, :2]).square().mean()
+            self.optimizer.zero_grad()
+            loss.backward()
+            if self.name == "clipping":
+                nn.utils.clip_grad_norm_(self.model.parameters(), 0.1)
+            self.optimizer.step()
+            if self.schedule is not None:
+                self.schedule.step()
+            if self.jumps is not None:
+                self.jumps.step(loss)
+        return self
+
+    def state(self) -> list[Tensor]:
+        """Return all numbers that training changes."""
+        return [*state(self.model, self.optimizer), self.model.count.clone()]
+
+
+class Buffered(nn.Module):
+    """Two layers with running statistics, a buffer that is saved, and one of fractions that is not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.norm, self.last = nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Linear(6, 2)
+        self.scale: Tensor
+        self.count: Tensor
+        self.register_buffer("scale", torch.ones(1))
+        self.register_buffer("count", torch.zeros(1), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.count += 1
+        return self.last(torch.tanh(self.norm(self.first(x)))) * self.scale
+
+
+RECIPES = ("buffers", "schedule", "clipping", "groups", "frozen", "bfloat16")
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_jumps_to_where_it_is_leave_a_training_as_it_is(name: str) -> None:
+    jumping = Recipe(name, lambda history, _: history[-1])
+    jumping.train(30)
+    with jumping.jumps.averaged():
+        assert all(bool(torch.isfinite(one).all()) for one in jumping.model.state_dict().values())
+    jumping.train(10)
+    assert [jump.accepted for jump in jumping.jumps.jumps] == [True, True]  # of 12 and 24
+    plain = Recipe(name).train(40)
+    assert all(torch.equal(a, b) for a, b in zip(jumping.state(), plain.state(), strict=True))
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_jump_that_is_taken_back_leaves_nothing_behind_but_the_schedule(name: str) -> None:
+    jumping = Recipe(name, lambda history, _: history[-1] + 1e4).train(18)
+    assert [jump.accepted for jump in jumping.jumps.jumps] == [False]
+    before, plain = Recipe(name).train(12), Recipe(name).train(18)
+    assert all(torch.equal(a, b) for a, b in zip(jumping.state(), before.state(), strict=True))
+    rates = [[group["lr"] for group in one.optimizer.param_groups] for one in (jumping, plain, before)]
+    assert rates[0] == rates[1]
+    assert (rates[1] != rates[2]) == (name == "schedule")
+
+
+def test_without_an_end_the_weights_after_the_last_jump_are_kept() -> None:
+    model, _, jumps = setting(lambda history, _: history[-1] + 10.0)
+    train(12, model=model, optimizer=jumps.optimizer, jumps=jumps)
+    landed = float(next(model.parameters()).detach().abs().min())
+    assert landed > 5
+    jumps.finish()
+    assert float(next(model.parameters()).detach().abs().min()) < 5
+
+
+def test_a_loss_that_is_not_finite_while_a_jump_is_judged_takes_it_back() -> None:
+    model, optimizer, jumps = setting(lambda history, _: history[-1])
+    train(12, model=model, optimizer=optimizer, jumps=jumps)
+    for _ in range(6):
+        jumps.step(float("nan"))
+    assert [jump.accepted for jump in jumps.jumps] == [False]
+
+
+def test_an_optimizer_that_was_replaced_is_noticed() -> None:
+    model, _, jumps = setting(lambda history, _: history[-1])
+    train(12, model=model, optimizer=jumps.optimizer, jumps=jumps)
+    other = torch.optim.SGD(model.parameters(), lr=0.01)
+    with pytest.raises(TrainingError, match="step 24: the optimizer makes no steps; give the optimizer that trains"):
+        train(12, model=model, optimizer=other, jumps=jumps)
+
+
+def test_the_optimizer_may_be_wrapped() -> None:
+    """As by Hugging Face's `Accelerator`."""
+    wrapped = pytest.importorskip("accelerate").Accelerator(cpu=True)
+    model = network()
+    model, optimizer = wrapped.prepare(model, torch.optim.Adam(model.parameters(), lr=0.002))
+    rule = Rule(lambda history, _: history[-1] + 10.0)
+    jumps = wscore.accelerate(model, optimizer, every=12, predictor=rule, start=0, recovery=6)
+    train(18, model=model, optimizer=optimizer, jumps=jumps)
+    reference = network()
+    train(12, model=reference, optimizer=torch.optim.Adam(reference.parameters(), lr=0.002))
+    assert [jump.accepted for jump in jumps.jumps] == [False]
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), reference.parameters(), strict=True))
+
+
+def test_wrong_losses_and_optimizers_are_named() -> None:
+    model = network()
+    rule = Rule(lambda history, _: history[-1])
+    for other in (torch.optim.SGD(network().parameters()), torch.optim.SGD([nn.Parameter(torch.ones(1))])):
+        with pytest.raises(ConfigError, match="optimizer: has none of the parameters; expected one that trains"):
+            wscore.accelerate(model, other, predictor=rule)
+    jumps = wscore.accelerate(model, torch.optim.SGD(model.parameters()), predictor=rule)
+    with pytest.raises(TrainingError, match=r"step 1: the loss is not one number; got shape \(3,\); give its mean"):
+        jumps.step(torch.ones(3))
+    model.requires_grad_(False)
+    with pytest.raises(ConfigError, match="has none of the parameters"):
+        wscore.accelerate(model, torch.optim.SGD(model.parameters()), predictor=rule)
+
+
 def test_the_trend_is_the_least_squares_curve() -> None:
     losses, steps = [3.0, 2.5, 2.6, 1.9, 1.4, 1.5], np.log(np.arange(5, 11) / 10)
     slope, level = np.polyfit(steps, losses, 1)
