@@ -1,7 +1,7 @@
 """How far a `gram` predictor carries: unseen seeds, data sets, learning rates, optimisers and strides, cell by cell.
 
     python -m benchmarks.forecast_cells --folder .cache/cells [--images fashion=path mnist=path] [--length 5]
-    python -m benchmarks.forecast_cells --folder .cache/shifted --study shifted
+    python -m benchmarks.forecast_cells --folder .cache/shifted --study shifted [--ceiling 8 --starts 6]
 
 Records LeNet-5 (kept in the folder, some minutes the first time), trains one predictor on SGD and Adam runs of two seeds
 at several strides, with a third seed to choose the epoch, and tests it on runs of two other seeds: with the settings of the
@@ -20,10 +20,15 @@ that know the future and so bound what any combination of the same increments ca
     fixed      one coefficient per increment and tensor, fitted to the very windows that are tested
     oracle     the best coefficients of each window for itself
 
+`--ceiling 8` adds what the best forecast could reach that knows network, images and optimiser, but not the batches to come
+(see `benchmarks/forecast_ceiling.py`): each run is continued so often from `--starts` snapshots, with new batches and
+moves of the images. Both bounds above know these too, so that they may be higher.
+
 Then means, minima, shares above 0 and one line of verdict. The exit status is 1 if a cell has no positive skill.
 """
 
 import argparse
+import itertools
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -34,6 +39,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from benchmarks.forecast_ceiling import Ceiling, Lost, ceiling_of, lost_of, measure, plan_of
 from benchmarks.glyphs import write_glyphs
 from wscore.config import convert, load_section, to_plain
 from wscore.evaluation.forecast import Method, forecast
@@ -44,6 +50,7 @@ from wscore.forecasting.config import PredictorConfig
 from wscore.forecasting.gram import TINY, relative_errors, snapshot_grams, window_grams
 from wscore.forecasting.plan import later, learned, windows_between
 from wscore.forecasting.recipe import LearnedForecaster
+from wscore.forecasting.sequences import Windows
 from wscore.forecasting.snapshots import Trajectory, open_trajectories
 from wscore.zoo.images import load_images
 
@@ -64,11 +71,25 @@ class Cell(NamedTuple):
         name: of setting and stride.
         skill: of each column and horizon, over all runs.
         spread: of ours, half the distance between the runs' lowest and highest.
+        ceilings: of each horizon; none where they are not measured.
     """
 
     name: str
     skill: np.ndarray
     spread: np.ndarray
+    ceilings: list[Ceiling]
+
+
+class Effort(NamedTuple):
+    """How thoroughly the ceilings are measured.
+
+    Attributes:
+        repeats: continuations from each start.
+        starts: snapshots of each run from which it is continued.
+    """
+
+    repeats: int
+    starts: int
 
 
 class Setting(NamedTuple):
@@ -113,22 +134,29 @@ def main() -> None:
     parser.add_argument("--images", nargs="*", default=[], metavar="NAME=PATH", help="more data sets for `epochs`")
     parser.add_argument("--length", type=int, default=5, help="snapshots that the predictor looks at")
     parser.add_argument("--epochs", type=int, default=14, help="of the predictor")
+    parser.add_argument(
+        "--ceiling", type=int, default=0, metavar="TIMES", help="so often a run is continued; 0: no ceiling"
+    )
+    parser.add_argument("--starts", type=int, default=6, help="snapshots of each run from which it is continued")
     options = parser.parse_args()
     torch.set_num_threads(1)
     study = epochs(options.images) if options.study == "epochs" else shifted(options.folder)
     config = predictor_config(options.length, study, options.epochs)
     learner = train(options.folder, study, config)
-    found = [cell for setting in study.settings for cell in cells(options.folder, study, setting, learner)]
+    effort = Effort(options.ceiling, options.starts)
+    found = [cell for setting in study.settings for cell in cells(options.folder, study, setting, learner, effort)]
     show(found)
     sys.exit(int(any((cell.skill[0] <= 0).any() for cell in found)))
 
 
 def show(found: Sequence[Cell]) -> None:
     """Print a row per cell, means, minima and shares above 0, and the verdict."""
-    print(f"{'1 / 5 ahead':44}{OURS:>20}" + "".join(f"{name:>14}" for name in COLUMNS[1:]))
+    print(f"{'1 / 5 ahead':44}{OURS:>20}" + "".join(f"{name:>14}" for name in COLUMNS[1:]) + f"{'ceiling':>20}")
     for cell in found:
         ours = " / ".join(f"{skill:.2f}±{spread:.2f}" for skill, spread in zip(cell.skill[0], cell.spread, strict=True))
-        print(f"{cell.name:44}{ours:>20}" + "".join(f"{f'{near:.2f} / {far:.2f}':>14}" for near, far in cell.skill[1:]))
+        highest = " / ".join(f"{one.skill:.2f}±{one.error:.2f}" for one in cell.ceilings)
+        others = "".join(f"{f'{near:.2f} / {far:.2f}':>14}" for near, far in cell.skill[1:])
+        print(f"{cell.name:44}{ours:>20}{others}{highest:>20}")
     table = np.array([cell.skill for cell in found])  # (cells, columns, horizons)
     for name, rows in (("mean", table.mean(0)), ("minimum", table.min(0)), ("share above 0", (table > 0).mean(0))):
         text = [f"{near:.3f} / {far:.3f}" for near, far in rows]
@@ -141,6 +169,12 @@ def show(found: Sequence[Cell]) -> None:
             f"{(ours > best[:, number]).sum()}; mean {ours.mean():+.3f}, best baseline {best[:, number].mean():+.3f}, "
             f"knowing the future {limit.mean():+.3f}"
         )
+        if found[0].ceilings:
+            skill, itself = np.array([[cell.ceilings[number].skill, cell.ceilings[number].itself] for cell in found]).T
+            print(
+                f"{step} ahead: ceiling {skill.mean():+.3f} ({itself.mean():+.3f} by the runs themselves), "
+                f"of which ours has {ours.mean() / skill.mean():.0%}"
+            )
 
 
 def epochs(images: Sequence[str]) -> Study:
@@ -188,13 +222,23 @@ def shifted(folder: Path) -> Study:
 
 def recorded(folder: Path, name: str, seeds: Sequence[int], changes: Mapping[str, Any]) -> list[Trajectory]:
     """Return runs from the folder, recorded there if they are missing."""
-    place = folder / name.replace(" ", "_").replace(",", "")
+    place = folder / plain_name(name)
     if not place.is_dir():
-        fixed = {"seeds": list(seeds), "workers": 1, "probe_images": PROBED}
-        plain = to_plain(load_section(BaseConfig, "base")) | fixed | dict(changes)
-        config = convert(plain, BaseConfig, where="base")
+        config = base_config(seeds, changes)
         record_runs(config, load_images(config.images), place)
     return open_trajectories(place)
+
+
+def plain_name(name: str) -> str:
+    """Return the name of a folder."""
+    return name.replace(" ", "_").replace(",", "")
+
+
+def base_config(seeds: Sequence[int], changes: Mapping[str, Any]) -> BaseConfig:
+    """Return section `base:` with changes."""
+    fixed = {"seeds": list(seeds), "workers": 1, "probe_images": PROBED}
+    plain = to_plain(load_section(BaseConfig, "base")) | fixed | dict(changes)
+    return convert(plain, BaseConfig, where="base")
 
 
 def predictor_config(length: int, study: Study, count: int) -> PredictorConfig:
@@ -242,26 +286,45 @@ def train(folder: Path, study: Study, config: PredictorConfig) -> Learner:
     return Learner(model, known, grams)
 
 
-def cells(folder: Path, study: Study, setting: Setting, learner: Learner) -> Iterator[Cell]:
+def cells(folder: Path, study: Study, setting: Setting, learner: Learner, effort: Effort) -> Iterator[Cell]:
     """Yield the skills at each stride of a setting."""
+    highest = ceilings(folder, study, setting, learner.model.config, effort) if effort.repeats else {}
     runs = recorded(folder, setting.name, study.tested, setting.changes)
     for stride in setting.strides:
-        plain = to_plain(learner.model.config) | {"stride": stride, "augment_strides": []}
-        config = convert(plain, PredictorConfig, where="predictor")
+        config = at_stride(learner.model.config, stride)
         methods = learner.methods(config)
         pairs = [errors_of(methods, config, run) for run in runs]  # of each run (columns, horizons) and (horizons,)
         errors, copied = np.sum([own for own, _ in pairs], 0), np.sum([own for _, own in pairs], 0)
         single = np.array([1 - own[0] / copy for own, copy in pairs])
         unseen = "" if stride in study.strides else " (other stride)"
-        yield Cell(f"{setting.name}, stride {stride}{unseen}", 1 - errors / copied, np.ptp(single, axis=0) / 2)
+        name = f"{setting.name}, stride {stride}{unseen}"
+        yield Cell(name, 1 - errors / copied, np.ptp(single, axis=0) / 2, highest.get(stride, []))
+
+
+def at_stride(config: PredictorConfig, stride: int) -> PredictorConfig:
+    """Return section `predictor:` for one stride only."""
+    return convert(to_plain(config) | {"stride": stride, "augment_strides": []}, PredictorConfig, where="predictor")
+
+
+def ceilings(
+    folder: Path, study: Study, setting: Setting, config: PredictorConfig, effort: Effort
+) -> dict[int, list[Ceiling]]:
+    """Return the ceiling of each horizon at each stride of a setting, over all runs."""
+    base = base_config(study.tested, setting.changes)
+    images, place = load_images(base.images), folder / "ceilings" / plain_name(setting.name)
+    lost: dict[tuple[int, int], list[Lost]] = {pair: [] for pair in itertools.product(setting.strides, HORIZONS)}
+    for run in recorded(folder, setting.name, study.tested, setting.changes):
+        windows = {stride: tested_windows(at_stride(config, stride), run) for stride in setting.strides}
+        plan = plan_of(windows, HORIZONS, effort.starts)
+        found = measure(base, run, images, plan, effort.repeats, place)
+        for (stride, step), parts in lost.items():
+            parts.append(lost_of(run, plan, found, stride, step))
+    return {stride: [ceiling_of(lost[stride, step]) for step in HORIZONS] for stride in setting.strides}
 
 
 def errors_of(methods: Mapping[str, Method], config: PredictorConfig, run: Trajectory) -> tuple[np.ndarray, np.ndarray]:
     """Return the summed squared errors of all columns, and of copying, over every third window of a run."""
-    windows = windows_between(config, 1, len(run))
-    windows = windows._replace(
-        history=windows.history[::EVERY], targets=windows.targets[::EVERY], known=windows.known[::EVERY]
-    )
+    windows = tested_windows(config, run)
     chosen = [config.steps.index(step) for step in HORIZONS]
     errors, copied = np.zeros((len(COLUMNS), len(HORIZONS))), np.zeros(len(HORIZONS))
     for last in windows.last.tolist():
@@ -277,6 +340,14 @@ def errors_of(methods: Mapping[str, Method], config: PredictorConfig, run: Traje
         )
         errors[number - len(BOUNDS)] = own.sum((0, 1))[chosen].numpy()
     return errors, copied
+
+
+def tested_windows(config: PredictorConfig, run: Trajectory) -> Windows:
+    """Return every third window of a run."""
+    windows = windows_between(config, 1, len(run))
+    return windows._replace(
+        history=windows.history[::EVERY], targets=windows.targets[::EVERY], known=windows.known[::EVERY]
+    )
 
 
 def best_coefficients(
