@@ -6,10 +6,10 @@ For every network and optimizer the learning rate is tuned first, by the mean va
 not used again. At that rate, seed by seed: plain training, jumps by the learned predictor (also at twice the rate),
 jumps on a straight line, Lookahead, and the rate times 2, 3 and 5. Every run is judged twice, every ten steps: as it is,
 at a jump before it, and by the mean of its last five snapshots, with jumps of its last six, which are closer together
-(rows that end in `+ average`; these cost no steps). Printed is the share of the steps and of the CPU time (forecasts
-included) that each saves on the way to the test loss, and to the test accuracy, that plain training as it is first
-reaches at 90% of its length, and in the last column of savings to the loss that it reaches with the average: median,
-worst and best seed. A target that is never reached counts as a saving of -1.
+(these cost no steps). Printed is the share of the steps and of the CPU time (forecasts included) that each saves on the
+way to the test loss, and to the test accuracy, that plain training as it is first reaches at 90% of its length, and in
+the last column to the loss that it reaches with the average: median, worst and best seed. A target that is never
+reached counts as a saving of -1.
 
 Every run is kept in `--out` as soon as it is done, and not done again: the benchmark can be stopped at any time.
 """
@@ -43,6 +43,7 @@ DESCENT, ADAPTIVE = (0.01, 0.02, 0.03, 0.06, 0.1), (0.001, 0.002, 0.003, 0.006, 
 RATES = {"sgd": (*DESCENT, 0.2, 0.3), "momentum": DESCENT, "adam": ADAPTIVE, "adamw": ADAPTIVE}
 FACTORS = {"jumps, rate x 2": 2.0, "rate x 2": 2.0, "rate x 3": 3.0, "rate x 5": 5.0}
 METHODS = ("plain", "jumps", "line", "lookahead", *FACTORS)
+LABELS = {"jumps": "**jumps**", "line": "jumps on a straight line", "lookahead": "Lookahead (5, 0.5)"}
 TUNING_SEEDS, BATCH, EVALUATE_EVERY, SNAPSHOT_EVERY, AVERAGED = (1000, 1001, 1002), 64, 10, 10, 5
 LOOKAHEAD_STEPS, LOOKAHEAD_SHARE = 5, 0.5
 TARGET, SMOOTHED, HELD_BACK = 0.9, 5, 6
@@ -106,7 +107,7 @@ def main() -> None:
         for seed, method in product(options.seeds, curves):  # what is compared runs close together in time
             curves[method].append(run(case, images, store, method, rate, seed, model))
         seeds = " ".join(map(str, options.seeds))
-        print(f"\n{case.dataset}, {network}, {optimizer}, tuned rate {rate:g}, {case.steps} steps, seeds {seeds}")
+        print(f"\n{case.dataset}, {network}, {optimizer}, tuned rate {rate:g}, {case.steps} steps, seeds {seeds}\n")
         for line in table(curves):
             print(line)
 
@@ -251,21 +252,25 @@ def mean_of(network: nn.Module, states: Sequence[Mapping[str, Tensor]]) -> Itera
 
 
 def table(curves: Mapping[str, Sequence[Curve]]) -> Iterator[str]:
-    """Yield two rows per method, as it is and averaged: savings to targets, loss at the end, jumps kept."""
-    names = ("steps to loss", "CPU time to loss", "steps to accuracy", "steps to averaged loss")
-    yield f"{'':22} {' '.join(f'{name:>22}' for name in names)} {'last loss':>10}  kept jumps"
+    """Yield a table in Markdown, one row per method: savings as it is and, to the right, averaged."""
+    yield "| | steps to the loss | CPU time | averaged: steps to the loss | CPU time | steps to the accuracy | {} |".format(
+        "steps to the averaged loss"
+    )
+    yield "|---|---:|---:|---:|---:|---:|---:|"
     plain, smooth = curves["plain"], [averaged(one) for one in curves["plain"]]
     for method, runs in curves.items():
-        kept = f"{sum(one.accepted for one in runs)} of {sum(one.jumps for one in runs)}"
-        for name, some in ((method, runs), (f"{method} + average", [averaged(one) for one in runs])):
-            columns = [
-                spread([saving(old, new, "loss", "step") for old, new in zip(plain, some, strict=True)]),
-                spread([saving(old, new, "loss", "seconds") for old, new in zip(plain, some, strict=True)]),
-                spread([saving(old, new, "accuracy", "step") for old, new in zip(plain, some, strict=True)]),
-                spread([saving(old, new, "loss", "step") for old, new in zip(smooth, some, strict=True)]),
-            ]
-            last = np.mean([np.mean(one.loss[-SMOOTHED:]) for one in some])
-            yield f"{name:22} {' '.join(f'{text:>22}' for text in columns)} {last:10.4f}  {kept if some is runs else ''}"
+        some = [averaged(one) for one in runs]
+        columns = [
+            spread(plain, runs, "loss", "step"),
+            spread(plain, runs, "loss", "seconds"),
+            spread(plain, some, "loss", "step"),
+            spread(plain, some, "loss", "seconds"),
+            spread(plain, some, "accuracy", "step"),
+            spread(smooth, some, "loss", "step"),
+        ]
+        count = sum(one.jumps for one in runs)
+        kept = f", kept {sum(one.accepted for one in runs)} of {count}" if count else ""
+        yield f"| {LABELS.get(method, method)}{kept} | {' | '.join(columns)} |"
 
 
 def averaged(curve: Curve) -> Curve:
@@ -288,8 +293,9 @@ def saving(plain: Curve, other: Curve, target: str, cost: str) -> float:
     return max(-1.0, 1 - costs[1] / costs[0])
 
 
-def spread(values: Sequence[float]) -> str:
-    """Return median, worst and best in words."""
+def spread(old: Sequence[Curve], new: Sequence[Curve], target: str, cost: str) -> str:
+    """Return the savings over the seeds in words: median, worst and best."""
+    values = [saving(*pair, target, cost) for pair in zip(old, new, strict=True)]
     return f"{np.median(values):+.0%} [{min(values):+.0%}, {max(values):+.0%}]"
 
 

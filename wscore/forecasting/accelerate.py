@@ -37,6 +37,7 @@ from wscore.models.predictor import Steps, WeightPredictor
 from wscore.zoo.layout import Layout, layout_of
 
 FURTHEST = 8  # intervals: jumps further ahead were no better
+FAST = 0.5  # no jump while the losses fall by a larger share within the steps from one jump to the next
 PLACES = (Path("models/predictor"), Path("models/published/predictor"))  # what was trained last comes first
 
 
@@ -72,8 +73,9 @@ class Accelerator:
 
     With c snapshots that the predictor looks at, the weights are noted every `every // c` steps; a jump goes `horizon`
     times as far. It is kept if the mean loss of the last half of the recovery is at most `tolerance` standard errors
-    above what the trend of the losses before it promises (`Trend`). Steps that are lost by jumps that are taken back are at most
-    `budget` of all steps, and one recovery more.
+    above what the trend of the losses before it promises (`Trend`). While the losses fall fast by themselves
+    (`falls_fast`), jumps wait. Steps that are lost by jumps that are taken back are at most `budget` of all steps, and
+    one recovery more.
 
     Args:
         network: whose parameters jump, but those that are frozen now; buffers, such as running statistics, stay and
@@ -157,7 +159,7 @@ class Accelerator:
             self._judge(self._before)
         full = len(self._history) == self.length and len(self._losses) % self.interval == 0
         ready = full and len(self._losses) >= self.every and self.steps >= self.start
-        if ready and self.lost <= self.budget * self.steps:
+        if ready and self.lost <= self.budget * self.steps and not falls_fast(_numbers(self._losses[-self.every :])):
             self._jump()
 
     def finish(self) -> None:
@@ -301,6 +303,15 @@ def fit_trend(losses: Sequence[float], last: int) -> Trend:
     rest = sum((loss - mean + fall * (place - centre)) ** 2 for place, loss in zip(places, losses, strict=True))
     error = math.sqrt(rest / max(1, n - 2))
     return Trend(mean + fall * centre, fall, error, last, n, centre, square)
+
+
+def falls_fast(losses: Sequence[float]) -> bool:
+    """Return whether losses of successive steps fall by more than half, from their first third to their last.
+
+    Losses that can be negative have no such share, and are never too fast.
+    """
+    third = len(losses) // 3
+    return 0 < sum(losses[-third:]) < (1 - FAST) * sum(losses[:third])
 
 
 class _Before(NamedTuple):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import wscore
 from wscore.errors import ConfigError, ModelError, TrainingError
-from wscore.forecasting.accelerate import Accelerator, fit_trend
+from wscore.forecasting.accelerate import Accelerator, falls_fast, fit_trend
 from wscore.models.folder import save_model
 from wscore.models.predictor import GramPredictor, GramPredictorConfig, Steps, steps_of
 from wscore.zoo.layout import Layout
@@ -312,6 +312,30 @@ def test_wrong_losses_and_optimizers_are_named() -> None:
     model.requires_grad_(False)
     with pytest.raises(ConfigError, match="has none of the parameters"):
         wscore.accelerate(model, torch.optim.SGD(model.parameters()), predictor=rule)
+
+
+def test_a_jump_waits_while_the_losses_fall_fast() -> None:
+    model, optimizer, jumps = setting(lambda history, _: history[-1])
+    train(1, model=model, optimizer=optimizer)
+    for step in range(1, 49):
+        optimizer.step()
+        jumps.step(2.0 ** -min(step / 6, 4))  # in 12 steps to 0.4, then, up to step 28, to 0.53 from third to third
+    assert [jump.step for jump in jumps.jumps] == [28, 40]
+
+
+@pytest.mark.parametrize(
+    ("losses", "fast"),
+    [
+        ([4.0, 4.0, 3.0, 3.0, 1.9, 1.9], True),
+        ([4.0, 4.0, 3.0, 3.0, 2.1, 2.1], False),
+        ([1.0, 1.0, 2.0, 2.0, 3.0, 3.0], False),
+        ([-1.0, -1.0, -2.0, -2.0, -3.0, -3.0], False),
+        ([1.0, 1.0, 0.0, 0.0, -1.0, -1.0], False),
+        ([1.0, 1.0, 1.0, 1.0, 1.0, float("nan")], False),
+    ],
+)
+def test_losses_fall_fast_when_less_than_half_is_left(losses: list[float], fast: bool) -> None:
+    assert falls_fast(losses) == fast
 
 
 def test_the_trend_is_the_least_squares_curve() -> None:
