@@ -34,8 +34,10 @@ from wscore.forecasting.snapshots import (
     WEIGHTS,
     Manifest,
     SnapshotColumns,
+    Trajectory,
     open_trajectories,
     read_manifest,
+    warn_of_rounding,
     write_manifest,
 )
 from wscore.io import atomic_folder, create_array
@@ -44,11 +46,25 @@ from wscore.zoo.folder import SUFFIXES
 from wscore.zoo.images import Images
 from wscore.zoo.layout import Layout, layout_of
 
-NUMBER = r"-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?"
+NUMBER = r"(?<!\d)\d+(?:\.\d+)?(?:[eE][-+]?\d+)?(?!\d)"  # the whole of it, and "-" before it is no sign
 FIELDS = {"run": r"[^/]+?", **dict.fromkeys(("epoch", "step", "batch", "pct", "acc", "loss", "lr"), NUMBER)}
 TIMES = ("epoch", "step", "batch", "pct")
 EXAMPLE = "epoch_{epoch}_batch_{pct}pct_acc_{acc}.pt"
 WIDEST, NARROWEST = 1.5, 0.5  # gaps between snapshots, relative to the middle one, that count as even
+
+
+class Network(NamedTuple):
+    """What the files of all runs hold.
+
+    Attributes:
+        layout: of the tensors, in the order of `base.network` if they are those of it.
+        spec: what to build of it; None if that is not known.
+        first: file that tells what the others must hold too.
+    """
+
+    layout: Layout
+    spec: NetworkSpec | None
+    first: Path
 
 
 class Found(NamedTuple):
@@ -78,11 +94,13 @@ def import_runs(config: BaseConfig, images: Images, out: Path) -> list[Manifest]
     recordings = sorted(path.parent for path in folder.glob(f"**/{MANIFEST}"))
     with atomic_folder(out) as temporary:
         if recordings:
+            _check_recordings(recordings)
             manifests = [_copy_recording(path, temporary, images) for path in recordings]
         else:
-            runs = _in_order(find_files(folder, config.pattern))
+            runs = list(_in_order(find_files(folder, config.pattern)).values())
+            network = _network_of(runs[0][0].path, config, images)
             manifests = [
-                _import_run(files, number, temporary, config, images) for number, files in enumerate(runs.values())
+                _import_run(files, number, temporary, config, network, images) for number, files in enumerate(runs)
             ]
         open_trajectories(temporary)
     return manifests
@@ -158,15 +176,17 @@ def _by_folder(paths: Iterable[Path]) -> dict[Path, list[Path]]:
 
 def _by_number(paths: Sequence[Path], folder: Path) -> list[Found]:
     """Return the files of one folder, with the one number that differs between their names as `step`."""
+    run = _run_of(paths[0].parent, folder)
+    if len(paths) == 1:
+        return [Found(paths[0], run, {"step": 0.0})]
     numbers = [re.findall(r"\d+", path.stem) for path in paths]
     columns = list(zip(*numbers, strict=True)) if len({len(row) for row in numbers}) == 1 else []
     varying = [column for column in columns if len(set(column)) > 1]
     if len(varying) != 1:
-        got = ", ".join(path.name for path in paths[:3])
+        got = ", ".join(path.relative_to(folder).as_posix() for path in paths[:3])
         raise ConfigError(
             "is needed: the names don't tell the order of the files", where="base.pattern", expected=EXAMPLE, got=got
         )
-    run = _run_of(paths[0].parent, folder)
     return [Found(path, run, {"step": float(text)}) for path, text in zip(paths, varying[0], strict=True)]
 
 
@@ -204,31 +224,49 @@ def _time(fields: Mapping[str, float], batches: Sequence[float]) -> float:
 def _check_spacing(run: str, files: Sequence[tuple[float, Found]]) -> None:
     where = f"{files[0][1].path.parent}, run {run}"
     if len(files) < 2:
-        raise DataError("has a single snapshot", where=where, expected="several", fix="see base.pattern")
+        raise DataError(
+            "has a single snapshot", where=where, expected="several", fix="tell runs by {run} in base.pattern"
+        )
     middle = float(np.median(np.diff([time for time, _ in files])))
     for (early, first), (late, second) in pairwise(files):
         names = f"{first.path.name} and {second.path.name}"
         if late - early < NARROWEST * middle or late == early:
-            fix = "leave one out by base.pattern"
-            raise DataError("snapshots are not evenly spaced", where=where, got=f"{names}, of one time", fix=fix)
+            got = f"{names}, of one time" if late == early else f"{late - early:g} between {names}"
+            fix, expected = "leave one out by base.pattern", f"one every {middle:g}"
+            raise DataError("snapshots are not evenly spaced", where=where, expected=expected, got=got, fix=fix)
         if late - early > WIDEST * middle:
             expected = f"one every {middle:g}"
             raise DataError("a snapshot is missing", where=where, expected=expected, got=f"none between {names}")
 
 
-def _import_run(files: Sequence[Found], number: int, out: Path, config: BaseConfig, images: Images) -> Manifest:
-    state = read_state(files[0].path)
-    layout = layout_of(state)
+def _network_of(path: Path, config: BaseConfig, images: Images) -> Network:
+    """Return what a file holds: some formats sort tensors by name, so that their order says nothing."""
+    layout, spec = layout_of(read_state(path)), network_spec(config, images)
+    known = network_layout(spec)
+    if _shapes(layout) == _shapes(known):
+        return Network(known, spec, path)
+    return Network(layout, None, path)
+
+
+def _shapes(layout: Layout) -> dict[str, tuple[int, ...]]:
+    return {tensor.name: tensor.shape for tensor in layout.tensors}
+
+
+def _import_run(
+    files: Sequence[Found], number: int, out: Path, config: BaseConfig, network: Network, images: Images
+) -> Manifest:
+    layout, spec, first = network
     folder = out / files[0].run
     folder.mkdir()
     weights = create_array(folder / WEIGHTS, (len(files), layout.size), np.float32)
     for place, file in enumerate(files):
         state = read_state(file.path)
-        if layout_of(state) != layout:
+        if _shapes(layout_of(state)) != _shapes(layout):
             fix = "put the runs of each network into a folder of their own"
-            raise DataError("is of another network", where=file.path, expected=f"as {files[0].path.name}", fix=fix)
+            raise DataError("is of another network", where=file.path, expected=f"as {first}", fix=fix)
+        if place == 0:
+            warn_of_rounding(state, file.path)
         weights[place] = layout.flatten(state)
-    spec = known_network(config, images, layout)
     columns = _columns(files)
     if spec is not None:
         columns = _scored(columns, spec, weights, images, config.probe_images)
@@ -248,12 +286,6 @@ def _import_run(files: Sequence[Found], number: int, out: Path, config: BaseConf
     )
     write_manifest(folder, manifest)
     return manifest
-
-
-def known_network(config: BaseConfig, images: Images, layout: Layout) -> NetworkSpec | None:
-    """Return what to build `base.network` of for these images, if that has this layout, else nothing."""
-    spec = network_spec(config, images)
-    return spec if network_layout(spec) == layout else None
 
 
 def _columns(files: Sequence[Found]) -> dict[str, Any]:
@@ -286,6 +318,15 @@ def _scored(
     return {**columns, **filled}
 
 
+def _check_recordings(folders: Sequence[Path]) -> None:
+    """Check recordings where they lie, so that what is wrong is named there."""
+    runs = [Trajectory(folder) for folder in folders]
+    for run in runs[1:]:
+        if run.layout != runs[0].layout:
+            fix = "put the runs of each network into a folder of their own"
+            raise DataError("is of another network", where=run.folder, expected=f"as {runs[0].folder}", fix=fix)
+
+
 def _copy_recording(folder: Path, out: Path, images: Images) -> Manifest:
     manifest = read_manifest(folder / MANIFEST)
     spec, (channels, size) = manifest.network, images.x_test.shape[1:3]
@@ -297,8 +338,6 @@ def _copy_recording(folder: Path, out: Path, images: Images) -> Manifest:
     if target.exists():
         raise DataError("two recordings have one name", where=folder, got=manifest.run, fix="rename one of the folders")
     target.mkdir()
-    if not (folder / WEIGHTS).is_file():
-        raise DataError("no such file", where=folder / WEIGHTS, fix="record it again")
     shutil.copyfile(folder / WEIGHTS, target / WEIGHTS)
     write_manifest(target, manifest)
     return manifest

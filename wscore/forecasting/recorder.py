@@ -24,11 +24,21 @@ from torch import Tensor, nn
 from wscore.config import to_plain
 from wscore.errors import DataError, TrainingError
 from wscore.forecasting.networks import NetworkSpec
-from wscore.forecasting.snapshots import MANIFEST, WEIGHTS, Manifest, SnapshotColumns, read_manifest, write_manifest
+from wscore.forecasting.snapshots import (
+    MANIFEST,
+    WEIGHTS,
+    Manifest,
+    SnapshotColumns,
+    read_manifest,
+    read_weights,
+    warn_of_rounding,
+    write_manifest,
+)
 from wscore.zoo.layout import layout_of
 
 UNKNOWN = "unknown"
 SCORES = ("train_loss", "test_loss", "test_accuracy")
+HEADER = 128  # bytes before the rows
 WRAPPED = ("_orig_mod", "module")  # torch.compile, data parallel
 
 
@@ -46,10 +56,16 @@ class Recorder:
         dataset: name of the data, noted down.
         seed: of the run, noted down.
         resume: go on with the recording that lies in the folder, from its last snapshot.
+        at: with `resume`, steps that the network has made, as your checkpoint knows; later snapshots are dropped. None is
+            the step of the last snapshot.
 
     Raises:
-        DataError: if the folder holds a recording and `resume` is not set, or it is of another network.
-        TrainingError: from `step`, if a weight is not finite.
+        DataError: if the folder holds a recording and `resume` is not set, or it is of another network, optimizer or
+            distance, or if the network is not the one of step `at`.
+        TrainingError: if a weight is not finite; from `step` too.
+
+    Warns:
+        WscoreWarning: if weights are bfloat16 or coarser, which rounds away much of what changes between snapshots.
     """
 
     def __init__(
@@ -64,6 +80,7 @@ class Recorder:
         dataset: str = UNKNOWN,
         seed: int = 0,
         resume: bool = False,
+        at: int | None = None,
     ) -> None:
         if every < 1:
             raise DataError("is too small", where="every", expected="1 or more", got=every)
@@ -85,7 +102,11 @@ class Recorder:
             snapshots=msgspec.convert(self.columns, SnapshotColumns),
         )
         self._file = _Rows(self.folder / WEIGHTS, self._manifest.layout.size)
-        self._start(resume=resume)
+        warn_of_rounding(self.network.state_dict(), self.folder)
+        if resume and (self.folder / MANIFEST).is_file():
+            self._go_on(at)
+        else:
+            self._begin(at or 0)
 
     def step(
         self,
@@ -113,25 +134,55 @@ class Recorder:
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         """Nothing is left to do: every snapshot is on the disk already."""
 
-    def _start(self, *, resume: bool) -> None:
-        self.steps = 0
-        if not (self.folder / MANIFEST).is_file():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._file.cut(0)
-            self._snapshot()
-            return
-        if not resume:
+    def _begin(self, at: int) -> None:
+        if (self.folder / MANIFEST).is_file():
             fix = "choose another folder, or `resume=True` to go on"
             raise DataError("holds a recording already", where=self.folder, fix=fix)
+        if at:
+            raise DataError("holds no recording to go on with", where=self.folder, got=f"at={at}")
+        if not self._file.is_new():
+            raise DataError("is not of a recording", where=self._file.path, fix="choose another folder")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise DataError("is no folder", where=self.folder, fix="choose another one") from error
+        self.steps = 0
+        self._file.cut(0)
+        self._snapshot()
+
+    def _go_on(self, at: int | None) -> None:
         known = read_manifest(self.folder / MANIFEST)
+        self._check_same(known)
+        kept = [step for step in known.snapshots.step if at is None or step <= at]
+        self.steps = kept[-1] if at is None else at
+        if not kept or self.steps - kept[-1] >= self.every:
+            expected = f"0 to {known.snapshots.step[-1] + self.every - 1}"
+            raise DataError("is not reached by the recording", where=f"{self.folder}, at", expected=expected, got=at)
+        if self.steps == kept[-1] and not np.array_equal(self._file.row(len(kept) - 1), self._vector()):
+            fix = "load the weights of that step, or say which step they are of by `at`"
+            raise DataError(f"the network is not the one of step {self.steps}", where=self.folder, fix=fix)
+        self.columns = {name: list(column)[: len(kept)] for name, column in to_plain(known.snapshots).items()}
+        self._write_manifest()
+        self._file.cut(len(kept))
+
+    def _check_same(self, known: Manifest) -> None:
+        """Refuse to go on with a recording of something else."""
         if known.layout != self._manifest.layout:
             raise DataError("is a recording of another network", where=self.folder, fix="choose another folder")
-        self.columns = {name: list(column) for name, column in to_plain(known.snapshots).items()}
-        self.steps = known.snapshots.step[-1]
-        self._file.cut(len(known.snapshots.step))
+        if known.optimizer != self._manifest.optimizer:
+            where, expected = f"{self.folder}, optimizer", known.optimizer
+            got, fix = self._manifest.optimizer, "choose another folder"
+            raise DataError("is another one than before", where=where, expected=expected, got=got, fix=fix)
+        first, second = (*known.snapshots.step, None)[:2]
+        if second is not None and second - first != self.every:
+            where, expected = f"{self.folder}, every", second - first
+            raise DataError("is another one than before", where=where, expected=expected, got=self.every)
+
+    def _vector(self) -> np.ndarray:
+        return self._manifest.layout.flatten(self.network.state_dict())
 
     def _snapshot(self) -> None:
-        vector = self._manifest.layout.flatten(self.network.state_dict())
+        vector = self._vector()
         if not np.isfinite(vector).all():
             raise TrainingError(
                 "weights are not finite", where=f"{self.folder}, step {self.steps}", fix="lower the rate"
@@ -146,6 +197,9 @@ class Recorder:
         for name, column in self.columns.items():
             column.append(known.get(name))
         self._scores = {}
+        self._write_manifest()
+
+    def _write_manifest(self) -> None:
         snapshots = msgspec.convert(self.columns, SnapshotColumns)
         write_manifest(self.folder, msgspec.structs.replace(self._manifest, snapshots=snapshots))
 
@@ -165,6 +219,25 @@ class _Rows:
 
     def __init__(self, path: Path, width: int) -> None:
         self.path, self.width, self.count = path, width, 0
+
+    def is_new(self) -> bool:
+        """Return whether there is no such file, or only what a recording leaves that is killed before its manifest."""
+        if not self.path.is_file():
+            return True
+        with self.path.open("rb") as stream:
+            start = stream.read(len(np.lib.format.MAGIC_PREFIX))
+        return start == np.lib.format.MAGIC_PREFIX and self.path.stat().st_size < HEADER + 8 * self.width
+
+    def row(self, number: int) -> np.ndarray:
+        """Return one row.
+
+        Raises:
+            DataError: if the file ends before it.
+        """
+        rows = read_weights(self.path, number + 1)
+        if rows.shape != (number + 1, self.width):
+            raise DataError("does not fit its manifest", where=self.path, fix="choose another folder")
+        return rows[number]
 
     def cut(self, count: int) -> None:
         """Keep the first rows; a file that does not exist is made."""

@@ -1,11 +1,12 @@
 """Trajectories on disk: the weights of one training run at set intervals, and what is known about each snapshot.
 
 data/trajectories/sgd-seed-0/
-  weights.npy     float32 [N, D], read through a memory map (bfloat16 would destroy the small increments)
+  weights.npy     float32 [N, D] or longer, read through a memory map (bfloat16 would destroy the small increments)
   manifest.json   network, layout, how it was trained; step, epoch, learning rate, losses and accuracy of every snapshot
 """
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal
@@ -13,16 +14,19 @@ from typing import Annotated, Literal
 import msgspec
 import numpy as np
 import pandas as pd
+import torch
 from jaxtyping import Float
+from torch import Tensor
 
 from wscore.config import Section, to_plain
-from wscore.errors import DataError
+from wscore.errors import DataError, WscoreWarning
 from wscore.forecasting.networks import NetworkSpec
 from wscore.io import hash_folder, read_json, write_json
 from wscore.zoo.layout import Layout
 
 WEIGHTS, MANIFEST = "weights.npy", "manifest.json"
 ROWS_AT_ONCE = 16
+COARSE = 0.005  # relative rounding step from which on increments suffer: bfloat16 has 0.0078, float16 0.00098
 
 
 class SnapshotColumns(Section):
@@ -96,7 +100,7 @@ class Trajectory:
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
         self.manifest = read_manifest(self.folder / MANIFEST)
-        self.weights = _read_weights(self.folder / WEIGHTS)
+        self.weights = read_weights(self.folder / WEIGHTS, len(self.manifest.snapshots.step))
         _check(self)
 
     def __len__(self) -> int:
@@ -138,6 +142,32 @@ def write_trajectory(folder: Path, manifest: Manifest, weights: Float[np.ndarray
     write_manifest(folder, manifest)
 
 
+def read_weights(path: Path, count: int) -> np.ndarray:
+    """Return the first rows of a file; a recording that goes on, or was killed, may have written more than are wanted.
+
+    Raises:
+        DataError: if the file is missing or no array.
+    """
+    if not path.is_file():
+        raise DataError("no such file", where=path, fix="run `dvc repro train_base`")
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)[:count]
+    except (ValueError, EOFError, OSError, IndexError) as error:
+        raise DataError("is not a readable array", where=path, got=error, fix="record the trajectory again") from error
+
+
+def warn_of_rounding(state: Mapping[str, Tensor], where: object) -> None:
+    """Warn of weights that are stored more coarsely than in float16."""
+    kinds = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in state.values() if _is_coarse(tensor)})
+    if kinds:
+        message = f"{where}: weights are {', '.join(kinds)}, which rounds away small changes between snapshots"
+        warnings.warn(f"{message}; record them as float32", WscoreWarning, stacklevel=3)
+
+
+def _is_coarse(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() and torch.finfo(tensor.dtype).eps > COARSE
+
+
 def open_trajectories(folder: Path) -> list[Trajectory]:
     """Return all trajectories below a folder, ordered by seed.
 
@@ -176,15 +206,6 @@ def _numbers(snapshots: SnapshotColumns) -> dict[str, np.ndarray]:
     """Return the columns as numbers, NaN where a value is not known."""
     plain = to_plain(snapshots)
     return {name: np.asarray(column, np.int64 if name == "step" else np.float64) for name, column in plain.items()}
-
-
-def _read_weights(path: Path) -> np.ndarray:
-    if not path.is_file():
-        raise DataError("no such file", where=path, fix="run `dvc repro train_base`")
-    try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        raise DataError("is not a readable array", where=path, got=error, fix="record the trajectory again") from error
 
 
 def _check(run: Trajectory) -> None:

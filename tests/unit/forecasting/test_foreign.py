@@ -7,6 +7,7 @@ import msgspec
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 import wscore
@@ -81,6 +82,36 @@ def test_a_network_that_can_be_built_is_scored(tmp_path: Path, images: Images) -
     assert manifest.snapshots.test_accuracy == pytest.approx(tuple(found.accuracy.tolist()))
 
 
+def test_files_that_sort_tensors_by_name_are_networks_too(tmp_path: Path, images: Images) -> None:
+    spec = NetworkSpec(name="mlp", channels=1, size=8, classes=10)
+    (tmp_path / "in").mkdir()
+    for number in range(3):
+        save_file(
+            {name: part.clone() for name, part in state_of(spec, number).items()},
+            tmp_path / "in" / f"{number}.safetensors",
+        )
+    torch.save(state_of(spec, 3), tmp_path / "in" / "3.pt")
+    manifest = import_runs(configured(tmp_path / "in"), images, tmp_path / "out")[0]
+    assert manifest.network == spec
+    run = open_trajectories(tmp_path / "out")[0]
+    assert np.array_equal(run.weights, np.stack([run.layout.flatten(state_of(spec, number)) for number in range(4)]))
+
+
+def state_of(spec: NetworkSpec, seed: int) -> dict[str, torch.Tensor]:
+    return build_network(spec, seed).state_dict()
+
+
+def test_weights_that_are_rounded_coarsely_are_told(tmp_path: Path, images: Images) -> None:
+    save(
+        tmp_path / "in",
+        ["1.pt", "2.pt"],
+        [{name: part.bfloat16() for name, part in state.items()} for state in states(2)],
+    )
+    with pytest.warns(WscoreWarning, match=r"1\.pt: weights are bfloat16, which rounds away small changes") as caught:
+        import_runs(configured(tmp_path / "in"), images, tmp_path / "out")
+    assert len(caught) == 1
+
+
 def test_recordings_are_taken_as_they_are(tmp_path: Path, images: Images) -> None:
     for name in ("one", "two"):
         recorder = wscore.record(nn.Linear(3, 4), tmp_path / "in" / name, every=1)
@@ -101,6 +132,8 @@ def test_recordings_of_networks_for_other_images_are_refused(tmp_path: Path, ima
     ("pattern", "name", "fields"),
     [
         ("{run}-{step}.pt", "deep/wide-net-30.pt", {"run": "wide-net", "step": "30"}),
+        ("*{step}.pt", "step-12.pt", {"step": "12"}),
+        ("{step}*.pt", "12-last.pt", {"step": "12"}),
         ("{run}/*_{epoch}.pth", "lr0.1/ckpt_of_7.pth", {"run": "lr0.1", "epoch": "7"}),
         ("e{epoch}_b{batch}_l{loss}.pt", "e1_b2_l1.5e-3.pt", {"epoch": "1", "batch": "2", "loss": "1.5e-3"}),
     ],
@@ -121,6 +154,16 @@ def mixed(folder: Path) -> None:
     save(folder, ["1.pt", "2.pt"], [*states(1), *states(1, width=5)])
 
 
+def mixed_recordings(folder: Path) -> None:
+    for name, width in (("a", 4), ("b", 5)):
+        wscore.record(nn.Linear(3, width), folder / name, every=1)
+
+
+def broken_recording(folder: Path) -> None:
+    wscore.record(nn.Linear(3, 4), folder / "a", every=1)
+    (folder / "a" / "weights.npy").unlink()
+
+
 def mixed_runs(folder: Path) -> None:
     save(folder / "a", ["1.pt", "2.pt"])
     save(folder / "b", ["1.pt", "2.pt"], states(2, width=5))
@@ -137,14 +180,19 @@ def saved(*files: str) -> Callable[[Path], None]:
 @pytest.mark.parametrize(
     ("prepare", "pattern", "message"),
     [
-        (mixed, None, r"2\.pt: is of another network; expected as 1\.pt"),
-        (mixed_runs, None, r"is of another network than the other runs.*a folder of their own"),
+        (mixed, None, r"2\.pt: is of another network; expected as .*1\.pt"),
+        (mixed_runs, None, r"in/b/1\.pt: is of another network; expected as .*in/a/1\.pt.*a folder of their own"),
+        (mixed_recordings, None, r"in/b: is of another network; expected as .*in/a; put the runs"),
+        (broken_recording, None, r"in/a/weights\.npy: no such file"),
         (not_finite, None, r"2\.pt: weight: holds numbers that are not finite; got 12 of 12"),
         (saved("1.pt", "2.pt", "3.pt", "5.pt"), None, r"snapshot is missing; expected one every 1.*between 3\.pt and 5"),
         (saved("a.pt", "b.pt"), None, r"base\.pattern: is needed: the names don't tell the order"),
         (saved("1-1.pt", "2-2.pt"), None, r"base\.pattern: is needed"),
         (saved("7.pt"), "{step}.pt", r"run \w+: has a single snapshot"),
-        (saved("1a.pt", "1b.pt", "2a.pt"), "{step}*.pt", r"not evenly spaced; got 1a\.pt and 1b\.pt, of one time"),
+        (saved("a-1/model.pt", "a-2/model.pt"), None, r"run a-1: has a single snapshot; .*tell runs by \{run\}"),
+        (saved("1.pt", "2.pt", "5.pt", "8.pt"), None, r"evenly spaced; expected one every 3; got 1 between 1\.pt and 2"),
+        (saved("s-1.pt", "s-2.pt"), "s{step}.pt", r"base\.pattern: fits no file"),
+        (saved("1a.pt", "1b.pt", "2a.pt"), "{step}*.pt", r"not evenly spaced; .*got 1a\.pt and 1b\.pt, of one time"),
         (saved("1.pt"), "{acc}.pt", r"does not tell the order of the files; expected one of \{epoch\}"),
         (saved("1.pt"), "{time}.pt", r"base\.pattern: has wrong fields.*\{run\}, \{epoch\}"),
         (saved("1.pt"), "model_{step}.pt", r"base\.pattern: fits no file; expected a match in names like 1\.pt"),

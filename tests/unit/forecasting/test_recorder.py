@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import wscore
-from wscore.errors import DataError, TrainingError
+from wscore.errors import DataError, TrainingError, WscoreWarning
 from wscore.forecasting.snapshots import Trajectory
 from wscore.io import hash_folder
 
@@ -19,12 +19,20 @@ def network() -> nn.Sequential:
 
 
 def loop(
-    model: nn.Module, folder: Path, steps: range, *, every: int = 2, resume: bool = False, fail: int | None = None
+    model: nn.Module,
+    folder: Path,
+    steps: range,
+    *,
+    every: int = 2,
+    resume: bool = False,
+    fail: int | None = None,
+    at: int | None = None,
 ) -> list[np.ndarray]:
     """Train on data of each step's own, as a user would; return the weights after every step."""
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     seen = []
-    with wscore.record(model, folder, every=every, optimizer=optimizer, steps_per_epoch=4, resume=resume) as recorder:
+    recorder = wscore.record(model, folder, every=every, optimizer=optimizer, steps_per_epoch=4, resume=resume, at=at)
+    with recorder:
         for number in steps:
             x = torch.randn(5, 3, generator=torch.Generator().manual_seed(number))
             loss = model(x).square().mean()
@@ -94,3 +102,73 @@ def test_bad_input_is_named(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"run, step 1: weights are not finite"):
         recorder.step()
     assert len(Trajectory(tmp_path / "run")) == 1
+
+
+def test_a_recording_goes_on_from_a_checkpoint_before_its_last_snapshot(tmp_path: Path) -> None:
+    loop(network(), tmp_path / "whole" / "run", range(10))
+    folder = tmp_path / "stopped" / "run"
+    loop(network(), folder, range(9))
+    model = network()
+    loop_silently(model, range(5))  # the checkpoint is of step 5, the last snapshot of step 8
+    loop(model, folder, range(5, 10), resume=True, at=5)
+    assert hash_folder(folder) == hash_folder(tmp_path / "whole" / "run")
+
+
+@pytest.mark.parametrize("stage", ["rows", "header"])
+def test_killed_between_weights_and_manifest(stage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was written without its manifest does not count, and is written again."""
+    loop(network(), tmp_path / "whole" / "run", range(10))
+    folder, model = tmp_path / "stopped" / "run", network()
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    recorder = wscore.record(model, folder, every=2, optimizer=torch.optim.SGD(model.parameters(), lr=0.1))
+    recorder.step()
+    monkeypatch.setattr(recorder._file, "_write_header", killed) if stage == "rows" else None
+    monkeypatch.setattr(recorder, "_write_manifest", killed)
+    with pytest.raises(KeyboardInterrupt):
+        recorder.step()
+    assert len(Trajectory(folder)) == 1
+    loop(model, folder, range(10), resume=True)
+    assert np.array_equal(Trajectory(folder).weights, Trajectory(tmp_path / "whole" / "run").weights)
+
+
+def test_a_recording_that_is_not_gone_on_with_rightly_is_refused_and_stays(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    model = network()
+    loop(model, folder, range(9))
+    before = hash_folder(folder)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for message, changes in {
+        r"run, every: is another one than before; expected 2; got 3": {"every": 3},
+        r"run, optimizer: is another one than before; expected sgd; got adam": {
+            "optimizer": torch.optim.Adam(model.parameters())
+        },
+        r"run, at: is not reached by the recording; expected 0 to 9; got 10": {"at": 10},
+        r"run: the network is not the one of step 4; load the weights": {"at": 4},
+    }.items():
+        with pytest.raises(DataError, match=message):
+            wscore.record(model, folder, **{"every": 2, "optimizer": optimizer, "resume": True, **changes})
+    with pytest.raises(DataError, match="run: the network is not the one of step 8"):
+        wscore.record(network(), folder, every=2, optimizer=optimizer, resume=True)
+    assert hash_folder(folder) == before
+    with pytest.raises(DataError, match="other: holds no recording to go on with; got at=3"):
+        wscore.record(model, tmp_path / "other", every=2, resume=True, at=3)
+
+
+def test_files_of_others_are_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "weights.npy").write_bytes(b"of another program")
+    with pytest.raises(DataError, match=r"weights\.npy: is not of a recording; choose another folder"):
+        wscore.record(network(), tmp_path / "run", every=1)
+    with pytest.raises(DataError, match=r"weights\.npy: is no folder"):
+        wscore.record(network(), tmp_path / "run" / "weights.npy", every=1)
+    assert (tmp_path / "run" / "weights.npy").read_bytes() == b"of another program"
+
+
+def test_weights_that_are_rounded_coarsely_are_told(tmp_path: Path) -> None:
+    with pytest.warns(WscoreWarning, match="run: weights are bfloat16, which rounds away small changes"):
+        wscore.record(network().bfloat16(), tmp_path / "run", every=1)
+    wscore.record(network().half(), tmp_path / "half", every=1)
+    wscore.record(network().double(), tmp_path / "double", every=1)

@@ -65,7 +65,7 @@ BROKEN = {
     "cut off": (lambda folder: (folder / "weights.npy").write_bytes(b"\x93NUMPY"), "not a readable array"),
     "pickled": (lambda folder: np.save(folder / "weights.npy", np.array([{}])), "not a readable array"),
     "other type": (overwrite(np.zeros((4, 26))), r"weights\.npy: does not fit its manifest; expected float32"),
-    "other length": (overwrite(np.zeros((5, 26), np.float32)), "does not fit its manifest"),
+    "other length": (overwrite(np.zeros((3, 26), np.float32)), "does not fit its manifest"),
     "unknown format": (spoil(lambda content: content.update(format=2)), r"manifest\.json: is no manifest"),
     "missing key": (spoil(lambda content: content.pop("layout")), "layout"),
     "column too short": (spoil(lambda content: content["snapshots"]["lr"].pop()), "differ in length"),
@@ -81,6 +81,13 @@ def test_a_broken_trajectory_is_named(name: str, recorded: Recorded, tmp_path: P
     with pytest.raises(DataError, match=message) as caught:
         open_trajectories(tmp_path)
     assert "seed-0" in str(caught.value)
+
+
+def test_rows_behind_those_of_the_manifest_are_of_a_recording_that_goes_on(recorded: Recorded) -> None:
+    run = recorded(0, walk, count=4)
+    weights = np.array(run.weights)
+    overwrite(np.concatenate([weights, np.full_like(weights, np.nan)]))(run.folder)
+    assert np.array_equal(Trajectory(run.folder).weights, weights)
 
 
 def test_a_snapshot_that_is_not_finite_is_numbered(recorded: Recorded) -> None:
