@@ -24,9 +24,9 @@ def main(
 ) -> str:
     """Forecast every test window by every method and compare weights and networks with what really came."""
     config, settings, runs = run.params["predictor"], run.params["forecast"], open_trajectories(trajectories)
-    images = probe(load_images(run.params["base"].images), settings.probe_images)
+    probes = [probe(load_images(one.images), settings.probe_images) for one in run.params["base"].each]
     plan, products = make_plan(config, runs), read_grams(grams, runs)
-    judged = judge_forecasts(load_predictor(predictor), plan, config, images, settings, products)
+    judged = judge_forecasts(load_predictor(predictor), plan, config, probes, settings, products)
     found = report(judged)
     write_json(metrics, {"predictor_test": found})
     with atomic_folder(plots) as folder:

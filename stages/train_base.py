@@ -13,8 +13,12 @@ from wscore.zoo.images import load_images
 def main(run: Run, *, out: Path, metrics: Path) -> str:
     """Write a trajectory of snapshots for each run."""
     config = run.params["base"]
-    make = record_runs if config.source == "train" else import_runs
-    manifests = make(config, load_images(config.images), out)
+    images = load_images(config.images)
+    if config.source == "train":
+        further = [load_images(one.images) for one in config.each[1:]]
+        manifests = record_runs(config, images, out, further)
+    else:
+        manifests = import_runs(config, images, out)
     found = report(manifests)
     write_json(metrics, {"base": found})
     run.tracker.log_metrics({"base": found})

@@ -1,4 +1,3 @@
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -76,18 +75,16 @@ def test_a_missing_predictor_ends_in_one_line(tmp_path: Path, workspace: Path, m
 def test_runs_on_a_data_set_that_was_not_learned_from_are_a_test_of_their_own(
     tmp_path: Path, workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Runs of two data sets in one folder; `unseen_datasets` keeps those of one out of training and baselines."""
+    """Two data sets in one recording; `unseen_datasets` keeps the runs of one out of training and baselines."""
     random = np.random.default_rng(0)
     images = {f"x_{part}": random.integers(0, 256, (count, 8, 8), np.uint8) for part, count in SIZES.items()}
     labels = {f"y_{part}": np.arange(count) % 10 for part, count in SIZES.items()}
     (tmp_path / "noise").mkdir()
     np.savez(tmp_path / "noise" / "noise.npz", **images, **labels)
     monkeypatch.chdir(tmp_path)
-    write_params(tmp_path, "base: {dataset: noise, root: noise, seeds: [7]}")
-    run_base("other")
-    shutil.copytree(workspace / "trajectories", "trajectories")
-    shutil.move("other/seed-7", "trajectories/noise-seed-7")
-    write_params(tmp_path, "predictor: {unseen_datasets: [noise]}")
+    further = "base: {further_datasets: [{dataset: noise, root: noise}]}"
+    write_params(tmp_path, further + "\npredictor: {unseen_datasets: [noise]}")
+    run_base()
     run_grams()
     run_predictor()
     run_evaluation()
@@ -100,5 +97,5 @@ def test_runs_on_a_data_set_that_was_not_learned_from_are_a_test_of_their_own(
         assert judged["copy_last"]["skill"] == 0
         assert judged["truth"]["skill"] == 1
         assert judged["ours"]["skill"] != found["unseen_run"]["h1"]["ours"]["skill"]
-        assert "accuracy" not in judged["ours"]  # the images at hand are those of the other data set
+        assert judged["truth"]["accuracy"] < 0.5  # on images of its own, which are noise
     assert Path("predictor/model.safetensors").read_bytes() == (workspace / "predictor/model.safetensors").read_bytes()

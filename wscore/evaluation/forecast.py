@@ -8,7 +8,7 @@ Each run is a test of one thing, and its windows are judged in two sets, those l
     unseen_dataset     runs on data sets not learned from, likewise     unseen_dataset_all
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -51,7 +51,12 @@ class Present(NamedTuple):
 
 
 def judge_forecasts(
-    model: WeightPredictor, plan: Plan, config: PredictorConfig, probe: Probe, settings: ForecastConfig, grams: Grams
+    model: WeightPredictor,
+    plan: Plan,
+    config: PredictorConfig,
+    probes: Sequence[Probe],
+    settings: ForecastConfig,
+    grams: Grams,
 ) -> Judged:
     """Return the errors of all methods on all test windows.
 
@@ -59,7 +64,7 @@ def judge_forecasts(
         model: trained on this plan.
         plan: which runs are for what.
         config: of the predictor.
-        probe: images on which networks are run.
+        probes: images on which networks are run, of each data set that is at hand.
         settings: how thoroughly.
         grams: inner products of the runs by name, as far as they are known.
     """
@@ -69,7 +74,7 @@ def judge_forecasts(
         if source == "temporal" and config.split == "run":
             continue  # all of these runs was learned from
         for number, run in enumerate(runs):
-            one = _Judge(methods, model, config, probe, settings, judged, run, source)
+            one = _Judge(methods, model, config, probes, settings, judged, run, source)
             one.all_windows(drawn=number == 0)
     return judged
 
@@ -116,14 +121,15 @@ class _Judge:
         methods: Mapping[str, Method],
         model: WeightPredictor,
         config: PredictorConfig,
-        probe: Probe,
+        probes: Sequence[Probe],
         settings: ForecastConfig,
         judged: Judged,
         run: Trajectory,
         source: str,
     ) -> None:
-        self.methods, self.model, self.config, self.probe, self.settings = methods, model, config, probe, settings
+        self.methods, self.model, self.config, self.settings = methods, model, config, settings
         self.judged, self.run, self.source = judged, run, source
+        self.probe = next((probe for probe in probes if probe.fits(run.manifest)), None)
 
     def all_windows(self, *, drawn: bool) -> None:
         """Judge every window; with `drawn`, keep the trajectory in its own plane too."""
@@ -134,11 +140,11 @@ class _Judge:
         for present in presents(self.config, self.settings, self.run, self.source):
             forecasts, history, steps = forecast(self.methods, self.config, self.run, present.last)
             head = Head(self.run.name, self.run.manifest.optimizer, self.source, present.last, present.later)
-            runs = present.scored and self.probe.fits(self.run.manifest)
-            scores = score_all(self.run, forecasts, self.probe) if runs else {}
+            probe = self.probe if present.scored else None
+            scores = score_all(self.run, forecasts, probe) if probe else {}
             self._entries(head, forecasts, history[-1], steps, scores)
-            if runs:
-                self._recoveries(head, forecasts, steps)
+            if probe:
+                self._recoveries(head, forecasts, steps, probe)
             if present.scored:
                 self._coverages(head, history, forecasts[TRUTH], steps)
             if plane is not None and present.later and (present.last - split + 1) % self.config.stride == 0:
@@ -173,10 +179,10 @@ class _Judge:
         """Return the squared lengths of the tensors of some vectors."""
         return np.add.reduceat(vectors.square().numpy(), self.run.layout.offsets, axis=1)
 
-    def _recoveries(self, head: Head, forecasts: Forecasts, steps: list[int]) -> None:
+    def _recoveries(self, head: Head, forecasts: Forecasts, steps: list[int], probe: Probe) -> None:
         horizon = min(self.config.extrapolation_steps, steps[-1])
         vectors = {name: forecasts[name][steps.index(horizon)] for name in RECOVERED}
-        found = recover(self.run, vectors, head.last, self.probe, self.settings.recovery_steps)
+        found = recover(self.run, vectors, head.last, probe, self.settings.recovery_steps)
         place = (head.run, head.source, head.last, head.later, horizon)
         self.judged.recoveries.extend(
             Recovery(*place, name, count, own.accuracy, own.loss) for name, count, own in found

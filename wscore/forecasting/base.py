@@ -43,10 +43,24 @@ IMAGES, STATE, PROGRESS = "images.safetensors", "state-{}.safetensors", "progres
 SPLITS = ("x_train", "y_train", "x_test", "y_test")
 SCORES = ("train_loss", "test_loss", "test_accuracy")
 CODE = ("base.py", "networks.py", "optimizers.py")
-FREE = ("source", "path", "pattern", "optimizers", "seeds", "workers")  # do not change a run's bits
+FREE = ("source", "path", "pattern", "further_datasets", "optimizers", "seeds", "workers")  # do not change a run's bits
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Seed = Annotated[int, msgspec.Meta(ge=0, lt=2**32)]
+
+
+class FurtherDataset(Section):
+    """Another data set on which networks are trained, with the size and the counts of the first one.
+
+    Args:
+        dataset: as in section `data:`.
+        root: likewise.
+        revision: likewise.
+    """
+
+    dataset: str
+    root: str | None = None
+    revision: str | None = None
 
 
 class BaseConfig(Section):
@@ -61,6 +75,7 @@ class BaseConfig(Section):
         dataset: as in section `data:`.
         root: likewise.
         revision: likewise.
+        further_datasets: of the same network; on each of them the same runs are recorded.
         size: height and width to which images are resized; `lenet5` takes 28 or 32.
         max_train: at most so many training images; null takes all.
         max_test: likewise for test images.
@@ -86,6 +101,7 @@ class BaseConfig(Section):
     dataset: str
     root: str | None
     revision: str | None
+    further_datasets: tuple[FurtherDataset, ...]
     size: Annotated[int, msgspec.Meta(ge=4, le=512)] | None
     max_train: Annotated[int, msgspec.Meta(ge=10)] | None
     max_test: Annotated[int, msgspec.Meta(ge=10)] | None
@@ -109,12 +125,22 @@ class BaseConfig(Section):
         if len(set(self.optimizers)) != len(self.optimizers):
             names = [f"{one.name} {one.lr:g}" for one in self.optimizers]
             raise ValueError(f"Optimizers must differ in name or lr, got {names} - at `$.optimizers`")
+        datasets = [one.dataset for one in (self, *self.further_datasets)]
+        if len(set(datasets)) != len(datasets):
+            raise ValueError(f"Data sets must differ in name, got {datasets} - at `$.further_datasets`")
 
     @property
     def images(self) -> ImagesConfig:
         """The images, as section `data:` would name them."""
         names = ("dataset", "root", "revision", "size", "max_train", "max_test")
         return ImagesConfig(**{name: getattr(self, name) for name in names})
+
+    @property
+    def each(self) -> "list[BaseConfig]":
+        """Configurations of one data set each."""
+        alone = msgspec.structs.replace(self, further_datasets=())
+        others = [to_plain(one) for one in self.further_datasets]
+        return [alone, *(msgspec.structs.replace(alone, **other) for other in others)]
 
 
 class Recipe(NamedTuple):
@@ -126,6 +152,7 @@ class Recipe(NamedTuple):
         seed: of this one.
         spec: network that is trained.
         cache: folder that survives a kill, which holds the images.
+        prefix: of its name, which tells the data set.
     """
 
     config: BaseConfig
@@ -133,13 +160,15 @@ class Recipe(NamedTuple):
     seed: int
     spec: NetworkSpec
     cache: Path
+    prefix: str
 
     @property
     def name(self) -> str:
-        """Name of the run; it says of optimiser and rate what tells the runs apart."""
+        """Name of the run; it says of data set, optimiser and rate what tells the runs apart."""
         others = [one for one in self.config.optimizers if one != self.optimizer]
         lr = f"-{self.optimizer.lr:g}" if any(one.name == self.optimizer.name for one in others) else ""
-        return f"{self.optimizer.name}{lr}-seed-{self.seed}" if others else f"seed-{self.seed}"
+        optimizer = f"{self.optimizer.name}{lr}-" if others else ""
+        return f"{self.prefix}{optimizer}seed-{self.seed}"
 
     @property
     def folder(self) -> Path:
@@ -159,38 +188,68 @@ class Progress(Section):
     snapshots: SnapshotColumns
 
 
-def record_runs(config: BaseConfig, images: Images, out: Path) -> list[Manifest]:
-    """Train a network per optimiser and seed, write a trajectory each below `out` and return their manifests.
+def record_runs(config: BaseConfig, images: Images, out: Path, further: Sequence[Images] = ()) -> list[Manifest]:
+    """Train a network per optimiser, seed and data set, write a trajectory each below `out`, return their manifests.
+
+    Args:
+        config: section `base:`.
+        images: of `base.dataset`.
+        out: folder to write.
+        further: images of `base.further_datasets`, in their order.
 
     Raises:
         TrainingError: if a loss is not finite.
-        ConfigError: if the images don't fit the network, or an epoch has fewer steps than snapshots.
+        ConfigError: if the images don't fit the network or each other, or an epoch has fewer steps than snapshots.
     """
-    spec = network_spec(config, images)
-    build_network(spec)
-    snapshot_steps(config, len(images.x_train))
-    cache = CACHE / identity(config, images)
-    recipes = [Recipe(config, optimizer, seed, spec, cache) for optimizer in config.optimizers for seed in config.seeds]
-    for recipe in recipes:
-        recipe.folder.mkdir(parents=True, exist_ok=True)
-    if not (cache / IMAGES).is_file():
-        write_tensors(cache / IMAGES, {name: getattr(images, name) for name in SPLITS})
+    sets = [images, *further]
+    recipes = [
+        recipe
+        for alone, some in zip(config.each, sets, strict=True)
+        for recipe in _recipes(alone, some, images, prefix="" if some is images else f"{_plain(some.name)}-")
+    ]
     manifests = list(parallel_map(record, recipes, config.workers, where="base.workers"))
     with atomic_folder(out) as folder:
         for manifest, recipe in zip(manifests, recipes, strict=True):
             (folder / manifest.run).mkdir()
             shutil.copyfile(recipe.folder / WEIGHTS, folder / manifest.run / WEIGHTS)
             write_manifest(folder / manifest.run, manifest)
-    _discard(recipes, cache)
+    _discard(recipes)
     return manifests
 
 
-def _discard(recipes: Sequence[Recipe], cache: Path) -> None:
+def _discard(recipes: Sequence[Recipe]) -> None:
     """Remove what is kept of runs, and their images unless another recording, of other seeds or optimisers, needs them."""
     for recipe in recipes:
         shutil.rmtree(recipe.folder)
-    if not any(path.is_dir() for path in cache.iterdir()):
-        shutil.rmtree(cache)
+    for cache in {recipe.cache for recipe in recipes}:
+        if not any(path.is_dir() for path in cache.iterdir()):
+            shutil.rmtree(cache)
+
+
+def _recipes(config: BaseConfig, images: Images, first: Images, *, prefix: str) -> list[Recipe]:
+    """Return the runs on one data set, whose images lie in their cache from then on."""
+    spec, wanted = network_spec(config, images), network_spec(config, first)
+    if spec != wanted:
+        where, expected, got = f"base.further_datasets: {images.name}", _describe(wanted), _describe(spec)
+        raise ConfigError("makes another network", where=where, expected=expected, got=got, fix="leave it out")
+    build_network(spec)
+    snapshot_steps(config, len(images.x_train))
+    cache = CACHE / identity(config, images)
+    pairs = [(optimizer, seed) for optimizer in config.optimizers for seed in config.seeds]
+    recipes = [Recipe(config, optimizer, seed, spec, cache, prefix) for optimizer, seed in pairs]
+    for recipe in recipes:
+        recipe.folder.mkdir(parents=True, exist_ok=True)
+    if not (cache / IMAGES).is_file():
+        write_tensors(cache / IMAGES, {name: getattr(images, name) for name in SPLITS})
+    return recipes
+
+
+def _describe(spec: NetworkSpec) -> str:
+    return f"{spec.channels} x {spec.size} x {spec.size}, {spec.classes} classes"
+
+
+def _plain(name: str) -> str:
+    return name.replace("/", "-")
 
 
 def identity(config: BaseConfig, images: Images) -> str:
@@ -426,7 +485,7 @@ def _device(name: str) -> torch.device:
     return torch.device(name)
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=1)  # runs on one data set follow on each other
 def _images(path: Path) -> tuple[Tensor, ...]:
     tensors = read_tensors(path)
     return tuple(tensors[name] for name in SPLITS)

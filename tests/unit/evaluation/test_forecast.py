@@ -47,7 +47,7 @@ SETTINGS = ForecastConfig(window_step=1, scored_windows=2, probe_images=30, reco
 
 
 def judged_by(model: WeightPredictor, plan: Plan, config: PredictorConfig, seen: Probe, **changes: object) -> Judged:
-    return judge_forecasts(model, plan, config, seen, msgspec.structs.replace(SETTINGS, **changes), {})
+    return judge_forecasts(model, plan, config, [seen], msgspec.structs.replace(SETTINGS, **changes), {})
 
 
 def line(seed: int) -> np.ndarray:

@@ -15,18 +15,27 @@ import torch
 
 from wscore.errors import ConfigError, TrainingError
 from wscore.forecasting import base
-from wscore.forecasting.base import BaseConfig, moved, record_runs, report, sentence, shuffled, snapshot_steps
+from wscore.forecasting.base import (
+    BaseConfig,
+    FurtherDataset,
+    moved,
+    record_runs,
+    report,
+    sentence,
+    shuffled,
+    snapshot_steps,
+)
 from wscore.forecasting.networks import NETWORKS, build_network, judge
 from wscore.forecasting.optimizers import OptimizerSpec, make_optimizer
-from wscore.forecasting.snapshots import open_trajectories
+from wscore.forecasting.snapshots import Trajectory, open_trajectories
 from wscore.io import hash_folder
 from wscore.zoo.images import Images, load_images
 
 CONFIG = BaseConfig(
-    source="train", path=None, pattern=None, network="mlp", dataset="digits", root=None, revision=None, size=8,
-    max_train=100, max_test=50, optimizers=(OptimizerSpec(name="momentum", lr=0.05),), schedule="constant", warmup=0.0,
-    weight_decay=1e-4, batch_size=16, epochs=4, snapshots_per_epoch=2, snapshot_steps=None, seeds=(0, 5),
-    shift=0, probe_images=40, workers=1, device="cpu",
+    source="train", path=None, pattern=None, network="mlp", dataset="digits", root=None, revision=None,
+    further_datasets=(), size=8, max_train=100, max_test=50, optimizers=(OptimizerSpec(name="momentum", lr=0.05),),
+    schedule="constant", warmup=0.0, weight_decay=1e-4, batch_size=16, epochs=4, snapshots_per_epoch=2,
+    snapshot_steps=None, seeds=(0, 5), shift=0, probe_images=40, workers=1, device="cpu",
 )  # fmt: skip
 
 
@@ -275,3 +284,35 @@ def test_a_network_of_your_own(images: Images, monkeypatch: pytest.MonkeyPatch) 
             record_runs(configured(network=wrong), images, Path("out"))
     with pytest.raises(ConfigError, match=r"base\.network: own_networks:nothing: makes no network"):
         record_runs(configured(network="own_networks:nothing"), images, Path("out"))
+
+
+def test_further_data_sets_are_recorded_by_the_same_runs(images: Images) -> None:
+    """A run does not depend on what is recorded beside it."""
+    others = images._replace(name="own/inverse", x_train=1 - images.x_train, x_test=1 - images.x_test)
+    config = configured(epochs=1, seeds=(0,), further_datasets=(FurtherDataset(dataset="own/inverse"),))
+    manifests = record_runs(config, images, Path("out"), [others])
+    assert [(one.run, one.dataset) for one in manifests] == [
+        ("seed-0", "digits"),
+        ("own-inverse-seed-0", "own/inverse"),
+    ]
+    first, second = open_trajectories(Path("out"))
+    assert (first.manifest, second.manifest) in [tuple(manifests), tuple(manifests[::-1])]
+    record_runs(configured(epochs=1, seeds=(0,)), images, Path("alone"))
+    record_runs(configured(epochs=1, seeds=(0,), dataset="own/inverse"), others, Path("others"))
+    for pair in (("out/seed-0", "alone/seed-0"), ("out/own-inverse-seed-0", "others/seed-0")):
+        weights = [Trajectory(Path(folder)).weights for folder in pair]
+        assert np.array_equal(*weights)
+    assert not list(Path(".cache/base").iterdir())
+
+
+def test_further_data_sets_that_do_not_fit_are_named(images: Images) -> None:
+    config = configured(further_datasets=(FurtherDataset(dataset="coloured"),))
+    coloured = images._replace(
+        name="coloured", x_train=images.x_train.expand(-1, 3, 8, 8), x_test=images.x_test.expand(-1, 3, 8, 8)
+    )
+    message = "base.further_datasets: coloured: makes another network; expected 1 x 8 x 8, 10 classes; got 3 x 8 x 8"
+    with pytest.raises(ConfigError, match=message):
+        record_runs(config, images, Path("out"), [coloured])
+    plain = msgspec.to_builtins(CONFIG)
+    with pytest.raises(msgspec.ValidationError, match=r"Data sets must differ in name.*further_datasets"):
+        msgspec.convert({**plain, "further_datasets": [{"dataset": "digits"}]}, BaseConfig)
