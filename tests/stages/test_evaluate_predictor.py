@@ -99,3 +99,24 @@ def test_runs_on_a_data_set_that_was_not_learned_from_are_a_test_of_their_own(
         assert judged["ours"]["skill"] != found["unseen_run"]["h1"]["ours"]["skill"]
         assert judged["truth"]["accuracy"] < 0.5  # on images of its own, which are noise
     assert Path("predictor/model.safetensors").read_bytes() == (workspace / "predictor/model.safetensors").read_bytes()
+
+
+def test_bands_are_judged_and_drawn(tmp_path: Path, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("trajectories", "grams"):
+        (tmp_path / name).symlink_to(workspace / name)
+    monkeypatch.chdir(tmp_path)
+    write_params(
+        tmp_path,
+        "predictor: {kind: diffusion, samples: 4, diffusion_steps: 2, band: 0.7, chunk_size: 50, predictor_epochs: 1}\n"
+        "forecast: {window_step: 4, scored_windows: 1}",
+    )
+    run_predictor()
+    run_evaluation()
+    table = pd.read_csv("plots/bands.csv")
+    found = read_json(Path("metrics/plots.json"))["predictor_test"]
+    for row in table.to_dict("records"):
+        judged = found[row["split"]]["bands"][f"h{row['horizon']}"]
+        assert judged == pytest.approx({"covered": row["covered"], "width": row["width"]}, rel=1e-6)
+        assert row["aimed"] == 0.7
+    assert list(dict.fromkeys(table["split"])) == list(SPLITS)
+    assert Path("plots/bands.png").stat().st_size > 5_000

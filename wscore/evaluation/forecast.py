@@ -197,7 +197,7 @@ class _Judge:
         moved = (truth - history[-1]).double().square().mean(1).sqrt()
         for number, step in enumerate(steps):
             width = float(widths[number] / moved[number].clamp_min(1e-30))
-            self.judged.coverages.append(Coverage(head, step, float(inside[number]), width))
+            self.judged.coverages.append(Coverage(head, step, float(inside[number]), width, self.config.band))
 
 
 def _spread(numbers: list[int], count: int) -> set[int]:

@@ -68,12 +68,14 @@ class Coverage(NamedTuple):
         horizon: steps ahead.
         covered: share of the weights.
         width: RMS width of the bands / RMS of the true change.
+        aimed: share that they are to hold.
     """
 
     head: Head
     horizon: int
     covered: float
     width: float
+    aimed: float
 
 
 class Point(NamedTuple):
@@ -188,13 +190,12 @@ def _extras(judged: Judged, split: str) -> dict[str, dict[str, Any]]:
     for row in layers(judged).to_dict("records"):
         if row["split"] == split and row["method"] == OURS:
             tensors.setdefault(row["tensor"].replace(".", "_"), {})[f"h{row['horizon']}"] = row["skill"]
-    bands: dict[str, Any] = {}
-    for step in sorted({one.horizon for one in judged.coverages}):
-        own = [one for one in judged.coverages if one.horizon == step and _belongs(one.head, split)]
-        if own:
-            means = {name: float(np.mean([getattr(one, name) for one in own])) for name in ("covered", "width")}
-            bands[f"h{step}"] = means
-    return {"recovery": recovery, "tensors": tensors, "bands": bands}
+    held = {
+        f"h{row['horizon']}": {name: row[name] for name in ("covered", "width")}
+        for row in bands(judged).to_dict("records")
+        if row["split"] == split
+    }
+    return {"recovery": recovery, "tensors": tensors, "bands": held}
 
 
 def by_method(found: Mapping[str, Any], split: str) -> dict[str, dict[str, float]]:
@@ -215,11 +216,14 @@ def tables(judged: Judged) -> dict[str, pd.DataFrame]:
     """Return the tables that are kept and drawn, by name.
 
     `summary` has the fields of `Pooled`, `paths` those of `Point`, `recovery` and `layers` see below; `skill_<split>`,
-    `accuracy_<split>` and `loss_<split>` have a row per horizon and a column per method.
+    `accuracy_<split>` and `loss_<split>` have a row per horizon and a column per method. Forecasts with bands have `bands`,
+    see below, too.
     """
     rows = summary(judged)
     found = {"summary": pd.DataFrame(rows), "paths": pd.DataFrame(judged.points)}
     found |= {"recovery": recoveries(judged), "layers": layers(judged)}
+    if judged.coverages:
+        found["bands"] = bands(judged)
     for split in dict.fromkeys(row.split for row in rows):
         part = [row for row in rows if row.split == split]
         for metric in ("skill", "accuracy", "loss"):
@@ -261,6 +265,19 @@ def layers(judged: Judged) -> pd.DataFrame:
             skill = 1 - float(error) / max(float(copied), TINY)
             found.append({"split": split, "method": method, "horizon": horizon, "tensor": tensor, "skill": skill})
     return pd.DataFrame(found, columns=pd.Index(["split", "method", "horizon", "tensor", "skill"]))
+
+
+def bands(judged: Judged) -> pd.DataFrame:
+    """Return a row per split and horizon: the share of the weights aimed at and covered, mean width of the bands."""
+    columns = ["split", "horizon", "aimed", "covered", "width"]
+    found = []
+    for split in _names(judged):
+        for step in sorted({one.horizon for one in judged.coverages}):
+            own = [one for one in judged.coverages if one.horizon == step and _belongs(one.head, split)]
+            if own:
+                means = (float(np.mean([getattr(one, name) for one in own])) for name in columns[2:])
+                found.append((split, step, *means))
+    return pd.DataFrame(found, columns=pd.Index(columns))
 
 
 def _wide(rows: Sequence[Pooled], metric: str) -> Iterator[dict[str, Any]]:

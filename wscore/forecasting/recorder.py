@@ -12,6 +12,7 @@ The folder is a trajectory as `train_base` writes it, and whole after every snap
 
 import os
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
@@ -173,9 +174,9 @@ class Recorder:
             where, expected = f"{self.folder}, optimizer", known.optimizer
             got, fix = self._manifest.optimizer, "choose another folder"
             raise DataError("is another one than before", where=where, expected=expected, got=got, fix=fix)
-        first, second = (*known.snapshots.step, None)[:2]
-        if second is not None and second - first != self.every:
-            where, expected = f"{self.folder}, every", second - first
+        distance = next((late - early for early, late in pairwise(known.snapshots.step)), self.every)
+        if distance != self.every:
+            where, expected = f"{self.folder}, every", distance
             raise DataError("is another one than before", where=where, expected=expected, got=self.every)
 
     def _vector(self) -> np.ndarray:

@@ -197,8 +197,18 @@ def identities(runs: Sequence[Trajectory]) -> list[str]:
 
 
 def curves(runs: Sequence[Trajectory]) -> pd.DataFrame:
-    """Return a row per run and snapshot: run, step, epoch, lr, train_loss, test_loss, test_accuracy."""
-    tables = [pd.DataFrame({"run": run.name, **_numbers(run.manifest.snapshots)}) for run in runs]
+    """Return a row per run and snapshot: run, dataset, optimizer, step, epoch, lr, train_loss, test_loss, test_accuracy."""
+    tables = [
+        pd.DataFrame(
+            {
+                "run": run.name,
+                "dataset": run.manifest.dataset,
+                "optimizer": run.manifest.optimizer,
+                **_numbers(run.manifest.snapshots),
+            }
+        )
+        for run in runs
+    ]
     return pd.concat(tables, ignore_index=True)
 
 

@@ -1,14 +1,18 @@
 """Weight forecasts: training curves, trajectories in their own plane, error and accuracy of the network by horizon."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
 
-from wscore.plots.style import GREEN, PINK, RED, SKY, YELLOW, colour, figure, label, save, unavailable
+from wscore.evaluation.forecast_tables import near_steps
+from wscore.plots.style import GREEN, PANEL, PINK, RED, SKY, YELLOW, colour, figure, label, save, unavailable
 from wscore.plots.training import draw_curves, read_history
 
 OURS, COPY, TRUTH = "ours", "copy_last", "truth"
@@ -44,13 +48,15 @@ SPLITS = {
     "unseen_dataset_all": "unseen data set, all of it",
 }
 LOWEST_SKILL = -1.0
+COLUMNS = 3  # panels side by side
 
 
 def draw_all(tables: Mapping[str, pd.DataFrame], history: Path, folder: Path) -> None:
-    """Write skill.png, accuracy.png, recovery.png, layers.png, paths.png and training.png into a folder.
+    """Write skill.png, accuracy.png, recovery.png, layers.png, paths.png, training.png and, of bands, bands.png.
 
     Args:
-        tables: `summary`, `recovery`, `layers`, `paths` and `base`, with the columns that their drawings name.
+        tables: `summary`, `recovery`, `layers`, `paths`, `base` and, if forecasts have bands, `bands`, with the columns
+            that their drawings name.
         history: CSV of the predictor's training.
         folder: where to.
     """
@@ -60,6 +66,8 @@ def draw_all(tables: Mapping[str, pd.DataFrame], history: Path, folder: Path) ->
     draw_layers(tables["layers"], folder / "layers.png")
     draw_paths(tables["paths"], folder / "paths.png")
     draw_training(tables["base"], history, folder / "training.png")
+    if "bands" in tables:
+        draw_bands(tables["bands"], folder / "bands.png")
 
 
 def draw_skill(summary: pd.DataFrame, path: Path) -> None:
@@ -70,16 +78,17 @@ def draw_skill(summary: pd.DataFrame, path: Path) -> None:
         path: of the PNG.
     """
     splits = list(summary.groupby("split", sort=False))
-    with figure(columns=len(splits), title="Error by horizon, as skill over copying the last snapshot") as (
-        canvas,
-        axes,
-    ):
-        for (split, rows), panel in zip(splits, axes, strict=True):
+    title = "Error by horizon, as skill over copying the last snapshot"
+    with panels(len(splits), title=title) as (canvas, axes):
+        for (split, rows), panel in zip(splits, axes, strict=False):
             by_horizon(panel, rows, "skill")
             panel.axhline(0, color=colour(COPY), linewidth=0.8)
             panel.set_ylim(LOWEST_SKILL, 1.05)
-            label(panel, title=SPLITS.get(str(split), str(split)), x="steps ahead", y="skill = 1 - MSE / MSE of copy")
-        axes[0].legend(fontsize=7)
+            label(panel, title=split_name(str(split)), x="steps ahead", y="skill = 1 - MSE / MSE of copy, from -1")
+            lowest = rows.loc[rows["method"] == OURS, "skill"].min()
+            if lowest < LOWEST_SKILL:
+                panel.text(0.02, 0.02, f"predictor: down to {lowest:.3g}", transform=panel.transAxes, fontsize=8)
+        _legend(canvas, axes)
         save(canvas, path)
 
 
@@ -96,12 +105,11 @@ def draw_accuracy(summary: pd.DataFrame, path: Path) -> None:
         for row, (split, rows) in enumerate(splits):
             left, right = axes[2 * row], axes[2 * row + 1]
             by_horizon(left, rows, "accuracy")
-            label(left, title=SPLITS.get(str(split), str(split)), x="steps ahead", y="test accuracy")
+            label(left, title=split_name(str(split)), x="steps ahead", y="test accuracy")
             by_horizon(right, rows, "loss")
-            right.set_yscale("log")
-            label(right, title=SPLITS.get(str(split), str(split)), x="steps ahead", y="test loss (nats)")
-        if axes[0].get_legend_handles_labels()[0]:  # nothing is drawn of networks that can't be run
-            axes[0].legend(fontsize=7)
+            _log(right)
+            label(right, title=split_name(str(split)), x="steps ahead", y="test loss (nats)")
+        _legend(canvas, axes)
         save(canvas, path)
 
 
@@ -113,18 +121,19 @@ def draw_recovery(recovery: pd.DataFrame, path: Path) -> None:
         path: of the PNG.
     """
     splits = list(recovery.groupby("split", sort=False)) or [("", recovery)]
-    with figure(columns=len(splits), title="Forecast networks, trained on") as (canvas, axes):
-        for (split, rows), panel in zip(splits, axes, strict=True):
+    with panels(len(splits), title="Forecast networks, trained on") as (canvas, axes):
+        for (split, rows), panel in zip(splits, axes, strict=False):
             lines = dict(list(rows.groupby("method")))
             for method, name in NAMES.items():
                 if method in lines:
                     panel.plot(lines[method]["steps"], lines[method]["loss"], label=name, **_line(method))
             if lines:
-                panel.set_yscale("log")
-                panel.legend(fontsize=7)
-                label(panel, title=SPLITS.get(str(split), str(split)), x="optimiser steps", y="test loss (nats)")
+                _log(panel)
+                panel.set_xticks(sorted(set(rows["steps"])))
+                label(panel, title=split_name(str(split)), x="optimiser steps", y="test loss (nats)")
             else:
                 unavailable(panel, "no network was run")
+        _legend(canvas, axes)
         save(canvas, path)
 
 
@@ -137,8 +146,9 @@ def draw_layers(layers: pd.DataFrame, path: Path) -> None:
     """
     own = pd.DataFrame(layers[(layers["method"] == OURS) & ~layers["split"].str.endswith("_all")])
     splits = list(own.groupby("split", sort=False))
-    with figure(columns=len(splits), title="Skill by tensor", panel=(4.2, 4.0)) as (canvas, axes):
-        for (split, rows), panel in zip(splits, axes, strict=True):
+    height = max(PANEL[1], 0.3 * len(set(layers["tensor"])))
+    with panels(len(splits), title="Skill by tensor", panel=(4.2, height)) as (canvas, axes):
+        for (split, rows), panel in zip(splits, axes, strict=False):
             shown = sorted(set(rows["horizon"]))[:: max(1, len(set(rows["horizon"])) - 2)]
             tensors = list(dict.fromkeys(rows["tensor"]))
             for number, horizon in enumerate(shown):
@@ -155,8 +165,8 @@ def draw_layers(layers: pd.DataFrame, path: Path) -> None:
             panel.set_yticks(range(len(tensors)), tensors, fontsize=7)
             panel.invert_yaxis()
             panel.axvline(0, color=colour(COPY), linewidth=0.8)
-            label(panel, title=SPLITS.get(str(split), str(split)), x="skill")
-        axes[0].legend(fontsize=7)
+            label(panel, title=split_name(str(split)), x="skill, from -1")
+        _legend(canvas, axes)
         save(canvas, path)
 
 
@@ -168,17 +178,40 @@ def draw_paths(paths: pd.DataFrame, path: Path) -> None:
         path: of the PNG.
     """
     runs = list(paths.groupby("run", sort=False))
-    with figure(columns=len(runs), title="True and forecast trajectory", panel=(4.8, 4.2)) as (canvas, axes):
-        for (run, rows), panel in zip(runs, axes, strict=True):
+    with panels(len(runs), title="True and forecast trajectory", panel=(4.8, 4.2)) as (canvas, axes):
+        for (run, rows), panel in zip(runs, axes, strict=False):
             series = dict(list(rows.groupby("series")))
             truth = series[TRUTH]
             style = {"color": colour(TRUTH), "linewidth": 0.8, "marker": ".", "markersize": 3}
             panel.plot(truth["x"], truth["y"], label="true", **style)
+            panel.plot(truth["x"][:1], truth["y"][:1], "o", color=colour(TRUTH), markerfacecolor="white", label="start")
             for number, (_, line) in enumerate(series[OURS].groupby("start")):
                 name = "forecast" if number == 0 else None
                 panel.plot(line["x"], line["y"], color=colour(OURS), marker="o", markersize=2.5, label=name)
             label(panel, title=str(run), x="first principal component", y="second")
-        axes[0].legend()
+        _legend(canvas, axes)
+        save(canvas, path)
+
+
+def draw_bands(bands: pd.DataFrame, path: Path) -> None:
+    """Write a PNG with the share of the true weights that the bands of a forecast hold, and how wide they are.
+
+    Args:
+        bands: columns split, horizon, aimed, covered, width.
+        path: of the PNG.
+    """
+    with figure(columns=2, title="Bands of the forecast") as (canvas, (held, widths)):
+        for number, (split, rows) in enumerate(bands.groupby("split", sort=False)):
+            for panel, column in ((held, "covered"), (widths, "width")):
+                style: dict[str, Any] = {"marker": "o", "color": colour("", number), "label": split_name(str(split))}
+                panel.plot(*_gapped(rows, column), **style)
+        held.axhline(float(bands["aimed"].iloc[0]), color="black", linestyle="--", linewidth=0.8, label="aimed at")
+        held.set_ylim(0, 1.05)
+        for panel in (held, widths):
+            panel.set_xticks(sorted(set(bands["horizon"])))
+        label(held, title="weights in the band", x="steps ahead", y="share of the true weights")
+        label(widths, title="width", x="steps ahead", y="RMS width / RMS true change")
+        _legend(canvas, [held])
         save(canvas, path)
 
 
@@ -186,28 +219,69 @@ def draw_training(base: pd.DataFrame, history: Path, path: Path) -> None:
     """Write a PNG with the loss and accuracy of the recorded runs and the loss of the predictor by epoch.
 
     Args:
-        base: columns run, epoch, train_loss, test_loss, test_accuracy.
+        base: columns run, dataset, optimizer, epoch, train_loss, test_loss, test_accuracy.
         history: CSV of the predictor's training.
         path: of the PNG.
     """
     with figure(columns=3, title="Training") as (canvas, (losses, accuracies, predictor)):
-        for number, (_, run) in enumerate(base.groupby("run")):
-            for split, name in (("train", "train_loss"), ("validation", "test_loss")):
-                shown = name.replace("_", " ") if number == 0 else None
-                losses.plot(run["epoch"], run[name], color=colour(split), linewidth=0.9, label=shown)
-            accuracies.plot(run["epoch"], run["test_accuracy"], color=colour(OURS), linewidth=0.9)
-        losses.set_yscale("log")
-        losses.legend()
-        label(losses, title="recorded runs", x="epoch", y="loss (nats)")
+        kinds = base["dataset"] + ", " + base["optimizer"]
+        for number, (kind, runs) in enumerate(base.groupby(kinds, sort=False)):
+            for place, (_, run) in enumerate(runs.groupby("run")):
+                style = {"color": colour("", number), "linewidth": 0.9}
+                name = str(kind) if place == 0 else None
+                losses.plot(run["epoch"], run["train_loss"], linestyle=":", **style)
+                losses.plot(run["epoch"], run["test_loss"], **style)
+                accuracies.plot(run["epoch"], run["test_accuracy"], label=name, **style)
+        label(losses, title="recorded runs, dotted: training loss", x="epoch", y="loss (nats)")
         label(accuracies, title="recorded runs", x="epoch", y="test accuracy")
+        if np.isfinite(base["test_loss"]).any():
+            _log(losses)
+        else:
+            unavailable(losses, "no losses were noted down")
+        if np.isfinite(base["test_accuracy"]).any():
+            _legend(canvas, [accuracies])
+        else:
+            unavailable(accuracies, "no accuracies were noted down")
         draw_curves(predictor, read_history(history), "loss")
+        if predictor.get_yscale() == "log":
+            _log(predictor)
         predictor.legend()
         label(predictor, title="predictor", x="epoch", y="loss")
         save(canvas, path)
 
 
+@contextmanager
+def panels(count: int, *, title: str, panel: tuple[float, float] = PANEL) -> Iterator[tuple[Figure, Sequence[Axes]]]:
+    """Yield a figure of at least `count` panels, a few side by side; those behind them are switched off.
+
+    Args:
+        count: panels that are drawn into.
+        title: text above all panels.
+        panel: width and height of one panel in inches.
+    """
+    columns = min(COLUMNS, max(1, count))
+    with figure(rows=max(1, -(-count // columns)), columns=columns, title=title, panel=panel) as (canvas, axes):
+        for spare in axes[count:]:
+            spare.set_axis_off()
+        yield canvas, axes
+
+
+def split_name(split: str) -> str:
+    """Return what a set of windows is called: `unseen_run_sgd_all` is that of one optimiser, all of it."""
+    if split in SPLITS:
+        return SPLITS[split]
+    whole = split.removesuffix("_all")
+    source = next((name for name in SPLITS if whole.startswith(f"{name}_")), None)
+    if source is None:
+        return split
+    rest = ", all of it" if whole != split else ""
+    return f"{SPLITS[source].partition(',')[0]}, {whole.removeprefix(f'{source}_')}{rest}"
+
+
 def by_horizon(axes: Axes, rows: pd.DataFrame, metric: str) -> None:
     """Draw one metric of every method over the horizon into a panel; methods that have none are left out.
+
+    The far step is not joined to the others: fewer windows reach so far, so that they are others.
 
     Args:
         axes: of the panel.
@@ -217,11 +291,41 @@ def by_horizon(axes: Axes, rows: pd.DataFrame, metric: str) -> None:
     lines = dict(list(rows[np.isfinite(rows[metric])].groupby("method")))
     for method, name in NAMES.items():
         if method in lines:
-            axes.plot(lines[method]["horizon"], lines[method][metric], label=name, **_line(method))
+            axes.plot(*_gapped(pd.DataFrame(lines[method]), metric), label=name, **_line(method))
     if lines:
         axes.set_xticks(sorted(set(rows["horizon"])))
     else:
         unavailable(axes, "no network was run")
+
+
+def _gapped(rows: pd.DataFrame, metric: str) -> tuple[list[float], list[float]]:
+    """Return horizons and a metric, with a gap before the far step."""
+    horizons, values = (rows[name].astype(float).tolist() for name in ("horizon", metric))
+    near = len(near_steps(rows["horizon"]))
+    gap = [np.nan] if near < len(horizons) else []
+    return horizons[:near] + gap + horizons[near:], values[:near] + gap + values[near:]
+
+
+def _log(axes: Axes) -> None:
+    """Make the y axis logarithmic, with plain numbers."""
+    axes.set_yscale("log")
+    for ticks in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+        ticks(_Plain())
+
+
+class _Plain(LogFormatter):
+    """The ticks of a logarithmic axis that are named, without powers of ten."""
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        """Return the text beside a tick."""
+        return f"{x:g}" if super().__call__(x, pos) else ""
+
+
+def _legend(canvas: Figure, axes: Sequence[Axes]) -> None:
+    """Put one legend for all panels below them, where it hides nothing."""
+    known = {name: line for panel in axes for line, name in zip(*panel.get_legend_handles_labels(), strict=True)}
+    if known:  # nothing is drawn of networks that can't be run
+        canvas.legend(list(known.values()), list(known), loc="outside lower center", ncols=min(6, len(known)))
 
 
 def _line(method: str) -> dict[str, Any]:

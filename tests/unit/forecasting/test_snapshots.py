@@ -32,7 +32,8 @@ def test_runs_come_in_the_order_of_their_seeds(recorded: Recorded, tmp_path: Pat
 
 def test_curves_have_a_row_per_run_and_snapshot(recorded: Recorded) -> None:
     table = curves([recorded(0, walk, count=3), recorded(1, walk, count=4)])
-    assert list(table.columns) == ["run", "step", "epoch", "lr", "train_loss", "test_loss", "test_accuracy"]
+    scores = ["lr", "train_loss", "test_loss", "test_accuracy"]
+    assert list(table.columns) == ["run", "dataset", "optimizer", "step", "epoch", *scores]
     assert table["run"].tolist() == ["seed-0"] * 3 + ["seed-1"] * 4
 
 
