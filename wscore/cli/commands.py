@@ -2,6 +2,7 @@
 
 import argparse
 import math
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -198,7 +199,7 @@ def _history(options: argparse.Namespace, predictor: PublishedPredictor) -> tupl
     if len(texts) > 1 or not (Path(texts[0]) / "weights.npy").is_file():
         if options.at is not None:
             raise DataError("--at is for a recorded run", got=", ".join(texts))
-        return list(read_networks(texts)), []
+        return list(deque(read_networks(texts), maxlen=length)), []
     run, stride = Trajectory(Path(texts[0])), int(predictor.facts.get("training", {}).get("stride", 1))
     at = len(run) - 1 if options.at is None else options.at
     first = at - stride * (length - 1)

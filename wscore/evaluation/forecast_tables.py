@@ -12,7 +12,7 @@ OURS, TRUTH = "ours", "truth"
 NO_RIVALS = (OURS, TRUTH, "one_sample")
 SOURCES = ("temporal", "unseen_run", "unseen_optimizer", "unseen_dataset")
 METRICS = ("skill", "skill_sd", "mse", "cosine", "accuracy", "loss", "agreement")
-NOTABLE = 0.1  # skill below which a run is called not forecastable: nine tenths of the change are not foreseen
+NOTABLE = 0.1  # skill below which nothing is foreseen: nine tenths of the change are missed
 TINY = 1e-30
 
 
@@ -358,11 +358,19 @@ def _verdict(split: str, found: Mapping[str, Any]) -> str:
     near, far = f"h{first}", f"h{last}"
     figures = f"{horizons[near][OURS]['skill']:+.3f} / {horizons[far][OURS]['skill']:+.3f}"
     text = f"{split.replace('_', ' ')}: skill {figures} at {near[1:]} / {far[1:]} steps"
+    rivals = [
+        (value["skill"], name, _step(key))
+        for key, entries in horizons.items()
+        for name, value in entries.items()
+        if name not in NO_RIVALS
+    ]
     if max(entries[OURS]["skill"] for entries in horizons.values()) < NOTABLE:
-        return f"{text}, not forecastable here"
-    rivals = [(value["skill"], name) for name, value in horizons[far].items() if name not in NO_RIVALS]
-    best = max(rivals)
-    return f"{text} (best baseline {best[0]:+.3f}, {best[1].replace('_', ' ')})"
+        skill, name, step = max(rivals)
+        if skill < NOTABLE:
+            return f"{text}, not forecastable here"
+        return f"{text}, no skill, but {name.replace('_', ' ')} has {skill:+.3f} at {step}"
+    skill, name, _ = max(one for one in rivals if one[2] == last)
+    return f"{text} (best baseline {skill:+.3f}, {name.replace('_', ' ')})"
 
 
 def near_steps(steps: Iterable[int]) -> list[int]:

@@ -95,7 +95,7 @@ def import_runs(config: BaseConfig, images: Images, out: Path) -> list[Manifest]
     with atomic_folder(out) as temporary:
         if recordings:
             _check_recordings(recordings)
-            manifests = [_copy_recording(path, temporary, images) for path in recordings]
+            manifests = [_copy_recording(path, _run_of(path, folder), temporary, images) for path in recordings]
         else:
             runs = list(_in_order(find_files(folder, config.pattern)).values())
             network = _network_of(runs[0][0].path, config, images)
@@ -327,16 +327,16 @@ def _check_recordings(folders: Sequence[Path]) -> None:
             raise DataError("is of another network", where=run.folder, expected=f"as {runs[0].folder}", fix=fix)
 
 
-def _copy_recording(folder: Path, out: Path, images: Images) -> Manifest:
-    manifest = read_manifest(folder / MANIFEST)
+def _copy_recording(folder: Path, name: str, out: Path, images: Images) -> Manifest:
+    manifest = msgspec.structs.replace(read_manifest(folder / MANIFEST), run=name)
     spec, (channels, size) = manifest.network, images.x_test.shape[1:3]
     if spec is not None and (spec.channels, spec.size) != (channels, size):
         expected, got = f"{spec.channels} x {spec.size} x {spec.size}", f"{channels} x {size} x {size}"
         fix = "set base.dataset and base.size to the images that it was trained on"
         raise DataError("is a network for other images", where=folder, expected=expected, got=got, fix=fix)
-    target = out / manifest.run
+    target = out / name
     if target.exists():
-        raise DataError("two recordings have one name", where=folder, got=manifest.run, fix="rename one of the folders")
+        raise DataError("two recordings have one name", where=folder, got=name, fix="rename one of the folders")
     target.mkdir()
     shutil.copyfile(folder / WEIGHTS, target / WEIGHTS)
     write_manifest(target, manifest)

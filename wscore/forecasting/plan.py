@@ -1,15 +1,17 @@
 """Which runs and which windows are learned from, and which are kept for the test."""
 
+import warnings
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from wscore.errors import ConfigError
+from wscore.errors import ConfigError, WscoreWarning
 from wscore.forecasting.config import PredictorConfig
 from wscore.forecasting.gram import snapshot_grams
+from wscore.forecasting.optimizers import OptimizerName
 from wscore.forecasting.sequences import Windows, check_lengths, split_point, test_windows, training_windows
 from wscore.forecasting.snapshots import MANIFEST, Trajectory
 from wscore.zoo.layout import Layout
@@ -67,7 +69,11 @@ def make_plan(config: PredictorConfig, runs: Sequence[Trajectory]) -> Plan:
     Raises:
         ConfigError: if no run is left to train on, or `train_split` leaves nothing to train or test on.
         DataError: if a trajectory is shorter than one window.
+
+    Warns:
+        WscoreWarning: if a data set, or an optimiser that is not of this package, is to be left out and has no run.
     """
+    _check_names(config, runs)
     plan = Plan([], [], [], [], [])
     for (dataset, optimizer, _), group in _groups(runs).items():
         if dataset in config.unseen_datasets:
@@ -86,6 +92,17 @@ def make_plan(config: PredictorConfig, runs: Sequence[Trajectory]) -> Plan:
     for run in runs:
         _check_length(config, run)
     return plan
+
+
+def _check_names(config: PredictorConfig, runs: Sequence[Trajectory]) -> None:
+    """Warn of names that leave nothing out, which may be misspelt; the default names an optimiser whether it is used or not."""
+    known = {"unseen_datasets": {run.manifest.dataset for run in runs}}
+    known["unseen_optimizers"] = {run.manifest.optimizer for run in runs}
+    for key, found in known.items():
+        wrong = set(getattr(config, key)) - found - set(get_args(OptimizerName))
+        if wrong:
+            message = f"predictor.{key}: no run is of {', '.join(sorted(wrong))}, but of {', '.join(sorted(found))}"
+            warnings.warn(message, WscoreWarning, stacklevel=3)
 
 
 def learned(config: PredictorConfig, run: Trajectory, grams: Grams) -> Material:

@@ -78,13 +78,13 @@ def draw_skill(summary: pd.DataFrame, path: Path) -> None:
         path: of the PNG.
     """
     splits = list(summary.groupby("split", sort=False))
-    title = "Error by horizon, as skill over copying the last snapshot"
+    title = "Error by horizon: skill = 1 - MSE / MSE of copying the last snapshot"
     with panels(len(splits), title=title) as (canvas, axes):
         for (split, rows), panel in zip(splits, axes, strict=False):
             by_horizon(panel, rows, "skill")
             panel.axhline(0, color=colour(COPY), linewidth=0.8)
             panel.set_ylim(LOWEST_SKILL, 1.05)
-            label(panel, title=split_name(str(split)), x="steps ahead", y="skill = 1 - MSE / MSE of copy, from -1")
+            label(panel, title=split_name(str(split)), x="steps ahead", y="skill, drawn from -1")
             lowest = rows.loc[rows["method"] == OURS, "skill"].min()
             if lowest < LOWEST_SKILL:
                 panel.text(0.02, 0.02, f"predictor: down to {lowest:.3g}", transform=panel.transAxes, fontsize=8)
@@ -165,7 +165,7 @@ def draw_layers(layers: pd.DataFrame, path: Path) -> None:
             panel.set_yticks(range(len(tensors)), tensors, fontsize=7)
             panel.invert_yaxis()
             panel.axvline(0, color=colour(COPY), linewidth=0.8)
-            label(panel, title=split_name(str(split)), x="skill, from -1")
+            label(panel, title=split_name(str(split)), x="skill, drawn from -1")
         _legend(canvas, axes)
         save(canvas, path)
 

@@ -194,6 +194,9 @@ def test_snapshots_in_a_folder_come_in_the_order_of_their_numbers(models: Path, 
         save_file({"weight": torch.full((2, 3), float(step))}, tmp_path / f"epoch-{step}.safetensors")
     found = told(capsys, "forecast", tmp_path, "--model", models)
     assert found["snapshots"] == [f"epoch-{step}.safetensors" for step in (8, 9, 10)]
+    save_file({"weight": torch.full((2, 3), 11.0)}, tmp_path / "epoch-11.safetensors")
+    later = told(capsys, "forecast", tmp_path, "--model", models)
+    assert later["snapshots"] == [f"epoch-{step}.safetensors" for step in (9, 10, 11)]  # no more are looked at
 
 
 def test_a_recorded_run_is_forecast_beside_what_came(models: Path, tmp_path: Path, capsys: Output) -> None:

@@ -121,6 +121,13 @@ def test_recordings_are_taken_as_they_are(tmp_path: Path, images: Images) -> Non
     assert [(run.name, len(run)) for run in open_trajectories(tmp_path / "out")] == [("one", 4), ("two", 4)]
 
 
+def test_recordings_are_named_by_their_folders(tmp_path: Path, images: Images) -> None:
+    for name in ("sgd/run", "adam/run"):
+        wscore.record(nn.Linear(3, 4), tmp_path / "in" / name, every=1)
+    import_runs(configured(tmp_path / "in"), images, tmp_path / "out")
+    assert [run.name for run in open_trajectories(tmp_path / "out")] == ["adam-run", "sgd-run"]
+
+
 def test_recordings_of_networks_for_other_images_are_refused(tmp_path: Path, images: Images) -> None:
     spec = NetworkSpec(name="mlp", channels=3, size=8, classes=10)
     wscore.record(build_network(spec), tmp_path / "in" / "one", every=1, spec=spec)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from wscore.errors import ConfigError, DataError
+from wscore.errors import ConfigError, DataError, WscoreWarning
 from wscore.forecasting.baselines import BASELINES
 from wscore.forecasting.pca import fit_pca
 from wscore.forecasting.plan import learned, make_plan
@@ -97,6 +97,14 @@ def test_runs_are_parted_by_optimizer_data_set_and_seed(configured, recorded) ->
     assert [[run.manifest.seed for run in part] for part in plan] == [[0, 1, 3, 4], [2, 5], [], [], [6]]
     with pytest.raises(ConfigError, match=r"unseen_datasets: leave no run to train on.*runs of adam on a, sgd on a"):
         make_plan(configured(unseen_optimizers=("adam", "sgd"), unseen_datasets=("b",)), runs)
+
+
+def test_names_that_leave_nothing_out_are_told(configured, recorded) -> None:
+    runs = [recorded(seed, np.random.default_rng(seed).standard_normal((20, 1666))) for seed in range(3)]
+    with pytest.warns(WscoreWarning, match=r"unseen_datasets: no run is of mnits, but of \w+$"):
+        make_plan(configured(unseen_datasets=("mnits",)), runs)
+    with pytest.warns(WscoreWarning, match=r"unseen_optimizers: no run is of adma, but of \w+$"):
+        make_plan(configured(unseen_optimizers=("adam", "adma")), runs)
 
 
 def test_the_best_epoch_is_that_of_the_validation_run(configured, recorded) -> None:
