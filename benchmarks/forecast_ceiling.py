@@ -245,7 +245,7 @@ def ceiling_of(parts: Sequence[Lost]) -> Ceiling:
     weights = weights / weights.sum()
     mean, count = weights @ share, len(weights)
     error = np.sqrt(np.square(weights * (share - mean)).sum() * count / max(1, count - 1))
-    return Ceiling(1 - mean, float(error), 1 - weights @ surprise)
+    return Ceiling(float(1 - mean), float(error), float(1 - weights @ surprise))
 
 
 def _check(training: Training, run: Trajectory, start: int) -> None:
