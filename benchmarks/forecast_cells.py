@@ -11,6 +11,8 @@ training, with another learning rate, another optimiser, other images, each also
     shifted    2,000 steps of batches of 64, every digit moved by up to 3 pixels whenever it is drawn; strides of 1, 2, 5
                and 10 snapshots of 10 steps. Tested on another seed, on letters in the fonts of matplotlib, at other rates,
                and on 20 epochs of digits that stay in place, with snapshots every 5 and 20 steps
+    nine       nine single runs of `shifted`, from the same folder: seed 2 of SGD 0.01, Adam 0.001 and SGD 0.05 and of both
+               still digits, and both seeds of SGD 0.01 and Adam 0.001 on letters, each a cell of its own
 
 `--images` adds data sets to `epochs`, from idx, npz or parquet files, cut to as many training images as there are
 digits. Prints the skill 1 and 5 steps ahead of every cell over all windows of its runs, with half the distance between its
@@ -99,11 +101,19 @@ class Setting(NamedTuple):
         name: what is unseen.
         changes: in section `base:`.
         strides: at which they are tested, in snapshots.
+        apart: seeds whose runs are cells of their own; none makes one cell of all runs of the study.
     """
 
     name: str
     changes: dict[str, Any]
     strides: Sequence[int]
+    apart: Sequence[int] = ()
+
+    def groups(self, runs: Sequence[Trajectory]) -> dict[str, list[Trajectory]]:
+        """Return the runs of each cell by its name."""
+        if not self.apart:
+            return {self.name: list(runs)}
+        return {f"{self.name}, seed {seed}": [run for run in runs if run.manifest.seed == seed] for seed in self.apart}
 
 
 class Study(NamedTuple):
@@ -130,7 +140,7 @@ def main() -> None:
     """Record, train, test, print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, required=True)
-    parser.add_argument("--study", choices=("epochs", "shifted"), default="epochs")
+    parser.add_argument("--study", choices=("epochs", "shifted", "nine"), default="epochs")
     parser.add_argument("--images", nargs="*", default=[], metavar="NAME=PATH", help="more data sets for `epochs`")
     parser.add_argument("--length", type=int, default=5, help="snapshots that the predictor looks at")
     parser.add_argument("--epochs", type=int, default=14, help="of the predictor")
@@ -140,7 +150,12 @@ def main() -> None:
     parser.add_argument("--starts", type=int, default=6, help="snapshots of each run from which it is continued")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    study = epochs(options.images) if options.study == "epochs" else shifted(options.folder)
+    studies = {
+        "epochs": lambda: epochs(options.images),
+        "shifted": lambda: shifted(options.folder),
+        "nine": lambda: nine(options.folder),
+    }
+    study = studies[options.study]()
     config = predictor_config(options.length, study, options.epochs)
     learner = train(options.folder, study, config)
     effort = Effort(options.ceiling, options.starts)
@@ -220,6 +235,15 @@ def shifted(folder: Path) -> Study:
     return Study({**digits, "optimizers": [SGD, ADAM]}, (0, 1), (3,), (2, 4), (1, 2, 5, 10), settings)
 
 
+def nine(folder: Path) -> Study:
+    """Return the study of nine single runs of `shifted`."""
+    study, left_out = shifted(folder), ("adam 0.002 (other rate)", "letters, sgd 0.05 (other rate)")
+    twice = ("letters, sgd 0.01", "letters, adam 0.001")
+    first, both = study.tested[:1], study.tested
+    settings = [one._replace(apart=both if one.name in twice else first) for one in study.settings]
+    return study._replace(settings=[one for one in settings if one.name not in left_out])
+
+
 def recorded(folder: Path, name: str, seeds: Sequence[int], changes: Mapping[str, Any]) -> list[Trajectory]:
     """Return runs from the folder, recorded there if they are missing."""
     place = folder / plain_name(name)
@@ -288,17 +312,17 @@ def train(folder: Path, study: Study, config: PredictorConfig) -> Learner:
 
 def cells(folder: Path, study: Study, setting: Setting, learner: Learner, effort: Effort) -> Iterator[Cell]:
     """Yield the skills at each stride of a setting."""
-    highest = ceilings(folder, study, setting, learner.model.config, effort) if effort.repeats else {}
     runs = recorded(folder, setting.name, study.tested, setting.changes)
-    for stride in setting.strides:
-        config = at_stride(learner.model.config, stride)
-        methods = learner.methods(config)
-        pairs = [errors_of(methods, config, run) for run in runs]  # of each run (columns, horizons) and (horizons,)
-        errors, copied = np.sum([own for own, _ in pairs], 0), np.sum([own for _, own in pairs], 0)
-        single = np.array([1 - own[0] / copy for own, copy in pairs])
-        unseen = "" if stride in study.strides else " (other stride)"
-        name = f"{setting.name}, stride {stride}{unseen}"
-        yield Cell(name, 1 - errors / copied, np.ptp(single, axis=0) / 2, highest.get(stride, []))
+    for group, some in setting.groups(runs).items():
+        highest = ceilings(folder, study, setting, some, learner.model.config, effort) if effort.repeats else {}
+        for stride in setting.strides:
+            config = at_stride(learner.model.config, stride)
+            methods = learner.methods(config)
+            pairs = [errors_of(methods, config, run) for run in some]  # of each run (columns, horizons) and (horizons,)
+            errors, copied = np.sum([own for own, _ in pairs], 0), np.sum([own for _, own in pairs], 0)
+            single = np.array([1 - own[0] / copy for own, copy in pairs])
+            name = f"{group}, stride {stride}" + ("" if stride in study.strides else " (other stride)")
+            yield Cell(name, 1 - errors / copied, np.ptp(single, axis=0) / 2, highest.get(stride, []))
 
 
 def at_stride(config: PredictorConfig, stride: int) -> PredictorConfig:
@@ -307,13 +331,13 @@ def at_stride(config: PredictorConfig, stride: int) -> PredictorConfig:
 
 
 def ceilings(
-    folder: Path, study: Study, setting: Setting, config: PredictorConfig, effort: Effort
+    folder: Path, study: Study, setting: Setting, runs: Sequence[Trajectory], config: PredictorConfig, effort: Effort
 ) -> dict[int, list[Ceiling]]:
-    """Return the ceiling of each horizon at each stride of a setting, over all runs."""
+    """Return the ceiling of each horizon at each stride over some runs of a setting."""
     base = base_config(study.tested, setting.changes)
     images, place = load_images(base.images), folder / "ceilings" / plain_name(setting.name)
     lost: dict[tuple[int, int], list[Lost]] = {pair: [] for pair in itertools.product(setting.strides, HORIZONS)}
-    for run in recorded(folder, setting.name, study.tested, setting.changes):
+    for run in runs:
         windows = {stride: tested_windows(at_stride(config, stride), run) for stride in setting.strides}
         plan = plan_of(windows, HORIZONS, effort.starts)
         found = measure(base, run, images, plan, effort.repeats, place)
