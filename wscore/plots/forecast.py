@@ -138,7 +138,7 @@ def draw_recovery(recovery: pd.DataFrame, path: Path) -> None:
 
 
 def draw_layers(layers: pd.DataFrame, path: Path) -> None:
-    """Write a PNG with a panel per split: skill of the predictor for each tensor, one and the most steps ahead.
+    """Write a PNG with a panel per split: skill of the predictor for each tensor, one and the most steps ahead but the far one.
 
     Args:
         layers: columns split, method, horizon, tensor, skill.
@@ -149,7 +149,8 @@ def draw_layers(layers: pd.DataFrame, path: Path) -> None:
     height = max(PANEL[1], 0.3 * len(set(layers["tensor"])))
     with panels(len(splits), title="Skill by tensor", panel=(4.2, height)) as (canvas, axes):
         for (split, rows), panel in zip(splits, axes, strict=False):
-            shown = sorted(set(rows["horizon"]))[:: max(1, len(set(rows["horizon"])) - 2)]
+            near = near_steps(set(rows["horizon"]))
+            shown = sorted({near[0], near[-1]})
             tensors = list(dict.fromkeys(rows["tensor"]))
             for number, horizon in enumerate(shown):
                 columns = (rows[name].tolist() for name in ("horizon", "tensor", "skill"))
@@ -234,13 +235,12 @@ def draw_training(base: pd.DataFrame, history: Path, path: Path) -> None:
                 accuracies.plot(run["epoch"], run["test_accuracy"], label=name, **style)
         label(losses, title="recorded runs, dotted: training loss", x="epoch", y="loss (nats)")
         label(accuracies, title="recorded runs", x="epoch", y="test accuracy")
-        if np.isfinite(base["test_loss"]).any():
+        if np.isfinite(base[["train_loss", "test_loss"]].to_numpy(float)).any():
             _log(losses)
         else:
             unavailable(losses, "no losses were noted down")
-        if np.isfinite(base["test_accuracy"]).any():
-            _legend(canvas, [accuracies])
-        else:
+        _legend(canvas, [accuracies])
+        if not np.isfinite(base["test_accuracy"]).any():
             unavailable(accuracies, "no accuracies were noted down")
         draw_curves(predictor, read_history(history), "loss")
         if predictor.get_yscale() == "log":

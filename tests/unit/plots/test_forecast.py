@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from wscore.plots import forecast
-from wscore.plots.forecast import draw_bands, draw_skill, draw_training, split_name
+from wscore.plots.forecast import draw_bands, draw_layers, draw_skill, draw_training, split_name
 
 
 @pytest.fixture
@@ -77,8 +77,38 @@ def test_recorded_runs_are_told_apart_by_data_set_and_optimizer(
     rows = [{"run": run, "dataset": data, "optimizer": name, "epoch": 0.0, **scores} for run, data, name in runs]
     draw_training(pd.DataFrame(rows), history, tmp_path / "training.png")
     names = [text.get_text() for legend in drawn[0].legends for text in legend.get_texts()]
-    assert names == (["digits, sgd", "digits, adam", "mnist, sgd"] if known else [])
+    assert names == ["digits, sgd", "digits, adam", "mnist, sgd"]
+    assert texts(drawn[0].axes[0]) == ([] if known else ["no losses were noted down"])
     assert texts(drawn[0].axes[1]) == ([] if known else ["no accuracies were noted down"])
+
+
+def test_training_losses_alone_are_drawn(drawn: list[Figure], tmp_path: Path) -> None:
+    """A recording of your own may have no others."""
+    history = tmp_path / "history.csv"
+    history.write_text("epoch,train_loss,validation_loss\n1,2,2\n2,1,1\n", encoding="utf-8")
+    row = {
+        "run": "a",
+        "dataset": "unknown",
+        "optimizer": "sgd",
+        "epoch": 0.0,
+        "test_loss": np.nan,
+        "test_accuracy": np.nan,
+    }
+    draw_training(pd.DataFrame([{**row, "train_loss": 0.5}]), history, tmp_path / "training.png")
+    assert texts(drawn[0].axes[0]) == []
+    assert drawn[0].axes[0].get_yscale() == "log"
+
+
+@pytest.mark.parametrize("far", [None, 10])
+def test_tensors_are_drawn_one_and_the_most_steps_ahead(far: int | None, drawn: list[Figure]) -> None:
+    rows = [
+        {"split": "temporal", "method": "ours", "horizon": horizon, "tensor": "weight", "skill": -7.0}
+        for horizon in (1, 2, 3, 4, 5, far)
+        if horizon
+    ]
+    draw_layers(pd.DataFrame(rows), Path("layers.png"))
+    assert [text.get_text() for legend in drawn[0].legends for text in legend.get_texts()] == ["1 ahead", "5 ahead"]
+    assert [bar.get_width() for bar in drawn[0].axes[0].patches] == [-1, -1]
 
 
 def test_sets_of_windows_have_names_to_read() -> None:
