@@ -9,7 +9,7 @@ from wscore.evaluation.recovery import probe
 from wscore.forecasting.base import BaseConfig
 from wscore.forecasting.cache import read_grams
 from wscore.forecasting.config import PredictorConfig
-from wscore.forecasting.plan import make_plan
+from wscore.forecasting.plan import make_plan, reachable
 from wscore.forecasting.recipe import load_predictor
 from wscore.forecasting.snapshots import curves, open_trajectories
 from wscore.io import atomic_folder, write_csv, write_json
@@ -26,7 +26,7 @@ def main(
     config, settings, runs = run.params["predictor"], run.params["forecast"], open_trajectories(trajectories)
     probes = [probe(load_images(one.images), settings.probe_images) for one in run.params["base"].each]
     plan, products = make_plan(config, runs), read_grams(grams, runs)
-    judged = judge_forecasts(load_predictor(predictor), plan, config, probes, settings, products)
+    judged = judge_forecasts(load_predictor(predictor), plan, reachable(config, plan), probes, settings, products)
     found = report(judged)
     write_json(metrics, {"predictor_test": found})
     with atomic_folder(plots) as folder:

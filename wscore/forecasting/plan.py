@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, get_args
 
+import msgspec
 import numpy as np
 from jaxtyping import Float
 from torch import Tensor
@@ -94,6 +95,19 @@ def make_plan(config: PredictorConfig, runs: Sequence[Trajectory]) -> Plan:
     return plan
 
 
+def reachable(config: PredictorConfig, plan: Plan) -> PredictorConfig:
+    """Return the configuration, without a far step that no training window reaches: nothing can be learned of it."""
+    if config.far_step is None:
+        return config
+    needed = (config.sequence_length - 1 + config.far_step) * config.strides[0]
+    longest = max(_learned_until(config, run) for run in plan.training)
+    return config if needed < longest else msgspec.structs.replace(config, far_step=None)
+
+
+def _learned_until(config: PredictorConfig, run: Trajectory) -> int:
+    return len(run) if config.split == "run" else split_point(len(run), config.train_split)
+
+
 def _check_names(config: PredictorConfig, runs: Sequence[Trajectory]) -> None:
     """Warn of names that leave nothing out, which may be misspelt; the default names an optimiser whether it is used or not."""
     known = {"unseen_datasets": {run.manifest.dataset for run in runs}}
@@ -107,7 +121,7 @@ def _check_names(config: PredictorConfig, runs: Sequence[Trajectory]) -> None:
 
 def learned(config: PredictorConfig, run: Trajectory, grams: Grams) -> Material:
     """Return the part of a run that may be learned from, with windows at every stride and offset."""
-    stop = len(run) if config.split == "run" else split_point(len(run), config.train_split)
+    stop = _learned_until(config, run)
     shape = {"length": config.sequence_length, "horizons": config.steps}
     windows = [training_windows(stop, stride=stride, **shape) for stride in config.strides]
     return Material(run.weights[:stop], run.layout, [some for some in windows if len(some.last)], _grams(run, grams))

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from wscore.forecasting.baselines import Forecaster
 from wscore.forecasting.config import PredictorConfig
-from wscore.forecasting.plan import Grams, Material, later, learned, make_plan
+from wscore.forecasting.plan import Grams, Material, later, learned, make_plan, reachable
 from wscore.forecasting.snapshots import Trajectory
 from wscore.forecasting.tasks import TASKS
 from wscore.models.folder import load_model, save_model
@@ -119,6 +119,7 @@ def train_predictor(
         DataError: if a trajectory is shorter than one window.
     """
     plan, found = make_plan(config, runs), grams or {}
+    config = reachable(config, plan)
     known = [learned(config, run, found) for run in plan.training]
     forecaster = LearnedForecaster(config, callbacks, resume)
     forecaster.fit(known, [later(config, run, found) for run in plan.validation])

@@ -107,6 +107,16 @@ def test_names_that_leave_nothing_out_are_told(configured, recorded) -> None:
         make_plan(configured(unseen_optimizers=("adam", "adma")), runs)
 
 
+@pytest.mark.parametrize(
+    ("split", "far", "horizons"), [("temporal", 10, (1, 2)), ("run", 10, (1, 2, 10)), ("run", 18, (1, 2))]
+)
+def test_a_far_step_that_no_training_window_reaches_is_not_learned(configured, recorded, split, far, horizons) -> None:
+    """Of 20 snapshots 12 are learned from, or all."""
+    runs = [recorded(seed, np.random.default_rng(seed).standard_normal((20, 1666))) for seed in range(2)]
+    config = configured(split=split, far_step=far, predictor_epochs=1)
+    assert train_predictor(config, runs).model.config.horizons == horizons
+
+
 def test_the_best_epoch_is_that_of_the_validation_run(configured, recorded) -> None:
     runs = [recorded(seed, lambda n, size, seed=seed: spiral(n, size, seed)) for seed in (0, 1, 2)]
     history = train_predictor(configured(validation_runs=1), runs).history
