@@ -63,7 +63,7 @@ class Recorder:
     Raises:
         DataError: if the folder holds a recording and `resume` is not set, or it is of another network, optimizer or
             distance, or if the network is not the one of step `at`.
-        TrainingError: if a weight is not finite; from `step` too.
+        TrainingError: if a weight is not finite; from `step` too, as a DataError if somebody else writes to the folder.
 
     Warns:
         WscoreWarning: if weights are bfloat16 or coarser, which rounds away much of what changes between snapshots.
@@ -248,9 +248,15 @@ class _Rows:
             stream.truncate(start + 4 * self.width * count)
 
     def append(self, row: np.ndarray) -> None:
-        """Write one more row, then the count of rows."""
+        """Write one more row, then the count of rows.
+
+        Raises:
+            DataError: if the file does not end where this recorder left it.
+        """
         with self.path.open("r+b") as stream:
-            stream.seek(0, os.SEEK_END)
+            if stream.seek(0, os.SEEK_END) != HEADER + 4 * self.width * self.count:
+                fix = "give each recorder a folder of its own"
+                raise DataError("was changed by somebody else", where=self.path, fix=fix)
             stream.write(row.astype("<f4").tobytes())
             stream.flush()
             self.count += 1

@@ -172,3 +172,15 @@ def test_weights_that_are_rounded_coarsely_are_told(tmp_path: Path) -> None:
         wscore.record(network().bfloat16(), tmp_path / "run", every=1)
     wscore.record(network().half(), tmp_path / "half", every=1)
     wscore.record(network().double(), tmp_path / "double", every=1)
+
+
+def test_two_recorders_at_one_folder_do_not_mix_their_snapshots(tmp_path: Path) -> None:
+    model = network()
+    first = wscore.record(model, tmp_path / "run", every=1)
+    second = wscore.record(model, tmp_path / "run", every=1, resume=True)
+    second.step()
+    with pytest.raises(DataError, match=r"weights\.npy: was changed by somebody else; give each recorder a folder"):
+        first.step()
+    assert len(Trajectory(tmp_path / "run")) == 2
+    second.step()
+    assert len(Trajectory(tmp_path / "run")) == 3
