@@ -166,12 +166,12 @@ def main() -> None:
 
 def show(found: Sequence[Cell]) -> None:
     """Print a row per cell, means, minima and shares above 0, and the verdict."""
-    print(f"{'1 / 5 ahead':44}{OURS:>20}" + "".join(f"{name:>14}" for name in COLUMNS[1:]) + f"{'ceiling':>20}")
+    print(f"{'1 / 5 ahead':44}{OURS:>20}" + "".join(f"{name:>14}" for name in COLUMNS[1:]) + f"{'ceiling':>22}")
     for cell in found:
         ours = " / ".join(f"{skill:.2f}±{spread:.2f}" for skill, spread in zip(cell.skill[0], cell.spread, strict=True))
         highest = " / ".join(f"{one.skill:.2f}±{one.error:.2f}" for one in cell.ceilings)
         others = "".join(f"{f'{near:.2f} / {far:.2f}':>14}" for near, far in cell.skill[1:])
-        print(f"{cell.name:44}{ours:>20}{others}{highest:>20}")
+        print(f"{cell.name:44}{ours:>20}{others}{highest:>22}")
     table = np.array([cell.skill for cell in found])  # (cells, columns, horizons)
     for name, rows in (("mean", table.mean(0)), ("minimum", table.min(0)), ("share above 0", (table > 0).mean(0))):
         text = [f"{near:.3f} / {far:.3f}" for near, far in rows]
