@@ -70,7 +70,7 @@ def predictors(layout: Layout) -> dict[str, WeightPredictor]:
     """Return an untrained predictor of every kind, with the default sizes."""
     series = {**SHAPE, "chunk_size": 1}
     return {
-        "gram": GramPredictor(GramPredictorConfig(**SHAPE, members=MEMBERS)).eval(),
+        "gram": GramPredictor(GramPredictorConfig(**SHAPE, older=(), members=MEMBERS)).eval(),
         "transformer_pca": PcaPredictor(
             PcaPredictorConfig(**SHAPE, weights=layout.size, rank=COMPONENTS, mode="residual")
         ).eval(),
@@ -96,7 +96,10 @@ def large(width: int, repeats: int) -> None:
 
     training = best(step, repeats)
     del network, optimizer
-    model, history = GramPredictor(GramPredictorConfig(**SHAPE, members=MEMBERS)).eval(), torch.randn(3, layout.size)
+    model, history = (
+        GramPredictor(GramPredictorConfig(**SHAPE, older=(), members=MEMBERS)).eval(),
+        torch.randn(3, layout.size),
+    )
     before = resident()
     model.predict(history, layout, HORIZONS)
     result = HORIZONS * layout.size * 4 / 2**20

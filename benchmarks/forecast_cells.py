@@ -2,6 +2,7 @@
 
     python -m benchmarks.forecast_cells --folder .cache/cells [--images fashion=path mnist=path] [--length 5]
     python -m benchmarks.forecast_cells --folder .cache/shifted --study shifted [--ceiling 8 --starts 6]
+    python -m benchmarks.forecast_cells --folder .cache/shifted --study shifted [--older 5 6 7 8]
 
 Records LeNet-5 (kept in the folder, some minutes the first time), trains one predictor on SGD and Adam runs of two seeds
 at several strides, with a third seed to choose the epoch, and tests it on runs of two other seeds: with the settings of the
@@ -15,8 +16,10 @@ training, with another learning rate, another optimiser, other images, each also
                still digits, and both seeds of SGD 0.01 and Adam 0.001 on letters, each a cell of its own
 
 `--images` adds data sets to `epochs`, from idx, npz or parquet files, cut to as many training images as there are
-digits. Prints the skill 1 and 5 steps ahead of every cell over all windows of its runs, with half the distance between its
-two seeds, beside that of the baselines (fitted at the stride of the cell to what the predictor learned from) and of two
+digits. `--older` are further snapshots that the predictor looks at where a run has them, as steps back.
+
+Prints the skill 1 and 5 steps ahead of every cell over all windows of its runs, with half the distance between its two
+seeds, beside that of the baselines (fitted at the stride of the cell to what the predictor learned from) and of two
 that know the future and so bound what any combination of the same increments can reach:
 
     fixed      one coefficient per increment and tensor, fitted to the very windows that are tested
@@ -143,6 +146,7 @@ def main() -> None:
     parser.add_argument("--study", choices=("epochs", "shifted", "nine"), default="epochs")
     parser.add_argument("--images", nargs="*", default=[], metavar="NAME=PATH", help="more data sets for `epochs`")
     parser.add_argument("--length", type=int, default=5, help="snapshots that the predictor looks at")
+    parser.add_argument("--older", type=int, nargs="*", default=[], help="and further ones, so many steps back")
     parser.add_argument("--epochs", type=int, default=14, help="of the predictor")
     parser.add_argument(
         "--ceiling", type=int, default=0, metavar="TIMES", help="so often a run is continued; 0: no ceiling"
@@ -156,7 +160,7 @@ def main() -> None:
         "nine": lambda: nine(options.folder),
     }
     study = studies[options.study]()
-    config = predictor_config(options.length, study, options.epochs)
+    config = predictor_config(options, study)
     learner = train(options.folder, study, config)
     effort = Effort(options.ceiling, options.starts)
     found = [cell for setting in study.settings for cell in cells(options.folder, study, setting, learner, effort)]
@@ -265,12 +269,13 @@ def base_config(seeds: Sequence[int], changes: Mapping[str, Any]) -> BaseConfig:
     return convert(plain, BaseConfig, where="base")
 
 
-def predictor_config(length: int, study: Study, count: int) -> PredictorConfig:
+def predictor_config(options: argparse.Namespace, study: Study) -> PredictorConfig:
     """Return section `predictor:` for training on whole runs."""
     changes = {
-        "kind": "gram", "split": "run", "sequence_length": length, "stride": max(study.strides),
+        "kind": "gram", "split": "run", "sequence_length": options.length, "older": options.older,
+        "stride": max(study.strides),
         "augment_strides": list(study.strides), "extrapolation_steps": max(HORIZONS), "far_step": None, "device": "cpu",
-        "predictor_epochs": count, "augment_share": 0.15,
+        "predictor_epochs": options.epochs, "augment_share": 0.15,
     }  # fmt: skip
     return convert(to_plain(load_section(PredictorConfig, "predictor")) | changes, PredictorConfig, where="predictor")
 

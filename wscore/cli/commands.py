@@ -195,16 +195,16 @@ def _properties(network: str, told: Mapping[str, Mapping[str, Any]]) -> Iterator
 
 def _history(options: argparse.Namespace, predictor: PublishedPredictor) -> tuple[list[Network], list[Network]]:
     """Return the snapshots to look back at and, of a recorded run, those that follow."""
-    texts, length = options.snapshots, predictor.model.config.sequence_length
+    texts, config = options.snapshots, predictor.model.config
     if len(texts) > 1 or not (Path(texts[0]) / "weights.npy").is_file():
         if options.at is not None:
             raise DataError("--at is for a recorded run", got=", ".join(texts))
-        return list(deque(read_networks(texts), maxlen=length)), []
+        return list(deque(read_networks(texts), maxlen=config.reach)), []
     run, stride = Trajectory(Path(texts[0])), int(predictor.facts.get("training", {}).get("stride", 1))
     at = len(run) - 1 if options.at is None else options.at
-    first = at - stride * (length - 1)
-    if first < 0 or at >= len(run):
-        expected = f"from {stride * (length - 1)} to {len(run) - 1}"
+    least = stride * (config.sequence_length - 1)
+    if not least <= at < len(run):
+        expected = f"from {least} to {len(run) - 1}"
         raise DataError("the snapshot has no such history", where=f"{texts[0]}: --at", expected=expected, got=at)
 
     def snapshot(index: int) -> Network:
@@ -212,6 +212,7 @@ def _history(options: argparse.Namespace, predictor: PublishedPredictor) -> tupl
         return Network(f"{run.name}@{run.manifest.snapshots.step[index]}", state, "")
 
     ahead = range(at + stride, min(len(run), at + stride * options.steps + 1), stride)
+    first = max(at - stride * (config.reach - 1), at % stride)
     return [snapshot(index) for index in range(first, at + 1, stride)], [snapshot(index) for index in ahead]
 
 

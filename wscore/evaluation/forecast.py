@@ -95,7 +95,7 @@ def forecast(
 
     The third part are the steps ahead: those of the configuration that the run is long enough for.
     """
-    back = range(min(max(REMEMBERED, config.sequence_length), last // config.stride + 1))
+    back = range(min(max(REMEMBERED, config.gram().reach), last // config.stride + 1))
     history = torch.from_numpy(run.weights[[last - config.stride * step for step in reversed(back)]])
     steps = [step for step in config.steps if last + config.stride * step < len(run)]
     found = {name: method(history, run.layout, steps) for name, method in methods.items()}

@@ -26,6 +26,8 @@ class PredictorConfig(Section):
             `transformer_param` reads the increments of each weight; `diffusion` draws possible futures of each weight.
         split: `temporal` learns from the first part of the training runs, `run` from all of them.
         sequence_length: snapshots that it looks at.
+        older: further snapshots that `gram` looks at where the run has them, as steps back from the last one, rising; those
+            that `sequence_length` holds add nothing.
         train_split: share of each trajectory, in time, before the windows that are tested (and, for `temporal`, that
             may be learned from).
         holdout_runs: runs of each data set, optimiser and rate, the last ones, of which it sees nothing while training.
@@ -66,6 +68,7 @@ class PredictorConfig(Section):
     kind: Kind
     split: Literal["temporal", "run"]
     sequence_length: Annotated[int, msgspec.Meta(ge=3)]
+    older: tuple[Count, ...]
     train_split: Annotated[float, msgspec.Meta(gt=0, lt=1)]
     holdout_runs: Annotated[int, msgspec.Meta(ge=0)]
     validation_runs: Annotated[int, msgspec.Meta(ge=0)]
@@ -118,7 +121,8 @@ class PredictorConfig(Section):
 
     def gram(self) -> GramPredictorConfig:
         """Return the shape of a `GramPredictor`."""
-        return GramPredictorConfig(**self._shape(), members=self.members)
+        older = tuple(step for step in self.older if step >= self.sequence_length)
+        return GramPredictorConfig(**self._shape(), older=older, members=self.members)
 
     def pca(self, weights: int, rank: int | None) -> PcaPredictorConfig:
         """Return the shape of a `PcaPredictor` for networks of so many weights."""

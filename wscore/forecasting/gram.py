@@ -21,6 +21,7 @@ LAYER_SHARE = 0.5
 COLUMNS_AT_ONCE = 65_536
 NOISE_RANGE = (-5.0, 1.0)  # logarithms of squared increments that noise adds, relative to those that are there
 MIXING_RANGE = (-4.0, 2.0)  # likewise of those of another window
+SHORTENED = 0.5  # share of the windows that are taught with a part of the older history only
 
 
 def snapshot_grams(
@@ -50,15 +51,15 @@ def window_grams(
     return differences @ chosen @ differences.T
 
 
-def noise_grams(increments: int, steps: Sequence[int]) -> Float[Tensor, "kind vector vector"]:
+def noise_grams(back: Sequence[int], steps: Sequence[int]) -> Float[Tensor, "kind vector vector"]:
     """Return what noise adds to the inner products of a window's vectors on average, in squared increments that it adds.
 
-    Vectors as in `window_grams`. The first kind is an error of every snapshot by itself, w(t) + e(t): increments next to
-    each other are opposed. The second one are errors that add up, w(t) + e(1) + .. + e(t): increments know nothing of
-    each other.
+    Vectors as in `window_grams`, of snapshots so many steps back, the oldest first. The first kind is an error of every
+    snapshot by itself, w(t) + e(t): increments next to each other are opposed. The second one are errors that add up,
+    w(t) + e(1) + .. + e(t): increments know nothing of each other.
     """
-    times = torch.tensor([*range(-increments, 1), *steps], dtype=torch.float64) + increments
-    differences = _differences(increments + 1, len(steps))
+    times = torch.tensor([*(-step for step in back), *steps], dtype=torch.float64) + max(back)
+    differences = _differences(len(back), len(steps))
     single = differences @ differences.T / 2
     summed = differences @ torch.minimum(times[:, None], times[None]) @ differences.T
     return torch.stack([single, summed])
@@ -73,14 +74,17 @@ def with_noise(
 ) -> Float[Tensor, "window tensor vector vector"]:
     """Return the inner products of windows after noise on the weights, each kind in a share of the windows.
 
-    The squared increments of the noise are 0.7% to 270% of those of the window, the same in all of its tensors.
+    The squared increments of the noise are 0.7% to 270% of those of the window, the same in all of its tensors. Vectors
+    that are zero, as history that is not there, stay so.
     """
     low, high = NOISE_RANGE
     present = _present(grams, increments)  # (W, L)
+    there = (grams.diagonal(dim1=-2, dim2=-1) > 0).any(1)[:, None].to(grams.dtype)  # (W, 1, V)
+    both = there[..., None] * there[..., None, :]
     for kind in noise.to(grams.dtype):
         draws = torch.rand(2, len(grams), generator=generator)
         size = (low + (high - low) * draws[0]).exp() * (draws[1] < share)
-        grams = grams + (size[:, None] * present)[..., None, None] * kind
+        grams = grams + (size[:, None] * present)[..., None, None] * kind * both
     return grams
 
 
@@ -104,6 +108,21 @@ def mixed(
     ratio = size[:, None] * _present(grams, increments) / _present(other, increments).clamp_min(TINY)  # (W, L)
     found = torch.where((size > 0)[:, None], known * known[order], known)
     return grams + ratio[..., None, None] * other, found
+
+
+def shortened(
+    grams: Float[Tensor, "window tensor vector vector"], increments: int, older: int, generator: torch.Generator
+) -> Float[Tensor, "window tensor vector vector"]:
+    """Return windows, half of which have lost a random part of the `older` vectors that follow the increments.
+
+    So a network learns what to do at the start of a run, where there is no older history, from all of the run.
+    """
+    draws = torch.rand(2, len(grams), generator=generator)
+    kept = torch.where(draws[0] < SHORTENED, (draws[1] * (older + 1)).floor(), older)
+    lost = (torch.arange(older) >= kept[:, None]).to(grams.dtype)  # (W, older)
+    on = torch.ones(grams.shape[0], grams.shape[-1], dtype=grams.dtype)
+    on[:, increments : increments + older] -= lost
+    return grams * on[:, None, :, None] * on[:, None, None, :]
 
 
 def _present(grams: Tensor, increments: int) -> Tensor:

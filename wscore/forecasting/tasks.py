@@ -9,9 +9,20 @@ import torch
 from torch import Tensor
 
 from wscore.forecasting.config import PredictorConfig
-from wscore.forecasting.gram import TINY, WORST, gram_loss, mixed, noise_grams, normalised, window_grams, with_noise
+from wscore.forecasting.gram import (
+    TINY,
+    WORST,
+    gram_loss,
+    mixed,
+    noise_grams,
+    normalised,
+    shortened,
+    window_grams,
+    with_noise,
+)
 from wscore.forecasting.pca import fit_pca
 from wscore.forecasting.plan import Material, one_network
+from wscore.forecasting.sequences import reaching_back
 from wscore.forecasting.series import SeriesBatches, calibrate, denoising_loss, series_loss
 from wscore.models.predictor import GramPredictor, PcaPredictor, WeightPredictor, agreed, gram_features
 from wscore.models.series import DiffusionPredictor, SeriesPredictor
@@ -44,8 +55,8 @@ def gram_task(config: PredictorConfig, known: Sequence[Material]) -> Task:  # no
         model = GramPredictor(config.gram())
 
     def loss(model: GramPredictor, batch: tuple[Tensor, Tensor, Tensor]) -> Mapping[str, Tensor]:
-        features, products, known = batch  # (B, L, c-1, F), (B, L, c-1+K, c-1+K), (B, K)
-        each = model.each(features)  # (M, B, L, c-1, K)
+        features, products, known = batch  # (B, L, m, F), (B, L, m+K, m+K), (B, K)
+        each = model.each(features)  # (M, B, L, m, K)
         increments = each.shape[3]
         found = gram_loss(agreed(each, products[..., :increments, :increments]), products, known)
         if not model.training:
@@ -144,10 +155,16 @@ class GramBatches:
     """
 
     def __init__(self, config: PredictorConfig, materials: Sequence[Material], *, shuffle: bool) -> None:
-        self.increments, self.layout = config.sequence_length - 1, materials[0].layout
+        shape, self.layout = config.gram(), materials[0].layout
+        self.increments, self.older = shape.sequence_length - 1, shape.older
         self.seed, self.share = config.seed, config.augment_share if shuffle else 0.0
-        self.noise = noise_grams(self.increments, config.steps)
-        windows = [(window_grams(part.grams, some), some.known) for part in materials for some in part.windows]
+        self.older_lost = shuffle and bool(self.older)
+        self.noise = noise_grams(shape.back, shape.horizons)
+        windows = [
+            (window_grams(part.grams, reaching_back(some, self.older)), some.known)
+            for part in materials
+            for some in part.windows
+        ]
         products = torch.cat([normalised(vectors, self.increments) for vectors, _ in windows])
         known = torch.cat([torch.from_numpy(some).float() for _, some in windows])
         self.numbers = TensorBatches(products, known, batch_size=config.batch_size, seed=config.seed, shuffle=shuffle)
@@ -156,14 +173,17 @@ class GramBatches:
         return len(self.numbers)
 
     def epoch(self, number: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Yield features (B, L, c-1, F), inner products (B, L, c-1+K, c-1+K) and which targets are known (B, K)."""
+        """Yield features (B, L, m, F), inner products (B, L, m+K, m+K) of m increments, and known targets (B, K)."""
         generator = torch.Generator().manual_seed(derive_seed(self.seed, "augment", number))
         for products, known in self.numbers.epoch(number):
             if self.share:
                 products, known = mixed(products, known, self.share, self.increments, generator)  # noqa: PLW2901
                 products = with_noise(products, self.noise, self.share, self.increments, generator)  # noqa: PLW2901
-            present = products[..., : self.increments, : self.increments]
-            yield gram_features(present, self.layout), products, known
+            if self.older_lost:
+                products = shortened(products, self.increments, len(self.older), generator)  # noqa: PLW2901
+            count = self.increments + len(self.older)
+            present = products[..., :count, :count]
+            yield gram_features(present, self.layout, self.increments), products, known
 
 
 def _pca_loss(model: PcaPredictor, batch: tuple[Tensor, Tensor, Tensor]) -> dict[str, Tensor]:

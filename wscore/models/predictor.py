@@ -57,7 +57,7 @@ class WeightPredictor(nn.Module):
         """Return the weights some steps after the last of some equally spaced snapshots, oldest first.
 
         Args:
-            history: w(t - c + 1), .., w(t); of more snapshots the last c count.
+            history: w(t - c + 1), .., w(t); of more snapshots the last c count, and those that the configuration adds.
             layout: of the vectors.
             horizons: steps ahead, one row of the result each; a number K stands for 1, .., K.
 
@@ -91,15 +91,38 @@ class PredictorShape(Section):
         if list(self.horizons) != sorted(set(self.horizons)):
             raise ValueError(f"horizons must rise, got {list(self.horizons)}")
 
+    @property
+    def reach(self) -> int:
+        """Snapshots of a history that count, at most."""
+        return self.sequence_length
+
 
 class GramPredictorConfig(PredictorShape):
     """Shape of a `GramPredictor`.
 
     Args:
+        older: further snapshots that it looks at where the history has them, as steps back from the last one. They rise
+            and are `sequence_length` or more, such as (5, 6, 8) for 5.
         members: transformers whose coefficients are averaged.
     """
 
+    older: tuple[Count, ...]
     members: Count
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if list(self.older) != sorted({*self.older} - {*range(self.sequence_length)}):
+            raise ValueError(f"older must rise from {self.sequence_length} or more, got {list(self.older)}")
+
+    @property
+    def reach(self) -> int:
+        """Snapshots of a history that count, at most."""
+        return self.back[0] + 1
+
+    @property
+    def back(self) -> tuple[int, ...]:
+        """Steps back of all snapshots that it looks at, the oldest first."""
+        return (*reversed(self.older), *range(self.sequence_length - 1, -1, -1))
 
 
 class PcaPredictorConfig(PredictorShape):
@@ -120,12 +143,12 @@ class PcaPredictorConfig(PredictorShape):
 class GramMember(nn.Module):
     """One transformer of a `GramPredictor`: beta[i, k] = 1.5 sqrt(k) tanh(head(transformer(features)[i])).
 
-    The tokens are the c - 1 increments of one tensor of the network.
+    The tokens are the increments of one tensor of the network.
     """
 
     def __init__(self, config: GramPredictorConfig) -> None:
         super().__init__()
-        increments = config.sequence_length - 1
+        increments = len(config.back) - 1
         self.inputs = nn.Linear(2 * increments + 4 + len(KINDS_TOLD_APART), config.model_dim)
         self.recency = nn.Parameter(0.02 * torch.randn(increments, config.model_dim))
         self.blocks = transformer(config, feed_forward=2)
@@ -146,12 +169,13 @@ class GramMember(nn.Module):
 class GramPredictor(WeightPredictor):
     """w(t + k) = w(t) + s_k sum_i beta[i, k, tensor] d_i, beta the mean over transformers that differ by chance.
 
-    Their features are inner products of the c - 1 increments (`gram_features`). s_k = E / (E + 5 V) makes the forecast
+    d_i are the c - 1 last increments, and those between the `older` snapshots before these: zero where the history does not
+    reach so far back. Features are inner products of all of them (`gram_features`). s_k = E / (E + 5 V) makes the forecast
     shorter where they disagree: E is the squared length of the mean forecast change of the network, V the variance of the
     transformers' changes around it. What they were not taught is nearly copied.
     """
 
-    folder_format: ClassVar[int] = 3
+    folder_format: ClassVar[int] = 4
 
     def __init__(self, config: GramPredictorConfig) -> None:
         super().__init__()
@@ -159,8 +183,9 @@ class GramPredictor(WeightPredictor):
         self.members = nn.ModuleList(GramMember(config) for _ in range(config.members))
 
     @staticmethod
-    def upgraded(config: Any, format: int) -> None:  # noqa: A002
-        """Refuse folders of formats 1 and 2, which hold one transformer that learned otherwise."""
+    def upgraded(config: Any, format: int) -> Any:  # noqa: A002
+        """Refuse folders of formats 1 and 2, which hold one transformer that learned otherwise; format 3 had no `older`."""
+        return {**config, "older": []} if format == 3 and isinstance(config, dict) else None
 
     def forward(
         self,
@@ -190,12 +215,14 @@ class GramPredictor(WeightPredictor):
         Beside the history and the result it needs memory for `COLUMNS_AT_ONCE` weights only, however large the network.
         """
         history, chosen = checked(history, layout, self.config, horizons)
-        grams = increment_grams(history, layout)[None]
+        rows = [max(len(history) - 1 - step, 0) for step in self.config.back]
+        grams = increment_grams(history, layout, rows)[None]
         unit = grams.diagonal(dim1=-2, dim2=-1).sum().clamp_min(TINY)
-        coefficients = self(gram_features(grams, layout), grams / unit)[0, :, :, chosen]  # (L, c-1, K)
+        features = gram_features(grams, layout, self.config.sequence_length - 1)
+        coefficients = self(features, grams / unit)[0, :, :, chosen]  # (L, increments, K)
         forecast = history.new_empty(len(chosen), layout.size)
         for number, block in blocks_of(layout):
-            change = coefficients[number].T @ increments(history, block)
+            change = coefficients[number].T @ increments(history, block, rows)
             forecast[:, block] = history[-1, block] + change
         return forecast
 
@@ -292,44 +319,46 @@ def blocks_of(layout: Layout) -> Iterator[tuple[int, slice]]:
             yield number, slice(start, min(start + COLUMNS_AT_ONCE, part.stop))
 
 
-def increments(history: Float[Tensor, "snapshot weights"], block: slice) -> Float[Tensor, "increment columns"]:
-    """Return d_i = w(t - i + 1) - w(t - i) of some weights, newest first."""
-    own = history[:, block]
+def increments(
+    history: Float[Tensor, "snapshot weights"], block: slice, rows: list[int] | None = None
+) -> Float[Tensor, "increment columns"]:
+    """Return the differences of some weights from row to row of the history, or of some rows of it, newest first."""
+    own = history[:, block] if rows is None else history[rows, block]
     return (own[1:] - own[:-1]).flip(0)
 
 
 def increment_grams(
-    history: Float[Tensor, "snapshot weights"], layout: Layout
+    history: Float[Tensor, "snapshot weights"], layout: Layout, rows: list[int] | None = None
 ) -> Float[Tensor, "tensor increment increment"]:
-    """Return the inner products of the increments, newest first, per tensor, in float64."""
-    count = len(history) - 1
+    """Return the inner products of the `increments`, newest first, per tensor, in float64."""
+    count = len(history if rows is None else rows) - 1
     grams = torch.zeros(len(layout.tensors), count, count, dtype=torch.float64, device=history.device)
     for number, block in blocks_of(layout):
-        own = increments(history, block).double()
+        own = increments(history, block, rows).double()
         grams[number] += own @ own.T
     return grams
 
 
 def gram_features(
-    grams: Float[Tensor, "window tensor increment increment"], layout: Layout
+    grams: Float[Tensor, "window tensor increment increment"], layout: Layout, recent: int | None = None
 ) -> Float[Tensor, "window tensor increment feature"]:
     """Return what a `GramPredictor` is told about each increment of each tensor, as float32.
 
     From G[i, j] = <d_i, d_j> of the tensor and their sum over all tensors: cosines with all increments (tensor,
-    network), log length relative to the window (tensor, network), log RMS of the tensor relative to the network, log10
-    of the tensor's size, and flags for convolutional and linear weights. All are free of scale; nothing depends on the
-    order of neurons.
+    network), log length relative to the `recent` newest ones, or all (tensor, network), log RMS of these in the tensor
+    relative to the network, log10 of the tensor's size, and flags for convolutional and linear weights. All are free of scale;
+    nothing depends on the order of neurons.
     """
     sizes = grams.new_tensor([spec.size for spec in layout.tensors])
     network = grams.sum(1, keepdim=True)  # (W, 1, m, m)
-    power = grams.diagonal(dim1=-2, dim2=-1).mean(-1) / sizes  # (W, L)
-    overall = network.diagonal(dim1=-2, dim2=-1).mean(-1) / sizes.sum()  # (W, 1)
+    power = grams.diagonal(dim1=-2, dim2=-1)[..., :recent].mean(-1) / sizes  # (W, L)
+    overall = network.diagonal(dim1=-2, dim2=-1)[..., :recent].mean(-1) / sizes.sum()  # (W, 1)
     flags = grams.new_tensor([[spec.kind == kind for kind in KINDS_TOLD_APART] for spec in layout.tensors])
     columns = [
         _cosines(grams),
         _cosines(network),
-        _log_lengths(grams)[..., None],
-        _log_lengths(network)[..., None],
+        _log_lengths(grams, recent)[..., None],
+        _log_lengths(network, recent)[..., None],
         _log_ratio(power, overall)[..., None, None],
         sizes.log10()[None, :, None, None],
         flags[None, :, None],
@@ -343,9 +372,9 @@ def _cosines(grams: Tensor) -> Tensor:
     return grams / (lengths[..., :, None] * lengths[..., None, :])
 
 
-def _log_lengths(grams: Tensor) -> Tensor:
+def _log_lengths(grams: Tensor, recent: int | None) -> Tensor:
     squares = grams.diagonal(dim1=-2, dim2=-1)
-    return _log_ratio(squares, squares.mean(-1, keepdim=True))
+    return _log_ratio(squares, squares[..., :recent].mean(-1, keepdim=True))
 
 
 def _log_ratio(squares: Tensor, reference: Tensor) -> Tensor:
@@ -360,7 +389,7 @@ def steps_of(horizons: Steps) -> list[int]:
 def checked(
     history: Float[Tensor, "snapshot weights"], layout: Layout, config: PredictorShape, horizons: Steps
 ) -> tuple[Float[Tensor, "last weights"], list[int]]:
-    """Return the last c snapshots as float32 and where the asked steps are among the learned ones.
+    """Return the last snapshots that count as float32 and where the asked steps are among the learned ones.
 
     Raises:
         ModelError: if the history is too short, the vectors don't fit the layout, or a step was not learned.
@@ -373,7 +402,7 @@ def checked(
     unknown = [step for step in wanted if step not in config.horizons]
     if unknown:
         raise ModelError("so many steps ahead were not learned", expected=f"of {list(config.horizons)}", got=unknown)
-    return history[-config.sequence_length :].float(), [config.horizons.index(step) for step in wanted]
+    return history[-config.reach :].float(), [config.horizons.index(step) for step in wanted]
 
 
 def transformer(config: PredictorShape, *, feed_forward: int) -> nn.TransformerEncoder:

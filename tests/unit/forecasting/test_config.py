@@ -1,5 +1,7 @@
 """Parameters that earlier users know by name keep name and default."""
 
+import msgspec
+
 from wscore.config import load_section
 from wscore.forecasting.base import BaseConfig
 from wscore.forecasting.config import PredictorConfig
@@ -12,4 +14,6 @@ def test_known_parameters_keep_their_names_and_defaults() -> None:
         "sequence_length": 3, "train_split": 0.5, "batch_size": 32, "apply_pca": True, "n_components": 500,
         "learning_rate": 1e-4, "predictor_epochs": 100, "extrapolation_steps": 5, "device": "auto",
     }  # fmt: skip
+    assert config.gram().older == (3, 4)
+    assert msgspec.structs.replace(config, sequence_length=4).gram().older == (4,)
     assert {name: getattr(config, name) for name in kept} == kept

@@ -13,6 +13,7 @@ from wscore.forecasting.gram import (
     noise_grams,
     normalised,
     relative_errors,
+    shortened,
     snapshot_grams,
     window_grams,
     with_noise,
@@ -117,12 +118,12 @@ def test_noise_adds_on_average_what_it_adds_to_the_inner_products_of_a_long_vect
     windows = training_windows(9, length=4, horizons=steps, stride=1)
     for kind, (noise, scale) in enumerate(((errors, 2.0), (errors.cumsum(0), 1.0))):
         found = window_grams(snapshot_grams(noise.numpy(), layout), windows)[0, 0] / (scale * size)
-        assert torch.allclose(found, noise_grams(3, steps)[kind], atol=0.05)
+        assert torch.allclose(found, noise_grams((3, 2, 1, 0), steps)[kind], atol=0.05)
 
 
 def test_noise_is_added_to_a_share_of_the_windows_and_is_the_same_again() -> None:
     grams = torch.eye(5).expand(200, 2, 5, 5)
-    noise = noise_grams(3, (1, 2))
+    noise = noise_grams((3, 2, 1, 0), (1, 2))
     assert torch.equal(with_noise(grams, noise, 0.0, 3, torch.Generator()), grams)
     found, again = (with_noise(grams, noise, 0.3, 3, torch.Generator().manual_seed(1)) for _ in range(2))
     assert torch.equal(found, again)
@@ -147,3 +148,23 @@ def test_mixed_windows_are_those_of_tensors_of_two_parts() -> None:
     unchanged, same = mixed(grams, known, 0.0, 3, torch.Generator().manual_seed(0))
     assert torch.equal(unchanged, grams)
     assert torch.equal(same, known)
+
+
+def test_noise_leaves_history_that_is_not_there_alone() -> None:
+    grams = torch.eye(6).repeat(50, 2, 1, 1)
+    grams[:, :, 3, 3] = 0  # the fourth increment
+    found = with_noise(grams, noise_grams((5, 3, 2, 1, 0), (1, 2)), 1.0, 3, torch.Generator().manual_seed(1))
+    assert not found[:, :, 3].any()
+    assert not found[:, :, :, 3].any()
+    assert (found[:, :, 0] != grams[:, :, 0]).any(-1).all()
+
+
+def test_windows_lose_the_oldest_part_of_their_older_history() -> None:
+    grams = torch.ones(400, 2, 8, 8)  # three increments, three older ones, two targets
+    found = shortened(grams, 3, 3, torch.Generator().manual_seed(0))
+    kept = found[:, 0].diagonal(dim1=-2, dim2=-1)
+    assert torch.equal(found, (kept[:, None, :, None] * kept[:, None, None, :]).expand_as(found))
+    assert kept[:, [0, 1, 2, 6, 7]].all()
+    assert (kept[:, 3:5] >= kept[:, 4:6]).all()
+    lengths = kept[:, 3:6].sum(1).long().bincount() / 400
+    assert torch.allclose(lengths, torch.tensor([0.125, 0.125, 0.125, 0.625]), atol=0.06)

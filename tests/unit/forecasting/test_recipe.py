@@ -39,6 +39,25 @@ def test_a_planted_pattern_is_learned(configured, recorded, kind: str) -> None:
         assert skill(model, runs[2], present=13) > 0.5  # a run that it never saw
 
 
+def test_older_snapshots_are_learned_from(configured, recorded) -> None:
+    """Changes that come back after five steps: three snapshots do not say which of the five is next."""
+
+    def wheel(number: int, size: int, seed: int) -> np.ndarray:
+        directions = np.random.default_rng(seed).standard_normal((5, size))
+        return sum(directions[step % 5] for step in range(number)) + np.zeros(size)
+
+    runs = [recorded(seed, lambda n, size, seed=seed: wheel(n, size, seed), 30) for seed in (0, 1, 2)]
+    for older, reached in (((), False), ((3, 4, 5), True)):
+        config = configured(
+            kind="gram", older=older, predictor_epochs=60, learning_rate=6e-3, lr_factors=FACTORS, augment_share=0.0
+        )
+        model = train_predictor(config, runs).model
+        weights, run = torch.from_numpy(np.array(runs[2].weights)), runs[2]
+        found = model.predict(weights[:25], run.layout, 1)[0]
+        error = (found - weights[25]).square().sum() / (weights[24] - weights[25]).square().sum()
+        assert (float(error) < 0.5) is reached
+
+
 def test_chunks_of_weights_are_learned_from_too(configured, recorded) -> None:
     runs = [recorded(seed, lambda n, size, seed=seed: spiral(n, size, seed)) for seed in (0, 1)]
     changes = {"chunk_size": 5, "predictor_epochs": 60, "learning_rate": 6e-3, "lr_factors": FACTORS}

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from wscore.errors import ConfigError, DataError
 from wscore.forecasting import sequences
-from wscore.forecasting.sequences import check_lengths, split_point, training_windows
+from wscore.forecasting.sequences import check_lengths, reaching_back, split_point, training_windows
 
 SHAPES = st.fixed_dictionaries(
     {"length": st.integers(2, 5), "horizons": st.integers(1, 5), "stride": st.integers(1, 4)}
@@ -29,6 +29,12 @@ def test_later_windows_by_hand() -> None:
     assert found.history.tolist() == [[1, 3], [2, 4]]
     assert found.targets.tolist() == [[5, 7], [6, 8]]
     assert found.known.all()
+
+
+def test_older_snapshots_by_hand() -> None:
+    found = reaching_back(training_windows(13, length=3, horizons=(1,), stride=2), (3, 5))
+    assert found.last.tolist() == [4, 5, 6, 7, 8, 9, 10]
+    assert found.history[[0, 3, 6]].tolist() == [[0, 0, 0, 2, 4], [0, 1, 3, 5, 7], [0, 4, 6, 8, 10]]
 
 
 def test_a_far_target_counts_where_there_is_one() -> None:

@@ -4,7 +4,7 @@ from torch import Tensor, nn
 
 from wscore.errors import ModelError
 from wscore.forecasting.gram import snapshot_grams, window_grams
-from wscore.forecasting.sequences import training_windows
+from wscore.forecasting.sequences import reaching_back, training_windows
 from wscore.io import read_json, write_json
 from wscore.models.folder import load_model, save_model
 from wscore.models.predictor import (
@@ -28,13 +28,14 @@ def network(hidden: int = 6) -> nn.Sequential:
 
 LAYOUT = layout_of(network().state_dict())
 RANK = 3
-EVERY = ["gram", "pca", "whole", "param", "chunk", "diffusion"]
+EVERY = ["gram", "older", "pca", "whole", "param", "chunk", "diffusion"]
 
 
 def untrained(kind: str, mode: str = "residual") -> WeightPredictor:
     """A predictor whose last layer is not zero, so that it forecasts something."""
-    if kind == "gram":
-        model: WeightPredictor = GramPredictor(GramPredictorConfig(**SHAPE, members=2))
+    if kind in ("gram", "older"):
+        older = (5, 7) if kind == "older" else ()
+        model: WeightPredictor = GramPredictor(GramPredictorConfig(**SHAPE, older=older, members=2))
     elif kind in ("param", "chunk"):
         model = SeriesPredictor(SeriesPredictorConfig(**SHAPE, chunk_size=1 if kind == "param" else 7))
     elif kind == "diffusion":
@@ -73,7 +74,8 @@ def test_an_untrained_predictor_copies(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", EVERY)
 def test_only_the_last_snapshots_count_and_fewer_horizons_are_the_first_ones(kind: str) -> None:
-    model, history = untrained(kind), walk()
+    model = untrained(kind)
+    history = walk(model.config.reach)
     found = model.predict(history, LAYOUT, 3)
     assert found.shape == (3, LAYOUT.size)
     assert not torch.allclose(found[0], history[-1], atol=1e-3)
@@ -158,6 +160,30 @@ def test_gram_is_trained_on_what_it_sees_when_it_predicts() -> None:
     assert torch.allclose(model.predict(history, LAYOUT, 3), history[-1] + change, atol=1e-5)
 
 
+def test_older_snapshots_are_trained_on_and_looked_at_as_far_as_there_are_some() -> None:
+    model, weights = untrained("older"), walk(14).numpy()
+    windows = reaching_back(training_windows(14, length=4, horizons=(1, 2, 3), stride=1), (5, 7))
+    for number, last in ((-1, 12), (2, 5), (3, 6), (0, 3)):  # all, one, one and a part, none of the older snapshots
+        assert windows.history[number, -1] == last
+        grams = window_grams(snapshot_grams(weights, LAYOUT), windows)[number][None, :, :5, :5]
+        with torch.no_grad():
+            coefficients = model(gram_features(grams, LAYOUT, 3), grams)[0]  # (L, 5, K)
+        history = torch.from_numpy(weights[windows.history[number]])
+        increments = (history[1:] - history[:-1]).flip(0)
+        parts = LAYOUT.slices().values()
+        change = torch.cat(
+            [beta.T @ increments[:, part] for beta, part in zip(coefficients, parts, strict=True)], dim=1
+        )
+        found = model.predict(torch.from_numpy(weights[: last + 1]), LAYOUT, 3)
+        assert torch.allclose(found, history[-1] + change, atol=1e-5)
+    nearer = model.predict(torch.from_numpy(weights[5:13]), LAYOUT, 3)
+    assert torch.allclose(nearer, model.predict(torch.from_numpy(weights[:13]), LAYOUT, 3))  # not more than 7 back
+    assert not torch.allclose(nearer, model.predict(torch.from_numpy(weights[6:13]), LAYOUT, 3))
+    for wrong in ((3,), (5, 5), (7, 5)):
+        with pytest.raises(ValueError, match="older must rise from 4 or more"):
+            GramPredictorConfig(**SHAPE, older=wrong, members=1)
+
+
 def test_features_tell_increments_and_tensors_apart() -> None:
     grams = window_grams(
         snapshot_grams(walk(8).numpy(), LAYOUT), training_windows(8, length=4, horizons=(1,), stride=1)
@@ -200,7 +226,9 @@ def test_absolute_forgets_what_its_components_do_not_hold() -> None:
 def test_a_default_gram_predictor_is_small() -> None:
     model = GramPredictor(
         GramPredictorConfig(
-            **{**SHAPE, "sequence_length": 5, "horizons": (1, 2, 3, 4, 5), "model_dim": 48, "layers": 2}, members=3
+            **{**SHAPE, "sequence_length": 5, "horizons": (1, 2, 3, 4, 5), "model_dim": 48, "layers": 2},
+            older=(),
+            members=3,
         )
     )
     assert sum(parameter.numel() for parameter in model.parameters()) == 3 * 39_173
@@ -219,7 +247,7 @@ def test_what_does_not_fit_is_named() -> None:
     with pytest.raises(ModelError, match="do not fit the layout; expected 8; got 9"):
         untrained("gram").predict(walk(size=9), other, 1)
     with pytest.raises(ValueError, match="model_dim 16 is not a multiple of heads 3"):
-        GramPredictorConfig(**{**SHAPE, "heads": 3}, members=1)
+        GramPredictorConfig(**{**SHAPE, "heads": 3}, older=(), members=1)
 
 
 @pytest.mark.parametrize("kind", ["gram", "param", "chunk", "diffusion"])
@@ -234,7 +262,7 @@ def test_blocks_of_weights_change_nothing(kind: str, monkeypatch: pytest.MonkeyP
         assert torch.allclose(found, whole, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", EVERY[1:])
+@pytest.mark.parametrize("kind", EVERY[2:])
 def test_a_folder_from_before_horizons_were_a_list_is_read(kind: str, tmp_path) -> None:
     model = untrained(kind)
     save_model(tmp_path, model)
@@ -252,11 +280,14 @@ def test_a_folder_from_before_horizons_were_a_list_is_read(kind: str, tmp_path) 
 def test_gram_folders_of_older_formats_are_refused(tmp_path) -> None:
     save_model(tmp_path, untrained("gram"))
     content = read_json(tmp_path / "config.json")
-    assert content["format"] == 3
+    assert content["format"] == 4
     for old in (1, 2):
         write_json(tmp_path / "config.json", {**content, "format": old})
-        with pytest.raises(ModelError, match=f"older format; expected 3; got {old}; make the model again"):
+        with pytest.raises(ModelError, match=f"older format; expected 4; got {old}; make the model again"):
             load_model(tmp_path, WeightPredictor)
+    before = {name: value for name, value in content["config"].items() if name != "older"}
+    write_json(tmp_path / "config.json", {**content, "format": 3, "config": before})
+    assert load_model(tmp_path, WeightPredictor).config == GramPredictorConfig(**SHAPE, older=(), members=2)
 
 
 def test_coefficients_are_averaged_and_shortened_by_what_the_transformers_disagree() -> None:
@@ -276,12 +307,12 @@ def test_coefficients_are_averaged_and_shortened_by_what_the_transformers_disagr
 
 
 def test_steps_far_apart_are_forecast_too() -> None:
-    model = GramPredictor(GramPredictorConfig(**{**SHAPE, "horizons": (1, 10)}, members=1))
+    model = GramPredictor(GramPredictorConfig(**{**SHAPE, "horizons": (1, 10)}, older=(), members=1))
     assert model.predict(walk(), LAYOUT, [10]).shape == (1, LAYOUT.size)
     with pytest.raises(ModelError, match=r"not learned; expected of \[1, 10\]; got \[2\]"):
         model.predict(walk(), LAYOUT, 2)
     with pytest.raises(ValueError, match=r"horizons must rise, got \[2, 1\]"):
-        GramPredictorConfig(**{**SHAPE, "horizons": (2, 1)}, members=1)
+        GramPredictorConfig(**{**SHAPE, "horizons": (2, 1)}, older=(), members=1)
 
 
 def test_samples_differ_their_mean_is_the_forecast_and_bands_lie_around_it() -> None:
