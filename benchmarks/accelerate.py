@@ -296,6 +296,8 @@ def saving(plain: Curve, other: Curve, target: str, cost: str) -> float:
 def spread(old: Sequence[Curve], new: Sequence[Curve], target: str, cost: str) -> str:
     """Return the savings over the seeds in words: median, worst and best."""
     values = [saving(*pair, target, cost) for pair in zip(old, new, strict=True)]
+    if len(set(values)) == 1:
+        return "never" if values[0] == -1 else f"{values[0]:.0%}"
     return f"{np.median(values):+.0%} [{min(values):+.0%}, {max(values):+.0%}]"
 
 

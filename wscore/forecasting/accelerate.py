@@ -7,9 +7,9 @@
         loss.backward()
         optimizer.step()
         jumps.step(loss)
+    jumps.finish()
     with jumps.averaged():
         ...  # judge the network, or save it
-    jumps.finish()
 
 After every jump the training goes on for some steps of recovery; only then is the jump judged: a forecast adds error in
 steep directions, which a few steps remove, and progress in flat ones, which remains. Until then the weights and the
