@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from wscore.forecasting.sequences import Windows
+from wscore.models.parts import seen_tensors
 from wscore.zoo.layout import Layout
 
 TINY = 1e-30
@@ -49,6 +50,32 @@ def window_grams(
     chosen = grams[:, points[:, :, None], points[:, None, :]].transpose(0, 1)  # (W, L, c+K, c+K)
     differences = _differences(length, horizons)  # (c-1+K, c+K)
     return differences @ chosen @ differences.T
+
+
+def part_grams(
+    weights: Float[np.ndarray, "snapshot weights"], layout: Layout, windows: Windows, increments: int
+) -> Float[Tensor, "window tensor part vector vector"]:
+    """Return the inner products of each window's vectors as `window_grams` does, in the parts of each tensor.
+
+    The directions of a matrix are those of the first `increments` vectors of the window; float64.
+    """
+    differences = _differences(windows.history.shape[1], windows.targets.shape[1])
+    found = []
+    for points in np.concatenate([windows.history, windows.targets], axis=1):
+        vectors = differences @ torch.from_numpy(weights[points].astype(np.float64))  # (V, D)
+        seen = seen_tensors(lambda block, vectors=vectors: vectors[:, block], layout, increments)
+        found.append(torch.stack([one.grams for one in seen]))
+    return torch.stack(found)
+
+
+def gathered(
+    grams: Float[Tensor, "window tensor part vector vector"], there: Float[Tensor, "tensor part"]
+) -> Float[Tensor, "window tensor part vector vector"]:
+    """Return the inner products with those of parts that a tensor can't have added to its last part."""
+    kept = grams * there[..., None, None]
+    last = torch.zeros_like(there)
+    last[:, -1] = 1
+    return kept + last[..., None, None] * (grams - kept).sum(2, keepdim=True)
 
 
 def noise_grams(back: Sequence[int], steps: Sequence[int]) -> Float[Tensor, "kind vector vector"]:
@@ -89,12 +116,12 @@ def with_noise(
 
 
 def mixed(
-    grams: Float[Tensor, "window tensor vector vector"],
+    grams: Float[Tensor, "window tensor *part vector vector"],
     known: Float[Tensor, "window horizon"],
     share: float,
     increments: int,
     generator: torch.Generator,
-) -> tuple[Float[Tensor, "window tensor vector vector"], Float[Tensor, "window horizon"]]:
+) -> tuple[Float[Tensor, "window tensor *part vector vector"], Float[Tensor, "window horizon"]]:
     """Return windows, in a share of which every tensor goes on with the weights of another tensor in another window.
 
     The inner products of a tensor that consists of two parts are the sums of theirs. The squared increments of the second
@@ -105,9 +132,10 @@ def mixed(
     other = grams[order][:, torch.randint(grams.shape[1], grams.shape[1:2], generator=generator)]
     draws = torch.rand(2, len(grams), generator=generator)
     size = (low + (high - low) * draws[0]).exp() * (draws[1] < share)
-    ratio = size[:, None] * _present(grams, increments) / _present(other, increments).clamp_min(TINY)  # (W, L)
+    present, added = (_present(one, increments).reshape(*grams.shape[:2], -1).sum(-1) for one in (grams, other))
+    ratio = size[:, None] * present / added.clamp_min(TINY)  # (W, L)
     found = torch.where((size > 0)[:, None], known * known[order], known)
-    return grams + ratio[..., None, None] * other, found
+    return grams + ratio.reshape(*ratio.shape, *[1] * (grams.ndim - 2)) * other, found
 
 
 def shortened(
@@ -130,13 +158,14 @@ def _present(grams: Tensor, increments: int) -> Tensor:
 
 
 def relative_errors(
-    coefficients: Float[Tensor, "window tensor increment horizon"], grams: Float[Tensor, "window tensor vector vector"]
-) -> tuple[Float[Tensor, "window tensor horizon"], Float[Tensor, "window tensor horizon"]]:
-    """Return squared errors of forecasts sum_i beta_i d_i and of copy-last, per tensor and horizon.
+    coefficients: Float[Tensor, "window *tensor increment horizon"],
+    grams: Float[Tensor, "window *tensor vector vector"],
+) -> tuple[Float[Tensor, "window *tensor horizon"], Float[Tensor, "window *tensor horizon"]]:
+    """Return squared errors of forecasts sum_i beta_i d_i and of copy-last, per tensor (or part of one) and horizon.
 
     |y - sum_i beta_i d_i|^2 = <y, y> - 2 sum_i beta_i <d_i, y> + sum_ij beta_i beta_j <d_i, d_j>
     """
-    m = coefficients.shape[2]
+    m = coefficients.shape[-2]
     own, cross = grams[..., :m, :m], grams[..., :m, m:]  # (W, L, m, m), (W, L, m, K)
     copied = grams[..., m:, m:].diagonal(dim1=-2, dim2=-1)  # (W, L, K)
     explained = 2 * (coefficients * cross).sum(-2) - (coefficients * (own @ coefficients)).sum(-2)
@@ -144,12 +173,16 @@ def relative_errors(
 
 
 def gram_loss(
-    coefficients: Float[Tensor, "window tensor increment horizon"],
-    grams: Float[Tensor, "window tensor vector vector"],
+    coefficients: Float[Tensor, "window present increment horizon"],
+    grams: Float[Tensor, "window tensor part vector vector"],
+    there: Float[Tensor, "tensor part"],
     known: Float[Tensor, "window horizon"],
 ) -> dict[str, Float[Tensor, ""]]:
-    """Return the `skill_loss` of forecasts sum_i beta_i d_i."""
-    return skill_loss(*relative_errors(coefficients, grams), known)
+    """Return the `skill_loss` of forecasts sum_i beta_i d_i in the parts that are there."""
+    every = coefficients.new_zeros(*grams.shape[:3], *coefficients.shape[2:])
+    every[:, there.bool()] = coefficients
+    error, copied = relative_errors(every, grams)
+    return skill_loss(error.sum(2), copied.sum(2), known)
 
 
 def skill_loss(
@@ -170,11 +203,11 @@ def skill_loss(
 
 
 def normalised(
-    grams: Float[Tensor, "window tensor vector vector"], increments: int
-) -> Float[Tensor, "window tensor vector vector"]:
+    grams: Float[Tensor, "window *tensor vector vector"], increments: int
+) -> Float[Tensor, "window *tensor vector vector"]:
     """Return the inner products in units of the window's mean squared increment, as float32: losses don't change."""
-    squares = grams.diagonal(dim1=-2, dim2=-1)[..., :increments].sum(1).mean(-1)  # (W,)
-    return (grams / squares.clamp_min(TINY)[:, None, None, None]).float()
+    squares = _present(grams, increments).flatten(1).sum(1)  # (W,)
+    return (grams / squares.clamp_min(TINY).reshape(-1, *[1] * (grams.ndim - 1))).float()
 
 
 def _differences(length: int, horizons: int) -> Tensor:

@@ -12,19 +12,21 @@ from wscore.forecasting.config import PredictorConfig
 from wscore.forecasting.gram import (
     TINY,
     WORST,
+    gathered,
     gram_loss,
     mixed,
     noise_grams,
     normalised,
+    part_grams,
     shortened,
-    window_grams,
     with_noise,
 )
 from wscore.forecasting.pca import fit_pca
 from wscore.forecasting.plan import Material, one_network
 from wscore.forecasting.sequences import reaching_back
 from wscore.forecasting.series import SeriesBatches, calibrate, denoising_loss, series_loss
-from wscore.models.predictor import GramPredictor, PcaPredictor, WeightPredictor, agreed, gram_features
+from wscore.models.parts import present_parts
+from wscore.models.predictor import GramPredictor, PcaPredictor, WeightPredictor, agreed, part_features
 from wscore.models.series import DiffusionPredictor, SeriesPredictor
 from wscore.training.batches import Batches, TensorBatches, derive_seed, permutation
 
@@ -54,15 +56,15 @@ def gram_task(config: PredictorConfig, known: Sequence[Material]) -> Task:  # no
     with _seeded(config):
         model = GramPredictor(config.gram())
 
-    def loss(model: GramPredictor, batch: tuple[Tensor, Tensor, Tensor]) -> Mapping[str, Tensor]:
-        features, products, known = batch  # (B, L, m, F), (B, L, m+K, m+K), (B, K)
-        each = model.each(features)  # (M, B, L, m, K)
-        increments = each.shape[3]
-        found = gram_loss(agreed(each, products[..., :increments, :increments]), products, known)
+    def loss(model: GramPredictor, batch: tuple[Tensor, Tensor, Tensor, Tensor]) -> Mapping[str, Tensor]:
+        features, products, known, there = batch  # (B, T, m, F), (B, L, P, m+K, m+K), (B, K), (B, L, P)
+        each, increments = model.each(features), features.shape[2]  # (M, B, T, m, K)
+        own = products[:, there[0].bool()][..., :increments, :increments]
+        found = gram_loss(agreed(each, own), products, there[0], known)
         if not model.training:
             return found
-        own = [gram_loss(coefficients, products, known)["loss"] for coefficients in each]  # each learns by itself
-        return {**found, "loss": torch.stack(own).mean()}
+        losses = [gram_loss(coefficients, products, there[0], known)["loss"] for coefficients in each]
+        return {**found, "loss": torch.stack(losses).mean()}  # each learns by itself
 
     return Task(model, lambda some, shuffle: NetworkBatches(config, some, GramBatches, shuffle=shuffle), loss, {})
 
@@ -160,30 +162,41 @@ class GramBatches:
         self.seed, self.share = config.seed, config.augment_share if shuffle else 0.0
         self.older_lost = shuffle and bool(self.older)
         self.noise = noise_grams(shape.back, shape.horizons)
-        windows = [
-            (window_grams(part.grams, reaching_back(some, self.older)), some.known)
+        self.there = present_parts(self.layout)
+        products = [
+            part_grams(part.weights, self.layout, reaching_back(some, self.older), self.increments)
             for part in materials
             for some in part.windows
         ]
-        products = torch.cat([normalised(vectors, self.increments) for vectors, _ in windows])
-        known = torch.cat([torch.from_numpy(some).float() for _, some in windows])
+        products = torch.cat([normalised(vectors, self.increments) for vectors in products])
+        known = torch.cat([torch.from_numpy(some.known).float() for part in materials for some in part.windows])
         self.numbers = TensorBatches(products, known, batch_size=config.batch_size, seed=config.seed, shuffle=shuffle)
 
     def __len__(self) -> int:
         return len(self.numbers)
 
-    def epoch(self, number: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Yield features (B, L, m, F), inner products (B, L, m+K, m+K) of m increments, and known targets (B, K)."""
+    def epoch(self, number: int) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+        """Yield features of the T parts, inner products of m increments and targets, known targets, and which parts are there.
+
+        (B, T, m, F), (B, L, P, m+K, m+K), (B, K), (B, L, P)
+        """
         generator = torch.Generator().manual_seed(derive_seed(self.seed, "augment", number))
+        count = self.increments + len(self.older)
         for products, known in self.numbers.epoch(number):
-            if self.share:
-                products, known = mixed(products, known, self.share, self.increments, generator)  # noqa: PLW2901
-                products = with_noise(products, self.noise, self.share, self.increments, generator)  # noqa: PLW2901
-            if self.older_lost:
-                products = shortened(products, self.increments, len(self.older), generator)  # noqa: PLW2901
-            count = self.increments + len(self.older)
-            present = products[..., :count, :count]
-            yield gram_features(present, self.layout, self.increments), products, known
+            products, known = self._altered(products, known, generator)  # noqa: PLW2901
+            features = part_features(products[..., :count, :count], self.layout, self.increments)
+            yield features, products, known, self.there.expand(len(products), -1, -1)
+
+    def _altered(self, products: Tensor, known: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        if self.share:
+            products, known = mixed(products, known, self.share, self.increments, generator)
+            products = gathered(products, self.there)
+            whole = products.flatten(1, 2)
+            products = with_noise(whole, self.noise, self.share, self.increments, generator).view_as(products)
+        if self.older_lost:
+            whole = products.flatten(1, 2)
+            products = shortened(whole, self.increments, len(self.older), generator).view_as(products)
+        return products, known
 
 
 def _pca_loss(model: PcaPredictor, batch: tuple[Tensor, Tensor, Tensor]) -> dict[str, Tensor]:

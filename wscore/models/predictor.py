@@ -3,7 +3,7 @@
 The two here, and those of `wscore.models.series`, forecast the CHANGE from the last snapshot w(t), directly for each of
 K steps ahead, and start as copy-last:
 
-    GramPredictor   w(t + k) = w(t) + sum_i beta[i, k, tensor] d_i     d_i = w(t - i + 1) - w(t - i)
+    GramPredictor   w(t + k) = w(t) + sum_i beta[i, k, part] d_i       d_i = w(t - i + 1) - w(t - i)
     PcaPredictor    w(t + k) = w(t) + V (z(t + k) - z(t))              z = V^T (w - mean), z(t + k) from a transformer
 
 The first sees nothing but inner products of the increments d_i, so that it fits networks of any architecture and width
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from wscore.config import Section
 from wscore.errors import ModelError
 from wscore.models.folder import register
+from wscore.models.parts import PARTS, correction, is_matrix, present_parts, row_blocks, seen_tensors
 from wscore.zoo.layout import Layout
 
 TINY = 1e-30
@@ -143,13 +144,13 @@ class PcaPredictorConfig(PredictorShape):
 class GramMember(nn.Module):
     """One transformer of a `GramPredictor`: beta[i, k] = 1.5 sqrt(k) tanh(head(transformer(features)[i])).
 
-    The tokens are the increments of one tensor of the network.
+    The tokens are the increments of one part of a tensor of the network.
     """
 
     def __init__(self, config: GramPredictorConfig) -> None:
         super().__init__()
         increments = len(config.back) - 1
-        self.inputs = nn.Linear(2 * increments + 4 + len(KINDS_TOLD_APART), config.model_dim)
+        self.inputs = nn.Linear(3 * increments + 6 + len(KINDS_TOLD_APART) + PARTS, config.model_dim)
         self.recency = nn.Parameter(0.02 * torch.randn(increments, config.model_dim))
         self.blocks = transformer(config, feed_forward=2)
         self.head = zero(nn.Linear(config.model_dim, len(config.horizons)))
@@ -167,15 +168,17 @@ class GramMember(nn.Module):
 
 @register
 class GramPredictor(WeightPredictor):
-    """w(t + k) = w(t) + s_k sum_i beta[i, k, tensor] d_i, beta the mean over transformers that differ by chance.
+    """w(t + k) = w(t) + s_k sum_i beta[i, k, part] d_i, beta the mean over transformers that differ by chance.
 
     d_i are the c - 1 last increments, and those between the `older` snapshots before these: zero where the history does not
-    reach so far back. Features are inner products of all of them (`gram_features`). s_k = E / (E + 5 V) makes the forecast
-    shorter where they disagree: E is the squared length of the mean forecast change of the network, V the variance of the
-    transformers' changes around it. What they were not taught is nearly copied.
+    reach so far back. Those of a weight matrix have three parts, along their strongest directions of inputs and outside of
+    these (`wscore.models.parts`), and each has coefficients of its own. What is known of it are inner products of increments
+    (`part_features`). s_k = E / (E + 5 V) makes the forecast shorter where the transformers disagree: E is the squared length
+    of the mean forecast change of the network, V the variance of the transformers' changes around it. What they were not
+    taught is nearly copied.
     """
 
-    folder_format: ClassVar[int] = 4
+    folder_format: ClassVar[int] = 5
 
     def __init__(self, config: GramPredictorConfig) -> None:
         super().__init__()
@@ -183,19 +186,18 @@ class GramPredictor(WeightPredictor):
         self.members = nn.ModuleList(GramMember(config) for _ in range(config.members))
 
     @staticmethod
-    def upgraded(config: Any, format: int) -> Any:  # noqa: A002
-        """Refuse folders of formats 1 and 2, which hold one transformer that learned otherwise; format 3 had no `older`."""
-        return {**config, "older": []} if format == 3 and isinstance(config, dict) else None
+    def upgraded(config: Any, format: int) -> None:  # noqa: A002
+        """Refuse folders of older formats, whose transformers knew whole tensors only."""
 
     def forward(
         self,
-        features: Float[Tensor, "window tensor increment feature"],
-        grams: Float[Tensor, "window tensor increment increment"],
-    ) -> Float[Tensor, "window tensor increment horizon"]:
-        """Return the coefficient of every increment, for each tensor and horizon.
+        features: Float[Tensor, "window present increment feature"],
+        grams: Float[Tensor, "window present increment increment"],
+    ) -> Float[Tensor, "window present increment horizon"]:
+        """Return the coefficient of every increment, for each part of a tensor and horizon.
 
         Args:
-            features: of the windows, from `gram_features`.
+            features: of the windows, from `part_features`.
             grams: inner products of their increments, in any unit.
         """
         return agreed(self.each(features), grams.float())
@@ -212,19 +214,38 @@ class GramPredictor(WeightPredictor):
     ) -> Float[Tensor, "horizon weights"]:
         """Return the weights some steps after the last snapshot, as `WeightPredictor.predict` says.
 
-        Beside the history and the result it needs memory for `COLUMNS_AT_ONCE` weights only, however large the network.
+        Beside the history and the result it needs memory for `COLUMNS_AT_ONCE` weights and for some dozens of numbers of
+        every input and output, however large the network.
         """
         history, chosen = checked(history, layout, self.config, horizons)
         rows = [max(len(history) - 1 - step, 0) for step in self.config.back]
-        grams = increment_grams(history, layout, rows)[None]
-        unit = grams.diagonal(dim1=-2, dim2=-1).sum().clamp_min(TINY)
-        features = gram_features(grams, layout, self.config.sequence_length - 1)
-        coefficients = self(features, grams / unit)[0, :, :, chosen]  # (L, increments, K)
+        recent = self.config.sequence_length - 1
+        seen = seen_tensors(lambda block: increments(history, block, rows).double(), layout, recent, COLUMNS_AT_ONCE)
+        coefficients = self.coefficients(torch.stack([one.grams for one in seen]), layout)[..., chosen]  # (L, P, m, K)
         forecast = history.new_empty(len(chosen), layout.size)
         for number, block in blocks_of(layout):
-            change = coefficients[number].T @ increments(history, block, rows)
+            change = coefficients[number, -1].T @ increments(history, block, rows)
             forecast[:, block] = history[-1, block] + change
+        parts = zip(layout.tensors, layout.slices().values(), seen, coefficients, strict=True)
+        for spec, part, own, found in parts:
+            outer = correction(own, found).to(history)  # (K, R, k)
+            for block in row_blocks(spec, part, COLUMNS_AT_ONCE) if is_matrix(spec) else ():
+                row = spec.size // spec.shape[0]
+                lines = slice((block.start - part.start) // row, (block.stop - part.start) // row)
+                forecast[:, block] += (outer[:, lines] @ own.directions.to(history).T).flatten(1)
         return forecast
+
+    def coefficients(
+        self, grams: Float[Tensor, "tensor part increment increment"], layout: Layout
+    ) -> Float[Tensor, "tensor part increment horizon"]:
+        """Return the coefficient of every increment of every part of a network, from their inner products."""
+        features = part_features(grams[None], layout, self.config.sequence_length - 1)
+        there = present_parts(layout).bool().to(grams.device)
+        unit = grams.diagonal(dim1=-2, dim2=-1).sum().clamp_min(TINY)
+        found = self(features, (grams[there] / unit)[None])[0]  # (T, m, K)
+        every = found.new_zeros(*grams.shape[:3], found.shape[-1])
+        every[there] = found
+        return every
 
 
 def agreed(
@@ -365,6 +386,28 @@ def gram_features(
     ]
     lead = grams.shape[:3]
     return torch.cat([column.expand(*lead, column.shape[-1]) for column in columns], dim=-1).float()
+
+
+def part_features(
+    grams: Float[Tensor, "window tensor part increment increment"], layout: Layout, recent: int
+) -> Float[Tensor, "window present increment feature"]:
+    """Return what a `GramPredictor` is told about each increment of each part of each tensor, as float32.
+
+    To the `gram_features` of the tensor are added, of the part: cosines with all increments, log length relative to the
+    `recent` newest ones, log RMS of these relative to the tensor, and which part it is. Parts that a tensor does not have
+    are left out.
+    """
+    tensors, there = grams.sum(2), present_parts(layout).bool().to(grams.device)
+    power = grams.diagonal(dim1=-2, dim2=-1)[..., :recent].mean(-1)  # (W, L, P)
+    columns = [
+        gram_features(tensors, layout, recent)[:, :, None],
+        _cosines(grams),
+        _log_lengths(grams, recent)[..., None],
+        _log_ratio(power, power.sum(2, keepdim=True))[..., None, None],
+        torch.eye(PARTS, device=grams.device)[None, None, :, None],
+    ]
+    lead = grams.shape[:4]
+    return torch.cat([column.float().expand(*lead, column.shape[-1]) for column in columns], dim=-1)[:, there]
 
 
 def _cosines(grams: Tensor) -> Tensor:

@@ -8,10 +8,12 @@ from hypothesis import strategies as st
 
 from wscore.forecasting import gram
 from wscore.forecasting.gram import (
+    gathered,
     gram_loss,
     mixed,
     noise_grams,
     normalised,
+    part_grams,
     relative_errors,
     shortened,
     snapshot_grams,
@@ -19,6 +21,7 @@ from wscore.forecasting.gram import (
     with_noise,
 )
 from wscore.forecasting.sequences import Windows, training_windows
+from wscore.models.parts import present_parts
 from wscore.zoo.layout import Layout, TensorSpec
 
 LAYOUT = Layout(
@@ -35,6 +38,11 @@ def path(seed: int, count: int = 20) -> np.ndarray:
     random = np.random.default_rng(seed)
     steps = random.standard_normal((count, LAYOUT.size)) * 1e-3
     return (10 * random.standard_normal(LAYOUT.size) + np.cumsum(steps, axis=0)).astype(np.float32)
+
+
+def loss_of(coefficients: torch.Tensor, products: torch.Tensor, known: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The loss where every tensor has one part."""
+    return gram_loss(coefficients, products[:, :, None], torch.ones(products.shape[1], 1), known)
 
 
 def vectors(weights: np.ndarray, windows: Windows, number: int) -> torch.Tensor:
@@ -80,11 +88,11 @@ def test_copying_loses_one_and_a_half_and_the_best_combination_less() -> None:
     windows = training_windows(20, length=4, horizons=(1, 2), stride=1)
     products = window_grams(snapshot_grams(path(2), LAYOUT), windows)
     known = torch.from_numpy(windows.known).double()
-    copied = gram_loss(torch.zeros(len(windows.last), 3, 3, 2).double(), products, known)
+    copied = loss_of(torch.zeros(len(windows.last), 3, 3, 2).double(), products, known)
     assert copied["loss"].item() == pytest.approx(1.5)
     assert copied["skill"].item() == pytest.approx(0.0)
     best = torch.linalg.solve(products[..., :3, :3], products[..., :3, 3:])
-    fitted = gram_loss(best, products, known)
+    fitted = loss_of(best, products, known)
     assert 0 < fitted["skill"].item() < 1
     assert fitted["loss"] < copied["loss"]
 
@@ -95,19 +103,17 @@ def test_units_do_not_change_the_loss_and_unknown_targets_do_not_count() -> None
     known = torch.from_numpy(windows.known).float()
     assert not windows.known.all()
     beta = torch.randn(len(windows.last), 3, 2, 3)
-    found = gram_loss(beta, normalised(products, 2), known)
-    wanted = gram_loss(beta.double(), products, known.double())
+    found = loss_of(beta, normalised(products, 2), known)
+    wanted = loss_of(beta.double(), products, known.double())
     assert found["loss"].item() == pytest.approx(wanted["loss"].item(), rel=1e-4)
     wild = torch.where(known[:, None, None].bool(), beta, 1e3)
-    assert gram_loss(wild, normalised(products, 2), known)["loss"].item() == pytest.approx(found["loss"].item())
+    assert loss_of(wild, normalised(products, 2), known)["loss"].item() == pytest.approx(found["loss"].item())
 
 
 def test_one_bad_window_does_not_rule_the_loss() -> None:
     windows = training_windows(20, length=3, horizons=(1,), stride=1)
     products = window_grams(snapshot_grams(path(4), LAYOUT), windows)
-    found = gram_loss(
-        torch.full((len(windows.last), 3, 2, 1), 1e6).double(), products, torch.ones(len(windows.last), 1)
-    )
+    found = loss_of(torch.full((len(windows.last), 3, 2, 1), 1e6).double(), products, torch.ones(len(windows.last), 1))
     assert found["loss"].item() == pytest.approx(5 + 0.5 * 5)
 
 
@@ -168,3 +174,29 @@ def test_windows_lose_the_oldest_part_of_their_older_history() -> None:
     assert (kept[:, 3:5] >= kept[:, 4:6]).all()
     lengths = kept[:, 3:6].sum(1).long().bincount() / 400
     assert torch.allclose(lengths, torch.tensor([0.125, 0.125, 0.125, 0.625]), atol=0.06)
+
+
+def test_parts_add_up_to_tensors_and_so_do_their_errors() -> None:
+    windows = training_windows(20, length=4, horizons=(1, 2), stride=2)
+    products, whole = part_grams(path(0), LAYOUT, windows, 3), window_grams(snapshot_grams(path(0), LAYOUT), windows)
+    assert products.shape == (*whole.shape[:2], 3, 5, 5)
+    assert torch.allclose(products.sum(2), whole, rtol=1e-6, atol=1e-10)
+    assert not products[:, 1, :-1].any()  # a bias
+    known, there = torch.from_numpy(windows.known).double(), present_parts(LAYOUT)
+    beta = torch.randn(len(windows.last), 3, 3, 2, dtype=torch.float64)
+    found = gram_loss(beta[:, :, None].expand(-1, -1, 3, -1, -1)[:, there.bool()], products, there, known)
+    assert found["loss"].item() == pytest.approx(loss_of(beta, whole, known)["loss"].item(), rel=1e-4)
+
+
+def test_mixed_tensors_keep_the_parts_that_they_can_have() -> None:
+    windows, there = training_windows(20, length=4, horizons=(1,), stride=1), present_parts(LAYOUT)
+    products, known = part_grams(path(0), LAYOUT, windows, 3), torch.from_numpy(windows.known).double()
+    found, _ = mixed(products, known, 1.0, 3, torch.Generator().manual_seed(0))
+    kept = gathered(found, there)
+    assert torch.allclose(kept.sum(2), found.sum(2))
+    assert not kept[:, ~there.bool()].any()
+    assert torch.equal(gathered(products, there), products)
+    ratio = (found - products).sum(2).diagonal(dim1=-2, dim2=-1)[..., :3].sum(-1) / products.sum(2).diagonal(
+        dim1=-2, dim2=-1
+    )[..., :3].sum(-1)
+    assert torch.allclose(ratio, ratio[:, :1].expand_as(ratio))
