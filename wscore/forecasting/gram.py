@@ -1,8 +1,9 @@
-"""Inner products of snapshots: all that a `GramPredictor` is trained on, however many weights a network has.
+"""Inner products of snapshots: what a `GramPredictor` and the fitted baselines are trained on, however many weights a network has.
 
 For each tensor of the network G[a, b] = <w(a) - w(0), w(b) - w(0)> over the N snapshots of a trajectory. Increments
 and targets of any window are differences of snapshots, so that their inner products are sums of entries of G: no
-window touches the weights again.
+baseline touches the weights again. The parts of a matrix differ from window to window (`wscore.models.parts`), so that their
+inner products are computed for each window (`part_grams`).
 """
 
 from collections.abc import Sequence
