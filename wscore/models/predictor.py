@@ -27,7 +27,7 @@ from wscore.models.parts import PARTS, correction, is_matrix, present_parts, row
 from wscore.zoo.layout import Layout
 
 TINY = 1e-30
-CAUTION = 5.0  # how much a disagreement of the transformers of a `GramPredictor` shortens its forecast
+CAUTION = 10.0  # how much a disagreement of the transformers of a `GramPredictor` shortens its forecast
 BOUND = 1.5  # a coefficient of horizon k lies within +-BOUND sqrt(k)
 LOG_RANGE = 6.0
 KINDS_TOLD_APART = ("conv", "linear")
@@ -173,7 +173,7 @@ class GramPredictor(WeightPredictor):
     d_i are the c - 1 last increments, and those between the `older` snapshots before these: zero where the history does not
     reach so far back. Those of a weight matrix have three parts, along their strongest directions of inputs and outside of
     these (`wscore.models.parts`), and each has coefficients of its own. What is known of it are inner products of increments
-    (`part_features`). s_k = E / (E + 5 V) makes the forecast shorter where the transformers disagree: E is the squared length
+    (`part_features`). s_k = E / (E + 10 V) makes the forecast shorter where the transformers disagree: E is the squared length
     of the mean forecast change of the network, V the variance of the transformers' changes around it. What they were not
     taught is nearly copied.
     """
