@@ -1,4 +1,4 @@
-"""Inner products of snapshots: what a `GramPredictor` and the fitted baselines are trained on, however many weights a network has.
+"""Inner products of snapshots: what a `GramPredictor` and the fitted baselines learn from, however many weights a network has.
 
 For each tensor of the network G[a, b] = <w(a) - w(0), w(b) - w(0)> over the N snapshots of a trajectory. Increments
 and targets of any window are differences of snapshots, so that their inner products are sums of entries of G: no

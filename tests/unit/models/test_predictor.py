@@ -313,7 +313,7 @@ def test_coefficients_are_averaged_and_shortened_by_what_the_transformers_disagr
     assert each.shape == (2, 5, 2 * 3 + 2, 3, 3)
     mean = (each[0] + each[1]) / 2
     squares = [torch.einsum("wlik,wlij,wljk->wk", one, grams, one) for one in (mean, each[0] - mean, each[1] - mean)]
-    share = squares[0] / (squares[0] + 5 * (squares[1] + squares[2]))  # of two, the variance is the sum
+    share = squares[0] / (squares[0] + 10 * (squares[1] + squares[2]))  # of two, the variance is the sum
     assert 0 < share.min() < share.max() < 1
     assert torch.allclose(agreed(each, grams), mean * share[:, None, None])
     assert torch.allclose(agreed(torch.stack([mean, mean]), grams), mean)
