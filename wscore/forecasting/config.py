@@ -28,6 +28,8 @@ class PredictorConfig(Section):
         sequence_length: snapshots that it looks at.
         older: further snapshots that `gram` looks at where the run has them, as steps back from the last one, rising; those
             that `sequence_length` holds add nothing.
+        directions: `gram` gives coefficients of their own to the changes of a matrix along its strongest directions of
+            inputs, up to each of these numbers, and to the rest; none: to a whole tensor.
         train_split: share of each trajectory, in time, before the windows that are tested (and, for `temporal`, that
             may be learned from).
         holdout_runs: runs of each data set, optimiser and rate, the last ones, of which it sees nothing while training.
@@ -69,6 +71,7 @@ class PredictorConfig(Section):
     split: Literal["temporal", "run"]
     sequence_length: Annotated[int, msgspec.Meta(ge=3)]
     older: tuple[Count, ...]
+    directions: tuple[Count, ...]
     train_split: Annotated[float, msgspec.Meta(gt=0, lt=1)]
     holdout_runs: Annotated[int, msgspec.Meta(ge=0)]
     validation_runs: Annotated[int, msgspec.Meta(ge=0)]
@@ -122,7 +125,7 @@ class PredictorConfig(Section):
     def gram(self) -> GramPredictorConfig:
         """Return the shape of a `GramPredictor`."""
         older = tuple(step for step in self.older if step >= self.sequence_length)
-        return GramPredictorConfig(**self._shape(), older=older, members=self.members)
+        return GramPredictorConfig(**self._shape(), older=older, directions=self.directions, members=self.members)
 
     def pca(self, weights: int, rank: int | None) -> PcaPredictorConfig:
         """Return the shape of a `PcaPredictor` for networks of so many weights."""

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from wscore.forecasting.sequences import Windows
-from wscore.models.parts import seen_tensors
+from wscore.models.parts import Edges, seen_tensors
 from wscore.zoo.layout import Layout
 
 TINY = 1e-30
@@ -54,17 +54,17 @@ def window_grams(
 
 
 def part_grams(
-    weights: Float[np.ndarray, "snapshot weights"], layout: Layout, windows: Windows, increments: int
+    weights: Float[np.ndarray, "snapshot weights"], layout: Layout, windows: Windows, increments: int, edges: Edges
 ) -> Float[Tensor, "window tensor part vector vector"]:
     """Return the inner products of each window's vectors as `window_grams` does, in the parts of each tensor.
 
-    The directions of a matrix are those of the first `increments` vectors of the window; float64.
+    The directions of a matrix, with the edges of its parts, are those of the first `increments` vectors of the window; float64.
     """
     differences = _differences(windows.history.shape[1], windows.targets.shape[1])
     found = []
     for points in np.concatenate([windows.history, windows.targets], axis=1):
         vectors = differences @ torch.from_numpy(weights[points].astype(np.float64))  # (V, D)
-        seen = seen_tensors(lambda block, vectors=vectors: vectors[:, block], layout, increments)
+        seen = seen_tensors(lambda block, vectors=vectors: vectors[:, block], layout, increments, edges)
         found.append(torch.stack([one.grams for one in seen]))
     return torch.stack(found)
 

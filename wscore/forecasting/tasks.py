@@ -162,9 +162,9 @@ class GramBatches:
         self.seed, self.share = config.seed, config.augment_share if shuffle else 0.0
         self.older_lost = shuffle and bool(self.older)
         self.noise = noise_grams(shape.back, shape.horizons)
-        self.there = present_parts(self.layout)
+        self.there = present_parts(self.layout, len(shape.directions) + 1)
         products = [
-            part_grams(part.weights, self.layout, reaching_back(some, self.older), self.increments)
+            part_grams(part.weights, self.layout, reaching_back(some, self.older), self.increments, shape.directions)
             for part in materials
             for some in part.windows
         ]

@@ -1,10 +1,10 @@
 """Parts of the changes of a weight matrix: along its strongest directions of inputs, and the rest.
 
 The changes d_1..d_m of a matrix (outputs, inputs) have the directions V, eigenvectors of sum_i d_i^T d_i, strongest first.
-With projections Q_b on directions 1 to 3, 4 to 20 and all others, the three parts d Q_b of a change d have no inner products
-with each other, and their sum is d. A vector, such as a bias, is one part.
+With edges (3, 20) and projections Q_b on directions 1 to 3, 4 to 20 and all others, the three parts d Q_b of a change d have
+no inner products with each other, and their sum is d. A vector, such as a bias, is one part, and so is a matrix without edges.
 
-    sum_b beta_b d Q_b = beta_3 d + L V^T
+    sum_b beta_b d Q_b = beta_last d + L V^T
 
 so that a combination of parts is one of whole changes and a product of thin matrices. Renumbered neurons renumber the
 directions and change no inner product.
@@ -19,14 +19,13 @@ from torch import Tensor
 
 from wscore.zoo.layout import Layout, TensorSpec
 
-EDGES = (3, 20)
-PARTS = len(EDGES) + 1
 EXACT = 512  # the most inputs of a matrix whose directions are computed exactly
 SPARE, ROUNDS = 8, 2  # directions more than needed, and passes over the matrix, where they are approximated
 COLUMNS_AT_ONCE = 262_144  # weights that are looked at together
 NOTHING = 1e-10  # share of squared changes below which a part or a direction is rounding
 
 Blocks = list[slice]
+Edges = tuple[int, ...]  # of the directions, where a part ends and the next one starts; the last part is the rest
 Reader = Callable[[slice], Tensor]  # of a run of weights, the changes (vectors, weights), in float64
 
 
@@ -34,7 +33,7 @@ class Seen(NamedTuple):
     """Changes of a tensor as seen from its directions; of a vector there are none.
 
     Attributes:
-        directions: V, at most 20 orthonormal columns.
+        directions: V, orthonormal columns, at most as many as the last edge says.
         along: d V.
         grams: inner products of the changes in each part.
     """
@@ -49,9 +48,9 @@ def is_matrix(spec: TensorSpec) -> bool:
     return len(spec.shape) > 1
 
 
-def present_parts(layout: Layout) -> Float[Tensor, "tensor part"]:
-    """Return 1 for the parts that a tensor can have: all three, or the last one."""
-    there = torch.zeros(len(layout.tensors), PARTS)
+def present_parts(layout: Layout, count: int) -> Float[Tensor, "tensor part"]:
+    """Return 1 for the parts, of so many, that a tensor can have: all, or the last one."""
+    there = torch.zeros(len(layout.tensors), count)
     there[:, -1] = 1
     there[[is_matrix(spec) for spec in layout.tensors]] = 1
     return there
@@ -65,67 +64,74 @@ def row_blocks(spec: TensorSpec, part: slice, at_once: int) -> Iterator[slice]:
         yield slice(start, min(start + step, part.stop))
 
 
-def seen_tensors(read: Reader, layout: Layout, present: int, at_once: int = COLUMNS_AT_ONCE) -> list[Seen]:
+def seen_tensors(
+    read: Reader, layout: Layout, present: int, edges: Edges, at_once: int = COLUMNS_AT_ONCE
+) -> list[Seen]:
     """Return the changes of every tensor as seen from the directions of the first `present` ones.
 
     Args:
         read: the changes of a run of weights.
         layout: of the vectors.
         present: how many changes the directions are of.
+        edges: of the parts.
         at_once: weights that are looked at together.
     """
     return [
-        (_matrix if is_matrix(spec) else _vector)(read, spec, list(row_blocks(spec, part, at_once)), present)
+        (_matrix if edges and is_matrix(spec) else _vector)(
+            read, spec, list(row_blocks(spec, part, at_once)), present, edges
+        )
         for spec, part in zip(layout.tensors, layout.slices().values(), strict=True)
     ]
 
 
-def near_directions(read: Reader, spec: TensorSpec, blocks: Blocks, present: int) -> Float[Tensor, "input direction"]:
-    """Return about the strongest directions of the first changes of a matrix with many inputs, by subspace iteration."""
+def near_directions(
+    read: Reader, spec: TensorSpec, blocks: Blocks, present: int, count: int
+) -> Float[Tensor, "input direction"]:
+    """Return about the `count` strongest directions of the first changes of a matrix with many inputs, by subspace iteration."""
     inputs = spec.size // spec.shape[0]
-    width = min(EDGES[-1] + SPARE, inputs)
+    width = min(count + SPARE, inputs)
     generator = torch.Generator().manual_seed(0)
     basis = torch.randn(inputs, width, generator=generator, dtype=torch.float64).to(read(slice(0, 1)).device)
     for _ in range(ROUNDS):
         basis = torch.linalg.qr(_applied(read, spec, blocks, present, basis)).Q
-    return basis @ _strongest(basis.T @ _applied(read, spec, blocks, present, basis))
+    return basis @ _strongest(basis.T @ _applied(read, spec, blocks, present, basis), count)
 
 
 def correction(
-    seen: Seen, coefficients: Float[Tensor, "part increment horizon"]
+    seen: Seen, coefficients: Float[Tensor, "part increment horizon"], edges: Edges
 ) -> Float[Tensor, "horizon output direction"]:
     """Return L of a combination of parts, beside its coefficients of whole changes, those of the last part."""
     count, found = coefficients.shape[1], coefficients.to(seen.along)
-    bins = torch.bucketize(torch.arange(seen.along.shape[2]), torch.tensor(EDGES), right=True).to(found.device)
+    bins = torch.bucketize(torch.arange(seen.along.shape[2]), torch.tensor(edges), right=True).to(found.device)
     return torch.einsum("mrb,bmk->krb", seen.along[:count], found[bins] - found[-1])
 
 
-def _matrix(read: Reader, spec: TensorSpec, blocks: Blocks, present: int) -> Seen:
+def _matrix(read: Reader, spec: TensorSpec, blocks: Blocks, present: int, edges: Edges) -> Seen:
     inputs = spec.size // spec.shape[0]
     if inputs <= EXACT:
-        directions = _strongest(_applied(read, spec, blocks, present, None))
+        directions = _strongest(_applied(read, spec, blocks, present, None), edges[-1])
     else:
-        directions = near_directions(read, spec, blocks, present)
+        directions = near_directions(read, spec, blocks, present, edges[-1])
     along, whole = [], []
     for block in blocks:
         changes = _matrices(read(block), spec)  # (vectors, rows, C)
         along.append(changes @ directions)
         whole.append(_products(changes))
     seen = torch.cat(along, dim=1)
-    return Seen(directions, seen, _part_products(seen, torch.stack(whole).sum(0)))
+    return Seen(directions, seen, _part_products(seen, torch.stack(whole).sum(0), edges))
 
 
-def _vector(read: Reader, spec: TensorSpec, blocks: Blocks, present: int) -> Seen:  # noqa: ARG001
+def _vector(read: Reader, spec: TensorSpec, blocks: Blocks, present: int, edges: Edges) -> Seen:  # noqa: ARG001
     whole = torch.stack([_products(read(block)) for block in blocks]).sum(0)
     nothing = whole.new_zeros(len(whole), 0, 0)
-    return Seen(nothing[0], nothing, _part_products(nothing, whole))
+    return Seen(nothing[0], nothing, _part_products(nothing, whole, edges))
 
 
-def _strongest(covariance: Tensor) -> Tensor:
-    """Return the eigenvectors of the largest eigenvalues; those of zero are any, and are left out."""
+def _strongest(covariance: Tensor, most: int) -> Tensor:
+    """Return the eigenvectors of the largest eigenvalues, strongest first; those of zero are any, and are left out."""
     found = torch.linalg.eigh(covariance)
     count = int((found.eigenvalues > NOTHING * found.eigenvalues[-1]).sum())
-    return found.eigenvectors.flip(1)[:, : min(count, EDGES[-1])]
+    return found.eigenvectors.flip(1)[:, : min(count, most)]
 
 
 def _applied(read: Reader, spec: TensorSpec, blocks: Blocks, present: int, basis: Tensor | None) -> Tensor:
@@ -137,9 +143,9 @@ def _applied(read: Reader, spec: TensorSpec, blocks: Blocks, present: int, basis
     return products[0]
 
 
-def _part_products(along: Tensor, whole: Tensor) -> Tensor:
-    cells = [_products(along[..., start:stop]) for start, stop in zip((0, *EDGES[:-1]), EDGES, strict=True)]
-    grams = torch.stack([*cells, whole - torch.stack(cells).sum(0)])
+def _part_products(along: Tensor, whole: Tensor, edges: Edges) -> Tensor:
+    cells = [_products(along[..., start:stop]) for start, stop in zip((0, *edges)[:-1], edges, strict=True)]
+    grams = torch.stack([*cells, whole - sum(cells)])
     there = (grams.diagonal(dim1=-2, dim2=-1) > NOTHING * whole.diagonal()).to(grams)  # (P, V)
     return grams * there[:, :, None] * there[:, None]
 

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from wscore.config import Section
 from wscore.errors import ModelError
 from wscore.models.folder import register
-from wscore.models.parts import PARTS, correction, is_matrix, present_parts, row_blocks, seen_tensors
+from wscore.models.parts import correction, is_matrix, present_parts, row_blocks, seen_tensors
 from wscore.zoo.layout import Layout
 
 TINY = 1e-30
@@ -104,16 +104,20 @@ class GramPredictorConfig(PredictorShape):
     Args:
         older: further snapshots that it looks at where the history has them, as steps back from the last one. They rise
             and are `sequence_length` or more, such as (5, 6, 8) for 5.
+        directions: edges of the parts of a matrix (`wscore.models.parts`), rising; none: a matrix is one part.
         members: transformers whose coefficients are averaged.
     """
 
     older: tuple[Count, ...]
+    directions: tuple[Count, ...]
     members: Count
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if list(self.older) != sorted({*self.older} - {*range(self.sequence_length)}):
             raise ValueError(f"older must rise from {self.sequence_length} or more, got {list(self.older)}")
+        if list(self.directions) != sorted(set(self.directions)):
+            raise ValueError(f"directions must rise, got {list(self.directions)}")
 
     @property
     def reach(self) -> int:
@@ -149,8 +153,8 @@ class GramMember(nn.Module):
 
     def __init__(self, config: GramPredictorConfig) -> None:
         super().__init__()
-        increments = len(config.back) - 1
-        self.inputs = nn.Linear(3 * increments + 6 + len(KINDS_TOLD_APART) + PARTS, config.model_dim)
+        increments, parts = len(config.back) - 1, len(config.directions) + 1
+        self.inputs = nn.Linear(3 * increments + 6 + len(KINDS_TOLD_APART) + parts, config.model_dim)
         self.recency = nn.Parameter(0.02 * torch.randn(increments, config.model_dim))
         self.blocks = transformer(config, feed_forward=2)
         self.head = zero(nn.Linear(config.model_dim, len(config.horizons)))
@@ -219,16 +223,18 @@ class GramPredictor(WeightPredictor):
         """
         history, chosen = checked(history, layout, self.config, horizons)
         rows = [max(len(history) - 1 - step, 0) for step in self.config.back]
-        recent = self.config.sequence_length - 1
-        seen = seen_tensors(lambda block: increments(history, block, rows).double(), layout, recent, COLUMNS_AT_ONCE)
+        recent, edges = self.config.sequence_length - 1, self.config.directions
+        seen = seen_tensors(
+            lambda block: increments(history, block, rows).double(), layout, recent, edges, COLUMNS_AT_ONCE
+        )
         coefficients = self.coefficients(torch.stack([one.grams for one in seen]), layout)[..., chosen]  # (L, P, m, K)
         forecast = history.new_empty(len(chosen), layout.size)
         for number, block in blocks_of(layout):
             change = coefficients[number, -1].T @ increments(history, block, rows)
             forecast[:, block] = history[-1, block] + change
         parts = zip(layout.tensors, layout.slices().values(), seen, coefficients, strict=True)
-        for spec, part, own, found in parts:
-            outer = correction(own, found).to(history)  # (K, R, k)
+        for spec, part, own, found in parts if edges else ():
+            outer = correction(own, found, edges).to(history)  # (K, R, k)
             for block in row_blocks(spec, part, COLUMNS_AT_ONCE) if is_matrix(spec) else ():
                 row = spec.size // spec.shape[0]
                 lines = slice((block.start - part.start) // row, (block.stop - part.start) // row)
@@ -240,7 +246,7 @@ class GramPredictor(WeightPredictor):
     ) -> Float[Tensor, "tensor part increment horizon"]:
         """Return the coefficient of every increment of every part of a network, from their inner products."""
         features = part_features(grams[None], layout, self.config.sequence_length - 1)
-        there = present_parts(layout).bool().to(grams.device)
+        there = present_parts(layout, grams.shape[1]).bool().to(grams.device)
         unit = grams.diagonal(dim1=-2, dim2=-1).sum().clamp_min(TINY)
         found = self(features, (grams[there] / unit)[None])[0]  # (T, m, K)
         every = found.new_zeros(*grams.shape[:3], found.shape[-1])
@@ -397,14 +403,14 @@ def part_features(
     `recent` newest ones, log RMS of these relative to the tensor, and which part it is. Parts that a tensor does not have
     are left out.
     """
-    tensors, there = grams.sum(2), present_parts(layout).bool().to(grams.device)
+    tensors, there = grams.sum(2), present_parts(layout, grams.shape[2]).bool().to(grams.device)
     power = grams.diagonal(dim1=-2, dim2=-1)[..., :recent].mean(-1)  # (W, L, P)
     columns = [
         gram_features(tensors, layout, recent)[:, :, None],
         _cosines(grams),
         _log_lengths(grams, recent)[..., None],
         _log_ratio(power, power.sum(2, keepdim=True))[..., None, None],
-        torch.eye(PARTS, device=grams.device)[None, None, :, None],
+        torch.eye(grams.shape[2], device=grams.device)[None, None, :, None],
     ]
     lead = grams.shape[:4]
     return torch.cat([column.float().expand(*lead, column.shape[-1]) for column in columns], dim=-1)[:, there]

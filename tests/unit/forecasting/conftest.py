@@ -12,7 +12,8 @@ from wscore.forecasting.snapshots import Manifest, SnapshotColumns, Trajectory, 
 
 PARAMS = Path(__file__).parents[3] / "params.yaml"
 SMALL = {
-    "sequence_length": 3, "older": (), "train_split": 0.6, "holdout_runs": 1, "validation_runs": 0, "stride": 1,
+    "sequence_length": 3, "older": (), "directions": (3, 20),
+    "train_split": 0.6, "holdout_runs": 1, "validation_runs": 0, "stride": 1,
     "augment_strides": (), "extrapolation_steps": 2, "far_step": None, "model_dim": 16, "layers": 1, "heads": 2,
     "predictor_epochs": 30, "device": "cpu",
 }  # fmt: skip

@@ -16,7 +16,15 @@ from wscore.models.predictor import GramPredictor, GramPredictorConfig, Steps, s
 from wscore.zoo.layout import Layout
 
 CONFIG = GramPredictorConfig(
-    sequence_length=3, horizons=(1, 2, 3), model_dim=8, layers=1, heads=2, dropout=0.0, older=(), members=1
+    sequence_length=3,
+    horizons=(1, 2, 3),
+    model_dim=8,
+    layers=1,
+    heads=2,
+    dropout=0.0,
+    older=(),
+    directions=(3, 20),
+    members=1,
 )
 
 

@@ -24,6 +24,7 @@ from wscore.forecasting.sequences import Windows, training_windows
 from wscore.models.parts import present_parts
 from wscore.zoo.layout import Layout, TensorSpec
 
+EDGES = (3, 20)
 LAYOUT = Layout(
     tensors=(
         TensorSpec(name="a.weight", shape=(3, 4), kind="linear", layer=0),
@@ -178,19 +179,22 @@ def test_windows_lose_the_oldest_part_of_their_older_history() -> None:
 
 def test_parts_add_up_to_tensors_and_so_do_their_errors() -> None:
     windows = training_windows(20, length=4, horizons=(1, 2), stride=2)
-    products, whole = part_grams(path(0), LAYOUT, windows, 3), window_grams(snapshot_grams(path(0), LAYOUT), windows)
+    products, whole = (
+        part_grams(path(0), LAYOUT, windows, 3, EDGES),
+        window_grams(snapshot_grams(path(0), LAYOUT), windows),
+    )
     assert products.shape == (*whole.shape[:2], 3, 5, 5)
     assert torch.allclose(products.sum(2), whole, rtol=1e-6, atol=1e-10)
     assert not products[:, 1, :-1].any()  # a bias
-    known, there = torch.from_numpy(windows.known).double(), present_parts(LAYOUT)
+    known, there = torch.from_numpy(windows.known).double(), present_parts(LAYOUT, 3)
     beta = torch.randn(len(windows.last), 3, 3, 2, dtype=torch.float64)
     found = gram_loss(beta[:, :, None].expand(-1, -1, 3, -1, -1)[:, there.bool()], products, there, known)
     assert found["loss"].item() == pytest.approx(loss_of(beta, whole, known)["loss"].item(), rel=1e-4)
 
 
 def test_mixed_tensors_keep_the_parts_that_they_can_have() -> None:
-    windows, there = training_windows(20, length=4, horizons=(1,), stride=1), present_parts(LAYOUT)
-    products, known = part_grams(path(0), LAYOUT, windows, 3), torch.from_numpy(windows.known).double()
+    windows, there = training_windows(20, length=4, horizons=(1,), stride=1), present_parts(LAYOUT, 3)
+    products, known = part_grams(path(0), LAYOUT, windows, 3, EDGES), torch.from_numpy(windows.known).double()
     found, _ = mixed(products, known, 1.0, 3, torch.Generator().manual_seed(0))
     kept = gathered(found, there)
     assert torch.allclose(kept.sum(2), found.sum(2))

@@ -30,14 +30,16 @@ def network(hidden: int = 6) -> nn.Sequential:
 
 LAYOUT = layout_of(network().state_dict())
 RANK = 3
-EVERY = ["gram", "older", "pca", "whole", "param", "chunk", "diffusion"]
+EDGES = (3, 20)
+EVERY = ["gram", "older", "undivided", "pca", "whole", "param", "chunk", "diffusion"]
 
 
 def untrained(kind: str, mode: str = "residual") -> WeightPredictor:
     """A predictor whose last layer is not zero, so that it forecasts something."""
-    if kind in ("gram", "older"):
-        older = (5, 7) if kind == "older" else ()
-        model: WeightPredictor = GramPredictor(GramPredictorConfig(**SHAPE, older=older, members=2))
+    if kind in ("gram", "older", "undivided"):
+        older, directions = (5, 7) if kind == "older" else (), () if kind == "undivided" else EDGES
+        shape = GramPredictorConfig(**SHAPE, older=older, directions=directions, members=2)
+        model: WeightPredictor = GramPredictor(shape)
     elif kind in ("param", "chunk"):
         model = SeriesPredictor(SeriesPredictorConfig(**SHAPE, chunk_size=1 if kind == "param" else 7))
     elif kind == "diffusion":
@@ -151,7 +153,7 @@ def naive(model: GramPredictor, history: Tensor, grams: Tensor) -> Tensor:
     """The forecast from projections that are there in full."""
     recent = model.config.sequence_length - 1
     increments = (history[1:] - history[:-1]).flip(0).double()
-    there = present_parts(LAYOUT).bool()
+    there = present_parts(LAYOUT, 3).bool()
     with torch.no_grad():
         found = model(part_features(grams[None], LAYOUT, recent), grams[there][None])[0].double()  # (T, m, K)
     forecast, first = [], 0
@@ -178,7 +180,7 @@ def test_gram_is_trained_on_what_it_sees_when_it_predicts() -> None:
     model, weights = untrained("gram"), walk(9).numpy()
     assert isinstance(model, GramPredictor)
     windows = training_windows(9, length=4, horizons=(1, 2, 3), stride=2)
-    grams = part_grams(weights, LAYOUT, windows, 3)[0, ..., :3, :3]
+    grams = part_grams(weights, LAYOUT, windows, 3, EDGES)[0, ..., :3, :3]
     history = torch.from_numpy(weights[windows.history[0]])
     assert torch.allclose(model.predict(history, LAYOUT, 3), naive(model, history, grams), atol=1e-4)
 
@@ -187,7 +189,7 @@ def test_older_snapshots_are_trained_on_and_looked_at_as_far_as_there_are_some()
     model, weights = untrained("older"), walk(14).numpy()
     assert isinstance(model, GramPredictor)
     windows = reaching_back(training_windows(14, length=4, horizons=(1, 2, 3), stride=1), (5, 7))
-    grams = part_grams(weights, LAYOUT, windows, 3)[..., :5, :5]
+    grams = part_grams(weights, LAYOUT, windows, 3, EDGES)[..., :5, :5]
     for number, last in ((-1, 12), (2, 5), (3, 6), (0, 3)):  # all, one, one and a part, none of the older snapshots
         assert windows.history[number, -1] == last
         history = torch.from_numpy(weights[windows.history[number]])
@@ -198,7 +200,7 @@ def test_older_snapshots_are_trained_on_and_looked_at_as_far_as_there_are_some()
     assert not torch.allclose(nearer, model.predict(torch.from_numpy(weights[6:13]), LAYOUT, 3))
     for wrong in ((3,), (5, 5), (7, 5)):
         with pytest.raises(ValueError, match="older must rise from 4 or more"):
-            GramPredictorConfig(**SHAPE, older=wrong, members=1)
+            GramPredictorConfig(**SHAPE, older=wrong, directions=EDGES, members=1)
 
 
 def test_features_tell_increments_and_tensors_apart() -> None:
@@ -245,6 +247,7 @@ def test_a_default_gram_predictor_is_small() -> None:
         GramPredictorConfig(
             **{**SHAPE, "sequence_length": 5, "horizons": (1, 2, 3, 4, 5), "model_dim": 48, "layers": 2},
             older=(),
+            directions=EDGES,
             members=3,
         )
     )
@@ -264,7 +267,7 @@ def test_what_does_not_fit_is_named() -> None:
     with pytest.raises(ModelError, match="do not fit the layout; expected 8; got 9"):
         untrained("gram").predict(walk(size=9), other, 1)
     with pytest.raises(ValueError, match="model_dim 16 is not a multiple of heads 3"):
-        GramPredictorConfig(**{**SHAPE, "heads": 3}, older=(), members=1)
+        GramPredictorConfig(**{**SHAPE, "heads": 3}, older=(), directions=EDGES, members=1)
 
 
 @pytest.mark.parametrize("kind", ["gram", "param", "chunk", "diffusion"])
@@ -279,7 +282,7 @@ def test_blocks_of_weights_change_nothing(kind: str, monkeypatch: pytest.MonkeyP
         assert torch.allclose(found, whole, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", EVERY[2:])
+@pytest.mark.parametrize("kind", EVERY[3:])
 def test_a_folder_from_before_horizons_were_a_list_is_read(kind: str, tmp_path) -> None:
     model = untrained(kind)
     save_model(tmp_path, model)
@@ -308,8 +311,8 @@ def test_coefficients_are_averaged_and_shortened_by_what_the_transformers_disagr
     model = untrained("gram")
     assert isinstance(model, GramPredictor)
     windows = training_windows(9, length=4, horizons=(1,), stride=1)
-    products = part_grams(walk(9).numpy(), LAYOUT, windows, 3)[..., :3, :3]
-    each, grams = model.each(part_features(products, LAYOUT, 3)).double(), products[:, present_parts(LAYOUT).bool()]
+    products = part_grams(walk(9).numpy(), LAYOUT, windows, 3, EDGES)[..., :3, :3]
+    each, grams = model.each(part_features(products, LAYOUT, 3)).double(), products[:, present_parts(LAYOUT, 3).bool()]
     assert each.shape == (2, 5, 2 * 3 + 2, 3, 3)
     mean = (each[0] + each[1]) / 2
     squares = [torch.einsum("wlik,wlij,wljk->wk", one, grams, one) for one in (mean, each[0] - mean, each[1] - mean)]
@@ -321,12 +324,14 @@ def test_coefficients_are_averaged_and_shortened_by_what_the_transformers_disagr
 
 
 def test_steps_far_apart_are_forecast_too() -> None:
-    model = GramPredictor(GramPredictorConfig(**{**SHAPE, "horizons": (1, 10)}, older=(), members=1))
+    model = GramPredictor(GramPredictorConfig(**{**SHAPE, "horizons": (1, 10)}, older=(), directions=EDGES, members=1))
     assert model.predict(walk(), LAYOUT, [10]).shape == (1, LAYOUT.size)
     with pytest.raises(ModelError, match=r"not learned; expected of \[1, 10\]; got \[2\]"):
         model.predict(walk(), LAYOUT, 2)
     with pytest.raises(ValueError, match=r"horizons must rise, got \[2, 1\]"):
-        GramPredictorConfig(**{**SHAPE, "horizons": (2, 1)}, older=(), members=1)
+        GramPredictorConfig(**{**SHAPE, "horizons": (2, 1)}, older=(), directions=EDGES, members=1)
+    with pytest.raises(ValueError, match=r"directions must rise, got \[3, 3\]"):
+        GramPredictorConfig(**SHAPE, older=(), directions=(3, 3), members=1)
 
 
 def test_samples_differ_their_mean_is_the_forecast_and_bands_lie_around_it() -> None:
