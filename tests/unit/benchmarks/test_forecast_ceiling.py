@@ -17,6 +17,7 @@ from wscore.forecasting.snapshots import Trajectory, open_trajectories
 from wscore.zoo.images import Images, load_images
 
 CONFIG = BaseConfig(
+    further_datasets=(),
     source="train", path=None, pattern=None, network="mlp", dataset="digits", root=None, revision=None, size=8,
     max_train=96, max_test=50, optimizers=(OptimizerSpec(name="adam", lr=0.003),), schedule="constant", warmup=0.0,
     weight_decay=0.0, batch_size=16, epochs=8, snapshots_per_epoch=1, snapshot_steps=4, seeds=(3,),
