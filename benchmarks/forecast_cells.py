@@ -14,6 +14,7 @@ training, with another learning rate, another optimiser, other images, each also
                and on 20 epochs of digits that stay in place, with snapshots every 5 and 20 steps
     nine       nine single runs of `shifted`, from the same folder: seed 2 of SGD 0.01, Adam 0.001 and SGD 0.05 and of both
                still digits, and both seeds of SGD 0.01 and Adam 0.001 on letters, each a cell of its own
+    again      the same with other runs: seed 4, and two further seeds of letters
 
 `--images` adds data sets to `epochs`, from idx, npz or parquet files, cut to as many training images as there are
 digits. `--older` are further snapshots that the predictor looks at where a run has them, as steps back.
@@ -105,12 +106,14 @@ class Setting(NamedTuple):
         changes: in section `base:`.
         strides: at which they are tested, in snapshots.
         apart: seeds whose runs are cells of their own; none makes one cell of all runs of the study.
+        seeds: that are recorded, if not those of the study.
     """
 
     name: str
     changes: dict[str, Any]
     strides: Sequence[int]
     apart: Sequence[int] = ()
+    seeds: Sequence[int] = ()
 
     def groups(self, runs: Sequence[Trajectory]) -> dict[str, list[Trajectory]]:
         """Return the runs of each cell by its name."""
@@ -143,7 +146,7 @@ def main() -> None:
     """Record, train, test, print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, required=True)
-    parser.add_argument("--study", choices=("epochs", "shifted", "nine"), default="epochs")
+    parser.add_argument("--study", choices=("epochs", "shifted", "nine", "again"), default="epochs")
     parser.add_argument("--images", nargs="*", default=[], metavar="NAME=PATH", help="more data sets for `epochs`")
     parser.add_argument("--length", type=int, default=5, help="snapshots that the predictor looks at")
     parser.add_argument("--older", type=int, nargs="*", default=[], help="and further ones, so many steps back")
@@ -158,6 +161,7 @@ def main() -> None:
         "epochs": lambda: epochs(options.images),
         "shifted": lambda: shifted(options.folder),
         "nine": lambda: nine(options.folder),
+        "again": lambda: again(options.folder),
     }
     study = studies[options.study]()
     config = predictor_config(options, study)
@@ -248,6 +252,18 @@ def nine(folder: Path) -> Study:
     return study._replace(settings=[one for one in settings if one.name not in left_out])
 
 
+def again(folder: Path) -> Study:
+    """Return the study of nine runs with runs that `nine` does not have."""
+    study, further = nine(folder), (6, 7)
+    settings = [
+        one._replace(name=f"{one.name}, other seeds", apart=further, seeds=further)
+        if "letters" in one.name
+        else one._replace(apart=study.tested[1:])
+        for one in study.settings
+    ]
+    return study._replace(settings=settings)
+
+
 def recorded(folder: Path, name: str, seeds: Sequence[int], changes: Mapping[str, Any]) -> list[Trajectory]:
     """Return runs from the folder, recorded there if they are missing."""
     place = folder / plain_name(name)
@@ -317,7 +333,7 @@ def train(folder: Path, study: Study, config: PredictorConfig) -> Learner:
 
 def cells(folder: Path, study: Study, setting: Setting, learner: Learner, effort: Effort) -> Iterator[Cell]:
     """Yield the skills at each stride of a setting."""
-    runs = recorded(folder, setting.name, study.tested, setting.changes)
+    runs = recorded(folder, setting.name, setting.seeds or study.tested, setting.changes)
     for group, some in setting.groups(runs).items():
         highest = ceilings(folder, study, setting, some, learner.model.config, effort) if effort.repeats else {}
         for stride in setting.strides:
