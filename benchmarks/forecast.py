@@ -70,7 +70,7 @@ def predictors(layout: Layout) -> dict[str, WeightPredictor]:
     """Return an untrained predictor of every kind, with the default sizes."""
     series = {**SHAPE, "chunk_size": 1}
     return {
-        "gram": GramPredictor(GramPredictorConfig(**SHAPE, older=(), members=MEMBERS)).eval(),
+        "gram": GramPredictor(GramPredictorConfig(**SHAPE, older=(), directions=(3, 20), members=MEMBERS)).eval(),
         "transformer_pca": PcaPredictor(
             PcaPredictorConfig(**SHAPE, weights=layout.size, rank=COMPONENTS, mode="residual")
         ).eval(),
@@ -97,7 +97,7 @@ def large(width: int, repeats: int) -> None:
     training = best(step, repeats)
     del network, optimizer
     model, history = (
-        GramPredictor(GramPredictorConfig(**SHAPE, older=(), members=MEMBERS)).eval(),
+        GramPredictor(GramPredictorConfig(**SHAPE, older=(), directions=(3, 20), members=MEMBERS)).eval(),
         torch.randn(3, layout.size),
     )
     before = resident()

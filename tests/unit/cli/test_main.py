@@ -48,7 +48,15 @@ def models(tiny_zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         cache.copy_codec(out / name)
         write_checksums(out / name)
     forecast = GramPredictorConfig(
-        sequence_length=3, horizons=(1, 2, 4), model_dim=4, layers=1, heads=1, dropout=0.0, older=(), members=1
+        sequence_length=3,
+        horizons=(1, 2, 4),
+        model_dim=4,
+        layers=1,
+        heads=1,
+        dropout=0.0,
+        older=(),
+        directions=(3, 20),
+        members=1,
     )
     save_model(out / "predictor", GramPredictor(forecast), extra={"training": {"stride": 1}})
     write_checksums(out / "predictor")
