@@ -30,14 +30,14 @@ import torch
 from torch import Tensor, nn
 
 from wscore.config import load_section
-from wscore.forecasting.accelerate import PLACES, Accelerator
-from wscore.forecasting.baselines import Linear
 from wscore.forecasting.config import PredictorConfig
-from wscore.forecasting.networks import NetworkSpec, build_network
-from wscore.forecasting.optimizers import OptimizerSpec, make_optimizer
-from wscore.models.folder import load_model
-from wscore.models.predictor import WeightPredictor
-from wscore.zoo.images import Images, ImagesConfig, load_images
+from wscore.forecasting.evaluation.baselines import Linear
+from wscore.forecasting.models.predictors import WeightPredictor
+from wscore.forecasting.nowcast import PLACES, Accelerator
+from wscore.forecasting.trajectories.optimizers import OptimizerSpec, make_optimizer
+from wscore.networks.images import Images, ImagesConfig, load_images
+from wscore.networks.lenet import NetworkSpec, build_network
+from wscore.training.model_folder import load_model
 
 DESCENT, ADAPTIVE = (0.01, 0.02, 0.03, 0.06, 0.1), (0.001, 0.002, 0.003, 0.006, 0.01)
 RATES = {"sgd": (*DESCENT, 0.2, 0.3), "momentum": DESCENT, "adam": ADAPTIVE, "adamw": ADAPTIVE}

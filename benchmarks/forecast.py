@@ -17,16 +17,21 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
-from wscore.forecasting.networks import NetworkSpec, build_network, network_layout
-from wscore.models.predictor import (
+from wscore.forecasting.models.per_weight import (
+    DiffusionPredictor,
+    DiffusionPredictorConfig,
+    SeriesPredictor,
+    SeriesPredictorConfig,
+)
+from wscore.forecasting.models.predictors import (
     GramPredictor,
     GramPredictorConfig,
     PcaPredictor,
     PcaPredictorConfig,
     WeightPredictor,
 )
-from wscore.models.series import DiffusionPredictor, DiffusionPredictorConfig, SeriesPredictor, SeriesPredictorConfig
-from wscore.zoo.layout import Layout, layout_of
+from wscore.networks.layout import Layout, layout_of
+from wscore.networks.lenet import NetworkSpec, build_network, network_layout
 
 SPEC = NetworkSpec(name="lenet5", channels=1, size=28, classes=10)
 SEEDS, BATCH, HORIZONS = 3, 64, 5

@@ -28,13 +28,13 @@ from torch import Tensor, nn
 
 from wscore.config import Section, to_plain
 from wscore.errors import DataError
-from wscore.forecasting.base import BaseConfig, moved, shuffled
-from wscore.forecasting.networks import build_network
-from wscore.forecasting.optimizers import OptimizerSpec, make_optimizer
 from wscore.forecasting.sequences import Windows
-from wscore.forecasting.snapshots import Trajectory
+from wscore.forecasting.trajectories.optimizers import OptimizerSpec, make_optimizer
+from wscore.forecasting.trajectories.store import Trajectory
+from wscore.forecasting.trajectories.train_base import BaseConfig, moved, shuffled
 from wscore.io import read_json, write_json
-from wscore.zoo.images import Images
+from wscore.networks.images import Images
+from wscore.networks.lenet import build_network
 
 STRAY = 0.01  # of the last change between snapshots: so far a replayed run may be from the recorded one
 CONTINUED = 2  # third number of the seeds, so that no continuation has the random numbers of a run

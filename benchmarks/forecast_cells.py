@@ -48,17 +48,17 @@ from torch import Tensor
 from benchmarks.forecast_ceiling import Ceiling, Lost, ceiling_of, lost_of, measure, plan_of
 from benchmarks.glyphs import write_glyphs
 from wscore.config import convert, load_section, to_plain
-from wscore.evaluation.forecast import Method, forecast
-from wscore.evaluation.forecast_tables import TRUTH
-from wscore.forecasting.base import BaseConfig, record_runs
-from wscore.forecasting.baselines import BASELINES as ALL_BASELINES
 from wscore.forecasting.config import PredictorConfig
-from wscore.forecasting.gram import TINY, relative_errors, snapshot_grams, window_grams
-from wscore.forecasting.plan import later, learned, windows_between
-from wscore.forecasting.recipe import LearnedForecaster
+from wscore.forecasting.evaluation.baselines import BASELINES as ALL_BASELINES
+from wscore.forecasting.evaluation.evaluate import Method, forecast
+from wscore.forecasting.evaluation.tables import TRUTH
 from wscore.forecasting.sequences import Windows
-from wscore.forecasting.snapshots import Trajectory, open_trajectories
-from wscore.zoo.images import load_images
+from wscore.forecasting.splits import later, learned, windows_between
+from wscore.forecasting.train import LearnedForecaster
+from wscore.forecasting.trajectories.grams import TINY, relative_errors, snapshot_grams, window_grams
+from wscore.forecasting.trajectories.store import Trajectory, open_trajectories
+from wscore.forecasting.trajectories.train_base import BaseConfig, record_runs
+from wscore.networks.images import load_images
 
 SGD, ADAM = {"name": "sgd", "lr": 0.01}, {"name": "adam", "lr": 0.001}
 HORIZONS = (1, 5)

@@ -17,16 +17,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from wscore.autoencoder.models.autoencoder import Encoder
 from wscore.config import load_section
-from wscore.losses.property import regression_loss
-from wscore.models.autoencoder import Encoder
-from wscore.models.folder import load_model
-from wscore.models.heads import Head, HeadConfig
+from wscore.heads.losses import regression_loss
+from wscore.heads.mlp_head import Head, HeadConfig
+from wscore.heads.train import HeadsConfig
 from wscore.tokens.batch import TokenBatch
 from wscore.tokens.cache import TokenCache
-from wscore.tokens.items import group_places
-from wscore.training.heads import HeadsConfig
+from wscore.tokens.index import group_places
 from wscore.training.loop import FitConfig, TensorBatches, fit
+from wscore.training.model_folder import load_model
 from wscore.zoo.store import Zoo
 
 PARAMS = Path(__file__).parents[1] / "params.yaml"

@@ -26,8 +26,8 @@ import numpy as np
 import pandas as pd
 from ruamel.yaml import YAML
 
-from wscore.zoo.architectures import Architecture, build
-from wscore.zoo.layout import layout_of
+from wscore.networks.architectures import Architecture, build
+from wscore.networks.layout import layout_of
 from wscore.zoo.store import write_layouts, write_part
 
 ROOT = Path(__file__).parent.parent

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from wscore.config import convert, read_yaml
-from wscore.tokens.units import UnitBatch
-from wscore.training.sparse import SaeConfig, Trainee, build_sae, objective
-from wscore.training.sparse_inputs import Scaler
+from wscore.sae.dataset import Scaler
+from wscore.sae.rows import UnitBatch
+from wscore.sae.train import SaeConfig, Trainee, build_sae, objective
 
 SPARSITIES = ("l1", "kl", "hoyer", "topk", "batchtopk", "jumprelu")
 SIZES = ((256, 2048, 256), (768, 16384, 64))  # input, latents, rows per step

@@ -23,9 +23,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from wscore.tokens.items import cut_windows
+from wscore.networks.layout import Layout, layers_of, layout_of
+from wscore.tokens.index import cut_windows
 from wscore.tokens.tokenizer import Granularity, Tokenizer
-from wscore.zoo.layout import Layout, layers_of, layout_of
 
 MEGABYTES = 24  # of weights per case
 CHUNK = 64

@@ -25,14 +25,14 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from wscore.config import load_section
+from wscore.networks.architectures import FAMILIES, build
+from wscore.networks.batched import logits, scores
+from wscore.networks.datasets import DataConfig
+from wscore.networks.images import Images, load_images
+from wscore.networks.layout import layout_of
 from wscore.zoo import training
-from wscore.zoo.architectures import FAMILIES, build
 from wscore.zoo.config import ZooConfig
-from wscore.zoo.functional import logits, scores
-from wscore.zoo.images import Images, load_images
-from wscore.zoo.layout import layout_of
 from wscore.zoo.sampling import RunPlan, draw_run, group_runs
-from wscore.zoo.tasks import DataConfig
 
 PARAMS = Path(__file__).parent.parent / "params.yaml"
 OPTIMIZERS = {"sgd": torch.optim.SGD, "momentum": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from wscore.forecasting.cache import write_grams
-from wscore.forecasting.snapshots import open_trajectories
+from wscore.forecasting.trajectories.gram_cache import write_grams
+from wscore.forecasting.trajectories.store import open_trajectories
 from wscore.io import atomic_folder
 from wscore.runner import Run, stage
 

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from wscore.publish.load import PublishedEncoder
+from wscore.heads.features import FeaturesConfig
+from wscore.heads.representations import cache_representations
+from wscore.publish.pretrained import PublishedEncoder
 from wscore.runner import Run, stage
 from wscore.tokens.cache import TokenCache
-from wscore.training.features import FeaturesConfig
-from wscore.training.representations import cache_representations
 from wscore.zoo.store import Zoo
 
 

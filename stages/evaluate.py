@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from wscore.evaluation.table import gather, headline, markdown, sentence
 from wscore.io import atomic_folder, write_json, write_text
-from wscore.plots.table import draw_summary
-from wscore.plots.training import draw_histories, find_histories
+from wscore.plots.training_curves import draw_histories, find_histories
+from wscore.report.summary_plot import draw_summary
+from wscore.report.table import gather, headline, markdown, sentence
 from wscore.runner import Run, stage
 
 

@@ -2,21 +2,21 @@
 
 from pathlib import Path
 
+from wscore.autoencoder.coding.postprocess import DecodeConfig
+from wscore.autoencoder.coding.refine import RefineConfig
+from wscore.autoencoder.evaluation.evaluate import OURS, held_out, judge, methods, probe
+from wscore.autoencoder.evaluation.plots import DRAWINGS
+from wscore.autoencoder.evaluation.postprocessed import Finishing, finish, finishing_figures
+from wscore.autoencoder.evaluation.refined import Refinement, seconds_per_network
+from wscore.autoencoder.evaluation.report import report, sentence, tables
+from wscore.autoencoder.evaluation.size_matched import sized_controls
+from wscore.autoencoder.models.autoencoder import load_autoencoder, load_latent_code
 from wscore.evaluation.config import EvaluateConfig
-from wscore.evaluation.finishing import Finishing, finish, finishing_figures
-from wscore.evaluation.reconstruction import OURS, held_out, judge, methods, probe
-from wscore.evaluation.refined import Refinement, seconds_per_network
-from wscore.evaluation.report import report, sentence, tables
-from wscore.evaluation.sized import sized_controls
 from wscore.io import atomic_folder, write_csv, write_json
-from wscore.models.autoencoder import load_autoencoder, load_latent_code
-from wscore.models.decoded import DecodeConfig
-from wscore.plots.fidelity import DRAWINGS
+from wscore.networks.datasets import DataConfig, load_tasks
 from wscore.runner import Run, stage
 from wscore.tokens.cache import TokenCache
-from wscore.training.refine import RefineConfig
 from wscore.zoo.store import Zoo
-from wscore.zoo.tasks import DataConfig, load_tasks
 
 
 @stage(evaluate=EvaluateConfig, data=DataConfig, refine=RefineConfig, decode=DecodeConfig)

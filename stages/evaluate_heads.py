@@ -3,16 +3,16 @@
 from pathlib import Path
 
 from wscore.evaluation.config import EvaluateConfig
-from wscore.evaluation.heads import describe, judge, report, sentence
-from wscore.evaluation.held_out import headline, judge_held_out
-from wscore.evaluation.property_tables import tables
+from wscore.heads.dataset import read_head_data
+from wscore.heads.evaluation.evaluate import describe, judge, report, sentence
+from wscore.heads.evaluation.ood import headline, judge_held_out
+from wscore.heads.evaluation.plots import DRAWINGS
+from wscore.heads.evaluation.tables import tables
+from wscore.heads.features import FeaturesConfig
+from wscore.heads.train import HeadsConfig, load_head
 from wscore.io import atomic_folder, write_csv, write_json
-from wscore.plots.heads import DRAWINGS
 from wscore.runner import Run, stage
 from wscore.tokens.cache import TokenCache
-from wscore.training.features import FeaturesConfig
-from wscore.training.head_data import read_head_data
-from wscore.training.heads import HeadsConfig, load_head
 from wscore.zoo.store import Zoo
 
 

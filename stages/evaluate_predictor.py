@@ -2,20 +2,20 @@
 
 from pathlib import Path
 
-from wscore.evaluation.forecast import judge_forecasts
-from wscore.evaluation.forecast_config import ForecastConfig
-from wscore.evaluation.forecast_tables import report, sentence, tables
-from wscore.evaluation.recovery import probe
-from wscore.forecasting.base import BaseConfig
-from wscore.forecasting.cache import read_grams
 from wscore.forecasting.config import PredictorConfig
-from wscore.forecasting.plan import make_plan, reachable
-from wscore.forecasting.recipe import load_predictor
-from wscore.forecasting.snapshots import curves, open_trajectories
+from wscore.forecasting.evaluation.config import ForecastConfig
+from wscore.forecasting.evaluation.evaluate import judge_forecasts
+from wscore.forecasting.evaluation.plots import draw_all
+from wscore.forecasting.evaluation.recovery import probe
+from wscore.forecasting.evaluation.tables import report, sentence, tables
+from wscore.forecasting.splits import make_plan, reachable
+from wscore.forecasting.train import load_predictor
+from wscore.forecasting.trajectories.gram_cache import read_grams
+from wscore.forecasting.trajectories.store import curves, open_trajectories
+from wscore.forecasting.trajectories.train_base import BaseConfig
 from wscore.io import atomic_folder, write_csv, write_json
-from wscore.plots.forecast import draw_all
+from wscore.networks.images import load_images
 from wscore.runner import Run, stage
-from wscore.zoo.images import load_images
 
 
 @stage(forecast=ForecastConfig, base=BaseConfig, predictor=PredictorConfig)

@@ -2,17 +2,17 @@
 
 from pathlib import Path
 
+from wscore.autoencoder.evaluation.evaluate import probe
 from wscore.evaluation.config import EvaluateConfig
-from wscore.evaluation.features import ExplainConfig
-from wscore.evaluation.reconstruction import probe
-from wscore.evaluation.sparse import decoder_of, open_dictionary, sparse_sentence
-from wscore.evaluation.sparse_report import Material, judge_dictionary
 from wscore.io import atomic_folder, write_csv, write_json
-from wscore.plots.sparse import DRAWINGS, draw_codes, draw_features, draw_steering, draw_training
+from wscore.networks.datasets import DataConfig, load_tasks
 from wscore.runner import Run, stage
+from wscore.sae.evaluation.evaluate import decoder_of, open_dictionary, sparse_sentence
+from wscore.sae.evaluation.explain import ExplainConfig
+from wscore.sae.evaluation.plots import DRAWINGS, draw_codes, draw_features, draw_steering, draw_training
+from wscore.sae.evaluation.report import Material, judge_dictionary
 from wscore.tokens.cache import TokenCache
 from wscore.zoo.store import Zoo
-from wscore.zoo.tasks import DataConfig, load_tasks
 
 
 @stage(evaluate=EvaluateConfig, explain=ExplainConfig, data=DataConfig)

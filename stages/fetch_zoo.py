@@ -3,13 +3,13 @@
 from pathlib import Path
 
 from wscore.io import write_csv, write_json
+from wscore.networks.datasets import DataConfig
 from wscore.runner import Run, stage
 from wscore.zoo.config import ZooConfig
 from wscore.zoo.sources import fetch_zoo
 from wscore.zoo.store import Zoo
 from wscore.zoo.summary import describe
 from wscore.zoo.summary import report as kept_and_set_aside
-from wscore.zoo.tasks import DataConfig
 
 
 @stage(data=DataConfig, zoo=ZooConfig)

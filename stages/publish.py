@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from wscore.hub.upload import upload
 from wscore.publish.config import PublishConfig
-from wscore.publish.hub import upload
 from wscore.publish.pack import Sources, pack, pack_datasets, read_metrics, uploads
 from wscore.publish.provenance import gather_provenance
 from wscore.runner import Run, stage

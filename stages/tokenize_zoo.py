@@ -3,11 +3,11 @@
 from pathlib import Path
 
 from wscore.io import write_json
+from wscore.networks.datasets import DataConfig, load_tasks
 from wscore.runner import Run, stage
 from wscore.tokens.cache import build_cache
 from wscore.tokens.config import TokenizeConfig
 from wscore.zoo.store import Zoo
-from wscore.zoo.tasks import DataConfig, load_tasks
 
 PROBES = 128  # training images on which activations are compared
 

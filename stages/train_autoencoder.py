@@ -2,15 +2,15 @@
 
 from pathlib import Path
 
+from wscore.autoencoder.models.autoencoder import save_autoencoder
+from wscore.autoencoder.training.train import AeConfig, train_autoencoder, with_latent_bits
 from wscore.config import to_plain
 from wscore.io import atomic_folder, write_json
-from wscore.models.autoencoder import save_autoencoder
+from wscore.networks.datasets import DataConfig, load_tasks
 from wscore.runner import Run, stage
 from wscore.tokens.cache import TokenCache
-from wscore.training.autoencoder import AeConfig, train_autoencoder, with_latent_bits
 from wscore.training.callbacks import Progress, TensorBoard, TrackerLogger, resume_folder
 from wscore.zoo.store import Zoo
-from wscore.zoo.tasks import DataConfig, load_tasks
 
 
 @stage(ae=AeConfig, data=DataConfig)

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from wscore.forecasting.base import BaseConfig, record_runs, report, sentence
-from wscore.forecasting.foreign import import_runs
+from wscore.forecasting.trajectories.import_runs import import_runs
+from wscore.forecasting.trajectories.train_base import BaseConfig, record_runs, report, sentence
 from wscore.io import write_json
+from wscore.networks.images import load_images
 from wscore.runner import Run, stage
-from wscore.zoo.images import load_images
 
 
 @stage(base=BaseConfig)

@@ -2,15 +2,15 @@
 
 from pathlib import Path
 
+from wscore.autoencoder.models.autoencoder import Encoder
 from wscore.config import to_plain
+from wscore.heads.dataset import read_head_data
+from wscore.heads.train import HeadsConfig, save_head, train_head
 from wscore.io import atomic_folder, hash_folder
-from wscore.models.autoencoder import Encoder
-from wscore.models.folder import load_model
 from wscore.runner import Run, stage
 from wscore.tokens.cache import TokenCache
 from wscore.training.callbacks import Progress, TensorBoard, TrackerLogger, resume_folder
-from wscore.training.head_data import read_head_data
-from wscore.training.heads import HeadsConfig, save_head, train_head
+from wscore.training.model_folder import load_model
 from wscore.zoo.store import Zoo
 
 

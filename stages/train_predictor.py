@@ -3,10 +3,10 @@
 from pathlib import Path
 
 from wscore.config import to_plain
-from wscore.forecasting.cache import read_grams
 from wscore.forecasting.config import PredictorConfig
-from wscore.forecasting.recipe import report, save_predictor, sentence, train_predictor
-from wscore.forecasting.snapshots import identities, open_trajectories
+from wscore.forecasting.train import report, save_predictor, sentence, train_predictor
+from wscore.forecasting.trajectories.gram_cache import read_grams
+from wscore.forecasting.trajectories.store import identities, open_trajectories
 from wscore.io import atomic_folder, write_json
 from wscore.runner import Run, stage
 from wscore.training.callbacks import Progress, TensorBoard, TrackerLogger, resume_folder

@@ -4,15 +4,15 @@ from pathlib import Path
 
 from wscore.config import to_plain
 from wscore.io import atomic_folder, hash_folder, write_json
-from wscore.models.folder import save_model
+from wscore.networks.datasets import DataConfig, load_tasks
 from wscore.runner import Run, stage
+from wscore.sae.dataset import open_rows
+from wscore.sae.error_weights import emphasised
+from wscore.sae.train import SaeConfig, train_sae
 from wscore.tokens.cache import TokenCache
 from wscore.training.callbacks import Progress, TensorBoard, TrackerLogger, resume_folder
-from wscore.training.emphasis import emphasised
-from wscore.training.sparse import SaeConfig, train_sae
-from wscore.training.sparse_inputs import open_rows
+from wscore.training.model_folder import save_model
 from wscore.zoo.store import Zoo
-from wscore.zoo.tasks import DataConfig, load_tasks
 
 
 @stage(sae=SaeConfig, data=DataConfig)

@@ -13,10 +13,10 @@ import pandas as pd
 import pytest
 import torch
 
-from wscore.zoo.architectures import TRAITS, Architecture, Classifier, build
-from wscore.zoo.functional import logits, scores
-from wscore.zoo.images import Images, ImagesConfig, load_images
-from wscore.zoo.layout import layout_of
+from wscore.networks.architectures import TRAITS, Architecture, Classifier, build
+from wscore.networks.batched import logits, scores
+from wscore.networks.images import Images, ImagesConfig, load_images
+from wscore.networks.layout import layout_of
 from wscore.zoo.store import write_layouts, write_part
 
 ROOT = Path(__file__).parent.parent

@@ -12,40 +12,40 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from wscore.errors import WscoreError as WscoreError
-    from wscore.forecasting.accelerate import accelerate as accelerate
-    from wscore.forecasting.recorder import record as record
-    from wscore.models.sparse import SparseAutoencoder as SparseAutoencoder
-    from wscore.models.sparse import TiedWeightSparseAutoencoder as TiedWeightSparseAutoencoder
-    from wscore.publish.load import PublishedDecoder as PublishedDecoder
-    from wscore.publish.load import PublishedDictionary as PublishedDictionary
-    from wscore.publish.load import PublishedEncoder as PublishedEncoder
-    from wscore.publish.load import PublishedHead as PublishedHead
-    from wscore.publish.load import PublishedPredictor as PublishedPredictor
-    from wscore.publish.load import WeightAutoencoder as WeightAutoencoder
-    from wscore.zoo.architectures import Architecture as Architecture
-    from wscore.zoo.architectures import build as build
-    from wscore.zoo.layout import Layout as Layout
-    from wscore.zoo.layout import layout_of as layout_of
+    from wscore.forecasting.nowcast import accelerate as accelerate
+    from wscore.forecasting.trajectories.recorder import record as record
+    from wscore.networks.architectures import Architecture as Architecture
+    from wscore.networks.architectures import build as build
+    from wscore.networks.layout import Layout as Layout
+    from wscore.networks.layout import layout_of as layout_of
+    from wscore.publish.pretrained import PublishedDecoder as PublishedDecoder
+    from wscore.publish.pretrained import PublishedDictionary as PublishedDictionary
+    from wscore.publish.pretrained import PublishedEncoder as PublishedEncoder
+    from wscore.publish.pretrained import PublishedHead as PublishedHead
+    from wscore.publish.pretrained import PublishedPredictor as PublishedPredictor
+    from wscore.publish.pretrained import WeightAutoencoder as WeightAutoencoder
+    from wscore.sae.model import SparseAutoencoder as SparseAutoencoder
+    from wscore.sae.model import TiedWeightSparseAutoencoder as TiedWeightSparseAutoencoder
     from wscore.zoo.store import Zoo as Zoo
 
 #: Module of each public name. A name that is added here is also imported above, for type checkers.
 HOMES = {
-    "Architecture": "wscore.zoo.architectures",
-    "Layout": "wscore.zoo.layout",
-    "PublishedDecoder": "wscore.publish.load",
-    "PublishedDictionary": "wscore.publish.load",
-    "PublishedEncoder": "wscore.publish.load",
-    "PublishedHead": "wscore.publish.load",
-    "PublishedPredictor": "wscore.publish.load",
-    "SparseAutoencoder": "wscore.models.sparse",
-    "TiedWeightSparseAutoencoder": "wscore.models.sparse",
-    "WeightAutoencoder": "wscore.publish.load",
+    "Architecture": "wscore.networks.architectures",
+    "Layout": "wscore.networks.layout",
+    "PublishedDecoder": "wscore.publish.pretrained",
+    "PublishedDictionary": "wscore.publish.pretrained",
+    "PublishedEncoder": "wscore.publish.pretrained",
+    "PublishedHead": "wscore.publish.pretrained",
+    "PublishedPredictor": "wscore.publish.pretrained",
+    "SparseAutoencoder": "wscore.sae.model",
+    "TiedWeightSparseAutoencoder": "wscore.sae.model",
+    "WeightAutoencoder": "wscore.publish.pretrained",
     "WscoreError": "wscore.errors",
     "Zoo": "wscore.zoo.store",
-    "accelerate": "wscore.forecasting.accelerate",
-    "build": "wscore.zoo.architectures",
-    "layout_of": "wscore.zoo.layout",
-    "record": "wscore.forecasting.recorder",
+    "accelerate": "wscore.forecasting.nowcast",
+    "build": "wscore.networks.architectures",
+    "layout_of": "wscore.networks.layout",
+    "record": "wscore.forecasting.trajectories.recorder",
 }
 
 

@@ -216,6 +216,21 @@ def content_hash(*parts: bytes | str) -> str:
     return digest.hexdigest()[:16]
 
 
+def source_code(*names: str) -> bytes:
+    """Return the Python source of modules and packages, in a fixed order; part of the key of what a cache holds.
+
+    Args:
+        names: of files or folders below the package, such as `networks/layout.py` or `symmetry`.
+    """
+    home = Path(__file__).parent
+    paths = [
+        path
+        for name in names
+        for path in sorted((home / name).rglob("*.py") if (home / name).is_dir() else [home / name])
+    ]
+    return b"".join(path.read_bytes() for path in paths)
+
+
 def hash_folder(folder: Path) -> str:
     """Return one hash over the relative names and bytes of all files below a folder, hidden ones left out."""
     digest = hashlib.sha256()

@@ -16,7 +16,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 ROOT = Path(__file__).resolve().parents[2]
-COMMAND = re.compile(r"python -m (stages\.\w+)")
+COMMAND = re.compile(r"python -m ((?:stages|studies\.\w+)\.\w+)")
 
 
 def module_file(name: str) -> Path | None:
@@ -112,11 +112,16 @@ def script(command: str) -> Path:
     """Return the stage script that a `cmd` of dvc.yaml runs."""
     found = COMMAND.search(command)
     if found is None:
-        raise ValueError(f"no `python -m stages.NAME` in {command!r}")
+        raise ValueError(f"no `python -m stages.NAME` or `python -m studies.STUDY.NAME` in {command!r}")
     path = module_file(found[1])
     if path is None:
         raise FileNotFoundError(found[1])
     return path
+
+
+def module_name(command: str) -> str:
+    """Return the dotted name of the module that a `cmd` of dvc.yaml runs."""
+    return ".".join(script(command).relative_to(ROOT).with_suffix("").parts)
 
 
 def write_deps() -> None:

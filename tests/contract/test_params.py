@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.contract.imports import ROOT, pipeline, script, studies
+from tests.contract.imports import ROOT, module_name, pipeline, studies
 from wscore.config import Section, load_section, read_yaml
 from wscore.presets import apply_preset
 
@@ -21,7 +21,7 @@ def sections() -> dict[str, type]:
     """Return the configuration class of every section, as the stage scripts declare them."""
     found: dict[str, type] = {}
     for entry in (*pipeline().values(), *studies().values()):
-        main = importlib.import_module(f"stages.{script(entry['cmd']).stem}").main
+        main = importlib.import_module(module_name(entry["cmd"])).main
         for name, kind in main.sections.items():
             if issubclass(kind, Section):
                 assert found.setdefault(name, kind) is kind, f"section {name} has two classes"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.contract.imports import ROOT, closure, pipeline, script, studies, study_files
+from tests.contract.imports import ROOT, closure, module_name, pipeline, script, studies, study_files
 from wscore.config import read_yaml
 from wscore.runner import Stage
 
@@ -30,8 +30,7 @@ def related(path: str, other: str) -> bool:
 
 
 def load(entry: dict) -> Stage:
-    name = script(entry["cmd"]).stem
-    main = importlib.import_module(f"stages.{name}").main
+    main = importlib.import_module(module_name(entry["cmd"])).main
     assert isinstance(main, Stage)
     return main
 
@@ -102,7 +101,7 @@ def test_stages_of_studies_run_in_the_root_under_names_of_their_own() -> None:
 
 def test_every_stage_script_is_in_the_pipeline() -> None:
     scripts = {path.stem for path in ROOT.glob("stages/*.py")} - {"__init__"}
-    assert scripts == {script(entry["cmd"]).stem for entry in STAGES.values()}
+    assert scripts == {script(entry["cmd"]).stem for entry in pipeline().values()}
 
 
 def test_a_stage_script_is_short_and_has_no_error_handling_or_print() -> None:

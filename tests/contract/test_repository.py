@@ -10,7 +10,7 @@ import pytest
 from tests.contract.imports import ROOT
 
 PYTHON = sorted(
-    path for folder in ("wscore", "stages", "tests", "benchmarks") for path in ROOT.glob(f"{folder}/**/*.py")
+    path for folder in ("wscore", "stages", "studies", "tests", "benchmarks") for path in ROOT.glob(f"{folder}/**/*.py")
 )
 LONGEST = 50
 # Written in halves, so that this file does not match itself.

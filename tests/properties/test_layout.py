@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from wscore.zoo.architectures import FAMILIES, TRAITS, Architecture, build
-from wscore.zoo.layout import Layout, layers_of, layout_of
+from wscore.networks.architectures import FAMILIES, TRAITS, Architecture, build
+from wscore.networks.layout import Layout, layers_of, layout_of
 
 shapes = st.lists(st.integers(1, 4), max_size=4).map(tuple)
 names = st.text(alphabet="abc", min_size=1, max_size=3)

@@ -6,8 +6,8 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from wscore.losses.contrastive import nt_xent
-from wscore.losses.reconstruction import (
+from wscore.autoencoder.training.contrastive_loss import nt_xent
+from wscore.autoencoder.training.reconstruction_loss import (
     FLOOR,
     OVER,
     RECONSTRUCTION,

@@ -8,16 +8,16 @@ import tracemalloc
 import numpy as np
 import pandas as pd
 
-from wscore.models.autoencoder import AutoencoderConfig, Encoder
-from wscore.models.mlp import MlpConfig
+from wscore.autoencoder.models.autoencoder import AutoencoderConfig, Encoder
+from wscore.autoencoder.models.mlp import MlpConfig
+from wscore.autoencoder.training.fit_linear_path import LinearPathConfig, fit_linear_path
+from wscore.autoencoder.training.train import CacheBatches
+from wscore.heads.representations import encode
+from wscore.heads.weight_statistics import statistics_table
+from wscore.networks.architectures import Architecture, build
+from wscore.networks.layout import layout_of
 from wscore.tokens.cache import TokenCache, build_cache
 from wscore.tokens.config import TokensConfig
-from wscore.training.autoencoder import CacheBatches
-from wscore.training.linear_path import LinearPathConfig, fit_linear_path
-from wscore.training.representations import encode
-from wscore.zoo.architectures import Architecture, build
-from wscore.zoo.layout import layout_of
-from wscore.zoo.statistics import statistics_table
 from wscore.zoo.store import Zoo, write_layouts, write_part
 
 FEW, MANY = 600, 2400

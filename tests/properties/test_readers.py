@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from safetensors.torch import save
 
 from wscore.config import load_section
-from wscore.zoo.checkpoints import read_checkpoint
+from wscore.networks.checkpoints import read_checkpoint
+from wscore.networks.records import REASONS, Found, Refused, RejectedError
 from wscore.zoo.config import ZooConfig
-from wscore.zoo.records import REASONS, Found, Refused, RejectedError
-from wscore.zoo.tables import read_piece
-from wscore.zoo.vectors import read_vectors
+from wscore.zoo.readers.flat_vectors import read_vectors
+from wscore.zoo.readers.tables import read_piece
 
 STATE = {"fc.weight": torch.arange(12.0).reshape(3, 4), "fc.bias": torch.ones(3), "n": torch.tensor(3)}
 FEW = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
@@ -109,7 +109,7 @@ def test_any_json_in_a_table_makes_a_network_or_a_named_refusal(tmp_path, texts)
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from wscore.zoo.tables import Piece
+    from wscore.zoo.readers.tables import Piece
 
     pq.write_table(pa.table({"weights": texts}), tmp_path / "t.parquet")
     reading = load_section(ZooConfig, "zoo").reading

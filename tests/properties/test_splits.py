@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wscore.errors import ConfigError
-from wscore.zoo.hygiene import join_groups
+from wscore.zoo.readers.hygiene import join_groups
 from wscore.zoo.splits import SPLITS, assign_splits
 
 runs = st.lists(st.text(min_size=1, max_size=6), max_size=40)

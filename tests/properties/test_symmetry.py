@@ -4,9 +4,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from wscore.networks.architectures import FAMILIES, TRAITS, Architecture, build
 from wscore.symmetry.spec import permute, random_orders
 from wscore.symmetry.trace import derive_spec
-from wscore.zoo.architectures import FAMILIES, TRAITS, Architecture, build
 
 widths = st.lists(st.integers(1, 6), min_size=1, max_size=3).map(tuple)
 

@@ -5,10 +5,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wscore.tokens.items import cut_windows
+from wscore.networks.layout import KINDS, Layout, TensorSpec
+from wscore.tokens.index import cut_windows
 from wscore.tokens.normalizer import fit_normalizer
 from wscore.tokens.tokenizer import Tokenizer
-from wscore.zoo.layout import KINDS, Layout, TensorSpec
 
 QUICK = settings(max_examples=60, deadline=None)
 SHAPES = st.lists(st.integers(0, 5), max_size=3).map(tuple)

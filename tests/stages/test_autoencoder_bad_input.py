@@ -12,8 +12,8 @@ from torch import nn
 
 from stages import evaluate_autoencoder, tokenize_zoo, train_autoencoder
 from wscore.config import read_yaml
-from wscore.zoo import architectures
-from wscore.zoo.architectures import Architecture, Classifier
+from wscore.networks import architectures
+from wscore.networks.architectures import Architecture, Classifier
 from wscore.zoo.store import Zoo, write_layouts, write_part
 
 ROOT = Path(__file__).parents[2]

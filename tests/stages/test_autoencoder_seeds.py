@@ -7,10 +7,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from stages.autoencoder_seeds import main
+from studies.autoencoder_seeds.autoencoder_seeds import main
+from studies.autoencoder_seeds.seeds import HEADLINES, SeedsConfig, headline, spread
 from wscore.config import convert, load_section, read_yaml
 from wscore.errors import ConfigError
-from wscore.evaluation.seeds import HEADLINES, SeedsConfig, headline, spread
 from wscore.tokens.cache import TokenCache, build_cache
 from wscore.tokens.config import TokenizeConfig
 from wscore.zoo.store import Zoo

@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 
 from stages.evaluate_autoencoder import main
-from wscore.models.autoencoder import Autoencoder, AutoencoderConfig, save_autoencoder
-from wscore.models.mlp import MlpConfig
+from wscore.autoencoder.models.autoencoder import Autoencoder, AutoencoderConfig, save_autoencoder
+from wscore.autoencoder.models.mlp import MlpConfig
 from wscore.tokens.cache import TokenCache, build_cache
 from wscore.tokens.config import TokensConfig
 from wscore.zoo.store import Zoo

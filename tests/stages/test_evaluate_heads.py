@@ -9,9 +9,9 @@ import pytest
 from stages.evaluate_heads import main
 from stages.train_heads import main as train
 from tests.stages.heads_workspace import SPLITS, write_params, write_representations
-from wscore.evaluation.heads import OURS
-from wscore.evaluation.property_controls import controls_of
-from wscore.training.heads import TASKS
+from wscore.heads.evaluation.controls import controls_of
+from wscore.heads.evaluation.evaluate import OURS
+from wscore.heads.train import TASKS
 from wscore.zoo.store import Zoo, read_part, write_part
 
 ARGUMENTS = [

@@ -5,9 +5,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from stages.evaluate_latents import main
-from wscore.models.autoencoder import Autoencoder, AutoencoderConfig, save_autoencoder
-from wscore.models.vae import VaeConfig
+from studies.latents.evaluate_latents import main
+from wscore.autoencoder.models.autoencoder import Autoencoder, AutoencoderConfig, save_autoencoder
+from wscore.autoencoder.models.vae import VaeConfig
 from wscore.tokens.cache import TokenCache, build_cache
 from wscore.tokens.config import TokensConfig
 from wscore.zoo.store import Zoo

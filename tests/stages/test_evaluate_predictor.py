@@ -6,7 +6,7 @@ import pytest
 
 from tests.stages.forecast_workspace import run_base, run_evaluation, run_grams, run_predictor, write_params
 from wscore.io import hash_folder, read_json
-from wscore.models.folder import read_model_config
+from wscore.training.model_folder import read_model_config
 
 SIZES = {"train": 100, "test": 50}
 SPLITS = ("temporal", "unseen_run", "unseen_run_all")

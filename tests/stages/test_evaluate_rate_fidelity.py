@@ -8,12 +8,12 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from stages.evaluate_rate_fidelity import main
+from studies.rate_fidelity import rate_fidelity as rate
+from studies.rate_fidelity.evaluate_rate_fidelity import main
+from wscore.autoencoder.evaluation.evaluate import Verdict, judge
+from wscore.autoencoder.models.autoencoder import Autoencoder, AutoencoderConfig, save_autoencoder
+from wscore.autoencoder.models.mlp import MlpConfig
 from wscore.config import load_section, read_yaml
-from wscore.evaluation import rate
-from wscore.evaluation.reconstruction import Verdict, judge
-from wscore.models.autoencoder import Autoencoder, AutoencoderConfig, save_autoencoder
-from wscore.models.mlp import MlpConfig
 from wscore.tokens.cache import TokenCache, build_cache
 from wscore.tokens.config import TokenizeConfig
 from wscore.zoo.store import Zoo

@@ -10,10 +10,10 @@ import torch
 
 from stages import cache_representations, evaluate_sae, train_autoencoder, train_sae
 from wscore.config import read_yaml
-from wscore.evaluation import features
-from wscore.evaluation.sparse import open_dictionary
-from wscore.publish.checksums import write_checksums
-from wscore.publish.load import PublishedDictionary
+from wscore.hub.checksums import write_checksums
+from wscore.publish.pretrained import PublishedDictionary
+from wscore.sae.evaluation import explain as features
+from wscore.sae.evaluation.evaluate import open_dictionary
 from wscore.tokens.cache import TokenCache, build_cache
 from wscore.tokens.config import TokensConfig
 from wscore.zoo.store import Zoo

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from tests.stages.forecast_workspace import run_base, run_evaluation, run_grams, run_predictor, write_params
-from wscore.forecasting.networks import NetworkSpec, build_network
 from wscore.io import read_json
-from wscore.models.folder import read_model_config
+from wscore.networks.lenet import NetworkSpec, build_network
+from wscore.training.model_folder import read_model_config
 
 
 def test_networks_that_cannot_be_built_are_forecast_as_weights(

@@ -14,18 +14,18 @@ from stages.evaluate_autoencoder import main as evaluate_autoencoder
 from stages.fetch_zoo import main as fetch_zoo
 from stages.tokenize_zoo import main as tokenize
 from stages.train_autoencoder import main as train_autoencoder
+from wscore.autoencoder.decode_weights import subjects
+from wscore.autoencoder.evaluation.evaluate import _warn_of_the_unknown, probe
+from wscore.autoencoder.training.behaviour import Behaviour, NetworkBatches
+from wscore.autoencoder.training.train import AeConfig
 from wscore.config import load_section, read_yaml
 from wscore.errors import WscoreWarning
 from wscore.evaluation.config import EvaluateConfig
-from wscore.evaluation.reconstruction import _warn_of_the_unknown, probe
+from wscore.networks.batched import logits, scores
+from wscore.networks.datasets import DataConfig, Tasks, load_tasks
+from wscore.networks.images import IDX
 from wscore.tokens.cache import TokenCache
-from wscore.training.autoencoder import AeConfig
-from wscore.training.behaviour import Behaviour, NetworkBatches
-from wscore.training.rebuild import subjects
-from wscore.zoo.functional import logits, scores
-from wscore.zoo.images import IDX
 from wscore.zoo.store import Zoo
-from wscore.zoo.tasks import DataConfig, Tasks, load_tasks
 
 ROOT = Path(__file__).parents[2]
 FETCH = ["--out", "zoo", "--report", "report.csv", "--metrics", "zoo.json"]

@@ -9,10 +9,10 @@ import torch
 
 from stages.publish import main
 from wscore.config import PARAMS
+from wscore.heads.mlp_head import Head, HeadConfig
 from wscore.io import write_csv, write_json
-from wscore.models.folder import save_model
-from wscore.models.heads import Head, HeadConfig
 from wscore.presets import apply_preset
+from wscore.training.model_folder import save_model
 from wscore.zoo.store import Zoo
 
 ROOT = Path(__file__).resolve().parents[2]

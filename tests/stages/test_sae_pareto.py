@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from stages.sae_pareto import main
+from studies.sae_pareto.sae_pareto import main
 from wscore.config import read_yaml
 
 ROOT = Path(__file__).parents[2]

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from stages import cache_representations, train_autoencoder
+from wscore.autoencoder.models.autoencoder import Encoder
 from wscore.config import read_yaml
-from wscore.models.autoencoder import Encoder
-from wscore.models.folder import load_model
 from wscore.tokens.cache import TokenCache, build_cache
 from wscore.tokens.config import TokensConfig
+from wscore.training.model_folder import load_model
 from wscore.zoo.store import Zoo
 
 ROOT = Path(__file__).parents[2]

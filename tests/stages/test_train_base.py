@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from tests.stages.forecast_workspace import run_base, write_params
-from wscore.forecasting.snapshots import open_trajectories
+from wscore.forecasting.trajectories.store import open_trajectories
 from wscore.io import hash_folder, read_json
 
 

@@ -7,8 +7,8 @@ import pytest
 
 from stages.train_heads import main
 from tests.stages.heads_workspace import read_representations, write_params, write_representations
+from wscore.heads.train import TASKS, load_head
 from wscore.io import write_json
-from wscore.training.heads import TASKS, load_head
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from tests.stages.forecast_workspace import run_base, run_grams, run_predictor, write_params
-from wscore.forecasting.recipe import load_predictor
+from wscore.forecasting.train import load_predictor
 from wscore.io import hash_folder, read_json
-from wscore.models.folder import read_model_config
+from wscore.training.model_folder import read_model_config
 
 KINDS = ("gram", "transformer_pca", "transformer_param", "diffusion")
 

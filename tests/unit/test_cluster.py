@@ -108,7 +108,7 @@ from wscore.config import load_section
 from wscore.io import hash_folder
 from wscore.zoo.config import ParallelConfig, ZooConfig
 from wscore.zoo.sources import fetch_zoo
-from wscore.zoo.tasks import DataConfig
+from wscore.networks.datasets import DataConfig
 
 if __name__ == "__main__":
     params, address = Path(sys.argv[1]), sys.argv[2]
@@ -135,7 +135,7 @@ def test_a_zoo_from_a_cluster_has_the_bytes_of_one_from_this_process(tmp_path, c
 STALL = """
 import os, time
 from pathlib import Path
-from wscore.tokens import blocks
+from wscore.tokens import writer as blocks
 
 whole = blocks.write_block if not hasattr(blocks, "whole") else blocks.whole  # loaded twice by a worker
 blocks.whole = whole
@@ -162,7 +162,8 @@ import msgspec
 from wscore.config import load_section
 from wscore.io import hash_folder
 from wscore.parallel import Workers
-from wscore.tokens import alignment, blocks
+from wscore.tokens import alignment
+from wscore.tokens import writer as blocks
 from wscore.tokens.cache import build_cache
 from wscore.tokens.config import TokenizeConfig
 from wscore.zoo.store import Zoo

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from wscore.errors import DataError
-from wscore.zoo.architectures import build, parse
-from wscore.zoo.images import ImagesConfig, load_images
+from wscore.networks.architectures import build, parse
+from wscore.networks.images import ImagesConfig, load_images
 
 
 class Judge:

@@ -17,12 +17,12 @@ from wscore.cli.describe import describe_network, describe_path
 from wscore.cli.networks import Network, read_networks, read_one
 from wscore.cli.output import print_json, print_table, progress
 from wscore.errors import DataError
-from wscore.forecasting.snapshots import Trajectory
+from wscore.forecasting.trajectories.store import Trajectory
 from wscore.io import atomic_folder, read_tensors, write_tensors
-from wscore.publish.load import PublishedEncoder, PublishedHead, PublishedPredictor, WeightAutoencoder
-from wscore.publish.load import head_parts as find_heads
+from wscore.networks.layout import Layout, layout_of
 from wscore.publish.neighbours import Neighbours
-from wscore.zoo.layout import Layout, layout_of
+from wscore.publish.pretrained import PublishedEncoder, PublishedHead, PublishedPredictor, WeightAutoencoder
+from wscore.publish.pretrained import head_parts as find_heads
 
 TINY = 1e-30
 SHOWN = 6  # numbers of a latent in a table

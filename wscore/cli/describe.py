@@ -9,15 +9,15 @@ import torch
 
 from wscore.cli.networks import Network, zoo_folder
 from wscore.errors import DataError, ModelError, WscoreError
-from wscore.forecasting.snapshots import Trajectory
-from wscore.models.folder import CONFIG, read_model_config
-from wscore.publish.checksums import CHECKSUMS, read_checksums, verify
-from wscore.publish.fetch import fetch, parse_source
-from wscore.publish.load import PublishedEncoder
+from wscore.forecasting.trajectories.store import Trajectory
+from wscore.hub.checksums import CHECKSUMS, read_checksums, verify
+from wscore.hub.fetch import fetch, parse_source
+from wscore.networks.architectures import build, parse
+from wscore.networks.layout import layout_of
+from wscore.publish.pretrained import PublishedEncoder
 from wscore.symmetry.spec import PermutationSpec
 from wscore.symmetry.trace import derive_spec
-from wscore.zoo.architectures import build, parse
-from wscore.zoo.layout import layout_of
+from wscore.training.model_folder import CONFIG, read_model_config
 from wscore.zoo.store import Zoo
 
 COUNTED = ("family", "dataset", "optimizer", "activation")

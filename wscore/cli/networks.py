@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from wscore.errors import DataError, WscoreError
-from wscore.forecasting.snapshots import Trajectory
-from wscore.publish.fetch import parse_source
-from wscore.zoo.checkpoints import read_state
-from wscore.zoo.folder import natural
-from wscore.zoo.hub import download, download_zoo
-from wscore.zoo.layout import Layout, layout_of
+from wscore.forecasting.trajectories.store import Trajectory
+from wscore.hub.client import download, download_zoo
+from wscore.hub.fetch import parse_source
+from wscore.networks.checkpoints import read_state
+from wscore.networks.layout import Layout, layout_of
+from wscore.zoo.readers.folder import natural
 from wscore.zoo.store import Zoo
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".npz", ".bin", ".h5")

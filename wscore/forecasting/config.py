@@ -5,8 +5,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from wscore.config import Section
-from wscore.models.predictor import GramPredictorConfig, PcaPredictorConfig
-from wscore.models.series import DiffusionPredictorConfig, SeriesPredictorConfig
+from wscore.forecasting.models.per_weight import DiffusionPredictorConfig, SeriesPredictorConfig
+from wscore.forecasting.models.predictors import GramPredictorConfig, PcaPredictorConfig
 from wscore.training.engine import Device
 from wscore.training.schedule import Schedule
 from wscore.training.state import FitConfig

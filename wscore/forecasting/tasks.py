@@ -9,7 +9,14 @@ import torch
 from torch import Tensor
 
 from wscore.forecasting.config import PredictorConfig
-from wscore.forecasting.gram import (
+from wscore.forecasting.models.matrix_parts import present_parts
+from wscore.forecasting.models.per_weight import DiffusionPredictor, SeriesPredictor
+from wscore.forecasting.models.predictors import GramPredictor, PcaPredictor, WeightPredictor, agreed, part_features
+from wscore.forecasting.pca import fit_pca
+from wscore.forecasting.per_weight_batches import SeriesBatches, calibrate, denoising_loss, series_loss
+from wscore.forecasting.sequences import reaching_back
+from wscore.forecasting.splits import Material, one_network
+from wscore.forecasting.trajectories.grams import (
     TINY,
     WORST,
     gathered,
@@ -21,13 +28,6 @@ from wscore.forecasting.gram import (
     shortened,
     with_noise,
 )
-from wscore.forecasting.pca import fit_pca
-from wscore.forecasting.plan import Material, one_network
-from wscore.forecasting.sequences import reaching_back
-from wscore.forecasting.series import SeriesBatches, calibrate, denoising_loss, series_loss
-from wscore.models.parts import present_parts
-from wscore.models.predictor import GramPredictor, PcaPredictor, WeightPredictor, agreed, part_features
-from wscore.models.series import DiffusionPredictor, SeriesPredictor
 from wscore.training.batches import Batches, TensorBatches, derive_seed, permutation
 
 Loss = Callable[[Any, Any], Mapping[str, Tensor]]

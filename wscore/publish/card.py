@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 from ruamel.yaml import YAML
 
+from wscore.publish.card_metrics import Figures, eval_results, markdown
 from wscore.publish.config import PublishConfig
-from wscore.publish.figures import Figures, eval_results, markdown
 from wscore.publish.provenance import Provenance
 
 TAGS = ("wscore", "weight-space-learning", "neural-network-weights")

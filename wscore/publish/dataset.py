@@ -25,11 +25,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from wscore.errors import DataError, PublishError
+from wscore.hub.checksums import write_checksums
 from wscore.io import read_json, write_json, write_text
-from wscore.publish.checksums import write_checksums
+from wscore.networks.architectures import parse
 from wscore.publish.config import PublishConfig
 from wscore.publish.provenance import Provenance
-from wscore.zoo.architectures import parse
 from wscore.zoo.splits import SPLITS
 from wscore.zoo.store import ROW_GROUP, Zoo, write_layouts
 

@@ -9,9 +9,9 @@ import pyarrow.parquet as pq
 from jaxtyping import Float
 
 from wscore.errors import DataError, ModelError
+from wscore.hub.client import download
+from wscore.hub.fetch import parse_source
 from wscore.io import read_json
-from wscore.publish.fetch import parse_source
-from wscore.zoo.hub import download
 from wscore.zoo.store import read_metadata
 
 

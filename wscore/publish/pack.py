@@ -6,15 +6,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from wscore.errors import PublishError
+from wscore.hub.checksums import CHECKSUMS, write_checksums
+from wscore.hub.upload import Upload
 from wscore.io import atomic_folder, read_json, write_text
-from wscore.publish import parts
+from wscore.publish import card_texts as parts
 from wscore.publish.card import Part, write_card, write_index
-from wscore.publish.checksums import CHECKSUMS, write_checksums
 from wscore.publish.config import PublishConfig
 from wscore.publish.dataset import read_representations, write_representations, write_zoo
-from wscore.publish.events import write_events
-from wscore.publish.hub import Upload
 from wscore.publish.provenance import Provenance
+from wscore.publish.tensorboard import write_events
 from wscore.zoo.store import Zoo
 
 NOTHING = "# Nothing is published\n\n`publish.target` is `none`.\n"

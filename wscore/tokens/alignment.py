@@ -20,13 +20,16 @@ from torch import Tensor
 from wscore.config import convert, to_plain
 from wscore.errors import DataError, ModelError, WscoreWarning
 from wscore.io import read_json, read_tensors, write_json, write_tensors
+from wscore.networks.architectures import build, parse
+from wscore.networks.datasets import Tasks
+from wscore.networks.layout import Layout
 from wscore.parallel import Workers
 from wscore.symmetry.activations import Activations, match_activations
 from wscore.symmetry.matching import match_weights
 from wscore.symmetry.spec import PermutationSpec
 from wscore.symmetry.trace import derive_spec
 from wscore.symmetry.verify import verify_spec
-from wscore.tokens.placing import (
+from wscore.tokens.unit_orders import (
     Matched,
     PerArchitecture,
     Placed,
@@ -37,10 +40,7 @@ from wscore.tokens.placing import (
     example_of,
     permuted,
 )
-from wscore.zoo.architectures import build, parse
-from wscore.zoo.layout import Layout
 from wscore.zoo.store import Weights, Zoo
-from wscore.zoo.tasks import Tasks
 
 ADVICE = "set tokens.align to none"
 TOGETHER = 512  # networks matched at once

@@ -24,26 +24,25 @@ from jaxtyping import Float, Float32, Int
 from torch import Tensor
 
 from wscore.errors import DataError
-from wscore.io import atomic_folder, content_hash, read_json, write_json
+from wscore.io import atomic_folder, content_hash, read_json, source_code, write_json
+from wscore.networks.datasets import Tasks
+from wscore.networks.layout import Layout
 from wscore.parallel import Workers
 from wscore.tokens.alignment import HERE, Alignment
 from wscore.tokens.batch import TokenBatch
-from wscore.tokens.blocks import Job, plan_blocks, write_tokens
 from wscore.tokens.config import TokensConfig
-from wscore.tokens.items import group_places, make_index, split_rows
+from wscore.tokens.index import group_places, make_index, split_rows
+from wscore.tokens.lru import Recent
 from wscore.tokens.manifest import read_manifest, recipe, verify_files, write_manifest
 from wscore.tokens.normalizer import Normalizer
-from wscore.tokens.recent import Recent
 from wscore.tokens.tokenizer import FEATURES, Tokenizer
-from wscore.zoo.layout import Layout
+from wscore.tokens.writer import Job, plan_blocks, write_tokens
 from wscore.zoo.splits import SPLITS
 from wscore.zoo.store import Zoo
-from wscore.zoo.tasks import Tasks
 
 CODEC = ("tokenizer.json", "normalizer.json", "symmetry.json", "references.safetensors", "layouts.json")
 SHARDS = Path(".cache/tokens")
 REMEMBERED = 1 << 25  # entries of all remembered frames together, 9 bytes each
-HOME = Path(__file__).parent.parent
 Item = int | np.integer
 Items = Sequence[Item] | np.ndarray
 
@@ -354,14 +353,14 @@ def _with_shards(workers: Workers, zoo: Zoo, config: TokensConfig, images: Tenso
     """Return the workers with the folder of their shards, whose name covers all that decides what these hold."""
     if not workers.elsewhere:
         return workers
-    code = [path.read_bytes() for name in ("tokens", "symmetry", "zoo") for path in sorted((HOME / name).glob("*.py"))]
+    code = source_code("tokens", "symmetry", "networks", "zoo")
     asked = images if config.align == "activations" else None
     seen = (
         {"": asked} if isinstance(asked, Tensor) else {one.name: one.x_train for one in asked.images} if asked else {}
     )
     shown = [part for name, some in seen.items() for part in (name, some.numpy().tobytes())]
     plain = msgspec.json.encode(recipe(config), order="sorted")
-    folder = Path.cwd() / SHARDS / content_hash(zoo.identity, plain, torch.__version__, *code, *shown)
+    folder = Path.cwd() / SHARDS / content_hash(zoo.identity, plain, torch.__version__, code, *shown)
     folder.mkdir(parents=True, exist_ok=True)
     return workers._replace(shards=folder)
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from wscore.config import Section, convert, to_plain
 from wscore.io import read_json, write_json
-from wscore.zoo.layout import Layout
+from wscore.networks.layout import Layout
 
 Normalization = Literal["none", "zscore", "minmax", "layer"]
 Array = TypeVar("Array", np.ndarray, Tensor)

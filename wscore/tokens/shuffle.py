@@ -8,11 +8,11 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from wscore.errors import WscoreWarning
+from wscore.networks.layout import Layout
 from wscore.symmetry.spec import permute, random_orders
 from wscore.tokens.batch import TokenBatch
 from wscore.tokens.cache import Items, TokenCache
-from wscore.tokens.items import group_places
-from wscore.zoo.layout import Layout
+from wscore.tokens.index import group_places
 
 
 class UnitShuffle:

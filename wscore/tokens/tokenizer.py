@@ -20,9 +20,9 @@ from torch import Tensor
 from wscore.config import Section, convert, to_plain
 from wscore.errors import DataError
 from wscore.io import read_json, write_json
-from wscore.tokens.moves import Move, pack, unpack
-from wscore.tokens.recent import Recent
-from wscore.zoo.layout import KINDS, Layout, TensorSpec
+from wscore.networks.layout import KINDS, Layout, TensorSpec
+from wscore.tokens.lru import Recent
+from wscore.tokens.strided_copy import Move, pack, unpack
 
 Granularity = Literal["neuron", "chunk"]
 Array = TypeVar("Array", np.ndarray, Tensor)

@@ -6,8 +6,8 @@ import msgspec
 
 from wscore.config import Section
 from wscore.errors import ConfigError
+from wscore.networks.architectures import FAMILIES, Activation, Width
 from wscore.parallel import ParallelConfig
-from wscore.zoo.architectures import FAMILIES, Activation, Width
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Positive = Annotated[float, msgspec.Meta(gt=0)]
@@ -30,7 +30,7 @@ class ColumnsConfig(Section):
         id: unique name of a network; null numbers the rows.
         run: training run; null makes every row a run of its own.
         checkpoint: number that orders the checkpoints of a run.
-        architecture: JSON for `wscore.zoo.architectures.parse`.
+        architecture: JSON for `wscore.networks.architectures.parse`.
         metadata: columns that become metadata, JSON text taken apart; null takes all others.
     """
 
@@ -141,7 +141,7 @@ class ZooConfig(Section):
         n_runs: count of training runs, spread evenly over the families.
         n_networks: instead, count of networks: as many runs are trained as it takes to keep exactly so many, and the last
             run gives its last checkpoints only; null trains `n_runs`.
-        families: keys of `wscore.zoo.architectures.FAMILIES`.
+        families: keys of `wscore.networks.architectures.FAMILIES`.
         widths: choices of hidden widths of each family.
         checkpoints: snapshots per run, dense at its start, the last one at its end.
         epochs: passes over a run's training data.

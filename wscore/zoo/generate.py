@@ -20,24 +20,27 @@ from tqdm import tqdm
 
 from wscore.config import to_plain
 from wscore.errors import DataError, WscoreWarning
-from wscore.io import atomic_folder, content_hash, read_tensors, write_tensors
+from wscore.io import atomic_folder, content_hash, read_tensors, source_code, write_tensors
+from wscore.networks.architectures import TRAITS, Architecture, build
+from wscore.networks.batched import logits, scores
+from wscore.networks.datasets import Tasks, as_tasks
+from wscore.networks.images import Images
+from wscore.networks.layout import Layout, layout_of
+from wscore.networks.records import Refused
 from wscore.parallel import parallel_map
-from wscore.zoo.architectures import TRAITS, Architecture, build
 from wscore.zoo.config import ZooConfig
-from wscore.zoo.functional import logits, scores
-from wscore.zoo.images import Images
-from wscore.zoo.layout import Layout, layout_of
-from wscore.zoo.records import Refused
 from wscore.zoo.sampling import RunPlan, checkpoint_steps, draw_run, group_runs, turn
 from wscore.zoo.store import count_rows, is_whole, read_part, write_layouts, write_part, write_set_aside
-from wscore.zoo.tasks import Tasks, as_tasks
 from wscore.zoo.training import own_images, own_labels, train_group
 
 CACHE = Path(".cache/zoo")
 RUNS_PER_PART = 1024
 MOST = 10  # times the runs that n_networks would take if none diverged
 POOR = 0.5  # of the way from guessing to all of a run's own images: a network that ends below it is marked as poor
-CODE = ("architectures", "functional", "generate", "layout", "sampling", "stacked", "store", "training")
+CODE = (
+    "networks/architectures.py", "networks/batched.py", "networks/layout.py", "networks/stacked.py",
+    "zoo/generate.py", "zoo/sampling.py", "zoo/store.py", "zoo/training.py",
+)  # fmt: skip
 
 
 TENSORS = ("x_train", "y_train", "x_test", "y_test")
@@ -132,8 +135,7 @@ def identity(config: ZooConfig, images: Images | Tasks) -> str:
     content: list[bytes | str] = []
     for one in as_tasks(images).images:
         content += [one.name, *(getattr(one, name).numpy().tobytes() for name in TENSORS)]
-    code = [(Path(__file__).parent / f"{name}.py").read_bytes() for name in CODE]
-    return content_hash(msgspec.json.encode(plain), *content, *code, torch.__version__)
+    return content_hash(msgspec.json.encode(plain), *content, source_code(*CODE), torch.__version__)
 
 
 def train_shard(shard: Shard, job: Job) -> int:

@@ -8,7 +8,7 @@ from typing import TypeVar
 import msgspec
 import numpy as np
 
-from wscore.zoo.architectures import HEADS, PATCHES, TRAITS, Architecture
+from wscore.networks.architectures import HEADS, PATCHES, TRAITS, Architecture
 from wscore.zoo.config import ZooConfig
 
 LR_SHARE = {"sgd": 1.0, "momentum": 0.2, "adam": 0.05, "adamw": 0.05}

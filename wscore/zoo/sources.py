@@ -3,14 +3,14 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from wscore.networks.datasets import DataConfig, load_tasks
+from wscore.networks.images import ImagesConfig
 from wscore.zoo.config import ZooConfig
-from wscore.zoo.folder import plan_folder, plan_trials
 from wscore.zoo.generate import generate_zoo
-from wscore.zoo.images import ImagesConfig
-from wscore.zoo.intake import Plan, take_in
-from wscore.zoo.tables import plan_hub, plan_parquet
-from wscore.zoo.tasks import DataConfig, load_tasks
-from wscore.zoo.vectors import plan_small_cnns, plan_vectors
+from wscore.zoo.readers.flat_vectors import plan_small_cnns, plan_vectors
+from wscore.zoo.readers.folder import plan_folder, plan_trials
+from wscore.zoo.readers.ingest import Plan, take_in
+from wscore.zoo.readers.tables import plan_hub, plan_parquet
 
 
 def fetch_zoo(config: ZooConfig, data: DataConfig | ImagesConfig, out: Path) -> int:

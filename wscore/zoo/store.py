@@ -30,8 +30,8 @@ from torch import Tensor
 
 from wscore.errors import DataError
 from wscore.io import atomic_file, hash_folder, read_json, read_tensors, write_csv, write_json, write_text
-from wscore.zoo.layout import Layout
-from wscore.zoo.records import Refused
+from wscore.networks.layout import Layout
+from wscore.networks.records import Refused
 
 ROW_GROUP = 256  # rows read at once, fewer where networks are large
 WEIGHTS_PER_GROUP = 1 << 24
@@ -46,7 +46,7 @@ configs:
 # A zoo of trained networks
 
 One row is one checkpoint. `weights` is the flat float32 vector; `layout` names the entry of `layouts.json` that says
-which tensor lies where; `architecture` is the JSON description from which `wscore.zoo.architectures.build` makes the
+which tensor lies where; `architecture` is the JSON description from which `wscore.networks.architectures.build` makes the
 network again. Checkpoints of one training run share `run_id`.
 """
 

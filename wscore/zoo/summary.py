@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import pandas as pd
 
-from wscore.zoo.records import REASONS
+from wscore.networks.records import REASONS
 from wscore.zoo.store import Zoo
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)

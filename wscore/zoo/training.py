@@ -7,12 +7,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from wscore.zoo.architectures import Classifier, build
-from wscore.zoo.images import Images
-from wscore.zoo.layout import Layout, layout_of
+from wscore.networks.architectures import Classifier, build
+from wscore.networks.images import Images
+from wscore.networks.layout import Layout, layout_of
+from wscore.networks.stacked import run as run_stacked
+from wscore.networks.stacked import skeleton
 from wscore.zoo.sampling import RunPlan, checkpoint_steps
-from wscore.zoo.stacked import run as run_stacked
-from wscore.zoo.stacked import skeleton
 
 BETAS = (0.9, 0.999)
 EPS = 1e-8

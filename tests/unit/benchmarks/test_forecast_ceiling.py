@@ -10,11 +10,11 @@ import torch
 
 from benchmarks.forecast_ceiling import Plan, Training, ceiling_of, coming, continued, lost_of, measure, plan_of
 from wscore.errors import DataError
-from wscore.forecasting.base import BaseConfig, record_runs, shuffled
-from wscore.forecasting.optimizers import OptimizerSpec
 from wscore.forecasting.sequences import test_windows as windows_of
-from wscore.forecasting.snapshots import Trajectory, open_trajectories
-from wscore.zoo.images import Images, load_images
+from wscore.forecasting.trajectories.optimizers import OptimizerSpec
+from wscore.forecasting.trajectories.store import Trajectory, open_trajectories
+from wscore.forecasting.trajectories.train_base import BaseConfig, record_runs, shuffled
+from wscore.networks.images import Images, load_images
 
 CONFIG = BaseConfig(
     further_datasets=(),

@@ -12,16 +12,16 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import wscore
+from wscore.autoencoder.models.autoencoder import AutoencoderConfig, Decoder, Encoder
+from wscore.autoencoder.models.mlp import MlpConfig
 from wscore.cli.main import EXAMPLES, build_parser, main
+from wscore.forecasting.models.predictors import GramPredictor, GramPredictorConfig
+from wscore.hub.checksums import write_checksums
 from wscore.io import write_json
-from wscore.models.autoencoder import AutoencoderConfig, Decoder, Encoder
-from wscore.models.folder import read_model_config, save_model
-from wscore.models.mlp import MlpConfig
-from wscore.models.predictor import GramPredictor, GramPredictorConfig
-from wscore.publish.checksums import write_checksums
-from wscore.publish.load import WeightAutoencoder
+from wscore.publish.pretrained import WeightAutoencoder
 from wscore.tokens.cache import TokenCache, build_cache
 from wscore.tokens.config import TokensConfig
+from wscore.training.model_folder import read_model_config, save_model
 from wscore.zoo.store import Zoo
 
 Output = pytest.CaptureFixture[str]

@@ -7,8 +7,8 @@ import pytest
 
 from wscore.config import load_section
 from wscore.forecasting.config import PredictorConfig
-from wscore.forecasting.networks import NetworkSpec, network_layout
-from wscore.forecasting.snapshots import Manifest, SnapshotColumns, Trajectory, write_trajectory
+from wscore.forecasting.trajectories.store import Manifest, SnapshotColumns, Trajectory, write_trajectory
+from wscore.networks.lenet import NetworkSpec, network_layout
 
 PARAMS = Path(__file__).parents[3] / "params.yaml"
 SMALL = {

@@ -3,8 +3,8 @@
 import msgspec
 
 from wscore.config import load_section
-from wscore.forecasting.base import BaseConfig
 from wscore.forecasting.config import PredictorConfig
+from wscore.forecasting.trajectories.train_base import BaseConfig
 
 
 def test_known_parameters_keep_their_names_and_defaults() -> None:

@@ -38,7 +38,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactor
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
     monkeypatch.setattr("huggingface_hub.utils._http.time", _Clock())
-    monkeypatch.setattr("wscore.zoo.hub.FIRST_PAUSE", 0.0)
+    monkeypatch.setattr("wscore.hub.client.FIRST_PAUSE", 0.0)
     yield server
     server.stop()
     close_session()
@@ -47,7 +47,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactor
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A published folder in small."""
-    from wscore.publish.checksums import write_checksums
+    from wscore.hub.checksums import write_checksums
 
     folder = tmp_path / "published"
     (folder / "encoder").mkdir(parents=True)

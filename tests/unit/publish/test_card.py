@@ -7,8 +7,8 @@ import pytest
 from huggingface_hub import ModelCard
 
 from wscore.publish.card import Part, write_card, write_index
+from wscore.publish.card_metrics import Figures, markdown, pick
 from wscore.publish.config import PublishConfig
-from wscore.publish.figures import Figures, markdown, pick
 from wscore.publish.provenance import Provenance, gather_provenance, git_revision
 from wscore.zoo.store import Zoo
 

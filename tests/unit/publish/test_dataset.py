@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from tests.unit.publish.hub_server import HubServer
+from wscore.hub.client import download_zoo
+from wscore.hub.upload import Upload, upload
 from wscore.io import write_json
 from wscore.publish.config import PublishConfig
 from wscore.publish.dataset import write_representations, write_zoo
-from wscore.publish.hub import Upload, upload
 from wscore.publish.provenance import Provenance
-from wscore.zoo.hub import download_zoo
 from wscore.zoo.store import Zoo
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # of the client, for large files

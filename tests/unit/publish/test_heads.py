@@ -9,15 +9,15 @@ import pytest
 import torch
 
 from tests.unit.publish.work import Work
+from wscore.autoencoder.models.autoencoder import Encoder
 from wscore.errors import DataError, ModelError
+from wscore.heads.finetune import Unfreeze, encoder_parts, parameter_groups
+from wscore.heads.representations import cache_representations
+from wscore.heads.train import load_head, predict, save_head
+from wscore.hub.checksums import write_checksums
 from wscore.io import hash_folder
-from wscore.models.autoencoder import Encoder
-from wscore.models.folder import load_model
-from wscore.publish.checksums import write_checksums
-from wscore.publish.load import PublishedEncoder, PublishedHead
-from wscore.training.finetune import Unfreeze, encoder_parts, parameter_groups
-from wscore.training.heads import load_head, predict, save_head
-from wscore.training.representations import cache_representations
+from wscore.publish.pretrained import PublishedEncoder, PublishedHead
+from wscore.training.model_folder import load_model
 
 
 @pytest.fixture(scope="module")

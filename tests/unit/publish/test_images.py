@@ -12,14 +12,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.unit.publish.hub_server import HubServer
-from wscore.publish.checksums import write_checksums
-from wscore.publish.hub import Upload, upload
+from wscore.hub.checksums import write_checksums
+from wscore.hub.upload import Upload, upload
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # of the client, for large files
 LOAD = """
 import json, sys
 from wscore.errors import DataError
-from wscore.zoo.images import ImagesConfig, load_images
+from wscore.networks.images import ImagesConfig, load_images
 answers = []
 for revision in sys.argv[1:]:
     name, _, pinned = revision.partition("@")

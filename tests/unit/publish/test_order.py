@@ -9,15 +9,15 @@ import pytest
 
 from tests.unit.publish.test_dataset import CONFIG, ORIGIN
 from tests.unit.publish.work import Work
+from wscore.autoencoder.evaluation.controls import MeanNetwork
 from wscore.errors import DataError
-from wscore.evaluation.controls import MeanNetwork
-from wscore.evaluation.sparse import Dictionary, NetworkMaker, decoder_of
+from wscore.heads.dataset import read_head_data
 from wscore.io import read_json
-from wscore.models.sparse import SparseAutoencoder
 from wscore.publish.dataset import write_representations
 from wscore.publish.neighbours import Neighbours
-from wscore.training.head_data import read_head_data
-from wscore.training.sparse_inputs import LatentRows
+from wscore.sae.dataset import LatentRows
+from wscore.sae.evaluation.evaluate import Dictionary, NetworkMaker, decoder_of
+from wscore.sae.model import SparseAutoencoder
 
 
 @pytest.fixture(scope="module")

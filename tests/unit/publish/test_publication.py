@@ -17,11 +17,11 @@ from tests.unit.publish.hub_server import HubServer
 from tests.unit.publish.work import PARAMS, Work
 from wscore.cli.main import main
 from wscore.config import read_yaml
-from wscore.models.folder import read_model_config
-from wscore.publish.checksums import write_checksums
-from wscore.publish.hub import Upload, upload
-from wscore.publish.load import PublishedEncoder, PublishedHead, WeightAutoencoder
-from wscore.training.heads import save_head
+from wscore.heads.train import save_head
+from wscore.hub.checksums import write_checksums
+from wscore.hub.upload import Upload, upload
+from wscore.publish.pretrained import PublishedEncoder, PublishedHead, WeightAutoencoder
+from wscore.training.model_folder import read_model_config
 from wscore.zoo.store import Zoo
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # of the client, for large files

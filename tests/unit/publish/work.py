@@ -5,17 +5,17 @@ from typing import Any
 
 import torch
 
+from wscore.autoencoder.models.autoencoder import AutoencoderConfig, Encoder
+from wscore.autoencoder.models.mlp import MlpConfig
 from wscore.config import convert, read_yaml
-from wscore.models.autoencoder import AutoencoderConfig, Encoder
-from wscore.models.folder import load_model, save_model
-from wscore.models.mlp import MlpConfig
-from wscore.publish.checksums import write_checksums
+from wscore.heads.dataset import HeadData, read_head_data
+from wscore.heads.features import FeaturesConfig
+from wscore.heads.representations import cache_representations
+from wscore.heads.train import HeadsConfig, PropertyHead, Task, train_head
+from wscore.hub.checksums import write_checksums
 from wscore.tokens.cache import TokenCache, build_cache
 from wscore.tokens.config import TokensConfig
-from wscore.training.features import FeaturesConfig
-from wscore.training.head_data import HeadData, read_head_data
-from wscore.training.heads import HeadsConfig, PropertyHead, Task, train_head
-from wscore.training.representations import cache_representations
+from wscore.training.model_folder import load_model, save_model
 from wscore.zoo.store import Zoo
 
 PARAMS = Path(__file__).parents[3] / "params.yaml"

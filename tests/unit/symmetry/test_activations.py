@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from wscore.errors import DataError, ModelError
+from wscore.networks.architectures import Architecture, build
+from wscore.networks.batched import logits
 from wscore.symmetry.activations import Activations, match_activations
 from wscore.symmetry.spec import permute, random_orders
 from wscore.symmetry.trace import derive_spec
 from wscore.tokens.alignment import Alignment
-from wscore.zoo.architectures import Architecture, build
-from wscore.zoo.functional import logits
 from wscore.zoo.store import Zoo
 
 RESNET = Architecture(family="resnet", input=(1, 8, 8), classes=10, widths=(5, 6), activation="tanh", pooling="max")

@@ -3,12 +3,12 @@
 import pytest
 import torch
 
+from wscore.networks.architectures import Architecture, build
+from wscore.networks.batched import logits
+from wscore.networks.layout import layout_of
 from wscore.symmetry.matching import match_weights
 from wscore.symmetry.spec import permute, random_orders
 from wscore.symmetry.trace import derive_spec
-from wscore.zoo.architectures import Architecture, build
-from wscore.zoo.functional import logits
-from wscore.zoo.layout import layout_of
 
 RESNET = Architecture(family="resnet", input=(1, 8, 8), classes=10, widths=(5, 6), activation="relu", pooling="max")
 MLP = Architecture(family="mlp", input=(1, 4, 4), classes=3, widths=(9, 7), activation="tanh", pooling="none")

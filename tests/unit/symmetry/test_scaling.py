@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
+from wscore.networks.architectures import Architecture, build
+from wscore.networks.batched import logits
+from wscore.networks.layout import layout_of
 from wscore.symmetry.scaling import balance, derive_scaling, scale
 from wscore.symmetry.spec import by_unit
 from wscore.symmetry.trace import derive_spec
 from wscore.tokens.alignment import Alignment
-from wscore.zoo.architectures import Architecture, build
-from wscore.zoo.functional import logits
-from wscore.zoo.layout import layout_of
 from wscore.zoo.store import Zoo
 
 FAMILIES = {

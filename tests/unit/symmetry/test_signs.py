@@ -4,14 +4,14 @@ import pytest
 import torch
 
 from wscore.errors import ModelError
+from wscore.networks.architectures import Architecture, build
+from wscore.networks.batched import logits
+from wscore.networks.layout import layout_of
 from wscore.symmetry.matching import match_weights
 from wscore.symmetry.scaling import ScalingSpec, scale, sides
 from wscore.symmetry.signs import derive_signs, flip, match_signed
 from wscore.symmetry.spec import PermutationSpec, permute, random_orders
 from wscore.symmetry.trace import derive_spec
-from wscore.zoo.architectures import Architecture, build
-from wscore.zoo.functional import logits
-from wscore.zoo.layout import layout_of
 
 FAMILIES = {"mlp": (9, 7), "cnn": (4, 5), "cnn_bn": (4, 5), "resnet": (5, 6), "equal": (5, 5), "residual_mlp": (6, 5)}
 COPIES = 3

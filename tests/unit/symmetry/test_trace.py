@@ -5,10 +5,10 @@ import torch
 from torch import nn
 
 from wscore.errors import ModelError
+from wscore.networks.architectures import TRAITS, Architecture, build
 from wscore.symmetry.spec import Axis, PermutationSpec
 from wscore.symmetry.trace import derive_spec
 from wscore.symmetry.verify import verify_spec
-from wscore.zoo.architectures import TRAITS, Architecture, build
 
 WIDTHS = {"mlp": (9, 7), "cnn": (5, 6), "cnn_bn": (5, 6), "resnet": (5, 6, 6), "residual_mlp": (9, 7, 8),
           "depthwise_cnn": (5, 6), "vit": (6, 9)}  # fmt: skip

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from wscore.errors import WscoreWarning
+from wscore.networks.batched import logits
 from wscore.tokens.alignment import Alignment
 from wscore.tokens.cache import TokenCache, build_cache
 from wscore.tokens.config import TokensConfig
-from wscore.zoo.functional import logits
 from wscore.zoo.store import Zoo
 
 

@@ -8,12 +8,12 @@ import torch
 
 from wscore.errors import DataError
 from wscore.io import read_json, write_json
-from wscore.tokens import blocks
+from wscore.networks.layout import layout_of
+from wscore.tokens import writer as blocks
 from wscore.tokens.cache import TokenCache, build_cache, summarize
 from wscore.tokens.config import TokensConfig
-from wscore.tokens.items import group_places
+from wscore.tokens.index import group_places
 from wscore.tokens.manifest import FILES
-from wscore.zoo.layout import layout_of
 from wscore.zoo.store import Zoo, write_layouts, write_part
 
 CONFIG = {

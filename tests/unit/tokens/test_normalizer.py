@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from wscore.errors import ConfigError, DataError
+from wscore.networks.layout import layout_of
 from wscore.tokens import normalizer as module
 from wscore.tokens.normalizer import (
     FLOOR,
@@ -13,7 +14,6 @@ from wscore.tokens.normalizer import (
     pool_moments,
     tensor_moments,
 )
-from wscore.zoo.layout import layout_of
 
 MODES = ("none", "zscore", "minmax", "layer")
 FC = layout_of({"fc.weight": torch.zeros(2, 2), "fc.bias": torch.zeros(2)})

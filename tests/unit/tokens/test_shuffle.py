@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from wscore.errors import WscoreWarning
+from wscore.networks.batched import logits
 from wscore.symmetry.spec import PermutationSpec
 from wscore.tokens.alignment import Alignment
 from wscore.tokens.cache import TokenCache, build_cache
 from wscore.tokens.config import TokensConfig
 from wscore.tokens.shuffle import UnitShuffle
-from wscore.zoo.functional import logits
 from wscore.zoo.store import Zoo
 
 

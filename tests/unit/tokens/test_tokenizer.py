@@ -5,8 +5,8 @@ from torch import nn
 
 from wscore.config import convert
 from wscore.errors import ConfigError, DataError
+from wscore.networks.layout import KINDS, layout_of
 from wscore.tokens.tokenizer import FEATURES, Tokenizer
-from wscore.zoo.layout import KINDS, layout_of
 
 NETWORKS = {
     "mlp": lambda: nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 3)),
@@ -202,9 +202,9 @@ def test_templates_are_remembered(layout, granularity):
 @pytest.mark.parametrize("short", [0, 1 << 30])
 def test_every_way_of_moving_gives_the_same_bytes(layout, granularity, tile, short, monkeypatch):
     """Tiles of any size, rows moved whole or as numbers, and the map of single weights."""
-    monkeypatch.setattr("wscore.tokens.moves.TILE", tile)
-    monkeypatch.setattr("wscore.tokens.moves.STRIP", tile // 4)
-    monkeypatch.setattr("wscore.tokens.moves.LONG", 7)
+    monkeypatch.setattr("wscore.tokens.strided_copy.TILE", tile)
+    monkeypatch.setattr("wscore.tokens.strided_copy.STRIP", tile // 4)
+    monkeypatch.setattr("wscore.tokens.strided_copy.LONG", 7)
     monkeypatch.setattr("wscore.tokens.tokenizer.SHORT", short)
     tokenizer, raw = Tokenizer.fit(granularity, 6, [layout]), vectors(layout, 5)
     for some in (raw, raw.astype(np.float64), raw.astype(np.float16), np.asfortranarray(raw), raw[::2]):

@@ -6,8 +6,8 @@ import pandas as pd
 import pytest
 
 from wscore.config import load_section
+from wscore.networks.images import Images, ImagesConfig
 from wscore.zoo.config import ZooConfig
-from wscore.zoo.images import Images, ImagesConfig
 from wscore.zoo.sources import fetch_zoo
 from wscore.zoo.store import Zoo
 

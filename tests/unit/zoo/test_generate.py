@@ -8,9 +8,9 @@ import torch
 
 from wscore.errors import DataError, WscoreWarning
 from wscore.io import hash_folder
+from wscore.networks.architectures import build
+from wscore.networks.batched import scores
 from wscore.zoo import generate
-from wscore.zoo.architectures import build
-from wscore.zoo.functional import scores
 from wscore.zoo.sampling import checkpoint_steps
 from wscore.zoo.store import Zoo
 from wscore.zoo.training import own_images

@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 
 from wscore.errors import ConfigError, DataError, WscoreWarning
-from wscore.zoo import tables
-from wscore.zoo.images import ImagesConfig
+from wscore.networks.images import ImagesConfig
+from wscore.zoo.readers import tables
 from wscore.zoo.sources import fetch_zoo
 from wscore.zoo.store import Zoo, read_part, write_layouts, write_part
 

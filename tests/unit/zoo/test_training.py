@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from wscore.zoo.architectures import FAMILIES, TRAITS, Architecture, build
-from wscore.zoo.layout import layout_of
+from wscore.networks.architectures import FAMILIES, TRAITS, Architecture, build
+from wscore.networks.layout import layout_of
 from wscore.zoo.sampling import RunPlan, checkpoint_steps
 from wscore.zoo.training import BatchStream, initial_weights, own_images, train_group, trainable
 

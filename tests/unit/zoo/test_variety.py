@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import torch
 
+from wscore.networks.layout import layout_of
 from wscore.zoo.generate import generate_zoo
-from wscore.zoo.layout import layout_of
 from wscore.zoo.sampling import draw_run
 from wscore.zoo.store import Zoo
 from wscore.zoo.training import BatchStream, initial_weights, own_images, own_labels
@@ -56,7 +56,7 @@ def test_augmented_images_change_and_are_the_same_again(zoo_config, kind):
 @pytest.mark.parametrize("init", ["kaiming", "xavier", "orthogonal"])
 def test_weights_start_as_they_are_asked_to(zoo_config, init):
     run = msgspec.structs.replace(runs(varied(zoo_config, inits=(init,)), 1)[0], init_scale=1.0)
-    from wscore.zoo.architectures import build
+    from wscore.networks.architectures import build
 
     layout = layout_of(build(run.architecture).state_dict())
     weight = layout.unflatten(initial_weights(run, layout))["linear1.weight"]  # (5, 64)

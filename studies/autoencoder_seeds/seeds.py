@@ -1,0 +1,153 @@
+"""How much the figures of the autoencoder depend on its seed and on the split, beside those of every control."""
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Annotated, NamedTuple
+
+import msgspec
+import numpy as np
+import pandas as pd
+
+from wscore.autoencoder.coding.refine import RefineConfig
+from wscore.autoencoder.evaluation.evaluate import OURS, held_out, judge, methods, probe
+from wscore.autoencoder.evaluation.refined import Refinement
+from wscore.autoencoder.evaluation.report import report
+from wscore.autoencoder.evaluation.size_matched import sized_controls
+from wscore.autoencoder.training.train import AeConfig, train_autoencoder
+from wscore.config import Section
+from wscore.evaluation.config import EvaluateConfig
+from wscore.evaluation.partial_results import Parts, Records
+from wscore.networks.datasets import Tasks
+from wscore.tokens.cache import TokenCache, build_cache
+from wscore.tokens.config import TokensConfig
+from wscore.zoo.store import Zoo
+
+HEADLINES = ("agreement", "accuracy_change", "rank_correlation", "r2", "normalised_r2")
+PROBES = 128  # training images on which activations are compared, where tokens.align asks for it
+Seed = Annotated[int, msgspec.Meta(ge=0)]
+
+
+class SeedsConfig(Section):
+    """Which seeds and splits are tried (section `autoencoder_seeds:`).
+
+    Args:
+        seeds: of training and refinement, on the split of `tokens.seed`; all of them must differ.
+        splits: further seeds of the split, each with the first of the seeds.
+        networks: held-out networks that are judged in each.
+    """
+
+    seeds: Annotated[tuple[Seed, ...], msgspec.Meta(min_length=2)]
+    splits: tuple[Seed, ...]
+    networks: Annotated[int, msgspec.Meta(ge=1)]
+
+    def __post_init__(self) -> None:
+        for name in ("seeds", "splits"):
+            if len(set(getattr(self, name))) != len(getattr(self, name)):
+                raise ValueError(f"Expected `{name}` to differ from each other")
+
+
+class Recipe(NamedTuple):
+    """The sections of the default pipeline that an autoencoder depends on.
+
+    Attributes:
+        tokens: how the zoo becomes tokens.
+        ae: how it is trained.
+        refine: how latents are refined.
+        evaluate: how it is judged.
+    """
+
+    tokens: TokensConfig
+    ae: AeConfig
+    refine: RefineConfig
+    evaluate: EvaluateConfig
+
+
+def every_seed(
+    zoo: Zoo, cache: TokenCache, images: Tasks, recipe: Recipe, config: SeedsConfig, folder: Path,
+    parts: Parts | None = None,
+) -> pd.DataFrame:  # fmt: skip
+    """Return one row per training and method: seed, split, method, `HEADLINES` and compression_ratio.
+
+    Args:
+        zoo: the networks.
+        cache: their tokens as the pipeline splits them.
+        images: of every data set.
+        recipe: of the default pipeline.
+        config: seeds and splits.
+        folder: where the tokens of the other splits are written.
+        parts: keeps the rows of the trainings that are done and judged.
+    """
+    records, parts = [], parts or Parts(None)
+    for seed, split, tokens in _variants(zoo, cache, images, recipe, config, folder):
+        own = recipe._replace(
+            ae=msgspec.structs.replace(recipe.ae, seed=seed), refine=msgspec.structs.replace(recipe.refine, seed=seed),
+            evaluate=msgspec.structs.replace(recipe.evaluate, max_networks=config.networks),
+        )  # fmt: skip
+        name = f"seed-{seed}-split-{split}"
+        rows = parts(name, partial(_judged, zoo, tokens, images, own, parts.below(f"{name}-training")))
+        records += [{"seed": seed, "split": split, **row} for row in rows]
+    return pd.DataFrame(records)
+
+
+def spread(table: pd.DataFrame, own_split: int) -> pd.DataFrame:
+    """Return for each method and headline the mean and the standard deviation (n - 1) over seeds and over splits.
+
+    Columns are method, metric, seeds_mean, seeds_sd, seeds (count), and the same over splits, which is the first seed on every
+    split; a deviation of one value is missing.
+
+    Args:
+        table: from `every_seed`.
+        own_split: the split on which the seeds were tried.
+    """
+    first = table["seed"].iloc[0]
+    parts = {"seeds": table[table["split"] == own_split], "splits": table[table["seed"] == first]}
+    records = []
+    for method in dict.fromkeys(table["method"]):
+        for metric in HEADLINES:
+            record: dict[str, object] = {"method": method, "metric": metric}
+            for name, part in parts.items():
+                values = part.loc[part["method"] == method, metric].to_numpy(float)
+                record |= {f"{name}_mean": values.mean(), f"{name}_sd": _deviation(values), name: len(values)}
+            records.append(record)
+    return pd.DataFrame(records)
+
+
+def headline(found: pd.DataFrame) -> str:
+    """Return the agreement of ours, refined if it was, with its deviations in one line."""
+    names = [name for name in ("ours_refined", OURS) if name in set(found["method"])]
+    row = found[(found["method"] == names[0]) & (found["metric"] == "agreement")].iloc[0]
+    text = f"agreement {row['seeds_mean']:.3f}, sd {row['seeds_sd']:.4f} over {row['seeds']} seeds"
+    return text + (f", {row['splits_sd']:.4f} over {row['splits']} splits" if row["splits"] > 1 else "")
+
+
+def _variants(
+    zoo: Zoo, cache: TokenCache, images: Tasks, recipe: Recipe, config: SeedsConfig, folder: Path
+) -> Iterator[tuple[int, int, TokenCache]]:
+    for seed in config.seeds:
+        yield seed, recipe.tokens.seed, cache
+    probes = images.map(lambda one: one._replace(x_train=one.x_train[:PROBES]))
+    probes = probes if recipe.tokens.align == "activations" else None
+    for split in config.splits:
+        if split != recipe.tokens.seed:
+            place = folder / f"split-{split}"
+            build_cache(zoo, msgspec.structs.replace(recipe.tokens, seed=split), place, images=probes)
+            yield config.seeds[0], split, TokenCache(place)
+
+
+def _judged(zoo: Zoo, cache: TokenCache, images: Tasks, recipe: Recipe, resume: Path | None) -> Records:
+    """Return method, `HEADLINES` and compression_ratio of an autoencoder trained anew and of every control."""
+    shown = images if recipe.ae.behaviour.share else None
+    trained = train_autoencoder(cache, recipe.ae, zoo=zoo, images=shown, resume=resume)
+    config = recipe.evaluate
+    ways = methods(cache, trained.model, config, Refinement(zoo, images, recipe.refine), trained.code)
+    ways |= sized_controls(zoo, cache, ways[OURS], config)
+    rows = held_out(cache, config)
+    verdict = judge(zoo, rows, ways, probe(images, config), cache=cache, batch_size=config.batch_size)
+    found = report(verdict, config)
+    wanted = (*HEADLINES, "compression_ratio")
+    return [{"method": way, **{name: found[way].get(name, float("nan")) for name in wanted}} for way in ways]
+
+
+def _deviation(values: np.ndarray) -> float:
+    return float(values.std(ddof=1)) if len(values) > 1 else float("nan")

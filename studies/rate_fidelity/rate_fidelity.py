@@ -1,0 +1,98 @@
+"""How much of a network is kept by how many numbers: every method judged at every size on the same held-out networks."""
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import pandas as pd
+
+from wscore.autoencoder.coding.refine import RefineConfig
+from wscore.autoencoder.evaluation.evaluate import OURS, held_out, judge, methods, probe
+from wscore.autoencoder.evaluation.refined import Refinement
+from wscore.autoencoder.evaluation.report import report
+from wscore.autoencoder.evaluation.size_matched import sized_controls
+from wscore.autoencoder.models.autoencoder import load_autoencoder, load_latent_code
+from wscore.config import Section
+from wscore.evaluation.config import EvaluateConfig
+from wscore.evaluation.partial_results import Parts, Records
+from wscore.networks.datasets import Tasks
+from wscore.networks.images import Images
+from wscore.tokens.cache import TokenCache
+from wscore.zoo.store import Zoo
+
+COLUMNS = (
+    "stored_floats", "compression_ratio", "agreement", "agreement_low", "agreement_high", "accuracy_change",
+    "rank_correlation", "accuracy", "accuracy_original", "kl_median", "r2", "diversity",
+    "nearest_training_distance",
+)  # fmt: skip
+
+
+class RateFidelityConfig(Section):
+    """Which sizes are compared (section `rate_fidelity:`).
+
+    Args:
+        latent_bits: of a number of a latent in the mean, one autoencoder each; all else is as in section `ae`.
+        networks: held-out networks that are judged, the same at every size.
+    """
+
+    latent_bits: Annotated[tuple[Annotated[float, msgspec.Meta(gt=0, le=32)], ...], msgspec.Meta(min_length=1)]
+    networks: Annotated[int, msgspec.Meta(ge=1)]
+
+
+def curve(
+    zoo: Zoo,
+    cache: TokenCache,
+    models: Mapping[float, Path],
+    images: Images | Tasks,
+    config: EvaluateConfig,
+    refine: RefineConfig | None = None,
+    parts: Parts | None = None,
+) -> pd.DataFrame:
+    """Return one row per size and method: latent_bits, method and `COLUMNS`, over the networks of the test split.
+
+    Function metrics are missing where no network can be run, sizes where a method is no code.
+
+    Args:
+        zoo: the networks.
+        cache: their tokens.
+        models: folder of the autoencoder of each size.
+        images: on which networks are compared.
+        config: of the evaluation.
+        refine: how latents are refined besides, or None.
+        parts: keeps the rows of the sizes that are done.
+    """
+    refinement = None if refine is None else Refinement(zoo, images, refine)
+    rows, shown = held_out(cache, config), probe(images, config)
+
+    def judged(size: float, folder: Path) -> Records:
+        ways = methods(cache, load_autoencoder(folder), config, refinement, load_latent_code(folder / "decoder"))
+        ways |= sized_controls(zoo, cache, ways[OURS], config)
+        found = report(judge(zoo, rows, ways, shown, cache=cache, batch_size=config.batch_size), config)
+        values = {name: {column: found[name].get(column, float("nan")) for column in COLUMNS} for name in ways}
+        return [{"latent_bits": size, "method": name, **own} for name, own in values.items()]
+
+    parts, records = parts or Parts(None), []
+    for size, folder in sorted(models.items()):
+        records += parts(str(size), partial(judged, size, folder))
+    return pd.DataFrame(records)
+
+
+def wide(table: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """Return one row per size, by the floats that ours stores, with one column per method that is a code."""
+    codes = table.dropna(subset=["stored_floats"])
+    names = list(dict.fromkeys(codes["method"]))
+    values = codes.pivot_table(index="latent_bits", columns="method", values=metric, dropna=False, sort=False)[names]
+    sizes = codes[codes["method"] == OURS].set_index("latent_bits")["stored_floats"]
+    return values.sort_index().assign(stored_floats=sizes).reset_index()
+
+
+def sentence(table: pd.DataFrame) -> str:
+    """Return the agreement of ours at every size in one line."""
+    ours = pd.DataFrame(table[table["method"] == OURS]).sort_values(by="latent_bits")
+    parts = [
+        f"{agreement:.3f} at {ratio:.1f}x"
+        for agreement, ratio in zip(ours["agreement"], ours["compression_ratio"], strict=True)
+    ]
+    return f"agreement {', '.join(parts)}"

@@ -1,0 +1,100 @@
+"""Many dictionaries of the same rows trained in one loop: one pass over the data and one optimizer serve them all.
+
+Members have weights of their own and their losses are summed, so that no gradient of one reaches another, and AdamW
+works entry by entry: each member ends with the weights it would have reached alone.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from wscore.errors import ConfigError
+from wscore.sae.dataset import RowBatches, Rows, fit_scaler
+from wscore.sae.rows import UnitBatch
+from wscore.sae.train import Losses, Model, Objective, SaeConfig, Trainee, build_sae, calibrate, objective
+from wscore.training.callbacks import PostStep
+from wscore.training.loop import fit
+from wscore.training.state import FitConfig
+
+SHARED = ("input", "scaling", "epochs", "batch_size", "lr", "weight_decay", "schedule", "warmup", "device", "precision")
+
+
+class Member(NamedTuple):
+    """One dictionary of a sweep.
+
+    Attributes:
+        name: unique.
+        config: how it is trained; all members share what `SHARED` names.
+    """
+
+    name: str
+    config: SaeConfig
+
+
+class Sweep(nn.Module):
+    """The trainees of all members."""
+
+    def __init__(self, trainees: Sequence[Trainee]) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(trainees)
+
+    def forward(self, batch: UnitBatch) -> list[Tensor]:
+        """Return what each member makes of rows."""
+        return [member(batch) for member in self.members]
+
+    def normalize(self) -> None:
+        """Give all atoms unit norm."""
+        for member in self.members:
+            member.model.normalize()  # pyright: ignore
+
+
+def train_sweep(rows: Rows, members: Sequence[Member]) -> dict[str, Model]:
+    """Return the trained dictionaries by name, with their last weights: all members see the same count of steps.
+
+    Gradients are not clipped, since a common norm would couple the members, and nothing is resampled.
+
+    Raises:
+        ConfigError: if members differ in what they share, or there is none.
+        TrainingError: if a row or a loss is not finite.
+    """
+    if not members:
+        raise ConfigError("there is no member", where="sae_pareto", expected="at least one")
+    first, train = members[0].config, rows.rows_of("train")
+    for key in SHARED:
+        found = {str(getattr(member.config, key)) for member in members}
+        if len(found) > 1:
+            raise ConfigError("members of a sweep differ", where=f"sae_pareto: {key}", expected="one value", got=found)
+    scaler = fit_scaler(rows, train, first.scaling)
+    sweep = Sweep([Trainee(build_sae(member.config, rows.width, scaler)) for member in members])
+    losses = [objective(member.config, spread=scaler.spread, rows=len(train)) for member in members]
+    history = FitConfig.of(first, accumulate=1, clip_norm=None, patience=first.epochs)
+    batches = RowBatches(rows, train, batch_size=first.batch_size, seed=first.seed, shuffle=True)
+    fit(
+        sweep, train=batches, validation=None, loss=_total(losses), config=history, monitor="epochs_left",
+        callbacks=[PostStep(_normalize)],
+    )  # fmt: skip
+    models: list[Model] = [member.model for member in sweep.members]  # pyright: ignore
+    for member, model in zip(members, models, strict=True):
+        if member.config.sparsity == "batchtopk":
+            calibrate(model, rows, train)
+    return {member.name: model for member, model in zip(members, models, strict=True)}
+
+
+def _total(losses: Sequence[Objective]):
+    """Return the sum of the members' losses, and a figure that falls at every step, so that the last epoch is the best."""
+    steps = 0
+
+    def loss(sweep: Sweep, batch: UnitBatch) -> Losses:
+        nonlocal steps
+        steps += 1
+        parts = [one(member, batch)["loss"] for one, member in zip(losses, sweep.members, strict=True)]  # pyright: ignore
+        total = sum(parts[1:], parts[0])
+        return {"loss": total, "epochs_left": total.detach() * 0 - steps}
+
+    return loss
+
+
+def _normalize(sweep: nn.Module) -> None:
+    assert isinstance(sweep, Sweep)
+    sweep.normalize()

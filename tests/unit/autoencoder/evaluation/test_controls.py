@@ -1,0 +1,235 @@
+import numpy as np
+import pytest
+import torch
+from sklearn.decomposition import PCA
+
+from wscore.autoencoder.evaluation.controls import (
+    CachedNetworks,
+    Group,
+    LayoutPca,
+    MeanNetwork,
+    Noise,
+    Quantized,
+    TokenMethod,
+    TokenPca,
+    fit_pca,
+)
+from wscore.networks.layout import layout_of
+from wscore.tokens.cache import TokenCache, build_cache
+from wscore.tokens.config import TokensConfig
+from wscore.zoo.store import Zoo
+
+LAYOUT = layout_of({"fc.weight": torch.zeros(2, 3), "fc.bias": torch.zeros(2)})
+CONFIG = {
+    "granularity": "neuron", "chunk_size": 32, "max_tokens": 512, "overflow": "window", "align": "none",
+    "normalization": "layer",
+    "validation_fraction": 0.2, "test_fraction": 0.3, "seed": 0,
+}  # fmt: skip
+
+
+def low_rank(rows, columns, rank, seed=0):
+    random = np.random.default_rng(seed)
+    return (random.normal(size=(rows, rank)) * 2.0 ** -np.arange(rank) @ random.normal(size=(rank, columns))).astype(
+        np.float32
+    )
+
+
+def batches(x, count=3):
+    return lambda: iter(np.array_split(x, count))
+
+
+def vectors(n, size=LAYOUT.size, seed=0):
+    return np.random.default_rng(seed).normal(size=(n, size)).astype(np.float32)
+
+
+def group(weights, layout=LAYOUT):
+    return Group(layout, np.arange(len(weights)), weights)
+
+
+@pytest.fixture(scope="module")
+def zoo(tiny_zoo):
+    return Zoo(tiny_zoo)
+
+
+@pytest.fixture(scope="module", params=[512, 7], ids=["whole", "windows"])
+def cache(request, zoo, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tokens") / "tokens"
+    build_cache(zoo, TokensConfig(**CONFIG | {"max_tokens": request.param}), folder)
+    return TokenCache(folder)
+
+
+def networks(zoo, cache, split, layout):
+    rows = np.unique(cache.table["row"][cache.indices(split)])
+    chosen = rows[[zoo.table["layout"].iloc[row] == layout for row in rows]]
+    return Group(zoo.layouts[layout], chosen, zoo.weights(chosen))
+
+
+def layouts_of(zoo, cache, split):
+    return sorted(set(cache.table["layout"][cache.indices(split)]))
+
+
+@pytest.mark.parametrize("components", [1, 5, 12])
+def test_pca_equals_scikit_learn(components):
+    x = low_rank(60, 40, 20)
+    test = low_rank(15, 40, 20, seed=1)
+    known = PCA(components, svd_solver="full").fit(x)
+    found = fit_pca(batches(x), components, seed=0)
+    np.testing.assert_allclose(found.project(test), known.inverse_transform(known.transform(test)), atol=2e-4)
+    np.testing.assert_allclose(found.basis @ found.basis.T, np.eye(components), atol=1e-5)
+
+
+def test_pca_of_a_flat_spectrum_is_nearly_as_good_as_the_exact_one():
+    x = np.random.default_rng(0).normal(size=(200, 300)).astype(np.float32)
+    known = PCA(30, svd_solver="full").fit(x)
+    exact = ((x - known.inverse_transform(known.transform(x))) ** 2).sum()
+    assert ((x - fit_pca(batches(x), 30, seed=0).project(x)) ** 2).sum() < 1.005 * exact
+
+
+def test_pca_of_full_rank_is_exact():
+    x = vectors(20, 9)
+    fit = fit_pca(batches(x), 9, seed=0)
+    other = vectors(4, 9, seed=1)
+    np.testing.assert_allclose(fit.project(other), other, atol=1e-5)
+
+
+def test_pca_does_not_depend_on_batches():
+    x = low_rank(60, 40, 20)
+    np.testing.assert_allclose(
+        fit_pca(batches(x, 1), 5, seed=0).project(x), fit_pca(batches(x, 7), 5, seed=3).project(x), atol=1e-3
+    )
+
+
+@pytest.mark.parametrize("rows", [1, 2, 5])
+def test_pca_never_has_more_components_than_rows_allow(rows):
+    x = vectors(rows, 9)
+    fit = fit_pca(batches(x, 1), 64, seed=0)
+    assert fit.basis.shape == (rows - 1, 9)
+    np.testing.assert_allclose(fit.project(x), x, atol=1e-5)
+
+
+def test_mean_network_equals_numpy():
+    weights = vectors(7)
+    mean = MeanNetwork([(LAYOUT, weights[:3]), (LAYOUT, weights[3:])])
+    restored = mean.restore(group(vectors(4, seed=1)))
+    np.testing.assert_allclose(restored, np.tile(weights.mean(0), (4, 1)), atol=1e-6)
+    assert mean.floats(LAYOUT) == 1
+
+
+def test_mean_network_of_an_unseen_layout_is_the_mean_of_each_kind():
+    weights = vectors(7)
+    other = layout_of(
+        {"other.weight": torch.zeros(1, 2), "other.bias": torch.zeros(1), "x.running_var": torch.zeros(1)}
+    )
+    mean = MeanNetwork([(LAYOUT, weights)]).mean(other)
+    kernel, bias = weights[:, :6].mean(), weights[:, 6:].mean()
+    np.testing.assert_allclose(mean, [kernel, kernel, bias, 0], rtol=1e-5)
+
+
+@pytest.mark.parametrize(("bits", "levels"), [(8, 127), (4, 7)])
+def test_quantised_weights_are_within_half_a_step(bits, levels):
+    weights = vectors(5)
+    method = Quantized(bits)
+    restored = method.restore(group(weights))
+    for part in (slice(0, 6), slice(6, 8)):
+        step = np.abs(weights[:, part]).max(axis=1, keepdims=True) / levels
+        assert (np.abs(restored[:, part] - weights[:, part]) <= step / 2 * 1.001).all()
+        assert len(np.unique(np.round(restored[0, part] / step[0]))) <= 2 * levels + 1
+    assert method.floats(LAYOUT) == 8 * bits / 32 + 2 + 1
+
+
+def test_quantised_zeros_stay_zeros():
+    assert not Quantized(8).restore(group(np.zeros((2, 8), np.float32))).any()
+
+
+class Halved:
+    """Gives back half of every weight."""
+
+    def restore(self, group):
+        return group.weights / 2
+
+    def floats(self, layout):
+        return 3.0 if layout else None
+
+
+def test_noise_is_as_far_away_as_the_other_method():
+    weights = vectors(6)
+    noise = Noise(Halved(), seed=0)
+    restored = noise.restore(group(weights))
+    np.testing.assert_allclose(
+        np.linalg.norm(restored - weights, axis=1), np.linalg.norm(weights / 2, axis=1), rtol=1e-5
+    )
+    assert noise.floats(LAYOUT) is None
+
+
+def test_noise_of_a_network_does_not_depend_on_its_neighbours():
+    weights = vectors(6)
+    noise = Noise(Halved(), seed=0)
+    part = Group(LAYOUT, np.arange(2, 6), weights[2:])
+    np.testing.assert_array_equal(noise.restore(group(weights))[2:], noise.restore(part))
+
+
+def test_cached_networks_are_those_of_the_zoo_bit_for_bit(zoo, cache):
+    networks_of = CachedNetworks(cache)
+    for layout in layouts_of(zoo, cache, "train"):
+        some = networks(zoo, cache, "train", layout)
+        np.testing.assert_array_equal(networks_of.weights(some.rows[::-1]), some.weights[::-1])
+
+
+def test_a_split_is_read_once_in_parts(zoo, cache):
+    seen = list(CachedNetworks(cache).of_split("train", 2))
+    assert max(len(vectors) for _, vectors in seen) <= 2
+    rows = np.unique(cache.table["row"][cache.indices("train")])
+    assert sum(len(vectors) for _, vectors in seen) == len(rows)
+    total = sum(float(vectors.sum(dtype=np.float64)) for _, vectors in seen)
+    assert total == pytest.approx(sum(float(zoo.weights(rows[[n]]).sum(dtype=np.float64)) for n in range(len(rows))))
+
+
+def test_a_perfect_codec_gives_the_networks_back(zoo, cache):
+    method = TokenMethod(cache, lambda batch: batch.tokens, 4)
+    for layout in layouts_of(zoo, cache, "test"):
+        some = networks(zoo, cache, "test", layout)
+        np.testing.assert_allclose(method.restore(some), some.weights, atol=1e-4)
+        windows = cache.table.loc[cache.table["layout"] == layout, "window"].nunique()
+        assert method.floats(some.layout) == 4 * windows + 1
+
+
+def test_rows_keep_their_order(zoo, cache):
+    method = TokenMethod(cache, lambda batch: batch.tokens, 4)
+    layout = layouts_of(zoo, cache, "train")[0]
+    some = networks(zoo, cache, "train", layout)
+    back = Group(some.layout, some.rows[::-1], some.weights[::-1])
+    np.testing.assert_array_equal(method.restore(back), method.restore(some)[::-1])
+
+
+def test_token_pca_is_pca_of_the_padded_normalised_matrix(zoo, cache):
+    train = cache.indices("train")
+    matrix = cache.batch(train).tokens.flatten(1).numpy()
+    known = PCA(3, svd_solver="full").fit(matrix)
+    codec = TokenPca(cache, train, 3, batch_size=4, seed=0)
+    batch = cache.batch(cache.indices("test"))
+    expected = known.inverse_transform(known.transform(batch.tokens.flatten(1).numpy())).reshape(batch.tokens.shape)
+    np.testing.assert_allclose(codec(batch).numpy(), expected, atol=5e-3)
+
+
+def test_padding_never_reaches_pca(zoo, cache):
+    codec = TokenPca(cache, cache.indices("train"), 3, batch_size=4, seed=0)
+    batch = cache.batch(cache.indices("test"))
+    dirty = batch._replace(tokens=torch.where(batch.mask, batch.tokens, 1e6))
+    torch.testing.assert_close(codec(dirty), codec(batch))
+
+
+def test_layout_pca_fits_each_layout_by_itself(zoo, cache):
+    """With as many components as training networks allow, they come back whatever the other layouts are."""
+    method = LayoutPca(cache, 64, batch_size=4, seed=0)
+    for layout in layouts_of(zoo, cache, "train"):
+        some = networks(zoo, cache, "train", layout)
+        np.testing.assert_allclose(method.restore(some), some.weights, atol=2e-3)
+
+
+def test_layout_pca_without_training_networks_gives_normal_zeros(zoo, cache):
+    method = LayoutPca(cache, 2, batch_size=4, seed=0)
+    layout = layouts_of(zoo, cache, "train")[0]
+    method.fits = {}
+    some = networks(zoo, cache, "train", layout)
+    expected = cache.normalizer.restore(some.layout, np.zeros_like(some.weights))
+    np.testing.assert_allclose(method.restore(some), expected, atol=1e-6)

@@ -1,0 +1,302 @@
+"""The autoencoder recipe learns, repeats itself bit for bit, starts from PCA, and mixes its losses as it says."""
+
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+
+from wscore.autoencoder.coding.entropy import EntropyCode
+from wscore.autoencoder.models.autoencoder import Autoencoder
+from wscore.autoencoder.training import fit_linear_path as linear_path
+from wscore.autoencoder.training.behaviour import alone
+from wscore.autoencoder.training.fit_linear_path import LinearPathConfig, fit_linear_path
+from wscore.autoencoder.training.reconstruction_loss import batch_normalized, masked_mse
+from wscore.autoencoder.training.train import (
+    AeConfig,
+    CacheBatches,
+    Material,
+    Trainee,
+    latent_code,
+    objective,
+    prepare,
+    scores,
+    sizes,
+    start,
+    train_autoencoder,
+)
+from wscore.config import convert, load_section, read_yaml
+from wscore.errors import ConfigError, TrainingError
+from wscore.networks.images import Images
+from wscore.tokens.batch import TokenBatch
+from wscore.tokens.cache import TokenCache, build_cache
+from wscore.tokens.config import TokensConfig
+from wscore.zoo.store import Zoo
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture(scope="module")
+def cache(tiny_zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> TokenCache:
+    folder = tmp_path_factory.mktemp("tokens") / "tokens"
+    config = TokensConfig(
+        granularity="neuron", chunk_size=40, max_tokens=512, overflow="window", align="none", normalization="layer",
+        validation_fraction=0.2, test_fraction=0.3, seed=0,
+    )  # fmt: skip
+    build_cache(Zoo(tiny_zoo), config, folder)
+    return TokenCache(folder)
+
+
+def configured(**changes: object) -> AeConfig:
+    small = {"latent_dim": 4, "hidden_dim": 32, "layers": 1, "heads": 2, "epochs": 2, "batch_size": 8, "dropout": 0.0}
+    section = load_section(AeConfig, "ae", ROOT / "params.yaml")
+    weights_only = {"behaviour": msgspec.structs.replace(section.behaviour, share=0.0), "select": "loss"}
+    return msgspec.structs.replace(section, **{**small, **weights_only, **changes})
+
+
+@pytest.mark.parametrize("arch", ["mlp", "transformer", "vae"])
+@pytest.mark.parametrize("loss", ["mse", "mae", "cosine", "combined"])
+@pytest.mark.parametrize("gamma", [0.0, 0.5])
+def test_every_loss_trains_every_architecture(cache: TokenCache, arch: str, loss: str, gamma: float) -> None:
+    config = configured(arch=arch, loss=loss, gamma=gamma, epochs=1)
+    trained = train_autoencoder(cache, config)
+    assert np.isfinite(trained.figures["validation_loss"])
+    assert ("validation_contrastive" in trained.history.rows[0]) == (gamma > 0)
+
+
+@pytest.mark.parametrize("over", ["batch", "entry"])
+def test_the_loss_is_taken_of_weights_normalised_over_the_batch(cache: TokenCache, over: str) -> None:
+    config = configured(loss_normalization=over, epochs=1)
+    trained = train_autoencoder(cache, config)
+    assert np.isfinite(trained.figures["validation_loss"])
+    batch = next(CacheBatches(cache, cache.indices("train"), batch_size=8, seed=0, shuffle=False).epoch(1))
+    trainee = Trainee(config, sizes(cache, config)).eval()
+    found = objective(config)(trainee, batch)["reconstruction"]
+    both = batch_normalized(trainee(batch.windows).tokens, batch.windows.tokens, batch.windows.mask, over=over)
+    torch.testing.assert_close(found, masked_mse(*both, batch.windows.mask))
+    plain = objective(configured())(trainee, batch)["reconstruction"]
+    assert not torch.isclose(found, plain)
+
+
+@pytest.mark.parametrize("linear_path", ["none", "pca"])
+def test_the_same_seed_gives_the_same_bits_and_another_does_not(cache: TokenCache, linear_path: str) -> None:
+    config = configured(linear_path=linear_path, gamma=0.2, dropout=0.1)
+    first, second = (train_autoencoder(cache, config).model.state_dict() for _ in range(2))
+    other = train_autoencoder(cache, msgspec.structs.replace(config, seed=1)).model.state_dict()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert not all(torch.equal(first[name], other[name]) for name in first)
+
+
+def test_it_overfits_eight_networks(cache: TokenCache) -> None:
+    torch.manual_seed(0)
+    config = configured(linear_path="none", latent_dim=16, hidden_dim=128)
+    model, loss, batch = (
+        Trainee(config, sizes(cache, config)),
+        objective(config),
+        alone(cache.batch(np.arange(8)), np.arange(8)),
+    )
+    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
+    start = loss(model, batch)["loss"].item()
+    for _ in range(200):
+        optimizer.zero_grad()
+        total = loss(model, batch)["loss"]
+        total.backward()
+        optimizer.step()
+    assert total.item() < 0.02 * start
+
+
+def floors_of(model: Autoencoder, batch: TokenBatch) -> np.ndarray:
+    linear = model.decoder.linear
+    assert linear is not None
+    ((group, _),) = linear.rows(batch)
+    return linear.floors[group].numpy()
+
+
+def test_training_starts_from_the_pca_of_each_layout(cache: TokenCache) -> None:
+    config, items = configured(latent_dim=3, epochs=1, lr=1e-12, symmetry=0.0, balance=0.0), cache.indices("train")
+    model = train_autoencoder(cache, config).model
+    for layout in set(cache.table["layout"]):
+        same = np.array([item for item in items if cache.table["layout"][item] == layout])
+        if len(same) < 2:
+            continue
+        batch = cache.batch(same)
+        weights = batch.tokens[batch.mask].view(len(same), -1).double().numpy()
+        centred = weights - weights.mean(0)
+        basis = np.linalg.svd(centred, full_matrices=False)[2][: min(3, len(same) - 1)]
+        expected = centred @ basis.T @ basis + weights.mean(0)
+        found = model(batch).tokens[batch.mask].view(len(same), -1).detach().numpy()
+        free = ~np.isfinite(floors_of(model, batch))  # running variances are kept above zero
+        assert np.allclose(found[:, free], expected[:, free], atol=1e-3)
+        assert (found[:, ~free] > floors_of(model, batch)[~free]).all()
+
+
+@pytest.mark.parametrize(("symmetry", "balance"), [(0.0, 0.0), (0.75, 0.75), (1.0, 1.0)])
+def test_every_linear_path_projects_on_as_many_directions_as_the_latent_has(cache, symmetry, balance) -> None:
+    linear = fit_linear_path(cache, LinearPathConfig(3, symmetry, balance, 0))
+    for group in linear.groups:
+        rank = group.analysis.shape[1]
+        assert rank <= 3
+        assert torch.allclose(group.analysis.T @ group.synthesis, torch.eye(rank), atol=1e-4)
+    trained = train_autoencoder(cache, configured(symmetry=symmetry, balance=balance))
+    assert trained.history.rows[0]["epoch"] == 0
+
+
+@pytest.mark.parametrize("symmetry", [0.0, 1.0])
+def test_numbers_are_coded_by_how_new_networks_spread(cache: TokenCache, symmetry: float) -> None:
+    config = configured(latent_dim=40, symmetry=symmetry)
+    trainee, linear = start(cache, config), fit_linear_path(cache, LinearPathConfig(40, symmetry, config.balance, 0))
+    assert linear is not None
+    code, plain = trainee.code, latent_code(trainee.autoencoder, cache, config)
+    assert isinstance(code, EntropyCode)
+    assert isinstance(plain, EntropyCode)
+    assert trainee.widening.keys() == {group.signature for group in linear.groups}
+    for group in linear.groups:
+        own, other = (next(g for g in c.groups if g.signature == group.signature) for c in (code, plain))
+        wanted = np.sqrt(group.variances) / linear.config.scale
+        held = group.variances > 1e-4 * group.variances.max()
+        assert np.abs(2.0 ** (np.array(own.spreads) / 8) / wanted - 1)[held].max() < 0.05  # parts of an octave
+        assert own.centres == pytest.approx(other.centres, abs=1e-4)
+        moved = np.abs(np.array(own.spreads) - np.array(other.spreads))[held].max()
+        assert moved > 8 if symmetry else moved <= 1  # plain PCA has no better guess than what it has seen
+
+
+def test_contrast_alone_changes_the_encoder_and_leaves_the_decoder(cache: TokenCache) -> None:
+    config = configured(gamma=1.0, linear_path="none")
+    model = Trainee(config, sizes(cache, config))
+    scalars = objective(config)(model, alone(cache.batch(np.arange(6)), np.arange(6)))
+    assert torch.equal(scalars["loss"], scalars["contrastive"])
+    scalars["loss"].backward()
+    assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in model.autoencoder.encoder.parameters())
+    assert all(p.grad is None or p.grad.abs().sum() == 0 for p in model.autoencoder.decoder.parameters())
+
+
+def test_a_single_network_takes_no_part_in_the_contrast(cache: TokenCache) -> None:
+    config = configured(gamma=0.5, linear_path="none")
+    scalars = objective(config)(Trainee(config, sizes(cache, config)), alone(cache.batch([0]), np.arange(1)))
+    assert scalars["contrastive"].item() == 0
+
+
+def test_batches_are_a_function_of_seed_and_epoch(cache: TokenCache) -> None:
+    batches = CacheBatches(cache, np.arange(10), batch_size=4, seed=0, shuffle=True)
+    assert len(batches) == 3
+    first, again, other = ([batch.tokens for batch in batches.epoch(number)] for number in (1, 1, 2))
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(first, other, strict=True))
+    assert [len(tokens) for tokens in first] == [4, 3, 3]
+
+
+def test_an_expansion_is_said_to_be_one(cache: TokenCache) -> None:
+    trained = train_autoencoder(cache, configured(latent_dim=5000, epochs=1, allocation="uniform", latent_bits=8))
+    assert trained.figures["compression"] < 1
+    assert "EXPANSION" in trained.summary()
+    assert isinstance(trained.model, Autoencoder)
+
+
+def test_one_latent_per_token_trains_and_counts_every_number(cache: TokenCache) -> None:
+    config = configured(
+        arch="transformer", latent="token", linear_path="none", latent_dim=2, latent_bits=32, allocation="uniform"
+    )
+    trained = train_autoencoder(cache, config)
+    assert trained.model.encoder.latent_dim == 2 * cache.max_tokens
+    assert trained.code.floats() == 2 * cache.max_tokens
+    batch = cache.batch(np.arange(3))
+    with torch.no_grad():
+        latent = trained.model.encoder(batch).unflatten(1, (cache.max_tokens, 2))
+        assert (latent[~batch.token_mask] == 0).all()
+        again = trained.model.decoder(latent.flatten(1), batch)
+        shorter = batch.token_mask.any(0).sum()
+        cut = TokenBatch(*(part[:, :shorter] for part in batch))
+        assert torch.allclose(trained.model.decoder(trained.model.encoder(cut), cut), again[:, :shorter], atol=1e-5)
+
+
+def test_a_latent_per_token_needs_a_transformer() -> None:
+    section = read_yaml(ROOT / "params.yaml")["ae"]
+    with pytest.raises(ConfigError, match="needs arch `transformer`"):
+        convert({**section, "latent": "token"}, AeConfig, where="ae")
+
+
+def test_selection_by_agreement_needs_networks_to_run() -> None:
+    section = read_yaml(ROOT / "params.yaml")["ae"]
+    with pytest.raises(ConfigError, match="above 0, for else no network is run"):
+        convert({**section, "behaviour": {**section["behaviour"], "share": 0.0}}, AeConfig, where="ae")
+
+
+@pytest.fixture(scope="module")
+def behaving(cache: TokenCache, tiny_zoo: Path, digits: Images) -> tuple[AeConfig, Material, Trainee]:
+    section = load_section(AeConfig, "ae", ROOT / "params.yaml")
+    config = configured(
+        behaviour=msgspec.structs.replace(section.behaviour, images=20, warmup=0.0), select="agreement",
+        linear_path="none", latent_dim=16, hidden_dim=128,
+    )  # fmt: skip
+    return config, prepare(cache, config, Zoo(tiny_zoo), digits), start(cache, config)
+
+
+def test_the_behaviour_loss_falls(behaving: tuple[AeConfig, Material, Trainee]) -> None:
+    _, material, trainee = behaving
+    before = scores(trainee, material.train, material.loss)["behaviour"]
+    optimizer = torch.optim.Adam([p for p in trainee.parameters() if p.requires_grad], 1e-3)
+    torch.manual_seed(0)
+    for number in range(1, 13):
+        trainee.train()
+        for batch in material.train.epoch(number):
+            optimizer.zero_grad()
+            material.loss(trainee, batch)["loss"].backward()
+            torch.nn.utils.clip_grad_norm_(trainee.parameters(), 1.0)
+            optimizer.step()
+    assert scores(trainee, material.train, material.loss)["behaviour"] < 0.9 * before
+
+
+def test_training_by_behaviour_keeps_the_epoch_with_the_best_agreement(
+    cache: TokenCache, tiny_zoo: Path, digits: Images
+) -> None:
+    section = load_section(AeConfig, "ae", ROOT / "params.yaml")
+    config = configured(behaviour=msgspec.structs.replace(section.behaviour, images=20), select="agreement")
+    trained = train_autoencoder(cache, config, zoo=Zoo(tiny_zoo), images=digits)
+    rows = trained.history.rows
+    assert trained.history.best["validation_disagreement"] == min(row["validation_disagreement"] for row in rows)
+    assert trained.figures["validation_agreement"] == 1 - trained.history.best["validation_disagreement"]
+
+
+def test_the_behaviour_loss_without_what_it_needs_is_refused(cache: TokenCache, tiny_zoo: Path, digits: Images) -> None:
+    section = load_section(AeConfig, "ae", ROOT / "params.yaml")
+    config = configured(behaviour=section.behaviour, select="agreement")
+    with pytest.raises(TrainingError, match="share to 0"):
+        train_autoencoder(cache, config)
+    with pytest.raises(TrainingError, match="can't be rebuilt and run"):
+        train_autoencoder(cache, config, zoo=Zoo(tiny_zoo), images=digits._replace(x_train=torch.zeros(5, 3, 9, 9)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"loss": "combined", "loss_weights": {"mse": 0, "mae": 0, "cosine": 0}},
+            "one of `loss_weights` to be positive",
+        ),
+        (
+            {"allocation": "uniform", "latent_bits": 5},
+            r"`latent_bits` of allocation `uniform` to be one of \(4, 6.*got 5",
+        ),
+        ({"behaviour": {"noisy": 0.6, "pure": 0.6}}, "`noisy` \\+ `mixed` \\+ `pure` to be at most 1"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused_in_so_many_words(changes: dict, message: str) -> None:
+    section = read_yaml(ROOT / "params.yaml")["ae"]
+    changes = {key: {**section[key], **own} if isinstance(own, dict) else own for key, own in changes.items()}
+    with pytest.raises(ConfigError, match=message) as error:
+        convert({**section, **changes}, AeConfig, where="ae")
+    assert len(str(error.value)) < 200  # not the whole section
+
+
+def test_of_many_networks_a_layout_shows_some_that_lie_evenly(
+    cache: TokenCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = linear_path.fitted_to(cache)
+    monkeypatch.setattr(linear_path, "FITTED", 3)
+    thinned = linear_path.fitted_to(cache)
+    assert max(len(members) for members in whole) > 3
+    for members, some in zip(whole, thinned, strict=True):
+        assert len(some) == min(3, len(members))
+        assert {int(some[0]), int(some[-1])} == {int(members[0]), int(members[-1])}
+        assert set(some.tolist()) <= set(members.tolist())

@@ -1,0 +1,256 @@
+import math
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from wscore.config import convert, read_yaml
+from wscore.errors import DataError, ModelError, WscoreWarning
+from wscore.evaluation.config import EvaluateConfig
+from wscore.heads.dataset import HeadData
+from wscore.heads.ensemble import Blend, BlendConfig
+from wscore.heads.evaluation.controls import Rows, controls_of, shape_numbers
+from wscore.heads.evaluation.evaluate import (
+    OURS,
+    Verdict,
+    describe,
+    given_away,
+    judge,
+    one_valued,
+    report,
+    sentence,
+    unseen,
+)
+from wscore.heads.evaluation.tables import tables
+from wscore.heads.mlp_head import HeadConfig
+from wscore.heads.targets import Targets, fit_binary, fit_continuous, fit_discrete
+from wscore.heads.train import HeadsConfig, PropertyHead, kind_of
+from wscore.heads.weight_statistics import statistics_table
+from wscore.zoo.store import Zoo
+
+PARAMS = Path(__file__).parents[3] / "params.yaml"
+CONFIG = EvaluateConfig(
+    max_networks=None, probe_images=1, batch_size=1, ood=None, bootstrap_samples=20, boosting_iterations=10, seed=0
+)
+
+
+def data(count: int = 160) -> HeadData:
+    """Networks of which one label is in the shapes, one in the latents, and one is the same in the whole test split."""
+    rng = np.random.default_rng(0)
+    latents = rng.normal(size=(count, 4)).astype(np.float32)
+    split = np.array(["train"] * 6 + ["validation"] * 2 + ["test"] * 2)[np.arange(count) % 10]
+    table = pd.DataFrame(
+        {
+            "model_id": [f"m{n}" for n in range(count)],
+            "run_id": [f"r{n // 2}" for n in range(count)],
+            "checkpoint": np.arange(count) % 2,
+            "row": np.arange(count),
+            "split": split,
+            "shape": np.arange(count) // 2 % 2,
+            "has_norm": np.arange(count) // 2 % 2 == 1,
+            "has_drop": latents[:, 0] > 0,
+            "has_rare": (split != "test") & (np.arange(count) % 3 == 0),
+            "score": 0.5 + 0.1 * latents[:, 1],
+            "lr": np.where(latents[:, 2] > 0.8, 0.0, 10 ** (-2 + latents[:, 2].astype(float))),
+            "act": np.where(latents[:, 3] > 0, "relu", "tanh"),
+        }
+    )
+    table.loc[::9, "score"] = math.nan
+    return HeadData(latents, table, "e")
+
+
+def rows(given: HeadData) -> Rows:
+    shape = given.table["shape"].to_numpy()
+    statistics = np.column_stack([given.latents[:, 1:], shape])
+    return Rows(given.latents, statistics, shape, given.latents[:, :2], given.latents[:, 2:], tuple("abcd"))
+
+
+def targets_of(task: str, train: pd.DataFrame) -> Targets:
+    if task == "patterns":
+        return fit_binary(["has_norm", "has_drop", "has_rare"], train, balance=True, weights={}, key="p")
+    if task == "accuracy":
+        return fit_continuous({"score": "linear"}, train, weights={}, key="a")
+    return (
+        *fit_continuous({"lr": "log"}, train, weights={}, key="c"),
+        *fit_discrete(["act", "shape"], train, balance=True, weights={}, key="d"),
+    )
+
+
+def verdict(task: str, given: HeadData | None = None) -> Verdict:
+    """The verdict on an untrained head."""
+    given = given or data()
+    targets = targets_of(task, given.part("train").table)
+    outputs = {target.name: target.width for target in targets}
+    torch.manual_seed(0)
+    network = HeadConfig(inputs=4, hidden_dim=3, layers=1, dropout=0.0, outputs=outputs, encoder=None, reader=None)
+    kinds = {target.name: kind_of(target) for target in targets}
+    model = Blend(BlendConfig(kinds=kinds, network=network, copies=1, forests=()))
+    names = {"latent": given.names("latent")}
+    return judge(PropertyHead(task, model, targets, "e", names, {}), given, rows(given), CONFIG)
+
+
+def numbers(value: object) -> list[float]:
+    return [n for item in value.values() for n in numbers(item)] if isinstance(value, dict) else [value]  # pyright: ignore
+
+
+@pytest.mark.parametrize("task", ["patterns", "accuracy", "hyperparameters"])
+def test_a_report_holds_every_method_and_finite_floats_only(task: str):
+    found = report(verdict(task), CONFIG)
+    assert {OURS, *controls_of(task)} <= set(found)
+    assert all(isinstance(value, float) and math.isfinite(value) for value in numbers(found))
+    assert (found["networks"], found["runs"]) == (32, 16)
+
+
+def test_controls_find_what_they_can():
+    found = report(verdict("patterns"), CONFIG)
+    assert found["shapes"]["has_norm_f1"] == 1
+    assert found["given_away_by_shape"] == {"has_norm": 1, "has_drop": 0, "has_rare": 0}
+    assert found["one_valued"] == {"has_rare": 1}
+    assert found["linear_probe"]["has_drop_f1"] > 0.8
+    assert found["linear_probe"]["macro_f1_not_given_away"] == found["linear_probe"]["has_drop_f1"]
+    assert "has_rare_f1" not in found[OURS]
+    accuracy = report(verdict("accuracy"), CONFIG)
+    assert accuracy["linear_probe"]["r2"] > 0.99
+    assert accuracy["statistics"]["r2"] > accuracy["mean"]["r2"] > -0.2
+    assert accuracy["mean"]["kendall_tau"] == 0
+
+
+def test_the_hyperparameter_report_adds_up():
+    found = report(verdict("hyperparameters"), CONFIG)
+    ours = found["linear_probe"]
+    assert ours["continuous_r2"] == ours["lr_r2"]
+    assert ours["discrete_accuracy"] == (ours["act_accuracy"] + ours["shape_accuracy"]) / 2
+    assert found["given_away_by_shape"] == {"act": 0, "shape": 1}
+    assert found["mean"]["aggregate"] <= 0.05
+
+
+def test_intervals_enclose_the_headline_and_are_left_out_when_asked():
+    found = report(verdict("accuracy"), CONFIG)
+    for name in ("r2", "kendall_tau", "mae"):
+        low, value, high = (found["statistics"][f"{name}{end}"] for end in ("_low", "", "_high"))
+        assert low <= value <= high
+    few = EvaluateConfig(
+        max_networks=None, probe_images=1, batch_size=1, ood=None, bootstrap_samples=0, boosting_iterations=1, seed=0
+    )
+    assert not [name for name in report(verdict("accuracy"), few)[OURS] if name.endswith(("_low", "_high"))]
+
+
+@pytest.mark.parametrize(
+    ("task", "names"),
+    [
+        ("patterns", ("macro_f1", "macro_f1_not_given_away")),
+        ("accuracy", ("r2", "kendall_tau", "mae")),
+        ("hyperparameters", ("aggregate", "continuous_r2", "discrete_accuracy")),
+    ],
+)
+def test_the_bootstrapped_figure_is_the_reported_one(task: str, names: tuple[str, ...]):
+    from wscore.heads.evaluation.evaluate import RESAMPLED, SUMMARIES
+
+    found = verdict(task)
+    once = np.ones((1, len(found.table)))
+    for method in (OURS, *controls_of(task)):
+        drawn = RESAMPLED[task](found, found.outputs[method], once)
+        summary = SUMMARIES[task](found, found.outputs[method])
+        assert set(names) <= set(drawn) == set(summary)
+        assert {name: float(drawn[name][0]) for name in drawn} == pytest.approx(summary)
+
+
+def test_missing_targets_are_not_judged():
+    found = verdict("accuracy")
+    known = found.table["score"].notna().to_numpy()
+    assert not known.all()
+    wild = {OURS: {"score": np.where(known[:, None], found.outputs[OURS]["score"], 1e6)}}
+    assert report(found, CONFIG) == report(found._replace(outputs={**found.outputs, **wild}), CONFIG)
+
+
+def test_controls_do_not_see_the_truth_of_the_test_networks():
+    given = data()
+    first = verdict("accuracy", given)
+    changed = given.table.copy()
+    changed.loc[changed["split"] == "test", "score"] *= -3
+    second = verdict("accuracy", HeadData(given.latents, changed, "e"))
+    for name in (OURS, *controls_of("accuracy")):
+        assert np.array_equal(first.outputs[name]["score"], second.outputs[name]["score"])
+
+
+def test_raw_metrics_use_the_true_values_even_below_all_training_values():
+    given = data()
+    test = given.table.index[given.table["split"] == "test"]
+    given.table.loc[test, "lr"] = 1e-9
+    (table,) = [tables(verdict("hyperparameters", given), CONFIG)["points"]]
+    assert set(table["true"]) == {1e-9}
+
+
+def test_names_that_no_training_network_has_are_counted_and_warned_of():
+    given = data()
+    given.table.loc[given.table.index[given.table["split"] == "test"][:3], "act"] = "gelu"
+    found = verdict("hyperparameters", given)
+    assert unseen(found) == {"act": 3}
+    with pytest.warns(WscoreWarning, match="act: 3 test networks left out"):
+        assert report(found, CONFIG)["unseen"] == {"act": 3}
+
+
+def test_a_test_split_that_says_nothing():
+    given = data()
+    test = given.table["split"] == "test"
+    given.table.loc[test, ["score", "lr"]] = 0.25
+    given.table.loc[test, ["has_norm", "has_drop"]] = True
+    given.table.loc[test, "act"] = "relu"
+    given.table.loc[test, "shape"] = 1
+    for task in ("patterns", "accuracy", "hyperparameters"):
+        found = verdict(task, given)
+        assert one_valued(found) == {target.name for target in found.targets}
+        assert all(math.isfinite(value) for value in numbers(report(found, CONFIG)))
+        assert "nothing can be judged" in sentence({task: report(found, CONFIG)})
+        assert "roc" not in tables(found, CONFIG)
+
+
+def test_a_head_of_another_encoder_is_refused():
+    given = data()
+    with pytest.raises(ModelError, match="head for accuracy: reads latents of another encoder; expected e; got f"):
+        verdict("accuracy", given._replace(encoder="f"))
+
+
+def test_an_empty_test_split_is_refused():
+    given = data()
+    kept = (given.table["split"] != "test").to_numpy()
+    with pytest.raises(DataError, match="there is no test network"):
+        verdict("accuracy", HeadData(given.latents[kept], given.table[kept], "e"))
+
+
+def test_sentence():
+    found = {"accuracy": report(verdict("accuracy"), CONFIG), "patterns": report(verdict("patterns"), CONFIG)}
+    ours, rival = (found["accuracy"][name]["r2"] for name in (OURS, "statistics"))
+    assert f"accuracy r2 {ours:.3f} ({rival:.3f}), patterns macro_f1" in sentence(found)
+
+
+def test_describe_follows_the_order_of_the_table(tiny_zoo):
+    zoo = Zoo(tiny_zoo)
+    table = zoo.table.assign(row=np.arange(len(zoo)), split="train").iloc[::-2]
+    given = HeadData(np.arange(len(table), dtype=np.float32)[:, None], table, "e")
+    heads = convert(read_yaml(PARAMS)["heads"], HeadsConfig, where="heads")
+    found = describe(zoo, given, heads, CONFIG)
+    np.testing.assert_array_equal(found.statistics, statistics_table(zoo).values[table["row"]])
+    layouts = table["layout"].to_numpy()
+    assert ((found.shapes[:, None] == found.shapes) == (layouts[:, None] == layouts)).all()
+    assert len(set(shape_numbers([zoo.layout(row) for row in range(len(zoo))]))) == 4
+
+
+def test_tables_hold_what_was_judged():
+    found = tables(verdict("hyperparameters"), CONFIG)
+    assert set(found) == {"scores", "points", "names", "importance"}
+    points = found["points"]
+    assert len(points) == 32
+    assert points["true"].to_numpy() == pytest.approx(data().part("test").table["lr"].to_numpy(), rel=1e-5)
+    assert {OURS, *controls_of("hyperparameters")} <= set(points.columns)
+    assert found["names"].query("target == 'act'")["true"].tolist() == data().part("test").table["act"].tolist()
+    mains = found["scores"].query("main == 1 and method == 'mean'")
+    assert list(zip(mains["target"], mains["metric"], strict=True)) == [
+        ("lr", "r2"), ("act", "accuracy"), ("shape", "accuracy"),
+    ]  # fmt: skip
+    roc = tables(verdict("patterns"), CONFIG)["roc"]
+    assert set(roc["target"]) == {"has_norm", "has_drop"}
+    assert np.isfinite(roc.drop(columns=["target", "method"]).to_numpy()).all()
+    assert given_away(verdict("patterns")) == {"has_norm"}

@@ -1,0 +1,45 @@
+import numpy as np
+import pytest
+
+from wscore.heads.conformal import Intervals, fit_intervals, half_width
+from wscore.heads.targets import Continuous, Encoded
+
+NUMBER = Continuous(name="n", scale="linear", floor=None, mean=0.0, std=1.0, weight=1.0)
+
+
+def drawn(rows: int, seed: int) -> tuple[np.ndarray, Encoded]:
+    """Predictions whose errors grow with them."""
+    rng = np.random.default_rng(seed)
+    predicted = rng.uniform(0, 1, rows)
+    truth = predicted + rng.normal(size=rows) * (0.05 + predicted)
+    return predicted, Encoded(truth[:, None].astype(np.float32), np.ones((rows, 1), bool))
+
+
+@pytest.mark.parametrize("coverage", [0.5, 0.9])
+def test_new_rows_are_held_as_often_as_asked_in_every_part(coverage: float):
+    predicted, encoded = drawn(4000, 0)
+    intervals = fit_intervals((NUMBER,), {"n": predicted[:, None]}, encoded, coverage=coverage)["n"]
+    new, truth = drawn(4000, 1)
+    low, high = intervals.bounds(new)
+    inside = (truth.values[:, 0] >= low) & (truth.values[:, 0] <= high)
+    assert np.mean(inside) == pytest.approx(coverage, abs=0.02)
+    assert np.mean(inside[new > 0.8]) == pytest.approx(coverage, abs=0.05)
+    assert intervals.widths[-1] > 2 * intervals.widths[0]
+
+
+def test_the_width_is_an_order_statistic():
+    assert half_width(np.arange(1.0, 10.0), 0.9) == 9  # ceil(10 x 0.9)
+    assert half_width(np.arange(1.0, 20.0), 0.5) == 10
+    assert half_width(np.array([3.0, 1.0]), 0.99) == 3
+
+
+def test_few_rows_make_one_group_and_nothing_known_makes_none():
+    predicted, encoded = drawn(30, 0)
+    assert len(fit_intervals((NUMBER,), {"n": predicted[:, None]}, encoded, coverage=0.9)["n"].widths) == 1
+    nothing = encoded._replace(known=np.zeros((30, 1), bool))
+    assert fit_intervals((NUMBER,), {"n": predicted[:, None]}, nothing, coverage=0.9) == {}
+
+
+def test_groups_and_widths_must_fit():
+    with pytest.raises(ValueError, match="one width more"):
+        Intervals(coverage=0.9, edges=(0.0,), widths=(1.0,))

@@ -1,0 +1,89 @@
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+
+from wscore.heads.dreamed_probes import (
+    HYPOTHESES,
+    MEASURES,
+    Member,
+    dream,
+    probe_key,
+    probe_names,
+    probe_numbers,
+    probe_table,
+)
+from wscore.heads.spectra import network_numbers, spectra_table
+from wscore.networks.architectures import parse
+from wscore.zoo.store import Zoo
+
+
+@pytest.fixture(scope="module")
+def zoo(tiny_zoo: Path) -> Zoo:
+    return Zoo(tiny_zoo)
+
+
+def test_dreamed_probes_are_recognised_by_the_networks_that_were_asked(zoo: Zoo):
+    rows = np.arange(len(zoo))
+    early, late = (dream(zoo, rows, count=20, steps=steps, seed=0) for steps in (1, 20))
+    (key,) = late
+    assert key == probe_key(parse(zoo.table["architecture"].iloc[0]))
+    assert late[key].images.min() >= 0
+    assert late[key].images.max() <= 1
+    place = probe_names().index("surprise.relu.max")
+    assert probe_table(zoo, late).values[:, place].mean() < probe_table(zoo, early).values[:, place].mean()
+    again = dream(zoo, rows, count=20, steps=20, seed=0)
+    assert torch.equal(again[key].images, late[key].images)
+
+
+def test_neither_activation_nor_pooling_of_the_metadata_is_looked_at(zoo: Zoo):
+    probes = dream(zoo, np.arange(len(zoo)), count=10, steps=1, seed=0)
+    row = 1
+    architecture = parse(zoo.table["architecture"].iloc[row])
+    other = msgspec.structs.replace(architecture, activation="tanh" if architecture.activation != "tanh" else "relu")
+    vector = torch.from_numpy(zoo.weights([row]))
+    found = [
+        probe_numbers(Member(one, zoo.layout(row), np.array([row])), vector, probes[probe_key(one)])
+        for one in (architecture, other)
+    ]
+    np.testing.assert_array_equal(*found)
+    assert found[0].shape == (1, len(probe_names()))
+    assert len(probe_names()) == (len(MEASURES) + 6) * len(HYPOTHESES)
+
+
+def test_networks_of_unknown_architecture_are_not_run(zoo: Zoo, monkeypatch: pytest.MonkeyPatch):
+    probes = dream(zoo, np.arange(len(zoo)), count=10, steps=1, seed=0)
+    table = zoo.table.copy()
+    table.loc[table.index[0], "architecture"] = ""
+    monkeypatch.setattr(zoo, "table", table)
+    values = probe_table(zoo, probes).values
+    assert np.isnan(values[0]).all()
+    assert np.isfinite(values[1:]).all()
+
+
+def test_spectra_do_not_depend_on_the_order_of_hidden_units(zoo: Zoo):
+    row = next(k for k in range(len(zoo)) if parse(zoo.table["architecture"].iloc[k]).family == "mlp")
+    layout = zoo.layout(row)
+    state = layout.unflatten(torch.from_numpy(zoo.weights([row])[0]))
+    order = torch.randperm(len(state["linear1.bias"]), generator=torch.Generator().manual_seed(0))
+    moved = dict(state)
+    following = "linear2.weight" if "linear2.weight" in state else "head.weight"
+    moved |= {name: state[name][order] for name in ("linear1.weight", "linear1.bias")}
+    moved[following] = state[following][:, order]
+    first, second = (network_numbers(layout, layout.flatten(one)[None]) for one in (state, moved))
+    for name, values in first.items():
+        assert values == pytest.approx(second[name], abs=1e-5), name
+    changed = dict(state) | {"linear1.weight": 2 * state["linear1.weight"]}  # what it must notice
+    third = network_numbers(layout, layout.flatten(changed)[None])
+    assert third["linear[-2].rms"] != pytest.approx(first["linear[-2].rms"], abs=0.1)
+
+
+def test_the_table_follows_the_rows_of_the_zoo(zoo: Zoo):
+    values, names = spectra_table(zoo)
+    for row in (0, len(zoo) - 1):
+        found = network_numbers(zoo.layout(row), zoo.weights([row]))
+        assert np.isfinite(values[row]).sum() == len(found)
+        for name, value in found.items():
+            assert values[row, names.index(name)] == pytest.approx(value[0], rel=1e-4, abs=1e-4)

@@ -1,0 +1,145 @@
+"""What is loaded from a published folder does what the pipeline does."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.func import functional_call
+
+from wscore.autoencoder.coding.refine import RefineConfig
+from wscore.autoencoder.models.autoencoder import AutoencoderConfig, Decoder, Encoder
+from wscore.autoencoder.models.mlp import MlpConfig
+from wscore.errors import ModelError
+from wscore.hub.checksums import write_checksums
+from wscore.io import write_json
+from wscore.networks.architectures import build, parse
+from wscore.networks.inference import differentiable
+from wscore.publish.pretrained import PublishedDecoder, PublishedEncoder, WeightAutoencoder
+from wscore.tokens.cache import TokenCache, build_cache
+from wscore.tokens.config import TokensConfig
+from wscore.training.model_folder import MODELS, format_of, load_model, save_model
+from wscore.zoo.store import Zoo
+
+
+@pytest.fixture(scope="module", params=[512, 12], ids=["whole", "windows"])
+def cache(request: pytest.FixtureRequest, tiny_zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> TokenCache:
+    config = TokensConfig(
+        granularity="neuron", chunk_size=64, max_tokens=request.param, overflow="window", align="weights",
+        normalization="layer", validation_fraction=0.2, test_fraction=0.2, seed=0,
+    )  # fmt: skip
+    folder = tmp_path_factory.mktemp("publish") / "tokens"
+    build_cache(Zoo(tiny_zoo), config, folder)
+    return TokenCache(folder)
+
+
+@pytest.fixture(scope="module")
+def published(cache: TokenCache, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    network = MlpConfig(
+        token_dim=cache.token_dim, max_tokens=cache.max_tokens, latent_dim=8, hidden_dim=16, layers=1,
+        pooling="flatten", positions="sinusoidal", dropout=0.0,
+    )  # fmt: skip
+    folder = tmp_path_factory.mktemp("published")
+    torch.manual_seed(0)
+    for name, kind in (("encoder", Encoder), ("decoder", Decoder)):
+        save_model(folder / name, kind(AutoencoderConfig(network=network, linear=None)))
+        cache.copy_codec(folder / name)
+        write_checksums(folder / name)
+    return folder
+
+
+def items_of(cache: TokenCache, row: int) -> np.ndarray:
+    return np.flatnonzero(cache.table["row"].to_numpy() == row)
+
+
+@pytest.mark.parametrize("row", [1, 9, 23])
+def test_latents_are_those_of_the_cache(cache: TokenCache, published: Path, tiny_zoo: Path, row: int) -> None:
+    """Of last checkpoints: earlier ones take the order of units of the last one of their run in the cache."""
+    zoo, encoder = Zoo(tiny_zoo), PublishedEncoder(published / "encoder")
+    state = zoo.layout(row).unflatten(torch.from_numpy(zoo.weights([row])[0]))
+    with torch.no_grad():
+        expected = encoder.model(cache.batch(items_of(cache, row)))
+    torch.testing.assert_close(encoder.encode_windows(state), expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(encoder.encode(state), expected.mean(dim=0), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("row", [0, 9, 23])
+def test_networks_are_those_of_the_cache(cache: TokenCache, published: Path, tiny_zoo: Path, row: int) -> None:
+    decoder, items = PublishedDecoder(published / "decoder"), items_of(cache, row)
+    layout = Zoo(tiny_zoo).layout(row)
+    latents = torch.randn(len(items), 8)
+    state = decoder.decode(latents, layout)
+    with torch.no_grad():
+        expected = cache.to_weights(items, decoder.model(latents, cache.batch(items)))[0]
+    np.testing.assert_allclose(layout.flatten(state), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_tokens_come_back_as_the_network_they_were(cache: TokenCache, published: Path, tiny_zoo: Path) -> None:
+    zoo, codec = Zoo(tiny_zoo), PublishedEncoder(published / "encoder").codec
+    vector = zoo.weights([5])[0]
+    batch = codec.batch(zoo.layout(5), vector)
+    np.testing.assert_allclose(codec.network(zoo.layout(5), batch.tokens), vector, rtol=1e-5, atol=1e-6)
+
+
+def test_wrong_input_is_named(published: Path, tiny_zoo: Path) -> None:
+    zoo = Zoo(tiny_zoo)
+    vector = zoo.weights([0])[0].copy()
+    vector[3] = np.nan
+    with pytest.raises(ModelError, match="not finite; got 1"):
+        PublishedEncoder(published / "encoder").encode(zoo.layout(0).unflatten(torch.from_numpy(vector)))
+    with pytest.raises(ModelError, match="latents do not fit the layout"):
+        PublishedDecoder(published / "decoder").decode(torch.zeros(99, 8), zoo.layout(0))
+    with pytest.raises(ModelError, match="another class"):
+        PublishedEncoder(published / "decoder")
+
+
+REFINE = RefineConfig(steps=12, rounds=2, images=40, curvature_images=8, temperature=0.5, anchor=0.0, rate=1.0, seed=0)
+
+
+@pytest.mark.parametrize("row", [1, 9, 17])
+def test_refined_latents_make_networks_that_answer_more_alike(published: Path, tiny_zoo: Path, row: int) -> None:
+    """By the files of a publication alone, in one window and in several."""
+    zoo, model = Zoo(tiny_zoo), WeightAutoencoder.from_pretrained(published)
+    layout = zoo.layout(row)
+    network = build(parse(str(zoo.table["architecture"][row])))
+    network.load_state_dict(layout.unflatten(torch.from_numpy(zoo.weights([row])[0])))
+    images = torch.rand(60, 1, 8, 8)
+    latents = model.refine(network, images, REFINE)
+    original = network.eval()(images)
+
+    def distance(latents: torch.Tensor) -> float:
+        network.load_state_dict(model.decode(latents, layout))
+        return float((network.eval()(images) - original).detach().square().mean())
+
+    start = model.encode_windows(layout.unflatten(torch.from_numpy(zoo.weights([row])[0])))
+    assert latents.shape == start.shape
+    assert distance(latents) < distance(start)
+
+
+def test_refining_without_images_is_refused(published: Path, tiny_zoo: Path) -> None:
+    network = build(parse(str(Zoo(tiny_zoo).table["architecture"][0])))
+    with pytest.raises(ModelError, match="without images"):
+        WeightAutoencoder.from_pretrained(published).refine(network, torch.zeros(0, 1, 8, 8), REFINE)
+
+
+def test_networks_with_batch_norm_pass_gradients_on_to_their_statistics() -> None:
+    network = nn.Sequential(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(108, 4)).eval()
+    network[1].running_mean.uniform_()
+    copied, images = differentiable(network), torch.rand(5, 1, 8, 8)
+    assert list(copied.state_dict()) == list(network.state_dict())
+    torch.testing.assert_close(copied(images), network(images))
+    mean = network[1].running_mean.clone().requires_grad_()
+    state = {**network.state_dict(), "1.running_mean": mean}
+    functional_call(copied, state, (images,)).square().sum().backward()
+    assert mean.grad is not None
+    assert mean.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("name", sorted(name for name, kind in MODELS.items() if kind.__module__.startswith("wscore.")))
+@pytest.mark.parametrize("newer", [True, False])
+def test_every_kind_of_model_refuses_formats_that_it_does_not_know(name: str, newer: bool, tmp_path: Path) -> None:
+    number = format_of(MODELS[name]) + 1 if newer else 0
+    write_json(tmp_path / "config.json", {"format": number, "class": name, "config": {}, "sha256": "", "tied": {}})
+    with pytest.raises(ModelError, match=rf"config\.json: unknown format; .*got {number}"):
+        load_model(tmp_path)

@@ -1,0 +1,347 @@
+"""What an autoencoder must beat: simpler ways to keep a network in few numbers, on the same runs, by the same metrics.
+
+    control       kept of a network                                                    stored floats
+    mean_network  its layout; comes back as the mean of the training networks of it    1
+    pca           scores on the principal components of the padded, normalised token   latent_dim + 1
+                  matrix of all layouts: just what the autoencoder is given
+    layout_pca    scores on the principal components of its own layout, a basis each    latent_dim + 1
+    noise         everything, plus noise as far away as the autoencoder's result        none: it is no code
+    int8, int4    every weight, rounded; one scale per tensor                           D bits / 32 + tensors + 1
+
+A network of several windows has as many codes. Whatever learns is fitted on the training split only.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from wscore.autoencoder.evaluation.weight_errors import kind_columns
+from wscore.networks.layout import Layout
+from wscore.tokens.batch import TokenBatch
+from wscore.tokens.cache import TokenCache
+
+Vectors = Float[np.ndarray, "networks weights"]
+Block = Float[np.ndarray, "_ _"]  # one of several, each with its own axes
+Stream = Callable[[], Iterable[Block]]
+#: Floats that are kept of a window, or of a network by the identity of its layout.
+Size = int | float | Mapping[str, float]
+Codec = Callable[[TokenBatch], Float[Tensor, "batch token dim"]]
+OVERSAMPLE, ROUNDS = 16, 8  # of the subspace iteration
+AT_ONCE = 256  # windows that go through a codec together
+
+
+class Group(NamedTuple):
+    """Networks of one layout.
+
+    Attributes:
+        layout: of all of them.
+        rows: their row numbers in the zoo (n,).
+        weights: their weights (n, D), in raw units, hidden units in the order of the cache.
+    """
+
+    layout: Layout
+    rows: np.ndarray
+    weights: np.ndarray
+
+
+@runtime_checkable
+class Method(Protocol):
+    """A way to keep networks in few numbers and get them back."""
+
+    def restore(self, group: Group) -> Vectors:
+        """Return what the method makes of each network, in raw units (n, D)."""
+        ...
+
+    def floats(self, layout: Layout) -> float | None:
+        """Return the count of 32-bit floats stored per network, the layout's index included; None if it is no code."""
+        ...
+
+
+class CachedNetworks:
+    """The networks of a cache by their row in the zoo, as they were before normalisation.
+
+    Where the cache aligns networks, their hidden units are in the aligned order: that is what all methods are given and
+    compared with. An aligned network computes what the network of the zoo computes.
+
+    Args:
+        cache: of the tokens.
+    """
+
+    def __init__(self, cache: TokenCache) -> None:
+        self.cache = cache
+        rows = cache.table["row"].to_numpy(int)
+        order, starts = np.argsort(rows, kind="stable"), np.unique(np.sort(rows), return_index=True)
+        self._items = dict(zip(starts[0].tolist(), np.split(order, starts[1][1:]), strict=True))
+
+    def items(self, rows: np.ndarray) -> np.ndarray:
+        """Return the item numbers of all windows of some networks, network by network."""
+        return np.concatenate([self._items[int(row)] for row in rows])
+
+    def weights(self, rows: np.ndarray) -> Vectors:
+        """Return the weights (n, D) of networks of one layout, bit for bit as the tokens hold them."""
+        items, cache = self.items(rows), self.cache
+        tokens = np.zeros((len(items), cache.max_tokens, cache.token_dim), np.float32)
+        for place, item in enumerate(items.tolist()):
+            raw = cache.raw(item)
+            tokens[place, : len(raw)] = raw
+        ((layout, places, whole),) = cache.join_windows(items, tokens)
+        return cache.tokenizer.decode(layout, whole)[np.argsort(places)]
+
+    def of_split(self, split: str, batch_size: int) -> Iterator[tuple[Layout, Vectors]]:
+        """Yield the networks of a split, those of one layout together, at most `batch_size` at once."""
+        table = self.cache.table.iloc[self.cache.indices(split)]
+        layouts, rows = table["layout"].to_numpy(str), table["row"].to_numpy(int)
+        for name in np.unique(layouts):
+            same = np.unique(rows[layouts == name])
+            for part in np.array_split(same, -(-len(same) // batch_size)):
+                yield self.cache.layouts[str(name)], self.weights(part)
+
+
+class TokenMethod:
+    """Anything that maps normalised tokens to normalised tokens: the autoencoder, or PCA of the token matrix.
+
+    Args:
+        cache: of the tokens; gives windows, normalisation and the inverse.
+        codec: returns rebuilt tokens (B, T, dim) of a batch.
+        size: floats that the codec keeps per window, or of networks of each layout.
+        numbers: that these floats hold per window; None is one each.
+    """
+
+    def __init__(self, cache: TokenCache, codec: Codec, size: Size, numbers: int | None = None) -> None:
+        self.cache, self.codec, self.size = cache, codec, size
+        self.numbers = int(self._largest()) if numbers is None else numbers
+        self.networks = CachedNetworks(cache)
+
+    def restore(self, group: Group) -> Vectors:
+        """Return the networks after all their windows went through the codec."""
+        items = self.networks.items(group.rows)
+        return np.stack(self.cache.to_weights(items, self.rebuild(items))).astype(np.float32, copy=False)
+
+    def rebuild(self, items: np.ndarray) -> Float[Tensor, "batch token dim"]:
+        """Return the normalised tokens of windows after the codec."""
+        parts = np.array_split(items, -(-len(items) // AT_ONCE))
+        with torch.no_grad():
+            return torch.cat([self.codec(self.cache.batch(part)).cpu() for part in parts])
+
+    def floats(self, layout: Layout) -> float:
+        """Return windows x size + 1, or what is said of the layout."""
+        if isinstance(self.size, Mapping):
+            return self.size[layout.identity]
+        windows = self.cache.table["window"].to_numpy(int)[self.cache.table["layout"].to_numpy() == layout.identity]
+        return (windows.max(initial=0) + 1.0) * self.size + 1
+
+    def _largest(self) -> float:
+        return float(max(self.size.values()) if isinstance(self.size, Mapping) else self.size)
+
+
+class MeanNetwork:
+    """The mean training network of each layout; without any, the mean training weight of each kind of tensor.
+
+    Args:
+        batches: training networks (layout, weights (n, D)), each once.
+    """
+
+    def __init__(self, batches: Iterable[tuple[Layout, Block]]) -> None:
+        sums: dict[str, np.ndarray] = {}
+        counts: dict[str, int] = {}
+        kinds: dict[str, list[float]] = {}
+        for layout, vectors in batches:
+            total = vectors.sum(axis=0, dtype=np.float64)
+            sums[layout.identity] = sums.get(layout.identity, 0.0) + total
+            counts[layout.identity] = counts.get(layout.identity, 0) + len(vectors)
+            for kind, columns in kind_columns(layout).items():
+                above, below = kinds.get(kind, (0.0, 0.0))
+                kinds[kind] = [above + float(total[columns].sum()), below + float(columns.size * len(vectors))]
+        self.means = {key: sums[key] / counts[key] for key in sums}
+        self.kinds = {kind: above / below for kind, (above, below) in kinds.items()}
+
+    def mean(self, layout: Layout) -> Float[np.ndarray, " weights"]:
+        """Return the mean network (D,) of a layout in float64."""
+        if layout.identity in self.means:
+            return self.means[layout.identity]
+        return np.concatenate([np.full(spec.size, self.kinds.get(spec.kind, 0.0)) for spec in layout.tensors])
+
+    def restore(self, group: Group) -> Vectors:
+        """Return the same network for all."""
+        return np.tile(self.mean(group.layout).astype(np.float32), (len(group.weights), 1))
+
+    def floats(self, layout: Layout) -> float:  # noqa: ARG002
+        """Return 1: the layout's index."""
+        return 1.0
+
+
+class Pca(NamedTuple):
+    """A mean and the directions of largest variance.
+
+    Attributes:
+        mean: of the columns.
+        basis: orthonormal rows, by falling variance.
+    """
+
+    mean: Float[np.ndarray, " columns"]
+    basis: Float[np.ndarray, "components columns"]
+
+    def project(self, x: Float[np.ndarray, "rows columns"]) -> Float[np.ndarray, "rows columns"]:
+        """Return the rows as the components know them: mean + (x - mean) basis^T basis."""
+        return self.mean + (x - self.mean) @ self.basis.T @ self.basis
+
+
+def fit_pca(stream: Stream, components: int, *, seed: int) -> Pca:
+    """Return the first principal components of a matrix read in batches, several times, and never held whole.
+
+    Subspace iteration on the covariance with Rayleigh-Ritz at the end (Halko, Martinsson & Tropp 2011, algorithm 4.4,
+    with the covariance applied in one pass). Memory is columns x (components + 16). Exact where the components reach
+    the rank.
+
+    Args:
+        stream: returns the batches (rows, columns) anew at each call.
+        components: asked for; at most min(rows - 1, columns) exist.
+        seed: of the first guess.
+    """
+    rows, mean = _mean(stream)
+    width = min(components + OVERSAMPLE, max(rows - 1, 0), mean.size)
+    basis = np.linalg.qr(np.random.default_rng(seed).standard_normal((mean.size, width)))[0].astype(np.float32)
+    for _ in range(ROUNDS):
+        image = sum((_image(batch, mean, basis) for batch in stream()), np.zeros((mean.size, width)))
+        basis = np.linalg.qr(image)[0].astype(np.float32)
+    scores = [(batch - mean) @ basis for batch in stream()]
+    gram = sum((part.T.astype(np.float64) @ part for part in scores), np.zeros((width, width)))
+    directions = np.linalg.eigh(gram)[1][:, ::-1][:, :components].astype(np.float32)
+    return Pca(mean, np.ascontiguousarray((basis @ directions).T))
+
+
+class TokenPca:
+    """The codec of PCA over whole token matrices: (B, T, dim) flattened, as the autoencoder sees them.
+
+    Entries that are padding in every fitted window are left out of the fit and come back as 0.
+
+    Args:
+        cache: of the tokens.
+        items: windows that are fitted.
+        components: as many as the autoencoder has latent dimensions.
+        batch_size: windows read at once.
+        seed: of the first guess.
+    """
+
+    def __init__(self, cache: TokenCache, items: np.ndarray, components: int, *, batch_size: int, seed: int) -> None:
+        parts = np.array_split(items, max(1, -(-len(items) // batch_size)))
+        used = np.any([cache.batch(part).mask.flatten(1).any(dim=0).numpy() for part in parts], axis=0)
+        self.columns = np.flatnonzero(used)
+        stream = lambda: (_flat_tokens(cache.batch(part))[:, self.columns] for part in parts)  # noqa: E731
+        self.pca = fit_pca(stream, components, seed=seed)
+        scores = [(part - self.pca.mean) @ self.pca.basis.T for part in stream()]
+        self.spread = max(float(np.sqrt(np.mean(np.concatenate(scores) ** 2))) if self.pca.basis.size else 0.0, 1e-12)
+
+    def __call__(self, batch: TokenBatch) -> Float[Tensor, "batch token dim"]:
+        """Return the tokens as the components know them."""
+        x = _flat_tokens(batch)
+        rebuilt = np.zeros_like(x)
+        rebuilt[:, self.columns] = self.pca.project(x[:, self.columns])
+        return torch.from_numpy(rebuilt).view_as(batch.tokens)
+
+
+class LayoutPca(TokenMethod):
+    """PCA by layout (and window): a basis for each, so that no component is spent on telling layouts apart.
+
+    A layout without training networks comes back as zeros in normalised units.
+
+    Args:
+        cache: of the tokens; the training split is fitted.
+        components: per window, as many as the autoencoder has latent dimensions.
+        batch_size: windows read at once.
+        seed: of the first guess.
+        kept: floats in which the components are kept, of a window or by layout; None is one each.
+    """
+
+    def __init__(
+        self, cache: TokenCache, components: int, *, batch_size: int, seed: int, kept: Size | None = None
+    ) -> None:
+        super().__init__(cache, lambda batch: batch.tokens, components if kept is None else kept, components)
+        items = np.asarray(cache.indices("train"))
+        self.fits = {
+            key: TokenPca(cache, items[rows], components, batch_size=batch_size, seed=seed)
+            for key, rows in self.kinds(items).items()
+        }
+
+    def rebuild(self, items: np.ndarray) -> Float[Tensor, "batch token dim"]:
+        """Return the tokens of windows as the components of their layout know them."""
+        batch = self.cache.batch(items)
+        tokens = torch.zeros_like(batch.tokens)
+        for key, rows in self.kinds(items).items():
+            if key in self.fits:
+                tokens[rows] = self.fits[key](TokenBatch(*(part[rows] for part in batch)))
+        return tokens
+
+    def kinds(self, items: np.ndarray) -> dict[tuple[str, int], np.ndarray]:
+        """Return the places among these items of each layout and window."""
+        return self.cache.table.iloc[items].groupby(["layout", "window"], sort=True).indices  # pyright: ignore
+
+
+class Noise:
+    """The original plus Gaussian noise whose norm is that of another method's error, network by network.
+
+    Args:
+        other: the method whose error is matched.
+        seed: of the noise; a network's noise depends on it and on the network's row only.
+    """
+
+    def __init__(self, other: Method, *, seed: int) -> None:
+        self.other, self.seed = other, seed
+
+    def restore(self, group: Group) -> Vectors:
+        """Return w + |w - w^| n / |n|."""
+        size = np.linalg.norm(group.weights.astype(np.float64) - self.other.restore(group), axis=1)
+        directions = np.stack([self._direction(int(row), group.layout.size) for row in group.rows])
+        return (group.weights + size[:, None] * directions).astype(np.float32)
+
+    def floats(self, layout: Layout) -> None:
+        """Return None: noise stores nothing."""
+
+    def _direction(self, row: int, size: int) -> np.ndarray:
+        noise = np.random.default_rng((self.seed, row)).standard_normal(size)
+        return noise / np.linalg.norm(noise)
+
+
+class Quantized:
+    """Every weight as a signed integer: w^ = s round(w / s), s = max |w| / (2^(bits - 1) - 1) of its tensor.
+
+    Args:
+        bits: per weight.
+    """
+
+    def __init__(self, bits: int) -> None:
+        self.bits = bits
+
+    def restore(self, group: Group) -> Vectors:
+        """Return the rounded weights."""
+        parts = [self._round(group.weights[:, part]) for part in group.layout.slices().values()]
+        return np.concatenate(parts, axis=1)
+
+    def floats(self, layout: Layout) -> float:
+        """Return the integers counted in floats, one scale per tensor and the layout's index."""
+        return layout.size * self.bits / 32 + len(layout.tensors) + 1
+
+    def _round(self, values: np.ndarray) -> np.ndarray:
+        scale = np.abs(values).max(axis=1, keepdims=True, initial=0) / (2 ** (self.bits - 1) - 1)
+        safe = np.where(scale > 0, scale, 1)
+        return (np.rint(values / safe) * safe).astype(np.float32)
+
+
+def _mean(stream: Stream) -> tuple[int, np.ndarray]:
+    rows, total = 0, np.zeros(1)
+    for batch in stream():
+        rows, total = rows + len(batch), total + batch.sum(axis=0, dtype=np.float64)
+    return rows, (total / max(rows, 1)).astype(np.float32)
+
+
+def _image(batch: np.ndarray, mean: np.ndarray, basis: np.ndarray) -> np.ndarray:
+    centred = batch - mean
+    return centred.T @ (centred @ basis)
+
+
+def _flat_tokens(batch: TokenBatch) -> np.ndarray:
+    return torch.where(batch.mask, batch.tokens, 0).flatten(1).cpu().numpy()

@@ -1,0 +1,304 @@
+"""Judging ways to keep networks: every method rebuilds every held-out network, which is then measured and run."""
+
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from wscore.autoencoder.coding.entropy import Code, EntropyCode
+from wscore.autoencoder.coding.refine import weighs_bits
+from wscore.autoencoder.coding.uniform import FLOAT
+from wscore.autoencoder.evaluation.controls import (
+    CachedNetworks,
+    Group,
+    LayoutPca,
+    MeanNetwork,
+    Method,
+    Noise,
+    Quantized,
+    Size,
+    TokenMethod,
+    TokenPca,
+)
+from wscore.autoencoder.evaluation.diversity import Spread, TrainingNetworks
+from wscore.autoencoder.evaluation.fidelity import COLUMNS, Repaired, compare, repair
+from wscore.autoencoder.evaluation.refined import ModelCoder, OnePass, PcaCoder, Refined, Refinement
+from wscore.autoencoder.evaluation.weight_errors import StructureErrors
+from wscore.autoencoder.models.linear_path import signatures
+from wscore.autoencoder.training.train import stored_sizes
+from wscore.errors import WscoreWarning
+from wscore.evaluation.config import EvaluateConfig
+from wscore.networks.architectures import parse
+from wscore.networks.datasets import Kind, Tasks, as_tasks, kinds_of
+from wscore.networks.images import Images
+from wscore.networks.layout import Layout
+from wscore.tokens.batch import TokenBatch
+from wscore.tokens.cache import TokenCache
+from wscore.zoo.store import Zoo
+
+OURS = "ours"
+BY_CURVATURE = "ours_by_curvature"
+PCA_BITS = 8  # of a component, where the autoencoder's numbers have as many as each is worth
+
+
+class Questions(NamedTuple):
+    """Images of one data set on which networks are compared.
+
+    Attributes:
+        images: with values in [0, 1].
+        labels: their classes.
+    """
+
+    images: Float[Tensor, "images channel height width"]
+    labels: Int[Tensor, " images"]
+
+
+class Probe:
+    """Images on which networks are compared, each on those of its data set.
+
+    Args:
+        tasks: all images, which say how networks are run.
+        questions: those that are asked, by data set.
+    """
+
+    def __init__(self, tasks: Tasks, questions: Mapping[str, Questions]) -> None:
+        self.tasks, self.questions = tasks, dict(questions)
+
+    def kinds(self, table: pd.DataFrame) -> list[Kind]:
+        """Return the kind of every row of a zoo's table."""
+        return kinds_of(table, self.tasks)
+
+    def fits(self, kind: Kind, layout: Layout) -> bool:
+        """Return whether networks can be built and take the images of their data set."""
+        return self.tasks.way(kind, layout).answer is not None
+
+    def logits(self, kind: Kind, layout: Layout, weights: np.ndarray) -> Float[Tensor, "networks images classes"]:
+        """Return what networks answer."""
+        return self.tasks.way(kind, layout).logits(torch.from_numpy(weights), self.questions[kind.task].images)
+
+    def labels(self, kind: Kind) -> Int[Tensor, " images"]:
+        """Return the classes of the images of a data set."""
+        return self.questions[kind.task].labels
+
+
+class Tally:
+    """What is counted of one method while batches of networks go by."""
+
+    def __init__(self, mean: MeanNetwork, cache: TokenCache, training: TrainingNetworks) -> None:
+        self.cache = cache
+        self.spread = Spread(training)
+        self.raw = StructureErrors(mean.mean)
+        self.normalised = StructureErrors(lambda layout: self._normalise(layout, mean.mean(layout)[None])[0])
+        self.networks = self.weights = self.floats = self.variances = self.others = 0.0
+
+    def add(self, group: Group, repaired: Repaired, floats: float | None) -> None:
+        """Count a batch of networks and what came back."""
+        layout, weights = group.layout, group.weights
+        self.raw.add(layout, weights, repaired.weights)
+        self.normalised.add(layout, self._normalise(layout, weights), self._normalise(layout, repaired.weights))
+        self.spread.add(layout, weights, repaired.weights)
+        self.networks += len(weights)
+        self.weights += weights.size
+        self.floats += len(weights) * (float("nan") if floats is None else floats)
+        self.variances += repaired.variances
+        self.others += repaired.others
+
+    def summary(self) -> dict[str, float]:
+        """Return the structural metrics, the compression and the counts of repaired weights.
+
+        Errors are in raw units (those of the weights); normalised_mse and normalised_r2 in units of the tokens'
+        normalisation. expansion is 1 where more floats are stored than the network has.
+        """
+        normalised = self.normalised.overall()
+        counts = {"repaired_variances": self.variances, "repaired_weights": self.others}
+        errors = {**self.raw.overall(), "normalised_mse": normalised["mse"], "normalised_r2": normalised["r2"]}
+        errors |= self.spread.summary()
+        if np.isnan(self.floats):
+            return errors | counts
+        ratio = self.weights / self.floats
+        stored = {
+            "stored_floats": self.floats / self.networks,
+            "compression_ratio": ratio,
+            "expansion": float(ratio < 1),
+        }
+        return errors | stored | counts
+
+    def _normalise(self, layout: Layout, vectors: np.ndarray) -> np.ndarray:
+        return np.asarray(self.cache.normalizer.normalize(layout, vectors.astype(np.float32)))
+
+
+class Verdict(NamedTuple):
+    """All that was found out.
+
+    Attributes:
+        networks: one row per network and method: model_id, run_id, checkpoint, family, method and `COLUMNS`, which are
+            NaN where the network can't be run.
+        tallies: of each method.
+        families: the same for the networks of each family.
+    """
+
+    networks: pd.DataFrame
+    tallies: Mapping[str, Tally]
+    families: Mapping[str, Mapping[str, Tally]]
+
+
+def held_out(cache: TokenCache, config: EvaluateConfig) -> np.ndarray:
+    """Return the row numbers of the networks of the test split, at most `max_networks` drawn at random, in order."""
+    rows = np.unique(cache.table["row"].to_numpy()[np.asarray(cache.indices("test"))])
+    if config.max_networks is not None and config.max_networks < len(rows):
+        rows = np.random.default_rng(config.seed).choice(rows, config.max_networks, replace=False)
+    return np.sort(rows)
+
+
+def probe(images: Images | Tasks, config: EvaluateConfig) -> Probe:
+    """Return the test images of a fixed draw, at most `probe_images` of each data set."""
+    tasks, questions = as_tasks(images), {}
+    for one in tasks.images:
+        order = np.random.default_rng(config.seed).permutation(len(one.x_test))[: config.probe_images]
+        chosen = torch.from_numpy(np.sort(order))
+        questions[one.name] = Questions(one.x_test[chosen], one.y_test[chosen])
+    return Probe(tasks, questions)
+
+
+def methods(
+    cache: TokenCache,
+    model: nn.Module,
+    config: EvaluateConfig,
+    refinement: Refinement | None = None,
+    code: Code | None = None,
+) -> dict[str, Method]:
+    """Return the autoencoder as `ours` and every control by name, those that learn fitted on the training split.
+
+    With a refinement there are also `ours_refined` and, as its control, `layout_pca_refined`: both start from the latents
+    of the single pass and fit them by the same rule. Where bits are allocated, `ours_by_curvature` rounds the latents of the
+    single pass by the curvature of what each network answers, and does not move them.
+
+    Args:
+        cache: tokens of the networks.
+        model: maps a `TokenBatch` to something with `latent` (B, ...) and `tokens` (B, T, dim).
+        config: of the evaluation.
+        refinement: how latents are refined, or None.
+        code: how the autoencoder's latents are kept; None keeps every number as a float. PCA gets as many bytes for numbers
+            of as many bits (`PCA_BITS` where bits are allocated), which are not rounded: that can only help it.
+    """
+    train = cache.indices("train")
+    with torch.no_grad():
+        size = model(cache.batch(train[:1])).latent[0].numel()
+    kept: Size = size if code is None else stored_sizes(cache, code)
+    if isinstance(code, EntropyCode) and isinstance(kept, Mapping):
+        size = min(size, round(max(kept.values()) * FLOAT / PCA_BITS))
+    ours = TokenMethod(cache, lambda batch: rebuilt(model, batch, code), kept, size)
+    options = {"batch_size": config.batch_size, "seed": config.seed}
+    layout_pca = LayoutPca(cache, size, kept=kept, **options)
+    refined: dict[str, Method] = {}
+    if refinement is not None and refinement.config.steps:
+        coders = {OURS: ModelCoder(cache, model, code, ours.floats), "layout_pca": PcaCoder(layout_pca)}
+        searches = {name: Refined(coder, cache, refinement) for name, coder in coders.items()}
+        refined = {f"{name}_refined": way for name, way in searches.items()}
+        if weighs_bits(code, refinement.config):
+            refined[BY_CURVATURE] = OnePass(searches[OURS])
+    return {
+        OURS: ours,
+        **refined,
+        "mean_network": MeanNetwork(CachedNetworks(cache).of_split("train", config.batch_size)),
+        "pca": TokenMethod(cache, TokenPca(cache, train, size, **options), kept, size),
+        "layout_pca": layout_pca,
+        "noise": Noise(ours, seed=config.seed),
+        "int8": Quantized(8),
+        "int4": Quantized(4),
+    }
+
+
+def rebuilt(model: Any, batch: TokenBatch, code: Code | None) -> Float[Tensor, "batch token dim"]:
+    """Return what an autoencoder makes of a batch, its latents stored in between."""
+    if code is None:
+        return model(batch).tokens
+    return model.decoder(code.rounded(model.encoder(batch), signatures(batch)), batch)
+
+
+def judge(
+    zoo: Zoo, rows: np.ndarray, ways: Mapping[str, Method], probe: Probe, *, cache: TokenCache, batch_size: int
+) -> Verdict:
+    """Return what every method makes of these networks, at most `batch_size` of them in memory at once.
+
+    Rebuilt weights are compared with those in the cache, rebuilt networks with those of the zoo.
+
+    Args:
+        zoo: where the networks are.
+        rows: their row numbers.
+        ways: methods by name, among them `mean_network`, with which R2 compares.
+        probe: images on which they are run.
+        cache: of their tokens.
+        batch_size: networks at once.
+    """
+    mean = ways["mean_network"]
+    assert isinstance(mean, MeanNetwork)
+    training = TrainingNetworks(cache)
+    blank = lambda: {name: Tally(mean, cache, training) for name in ways}  # noqa: E731
+    tallies, tables = blank(), []
+    families: dict[str, dict[str, Tally]] = {}
+    _warn_of_the_unknown(zoo, rows, probe)
+    for kind, group in _groups(zoo, rows, CachedNetworks(cache), probe, batch_size):
+        expected = _run(kind, group.layout, zoo.weights(group.rows), probe)
+        own = families.setdefault(_family(kind.architecture), blank())
+        for name, way in ways.items():
+            repaired = repair(group.layout, way.restore(group))
+            for tally in (tallies[name], own[name]):
+                tally.add(group, repaired, way.floats(group.layout))
+            found = _run(kind, group.layout, repaired.weights, probe)
+            compared = _compared(expected, found, kind, probe)
+            tables.append(_table(zoo, group.rows, kind.architecture, compared).assign(method=name))
+    return Verdict(pd.concat(tables, ignore_index=True), tallies, families)
+
+
+def _groups(
+    zoo: Zoo, rows: np.ndarray, networks: CachedNetworks, probe: Probe, batch_size: int
+) -> Iterator[tuple[Kind, Group]]:
+    for kind, layout, chosen in _alike(zoo, rows, probe):
+        for part in np.array_split(chosen, -(-len(chosen) // batch_size)):
+            yield kind, Group(layout, part, networks.weights(part))
+
+
+def _alike(zoo: Zoo, rows: np.ndarray, probe: Probe) -> Iterator[tuple[Kind, Layout, np.ndarray]]:
+    """Yield the rows that differ in their weights alone, in order, by architecture, layout, factory and images."""
+    rows = np.sort(rows)
+    table = zoo.table.iloc[rows]
+    groups: dict[tuple[Kind, str], list[int]] = {}
+    for row, kind, layout in zip(rows.tolist(), probe.kinds(table), table["layout"].astype(str), strict=True):
+        groups.setdefault((kind, layout), []).append(row)
+    for kind, layout in sorted(groups, key=lambda code: (code[0].architecture, code[1], code[0])):
+        yield kind, zoo.layouts[layout], np.array(groups[kind, layout])
+
+
+def _warn_of_the_unknown(zoo: Zoo, rows: np.ndarray, probe: Probe) -> None:
+    """Say how many networks can't be run, and why the first of them can't, unless none says how it is built."""
+    stuck = [group for group in _alike(zoo, rows, probe) if not probe.fits(*group[:2])]
+    told = [group for group in stuck if group[0].architecture or group[0].factory]
+    if told:
+        (kind, layout, members), count = told[0], sum(len(group[2]) for group in stuck)
+        first = f"{zoo.table['model_id'].iloc[int(members[0])]}: {probe.tasks.way(kind, layout).reason}"
+        message = f"{count} of {len(rows)} networks can't be run, so that what they answer is not available; {first}"
+        warnings.warn(message, WscoreWarning, stacklevel=3)
+
+
+def _run(kind: Kind, layout: Layout, weights: np.ndarray, probe: Probe) -> Tensor | None:
+    return probe.logits(kind, layout, weights) if probe.fits(kind, layout) else None
+
+
+def _compared(expected: Tensor | None, found: Tensor | None, kind: Kind, probe: Probe) -> dict[str, np.ndarray | float]:
+    if expected is None or found is None:
+        return dict.fromkeys(COLUMNS, float("nan"))
+    return compare(expected, found, probe.labels(kind))._asdict()
+
+
+def _table(zoo: Zoo, rows: np.ndarray, architecture: str, values: Mapping[str, np.ndarray | float]) -> pd.DataFrame:
+    return zoo.table.loc[rows, ["model_id", "run_id", "checkpoint"]].assign(family=_family(architecture), **values)
+
+
+def _family(architecture: str) -> str:
+    return parse(architecture).family if architecture else "unknown"

@@ -1,0 +1,273 @@
+"""Latents refined at encoding time, of the autoencoder and, as its control, of PCA: how much of the gain is the decoder's."""
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from wscore.autoencoder.coding.entropy import Code, EntropyCode
+from wscore.autoencoder.coding.refine import (
+    Problem,
+    RefineConfig,
+    derivative,
+    draw_images,
+    encode,
+    one_pass,
+    search,
+    weighs_bits,
+)
+from wscore.autoencoder.decode_weights import Subjects, subjects
+from wscore.autoencoder.evaluation.controls import AT_ONCE, CachedNetworks, Group, LayoutPca, Vectors
+from wscore.autoencoder.models.linear_path import signatures
+from wscore.networks.datasets import Tasks, as_tasks
+from wscore.networks.images import Images
+from wscore.networks.layout import Layout
+from wscore.tokens.batch import TokenBatch
+from wscore.tokens.cache import TokenCache
+from wscore.zoo.store import Zoo
+
+Latents = Float[Tensor, "windows latent"]
+
+
+class Refinement(NamedTuple):
+    """What it takes to refine latents.
+
+    Attributes:
+        zoo: says how networks are built.
+        images: of every data set, each for its own networks; only training images are looked at.
+        config: how latents are refined.
+    """
+
+    zoo: Zoo
+    images: Images | Tasks
+    config: RefineConfig
+
+
+@runtime_checkable
+class Coder(Protocol):
+    """A code whose latents can be moved.
+
+    Attributes:
+        code: how latents are stored; None as floats.
+    """
+
+    code: Code | None
+
+    def encode(self, items: np.ndarray) -> Latents:
+        """Return the latents of windows of one layout."""
+        ...
+
+    def decode(self, latents: Latents, items: np.ndarray) -> Float[Tensor, "windows token dim"]:
+        """Return normalised tokens; of the items only the shape is looked at."""
+        ...
+
+    @property
+    def floats(self) -> Callable[[Layout], float]:
+        """Count of floats stored per network of a layout."""
+        ...
+
+
+class ModelCoder:
+    """The autoencoder.
+
+    Args:
+        cache: of the tokens.
+        model: with an `encoder` and a `decoder`.
+        code: how latents are kept; None as floats.
+        floats: 32-bit floats that a network of a layout takes.
+    """
+
+    def __init__(self, cache: TokenCache, model: Any, code: Code | None, floats: Callable[[Layout], float]) -> None:
+        self.cache, self.model, self.code, self.floats = cache, model, code, floats
+        self.shape: tuple[int, ...] = (-1,)
+
+    @torch.no_grad()
+    def encode(self, items: np.ndarray) -> Latents:
+        """Return what the encoder makes of windows."""
+        parts = np.array_split(items, -(-len(items) // AT_ONCE))
+        latents = torch.cat([self.model.encoder(self.cache.batch(part)) for part in parts])
+        self.shape = tuple(latents.shape[1:])
+        return latents.flatten(1)
+
+    def decode(self, latents: Latents, items: np.ndarray) -> Float[Tensor, "windows token dim"]:
+        """Return what the decoder makes of latents."""
+        return self.model.decoder(latents.unflatten(1, self.shape), self._frame(items, len(latents)))
+
+    def _frame(self, items: np.ndarray, count: int) -> TokenBatch:
+        one = self.cache.batch(items)
+        return TokenBatch(*(part.repeat(count // len(items), 1, 1) for part in one))
+
+
+class PcaCoder:
+    """PCA by layout: scores in units of the root mean square of the training networks' scores, which are not rounded.
+
+    Args:
+        pca: fitted on the training split.
+    """
+
+    code: Code | None = None
+
+    def __init__(self, pca: LayoutPca) -> None:
+        self.pca, self.cache = pca, pca.cache
+
+    def encode(self, items: np.ndarray) -> Latents:
+        """Return the scores of windows."""
+        flat = self.cache.batch(items).tokens.flatten(1)
+        latents = torch.zeros(len(items), self.pca.numbers)
+        for key, places in self.pca.kinds(items).items():
+            if key not in self.pca.fits:
+                continue
+            fit = self.pca.fits[key]
+            scores = (flat[places][:, fit.columns] - torch.from_numpy(fit.pca.mean)) @ torch.from_numpy(fit.pca.basis).T
+            latents[places, : scores.shape[1]] = scores / self._scale(key)
+        return latents
+
+    def decode(self, latents: Latents, items: np.ndarray) -> Float[Tensor, "windows token dim"]:
+        """Return mean + scores times basis."""
+        one = self.cache.batch(items)
+        size = one.tokens[0].numel()
+        parts = []
+        for place, part in enumerate(latents.unflatten(0, (-1, len(items))).unbind(1)):  # window by window
+            (key,) = self.pca.kinds(items[place : place + 1])
+            if key not in self.pca.fits:  # no training network: zeros, whatever the latent is
+                parts.append(0 * part[:, :1].expand(-1, size))
+                continue
+            fit = self.pca.fits[key]
+            basis = torch.from_numpy(fit.pca.basis)
+            values = part[:, : len(basis)] * self._scale(key) @ basis + torch.from_numpy(fit.pca.mean)
+            columns = torch.from_numpy(fit.columns)
+            parts.append(part.new_zeros(len(part), size).index_copy(1, columns, values))
+        return torch.stack(parts, dim=1).flatten(0, 1).unflatten(1, tuple(one.tokens.shape[1:]))
+
+    def floats(self, layout: Layout) -> float:
+        """Return windows x floats of a window + 1."""
+        return self.pca.floats(layout)
+
+    def _scale(self, key: tuple[str, int]) -> float:
+        return self.pca.fits[key].spread
+
+
+class Refined:
+    """A code whose latents are fitted to what their networks answer on training images.
+
+    Networks that can't be run come back as the code alone rebuilds them.
+
+    Args:
+        coder: the code.
+        setting: zoo, images and how.
+
+    Attributes:
+        seconds: spent on refining so far.
+        refined: networks refined so far.
+        rounding: of these seconds, what it took to round the latents of the encoder by the curvature of every network.
+        rounded: what that alone makes of the networks, by their rows, where the search begins with it.
+    """
+
+    def __init__(self, coder: Coder, cache: TokenCache, setting: Refinement) -> None:
+        self.coder, self.cache, self.setting = coder, cache, setting
+        self.networks = CachedNetworks(cache)
+        tasks = as_tasks(setting.images)
+        self.setting = setting._replace(images=tasks)
+        self.images = {one.name: draw_images(one.x_train, setting.config) for one in tasks.images}
+        self.seconds, self.rounding, self.refined = 0.0, 0.0, 0
+        self.rounded: dict[int, np.ndarray] = {}
+        self.syntheses: dict[str, Tensor] = {}  # measured once: linear paths are the same everywhere
+
+    def restore(self, group: Group) -> Vectors:
+        """Return the networks decoded from their refined latents."""
+        items = self.networks.items(group.rows)
+        weights = np.zeros_like(group.weights)
+        places = {int(row): place for place, row in enumerate(group.rows)}
+        for some in subjects(self.cache, self.setting.zoo, items, self.setting.images):
+            rows = [places[int(row)] for row in some.rows]
+            windows = some.items.shape[1]
+            start = self.coder.encode(some.items.reshape(-1)).reshape(len(rows), -1)  # (n, K)
+            decode = lambda z, frame=some.items[0], codec=some.codec, w=windows: codec.weights(  # noqa: E731
+                self.coder.decode(z.reshape(len(z) * w, -1), frame)
+            )
+            original = torch.from_numpy(group.weights[rows]).float()
+            since = time.perf_counter()
+            latents = self._stored(some, (decode, original), start)
+            if some.way.answer is not None:
+                self.seconds, self.refined = self.seconds + time.perf_counter() - since, self.refined + len(rows)
+            with torch.no_grad():
+                weights[rows] = decode(latents).numpy()
+        return weights
+
+    def _stored(self, some: Subjects, networks: tuple[Callable[[Tensor], Tensor], Tensor], start: Tensor) -> Tensor:
+        """Return refined latents as they come back after being stored; of networks that can't be run those of the code.
+
+        Args:
+            some: the networks.
+            networks: what makes weights of latents, and the original weights.
+            start: latents of the code.
+        """
+        code = self.coder.code
+        kinds = signatures(self.cache.batch(some.items[0]))
+        rounds = code is not None and not code.exact
+        if some.way.answer is None:
+            rows = start.reshape(len(start) * len(kinds), -1)
+            return code.rounded(rows, kinds.repeat(len(start))).reshape(start.shape) if code and rounds else start
+        layout = some.codec.layout.identity
+        if layout not in self.syntheses and self.setting.config.curvature_images:
+            self.syntheses[layout] = derivative(networks[0], start.mean(0))
+        images, synthesis = self.images[some.task], self.syntheses.get(layout)
+        problem = Problem(networks[0], some.answer, networks[1], images, synthesis)
+        if not isinstance(code, EntropyCode) or not weighs_bits(code, self.setting.config):
+            return encode(problem, start, code, self.setting.config, kinds)
+        found = [
+            self._searched(problem.alone(place), start[place : place + 1], code, kinds, int(row))
+            for place, row in enumerate(some.rows)
+        ]
+        return torch.cat(found)
+
+    def _searched(self, problem: Problem, start: Tensor, code: EntropyCode, kinds: Tensor, row: int) -> Tensor:
+        """Return refined latents of one network, and keep what its first rounding makes of it."""
+        since = time.perf_counter()
+        first = one_pass(problem, start, code, self.setting.config, kinds)
+        self.rounding += time.perf_counter() - since
+        with torch.no_grad():
+            self.rounded[row] = problem.decode(first.latents)[0].numpy()
+        return search(problem, first, code, self.setting.config, kinds).latents
+
+    def floats(self, layout: Layout) -> float:
+        """Return what the code stores: refinement adds nothing."""
+        return self.coder.floats(layout)
+
+
+class OnePass:
+    """What a search begins with: latents of the encoder, rounded by the curvature of every network and not moved.
+
+    Args:
+        refined: the search, asked for the same networks before or now.
+    """
+
+    def __init__(self, refined: Refined) -> None:
+        self.refined = refined
+
+    def restore(self, group: Group) -> Vectors:
+        """Return the networks decoded from latents that were rounded once; as the code alone does where none can be run."""
+        found = self.refined.restore(group) if any(int(row) not in self.refined.rounded for row in group.rows) else None
+        rows = [self.refined.rounded.get(int(row)) for row in group.rows]
+        if found is None:
+            return np.stack([one for one in rows if one is not None])
+        return np.stack([found[place] if one is None else one for place, one in enumerate(rows)])
+
+    def floats(self, layout: Layout) -> float:
+        """Return what the code stores."""
+        return self.refined.floats(layout)
+
+
+def seconds_per_network(ways: Mapping[str, object]) -> dict[str, float]:
+    """Return the mean seconds of encoding one network with its answers, by method."""
+    found = {}
+    for name, way in ways.items():
+        if isinstance(way, Refined):
+            found[name] = way.seconds / max(1, way.refined)
+        elif isinstance(way, OnePass):
+            found[name] = way.refined.rounding / max(1, way.refined.refined)
+    return found

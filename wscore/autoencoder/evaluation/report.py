@@ -1,0 +1,114 @@
+"""What `judge` found out, as metrics and tables."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pandas as pd
+
+from wscore.autoencoder.evaluation.evaluate import OURS, Tally, Verdict
+from wscore.autoencoder.evaluation.fidelity import COLUMNS, intervals, summarise
+from wscore.evaluation.config import EvaluateConfig
+
+KEYS = ["model_id", "run_id", "checkpoint", "family"]
+FAMILY_METRICS = (
+    "accuracy_original", "accuracy", "accuracy_change", "agreement", "kl", "kl_median", "rank_correlation",
+)  # fmt: skip
+FAMILY_WEIGHTS = ("r2", "normalised_r2", "cosine", "relative_error", "diversity", "nearest_training_distance")
+
+
+def report(verdict: Verdict, config: EvaluateConfig) -> dict[str, Any]:
+    """Return counts, then all metrics by method, by family and by kind of tensor (`metrics/autoencoder_test.json`).
+
+    Function metrics are over the networks that can be run; where there is none they are left out, and
+    `networks_not_run` says so.
+    """
+    every, run = _of(verdict.networks, OURS), _runnable(verdict)
+    counts = {
+        "networks": float(len(every)),
+        "runs": float(len(set(every["run_id"]))),
+        "networks_not_run": float(len(every) - len(_of(run, OURS))),
+    }
+    methods = {name: tally.summary() | _function(_of(run, name), config) for name, tally in verdict.tallies.items()}
+    families = {
+        str(family): {name: _short(_of(part, name), tally) for name, tally in verdict.families[str(family)].items()}
+        for family, part in run.groupby("family", sort=True)
+    }
+    return {**counts, **methods, "families": families, "kinds": verdict.tallies[OURS].raw.by_kind()}
+
+
+def sentence(found: Mapping[str, Any], seconds: Mapping[str, float] | None = None) -> str:
+    """Return the headline of a report in one line; `seconds` are those of refining one network, by method."""
+    ours = found[OURS]
+    size = f"{found['networks']:,.0f} held-out networks rebuilt at {ours['compression_ratio']:.1f}x"
+    if "agreement" not in ours:
+        return f"{size}: R2 {ours['r2']:.3f}; none could be run, since their architecture is not known"
+    rival = f"PCA {found['pca']['agreement']:.3f}, mean network {found['mean_network']['agreement']:.3f}"
+    text = f"{size}: agreement {ours['agreement']:.3f} ({rival}), R2 {ours['r2']:.3f}"
+    refined = found.get(f"{OURS}_refined")
+    if refined is None:
+        return text
+    pace = f" in {seconds[f'{OURS}_refined']:.2f} s each" if seconds else ""
+    return f"{text}; refined{pace} {refined['agreement']:.3f} (PCA {found['layout_pca_refined']['agreement']:.3f})"
+
+
+def tables(verdict: Verdict) -> dict[str, pd.DataFrame]:
+    """Return the tables that are kept and drawn, by name."""
+    return {
+        "accuracy": accuracy_table(verdict),
+        "agreement": agreement_table(verdict),
+        "errors": error_table(verdict),
+    }
+
+
+def accuracy_table(verdict: Verdict) -> pd.DataFrame:
+    """Return one row per network that was run: ids, family, accuracy (`original`) and that after each method."""
+    run = _runnable(verdict)
+    table = _of(run, OURS)[[*KEYS, "accuracy_original"]].set_axis([*KEYS, "original"], axis=1).reset_index(drop=True)
+    return table.assign(**_by_method(verdict, run, lambda rows: rows["accuracy"].to_numpy())).sort_values(by=KEYS)
+
+
+def agreement_table(verdict: Verdict) -> pd.DataFrame:
+    """Return one row per family after one for all: family, networks and the mean agreement of each method."""
+    run = _runnable(verdict)
+    parts = {"all": run, **{str(family): part for family, part in run.groupby("family", sort=True)}} if len(run) else {}
+    rows = [
+        {"family": family, "networks": len(_of(part, OURS))}
+        | _by_method(verdict, part, lambda rows: float(rows["agreement"].to_numpy(float).mean()))
+        for family, part in parts.items()
+    ]
+    return pd.DataFrame(rows, columns=["family", "networks", *verdict.tallies])
+
+
+def error_table(verdict: Verdict) -> pd.DataFrame:
+    """Return one row per kind of tensor after one for all: kind and the relative error of each method (raw units)."""
+    errors = {name: {"all": tally.raw.overall(), **tally.raw.by_kind()} for name, tally in verdict.tallies.items()}
+    kinds = list(errors[OURS])
+    columns = {name: [by_kind[kind]["relative_error"] for kind in kinds] for name, by_kind in errors.items()}
+    return pd.DataFrame({"kind": kinds} | columns)
+
+
+def _runnable(verdict: Verdict) -> pd.DataFrame:
+    return verdict.networks.dropna(subset=list(COLUMNS))
+
+
+def _of(table: pd.DataFrame, method: str) -> pd.DataFrame:
+    return pd.DataFrame(table[table["method"] == method])
+
+
+def _by_method(verdict: Verdict, run: pd.DataFrame, take: Callable[[pd.DataFrame], Any]) -> dict[str, Any]:
+    return {name: take(_of(run, name)) for name in verdict.tallies}
+
+
+def _function(rows: pd.DataFrame, config: EvaluateConfig) -> dict[str, float]:
+    if rows.empty:
+        return {}
+    return summarise(rows) | intervals(rows, samples=config.bootstrap_samples, seed=config.seed)
+
+
+def _short(rows: pd.DataFrame, tally: Tally) -> dict[str, float]:
+    function, weights = summarise(rows), tally.summary()
+    return (
+        {"networks": float(len(rows))}
+        | {name: function[name] for name in FAMILY_METRICS}
+        | {name: weights[name] for name in (*FAMILY_WEIGHTS, "compression_ratio") if name in weights}
+    )

@@ -1,0 +1,75 @@
+"""PCA of networks whose hidden units stand in the order in which training left them: what alignment is worth."""
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+from jaxtyping import Float
+
+from wscore.autoencoder.evaluation.controls import Group, Pca, Size, fit_pca
+from wscore.networks.layout import Layout
+from wscore.tokens.cache import TokenCache
+from wscore.zoo.store import Zoo
+
+Vectors = Float[np.ndarray, "networks weights"]
+
+
+class UnalignedPca:
+    """Scores on the principal components of each layout, in normalised units, of networks that were not aligned.
+
+    What comes back is put into the order of the cache, so that it can be compared with the same networks as every other method.
+    A layout without training networks comes back as zeros in normalised units.
+
+    Args:
+        zoo: the networks as they are.
+        cache: gives splits, normalisation and order.
+        components: numbers kept of a network.
+        batch_size: networks read at once.
+        seed: of the first guess.
+        kept: floats that they are kept in, of all or by layout; None is one each.
+    """
+
+    def __init__(
+        self, zoo: Zoo, cache: TokenCache, components: int, *, batch_size: int, seed: int,
+        kept: Size | None = None,
+    ) -> None:  # fmt: skip
+        self.kept = components if kept is None else kept
+        self.zoo, self.cache, self.components, self.batch_size = zoo, cache, components, batch_size
+        table = cache.table.iloc[cache.indices("train")]
+        names, rows = table["layout"].to_numpy(str), table["row"].to_numpy(int)
+        self.fits = {
+            str(name): self._fit(cache.layouts[str(name)], np.unique(rows[names == name]), seed)
+            for name in np.unique(names)
+        }
+
+    def restore(self, group: Group) -> Vectors:
+        """Return networks as the components of their layout know them, hidden units in the order of the cache."""
+        layout = group.layout
+        known = self.fits.get(layout.identity)
+        normal = self._normal(layout, group.rows)
+        projected = np.zeros_like(normal) if known is None else known.project(normal).astype(np.float32)
+        restored = np.asarray(self.cache.normalizer.restore(layout, projected), np.float32)
+        alignment = self.cache.alignment
+        if layout.identity not in alignment.references:
+            return restored
+        return alignment.permute(layout, restored, alignment.match(layout, self._last(group.rows)))
+
+    def floats(self, layout: Layout) -> float:
+        """Return the floats of the components + 1: the layout's index; or what is said of the layout."""
+        return self.kept[layout.identity] if isinstance(self.kept, Mapping) else self.kept + 1.0
+
+    def _fit(self, layout: Layout, rows: np.ndarray, seed: int) -> Pca:
+        def stream() -> Iterator[np.ndarray]:
+            for part in np.array_split(rows, -(-len(rows) // self.batch_size)):
+                yield self._normal(layout, part)
+
+        return fit_pca(stream, self.components, seed=seed)
+
+    def _normal(self, layout: Layout, rows: np.ndarray) -> np.ndarray:
+        return np.asarray(self.cache.normalizer.normalize(layout, self.zoo.weights(rows).astype(np.float32)))
+
+    def _last(self, rows: np.ndarray) -> np.ndarray:
+        """Return the weights of the last checkpoint of the run of each row, which decides the order of the run."""
+        table = self.zoo.table
+        last = table.groupby(["run_id", "layout"], sort=False)["checkpoint"].idxmax()
+        keys = table.iloc[rows][["run_id", "layout"]].itertuples(index=False, name=None)
+        return self.zoo.weights(last.loc[list(keys)].to_numpy())

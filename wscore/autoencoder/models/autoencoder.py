@@ -1,0 +1,228 @@
+"""Autoencoder of tokenized networks: an encoder and a decoder that are saved, loaded and used each on its own."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from wscore.autoencoder.coding.entropy import Code, EntropyCode
+from wscore.autoencoder.coding.uniform import LatentCode
+from wscore.autoencoder.models.linear_path import LinearConfig, LinearDecoder, LinearEncoder
+from wscore.autoencoder.models.mlp import MlpConfig, MlpDecoder, MlpEncoder
+from wscore.autoencoder.models.transformer import TransformerConfig, TransformerDecoder, TransformerEncoder
+from wscore.autoencoder.models.vae import Posterior, VaeConfig, VaeDecoder, VaeEncoder
+from wscore.config import Section, convert, to_plain
+from wscore.errors import ModelError
+from wscore.tokens.batch import TokenBatch
+from wscore.tokens.cache import Items, TokenCache
+from wscore.training.model_folder import load_model, read_model_config, register, save_model
+
+LEADING = 512  # principal directions that heads read, the first ones
+
+
+class Architecture(NamedTuple):
+    """The two sides of an architecture, both built from its configuration."""
+
+    encoder: type[nn.Module]
+    decoder: type[nn.Module]
+
+
+#: One entry per value of `ae.arch`: the configuration class says which.
+ARCHITECTURES: Mapping[type[Section], Architecture] = {
+    MlpConfig: Architecture(MlpEncoder, MlpDecoder),
+    TransformerConfig: Architecture(TransformerEncoder, TransformerDecoder),
+    VaeConfig: Architecture(VaeEncoder, VaeDecoder),
+}
+
+
+class AutoencoderConfig(Section):
+    """One side of an autoencoder.
+
+    Args:
+        network: nonlinear part.
+        linear: linear part beside it, or none.
+    """
+
+    network: MlpConfig | TransformerConfig | VaeConfig
+    linear: LinearConfig | None
+
+
+class Reconstruction(NamedTuple):
+    """What an autoencoder makes of a batch.
+
+    Attributes:
+        latent: one vector per sequence.
+        tokens: normalised tokens, zero where there is padding.
+        posterior: of the latents; None where the encoder has none.
+    """
+
+    latent: Float[Tensor, "batch latent"]
+    tokens: Float[Tensor, "batch token dim"]
+    posterior: Posterior | None = None
+
+
+@register
+class Encoder(nn.Module):
+    """z = linear(x) + network(x). With a linear path the network starts at zero, so that z starts as its projection.
+
+    Since format 2 of its folders the linear path undoes the decoder's bound on weights with a floor. Those of format 1 without
+    a linear path are read.
+    """
+
+    folder_format: ClassVar[int] = 2
+
+    def __init__(self, config: AutoencoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.network = ARCHITECTURES[type(config.network)].encoder(config.network)
+        self.linear = None if config.linear is None else LinearEncoder(config.linear)
+        if self.linear is not None:
+            _start_at_zero(self.network)
+
+    @staticmethod
+    def upgraded(config: Any, format: int) -> Any:  # noqa: A002, ARG004
+        """Return the configuration in a folder of an older format, or None where a linear path makes other latents."""
+        return config if isinstance(config, dict) and config.get("linear") is None else None
+
+    @property
+    def latent_dim(self) -> int:
+        """Numbers per latent."""
+        return self.config.network.latent_dim
+
+    @property
+    def leading(self) -> int:
+        """Numbers of a latent that heads read: with a linear path, whose numbers come in order, at most `LEADING`."""
+        return self.latent_dim if self.linear is None else min(self.latent_dim, LEADING)
+
+    def forward(self, batch: TokenBatch) -> Float[Tensor, "batch latent"]:
+        """Return one latent per sequence; padding has no influence."""
+        latent = self.network(batch)  # (B, Z)
+        return latent if self.linear is None else latent + self.linear(batch)  # (B, Z)
+
+    def posterior(self, batch: TokenBatch) -> Posterior | None:
+        """Return the Gaussian over the latent of every sequence, whose mean `forward` returns; None without one."""
+        if not isinstance(self.network, VaeEncoder):
+            return None
+        found = self.network.posterior(batch)
+        return found if self.linear is None else found._replace(mean=found.mean + self.linear(batch))
+
+    def draw(self, posterior: Posterior) -> Float[Tensor, "batch latent"]:
+        """Return the latents that the decoder is trained on: draws if they are `sampled` and this is training, else means."""
+        sampled = self.training and getattr(self.config.network, "encoding", "") == "sampled"
+        return posterior.sample() if sampled else posterior.mean
+
+
+@register
+class Decoder(nn.Module):
+    """x = bound(linear(z) + network(z)), see `LinearDecoder`. With a linear path the network starts at zero."""
+
+    def __init__(self, config: AutoencoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.network = ARCHITECTURES[type(config.network)].decoder(config.network)
+        self.linear = None if config.linear is None else LinearDecoder(config.linear)
+        if self.linear is not None:
+            _start_at_zero(self.network)
+
+    def forward(self, latent: Float[Tensor, "batch latent"], batch: TokenBatch) -> Float[Tensor, "batch token dim"]:
+        """Return tokens from latents; of the batch only mask and features are looked at. Padding comes out as zero."""
+        tokens = self.network(latent, batch)  # (B, T, D)
+        return tokens if self.linear is None else self.linear(latent, batch, tokens)  # (B, T, D)
+
+
+class Autoencoder(nn.Module):
+    """decoder(encoder(x)).
+
+    Args:
+        config: of both sides.
+    """
+
+    def __init__(self, config: AutoencoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(config)
+        self.decoder = Decoder(config)
+
+    def forward(self, batch: TokenBatch) -> Reconstruction:
+        """Return latents and reconstructed tokens; latents are draws where a VAE is trained on them."""
+        posterior = self.encoder.posterior(batch)
+        latent = self.encoder(batch) if posterior is None else self.encoder.draw(posterior)  # (B, Z)
+        tokens = self.decoder(latent, batch)  # (B, T, D)
+        assert tokens.shape == batch.tokens.shape, "a loss would broadcast"
+        return Reconstruction(latent, tokens, posterior)
+
+
+@torch.no_grad()
+def reconstruct_to_model_weights(
+    decoder: Decoder, latent: Float[Tensor, "batch latent"], cache: TokenCache, items: Items
+) -> list[dict[str, Tensor]]:
+    """Return one state dict per network from latents, in the scale of the original weights, ready for `load_state_dict`.
+
+    Args:
+        decoder: of the autoencoder.
+        latent: one vector per item.
+        cache: says how the networks of the items are laid out and normalised.
+        items: numbers of whole networks: of one that is cut into windows, all windows.
+
+    Raises:
+        DataError: if a window of a network is missing, naming the network.
+    """
+    tokens = decoder(latent, cache.batch(items))  # (B, T, D)
+    vectors, table = cache.to_weights(items, tokens), cache.table
+    names = dict(zip(table["row"].tolist(), table["layout"].tolist(), strict=True))
+    layouts = [cache.layouts[names[int(row)]] for row in cache.networks(items)]
+    return [
+        {name: tensor.clone() for name, tensor in layout.unflatten(torch.from_numpy(vector)).items()}
+        for layout, vector in zip(layouts, vectors, strict=True)
+    ]
+
+
+def save_autoencoder(folder: Path, model: Autoencoder, *, extra: Mapping[str, Any], code: Code | None = None) -> None:
+    """Write both sides as model folders `encoder` and `decoder`, each of which can be loaded without the other.
+
+    How latents are stored goes into the configuration of both, as `latent_code`.
+    """
+    extra = {**extra, **({} if code is None else {"latent_code": to_plain(code)})}
+    save_model(folder / "encoder", model.encoder, extra=extra)
+    save_model(folder / "decoder", model.decoder, extra=extra)
+
+
+def load_latent_code(folder: Path) -> Code | None:
+    """Return how the latents of an encoder or decoder in a folder are stored; None if nothing is said about it."""
+    return read_latent_code(read_model_config(folder), where=folder)
+
+
+def read_latent_code(facts: Mapping[str, Any], *, where: object) -> Code | None:
+    """Return how latents are stored as the configuration of a model folder says; in old ones all numbers have equal bits."""
+    found, kinds = facts.get("latent_code"), {"uniform": LatentCode, "waterfilling": EntropyCode}
+    if found is None:
+        return None
+    allocation = found.get("allocation", "uniform")
+    if allocation not in kinds:
+        raise ModelError("unknown allocation of bits", where=where, expected=" or ".join(kinds), got=allocation)
+    return convert({**found, "allocation": allocation}, kinds[allocation], where=f"{where}: latent_code")
+
+
+def load_autoencoder(folder: Path) -> Autoencoder:
+    """Return both sides as one model, in evaluation mode.
+
+    Raises:
+        ModelError: if a side is missing, altered or of another class, or the two do not belong together.
+    """
+    encoder, decoder = load_model(folder / "encoder", Encoder), load_model(folder / "decoder", Decoder)
+    if encoder.config != decoder.config:
+        raise ModelError(
+            "encoder and decoder do not belong together", where=folder, fix="run `dvc repro train_autoencoder`"
+        )
+    model = Autoencoder(encoder.config)
+    model.encoder, model.decoder = encoder, decoder
+    return model.eval()
+
+
+def _start_at_zero(network: Any) -> None:
+    """Set the last layer of a network to zero; it learns all the same, since what enters it isn't."""
+    nn.init.zeros_(network.outputs.weight)
+    nn.init.zeros_(network.outputs.bias)

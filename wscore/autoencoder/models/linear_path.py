@@ -1,0 +1,179 @@
+"""Linear path of an autoencoder: a basis of its own for every known layout, usually that of a PCA.
+
+A latent of the linear path is a rotation of the weights, so distances between latents are those between (projected) networks of
+a layout. Which layout a sequence has is told by its signature; a sequence of an unknown layout has no linear path.
+"""
+
+from collections.abc import Iterator
+from typing import Annotated
+
+import msgspec
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from wscore.autoencoder.models.embeddings import LOG_SIZE
+from wscore.autoencoder.models.mlp import Count
+from wscore.config import Section
+from wscore.tokens.batch import TokenBatch
+
+LEAST_ROOM = 1e-3  # between a mean and its floor, in normalised units
+LEAST_SHARE = 1e-3  # of it that a weight is above its floor when it is encoded
+STEP, MIX = -7046029254386353131, -4658895280553007687  # odd constants of splitmix64, as signed 64-bit numbers
+
+
+class LinearGroup(Section):
+    """Sequences that are alike but for their weights: those of one layout (and window).
+
+    Args:
+        signature: as `signatures` tells it.
+        weights: count of weights D of such a sequence.
+        rank: count of components r, at most latent_dim.
+    """
+
+    signature: int
+    weights: Annotated[int, msgspec.Meta(ge=0)]
+    rank: Annotated[int, msgspec.Meta(ge=0)]
+
+
+class LinearConfig(Section):
+    """Sizes of a linear path.
+
+    Args:
+        latent_dim: numbers per latent Z.
+        scale: latents are divided by it, so that they are of size 1.
+        groups: the layouts that have a basis.
+    """
+
+    latent_dim: Count
+    scale: Annotated[float, msgspec.Meta(gt=0)]
+    groups: tuple[LinearGroup, ...]
+
+
+class LinearPath(nn.Module):
+    """What encoder and decoder have in common: of each group g a mean m_g (D), a basis B_g (D, r) and a code c_g (Z).
+
+    The codes are fixed random signs: they set the layouts apart in the latent space, where each would else be centred on zero.
+    """
+
+    known: Tensor
+    codes: Tensor
+
+    def __init__(self, config: LinearConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.means = nn.ParameterList(torch.zeros(group.weights) for group in config.groups)
+        self.bases = nn.ParameterList(torch.zeros(group.weights, group.rank) for group in config.groups)
+        self.floors = nn.ParameterList(torch.full((group.weights,), -torch.inf) for group in config.groups)
+        known = torch.tensor([group.signature for group in config.groups], dtype=torch.int64)
+        self.register_buffer("known", known, persistent=False)
+        self.register_buffer("codes", _codes(known, config.latent_dim), persistent=False)
+        self.requires_grad_(False)
+
+    def rows(self, batch: TokenBatch) -> Iterator[tuple[int, Int64[Tensor, " n"]]]:
+        """Yield (group, places in the batch) for every group of which the batch has sequences."""
+        alike = torch.eq(signatures(batch)[:, None], self.known)  # (B, G)
+        for group in alike.any(dim=0).nonzero()[:, 0].tolist():
+            yield group, alike[:, group].nonzero()[:, 0]  # (n,)
+
+
+class LinearEncoder(LinearPath):
+    """z = B_g^T (unbound(x) - m_g) / scale + c_g, where x are the weights of a sequence of group g; 0 for unknown layouts.
+
+    unbound is the inverse of the bound of `LinearDecoder`, so that a whole basis gives every weight back.
+    """
+
+    def forward(self, batch: TokenBatch) -> Float[Tensor, "batch latent"]:
+        """Return one latent per sequence."""
+        latent = batch.tokens.new_zeros(batch.tokens.shape[0], self.config.latent_dim)  # (B, Z)
+        for group, rows in self.rows(batch):
+            weights = batch.tokens[rows][batch.mask[rows]].view(len(rows), -1)  # (n, D)
+            weights = unbounded(weights, self.means[group], self.floors[group])
+            part = (weights - self.means[group]) @ self.bases[group] / self.config.scale  # (n, r)
+            part = nn.functional.pad(part, (0, self.config.latent_dim - part.shape[1])) + self.codes[group]  # (n, Z)
+            latent = latent.index_copy(0, rows, part.to(latent.dtype))  # (B, Z)
+        return latent
+
+
+class LinearDecoder(LinearPath):
+    """x = bound(B_g (z - c_g) scale + m_g + n), where n comes from the network beside it; n alone for unknown layouts.
+
+    Some weights have a floor f below which a network is broken: a running variance must stay above zero. For these,
+    bound(x) = f + (m - f) exp((x - m) / (m - f)) where x < m; it has the value and the slope of x at m and never
+    reaches f. All else is left as it is.
+    """
+
+    def forward(
+        self,
+        latent: Float[Tensor, "batch latent"],
+        batch: TokenBatch,
+        beside: Float[Tensor, "batch token dim"] | None = None,
+    ) -> Float[Tensor, "batch token dim"]:
+        """Return tokens from latents; of the batch only mask and features are looked at. Padding comes out as zero."""
+        tokens = latent.new_zeros(batch.mask.shape) if beside is None else beside  # (B, T, D)
+        for group, rows in self.rows(batch):
+            basis = self.bases[group]
+            part = (latent[rows] - self.codes[group])[:, : basis.shape[1]] * self.config.scale  # (n, r)
+            weights = part @ basis.T + self.means[group]  # (n, D)
+            if beside is not None:
+                weights = weights + beside[rows][batch.mask[rows]].view(len(rows), -1)  # (n, D)
+            mask = torch.zeros_like(batch.mask).index_copy(0, rows, batch.mask[rows])  # (B, T, D)
+            tokens = tokens.masked_scatter(
+                mask, bounded(weights, self.means[group], self.floors[group]).to(tokens.dtype)
+            )  # (B, T, D)
+        return tokens
+
+
+def bounded(
+    weights: Float[Tensor, "*n weights"], mean: Float[Tensor, " weights"], floor: Float[Tensor, " weights"]
+) -> Float[Tensor, "*n weights"]:
+    """Return weights that stay above a floor, see `LinearDecoder`; -inf is none."""
+    held = floor.isfinite()  # (D,)
+    if not held.any():
+        return weights
+    least, room = _room(mean, floor)
+    above = (weights - least) / room - 1  # (*n, D)
+    return torch.where(held & (above < 0), least + room * above.clamp_max(0).exp(), weights)
+
+
+def unbounded(
+    weights: Float[Tensor, "*n weights"], mean: Float[Tensor, " weights"], floor: Float[Tensor, " weights"]
+) -> Float[Tensor, "*n weights"]:
+    """Return the inverse of `bounded`; a weight at its floor counts as `LEAST_SHARE` of the way to the mean."""
+    held = floor.isfinite()  # (D,)
+    if not held.any():
+        return weights
+    least, room = _room(mean, floor)
+    share = (weights - least) / room  # (*n, D)
+    return torch.where(held & (share < 1), least + room * (1 + share.clamp(LEAST_SHARE, 1).log()), weights)
+
+
+def _room(mean: Tensor, floor: Tensor) -> tuple[Tensor, Tensor]:
+    least = torch.where(floor.isfinite(), floor, 0.0)
+    return least, (mean.detach() - least).clamp_min(LEAST_ROOM)
+
+
+def signatures(batch: TokenBatch) -> Int64[Tensor, " batch"]:
+    """Return a number per sequence that is equal for sequences of one layout (and window), whatever the padding behind them.
+
+    It is an integer hash of the mask and of the features that are exact on every machine (all but the logarithm).
+    """
+    exact = [column for column in range(batch.features.shape[-1]) if column != LOG_SIZE]
+    features = torch.where(batch.token_mask[..., None], batch.features, 0.0)[..., exact]  # (B, T, 4)
+    bits = features.float().contiguous().view(torch.int32).long().flatten(1)  # (B, 4 T)
+    mask = batch.mask.long().flatten(1)  # (B, T D)
+    return (bits * _odd(bits.shape[1], bits)).sum(1) + MIX * (mask * _odd(mask.shape[1], mask)).sum(1)  # (B,)
+
+
+def _odd(count: int, like: Tensor) -> Tensor:
+    """Return well-mixed odd 64-bit numbers (splitmix64 of 1, 2, ...)."""
+    mixed = torch.arange(1, count + 1, dtype=torch.int64, device=like.device) * STEP
+    mixed = (mixed ^ (mixed >> 30)) * MIX
+    return (mixed ^ (mixed >> 27)) | 1
+
+
+def _codes(known: Tensor, latent_dim: int) -> Tensor:
+    """Return signs (G, Z) that depend on the signatures only."""
+    mixed = known[:, None] * _odd(latent_dim, known)  # (G, Z)
+    mixed = (mixed ^ (mixed >> 30)) * MIX
+    return torch.where(mixed >= 0, 1.0, -1.0)

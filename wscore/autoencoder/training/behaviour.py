@@ -1,0 +1,224 @@
+"""Training by what decoded networks do: batches of networks that differ in their weights alone, run on probe images."""
+
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Literal, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int64
+from msgspec import Meta
+from torch import Tensor
+
+from wscore.autoencoder.decode_weights import Subjects, subjects
+from wscore.autoencoder.training.behaviour_loss import agreement, behaviour_loss
+from wscore.config import Section
+from wscore.errors import TrainingError
+from wscore.networks.datasets import Tasks, as_tasks
+from wscore.networks.images import Images
+from wscore.tokens.batch import TokenBatch
+from wscore.tokens.cache import TokenCache
+from wscore.training.batches import derive_seed, permutation
+from wscore.zoo.store import Zoo
+
+Share = Annotated[float, Meta(ge=0, le=1)]
+REMEDY = "set ae.behaviour.share to 0 and ae.select to loss"
+PROBED = 1024  # networks x images that are run together
+
+
+class BehaviourConfig(Section):
+    """Loss on the answers of decoded networks (`ae.behaviour`).
+
+    Args:
+        share: of the behaviour loss; the rest is the reconstruction. 0 never runs a network, 1 alone is known to collapse.
+        loss: `kl` of the answers, or `mse` of the logits, both scaled by the spread of the original's logits.
+        temperature: in such spreads.
+        images: training images per step, drawn anew each time.
+        noise: of them get Gaussian noise of this deviation (values lie in [0, 1]).
+        noisy: share of the images that get noise.
+        mixed: share of the images that are means of two of them.
+        pure: share of the images that are replaced by uniform noise.
+        warmup: share of the epochs in which the loss rises from nothing to its share.
+        validation_images: training images on which the agreement of validation networks is measured.
+    """
+
+    share: Share
+    loss: Literal["kl", "mse"]
+    temperature: Annotated[float, Meta(gt=0)]
+    images: Annotated[int, Meta(ge=1)]
+    noise: Annotated[float, Meta(ge=0)]
+    noisy: Share
+    mixed: Share
+    pure: Share
+    warmup: Annotated[float, Meta(ge=0, lt=1)]
+    validation_images: Annotated[int, Meta(ge=1)]
+
+    def __post_init__(self) -> None:
+        if self.noisy + self.mixed + self.pure > 1:
+            raise ValueError("Expected `noisy` + `mixed` + `pure` to be at most 1")
+
+
+class NetworkBatch(NamedTuple):
+    """Networks that differ in their weights alone, with all of their windows.
+
+    Attributes:
+        tokens: normalised, zero in padding.
+        mask: True where an entry of `tokens` is a weight.
+        features: what each token is.
+        items: numbers of the windows in their cache.
+        subject: which `Subjects` they belong to, the same for all; -1 where that is left open.
+        rise: share of the behaviour loss that counts at this point of the training.
+    """
+
+    tokens: Float[Tensor, "networks window token dim"]
+    mask: Bool[Tensor, "networks window token dim"]
+    features: Float[Tensor, "networks window token feature"]
+    items: Int64[Tensor, "networks window"]
+    subject: Int64[Tensor, " networks"]
+    rise: Float[Tensor, " networks"]
+
+    @property
+    def networks(self) -> int:
+        """Count of networks."""
+        return self.tokens.shape[0]
+
+    @property
+    def windows(self) -> TokenBatch:
+        """All windows side by side, network by network."""
+        return TokenBatch(self.tokens.flatten(0, 1), self.mask.flatten(0, 1), self.features.flatten(0, 1))
+
+    def with_tokens(self, tokens: Float[Tensor, "windows token dim"]) -> "NetworkBatch":
+        """Return the batch with other tokens."""
+        return self._replace(tokens=tokens.view_as(self.tokens))
+
+
+def alone(windows: TokenBatch, items: np.ndarray) -> NetworkBatch:
+    """Return windows as networks of one window each, of any layouts."""
+    count, numbers = len(items), torch.from_numpy(np.ascontiguousarray(items, np.int64))
+    return NetworkBatch(
+        windows.tokens[:, None], windows.mask[:, None], windows.features[:, None], numbers[:, None],
+        torch.full((count,), -1), torch.ones(count),
+    )  # fmt: skip
+
+
+class NetworkBatches:
+    """Batches of networks that differ in their weights alone; each epoch has an order of its own unless `shuffle` is off.
+
+    Args:
+        cache: of tokens.
+        groups: the networks.
+        first: number of the first group among those of a `Behaviour`.
+        batch_size: networks per batch, about.
+        seed: with the epoch number it decides the order.
+        shuffle: whether there is one.
+        rising: epochs in which the behaviour loss rises to its share.
+    """
+
+    def __init__(
+        self, cache: TokenCache, groups: Sequence[Subjects], *, first: int, batch_size: int, seed: int, shuffle: bool,
+        rising: float = 0.0,
+    ) -> None:  # fmt: skip
+        self.cache, self.groups, self.seed, self.shuffle, self.rising = cache, groups, seed, shuffle, rising
+        self.first = first
+        self.parts = [max(1, round(len(group.rows) / batch_size)) for group in groups]
+
+    def __len__(self) -> int:
+        return sum(self.parts)
+
+    def epoch(self, number: int) -> Iterator[NetworkBatch]:
+        """Yield the batches of one epoch; those of a group are as equal in size as can be."""
+        batches: list[tuple[int, np.ndarray]] = []
+        for code, (group, parts) in enumerate(zip(self.groups, self.parts, strict=True)):
+            order = np.arange(len(group.rows))
+            if self.shuffle:
+                order = permutation(len(order), derive_seed(self.seed, code), number).numpy()
+            batches += [(code, group.items[part]) for part in np.array_split(order, parts)]
+        turns = permutation(len(batches), self.seed, number).tolist() if self.shuffle else range(len(batches))
+        for place, turn in enumerate(turns):
+            risen = (number - 1 + place / len(batches)) / self.rising if self.rising > 0 and self.shuffle else 1.0
+            code, chosen = batches[turn]
+            yield self._batch(code, chosen, min(1.0, risen))
+
+    def _batch(self, code: int, items: np.ndarray, rise: float) -> NetworkBatch:
+        flat, count = self.cache.batch(items.reshape(-1)), len(items)
+        tokens, mask, features = (part.unflatten(0, items.shape) for part in flat)
+        numbers = torch.from_numpy(np.ascontiguousarray(items, np.int64))
+        subject, risen = torch.full((count,), self.first + code), torch.full((count,), rise)
+        return NetworkBatch(tokens, mask, features, numbers, subject, risen)
+
+
+class Behaviour:
+    """The behaviour loss of decoded networks.
+
+    Args:
+        groups: networks that are trained on and those of the validation split.
+        images: of every data set, whose own networks answer them; only training images are looked at.
+        config: of the loss.
+        seed: of the images for validation.
+    """
+
+    def __init__(self, groups: Sequence[Subjects], images: Images | Tasks, config: BehaviourConfig, seed: int) -> None:
+        self.groups, self.config = groups, config
+        self.images = {one.name: one.x_train for one in as_tasks(images).images}
+        self.fixed = {}
+        for name, some in self.images.items():
+            order = torch.randperm(len(some), generator=torch.Generator().manual_seed(derive_seed(seed, "probes")))
+            self.fixed[name] = some[order[: config.validation_images]]
+        self.loss = behaviour_loss(config.loss)
+
+    def __call__(
+        self, batch: NetworkBatch, rebuilt: Float[Tensor, "windows token dim"], *, training: bool
+    ) -> dict[str, Tensor]:
+        """Return the loss and `disagreement`, 1 - agreement, as means over the networks.
+
+        In training the images are drawn from torch's global generator, in validation they are always the same.
+        """
+        group = self.groups[int(batch.subject[0])]
+        task = group.task
+        images = (draw_probes(self.images[task], self.config) if training else self.fixed[task]).to(rebuilt.device)
+        losses, differing = [], []
+        size = max(1, PROBED // len(images))
+        targets = group.codec.weights(batch.windows.tokens).split(size)
+        for target, found in zip(targets, group.codec.weights(rebuilt).split(size), strict=True):
+            with torch.no_grad():
+                expected = group.answer(target, images[None])
+            answers = group.answer(found, images[None])
+            losses.append(self.loss(expected, answers, self.config.temperature))
+            differing.append(1 - agreement(expected, answers.detach()))
+        return {"behaviour": torch.cat(losses).mean(), "disagreement": torch.cat(differing).mean()}
+
+
+def draw_probes(
+    images: Float[Tensor, "all channel height width"], config: BehaviourConfig
+) -> Float[Tensor, "images channel height width"]:
+    """Return images drawn with replacement, some of them mixed, noisy or replaced, from torch's global generator."""
+    count = config.images
+    chosen = images[torch.randint(len(images), (count,))]
+    mixed, noisy, pure = (round(count * share) for share in (config.mixed, config.noisy, config.pure))
+    if mixed:
+        chosen[:mixed] = (chosen[:mixed] + images[torch.randint(len(images), (mixed,))]) / 2
+    if noisy:
+        part = slice(mixed, mixed + noisy)
+        chosen[part] = chosen[part] + config.noise * torch.randn_like(chosen[part])
+    if pure:
+        part = slice(mixed + noisy, mixed + noisy + pure)
+        chosen[part] = torch.rand_like(chosen[part])
+    return chosen
+
+
+def runnable(cache: TokenCache, zoo: Zoo, split: str, images: Images | Tasks) -> list[Subjects]:
+    """Return the networks of a split, all of which can be run.
+
+    Raises:
+        TrainingError: if some can't, telling how many and what to do.
+    """
+    groups = subjects(cache, zoo, cache.indices(split), images)
+    stuck = [group for group in groups if group.way.answer is None]
+    if stuck:
+        lost, total = (sum(len(group.rows) for group in some) for some in (stuck, groups))
+        name = zoo.table["model_id"].iloc[int(stuck[0].rows[0])]
+        raise TrainingError(
+            f"{lost} of {total} networks of the {split} split can't be rebuilt and run on the images of section data",
+            where="ae.behaviour", expected="networks of known architecture that take these images",
+            got=f"{name}: {stuck[0].way.reason}", fix=REMEDY,
+        )  # fmt: skip
+    return groups

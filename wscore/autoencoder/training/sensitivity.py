@@ -1,0 +1,100 @@
+"""What networks care about: the mean curvature of their answers by their weights, layout by layout.
+
+The Gauss-Newton matrix of KL(answers || answers of the weights moved by d), of which d^T F d / 2 is the value for a small d, is
+averaged over training networks and training images. A basis and a rounding that go by it put errors where networks of the
+layout hardly notice them. It is a figure of the layout: no network that is encoded is ever run.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from wscore.autoencoder.decode_weights import Subjects
+from wscore.autoencoder.training.behaviour_loss import spread
+from wscore.networks.datasets import Tasks, as_tasks
+from wscore.networks.images import Images
+from wscore.tokens.cache import TokenCache
+
+NETWORKS = 128  # of each layout, at most, spread evenly over its training networks
+LARGEST = 4096  # weights of a layout whose matrix is held
+TOGETHER = 512  # networks x images that are run as one
+
+#: F (D, D) of layouts by their identity, in normalised units.
+Sensitivities = Mapping[str, Float[Tensor, "weights weights"]]
+
+
+def sensitivities(
+    cache: TokenCache, groups: Sequence[Subjects], images: Images | Tasks, *, count: int, temperature: float,
+    seed: int,
+) -> dict[str, Tensor]:  # fmt: skip
+    """Return the mean curvature of each layout that is not too large for it.
+
+    The curvature by the logits, diag(p) - p p^T at a temperature in spreads of the network's logits, is sampled: one direction
+    R e with R R^T = diag(p) - p p^T and e ~ N(0, 1) for every image, which is right on average.
+
+    Args:
+        cache: of the networks' tokens.
+        groups: training networks that differ in their weights alone.
+        images: of the networks' tasks; only training images are looked at.
+        count: of them for each network.
+        temperature: of the divergence.
+        seed: of the images and the directions.
+    """
+    generator, tasks = torch.Generator().manual_seed(seed), as_tasks(images)
+    sums: dict[str, Tensor] = {}
+    counts: dict[str, int] = {}
+    for identity in sorted({group.codec.layout.identity for group in groups}):
+        mine = [group for group in groups if group.codec.layout.identity == identity]
+        share = min(1.0, NETWORKS / sum(len(group.rows) for group in mine))
+        if mine[0].codec.layout.size > LARGEST:
+            continue
+        for group in mine:
+            chosen = torch.linspace(0, len(group.rows) - 1, max(1, round(share * len(group.rows)))).long().unique()
+            for part in chosen.split(max(1, TOGETHER // count)):
+                rows = _gradients(
+                    cache,
+                    group,
+                    group.items[part.numpy()],
+                    _draw(tasks, group, count, generator),
+                    temperature,
+                    generator,
+                )
+                sums[identity] = sums.get(identity, torch.zeros(())) + rows.mT.double() @ rows.double() / count
+            counts[identity] = counts.get(identity, 0) + len(chosen)
+    return {identity: total / counts[identity] for identity, total in sums.items()}
+
+
+def _draw(tasks: Tasks, group: Subjects, count: int, generator: torch.Generator) -> Tensor:
+    found = tasks.of(group.task)
+    assert found is not None, "networks that can be run have images"
+    images = found.x_train
+    return images[torch.randint(len(images), (count,), generator=generator)]
+
+
+def _gradients(
+    cache: TokenCache,
+    group: Subjects,
+    items: np.ndarray,
+    images: Tensor,
+    temperature: float,
+    generator: torch.Generator,
+) -> Tensor:
+    """Return J^T R e (n I, D) of some networks on images, by normalised weights."""
+    layout, count = group.codec.layout, len(images)
+    with torch.no_grad():
+        weights = group.codec.weights(cache.batch(items.reshape(-1)).tokens)  # (n, D)
+        scale = temperature * spread(group.answer(weights, images[None]))  # (n,)
+    copies = weights.repeat_interleave(count, 0).requires_grad_(True)  # (n I, D)
+    with torch.enable_grad():
+        logits = group.answer(copies, images.repeat(len(weights), *[1] * (images.ndim - 1))[:, None])[:, 0]
+        logits = logits / scale.repeat_interleave(count)[:, None]  # (n I, C)
+    shares = logits.detach().softmax(-1)
+    drawn = shares.sqrt() * torch.randn(shares.shape, generator=generator)
+    (rows,) = torch.autograd.grad(logits, copies, drawn - shares * drawn.sum(-1, keepdim=True))
+    unit = cache.normalizer.restore(layout, torch.ones(layout.size)) - cache.normalizer.restore(
+        layout, torch.zeros(layout.size)
+    )
+    return torch.nan_to_num(rows) * unit

@@ -1,0 +1,655 @@
+"""Recipe of the autoencoder: a token cache in, encoder and decoder out."""
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple, cast
+
+import numpy as np
+import torch
+from msgspec import Meta
+from torch import Tensor, nn
+
+from wscore.autoencoder.coding.entropy import Code, EntropyCode
+from wscore.autoencoder.coding.uniform import FLOAT, Bits, LatentCode
+from wscore.autoencoder.models.autoencoder import Autoencoder, AutoencoderConfig, Reconstruction
+from wscore.autoencoder.models.embeddings import Positions
+from wscore.autoencoder.models.linear_path import signatures
+from wscore.autoencoder.models.mlp import MlpConfig, Pooling
+from wscore.autoencoder.models.projection import ProjectionConfig, ProjectionHead
+from wscore.autoencoder.models.transformer import TransformerConfig
+from wscore.autoencoder.models.vae import Posterior, VaeConfig
+from wscore.autoencoder.training.behaviour import (
+    REMEDY,
+    Behaviour,
+    BehaviourConfig,
+    NetworkBatch,
+    NetworkBatches,
+    alone,
+    runnable,
+)
+from wscore.autoencoder.training.contrastive_loss import nt_xent
+from wscore.autoencoder.training.fit_linear_path import LinearFit, LinearPathConfig, fit_linear_path, fitted_to
+from wscore.autoencoder.training.kl_loss import kl_standard_normal
+from wscore.autoencoder.training.reconstruction_loss import reconstruction_loss
+from wscore.autoencoder.training.sensitivity import sensitivities
+from wscore.config import Section, convert, to_plain
+from wscore.errors import TrainingError
+from wscore.networks.datasets import Tasks
+from wscore.networks.images import Images
+from wscore.tokens.augment import augment, erase
+from wscore.tokens.batch import TokenBatch
+from wscore.tokens.cache import TokenCache
+from wscore.tokens.shuffle import UnitShuffle
+from wscore.training.batches import derive_seed, permutation
+from wscore.training.callbacks import Callback
+from wscore.training.engine import Device, Precision
+from wscore.training.history import History
+from wscore.training.loop import fit
+from wscore.training.schedule import Schedule
+from wscore.training.state import FitConfig
+from wscore.zoo.store import Zoo
+
+Count = Annotated[int, Meta(ge=1)]
+Share = Annotated[float, Meta(ge=0, lt=1)]
+Weight = Annotated[float, Meta(ge=0)]
+Losses = dict[str, Tensor]
+Objective = Callable[["Trainee", NetworkBatch], Losses]
+#: What the loop watches, lower is better, for each value of `ae.select`.
+MONITORS = {"agreement": "disagreement", "loss": "loss", "reconstruction": "reconstruction", "behaviour": "behaviour"}
+BITS = (4, 6, 8, 12, 16, 32)  # of allocation `uniform`
+BLOCK = 256  # networks at once where nothing is trained
+
+
+class LossWeights(Section):
+    """Weights of the parts of the loss `combined`."""
+
+    mse: Weight
+    mae: Weight
+    cosine: Weight
+
+
+class VaeOptions(Section):
+    """What the convolutional VAE needs besides (`ae.vae`).
+
+    Args:
+        input: `image`: the weight vector is an image; `linear`: learned linear maps into and out of the convolutions.
+        channels: of the first convolution; each level doubles them.
+        levels: times the image is halved.
+        kl_weight: the loss is the reconstruction + kl_weight KL / weights of the network, in nats.
+        encoding: latents that the decoder is trained on: `sampled` from the posterior or its mean (`deterministic`).
+        checkpointing: compute activations again instead of keeping them.
+    """
+
+    input: Literal["image", "linear"]
+    channels: Count
+    levels: Annotated[int, Meta(ge=1, le=8)]
+    kl_weight: Weight
+    encoding: Literal["sampled", "deterministic"]
+    checkpointing: bool
+
+
+class AugmentOptions(Section):
+    """Networks that are made of those of a training batch, and are encoded and rebuilt in their place (`ae.augment`).
+
+    Args:
+        interpolate: share of the networks that are replaced by a point between them and another of the same batch.
+        noise: of the weights, relative to the standard deviation of each token.
+        permute: share of the networks whose hidden units are put into a random order.
+    """
+
+    interpolate: Annotated[float, Meta(ge=0, le=1)]
+    noise: Weight
+    permute: Annotated[float, Meta(ge=0, le=1)]
+
+
+class AeConfig(Section):
+    """Autoencoder of tokenized networks (section `ae:`).
+
+    Args:
+        arch: `mlp`, `transformer` or `vae`.
+        latent: one latent per `network` (or window of one), or per `token` (transformer).
+        latent_dim: numbers Z per latent.
+        latent_bits: of a number where latents are stored. `uniform`: 4, 6, 8, 12, 16, or 32 for floats; `waterfilling`: the
+            mean over the numbers that a layout has.
+        allocation: `uniform`: the same bits for every number; `waterfilling`: as many as each is worth.
+        hidden_dim: width of the layers inside; a multiple of `heads` for the transformer.
+        layers: blocks on each side.
+        heads: attention heads (transformer).
+        memory: slots made from the latent that the decoder attends to (transformer).
+        vae: what the VAE needs besides.
+        pooling: how tokens become one vector.
+        positions: how the place of a token is embedded.
+        dropout: share of activations left out in training.
+        linear_path: `pca` adds principal components of each layout, so that training starts from PCA; or `none`.
+        linear_lr: learning rate of the linear path, as a share of lr; 0 leaves it as it was fitted.
+        symmetry: share of their covariance that is averaged over all orders of the hidden units; 0 for a plain PCA.
+        balance: their errors in a tensor of n weights count n ** -balance: 0 for a plain PCA, 1 for tensors that all
+            count alike. It serves layouts whose sensitivity is not known.
+        sensitivity: training images on which it is measured what training networks care about, for each network; the basis
+            puts errors elsewhere. 0 leaves it out, and so does `behaviour.share: 0`, for it runs networks.
+        loss: of the reconstruction, over valid entries.
+        loss_weights: for `combined`.
+        loss_normalization: by the statistics of the weights of each batch, before the loss: `none`, one mean and deviation
+            for the `batch`, or one for each `entry` of the token matrix.
+        behaviour: loss on the answers of decoded networks.
+        select: the epoch that is kept: highest `agreement` of validation networks with what is decoded of them, or lowest
+            validation `loss`, `reconstruction` or `behaviour`.
+        augment: other networks that are trained on in the place of those of the zoo.
+        gamma: share of the contrastive loss; the total is (1 - gamma) fit + gamma contrastive, where fit is
+            (1 - share) reconstruction + share behaviour.
+        temperature: of the contrastive loss.
+        projection_dim: numbers that the contrastive loss compares.
+        noise: of the contrastive views, relative to the standard deviation of each token.
+        token_dropout: share of the weights that a contrastive view sets to zero.
+        erase: share of the tokens of a contrastive view that are set to zero, in one run.
+        permute: share of the contrastive views with hidden units in a random order.
+        epochs: most passes over the training networks.
+        batch_size: networks per step.
+        lr: highest learning rate of AdamW.
+        weight_decay: decoupled weight decay of AdamW.
+        schedule: decay of the learning rate after the warm-up.
+        warmup: share of the steps in which the rate rises.
+        clip_norm: largest norm of the gradient; null = no limit.
+        accumulate: batches per optimizer step.
+        patience: epochs without improvement of the validation loss.
+        device: where to compute.
+        precision: of the forward pass.
+        seed: of the initial weights, the order of the batches, dropout and views.
+    """
+
+    arch: Literal["mlp", "transformer", "vae"]
+    latent: Literal["network", "token"]
+    latent_dim: Count
+    latent_bits: Annotated[float, Meta(ge=0.25, le=FLOAT)]
+    allocation: Literal["uniform", "waterfilling"]
+    hidden_dim: Count
+    layers: Annotated[int, Meta(ge=0)]
+    heads: Count
+    memory: Count
+    vae: VaeOptions
+    pooling: Pooling
+    positions: Positions
+    dropout: Share
+    linear_path: Literal["none", "pca"]
+    linear_lr: Weight
+    symmetry: Annotated[float, Meta(ge=0, le=1)]
+    balance: Annotated[float, Meta(ge=0, le=1)]
+    sensitivity: Annotated[int, Meta(ge=0)]
+    loss: Literal["mse", "mae", "cosine", "combined"]
+    loss_weights: LossWeights
+    loss_normalization: Literal["none", "batch", "entry"]
+    behaviour: BehaviourConfig
+    select: Literal["agreement", "loss", "reconstruction", "behaviour"]
+    augment: AugmentOptions
+    gamma: Annotated[float, Meta(ge=0, le=1)]
+    temperature: Annotated[float, Meta(gt=0)]
+    projection_dim: Count
+    noise: Weight
+    token_dropout: Share
+    erase: Share
+    permute: Annotated[float, Meta(ge=0, le=1)]
+    epochs: Count
+    batch_size: Annotated[int, Meta(ge=2)]
+    lr: Annotated[float, Meta(gt=0)]
+    weight_decay: Weight
+    schedule: Schedule
+    warmup: Share
+    clip_norm: Annotated[float, Meta(gt=0)] | None
+    accumulate: Count
+    patience: Count
+    device: Device
+    precision: Precision
+    seed: Annotated[int, Meta(ge=0)]
+
+    def __post_init__(self) -> None:
+        if self.arch == "transformer" and self.hidden_dim % self.heads:
+            raise ValueError(f"hidden_dim {self.hidden_dim} is not a multiple of heads {self.heads}")
+        if self.latent == "token" and self.arch != "transformer":
+            raise ValueError(f"latent `token` needs arch `transformer`, not `{self.arch}`")
+        if self.latent == "token" and self.linear_path != "none":
+            raise ValueError("latent `token` needs linear_path `none`: principal components belong to whole networks")
+        if self.allocation == "uniform" and self.latent_bits not in BITS:
+            raise ValueError(
+                f"Expected `latent_bits` of allocation `uniform` to be one of {BITS}, got {self.latent_bits}"
+            )
+        if self.loss == "combined" and not any(to_plain(self.loss_weights).values()):
+            raise ValueError("Expected one of `loss_weights` to be positive for loss `combined`")
+        if self.select in ("agreement", "behaviour") and not self.behaviour.share:
+            raise ValueError(f"select `{self.select}` needs `behaviour.share` above 0, for else no network is run")
+
+
+def with_latent_bits(config: AeConfig, latent_bits: float | None) -> AeConfig:
+    """Return the configuration with latents of another size, or as it is without one."""
+    if latent_bits is None:
+        return config
+    return convert(to_plain(config) | {"latent_bits": latent_bits}, AeConfig, where="ae")
+
+
+class Trained(NamedTuple):
+    """A trained autoencoder and how it came about.
+
+    Attributes:
+        model: in evaluation mode, with the weights of its best epoch.
+        code: how its latents are stored.
+        history: one row per epoch.
+        figures: what is worth knowing about it, as floats.
+    """
+
+    model: Autoencoder
+    code: Code
+    history: History
+    figures: dict[str, float]
+
+    def summary(self) -> str:
+        """Return one line for the user."""
+        size = self.figures["compression"]
+        kind = f"{size:.1f}x smaller" if size > 1 else f"an EXPANSION to {1 / size:.1f}x the weights"
+        return (
+            f"best epoch {self.history.best_epoch} of {self.figures['epochs']:.0f}, validation R2 "
+            f"{self.figures['validation_r2']:.3f}, latents {kind} than their networks"
+        )
+
+
+class CacheBatches:
+    """Batches of cached networks; each epoch has an order of its own unless `shuffle` is off.
+
+    Args:
+        cache: of tokens.
+        items: numbers of the items that are used.
+        batch_size: items per batch.
+        seed: with the epoch number it decides the order.
+        shuffle: whether there is one.
+    """
+
+    def __init__(self, cache: TokenCache, items: np.ndarray, *, batch_size: int, seed: int, shuffle: bool) -> None:
+        self.cache, self.items, self.batch_size, self.seed, self.shuffle = cache, items, batch_size, seed, shuffle
+
+    def __len__(self) -> int:
+        count = len(self.items)
+        return max(1, min(-(-count // self.batch_size), count // 2))  # two items or more in each, to be contrasted
+
+    def epoch(self, number: int) -> Iterator[NetworkBatch]:
+        """Yield the batches of one epoch, as equal in size as can be; every window stands alone."""
+        items = self.items
+        if self.shuffle:
+            items = items[permutation(len(items), self.seed, number).numpy()]
+        for part in np.array_split(items, len(self)):
+            yield alone(self.cache.batch(part), part)
+
+
+class Trainee(nn.Module):
+    """What is trained: the autoencoder and the projection head, which serves the contrastive loss alone."""
+
+    def __init__(self, config: AeConfig, sizes: AutoencoderConfig) -> None:
+        super().__init__()
+        self.autoencoder = Autoencoder(sizes)
+        head = ProjectionConfig(latent_dim=sizes.network.latent_dim, projection_dim=config.projection_dim)
+        self.projection = ProjectionHead(head) if config.gamma > 0 else None
+        self.code: Code | None = None
+        self.widening: dict[int, Tensor] = {}
+
+    def forward(self, batch: TokenBatch) -> Reconstruction:
+        """Return latents, tokens reconstructed of them as they come back from store, and, of a VAE, posteriors.
+
+        Gradients pass through the rounding as if there were none.
+        """
+        found = self.autoencoder(batch)
+        if self.code is None:
+            return found
+        error = self.code.rounded(found.latent.detach(), signatures(batch)) - found.latent.detach()
+        return found._replace(tokens=self.autoencoder.decoder(found.latent + error, batch))
+
+
+class Material(NamedTuple):
+    """What an autoencoder is trained on.
+
+    Attributes:
+        train: batches of the training split.
+        validation: batches of the validation split.
+        loss: of a batch.
+    """
+
+    train: CacheBatches | NetworkBatches
+    validation: CacheBatches | NetworkBatches
+    loss: Objective
+
+
+def train_autoencoder(
+    cache: TokenCache,
+    config: AeConfig,
+    *,
+    zoo: Zoo | None = None,
+    images: Images | Tasks | None = None,
+    callbacks: Sequence[Callback] = (),
+    resume: Path | None = None,
+) -> Trained:
+    """Return an autoencoder trained on the training split, the epoch that is best on the validation split (`ae.select`).
+
+    With a linear path, epoch 0 is the PCA from which training starts; it takes part in the choice.
+
+    Args:
+        cache: tokens of the networks.
+        config: of the training.
+        zoo: that the cache was made of; needed by the behaviour loss.
+        images: of the task, or of several; needed by the behaviour loss, which looks at training images only.
+        callbacks: of the loop.
+        resume: folder for the state of an interrupted training.
+
+    Raises:
+        TrainingError: if a loss is not finite, or the behaviour loss is on and there are networks that can't be run.
+        ConfigError: if the device is missing.
+    """
+    trainee = start(cache, config, zoo, images)
+    material = prepare(cache, config, zoo, images)
+    monitor = MONITORS[config.select]
+    parts = {"train": material.train, "validation": material.validation}
+    parts = parts if trainee.autoencoder.config.linear is not None else {}
+    first = {f"{k}_{name}": v for k, part in parts.items() for name, v in scores(trainee, part, material.loss).items()}
+    initial = copy.deepcopy(trainee.state_dict())
+    history = fit(
+        trainee, train=material.train, validation=material.validation, loss=material.loss, config=FitConfig.of(config),
+        monitor=monitor, callbacks=callbacks, resume=resume, groups=lambda model: parameter_groups(model, config),
+    )  # fmt: skip
+    if first:
+        history.rows.insert(0, {"epoch": 0, "step": 0, "lr": 0.0, **first})
+        if history.best_epoch == 0:
+            trainee.load_state_dict(initial)
+    code = latent_code(trainee.autoencoder, cache, config, trainee.widening)
+    return Trained(trainee.autoencoder, code, history, figures(trainee.autoencoder, cache, history, code))
+
+
+def latent_code(
+    model: Autoencoder, cache: TokenCache, config: AeConfig, widening: Mapping[int, Tensor] | None = None
+) -> Code:
+    """Return how latents are stored, so that it suits those of the training networks.
+
+    Args:
+        model: makes the latents.
+        cache: of the networks.
+        config: how many bits there are, and how they are spread.
+        widening: of the latents of a layout, by signature, see `LinearFit.widening`; where bits are spread over the numbers.
+    """
+    latents, kinds = _encoded(model, cache)
+    if config.allocation == "uniform":
+        return LatentCode.fit(latents, cast("Bits", int(config.latent_bits)))
+    for kind, factors in (widening or {}).items():
+        rows = (kinds == kind).nonzero()[:, 0]
+        centre = latents[rows].mean(0)
+        wider = nn.functional.pad(factors, (0, latents.shape[1] - len(factors)), value=1.0)
+        latents[rows] = centre + (latents[rows] - centre) * wider
+    groups = () if model.config.linear is None else model.config.linear.groups
+    ranks = {group.signature: group.rank for group in groups if group.rank}
+    return EntropyCode.fit(latents, kinds, ranks, config.latent_bits)
+
+
+@torch.no_grad()
+def _encoded(model: Autoencoder, cache: TokenCache) -> tuple[Tensor, Tensor]:
+    """Return latents and signatures of the training networks, see `fitted_to`."""
+    latents, kinds = [], []
+    items = np.sort(np.concatenate(fitted_to(cache)))
+    for start in range(0, len(items), BLOCK):
+        batch = cache.batch(items[start : start + BLOCK])
+        latents.append(model.encoder(batch))
+        kinds.append(signatures(batch))
+    return torch.cat(latents), torch.cat(kinds)
+
+
+def prepare(cache: TokenCache, config: AeConfig, zoo: Zoo | None, images: Images | Tasks | None) -> Material:
+    """Return batches and loss: of any windows side by side, or with the behaviour loss of networks that are run together."""
+    size = {"batch_size": config.batch_size, "seed": config.seed}
+    if not config.behaviour.share:
+        train = CacheBatches(cache, cache.indices("train"), shuffle=True, **size)
+        validation = CacheBatches(cache, cache.indices("validation"), shuffle=False, **size)
+        return Material(train, validation, objective(config, shuffler=shuffler(cache, config)))
+    if zoo is None or images is None:
+        raise TrainingError(
+            "the behaviour loss needs the zoo and the images of its task", where="ae.behaviour", fix=REMEDY
+        )
+    groups, others = (runnable(cache, zoo, split, images) for split in ("train", "validation"))
+    rising = config.behaviour.warmup * config.epochs
+    train = NetworkBatches(cache, groups, first=0, shuffle=True, rising=rising, **size)
+    validation = NetworkBatches(cache, others, first=len(groups), shuffle=False, **size)
+    behaviour = Behaviour([*groups, *others], images, config.behaviour, config.seed)
+    return Material(train, validation, objective(config, behaviour, shuffler(cache, config)))
+
+
+def shuffler(cache: TokenCache, config: AeConfig) -> UnitShuffle | None:
+    """Return what reorders hidden units, if any view is to be reordered."""
+    return UnitShuffle(cache) if config.augment.permute or (config.gamma and config.permute) else None
+
+
+def parameter_groups(model: Trainee, config: AeConfig) -> list[dict[str, Any]]:
+    """Return AdamW's groups: the networks, and without decay the linear paths if they are trained."""
+    linear = [
+        path for side in (model.autoencoder.encoder, model.autoencoder.decoder) if (path := side.linear) is not None
+    ]
+    for path in linear:
+        path.means.requires_grad_(config.linear_lr > 0)
+        path.bases.requires_grad_(config.linear_lr > 0)
+    own = [parameter for path in linear for parameter in path.parameters() if parameter.requires_grad]
+    taken = {id(parameter) for path in linear for parameter in path.parameters()}
+    rest = [parameter for parameter in model.parameters() if parameter.requires_grad and id(parameter) not in taken]
+    groups: list[dict[str, Any]] = [{"params": rest}]
+    return [*groups, {"params": own, "lr_factor": config.linear_lr, "weight_decay": 0.0}] if own else groups
+
+
+def start(cache: TokenCache, config: AeConfig, zoo: Zoo | None = None, images: Images | Tasks | None = None) -> Trainee:
+    """Return what is trained as it is before: random, or with a linear path the PCA of the training networks.
+
+    With zoo and images it is a PCA of what the networks care about (`ae.sensitivity`).
+    """
+    how = LinearPathConfig(config.latent_dim, config.symmetry, config.balance, config.seed)
+    known = {}
+    if (
+        config.linear_path == "pca"
+        and config.sensitivity
+        and config.behaviour.share
+        and zoo is not None
+        and images is not None
+    ):
+        groups = runnable(cache, zoo, "train", images)
+        options = {"count": config.sensitivity, "temperature": config.behaviour.temperature, "seed": config.seed}
+        known = sensitivities(cache, groups, images, **options)
+    linear = fit_linear_path(cache, how, known) if config.linear_path == "pca" else None
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(config.seed, "autoencoder"))
+        trainee = Trainee(config, sizes(cache, config, linear))
+    if linear is not None:
+        linear.fill(trainee.autoencoder)
+        if config.allocation == "waterfilling":
+            trainee.widening = linear.widening(*_encoded(trainee.autoencoder, cache))
+            trainee.code = latent_code(trainee.autoencoder, cache, config, trainee.widening)
+    return trainee
+
+
+@torch.no_grad()
+def scores(model: Trainee, batches: CacheBatches | NetworkBatches, loss: Objective) -> dict[str, float]:
+    """Return the mean of each scalar of a loss over the items of one pass, in evaluation mode."""
+    model.eval()
+    sums: dict[str, float] = {}
+    count = 0
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(batches.seed, "scores"))
+        for batch in batches.epoch(1):
+            count += batch.networks
+            for name, value in loss(model, batch).items():
+                sums[name] = sums.get(name, 0.0) + float(value) * batch.networks
+    return {name: value / count for name, value in sums.items()}
+
+
+def objective(config: AeConfig, behaviour: Behaviour | None = None, shuffler: UnitShuffle | None = None) -> Objective:
+    """Return the loss (1 - gamma) fit + gamma NT-Xent with fit = (1 - s) reconstruction + s behaviour.
+
+    The share s of the behaviour loss is that of the configuration times how far the loss has risen. What is reconstructed
+    is the clean (if augmented) network. A batch of a single network has no other to be told from: its contrastive loss is
+    0.
+    """
+    rebuilt = reconstruction_loss(
+        config.loss,
+        {name: getattr(config.loss_weights, name) for name in ("mse", "mae", "cosine")},
+        config.loss_normalization,
+    )
+
+    def loss(model: Trainee, batch: NetworkBatch) -> Losses:
+        if model.training:
+            batch = augmented(batch, config, shuffler)
+        windows = batch.windows
+        found = model(windows)
+        reconstruction = rebuilt(found[1], windows.tokens, windows.mask)
+        terms = {"reconstruction": reconstruction}
+        fit = reconstruction
+        if behaviour is not None:
+            terms |= behaviour(batch, found[1], training=model.training)
+            share = config.behaviour.share * batch.rise[0]
+            fit = (1 - share) * reconstruction + share * terms["behaviour"]
+        if found[2] is not None:
+            terms["kl"] = nats_per_weight(found[2], windows)
+        if model.projection is not None:
+            terms["contrastive"] = (
+                contrastive(model, batch, config, shuffler) if windows.networks > 1 else fit.new_zeros(())
+            )
+            fit = (1 - config.gamma) * fit + config.gamma * terms["contrastive"]
+        regular = config.vae.kl_weight * terms["kl"] if "kl" in terms else 0.0
+        return {"loss": fit + regular, **terms}
+
+    return loss
+
+
+def augmented(batch: NetworkBatch, config: AeConfig, shuffler: UnitShuffle | None) -> NetworkBatch:
+    """Return the networks that are trained on in the place of a batch, see `AugmentOptions`."""
+    options, generator = config.augment, torch.default_generator
+    if options.interpolate and batch.networks > 1 and int(batch.subject[0]) >= 0:
+        others = batch.tokens[torch.randperm(batch.networks)]
+        place = torch.rand(batch.networks) * (torch.rand(batch.networks) < options.interpolate)
+        batch = batch._replace(tokens=torch.lerp(batch.tokens, others, place.to(others)[:, None, None, None]))
+    windows = batch.windows
+    if options.permute and shuffler is not None:
+        windows = shuffled(windows, batch, shuffler, options.permute)
+    if options.noise:
+        windows = augment(windows, noise=options.noise, dropout=0.0, generator=generator)
+    return batch.with_tokens(windows.tokens)
+
+
+def shuffled(windows: TokenBatch, batch: NetworkBatch, shuffler: UnitShuffle, share: float) -> TokenBatch:
+    """Return the windows of a batch, a share of them with hidden units in a random order."""
+    items = batch.items.flatten().cpu().numpy()
+    return shuffler(windows, items, torch.default_generator, share)
+
+
+def nats_per_weight(posterior: Posterior, batch: TokenBatch) -> Tensor:
+    """Return the mean over networks of KL(posterior || N(0, 1)) divided by their count of weights."""
+    weights = batch.mask.flatten(1).sum(1).clamp(min=1)  # (B,)
+    return (kl_standard_normal(posterior.mean, posterior.log_variance) / weights).mean()
+
+
+def contrastive(model: Trainee, batch: NetworkBatch, config: AeConfig, shuffler: UnitShuffle | None) -> Tensor:
+    """Return NT-Xent between the projected latents of two augmented views of every network."""
+    if model.projection is None:
+        raise TrainingError("there is no projection head", where="ae.gamma", expected="more than 0")
+    views = (view(batch, config, shuffler) for _ in range(2))
+    first, second = (model.projection(model.autoencoder.encoder(one)) for one in views)
+    return nt_xent(first, second, config.temperature)
+
+
+def view(batch: NetworkBatch, config: AeConfig, shuffler: UnitShuffle | None) -> TokenBatch:
+    """Return one view of every window: reordered, noisy, with weights and tokens erased."""
+    windows = batch.windows
+    if config.permute and shuffler is not None:
+        windows = shuffled(windows, batch, shuffler, config.permute)
+    generator = torch.default_generator
+    windows = augment(windows, noise=config.noise, dropout=config.token_dropout, generator=generator)
+    return erase(windows, share=config.erase, generator=generator) if config.erase else windows
+
+
+def sizes(cache: TokenCache, config: AeConfig, linear: LinearFit | None = None) -> AutoencoderConfig:
+    """Return the sizes of both sides for a cache, with a linear path or without."""
+    if config.arch == "vae":
+        return AutoencoderConfig(network=_vae(cache, config), linear=None if linear is None else linear.config)
+    common = {
+        "token_dim": cache.token_dim,
+        "max_tokens": cache.max_tokens,
+        "latent_dim": config.latent_dim * (cache.max_tokens if config.latent == "token" else 1),
+        "layers": config.layers,
+        "pooling": config.pooling,
+        "positions": config.positions,
+        "dropout": config.dropout,
+    }
+    network = (
+        MlpConfig(hidden_dim=config.hidden_dim, **common)
+        if config.arch == "mlp"
+        else TransformerConfig(
+            model_dim=config.hidden_dim, heads=config.heads, memory=config.memory, latent=config.latent, **common
+        )
+    )
+    return AutoencoderConfig(network=network, linear=None if linear is None else linear.config)
+
+
+def _vae(cache: TokenCache, config: AeConfig) -> VaeConfig:
+    options = config.vae
+    return VaeConfig(
+        weights=int(cache.item_weights.max()), max_tokens=cache.max_tokens, latent_dim=config.latent_dim,
+        input=options.input, channels=options.channels, levels=options.levels, encoding=options.encoding,
+        positions=config.positions, dropout=config.dropout, checkpointing=options.checkpointing,
+    )  # fmt: skip
+
+
+def figures(model: Autoencoder, cache: TokenCache, history: History, code: Code) -> dict[str, float]:
+    """Return size, length of training, validation loss, and R2 of normalised weights on the validation split.
+
+    R2 = 1 - sum (x - x^)^2 / sum (x - m)^2 over valid entries, where m is the mean training network of the same layout.
+    """
+    sizes = stored_sizes(cache, code)
+    names = cache.table["layout"][cache.table["window"] == 0].astype(str)
+    compression = sum(cache.layouts[name].size for name in names) / sum(sizes[name] for name in names)
+    return {
+        "parameters": float(sum(parameter.numel() for parameter in model.parameters())),
+        "epochs": float(history.rows[-1]["epoch"]),
+        "best_epoch": float(history.best_epoch),
+        "validation_loss": history.best["validation_loss"],
+        **(
+            {"validation_agreement": 1 - disagreement}
+            if (disagreement := history.best.get("validation_disagreement")) is not None
+            else {}
+        ),
+        "validation_r2": validation_r2(model, cache, code),
+        "compression": compression,
+        "expansion": float(compression < 1),
+    }
+
+
+def stored_sizes(cache: TokenCache, code: Code) -> dict[str, float]:
+    """Return the 32-bit floats that a network of each layout takes: those of its windows, and one for its layout."""
+    first = cache.table.reset_index(drop=True).drop_duplicates(["layout", "window"])
+    kinds = np.concatenate([signatures(cache.batch([item])).numpy() for item in first.index])
+    found: dict[str, float] = {}
+    for layout, kind in zip(first["layout"].astype(str), kinds.tolist(), strict=True):
+        found[layout] = found.get(layout, 1.0) + code.floats(kind)
+    return found
+
+
+def validation_r2(model: Autoencoder, cache: TokenCache, code: Code) -> float:
+    """Return R2 of normalised weights on the validation split, latents as they come back from store, see `figures`."""
+    means: dict[int, Tensor] = {}
+    counts: dict[int, int] = {}
+    for batch, keys in _stream(cache, "train"):
+        for tokens, key in zip(batch.tokens.double(), keys, strict=True):
+            means[key] = means.get(key, torch.zeros(())) + tokens
+            counts[key] = counts.get(key, 0) + 1
+    error = spread = 0.0
+    with torch.no_grad():
+        for batch, keys in _stream(cache, "validation"):
+            centre = torch.stack(
+                [means[key] / counts[key] if key in means else torch.zeros_like(batch.tokens[0]) for key in keys]
+            )
+            tokens = model.decoder(code.rounded(model(batch).latent, signatures(batch)), batch)
+            error += float(((tokens - batch.tokens)[batch.mask]).square().double().sum())
+            spread += float(((batch.tokens - centre)[batch.mask]).square().sum())
+    return 1 - error / max(spread, 1e-12)
+
+
+def _stream(cache: TokenCache, split: str) -> Iterator[tuple[TokenBatch, list[int]]]:
+    items = cache.indices(split)
+    for start in range(0, len(items), BLOCK):
+        batch = cache.batch(items[start : start + BLOCK])
+        yield batch, signatures(batch).tolist()

@@ -1,0 +1,219 @@
+"""How good weight forecasts are: as weights and as networks, at every horizon, beside what needs no learning.
+
+Each run is a test of one thing, and its windows are judged in two sets, those late in the training and all:
+
+    temporal           the runs that were learned from, all targets after the split
+    unseen_run         held-out runs, the same part of the training     unseen_run_all        from their beginning
+    unseen_optimizer   runs of optimisers not learned from, likewise    unseen_optimizer_all
+    unseen_dataset     runs on data sets not learned from, likewise     unseen_dataset_all
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from wscore.forecasting.config import PredictorConfig
+from wscore.forecasting.evaluation.baselines import REMEMBERED, fit_baselines
+from wscore.forecasting.evaluation.config import ForecastConfig
+from wscore.forecasting.evaluation.recovery import Probe, Recovery, Score, recover, score_all
+from wscore.forecasting.evaluation.tables import OURS, TRUTH, Coverage, Entry, Head, Judged, Point
+from wscore.forecasting.models.per_weight import DiffusionPredictor
+from wscore.forecasting.models.predictors import Steps, WeightPredictor
+from wscore.forecasting.pca import fit_pca
+from wscore.forecasting.sequences import split_point
+from wscore.forecasting.splits import Grams, Plan, learned, windows_between
+from wscore.forecasting.trajectories.store import Trajectory
+from wscore.networks.layout import Layout
+
+Snapshots = Float[Tensor, "snapshot weights"]
+Method = Callable[[Snapshots, Layout, Steps], Float[Tensor, "horizon weights"]]
+Forecasts = dict[str, Float[Tensor, "horizon weights"]]
+RECOVERED = (OURS, "copy_last", "linear", "lawa", "ema", TRUTH)
+SAMPLE = "one_sample"
+
+
+class Present(NamedTuple):
+    """The last known snapshot of a tested window.
+
+    Attributes:
+        last: its number.
+        later: whether all targets lie after the split.
+        scored: whether networks are run.
+    """
+
+    last: int
+    later: bool
+    scored: bool
+
+
+def judge_forecasts(
+    model: WeightPredictor,
+    plan: Plan,
+    config: PredictorConfig,
+    probes: Sequence[Probe],
+    settings: ForecastConfig,
+    grams: Grams,
+) -> Judged:
+    """Return the errors of all methods on all test windows.
+
+    Args:
+        model: trained on this plan.
+        plan: which runs are for what.
+        config: of the predictor.
+        probes: images on which networks are run, of each data set that is at hand.
+        settings: how thoroughly.
+        grams: inner products of the runs by name, as far as they are known.
+    """
+    methods = all_methods(model, plan, config, grams)
+    judged = Judged([], [], {}, [], [])
+    for source, runs in plan.tested.items():
+        if source == "temporal" and config.split == "run":
+            continue  # all of these runs was learned from
+        for number, run in enumerate(runs):
+            one = _Judge(methods, model, config, probes, settings, judged, run, source)
+            one.all_windows(drawn=number == 0)
+    return judged
+
+
+def all_methods(model: WeightPredictor, plan: Plan, config: PredictorConfig, grams: Grams) -> dict[str, Method]:
+    """Return the model and all baselines by name, the latter fitted to what the model has learned from."""
+    known = [learned(config, run, grams) for run in plan.training]
+    methods: dict[str, Method] = {OURS: model.predict}
+    if isinstance(model, DiffusionPredictor):
+        methods[SAMPLE] = lambda history, layout, steps: model.sample(history, layout, steps, 1)[0]
+    return methods | {name: method.predict for name, method in fit_baselines(config, known).items()}
+
+
+def forecast(
+    methods: Mapping[str, Method], config: PredictorConfig, run: Trajectory, last: int
+) -> tuple[Forecasts, Snapshots, list[int]]:
+    """Return the forecasts of all methods and the truth from snapshot `last` of a run, and the history they saw.
+
+    The third part are the steps ahead: those of the configuration that the run is long enough for.
+    """
+    back = range(min(max(REMEMBERED, config.gram().reach), last // config.stride + 1))
+    history = torch.from_numpy(run.weights[[last - config.stride * step for step in reversed(back)]])
+    steps = [step for step in config.steps if last + config.stride * step < len(run)]
+    found = {name: method(history, run.layout, steps) for name, method in methods.items()}
+    truth = torch.from_numpy(run.weights[[last + config.stride * step for step in steps]])
+    return {**found, TRUTH: truth}, history, steps
+
+
+def presents(config: PredictorConfig, settings: ForecastConfig, run: Trajectory, source: str) -> list[Present]:
+    """Return the tested windows of a run: its later ones, and of runs not learned from some earlier ones too."""
+    split = split_point(len(run), config.train_split)
+    later = windows_between(config, split, len(run)).last[:: settings.window_step].tolist()
+    every = [] if source == "temporal" else windows_between(config, 1, len(run)).last.tolist()
+    earlier = [last for last in every if last < later[0]][:: max(config.stride, settings.window_step)]
+    scored = {*_spread(later, settings.scored_windows), *_spread(earlier, settings.scored_windows)}
+    return [Present(last, last >= later[0], last in scored) for last in (*earlier, *later)]
+
+
+class _Judge:
+    """One run while it is judged."""
+
+    def __init__(
+        self,
+        methods: Mapping[str, Method],
+        model: WeightPredictor,
+        config: PredictorConfig,
+        probes: Sequence[Probe],
+        settings: ForecastConfig,
+        judged: Judged,
+        run: Trajectory,
+        source: str,
+    ) -> None:
+        self.methods, self.model, self.config, self.settings = methods, model, config, settings
+        self.judged, self.run, self.source = judged, run, source
+        self.probe = next((probe for probe in probes if probe.fits(run.manifest)), None)
+
+    def all_windows(self, *, drawn: bool) -> None:
+        """Judge every window; with `drawn`, keep the trajectory in its own plane too."""
+        plane = _plane(self.run) if drawn else None
+        split = split_point(len(self.run), self.config.train_split)
+        if plane is not None:
+            self.judged.points.extend(_points(self.run, TRUTH, 0, range(len(self.run)), plane(self.run.weights)))
+        for present in presents(self.config, self.settings, self.run, self.source):
+            forecasts, history, steps = forecast(self.methods, self.config, self.run, present.last)
+            head = Head(self.run.name, self.run.manifest.optimizer, self.source, present.last, present.later)
+            probe = self.probe if present.scored else None
+            scores = score_all(self.run, forecasts, probe) if probe else {}
+            self._entries(head, forecasts, history[-1], steps, scores)
+            if probe:
+                self._recoveries(head, forecasts, steps, probe)
+            if present.scored:
+                self._coverages(head, history, forecasts[TRUTH], steps)
+            if plane is not None and present.later and (present.last - split + 1) % self.config.stride == 0:
+                line = plane(torch.cat([history[-1:], forecasts[OURS]]).numpy())
+                numbers = [present.last + self.config.stride * step for step in (0, *steps)]
+                self.judged.points.extend(_points(self.run, OURS, present.last, numbers, line))
+
+    def _entries(
+        self, head: Head, forecasts: Forecasts, last: Tensor, steps: list[int], scores: Mapping[str, list[Score]]
+    ) -> None:
+        truth = (forecasts[TRUTH] - last).double()  # (K, D)
+        copied = self._by_tensor(truth)  # (K, L)
+        for name, forecast in forecasts.items():
+            change = (forecast - last).double()
+            errors = self._by_tensor(change - truth)
+            lengths = change.norm(dim=1) * truth.norm(dim=1)
+            cosines = torch.where(lengths > 0, (change * truth).sum(1) / lengths, torch.nan).tolist()
+            for number, step in enumerate(steps):
+                own = scores[name][number] if scores else Score(np.nan, np.nan, torch.empty(0))
+                same = float((own.classes == scores[TRUTH][number].classes).double().mean()) if scores else np.nan
+                figures = (errors[number].sum(), copied[number].sum())
+                mse, reference = (float(value) / truth.shape[1] for value in figures)
+                self.judged.entries.append(
+                    Entry(head, step, name, mse, reference, cosines[number], own.accuracy, own.loss, same)
+                )
+                sums = self.judged.layers.setdefault((head.source, head.later, step, name), {})
+                for spec, error, reference in zip(self.run.layout.tensors, errors[number], copied[number], strict=True):
+                    before = sums.get(spec.name, (0.0, 0.0))
+                    sums[spec.name] = (before[0] + float(error), before[1] + float(reference))
+
+    def _by_tensor(self, vectors: Tensor) -> np.ndarray:
+        """Return the squared lengths of the tensors of some vectors."""
+        return np.add.reduceat(vectors.square().numpy(), self.run.layout.offsets, axis=1)
+
+    def _recoveries(self, head: Head, forecasts: Forecasts, steps: list[int], probe: Probe) -> None:
+        horizon = min(self.config.extrapolation_steps, steps[-1])
+        vectors = {name: forecasts[name][steps.index(horizon)] for name in RECOVERED}
+        found = recover(self.run, vectors, head.last, probe, self.settings.recovery_steps)
+        place = (head.run, head.source, head.last, head.later, horizon)
+        self.judged.recoveries.extend(
+            Recovery(*place, name, count, own.accuracy, own.loss) for name, count, own in found
+        )
+
+    def _coverages(self, head: Head, history: Tensor, truth: Tensor, steps: list[int]) -> None:
+        if not isinstance(self.model, DiffusionPredictor):
+            return
+        bands = self.model.bands(history, self.run.layout, steps)
+        inside = ((truth >= bands.low) & (truth <= bands.high)).double().mean(1)
+        widths = (bands.high - bands.low).double().square().mean(1).sqrt()
+        moved = (truth - history[-1]).double().square().mean(1).sqrt()
+        for number, step in enumerate(steps):
+            width = float(widths[number] / moved[number].clamp_min(1e-30))
+            self.judged.coverages.append(Coverage(head, step, float(inside[number]), width, self.config.band))
+
+
+def _spread(numbers: list[int], count: int) -> set[int]:
+    """Return some numbers, evenly spread, the first one and the last one among them."""
+    places = np.linspace(0, len(numbers) - 1, min(count, len(numbers))) if numbers else np.empty(0)
+    return {numbers[int(place)] for place in places.round()}
+
+
+def _plane(run: Trajectory) -> Callable[[Iterable[np.ndarray]], Tensor]:
+    """Return the projection of weight vectors on the first two principal components of a run."""
+    basis = fit_pca([run.weights], 2)
+    return lambda rows: torch.stack([basis.components @ (torch.from_numpy(np.array(row)) - basis.mean) for row in rows])
+
+
+def _points(run: Trajectory, series: str, start: int, numbers: Iterable[int], scores: Tensor) -> Iterator[Point]:
+    epochs = run.manifest.snapshots.epoch
+    padded = torch.nn.functional.pad(scores, (0, max(0, 2 - scores.shape[1])))  # a run in a line has one component
+    for number, (x, y) in zip(numbers, padded.tolist(), strict=True):
+        yield Point(run.name, series, start, epochs[number], x, y)

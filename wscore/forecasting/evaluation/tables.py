@@ -1,0 +1,383 @@
+"""What `judge_forecasts` found out, as metrics, tables and one line."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from wscore.forecasting.evaluation.recovery import Recovery
+
+OURS, TRUTH = "ours", "truth"
+NO_RIVALS = (OURS, TRUTH, "one_sample")
+SOURCES = ("temporal", "unseen_run", "unseen_optimizer", "unseen_dataset")
+METRICS = ("skill", "skill_sd", "mse", "cosine", "accuracy", "loss", "agreement")
+NOTABLE = 0.1  # skill below which nothing is foreseen: nine tenths of the change are missed
+TINY = 1e-30
+
+
+class Head(NamedTuple):
+    """One tested window.
+
+    Attributes:
+        run: name of the run.
+        optimizer: of the run.
+        source: what forecasts of this run are a test of: `temporal`, `unseen_run`, ..
+        last: the last snapshot known.
+        later: whether all targets of the window lie after the split.
+    """
+
+    run: str
+    optimizer: str
+    source: str
+    last: int
+    later: bool
+
+
+class Entry(NamedTuple):
+    """One method at one horizon of one window.
+
+    Attributes:
+        head: the window.
+        horizon: steps ahead.
+        method: `ours`, a baseline, or `truth`.
+        mse: mean squared error of the weights.
+        copied: that of copy-last.
+        cosine: between forecast and true change; NaN where one is zero.
+        accuracy: of the network with these weights; NaN where it was not run.
+        loss: likewise (nats).
+        agreement: share of the images on which it answers as the true later network; likewise.
+    """
+
+    head: Head
+    horizon: int
+    method: str
+    mse: float
+    copied: float
+    cosine: float
+    accuracy: float
+    loss: float
+    agreement: float
+
+
+class Coverage(NamedTuple):
+    """How many of the true weights the bands of a forecast hold.
+
+    Attributes:
+        head: the window.
+        horizon: steps ahead.
+        covered: share of the weights.
+        width: RMS width of the bands / RMS of the true change.
+        aimed: share that they are to hold.
+    """
+
+    head: Head
+    horizon: int
+    covered: float
+    width: float
+    aimed: float
+
+
+class Point(NamedTuple):
+    """A snapshot or forecast in the plane of a run's own first two principal components.
+
+    Attributes:
+        run: name of the run.
+        series: `truth` or `ours`.
+        start: the last snapshot known; 0 for the truth.
+        epoch: of the snapshot.
+        x: first score.
+        y: second score.
+    """
+
+    run: str
+    series: str
+    start: int
+    epoch: float
+    x: float
+    y: float
+
+
+class Judged(NamedTuple):
+    """What was found out.
+
+    Attributes:
+        entries: one per window, horizon and method.
+        points: of one run of each source.
+        layers: (squared errors, those of copy-last) by tensor, summed over windows, by (source, later, horizon, method).
+        recoveries: forecasts after further steps of training.
+        coverages: of the bands of forecasts, if they have any.
+    """
+
+    entries: list[Entry]
+    points: list[Point]
+    layers: dict[tuple[str, bool, int, str], dict[str, tuple[float, float]]]
+    recoveries: list[Recovery]
+    coverages: list[Coverage]
+
+
+class Pooled(NamedTuple):
+    """One method at one horizon, over all windows of a split.
+
+    Attributes:
+        split: set of windows.
+        horizon: steps ahead.
+        method: `ours`, a baseline, or `truth`.
+        windows: their count.
+        skill: 1 - sum of errors / sum of errors of copy-last.
+        mse: mean squared error of the weights.
+        cosine: mean cosine between forecast and true change; NaN without a forecast change.
+        accuracy: mean over the networks that were run; NaN if none was.
+        loss: likewise (nats).
+        agreement: likewise, of answers equal to those of the true later network.
+        skill_sd: standard deviation of the skill over runs; NaN for one run.
+        skill_worst: lowest skill of a window.
+        skill_positive: share of windows with positive skill.
+    """
+
+    split: str
+    horizon: int
+    method: str
+    windows: int
+    skill: float
+    mse: float
+    cosine: float
+    accuracy: float
+    loss: float
+    agreement: float
+    skill_sd: float
+    skill_worst: float
+    skill_positive: float
+
+
+def summary(judged: Judged) -> list[Pooled]:
+    """Return the pooled figures of every split, horizon and method."""
+    return [
+        _pooled(split, horizon, method, entries)
+        for split, part in _splits(judged).items()
+        for (horizon, method), entries in _groups(part).items()
+    ]
+
+
+def report(judged: Judged) -> dict[str, Any]:
+    """Return the content of metrics/predictor_test.json, by split (`<split>_<optimizer>` where there are several).
+
+    <split>.h<horizon>.<method>.<metric>; <split>.recovery.r<steps>.<method>.<metric> of forecasts
+    `extrapolation_steps` ahead; <split>.tensors.<name>.h<horizon> skill of single tensors; <split>.bands.h<horizon>;
+    and a few counts: `forecastable` counts the horizons at which the predictor has positive skill, `skill_mean` is over
+    them all.
+    """
+    found: dict[str, Any] = {}
+    for row in summary(judged):
+        split = found.setdefault(row.split, {"windows": 0.0, "skill_mean": 0.0, "forecastable": 0.0})
+        split["windows"] = max(split["windows"], float(row.windows))
+        figures = {name: getattr(row, name) for name in METRICS if np.isfinite(getattr(row, name))}
+        split.setdefault(f"h{row.horizon}", {})[row.method] = figures
+    for name, split in found.items():
+        skills = [entries[OURS]["skill"] for entries in _horizons(split).values()]
+        split |= {"skill_mean": float(np.mean(skills)), "forecastable": float(sum(skill > 0 for skill in skills))}
+        split |= {key: part for key, part in _extras(judged, name).items() if part}
+    return found
+
+
+def _extras(judged: Judged, split: str) -> dict[str, dict[str, Any]]:
+    recovery: dict[str, Any] = {}
+    rows = recoveries(judged)
+    for row in pd.DataFrame(rows[rows["split"] == split]).to_dict("records"):
+        place = recovery.setdefault(f"r{row['steps']}", {})
+        place[row["method"]] = {name: row[name] for name in ("accuracy", "loss", "loss_wins")}
+    tensors: dict[str, Any] = {}
+    for row in layers(judged).to_dict("records"):
+        if row["split"] == split and row["method"] == OURS:
+            tensors.setdefault(row["tensor"].replace(".", "_"), {})[f"h{row['horizon']}"] = row["skill"]
+    held = {
+        f"h{row['horizon']}": {name: row[name] for name in ("covered", "width")}
+        for row in bands(judged).to_dict("records")
+        if row["split"] == split
+    }
+    return {"recovery": recovery, "tensors": tensors, "bands": held}
+
+
+def by_method(found: Mapping[str, Any], split: str) -> dict[str, dict[str, float]]:
+    """Return the figures of one split of a report by method, as `skill_1`, `accuracy_1`, .. (metric and horizon)."""
+    methods: dict[str, dict[str, float]] = {}
+    for key, entries in _horizons(found.get(split, {})).items():
+        for method, figures in entries.items():
+            methods.setdefault(method, {}).update({f"{name}_{key[1:]}": value for name, value in figures.items()})
+    return methods
+
+
+def sentence(found: Mapping[str, Any]) -> str:
+    """Return the skill one and the most steps ahead of each split in one line, with a verdict where there is none."""
+    return "; ".join(_verdict(split, found[split]) for split in found if not split.endswith("_all"))
+
+
+def tables(judged: Judged) -> dict[str, pd.DataFrame]:
+    """Return the tables that are kept and drawn, by name.
+
+    `summary` has the fields of `Pooled`, `paths` those of `Point`, `recovery` and `layers` see below; `skill_<split>`,
+    `accuracy_<split>` and `loss_<split>` have a row per horizon and a column per method. Forecasts with bands have `bands`,
+    see below, too.
+    """
+    rows = summary(judged)
+    found = {"summary": pd.DataFrame(rows), "paths": pd.DataFrame(judged.points)}
+    found |= {"recovery": recoveries(judged), "layers": layers(judged)}
+    if judged.coverages:
+        found["bands"] = bands(judged)
+    for split in dict.fromkeys(row.split for row in rows):
+        part = [row for row in rows if row.split == split]
+        for metric in ("skill", "accuracy", "loss"):
+            found[f"{metric}_{split}"] = pd.DataFrame(list(_wide(part, metric)))
+    return found
+
+
+def recoveries(judged: Judged) -> pd.DataFrame:
+    """Return a row per split, method and count of steps: windows, mean accuracy and loss, and `loss_wins`.
+
+    `loss_wins` is the share of the windows in which the loss is lower than that of copy-last after the same steps.
+    """
+    found = []
+    for split in [name for name in _names(judged) if any(_belongs(one, name) for one in judged.recoveries)]:
+        own = [one for one in judged.recoveries if _belongs(one, split)]
+        copied = {(one.run, one.last, one.steps): one.loss for one in own if one.method == "copy_last"}
+        for method, steps in dict.fromkeys((one.method, one.steps) for one in own):
+            rows = [one for one in own if (one.method, one.steps) == (method, steps)]
+            wins = [one.loss < copied[one.run, one.last, one.steps] for one in rows]
+            accuracy, loss = (float(np.mean([getattr(one, name) for one in rows])) for name in ("accuracy", "loss"))
+            found.append((split, method, steps, len(rows), accuracy, loss, float(np.mean(wins))))
+    columns = ["split", "method", "steps", "windows", "accuracy", "loss", "loss_wins"]
+    return pd.DataFrame(found, columns=pd.Index(columns))
+
+
+def layers(judged: Judged) -> pd.DataFrame:
+    """Return a row per split, method, horizon and tensor with its skill."""
+    found = []
+    for split in _names(judged):
+        if split.removesuffix("_all") not in SOURCES:
+            continue
+        sums: dict[tuple[str, int, str], np.ndarray] = {}
+        for (source, later, horizon, method), tensors in judged.layers.items():
+            if source == split.removesuffix("_all") and (later or split.endswith("_all")):
+                for tensor, pair in tensors.items():
+                    key = (method, horizon, tensor)
+                    sums[key] = sums.get(key, np.zeros(2)) + pair
+        for (method, horizon, tensor), (error, copied) in sums.items():
+            skill = 1 - float(error) / max(float(copied), TINY)
+            found.append({"split": split, "method": method, "horizon": horizon, "tensor": tensor, "skill": skill})
+    return pd.DataFrame(found, columns=pd.Index(["split", "method", "horizon", "tensor", "skill"]))
+
+
+def bands(judged: Judged) -> pd.DataFrame:
+    """Return a row per split and horizon: the share of the weights aimed at and covered, mean width of the bands."""
+    columns = ["split", "horizon", "aimed", "covered", "width"]
+    found = []
+    for split in _names(judged):
+        for step in sorted({one.horizon for one in judged.coverages}):
+            own = [one for one in judged.coverages if one.horizon == step and _belongs(one.head, split)]
+            if own:
+                means = (float(np.mean([getattr(one, name) for one in own])) for name in columns[2:])
+                found.append((split, step, *means))
+    return pd.DataFrame(found, columns=pd.Index(columns))
+
+
+def _wide(rows: Sequence[Pooled], metric: str) -> Iterator[dict[str, Any]]:
+    for horizon in dict.fromkeys(row.horizon for row in rows):
+        yield {"horizon": horizon} | {row.method: getattr(row, metric) for row in rows if row.horizon == horizon}
+
+
+def _splits(judged: Judged) -> dict[str, list[Entry]]:
+    return {name: [one for one in judged.entries if _belongs(one.head, name)] for name in _names(judged)}
+
+
+def _names(judged: Judged) -> list[str]:
+    """Return the sets of windows: of each source the later ones, all if that is more, and both by optimiser."""
+    heads = dict.fromkeys(entry.head for entry in judged.entries)
+    found = []
+    for source in SOURCES:
+        own = [head for head in heads if head.source == source]
+        optimizers = list(dict.fromkeys(head.optimizer for head in own))
+        kinds = ["", *(f"_{name}" for name in optimizers if len(optimizers) > 1)]
+        parts = ["", "_all"] if any(not head.later for head in own) else [""]
+        found += [source + kind + part for kind in kinds for part in parts if own]
+    return found
+
+
+def _belongs(head: Head | Recovery, split: str) -> bool:
+    whole = split.removesuffix("_all")
+    names = (head.source, f"{head.source}_{head.optimizer}" if isinstance(head, Head) else head.source)
+    return whole in names and (head.later or split.endswith("_all"))
+
+
+def _groups(entries: Sequence[Entry]) -> dict[tuple[int, str], list[Entry]]:
+    groups: dict[tuple[int, str], list[Entry]] = {}
+    for entry in sorted(entries, key=lambda entry: entry.horizon):
+        groups.setdefault((entry.horizon, entry.method), []).append(entry)
+    return groups
+
+
+def _pooled(split: str, horizon: int, method: str, entries: Sequence[Entry]) -> Pooled:
+    errors, copied = (np.array([getattr(entry, name) for entry in entries]) for name in ("mse", "copied"))
+    windows = 1 - errors / np.maximum(copied, TINY)
+    runs = np.array([entry.head.run for entry in entries])
+    each = [_skill(errors[runs == run], copied[runs == run]) for run in dict.fromkeys(runs)]
+    return Pooled(
+        split=split,
+        horizon=horizon,
+        method=method,
+        windows=len(entries),
+        skill=_skill(errors, copied),
+        mse=float(errors.mean()),
+        cosine=_mean(entries, "cosine"),
+        accuracy=_mean(entries, "accuracy"),
+        loss=_mean(entries, "loss"),
+        agreement=_mean(entries, "agreement"),
+        skill_sd=float(np.std(each, ddof=1)) if len(each) > 1 else float("nan"),
+        skill_worst=float(windows.min()),
+        skill_positive=float((windows > 0).mean()),
+    )
+
+
+def _skill(errors: np.ndarray, copied: np.ndarray) -> float:
+    return 1 - float(errors.sum()) / max(float(copied.sum()), TINY)
+
+
+def _mean(entries: Sequence[Entry], name: str) -> float:
+    values = np.array([getattr(entry, name) for entry in entries])
+    known = values[np.isfinite(values)]
+    return float(known.mean()) if len(known) else float("nan")
+
+
+def _horizons(split: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    return {key: value for key, value in split.items() if key[0] == "h" and key[1:].isdigit()}
+
+
+def _verdict(split: str, found: Mapping[str, Any]) -> str:
+    horizons = _horizons(found)
+    steps = near_steps(_step(key) for key in horizons)
+    first, last = steps[0], steps[-1]
+    near, far = f"h{first}", f"h{last}"
+    figures = f"{horizons[near][OURS]['skill']:+.3f} / {horizons[far][OURS]['skill']:+.3f}"
+    text = f"{split.replace('_', ' ')}: skill {figures} at {near[1:]} / {far[1:]} steps"
+    rivals = [
+        (value["skill"], name, _step(key))
+        for key, entries in horizons.items()
+        for name, value in entries.items()
+        if name not in NO_RIVALS
+    ]
+    if max(entries[OURS]["skill"] for entries in horizons.values()) < NOTABLE:
+        skill, name, step = max(rivals)
+        if skill < NOTABLE:
+            return f"{text}, not forecastable here"
+        return f"{text}, no skill, but {name.replace('_', ' ')} has {skill:+.3f} at {step}"
+    skill, name, _ = max(one for one in rivals if one[2] == last)
+    return f"{text} (best baseline {skill:+.3f}, {name.replace('_', ' ')})"
+
+
+def near_steps(steps: Iterable[int]) -> list[int]:
+    """Return the steps ahead that follow on each other, without the far one behind a gap."""
+    rising = sorted(steps)
+    return [step for number, step in enumerate(rising) if step == rising[0] + number]
+
+
+def _step(key: str) -> int:
+    return int(key[1:])

@@ -1,0 +1,159 @@
+"""Parts of the changes of a weight matrix: along its strongest directions of inputs, and the rest.
+
+The changes d_1..d_m of a matrix (outputs, inputs) have the directions V, eigenvectors of sum_i d_i^T d_i, strongest first.
+With edges (3, 20) and projections Q_b on directions 1 to 3, 4 to 20 and all others, the three parts d Q_b of a change d have
+no inner products with each other, and their sum is d. A vector, such as a bias, is one part, and so is a matrix without edges.
+
+    sum_b beta_b d Q_b = beta_last d + L V^T
+
+so that a combination of parts is one of whole changes and a product of thin matrices. Renumbered neurons renumber the
+directions and change no inner product.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from wscore.networks.layout import Layout, TensorSpec
+
+EXACT = 512  # the most inputs of a matrix whose directions are computed exactly
+SPARE, ROUNDS = 8, 2  # directions more than needed, and passes over the matrix, where they are approximated
+COLUMNS_AT_ONCE = 262_144  # weights that are looked at together
+NOTHING = 1e-10  # share of squared changes below which a part or a direction is rounding
+
+Blocks = list[slice]
+Edges = tuple[int, ...]  # of the directions, where a part ends and the next one starts; the last part is the rest
+Reader = Callable[[slice], Tensor]  # of a run of weights, the changes (vectors, weights), in float64
+
+
+class Seen(NamedTuple):
+    """Changes of a tensor as seen from its directions; of a vector there are none.
+
+    Attributes:
+        directions: V, orthonormal columns, at most as many as the last edge says.
+        along: d V.
+        grams: inner products of the changes in each part.
+    """
+
+    directions: Float[Tensor, "input direction"]
+    along: Float[Tensor, "vector output direction"]
+    grams: Float[Tensor, "part vector vector"]
+
+
+def is_matrix(spec: TensorSpec) -> bool:
+    """Return whether a tensor has parts."""
+    return len(spec.shape) > 1
+
+
+def present_parts(layout: Layout, count: int) -> Float[Tensor, "tensor part"]:
+    """Return 1 for the parts, of so many, that a tensor can have: all, or the last one."""
+    there = torch.zeros(len(layout.tensors), count)
+    there[:, -1] = 1
+    there[[is_matrix(spec) for spec in layout.tensors]] = 1
+    return there
+
+
+def row_blocks(spec: TensorSpec, part: slice, at_once: int) -> Iterator[slice]:
+    """Yield runs of whole rows of a tensor, of about `at_once` weights, as places in the vector."""
+    row = spec.size // spec.shape[0] if is_matrix(spec) else 1
+    step = max(at_once // row, 1) * row
+    for start in range(part.start, part.stop, step):
+        yield slice(start, min(start + step, part.stop))
+
+
+def seen_tensors(
+    read: Reader, layout: Layout, present: int, edges: Edges, at_once: int = COLUMNS_AT_ONCE
+) -> list[Seen]:
+    """Return the changes of every tensor as seen from the directions of the first `present` ones.
+
+    Args:
+        read: the changes of a run of weights.
+        layout: of the vectors.
+        present: how many changes the directions are of.
+        edges: of the parts.
+        at_once: weights that are looked at together.
+    """
+    return [
+        (_matrix if edges and is_matrix(spec) else _vector)(
+            read, spec, list(row_blocks(spec, part, at_once)), present, edges
+        )
+        for spec, part in zip(layout.tensors, layout.slices().values(), strict=True)
+    ]
+
+
+def near_directions(
+    read: Reader, spec: TensorSpec, blocks: Blocks, present: int, count: int
+) -> Float[Tensor, "input direction"]:
+    """Return about the `count` strongest directions of the first changes of a matrix with many inputs, by subspace iteration."""
+    inputs = spec.size // spec.shape[0]
+    width = min(count + SPARE, inputs)
+    generator = torch.Generator().manual_seed(0)
+    basis = torch.randn(inputs, width, generator=generator, dtype=torch.float64).to(read(slice(0, 1)).device)
+    for _ in range(ROUNDS):
+        basis = torch.linalg.qr(_applied(read, spec, blocks, present, basis)).Q
+    return basis @ _strongest(basis.T @ _applied(read, spec, blocks, present, basis), count)
+
+
+def correction(
+    seen: Seen, coefficients: Float[Tensor, "part increment horizon"], edges: Edges
+) -> Float[Tensor, "horizon output direction"]:
+    """Return L of a combination of parts, beside its coefficients of whole changes, those of the last part."""
+    count, found = coefficients.shape[1], coefficients.to(seen.along)
+    bins = torch.bucketize(torch.arange(seen.along.shape[2]), torch.tensor(edges), right=True).to(found.device)
+    return torch.einsum("mrb,bmk->krb", seen.along[:count], found[bins] - found[-1])
+
+
+def _matrix(read: Reader, spec: TensorSpec, blocks: Blocks, present: int, edges: Edges) -> Seen:
+    inputs = spec.size // spec.shape[0]
+    if inputs <= EXACT:
+        directions = _strongest(_applied(read, spec, blocks, present, None), edges[-1])
+    else:
+        directions = near_directions(read, spec, blocks, present, edges[-1])
+    along, whole = [], []
+    for block in blocks:
+        changes = _matrices(read(block), spec)  # (vectors, rows, C)
+        along.append(changes @ directions)
+        whole.append(_products(changes))
+    seen = torch.cat(along, dim=1)
+    return Seen(directions, seen, _part_products(seen, torch.stack(whole).sum(0), edges))
+
+
+def _vector(read: Reader, spec: TensorSpec, blocks: Blocks, present: int, edges: Edges) -> Seen:  # noqa: ARG001
+    whole = torch.stack([_products(read(block)) for block in blocks]).sum(0)
+    nothing = whole.new_zeros(len(whole), 0, 0)
+    return Seen(nothing[0], nothing, _part_products(nothing, whole, edges))
+
+
+def _strongest(covariance: Tensor, most: int) -> Tensor:
+    """Return the eigenvectors of the largest eigenvalues, strongest first; those of zero are any, and are left out."""
+    found = torch.linalg.eigh(covariance)
+    count = int((found.eigenvalues > NOTHING * found.eigenvalues[-1]).sum())
+    return found.eigenvectors.flip(1)[:, : min(count, most)]
+
+
+def _applied(read: Reader, spec: TensorSpec, blocks: Blocks, present: int, basis: Tensor | None) -> Tensor:
+    """Return sum_i d_i^T d_i over the first changes, or its product with a basis."""
+    products = []
+    for block in blocks:
+        own = _matrices(read(block)[:present], spec).flatten(0, 1)
+        products = [sum(products, own.T @ (own if basis is None else own @ basis))]
+    return products[0]
+
+
+def _part_products(along: Tensor, whole: Tensor, edges: Edges) -> Tensor:
+    cells = [_products(along[..., start:stop]) for start, stop in zip((0, *edges)[:-1], edges, strict=True)]
+    grams = torch.stack([*cells, whole - sum(cells)])
+    there = (grams.diagonal(dim1=-2, dim2=-1) > NOTHING * whole.diagonal()).to(grams)  # (P, V)
+    return grams * there[:, :, None] * there[:, None]
+
+
+def _matrices(changes: Tensor, spec: TensorSpec) -> Tensor:
+    return changes.unflatten(-1, (-1, spec.size // spec.shape[0]))
+
+
+def _products(changes: Tensor) -> Tensor:
+    flat = changes.flatten(1)
+    return flat @ flat.T

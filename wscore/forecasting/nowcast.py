@@ -1,0 +1,392 @@
+"""Jumps in a training of your own: forecast the weights some steps ahead, go there, and train on.
+
+    jumps = wscore.accelerate(network, optimizer, every=40)
+    for images, labels in batches:
+        loss = ...
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        jumps.step(loss)
+    jumps.finish()
+    with jumps.averaged():
+        ...  # judge the network, or save it
+
+After every jump the training goes on for some steps of recovery; only then is the jump judged: a forecast adds error in
+steep directions, which a few steps remove, and progress in flat ones, which remains. Until then the weights and the
+state of the optimiser from before the jump are kept, and a jump that did not pay is taken back with all that followed.
+
+A network that learns at a high constant rate moves about a point that is better than where it happens to be. Jumps take
+that point further along, `averaged` shows it: the mean of the last few snapshots, at no cost of steps.
+"""
+
+import copy
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from wscore.errors import ConfigError, ModelError, TrainingError
+from wscore.forecasting.models.predictors import Steps, WeightPredictor
+from wscore.forecasting.trajectories.recorder import unwrapped
+from wscore.networks.layout import Layout, layout_of
+from wscore.training.model_folder import CONFIG, load_model
+
+FURTHEST = 8  # intervals: jumps further ahead were no better
+FAST = 0.5  # no jump while the losses fall by a larger share within the steps from one jump to the next
+PLACES = (Path("models/predictor"), Path("models/published/predictor"))  # what was trained last comes first
+
+
+@runtime_checkable
+class Forecasts(Protocol):
+    """What a jump needs: any `WeightPredictor`, or a rule of your own."""
+
+    def predict(
+        self, history: Float[Tensor, "snapshot weights"], layout: Layout, horizons: Steps
+    ) -> Float[Tensor, "horizon weights"]:
+        """Return the weights so many steps after the last of some equally spaced snapshots, oldest first."""
+        ...
+
+
+class Jump(NamedTuple):
+    """One jump, as it was judged.
+
+    Attributes:
+        step: steps of the optimiser before it.
+        expected: loss to which the training would have come without it, by its trend.
+        recovered: loss after the recovery.
+        accepted: whether it was kept.
+    """
+
+    step: int
+    expected: float
+    recovered: float
+    accepted: bool
+
+
+class Accelerator:
+    """Jumps ahead every so many steps, and back again where that did not pay.
+
+    With c snapshots that the predictor looks at, the weights are noted every `every // c` steps; a jump goes `horizon`
+    times as far. It is kept if the mean loss of the last half of the recovery is at most `tolerance` standard errors
+    above what the trend of the losses before it promises (`Trend`). While the losses fall fast by themselves
+    (`falls_fast`), jumps wait. Steps that are lost by jumps that are taken back are at most `budget` of all steps, and
+    one recovery more.
+
+    Args:
+        network: whose parameters jump, but those that are frozen now; buffers, such as running statistics, stay and
+            follow by themselves.
+        optimizer: of these parameters; its state (momentum, moments) is kept over a jump and goes back with the weights.
+            The options of its groups don't: what a schedule has set goes on.
+        every: steps from one jump to the next.
+        horizon: how far a jump goes, in intervals between snapshots, one that the predictor has learned; null takes the
+            longest of them up to 8.
+        predictor: a forecaster, or the folder of one; null takes `models/predictor`, else `models/published/predictor`.
+        snapshots: c, where the forecaster does not say.
+        start: steps before the first jump.
+        recovery: steps after a jump before it is judged.
+        tolerance: standard errors.
+        budget: share of the steps.
+        averages: snapshots, `every // c` steps apart, whose mean `averaged` shows.
+
+    Attributes:
+        jumps: all that have been judged.
+        steps: of the optimiser that were counted, those lost included.
+        lost: steps that were taken back.
+
+    Raises:
+        ConfigError: if a number is out of range, or the optimizer has none of the parameters.
+        ModelError: if there is no predictor in that folder.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        *,
+        every: int = 40,
+        horizon: int | None = None,
+        predictor: Forecasts | Path | str | None = None,
+        snapshots: int | None = None,
+        start: int = 80,
+        recovery: int = 15,
+        tolerance: float = 4.0,
+        budget: float = 0.05,
+        averages: int = 6,
+    ) -> None:
+        self.network, self.optimizer = unwrapped(network), optimizer
+        self.predictor = _predictor(predictor)
+        config = getattr(self.predictor, "config", None)
+        self.length = snapshots or getattr(config, "sequence_length", None) or 3
+        learned = getattr(config, "horizons", range(1, FURTHEST + 1))
+        self.every, self.recovery = every, recovery
+        near = [step for step in learned if step <= FURTHEST]
+        self.horizon = max(near, default=min(learned)) if horizon is None else horizon
+        self.start, self.tolerance, self.budget, self.averages = start, tolerance, budget, averages
+        _check(self)
+        self.interval = every // self.length
+        self.parameters = _parameters(self.network, optimizer)
+        self.layout = layout_of(self.parameters)
+        self.jumps: list[Jump] = []
+        self.steps = self.lost = 0
+        self._history: list[Tensor] = []
+        self._recent: list[_Snapshot] = []
+        self._losses: list[Tensor] = []
+        self._before: _Before | None = None
+        self._optimized = False
+        own = getattr(optimizer, "optimizer", optimizer)  # Hugging Face's `Accelerator` wraps it
+        own.register_step_post_hook(self._note_optimizer)
+
+    def step(self, loss: float | Tensor) -> None:
+        """Count one step of the optimiser, and jump or judge if it is time; call it after `optimizer.step()`.
+
+        Args:
+            loss: of the batch of this step. Processes that train one network together must all give their mean.
+
+        Raises:
+            TrainingError: if the loss is not one number or, although no jump is being judged, not finite, or if the
+                optimizer makes no steps.
+        """
+        self.steps += 1
+        self._losses.append(_number(loss, self.steps))
+        if len(self._losses) % self.interval == 0:
+            self._note()
+        if self._before is not None and len(self._losses) == self.recovery:
+            self._judge(self._before)
+        full = len(self._history) == self.length and len(self._losses) % self.interval == 0
+        ready = full and len(self._losses) >= self.every and self.steps >= self.start
+        if ready and self.lost <= self.budget * self.steps and not falls_fast(_numbers(self._losses[-self.every :])):
+            self._jump()
+
+    def finish(self) -> None:
+        """Take back a jump that has not been judged yet; call it before the weights are used for anything else.
+
+        Without it the network keeps weights of at most `recovery` steps after a jump that may not have paid.
+        """
+        if self._before is not None:
+            self._go_back(self._before, len(self._losses))
+            self._before = None
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Give the network the mean of its last snapshots, across jumps too, and its own weights back afterwards.
+
+        Running statistics and other buffers of fractions are averaged along. Before the first snapshot nothing changes.
+        """
+        if not self._recent:
+            yield
+            return
+        kept = _copies(self.network)
+        means = [torch.stack(columns).mean(0) for columns in zip(*self._recent, strict=True)]
+        with torch.no_grad():
+            for name, value in self.layout.unflatten(means[0]).items():
+                self.parameters[name].copy_(value)
+            for own, value in zip(self._statistics(), means[1:], strict=True):
+                own.copy_(value)
+        try:
+            yield
+        finally:
+            _put(self.network, kept)
+
+    def _note(self) -> None:
+        """Remember where the network is now."""
+        vector = self._vector()
+        self._history = [*self._history[1 - self.length :], vector]
+        statistics = (one.detach().clone() for one in self._statistics())
+        self._recent = [*self._recent, (vector, *statistics)][-self.averages :]
+
+    def _statistics(self) -> list[Tensor]:
+        return [one for one in self.network.buffers() if one.is_floating_point()]
+
+    @torch.no_grad()
+    def _jump(self) -> None:
+        calm = max(self.every - self.recovery, self.every // 2)  # losses that no jump has disturbed
+        trend = fit_trend(_numbers(self._losses[-calm:]), self.steps)
+        if not math.isfinite(trend.error):
+            raise TrainingError("the loss is not finite", where=f"step {self.steps}", fix="lower the learning rate")
+        if not self._optimized:
+            fix = "give the optimizer that trains the network to a new `wscore.accelerate`"
+            raise TrainingError("the optimizer makes no steps", where=f"step {self.steps}", fix=fix)
+        if isinstance(self.predictor, nn.Module):
+            self.predictor.to(self._history[-1].device)
+        future = self.predictor.predict(torch.stack(self._history), self.layout, (self.horizon,))[-1]
+        self._forget()
+        if not bool(torch.isfinite(future).all()):
+            return
+        self._before = _Before(
+            self.steps,
+            trend,
+            _copies(self.network),
+            copy.deepcopy(self.optimizer.state_dict()["state"]),
+            self._recent,
+        )
+        for name, value in self.layout.unflatten(future).items():
+            self.parameters[name].copy_(value)
+
+    def _judge(self, before: "_Before") -> None:
+        recovered = _numbers(self._losses)[-math.ceil(self.recovery / 2) :]
+        expected, error = before.trend.ahead(self.recovery - len(recovered) / 2, len(recovered))
+        mean = sum(recovered) / len(recovered)
+        accepted = mean <= expected + self.tolerance * error  # false for a loss that is not finite
+        if not accepted:
+            self._go_back(before, self.recovery)
+        self.jumps.append(Jump(before.step, expected, mean, accepted))
+        self._before = None
+
+    def _go_back(self, before: "_Before", steps: int) -> None:
+        _put(self.network, before.values)
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": before.state})
+        self._recent = before.recent
+        self.lost += steps
+        self._forget()
+
+    def _forget(self) -> None:
+        """Start a new history: increments across a jump say nothing."""
+        self._history, self._losses, self._optimized = [], [], False
+
+    def _note_optimizer(self, *_: object) -> None:
+        self._optimized = True
+
+    def _vector(self) -> Float[Tensor, " weights"]:
+        return torch.cat([self.parameters[spec.name].detach().reshape(-1).float() for spec in self.layout.tensors])
+
+
+accelerate = Accelerator
+_Snapshot = tuple[Tensor, ...]  # weights as one vector, and each buffer of fractions
+
+
+class Trend(NamedTuple):
+    """A falling curve through losses: level - fall log(step / last step).
+
+    It flattens out, as losses do; a straight line would promise too much early in a training.
+
+    Attributes:
+        level: at their end.
+        fall: over a unit of log(step), 0 or more.
+        error: standard deviation s of the losses around the curve.
+        last: step of their end.
+        number: of losses n.
+        centre: mean m of their log(step / last step).
+        square: sum S of the squared distances from it.
+    """
+
+    level: float
+    fall: float
+    error: float
+    last: int
+    number: int
+    centre: float
+    square: float
+
+    def ahead(self, steps: float, count: int) -> tuple[float, float]:
+        """Return the loss that the curve promises so many steps on, and the standard error of a mean of `count` there.
+
+        The variance at x = log(step / last step) is s^2 (1 / n + (x - m)^2 / S + 1 / count).
+        """
+        place = math.log((self.last + steps) / self.last)
+        variance = 1 / self.number + (place - self.centre) ** 2 / self.square + 1 / count
+        return self.level - self.fall * place, self.error * math.sqrt(variance)
+
+
+def fit_trend(losses: Sequence[float], last: int) -> Trend:
+    """Return the least-squares curve through the losses of successive steps up to step `last`; a rising one is flat."""
+    n = len(losses)
+    places = [math.log((last - n + 1 + place) / last) for place in range(n)]
+    centre, mean = sum(places) / n, sum(losses) / n
+    square = sum((place - centre) ** 2 for place in places) or 1.0
+    product = sum((place - centre) * (loss - mean) for place, loss in zip(places, losses, strict=True))
+    fall = max(0.0, -product / square)
+    rest = sum((loss - mean + fall * (place - centre)) ** 2 for place, loss in zip(places, losses, strict=True))
+    error = math.sqrt(rest / max(1, n - 2))
+    return Trend(mean + fall * centre, fall, error, last, n, centre, square)
+
+
+def falls_fast(losses: Sequence[float]) -> bool:
+    """Return whether losses of successive steps fall by more than half, from their first third to their last.
+
+    Losses that can be negative have no such share, and are never too fast.
+    """
+    third = len(losses) // 3
+    return 0 < sum(losses[-third:]) < (1 - FAST) * sum(losses[:third])
+
+
+class _Before(NamedTuple):
+    """What a jump that is taken back goes back to."""
+
+    step: int
+    trend: Trend
+    values: dict[str, Tensor]
+    state: dict[Any, Any]
+    recent: "list[_Snapshot]"
+
+
+def _numbers(losses: Sequence[Tensor]) -> list[float]:
+    return torch.stack([loss.float() for loss in losses]).tolist()
+
+
+def _number(loss: float | Tensor, step: int) -> Float[Tensor, ""]:
+    found = torch.as_tensor(loss).detach()
+    if found.numel() != 1:
+        got = f"shape {tuple(found.shape)}"
+        raise TrainingError("the loss is not one number", where=f"step {step}", got=got, fix="give its mean")
+    return found.reshape(())
+
+
+def _parameters(network: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, nn.Parameter]:
+    """Return the parameters that jump: those that are fractions and not frozen."""
+    own = {id(one) for group in optimizer.param_groups for one in group["params"]}
+    named = dict(network.named_parameters())
+    jumping = {name: one for name, one in named.items() if one.requires_grad and one.is_floating_point()}
+    if not any(id(one) in own for one in jumping.values()):
+        expected = "one that trains parameters of the network"
+        raise ConfigError("has none of the parameters", where="accelerate: optimizer", expected=expected)
+    return jumping
+
+
+def _values(network: nn.Module) -> dict[str, Tensor]:
+    return {name: one.detach() for name, one in (*network.named_parameters(), *network.named_buffers())}
+
+
+def _copies(network: nn.Module) -> dict[str, Tensor]:
+    """Return copies of what a training changes: parameters that are not frozen, and buffers, also those not saved."""
+    frozen = {name for name, one in network.named_parameters() if not one.requires_grad}
+    return {name: one.clone() for name, one in _values(network).items() if name not in frozen}
+
+
+def _put(network: nn.Module, copies: dict[str, Tensor]) -> None:
+    own = _values(network)
+    for name, value in copies.items():
+        own[name].copy_(value)
+
+
+def _predictor(predictor: Forecasts | Path | str | None) -> Forecasts:
+    if predictor is None:
+        found = [place for place in PLACES if (place / CONFIG).is_file()]
+        if not found:
+            fix = "run `dvc repro train_predictor`, or name the folder of a predictor"
+            raise ModelError("no weight predictor here", where=PLACES[0], expected=f"{CONFIG} and weights", fix=fix)
+        predictor = found[0]
+    return load_model(Path(predictor), WeightPredictor) if isinstance(predictor, Path | str) else predictor
+
+
+def _check(jumps: Accelerator) -> None:
+    learned = getattr(getattr(jumps.predictor, "config", None), "horizons", None)
+    if learned is not None and jumps.horizon not in learned:
+        expected = f"one that was learned, of {list(learned)}"
+        raise ConfigError("is out of range", where="accelerate: horizon", expected=expected, got=jumps.horizon)
+    bounds = {
+        "every": (jumps.every, jumps.length, math.inf),
+        "horizon": (jumps.horizon, 1, math.inf),
+        "recovery": (jumps.recovery, 1, jumps.every - 1),
+        "start": (jumps.start, 0, math.inf),
+        "budget": (jumps.budget, 0, 1),
+        "averages": (jumps.averages, 1, math.inf),
+    }
+    for name, (value, low, high) in bounds.items():
+        if not low <= value <= high:
+            expected = f"{low} or more" if high == math.inf else f"{low} to {high}"
+            raise ConfigError("is out of range", where=f"accelerate: {name}", expected=expected, got=value)

@@ -1,0 +1,186 @@
+"""Recipe of the weight predictor: trajectories in, a trained model out.
+
+It learns from windows of the training runs: of their first parts, or of all of them if `split` is `run`. Windows of the
+validation runs, if there are any, decide which epoch is the best one; nothing else that is tested reaches the model.
+"""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jaxtyping import Float
+from torch import Tensor
+
+from wscore.forecasting.config import PredictorConfig
+from wscore.forecasting.evaluation.baselines import Forecaster
+from wscore.forecasting.models.predictors import Steps, WeightPredictor
+from wscore.forecasting.splits import Grams, Material, later, learned, make_plan, reachable
+from wscore.forecasting.tasks import TASKS
+from wscore.forecasting.trajectories.store import Trajectory
+from wscore.networks.layout import Layout
+from wscore.training.callbacks import Callback, Resume
+from wscore.training.history import History
+from wscore.training.loop import fit
+from wscore.training.model_folder import load_model, save_model
+
+COUNTS = ("snapshots", "windows", "components", "numerical_rank")
+
+
+class Trained(NamedTuple):
+    """A trained predictor.
+
+    Attributes:
+        model: of the asked kind.
+        history: its epochs.
+        facts: what it was trained on, plain data for its folder and for metrics.
+    """
+
+    model: WeightPredictor
+    history: History
+    facts: dict[str, Any]
+
+
+class LearnedForecaster(Forecaster):
+    """A network of the kind that section `predictor:` names, with the interface of the baselines.
+
+    Args:
+        config: section `predictor:`.
+        callbacks: of the training.
+        resume: folder for the state of an interrupted training.
+    """
+
+    model: WeightPredictor
+    history: History
+    facts: dict[str, Any]
+
+    def __init__(
+        self, config: PredictorConfig, callbacks: Sequence[Callback] = (), resume: Resume | Path | None = None
+    ) -> None:
+        super().__init__(config)
+        self.callbacks, self.resume = callbacks, resume
+
+    def fit(self, known: Sequence[Material], validation: Sequence[Material] = ()) -> None:
+        """Train the network; with validation windows it ends with its best epoch on them, else with the last one.
+
+        The runs may be of different networks, but for `transformer_pca`.
+
+        Raises:
+            ConfigError: if they may not.
+        """
+        task, config = TASKS[self.config.kind](self.config, known), self.config
+        train = task.batches(known, True)
+        watched = task.batches(validation, False) if validation else None
+        factor = config.lr_factors[config.kind]
+        self.history = fit(
+            task.model,
+            train=train,
+            validation=watched,
+            loss=task.loss,
+            config=config.fit(),
+            callbacks=self.callbacks,
+            resume=self.resume,
+            groups=lambda model: [{"params": list(model.parameters()), "lr_factor": factor}],
+        )
+        if watched is None:  # the columns are there, and empty
+            blank = {
+                f"validation_{name.removeprefix('train_')}": math.nan for name in self.history.best if "train_" in name
+            }
+            self.history.rows = [{**row, **blank} for row in self.history.rows]
+        task.finish(task.model, train if watched is None else watched)
+        self.model, self.facts = task.model, task.facts
+
+    def predict(
+        self, history: Float[Tensor, "snapshot weights"], layout: Layout, horizons: Steps
+    ) -> Float[Tensor, "horizon weights"]:
+        """Return the weights some steps after the last snapshot."""
+        return self.model.predict(history, layout, horizons)
+
+
+def train_predictor(
+    config: PredictorConfig,
+    runs: Sequence[Trajectory],
+    grams: Grams | None = None,
+    *,
+    callbacks: Sequence[Callback] = (),
+    resume: Resume | Path | None = None,
+) -> Trained:
+    """Return a predictor trained on the runs that the configuration leaves for training.
+
+    Args:
+        config: section `predictor:`.
+        runs: all recorded runs, of one network or, but for `transformer_pca`, of several.
+        grams: their inner products by the name of the run; those that are missing are computed.
+        callbacks: of the training.
+        resume: folder for the state of an interrupted training.
+
+    Raises:
+        ConfigError: if the split or the held-out runs leave nothing to train or test on.
+        DataError: if a trajectory is shorter than one window.
+    """
+    plan, found = make_plan(config, runs), grams or {}
+    config = reachable(config, plan)
+    known = [learned(config, run, found) for run in plan.training]
+    forecaster = LearnedForecaster(config, callbacks, resume)
+    forecaster.fit(known, [later(config, run, found) for run in plan.validation])
+    facts = {
+        "kind": config.kind,
+        "split": config.split,
+        "stride": config.stride,
+        "train_split": config.train_split,
+        "dataset": _all(run.manifest.dataset for run in plan.training),
+        "network": _all(run.manifest.network_name for run in plan.training),
+        "optimizer": _all(run.manifest.optimizer for run in plan.training),
+        "training_runs": [run.name for run in plan.training],
+        "validation_runs": [run.name for run in plan.validation],
+        "held_out_runs": [run.name for run in plan.held_out],
+        "snapshots": sum(len(part.weights) for part in known),
+        "windows": sum(len(some.last) for part in known for some in part.windows),
+        **forecaster.facts,
+    }
+    return Trained(forecaster.model, forecaster.history, facts)
+
+
+def _all(names: Iterable[str]) -> str:
+    return ", ".join(dict.fromkeys(names))
+
+
+def report(trained: Trained) -> dict[str, float]:
+    """Return the figures of metrics/predictor.json: what it was trained on and how well it fits that."""
+    counts = {name: float(value) for name, value in trained.facts.items() if name in COUNTS}
+    best = trained.history.best
+    return {
+        **counts,
+        "best_epoch": float(best["epoch"]),
+        **{name: best[name] for name in _skills(best)},
+    }
+
+
+def sentence(trained: Trained) -> str:
+    """Return the headline of a training in one line."""
+    facts = trained.facts
+    source = f"{facts['windows']:,} windows of {len(facts['training_runs'])} runs"
+    if "components" in facts:
+        rank = f"PCA with {facts['components']} components" if facts["components"] else "whole vectors"
+        source += f", {rank} ({facts['snapshots']} snapshots, numerical rank {facts['numerical_rank']})"
+    best = trained.history.best
+    skills = ", ".join(f"{name.removesuffix('_skill')} skill {best[name]:+.3f}" for name in _skills(best))
+    return f"{facts['kind']}: {source}, {skills}"
+
+
+def _skills(row: Mapping[str, float | int]) -> list[str]:
+    return [name for name, value in row.items() if name.endswith("_skill") and math.isfinite(value)]
+
+
+def save_predictor(folder: Path, trained: Trained) -> None:
+    """Write a predictor with the facts of its training; `load_predictor` reads it."""
+    save_model(folder, trained.model, extra={"training": trained.facts})
+
+
+def load_predictor(folder: Path) -> WeightPredictor:
+    """Return the predictor in a folder.
+
+    Raises:
+        ModelError: if it is missing, altered or no weight predictor.
+    """
+    return load_model(folder, WeightPredictor)

@@ -1,0 +1,221 @@
+"""Inner products of snapshots: what a `GramPredictor` and the fitted baselines learn from, however many weights a network has.
+
+For each tensor of the network G[a, b] = <w(a) - w(0), w(b) - w(0)> over the N snapshots of a trajectory. Increments
+and targets of any window are differences of snapshots, so that their inner products are sums of entries of G: no
+baseline touches the weights again. The parts of a matrix differ from window to window (`matrix_parts`), so that their
+inner products are computed for each window (`part_grams`).
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from wscore.forecasting.models.matrix_parts import Edges, seen_tensors
+from wscore.forecasting.sequences import Windows
+from wscore.networks.layout import Layout
+
+TINY = 1e-30
+WORST = 5.0  # a forecast that is worse than this many times copy-last teaches no more
+LAYER_SHARE = 0.5
+COLUMNS_AT_ONCE = 65_536
+NOISE_RANGE = (-5.0, 1.0)  # logarithms of squared increments that noise adds, relative to those that are there
+MIXING_RANGE = (-4.0, 2.0)  # likewise of those of another window
+SHORTENED = 0.5  # share of the windows that are taught with a part of the older history only
+
+
+def snapshot_grams(
+    weights: Float[np.ndarray, "snapshot weights"], layout: Layout
+) -> Float[Tensor, "tensor snapshot snapshot"]:
+    """Return the inner products of snapshots relative to the first one, per tensor, in float64."""
+    grams = np.zeros((len(layout.tensors), len(weights), len(weights)))
+    for number, part in enumerate(layout.slices().values()):
+        for start in range(part.start, part.stop, COLUMNS_AT_ONCE):
+            block = weights[:, start : min(start + COLUMNS_AT_ONCE, part.stop)].astype(np.float64)
+            block -= block[0].copy()
+            grams[number] += block @ block.T
+    return torch.from_numpy(grams)
+
+
+def window_grams(
+    grams: Float[Tensor, "tensor snapshot snapshot"], windows: Windows
+) -> Float[Tensor, "window tensor vector vector"]:
+    """Return the inner products of each window's vectors: increments d_1..d_(c-1), newest first, then y_1..y_K.
+
+    d_i = w(t - i + 1) - w(t - i) and y_k = w(t + k) - w(t), steps of the window's stride; float64.
+    """
+    length, horizons = windows.history.shape[1], windows.targets.shape[1]
+    points = torch.from_numpy(np.concatenate([windows.history, windows.targets], axis=1))  # (W, c+K)
+    chosen = grams[:, points[:, :, None], points[:, None, :]].transpose(0, 1)  # (W, L, c+K, c+K)
+    differences = _differences(length, horizons)  # (c-1+K, c+K)
+    return differences @ chosen @ differences.T
+
+
+def part_grams(
+    weights: Float[np.ndarray, "snapshot weights"], layout: Layout, windows: Windows, increments: int, edges: Edges
+) -> Float[Tensor, "window tensor part vector vector"]:
+    """Return the inner products of each window's vectors as `window_grams` does, in the parts of each tensor.
+
+    The directions of a matrix, with the edges of its parts, are those of the first `increments` vectors of the window; float64.
+    """
+    differences = _differences(windows.history.shape[1], windows.targets.shape[1])
+    found = []
+    for points in np.concatenate([windows.history, windows.targets], axis=1):
+        vectors = differences @ torch.from_numpy(weights[points].astype(np.float64))  # (V, D)
+        seen = seen_tensors(lambda block, vectors=vectors: vectors[:, block], layout, increments, edges)
+        found.append(torch.stack([one.grams for one in seen]))
+    return torch.stack(found)
+
+
+def gathered(
+    grams: Float[Tensor, "window tensor part vector vector"], there: Float[Tensor, "tensor part"]
+) -> Float[Tensor, "window tensor part vector vector"]:
+    """Return the inner products with those of parts that a tensor can't have added to its last part."""
+    kept = grams * there[..., None, None]
+    last = torch.zeros_like(there)
+    last[:, -1] = 1
+    return kept + last[..., None, None] * (grams - kept).sum(2, keepdim=True)
+
+
+def noise_grams(back: Sequence[int], steps: Sequence[int]) -> Float[Tensor, "kind vector vector"]:
+    """Return what noise adds to the inner products of a window's vectors on average, in squared increments that it adds.
+
+    Vectors as in `window_grams`, of snapshots so many steps back, the oldest first. The first kind is an error of every
+    snapshot by itself, w(t) + e(t): increments next to each other are opposed. The second one are errors that add up,
+    w(t) + e(1) + .. + e(t): increments know nothing of each other.
+    """
+    times = torch.tensor([*(-step for step in back), *steps], dtype=torch.float64) + max(back)
+    differences = _differences(len(back), len(steps))
+    single = differences @ differences.T / 2
+    summed = differences @ torch.minimum(times[:, None], times[None]) @ differences.T
+    return torch.stack([single, summed])
+
+
+def with_noise(
+    grams: Float[Tensor, "window tensor vector vector"],
+    noise: Float[Tensor, "kind vector vector"],
+    share: float,
+    increments: int,
+    generator: torch.Generator,
+) -> Float[Tensor, "window tensor vector vector"]:
+    """Return the inner products of windows after noise on the weights, each kind in a share of the windows.
+
+    The squared increments of the noise are 0.7% to 270% of those of the window, the same in all of its tensors. Vectors
+    that are zero, as history that is not there, stay so.
+    """
+    low, high = NOISE_RANGE
+    present = _present(grams, increments)  # (W, L)
+    there = (grams.diagonal(dim1=-2, dim2=-1) > 0).any(1)[:, None].to(grams.dtype)  # (W, 1, V)
+    both = there[..., None] * there[..., None, :]
+    for kind in noise.to(grams.dtype):
+        draws = torch.rand(2, len(grams), generator=generator)
+        size = (low + (high - low) * draws[0]).exp() * (draws[1] < share)
+        grams = grams + (size[:, None] * present)[..., None, None] * kind * both
+    return grams
+
+
+def mixed(
+    grams: Float[Tensor, "window tensor *part vector vector"],
+    known: Float[Tensor, "window horizon"],
+    share: float,
+    increments: int,
+    generator: torch.Generator,
+) -> tuple[Float[Tensor, "window tensor *part vector vector"], Float[Tensor, "window horizon"]]:
+    """Return windows, in a share of which every tensor goes on with the weights of another tensor in another window.
+
+    The inner products of a tensor that consists of two parts are the sums of theirs. The squared increments of the second
+    part are 2% to 740% of those of the first. Targets are known where both are.
+    """
+    low, high = MIXING_RANGE
+    order = torch.randperm(len(grams), generator=generator)
+    other = grams[order][:, torch.randint(grams.shape[1], grams.shape[1:2], generator=generator)]
+    draws = torch.rand(2, len(grams), generator=generator)
+    size = (low + (high - low) * draws[0]).exp() * (draws[1] < share)
+    present, added = (_present(one, increments).reshape(*grams.shape[:2], -1).sum(-1) for one in (grams, other))
+    ratio = size[:, None] * present / added.clamp_min(TINY)  # (W, L)
+    found = torch.where((size > 0)[:, None], known * known[order], known)
+    return grams + ratio.reshape(*ratio.shape, *[1] * (grams.ndim - 2)) * other, found
+
+
+def shortened(
+    grams: Float[Tensor, "window tensor vector vector"], increments: int, older: int, generator: torch.Generator
+) -> Float[Tensor, "window tensor vector vector"]:
+    """Return windows, half of which have lost a random part of the `older` vectors that follow the increments.
+
+    So a network learns what to do at the start of a run, where there is no older history, from all of the run.
+    """
+    draws = torch.rand(2, len(grams), generator=generator)
+    kept = torch.where(draws[0] < SHORTENED, (draws[1] * (older + 1)).floor(), older)
+    lost = (torch.arange(older) >= kept[:, None]).to(grams.dtype)  # (W, older)
+    on = torch.ones(grams.shape[0], grams.shape[-1], dtype=grams.dtype)
+    on[:, increments : increments + older] -= lost
+    return grams * on[:, None, :, None] * on[:, None, None, :]
+
+
+def _present(grams: Tensor, increments: int) -> Tensor:
+    return grams.diagonal(dim1=-2, dim2=-1)[..., :increments].mean(-1)
+
+
+def relative_errors(
+    coefficients: Float[Tensor, "window *tensor increment horizon"],
+    grams: Float[Tensor, "window *tensor vector vector"],
+) -> tuple[Float[Tensor, "window *tensor horizon"], Float[Tensor, "window *tensor horizon"]]:
+    """Return squared errors of forecasts sum_i beta_i d_i and of copy-last, per tensor (or part of one) and horizon.
+
+    |y - sum_i beta_i d_i|^2 = <y, y> - 2 sum_i beta_i <d_i, y> + sum_ij beta_i beta_j <d_i, d_j>
+    """
+    m = coefficients.shape[-2]
+    own, cross = grams[..., :m, :m], grams[..., :m, m:]  # (W, L, m, m), (W, L, m, K)
+    copied = grams[..., m:, m:].diagonal(dim1=-2, dim2=-1)  # (W, L, K)
+    explained = 2 * (coefficients * cross).sum(-2) - (coefficients * (own @ coefficients)).sum(-2)
+    return copied - explained, copied
+
+
+def gram_loss(
+    coefficients: Float[Tensor, "window present increment horizon"],
+    grams: Float[Tensor, "window tensor part vector vector"],
+    there: Float[Tensor, "tensor part"],
+    known: Float[Tensor, "window horizon"],
+) -> dict[str, Float[Tensor, ""]]:
+    """Return the `skill_loss` of forecasts sum_i beta_i d_i in the parts that are there."""
+    every = coefficients.new_zeros(*grams.shape[:3], *coefficients.shape[2:])
+    every[:, there.bool()] = coefficients
+    error, copied = relative_errors(every, grams)
+    return skill_loss(error.sum(2), copied.sum(2), known)
+
+
+def skill_loss(
+    error: Float[Tensor, "window tensor horizon"],
+    copied: Float[Tensor, "window tensor horizon"],
+    known: Float[Tensor, "window horizon"],
+) -> dict[str, Float[Tensor, ""]]:
+    """Return `loss` = mean over windows and known horizons of (1 - skill) + 0.5 mean over tensors of (1 - skill).
+
+    1 - skill = error / error of copy-last of the whole network, or of one tensor, each at most 5. `skill` is 1 - the
+    mean of the first.
+    """
+    network = (error.sum(1) / copied.sum(1).clamp_min(TINY)).clamp(max=WORST)  # (W, K)
+    tensors = (error / copied.clamp_min(TINY)).clamp(max=WORST).mean(1)  # (W, K)
+    each = network + LAYER_SHARE * tensors
+    count = known.sum().clamp_min(1)
+    return {"loss": (each * known).sum() / count, "skill": 1 - (network * known).sum() / count}
+
+
+def normalised(
+    grams: Float[Tensor, "window *tensor vector vector"], increments: int
+) -> Float[Tensor, "window *tensor vector vector"]:
+    """Return the inner products in units of the window's mean squared increment, as float32: losses don't change."""
+    squares = _present(grams, increments).flatten(1).sum(1)  # (W,)
+    return (grams / squares.clamp_min(TINY).reshape(-1, *[1] * (grams.ndim - 1))).float()
+
+
+def _differences(length: int, horizons: int) -> Tensor:
+    present = length - 1
+    matrix = torch.zeros(present + horizons, length + horizons, dtype=torch.float64)
+    for number in range(present):
+        matrix[number, present - number], matrix[number, present - number - 1] = 1, -1
+    for horizon in range(horizons):
+        matrix[present + horizon, length + horizon], matrix[present + horizon, present] = 1, -1
+    return matrix

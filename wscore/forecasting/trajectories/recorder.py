@@ -1,0 +1,269 @@
+"""Recording of a training of your own, in any PyTorch loop.
+
+    with wscore.record(network, "recordings/run-0", every=100, optimizer=optimizer) as recorder:
+        for images, labels in batches:
+            ...
+            optimizer.step()
+            recorder.step(train_loss=loss)
+
+The folder is a trajectory as `train_base` writes it, and whole after every snapshot. Folders of one network below
+`recordings/` are forecast with `base.source: folder` and `base.path: recordings`.
+"""
+
+import os
+from collections.abc import Mapping
+from itertools import pairwise
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO
+
+import msgspec
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from wscore.config import to_plain
+from wscore.errors import DataError, TrainingError
+from wscore.forecasting.trajectories.store import (
+    MANIFEST,
+    WEIGHTS,
+    Manifest,
+    SnapshotColumns,
+    read_manifest,
+    read_weights,
+    warn_of_rounding,
+    write_manifest,
+)
+from wscore.networks.layout import layout_of
+from wscore.networks.lenet import NetworkSpec
+
+UNKNOWN = "unknown"
+SCORES = ("train_loss", "test_loss", "test_accuracy")
+HEADER = 128  # bytes before the rows
+WRAPPED = ("_orig_mod", "module")  # torch.compile, data parallel
+
+
+class Recorder:
+    """Writes the weights of a network to a folder every so many steps; the weights it starts from are snapshot 0.
+
+    Args:
+        network: a module whose state dict is recorded, as float32.
+        folder: of the trajectory; its name is the name of the run.
+        every: steps from one snapshot to the next.
+        optimizer: whose learning rate and name are noted down.
+        steps_per_epoch: to note down epochs.
+        spec: what `wscore.networks.lenet.build_network` makes such a network of; without it forecasts are judged
+            as weights only.
+        dataset: name of the data, noted down.
+        seed: of the run, noted down.
+        resume: go on with the recording that lies in the folder, from its last snapshot.
+        at: with `resume`, steps that the network has made, as your checkpoint knows; later snapshots are dropped. None is
+            the step of the last snapshot.
+
+    Raises:
+        DataError: if the folder holds a recording and `resume` is not set, or it is of another network, optimizer or
+            distance, or if the network is not the one of step `at`.
+        TrainingError: if a weight is not finite; from `step` too, as a DataError if somebody else writes to the folder.
+
+    Warns:
+        WscoreWarning: if weights are bfloat16 or coarser, which rounds away much of what changes between snapshots.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        folder: Path | str,
+        *,
+        every: int,
+        optimizer: torch.optim.Optimizer | None = None,
+        steps_per_epoch: int | None = None,
+        spec: NetworkSpec | None = None,
+        dataset: str = UNKNOWN,
+        seed: int = 0,
+        resume: bool = False,
+        at: int | None = None,
+    ) -> None:
+        if every < 1:
+            raise DataError("is too small", where="every", expected="1 or more", got=every)
+        self.folder, self.network, self.optimizer = Path(folder), unwrapped(network), optimizer
+        self.every, self.steps_per_epoch = every, steps_per_epoch
+        self.columns: dict[str, list[float | None]] = {name: [] for name in SnapshotColumns.__struct_fields__}
+        self._scores: dict[str, float | Tensor] = {}
+        self._manifest = Manifest(
+            format=1,
+            run=self.folder.name,
+            seed=seed,
+            dataset=dataset,
+            optimizer=type(optimizer).__name__.lower() if optimizer else UNKNOWN,
+            weight_decay=optimizer.param_groups[0].get("weight_decay") if optimizer else None,
+            batch_size=None,
+            snapshots_per_epoch=steps_per_epoch / every if steps_per_epoch else None,
+            network=spec,
+            layout=layout_of(self.network.state_dict()),
+            snapshots=msgspec.convert(self.columns, SnapshotColumns),
+        )
+        self._file = _Rows(self.folder / WEIGHTS, self._manifest.layout.size)
+        warn_of_rounding(self.network.state_dict(), self.folder)
+        if resume and (self.folder / MANIFEST).is_file():
+            self._go_on(at)
+        else:
+            self._begin(at or 0)
+
+    def step(
+        self,
+        *,
+        train_loss: float | Tensor | None = None,
+        test_loss: float | Tensor | None = None,
+        test_accuracy: float | Tensor | None = None,
+    ) -> None:
+        """Count one step of the optimiser, and take a snapshot if it is due; scores are the newest since the last one.
+
+        Raises:
+            TrainingError: if a weight is not finite.
+        """
+        self.steps += 1
+        given = zip(SCORES, (train_loss, test_loss, test_accuracy), strict=True)
+        self._scores |= {
+            name: value.detach() if isinstance(value, Tensor) else value for name, value in given if value is not None
+        }
+        if self.steps % self.every == 0:
+            self._snapshot()
+
+    def __enter__(self) -> "Recorder":
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Nothing is left to do: every snapshot is on the disk already."""
+
+    def _begin(self, at: int) -> None:
+        if (self.folder / MANIFEST).is_file():
+            fix = "choose another folder, or `resume=True` to go on"
+            raise DataError("holds a recording already", where=self.folder, fix=fix)
+        if at:
+            raise DataError("holds no recording to go on with", where=self.folder, got=f"at={at}")
+        if not self._file.is_new():
+            raise DataError("is not of a recording", where=self._file.path, fix="choose another folder")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise DataError("is no folder", where=self.folder, fix="choose another one") from error
+        self.steps = 0
+        self._file.cut(0)
+        self._snapshot()
+
+    def _go_on(self, at: int | None) -> None:
+        known = read_manifest(self.folder / MANIFEST)
+        self._check_same(known)
+        kept = [step for step in known.snapshots.step if at is None or step <= at]
+        self.steps = kept[-1] if at is None else at
+        if not kept or self.steps - kept[-1] >= self.every:
+            expected = f"0 to {known.snapshots.step[-1] + self.every - 1}"
+            raise DataError("is not reached by the recording", where=f"{self.folder}, at", expected=expected, got=at)
+        if self.steps == kept[-1] and not np.array_equal(self._file.row(len(kept) - 1), self._vector()):
+            fix = "load the weights of that step, or say which step they are of by `at`"
+            raise DataError(f"the network is not the one of step {self.steps}", where=self.folder, fix=fix)
+        self.columns = {name: list(column)[: len(kept)] for name, column in to_plain(known.snapshots).items()}
+        self._write_manifest()
+        self._file.cut(len(kept))
+
+    def _check_same(self, known: Manifest) -> None:
+        """Refuse to go on with a recording of something else."""
+        if known.layout != self._manifest.layout:
+            raise DataError("is a recording of another network", where=self.folder, fix="choose another folder")
+        if known.optimizer != self._manifest.optimizer:
+            where, expected = f"{self.folder}, optimizer", known.optimizer
+            got, fix = self._manifest.optimizer, "choose another folder"
+            raise DataError("is another one than before", where=where, expected=expected, got=got, fix=fix)
+        distance = next((late - early for early, late in pairwise(known.snapshots.step)), self.every)
+        if distance != self.every:
+            where, expected = f"{self.folder}, every", distance
+            raise DataError("is another one than before", where=where, expected=expected, got=self.every)
+
+    def _vector(self) -> np.ndarray:
+        return self._manifest.layout.flatten(self.network.state_dict())
+
+    def _snapshot(self) -> None:
+        vector = self._vector()
+        if not np.isfinite(vector).all():
+            raise TrainingError(
+                "weights are not finite", where=f"{self.folder}, step {self.steps}", fix="lower the rate"
+            )
+        self._file.append(vector)
+        known: Mapping[str, float | None] = {
+            "step": self.steps,
+            "epoch": self.steps / self.steps_per_epoch if self.steps_per_epoch else float(len(self.columns["step"])),
+            "lr": float(self.optimizer.param_groups[0]["lr"]) if self.optimizer else None,
+            **{name: float(value) for name, value in self._scores.items()},
+        }
+        for name, column in self.columns.items():
+            column.append(known.get(name))
+        self._scores = {}
+        self._write_manifest()
+
+    def _write_manifest(self) -> None:
+        snapshots = msgspec.convert(self.columns, SnapshotColumns)
+        write_manifest(self.folder, msgspec.structs.replace(self._manifest, snapshots=snapshots))
+
+
+record = Recorder
+
+
+def unwrapped(network: nn.Module) -> nn.Module:
+    """Return the network inside the wrappers of `torch.compile` and of data parallel training."""
+    parts = dict(network.named_children())
+    wrapped = len(parts) == 1 and next(iter(parts)) in WRAPPED
+    return unwrapped(next(iter(parts.values()))) if wrapped else network
+
+
+class _Rows:
+    """A .npy file of float32 rows that grows: numpy leaves room in the header for the count of rows."""
+
+    def __init__(self, path: Path, width: int) -> None:
+        self.path, self.width, self.count = path, width, 0
+
+    def is_new(self) -> bool:
+        """Return whether there is no such file, or only what a recording leaves that is killed before its manifest."""
+        if not self.path.is_file():
+            return True
+        with self.path.open("rb") as stream:
+            start = stream.read(len(np.lib.format.MAGIC_PREFIX))
+        return start == np.lib.format.MAGIC_PREFIX and self.path.stat().st_size < HEADER + 8 * self.width
+
+    def row(self, number: int) -> np.ndarray:
+        """Return one row.
+
+        Raises:
+            DataError: if the file ends before it.
+        """
+        rows = read_weights(self.path, number + 1)
+        if rows.shape != (number + 1, self.width):
+            raise DataError("does not fit its manifest", where=self.path, fix="choose another folder")
+        return rows[number]
+
+    def cut(self, count: int) -> None:
+        """Keep the first rows; a file that does not exist is made."""
+        self.count = count
+        with self.path.open("r+b" if self.path.is_file() else "w+b") as stream:
+            start = self._write_header(stream)
+            stream.truncate(start + 4 * self.width * count)
+
+    def append(self, row: np.ndarray) -> None:
+        """Write one more row, then the count of rows.
+
+        Raises:
+            DataError: if the file does not end where this recorder left it.
+        """
+        with self.path.open("r+b") as stream:
+            if stream.seek(0, os.SEEK_END) != HEADER + 4 * self.width * self.count:
+                fix = "give each recorder a folder of its own"
+                raise DataError("was changed by somebody else", where=self.path, fix=fix)
+            stream.write(row.astype("<f4").tobytes())
+            stream.flush()
+            self.count += 1
+            stream.seek(0)
+            self._write_header(stream)
+
+    def _write_header(self, stream: BinaryIO) -> int:
+        shape = (self.count, self.width)
+        np.lib.format.write_array_header_1_0(stream, {"descr": "<f4", "fortran_order": False, "shape": shape})
+        return stream.tell()

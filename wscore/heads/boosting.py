@@ -1,0 +1,195 @@
+"""Gradient boosting of trees: fitted by scikit-learn, kept as tensors (`wscore.heads.trees`)."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
+
+from wscore.errors import DataError
+from wscore.heads.targets import Binary, Continuous, Discrete, Encoded, Target, Targets
+from wscore.heads.trees import Forest, ForestConfig, Nodes
+from wscore.heads.weight_statistics import Features
+
+Boosted = HistGradientBoostingClassifier | HistGradientBoostingRegressor
+Tree = dict[str, np.ndarray]
+AT_ONCE = 1 << 24  # numbers looked at together
+PATIENCE = 20  # rounds without gain on the validation rows
+SETTINGS: dict[str, Any] = {"learning_rate": 0.1, "max_leaf_nodes": 15, "n_iter_no_change": PATIENCE}
+
+
+STUMP: Tree = {  # a tree that says nothing
+    "feature": np.array([0]), "threshold": np.array([0.0]), "left": np.array([0]), "right": np.array([0]),
+    "missing_left": np.array([True]), "value": np.array([0.0]),
+}  # fmt: skip
+
+
+class Examples(NamedTuple):
+    """Networks to learn from.
+
+    Attributes:
+        features: (N, F) numbers; NaN is missing.
+        encoded: their targets.
+    """
+
+    features: Features
+    encoded: Encoded
+
+
+class Known(NamedTuple):
+    """Rows of which a target is known.
+
+    Attributes:
+        features: (N, F) numbers that it is predicted from; NaN is missing.
+        values: (N,) encoded target.
+    """
+
+    features: Features
+    values: Float[np.ndarray, " rows"]
+
+
+def boosted(target: Target, train: Known, validation: Known, *, iterations: int, seed: int, **options: Any) -> Boosted:
+    """Return gradient boosting fitted on the training rows.
+
+    The validation rows, if there are any, end it after `PATIENCE` rounds without gain.
+
+    Args:
+        target: what is predicted.
+        train: rows it learns from.
+        validation: may be empty.
+        iterations: most rounds.
+        seed: of ties, of drawn features, and of the binning of large tables.
+        options: of scikit-learn, over `SETTINGS`.
+    """
+    stops = {"X_val": validation.features, "y_val": validation.values} if len(validation.values) else {}
+    kind = HistGradientBoostingRegressor if isinstance(target, Continuous) else HistGradientBoostingClassifier
+    settings = {**SETTINGS, "early_stopping": bool(stops), **options}
+    model = kind(max_iter=iterations, random_state=seed, **settings)
+    return model.fit(train.features, train.values, **stops)
+
+
+def varying(features: Features) -> np.ndarray:
+    """Return the numbers of the columns with two different values or more, NaN not counted."""
+    some = max(1, AT_ONCE // max(1, len(features)))
+    kept = [np.zeros(0, np.int64)]
+    for start in range(0, features.shape[1], some):
+        part = features[:, start : start + some]
+        found = np.isfinite(part)
+        low = np.where(found, part, np.inf).min(axis=0, initial=np.inf)
+        kept.append(start + np.flatnonzero(np.where(found, part, -np.inf).max(axis=0, initial=-np.inf) > low))
+    return np.concatenate(kept)
+
+
+def class_weights(target: Binary | Discrete) -> Float[np.ndarray, " classes"]:
+    """Return the weights that the loss of a head gives to the classes."""
+    return np.array([1.0, target.positive_weight] if isinstance(target, Binary) else target.class_weights)
+
+
+def split_gains(model: Any, kept: Int[np.ndarray, " column"]) -> dict[int, float]:
+    """Return the share of each column in the gains of all splits of a fitted model, largest first.
+
+    Args:
+        model: as `boosted` returns it.
+        kept: number of each column that it was fitted on.
+    """
+    nodes = [tree.nodes for some in model._predictors for tree in some]  # noqa: SLF001
+    gains = np.zeros(len(kept))
+    for some in nodes:
+        inner = some[some["is_leaf"] == 0]
+        np.add.at(gains, inner["feature_idx"].astype(int), np.maximum(inner["gain"], 0.0))
+    order = [place for place in np.argsort(-gains, kind="stable").tolist() if gains[place] > 0]
+    return {int(kept[place]): float(gains[place] / gains.sum()) for place in order}
+
+
+def fit_forest(targets: Targets, train: Examples, validation: Examples, **settings: Any) -> Forest:
+    """Return a forest of all targets, each fitted by `boosted` on the rows of which it is known.
+
+    The logits of a class are raised by the logarithm of its weight, so that w_k p_k / sum_j w_j p_j are the
+    probabilities: what a loss that weighs the classes would learn.
+
+    Args:
+        targets: what is predicted.
+        train: features and encoded targets.
+        validation: likewise.
+        settings: `iterations`, `seed` and options of `boosted`.
+
+    Raises:
+        DataError: if no feature varies over the training rows.
+    """
+    kept = varying(train.features)
+    if not kept.size:
+        raise DataError("no feature varies over the training networks", where="heads.features")
+    grown = {}
+    for number, target in enumerate(targets):
+        known = [_known(features[:, kept], encoded, number) for features, encoded in (train, validation)]
+        grown[target.name] = _grow(boosted(target, *known, **settings), target, kept)
+    return _plant(targets, grown, train.features.shape[1])
+
+
+class Grown(NamedTuple):
+    """Trees of one target, round by round and output by output, and what they add to."""
+
+    trees: Sequence[Tree]
+    base: Float[np.ndarray, " width"]
+
+
+def _known(features: Features, encoded: Encoded, number: int) -> Known:
+    known = encoded.known[:, number]
+    return Known(features[known], encoded.values[known, number])
+
+
+def _grow(model: Any, target: Target, kept: np.ndarray) -> Grown:
+    """Return the trees of a fitted model in terms of all features.
+
+    The private attributes `_predictors` and `_baseline_prediction` are scikit-learn's only way to its trees; a test
+    compares the answers.
+    """
+    base = np.asarray(model._baseline_prediction, float).reshape(-1)  # noqa: SLF001
+    trees = [[_tree(tree.nodes, kept) for tree in some] for some in model._predictors]  # noqa: SLF001
+    if isinstance(target, Binary):
+        base = base + np.log(target.positive_weight)
+    if isinstance(target, Discrete):
+        if len(base) < target.width:  # of two classes scikit-learn keeps the logit of the second alone
+            base, trees = np.append(0.0, base), [[STUMP, *some] for some in trees]
+        base = base + np.log(class_weights(target))
+    return Grown([tree for some in trees for tree in some], base)
+
+
+def _tree(nodes: np.ndarray, kept: np.ndarray) -> Tree:
+    leaf, own = nodes["is_leaf"].astype(bool), np.arange(len(nodes))
+    return {
+        "feature": np.where(leaf, 0, kept[np.where(leaf, 0, nodes["feature_idx"])]),
+        "threshold": np.where(leaf, 0.0, nodes["num_threshold"]),
+        "left": np.where(leaf, own, nodes["left"].astype(np.int64)),
+        "right": np.where(leaf, own, nodes["right"].astype(np.int64)),
+        "missing_left": nodes["missing_go_to_left"].astype(bool),
+        "value": nodes["value"].astype(float),
+    }
+
+
+def _plant(targets: Targets, grown: Mapping[str, Grown], inputs: int) -> Forest:
+    trees = [tree for found in grown.values() for tree in found.trees]
+    sizes = np.array([len(tree["value"]) for tree in trees], dtype=np.int64)
+    roots = np.cumsum(sizes) - sizes
+    config = ForestConfig(
+        inputs=inputs,
+        outputs={target.name: target.width for target in targets},
+        trees={target.name: len(grown[target.name].trees) // target.width for target in targets},
+        nodes=int(sizes.sum()),
+    )
+    moved = [
+        tree | {side: tree[side] + root for side in ("left", "right")} for tree, root in zip(trees, roots, strict=True)
+    ]
+    columns = {
+        name: np.concatenate([tree[name] for tree in moved]) if moved else np.zeros(0)
+        for name in Nodes._fields
+        if name not in ("root", "base")
+    }
+    base = np.concatenate([found.base for found in grown.values()])
+    forest = Forest(config)
+    forest.fill(
+        Nodes(**{name: torch.from_numpy(values) for name, values in (columns | {"root": roots, "base": base}).items()})
+    )
+    return forest.eval()

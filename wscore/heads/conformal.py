@@ -1,0 +1,84 @@
+"""Prediction intervals by split conformal prediction on the validation networks.
+
+Vovk, Gammerman & Shafer (2005), "Algorithmic learning in a random world", in the split form and by groups of the
+prediction (Mondrian), so that networks that are easy to judge get narrower intervals. The networks of one run are not
+exchangeable with each other; the evaluation therefore prints the coverage that was measured on held-out runs.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated
+
+import numpy as np
+from jaxtyping import Float
+from msgspec import Meta
+
+from wscore.config import Section
+from wscore.heads.targets import Continuous, Encoded, Targets
+
+GROUPS = 5  # of the predicted value
+MEMBERS = 40  # validation networks that a group needs at least
+
+
+class Intervals(Section):
+    """Half widths of the intervals of one target, in its scaled space, by group of the predicted value.
+
+    Args:
+        coverage: share of networks that they are to hold.
+        edges: upper ends of all groups but the last, ascending.
+        widths: half width of each group.
+    """
+
+    coverage: Annotated[float, Meta(gt=0, lt=1)]
+    edges: tuple[float, ...]
+    widths: Annotated[tuple[Annotated[float, Meta(ge=0)], ...], Meta(min_length=1)]
+
+    def __post_init__(self) -> None:
+        """Refuse groups and widths that don't fit each other."""
+        if len(self.widths) != len(self.edges) + 1:
+            raise ValueError("intervals need one width more than edges")
+
+    def bounds(
+        self, predicted: Float[np.ndarray, " rows"]
+    ) -> tuple[Float[np.ndarray, " rows"], Float[np.ndarray, " rows"]]:
+        """Return lower and upper ends for predictions, in the scaled space."""
+        half = np.asarray(self.widths)[np.searchsorted(self.edges, predicted, side="left")]
+        return predicted - half, predicted + half
+
+
+class SavedIntervals(Section):
+    """Intervals as they are kept in the config.json of a head.
+
+    Args:
+        intervals: by target.
+    """
+
+    intervals: dict[str, Intervals]
+
+
+def fit_intervals(
+    targets: Targets, outputs: Mapping[str, Float[np.ndarray, "rows _"]], encoded: Encoded, *, coverage: float
+) -> dict[str, Intervals]:
+    """Return the intervals of all continuous targets, from what is predicted for validation networks."""
+    found = {}
+    for number, target in enumerate(targets):
+        known = encoded.known[:, number]
+        if isinstance(target, Continuous) and known.any():
+            predicted = outputs[target.name][known, 0].astype(float)
+            found[target.name] = _fit(predicted, encoded.values[known, number].astype(float), coverage)
+    return found
+
+
+def _fit(predicted: np.ndarray, truth: np.ndarray, coverage: float) -> Intervals:
+    groups = int(np.clip(len(predicted) // MEMBERS, 1, GROUPS))
+    edges = np.unique(np.quantile(predicted, np.arange(1, groups) / groups))
+    group = np.searchsorted(edges, predicted, side="left")
+    errors = np.abs(truth - predicted)
+    whole = half_width(errors, coverage)
+    widths = [half_width(errors[group == k], coverage) if (group == k).any() else whole for k in range(len(edges) + 1)]
+    return Intervals(coverage=coverage, edges=tuple(edges.tolist()), widths=tuple(widths))
+
+
+def half_width(errors: Float[np.ndarray, " rows"], coverage: float) -> float:
+    """Return the ceil((n + 1) coverage)-th smallest of n errors, the largest if there are too few."""
+    rank = int(np.ceil((len(errors) + 1) * coverage))
+    return float(np.sort(errors)[min(rank, len(errors)) - 1])

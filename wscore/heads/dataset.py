@@ -1,0 +1,227 @@
+"""What property heads are trained and judged on: cached features of networks beside the zoo's metadata about them."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from wscore.errors import DataError
+from wscore.heads.dreamed_probes import ProbeSets
+from wscore.heads.features import VALUES, read_blocks, read_probes
+from wscore.heads.weight_statistics import Columns
+from wscore.io import read_json, scratch_array
+from wscore.tokens.batch import TokenBatch
+from wscore.tokens.cache import TokenCache
+from wscore.training.batches import permutation
+from wscore.zoo.store import Zoo
+
+NOTHING: Mapping[str, Any] = MappingProxyType({})
+HELD = 1 << 24  # numbers of a table that are held in memory; what is larger is a file without a name
+ROWS = 1024  # of such a table that pass through memory at once
+ENCODE_AGAIN = "run `dvc repro cache_representations`"
+
+
+class HeadData(NamedTuple):
+    """Networks with what is known about them.
+
+    Attributes:
+        latents: (N, Z) float32.
+        table: metadata, one row per network in the same order, with the columns `row` (of the zoo) and `split`.
+        encoder: hash of the encoder that made the latents.
+        blocks: further features by name (`wscore.heads.features`), in the same order.
+        tokens: cache of the tokens of the same networks, if heads read them.
+        probes: behind the block `probes`.
+    """
+
+    latents: Float[np.ndarray, "rows latent"]
+    table: pd.DataFrame
+    encoder: str
+    blocks: Mapping[str, Columns] = NOTHING
+    tokens: TokenCache | None = None
+    probes: ProbeSets = NOTHING
+
+    def part(self, split: str) -> "HeadData":
+        """Return the networks of one split."""
+        return self.take((self.table["split"] == split).to_numpy())
+
+    def take(self, rows: Bool[np.ndarray, " rows"] | Int[np.ndarray, " taken"]) -> "HeadData":
+        """Return some of the networks."""
+        blocks = {name: Columns(taken(block.values, rows), block.names) for name, block in self.blocks.items()}
+        table = self.table.loc[rows] if rows.dtype == bool else self.table.iloc[rows]
+        return self._replace(latents=taken(self.latents, rows), table=table, blocks=blocks)
+
+    def names(self, block: str) -> tuple[str, ...]:
+        """Return the names of the numbers of a block.
+
+        Raises:
+            DataError: if it was not computed.
+        """
+        if block == "latent":
+            return tuple(f"latent{k}" for k in range(self.latents.shape[1]))
+        if block not in self.blocks:
+            raise DataError(
+                f"the features {block!r} were not computed", where="heads.features",
+                expected=f"some of {', '.join(('latent', *self.blocks))}",
+                fix="see the section features (probes: 0 leaves them out), and " + ENCODE_AGAIN,
+            )  # fmt: skip
+        return self.blocks[block].names
+
+    def inputs(self, blocks: Sequence[str]) -> Float[np.ndarray, "rows input"]:
+        """Return the numbers of several blocks side by side (N, F) float32; NaN is missing.
+
+        Raises:
+            DataError: if one was not computed.
+        """
+        parts = [
+            self.latents if block == "latent" else self.blocks[block].values for block in blocks if self.names(block)
+        ]
+        ends = np.cumsum([0, *(part.shape[1] for part in parts)])
+        made = held((len(self.table), int(ends[-1])), np.float32)
+        for start in range(0, len(made), ROWS):
+            for part, first, end in zip(parts, ends[:-1], ends[1:], strict=True):
+                made[start : start + ROWS, first:end] = part[start : start + ROWS]
+        return made
+
+    def items(self) -> Int[np.ndarray, " rows"]:
+        """Return the item of the token cache that each network is.
+
+        Raises:
+            DataError: if there are no tokens, or a network has several items because it was cut into windows.
+        """
+        if self.tokens is None:
+            raise DataError("no tokens were given, but heads.features or heads.mode asks for them", where="heads")
+        index = self.tokens.table
+        cut = index.loc[index["window"] > 0, "model_id"]
+        if len(cut):
+            raise DataError(
+                "networks are cut into windows, which heads can't read as tokens", where="tokens.max_tokens",
+                got=f"{cut.iloc[0]} and {cut.nunique() - 1} more", fix="raise it, or use cached features",
+            )  # fmt: skip
+        places = pd.Series(np.arange(len(index)), index=index["model_id"])
+        return places.loc[self.table["model_id"]].to_numpy(int)
+
+
+def read_head_data(representations: Path, zoo: Zoo, tokens: TokenCache | None = None) -> HeadData:
+    """Return the cached features of networks beside the zoo's metadata about them.
+
+    Args:
+        representations: folder that `cache_representations` wrote.
+        zoo: of the same networks.
+        tokens: of the same networks, for heads that read them.
+
+    Raises:
+        DataError: if a file is missing or malformed, or the representations are those of another zoo or other tokens.
+    """
+    folder = Path(representations)
+    table, latents, manifest = _read_representations(folder)
+    zoo_rows = zoo.table.assign(row=np.arange(len(zoo))).set_index("model_id", drop=False)
+    unknown = len(set(table["model_id"]) - set(zoo_rows.index))
+    if manifest["zoo"] != zoo.identity or unknown or not zoo_rows.index.is_unique:
+        raise DataError(
+            "the representations are those of another zoo",
+            where=representations,
+            expected=f"zoo {zoo.identity}, each network once by its model_id",
+            got=f"zoo {manifest['zoo']}, {unknown} unknown networks of {len(table)}",
+            fix=ENCODE_AGAIN,
+        )
+    if tokens is not None and manifest.get("tokens") != tokens.identity:
+        raise DataError(
+            "the representations are those of other tokens", where=representations, expected=tokens.identity,
+            got=manifest.get("tokens"), fix=ENCODE_AGAIN,
+        )  # fmt: skip
+    joined = zoo_rows.loc[table["model_id"]].reset_index(drop=True)
+    rows = joined["row"].to_numpy(int)
+    found = read_blocks(folder) if (folder / VALUES).is_file() else {}
+    blocks = {name: Columns(taken(block.values, rows), block.names) for name, block in found.items()}
+    joined = joined.assign(split=table["split"].to_numpy())
+    return HeadData(latents, joined, manifest["encoder"], blocks, tokens, read_probes(folder))
+
+
+class HeadBatches:
+    """Batches (inputs (B, F), values (B, T), known (B, T), tokens) of heads that read tokens too.
+
+    Args:
+        tensors: inputs, values and known of all networks.
+        cache: where their tokens are.
+        items: their items in it.
+        batch_size: networks per batch.
+        seed: with the epoch number it decides the order.
+        shuffle: whether each epoch has a new order.
+    """
+
+    def __init__(
+        self,
+        tensors: Sequence[Tensor],
+        cache: TokenCache,
+        items: Int[np.ndarray, " rows"],
+        *,
+        batch_size: int,
+        seed: int,
+        shuffle: bool,
+    ) -> None:
+        self.tensors, self.cache, self.rows = tensors, cache, items
+        self.batch_size, self.seed, self.shuffle = batch_size, seed, shuffle
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.rows) / self.batch_size)
+
+    def epoch(self, number: int) -> Iterator[tuple[Tensor | TokenBatch, ...]]:
+        """Yield the batches of one epoch."""
+        count = len(self.rows)
+        order = permutation(count, self.seed, number) if self.shuffle else torch.arange(count)
+        for some in order.split(self.batch_size):
+            yield (*(tensor[some] for tensor in self.tensors), self.cache.batch(self.rows[some.numpy()]))
+
+
+def held(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    """Return zeros: in memory, or in a file without a name if they are more than `HELD` numbers."""
+    return np.zeros(shape, dtype) if math.prod(shape) <= HELD else scratch_array(shape, dtype)
+
+
+def taken(
+    values: Float[np.ndarray, "rows column"], rows: Bool[np.ndarray, " rows"] | Int[np.ndarray, " taken"]
+) -> Float[np.ndarray, "taken column"]:
+    """Return some rows, some of them in memory at once if they are many."""
+    numbers = np.flatnonzero(rows) if rows.dtype == bool else rows
+    made = held((len(numbers), values.shape[1]), values.dtype)
+    for start in range(0, len(numbers), ROWS):
+        made[start : start + ROWS] = values[numbers[start : start + ROWS]]
+    return made
+
+
+def _read_representations(folder: Path) -> tuple[pd.DataFrame, np.ndarray, dict[str, Any]]:
+    """Return model_id and split of each network, their latents, and the manifest."""
+    path = folder / "representations.parquet"
+    manifest = read_json(folder / "manifest.json")
+    if not path.is_file() or not {"zoo", "encoder"} <= set(manifest):
+        raise DataError("no representations here", where=folder, expected=path.name, fix=ENCODE_AGAIN)
+    try:
+        table = pd.read_parquet(path, columns=["model_id", "split"])
+        return table, _read_latents(path, len(table)), manifest
+    except (pa.ArrowInvalid, ValueError, KeyError) as error:
+        text = " ".join(str(error).split())
+        raise DataError("is not a table of representations", where=path, got=text, fix=ENCODE_AGAIN) from error
+
+
+def _read_latents(path: Path, count: int) -> np.ndarray:
+    """Return the column `latent` as (N, Z) float32, some rows in memory at once."""
+    found: np.ndarray | None = None
+    done = 0
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(ROWS, columns=["latent"]):
+            some = np.stack(batch.column("latent").to_numpy(zero_copy_only=False)).astype(np.float32)
+            found = held((count, some.shape[1]), np.float32) if found is None else found
+            found[done : done + len(some)] = some
+            done += len(some)
+    if found is None:
+        raise ValueError("no row")
+    return found

@@ -1,0 +1,256 @@
+"""Networks told by what they answer to synthetic images: probes dreamed from the weights of training networks.
+
+No image of any data set is looked at. A probe starts as noise and is changed until the networks of the training split
+call it the class that it was given (as in Yin et al., 2020, "Dreaming to distill", arXiv 1912.08795, without their
+statistics of norm layers), so that a network that learned the task recognises it and one that did not does not. That
+running a network on a few made-up inputs tells much about it: Kahana et al. (2025), "Deep linear probe generators for
+weight space learning", arXiv 2410.10811.
+
+Neither activation nor pooling is written in the weights, so none is taken from the metadata: a network is run under
+every hypothesis about both (`HYPOTHESES`), and what it answers under each is kept. Of its architecture the shapes of
+images and layers are used. Networks of unknown architecture can't be run; their numbers are NaN.
+"""
+
+import itertools
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from wscore.heads.weight_statistics import Columns
+from wscore.io import scratch_array
+from wscore.networks.architectures import ACTIVATIONS, FAMILIES, POOLINGS, TRAITS, Architecture, parse
+from wscore.networks.layout import Layout
+from wscore.networks.stacked import run, skeleton
+from wscore.zoo.sampling import layer_size
+from wscore.zoo.store import Zoo
+
+HYPOTHESES = tuple(itertools.product(ACTIVATIONS, POOLINGS))
+GROUPS, MEMBERS = 6, 4  # architectures, and networks of each, that are asked at each step of dreaming
+KEPT = 64  # networks of each architecture that may be asked at all
+NOISE = 0.3  # standard deviation of the noise under which a probe must be recognised
+SMOOTHNESS = 0.5  # weight of the mean squared difference of neighbouring pixels
+RATE = 0.08
+LARGEST = 1e4  # logits are cut here
+LEAST = -20.0  # log probabilities likewise
+NUMBERS = 1 << 22  # in the largest layer at once
+HELD = 1 << 20  # weights of networks that are held while they are asked
+ASKED = 1024  # networks whose answers are held
+RELATIVE = 6  # first measures that are also compared between hypotheses
+
+
+class Probes(NamedTuple):
+    """Synthetic images for networks of one shape of images and one count of classes.
+
+    Attributes:
+        images: values from 0 to 1.
+        labels: the class that each was dreamed for.
+    """
+
+    images: Float[Tensor, "probe channel height width"]
+    labels: Int[Tensor, " probe"]
+
+
+ProbeSets = Mapping[str, Probes]
+
+
+class Member(NamedTuple):
+    """Networks that share an architecture (but for activation and pooling: see `hypotheses`)."""
+
+    architecture: Architecture
+    layout: Layout
+    rows: np.ndarray
+
+
+def probe_key(architecture: Architecture) -> str:
+    """Return the name of the probes that suit a network: shape of its images and count of its classes."""
+    return f"{'x'.join(map(str, architecture.input))}/{architecture.classes}"
+
+
+def dream(zoo: Zoo, rows: Int[np.ndarray, " rows"], *, count: int, steps: int, seed: int) -> dict[str, Probes]:
+    """Return probes for each shape of images and count of classes among some networks of a zoo.
+
+    The probes x of labels y minimise the mean over networks of CE(f(x + noise), y), plus a penalty on differences of
+    neighbouring pixels, by Adam; each step asks a few networks drawn at random.
+
+    Args:
+        zoo: where the networks are.
+        rows: networks that are asked, all of the training split; those of unknown architecture are left out.
+        count: probes of each kind; the classes take turns.
+        steps: of Adam.
+        seed: of the first images, the noise and the drawing of networks.
+    """
+    kinds: dict[str, list[Member]] = {}
+    for member in _members(zoo, rows):
+        kinds.setdefault(probe_key(member.architecture), []).append(member)
+    return {key: _dream(zoo, members, count, steps, seed) for key, members in sorted(kinds.items())}
+
+
+def probe_table(zoo: Zoo, probes: ProbeSets) -> Columns:
+    """Return what all networks of a zoo answer to their probes (N, H) in float32; NaN where they can't be run."""
+    names = probe_names()
+    values = scratch_array((len(zoo), len(names)), np.float32)
+    values[:] = np.nan
+    for member in _shapes(zoo):
+        fitting = probes.get(probe_key(member.architecture))
+        if fitting is not None:
+            size = _at_once(member.architecture, fitting.images)
+            size *= max(
+                1, min(HELD // member.layout.size, ASKED) // size
+            )  # whole batches, so that they are the same ones
+            for start in range(0, len(member.rows), size):
+                rows = member.rows[start : start + size]
+                values[rows] = probe_numbers(member, torch.from_numpy(zoo.weights(rows)), fitting)
+    return Columns(values, names)
+
+
+def probe_numbers(
+    member: Member, vectors: Float[Tensor, "networks weights"], probes: Probes
+) -> Float[np.ndarray, "networks number"]:
+    """Return `probe_names` of networks of one layout."""
+    measured: dict[Architecture, np.ndarray] = {}
+    each = []
+    for activation, pooling in HYPOTHESES:
+        kept = pooling if TRAITS[member.architecture.family].has_conv_layers else "none"
+        guess = msgspec.structs.replace(member.architecture, activation=activation, pooling=kept)
+        if guess not in measured:
+            measured[guess] = np.concatenate(
+                [_measure(logits, probes.labels) for logits in _answers(guess, member.layout, vectors, probes.images)]
+            )
+        each.append(measured[guess])
+    stacked = np.stack(each, axis=-1)  # (n, measures, hypotheses)
+    apart = stacked[:, :RELATIVE] - stacked[:, :RELATIVE].mean(axis=-1, keepdims=True)
+    return np.concatenate([stacked.reshape(len(stacked), -1), apart.reshape(len(stacked), -1)], axis=1)
+
+
+def probe_names() -> tuple[str, ...]:
+    """Return what the numbers are: `<measure>.<activation>.<pooling>`, then `relative_...` against all hypotheses."""
+    guesses = [".".join(pair) for pair in HYPOTHESES]
+    plain = [f"{measure}.{guess}" for measure in MEASURES for guess in guesses]
+    return (*plain, *(f"relative_{name}" for name in plain[: RELATIVE * len(guesses)]))
+
+
+def _members(zoo: Zoo, rows: np.ndarray) -> Iterator[Member]:
+    chosen = np.zeros(len(zoo), bool)
+    chosen[rows] = True
+    for text, layout, numbers in zoo.families():
+        if text and chosen[numbers].any():
+            architecture = parse(text)
+            if architecture.family in FAMILIES:
+                yield Member(architecture, layout, numbers[chosen[numbers]])
+
+
+def _shapes(zoo: Zoo) -> Iterator[Member]:
+    """Yield the networks that agree in all but activation, pooling and weights."""
+    found: dict[tuple[str, str], Member] = {}
+    for member in _members(zoo, np.arange(len(zoo))):
+        plain = msgspec.structs.replace(member.architecture, activation="relu", pooling="none")
+        key = (plain.to_json(), member.layout.identity)
+        rows = [found[key].rows] if key in found else []
+        found[key] = member._replace(rows=np.sort(np.concatenate([*rows, member.rows])))
+    yield from found.values()
+
+
+def _dream(zoo: Zoo, members: list[Member], count: int, steps: int, seed: int) -> Probes:
+    generator, random = torch.Generator().manual_seed(seed), np.random.default_rng(seed)
+    architecture = members[0].architecture
+    labels = torch.arange(count) % architecture.classes
+    images = (0.4 + 0.3 * torch.randn(count, *architecture.input, generator=generator)).requires_grad_()
+    optimizer = torch.optim.Adam([images], lr=RATE)
+    weights = [_draw(zoo, member.rows, random) for member in members]
+    for _ in range(steps):
+        loss = SMOOTHNESS * _roughness(images)
+        drawn = random.choice(len(members), min(GROUPS, len(members)), replace=False)
+        for number in drawn.tolist():
+            member, some = members[number], weights[number]
+            asked = random.choice(len(some), min(MEMBERS, len(some)), replace=False)
+            noisy = (images + NOISE * torch.randn(images.shape, generator=generator)).clamp(0, 1)
+            logits = run(skeleton(member.architecture), member.layout.unflatten(some[asked]), noisy)  # (n, P, C)
+            loss = loss + nn.functional.cross_entropy(logits.mT, labels.expand(len(asked), -1)) / len(drawn)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        with torch.no_grad():
+            images.clamp_(0, 1)
+    return Probes(images.detach(), labels)
+
+
+def _draw(zoo: Zoo, rows: np.ndarray, random: np.random.Generator) -> Float[Tensor, "networks weights"]:
+    return torch.from_numpy(zoo.weights(np.sort(random.choice(rows, min(KEPT, len(rows)), replace=False))))
+
+
+def _roughness(images: Tensor) -> Tensor:
+    across, down = images.diff(dim=-1), images.diff(dim=-2)
+    return (across**2).mean() + (down**2).mean()
+
+
+@torch.no_grad()
+def _answers(guess: Architecture, layout: Layout, vectors: Tensor, images: Tensor) -> Iterator[np.ndarray]:
+    """Yield logits (n, P, C) of some networks at a time."""
+    network = skeleton(guess)
+    for part in vectors.split(_at_once(guess, images)):
+        logits = run(network, layout.unflatten(part), images)
+        yield logits.nan_to_num(0.0, LARGEST, -LARGEST).clamp(-LARGEST, LARGEST).numpy()
+
+
+def _at_once(architecture: Architecture, images: Tensor) -> int:
+    """Return how many networks are run together."""
+    return max(1, NUMBERS // (len(images) * layer_size(architecture)))
+
+
+def _measure(logits: np.ndarray, labels: Tensor) -> np.ndarray:
+    """Return the `MEASURES` of logits (n, P, C) as (n, measures)."""
+    told = labels.numpy()
+    logits = logits.astype(np.float64)
+    log_share = logits - logits.max(axis=-1, keepdims=True)
+    log_share -= np.log(np.exp(log_share).sum(axis=-1, keepdims=True))
+    share = np.exp(log_share)
+    right = np.maximum(log_share[:, np.arange(len(told)), told], LEAST)  # (n, P)
+    top = np.partition(logits, -2, axis=-1)
+    view: dict[str, Any] = {
+        "share": share,
+        "right": right,
+        "hit": logits.argmax(axis=-1) == told,
+        "entropy": -(share * np.maximum(log_share, LEAST)).sum(axis=-1),
+        "margin": top[..., -1] - top[..., -2],
+        "spread": logits.std(axis=-1),
+    }
+    return np.column_stack([*_overall(view), *_by_class(view, logits, told)])
+
+
+MEASURES = (
+    "hits", "surprise", "entropy", "margin", "confidence", "spread", "right_share", "evenness",
+    *(f"{name}_p{q}" for name in ("entropy", "margin") for q in (10, 50, 90)),
+    *(f"class_hits{k}" for k in range(4)), *(f"class_surprise{k}" for k in range(4)), "separation", "bias",
+)  # fmt: skip
+
+
+def _overall(view: Mapping[str, Any]) -> list[np.ndarray]:
+    """Return the means over all probes, logarithms of margins and spreads, and quantiles."""
+    mean = view["share"].mean(axis=1)
+    margin = _log(view["margin"])
+    means = [view["hit"].mean(1), -view["right"].mean(1), view["entropy"].mean(1), _log(view["margin"].mean(1))]
+    means += [view["share"].max(-1).mean(1), _log(view["spread"].mean(1)), np.exp(view["right"]).mean(1)]
+    means.append(-(mean * np.log(mean + 1e-9)).sum(axis=-1))
+    quantiles = [np.percentile(values, (10, 50, 90), axis=1) for values in (view["entropy"], margin)]
+    return [*means, *quantiles[0], *quantiles[1]]
+
+
+def _by_class(view: Mapping[str, Any], logits: np.ndarray, told: np.ndarray) -> list[np.ndarray]:
+    """Return quartiles over the classes of hits and surprise, how far the classes lie apart, and the mean logits."""
+    classes = np.unique(told)
+    hits = np.stack([view["hit"][:, told == c].mean(axis=1) for c in classes], axis=1)
+    surprise = np.stack([-view["right"][:, told == c].mean(axis=1) for c in classes], axis=1)
+    centres = np.stack([logits[:, told == c].mean(axis=1) for c in classes], axis=1)  # (n, classes, C)
+    within = ((logits - centres[:, np.searchsorted(classes, told)]) ** 2).mean(axis=(1, 2))
+    between = centres.var(axis=1).mean(axis=-1)
+    quartiles = [np.quantile(values, (0.0, 0.25, 0.5, 0.75), axis=1) for values in (hits, surprise)]
+    return [*quartiles[0], *quartiles[1], _log(between) - _log(within), _log((logits.mean(axis=1) ** 2).mean(axis=1))]
+
+
+def _log(values: np.ndarray) -> np.ndarray:
+    return np.log(np.maximum(values, 1e-9))

@@ -1,0 +1,91 @@
+"""Heads of several kinds answering together: networks and boosted trees, mixed property by property."""
+
+from typing import Annotated, Literal
+
+import msgspec
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from wscore.config import Section
+from wscore.heads.mlp_head import Head, HeadConfig
+from wscore.heads.trees import Forest, ForestConfig
+from wscore.tokens.batch import TokenBatch
+from wscore.training.model_folder import register
+
+Kind = Literal["binary", "continuous", "discrete"]
+Answers = dict[str, Float[Tensor, "batch _"]]
+
+
+class BlendConfig(Section):
+    """What is mixed.
+
+    Args:
+        kinds: kind of each property: its outputs are a logit, a number, or logits of classes.
+        network: shape of the networks, or none.
+        copies: networks of that shape, of different seeds.
+        forests: shapes of boosted trees, none or several.
+    """
+
+    kinds: Annotated[dict[str, Kind], msgspec.Meta(min_length=1)]
+    network: HeadConfig | None
+    copies: Annotated[int, msgspec.Meta(ge=1)]
+    forests: tuple[ForestConfig, ...]
+
+    def __post_init__(self) -> None:
+        """Refuse an empty mixture."""
+        if self.network is None and not self.forests:
+            raise ValueError("a blend needs networks or trees")
+
+
+@register
+class Blend(nn.Module):
+    """answer = sum over members m of s_m answer_m, with shares s_m >= 0 of its own, which add up to 1, per property.
+
+    All networks together are one member (their mean answer), and so is each forest. An answer is a probability (of true,
+    or of each class) or a number in the scaled space.
+    """
+
+    share: Tensor
+
+    def __init__(self, config: BlendConfig) -> None:
+        super().__init__()
+        self.config = config
+        copies = 0 if config.network is None else config.copies
+        self.networks = nn.ModuleList(Head(config.network) for _ in range(copies) if config.network is not None)
+        self.forests = nn.ModuleList(Forest(forest) for forest in config.forests)
+        members = bool(copies) + len(config.forests)
+        self.register_buffer("share", torch.full((len(config.kinds), members), 1 / members))
+
+    @property
+    def inputs(self) -> int:
+        """Numbers per network that it is given."""
+        shapes = [shape for shape in (self.config.network, *self.config.forests) if shape is not None]
+        return shapes[0].inputs
+
+    @property
+    def reads_tokens(self) -> bool:
+        """Whether it must be given tokens."""
+        return any(network.reads_tokens for network in self.networks if isinstance(network, Head))
+
+    def members(self, inputs: Float[Tensor, "batch input"], tokens: TokenBatch | None = None) -> list[Answers]:
+        """Return the answers of each member: of the networks together, then of each forest."""
+        found: list[Answers] = []
+        if len(self.networks):
+            each = [answers(network(inputs, tokens), self.config.kinds) for network in self.networks]
+            found.append({name: torch.stack([one[name] for one in each]).mean(dim=0) for name in self.config.kinds})
+        return [*found, *(answers(forest(inputs), self.config.kinds) for forest in self.forests)]
+
+    def forward(self, inputs: Float[Tensor, "batch input"], tokens: TokenBatch | None = None) -> Answers:
+        """Return the answers (batch, width) of each property."""
+        found = self.members(inputs, tokens)
+        mixed = {}
+        for name, shares in zip(self.config.kinds, self.share.unbind(), strict=True):
+            mixed[name] = torch.stack([s * each[name] for s, each in zip(shares, found, strict=True)]).sum(dim=0)
+        return mixed
+
+
+def answers(raw: Answers, kinds: dict[str, Kind]) -> Answers:
+    """Return probabilities for logits, and numbers as they are; float32."""
+    functions = {"binary": torch.sigmoid, "continuous": lambda x: x, "discrete": lambda x: x.softmax(dim=1)}
+    return {name: functions[kind](raw[name]).float() for name, kind in kinds.items()}

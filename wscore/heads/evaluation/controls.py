@@ -1,0 +1,227 @@
+"""What a property head must beat, on the same held-out networks, fitted on the same training networks.
+
+    control        what it is given
+    mean           nothing: the mean, or the share of each label or name, of the training networks
+    shapes         the kinds and shapes of the tensors: the same by set of shapes, all networks if a set was never seen
+    linear_probe     the latents of the encoder: ridge regression, its strength chosen on the validation networks
+    pca              as many principal components of the weights: the same ridge regression
+    hyperparameters  how the network was trained, not its weights (for the accuracy only): gradient boosting
+    statistics       seven statistics of each tensor: gradient boosting, ended by the validation networks
+
+All take a `Case` and return what a head returns: probability of true (N, 1), scaled number (N, 1), or probability of
+each name of the vocabulary (N, K); the linear probe's are clipped to [0, 1] but don't add up to 1.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Float, Int
+
+from wscore.autoencoder.evaluation.controls import fit_pca
+from wscore.heads.boosting import Known, boosted, varying
+from wscore.heads.evaluation.boosting_baseline import Boost, boost, boosted_answers
+from wscore.heads.targets import Binary, Continuous, Discrete, Target
+from wscore.networks.layout import Layout
+from wscore.zoo.store import Zoo
+
+TOGETHER = 256  # networks whose weights are held at once
+STRENGTHS = tuple(10.0**exponent for exponent in range(-3, 6))  # of the ridge penalty, per unit of latent variance
+
+
+class Rows(NamedTuple):
+    """What controls are given about networks.
+
+    Attributes:
+        latents: (N, Z).
+        statistics: (N, F), see `wscore.heads.evaluation.boosting_baseline.statistics_table`.
+        shapes: (N,) number of the set of kinds and shapes, equal for equal sets.
+        components: (N, Z) of a PCA of the weights, see `weight_components`.
+        hyperparameters: (N, H) numbers, NaN where missing; names as numbers.
+        names: of the statistics.
+    """
+
+    latents: Float[np.ndarray, "rows latent"]
+    statistics: Float[np.ndarray, "rows feature"]
+    shapes: Int[np.ndarray, " rows"]
+    components: Float[np.ndarray, "rows latent"]
+    hyperparameters: Float[np.ndarray, "rows setting"]
+    names: tuple[str, ...]
+
+    def take(self, rows: Bool[np.ndarray, " rows"] | Int[np.ndarray, " taken"]) -> "Rows":
+        """Return some of the networks."""
+        return Rows(*(part[rows] for part in self[:-1]), names=self.names)
+
+
+class Case(NamedTuple):
+    """One target to be predicted.
+
+    Attributes:
+        target: as fitted on the training networks.
+        train: training networks of which it is known.
+        train_values: their encoded values.
+        validation: validation networks of which it is known.
+        validation_values: their encoded values.
+        test: networks to predict.
+        iterations: most trees of `statistics`.
+        seed: of `statistics`.
+    """
+
+    target: Target
+    train: Rows
+    train_values: Float[np.ndarray, " train"]
+    validation: Rows
+    validation_values: Float[np.ndarray, " validation"]
+    test: Rows
+    iterations: int
+    seed: int
+
+
+def mean(case: Case) -> Float[np.ndarray, "rows width"]:
+    """Return the mean of the training networks for every network."""
+    return np.repeat(_columns(case.target, case.train_values).mean(axis=0)[None], len(case.test.shapes), axis=0)
+
+
+def shapes(case: Case) -> Float[np.ndarray, "rows width"]:
+    """Return for every network the mean of the training networks with the same shapes."""
+    columns, found = _columns(case.target, case.train_values), mean(case)
+    for number in np.intersect1d(case.train.shapes, case.test.shapes):
+        found[case.test.shapes == number] = columns[case.train.shapes == number].mean(axis=0)
+    return found
+
+
+def linear_probe(case: Case) -> Float[np.ndarray, "rows width"]:
+    """Return the ridge regression of the target, or of each label or name as 0 and 1, on the standardised latents."""
+    return _ridge(case, *(part.latents for part in (case.train, case.validation, case.test)))
+
+
+def pca(case: Case) -> Float[np.ndarray, "rows width"]:
+    """Return the same as `linear_probe` on principal components of the weights."""
+    return _ridge(case, *(part.components for part in (case.train, case.validation, case.test)))
+
+
+def hyperparameters(case: Case) -> Float[np.ndarray, "rows width"]:
+    """Return what gradient boosting makes of the hyperparameters; the mean if none is there or none varies."""
+    kept = varying(case.train.hyperparameters)
+    if not kept.size:
+        return mean(case)
+    train, validation = (
+        Known(part.hyperparameters[:, kept], values)
+        for part, values in ((case.train, case.train_values), (case.validation, case.validation_values))
+    )
+    model = boosted(case.target, train, validation, iterations=case.iterations, seed=case.seed)
+    return boosted_answers(model, case.target, case.test.hyperparameters[:, kept])
+
+
+def _ridge(case: Case, train: np.ndarray, validation: np.ndarray, test: np.ndarray) -> np.ndarray:
+    columns = _columns(case.target, case.train_values)
+    centre, spread = train.mean(axis=0), train.std(axis=0)
+    spread = np.where(spread > 1e-6 * (1 + np.abs(centre)), spread, 1.0)
+    train, validation, test = ((part.astype(np.float64) - centre) / spread for part in (train, validation, test))
+    left, sizes, right = np.linalg.svd(train, full_matrices=False)
+    projected = left.T @ (columns - columns.mean(axis=0))  # (R, K)
+    weights = [right.T @ (projected * _shrink(sizes, strength, len(train))[:, None]) for strength in STRENGTHS]
+    truth = _columns(case.target, case.validation_values) - columns.mean(axis=0)
+    errors = [float(np.sum((validation @ weight - truth) ** 2)) for weight in weights]
+    chosen = weights[int(np.argmin(errors))] if len(truth) else weights[STRENGTHS.index(1.0)]
+    found = test @ chosen + columns.mean(axis=0)
+    return found if isinstance(case.target, Continuous) else found.clip(0.0, 1.0)
+
+
+def statistics(case: Case) -> Boost:
+    """Return what gradient boosting makes of the weight statistics, and which of them it looks at."""
+    return boost(
+        case.target,
+        Known(case.train.statistics, case.train_values),
+        Known(case.validation.statistics, case.validation_values),
+        case.test.statistics,
+        iterations=case.iterations,
+        seed=case.seed,
+    )
+
+
+CONTROLS: dict[str, Callable[[Case], Float[np.ndarray, "rows width"]]] = {
+    "mean": mean,
+    "shapes": shapes,
+    "linear_probe": linear_probe,
+    "pca": pca,
+    "hyperparameters": hyperparameters,
+    "statistics": lambda case: statistics(case).answers,
+}
+ONLY = {"hyperparameters": ("accuracy",)}  # tasks of controls that not every task has
+
+
+def controls_of(task: str) -> dict[str, Callable[[Case], Float[np.ndarray, "rows width"]]]:
+    """Return the controls of a task by name."""
+    return {name: control for name, control in CONTROLS.items() if task in ONLY.get(name, (task,))}
+
+
+def weight_components(
+    zoo: Zoo, rows: Int[np.ndarray, " rows"], train: Bool[np.ndarray, " rows"], *, components: int, seed: int
+) -> Float[np.ndarray, "rows component"]:
+    """Return principal components of the weights of networks, fitted on some of them.
+
+    Weight vectors are taken less the mean of their layout (over the fitted networks; of an unseen layout less nothing)
+    and filled with zeros to one length.
+
+    Args:
+        zoo: where the networks are.
+        rows: which ones, in the order of the result.
+        train: which of these the PCA is fitted on.
+        components: at most so many.
+        seed: of the PCA.
+    """
+    longest = max(layout.size for layout in zoo.layouts.values())
+    keys = zoo.table["layout"].astype(str).to_numpy()[rows]
+    centres = {key: zoo.weights(rows[(keys == key) & train]).mean(axis=0) for key in np.unique(keys[train])}
+
+    def batch(places: np.ndarray) -> np.ndarray:
+        vectors = zoo.weights(rows[places])
+        padded = np.zeros((len(places), longest), np.float32)
+        padded[:, : vectors.shape[1]] = vectors - centres.get(keys[places[0]], 0.0)
+        return padded
+
+    def batches(chosen: np.ndarray) -> Iterator[np.ndarray]:
+        for key in np.unique(keys):
+            places = np.flatnonzero((keys == key) & chosen)
+            yield from (batch(some) for some in np.split(places, range(TOGETHER, len(places), TOGETHER)) if len(some))
+
+    found = fit_pca(lambda: batches(train), components, seed=seed)
+    order = np.concatenate([np.flatnonzero(keys == key) for key in np.unique(keys)])
+    scores = np.concatenate([(part - found.mean) @ found.basis.T for part in batches(np.ones(len(rows), bool))])
+    return scores[np.argsort(order)]
+
+
+def hyperparameter_numbers(table: pd.DataFrame, names: Sequence[str]) -> Float[np.ndarray, "rows setting"]:
+    """Return hyperparameters as numbers (N, H), names numbered in alphabetical order; missing columns are left out."""
+    columns = [np.zeros((len(table), 0))]
+    for name in (name for name in names if name in table):
+        column = pd.Series(table[name])
+        if pd.api.types.is_numeric_dtype(column):
+            columns.append(column.to_numpy(float)[:, None])
+        else:
+            codes = pd.Categorical(column.astype(object).map(str, na_action="ignore")).codes.astype(float)
+            columns.append(np.where(codes < 0, np.nan, codes)[:, None])
+    return np.concatenate(columns, axis=1)
+
+
+def shape_numbers(layouts: list[Layout]) -> Int[np.ndarray, " rows"]:
+    """Return a number per layout, the same for those that agree in kinds and shapes; names of tensors don't count."""
+    seen: dict[tuple[object, ...], int] = {}
+    keys = [tuple((spec.kind, spec.shape) for spec in layout.tensors) for layout in layouts]
+    return np.array([seen.setdefault(key, len(seen)) for key in keys], dtype=int)
+
+
+def _columns(target: Target, values: np.ndarray) -> np.ndarray:
+    """Return encoded values as (N, width), a column of 0 and 1 per name of a vocabulary."""
+    if isinstance(target, Discrete):
+        return np.eye(target.width)[values.astype(int)]
+    assert isinstance(target, Binary | Continuous)
+    return values.astype(float)[:, None]
+
+
+def _shrink(sizes: np.ndarray, strength: float, rows: int) -> np.ndarray:
+    """Return s / (s^2 + strength * rows) of the singular values, 0 for those that vanish."""
+    kept = sizes > 1e-9 * max(sizes.max(initial=0.0), 1e-30)
+    return np.where(kept, sizes / (sizes**2 + strength * rows), 0.0)

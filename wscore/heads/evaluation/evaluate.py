@@ -1,0 +1,391 @@
+"""Property heads on held-out networks beside their controls: scores, intervals over runs, points for plots.
+
+Metrics of a task by method (`ours` first, then `CONTROLS`), all floats:
+- `patterns`: macro_f1 (mean F1 over the labels that have both values), macro_f1_not_given_away (the same over those
+that the
+  shapes don't give away), macro_precision, macro_recall, macro_roc_auc, macro_average_precision, hamming_loss (share
+  of wrong labels), subset_accuracy (share of networks without a wrong one), and `<label>_f1`;
+- `accuracy`: mse, mae, rmse, r2, relative_error, kendall_tau, spearman;
+- `hyperparameters`: aggregate (see `wscore.heads.evaluation.metrics.aggregate`), continuous_r2 (mean over targets, scaled
+space),
+  discrete_accuracy, discrete_macro_f1 (means over targets), and `<target>_r2` or `<target>_accuracy`.
+`<name>_low` and `<name>_high` bound the 95% bootstrap interval over runs of each of them. Every metric of every target
+is in the long table, with its interval. Labels and names with one value in the test split are left out of the means and
+named.
+"""
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float, Shaped
+
+from wscore.errors import DataError, ModelError, WscoreWarning
+from wscore.evaluation.config import EvaluateConfig
+from wscore.heads.conformal import Intervals
+from wscore.heads.dataset import NOTHING, HeadData
+from wscore.heads.evaluation import bootstrap_metrics as resampled
+from wscore.heads.evaluation.bootstrap_metrics import Values, Weights, bounds, run_weights
+from wscore.heads.evaluation.controls import (
+    Case,
+    Rows,
+    controls_of,
+    hyperparameter_numbers,
+    shape_numbers,
+    statistics,
+    weight_components,
+)
+from wscore.heads.evaluation.metrics import (
+    MAIN,
+    Outputs,
+    aggregate,
+    hamming_loss,
+    is_given_away,
+    is_one_valued,
+    known_rows,
+    regression_scores,
+    subset_accuracy,
+    target_scores,
+    told,
+)
+from wscore.heads.targets import Binary, Continuous, Discrete, Encoded, Targets, encode
+from wscore.heads.train import HeadsConfig, PropertyHead, predict
+from wscore.heads.weight_statistics import statistics_table
+from wscore.zoo.store import Zoo
+
+OURS, STATISTICS = "ours", "statistics"
+LABEL_METRICS = ("f1", "precision", "recall", "roc_auc", "average_precision")
+
+
+class Verdict(NamedTuple):
+    """What the held-out networks say about one head and its controls.
+
+    Attributes:
+        task: of the head.
+        targets: of the head.
+        table: metadata of the test networks.
+        encoded: their true values.
+        outputs: what each method predicts for them.
+        intervals: prediction intervals of the head, by target.
+        importance: share of each weight statistic in the gain of its boosted trees, by target.
+    """
+
+    task: str
+    targets: Targets
+    table: pd.DataFrame
+    encoded: Encoded
+    outputs: Mapping[str, Outputs]
+    intervals: Mapping[str, Intervals] = NOTHING
+    importance: Mapping[str, Mapping[str, float]] = NOTHING
+
+    @property
+    def runs(self) -> Shaped[np.ndarray, " rows"]:
+        """Run of each test network."""
+        return self.table["run_id"].to_numpy(dtype=str)
+
+
+def describe(zoo: Zoo, data: HeadData, heads: HeadsConfig, config: EvaluateConfig) -> Rows:
+    """Return what the controls are given about the networks of a table, in its order."""
+    rows = data.table["row"].to_numpy(dtype=int)
+    layouts = [zoo.layout(row) for row in rows.tolist()]
+    train = (data.table["split"] == "train").to_numpy()
+    values, names = statistics_table(zoo)
+    return Rows(
+        latents=data.latents,
+        statistics=values[rows],
+        names=names,
+        shapes=shape_numbers(layouts),
+        components=weight_components(zoo, rows, train, components=data.latents.shape[1], seed=config.seed),
+        hyperparameters=hyperparameter_numbers(data.table, heads.hyperparameters),
+    )
+
+
+def judge(head: PropertyHead, data: HeadData, rows: Rows, config: EvaluateConfig) -> Verdict:
+    """Return what a head and its controls predict for the test networks.
+
+    Args:
+        head: as trained on the training networks of the same data.
+        data: networks of all splits.
+        rows: what the controls are given about them, in the same order.
+        config: trees and seed of the gradient boosting.
+
+    Raises:
+        DataError: if there is no test network.
+        ModelError: if the head reads latents of another encoder.
+    """
+    if head.encoder != data.encoder:
+        raise ModelError(
+            "reads latents of another encoder", where=f"head for {head.task}", expected=head.encoder, got=data.encoder
+        )
+    test = data.part("test")
+    if not len(test.table):
+        raise DataError("there is no test network", where="heads", fix="make more runs, or raise tokens.test_fraction")
+    encoded = encode(head.targets, data.table)
+    split = data.table["split"].to_numpy(dtype=str)
+    importance: dict[str, dict[str, float]] = {}
+    controls = controls_of(head.task)
+    outputs: dict[str, Outputs] = {OURS: predict(head, test)} | {name: {} for name in controls}
+    for number, target in enumerate(head.targets):
+        train, validation = ((split == name) & encoded.known[:, number] for name in ("train", "validation"))
+        case = Case(
+            target=target,
+            train=rows.take(train),
+            train_values=encoded.values[train, number],
+            validation=rows.take(validation),
+            validation_values=encoded.values[validation, number],
+            test=rows.take(split == "test"),
+            iterations=config.boosting_iterations,
+            seed=config.seed,
+        )
+        for name, control in controls.items():
+            if name != STATISTICS:
+                outputs[name][target.name] = control(case)
+        told_by = statistics(case)
+        outputs[STATISTICS][target.name] = told_by.answers
+        importance[target.name] = {rows.names[k]: gain for k, gain in told_by.gains.items()}
+    held_out = Encoded(encoded.values[split == "test"], encoded.known[split == "test"])
+    return Verdict(head.task, head.targets, test.table, held_out, outputs, head.intervals, importance)
+
+
+def report(verdict: Verdict, config: EvaluateConfig) -> dict[str, Any]:
+    """Return counts, the metrics of every method, and the targets that call for a remark (`metrics/heads_test.json`).
+
+    The remarks are `given_away_by_shape` (1 if the shape-only control tells a label nearly always, else 0),
+    `one_valued` (1 for a target that can't be judged because all its true values are the same) and `unseen` (count of
+    test networks left out of a target because no training network has their name; warned of too).
+    """
+    summary, resampling = SUMMARIES[verdict.task], RESAMPLED[verdict.task]
+    weights = run_weights(verdict.runs, samples=config.bootstrap_samples, seed=config.seed)
+    found: dict[str, Any] = {"networks": float(len(verdict.table)), "runs": float(len(set(verdict.runs)))}
+    for method, outputs in verdict.outputs.items():
+        found[method] = summary(verdict, outputs)
+        ends = bounds(resampling(verdict, outputs, weights)) if len(weights) else {}
+        found[method] |= {name: value for name, value in ends.items() if name.rpartition("_")[0] in found[method]}
+    found[OURS] |= coverage(verdict, weights)
+    given = {target.name: float(target.name in given_away(verdict)) for target in verdict.targets}
+    named = [target.name for target in verdict.targets if not isinstance(target, Continuous)]
+    remarks = {
+        "given_away_by_shape": {name: given[name] for name in named},
+        "one_valued": dict.fromkeys(sorted(one_valued(verdict)), 1.0),
+        "unseen": unseen(verdict),
+    }
+    for name, count in remarks["unseen"].items():
+        text = f"{name}: {count:.0f} test networks left out, no training network has their name"
+        warnings.warn(text, WscoreWarning, stacklevel=2)
+    return found | {name: remark for name, remark in remarks.items() if remark}
+
+
+def coverage(verdict: Verdict, weights: Weights) -> dict[str, float]:
+    """Return how the prediction intervals of the head did, for a task of a single number with intervals.
+
+    `coverage` is the share of the test networks whose true value lies inside, `coverage_aim` what was asked for,
+    `interval_width` the mean width in raw units.
+    """
+    target = verdict.targets[0]
+    if verdict.task != "accuracy" or target.name not in verdict.intervals or not isinstance(target, Continuous):
+        return {}
+    known = verdict.encoded.known[:, 0]
+    intervals = verdict.intervals[target.name]
+    low, high = (target.restore(end) for end in intervals.bounds(verdict.outputs[OURS][target.name][known, 0]))
+    truth = target.raw(verdict.table)[known]
+    inside = (truth >= low) & (truth <= high)
+    ends = bounds({"coverage": resampled.mean(inside, weights[:, known])}) if len(weights) else {}
+    found = {"coverage": float(np.mean(inside)), "coverage_aim": intervals.coverage}
+    return {**found, "interval_width": float(np.mean(high - low)), **ends}
+
+
+def sentence(found: Mapping[str, Any]) -> str:
+    """Return the headline of all tasks in one line: ours, and the weight statistics in brackets."""
+    parts = []
+    for task, result in found.items():
+        name = next((name for name in ("macro_f1", "r2", "aggregate") if name in result[OURS]), None)
+        if name is not None:
+            parts.append(f"{task} {name} {result[OURS][name]:.3f} ({result['statistics'][name]:.3f})")
+    return f"heads on held-out runs (weight statistics in brackets): {', '.join(parts) or 'nothing can be judged'}"
+
+
+def one_valued(verdict: Verdict) -> set[str]:
+    """Return the targets whose known true values are all the same, or of which none is known."""
+    values, known = verdict.encoded
+    return {t.name for number, t in enumerate(verdict.targets) if is_one_valued(values[known[:, number], number])}
+
+
+def unseen(verdict: Verdict) -> dict[str, float]:
+    """Return for each vocabulary that lacks one how many test networks have a name outside it."""
+    counts = {
+        target.name: float(np.sum(verdict.table[target.name].notna().to_numpy() & ~verdict.encoded.known[:, number]))
+        for number, target in enumerate(verdict.targets)
+        if isinstance(target, Discrete)
+    }
+    return {name: count for name, count in counts.items() if count}
+
+
+def given_away(verdict: Verdict) -> set[str]:
+    """Return the labels and names that the shapes of the tensors alone tell."""
+    shapes = verdict.outputs["shapes"]
+    return {
+        target.name
+        for number, target in enumerate(verdict.targets)
+        if is_given_away(target, *known_rows(target, number, shapes, verdict.encoded))
+    }
+
+
+def scores_of(verdict: Verdict, outputs: Outputs) -> dict[str, dict[str, float]]:
+    """Return all metrics of each target; those of a number in its scaled space and, prefixed `raw_`, in raw units."""
+    found = {}
+    for number, target in enumerate(verdict.targets):
+        found[target.name] = target_scores(target, *known_rows(target, number, outputs, verdict.encoded))
+        if isinstance(target, Continuous):
+            raw = regression_scores(*raw_values(verdict, target, outputs))
+            found[target.name] |= {f"raw_{name}": value for name, value in raw.items() if name != "n"}
+    return found
+
+
+def raw_values(
+    verdict: Verdict, target: Continuous, outputs: Outputs
+) -> tuple[Float[np.ndarray, " known"], Float[np.ndarray, " known"]]:
+    """Return true and predicted values of a number in raw units, for the networks of which it is known."""
+    truth = target.raw(verdict.table)
+    known = ~np.isnan(truth)
+    return truth[known], target.restore(outputs[target.name][known, 0])
+
+
+def _labels(verdict: Verdict, outputs: Outputs) -> dict[str, float]:
+    scores, alike, given = scores_of(verdict, outputs), one_valued(verdict), given_away(verdict)
+    judged = [name for name in scores if name not in alike]
+    hidden = [name for name in judged if name not in given]
+    wrong = (_label_matrix(verdict, outputs) != _truth(verdict)) & verdict.encoded.known
+    return {
+        **_means(scores, judged, {f"macro_{metric}": metric for metric in LABEL_METRICS}),
+        **_means(scores, hidden, {"macro_f1_not_given_away": "f1"}),
+        "hamming_loss": hamming_loss(wrong, verdict.encoded.known),
+        "subset_accuracy": subset_accuracy(wrong, verdict.encoded.known),
+        **_main(verdict, scores),
+    }
+
+
+def _scalar(verdict: Verdict, outputs: Outputs) -> dict[str, float]:
+    found = regression_scores(*raw_values(verdict, _only(verdict), outputs))
+    return {name: value for name, value in found.items() if name != "n"}
+
+
+def _mixed(verdict: Verdict, outputs: Outputs) -> dict[str, float]:
+    scores, alike = scores_of(verdict, outputs), one_valued(verdict)
+    judged = [target for target in verdict.targets if target.name not in alike]
+    numbers = [target.name for target in judged if isinstance(target, Continuous)]
+    names = [target.name for target in judged if isinstance(target, Discrete)]
+    return {
+        **({"aggregate": aggregate(verdict.targets, outputs, verdict.encoded)} if judged else {}),
+        **_means(scores, numbers, {"continuous_r2": "r2"}),
+        **_means(scores, names, {"discrete_accuracy": "accuracy", "discrete_macro_f1": "macro_f1"}),
+        **_main(verdict, scores),
+    }
+
+
+def resampled_scores(verdict: Verdict, outputs: Outputs, weights: Weights) -> dict[str, dict[str, Values]]:
+    """Return the metrics of each target under weightings of the networks, under the names of `scores_of`."""
+    found = {}
+    for number, target in enumerate(verdict.targets):
+        known = verdict.encoded.known[:, number]
+        said, true = known_rows(target, number, outputs, verdict.encoded)
+        if isinstance(target, Binary):
+            found[target.name] = resampled.binary(true >= 0.5, said[:, 0], weights[:, known])
+        elif isinstance(target, Discrete):
+            found[target.name] = resampled.classes(true.astype(int), told(target, said), weights[:, known])
+        else:
+            scaled = resampled.regression(true, said[:, 0].astype(float), weights[:, known])
+            raw = resampled.regression(*raw_values(verdict, target, outputs), weights[:, known])
+            found[target.name] = scaled | {f"raw_{name}": values for name, values in raw.items()}
+    return found
+
+
+def _resampled_labels(verdict: Verdict, outputs: Outputs, weights: Weights) -> dict[str, Values]:
+    scores, alike, given = resampled_scores(verdict, outputs, weights), one_valued(verdict), given_away(verdict)
+    judged = [name for name in scores if name not in alike]
+    hidden = [name for name in judged if name not in given]
+    known = verdict.encoded.known
+    wrong = (_label_matrix(verdict, outputs) != _truth(verdict)) & known
+    some = known.any(axis=1)
+    return {
+        **_resampled_means(scores, judged, {f"macro_{metric}": metric for metric in LABEL_METRICS}),
+        **_resampled_means(scores, hidden, {"macro_f1_not_given_away": "f1"}),
+        "hamming_loss": (weights @ wrong.sum(axis=1)) / np.maximum(weights @ known.sum(axis=1), 1),
+        "subset_accuracy": resampled.mean(~wrong[some].any(axis=1), weights[:, some]),
+        **{f"{name}_f1": scores[name]["f1"] for name in judged},
+    }
+
+
+def _resampled_scalar(verdict: Verdict, outputs: Outputs, weights: Weights) -> dict[str, Values]:
+    target = _only(verdict)
+    known = verdict.encoded.known[:, 0]
+    return resampled.regression(*raw_values(verdict, target, outputs), weights[:, known])
+
+
+def _resampled_mixed(verdict: Verdict, outputs: Outputs, weights: Weights) -> dict[str, Values]:
+    scores, alike = resampled_scores(verdict, outputs, weights), one_valued(verdict)
+    judged = [target for target in verdict.targets if target.name not in alike]
+    numbers = [target.name for target in judged if isinstance(target, Continuous)]
+    names = [target.name for target in judged if isinstance(target, Discrete)]
+    gains = [scores[name]["r2"] for name in numbers]
+    for name in names:
+        majority = scores[name]["majority"]
+        gains.append((scores[name]["accuracy"] - majority) / np.where(majority < 1, 1 - majority, np.nan))
+    return {
+        **({"aggregate": resampled.average([np.maximum(gain, -1.0) for gain in gains])} if judged else {}),
+        **_resampled_means(scores, numbers, {"continuous_r2": "r2"}),
+        **_resampled_means(scores, names, {"discrete_accuracy": "accuracy", "discrete_macro_f1": "macro_f1"}),
+        **{f"{name}_r2": scores[name]["r2"] for name in numbers},
+        **{f"{name}_accuracy": scores[name]["accuracy"] for name in names},
+    }
+
+
+def _resampled_means(
+    scores: Mapping[str, Mapping[str, Values]], targets: Sequence[str], metrics: Mapping[str, str]
+) -> dict[str, Values]:
+    if not targets:
+        return {}
+    return {name: resampled.average([scores[target][metric] for target in targets]) for name, metric in metrics.items()}
+
+
+SUMMARIES: dict[str, Callable[[Verdict, Outputs], dict[str, float]]] = {
+    "patterns": _labels,
+    "accuracy": _scalar,
+    "hyperparameters": _mixed,
+}
+RESAMPLED: dict[str, Callable[[Verdict, Outputs, Weights], dict[str, Values]]] = {
+    "patterns": _resampled_labels,
+    "accuracy": _resampled_scalar,
+    "hyperparameters": _resampled_mixed,
+}
+
+
+def _means(
+    scores: Mapping[str, Mapping[str, float]], targets: Sequence[str], metrics: Mapping[str, str]
+) -> dict[str, float]:
+    """Return the mean over the targets of each metric, under its new name; nothing if there is no target."""
+    if not targets:
+        return {}
+    return {name: float(np.mean([scores[target][metric] for target in targets])) for name, metric in metrics.items()}
+
+
+def _main(verdict: Verdict, scores: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """Return the main metric of each target for which it is defined."""
+    mains = {target.name: MAIN[type(target)] for target in verdict.targets}
+    return {f"{name}_{main}": scores[name][main] for name, main in mains.items() if main in scores[name]}
+
+
+def _truth(verdict: Verdict) -> np.ndarray:
+    return verdict.encoded.values >= 0.5
+
+
+def _only(verdict: Verdict) -> Continuous:
+    """Return the one target of a task that is a single number."""
+    (target,) = verdict.targets
+    assert isinstance(target, Continuous)
+    return target
+
+
+def _label_matrix(verdict: Verdict, outputs: Outputs) -> np.ndarray:
+    return np.column_stack([outputs[target.name][:, 0] >= 0.5 for target in verdict.targets])

@@ -1,0 +1,125 @@
+"""Property heads on networks of a kind that they never saw: a whole architecture family or data set is held out.
+
+Each family (or data set) is held out in turn: head and controls are fitted anew on the training runs of all others,
+their stopping and mixing is decided by the validation runs of all others, and the test runs of the one are judged.
+Probes are dreamed anew too, from the training networks of the others. The encoder is the one that there is: it saw
+weights of all families, but no property of any network.
+"""
+
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+import pandas as pd
+
+from wscore.errors import DataError
+from wscore.evaluation.config import EvaluateConfig
+from wscore.heads.dataset import HeadData
+from wscore.heads.evaluation.controls import Rows, weight_components
+from wscore.heads.evaluation.evaluate import judge, report
+from wscore.heads.features import FeaturesConfig, probe_block
+from wscore.heads.train import HeadsConfig, fit_targets, train_head
+from wscore.zoo.store import Zoo
+
+Ood = Literal["family", "dataset"]
+ASIDE = "aside"  # split of networks that neither teach nor are judged
+
+
+def judge_held_out(
+    column: Ood,
+    zoo: Zoo,
+    data: HeadData,
+    rows: Rows,
+    heads: HeadsConfig,
+    features: FeaturesConfig,
+    config: EvaluateConfig,
+) -> dict[str, dict[str, Any]]:
+    """Return the report of each task (as in `wscore.heads.evaluation.evaluate.report`) by held-out value of a column.
+
+    Targets that have one value only among the networks that are left are left out, and so is the column itself; a task
+    without targets is missing.
+
+    Raises:
+        DataError: if the column is missing or has one value only.
+    """
+    names = pd.Series(data.table[column]).dropna().astype(str) if column in data.table else pd.Series(dtype=str)
+    values = sorted(set(names))
+    if len(values) < 2:
+        raise DataError(
+            "nothing can be held out", where="evaluate.ood", expected=f"two values of {column} or more", got=values,
+            fix="evaluate.ood: null, or a zoo with several",
+        )  # fmt: skip
+    return {value: _judge_one(column, value, zoo, data, rows, heads, features, config) for value in values}
+
+
+def hold_out(table: pd.DataFrame, column: str, value: str) -> np.ndarray:
+    """Return the splits when networks with a value neither teach nor choose, and only they are judged."""
+    split, held = table["split"].to_numpy(dtype=object), (table[column].astype(str) == value).to_numpy()
+    return np.where(held == (split == "test"), split, ASIDE)
+
+
+def learnable(heads: HeadsConfig, column: str, train: pd.DataFrame) -> HeadsConfig:
+    """Return the configuration without the targets that can't be learned from these rows, and without the column."""
+
+    def possible(**only: Any) -> bool:
+        trial = {
+            "patterns": heads.patterns[:1],
+            "continuous": {},
+            "discrete": (),
+            "target_weights": {},
+            "tasks": ("patterns",),
+        }
+        task = "patterns" if "patterns" in only else "hyperparameters"
+        try:
+            fit_targets(task, msgspec.structs.replace(heads, **{**trial, **only}), train)
+        except DataError:
+            return False
+        return True
+
+    kept = {
+        "patterns": tuple(name for name in heads.patterns if possible(patterns=(name,))),
+        "continuous": {name: scale for name, scale in heads.continuous.items() if possible(continuous={name: scale})},
+        "discrete": tuple(name for name in heads.discrete if name != column and possible(discrete=(name,))),
+    }
+    empty = {"patterns": not kept["patterns"], "hyperparameters": not (kept["continuous"] or kept["discrete"])}
+    tasks = tuple(task for task in heads.tasks if not empty.get(task, False))
+    named = {*kept["patterns"], heads.accuracy_target, *kept["continuous"], *kept["discrete"]}
+    weights = {name: weight for name, weight in heads.target_weights.items() if name in named}
+    kept["patterns"] = kept["patterns"] or heads.patterns[:1]  # of a task that is not trained
+    return msgspec.structs.replace(heads, tasks=tasks, target_weights=weights, mode="frozen", **kept)
+
+
+def _judge_one(
+    column: Ood,
+    value: str,
+    zoo: Zoo,
+    data: HeadData,
+    rows: Rows,
+    heads: HeadsConfig,
+    features: FeaturesConfig,
+    config: EvaluateConfig,
+) -> dict[str, Any]:
+    split = hold_out(data.table, column, value)
+    here = data._replace(table=data.table.assign(split=split))
+    numbers, train = here.table["row"].to_numpy(int), split == "train"
+    if "probes" in heads.blocks and "probes" in data.blocks:
+        block, probes = probe_block(zoo, numbers[train], features)
+        here = here._replace(
+            blocks={**data.blocks, "probes": block._replace(values=block.values[numbers])}, probes=probes
+        )
+    size = rows.components.shape[1]
+    rows = rows._replace(components=weight_components(zoo, numbers, train, components=size, seed=config.seed))
+    kept = learnable(heads, column, here.part("train").table)
+    return {task: report(judge(train_head(task, kept, here)[0], here, rows, config), config) for task in kept.tasks}
+
+
+def headline(found: dict[str, dict[str, Any]]) -> str:
+    """Return in words how often the head is at least as good as the weight statistics, over tasks and held-out kinds."""
+    pairs = [
+        (result["ours"][name], result["statistics"][name])
+        for tasks in found.values()
+        for result in tasks.values()
+        for name in ("macro_f1", "r2", "aggregate")
+        if name in result["ours"]
+    ]
+    return f"held out: ours at least as good in {sum(ours >= rival for ours, rival in pairs)} of {len(pairs)}"

@@ -1,0 +1,110 @@
+"""Tables behind the plots of property heads: points, ROC curves, told names, and all scores."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+from sklearn.metrics import roc_curve
+
+from wscore.evaluation.config import EvaluateConfig
+from wscore.heads.evaluation.bootstrap_metrics import bounds, run_weights
+from wscore.heads.evaluation.evaluate import OURS, Verdict, one_valued, raw_values, resampled_scores, scores_of
+from wscore.heads.evaluation.metrics import MAIN
+from wscore.heads.targets import Binary, Continuous, Discrete
+
+MOST = 12  # statistics named per target
+KEYS = ("model_id", "run_id", "checkpoint")
+
+
+def tables(verdict: Verdict, config: EvaluateConfig) -> dict[str, pd.DataFrame]:
+    """Return the tables of a verdict by name, those that have no row left out.
+
+    They are `scores`, `points`, `roc`, `names` and `importance`.
+    """
+    found = {"scores": score_table(verdict, config), **{name: function(verdict) for name, function in TABLES.items()}}
+    return {name: table for name, table in found.items() if len(table)}
+
+
+def score_table(verdict: Verdict, config: EvaluateConfig) -> pd.DataFrame:
+    """Return target, method, metric, value, ends of its interval, and `main`.
+
+    `main` is 1 for the one metric that stands for the target. The ends `low` and `high` of the 95% interval over runs
+    are missing without bootstrap samples.
+    """
+    mains = {target.name: MAIN[type(target)] for target in verdict.targets}
+    weights = run_weights(verdict.runs, samples=config.bootstrap_samples, seed=config.seed)
+    rows = []
+    for method, outputs in verdict.outputs.items():
+        drawn = resampled_scores(verdict, outputs, weights) if len(weights) else {}
+        for target, scores in scores_of(verdict, outputs).items():
+            ends = bounds(drawn.get(target, {}))
+            for metric, value in scores.items():
+                row = {"target": target, "method": method, "metric": metric, "value": value}
+                row |= {end: ends.get(f"{metric}_{end}", np.nan) for end in ("low", "high")}
+                rows.append({**row, "main": int(metric == mains[target])})
+    return pd.DataFrame(rows)
+
+
+def point_table(verdict: Verdict) -> pd.DataFrame:
+    """Return ids, target, scale, the true value and that of each method in raw units, for each known number."""
+    parts = []
+    for number, target in enumerate(verdict.targets):
+        if isinstance(target, Continuous):
+            pairs = {name: raw_values(verdict, target, verdict.outputs[name]) for name in verdict.outputs}
+            values = {"true": pairs[OURS][0], **{name: predicted for name, (_, predicted) in pairs.items()}}
+            keys = _keys(verdict, verdict.encoded.known[:, number])
+            if target.name in verdict.intervals:
+                said = verdict.outputs[OURS][target.name][verdict.encoded.known[:, number], 0]
+                ends = verdict.intervals[target.name].bounds(said)
+                values |= {name: target.restore(end) for name, end in zip(("low", "high"), ends, strict=True)}
+            parts.append(keys.assign(target=target.name, scale=target.scale, **values))
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+
+
+def roc_table(verdict: Verdict) -> pd.DataFrame:
+    """Return target, method, threshold, false and true positive rate of the labels that have both values."""
+    parts, alike = [], one_valued(verdict)
+    for number, target in enumerate(verdict.targets):
+        if isinstance(target, Binary) and target.name not in alike:
+            known = verdict.encoded.known[:, number]
+            truth = verdict.encoded.values[known, number]
+            for name in verdict.outputs:
+                wrong, right, at = roc_curve(truth, verdict.outputs[name][target.name][known, 0])
+                rates = {"false_positive_rate": wrong, "true_positive_rate": right, "threshold": np.minimum(at, 1.0)}
+                parts.append(pd.DataFrame({"target": target.name, "method": name, **rates}))
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+
+
+def name_table(verdict: Verdict) -> pd.DataFrame:
+    """Return ids, target, the true name and what each method says, for each known name."""
+    parts = []
+    for number, target in enumerate(verdict.targets):
+        if isinstance(target, Discrete):
+            known = verdict.encoded.known[:, number]
+            values = {"true": target.restore(verdict.encoded.values[known, number].astype(int))}
+            for name in verdict.outputs:
+                values[name] = target.restore(verdict.outputs[name][target.name][known].argmax(axis=1))
+            parts.append(_keys(verdict, known).assign(target=target.name, **values))
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+
+
+def importance_table(verdict: Verdict) -> pd.DataFrame:
+    """Return target, statistic and share of the gain of the boosted trees of the weight statistics, `MOST` per target."""
+    rows = [
+        {"target": target, "statistic": name, "share": share}
+        for target, shares in verdict.importance.items()
+        for name, share in list(shares.items())[:MOST]
+    ]
+    return pd.DataFrame(rows)
+
+
+TABLES: dict[str, Callable[[Verdict], pd.DataFrame]] = {
+    "points": point_table,
+    "roc": roc_table,
+    "names": name_table,
+    "importance": importance_table,
+}
+
+
+def _keys(verdict: Verdict, known: np.ndarray) -> pd.DataFrame:
+    return pd.DataFrame(verdict.table.loc[known, list(KEYS)]).reset_index(drop=True)

@@ -1,0 +1,197 @@
+"""What a head may look at: blocks of numbers about networks, all computed from the weights alone.
+
+    block        numbers
+    latent       the vector that an encoder makes of the network
+    statistics   seven statistics of each tensor (`wscore.heads.weight_statistics`)
+    spectra      singular values, norms by neuron, balance of layers, norm layers (`wscore.heads.spectra`)
+    probes       answers to synthetic images, under every activation and pooling (`wscore.heads.dreamed_probes`)
+    tokens       not numbers but the tokens themselves, which the head reads by attention (`wscore.heads.token_attention`)
+
+The first four are computed once (`cache_representations`); a head names those it reads: `latent+statistics`.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from msgspec import Meta
+
+from wscore.config import Section
+from wscore.errors import ConfigError, DataError
+from wscore.heads.dreamed_probes import (
+    Member,
+    Probes,
+    ProbeSets,
+    dream,
+    probe_key,
+    probe_names,
+    probe_numbers,
+    probe_table,
+)
+from wscore.heads.spectra import network_numbers, spectra_table
+from wscore.heads.weight_statistics import STATISTICS, Columns, statistics_table, tensor_roles, tensor_statistics
+from wscore.io import read_json, read_tensors, write_arrays, write_json, write_tensors
+from wscore.networks.architectures import Architecture
+from wscore.networks.layout import Layout
+from wscore.zoo.store import Zoo
+
+Block = Literal["latent", "statistics", "spectra", "probes", "tokens"]
+BLOCKS: tuple[str, ...] = get_args(Block)
+COMPUTED = ("statistics", "spectra", "probes")
+VALUES, NAMES, PROBES = "features.safetensors", "features.json", "probes.safetensors"
+LARGEST = 1e30  # what is larger is cut, so that squares stay finite in float64
+Blocks = Mapping[str, Columns]
+
+
+class FeaturesConfig(Section):
+    """What is computed once about every network (section `features:`).
+
+    Args:
+        encoder: makes the latents: null takes this pipeline's, else a folder or a Hub repository with a published one.
+        revision: pinned revision on the Hub; null takes the newest.
+        probes: synthetic images that every network is asked; 0 leaves them out.
+        probe_steps: steps in which they are dreamed.
+        seed: of their dreaming.
+    """
+
+    encoder: str | None
+    revision: str | None
+    probes: Annotated[int, Meta(ge=0, le=4096)]
+    probe_steps: Annotated[int, Meta(ge=1)]
+    seed: Annotated[int, Meta(ge=0)]
+
+
+def parse_features(text: str) -> tuple[str, ...]:
+    """Return the blocks named in a text such as `latent+statistics`, in the order of `BLOCKS`.
+
+    Raises:
+        ConfigError: if a block is unknown or named twice, or none is named.
+    """
+    names = [name.strip() for name in text.split("+")]
+    if not set(names) <= set(BLOCKS) or len(set(names)) != len(names):
+        raise ConfigError(
+            "is no choice of features", where="heads.features", expected=f"some of {', '.join(BLOCKS)}, joined by +",
+            got=text,
+        )  # fmt: skip
+    return tuple(name for name in BLOCKS if name in names)
+
+
+def compute_blocks(
+    zoo: Zoo, split: Sequence[str] | np.ndarray, config: FeaturesConfig
+) -> tuple[dict[str, Columns], dict[str, Probes]]:
+    """Return the computed blocks of all networks of a zoo, row by row, and the probes that were dreamed for them.
+
+    Args:
+        zoo: the networks.
+        split: of each of them; probes are dreamed from the last checkpoints of the training runs.
+        config: count of probes and how they are made.
+    """
+    values, names = statistics_table(zoo)
+    # Without its last column: the number of a layout means nothing in another zoo.
+    blocks = {"statistics": Columns(values[:, :-1], names[:-1]), "spectra": spectra_table(zoo)}
+    probes: dict[str, Probes] = {}
+    if config.probes:
+        blocks["probes"], probes = probe_block(zoo, np.flatnonzero(np.asarray(split) == "train"), config)
+    return blocks, probes
+
+
+def probe_block(
+    zoo: Zoo, train: Int[np.ndarray, " train"], config: FeaturesConfig
+) -> tuple[Columns, dict[str, Probes]]:
+    """Return what all networks of a zoo answer to probes, and the probes, dreamed from the last checkpoints of some.
+
+    Args:
+        zoo: the networks.
+        train: rows of the training networks.
+        config: count of probes and how they are made.
+    """
+    last = zoo.table.groupby("run_id")["checkpoint"].transform("max").to_numpy()
+    asked = train[zoo.table["checkpoint"].to_numpy()[train] == last[train]]
+    probes = dream(zoo, asked, count=config.probes, steps=config.probe_steps, seed=config.seed)
+    return probe_table(zoo, probes), probes
+
+
+def describe_network(
+    layout: Layout,
+    vector: Float[np.ndarray, " weights"],
+    names: Mapping[str, Sequence[str]],
+    probes: ProbeSets,
+    architecture: Architecture | None = None,
+) -> dict[str, Columns]:
+    """Return the computed blocks of one network (1, F), with the columns that a head was trained on.
+
+    What the network does not have is NaN, and so are its answers to probes if its architecture is not known or none
+    fit it.
+
+    Args:
+        layout: of the network.
+        vector: its weights.
+        names: columns by block; other blocks than the computed ones are left out.
+        probes: that came with the head.
+        architecture: of the network; its activation and pooling are not looked at.
+    """
+    found = {"statistics": _named_statistics(layout, vector[None]), "spectra": network_numbers(layout, vector[None])}
+    fitting = None if architecture is None else probes.get(probe_key(architecture))
+    if architecture is not None and fitting is not None:
+        member = Member(architecture, layout, np.zeros(1, int))
+        answers = probe_numbers(member, torch.from_numpy(vector[None].astype(np.float32)), fitting)
+        found["probes"] = dict(zip(probe_names(), answers.T, strict=True))
+    blocks = {}
+    for block in (block for block in COMPUTED if block in names):
+        missing = np.full(1, np.nan)
+        columns = [np.asarray(found.get(block, {}).get(name, missing), float) for name in names[block]]
+        blocks[block] = Columns(_narrow(np.stack(columns, axis=1)), tuple(names[block]))
+    return blocks
+
+
+def write_blocks(folder: Path, blocks: Blocks, probes: ProbeSets) -> None:
+    """Write blocks and probes beside the latents, float32; the names of the columns as JSON."""
+    write_arrays(folder / VALUES, {name: block.values for name, block in blocks.items()}, _narrow)
+    write_json(folder / NAMES, {name: list(block.names) for name, block in blocks.items()})
+    write_probes(folder, probes)
+
+
+def write_probes(folder: Path, probes: ProbeSets) -> None:
+    """Write probes as one safetensors file; nothing if there is none."""
+    if probes:
+        tensors = {f"{key}/{part}": value for key, some in probes.items() for part, value in some._asdict().items()}
+        write_tensors(folder / PROBES, tensors)
+
+
+def read_blocks(folder: Path) -> dict[str, Columns]:
+    """Return the blocks in a folder, in the order of its rows.
+
+    Raises:
+        DataError: if a file is missing or the two don't fit each other.
+    """
+    if not (folder / VALUES).is_file():
+        raise DataError("no features here", where=folder, expected=VALUES, fix="run `dvc repro cache_representations`")
+    values, names = read_tensors(folder / VALUES), read_json(folder / NAMES)
+    if {name: tensor.shape[1] for name, tensor in values.items()} != {name: len(some) for name, some in names.items()}:
+        raise DataError("features and their names differ", where=folder, fix="run `dvc repro cache_representations`")
+    return {name: Columns(values[name].numpy(), tuple(names[name])) for name in names}
+
+
+def read_probes(folder: Path) -> dict[str, Probes]:
+    """Return the probes in a folder, none if it has none."""
+    if not (folder / PROBES).is_file():
+        return {}
+    tensors = read_tensors(folder / PROBES)
+    keys = sorted({name.rpartition("/")[0] for name in tensors})
+    return {key: Probes(tensors[f"{key}/images"], tensors[f"{key}/labels"]) for key in keys}
+
+
+def _named_statistics(layout: Layout, vectors: np.ndarray) -> dict[str, np.ndarray]:
+    values = tensor_statistics(layout, vectors)  # (1, tensors, 7)
+    return {
+        f"{kind}[-{place}].{name}": values[:, number, column]
+        for number, (kind, place) in enumerate(tensor_roles(layout))
+        for column, name in enumerate(STATISTICS)
+    }
+
+
+def _narrow(values: Float[np.ndarray, "rows feature"] | Any) -> np.ndarray:
+    return np.ascontiguousarray(np.clip(values, -LARGEST, LARGEST), dtype=np.float32)

@@ -1,0 +1,61 @@
+"""Training an encoder along with a head: rates of their own, and gradual unfreezing from the last part to the first."""
+
+from typing import Any
+
+from torch import nn
+
+from wscore.heads.mlp_head import Head
+from wscore.training.callbacks import Callback
+from wscore.training.state import TrainingState
+
+
+def parameter_groups(model: Head, *, encoder: float, head: float) -> list[dict[str, Any]]:
+    """Return AdamW's groups: the parameters of the encoder, and all others, with factors on the learning rate."""
+    live = [] if model.encoder is None else list(model.encoder.parameters())
+    own = {id(parameter) for parameter in live}
+    rest = [parameter for parameter in model.parameters() if id(parameter) not in own]
+    groups = [{"params": rest, "lr_factor": head}]
+    return [*groups, {"params": live, "lr_factor": encoder}] if live else groups
+
+
+def encoder_parts(encoder: nn.Module) -> list[list[nn.Parameter]]:
+    """Return the parameters of an encoder by part, in the order of its modules (`network.blocks.0`, ...)."""
+    parts: dict[str, list[nn.Parameter]] = {}
+    for name, parameter in encoder.named_parameters():
+        words = name.split(".")[:-1]
+        key = ".".join(words[:3] if len(words) > 2 and words[2].isdigit() else words[:2])
+        parts.setdefault(key, []).append(parameter)
+    return list(parts.values())
+
+
+class Unfreeze(Callback):
+    """Trains the head alone at first, and one more part of the encoder every few epochs, the last part first.
+
+    Args:
+        every: epochs between two parts.
+    """
+
+    def __init__(self, every: int) -> None:
+        self.every = every
+
+    def on_start(self, state: TrainingState) -> None:
+        """Set what is trained in the first epoch, or in the next one of a resumed training."""
+        self._apply(state)
+
+    def on_epoch(self, state: TrainingState) -> None:
+        """Set what is trained in the next epoch."""
+        self._apply(state)
+
+    def on_end(self, state: TrainingState) -> None:
+        """Leave all parts trainable."""
+        self._set(state.model, 0)
+
+    def _apply(self, state: TrainingState) -> None:
+        parts = len(encoder_parts(state.model.encoder)) if isinstance(state.model.encoder, nn.Module) else 0
+        self._set(state.model, max(0, parts - state.epoch // self.every))
+
+    def _set(self, model: nn.Module, frozen: int) -> None:
+        if isinstance(model.encoder, nn.Module):
+            for place, part in enumerate(encoder_parts(model.encoder)):
+                for parameter in part:
+                    parameter.requires_grad_(place >= frozen)

@@ -1,0 +1,197 @@
+"""What else the weights of a network show without being run: spectra, norms by neuron, balance of layers, norm layers.
+
+All numbers but the positional ones stay the same when hidden units change places. The positional ones belong to axes
+that have an order of their own: places within a kernel, inputs of the first layer, outputs of the last. As in
+`wscore.heads.weight_statistics` a column is one number of the k-th tensor of its kind from the output, NaN where there is none.
+"""
+
+import itertools
+from collections.abc import Mapping
+
+import numpy as np
+from jaxtyping import Float
+
+from wscore.heads.weight_statistics import Columns, chunks, tensor_roles
+from wscore.io import scratch_array
+from wscore.networks.layout import Layout, TensorSpec
+from wscore.zoo.store import Zoo
+
+QUANTILES = (0, 10, 25, 50, 75, 90, 100)
+SINGULAR = 4  # largest singular values that are kept
+KERNEL = 9  # places of a kernel that are kept apart
+INPUTS = 128  # most inputs of a first layer that are kept apart
+OUTPUTS = 16  # most outputs of a last layer that are kept apart
+SMALLEST = 1e-12
+BATCH_NORM_EPS = 1e-5
+MATRICES = ("linear", "conv")
+
+Numbers = dict[str, Float[np.ndarray, " rows"]]
+Matrices = Float[np.ndarray, "rows out in kernel"]
+
+
+def spectra_table(zoo: Zoo) -> Columns:
+    """Return the numbers of all networks of a zoo (N, G) in float32, row by row; the weights are streamed."""
+    keys = zoo.table["layout"].astype(str).tolist()
+    used = [zoo.layouts[key] for key in sorted(set(keys))]
+    names = sorted({name for layout in used for name in network_numbers(layout, np.ones((1, layout.size)))})
+    places = {name: place for place, name in enumerate(names)}
+    values = scratch_array((len(zoo), len(names)), np.float32)
+    values[:] = np.nan
+    for key, rows, vectors in chunks(zoo, keys):
+        for name, column in network_numbers(zoo.layouts[key], vectors).items():
+            values[rows, places[name]] = column
+    return Columns(values, tuple(names))
+
+
+def network_numbers(layout: Layout, vectors: Float[np.ndarray, "rows weights"]) -> Numbers:
+    """Return the numbers of networks (n, D) that share a layout, by name such as `conv[-1].singular1`."""
+    parts = {spec.name: vectors[:, span].astype(np.float64) for spec, span in _spans(layout)}
+    matrices = [spec for spec in layout.tensors if spec.kind in MATRICES]
+    found: Numbers = {}
+    for spec, (kind, place) in zip(layout.tensors, tensor_roles(layout), strict=True):
+        numbers = _moments(parts[spec.name])
+        if spec.kind in MATRICES:
+            stacked = _matrix(spec, parts[spec.name])
+            numbers |= _spectrum(stacked) | _neurons(stacked) | _kernel(stacked)
+            numbers |= _ends(stacked, first=spec is matrices[0], last=spec is matrices[-1])
+        else:
+            numbers |= _spread("value", parts[spec.name]) | {"largest": _log(np.abs(parts[spec.name]).max(axis=1))}
+        found |= {f"{kind}[-{place}].{name}": column for name, column in numbers.items()}
+    for number, (lower, upper) in enumerate(itertools.pairwise(matrices)):
+        pair = _balance(_matrix(lower, parts[lower.name]), _matrix(upper, parts[upper.name]))
+        found |= {f"pair[-{len(matrices) - 1 - number}].{name}": column for name, column in pair.items()}
+    return found | _norm_layers(layout, parts)
+
+
+def _spans(layout: Layout) -> list[tuple[TensorSpec, slice]]:
+    return list(zip(layout.tensors, layout.slices().values(), strict=True))
+
+
+def _matrix(spec: TensorSpec, values: np.ndarray) -> Matrices:
+    return values.reshape(len(values), spec.shape[0], spec.shape[1], -1)
+
+
+def _log(values: np.ndarray) -> np.ndarray:
+    return np.log10(np.maximum(values, SMALLEST))
+
+
+def _rms(values: np.ndarray, axes: int | tuple[int, ...]) -> np.ndarray:
+    return np.sqrt(np.mean(values**2, axis=axes))
+
+
+def _spread(name: str, values: np.ndarray) -> Numbers:
+    """Return the quantiles of each row."""
+    return dict(zip((f"{name}_p{q}" for q in QUANTILES), np.percentile(values, QUANTILES, axis=1), strict=True))
+
+
+def _moments(values: np.ndarray) -> Numbers:
+    """Return size and shape of the distribution of all weights of a tensor."""
+    mean, std = values.mean(axis=1), np.maximum(values.std(axis=1), SMALLEST)
+    standard = (values - mean[:, None]) / std[:, None]
+    low, high = np.percentile(values, [5, 95], axis=1)
+    return {
+        "rms": _log(_rms(values, 1)),
+        "mean_size": _log(np.abs(values).mean(axis=1)),
+        "skewness": (standard**3).mean(axis=1),
+        "kurtosis": np.log((standard**4).mean(axis=1) + 1e-6),
+        "near_zero": (np.abs(standard) < 0.1).mean(axis=1),
+        "vanished": (np.abs(values) < 1e-3).mean(axis=1),
+        "shift": np.abs(mean) / std,
+        "p5": low,
+        "p95": high,
+    }
+
+
+def _spectrum(stacked: Matrices) -> Numbers:
+    """Return the largest and the smallest singular value, the effective rank (entropy) and the stable rank."""
+    sizes = np.linalg.svd(stacked.reshape(*stacked.shape[:2], -1), compute_uv=False)  # (n, rank)
+    energy = np.maximum((sizes**2).sum(axis=1), SMALLEST)
+    share = sizes**2 / energy[:, None]
+    found = {f"singular{k + 1}": _log(sizes[:, k]) for k in range(min(SINGULAR, sizes.shape[1]))}
+    return found | {
+        "singular_last": _log(sizes[:, -1]),
+        "effective_rank": -(share * np.log(share + SMALLEST)).sum(axis=1),
+        "stable_rank": energy / np.maximum(sizes[:, 0] ** 2, SMALLEST),
+    }
+
+
+def _neurons(stacked: Matrices) -> Numbers:
+    """Return quantiles of the norms of rows and columns, cosines between rows, and sizes of the sums of both."""
+    rows = stacked.reshape(*stacked.shape[:2], -1)  # (n, out, in * kernel)
+    norms = np.linalg.norm(rows, axis=2)
+    found = _spread("row", _log(norms)) | _spread("column", _log(_rms(stacked, (1, 3))))
+    unit = rows / np.maximum(norms[..., None], SMALLEST)
+    first, second = np.triu_indices(rows.shape[1], 1)
+    if len(first):
+        cosines = (unit @ unit.mT)[:, first, second]
+        found |= {
+            "cosine_high": cosines.max(axis=1),
+            "cosine_low": cosines.min(axis=1),
+            "cosine_mean": cosines.mean(axis=1),
+            "cosine_size": np.abs(cosines).mean(axis=1),
+        }
+    sums = {"row_sum": rows.sum(axis=2), "column_sum": rows.sum(axis=1)}
+    return found | {name: _log(_rms(values, 1)) for name, values in sums.items()}
+
+
+def _kernel(stacked: Matrices) -> Numbers:
+    """Return the size of the weights at each place of a kernel, and the share of the kernels' means."""
+    places = stacked.shape[3]
+    if places == 1:
+        return {}
+    found = {f"kernel{k + 1}": _log(_rms(stacked[..., k], (1, 2))) for k in range(min(places, KERNEL))}
+    share = _log(_rms(stacked.mean(axis=3), (1, 2))) - _log(_rms(stacked, (1, 2, 3)))
+    return found | {"kernel_mean": share}
+
+
+def _ends(stacked: Matrices, *, first: bool, last: bool) -> Numbers:
+    """Return norms by input of the first layer and by output of the last one, which have an order of their own."""
+    inputs, outputs = _log(_rms(stacked, (1, 3))), _log(_rms(stacked, (2, 3)))
+    found: Numbers = {}
+    if first and inputs.shape[1] <= INPUTS:
+        found |= {f"input{k + 1}": inputs[:, k] for k in range(inputs.shape[1])}
+    if last:
+        found |= {f"output{k + 1}": outputs[:, k] for k in range(min(OUTPUTS, outputs.shape[1]))}
+    return found
+
+
+def _balance(lower: Matrices, upper: Float[np.ndarray, "rows above columns places"]) -> Numbers:
+    """Return how the norms of what enters and what leaves each unit compare, and the spectrum of a linear product.
+
+    Empty if the upper matrix does not take the outputs of the lower one, each as equally many columns.
+    """
+    units = lower.shape[1]
+    if upper.shape[2] % units:
+        return {}
+    leaving = _log(_rms(upper.reshape(len(upper), upper.shape[1], units, -1), (1, 3)))
+    entering = _log(_rms(lower, (2, 3)))
+    ratio, apart = leaving - entering, [side - side.mean(axis=1, keepdims=True) for side in (leaving, entering)]
+    spread = np.maximum(leaving.std(axis=1) * entering.std(axis=1), 1e-9)
+    found = {
+        "balance_mean": ratio.mean(axis=1),
+        "balance_std": ratio.std(axis=1),
+        "balance_correlation": (apart[0] * apart[1]).mean(axis=1) / spread,
+        "leaving_low": leaving.min(axis=1),
+        "leaving_high": leaving.max(axis=1),
+    }
+    if upper.shape[2] == units and upper.shape[3] == lower.shape[3] == 1:
+        sizes = np.linalg.svd(upper[..., 0] @ lower[..., 0], compute_uv=False)
+        found |= {f"product{k + 1}": _log(sizes[:, k]) for k in range(min(3, sizes.shape[1]))}
+    return found
+
+
+def _norm_layers(layout: Layout, parts: Mapping[str, np.ndarray]) -> Numbers:
+    """Return effective scale weight / sqrt(var) and mean / sqrt(var) of each batch normalisation by channel."""
+    layers = [spec.name.rpartition(".")[0] for spec in layout.tensors if spec.kind == "running_var"]
+    found: Numbers = {}
+    for number, layer in enumerate(layers):
+        prefix = f"{layer}." if layer else ""
+        tensors = [parts.get(prefix + name) for name in ("weight", "bias", "running_mean", "running_var")]
+        if any(tensor is None for tensor in tensors):
+            continue
+        weight, bias, mean, var = (tensor for tensor in tensors if tensor is not None)
+        deviation = np.sqrt(np.maximum(var, 0) + BATCH_NORM_EPS)
+        numbers = _spread("scale", weight / deviation) | _spread("offset", mean / deviation)
+        numbers["shift_per_scale"] = (bias / np.maximum(np.abs(weight), 1e-6)).mean(axis=1)
+        found |= {f"norm[-{len(layers) - number}].{name}": column for name, column in numbers.items()}
+    return found

@@ -1,0 +1,603 @@
+"""Recipe of the property heads: features of networks and the zoo's metadata in, a folder per task out."""
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from msgspec import Meta
+from torch import Tensor
+
+from wscore.autoencoder.models.autoencoder import Encoder
+from wscore.config import Section, convert, to_plain
+from wscore.errors import ConfigError, DataError, ModelError, WscoreWarning
+from wscore.heads.boosting import Examples, fit_forest
+from wscore.heads.conformal import Intervals, SavedIntervals, fit_intervals
+from wscore.heads.dataset import NOTHING, HeadBatches, HeadData
+from wscore.heads.dreamed_probes import ProbeSets
+from wscore.heads.ensemble import Answers, Blend, BlendConfig
+from wscore.heads.ensemble_weights import best_shares, error_of
+from wscore.heads.features import parse_features, read_probes, write_probes
+from wscore.heads.finetune import Unfreeze, parameter_groups
+from wscore.heads.losses import binary_loss, class_loss, regression_loss
+from wscore.heads.mlp_head import Head, HeadConfig
+from wscore.heads.targets import (
+    Binary,
+    Continuous,
+    Discrete,
+    Encoded,
+    SavedTargets,
+    Scale,
+    Target,
+    Targets,
+    encode,
+    fit_binary,
+    fit_continuous,
+    fit_discrete,
+)
+from wscore.heads.token_attention import ReaderConfig
+from wscore.heads.trees import Forest
+from wscore.training.batches import Batches, TensorBatches, derive_seed
+from wscore.training.callbacks import Callback, Resume
+from wscore.training.engine import Device
+from wscore.training.history import History
+from wscore.training.loop import fit
+from wscore.training.model_folder import CONFIG, load_model, read_model_config, save_model
+from wscore.training.schedule import Schedule
+from wscore.training.state import FitConfig
+
+Task = Literal["patterns", "accuracy", "hyperparameters"]
+Positive = Annotated[int, Meta(ge=1)]
+Factor = Annotated[float, Meta(ge=0)]
+Outputs = dict[str, Float[np.ndarray, "rows _"]]
+BLOCK = 512  # networks that are read at once
+BINS = 63  # of the values of a feature, in boosting
+
+
+class HeadsConfig(Section):
+    """Property heads (section `heads:`).
+
+    Args:
+        tasks: heads that are trained, each on its own.
+        patterns: labels of the task `patterns`: columns that are true or false, or `<column>_<value>`.
+        accuracy_target: column that the task `accuracy` predicts.
+        accuracy_scale: space in which it is predicted, see `Continuous`.
+        coverage: share of networks that its prediction intervals are to hold.
+        continuous: numeric columns of the task `hyperparameters`, each on a scale of its own.
+        discrete: columns of the task `hyperparameters` that hold names.
+        target_weights: weight of single targets in the loss of their head; 1 where not named.
+        balance: weigh rare labels and names up in the loss.
+        mode: `frozen` reads cached features, `finetune` trains the encoder along.
+        features: blocks of features that are read, joined by `+`, see `wscore.heads.features`.
+        members: what a head is made of: networks, boosted trees on all features, boosted trees on the seven statistics
+            of each tensor alone; their shares in the answer to each target are chosen on the validation networks.
+        copies: networks of each head, of different seeds.
+        regression_loss: of continuous targets, in their scaled space.
+        hidden_dim: units of each hidden layer.
+        layers: hidden layers; 0 makes linear probes.
+        dropout: share of the hidden units left out in training.
+        reader_width: width of the tokens inside the attention over them (`tokens`), a multiple of 4.
+        reader_blocks: blocks of that attention.
+        epochs: most passes over the training networks.
+        batch_size: networks per step.
+        lr: highest learning rate of AdamW.
+        encoder_lr: factor on it for the encoder (`finetune`).
+        head_lr: factor on it for all else.
+        unfreeze_every: epochs after which one more part of the encoder is trained, the last one first; null = all at
+            once.
+        weight_decay: decoupled weight decay of AdamW.
+        schedule: decay of the learning rate after the warm-up.
+        warmup: share of the steps in which the rate rises.
+        clip_norm: largest norm of the gradient; null = no limit.
+        patience: epochs without improvement of the validation loss.
+        boosting_rounds: most rounds of boosting.
+        boosting_rate: what each of them adds.
+        boosting_features: share of the features that every split may choose from.
+        boosting_networks: most training networks that trees are fitted on, drawn from all, and four times the most validation
+            networks that end the fitting: trees need all their features in memory, several times.
+        device: where to compute.
+        seed: of the initial weights, the order of the batches, dropout and boosting.
+    """
+
+    tasks: Annotated[tuple[Task, ...], Meta(min_length=1)]
+    patterns: Annotated[tuple[str, ...], Meta(min_length=1)]
+    accuracy_target: str
+    accuracy_scale: Scale
+    coverage: Annotated[float, Meta(gt=0, lt=1)]
+    continuous: dict[str, Scale]
+    discrete: tuple[str, ...]
+    target_weights: dict[str, Factor]
+    balance: bool
+    mode: Literal["frozen", "finetune"]
+    features: str
+    members: Annotated[tuple[Literal["network", "boosting", "statistics"], ...], Meta(min_length=1)]
+    copies: Positive
+    regression_loss: Literal["mse", "huber"]
+    hidden_dim: Positive
+    layers: Annotated[int, Meta(ge=0)]
+    dropout: Annotated[float, Meta(ge=0, lt=1)]
+    reader_width: Annotated[int, Meta(ge=4, multiple_of=4)]
+    reader_blocks: Annotated[int, Meta(ge=0)]
+    epochs: Positive
+    batch_size: Positive
+    lr: Annotated[float, Meta(gt=0)]
+    encoder_lr: Factor
+    head_lr: Annotated[float, Meta(gt=0)]
+    unfreeze_every: Positive | None
+    weight_decay: Factor
+    schedule: Schedule
+    warmup: Annotated[float, Meta(ge=0, lt=1)]
+    clip_norm: Annotated[float, Meta(gt=0)] | None
+    patience: Positive
+    boosting_rounds: Positive
+    boosting_rate: Annotated[float, Meta(gt=0, le=1)]
+    boosting_features: Annotated[float, Meta(gt=0, le=1)]
+    boosting_networks: Annotated[int, Meta(ge=64)]
+    device: Device
+    seed: Annotated[int, Meta(ge=0)]
+
+    def __post_init__(self) -> None:
+        named = {"tasks": self.tasks, "patterns": self.patterns, "members": self.members}
+        for key, names in {**named, "continuous and discrete": self.hyperparameters}.items():
+            twice = sorted({name for name in names if names.count(name) > 1})
+            if twice:
+                raise ValueError(f"named twice under {key}: {', '.join(twice)}")
+        unknown = sorted(set(self.target_weights) - {*self.patterns, self.accuracy_target, *self.hyperparameters})
+        if unknown:
+            raise ValueError(f"target_weights names no target: {', '.join(unknown)}")
+        if not self.hyperparameters and "hyperparameters" in self.tasks:
+            raise ValueError("the task hyperparameters needs a column under continuous or discrete")
+        self._check_members()
+
+    def _check_members(self) -> None:
+        """Refuse members that would have nothing to read."""
+        if self.mode == "finetune" and ("latent" not in self.read or "network" not in self.members):
+            raise ValueError("mode finetune needs latent among the features and network among the members")
+        if "tokens" in self.read and "network" not in self.members:
+            raise ValueError("the features tokens need network among the members")
+        if "boosting" in self.members and not self.blocks:
+            raise ValueError("boosting has no features to read: name some beside tokens, or leave it out of members")
+        if "statistics" in self.members and "statistics" not in self.blocks:
+            raise ValueError("the member statistics needs statistics among the features")
+
+    @property
+    def read(self) -> tuple[str, ...]:
+        """Blocks of features that are read."""
+        return parse_features(self.features)
+
+    @property
+    def blocks(self) -> tuple[str, ...]:
+        """Blocks of features that are read as cached numbers."""
+        live = ("tokens", "latent") if self.mode == "finetune" else ("tokens",)
+        return tuple(name for name in self.read if name not in live)
+
+    @property
+    def boosted(self) -> tuple[int, int]:
+        """Most training and validation networks that trees are fitted on."""
+        return self.boosting_networks, self.boosting_networks // 4
+
+    @property
+    def reads_tokens(self) -> bool:
+        """Whether the tokens themselves are read."""
+        return "tokens" in self.read or self.mode == "finetune"
+
+    @property
+    def hyperparameters(self) -> tuple[str, ...]:
+        """Columns of the task `hyperparameters`."""
+        return (*self.continuous, *self.discrete)
+
+
+class PropertyHead(NamedTuple):
+    """A trained head and what its answers mean.
+
+    Attributes:
+        task: what it was trained for.
+        model: features in, answers by target out.
+        targets: fitted on the training rows.
+        encoder: hash of the encoder whose latents it reads.
+        features: names of the numbers that it reads, by block, in order.
+        intervals: prediction intervals of its continuous targets.
+        probes: synthetic images that a network is asked, if it reads what it answers.
+    """
+
+    task: str
+    model: Blend
+    targets: Targets
+    encoder: str
+    features: Mapping[str, tuple[str, ...]]
+    intervals: Mapping[str, Intervals]
+    probes: ProbeSets = NOTHING
+
+
+class Fold(NamedTuple):
+    """Networks of one split, ready for a head: what it is given and what it is to say."""
+
+    data: HeadData
+    inputs: Float[np.ndarray, "rows input"]
+    encoded: Encoded
+
+
+def fit_targets(task: str, config: HeadsConfig, train: pd.DataFrame) -> Targets:
+    """Return the targets of a task with scales, vocabularies and class weights of the training rows.
+
+    Raises:
+        ConfigError: if the task is unknown.
+        DataError: if a column is missing, of the wrong type, or has one value only.
+    """
+    if task not in TASKS:
+        raise ConfigError("unknown task", where="--task", expected=f"one of {', '.join(TASKS)}", got=task)
+    return TASKS[task](config, train)
+
+
+def train_head(
+    task: str,
+    config: HeadsConfig,
+    data: HeadData,
+    *,
+    encoder: Encoder | None = None,
+    callbacks: Sequence[Callback] = (),
+    resume: Resume | Path | None = None,
+) -> tuple[PropertyHead, History]:
+    """Return a head trained on the training networks, and the figures of its epochs; test networks are not looked at.
+
+    Args:
+        task: which one.
+        config: of the heads.
+        data: networks of all splits, with tokens if the head reads them.
+        encoder: copied and trained along in the mode `finetune`.
+        callbacks: of the training of the first network.
+        resume: where the training of the first network is kept if it is interrupted.
+
+    Raises:
+        ConfigError: if the task is unknown.
+        DataError: if the training or validation split is empty, or a target can't be learned.
+    """
+    train, validation = data.part("train"), data.part("validation")
+    for name, part in (("training", train), ("validation", validation)):
+        if not len(part.table):
+            raise DataError(
+                f"there is no {name} network", where="heads", fix="make more runs, or change the fractions in tokens"
+            )
+    targets = fit_targets(task, config, train.table)
+    folds = [Fold(part, part.inputs(config.blocks), encode(targets, part.table)) for part in (train, validation)]
+    _warn_of_trees(config, folds)
+    forests = [_forest(member, config, targets, *folds) for member in config.members if member != "network"]
+    networks, histories = [], []
+    for copy in range(config.copies if "network" in config.members else 0):
+        network = build_head(config, folds[0], targets, encoder=encoder, copy=copy)
+        extras: dict[str, Any] = {"callbacks": callbacks, "resume": resume} if copy == 0 else {}
+        histories.append(_fit_network(network, config, targets, folds, copy=copy, **extras))
+        networks.append(network)
+    model = _blend(targets, networks, forests)
+    _mix(model, targets, folds[1])
+    features = {block: data.names(block) for block in config.blocks}
+    answered = outputs_of(model, folds[1].data, folds[1].inputs)
+    intervals = fit_intervals(targets, answered, folds[1].encoded, coverage=config.coverage)
+    probes = data.probes if "probes" in features else {}
+    head = PropertyHead(task, model, targets, data.encoder, features, intervals, probes)
+    return head, histories[0] if histories else _bare_history(model, targets, folds)
+
+
+def build_head(
+    config: HeadsConfig, train: Fold, targets: Targets, *, encoder: Encoder | None = None, copy: int = 0
+) -> Head:
+    """Return an untrained network whose input scaling is that of the training networks.
+
+    Args:
+        config: of the heads.
+        train: training networks.
+        targets: what it is to say.
+        encoder: copied into it (mode `finetune`).
+        copy: number of the network, for its seed.
+
+    Raises:
+        ConfigError: if the encoder that is to be trained is missing.
+    """
+    if config.mode == "finetune" and encoder is None:
+        raise ConfigError("the mode finetune needs the encoder itself", where="heads.mode", expected="its folder")
+    shape = HeadConfig(
+        inputs=train.inputs.shape[1],
+        hidden_dim=config.hidden_dim,
+        layers=config.layers,
+        dropout=config.dropout,
+        outputs={target.name: target.width for target in targets},
+        encoder=encoder.config if encoder is not None and config.mode == "finetune" else None,
+        reader=_reader(config, train.data) if "tokens" in config.read else None,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(config.seed, "head", copy) if copy else derive_seed(config.seed, "head"))
+        model = Head(shape)
+    model.standardise(torch.from_numpy(train.inputs))
+    if model.encoder is not None and encoder is not None:
+        model.encoder.load_state_dict(encoder.state_dict())
+    return model
+
+
+def batches(fold: Fold, config: HeadsConfig, *, shuffle: bool, seed: int | None = None) -> Batches:
+    """Return batches (inputs (B, F), values (B, T), known (B, T)[, tokens]) of networks."""
+    tensors = [torch.from_numpy(np.ascontiguousarray(array)) for array in (fold.inputs, *fold.encoded)]
+    options: dict[str, Any] = {"batch_size": config.batch_size, "shuffle": shuffle}
+    options["seed"] = config.seed if seed is None else seed
+    if not config.reads_tokens or fold.data.tokens is None:
+        return TensorBatches(*tensors, **options)
+    return HeadBatches(tensors, fold.data.tokens, fold.data.items(), **options)
+
+
+def head_loss(targets: Targets, *, regression: str) -> Callable[[Head, Sequence[Any]], Mapping[str, Tensor]]:
+    """Return the loss of a head: the mean over its targets of weight x loss.
+
+    Each target's own loss is logged as `loss_<name>`. A target's loss is the mean over the networks of the batch of
+    which it is known.
+    """
+    weights = {target.name: target.weight for target in targets}
+    functions = [_target_loss(target, regression) for target in targets]
+
+    def loss(head: Head, batch: Sequence[Any]) -> dict[str, Tensor]:
+        inputs, values, known, *tokens = batch
+        outputs = head(inputs, *tokens)
+        each = {
+            target.name: function(outputs[target.name], values[:, number], known[:, number])
+            for number, (target, function) in enumerate(zip(targets, functions, strict=True))
+        }
+        total = torch.stack([weights[name] * value for name, value in each.items()]).mean()
+        return {"loss": total, **{f"loss_{name}": value for name, value in each.items()}}
+
+    return loss
+
+
+@torch.no_grad()
+def outputs_of(model: Blend, data: HeadData, inputs: Float[np.ndarray, "rows input"]) -> Outputs:
+    """Return what a model says about networks, by target, some networks at a time."""
+    parts = [_answers(model, data, inputs, rows) for rows in _blocks(len(inputs))]
+    return {name: np.concatenate([part[name].numpy() for part in parts]) for name in model.config.kinds}
+
+
+def predict(head: PropertyHead, data: HeadData) -> Outputs:
+    """Return what a head says about networks, by target.
+
+    That is the probability of true (N, 1), a scaled number (N, 1), or the probability of each name of the vocabulary
+    (N, K).
+
+    Raises:
+        ModelError: if the features are not those it was trained on.
+    """
+    for block, names in head.features.items():
+        found = data.names(block)
+        if found != tuple(names):
+            raise ModelError(
+                f"the features {block!r} do not fit the head", where=f"head for {head.task}",
+                expected=f"{len(names)} numbers, the first {list(names[:1])}",
+                got=f"{len(found)}, of which {len(set(found) & set(names))} are the same",
+            )  # fmt: skip
+    return outputs_of(head.model.eval(), data, data.inputs(tuple(head.features)))
+
+
+def read(head: PropertyHead, outputs: Outputs) -> pd.DataFrame:
+    """Return what a head said (`predict`) in plain words and units, a column per target: true or false, number, name.
+
+    A number with a prediction interval has two more columns, `<name>_low` and `<name>_high`.
+    """
+    columns: dict[str, Any] = {}
+    for target in head.targets:
+        told = outputs[target.name]
+        columns[target.name] = target.restore(told.argmax(axis=1) if isinstance(target, Discrete) else told[:, 0])
+        if isinstance(target, Continuous) and target.name in head.intervals:
+            low, high = head.intervals[target.name].bounds(told[:, 0])
+            columns |= {f"{target.name}_low": target.restore(low), f"{target.name}_high": target.restore(high)}
+    return pd.DataFrame(columns)
+
+
+def save_head(folder: Path, head: PropertyHead) -> None:
+    """Write a head as config.json (task, encoder, features, intervals, targets with their scaling) and weights."""
+    extra = {
+        "task": head.task,
+        "encoder": head.encoder,
+        "features": {block: list(names) for block, names in head.features.items()},
+        "targets": to_plain(head.targets),
+        "intervals": to_plain(dict(head.intervals)),
+    }
+    save_model(folder, head.model, extra=extra)
+    write_probes(Path(folder), head.probes)
+
+
+def load_head(folder: Path, task: str | None = None) -> PropertyHead:
+    """Return the head in a folder.
+
+    Raises:
+        ModelError: if it is missing, altered, no head, or was trained for another task than the one asked for.
+    """
+    content = read_model_config(folder)
+    found = content.get("task", content["class"])
+    if not {"task", "encoder", "features", "targets", "intervals"} <= set(content) or task not in (None, found):
+        raise ModelError("holds no head for this task", where=folder, expected=task or "a head", got=found)
+    where = str(Path(folder) / CONFIG)
+    try:
+        saved = convert({"targets": content["targets"]}, SavedTargets, where=where)
+        intervals = convert({"intervals": content["intervals"]}, SavedIntervals, where=where).intervals
+    except ConfigError as error:
+        raise ModelError(str(error)) from error
+    model = load_model(folder, Blend)
+    kinds = {target.name: kind_of(target) for target in saved.targets}
+    if kinds != model.config.kinds:
+        raise ModelError("outputs and targets differ", where=where, expected=kinds, got=model.config.kinds)
+    features = {block: tuple(names) for block, names in content["features"].items()}
+    return PropertyHead(found, model, saved.targets, content["encoder"], features, intervals, read_probes(Path(folder)))
+
+
+def kind_of(target: Target) -> Literal["binary", "continuous", "discrete"]:
+    """Return the kind of a target as a blend knows it."""
+    if isinstance(target, Binary):
+        return "binary"
+    return "continuous" if isinstance(target, Continuous) else "discrete"
+
+
+def _reader(config: HeadsConfig, data: HeadData) -> ReaderConfig:
+    dim = data.tokens.token_dim if data.tokens is not None else 1
+    width = config.reader_width
+    shape = {"width": width, "blocks": config.reader_blocks, "heads": 4, "outputs": 2 * width}
+    return ReaderConfig(token_dim=dim, dropout=config.dropout, **shape)
+
+
+def _forest(member: str, config: HeadsConfig, targets: Targets, train: Fold, validation: Fold) -> Forest:
+    """Return boosted trees on all features, or on the seven statistics of each tensor alone."""
+    alone = member == "statistics"
+    few = [_few(fold, most, config.seed) for fold, most in zip((train, validation), config.boosted, strict=True)]
+    return fit_forest(
+        targets,
+        *(Examples(_only_statistics(fold, config) if alone else fold.inputs, fold.encoded) for fold in few),
+        iterations=config.boosting_rounds,
+        learning_rate=config.boosting_rate,
+        max_features=1.0 if alone else config.boosting_features,
+        max_bins=BINS,
+        seed=config.seed,
+    )
+
+
+def _warn_of_trees(config: HeadsConfig, folds: Sequence[Fold]) -> None:
+    counts = [len(fold.inputs) for fold in folds]
+    if set(config.members) != {"network"} and any(np.greater(counts, config.boosted)):
+        most, own = (" and ".join(f"{count:,}" for count in some) for some in (config.boosted, counts))
+        message = (
+            f"trees are fitted on at most {most} of {own} training and validation networks (heads.boosting_networks)"
+        )
+        warnings.warn(message, WscoreWarning, stacklevel=3)
+
+
+def _few(fold: Fold, most: int, seed: int) -> Fold:
+    """Return a fold for trees, which need their features in memory several times: at most so many networks, drawn."""
+    count = len(fold.inputs)
+    if count <= most:
+        return fold
+    rows = np.sort(np.random.default_rng(derive_seed(seed, "trees", count)).permutation(count)[:most])
+    return fold._replace(inputs=fold.inputs[rows], encoded=Encoded(*(part[rows] for part in fold.encoded)))
+
+
+def _only_statistics(fold: Fold, config: HeadsConfig) -> Float[np.ndarray, "rows input"]:
+    """Return the inputs with all but the statistics missing."""
+    kept = [np.full(len(fold.data.names(block)), block == "statistics") for block in config.blocks]
+    return np.where(np.concatenate(kept), fold.inputs, np.float32(np.nan))
+
+
+def _fit_network(
+    network: Head, config: HeadsConfig, targets: Targets, folds: Sequence[Fold], *, copy: int, **extras: Any
+) -> History:
+    seed = derive_seed(config.seed, "copy", copy) if copy else config.seed
+    train, validation = folds
+    callbacks = list(extras.pop("callbacks", ()))
+    if config.mode == "finetune" and config.unfreeze_every is not None:
+        callbacks.insert(0, Unfreeze(config.unfreeze_every))
+    return fit(
+        network,
+        train=batches(train, config, shuffle=True, seed=seed),
+        validation=batches(validation, config, shuffle=False),
+        loss=head_loss(targets, regression=config.regression_loss),
+        # One batch per step in float32: a head is too small to gain from anything else.
+        config=FitConfig.of(config, accumulate=1, precision="no", seed=seed),
+        groups=lambda model: parameter_groups(model, encoder=config.encoder_lr, head=config.head_lr),
+        callbacks=callbacks,
+        **extras,
+    )
+
+
+def _blend(targets: Targets, networks: Sequence[Head], forests: Sequence[Forest]) -> Blend:
+    config = BlendConfig(
+        kinds={target.name: kind_of(target) for target in targets},
+        network=networks[0].config if networks else None,
+        copies=max(1, len(networks)),
+        forests=tuple(forest.config for forest in forests),
+    )
+    model = Blend(config)
+    for place, network in enumerate(networks):
+        model.networks[place].load_state_dict(network.state_dict())
+    for place, forest in enumerate(forests):
+        model.forests[place].load_state_dict(forest.state_dict())
+    return model.eval()
+
+
+@torch.no_grad()
+def _mix(model: Blend, targets: Targets, validation: Fold) -> None:
+    """Choose the shares of the members in each target's answer on the validation networks."""
+    tokens = (lambda rows: _tokens(validation.data, rows)) if model.reads_tokens else (lambda _: None)
+    found: list[list[Answers]] = [
+        model.members(torch.from_numpy(validation.inputs[rows]), tokens(rows))
+        for rows in _blocks(len(validation.inputs))
+    ]
+    for number, target in enumerate(targets):
+        known = validation.encoded.known[:, number]
+        each = [
+            np.concatenate([part[member][target.name].numpy() for part in found])[known]
+            for member in range(model.share.shape[1])
+        ]
+        shares = best_shares(target, each, validation.encoded.values[known, number])
+        model.share[number] = torch.tensor(shares)
+
+
+def _answers(model: Blend, data: HeadData, inputs: np.ndarray, rows: np.ndarray) -> Answers:
+    return model(torch.from_numpy(inputs[rows]), _tokens(data, rows) if model.reads_tokens else None)
+
+
+def _tokens(data: HeadData, rows: np.ndarray) -> Any:
+    items = data.items()[rows]
+    assert data.tokens is not None
+    return data.tokens.batch(items)
+
+
+def _blocks(count: int) -> list[np.ndarray]:
+    return np.array_split(np.arange(count), max(1, -(-count // BLOCK)))
+
+
+def _bare_history(model: Blend, targets: Targets, folds: Sequence[Fold]) -> History:
+    """Return one row with the errors of a head without networks: its trees keep no record of their rounds."""
+    history = History("validation_loss")
+    row: dict[str, float | int] = {"epoch": 1, "step": 1, "lr": 0.0}
+    for name, fold in zip(("train", "validation"), folds, strict=True):
+        answered = outputs_of(model, fold.data, fold.inputs)
+        losses = []
+        for number, target in enumerate(targets):
+            known = fold.encoded.known[:, number]
+            losses.append(error_of(target, answered[target.name][known], fold.encoded.values[known, number]))
+        row[f"{name}_loss"] = float(np.mean(losses))
+    history.rows.append(row)
+    return history
+
+
+def _patterns(config: HeadsConfig, train: pd.DataFrame) -> Targets:
+    return fit_binary(
+        config.patterns, train, balance=config.balance, weights=config.target_weights, key="heads.patterns"
+    )
+
+
+def _accuracy(config: HeadsConfig, train: pd.DataFrame) -> Targets:
+    name = config.accuracy_target
+    return fit_continuous(
+        {name: config.accuracy_scale}, train, weights=config.target_weights, key="heads.accuracy_target"
+    )
+
+
+def _hyperparameters(config: HeadsConfig, train: pd.DataFrame) -> Targets:
+    weights = config.target_weights
+    continuous = fit_continuous(config.continuous, train, weights=weights, key="heads.continuous")
+    return (
+        *continuous,
+        *fit_discrete(config.discrete, train, balance=config.balance, weights=weights, key="heads.discrete"),
+    )
+
+
+TASKS: dict[str, Callable[[HeadsConfig, pd.DataFrame], Targets]] = {
+    "patterns": _patterns,
+    "accuracy": _accuracy,
+    "hyperparameters": _hyperparameters,
+}
+
+
+def _target_loss(target: Target, regression: str) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    if isinstance(target, Binary):
+        return lambda out, value, known: binary_loss(out[:, 0], value, known, positive_weight=target.positive_weight)
+    if isinstance(target, Continuous):
+        return lambda out, value, known: regression_loss(out[:, 0], value, known, kind=regression)
+    weights = torch.tensor(target.class_weights)
+    return lambda out, value, known: class_loss(out, value, known, class_weights=weights.to(out.device))

@@ -1,0 +1,287 @@
+"""The Hugging Face Hub, with an answer within seconds when it is out of reach, silent or busy.
+
+`HF_ENDPOINT`, `HF_HUB_OFFLINE`, `HF_TOKEN` and the proxy variables are respected.
+"""
+
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from urllib.parse import urlsplit
+from weakref import WeakSet
+
+from wscore.errors import DataError
+from wscore.hub.xet import bound_transfers
+
+if TYPE_CHECKING:
+    from datasets import DatasetDict
+
+ENDPOINT = "https://huggingface.co"
+PROBE_SECONDS = 3.0
+SILENCE_SECONDS = 60.0  # without an answer; the client itself would wait for ever
+LONGEST_PAUSE = 60.0  # that the Hub may ask for when it is busy
+ATTEMPTS = 4
+FIRST_PAUSE = 1.0  # seconds before the second attempt, doubled before each further one
+ENOUGH = 15.0  # seconds of vain attempts, the client's own included, after which there is no further one
+WAITS = ("connect", "read", "write", "pool")
+PASSING = (429, 500, 502, 503, 504)
+ZOO_FILES = ("*.parquet", "layouts.json")
+FIX = "see `HF_ENDPOINT` and `HF_HUB_OFFLINE`, or use local files (`data.root`, `zoo.path`)"
+T = TypeVar("T")
+STOPPED = threading.Event()  # by Ctrl-C
+ANSWERS: WeakSet[Any] = WeakSet()  # that may still be read
+
+
+class HubError(OSError):
+    """The Hub is silent, or asks for more patience than we have; the client does not try again after it."""
+
+
+def load_hub_dataset(repository: str, revision: str | None, *, name: str | None = None) -> "DatasetDict":
+    """Return all splits of a Hub data set at a revision (null: the newest); `name` picks one of its configurations.
+
+    With `HF_HUB_OFFLINE=1` only the local cache is read. Otherwise the endpoint (`HF_ENDPOINT`) is first tried with one
+    TCP connection of at most 3 s, since the client's own retries take much longer.
+
+    Raises:
+        DataError: if the Hub can't be reached, or has no such data set or revision.
+    """
+    check_reachable(repository)
+    bound_waiting()
+    from datasets import DatasetDict, config, load_dataset
+
+    # Offline the client takes whatever revision it cached last, so each pinned one has a cache of its own.
+    cache = None if revision is None else str(Path(config.HF_DATASETS_CACHE, "pinned", revision))
+    try:
+        with stopped_by_signals():
+            content = load_dataset(repository, name, revision=revision, cache_dir=cache)
+    except client_errors() as error:
+        raise refused(repository, revision, error) from error
+    assert isinstance(content, DatasetDict)
+    return content
+
+
+def download_zoo(repository: str, revision: str | None) -> Path:
+    """Return the local copy of a published zoo or table at a revision (null: the newest), downloading what is missing.
+
+    The name of the folder is the commit. After an interrupted download the files that were whole are not fetched again.
+
+    Raises:
+        DataError: if the Hub can't be reached, or has no such data set or revision.
+    """
+    return download(repository, revision, kind="dataset", patterns=ZOO_FILES)
+
+
+def download(
+    repository: str,
+    revision: str | None,
+    *,
+    kind: Literal["model", "dataset"] = "model",
+    patterns: Sequence[str] | None = None,
+    fix: str = FIX,
+    **client: Any,
+) -> Path:
+    """Return the local copy of a repository at a revision (null: the newest), downloading what is missing.
+
+    Args:
+        repository: `owner/name`.
+        revision: commit, tag or branch.
+        kind: of repository.
+        patterns: only files that match one of them.
+        fix: advice in the error.
+        client: more options of `huggingface_hub.snapshot_download`.
+
+    Raises:
+        DataError: if the Hub can't be reached or is silent, or has no such repository, revision, or right to read it.
+    """
+    check_reachable(repository, fix=fix)
+    bound_waiting()
+    from huggingface_hub import snapshot_download
+
+    allowed = None if patterns is None else list(patterns)
+
+    def fetch() -> str:
+        return snapshot_download(repository, repo_type=kind, revision=revision, allow_patterns=allowed, **client)
+
+    try:
+        with stopped_by_signals():
+            return Path(persist(fetch))
+    except client_errors() as error:
+        raise refused(repository, revision, error, fix=fix) from error
+
+
+def check_reachable(repository: str, *, fix: str = FIX) -> None:
+    """Return if the endpoint accepts a TCP connection within 3 s, or is behind a proxy, or is not to be asked.
+
+    Raises:
+        DataError: naming the endpoint if it doesn't.
+    """
+    if is_offline() or os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy"):
+        return
+    endpoint = os.environ.get("HF_ENDPOINT") or ENDPOINT
+    parts = urlsplit(endpoint)
+    try:
+        port = parts.port or (80 if parts.scheme == "http" else 443)
+        with socket.create_connection((parts.hostname or "", port), timeout=PROBE_SECONDS):
+            return
+    except (OSError, ValueError) as error:
+        raise DataError("the Hub can't be reached", where=repository, got=f"{endpoint}: {error}", fix=fix) from error
+
+
+def is_offline() -> bool:
+    """Return whether the Hub is not to be asked (`HF_HUB_OFFLINE`)."""
+    return os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on")
+
+
+def bound_waiting() -> None:
+    """Give the Hub's shared HTTP client limits to its patience, keeping its hooks.
+
+    Without them a server that accepts a connection and says nothing would hold us for ever; with a plain time limit
+    the client would start six times anew. A silent server, or one that asks for a pause of more than a minute, raises
+    a `HubError` at once. Transfers of large files by Xet, which has a client of its own, are watched too.
+    """
+    from huggingface_hub import get_session, set_client_factory
+
+    bound_transfers(lambda: SILENCE_SECONDS)
+    session = get_session()
+    kind = type(session)
+    if getattr(kind, "patience", None) == SILENCE_SECONDS:
+        return
+    base, hooks = getattr(kind, "impatient", kind), session.event_hooks
+    client: Any = type("PatientClient", (base,), {"impatient": base, "patience": SILENCE_SECONDS, "send": _send(base)})
+    set_client_factory(lambda: client(event_hooks=hooks, follow_redirects=True, timeout=SILENCE_SECONDS))
+
+
+@contextmanager
+def stopped_by_signals() -> Iterator[None]:
+    """Let Ctrl-C and, where it is taken as that, SIGTERM end the transfers of the block.
+
+    Left alone the client, whose threads know of no signal, would first finish the files that it has begun.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    usual = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def stop(number: int, frame: Any) -> None:
+        STOPPED.set()
+        threading.Thread(target=_hang_up, daemon=True).start()  # a lock that it needs may be held here
+        usual[signal.Signals(number)](number, frame)  # pyright: ignore[reportCallIssue, reportOptionalCall]
+
+    try:
+        for number, handler in usual.items():
+            if callable(handler):
+                signal.signal(number, stop)
+        yield
+    finally:
+        for number, handler in usual.items():
+            signal.signal(number, handler)
+        STOPPED.clear()
+
+
+def _hang_up() -> None:
+    """End all connections on which an answer may still come in, so that nobody waits for it."""
+    from huggingface_hub.utils._xet import abort_xet_session
+
+    abort_xet_session()
+    for answer in list(ANSWERS):
+        stream = answer.extensions.get("network_stream")
+        connection = None if stream is None else stream.get_extra_info("socket")
+        if connection is not None:
+            with suppress(OSError):
+                socket.socket.shutdown(connection, socket.SHUT_RDWR)
+
+
+def persist(call: Callable[[], T]) -> T:
+    """Return what a call returns, made again after errors that pass: a busy or broken server, a lost connection.
+
+    The last error is raised as it is; so are a refusal, a silence and a missing file, at once.
+    """
+    start, attempt = time.monotonic(), 1
+    while True:
+        try:
+            return call()
+        except client_errors() as error:
+            if attempt == ATTEMPTS or not _passes(error) or time.monotonic() - start > ENOUGH:
+                raise
+        time.sleep(FIRST_PAUSE * 2 ** (attempt - 1))
+        attempt += 1
+
+
+def client_errors() -> tuple[type[Exception], ...]:
+    """Return what the Hub's client raises; which HTTP library it is built on depends on its version."""
+    return (_transport(), OSError, ValueError, RuntimeError)
+
+
+def explain(error: Exception) -> str:
+    """Return what the Hub's client complains about in one line, with its token and long addresses left out."""
+    error = _root(error)
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    reasons = {
+        401: "401, the token is missing, wrong or expired",
+        403: "403, the token has no right to this",
+        404: "404, no such repository, revision or file, or no right to read it",
+        429: "429, too many requests",
+    }
+    text = str(error).strip().partition("\n")[0] or type(error).__name__
+    if status in reasons:
+        text = f"{reasons[status]} ({text})"
+    token = os.environ.get("HF_TOKEN", "").strip()
+    return text.replace(token, "***") if token else text
+
+
+def refused(repository: str, revision: str | None, error: Exception, *, fix: str = FIX) -> DataError:
+    """Return the error of a user for one of the Hub's client."""
+    where = repository if revision is None else f"{repository} at {revision}"
+    return DataError("can't be loaded from the Hub", where=where, got=explain(error), fix=fix)
+
+
+def _transport() -> type[Exception]:
+    from huggingface_hub.errors import HfHubHTTPError
+
+    return next(kind for kind in HfHubHTTPError.__bases__ if issubclass(kind, Exception) and kind is not OSError)
+
+
+def _root(error: Exception) -> Exception:
+    """Return what went wrong below the errors in which the client wraps it."""
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    wraps = isinstance(error, RuntimeError | LocalEntryNotFoundError)
+    return _root(error.__cause__) if wraps and isinstance(error.__cause__, client_errors()) else error
+
+
+def _passes(error: Exception) -> bool:
+    error = _root(error)
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if status is not None:
+        return status in PASSING
+    lost = isinstance(error, _transport()) and "Timeout" not in type(error).__name__
+    return lost and not isinstance(error, OSError)
+
+
+def _send(base: Any) -> Callable[..., Any]:
+    """Return the method `send` of an HTTP client that loses its patience."""
+    silence = getattr(sys.modules[base.__module__.partition(".")[0]], "TimeoutException", TimeoutError)
+
+    def send(self: Any, request: Any, **options: Any) -> Any:
+        if STOPPED.is_set():
+            raise HubError("stopped")
+        asked = request.extensions.get("timeout", {})
+        limits = {name: SILENCE_SECONDS if asked.get(name) is None else asked[name] for name in WAITS}
+        request.extensions = {**request.extensions, "timeout": limits}  # some calls ask for no limit at all
+        try:
+            response = base.send(self, request, **options)
+        except silence as error:
+            raise HubError(f"no answer from {request.url.host} ({error or type(error).__name__})") from error
+        ANSWERS.add(response)
+        pause = response.headers.get("Retry-After", "")
+        if response.status_code in PASSING and pause.isdecimal() and int(pause) > LONGEST_PAUSE:
+            raise HubError(f"{response.status_code}, the Hub asks to wait for {int(pause):,} s")
+        return response
+
+    return send

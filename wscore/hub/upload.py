@@ -1,0 +1,126 @@
+"""Upload of published folders to the Hugging Face Hub: bounded in time, with the token from the environment only.
+
+What was uploaded before is known by the `checksums.json` at the root of the repository: files that stand in the old one
+and not in the new one are removed there; files that somebody else put beside them stay.
+"""
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from wscore.errors import DataError, PublishError
+from wscore.hub.checksums import CHECKSUMS, read_checksums
+from wscore.hub.client import bound_waiting, check_reachable, client_errors, explain, is_offline, persist
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+AGAIN = "the local folder is whole; put it right and `dvc repro publish`"
+MESSAGE = "Publish with wscore"
+KEPT = (".gitattributes", "README.md")  # of the repository as a whole
+
+
+class Upload(NamedTuple):
+    """One repository and what is to be in it.
+
+    Attributes:
+        repo_id: `owner/name`.
+        folder: its whole content.
+        kind: of repository.
+    """
+
+    repo_id: str
+    folder: Path
+    kind: Literal["model", "dataset"] = "model"
+
+
+def upload(uploads: Sequence[Upload], *, private: bool = True) -> list[str]:
+    """Upload folders, each as one repository, and return the address of the newest commit of each.
+
+    The token is read from `HF_TOKEN`; `HF_ENDPOINT`, `HF_HUB_OFFLINE` and the proxy variables are respected. A
+    repository that exists is updated, and left as it is if nothing changed; a new one is private unless told otherwise.
+    What was transferred before an interruption is not transferred again.
+
+    Raises:
+        PublishError: if an id is malformed, the token is missing, the Hub can't be reached in 3 s, is silent, or
+            refuses.
+    """
+    for one in uploads:
+        check_repo_id(one.repo_id)
+    if not uploads:
+        return []
+    where = f"publish.repo_id={uploads[0].repo_id}"
+    token = os.environ.get("HF_TOKEN", "").strip()
+    if not token:
+        raise PublishError("no token for the Hub", where=where, expected="HF_TOKEN in the environment", fix=AGAIN)
+    if is_offline():
+        raise PublishError("the Hub is not to be asked", where=where, got="HF_HUB_OFFLINE", fix=f"unset it; {AGAIN}")
+    try:
+        check_reachable(uploads[0].repo_id)
+    except DataError as error:
+        raise PublishError("the Hub can't be reached", where=where, got=error.__cause__, fix=AGAIN) from error
+    return [_push(one, private, token) for one in uploads]
+
+
+def check_repo_id(repo_id: str, *, where: str = "publish.repo_id", expected: str = "owner/name") -> None:
+    """Return if an id has the form `owner/name` that the Hub takes.
+
+    Raises:
+        PublishError: if it has not.
+    """
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(repo_id)
+        fine = repo_id.count("/") == 1
+    except HFValidationError:
+        fine = False
+    if not fine:
+        raise PublishError("malformed repository id", where=where, expected=expected, got=repo_id)
+
+
+def _push(one: Upload, private: bool, token: str) -> str:
+    from huggingface_hub import HfApi
+
+    bound_waiting()
+    api = HfApi(endpoint=os.environ.get("HF_ENDPOINT") or None, token=token, library_name="wscore")
+    try:
+        persist(lambda: api.create_repo(one.repo_id, repo_type=one.kind, private=private, exist_ok=True))
+        stale = persist(lambda: _stale_files(api, one))
+        commit = persist(
+            lambda: api.upload_folder(
+                repo_id=one.repo_id,
+                repo_type=one.kind,
+                folder_path=one.folder,
+                commit_message=MESSAGE,
+                ignore_patterns=[".*", "*/.*"],
+                delete_patterns=stale or None,
+            )
+        )
+    except client_errors() as error:
+        where = f"publish.repo_id={one.repo_id}"
+        raise PublishError("the upload failed", where=where, got=explain(error), fix=AGAIN) from None
+    return commit.commit_url
+
+
+def _stale_files(api: "HfApi", one: Upload) -> list[str]:
+    """Return the files of an earlier upload that are no longer part of it."""
+    from huggingface_hub.errors import EntryNotFoundError
+
+    try:
+        path = api.hf_hub_download(one.repo_id, CHECKSUMS, repo_type=one.kind)
+    except EntryNotFoundError:
+        return []  # a new repository, or one of somebody else
+    try:
+        before = json.loads(Path(path).read_text(encoding="utf-8"))["files"]
+    except (ValueError, TypeError, KeyError):
+        return []
+    now = read_checksums(one.folder)
+    return sorted(str(name) for name in before if name not in now and not _is_pattern(str(name)) and name not in KEPT)
+
+
+def _is_pattern(name: str) -> bool:
+    return any(sign in name for sign in "*?[")

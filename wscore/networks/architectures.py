@@ -1,0 +1,387 @@
+"""The networks that a zoo is made of: small image classifiers, each built from one frozen description.
+
+Every network is a `Classifier`: named layers in order, the last one a linear `head`. Tensor names tell the role, so
+that permutation specs and readers of state dicts can rely on them:
+
+    mlp      linear1 .. linearK, head
+    cnn      conv1 .. convK, head                      (convolutions with bias)
+    cnn_bn   conv1, norm1 .. convK, normK, head        (convolutions without bias)
+    resnet   conv1, norm1, block1 .. blockK-1, head    (block: conv1, norm1, conv2, norm2, shortcut if widths differ)
+    residual_mlp    linear1, block1 .. blockK-1, head  (block: linear1, linear2 beside a skip connection)
+    depthwise_cnn   conv1, norm1, block1 .. blockK-1, head  (block: depthwise, norm1, pointwise, norm2)
+    vit      patches, block1 .. blockK-1, tokens, head   (block: norm1, attention, norm2, linear1, linear2)
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Annotated, Literal
+
+import msgspec
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from wscore.config import Section
+from wscore.errors import DataError
+
+Activation = Literal["relu", "tanh", "gelu", "silu", "leaky"]
+Pooling = Literal["max", "avg", "none"]
+Width = Annotated[int, msgspec.Meta(ge=1, le=4096)]
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "relu": nn.ReLU, "tanh": nn.Tanh, "gelu": nn.GELU, "silu": nn.SiLU, "leaky": nn.LeakyReLU,
+}  # fmt: skip
+POOLINGS: dict[str, tuple[type[nn.Module], type[nn.Module]]] = {
+    "max": (nn.MaxPool2d, nn.AdaptiveMaxPool2d),
+    "avg": (nn.AvgPool2d, nn.AdaptiveAvgPool2d),
+}
+HEADS = 2  # of attention, where the width is even
+PATCHES = 4  # along height and width, more where these are no multiples of it
+GRID = 2  # height and width of the feature maps that enter the head, whatever the size of the images
+
+
+class Architecture(Section):
+    """One network but for its weights.
+
+    Args:
+        family: key of `FAMILIES`.
+        input: channels, height and width of an image; 4 x 4 at least.
+        classes: count of classes.
+        widths: units or channels of the hidden layers, in order; of a residual MLP or vision transformer the width of
+            the stream and then that inside of each block.
+        activation: between the layers.
+        pooling: between convolutions; `none` for families without.
+    """
+
+    family: str
+    input: tuple[int, int, int]
+    classes: Annotated[int, msgspec.Meta(ge=2)]
+    widths: Annotated[tuple[Width, ...], msgspec.Meta(min_length=1)]
+    activation: Activation
+    pooling: Pooling
+
+    def to_json(self) -> str:
+        """Return the text kept in the column `architecture`; `parse` reads it back."""
+        return msgspec.json.encode(self).decode()
+
+
+class Classifier(nn.Sequential):
+    """Named layers in order, the last of which is the linear `head`.
+
+    logits = head(keep * body(images)), where `keep` is a dropout mask already divided by the probability of keeping;
+    without it the network is evaluated as it is.
+
+    Attributes:
+        head: the last layer; its `in_features` is the width of a dropout mask.
+    """
+
+    head: nn.Linear
+
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self,
+        images: Float[Tensor, "*shared batch channel height width"],
+        keep: Float[Tensor, "*networks batch feature"] | None = None,
+    ) -> Float[Tensor, "*networks batch classes"]:
+        """Return the logits of images; leading axes are those of stacked networks (`wscore.networks.stacked`)."""
+        *body, head = self.children()
+        features = images
+        for layer in body:
+            features = layer(features)
+        return head(features if keep is None else features * keep)
+
+
+class ResidualBlock(nn.Module):
+    """y = act(norm2(conv2(act(norm1(conv1(x))))) + shortcut(x)), where the shortcut is 1x1 if the widths differ."""
+
+    def __init__(self, inputs: int, outputs: int, activation: Callable[[], nn.Module]) -> None:
+        super().__init__()
+        self.conv1 = _conv(inputs, outputs, bias=False)
+        self.norm1 = nn.BatchNorm2d(outputs)
+        self.act1 = activation()
+        self.conv2 = _conv(outputs, outputs, bias=False)
+        self.norm2 = nn.BatchNorm2d(outputs)
+        self.shortcut = nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, 1, bias=False)
+        self.act2 = activation()
+
+    def forward(
+        self, x: Float[Tensor, "*networks batch channel height width"]
+    ) -> Float[Tensor, "*networks batch out height width"]:
+        """Return feature maps of the same height and width."""
+        y = self.act1(self.norm1(self.conv1(x)))
+        y = self.norm2(self.conv2(y))
+        return self.act2(y + self.shortcut(x))
+
+
+class ResidualLinear(nn.Module):
+    """y = x + linear2(act(linear1(x)))."""
+
+    def __init__(self, stream: int, inner: int, activation: Callable[[], nn.Module]) -> None:
+        super().__init__()
+        self.linear1 = nn.Linear(stream, inner)
+        self.act = activation()
+        self.linear2 = nn.Linear(inner, stream)
+
+    def forward(self, x: Float[Tensor, "*networks batch feature"]) -> Float[Tensor, "*networks batch feature"]:
+        """Return features of the same width."""
+        return x + self.linear2(self.act(self.linear1(x)))
+
+
+class DepthwiseBlock(nn.Module):
+    """A 3x3 convolution of each channel by itself and a 1x1 convolution across channels, both normalised."""
+
+    def __init__(self, inputs: int, outputs: int, activation: Callable[[], nn.Module]) -> None:
+        super().__init__()
+        self.depthwise = nn.Conv2d(inputs, inputs, 3, padding=1, groups=inputs, bias=False)
+        self.norm1 = nn.BatchNorm2d(inputs)
+        self.act1 = activation()
+        self.pointwise = nn.Conv2d(inputs, outputs, 1, bias=False)
+        self.norm2 = nn.BatchNorm2d(outputs)
+        self.act2 = activation()
+
+    def forward(
+        self, x: Float[Tensor, "*networks batch channel height width"]
+    ) -> Float[Tensor, "*networks batch out height width"]:
+        """Return feature maps of the same height and width."""
+        x = self.act1(self.norm1(self.depthwise(x)))
+        return self.act2(self.norm2(self.pointwise(x)))
+
+
+class Patches(nn.Module):
+    """A linear map of each patch of an image, and a learned vector for its position."""
+
+    def __init__(self, channels: int, size: tuple[int, int], tokens: int, stream: int) -> None:
+        super().__init__()
+        self.embed = nn.Conv2d(channels, stream, size, stride=size)
+        self.position = Positions(tokens, stream)
+
+    def forward(
+        self, x: Float[Tensor, "*shared batch channel height width"]
+    ) -> Float[Tensor, "*networks batch token feature"]:
+        """Return one token per patch."""
+        return self.position(self.embed(x).flatten(-2).transpose(-1, -2))
+
+
+class Positions(nn.Module):
+    """y = x + weight, one learned vector per token."""
+
+    def __init__(self, tokens: int, stream: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(0.1 * torch.randn(tokens, stream))
+
+    def forward(
+        self, x: Float[Tensor, "*networks batch token feature"]
+    ) -> Float[Tensor, "*networks batch token feature"]:
+        """Return tokens that know their place."""
+        return x + self.weight
+
+
+class AttentionBlock(nn.Module):
+    """x <- x + attention(norm1(x)); x <- x + linear2(act(linear1(norm2(x))))."""
+
+    def __init__(self, stream: int, inner: int, activation: Callable[[], nn.Module]) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(stream)
+        self.attention = nn.MultiheadAttention(stream, 1 if stream % HEADS else HEADS, batch_first=True)
+        self.norm2 = nn.LayerNorm(stream)
+        self.linear1 = nn.Linear(stream, inner)
+        self.act = activation()
+        self.linear2 = nn.Linear(inner, stream)
+
+    def forward(
+        self, x: Float[Tensor, "*networks batch token feature"]
+    ) -> Float[Tensor, "*networks batch token feature"]:
+        """Return as many tokens of the same width."""
+        y = self.norm1(x)
+        x = x + self.attention(y, y, y, need_weights=False)[0]
+        return x + self.linear2(self.act(self.linear1(self.norm2(x))))
+
+
+class TokenNorm(nn.Module):
+    """The mean over tokens after layer normalisation."""
+
+    def __init__(self, stream: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(stream)
+
+    def forward(self, x: Float[Tensor, "*networks batch token feature"]) -> Float[Tensor, "*networks batch feature"]:
+        """Return one vector per image."""
+        return self.norm(x).mean(-2)
+
+
+def mlp(architecture: Architecture) -> Classifier:
+    """Return a perceptron on flattened images."""
+    channels, height, width = architecture.input
+    layers: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten())
+    inputs = channels * height * width
+    for number, outputs in enumerate(architecture.widths, start=1):
+        layers[f"linear{number}"] = nn.Linear(inputs, outputs)
+        layers[f"act{number}"] = ACTIVATIONS[architecture.activation]()
+        inputs = outputs
+    layers["head"] = nn.Linear(inputs, architecture.classes)
+    return Classifier(layers)
+
+
+def cnn(architecture: Architecture) -> Classifier:
+    """Return 3x3 convolutions with pooling between them."""
+    return _convolutional(architecture, norm=False)
+
+
+def cnn_bn(architecture: Architecture) -> Classifier:
+    """Return 3x3 convolutions, each followed by batch normalisation, with pooling between them."""
+    return _convolutional(architecture, norm=True)
+
+
+def resnet(architecture: Architecture) -> Classifier:
+    """Return a normalised 3x3 convolution (the first width) and one residual block for each further width."""
+    return _of_blocks(architecture, ResidualBlock)
+
+
+def residual_mlp(architecture: Architecture) -> Classifier:
+    """Return a perceptron whose layers of equal width have skip connections."""
+    stream, *rest = architecture.widths
+    activation = ACTIVATIONS[architecture.activation]
+    channels, height, width = architecture.input
+    layers: OrderedDict[str, nn.Module] = OrderedDict(
+        flatten=nn.Flatten(), linear1=nn.Linear(channels * height * width, stream), act1=activation()
+    )
+    for number, inner in enumerate(rest, start=1):
+        layers[f"block{number}"] = ResidualLinear(stream, inner, activation)
+    layers["head"] = nn.Linear(stream, architecture.classes)
+    return Classifier(layers)
+
+
+def depthwise_cnn(architecture: Architecture) -> Classifier:
+    """Return a normalised 3x3 convolution and one depthwise separable block for each further width."""
+    return _of_blocks(architecture, DepthwiseBlock)
+
+
+def vit(architecture: Architecture) -> Classifier:
+    """Return a vision transformer on some 4 x 4 patches with two heads of attention, and the mean over tokens."""
+    stream, *rest = architecture.widths
+    activation = ACTIVATIONS[architecture.activation]
+    channels, height, width = architecture.input
+    size = (height // PATCHES, width // PATCHES)
+    patches = Patches(channels, size, (height // size[0]) * (width // size[1]), stream)
+    layers: OrderedDict[str, nn.Module] = OrderedDict(patches=patches)
+    for number, inner in enumerate(rest, start=1):
+        layers[f"block{number}"] = AttentionBlock(stream, inner, activation)
+    layers["tokens"] = TokenNorm(stream)
+    layers["head"] = nn.Linear(stream, architecture.classes)
+    return Classifier(layers)
+
+
+FAMILIES: dict[str, Callable[[Architecture], Classifier]] = {
+    "mlp": mlp, "cnn": cnn, "cnn_bn": cnn_bn, "resnet": resnet, "residual_mlp": residual_mlp,
+    "depthwise_cnn": depthwise_cnn, "vit": vit,
+}  # fmt: skip
+
+
+class Traits(msgspec.Struct, frozen=True, kw_only=True):
+    """Building blocks of a family, the targets of pattern heads.
+
+    Args:
+        has_conv_layers: it convolves.
+        has_batch_norm: it normalises over the batch.
+        has_residual: it has skip connections.
+    """
+
+    has_conv_layers: bool
+    has_batch_norm: bool
+    has_residual: bool
+
+
+TRAITS: dict[str, Traits] = {
+    "mlp": Traits(has_conv_layers=False, has_batch_norm=False, has_residual=False),
+    "cnn": Traits(has_conv_layers=True, has_batch_norm=False, has_residual=False),
+    "cnn_bn": Traits(has_conv_layers=True, has_batch_norm=True, has_residual=False),
+    "resnet": Traits(has_conv_layers=True, has_batch_norm=True, has_residual=True),
+    "residual_mlp": Traits(has_conv_layers=False, has_batch_norm=False, has_residual=True),
+    "depthwise_cnn": Traits(has_conv_layers=True, has_batch_norm=True, has_residual=False),
+    "vit": Traits(has_conv_layers=False, has_batch_norm=False, has_residual=True),
+}
+
+
+def build(architecture: Architecture | str) -> Classifier:
+    """Return a freshly initialised network of an architecture or of its JSON text.
+
+    Raises:
+        DataError: if the text is no description, or the family is unknown, or the images are too small for it.
+    """
+    known = parse(architecture) if isinstance(architecture, str) else architecture
+    if known.family not in FAMILIES:
+        raise DataError("unknown family", where="architecture", expected=", ".join(FAMILIES), got=known.family)
+    if min(known.input[1:]) < PATCHES and known.family == "vit":
+        raise DataError("images are too small", where="architecture", expected="4 x 4 or more", got=known.input)
+    convolves = TRAITS[known.family].has_conv_layers
+    poolings = len(known.widths) - 1 if convolves else 0
+    if min(known.input) < 1 or (convolves and min(known.input[1:]) < GRID * 2**poolings):
+        least = GRID * 2**poolings
+        raise DataError(
+            "images are too small", where="architecture", expected=f"{least} x {least} or more", got=known.input
+        )
+    return FAMILIES[known.family](known)
+
+
+def parse(text: str) -> Architecture:
+    """Return the architecture described by the JSON text of a zoo row.
+
+    Raises:
+        DataError: if the text is empty (a foreign network of unknown architecture) or malformed.
+    """
+    if not text:
+        raise DataError("the architecture of this network is not known, so it can't be run", where="architecture")
+    try:
+        return msgspec.json.decode(text, type=Architecture)
+    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+        raise DataError(
+            "is no description of an architecture", where="architecture", got=f"{text[:80]!r}: {error}"
+        ) from error
+
+
+def _convolutional(architecture: Architecture, *, norm: bool) -> Classifier:
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    inputs = architecture.input[0]
+    for number, outputs in enumerate(architecture.widths, start=1):
+        if number > 1:
+            layers[f"pool{number - 1}"] = _pool(architecture, last=False)
+        layers[f"conv{number}"] = _conv(inputs, outputs, bias=not norm)
+        if norm:
+            layers[f"norm{number}"] = nn.BatchNorm2d(outputs)
+        layers[f"act{number}"] = ACTIVATIONS[architecture.activation]()
+        inputs = outputs
+    return _with_head(layers, inputs, architecture)
+
+
+def _of_blocks(
+    architecture: Architecture, block: Callable[[int, int, Callable[[], nn.Module]], nn.Module]
+) -> Classifier:
+    first, *rest = architecture.widths
+    activation = ACTIVATIONS[architecture.activation]
+    layers: OrderedDict[str, nn.Module] = OrderedDict(
+        conv1=_conv(architecture.input[0], first, bias=False), norm1=nn.BatchNorm2d(first), act1=activation()
+    )
+    inputs = first
+    for number, outputs in enumerate(rest, start=1):
+        layers[f"pool{number}"] = _pool(architecture, last=False)
+        layers[f"block{number}"] = block(inputs, outputs, activation)
+        inputs = outputs
+    return _with_head(layers, inputs, architecture)
+
+
+def _with_head(layers: OrderedDict[str, nn.Module], channels: int, architecture: Architecture) -> Classifier:
+    layers["pool"] = _pool(architecture, last=True)
+    layers["flatten"] = nn.Flatten()
+    layers["head"] = nn.Linear(channels * GRID * GRID, architecture.classes)
+    return Classifier(layers)
+
+
+def _conv(inputs: int, outputs: int, *, bias: bool) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, 3, padding=1, bias=bias)
+
+
+def _pool(architecture: Architecture, *, last: bool) -> nn.Module:
+    if architecture.pooling not in POOLINGS:
+        raise DataError(
+            "needs a pooling", where="architecture.pooling", expected=", ".join(POOLINGS), got=architecture.pooling
+        )
+    between, final = POOLINGS[architecture.pooling]
+    return final(GRID) if last else between(2)

@@ -1,0 +1,512 @@
+"""Checkpoint files as they are found in the wild: any common format, told from the content, never running code.
+
+The formats are those of `torch.save` (new and old), safetensors, NumPy and HDF5 (Keras weights). Sizes are checked
+against the file before anything is unpacked, so that a small file can't claim the whole memory.
+"""
+
+import argparse
+import io
+import math
+import pathlib
+import re
+import struct
+import warnings
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from wscore.errors import DataError, WscoreError
+from wscore.networks.records import RejectedError
+
+WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "module", "params", "weights")
+MEMORIES = re.compile(
+    r"optim|sched|scaler|exp_avg|rng|random|callback|loops|gradient|^ema_opt|^opt$|^opt_", re.IGNORECASE
+)
+WRAPPING = re.compile(r"(?:^|(?<=\.))_orig_mod\.")
+DEEPEST, MOST_NODES = 24, 200_000
+RATIO, HARMLESS_SIZE = (
+    500,
+    1 << 26,
+)  # a file that claims to unpack to more times its own bytes, beyond this size, is a bomb
+LARGEST = 10**9  # numbers in one network, where no parameter says otherwise
+UnpicklingError = torch.serialization.pickle.UnpicklingError  # pyright: ignore[reportPrivateImportUsage]
+BROKEN = (
+    ArithmeticError, AssertionError, AttributeError, BufferError, EOFError, ImportError, LookupError, MemoryError,
+    NameError, OSError, RuntimeError, TypeError, ValueError, SyntaxError, struct.error, zlib.error, zipfile.BadZipFile,
+    UnpicklingError, SafetensorError,
+)  # fmt: skip
+Scalar = bool | int | float | str
+
+
+class Checkpoint(NamedTuple):
+    """What a file holds.
+
+    Attributes:
+        state: floating-point tensors and counters (one integer) by name, as they are stored.
+        notes: numbers and texts beside them, such as epoch and accuracy.
+        constants: masks and tables of indices by name: buffers that belong to the architecture and are no weights.
+    """
+
+    state: dict[str, Tensor]
+    notes: dict[str, Scalar]
+    constants: dict[str, Tensor]
+
+
+def read_checkpoint(path: Path, *, key: str | None, most: int) -> Checkpoint:
+    """Return the state dict of one network in a file.
+
+    Args:
+        path: of the file; its name does not matter.
+        key: dotted key of the state dict within the file; None finds it.
+        most: largest count of numbers that is read.
+
+    Raises:
+        RejectedError: if the file is damaged, holds code, no state dict, or more numbers than `most`.
+    """
+    try:
+        return select(load_file(path, most=most), key=key, most=most)
+    except WscoreError:
+        raise
+    except BROKEN as error:
+        raise RejectedError("unreadable", f"{type(error).__name__}: {' '.join(str(error).split())[:200]}") from error
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """Return the state dict of one network in a file, checked to hold finite numbers.
+
+    Raises:
+        DataError: naming the file, if it is unreadable, holds something else, or a number is not finite.
+    """
+    try:
+        state = read_checkpoint(path, key=None, most=LARGEST).state
+    except RejectedError as error:
+        raise DataError("is not a readable checkpoint", where=path, got=f"{error.reason}: {error.detail}") from error
+    for name, tensor in state.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            count = f"{int((~torch.isfinite(tensor)).sum())} of {tensor.numel()}"
+            raise DataError("holds numbers that are not finite", where=f"{path}: {name}", got=count)
+    return state
+
+
+def load_file(path: Path, *, most: int) -> Any:
+    """Return the content of a checkpoint file: nested mappings, lists and tensors.
+
+    Raises:
+        RejectedError: if it is damaged, of another format, holds code, or claims more than it can hold.
+    """
+    try:
+        return READERS[kind_of(path)](path, most)
+    except WscoreError:
+        raise
+    except BROKEN as error:
+        text = " ".join(str(error).split()) or type(error).__name__
+        unsafe = isinstance(error, UnpicklingError) and "eights only" in text
+        raise RejectedError("code" if unsafe else "unreadable", _short(text)) from error
+
+
+def _short(text: str) -> str:
+    """Return the part of torch's long message that says what is not allowed, or its start."""
+    if "Unsupported operand" in text:
+        return "a pickle that torch.save did not write"
+    found = re.search(r"(?:Unsupported|GLOBAL|Can only|Trying to|Attempted)[^.]*\.[^.\s]*[^.]*", text)
+    return (found[0] if found else text)[:200]
+
+
+def kind_of(path: Path) -> str:
+    """Return the key of `READERS` that the first bytes of a file ask for.
+
+    Raises:
+        RejectedError: if they belong to none.
+        OSError: if the file can't be opened.
+    """
+    with path.open("rb") as stream:
+        head = stream.read(512)
+    if head.startswith(b"PK\x03\x04"):
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+        if KERAS_INSIDE in names:
+            return "keras"
+        return "torch" if any(name.endswith("data.pkl") for name in names) else "npz"
+    if head.startswith(b"\x89HDF\r\n\x1a\n"):
+        return "hdf5"
+    if head.startswith(b"\x93NUMPY"):
+        return "npy"
+    if len(head) > 8 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 100_000_000:
+        return "safetensors"
+    if head[257:262] == b"ustar":
+        raise RejectedError("no_checkpoint", "a tar archive; unpack it first")
+    if head.startswith(b"\x80"):
+        return "pickle"
+    raise RejectedError("no_checkpoint" if len(head) else "unreadable", f"first bytes {head[:8].hex() or 'none'}")
+
+
+def select(content: Any, *, key: str | None, most: int) -> Checkpoint:
+    """Return the network in what was read from a file, without prefixes of wrappers and without constant buffers.
+
+    Raises:
+        RejectedError: if there is none, its tensors are not real numbers, or they are more than `most`.
+    """
+    notes: dict[str, Scalar] = {}
+    if key is not None:
+        for part in key.split("."):
+            if not isinstance(content, Mapping) or part not in content:
+                known = sorted(map(str, content))[:8] if isinstance(content, Mapping) else type(content).__name__
+                raise RejectedError("no_checkpoint", f"zoo.reading.state_key {key!r} is not there, but {known}")
+            notes |= _scalars(content)
+            content = content[part]
+    if (
+        isinstance(content, Mapping)
+        and {"state", "param_groups"} <= set(map(str, content))
+        and not (set(WRAPPERS) & set(map(str, content)))
+    ):
+        raise RejectedError("no_checkpoint", "the state of an optimizer")
+    found = dict(_flat(_unwrapped(content, notes)))
+    if not found:
+        raise RejectedError("no_checkpoint", f"{type(content).__name__} without tensors by name")
+    state = _renamed(found)
+    count = sum(tensor.numel() for tensor in state.values())
+    if count > most:
+        raise RejectedError("too_large", f"{count:,} numbers")
+    kept = {name: tensor for name, tensor in state.items() if is_weight(name, tensor)}
+    if not any(tensor.is_floating_point() and tensor.numel() for tensor in kept.values()):
+        raise RejectedError("no_checkpoint", f"no floating-point tensors among {sorted(state)[:6]}")
+    return Checkpoint(kept, notes, {name: tensor for name, tensor in state.items() if name not in kept})
+
+
+def _unwrapped(content: Any, notes: dict[str, Scalar]) -> Any:
+    """Return the mapping that is the network: the only one, the one with a well-known name, or the first of copies."""
+    for _ in range(DEEPEST):
+        if not isinstance(content, Mapping):
+            return content
+        notes |= {name: value for name, value in _scalars(content).items() if name not in notes}
+        parts = {str(name): value for name, value in content.items() if isinstance(value, Mapping)}
+        parts = {name: value for name, value in parts.items() if not _is_memory(name, value) and any(_flat(value))}
+        known = next((name for name in WRAPPERS if name in parts), None)
+        direct = any(_is_floating(value) and not MEMORIES.search(str(name)) for name, value in content.items())
+        if known is None and (direct or not parts):
+            return content
+        if known is None and len(parts) > 1 and not _are_copies(list(parts.values())):
+            return parts
+        content = parts[known or next(iter(parts))]
+    return content
+
+
+def _is_memory(name: str, value: Mapping[Any, Any]) -> bool:
+    """Return whether a part of a checkpoint belongs to an optimizer, a schedule or a random generator."""
+    return bool(MEMORIES.search(name)) or {"state", "param_groups"} <= set(map(str, value))
+
+
+def _are_copies(parts: list[Mapping[Any, Any]]) -> bool:
+    shapes = [{name: tuple(tensor.shape) for name, tensor in _flat(part)} for part in parts]
+    return all(shape == shapes[0] for shape in shapes)
+
+
+def _flat(content: Any) -> Iterator[tuple[str, Tensor]]:
+    """Yield all tensors in nested mappings with dotted names; what belongs to an optimizer is left out."""
+    stack: list[tuple[str, Any, int]] = [("", content, 0)]
+    seen = 0
+    while stack:
+        prefix, value, depth = stack.pop()
+        seen += 1
+        if depth > DEEPEST or seen > MOST_NODES:
+            raise RejectedError("too_large", f"nested deeper than {DEEPEST} or in more than {MOST_NODES:,} parts")
+        if isinstance(value, Tensor):
+            yield prefix or "weights", value
+        elif isinstance(value, np.ndarray) and value.dtype.kind in "fiub":
+            yield prefix or "weights", torch.from_numpy(np.ascontiguousarray(value, _native(value.dtype)))
+        elif isinstance(value, Mapping):
+            inner = [(f"{prefix}.{name}" if prefix else str(name), item, depth + 1) for name, item in value.items()
+                     if not (isinstance(item, Mapping) and _is_memory(str(name), item))]  # fmt: skip
+            stack.extend(reversed(inner))
+
+
+def _is_floating(value: Any) -> bool:
+    return (
+        value.is_floating_point()
+        if isinstance(value, Tensor)
+        else isinstance(value, np.ndarray) and value.dtype.kind == "f"
+    )
+
+
+def _scalars(content: Mapping[Any, Any]) -> dict[str, Scalar]:
+    plain = {str(name): value.item() if isinstance(value, np.generic) else value for name, value in content.items()}
+    return {name: value for name, value in plain.items() if isinstance(value, Scalar) and len(str(value)) <= 200}
+
+
+def _renamed(found: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors without the prefixes that compiling, data parallelism and averaging put before all names."""
+    names = [WRAPPING.sub("", name) for name in found]
+    weights = [place for place, tensor in enumerate(found.values()) if tensor.is_floating_point()]
+    while weights and all(
+        names[place].startswith("module.") for place in weights
+    ):  # beside them averaging has a counter
+        names = [WRAPPING.sub("", name.removeprefix("module.")) for name in names]
+    if len(set(names)) < len(names):
+        double = next(name for name in names if names.count(name) > 1)
+        raise RejectedError("clash", double)
+    return dict(zip(names, found.values(), strict=True))
+
+
+def is_weight(name: str, tensor: Tensor) -> bool:
+    """Return whether a tensor is a weight or a counter; masks and tables of indices are constants of the architecture."""
+    if tensor.is_complex() or tensor.is_sparse or tensor.is_quantized or tensor.layout != torch.strided:
+        raise RejectedError("not_real", f"{name}: {tensor.dtype}, {tensor.layout}")
+    if not tensor.is_floating_point():
+        return tensor.numel() == 1
+    leaf = name.rpartition(".")[2]
+    corner = tensor.detach()[..., :64, :64].float() if tensor.ndim > 1 else tensor.detach().float()
+    if leaf == "bias" and tensor.ndim > 1:  # the causal mask of GPT-2; other biases of several axes are learned
+        return (
+            tensor.shape[-1] < 2
+            or tensor.shape[-1] != tensor.shape[-2]
+            or not torch.equal(corner, torch.ones_like(corner).tril())
+        )
+    if "mask" not in leaf or "token" in leaf or (tensor.ndim < 2 and tensor.numel() > 1):
+        return True
+    values = torch.unique(corner)
+    return len(values) > 2 or not bool(((values == 0) | (values == 1) | (values <= -1e4)).all())
+
+
+def _read_torch(path: Path, most: int) -> Any:
+    """Return what `torch.save` wrote, mapped into memory: only the tensors that are used are read from the disk."""
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+    if any("/code/" in entry.filename or entry.filename.endswith("/constants.pkl") for entry in entries):
+        raise RejectedError("code", "a TorchScript program; save its state_dict instead")
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+        raise RejectedError("too_large", "compressed entries, which torch.save does not write")
+    claimed, held = sum(entry.file_size for entry in entries), path.stat().st_size
+    if claimed > held or any(entry.file_size > 64 * most for entry in entries):
+        raise RejectedError("too_large", f"entries of {claimed:,} bytes in a file of {held:,}")
+    if path.suffix == ".safetensors":  # torch goes by the name here, which is wrong
+        return _read_pickle(path, most)
+    return _load(path, mmap=True)
+
+
+def _read_pickle(path: Path, most: int) -> Any:  # noqa: ARG001
+    """Return what `torch.save` wrote, read as a stream; older versions wrote one pickle after the other."""
+    with path.open("rb") as stream:
+        return _load(stream, mmap=False)
+
+
+def _load(file: Any, *, mmap: bool) -> Any:
+    """Return what torch reads without running code; its warnings about odd files are left to the errors that follow."""
+    with torch.serialization.safe_globals(HARMLESS), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.load(file, map_location="cpu", weights_only=True, mmap=mmap)
+
+
+def _read_safetensors(path: Path, most: int) -> dict[str, Tensor]:
+    with safe_open(path, framework="pt", device="cpu") as content:
+        names = list(content.keys())
+        count = sum(math.prod(content.get_slice(name).get_shape()) for name in names)
+        if count > most:
+            raise RejectedError("too_large", f"{count:,} numbers")
+        return {name: content.get_tensor(name) for name in names}
+
+
+def _read_npz(path: Path, most: int) -> dict[str, Tensor]:
+    state, left = {}, most
+    with zipfile.ZipFile(path) as archive:
+        entries = [entry for entry in archive.infolist() if entry.filename.endswith(".npy")]
+        _check_claim(sum(entry.file_size for entry in entries), path)
+        for entry in entries:
+            with archive.open(entry) as stream:
+                tensor = _array(stream, entry.file_size, left)
+            state[entry.filename.removesuffix(".npy")] = tensor
+            left -= tensor.numel()
+    return state
+
+
+def _check_claim(claimed: int, path: Path) -> None:
+    """Refuse a file that claims to unpack to far more bytes than it holds."""
+    held = path.stat().st_size
+    if claimed > max(RATIO * held, HARMLESS_SIZE):
+        raise RejectedError("too_large", f"{claimed:,} bytes in a file of {held:,}")
+
+
+def _read_npy(path: Path, most: int) -> dict[str, Tensor]:
+    with path.open("rb") as stream:
+        return {"weights": _array(stream, path.stat().st_size, most)}
+
+
+def _array(stream: Any, held: int, most: int) -> Tensor:
+    """Return a .npy stream as a tensor; its header may not claim more than the stream holds."""
+    version = np.lib.format.read_magic(stream)
+    header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, fortran, dtype = header(stream)
+    count = math.prod(shape)
+    if dtype.hasobject:
+        raise RejectedError("code", "an array of Python objects")
+    if count > most or count * dtype.itemsize > held:
+        raise RejectedError("too_large", f"an array {shape} of {dtype} in {held:,} bytes")
+    if dtype.kind not in "fiub":
+        raise RejectedError("not_real", f"an array of {dtype}")
+    data = stream.read(count * dtype.itemsize)
+    array = np.frombuffer(data, dtype, count=count).reshape(shape, order="F" if fortran else "C")
+    return torch.from_numpy(np.ascontiguousarray(array.astype(_native(dtype))))
+
+
+def _native(dtype: np.dtype) -> np.dtype:
+    """Return a type that torch has: its own byte order, and no extended or unsigned long numbers."""
+    if dtype.kind == "f":
+        return np.dtype(f"f{min(dtype.itemsize, 8)}")
+    return np.dtype(bool) if dtype.kind == "b" else np.dtype(np.int64)
+
+
+def _read_hdf5(path: Path, most: int) -> dict[str, Tensor]:
+    """Return the data sets of an HDF5 file by PyTorch's names; links to other files are not followed."""
+    return _from_hdf5(path, path, most)
+
+
+def _read_keras(path: Path, most: int) -> dict[str, Tensor]:
+    """Return the weights in a .keras archive; its description of layers, which may hold code, is not looked at."""
+    with zipfile.ZipFile(path) as archive:
+        entry = archive.getinfo(KERAS_INSIDE)
+        if entry.file_size > 64 * most:
+            raise RejectedError("too_large", f"{entry.file_size:,} bytes")
+        _check_claim(entry.file_size, path)
+        return _from_hdf5(io.BytesIO(archive.read(entry)), path, most)
+
+
+def _from_hdf5(file: Any, path: Path, most: int) -> dict[str, Tensor]:
+    try:
+        import h5py
+    except ImportError as error:
+        raise RejectedError("unreadable", "HDF5 needs h5py: pip install 'wscore[keras]'") from error
+    found: dict[str, Any] = {}
+    ranks: dict[str, int] = {}
+    stack: list[tuple[str, Any]] = [("", None)]
+    with h5py.File(file, "r") as content:
+        while stack:
+            prefix, group = stack.pop()
+            group = content if group is None else group
+            _note_order(prefix, group, ranks)
+            for name in map(str, group):
+                if len(found) + len(stack) > MOST_NODES or prefix.count("/") > DEEPEST:
+                    raise RejectedError(
+                        "too_large", f"nested deeper than {DEEPEST} or in more than {MOST_NODES:,} parts"
+                    )
+                if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+                    raise RejectedError("outside", f"{prefix}{name} is a link")
+                item = group[name]
+                if not isinstance(item, h5py.Group):
+                    found[f"{prefix}{name}"] = item
+                elif not (MEMORIES.search(name) or name.startswith("seed_generator")):
+                    stack.append((f"{prefix}{name}/", item))
+        if not found:
+            raise RejectedError("no_checkpoint", "an HDF5 file without data sets")
+        _check_data_sets(found.values(), path, most)
+        names = sorted(found, key=lambda name: _keras_order(name, ranks))
+        state = {
+            name: torch.from_numpy(np.asarray(found[name][()]).astype(_native(found[name].dtype))) for name in names
+        }
+    return _from_keras(state)
+
+
+def _check_data_sets(items: Iterable[Any], path: Path, most: int) -> None:
+    """Refuse data sets that lie elsewhere, are no numbers, or claim too many, before any of them is read."""
+    count = size = 0
+    for item in items:
+        if item.is_virtual or item.external:
+            raise RejectedError("outside", f"{item.name} lies in another file")
+        if item.dtype.kind not in "fiub":
+            raise RejectedError("not_real", f"{item.name}: {item.dtype}")
+        count += item.size
+        size += item.size * item.dtype.itemsize
+        if count > most:
+            raise RejectedError("too_large", f"{count:,} numbers, the last {item.name}: {item.shape}")
+    _check_claim(size, path)
+
+
+def _note_order(prefix: str, group: Any, ranks: dict[str, int]) -> None:
+    """Note the order of layers and of their weights, which Keras 2 writes beside them; groups themselves are unordered."""
+    for key in ("layer_names", "weight_names"):
+        for place, name in enumerate(group.attrs.get(key, ())):
+            parts = (name.decode() if isinstance(name, bytes) else str(name)).split("/")
+            for count in range(len(parts)):
+                ranks.setdefault(prefix + "/".join(parts[: count + 1]), place)
+
+
+def _keras_order(name: str, ranks: Mapping[str, int]) -> list[tuple[int, list[tuple[int, int | str]]]]:
+    """Return a key that sorts data sets as their layers come, where that is known, and numbers in names by value."""
+    parts, key = name.split("/"), []
+    for place, part in enumerate(parts):
+        pieces = [(0, int(piece)) if piece.isdecimal() else (1, piece) for piece in re.split(r"(\d+)", part)]
+        key.append((ranks.get("/".join(parts[: place + 1]), len(ranks)), pieces))
+    return key
+
+
+def _from_keras(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return Keras weights by PyTorch's names, kernels with outputs first; two equal parts of a path become one.
+
+    Files of Keras 3 number the variables of a layer (`vars/0`), so that their names are told from shapes and layer.
+    """
+    shapes: dict[str, list[tuple[int, ...]]] = {}
+    for name, tensor in state.items():
+        shapes.setdefault(name.rpartition("/")[0], []).append(tuple(tensor.shape))
+    whole = all(name.startswith("model_weights/") for name in state)  # a file of a model with its description
+    renamed: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        parts = [part.partition(":")[0] for part in name.split("/")][whole:]
+        parts = [part for place, part in enumerate(parts) if place == 0 or part != parts[place - 1]]
+        leaf = parts[-1]
+        if leaf.isdecimal() and parts[-2:-1] == ["vars"]:
+            names = _variables("/".join(parts[:-2]), shapes[name.rpartition("/")[0]])
+            leaf = names[int(leaf)] if int(leaf) < len(names) else leaf
+            parts = [*parts[:-2], leaf]
+        key = ".".join([*parts[:-1], KERAS.get(leaf, leaf)])
+        if key in renamed:
+            raise RejectedError("clash", key)
+        renamed[key] = _outputs_first(leaf, tensor)
+    return renamed
+
+
+def _variables(layer: str, shapes: Sequence[tuple[int, ...]]) -> tuple[str, ...]:
+    """Return the names of the numbered variables of a layer of Keras 3."""
+    kind, axes = layer.rpartition("/")[2], [len(shape) for shape in shapes]
+    if set(axes) == {1}:
+        statistics = ("moving_mean", "moving_variance")
+        return {3: ("beta", *statistics), 4: ("gamma", "beta", *statistics)}.get(len(axes), ("gamma", "beta"))
+    if kind.startswith("embedding") and axes == [2]:
+        return ("embeddings",)
+    if axes[:2] == [2, 2]:
+        return "kernel", "recurrent_kernel", "bias"
+    if axes[0] > 2 and axes[:2] == [axes[0], axes[0]]:
+        return "depthwise_kernel", "pointwise_kernel", "bias"
+    return ("depthwise_kernel" if kind.startswith("depthwise") else "kernel"), "bias"
+
+
+def _outputs_first(leaf: str, tensor: Tensor) -> Tensor:
+    """Return a kernel (..., in, out) as (out, in, ...), one of each channel by itself (..., in, k) as (in k, 1, ...)."""
+    axes = range(tensor.ndim - 2)
+    if not leaf.endswith("kernel") or tensor.ndim < 2:
+        return tensor
+    if leaf == "depthwise_kernel":
+        return tensor.permute(-2, -1, *axes).reshape(-1, 1, *tensor.shape[:-2]).contiguous()
+    return tensor.permute(-1, -2, *axes).contiguous()
+
+
+KERAS_INSIDE = "model.weights.h5"  # of a .keras archive
+KERAS = {
+    "kernel": "weight", "embeddings": "weight", "gamma": "weight", "beta": "bias", "moving_mean": "running_mean",
+    "moving_variance": "running_var",
+}  # fmt: skip
+SCALAR, RECONSTRUCT = np.float64(0).__reduce__()[0], np.zeros(0).__reduce__()[0]  # how NumPy's values are made again
+HARMLESS: list[Any] = [
+    argparse.Namespace, pathlib.PosixPath, np.dtype, np.ndarray, np.dtypes.Float64DType, np.dtypes.Float32DType,
+    np.dtypes.Int64DType, np.dtypes.Int32DType, np.dtypes.BoolDType,
+    *((SCALAR, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+    *((RECONSTRUCT, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")),
+]  # fmt: skip
+READERS: dict[str, Callable[[Path, int], Any]] = {
+    "torch": _read_torch, "pickle": _read_pickle, "safetensors": _read_safetensors, "npz": _read_npz,
+    "npy": _read_npy, "hdf5": _read_hdf5, "keras": _read_keras,
+}  # fmt: skip

@@ -1,0 +1,184 @@
+"""The data sets of a zoo: every network is trained, run and judged on the images of its own."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, NamedTuple
+
+import msgspec
+import pandas as pd
+
+from wscore.config import Section
+from wscore.errors import ConfigError
+from wscore.networks.factories import UNKNOWN, Way, find_way
+from wscore.networks.images import Images, ImagesConfig, load_images
+from wscore.networks.layout import Layout
+
+__all__ = ["UNKNOWN", "DataConfig", "Kind", "Tasks", "Way", "as_tasks", "kinds_of", "load_tasks"]
+
+Name = Annotated[str, msgspec.Meta(min_length=1)]
+Names = Annotated[tuple[Name, ...], msgspec.Meta(min_length=1)]
+
+
+class DataConfig(Section):
+    """Which images, and how networks of others are built (section `data:`).
+
+    Args:
+        dataset: `digits` (built in), `mnist`, `fashion_mnist`, `cifar10`, `svhn`, a Hub data set id, or a name of your
+            own with `root`; or a list of these: the runs of a zoo take turns, and a network is run on the images of the
+            data set in its column `dataset`.
+        root: folder with idx (.gz), .npz or .parquet files; null reads the built-in set or the Hub. Of several data sets
+            {name: folder}, and what is not named there is built in or on the Hub.
+        revision: pinned revision of the Hub data set; null takes the newest. Of several {name: revision}.
+        size: height and width to which images are resized; null keeps their own.
+        max_train: at most so many training images of each (the first ones of a fixed shuffle); null keeps all.
+        max_test: likewise for test images.
+        factories: {name: "package.module:function"}, what makes networks whose column `factory` or `architecture` has
+            that name (`wscore.networks.factories`); nothing else is ever imported.
+    """
+
+    dataset: Name | Names
+    root: str | dict[Name, str] | None
+    revision: str | dict[Name, str] | None
+    size: Annotated[int, msgspec.Meta(ge=4, le=512)] | None
+    max_train: Annotated[int, msgspec.Meta(ge=10)] | None
+    max_test: Annotated[int, msgspec.Meta(ge=10)] | None
+    factories: dict[Name, Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$")]]
+
+    @property
+    def datasets(self) -> tuple[str, ...]:
+        """Names of the data sets, in order."""
+        return (self.dataset,) if isinstance(self.dataset, str) else self.dataset
+
+    def __post_init__(self) -> None:
+        """Refuse data sets named twice, and folders and revisions that leave open which data set they belong to."""
+        if len(set(self.datasets)) < len(self.datasets):
+            raise ConfigError("names one twice", where="data.dataset", got=list(self.datasets), fix="name each once")
+        for key in ("root", "revision"):
+            value = getattr(self, key)
+            if isinstance(value, str) and len(self.datasets) > 1:
+                example = f"{{{self.datasets[0]}: {value}}}"
+                raise ConfigError("of which data set?", where=f"data.{key}", expected=f"such as {example}", got=value)
+            unknown = sorted(set(value) - set(self.datasets)) if isinstance(value, dict) else []
+            if unknown:
+                raise ConfigError(
+                    "not in data.dataset", where=f"data.{key}.{unknown[0]}", expected=", ".join(self.datasets)
+                )
+
+    def each(self) -> list[ImagesConfig]:
+        """Return the configuration of each data set."""
+        return [
+            ImagesConfig(
+                dataset=name,
+                root=_of(self.root, name),
+                revision=_of(self.revision, name),
+                size=self.size,
+                max_train=self.max_train,
+                max_test=self.max_test,
+            )
+            for name in self.datasets
+        ]
+
+    def only(self, what: str) -> ImagesConfig:
+        """Return the configuration of the one data set; `what` can't have several.
+
+        Raises:
+            ConfigError: if there are several.
+        """
+        if len(self.datasets) > 1:
+            expected, got = f"one data set: {what} can't mix several", list(self.datasets)
+            raise ConfigError("is a list", where="data.dataset", expected=expected, got=got, fix="name one of them")
+        return self.each()[0]
+
+
+class Kind(NamedTuple):
+    """What networks have in common that are built and run alike.
+
+    Attributes:
+        architecture: JSON for `wscore.networks.architectures.parse`, or empty.
+        factory: cell of the column `factory`, or empty.
+        task: name of their images, or empty.
+    """
+
+    architecture: str
+    factory: str
+    task: str
+
+
+class Tasks:
+    """The images of every data set of a zoo, and how its networks are run.
+
+    Args:
+        images: of each, with distinct names.
+        factories: {name: "package.module:function"} of networks of others.
+    """
+
+    def __init__(self, images: Sequence[Images], factories: Mapping[str, str] | None = None) -> None:
+        self.images = tuple(images)
+        self.factories = dict(factories or {})
+        self._by_name = {one.name: one for one in images}
+        self._ways: dict[tuple[Kind, str], Way] = {}
+
+    def key(self, dataset: object) -> str:
+        """Return the name of the images of networks whose column `dataset` says this; empty if there are none.
+
+        Where there is one data set, it is that of all networks, whatever they call it.
+        """
+        if len(self.images) == 1:
+            return self.images[0].name
+        return str(dataset) if str(dataset) in self._by_name else ""
+
+    def of(self, key: str) -> Images | None:
+        """Return the images of a key."""
+        return self._by_name.get(key)
+
+    def way(self, kind: Kind, layout: Layout) -> Way:
+        """Return how networks of a kind are run on their images, or why they can't be.
+
+        Raises:
+            ConfigError: if a factory can't be imported.
+        """
+        code = (kind, layout.identity)
+        if code not in self._ways:
+            images = self.of(kind.task)
+            self._ways[code] = (
+                Way(None, f"data.dataset names {', '.join(self._by_name)} and not their data set")
+                if images is None
+                else find_way(kind.architecture, kind.factory, layout, images, self.factories)
+            )
+        return self._ways[code]
+
+    def map(self, change: Callable[[Images], Images]) -> "Tasks":
+        """Return the same with other images."""
+        return Tasks([change(one) for one in self.images], self.factories)
+
+
+def load_tasks(config: DataConfig | ImagesConfig) -> Tasks:
+    """Return the images that a configuration names.
+
+    Raises:
+        DataError: if a data set is unknown, its files are missing or malformed, or the Hub can't be reached.
+    """
+    if isinstance(config, ImagesConfig):
+        return Tasks([load_images(config)])
+    return Tasks([load_images(one) for one in config.each()], config.factories)
+
+
+def as_tasks(images: Images | Tasks) -> Tasks:
+    """Return one data set as tasks, and tasks as they are."""
+    return images if isinstance(images, Tasks) else Tasks([images])
+
+
+def kinds_of(table: pd.DataFrame, tasks: Tasks | None) -> list[Kind]:
+    """Return the kind of every row of a zoo's table; without tasks all have the same."""
+    columns = [_texts(table, name) for name in ("architecture", "factory", "dataset")]
+    return [
+        Kind(architecture, factory, "" if tasks is None else tasks.key(dataset))
+        for architecture, factory, dataset in zip(*columns, strict=True)
+    ]
+
+
+def _texts(table: pd.DataFrame, name: str) -> list[str]:
+    return table[name].fillna("").astype(str).tolist() if name in table else [""] * len(table)
+
+
+def _of(value: str | Mapping[str, str] | None, name: str) -> str | None:
+    return value.get(name) if isinstance(value, Mapping) else value

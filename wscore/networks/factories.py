@@ -1,0 +1,216 @@
+"""Networks of others built again by functions that params.yaml names, and how any network of a zoo is run.
+
+`data.factories: {NAME: "package.module:function"}` is the list of all that may be imported. A row of a zoo says which of
+them makes its network in the column `factory`: a name, or JSON `{"name": NAME, "arguments": {...}}` whose arguments are
+handed to the function, which returns an `nn.Module` that maps images to logits.
+"""
+
+import importlib
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import msgspec
+import torch
+from torch import Tensor, nn
+
+from wscore.errors import ConfigError, DataError
+from wscore.networks.architectures import build, parse
+from wscore.networks.batched import CHUNK, IMAGES, logits
+from wscore.networks.checkpoints import BROKEN, is_weight
+from wscore.networks.images import Images
+from wscore.networks.inference import Answer, ModuleAnswer, StackedAnswer, differentiable
+from wscore.networks.layout import Layout
+
+EXAMPLES = 2  # images and networks on which a foreign network is tried
+
+
+class Built(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the column `factory` says.
+
+    Args:
+        name: key of `data.factories`.
+        arguments: of the function.
+    """
+
+    name: str
+    arguments: dict[str, Any] = {}
+
+    def to_json(self) -> str:
+        """Return the text kept in the column `factory`."""
+        return msgspec.json.encode(self, order="sorted").decode()
+
+
+class Way(NamedTuple):
+    """How networks that differ in their weights alone are run.
+
+    Attributes:
+        answer: runs them with gradients; None if they can't be run.
+        reason: why they can't be run, or empty.
+        fast: runs them without gradients.
+    """
+
+    answer: Answer | None
+    reason: str = ""
+    fast: Callable[[Tensor, Tensor], Tensor] | None = None
+
+    def logits(self, weights: Tensor, images: Tensor) -> Tensor:
+        """Return the logits (n, I, C) of networks (n, D) on shared images (I, ...), without gradients."""
+        assert self.answer is not None
+        if self.fast is not None:
+            return self.fast(weights, images)
+        with torch.no_grad():
+            parts = [
+                torch.cat([self.answer(part, some[None]) for some in images.split(IMAGES)], dim=1)
+                for part in weights.float().split(CHUNK // IMAGES)
+            ]
+        return torch.cat(parts)
+
+
+UNKNOWN = Way(None, "the architecture is not known")
+
+
+def import_factory(name: str, target: str) -> Callable[..., nn.Module]:
+    """Return the function that `data.factories` names.
+
+    Raises:
+        ConfigError: naming the key and the module if it can't be imported.
+    """
+    module, _, function = target.partition(":")
+    fix = "name a function that can be imported from the root of the repository"
+    where = f"data.factories.{name}"
+    try:
+        found: Any = getattr(importlib.import_module(module), function)
+    except BROKEN as error:
+        got = f"{target}: {type(error).__name__}: {error}"
+        raise ConfigError("cannot be imported", where=where, got=got, fix=fix) from error
+    if not isinstance(found, Callable):
+        raise ConfigError("is no function", where=where, got=f"{target}: {type(found).__name__}", fix=fix)
+    return found
+
+
+def named(text: str) -> Built:
+    """Return what a cell of the column `factory` says: JSON, or a plain name.
+
+    Raises:
+        DataError: if it is JSON of another kind.
+    """
+    if not text.lstrip().startswith("{"):
+        return Built(name=text)
+    try:
+        return msgspec.json.decode(text, type=Built)
+    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+        expected = 'a name or {"name": ..., "arguments": {...}}'
+        raise DataError("says not how to build a network", where="factory", expected=expected, got=text[:80]) from error
+
+
+def find_way(architecture: str, factory: str, layout: Layout, images: Images, factories: Mapping[str, str]) -> Way:
+    """Return how networks of a layout are run on some images.
+
+    Args:
+        architecture: JSON for `parse`, or empty.
+        factory: cell of the column `factory`, or empty; looked at where there is no architecture.
+        layout: of their weights.
+        images: that they are to answer.
+        factories: all that may be imported.
+
+    Raises:
+        ConfigError: if a factory can't be imported.
+    """
+    made, reason = try_to_build(architecture, factory, layout, factories)
+    if made is None:
+        return Way(None, reason)
+    return _known_way(architecture, layout, images) if architecture else _tried(differentiable(made), layout, images)
+
+
+def try_to_build(
+    architecture: str, factory: str, layout: Layout, factories: Mapping[str, str]
+) -> tuple[nn.Module | None, str]:
+    """Return the network that weights of a layout fit into, or why there is none.
+
+    Raises:
+        ConfigError: if a factory can't be imported.
+    """
+    if not architecture and not factory:
+        return None, UNKNOWN.reason
+    try:
+        if architecture:
+            module: nn.Module = build(architecture)
+        else:
+            made = named(factory)
+            if made.name not in factories:
+                return None, f"data.factories does not name {made.name!r}"
+            module = build_foreign(made.to_json(), factories[made.name])
+    except DataError as error:
+        return None, str(error)
+    reason = misfit(module.state_dict(), layout)
+    return (None, reason) if reason else (module, "")
+
+
+@lru_cache(maxsize=64)
+def build_foreign(text: str, target: str) -> nn.Module:
+    """Return the network that the function `target` makes of the arguments in `text`.
+
+    Raises:
+        ConfigError: if the function can't be imported.
+        DataError: if it fails, or returns something else.
+    """
+    made = named(text)
+    function = import_factory(made.name, target)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            module = function(**made.arguments)
+    except BROKEN as error:
+        raise DataError(f"{target} fails", where=text, got=f"{type(error).__name__}: {error}") from error
+    if not isinstance(module, nn.Module):
+        raise DataError(f"{target} returns no network", where=text, expected="nn.Module", got=type(module).__name__)
+    return module
+
+
+def misfit(state: Mapping[str, Tensor], layout: Layout) -> str:
+    """Return in what the weights of a layout do not fit a state dict, or an empty text.
+
+    Masks and tables of indices may be missing from the layout: they belong to the architecture.
+    """
+    held = {spec.name: spec.shape for spec in layout.tensors}
+    own = {name: tuple(tensor.shape) for name, tensor in state.items() if tensor.is_floating_point()}
+    foreign = [name for name in held if name not in own]
+    if foreign:
+        return f"the network has no {foreign[0]}"
+    missing = [name for name in own if name not in held and is_weight(name, state[name])]
+    if missing:
+        return f"{missing[0]} of the network is not among the weights"
+    other = next((name for name, shape in held.items() if own[name] != shape), None)
+    return "" if other is None else f"{other} has the shape {held[other]}, that of the network {own[other]}"
+
+
+def _known_way(text: str, layout: Layout, images: Images) -> Way:
+    known, shape = parse(text), tuple(images.x_train.shape[1:])
+    if known.input != shape or known.classes != images.classes:
+        got = f"{shape} in {images.classes} classes"
+        return Way(None, f"made for images {known.input} in {known.classes} classes, those of {images.name} are {got}")
+    return Way(StackedAnswer(known, layout), "", lambda weights, some: logits(known, layout, weights, some))
+
+
+def _tried(module: nn.Module, layout: Layout, images: Images) -> Way:
+    """Return how a foreign network is run: many at once, or where that fails one by one."""
+    weights = torch.from_numpy(layout.flatten(module.state_dict()))
+    some, reason = images.x_train[:EXAMPLES][None], ""
+    for alone in (False, True):
+        answer = ModuleAnswer(module, layout, alone=alone)
+        try:
+            with torch.no_grad():
+                found = answer(weights.expand(EXAMPLES, -1), some)
+        except BROKEN as error:
+            reason = (
+                f"fails on the images of {images.name}: {type(error).__name__}: {' '.join(str(error).split())[:160]}"
+            )
+            continue
+        if found.ndim != 3 or found.shape[:2] != (EXAMPLES, len(some[0])) or found.shape[2] < images.classes:
+            got = tuple(found.shape[1:])
+            return Way(
+                None,
+                f"answers {len(some[0])} images of {images.name} with {got}, not logits of {images.classes} classes",
+            )
+        return Way(answer)
+    return Way(None, reason)

@@ -1,0 +1,87 @@
+"""How networks given as flat weight vectors answer images, with gradients back to the weights."""
+
+from collections.abc import Callable
+from copy import deepcopy
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+
+from wscore.networks.architectures import Architecture
+from wscore.networks.layout import Layout
+from wscore.networks.stacked import run, skeleton
+
+#: Logits (n, I, C) of networks (n, D) on images (n, I, ...) of their own, or (1, I, ...) that they share.
+Answer = Callable[[Tensor, Tensor], Tensor]
+
+
+class StackedAnswer:
+    """Runs many networks of an architecture of the zoo at once.
+
+    Args:
+        architecture: of the networks.
+        layout: of their state dicts.
+    """
+
+    def __init__(self, architecture: Architecture, layout: Layout) -> None:
+        self.architecture, self.layout = architecture, layout
+
+    def __call__(self, weights: Tensor, images: Tensor) -> Tensor:
+        """Return the logits (n, I, C)."""
+        images = images[0] if len(images) == 1 else images
+        return run(skeleton(self.architecture), self.layout.unflatten(weights), images)
+
+
+class ModuleAnswer:
+    """Runs copies of any module with other weights, by `torch.func`.
+
+    What the weights do not cover (masks, tables of indices) is taken from the module.
+
+    Args:
+        module: an image classifier, whose own weights don't count; it is put into evaluation mode.
+        layout: of its state dict.
+        alone: runs one network after the other, for modules that `torch.func.vmap` can't take.
+    """
+
+    def __init__(self, module: nn.Module, layout: Layout, *, alone: bool = False) -> None:
+        self.module, self.layout, self.alone = module.eval(), layout, alone
+
+    def __call__(self, weights: Tensor, images: Tensor) -> Tensor:
+        """Return the logits (n, I, C)."""
+        own = len(images) == len(weights)
+        one = lambda state, some: functional_call(self.module, state, (some,), tie_weights=False)  # noqa: E731
+        state = self.layout.unflatten(weights)
+        if not self.alone:
+            return vmap(one, in_dims=(0, 0 if own else None))(state, images if own else images[0])
+        single = [{name: value[place] for name, value in state.items()} for place in range(len(weights))]
+        return torch.stack([one(state, images[place if own else 0]) for place, state in enumerate(single)])
+
+
+def differentiable(network: nn.Module) -> nn.Module:
+    """Return a copy whose batch norms pass gradients on to their running statistics, which torch's own do not."""
+    copied = deepcopy(network).eval()
+    for module in [*copied.modules()]:
+        for name, child in [*module.named_children()]:
+            if isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d) and child.running_mean is not None:
+                setattr(module, name, _FixedNorm(child))
+    return copied
+
+
+class _FixedNorm(nn.Module):
+    """y = (x - mean) / sqrt(var + eps) w + b along axis 1, under the names of the batch norm that it stands for."""
+
+    def __init__(self, norm: nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d) -> None:
+        super().__init__()
+        self.eps, self.affine = norm.eps, norm.affine
+        for name, value in norm.named_parameters():
+            self.register_parameter(name, nn.Parameter(value.detach().clone()))
+        for name, value in norm.named_buffers():
+            self.register_buffer(name, value.detach().clone())
+
+    def forward(self, x: Float[Tensor, "batch channel ..."]) -> Float[Tensor, "batch channel ..."]:
+        """Return normalised channels."""
+        along = (1, -1, *[1] * (x.ndim - 2))
+        part = lambda name: getattr(self, name).view(along)  # noqa: E731
+        y = (x - part("running_mean")) * (part("running_var") + self.eps).rsqrt()
+        return y * part("weight") + part("bias") if self.affine else y

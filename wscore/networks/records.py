@@ -1,0 +1,80 @@
+"""What a reader of networks hands over: a network, or the reason why it is set aside."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from wscore.errors import DataError
+
+REASONS = {
+    "unreadable": "the file is cut off, damaged, or can't be opened",
+    "code": "the file holds Python objects that would run code",
+    "no_checkpoint": "the file holds no tensors by name",
+    "too_large": "more numbers than zoo.reading.max_weights, or claims to unpack to more than it holds",
+    "outside": "a link that leads out of the folder",
+    "not_real": "tensors that are complex, sparse or quantised",
+    "clash": "two tensors have one name",
+    "no_match": "the path does not fit zoo.run_pattern",
+    "mismatched_layout": "numbers and layout do not fit",
+    "file_missing": "a row of metadata without its network",
+    "same_checkpoint": "another network has the same run and checkpoint, or the same id",
+    "not_finite": "NaN or infinite weights",
+    "large_weights": "a weight beyond zoo.max_weight",
+    "diverged": "not finite, or a weight beyond zoo.max_weight, in training",
+    "constant": "all weight matrices are constant",
+    "duplicate": "the same weights as another network",
+    "near_duplicate": "nearly the same weights as another network",
+    "missing_metadata": "a column of zoo.hygiene.required is empty",
+    "below_minimum": "a column is below zoo.hygiene.minimum",
+}
+
+
+class Found(NamedTuple):
+    """One network as it was read.
+
+    Attributes:
+        model_id: unique name, told from its place in the source.
+        run: training run that it belongs to.
+        checkpoint: number that orders it within its run, or None: the order of reading.
+        state: floating-point tensors, and counters of one integer, by name.
+        metadata: columns: numbers, truth values, texts and lists of texts.
+        architecture: JSON for `wscore.networks.architectures.parse`, a name of somebody else's, or empty.
+        constants: masks and tables of indices, which are no weights, by name.
+    """
+
+    model_id: str
+    run: str
+    checkpoint: float | None
+    state: dict[str, Tensor]
+    metadata: dict[str, Any]
+    architecture: str = ""
+    constants: Mapping[str, Tensor] = MappingProxyType({})
+
+
+class Refused(NamedTuple):
+    """Something that is not taken into the zoo.
+
+    Attributes:
+        model_id: its name, or its place in the source.
+        reason: key of `REASONS`.
+        detail: what was found.
+    """
+
+    model_id: str
+    reason: str
+    detail: str
+
+
+class RejectedError(DataError):
+    """A network that a reader can't hand over.
+
+    Args:
+        reason: key of `REASONS`.
+        detail: what was found.
+    """
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(REASONS[reason], got=detail)
+        self.reason, self.detail = reason, detail

@@ -1,0 +1,561 @@
+"""Published models: networks in, latents out, and back, without the pipeline around them.
+
+    encoder = PublishedEncoder.from_pretrained("models/published")           # a folder
+    encoder = PublishedEncoder.from_pretrained("me/zoo", revision="4f1c...")  # on the Hub, at a pinned commit
+    encoder.encode(network.state_dict())
+
+Every class is a `torch.nn.Module` and a `PyTorchModelHubMixin`: `from_pretrained`, `save_pretrained`, `push_to_hub`.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, ClassVar, TypeVar, get_args
+
+import msgspec
+import numpy as np
+import torch
+from huggingface_hub import PyTorchModelHubMixin
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+
+from wscore.autoencoder.coding.refine import RefineConfig
+from wscore.autoencoder.models.autoencoder import Decoder, Encoder
+from wscore.errors import ModelError
+from wscore.forecasting.models.predictors import WeightPredictor
+from wscore.heads.ensemble import Blend
+from wscore.heads.features import describe_network
+from wscore.heads.train import Task, load_head, read
+from wscore.hub.checksums import CHECKSUMS, read_checksums, verify, write_checksums
+from wscore.hub.client import download
+from wscore.hub.fetch import Source, exists, fetch, parse_source
+from wscore.hub.upload import Upload, upload
+from wscore.io import atomic_file, read_json, write_text
+from wscore.networks.architectures import parse
+from wscore.networks.layout import Layout, layout_of
+from wscore.sae.model import SparseModel
+from wscore.sae.rows import Scatter, UnitMap, unit_map
+from wscore.tokens.alignment import Alignment
+from wscore.tokens.batch import TokenBatch
+from wscore.tokens.index import cut_windows
+from wscore.tokens.normalizer import Normalizer
+from wscore.tokens.tokenizer import Tokenizer
+from wscore.training.model_folder import CONFIG, RESERVED, WEIGHTS, load_model, read_model_config, save_model
+
+P = TypeVar("P", bound="Published")
+A = TypeVar("A", bound="WeightAutoencoder")
+TOGETHER = 256  # sequences that are encoded at once
+CARD = """---
+library_name: wscore
+tags: [wscore, weight-space-learning]
+---
+
+# {name}
+
+Load it with `wscore.{name}.from_pretrained(...)`.
+"""
+
+
+class TokenCodec:
+    """Makes the token sequences that a published model takes, and networks of those that it gives.
+
+    Args:
+        folder: with tokenizer.json and normalizer.json.
+        longest: tokens of the longest sequence; longer networks are cut into windows.
+    """
+
+    def __init__(self, folder: Path, longest: int) -> None:
+        self.tokenizer = Tokenizer.load(Path(folder) / "tokenizer.json")
+        self.normalizer = Normalizer.load(Path(folder) / "normalizer.json")
+        self.longest = longest
+
+    def windows(self, layout: Layout) -> list[slice]:
+        """Return which tokens of a network each of its windows holds."""
+        spans = cut_windows(self.tokenizer.count(layout), self.longest)
+        return [slice(start, start + length) for start, length in spans]
+
+    def batch(self, layout: Layout, vector: Float[np.ndarray, " weights"]) -> TokenBatch:
+        """Return the windows of one network (D,) as a batch, normalised and padded to the longest of them."""
+        return self.stack(layout, vector[None])
+
+    def stack(self, layout: Layout, vectors: Float[np.ndarray, "networks weights"]) -> TokenBatch:
+        """Return the windows of networks of one layout, those of the first network first, as one batch."""
+        template = self.tokenizer.template(layout)
+        tokens = self.tokenizer.encode(layout, self.normalizer.normalize(layout, vectors))
+        count, spans = len(vectors), self.windows(layout)
+        rows = [torch.from_numpy(np.ascontiguousarray(one[span])) for one in tokens for span in spans]
+        frame = [_stack(torch.from_numpy(np.ascontiguousarray(part)), spans) for part in template[:2]]
+        mask, features = (part.repeat(count, *[1] * (part.ndim - 1)) for part in frame)
+        return TokenBatch(pad_sequence(rows, batch_first=True), mask, features)
+
+    def network(self, layout: Layout, tokens: Float[Tensor, "window token dim"]) -> Float[np.ndarray, " weights"]:
+        """Return the weights (D,) of one network from the tokens of its windows: the inverse of `batch`."""
+        spans = self.windows(layout)
+        whole = torch.cat([part[: span.stop - span.start] for part, span in zip(tokens, spans, strict=True)])
+        return self.normalizer.restore(layout, self.tokenizer.decode(layout, whole[None].numpy()))[0]
+
+
+class Layouts:
+    """The layouts that a model was trained on.
+
+    A file may keep the tensors of a network in another order than the network does (safetensors sorts them), and the
+    same network would be taken for one of an unknown layout.
+
+    Args:
+        folder: with layouts.json.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        path = Path(folder) / "layouts.json"
+        plain = read_json(path) if path.is_file() else {}
+        known = [msgspec.convert(value, Layout, strict=False) for value in plain.values()]
+        self._known = {_shapes(layout): layout for layout in known}
+
+    def ordered(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return a state dict in the order of the known layout of the same names and shapes, or else as it is."""
+        known = self._known.get(_shapes(layout_of(state)))
+        if known is None:
+            return dict(state)
+        return {name: state[name] for name in (*(spec.name for spec in known.tensors), *known.counters)}
+
+
+class Published(nn.Module, PyTorchModelHubMixin, library_name="wscore"):
+    """A model in a folder that stands alone.
+
+    Args:
+        folder: of one published model; every file of it is checked against checksums.json.
+
+    Attributes:
+        model: the network itself.
+        identity: hash of its weights.
+        facts: what config.json says beside its configuration.
+        beside: the other files of the folder: tokenizer, normaliser, and the like.
+
+    Raises:
+        ModelError: if the folder holds another kind of model, was altered, or is of an unknown format.
+    """
+
+    part: ClassVar[str] = ""
+    kind: ClassVar[type[nn.Module]] = nn.Module
+
+    def __init__(self, folder: Path | str) -> None:
+        super().__init__()
+        verify(Path(folder))
+        self.model: Any = load_model(Path(folder), self.kind)
+        content = read_model_config(Path(folder))
+        self.identity: str = content["sha256"]
+        self.facts = {key: value for key, value in content.items() if key not in RESERVED}
+        others = [name for name in read_checksums(Path(folder)) if name not in (CONFIG, WEIGHTS, "README.md")]
+        self.beside = {name: (Path(folder) / name).read_bytes() for name in others if (Path(folder) / name).is_file()}
+        card = Path(folder) / "README.md"
+        self.card = card.read_text(encoding="utf-8") if card.is_file() else CARD.format(name=type(self).__name__)
+
+    @classmethod
+    def from_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
+        cls: type[P], source: Path | str, *, revision: str | None = None, part: str | None = None, **client: Any
+    ) -> P:
+        """Return the model in a folder or on the Hub, in evaluation mode on the CPU.
+
+        Args:
+            source: a folder, `owner/name` or `owner/name@revision`.
+            revision: commit, tag or branch on the Hub; null stands for the newest.
+            part: folder within the source, if it holds several models; null stands for the usual one.
+            client: `cache_dir`, `force_download`, `local_files_only` and `token` of `huggingface_hub`.
+
+        Raises:
+            PublishError: if the id is malformed.
+            DataError: if the Hub refuses or can't be reached.
+            ModelError: if there is no such model, or it was altered or is of another class or format.
+        """
+        return cls(fetch(source, revision, part=cls.part if part is None else part, **client)).eval()
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        """Write all files of the model."""
+        save_model(save_directory, self.model, extra=self.facts)
+        for name, content in self.beside.items():
+            with atomic_file(save_directory / name) as temporary:
+                temporary.write_bytes(content)
+        write_text(save_directory / "README.md", self.card)
+        write_checksums(save_directory)
+
+    def push_to_hub(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, repo_id: str, *, private: bool = True
+    ) -> str:
+        """Upload the model as a repository of its own, with the token in `HF_TOKEN`, and return the commit's address.
+
+        Raises:
+            PublishError: if the id is malformed, the token is missing, or the Hub can't be reached or refuses.
+        """
+        with TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            return upload([Upload(repo_id, Path(folder))], private=private)[0]
+
+
+class PublishedEncoder(Published):
+    """Turns networks into latents."""
+
+    part = "encoder"
+    kind = Encoder
+
+    def __init__(self, folder: Path | str) -> None:
+        super().__init__(folder)
+        self.layouts = Layouts(Path(folder))
+        self.codec = TokenCodec(Path(folder), self.model.config.network.max_tokens)
+        self.alignment = Alignment.load(Path(folder))
+
+    def encode(self, state: Mapping[str, Tensor]) -> Float[Tensor, " latent"]:
+        """Return the latent of a network's state dict as heads take it: the mean over its windows, `leading` numbers."""
+        return self.encode_windows(state).mean(dim=0)[: self.model.leading]
+
+    def encode_windows(self, state: Mapping[str, Tensor]) -> Float[Tensor, "window latent"]:
+        """Return one latent per window of a network (one window unless it is long), as the decoder takes them.
+
+        Hidden units are first brought into the order of the reference of the layout, if it has one.
+
+        Raises:
+            ModelError: if the network has weights that are not finite.
+        """
+        layout = layout_of(self.layouts.ordered(state))
+        return self.encode_many(layout, layout.flatten(state)[None])[0]
+
+    @torch.no_grad()
+    def encode_many(
+        self, layout: Layout, vectors: Float[np.ndarray, "networks weights"]
+    ) -> Float[Tensor, "networks window latent"]:
+        """Return the latents of many networks of one layout, given as flat weights.
+
+        Raises:
+            ModelError: if a network has weights that are not finite.
+        """
+        check_finite(vectors)
+        windows = len(self.codec.windows(layout))
+        step = max(1, TOGETHER // windows)
+        parts = [vectors[start : start + step] for start in range(0, len(vectors), step)]
+        latents = [self.model(self.codec.stack(layout, self.alignment.apply(layout, part))) for part in parts]
+        return torch.cat(latents).unflatten(0, (len(vectors), windows))  # (n, W, Z)
+
+
+class PublishedDecoder(Published):
+    """Turns latents into networks."""
+
+    part = "decoder"
+    kind = Decoder
+
+    def __init__(self, folder: Path | str) -> None:
+        super().__init__(folder)
+        self.layouts = Layouts(Path(folder))
+        self.codec = TokenCodec(Path(folder), self.model.config.network.max_tokens)
+        self.alignment = Alignment.load(Path(folder))
+
+    @torch.no_grad()
+    def decode(self, latents: Float[Tensor, "window latent"], layout: Layout) -> dict[str, Tensor]:
+        """Return the state dict that latents stand for, one latent per window of a network of this layout.
+
+        Raises:
+            ModelError: if the layout has another count of windows, or the latents another length.
+        """
+        windows, size = len(self.codec.windows(layout)), self.model.config.network.latent_dim
+        if latents.shape != (windows, size):
+            expected = f"{windows} x {size}: one per window"
+            got = " x ".join(map(str, latents.shape))
+            raise ModelError("latents do not fit the layout", expected=expected, got=got)
+        frame = self.codec.batch(layout, np.zeros(layout.size, np.float32))
+        vector = self.codec.network(layout, self.model(latents, frame))
+        return layout.unflatten(torch.from_numpy(vector))
+
+
+class PublishedHead(Published):
+    """Tells properties of networks.
+
+    Args:
+        folder: of a published head.
+        encoder: the one that it was trained with.
+
+    Raises:
+        ModelError: if the folder holds no head, or the head belongs to another encoder.
+    """
+
+    part = "heads"
+    kind = Blend
+
+    def __init__(self, folder: Path | str, encoder: PublishedEncoder) -> None:
+        super().__init__(folder)
+        self.head, self.encoder = load_head(Path(folder)), encoder
+        if self.head.encoder != encoder.identity:
+            raise ModelError(
+                "reads latents of another encoder", where=folder, expected=self.head.encoder, got=encoder.identity
+            )
+
+    @classmethod
+    def from_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
+        cls, source: Path | str, *, encoder: PublishedEncoder, part: str, revision: str | None = None, **client: Any
+    ) -> "PublishedHead":
+        """Return a head in a folder or on the Hub: see `Published.from_pretrained`; `part` is such as `heads/accuracy`."""
+        return cls(fetch(source, revision, part=part, **client), encoder).eval()
+
+    @torch.no_grad()
+    def read(self, state: Mapping[str, Tensor], architecture: str | None = None) -> dict[str, Any]:
+        """Return the properties of a network's state dict by name: true or false, number, name.
+
+        A number comes with the ends of its prediction interval, `<name>_low` and `<name>_high`.
+
+        Args:
+            state: of the network.
+            architecture: JSON text of it; without it the network is not run on the head's probes.
+
+        Raises:
+            ModelError: if the network has weights that are not finite, or too many for a head that reads tokens.
+        """
+        state = self.encoder.layouts.ordered(state)
+        layout = layout_of(state)
+        vector = layout.flatten(state)
+        check_finite(vector[None])
+        known = parse(architecture) if architecture else None
+        blocks = describe_network(layout, vector, self.head.features, self.head.probes, known)
+        latent = self.encoder.encode(state).numpy()[None]
+        parts = [latent if name == "latent" else blocks[name].values for name in self.head.features]
+        inputs = np.concatenate([np.zeros((1, 0), np.float32), *parts], axis=1)
+        tokens = self._tokens(layout, vector) if self.head.model.reads_tokens else None
+        answers = self.head.model(torch.from_numpy(inputs), tokens)
+        table = read(self.head, {name: answer.numpy() for name, answer in answers.items()})
+        return {str(name): table[name].tolist()[0] for name in table.columns}
+
+    def _tokens(self, layout: Layout, vector: Float[np.ndarray, " weights"]) -> TokenBatch:
+        if len(self.encoder.codec.windows(layout)) > 1:
+            raise ModelError("network is too long for a head that reads tokens", got=f"{layout.size} weights")
+        return self.encoder.codec.batch(layout, self.encoder.alignment.apply(layout, vector[None])[0])
+
+
+class PublishedPredictor(Published):
+    """Forecasts the weights of a network from its last snapshots."""
+
+    part = "predictor"
+    kind = WeightPredictor
+
+    def forecast(
+        self, history: Sequence[Mapping[str, Tensor]], horizons: int | Sequence[int]
+    ) -> list[dict[str, Tensor]]:
+        """Return the state dicts some steps after the last of some equally spaced snapshots, oldest first.
+
+        Args:
+            history: state dicts of one network.
+            horizons: steps ahead; a number K stands for 1, .., K.
+
+        Raises:
+            ModelError: if the history is too short, of several layouts, or does not fit the predictor, or so many
+                steps were not learned.
+        """
+        if not history:
+            raise ModelError("too few snapshots to forecast from", got=0)
+        layout = layout_of(history[0])
+        if any(layout_of(state) != layout for state in history):
+            raise ModelError("the snapshots are of several networks", expected="one layout")
+        vectors = torch.from_numpy(np.stack([layout.flatten(state) for state in history]))
+        steps = horizons if isinstance(horizons, int) else list(horizons)
+        return [layout.unflatten(one) for one in self.model.predict(vectors, layout, steps)]
+
+
+class PublishedDictionary(Published):
+    """Takes networks apart into features, and puts them together again."""
+
+    part = "sparse_dictionary"
+    kind = SparseModel
+
+    def __init__(self, folder: Path | str) -> None:
+        super().__init__(folder)
+        self.view: Any = self.facts.get("input", "tokens")
+        self.tokenizer = Tokenizer.load(Path(folder) / "tokenizer.json")
+        self.normalizer = Normalizer.load(Path(folder) / "normalizer.json")
+        self.alignment = Alignment.load(Path(folder))
+        self.layouts = Layouts(Path(folder))
+
+    @torch.no_grad()
+    def encode(self, state: Mapping[str, Tensor]) -> Float[Tensor, "unit latent"]:
+        """Return the codes of each unit of a network (token, hidden unit, or the whole network).
+
+        Hidden units are first brought into the order of the reference of the layout, if it has one.
+
+        Raises:
+            ModelError: if the network has weights that are not finite, or the dictionary was made for latents.
+            DataError: if the hidden units of the layout are not known.
+        """
+        layout = layout_of(self.layouts.ordered(state))
+        units, vector = self._units(layout), layout.flatten(state)
+        check_finite(vector)
+        aligned = self.normalizer.normalize(layout, self.alignment.apply(layout, vector[None]))[0]
+        mask = units.weights >= 0
+        values = np.where(mask, aligned[units.weights], np.float32(0))
+        return self.model.encode(torch.from_numpy(values), torch.from_numpy(mask))
+
+    @torch.no_grad()
+    def decode(self, codes: Float[Tensor, "unit latent"], layout: Layout) -> dict[str, Tensor]:
+        """Return the state dict that codes stand for; weights that are in no unit become the mean of their tensor.
+
+        Raises:
+            ModelError: if a network of the layout has another count of units.
+        """
+        units = self._units(layout)
+        if len(codes) != len(units.weights):
+            raise ModelError("codes do not fit the layout", expected=f"{len(units.weights)} units", got=len(codes))
+        scatter = Scatter(units, layout, self.normalizer)
+        vector = scatter(self.model.decode(codes).numpy()[None], self.normalizer.statistics(layout)[0])
+        return layout.unflatten(torch.from_numpy(vector[0]))
+
+    def _units(self, layout: Layout) -> UnitMap:
+        if self.view == "representations":
+            fix = "encode the network first, then use `model.encode`"
+            raise ModelError("was made for latents, not for weights", fix=fix)
+        units = unit_map(self.view, layout, self.tokenizer, self.alignment.specs.get(layout.identity))
+        width = self.model.config.input_dim
+        if units.weights.shape[1] > width:
+            raise ModelError("units are wider than the dictionary", expected=f"<= {width}", got=units.weights.shape[1])
+        return units.padded(width)
+
+
+class WeightAutoencoder(nn.Module, PyTorchModelHubMixin, library_name="wscore"):
+    """Networks to latents and back; one side may be missing.
+
+    Attributes:
+        encoder: or None.
+        decoder: or None.
+
+    Raises:
+        ModelError: if the two sides don't belong together.
+    """
+
+    def __init__(self, encoder: PublishedEncoder | None, decoder: PublishedDecoder | None) -> None:
+        super().__init__()
+        self.encoder, self.decoder = encoder, decoder
+        if encoder is None or decoder is None:
+            return
+        same = encoder.model.config == decoder.model.config and encoder.codec.tokenizer == decoder.codec.tokenizer
+        if not same or encoder.codec.normalizer != decoder.codec.normalizer:
+            raise ModelError("encoder and decoder don't belong together", fix="take both from one publication")
+
+    @classmethod
+    def from_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
+        cls: type[A], source: Path | str, *, revision: str | None = None, side: str = "both", **client: Any
+    ) -> A:
+        """Return the autoencoder in a folder or on the Hub.
+
+        Args:
+            source: a folder, `owner/name` or `owner/name@revision`. One that holds a single side gives that side.
+            revision: commit, tag or branch on the Hub; null stands for the newest.
+            side: `both`, `encoder` or `decoder`.
+            client: `cache_dir`, `force_download`, `local_files_only` and `token` of `huggingface_hub`.
+
+        Raises:
+            PublishError: if the id is malformed.
+            DataError: if the Hub refuses or can't be reached.
+            ModelError: if there is no such model, or it was altered or is of another class or format.
+        """
+        wanted = ("encoder", "decoder") if side == "both" else (side,)
+        kinds = {"encoder": PublishedEncoder, "decoder": PublishedDecoder}
+        if not set(wanted) <= set(kinds):
+            raise ModelError("no such side", expected="both, encoder or decoder", got=side)
+        folders = {name: fetch(source, revision, part=name, **client) for name in wanted}
+        if side == "both" and folders["encoder"] == folders["decoder"]:  # a repository of one side
+            name = "decoder" if read_model_config(folders["decoder"])["class"] == Decoder.__name__ else "encoder"
+            folders = {name: folders[name]}
+        found: dict[str, Any] = {name: kinds[name](folder).eval() for name, folder in folders.items()}
+        return cls(found.get("encoder"), found.get("decoder")).eval()
+
+    def encode(self, state: Mapping[str, Tensor]) -> Float[Tensor, " latent"]:
+        """Return the latent (Z,) of a network: see `PublishedEncoder.encode`."""
+        return self._side("encoder").encode(state)
+
+    def encode_windows(self, state: Mapping[str, Tensor]) -> Float[Tensor, "window latent"]:
+        """Return one latent per window of a network: see `PublishedEncoder.encode_windows`."""
+        return self._side("encoder").encode_windows(state)
+
+    def refine(
+        self, network: nn.Module, images: Float[Tensor, "image channel height width"], config: RefineConfig
+    ) -> Float[Tensor, "window latent"]:
+        """Return latents fitted to what a network answers on images: see `wscore.publish.refine_pretrained.refined_latents`."""
+        from wscore.publish.refine_pretrained import refined_latents
+
+        return refined_latents(self._side("encoder"), self._side("decoder"), network, images, config)
+
+    def decode(self, latents: Float[Tensor, "window latent"], layout: Layout) -> dict[str, Tensor]:
+        """Return the network that latents stand for: see `PublishedDecoder.decode`."""
+        return self._side("decoder").decode(latents, layout)
+
+    def align(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return a network with its hidden units in the order in which it is encoded; it computes what it computed."""
+        layout, side = layout_of(self.ordered(state)), self.encoder if self.encoder is not None else self.decoder
+        assert side is not None
+        return layout.unflatten(torch.from_numpy(side.alignment.apply(layout, layout.flatten(state)[None])[0]))
+
+    def forward(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the network that is rebuilt from the latents of a network."""
+        return self.decode(self.encode_windows(state), layout_of(self.ordered(state)))
+
+    def ordered(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return a state dict in the order of the known layout of the same names and shapes: see `Layouts`."""
+        side = self.encoder if self.encoder is not None else self.decoder
+        return dict(state) if side is None else side.layouts.ordered(state)
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        """Write each side into a folder of its own."""
+        for side in (self.encoder, self.decoder):
+            if side is not None:
+                side.save_pretrained(save_directory / side.part)
+        write_text(save_directory / "README.md", CARD.format(name=type(self).__name__))
+        write_checksums(save_directory)
+
+    def push_to_hub(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, repo_id: str, *, private: bool = True
+    ) -> str:
+        """Upload the sides as folders of one repository: see `Published.push_to_hub`."""
+        with TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            return upload([Upload(repo_id, Path(folder))], private=private)[0]
+
+    def _side(self, name: str) -> Any:
+        side = getattr(self, name)
+        if side is None:
+            raise ModelError(f"has no {name}", fix=f"load one that holds the {name} too")
+        return side
+
+
+def head_parts(source: Path | str, names: Sequence[str] | None = None) -> dict[str, Path]:
+    """Return the folders of the heads in a publication by name: of those that are named, or of all that are there.
+
+    Heads that are repositories of their own, `<source>-heads-<name>`, are asked for one by one.
+
+    Raises:
+        PublishError: if the source is malformed.
+        DataError: if the Hub refuses or can't be reached.
+        ModelError: if there is no such head, naming those that are there.
+    """
+    found = parse_source(source)
+    folder = Path(found.name)
+    if not folder.is_dir() and found.revision is None and not exists(found):
+        alone = {name: Source(f"{found.name}-heads-{name}", None) for name in get_args(Task)}
+        there: dict[str, Source | Path] = {name: one for name, one in alone.items() if exists(one)}
+    else:
+        if not folder.is_dir():
+            folder = download(found.name, found.revision, patterns=["heads/*", CHECKSUMS])
+        there = {path.parent.name: path.parent for path in sorted(folder.glob("heads/*/config.json"))}
+    wrong = sorted(set(names or ()) - set(there))
+    if wrong or not there:
+        expected = ", ".join(there) or "heads/NAME"
+        raise ModelError("no such head", where=source, expected=expected, got=", ".join(wrong) or "none")
+    chosen = {name: place for name, place in there.items() if names is None or name in names}
+    return {name: fetch(place.name) if isinstance(place, Source) else place for name, place in chosen.items()}
+
+
+def check_finite(vectors: Float[np.ndarray, "*networks weights"]) -> None:
+    """Raise ModelError if networks have weights that are not finite, telling how many."""
+    wrong = int((~np.isfinite(vectors)).sum())
+    if wrong:
+        raise ModelError("network has weights that are not finite", got=wrong)
+
+
+def _shapes(layout: Layout) -> frozenset[tuple[str, tuple[int, ...]]]:
+    return frozenset([*((spec.name, spec.shape) for spec in layout.tensors), *layout.counters.items()])
+
+
+def _stack(rows: Any, spans: list[slice]) -> Tensor:
+    return pad_sequence([rows[span] for span in spans], batch_first=True)

@@ -1,0 +1,63 @@
+"""Latents of one network, refined with published files alone."""
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from wscore.autoencoder.coding.refine import Problem, RefineConfig, draw_images, encode
+from wscore.autoencoder.decode_weights import Codec
+from wscore.autoencoder.models.autoencoder import read_latent_code
+from wscore.autoencoder.models.linear_path import signatures
+from wscore.errors import ModelError
+from wscore.networks.inference import ModuleAnswer, differentiable
+from wscore.networks.layout import Layout, layout_of
+from wscore.publish.pretrained import PublishedDecoder, PublishedEncoder
+from wscore.tokens.batch import TokenBatch
+
+
+def refined_latents(
+    encoder: PublishedEncoder,
+    decoder: PublishedDecoder,
+    network: nn.Module,
+    images: Float[Tensor, "all ..."],
+    config: RefineConfig,
+) -> Float[Tensor, "window ..."]:
+    """Return latents of a network, one per window, fitted to what it answers on images, as they come back from store.
+
+    Args:
+        encoder: gives the latents where the search begins.
+        decoder: of the same publication; it stays as it is.
+        network: an image classifier (images to logits); put into evaluation mode, its weights are not changed.
+        images: as the network takes them, such as those it was trained on; labels are not needed.
+        config: how long to search, and on how many of the images.
+
+    Raises:
+        ModelError: if there are no images, or the network has weights that are not finite.
+    """
+    if not len(images):
+        raise ModelError("latents can't be refined without images", expected="a batch of images", got="none")
+    state = encoder.layouts.ordered(network.state_dict())
+    layout = layout_of(state)
+    vector = encoder.alignment.apply(layout, layout.flatten(state)[None])  # (1, D)
+    start = encoder.encode_windows(state)  # (W, ...)
+    shape = tuple(start.shape)
+    decode, answer = _Decode(decoder, layout, shape), ModuleAnswer(differentiable(network), layout)
+    problem = Problem(decode, answer, torch.from_numpy(vector).float(), draw_images(images, config))
+    code = read_latent_code(encoder.facts, where="config.json")
+    return encode(problem, start.reshape(1, -1), code, config, signatures(decode.frame)).reshape(shape)
+
+
+class _Decode:
+    """Raw weights (n, D) of latents (n, K) of networks of one layout, K numbers for all windows of a network."""
+
+    def __init__(self, decoder: PublishedDecoder, layout: Layout, shape: tuple[int, ...]) -> None:
+        lengths = tuple(window.stop - window.start for window in decoder.codec.windows(layout))
+        self.codec = Codec(layout, decoder.codec.tokenizer, decoder.codec.normalizer, lengths)
+        self.model, self.shape = decoder.model, shape
+        self.frame = decoder.codec.batch(layout, np.zeros(layout.size, np.float32))
+
+    def __call__(self, latents: Tensor) -> Tensor:
+        rows = latents.reshape(len(latents) * self.shape[0], *self.shape[1:])
+        frame = TokenBatch(*(part.repeat(len(latents), *[1] * (part.ndim - 1)) for part in self.frame))
+        return self.codec.weights(self.model(rows, frame))

@@ -1,0 +1,112 @@
+"""The picture that a newcomer sees first: what is rebuilt, told and forecast, each beside its controls."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+from matplotlib.axes import Axes
+
+from wscore.autoencoder.evaluation.plots import NAMES, method_colour, method_columns, scatter_accuracy
+from wscore.forecasting.evaluation.plots import LOWEST_SKILL, TRUTH, by_horizon
+from wscore.heads.evaluation.plots import METHODS
+from wscore.plots.style import colour, figure, label, save, unavailable
+
+LEFT_OUT = ("int8", "int4", "pruned_int8", "layout_pca_unaligned")  # larger or weaker; they stand in agreement.png
+
+
+class Panel(NamedTuple):
+    """One panel of the summary.
+
+    Attributes:
+        file: CSV below the folder of plots.
+        stage: that writes it.
+        title: of the panel.
+        draw: draws the table into the panel.
+    """
+
+    file: str
+    stage: str
+    title: str
+    draw: Callable[[Axes, pd.DataFrame], None]
+
+
+def draw_summary(folder: Path, path: Path) -> None:
+    """Write a PNG of four panels from the CSV files of the evaluation stages; a missing file is named in its panel.
+
+    Args:
+        folder: that holds autoencoder_test/, heads_test/ and predictor_test/.
+        path: of the PNG.
+    """
+    with figure(rows=2, columns=2, title="Held-out networks", panel=(4.6, 3.9)) as (canvas, axes):
+        for panel, place in zip(PANELS, axes, strict=True):
+            table = _read(Path(folder) / panel.file)
+            if table is None:
+                unavailable(place, f"{panel.title}: {panel.file} is missing or empty; run `dvc repro {panel.stage}`")
+            else:
+                panel.draw(place, table)
+                place.set_title(panel.title)
+        save(canvas, path)
+
+
+def draw_rebuilt(axes: Axes, table: pd.DataFrame) -> None:
+    """Draw accuracy after the autoencoder over that of the original (columns family, original, ours or ours_refined)."""
+    scatter_accuracy(axes, table, "ours_refined" if "ours_refined" in table else "ours")
+    axes.legend(title="family", markerscale=2, loc="upper left")
+
+
+def draw_told(axes: Axes, table: pd.DataFrame) -> None:
+    """Draw what heads and weight statistics say over the truth (columns true, ours, statistics)."""
+    axes.plot(*[[table["true"].min(), table["true"].max()]] * 2, color=colour("truth"), linewidth=0.8)
+    for number, name in enumerate(("statistics", "ours")):
+        style = {"s": 6, "alpha": 0.5, "linewidths": 0, "color": colour(name, number + 1)}
+        axes.scatter(table["true"], table[name], label=METHODS[name], **style)
+    label(axes, x=f"true {_words(table['target'].iloc[0])}", y="predicted from the weights")
+    axes.legend(markerscale=2, loc="upper left")
+
+
+def draw_forecast(axes: Axes, table: pd.DataFrame) -> None:
+    """Draw skill by horizon of each method on later windows (columns split, horizon, method, skill)."""
+    first = table["split"] == table["split"].iloc[0]
+    by_horizon(axes, pd.DataFrame(table[first & (table["method"] != TRUTH)]), "skill")
+    axes.axhline(0, color=colour("copy_last"), linewidth=0.8)
+    axes.set_ylim(LOWEST_SKILL, 1.05)
+    label(axes, x="steps ahead", y="skill = 1 - MSE / MSE of copying the last")
+    axes.legend(loc="lower left", ncols=2)
+
+
+def draw_agreement(axes: Axes, table: pd.DataFrame) -> None:
+    """Draw a bar per method of equal size: share of images answered as the original does (columns family, methods)."""
+    methods = [name for name in method_columns(table) if name not in LEFT_OUT][::-1]
+    values = table.loc[table["family"] == "all", methods].to_numpy(float)[0]
+    bars = axes.barh(
+        [NAMES.get(name, name) for name in methods], values, color=[method_colour(name) for name in methods]
+    )
+    axes.bar_label(bars, fmt="%.2f", padding=2)
+    axes.set_xlim(0, 1.08)
+    axes.grid(visible=False, axis="y")
+    label(axes, x="same answers as the original (share of images)")
+
+
+PANELS = (
+    Panel("autoencoder_test/accuracy.csv", "evaluate_autoencoder", "Networks rebuilt from their latents", draw_rebuilt),
+    Panel(
+        "autoencoder_test/agreement.csv",
+        "evaluate_autoencoder",
+        "Rebuilt networks, and controls",
+        draw_agreement,
+    ),
+    Panel("heads_test/accuracy_points.csv", "evaluate_heads", "Accuracy told from weights", draw_told),
+    Panel("predictor_test/summary.csv", "evaluate_predictor", "Weight forecast, later in training", draw_forecast),
+)
+
+
+def _read(file: Path) -> pd.DataFrame | None:
+    if not file.is_file():
+        return None
+    table = pd.read_csv(file)
+    return None if table.empty else table
+
+
+def _words(name: object) -> str:
+    return str(name).replace("_", " ")

@@ -1,0 +1,365 @@
+"""One table of all that was measured, each figure beside its controls, and its headline figures."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from wscore.forecasting.evaluation.tables import TRUTH, by_method, near_steps
+from wscore.io import read_json
+
+OURS = "ours"
+Better = Literal["higher", "lower", "neither"]
+ARROWS = {"higher": " ↑", "lower": " ↓", "neither": ""}
+STAGES = {
+    "zoo": "fetch_zoo",
+    "tokens": "tokenize",
+    "autoencoder": "train_autoencoder",
+    "autoencoder_test": "evaluate_autoencoder",
+    "heads_test": "evaluate_heads",
+    "sae": "train_sae",
+    "sae_test": "evaluate_sae",
+    "base": "train_base",
+    "predictor_test": "evaluate_predictor",
+}
+AUTOENCODER_CONTROLS = {
+    "mean_network": "mean network",
+    "pca": "PCA, same size",
+    "layout_pca": "PCA per layout, same size",
+    "layout_pca_unaligned": "the same, not aligned",
+    "noise": "noise of equal norm",
+    "int8": "8-bit weights",
+    "int4": "4-bit weights",
+    "quantized": "quantised + zstd, same bytes",
+    "pruned_int4": "pruned + 4 bits + zstd, same bytes",
+}
+REFINED_TITLE = "Autoencoder, latents refined at encoding time"
+REFINED_CONTROLS = {
+    "layout_pca_refined": "PCA per layout, refined",
+    "ours_by_curvature": "ours, rounded by curvature, not searched",
+} | AUTOENCODER_CONTROLS
+SPARSE_CONTROLS = {
+    "mean_network": "mean network",
+    "pca": "PCA, same rank",
+    "kind_pca": "PCA per kind of row, same rank",
+    "top_entries": "largest entries, same count",
+}
+HEAD_CONTROLS = {
+    "mean": "mean or majority",
+    "shapes": "shapes only",
+    "linear_probe": "latents, linear",
+    "pca": "PCA, linear",
+    "hyperparameters": "hyperparameters",
+    "statistics": "weight statistics + boosting",
+}
+FORECAST_CONTROLS = {
+    "copy_last": "copy the last",
+    "linear": "linear",
+    "damped": "damped linear",
+    "ridge_ar": "ridge AR per tensor",
+    "online_ar1": "online AR(1)",
+    "pca_ar": "PCA + AR",
+    "lawa": "mean of last 3",
+    "ema": "moving average",
+}
+FORECASTS = {
+    "temporal": "Weight forecast, later in the runs learned from",
+    "unseen_run": "Weight forecast, unseen run",
+    "unseen_optimizer": "Weight forecast, unseen optimiser",
+    "unseen_dataset": "Weight forecast, unseen data set",
+}
+FORECAST_METRICS = {"skill": "skill", "accuracy": "accuracy of the forecast network"}
+TITLES = {
+    "autoencoder_test": "Autoencoder",
+    "heads_test": "Heads",
+    "sae_test": "Sparse dictionary",
+    "predictor_test": "Weight forecast",
+}
+
+
+class Metric(NamedTuple):
+    """One row of the table.
+
+    Attributes:
+        key: name of the metric in the JSON file.
+        label: what a reader sees.
+        better: which way is better.
+        digits: decimals.
+    """
+
+    key: str
+    label: str
+    better: Better
+    digits: int = 3
+
+
+class Line(NamedTuple):
+    """One metric with its values.
+
+    Attributes:
+        name: in the headline figures.
+        metric: what was measured.
+        values: by method; a method that has none is missing.
+        interval: 95% bounds of ours, or None.
+    """
+
+    name: str
+    metric: Metric
+    values: Mapping[str, float]
+    interval: tuple[float, float] | None
+
+
+class Part(NamedTuple):
+    """A part of the table with controls of its own.
+
+    Attributes:
+        name: in the headline figures.
+        title: of the part.
+        controls: label of each control, in order.
+        rivals: the controls that are as small as ours, or have as much information: ours must beat them.
+        lines: the rows; empty if `note` says why.
+        note: what a reader must know.
+    """
+
+    name: str
+    title: str
+    controls: Mapping[str, str]
+    rivals: Sequence[str]
+    lines: Sequence[Line]
+    note: str
+
+
+AUTOENCODER_METRICS = (
+    Metric("agreement", "same answers as the original", "higher"),
+    Metric("accuracy_change", "mean absolute accuracy change", "lower"),
+    Metric("rank_correlation", "rank correlation of accuracies", "higher"),
+    Metric("accuracy", "accuracy after rebuilding", "neither"),
+    Metric("kl_median", "output KL (nats), median", "lower"),
+    Metric("r2", "R² of the weights", "higher"),
+    Metric("relative_error", "relative error of the weights", "lower"),
+    Metric("cosine", "cosine of the weights", "higher"),
+    Metric("diversity", "distance between networks (originals = 1)", "neither"),
+    Metric("nearest_training_distance", "distance to the nearest training network (originals = 1)", "neither"),
+    Metric("compression_ratio", "compression (weights per stored float)", "neither", 1),
+)
+SPARSE_METRICS = (
+    Metric("fvu", "share of the variance of rows unexplained", "lower"),
+    Metric("accuracy", "accuracy after rebuilding from codes", "neither"),
+    Metric("accuracy_recovered", "share of accuracy recovered", "higher"),
+    Metric("agreement", "same answers as the original, from codes", "higher"),
+    Metric("compression_ratio", "compression (weights per stored float), codes", "neither", 1),
+)
+HEAD_METRICS = {
+    "patterns": (
+        Metric("macro_f1", "building blocks: macro F1", "higher"),
+        Metric("macro_f1_not_given_away", "building blocks not given away by shapes: macro F1", "higher"),
+    ),
+    "accuracy": (
+        Metric("r2", "accuracy: R²", "higher"),
+        Metric("kendall_tau", "accuracy: Kendall's tau", "higher"),
+    ),
+    "hyperparameters": (
+        Metric("continuous_r2", "hyperparameters, numbers: mean R²", "higher"),
+        Metric("discrete_accuracy", "hyperparameters, names: mean accuracy", "higher"),
+    ),
+}
+
+
+def gather(folder: Path) -> dict[str, Any]:
+    """Return the content of every metrics file in a folder, below its one top-level key; None where there is no file.
+
+    Raises:
+        DataError: if a file is there but can't be read.
+    """
+    files = {name: Path(folder) / f"{name}.json" for name in STAGES}
+    return {name: next(iter(read_json(file).values())) if file.is_file() else None for name, file in files.items()}
+
+
+def sections(parts: Mapping[str, Any]) -> list[Part]:
+    """Return the parts of the table, from what `gather` found; a missing file is a part without rows that says so."""
+    makers = {
+        "autoencoder_test": _autoencoder, "heads_test": _heads, "sae_test": _sparse, "predictor_test": _forecasts,
+    }  # fmt: skip
+    made = [maker(parts[name]) if parts.get(name) else [_missing(name)] for name, maker in makers.items()]
+    return [part for several in made for part in several]
+
+
+def headline(parts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the value of ours and of the best rival for every row, by part; `missing_parts` counts absent files."""
+    table = sections(parts)
+    found = {part.name: _headline(part) for part in table if part.lines}
+    return {"missing_parts": float(sum(value is None for value in parts.values()))} | found
+
+
+def markdown(parts: Mapping[str, Any]) -> str:
+    """Return Markdown with one table per part: a row per metric, ours first, then the controls of that part."""
+    texts = [_table(part) for part in sections(parts)]
+    legend = (
+        "↑ higher is better, ↓ lower is better; **bold**: the best of ours and its rivals; [95% interval over runs]."
+    )
+    missing = [
+        f"`metrics/{name}.json` is missing: run `dvc repro {STAGES[name]}`." for name in STAGES if not parts.get(name)
+    ]
+    return "\n\n".join([*texts, *missing, legend]) + "\n"
+
+
+def sentence(parts: Mapping[str, Any]) -> str:
+    """Return the first row of each part in one line, and which files are missing."""
+    texts = []
+    for part in sections(parts):
+        for line in part.lines[:1]:
+            rival = best_of(line, part.rivals)
+            best = "n/a" if rival is None else _number(line.values[rival], line.metric.digits)
+            texts.append(
+                f"{line.metric.label} {_number(line.values.get(OURS), line.metric.digits)} (best control {best})"
+            )
+    missing = [name for name in STAGES if not parts.get(name)]
+    return "; ".join([*texts, *([f"missing: {', '.join(missing)}"] if missing else [])])
+
+
+def best_of(line: Line, methods: Iterable[str]) -> str | None:
+    """Return which of these methods has the best value, or None if none has one or no way is better."""
+    names = [name for name in methods if name in line.values]
+    if not names or line.metric.better == "neither":
+        return None
+    pick = max if line.metric.better == "higher" else min
+    return pick(names, key=lambda name: line.values[name])
+
+
+def _autoencoder(found: Mapping[str, Any]) -> list[Part]:
+    note = (
+        f"Autoencoder: {found['networks']:,.0f} networks of {found['runs']:,.0f} runs; their own mean accuracy is "
+        f"{_number(found[OURS].get('accuracy_original'), 3)}. Weights in raw units, R² against their mean."
+    )
+    if found["networks_not_run"]:
+        note += (
+            f" {found['networks_not_run']:,.0f} could not be run (architecture not known, or made for other images)."
+        )
+    note += _finished(found)
+    lines = _lines(found, AUTOENCODER_METRICS, AUTOENCODER_CONTROLS, prefix="")
+    rivals = ("mean_network", "pca", "layout_pca", "layout_pca_unaligned", "quantized", "pruned_int4")
+    part = Part("autoencoder", TITLES["autoencoder_test"], AUTOENCODER_CONTROLS, rivals, lines, note)
+    if "ours_refined" not in found:
+        return [part]
+    moved = {**found, OURS: found["ours_refined"]}
+    lines = _lines(moved, AUTOENCODER_METRICS, REFINED_CONTROLS, prefix="")
+    note = "Refined: latents fitted to what their network answers on training images; all figures are on test images."
+    rivals = ("layout_pca_refined", *rivals)
+    return [part, Part("autoencoder_refined", REFINED_TITLE, REFINED_CONTROLS, rivals, lines, note)]
+
+
+def _finished(found: Mapping[str, Any]) -> str:
+    """Return what was done to decoded networks, and the data that it took, as sentences."""
+    texts = [" Norms of tensors kept and restored."] if "norms_restored" in found else []
+    if "batch_norm_images" in found:
+        texts.append(f" Running statistics recomputed on {found['batch_norm_images']:,.0f} training images.")
+    return "".join(texts)
+
+
+def _heads(found: Mapping[str, Any]) -> list[Part]:
+    lines = [
+        line
+        for task, result in found.items()
+        for line in _lines(result, HEAD_METRICS.get(task, ()), HEAD_CONTROLS, prefix=f"{task}_")
+    ]
+    absent = [task for task in HEAD_METRICS if task not in found]
+    note = f"Heads not trained (`heads.tasks`): {', '.join(absent)}." if absent else ""
+    return [Part("heads", TITLES["heads_test"], HEAD_CONTROLS, tuple(HEAD_CONTROLS), lines, note)]
+
+
+def _sparse(found: Mapping[str, Any]) -> list[Part]:
+    codes, features = found["codes"], found["features"]
+    note = (
+        f"Sparse dictionary: {codes['l0']:.1f} of {codes['latents']:,.0f} latents active per row, "
+        f"{codes['dead_fraction']:.1%} dead; of {features['alive']:,.0f} live features {features['discovered_all']:,.0f} "
+        f"track a property of held-out networks (with shuffled properties {features['discovered_all_shuffled']:,.1f}), "
+        f"{features['discovered_same_shapes']:,.0f} also among networks of the same shapes "
+        f"({features['discovered_same_shapes_shuffled']:,.1f})."
+    )
+    lines = _lines(found, SPARSE_METRICS, SPARSE_CONTROLS, prefix="")
+    rivals = ("mean_network", "pca", "top_entries")
+    return [Part("sparse_dictionary", TITLES["sae_test"], SPARSE_CONTROLS, rivals, lines, note)]
+
+
+def _forecasts(found: Mapping[str, Any]) -> list[Part]:
+    return [_forecast(found, split, title) for split, title in FORECASTS.items() if split in found]
+
+
+def _forecast(found: Mapping[str, Any], split: str, title: str) -> Part:
+    methods = by_method(found, split)
+    every = [int(name[6:]) for name in methods[OURS] if name.startswith("skill_") and name[6:].isdigit()]
+    horizons = near_steps(every)
+    metrics = [
+        Metric(f"{name}_{horizon}", f"{label}, {horizon} ahead", "higher")
+        for name, label in FORECAST_METRICS.items()
+        for horizon in dict.fromkeys((horizons[0], horizons[-1]))
+    ]
+    truth = methods.get(TRUTH, {}).get(f"accuracy_{horizons[-1]}")
+    note = (
+        f"{title}: skill = 1 - MSE / MSE of copying the last snapshot, over {found[split]['windows']:,.0f} windows; "
+        f"positive at {found[split]['forecastable']:.0f} of {len(every)} horizons. The true networks "
+        f"{horizons[-1]} ahead have accuracy {_number(truth, 3)}."
+    )
+    lines = _lines(methods, metrics, FORECAST_CONTROLS, prefix="")
+    return Part(f"forecast_{split}", title, FORECAST_CONTROLS, tuple(FORECAST_CONTROLS), lines, note)
+
+
+def _missing(name: str) -> Part:
+    return Part(name, f"{TITLES[name]}: missing", {}, (), (), "")
+
+
+def _lines(
+    found: Mapping[str, Any], metrics: Iterable[Metric], controls: Mapping[str, str], *, prefix: str
+) -> list[Line]:
+    lines = []
+    for metric in metrics:
+        values = {name: found[name][metric.key] for name in (OURS, *controls) if _has(found.get(name), metric.key)}
+        bounds = [found[OURS].get(f"{metric.key}_{end}") for end in ("low", "high")]
+        lines.append(Line(f"{prefix}{metric.key}", metric, values, None if None in bounds else (bounds[0], bounds[1])))
+    return lines
+
+
+def _headline(part: Part) -> dict[str, float]:
+    values: dict[str, float] = {}
+    for line in part.lines:
+        if OURS in line.values:
+            values[line.name] = line.values[OURS]
+        rival = best_of(line, part.rivals)
+        if rival is not None:
+            values[f"{line.name}_best_control"] = line.values[rival]
+    return values
+
+
+def _cells(part: Part, line: Line) -> list[str]:
+    metric, winner = line.metric, best_of(line, (OURS, *part.rivals))
+    texts = {name: _number(line.values.get(name), metric.digits) for name in (OURS, *part.controls)}
+    if winner is not None and len(line.values) > 1:
+        best = texts[winner]
+        texts |= {name: f"**{best}**" for name in (OURS, *part.rivals) if texts[name] == best}
+    if line.interval is not None:
+        low, high = (_number(bound, metric.digits) for bound in line.interval)
+        texts[OURS] += f" [{low}, {high}]"
+    return [metric.label + ARROWS[metric.better], *texts.values()]
+
+
+def _has(found: Mapping[str, Any] | None, key: str) -> bool:
+    return found is not None and isinstance(found.get(key), int | float)
+
+
+def _number(value: float | None, digits: int) -> str:
+    if value is None or not math.isfinite(value):
+        return "n/a"
+    rounded = round(value, digits) + 0.0  # no negative zero
+    return f"{rounded:,.{digits}f}" if abs(value) < 1e6 else f"{value:.1e}"
+
+
+def _table(part: Part) -> str:
+    if not part.lines:
+        return "\n\n".join(filter(None, [f"**{part.title}**", part.note]))
+    head = [_row([part.title, "wscore", *part.controls.values()]), _row(["---", *["---:"] * (len(part.controls) + 1)])]
+    table = "\n".join([*head, *(_row(_cells(part, line)) for line in part.lines)])
+    return "\n\n".join(filter(None, [table, part.note]))
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"

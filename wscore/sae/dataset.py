@@ -1,0 +1,247 @@
+"""What a sparse dictionary is learned from: rows of weights from a token cache, or latents of whole networks."""
+
+import math
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from wscore.errors import DataError, TrainingError, WscoreWarning
+from wscore.io import read_json
+from wscore.sae.rows import UnitBatch, UnitRows
+from wscore.tokens.cache import TokenCache
+from wscore.tokens.normalizer import Normalizer
+from wscore.training.batches import permutation
+
+Input = Literal["representations", "tokens", "neurons", "weights"]
+Scaling = Literal["none", "global", "columns"]
+BLOCK = 4096  # rows at once where nothing is trained
+FLAT = 1e-6  # a column whose standard deviation is a smaller share of the pooled one is constant
+
+
+@runtime_checkable
+class Rows(Protocol):
+    """Equally long rows, each of which belongs to a network.
+
+    Attributes:
+        width: entries per row.
+        networks: zoo row of each network.
+        network: for each row, the place of its network in `networks`.
+    """
+
+    width: int
+    networks: np.ndarray
+    network: np.ndarray
+
+    def rows_of(self, split: str) -> Int[np.ndarray, " row"]:
+        """Return the numbers of the rows of a split, ascending."""
+        ...
+
+    def batch(self, rows: Int[np.ndarray, " batch"]) -> UnitBatch:
+        """Return rows."""
+        ...
+
+
+class LatentRows:
+    """Latents of networks (`data/representations`), one row each.
+
+    Attributes:
+        width: numbers per latent.
+        networks: zoo row of each.
+        network: 0, 1, 2, ...
+    """
+
+    def __init__(self, folder: Path, cache: TokenCache) -> None:
+        """Read the representations of the networks of a cache.
+
+        Raises:
+            DataError: if they are missing, or those of other tokens.
+        """
+        path, advice = Path(folder) / "representations.parquet", "run `dvc repro cache_representations`"
+        if not path.is_file():
+            raise DataError("no representations here", where=folder, expected=path.name, fix=advice)
+        found = read_json(Path(folder) / "manifest.json").get("tokens")
+        if found != cache.identity:
+            raise DataError(
+                "the representations are those of other tokens", where=folder, expected=cache.identity, got=found,
+                fix=advice,
+            )  # fmt: skip
+        table = pd.read_parquet(path, columns=["model_id", "split", "latent"])
+        rows = dict(zip(cache.table["model_id"].astype(str), cache.table["row"].astype(int), strict=True))
+        self.latents = np.stack(table["latent"].tolist()).astype(np.float32)
+        self.width = self.latents.shape[1]
+        self.networks = np.array([rows[str(name)] for name in table["model_id"]])
+        self.network = np.arange(len(table))
+        self._split = table["split"].to_numpy(str)
+
+    def __len__(self) -> int:
+        return len(self.network)
+
+    def rows_of(self, split: str) -> Int[np.ndarray, " row"]:
+        """Return the rows of a split."""
+        return np.flatnonzero(self._split == split)
+
+    def batch(self, rows: Int[np.ndarray, " batch"]) -> UnitBatch:
+        """Return latents."""
+        values = torch.from_numpy(self.latents[rows])
+        return UnitBatch(values, torch.ones_like(values, dtype=torch.bool))
+
+
+class ArrayRows:
+    """Vectors of any kind in memory, each of which counts as a network of its own: for dictionaries of other data.
+
+    Attributes:
+        width: numbers per vector.
+        networks: 0, 1, 2, ... over all splits.
+        network: the same.
+    """
+
+    def __init__(self, **splits: Float[np.ndarray | Tensor, "_ width"]) -> None:
+        """Keep arrays by split, for example `ArrayRows(train=x, validation=y, test=z)`; all have the same width."""
+        arrays = {name: torch.as_tensor(array, dtype=torch.float32) for name, array in splits.items()}
+        self.values = torch.cat(list(arrays.values()))
+        self.width = self.values.shape[1]
+        ends = np.cumsum([0, *(len(array) for array in arrays.values())])
+        self.splits = {name: np.arange(ends[place], ends[place + 1]) for place, name in enumerate(arrays)}
+        self.networks = self.network = np.arange(len(self.values))
+
+    def rows_of(self, split: str) -> Int[np.ndarray, " row"]:
+        """Return the rows of a split.
+
+        Raises:
+            DataError: if there is no such split.
+        """
+        if split not in self.splits:
+            raise DataError("no such split", expected=list(self.splits), got=split)
+        return self.splits[split]
+
+    def batch(self, rows: Int[np.ndarray, " batch"]) -> UnitBatch:
+        """Return vectors."""
+        values = self.values[torch.from_numpy(rows)]
+        return UnitBatch(values, torch.ones_like(values, dtype=torch.bool))
+
+
+class Scaler(NamedTuple):
+    """Statistics of the training rows, over entries that are no padding.
+
+    Attributes:
+        mean: of each column.
+        scale: by which each column is divided.
+        centre: mean that is subtracted: `mean`, or zeros without scaling.
+        spread: mean over rows of |u|^2, u being the scaled row: what a model that answers the mean gets wrong.
+    """
+
+    mean: Float[Tensor, " width"]
+    scale: Float[Tensor, " width"]
+    centre: Float[Tensor, " width"]
+    spread: float
+
+
+class RowBatches:
+    """Batches of rows; each epoch has an order of its own unless `shuffle` is off.
+
+    Args:
+        rows: source.
+        chosen: numbers of the rows that are used.
+        batch_size: rows per batch.
+        seed: with the epoch number it decides the order.
+        shuffle: whether there is one.
+    """
+
+    def __init__(self, rows: Rows, chosen: np.ndarray, *, batch_size: int, seed: int, shuffle: bool) -> None:
+        self.rows, self.chosen, self.batch_size, self.seed, self.shuffle = rows, chosen, batch_size, seed, shuffle
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.chosen) / self.batch_size)
+
+    def epoch(self, number: int) -> Iterator[UnitBatch]:
+        """Yield the batches of one epoch, as equal in size as can be."""
+        order = self.chosen
+        if self.shuffle:
+            order = order[permutation(len(order), self.seed, number).numpy()]
+        for part in np.array_split(order, len(self)):
+            yield self.rows.batch(part)
+
+
+def open_rows(kind: Input, cache: TokenCache, representations: Path, normalizer: Normalizer | None = None) -> Rows:
+    """Return the rows that `sae.input` names, weights on the scale of a normaliser, if not that of the cache.
+
+    Raises:
+        DataError: if representations are missing or hidden units unknown.
+    """
+    if kind == "representations":
+        return LatentRows(representations, cache)
+    return UnitRows(cache, kind, normalizer)
+
+
+def stream(rows: Rows, chosen: np.ndarray) -> Iterator[tuple[np.ndarray, UnitBatch]]:
+    """Yield rows in blocks: their numbers and contents."""
+    for start in range(0, len(chosen), BLOCK):
+        part = chosen[start : start + BLOCK]
+        yield part, rows.batch(part)
+
+
+def fit_scaler(rows: Rows, chosen: np.ndarray, how: Scaling) -> Scaler:
+    """Return the statistics of rows, read twice in blocks, in float64.
+
+    Args:
+        rows: source.
+        chosen: training rows.
+        how: `none`; `global`: columns are centred and all divided by one number, so that their pooled variance is 1;
+            `columns`: each has mean 0 and variance 1.
+
+    Raises:
+        TrainingError: if there is no row, or one is not finite, naming how many.
+    """
+    if not len(chosen):
+        raise TrainingError("there is no row to learn from", where="sae", expected="at least one training network")
+    count, total = np.zeros(rows.width), np.zeros(rows.width)
+    for part, batch in stream(rows, chosen):
+        _check_finite(part, batch, rows)
+        count += batch.mask.sum(0).numpy()
+        total += batch.values.double().sum(0).numpy()
+    mean = total / np.maximum(count, 1)
+    squares = np.zeros(rows.width)
+    for _, batch in stream(rows, chosen):
+        squares += ((batch.values.double() - torch.from_numpy(mean)) * batch.mask).square().sum(0).numpy()
+    return _scaler(mean, squares, count, len(chosen), how)
+
+
+def _scaler(mean: np.ndarray, squares: np.ndarray, count: np.ndarray, rows: int, how: Scaling) -> Scaler:
+    pooled = float(np.sqrt(squares.sum() / max(count.sum(), 1)))
+    deviation = np.sqrt(squares / np.maximum(count, 1))
+    flat = (count > 0) & (deviation <= FLAT * pooled)
+    if flat.all() or pooled == 0:
+        raise TrainingError(
+            "all columns of the input are constant", where="sae.input", expected="training rows that differ"
+        )
+    if flat.any():
+        warnings.warn(
+            f"{int(flat.sum())} of {len(flat)} input columns are constant (first: column {int(flat.argmax())})",
+            WscoreWarning, stacklevel=3,
+        )  # fmt: skip
+    scale = np.full(len(mean), pooled) if how == "global" else np.where(flat | (count == 0), 1.0, deviation)
+    if how == "none":
+        scale, centre = np.ones(len(mean)), np.zeros(len(mean))
+        spread = float((squares + count * mean**2).sum() / rows)
+    else:
+        centre, spread = mean, float((squares / scale**2).sum() / rows)
+    tensors = [torch.from_numpy(part.astype(np.float32)) for part in (mean, scale, centre)]
+    return Scaler(tensors[0], tensors[1], tensors[2], spread)
+
+
+def _check_finite(part: np.ndarray, batch: UnitBatch, rows: Rows) -> None:
+    wrong = (~batch.values.isfinite()).any(dim=1).numpy()
+    if wrong.any():
+        network = int(rows.networks[rows.network[part[int(wrong.argmax())]]])
+        raise TrainingError(
+            "rows are not finite", where="sae.input", expected="finite numbers",
+            got=f"{int(wrong.sum())} of {len(wrong)} rows with NaN or infinite entries, first in row {network} of the zoo",
+            fix="leave that network out of the zoo",
+        )  # fmt: skip

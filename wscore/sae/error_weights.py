@@ -1,0 +1,121 @@
+"""Rows of weights in which tensors count as much as the answers of networks depend on them.
+
+An error of a running variance or of a first filter can ruin a network, one of a wide hidden layer hardly shows; the squared
+error of normalised weights takes them for equal. How much a tensor matters is measured on training networks and training
+images:
+
+    s_t = mean KL(answers of the network, answers with noise on tensor t) / entries of t
+
+with Gaussian noise of `NOISE` on the scale of the normaliser. Rows are then multiplied, tensor by tensor, by
+(s_t / median s)^(power / 2): a squared error counts s^power times. Since that is a matter of scale alone, it is kept
+as a normaliser, and whoever reads the dictionary needs no more than that.
+"""
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from wscore.networks.datasets import Kind, Tasks, Way, as_tasks, kinds_of
+from wscore.networks.images import Images
+from wscore.networks.layout import Layout
+from wscore.tokens.cache import TokenCache
+from wscore.tokens.normalizer import Affine, Normalizer
+from wscore.training.batches import derive_seed
+from wscore.zoo.store import Zoo
+
+NOISE = 0.2
+NETWORKS = 8  # of each kind that are disturbed
+IMAGES = 100
+MOST = 10.0  # nats that one answer counts at most: a single network that falls apart should not decide
+LEAST = 1e-3  # of the median sensitivity: tensors that hardly matter still count a little
+VARIANCE = 1e-3  # share of a running variance that noise leaves at least
+Sensitivities = dict[str, tuple[float, ...]]  # one per tensor, by layout identity
+
+
+def emphasised(zoo: Zoo, cache: TokenCache, images: Images | Tasks, *, power: float, seed: int) -> Normalizer:
+    """Return the normaliser of a cache with scales by which tensors count as much as they matter.
+
+    Args:
+        zoo: of the networks.
+        cache: of their tokens.
+        images: on whose training part they are run, each on those of its data set.
+        power: 0 leaves all as it is.
+        seed: of the noise, and of which networks and images are taken.
+    """
+    if not power:
+        return cache.normalizer
+    return rescaled(cache.normalizer, cache.layouts, sensitivities(zoo, cache, images, seed=seed), power)
+
+
+def sensitivities(zoo: Zoo, cache: TokenCache, images: Images | Tasks, *, seed: int) -> Sensitivities:
+    """Return the sensitivity s_t of every tensor of every layout whose networks can be run on the images."""
+    rng = np.random.default_rng(derive_seed(seed, "emphasis"))
+    tasks, found = as_tasks(images), dict[str, list[np.ndarray]]()
+    probes = {one.name: one.x_train[np.sort(rng.permutation(len(one.x_train))[:IMAGES])] for one in tasks.images}
+    for kind, layout, weights in _training_networks(zoo, cache, tasks, rng):
+        way = tasks.way(kind, layout)
+        if way.answer is not None:
+            scale = cache.normalizer.statistics(layout)[1]
+            found.setdefault(layout.identity, []).append(_measure(way, layout, weights, scale, probes[kind.task], rng))
+    return {name: tuple(np.mean(parts, axis=0).tolist()) for name, parts in found.items()}
+
+
+def rescaled(normalizer: Normalizer, layouts: Mapping[str, Layout], found: Sensitivities, power: float) -> Normalizer:
+    """Return a normaliser whose scale of tensor t is divided by (s_t / median s)^(power / 2).
+
+    Tensors of unmeasured layouts count as those of their kind do in the geometric mean.
+    """
+    known = [value for values in found.values() for value in values if value > 0]
+    if not known:
+        return normalizer
+    middle = float(np.median(known))
+    factors = {name: [max(value / middle, LEAST) ** (power / 2) for value in values] for name, values in found.items()}
+    by_kind: dict[str, list[float]] = {}
+    for name, values in factors.items():
+        for spec, value in zip(layouts[name].tensors, values, strict=True):
+            by_kind.setdefault(spec.kind, []).append(value)
+    usual = {kind: float(np.exp(np.mean(np.log(values)))) for kind, values in by_kind.items()}
+    kinds = {kind: _divided(normalizer.kinds.get(kind, normalizer.overall), factor) for kind, factor in usual.items()}
+    made = {}
+    for name, layout in layouts.items():
+        own = factors.get(name) or [usual.get(spec.kind, 1.0) for spec in layout.tensors]
+        old = normalizer.layouts.get(name) or [normalizer.kinds.get(s.kind, normalizer.overall) for s in layout.tensors]
+        made[name] = tuple(_divided(part, factor) for part, factor in zip(old, own, strict=True))
+    return Normalizer(mode="layer", overall=normalizer.overall, kinds={**normalizer.kinds, **kinds}, layouts=made)
+
+
+def _divided(affine: Affine, factor: float) -> Affine:
+    return Affine(shift=affine.shift, scale=affine.scale / factor)
+
+
+def _training_networks(
+    zoo: Zoo, cache: TokenCache, tasks: Tasks, rng: np.random.Generator
+) -> Iterator[tuple[Kind, Layout, np.ndarray]]:
+    """Yield some training networks of each kind: it, their layout and weights (n, D)."""
+    members: dict[tuple[Kind, str], list[int]] = {}
+    kinds, layouts = kinds_of(zoo.table, tasks), zoo.table["layout"].astype(str).tolist()
+    for row in np.unique(cache.table["row"].to_numpy(int)[np.asarray(cache.indices("train"))]).tolist():
+        members.setdefault((kinds[row], layouts[row]), []).append(row)
+    for kind, layout in sorted(members):
+        rows = rng.permutation(members[kind, layout])[:NETWORKS]
+        yield kind, zoo.layouts[layout], zoo.weights(np.sort(rows))
+
+
+def _measure(
+    way: Way, layout: Layout, weights: np.ndarray, scale: np.ndarray, images: Tensor, rng: np.random.Generator
+) -> np.ndarray:
+    """Return the sensitivity of each tensor (T,) of some networks (n, D)."""
+    answers = way.logits(torch.from_numpy(weights), images).log_softmax(-1)
+    values = []
+    for spec, offset in zip(layout.tensors, layout.offsets, strict=True):
+        part, noisy = slice(offset, offset + spec.size), weights.copy()
+        noise = rng.standard_normal((len(weights), spec.size)) * (NOISE * scale[part])
+        noisy[:, part] += noise.astype(np.float32)
+        if spec.kind == "running_var":
+            noisy[:, part] = np.maximum(noisy[:, part], VARIANCE * weights[:, part])
+        others = way.logits(torch.from_numpy(noisy), images).log_softmax(-1)
+        divergence = (answers.exp() * (answers - others)).sum(-1).nan_to_num(MOST).clamp(0, MOST)
+        values.append(float(divergence.mean()) / spec.size)
+    return np.array(values)

@@ -1,0 +1,325 @@
+"""What the features of a dictionary respond to: properties of networks, layers, single networks.
+
+For each latent the property that its share of a network's activity tracks best is CHOSEN on training runs and then
+TESTED on held-out runs, one network (the last checkpoint) per run, so that neither checkpoints of one run nor the search
+among properties pretend to be evidence. The tests of all latents are corrected together (Benjamini and Hochberg 1995),
+and the whole procedure is repeated with the properties shuffled among the runs: what it still discovers then is what
+chance does.
+
+Two scopes: `all` compares all networks, where the shapes of the tensors tell much; `same_shapes` compares networks with
+networks of the same layout only, which no shape can tell apart.
+"""
+
+from typing import Annotated, Any, Literal, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from msgspec import Meta
+from scipy.stats import norm, rankdata
+
+from wscore.config import Section
+from wscore.sae.dataset import stream
+from wscore.sae.evaluation.evaluate import Dictionary
+from wscore.zoo.store import REQUIRED, Zoo
+
+Scope = Literal["all", "same_shapes"]
+SCOPES: tuple[Scope, ...] = ("all", "same_shapes")
+Positive = Annotated[int, Meta(ge=1)]
+MOST_NAMES = 12  # values of a column of names that are tested one by one
+NO_PROPERTIES = (*REQUIRED, "state", "factory", "constants")
+RARE = 10  # networks that a value of a binary property needs in each split
+
+
+class ExplainConfig(Section):
+    """How features are explained and steered (section `explain:`).
+
+    Args:
+        level: false discovery rate.
+        shuffles: repetitions of the shuffled-label control.
+        drawn: features on the pages of pictures.
+        top_networks: networks that are named for each feature.
+        steered: features that are steered.
+        strength: of the steering, in mean active codes of the feature.
+        directions: random directions of the same norm, for each feature.
+        networks: held-out networks that are steered, for each feature.
+        seed: of shuffles, drawn networks and random directions.
+    """
+
+    level: Annotated[float, Meta(gt=0, lt=1)]
+    shuffles: Positive
+    drawn: Annotated[int, Meta(ge=0)]
+    top_networks: Positive
+    steered: Annotated[int, Meta(ge=0)]
+    strength: Annotated[float, Meta(gt=0)]
+    directions: Positive
+    networks: Positive
+    seed: Annotated[int, Meta(ge=0)]
+
+
+class Activity(NamedTuple):
+    """How active latents are, by network and by kind of row.
+
+    Attributes:
+        networks: zoo rows.
+        means: mean code of each latent over the rows of each network (N, L).
+        shares: the same as shares of each network's whole activity: large weights make all codes large, which says
+            nothing about single features (N, L).
+        kinds: summed codes of each latent by kind of row (K, L).
+    """
+
+    networks: Int[np.ndarray, " networks"]
+    means: Float[np.ndarray, "networks latent"]
+    shares: Float[np.ndarray, "networks latent"]
+    kinds: Float[np.ndarray, "kind latent"]
+
+
+class Property(NamedTuple):
+    """One thing that is known about networks.
+
+    Attributes:
+        name: column, or column_value for one of its names.
+        binary: whether it is true or false.
+        values: by network; NaN where not known.
+    """
+
+    name: str
+    binary: bool
+    values: Float[np.ndarray, " networks"]
+
+
+class Score(NamedTuple):
+    """How a property goes with each latent.
+
+    Attributes:
+        effect: AUROC for a binary property, rank correlation for a number (L,).
+        z: standardised under permutation of the property within strata (L,); 0 where nothing can be told.
+    """
+
+    effect: Float[np.ndarray, " latent"]
+    z: Float[np.ndarray, " latent"]
+
+
+@torch.no_grad()
+def activity(dictionary: Dictionary, split: str) -> Activity:
+    """Return the activity of all latents on a split."""
+    rows, model = dictionary.rows, dictionary.model
+    chosen = rows.rows_of(split)
+    places, local = np.unique(rows.network[chosen], return_inverse=True)
+    means = torch.zeros(len(places), model.config.latent_dim, dtype=torch.float64)
+    kinds = torch.zeros(len(dictionary.kind_names()), model.config.latent_dim, dtype=torch.float64)
+    start = 0
+    for part, batch in stream(rows, chosen):
+        codes = model.encode(batch.values, batch.mask).double()
+        means.index_add_(0, torch.from_numpy(local[start : start + len(part)]), codes)
+        kinds.index_add_(0, torch.from_numpy(dictionary.kinds(part)), codes)
+        start += len(part)
+    means /= torch.from_numpy(np.bincount(local))[:, None]
+    shares = means / means.sum(1, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
+    return Activity(rows.networks[places], means.numpy(), shares.numpy(), kinds.numpy())
+
+
+def last_checkpoints(zoo: Zoo, networks: np.ndarray) -> np.ndarray:
+    """Return which of these networks (zoo rows) are the last checkpoint of their run, as flags."""
+    last = zoo.table.groupby("run_id", sort=False)["checkpoint"].idxmax().to_numpy()
+    return np.isin(networks, last)
+
+
+def properties(table: pd.DataFrame) -> list[Property]:
+    """Return what the metadata of networks say: true or false, numbers that vary, each name of a column of names.
+
+    Left out are what names a network or how it is built, and marks that other columns already tell.
+    """
+    found: list[Property] = []
+    for name in [str(name) for name in table if name not in NO_PROPERTIES and not str(name).startswith("seed")]:
+        column = table[name]
+        known = column.notna().to_numpy()
+        if pd.api.types.is_bool_dtype(column):
+            found.append(Property(name, True, column.to_numpy(float)))
+        elif pd.api.types.is_numeric_dtype(column):
+            found.append(Property(name, False, column.to_numpy(float)))
+        else:
+            values = column.astype(str).to_numpy()
+            names = sorted(set(values[known]))
+            if 2 <= len(names) <= MOST_NAMES:
+                found += [Property(f"{name}_{one}", True, np.where(known, values == one, np.nan)) for one in names]
+    return [one for one in found if _varies(one)]
+
+
+def rank_score(
+    activations: Float[np.ndarray, "networks latent"], prop: Property, strata: Int[np.ndarray, " networks"]
+) -> Score:
+    """Return how the ranks of activations go with a property, ranks being taken within strata.
+
+    With a and y the ranks, centred within each stratum s of n_s networks: z = sum a y / sqrt(sum_s sum a^2 sum y^2 /
+    (n_s - 1)), the exact permutation variance, ties included. Effect: AUROC = 1/2 + sum a y / sum_s n_1s n_0s for a
+    binary property, where y is 0 or 1 before it is centred; else sum a y / sqrt(sum a^2 sum y^2).
+    """
+    known = np.isfinite(prop.values)
+    latents = activations.shape[1]
+    product, variance, pairs = np.zeros(latents), np.zeros(latents), 0.0
+    squares_a, squares_y = np.zeros(latents), 0.0
+    for stratum in np.unique(strata[known]):
+        members = known & (strata == stratum)
+        count = int(members.sum())
+        if count < 2:
+            continue
+        a = rankdata(activations[members], axis=0)
+        y = prop.values[members] if prop.binary else rankdata(prop.values[members])
+        a, y = a - a.mean(0), y - y.mean()
+        of_a, of_y = (a**2).sum(0), float((y**2).sum())
+        product += a.T @ y
+        variance += of_a * of_y / (count - 1)
+        squares_a += of_a if of_y > 0 else 0
+        squares_y += of_y
+        pairs += count * of_y if prop.binary else 0.0  # sum y^2 = n1 n0 / n
+    scale = np.full(latents, pairs) if prop.binary else np.sqrt(squares_a * squares_y)
+    effect = np.divide(product, scale, out=np.zeros(latents), where=scale > 0) + (0.5 if prop.binary else 0.0)
+    return Score(effect, np.divide(product, np.sqrt(variance), out=np.zeros(latents), where=variance > 0))
+
+
+def adjust(p: Float[np.ndarray, " tests"]) -> Float[np.ndarray, " tests"]:
+    """Return Benjamini and Hochberg's adjusted p-values: those below a level have that false discovery rate."""
+    order = np.argsort(p)
+    scaled = p[order] * len(p) / np.arange(1, len(p) + 1)
+    adjusted = np.minimum.accumulate(scaled[::-1])[::-1].clip(max=1)
+    result = np.empty(len(p))
+    result[order] = adjusted
+    return result
+
+
+class Sample(NamedTuple):
+    """One network per run of one split.
+
+    Attributes:
+        activations: (N, L).
+        table: what is known about them.
+        strata: which of them have the same shapes.
+    """
+
+    activations: Float[np.ndarray, "networks latent"]
+    table: pd.DataFrame
+    strata: Int[np.ndarray, " networks"]
+
+    def shuffled(self, scope: Scope, random: np.random.Generator) -> "Sample":
+        """Return the same activations with the properties of other networks (of the same shapes, in that scope)."""
+        order = np.arange(len(self.table))
+        for stratum in np.unique(self.strata) if scope == "same_shapes" else [None]:
+            members = np.flatnonzero(self.strata == stratum) if stratum is not None else order.copy()
+            order[members] = random.permutation(members)
+        return self._replace(table=self.table.iloc[order].reset_index(drop=True))
+
+
+def sample(found: Activity, zoo: Zoo) -> Sample:
+    """Return the last checkpoint of each run."""
+    last = last_checkpoints(zoo, found.networks)
+    table = zoo.table.iloc[found.networks[last]].reset_index(drop=True)
+    return Sample(found.shares[last], table, np.unique(table["layout"].astype(str), return_inverse=True)[1])
+
+
+def explain(train: Sample, test: Sample, alive: np.ndarray, scope: Scope, level: float) -> pd.DataFrame:
+    """Return for each live latent the property chosen on the training runs, and how it does on the held-out ones.
+
+    Columns: latent, scope, property, kind (binary or number), score (AUROC or rank correlation on held-out runs),
+    score_train, p, q (adjusted), discovered (q at most `level` and the same direction as in training).
+    """
+    of_test = {one.name: one for one in properties(test.table)}
+    pool = [one for one in properties(train.table) if one.name in of_test]
+    strata = [part.strata if scope == "same_shapes" else np.zeros(len(part.table), int) for part in (train, test)]
+    if not pool or not len(alive):
+        return pd.DataFrame(
+            columns=["latent", "scope", "property", "kind", "score", "score_train", "p", "q", "discovered"]
+        )
+    chosen_by = [rank_score(train.activations[:, alive], one, strata[0]) for one in pool]
+    tested_by = [rank_score(test.activations[:, alive], of_test[one.name], strata[1]) for one in pool]
+    z = np.stack([score.z for score in chosen_by])  # (P, L)
+    best, each = np.abs(z).argmax(0), np.arange(len(alive))
+    z_test = np.stack([score.z for score in tested_by])[best, each]
+    p = 2 * norm.sf(np.abs(z_test))
+    q = adjust(p)
+    return pd.DataFrame({
+        "latent": alive,
+        "scope": scope,
+        "property": [pool[index].name for index in best],
+        "kind": ["binary" if pool[index].binary else "number" for index in best],
+        "score": np.stack([score.effect for score in tested_by])[best, each],
+        "score_train": np.stack([score.effect for score in chosen_by])[best, each],
+        "p": p,
+        "q": q,
+        "discovered": (q <= level) & (np.sign(z_test) == np.sign(z[best, each])),
+    })  # fmt: skip
+
+
+def explain_features(
+    dictionary: Dictionary, zoo: Zoo, train: Activity, test: Activity, config: ExplainConfig
+) -> tuple[pd.DataFrame, dict[str, float]]:
+    """Return one row per live latent and scope, and the counts of discoveries beside those of the shuffled control."""
+    alive = np.flatnonzero(train.kinds.sum(0) > 0)
+    parts, figures = [], {"alive": float(len(alive))}
+    first, second = sample(train, zoo), sample(test, zoo)
+    for number, scope in enumerate(SCOPES):
+        table = explain(first, second, alive, scope, config.level)
+        random = np.random.default_rng((config.seed, number))
+        shuffled = [
+            explain(first.shuffled(scope, random), second.shuffled(scope, random), alive, scope, config.level)
+            for _ in range(config.shuffles)
+        ]
+        figures |= {
+            f"discovered_{scope}": _discoveries(table),
+            f"discovered_{scope}_shuffled": float(np.mean([_discoveries(one) for one in shuffled])),
+            f"strength_{scope}": _strength(table),
+            f"strength_{scope}_shuffled": float(np.mean([_strength(one) for one in shuffled])),
+        }
+        parts.append(table)
+    return pd.concat(parts, ignore_index=True).assign(**_where(dictionary, zoo, train, test, parts, config)), figures
+
+
+def _discoveries(table: pd.DataFrame) -> float:
+    return float(table["discovered"].to_numpy(bool).sum())
+
+
+def _strength(table: pd.DataFrame) -> float:
+    """Return the mean over latents of |2 AUROC - 1| or |rank correlation|: 0 for no relation, 1 for a perfect one."""
+    if table.empty:
+        return 0.0
+    score = table["score"].to_numpy(float)
+    return float(np.abs(np.where(table["kind"] == "binary", 2 * score - 1, score)).mean())
+
+
+def _where(
+    dictionary: Dictionary, zoo: Zoo, train: Activity, test: Activity, parts: list[pd.DataFrame], config: ExplainConfig
+) -> dict[str, Any]:
+    """Return columns that name the main layer of each latent, its share of the activity, and the top held-out networks."""
+    latents = np.concatenate([part["latent"].to_numpy(int) for part in parts])
+    names = [kind_name(zoo, *kind) for kind in dictionary.kind_names()]
+    main = main_kinds(train)[latents]
+    shares = train.kinds[main, latents] / np.maximum(train.kinds[:, latents].sum(0), 1e-30)
+    models = [str(name) for name in zoo.table["model_id"]]
+    order = np.argsort(-test.means[:, latents], axis=0, kind="stable")[: config.top_networks]  # (top, L)
+    top = [
+        " ".join(models[int(test.networks[place])] for place in column if test.means[place, latent] > 0)
+        for column, latent in zip(order.T, latents, strict=True)
+    ]
+    return {"layer": [names[kind] for kind in main], "layer_share": shares, "top_networks": top}
+
+
+def main_kinds(found: Activity) -> Int[np.ndarray, " latent"]:
+    """Return the kind of row on which each latent is most active altogether."""
+    return found.kinds.argmax(0)
+
+
+def kind_name(zoo: Zoo, layout: str, name: str) -> str:
+    """Return a kind of row in words: family and count of weights of its networks, and the tensor."""
+    if not layout:
+        return name
+    same = zoo.table["layout"].astype(str) == layout
+    family = str(zoo.table.loc[same, "family"].iloc[0]) if "family" in zoo.table else layout[:6]
+    return f"{family} ({zoo.layouts[layout].size} weights) {name}"
+
+
+def _varies(prop: Property) -> bool:
+    values = prop.values[np.isfinite(prop.values)]
+    if prop.binary:
+        return bool(min((values == 1).sum(), (values == 0).sum()) >= RARE)
+    return len(values) >= RARE and bool(np.ptp(values) > 0)

@@ -1,0 +1,119 @@
+"""The whole verdict on a sparse dictionary: figures, tables and features, from one pass over each question."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from wscore.autoencoder.evaluation.evaluate import OURS, Probe, Verdict, held_out, judge
+from wscore.autoencoder.evaluation.report import report, tables
+from wscore.autoencoder.models.autoencoder import Decoder
+from wscore.evaluation.config import EvaluateConfig
+from wscore.sae.evaluation.evaluate import (
+    CodeStatistics,
+    Dictionary,
+    NetworkMaker,
+    RowMean,
+    add_recovered,
+    code_statistics,
+    density_histogram,
+    mean_network,
+    sparse_methods,
+    unexplained,
+)
+from wscore.sae.evaluation.explain import ExplainConfig, activity, explain_features
+from wscore.sae.evaluation.feature_images import Portrait, portraits
+from wscore.sae.evaluation.steering import Steering, summary
+from wscore.tokens.cache import TokenCache
+from wscore.zoo.store import Zoo
+
+NOT_STEERED = pd.DataFrame(columns=["latent", "layer"])
+
+
+class SparseVerdict(NamedTuple):
+    """All that was found out about a dictionary.
+
+    Attributes:
+        figures: content of `metrics/sae_test.json`.
+        tables: by name of their file; `accuracy`, `agreement` and `errors` have a column per method.
+        codes: of the held-out rows.
+        portraits: of the features that are drawn.
+    """
+
+    figures: dict[str, Any]
+    tables: dict[str, pd.DataFrame]
+    codes: CodeStatistics
+    portraits: list[Portrait]
+
+
+class Material(NamedTuple):
+    """What a dictionary is judged on.
+
+    Attributes:
+        zoo: the networks.
+        cache: their tokens.
+        probe: images on which they are run.
+        decoder: gives the decoder of the autoencoder, which rebuilds networks of latents.
+    """
+
+    zoo: Zoo
+    cache: TokenCache
+    probe: Probe
+    decoder: Callable[[], Decoder]
+
+
+def judge_dictionary(
+    dictionary: Dictionary, material: Material, config: EvaluateConfig, explaining: ExplainConfig
+) -> SparseVerdict:
+    """Return what a dictionary does on the test split, beside its controls."""
+    mean, chosen = RowMean.fit(dictionary.rows), dictionary.rows.rows_of("test")
+    codes = code_statistics(dictionary, chosen, mean)
+    maker = NetworkMaker(dictionary, material.cache, mean_network(material.cache, config), material.decoder)
+    figures, verdict = fidelity(dictionary, material, maker, mean, codes, config)
+    train, test = activity(dictionary, "train"), activity(dictionary, "test")
+    features, counts = explain_features(dictionary, material.zoo, train, test, explaining)
+    steered = NOT_STEERED
+    if not dictionary.model.config.decoder_hidden:
+        steering = Steering(dictionary, maker, material.zoo, material.probe, explaining)
+        steered = steering.table(codes, train, test)
+    found = {
+        "codes": codes.figures,
+        **figures,
+        "features": counts,
+        "steering": dict(summary(steered)),
+    }
+    kept = {name: table.rename(columns={OURS: "dictionary"}) for name, table in tables(verdict).items()}
+    kept |= {"features": features, "steering": steered, **_latents(codes)}
+    drawn = portraits(dictionary, material.zoo, train, codes, features, explaining.drawn)
+    return SparseVerdict(found, kept, codes, drawn)
+
+
+def fidelity(
+    dictionary: Dictionary,
+    material: Material,
+    maker: NetworkMaker,
+    mean: RowMean,
+    codes: CodeStatistics,
+    config: EvaluateConfig,
+) -> tuple[dict[str, Any], Verdict]:
+    """Return what becomes of held-out networks that are rebuilt from few numbers per row, by method."""
+    rank = max(1, round(codes.figures["l0"]))
+    ways = sparse_methods(dictionary, maker, mean, rank)
+    verdict = judge(
+        material.zoo, held_out(material.cache, config), ways, material.probe, cache=material.cache,
+        batch_size=config.batch_size,
+    )  # fmt: skip
+    found = report(verdict, config)
+    add_recovered(found)
+    for name, value in unexplained(dictionary, ways, dictionary.rows.rows_of("test"), mean).items():
+        found[name]["fvu"] = value
+    return {"rank": float(rank), **found}, verdict
+
+
+def _latents(codes: CodeStatistics) -> dict[str, pd.DataFrame]:
+    """Return one row per latent, and the histogram of the densities."""
+    table = pd.DataFrame({
+        "latent": range(len(codes.density)), "density": codes.density, "activation": codes.activation,
+        "active": codes.active,
+    })  # fmt: skip
+    return {"latents": table, "density": pd.DataFrame(density_histogram(codes.density))}

@@ -1,0 +1,153 @@
+"""Steering: a feature is turned up in the codes of held-out networks, which are then rebuilt and run.
+
+Adding delta to the code of latent j adds delta d_j to every row that is steered, d_j being its atom. The control adds a
+random direction of the same length to the same rows of the same networks. Both are compared with the network rebuilt
+from its own codes, so that what the dictionary loses anyway is not counted.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from wscore.autoencoder.evaluation.evaluate import Probe
+from wscore.autoencoder.evaluation.fidelity import repair
+from wscore.networks.layout import Layout
+from wscore.sae.evaluation.evaluate import CodeStatistics, Dictionary, NetworkMaker
+from wscore.sae.evaluation.explain import Activity, ExplainConfig, kind_name, last_checkpoints, main_kinds
+from wscore.zoo.store import Zoo
+
+
+class Steered(NamedTuple):
+    """What becomes of networks.
+
+    Attributes:
+        accuracy: mean share of images answered rightly.
+        changed: mean share of images answered otherwise than without steering.
+    """
+
+    accuracy: float
+    changed: float
+
+
+class Steering:
+    """Steers networks.
+
+    Args:
+        dictionary: whose features.
+        maker: makes networks of rows.
+        zoo: of the networks.
+        probe: images on which they are run.
+        config: how.
+    """
+
+    def __init__(
+        self, dictionary: Dictionary, maker: NetworkMaker, zoo: Zoo, probe: Probe, config: ExplainConfig
+    ) -> None:
+        self.dictionary, self.maker, self.zoo, self.probe, self.config = dictionary, maker, zoo, probe, config
+
+    def table(self, codes: CodeStatistics, train: Activity, test: Activity) -> pd.DataFrame:
+        """Return one row per steered feature: the features with the largest share of the activity.
+
+        Columns: latent, layer, networks, delta (what is added to the code), accuracy of the rebuilt networks, accuracy
+        and share of changed answers after steering by the feature and by random directions.
+        """
+        order = np.argsort(-codes.activation, kind="stable")
+        alive = order[codes.density[order] > 0][: self.config.steered]
+        rows = [self.row(int(latent), codes, train, test) for latent in alive]
+        return pd.DataFrame([row for row in rows if row])
+
+    @torch.no_grad()
+    def row(self, latent: int, codes: CodeStatistics, train: Activity, test: Activity) -> dict[str, object]:
+        """Return what steering one feature does; empty if no held-out network with its layer can be run."""
+        kind = int(main_kinds(train)[latent])
+        layout, networks = self.networks(kind, latent, test)
+        if not len(networks):
+            return {}
+        model = self.dictionary.model
+        chosen = self.maker.rows_of(networks)
+        batch = self.dictionary.rows.batch(chosen)
+        steered = torch.from_numpy(self.dictionary.kinds(chosen) == kind)
+        delta = self.config.strength * float(codes.active[latent])
+        plain = model.reconstruct(model.encode(batch.values, batch.mask))  # scaled units
+        atom = model.atoms()[latent].expand_as(plain) * batch.mask
+        ways = {"feature": [atom], "random": self.random(latent, atom, batch.mask)}
+        base = self.answers(layout, networks, plain)
+        right = self.probe.labels(self.probe.kinds(self.zoo.table.iloc[networks[:1]])[0])
+        found = {
+            name: _mean([
+                _compare(self.answers(layout, networks, plain + delta * steered[:, None] * way), base, right)
+                for way in directions
+            ])
+            for name, directions in ways.items()
+        }  # fmt: skip
+        return {
+            "latent": latent, "layer": kind_name(self.zoo, *self.dictionary.kind_names()[kind]),
+            "networks": len(networks), "delta": delta, "accuracy_rebuilt": float((base == right).double().mean()),
+            **{f"{part}_{name}": value for name, one in found.items() for part, value in one._asdict().items()},
+        }  # fmt: skip
+
+    def networks(self, kind: int, latent: int, test: Activity) -> tuple[Layout, np.ndarray]:
+        """Return held-out networks with rows of a kind that can be run: last checkpoints, drawn.
+
+        All are of one layout, and of the data set that most of them were trained on.
+        """
+        name = self.dictionary.kind_names()[kind][0]
+        rows = test.networks[last_checkpoints(self.zoo, test.networks)]
+        table = self.zoo.table.iloc[rows]
+        layouts = table["layout"].astype(str).to_numpy()
+        name = name or str(pd.Series(layouts).mode().iloc[0])  # latents: the most frequent layout
+        kinds = self.probe.kinds(table)
+        layout = self.zoo.layouts[name]
+        alike = [own == name and self.probe.fits(one, layout) for own, one in zip(layouts, kinds, strict=True)]
+        tasks = pd.Series([one.task if fits else "" for one, fits in zip(kinds, alike, strict=True)])
+        common = tasks[tasks != ""].mode()
+        members = rows[(tasks == common.iloc[0]).to_numpy()] if len(common) else rows[:0]
+        random = np.random.default_rng((self.config.seed, latent))
+        drawn = random.permutation(members)[: self.config.networks]
+        return layout, np.sort(drawn)
+
+    def random(self, latent: int, atom: Tensor, mask: Tensor) -> list[Tensor]:
+        """Return random directions, each as long as the atom is in every row."""
+        generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + latent)
+        directions = []
+        for _ in range(self.config.directions):
+            drawn = torch.randn(atom.shape[1], generator=generator) * mask
+            directions.append(drawn * atom.norm(dim=1, keepdim=True) / drawn.norm(dim=1, keepdim=True).clamp_min(1e-12))
+        return directions
+
+    def answers(self, layout: Layout, networks: np.ndarray, scaled: Tensor) -> Tensor:
+        """Return the answers (networks, images) of networks made of rows in scaled units."""
+        model = self.dictionary.model
+        values = (scaled * model.scale + model.mean).view(len(networks), -1, scaled.shape[1]).numpy()
+        weights = repair(layout, self.maker(layout, networks, values)).weights
+        kinds = self.probe.kinds(self.zoo.table.iloc[networks])
+        answers = torch.zeros(len(networks), len(self.probe.labels(kinds[0])), dtype=torch.long)
+        for kind in sorted(set(kinds)):
+            same = np.flatnonzero([one == kind for one in kinds])
+            answers[same] = self.probe.logits(kind, layout, weights[same]).argmax(-1)
+        return answers
+
+
+def summary(table: pd.DataFrame) -> Mapping[str, float]:
+    """Return means over the steered features, and for how many the feature changes more answers than random ones do."""
+    if table.empty:
+        return {"features": 0.0}
+    columns = ("accuracy_rebuilt", "accuracy_feature", "accuracy_random", "changed_feature", "changed_random")
+    more = np.mean(table["changed_feature"].to_numpy(float) > table["changed_random"].to_numpy(float))
+    return {
+        "features": float(len(table)),
+        **{name: float(table[name].to_numpy(float).mean()) for name in columns},
+        "stronger_than_random": float(more),
+    }
+
+
+def _compare(answers: Tensor, base: Tensor, labels: Tensor) -> Steered:
+    return Steered(float((answers == labels).double().mean()), float((answers != base).double().mean()))
+
+
+def _mean(results: list[Steered]) -> Steered:
+    return Steered(*(float(np.mean(part)) for part in zip(*results, strict=True)))

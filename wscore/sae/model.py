@@ -1,0 +1,313 @@
+"""Sparse autoencoders: a vector as a few weighted atoms of a learned dictionary, u ~ sum_j z_j d_j + b.
+
+    u   = (x - mean) / scale, 0 where x is padding                           (B, D)
+    z   = activation(h(u) W^T + c), never negative and mostly zero           (B, L)
+    u^  = g(z A) + b,  A_j = d_j / |d_j|                                     (B, D)
+    x^  = u^ scale + mean
+
+Atoms are the ROWS of the decoder weight d (L, D); they are brought to unit norm in every forward pass, so that the
+gradient of d has no component along d, and once more after every optimizer step. h and g are the identity, or one
+hidden ReLU layer each; with a hidden layer in the decoder the rows of d that read the codes have unit norm, but are
+no directions of the input any more. `mean` and `scale` are learned from the training split and saved with the model.
+"""
+
+from abc import ABC, abstractmethod
+from typing import Annotated, Any, Literal
+
+import torch
+from jaxtyping import Bool, Float
+from msgspec import Meta
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from wscore.config import Section, convert, to_plain
+from wscore.errors import ModelError, TrainingError
+from wscore.sae import losses
+from wscore.training.model_folder import register
+
+Positive = Annotated[int, Meta(ge=1)]
+Hidden = Annotated[tuple[Positive, ...], Meta(max_length=1)]
+Activation = Literal["relu", "topk", "batchtopk", "jumprelu"]
+EPSILON = torch.finfo(torch.float32).eps
+FOLLOW = 0.1  # share of the way that the inference threshold moves towards that of a training batch
+OPTIONS = {"encoder_hidden": [], "decoder_hidden": [], "activation": "relu", "k": 1, "bandwidth": 0.1}
+START = 0.5  # first threshold of JumpReLU, in units of the scaled input
+
+
+class SparseConfig(Section):
+    """Shape of a sparse autoencoder.
+
+    Args:
+        input_dim: numbers D per input.
+        latent_dim: latents L, that is atoms of the dictionary.
+        encoder_hidden: width of the hidden layer of the encoder, or none.
+        decoder_hidden: width of the hidden layer of the decoder, or none: a linear decoder.
+        activation: `relu`; `topk` keeps the k largest codes of each sample; `batchtopk` those of the batch, k per
+            sample in the mean, and at inference the codes above a threshold; `jumprelu` those above a threshold each
+            latent has learned.
+        k: active codes per sample that `topk` and `batchtopk` keep; no more than latent_dim.
+        bandwidth: of the smoothed step by which the thresholds of `jumprelu` learn.
+    """
+
+    input_dim: Positive
+    latent_dim: Positive
+    encoder_hidden: Hidden
+    decoder_hidden: Hidden
+    activation: Activation
+    k: Positive
+    bandwidth: Annotated[float, Meta(gt=0)]
+
+    def __post_init__(self) -> None:
+        if self.k > self.latent_dim:
+            raise ValueError(f"k {self.k} is larger than latent_dim {self.latent_dim}")
+
+
+class SparseModel(nn.Module, ABC):
+    """What the two variants share; they differ in whose weights the decoder uses."""
+
+    mean: Tensor
+    scale: Tensor
+    threshold: Tensor
+    l1_sparsity_loss = staticmethod(losses.l1_sparsity_loss)
+    kl_divergence_sparsity_loss = staticmethod(losses.kl_divergence_sparsity_loss)
+    hoyer_sparsity_loss = staticmethod(losses.hoyer_sparsity_loss)
+
+    def __init__(self, input_dim: int, latent_dim: int, **options: Any) -> None:
+        """Make an untrained model.
+
+        Args:
+            input_dim: numbers per input.
+            latent_dim: latents.
+            options: the other fields of `SparseConfig`; without any a linear decoder and ReLU codes.
+
+        Raises:
+            ConfigError: if a size is not positive or k exceeds latent_dim.
+        """
+        super().__init__()
+        plain = {"input_dim": input_dim, "latent_dim": latent_dim, **OPTIONS, **options}
+        self.config = config = convert(plain, SparseConfig, where=type(self).__name__)
+        inner = config.encoder_hidden[0] if config.encoder_hidden else input_dim
+        atoms = config.decoder_hidden[0] if config.decoder_hidden else input_dim
+        self.encoder_hidden = nn.Linear(input_dim, inner) if config.encoder_hidden else None
+        self.encoder_bias = nn.Parameter(torch.zeros(latent_dim))
+        self.hidden_bias = nn.Parameter(torch.zeros(atoms)) if config.decoder_hidden else None
+        self.decoder_bias = nn.Parameter(torch.zeros(input_dim))
+        self.register_buffer("mean", torch.zeros(input_dim))
+        self.register_buffer("scale", torch.ones(input_dim))
+        if config.activation == "jumprelu":
+            self.threshold = nn.Parameter(torch.full((latent_dim,), START))
+        else:
+            self.register_buffer("threshold", torch.zeros(()))
+        self._make(inner, atoms)
+
+    @classmethod
+    def from_config(cls, config: SparseConfig) -> "SparseModel":
+        """Return an untrained model of this shape."""
+        return cls(**to_plain(config))
+
+    def encode(
+        self, x: Float[Tensor, "batch input"], mask: Bool[Tensor, "batch input"] | None = None
+    ) -> Float[Tensor, "batch latent"]:
+        """Return the codes of inputs in their own units.
+
+        Args:
+            x: inputs.
+            mask: False where an entry is padding; all are valid if None.
+        """
+        return self.activate(self.preactivations(self.scaled(x, mask)))
+
+    def decode(self, codes: Float[Tensor, "batch latent"]) -> Float[Tensor, "batch input"]:
+        """Return inputs, in their own units, from codes."""
+        return self.reconstruct(codes) * self.scale + self.mean
+
+    def forward(
+        self, x: Float[Tensor, "batch input"], mask: Bool[Tensor, "batch input"] | None = None
+    ) -> Float[Tensor, "batch input"]:
+        """Return decode(encode(x)): inputs rebuilt; what stands at places of padding means nothing."""
+        return self.decode(self.encode(x, mask))
+
+    def scaled(
+        self, x: Float[Tensor, "batch input"], mask: Bool[Tensor, "batch input"] | None = None
+    ) -> Float[Tensor, "batch input"]:
+        """Return u = (x - mean) / scale, 0 at padding."""
+        u = (x - self.mean) / self.scale
+        return u if mask is None else u * mask
+
+    def preactivations(self, u: Float[Tensor, "batch input"]) -> Float[Tensor, "batch latent"]:
+        """Return what the activation is applied to, in float32."""
+        hidden = u if self.encoder_hidden is None else self.encoder_hidden(u).relu()
+        return F.linear(hidden, self._encoder_rows(), self.encoder_bias).float()
+
+    def activate(self, values: Float[Tensor, "batch latent"]) -> Float[Tensor, "batch latent"]:
+        """Return codes: what the activation leaves of its input."""
+        if self.config.activation == "jumprelu":
+            return losses.jump_relu(values.relu(), self.threshold, self.config.bandwidth)
+        if self.config.activation == "topk":
+            return keep_largest(values.relu(), self.config.k)
+        if self.config.activation == "relu":
+            return values.relu()
+        if not self.training:
+            return values * (values > self.threshold)
+        codes, lowest = keep_largest_of_batch(values.relu(), self.config.k, self.threshold)
+        self._follow(lowest)
+        return codes
+
+    def reconstruct(self, codes: Float[Tensor, "batch latent"]) -> Float[Tensor, "batch input"]:
+        """Return u^, the input in scaled units, from codes."""
+        hidden = codes.to(self.decoder_bias.dtype) @ self.atoms()  # (B, D), or (B, H) with a hidden layer
+        if self.hidden_bias is None:
+            return hidden + self.decoder_bias
+        return (hidden + self.hidden_bias).relu() @ self._output_weight() + self.decoder_bias
+
+    def atoms(self) -> Float[Tensor, "latent atom"]:
+        """Return the rows of unit norm that codes are multiplied with, differentiable."""
+        return unit_rows(self._decoder_rows())
+
+    def dictionary(self) -> Float[Tensor, "latent input"]:
+        """Return the direction of the input, in its own units, that a code of 1 of each latent adds.
+
+        Raises:
+            ModelError: if the decoder has a hidden layer: then a latent has no fixed direction.
+        """
+        if self.config.decoder_hidden:
+            raise ModelError(
+                "latents have no direction, since the decoder has a hidden layer", where=type(self).__name__,
+                expected="decoder_hidden: []", got=list(self.config.decoder_hidden),
+            )  # fmt: skip
+        return self.atoms().detach() * self.scale
+
+    def l0_penalty(self, values: Float[Tensor, "batch latent"], target: float | int) -> Float[Tensor, ""]:
+        """Return (L0 / target - 1)^2, differentiable in the thresholds of `jumprelu`, of its input."""
+        count = losses.hard_step(values.relu(), self.threshold, self.config.bandwidth).sum(-1).mean()
+        return losses.l0_target_loss(count, target)
+
+    @torch.no_grad()
+    def standardise(self, mean: Float[Tensor, " input"], scale: Float[Tensor, " input"]) -> None:
+        """Set the shift and scale of the input.
+
+        Raises:
+            TrainingError: if a scale is not positive or a number is not finite.
+        """
+        if not bool(mean.isfinite().all() and scale.isfinite().all() and (scale > 0).all()):
+            raise TrainingError(
+                "cannot scale the input", expected="finite means and positive, finite scales",
+                got=f"a smallest scale of {float(scale.min()):.3g}",
+            )  # fmt: skip
+        self.mean.copy_(mean)
+        self.scale.copy_(scale)
+
+    @torch.no_grad()
+    def normalize(self) -> None:
+        """Give the decoder's rows unit norm, in place; thresholds of `jumprelu` stay at 0 or above."""
+        rows = self._decoder_rows()
+        rows.copy_(unit_rows(rows))
+        if self.config.activation == "jumprelu":
+            self.threshold.clamp_min_(0)
+
+    def _follow(self, lowest: Tensor) -> None:
+        with torch.no_grad():
+            share = torch.where(self.threshold == 0, 1.0, FOLLOW)
+            self.threshold.lerp_(lowest, share)
+
+    @abstractmethod
+    def _make(self, inner: int, atoms: int) -> None: ...
+
+    @abstractmethod
+    def _encoder_rows(self) -> Tensor: ...
+
+    @abstractmethod
+    def _decoder_rows(self) -> Tensor: ...
+
+    @abstractmethod
+    def _output_weight(self) -> Tensor: ...
+
+
+@register
+class SparseAutoencoder(SparseModel):
+    """Encoder and decoder with weights of their own; where both have the same shape they start equal."""
+
+    def _make(self, inner: int, atoms: int) -> None:
+        self.decoder_weight = nn.Parameter(unit_rows(torch.randn(self.config.latent_dim, atoms)))
+        start = (
+            self.decoder_weight.detach().clone()
+            if inner == atoms
+            else unit_rows(torch.randn(self.config.latent_dim, inner))
+        )
+        self.encoder_weight = nn.Parameter(start)
+        hidden = self.config.decoder_hidden
+        self.output_weight = nn.Parameter(torch.randn(atoms, self.config.input_dim) * atoms**-0.5) if hidden else None
+
+    def normalize_decoder_weights_row_wise(self) -> None:
+        """Give every atom, a row of `decoder_weight` (latent, atom), unit norm in place."""
+        self.normalize()
+
+    def _encoder_rows(self) -> Tensor:
+        return self.encoder_weight
+
+    def _decoder_rows(self) -> Tensor:
+        return self.decoder_weight
+
+    def _output_weight(self) -> Tensor:
+        assert self.output_weight is not None
+        return self.output_weight
+
+
+@register
+class TiedWeightSparseAutoencoder(SparseModel):
+    """The decoder is the transpose of the encoder: about half the parameters.
+
+    One matrix w (latent, D) of unit rows: z = activation(u w^T + c), u^ = z w + b. Hidden layers, if any, are transposes
+    of each other too, and so of equal width.
+    """
+
+    def _make(self, inner: int, atoms: int) -> None:
+        if self.config.encoder_hidden != self.config.decoder_hidden:
+            raise ModelError(
+                "tied weights need hidden layers of equal width", where=type(self).__name__,
+                expected=list(self.config.encoder_hidden), got=list(self.config.decoder_hidden),
+            )  # fmt: skip
+        assert inner == atoms
+        self.weight = nn.Parameter(unit_rows(torch.randn(self.config.latent_dim, atoms)))
+
+    def normalize_weights_row_wise(self) -> None:
+        """Give every atom, a row of `weight` (latent, atom), unit norm in place."""
+        self.normalize()
+
+    def _encoder_rows(self) -> Tensor:
+        return unit_rows(self.weight)
+
+    def _decoder_rows(self) -> Tensor:
+        return self.weight
+
+    def _output_weight(self) -> Tensor:
+        assert self.encoder_hidden is not None
+        return self.encoder_hidden.weight
+
+
+def unit_rows(rows: Float[Tensor, "*stack latent atom"]) -> Float[Tensor, "*stack latent atom"]:
+    """Return rows divided by their Euclidean norm; a row of zeros stays as it is."""
+    return rows / rows.norm(dim=-1, keepdim=True).clamp_min(EPSILON)
+
+
+def keep_largest(values: Float[Tensor, "*stack latent"], k: int) -> Float[Tensor, "*stack latent"]:
+    """Return values of which each sample keeps the k largest, the others 0."""
+    largest = values.topk(k, dim=-1, sorted=False)
+    return torch.zeros_like(values).scatter(-1, largest.indices, largest.values)
+
+
+def keep_largest_of_batch(
+    values: Float[Tensor, "batch latent"], k: int, guess: Tensor
+) -> tuple[Float[Tensor, "batch latent"], Float[Tensor, ""]]:
+    """Return values of which the batch keeps the B k largest, the others 0, and the smallest one that is kept.
+
+    Args:
+        values: not negative.
+        k: kept per sample, in the mean.
+        guess: of the smallest; it changes nothing but the time that the search takes.
+    """
+    with torch.no_grad():
+        wanted, flat = k * len(values), values.flatten()
+        likely = flat[flat > guess / 2]
+        searched = likely if len(likely) >= wanted else flat
+        lowest = searched.topk(wanted, sorted=False).values.min() if wanted < len(searched) else searched.min()
+    return values * (values >= lowest), lowest

@@ -1,0 +1,238 @@
+"""Blocks of networks that become tokens together, in this process or in others: the same bytes either way.
+
+A block is a run of consecutive rows of the zoo, cut by the count of their weights alone, and what comes out of it, its
+tokens and the moments of its training networks, depends on nothing but its networks. The tokens of all blocks follow each
+other in tokens.npy; the moments are combined in the order of the blocks, so that the normaliser is the same to the last
+bit whoever computed them. Other processes write each block to a shard beside a file with its moments; both are whole or
+absent, and a shard that is there is not made again.
+"""
+
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Bool, Int
+
+from wscore.errors import DataError
+from wscore.io import atomic_file, read_tensors, write_tensors
+from wscore.networks.layout import Layout
+from wscore.parallel import Workers, one_thread
+from wscore.tokens.index import group_places
+from wscore.tokens.normalizer import Moments, Normalization, NormalizerFit, tensor_moments
+from wscore.tokens.tokenizer import Tokenizer
+from wscore.tokens.unit_orders import Placed
+from wscore.zoo.store import Weights, Zoo
+
+BLOCK = 1 << 22  # weights in memory at once while a cache is built
+PART = 1 << 18  # weights aligned at once
+ENTRIES = 1 << 20  # of tokens written at once
+
+
+class Job(NamedTuple):
+    """What all blocks have in common.
+
+    Attributes:
+        weights: reads the networks.
+        tokenizer: makes their tokens.
+        mode: of the normalisation; `none` takes no moments.
+        zoo: folder, for messages.
+    """
+
+    weights: Weights
+    tokenizer: Tokenizer
+    mode: Normalization
+    zoo: str
+
+
+class Block(NamedTuple):
+    """Consecutive rows of a zoo.
+
+    Attributes:
+        start: the first row.
+        layouts: of the networks.
+        codes: number of each network's layout among them.
+        models: name of each network.
+        runs: run of each network.
+        trained: whether each network is trained on.
+        placed: puts these networks in order.
+        path: of the shard; None if there is none.
+    """
+
+    start: int
+    layouts: tuple[Layout, ...]
+    codes: Int[np.ndarray, " row"]
+    models: np.ndarray
+    runs: np.ndarray
+    trained: Bool[np.ndarray, " row"]
+    placed: Placed
+    path: Path | None
+
+    def moments(self) -> Path:
+        """Return where the moments lie beside the shard."""
+        assert self.path is not None
+        return self.path.with_suffix(".safetensors")
+
+
+def plan_blocks(
+    zoo: Zoo, trained: Bool[np.ndarray, " row"], placed: Placed, shards: Path | None = None
+) -> Iterator[Block]:
+    """Yield the blocks of a zoo: consecutive rows of `BLOCK` weights, the last row taken whole.
+
+    Args:
+        zoo: the networks.
+        trained: whether each of them is trained on.
+        placed: puts them in order.
+        shards: folder of the shards, if there are any.
+    """
+    codes, names = pd.factorize(zoo.table["layout"].astype(str))
+    layouts = [zoo.layouts[str(name)] for name in names]
+    sizes = np.array([layout.size for layout in layouts])[codes]
+    for number, (start, stop) in enumerate(cut(sizes, BLOCK)):
+        used, own = np.unique(codes[start:stop], return_inverse=True)
+        rows = slice(start, stop)
+        models, runs = (zoo.table[name].iloc[rows].astype(str).to_numpy(object) for name in ("model_id", "run_id"))
+        by_layout = {layouts[code].identity: runs[own == place] for place, code in enumerate(used)}
+        yield Block(
+            start, tuple(layouts[code] for code in used), own, models, runs, trained[rows],
+            placed if shards is None else placed.only(by_layout),
+            None if shards is None else shards / f"tokens-{number:05d}.bin",
+        )  # fmt: skip
+
+
+def cut(sizes: Int[np.ndarray, " row"], most: int) -> list[tuple[int, int]]:
+    """Return (start, end) of consecutive rows that reach a size together, the last one whatever is left."""
+    ends = np.cumsum(sizes)
+    found, start, done = [], 0, 0
+    while start < len(sizes):
+        stop = min(len(sizes), int(np.searchsorted(ends, done + most)) + 1)
+        found.append((start, stop))
+        start, done = stop, int(ends[stop - 1])
+    return found
+
+
+def write_tokens(
+    path: Path, blocks: Iterable[Block], job: Job, *, shape: tuple[int, int], workers: Workers
+) -> NormalizerFit:
+    """Write tokens.npy in the order of the zoo, and return the statistics of the networks that are trained on.
+
+    Args:
+        path: of the file.
+        blocks: of all networks, with a shard each if other processes do the work.
+        job: what they have in common.
+        shape: count of tokens and entries of a token.
+        workers: who does the work.
+
+    Raises:
+        DataError: if a network does not fit its layout or has weights that are not finite, naming it.
+    """
+    fit = NormalizerFit(job.mode)
+    with path.open("wb") as stream:
+        np.lib.format.write_array_header_1_0(stream, {"descr": "<f4", "fortran_order": False, "shape": shape})
+        if workers.shards is None:
+            with one_thread():  # as in other processes
+                for block in blocks:
+                    _merge(fit, block, write_block(block, job, stream))
+            return fit
+        some = list(blocks)
+        for block, _ in zip(some, workers.map(partial(write_shard, job=job), some), strict=True):
+            assert block.path is not None
+            with block.path.open("rb") as shard:
+                shutil.copyfileobj(shard, stream, 1 << 22)
+            _merge(fit, block, _read_moments(block.moments()))
+    return fit
+
+
+def write_shard(block: Block, job: Job) -> int:
+    """Write the tokens of a block and its moments to files of their own, unless they are there; return its count of rows."""
+    path = block.path
+    assert path is not None
+    if not (path.is_file() and block.moments().is_file()):
+        with atomic_file(path) as temporary, temporary.open("wb") as stream:
+            found = write_block(block, job, stream)
+            tensors = {f"{name}/{field}": torch.from_numpy(values) for name, moments in found.items()
+                       for field, values in moments._asdict().items()}  # fmt: skip
+            write_tensors(block.moments(), tensors)
+    return len(block.codes)
+
+
+def write_block(block: Block, job: Job, stream: BinaryIO) -> dict[str, Moments]:
+    """Write the tokens of a block to a stream, and return the moments of its training networks by layout."""
+    vectors = [vector for _, vector in job.weights.stream(block.start, block.start + len(block.codes))]
+    moments: dict[str, Moments] = {}
+    groups: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+    for places in group_places(block.codes):
+        code = int(block.codes[places[0]])
+        layout = block.layouts[code]
+        networks = _prepared(block, job, layout, places, [vectors[place] for place in places])
+        trained = networks[block.trained[places]]
+        if job.mode != "none" and len(trained):
+            moments[layout.identity] = tensor_moments(layout, trained)
+        groups[code] = places, networks
+    del vectors
+    _encode(block, job.tokenizer, groups, stream)
+    return moments
+
+
+def _encode(
+    block: Block, tokenizer: Tokenizer, groups: dict[int, tuple[np.ndarray, np.ndarray]], stream: BinaryIO
+) -> None:
+    """Write tokens of networks (n, D), given by layout with their places in the block, some `ENTRIES` at once."""
+    lengths = np.array([tokenizer.count(layout) for layout in block.layouts])[block.codes]
+    size = max(1, ENTRIES // (int(lengths.max()) * tokenizer.token_dim))
+    for start in range(0, len(lengths), size):
+        own = lengths[start : start + size]
+        tokens = np.empty((int(own.sum()), tokenizer.token_dim), "<f4")
+        firsts = np.cumsum(own) - own
+        for code, (places, networks) in groups.items():
+            part = slice(*np.searchsorted(places, (start, start + size)))
+            made = tokenizer.encode(block.layouts[code], networks[part])
+            tokens[firsts[places[part] - start, None] + np.arange(made.shape[1])] = made
+        stream.write(tokens.data)
+
+
+def _merge(fit: NormalizerFit, block: Block, found: dict[str, Moments]) -> None:
+    for layout in block.layouts:
+        if layout.identity in found:
+            fit.merge(layout, found[layout.identity])
+
+
+def _read_moments(path: Path) -> dict[str, Moments]:
+    parts: dict[str, dict[str, np.ndarray]] = {}
+    for key, tensor in read_tensors(path).items():
+        name, _, field = key.rpartition("/")
+        parts.setdefault(name, {})[field] = tensor.numpy()
+    return {name: Moments(**fields) for name, fields in parts.items()}
+
+
+def _prepared(block: Block, job: Job, layout: Layout, places: np.ndarray, vectors: Sequence[np.ndarray]) -> np.ndarray:
+    """Return checked and aligned networks of one layout as (n, D); what that takes in between is kept small."""
+    networks = np.empty((len(places), layout.size), np.float32)
+    some = max(1, PART // layout.size)
+    for start in range(0, len(places), some):
+        part = slice(start, start + some)
+        checked = _stack(job.zoo, layout, block.models[places[part]], vectors[part])
+        networks[part] = block.placed.apply_runs(layout, checked, block.runs[places[part]])
+    return networks
+
+
+def _stack(zoo: str, layout: Layout, models: np.ndarray, vectors: Sequence[np.ndarray]) -> np.ndarray:
+    """Return checked networks of one layout as (n, D)."""
+    sizes = np.array([vector.size for vector in vectors])
+    for place in np.flatnonzero(sizes != layout.size)[:1]:
+        raise DataError("does not fit its layout", where=models[place], expected=layout.size, got=sizes[place])
+    networks = np.stack(vectors)
+    finite = np.isfinite(networks).sum(axis=1)
+    for place in np.flatnonzero(finite != layout.size)[:1]:
+        raise DataError(
+            "network has weights that are not finite",
+            where=models[place],
+            expected="finite numbers",
+            got=f"{layout.size - finite[place]} of {layout.size} NaN or infinite",
+            fix=f"leave it out of {zoo}",
+        )
+    return networks

@@ -1,0 +1,221 @@
+"""A model on disk: one self-describing folder that rebuilds itself.
+
+    folder/
+      config.json         {"format": 1, "class": "MlpEncoder", "config": {...}, "sha256": "...", "tied": {...}, ...}
+      model.safetensors   the state dict; tensors that share memory are stored once
+
+A model class takes part by being decorated with `@register` and built by `cls(config)`, or by `cls.from_config(config)`
+where its constructor takes something handier; `config` is annotated by its `Section` and kept as `.config`. Nothing is
+pickled and no shape is guessed from tensors.
+
+A class whose configuration has changed since the first release says so by a class attribute `folder_format` of 2 or more,
+and turns older configurations into new ones by a static method `upgraded(config, format)`. Those for which it returns None are
+refused, and all of them without that method.
+"""
+
+import hashlib
+import importlib
+import inspect
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+
+from torch import Tensor, nn
+
+from wscore.config import Section, convert, to_plain
+from wscore.errors import ConfigError, DataError, ModelError
+from wscore.io import read_json, read_tensors, write_json, write_tensors
+
+FORMAT = 1  # of classes that don't say otherwise
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+RESERVED = ("format", "class", "config", "sha256", "tied")
+MODELS: dict[str, type[nn.Module]] = {}
+#: Module of each registered class, so that a folder is read without importing every product.
+HOMES = {
+    "Blend": "wscore.heads.ensemble",
+    "Decoder": "wscore.autoencoder.models.autoencoder",
+    "DiffusionPredictor": "wscore.forecasting.models.per_weight",
+    "Encoder": "wscore.autoencoder.models.autoencoder",
+    "Forest": "wscore.heads.trees",
+    "GramPredictor": "wscore.forecasting.models.predictors",
+    "Head": "wscore.heads.mlp_head",
+    "PcaPredictor": "wscore.forecasting.models.predictors",
+    "ProjectionHead": "wscore.autoencoder.models.projection",
+    "SeriesPredictor": "wscore.forecasting.models.per_weight",
+    "SparseAutoencoder": "wscore.sae.model",
+    "TiedWeightSparseAutoencoder": "wscore.sae.model",
+}
+M = TypeVar("M", bound=nn.Module)
+
+
+def register(model: type[M]) -> type[M]:
+    """Return a model class unchanged, after entering it in `MODELS` under its name."""
+    taken = MODELS.get(model.__name__, model)
+    assert taken.__module__ == model.__module__, f"two models are called {model.__name__}"
+    config_class(model)
+    MODELS[model.__name__] = model
+    return model
+
+
+def config_class(model: type[nn.Module]) -> type[Section]:
+    """Return the configuration class that a model's `from_config` or `__init__(self, config: ...)` is annotated with."""
+    make = getattr(model, "from_config", model.__init__)
+    kind = get_type_hints(inspect.unwrap(getattr(make, "__func__", make))).get("config")
+    assert isinstance(kind, type), f"{model.__name__} needs an annotated `config`"
+    assert issubclass(kind, Section), f"{model.__name__}: the configuration must be a Section"
+    return kind
+
+
+def save_model(folder: Path, model: nn.Module, *, extra: Mapping[str, Any] | None = None) -> None:
+    """Write a model as config.json and model.safetensors; other files of the folder stay.
+
+    Args:
+        folder: made if missing.
+        model: of a registered class, with its configuration in `.config`.
+        extra: more keys of config.json, plain data; none of `RESERVED`.
+
+    Raises:
+        ModelError: if the class is not registered or an extra key is reserved.
+    """
+    name, extra = type(model).__name__, dict(extra or {})
+    if MODELS.get(name) is not type(model):
+        raise ModelError(
+            "class is not registered", where=name, fix="decorate it with wscore.training.model_folder.register"
+        )
+    clash = sorted(set(extra) & set(RESERVED))
+    if clash:
+        raise ModelError("extra keys are reserved", where=Path(folder) / CONFIG, got=clash)
+    tensors, tied = _untie(model.state_dict())
+    write_tensors(Path(folder) / WEIGHTS, tensors, metadata={"format": "pt"})
+    head = {
+        "format": format_of(type(model)),
+        "class": name,
+        "config": to_plain(model.config),
+        "sha256": _digest(Path(folder) / WEIGHTS),
+    }
+    write_json(Path(folder) / CONFIG, {**head, "tied": tied, **extra})
+
+
+def load_model(folder: Path, kind: type[M] = nn.Module) -> M:
+    """Return the model in a folder, on the CPU and in evaluation mode.
+
+    Args:
+        folder: as written by `save_model`.
+        kind: class (or base class) that the model must have.
+
+    Raises:
+        ModelError: if a file is missing, altered or unreadable, the format or class is unknown or not as asked for, or
+            the configuration and the weights don't fit each other.
+    """
+    content = read_model_config(folder)
+    found = find_model(content["class"], where=Path(folder) / CONFIG)
+    if not issubclass(found, kind):
+        raise ModelError("holds a model of another class", where=folder, expected=kind.__name__, got=found.__name__)
+    plain = _current(content, found, where=Path(folder) / CONFIG)
+    try:
+        config = convert(plain, config_class(found), where=f"{Path(folder) / CONFIG}: config")
+    except ConfigError as error:
+        raise ModelError(f"configuration does not fit its class: {error}", where=folder) from error
+    model = getattr(found, "from_config", found)(config)
+    _fill(model, _read_weights(Path(folder), content), where=folder)
+    return model.eval()
+
+
+def read_model_config(folder: Path) -> dict[str, Any]:
+    """Return config.json of a model folder, extra keys included.
+
+    Raises:
+        ModelError: if it is missing, not JSON, of an unknown format or lacks a key.
+    """
+    path = Path(folder) / CONFIG
+    if not path.is_file():
+        raise ModelError("no model here: config.json is missing", where=folder, fix="run the stage that makes it")
+    try:
+        content = read_json(path)
+    except DataError as error:
+        raise ModelError(str(error)) from error
+    missing = [key for key in RESERVED if key not in content] if isinstance(content, dict) else list(RESERVED)
+    if missing:
+        raise ModelError("is not the configuration of a wscore model", where=path, expected=f"the keys {missing}")
+    if not isinstance(content["format"], int) or content["format"] < FORMAT:
+        raise ModelError("unknown format", where=path, expected=f"{FORMAT} or more", got=content["format"])
+    return content
+
+
+def format_of(model: type[nn.Module]) -> int:
+    """Return the format in which folders of a model class are written now."""
+    return getattr(model, "folder_format", FORMAT)
+
+
+def _current(content: Mapping[str, Any], model: type[nn.Module], *, where: Path) -> Any:
+    """Return the configuration in a folder as the class has it now."""
+    found, newest = content["format"], format_of(model)
+    if found > newest:
+        raise ModelError("unknown format", where=where, expected=f"at most {newest}", got=found, fix="update wscore")
+    if found == newest:
+        return content["config"]
+    upgraded = getattr(model, "upgraded", None)
+    plain = None if upgraded is None else upgraded(content["config"], found)
+    if plain is None:
+        fix = "make the model again with this version of wscore"
+        raise ModelError("is of an older format", where=where, expected=newest, got=found, fix=fix)
+    return plain
+
+
+def find_model(name: str, *, where: object = None) -> type[nn.Module]:
+    """Return the registered class of a name; its module is imported if it was not.
+
+    Raises:
+        ModelError: if no class has this name.
+    """
+    if name not in MODELS and name in HOMES:
+        importlib.import_module(HOMES[name])
+    if name not in MODELS:
+        expected = f"one of {', '.join(sorted({*MODELS, *HOMES}))}"
+        raise ModelError("unknown model class", where=where, expected=expected, got=name)
+    return MODELS[name]
+
+
+def _untie(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return each piece of memory once, and for every other name of it the name under which it is kept."""
+    kept: dict[str, Tensor] = {}
+    tied: dict[str, str] = {}
+    names: dict[tuple[Any, ...], str] = {}
+    for name, tensor in state.items():
+        place = (tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
+        if tensor.numel() and place in names:
+            tied[name] = names[place]
+        else:
+            names[place] = name
+            whole = tensor.untyped_storage().nbytes() == tensor.nbytes
+            kept[name] = tensor if whole else tensor.clone()
+    return kept, tied
+
+
+def _read_weights(folder: Path, content: Mapping[str, Any]) -> dict[str, Tensor]:
+    path = folder / WEIGHTS
+    if not path.is_file():
+        raise ModelError("model.safetensors is missing", where=folder, fix="run the stage that makes it")
+    if _digest(path) != content["sha256"]:
+        raise ModelError(
+            "is not the file that config.json was written for", where=path, fix="make or fetch the model again"
+        )
+    try:
+        tensors = read_tensors(path)
+    except DataError as error:
+        raise ModelError(str(error)) from error
+    return {**tensors, **{name: tensors[source] for name, source in content["tied"].items() if source in tensors}}
+
+
+def _fill(model: nn.Module, tensors: Mapping[str, Tensor], *, where: object) -> None:
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise ModelError(
+            "weights do not fit the configuration", where=where, got=" ".join(str(error).split())
+        ) from error
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -1,0 +1,285 @@
+"""Checkpoints of your own, and the trial directories of Ray Tune: files of state dicts with what is known about them."""
+
+import functools
+import json
+import re
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from wscore.errors import ConfigError, DataError, WscoreWarning
+from wscore.io import content_hash
+from wscore.networks.checkpoints import BROKEN, read_checkpoint
+from wscore.networks.records import Found, Refused, RejectedError
+from wscore.zoo.config import ReadingConfig, ZooConfig
+from wscore.zoo.readers.ingest import Plan
+from wscore.zoo.readers.metadata import NamePattern, flattened, join, read_table
+
+SUFFIXES = (
+    ".pt", ".pth", ".ckpt", ".tar", ".bin", ".safetensors", ".npz", ".npy", ".h5", ".hdf5", ".keras", ".pkl", ".msgpack"
+)  # fmt: skip
+FILES_PER_SHARD = 64
+RESERVED = ("model_id", "run_id", "layout", "weights")
+
+
+class File(NamedTuple):
+    """One checkpoint file and what is known about it.
+
+    Attributes:
+        path: relative to the folder, with slashes.
+        name: of the network: the path without its extension, unless another file has the same.
+        run: training run.
+        checkpoint: number in the run, or None where nothing says it.
+        metadata: columns.
+        refused: reason why it is not read, or empty.
+        detail: of that reason.
+        told_by_folder: whether nothing but its folder says its run, so that what stands in the file may.
+    """
+
+    path: str
+    name: str
+    run: str
+    checkpoint: float | None
+    metadata: dict[str, Any]
+    refused: str = ""
+    detail: str = ""
+    told_by_folder: bool = False
+
+
+def plan_folder(config: ZooConfig) -> Plan:
+    """Return how the checkpoints below `zoo.path` are read.
+
+    Raises:
+        ConfigError: if `zoo.path` is missing, or a pattern is no pattern.
+        DataError: if there is no checkpoint, or the table of metadata is unreadable.
+    """
+    folder = find_folder(config)
+    paths = _checkpoints(folder)
+    rows, late = _metadata(folder, paths, config)
+    pattern = _run_pattern(config.run_pattern)
+    named = zip(paths, _names(paths), rows, strict=True)
+    files = [_named(folder, path, name, row, pattern, config) for path, name, row in named]
+    left_out = [file.path for file in files if file.refused == "no_match"]
+    if len(left_out) == len(files):
+        where = "zoo.run_pattern"
+        raise DataError("fits no checkpoint", where=where, expected=f"a match in paths like {paths[0]}")
+    if left_out:
+        message = f"{len(left_out)} of {len(files)} checkpoints don't fit zoo.run_pattern and were left out"
+        warnings.warn(message, WscoreWarning, stacklevel=2)
+    return _plan(folder, files, late, config)
+
+
+def _names(paths: list[str]) -> list[str]:
+    """Return the paths without extensions, of files that would share a name with them."""
+    ending = re.compile(r"\.(?:pth\.tar|" + "|".join(suffix[1:] for suffix in SUFFIXES) + ")$")
+    short = [ending.sub("", path) for path in paths]
+    counts = Counter(short)
+    return [name if counts[name] == 1 else path for name, path in zip(short, paths, strict=True)]
+
+
+def plan_trials(config: ZooConfig) -> Plan:
+    """Return how the trials of Ray Tune below `zoo.path` are read, as the model zoos of the field are published.
+
+    A trial is a directory with `params.json`, `result.json` (one JSON object per iteration) and directories
+    `checkpoint_<number>` that hold a file `checkpoints` (or `checkpoint.pt`, `model.pt`, ...). The trial is the run; the
+    results of an iteration belong to the checkpoint of the same number.
+
+    Raises:
+        DataError: if there is no trial.
+    """
+    folder = find_folder(config)
+    trials = sorted({path.parent for path in folder.rglob("params.json")}, key=lambda path: natural(path.as_posix()))
+    found = [(trial.relative_to(folder).as_posix(), _trial(folder, trial)) for trial in trials]
+    files = [file for _, some in found for file in some]
+    empty = [Refused(name, "file_missing", "a trial without checkpoints") for name, some in found if not some]
+    if not files:
+        expected = "directories with params.json and checkpoint_*/checkpoints"
+        raise DataError("no trials of Ray Tune here", where=f"zoo.path={folder}", expected=expected)
+    return _plan(folder, files, empty, config)
+
+
+def find_folder(config: ZooConfig) -> Path:
+    """Return `zoo.path` as an existing folder.
+
+    Raises:
+        ConfigError: if it is not given.
+        DataError: if it does not exist.
+    """
+    if config.path is None:
+        raise ConfigError("is missing", where="zoo.path", expected="the folder of the networks", got="null")
+    if not Path(config.path).is_dir():
+        raise DataError("no such folder", where=f"zoo.path={config.path}", fix="name the folder of the networks")
+    return Path(config.path)
+
+
+def stamp(paths: list[Path]) -> str:
+    """Return a hash of names, sizes and times of files: what was read of them is kept while it is the same."""
+    found = [(path.as_posix(), path.lstat()) for path in paths]
+    return content_hash(*(f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in found))
+
+
+def natural(text: str) -> tuple[list[tuple[int, Any]], str]:
+    """Return a key that sorts numbers in names by their value."""
+    parts = re.split(r"(\d+)", text)
+    return [(0, int(part)) if part.isdecimal() else (1, part) for part in parts], text
+
+
+def read_files(folder: Path, reading: ReadingConfig, files: list[File]) -> Iterator[Found | Refused]:
+    """Yield the network in each file, or why there is none.
+
+    Raises:
+        DataError: if what stands beside the weights is to order the checkpoints of a run, and is no number.
+    """
+    key, most = reading.state_key, reading.max_weights
+    for file in files:
+        if file.refused:
+            yield Refused(file.path, file.refused, file.detail)
+            continue
+        try:
+            content = read_checkpoint(folder / file.path, key=key, most=most)
+        except RejectedError as error:
+            yield Refused(file.path, error.reason, error.detail)
+            continue
+        notes = flattened(content.notes)
+        run, checkpoint = file.run, file.checkpoint
+        if file.told_by_folder and notes.get(reading.run_column or "run_id") is not None:
+            run = str(notes[reading.run_column or "run_id"])
+        if checkpoint is None and reading.checkpoint_column is not None:
+            checkpoint = _number(notes.get(reading.checkpoint_column), file.path)
+        known = {**notes, **file.metadata}
+        metadata = {column: value for column, value in known.items() if column not in RESERVED}
+        architecture = str(metadata.pop("architecture", "") or "")
+        yield Found(file.name, run, checkpoint, content.state, metadata, architecture, content.constants)
+
+
+def _plan(folder: Path, files: list[File], late: list[Refused], config: ZooConfig) -> Plan:
+    read = functools.partial(read_files, folder.resolve(), config.reading)
+    pieces = [files[start : start + FILES_PER_SHARD] for start in range(0, len(files), FILES_PER_SHARD)]
+    known = content_hash(repr(files), stamp([folder / file.path for file in files]), str(folder.resolve()))
+    return Plan(read, pieces, late, known, {"source": config.source, "path": str(config.path)})
+
+
+def _checkpoints(folder: Path) -> list[str]:
+    """Return the paths of all checkpoint files in natural order (2 before 10), hidden ones left out."""
+    found = [path.relative_to(folder) for path in folder.rglob("*") if path.suffix in SUFFIXES and not path.is_dir()]
+    paths = [path.as_posix() for path in found if not any(part.startswith(".") for part in path.parts)]
+    if not paths:
+        raise DataError("no checkpoints here", where=f"zoo.path={folder}", expected=f"files *{', *'.join(SUFFIXES)}")
+    return sorted(paths, key=natural)
+
+
+def _metadata(folder: Path, paths: list[str], config: ZooConfig) -> tuple[list[dict[str, Any]], list[Refused]]:
+    """Return the columns of every file, from its name and from the table, and the rows without a file."""
+    template = config.reading.name_pattern
+    pattern = None if template is None else NamePattern(template)
+    rows: list[dict[str, Any]] = [{} if pattern is None else pattern.read(path) for path in paths]
+    left_out = sum(not row for row in rows) if pattern is not None else 0
+    if left_out == len(rows):
+        raise DataError(
+            "fits no checkpoint", where="zoo.reading.name_pattern", expected=f"a match in paths like {paths[0]}"
+        )
+    if left_out:
+        message = (
+            f"{left_out} of {len(rows)} checkpoints don't fit zoo.reading.name_pattern: their names tell no columns"
+        )
+        warnings.warn(message, WscoreWarning, stacklevel=2)
+    table = read_table(folder)
+    if table is None:
+        return rows, []
+    joined, unused = join(paths, table[1], table[0])
+    late = [Refused(name, "file_missing", f"named in {table[0].name}") for name in unused]
+    return [{**row, **more} for row, more in zip(rows, joined, strict=True)], late
+
+
+def _named(
+    folder: Path, path: str, name: str, row: dict[str, Any], pattern: re.Pattern[str] | None, config: ZooConfig
+) -> File:
+    """Return a file with its run and checkpoint: from the pattern, from metadata, else from its folder."""
+    if not (folder / path).resolve().is_relative_to(folder.resolve()):
+        return File(path, name, "", None, {}, "outside", f"leads to {(folder / path).resolve()}")
+    if not (folder / path).is_file():  # a pipe would be waited for without end
+        return File(path, name, "", None, {}, "unreadable", "no regular file")
+    reading = config.reading
+    parent = Path(path).parent.as_posix()
+    run = row.get(reading.run_column or "run_id")
+    number = row.get(reading.checkpoint_column or "checkpoint")
+    if pattern is not None:
+        match = pattern.search(path)
+        if match is None or match["run"] is None:
+            return File(path, name, "", None, {}, "no_match", pattern.pattern)
+        run, number = match["run"], match.groupdict().get("checkpoint") or number
+    named = run if run is not None else parent if parent != "." else Path(path).stem
+    metadata = {column: value for column, value in row.items() if column not in ("run_id", "checkpoint")}
+    return File(path, name, str(named), _number(number, path), metadata, told_by_folder=run is None)
+
+
+def _number(value: Any, path: str) -> float | None:
+    if value is None or value == "":
+        return None
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise DataError("the checkpoint of a run is no number", where=path, expected="a number", got=value) from None
+
+
+def _run_pattern(text: str | None) -> re.Pattern[str] | None:
+    if text is None:
+        return None
+    try:
+        pattern = re.compile(text)
+    except re.error as error:
+        raise ConfigError("is no regular expression", where="zoo.run_pattern", got=f"{text!r}: {error}") from error
+    if "run" not in pattern.groupindex:
+        expected = "such as (?P<run>.+)/epoch_(?P<checkpoint>[0-9]+)"
+        raise ConfigError("has no group `run`", where="zoo.run_pattern", expected=expected, got=text)
+    return pattern
+
+
+def _trial(folder: Path, trial: Path) -> list[File]:
+    """Return the checkpoints of one trial, with its configuration and the results of each iteration."""
+    name = trial.relative_to(folder).as_posix()
+    paths = [_content(path) for path in trial.glob("checkpoint_*")]
+    paths = sorted((path for path in paths if path is not None), key=lambda path: natural(path.as_posix()))
+    try:
+        given = flattened(json.loads((trial / "params.json").read_text(encoding="utf-8")))
+        results = _results(trial / "result.json")
+    except BROKEN as error:
+        detail = " ".join(f"params.json or result.json: {type(error).__name__}: {error}".split())[:200]
+        places = [path.relative_to(folder).as_posix() for path in paths]
+        return [File(place, place, "", None, {}, "unreadable", detail) for place in places]
+    files = []
+    for path in paths:
+        number = int(re.findall(r"\d+", path.relative_to(trial).parts[0])[-1])
+        inside = path.resolve().is_relative_to(folder.resolve())
+        refused = ("", "") if inside else ("outside", f"leads to {path.resolve()}")
+        metadata = {**given, **results.get(number, {})}
+        place = path.relative_to(folder).as_posix()
+        files.append(File(place, _names([place])[0], name, number, metadata, *refused))
+    return files
+
+
+def _content(path: Path) -> Path | None:
+    """Return the file that holds the weights of a checkpoint directory of Ray Tune."""
+    if path.is_file():
+        return path
+    names = ("checkpoints", "checkpoint", "checkpoint.pt", "model.pt", "model.pth", "checkpoint.pth", "state_dict.pt")
+    return next((path / name for name in names if (path / name).is_file()), None)
+
+
+def _results(path: Path) -> dict[int, dict[str, Any]]:
+    """Return the measured columns of each iteration; the nested copy of the configuration is left out."""
+    results: dict[int, dict[str, Any]] = {}
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    for place, line in enumerate(lines):
+        try:
+            row = json.loads(line)
+        except ValueError:
+            if place == len(lines) - 1:
+                break  # a trial that was stopped while it wrote
+            raise
+        if isinstance(row, Mapping):
+            measured = {key: value for key, value in row.items() if key not in ("config", "node_ip", "hostname", "pid")}
+            results[int(row.get("training_iteration", place + 1))] = flattened(measured)
+    return results

@@ -1,0 +1,450 @@
+"""Networks of others become a zoo: read shard by shard, judged, described and written; what is left out is listed.
+
+A source is planned first: which pieces there are and how one is read. Pieces are read by any number of worker
+processes into shards in `.cache/zoo/`, so that an interrupted reading goes on where it was. Weights pass through memory
+one shard at a time; what is kept in memory of each network is a few hundred bytes.
+"""
+
+import shutil
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import msgspec
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from wscore.config import to_plain
+from wscore.errors import ConfigError, DataError, WscoreWarning
+from wscore.io import atomic_folder, content_hash, read_json, source_code, write_csv, write_json
+from wscore.networks.architectures import parse
+from wscore.networks.factories import Built, try_to_build
+from wscore.networks.layout import Layout, layout_of
+from wscore.networks.records import REASONS, Found, Refused
+from wscore.parallel import parallel_map
+from wscore.zoo.buffers import collect, is_small, set_key, write_sets
+from wscore.zoo.config import HygieneConfig, ReadingConfig, ZooConfig
+from wscore.zoo.readers.hygiene import defect, digest, join_groups, layer_digests, near_pairs, shared_layers, sketch
+from wscore.zoo.readers.metadata import Columns
+from wscore.zoo.store import SET_ASIDE, is_whole, read_metadata, read_part, write_layouts, write_part, write_set_aside
+
+CACHE = Path(".cache/zoo")
+ROWS_PER_PART = 1024
+WEIGHTS_PER_PART = 1 << 25
+Reader = Callable[[Any], Iterator[Found | Refused]]
+
+
+class Plan(NamedTuple):
+    """What is read from a source.
+
+    Attributes:
+        read: yields the networks of one piece; importable by name, as it is called in other processes.
+        pieces: its arguments, in order.
+        refused: what is known to be left out before anything is read.
+        identity: hash of all that is read.
+        origin: where it comes from, recorded in the zoo.
+        empty: what to do if it turns out that there is nothing in it.
+    """
+
+    read: Reader
+    pieces: list[Any]
+    refused: list[Refused]
+    identity: str
+    origin: dict[str, str]
+    empty: str | None = None
+
+
+class Job(NamedTuple):
+    """What a worker is given for one piece."""
+
+    read: Reader
+    piece: Any
+    path: Path
+    max_weight: float
+    constant: bool
+
+
+def take_in(plan: Plan, config: ZooConfig, out: Path, factories: Mapping[str, str] | None = None) -> int:
+    """Write the zoo of a plan and return how many networks were set aside.
+
+    Args:
+        plan: what is read.
+        config: what is set aside, and which workers read.
+        out: folder of the zoo.
+        factories: `data.factories`, the functions that may build networks again.
+
+    Raises:
+        ConfigError: if a factory is not named there, or can't be imported.
+        DataError: if no network is left.
+        WscoreError: if a worker process dies; finished shards are kept.
+    """
+    factories = dict(factories or {})
+    _check_factory(config.reading, factories)
+    plain = msgspec.json.encode([to_plain(config.reading), to_plain(config.hygiene), config.max_weight])
+    code = source_code("hub", "networks", "zoo")
+    folder = Path.cwd() / CACHE / content_hash(plan.identity, plain, code)
+    limits = config.max_weight, config.hygiene.constant != "keep"
+    shards = [folder / f"shard-{number:06d}.parquet" for number in range(len(plan.pieces))]
+    jobs = [Job(plan.read, piece, path, *limits) for piece, path in zip(plan.pieces, shards, strict=True)]
+    todo = [job for job in jobs if not is_whole(job.path)]
+    with tqdm(total=len(jobs), initial=len(jobs) - len(todo), desc="reading", unit="shard", disable=None) as bar:
+        where = {"backend": config.parallel.backend, "address": config.parallel.address, "where": "zoo.parallel"}
+        for _ in parallel_map(read_shard, todo, config.workers, in_order=False, **where):
+            bar.update(1)
+    taken = judge([job.path for job in jobs], config.hygiene)
+    refused = [*plan.refused, *taken.refused()]
+    if not any(taken.kept):
+        shutil.rmtree(folder, ignore_errors=True)
+        fix = _first(refused) or plan.empty
+        raise DataError("no network is left", where="zoo", got=_counted(refused) or "nothing", fix=fix)
+    _check_columns(taken.columns, config)
+    taken.name_factories(config.reading, factories)
+    stuck = taken.rebuilding(factories)
+    with atomic_folder(out) as temporary:
+        taken.write(temporary)
+        write_csv(temporary / "rebuilding.csv", dict(stuck))
+        write_json(temporary / "source.json", plan.origin)
+        write_set_aside(temporary, refused)
+    shutil.rmtree(folder, ignore_errors=True)
+    _warn_of(stuck)
+    if refused:
+        warnings.warn(f"{len(refused)} set aside: {_counted(refused)}; see {SET_ASIDE}", WscoreWarning, stacklevel=2)
+    return len(refused)
+
+
+def _check_factory(reading: ReadingConfig, factories: Mapping[str, str]) -> None:
+    if reading.factory is not None and reading.factory not in factories:
+        expected = ", ".join(factories) or "an entry in data.factories"
+        raise ConfigError("unknown factory", where="zoo.reading.factory", expected=expected, got=reading.factory)
+
+
+def _check_columns(columns: Columns, config: ZooConfig) -> None:
+    """Refuse parameters that name columns which no network has."""
+    reading = config.reading
+    named = {f"factory_columns[{place}]": name for place, name in enumerate(reading.factory_columns)}
+    if config.source == "folder":
+        named |= {"run_column": reading.run_column or "", "checkpoint_column": reading.checkpoint_column or ""}
+    for key, name in named.items():
+        if name and name not in columns.kinds and name not in ("run_id", "checkpoint"):
+            expected = f"one of {', '.join(columns.kinds) or 'none: there is no metadata'}"
+            raise ConfigError("no network has this column", where=f"zoo.reading.{key}={name}", expected=expected)
+
+
+def read_shard(job: Job) -> int:
+    """Read one piece of a source, judge each of its networks by itself, write the shard and return its count of rows."""
+    rows, vectors, layouts, constants = [], [], {}, {}
+    for item in job.read(job.piece):
+        row, vector = _judged(item, job, layouts) if isinstance(item, Found) else (_refused_row(item), NOTHING)
+        if row["constants"] and isinstance(item, Found) and is_small(item.constants):
+            constants[row["constants"]] = item.constants
+        rows.append(row)
+        vectors.append(vector)
+    write_sets(_constants_of(job.path), constants)
+    write_json(job.path.with_suffix(".json"), {name: msgspec.to_builtins(layout) for name, layout in layouts.items()})
+    write_part(job.path, pd.DataFrame(rows, columns=list(EMPTY)), vectors)
+    return len(rows)
+
+
+NOTHING = np.zeros(0, np.float32)
+EMPTY: dict[str, Any] = {
+    "model_id": "", "run_id": "", "number": np.nan, "layout": "", "architecture": "", "metadata": "{}", "reason": "",
+    "detail": "", "digest": "", "layers": (), "sketch": (), "dtype": "", "constants": "",
+}  # fmt: skip
+
+
+def _constants_of(shard: Path) -> Path:
+    return shard.with_suffix(".constants.safetensors")
+
+
+def _refused_row(item: Refused) -> dict[str, Any]:
+    return {**EMPTY, "model_id": item.model_id, "reason": item.reason, "detail": item.detail}
+
+
+def _judged(item: Found, job: Job, layouts: dict[str, Layout]) -> tuple[dict[str, Any], np.ndarray]:
+    """Return the row of a network and its weights; none if it is unfit."""
+    layout = layout_of(item.state)
+    vector = layout.flatten(item.state)
+    reason, detail = defect(layout, vector, limit=job.max_weight, constant=job.constant)
+    if reason:
+        return _refused_row(Refused(item.model_id, reason, detail)), NOTHING
+    layouts[layout.identity] = layout
+    row = {
+        "model_id": item.model_id,
+        "run_id": item.run,
+        "number": np.nan if item.checkpoint is None else float(item.checkpoint),
+        "layout": layout.identity,
+        "architecture": item.architecture,
+        "metadata": msgspec.json.encode(item.metadata).decode(),
+        "digest": digest(layout, vector),
+        "layers": layer_digests(layout, vector),
+        "sketch": sketch(vector),
+        "dtype": _precision(item),
+        "constants": set_key(item.constants),
+    }
+    return {**EMPTY, **row}, vector
+
+
+def _precision(item: Found) -> str:
+    kinds = Counter(str(t.dtype).removeprefix("torch.") for t in item.state.values() if t.is_floating_point())
+    return kinds.most_common(1)[0][0]
+
+
+class Taken:
+    """All that was read, and what is kept of it.
+
+    Attributes:
+        paths: of the shards.
+        table: one row per network that was read, with its shard and its place in it.
+        kept: True where a network becomes part of the zoo.
+    """
+
+    def __init__(self, paths: Sequence[Path], table: pd.DataFrame) -> None:
+        self.paths, self.table = list(paths), table
+        self.ids = table["model_id"].astype(str).to_numpy(object)
+        self.runs = table["run_id"].astype(str).to_numpy(object)
+        self.reasons = table["reason"].astype(str).to_numpy(object)
+        self.details = table["detail"].astype(str).to_numpy(object)
+        self.groups = self.runs.copy()
+        self.checkpoints = np.zeros(len(table), np.int64)
+        self.relations: set[tuple[str, str]] = set()
+        self.columns = Columns()
+        texts = table["architecture"].astype(str)
+        described = texts.str.lstrip().str.startswith("{").to_numpy(bool)
+        self.architectures = np.where(described, texts, "").astype(object)
+        self.names = np.where(described, "", texts).astype(object)  # of architectures of others
+        self.factories = np.full(len(table), "", object)
+
+    @property
+    def kept(self) -> np.ndarray:
+        """True where nothing speaks against a network."""
+        return self.reasons == ""
+
+    def refuse(self, row: int, reason: str, detail: str) -> None:
+        """Set a network aside."""
+        self.reasons[row], self.details[row] = reason, detail
+
+    def refused(self) -> list[Refused]:
+        """Return what is set aside."""
+        return [Refused(self.ids[row], self.reasons[row], self.details[row]) for row in np.flatnonzero(~self.kept)]
+
+    def metadata(self, row: int) -> dict[str, Any]:
+        """Return the metadata of one network."""
+        known = msgspec.json.decode(self.table["metadata"].iloc[row])
+        return {**known, "architecture_name": self.names[row]} if self.names[row] else known
+
+    def name_factories(self, reading: ReadingConfig, factories: Mapping[str, str]) -> None:
+        """Note for each network of unknown architecture what builds it."""
+        for row in np.flatnonzero(self.kept & (self.architectures == "")).tolist():
+            known = self.metadata(row)
+            text = str(known.get("factory") or "")
+            if not text:
+                own = str(self.names[row])
+                name = own if own in factories else reading.factory or ""
+                given = {key: known[key] for key in reading.factory_columns if known.get(key) is not None}
+                text = Built(name=name, arguments=_whole(given)).to_json() if name else ""
+            self.factories[row] = text
+
+    def rebuilding(self, factories: Mapping[str, str]) -> pd.DataFrame:
+        """Return which networks can be built again, by architecture, factory and layout, and why others can't."""
+        rows = np.flatnonzero(self.kept)
+        table = pd.DataFrame({
+            "model_id": self.ids[rows], "architecture": self.architectures[rows], "factory": self.factories[rows],
+            "layout": self.table["layout"].to_numpy(object)[rows], "shard": self.table["shard"].to_numpy()[rows],
+        })  # fmt: skip
+        found: list[dict[str, Any]] = []
+        for key, some in table.groupby(["architecture", "factory", "layout"], sort=True):
+            architecture, factory, name = (str(part) for part in cast(tuple[str, str, str], key))
+            layout = _layout(read_json(self.paths[int(some["shard"].iloc[0])].with_suffix(".json"))[name])
+            made, reason = try_to_build(architecture, factory, layout, factories)
+            found.append({
+                "architecture": architecture, "factory": factory, "layout": name, "networks": len(some),
+                "first": some["model_id"].iloc[0], "built": made is not None, "reason": reason,
+            })  # fmt: skip
+        return pd.DataFrame(found)
+
+    def vector(self, row: int) -> np.ndarray:
+        """Return the weights of one network."""
+        shard, place = int(self.table["shard"].iloc[row]), int(self.table["place"].iloc[row])
+        return self._weights(shard)[place]
+
+    def write(self, folder: Path) -> None:
+        """Write rows and layouts of what is kept, some `WEIGHTS_PER_PART` weights at once."""
+        layouts: dict[str, Any] = {}
+        rows: list[int] = []
+        vectors: list[np.ndarray] = []
+        part = size = 0
+        shards = self.table["shard"].to_numpy()
+        for shard, path in enumerate(self.paths):
+            mine = np.flatnonzero((shards == shard) & self.kept)
+            if not len(mine):
+                continue
+            layouts |= read_json(path.with_suffix(".json"))
+            weights = read_part(path)[1]
+            for row in mine.tolist():
+                rows.append(row)
+                vectors.append(weights[int(self.table["place"].iloc[row])].copy())
+                size += vectors[-1].size
+                if len(rows) == ROWS_PER_PART or size >= WEIGHTS_PER_PART:
+                    write_part(folder / "rows" / f"part-{part:05d}.parquet", self._described(rows, layouts), vectors)
+                    rows, vectors, size, part = [], [], 0, part + 1
+        if rows:
+            write_part(folder / "rows" / f"part-{part:05d}.parquet", self._described(rows, layouts), vectors)
+        used = set(self.table["layout"][self.kept])
+        write_layouts(folder, [_layout(layouts[name]) for name in sorted(used)])
+        keys = self.table["constants"].to_numpy(object)[self.kept]
+        collect([_constants_of(path) for path in self.paths], map(str, keys), folder)
+
+    @lru_cache(maxsize=3)  # noqa: B019
+    def _weights(self, shard: int) -> list[np.ndarray]:
+        return read_part(self.paths[shard])[1]
+
+    def _described(self, rows: list[int], layouts: dict[str, Any]) -> pd.DataFrame:
+        some = self.table.iloc[rows]
+        held = {name: _layout(layouts[name]) for name in set(some["layout"])}
+        kinds = {name: {spec.kind for spec in layout.tensors} for name, layout in held.items()}
+        ours = pd.DataFrame({
+            "model_id": self.ids[rows],
+            "run_id": self.runs[rows],
+            "checkpoint": self.checkpoints[rows],
+            "layout": some["layout"].to_numpy(object),
+            "architecture": self.architectures[rows],
+            "group": self.groups[rows],
+            "dtype": some["dtype"].to_numpy(object),
+            "n_weights": [held[name].size for name in some["layout"]],
+            "has_conv_layers": ["conv" in kinds[name] for name in some["layout"]],
+            "has_batch_norm": ["running_mean" in kinds[name] for name in some["layout"]],
+        })  # fmt: skip
+        if any(self.factories):
+            ours["factory"] = self.factories[rows]
+        if any(self.table["constants"]):
+            ours["constants"] = some["constants"].to_numpy(object)
+        given = self.columns.table([self.metadata(row) for row in rows])
+        ours = ours.drop(columns=[name for name in ("has_conv_layers", "has_batch_norm") if name in given])
+        return pd.concat([ours, given.drop(columns=[name for name in ours if name in given])], axis=1)
+
+
+def judge(paths: Sequence[Path], hygiene: HygieneConfig) -> Taken:
+    """Return what was read into shards with everything set aside that is unfit beside the others."""
+    tables = [read_metadata(path).assign(shard=number) for number, path in enumerate(paths)]
+    tables = [table.assign(place=np.arange(len(table))) for table in tables]
+    if not tables:
+        tables = [pd.DataFrame({name: [] for name in (*EMPTY, "shard", "place")})]
+    taken = Taken(paths, pd.concat(tables, ignore_index=True))
+    for text in sorted(set(taken.architectures[taken.kept]) - {""}):
+        parse(text)
+    _check_metadata(taken, hygiene)
+    _number(taken)
+    _find_duplicates(taken, hygiene)
+    _find_near_duplicates(taken, hygiene)
+    if hygiene.lineage:
+        rows = np.flatnonzero(taken.kept)
+        taken.relations |= set(shared_layers(list(taken.runs[rows]), (taken.table["layers"].iloc[row] for row in rows)))
+    rows = np.flatnonzero(taken.kept)
+    for row in rows.tolist():
+        known = taken.metadata(row)
+        taken.columns.add(known)
+        if known.get("group") is not None:  # runs that their author says are related
+            taken.relations.add((str(known["group"]), taken.runs[row]))
+    taken.groups[rows] = join_groups(list(taken.runs[rows]), taken.relations)
+    return taken
+
+
+def _check_metadata(taken: Taken, hygiene: HygieneConfig) -> None:
+    if not hygiene.required and not hygiene.minimum:
+        return
+    for row in np.flatnonzero(taken.kept).tolist():
+        known = taken.metadata(row)
+        missing = [name for name in dict.fromkeys((*hygiene.required, *hygiene.minimum)) if known.get(name) is None]
+        text = next((name for name in hygiene.minimum if isinstance(known.get(name), str | list)), None)
+        if text is not None:
+            got = f"{taken.ids[row]}: {str(known[text])[:40]!r}"
+            raise ConfigError("is no column of numbers", where=f"zoo.hygiene.minimum.{text}", got=got)
+        low = [name for name, least in hygiene.minimum.items() if name not in missing and not known[name] >= least]
+        if missing:
+            taken.refuse(row, "missing_metadata", ", ".join(missing))
+        elif low:
+            taken.refuse(row, "below_minimum", ", ".join(f"{name} {known[name]:.4g}" for name in low))
+
+
+def _number(taken: Taken) -> None:
+    """Number the checkpoints of each run: as they were given where that is whole and complete, else by their order."""
+    numbers = taken.table["number"].to_numpy(float)
+    first: dict[tuple[str, float | None], int] = {}
+    for row in np.flatnonzero(taken.kept).tolist():
+        keys: list[tuple[str, float | None]] = [(f"id/{taken.ids[row]}", None)]
+        if np.isfinite(numbers[row]):
+            keys.append((f"run/{taken.runs[row]}", float(numbers[row])))
+        other = next((first[key] for key in keys if key in first), None)
+        if other is not None:
+            taken.refuse(row, "same_checkpoint", f"as {taken.ids[other]}")
+        else:
+            first.update(dict.fromkeys(keys, row))
+    rows = np.flatnonzero(taken.kept)
+    for _, places in pd.Series(range(len(rows))).groupby(pd.Index(taken.runs[rows]), sort=False):
+        mine = rows[places.to_numpy()]
+        given = numbers[mine]
+        whole = np.isfinite(given).all() and (given == np.floor(given)).all() and (given >= 0).all()
+        order = np.argsort(np.where(np.isfinite(given), given, np.inf), kind="stable")
+        ranks = np.empty(len(mine), np.int64)
+        ranks[order] = np.arange(len(mine))
+        taken.checkpoints[mine] = given.astype(np.int64) if whole else ranks
+
+
+def _find_duplicates(taken: Taken, hygiene: HygieneConfig) -> None:
+    first: dict[str, int] = {}
+    for row in np.flatnonzero(taken.kept).tolist():
+        other = first.setdefault(str(taken.table["digest"].iloc[row]), row)
+        if other != row:
+            taken.relations.add((taken.runs[other], taken.runs[row]))
+            if hygiene.duplicates == "set_aside":
+                taken.refuse(row, "duplicate", f"of {taken.ids[other]}")
+
+
+def _find_near_duplicates(taken: Taken, hygiene: HygieneConfig) -> None:
+    if hygiene.near_duplicates == "keep" or hygiene.near == 0:
+        return
+    rows = np.flatnonzero(taken.kept)
+    layouts = taken.table["layout"].to_numpy(object)
+    for name in sorted(set(layouts[rows])):
+        mine = rows[layouts[rows] == name]
+        sketches = np.stack([np.asarray(taken.table["sketch"].iloc[row]) for row in mine])
+        for first, second, apart in near_pairs(
+            sketches, lambda place, mine=mine: taken.vector(int(mine[place])), hygiene.near
+        ):
+            a, b = int(mine[first]), int(mine[second])
+            taken.relations.add((taken.runs[a], taken.runs[b]))
+            if hygiene.near_duplicates == "set_aside" and taken.kept[a] and taken.kept[b]:
+                taken.refuse(b, "near_duplicate", f"of {taken.ids[a]}, relative distance {apart:.2g}")
+
+
+def _whole(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return arguments with whole numbers as integers, which tables may hold as fractions."""
+    return {
+        key: int(value) if isinstance(value, float) and value.is_integer() else value for key, value in given.items()
+    }
+
+
+def _warn_of(table: pd.DataFrame) -> None:
+    """Say how many networks of a known architecture or factory can't be built again, and why the first of them can't."""
+    rows = [row for row in table.to_dict("records") if not row["built"] and (row["architecture"] or row["factory"])]
+    if rows:
+        first, count = f"{rows[0]['first']}: {rows[0]['reason']}", sum(row["networks"] for row in rows)
+        message = f"{count} networks can't be built again, see rebuilding.csv; the first is {first}"
+        warnings.warn(message, WscoreWarning, stacklevel=3)
+
+
+def _layout(plain: Any) -> Layout:
+    return msgspec.convert(plain, Layout, strict=False)
+
+
+def _counted(refused: Sequence[Refused]) -> str:
+    counts = Counter(item.reason for item in refused)
+    return ", ".join(f"{count:,} {name} ({REASONS[name]})" for name, count in counts.most_common())
+
+
+def _first(refused: Sequence[Refused]) -> str | None:
+    return f"the first is {refused[0].model_id}: {refused[0].detail}" if refused else None

@@ -1,0 +1,255 @@
+"""Tables of networks, local or from the Hub: columns are mapped by parameters, rows are read some at a time."""
+
+import functools
+import json
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from wscore.errors import ConfigError, DataError
+from wscore.hub.client import download_zoo
+from wscore.io import content_hash
+from wscore.networks.checkpoints import select
+from wscore.networks.layout import Layout
+from wscore.networks.records import Found, Refused, RejectedError
+from wscore.zoo.config import ColumnsConfig, ReadingConfig, ZooConfig
+from wscore.zoo.readers.flat_vectors import cut
+from wscore.zoo.readers.folder import find_folder, stamp
+from wscore.zoo.readers.ingest import Plan
+from wscore.zoo.readers.metadata import flattened, plain_value, present
+from wscore.zoo.store import Zoo
+
+ROWS_PER_SHARD = 512
+BATCH = 16  # rows in memory at once
+MARKS = tuple('{["')  # first letters of JSON that is taken apart
+
+
+class Piece(NamedTuple):
+    """Some consecutive row groups of a file.
+
+    Attributes:
+        file: parquet file.
+        groups: numbers of its row groups.
+        first: number of the first row in the whole table.
+    """
+
+    file: str
+    groups: tuple[int, ...]
+    first: int
+
+
+def plan_hub(config: ZooConfig) -> Plan:
+    """Return how a data set on the Hub, or a local copy of one, is read: a zoo of ours, or a table in parquet files.
+
+    Raises:
+        ConfigError: if `zoo.path` is missing, or a column that is named does not exist.
+        DataError: if the Hub can't be reached, has no such data set, or it holds no parquet file.
+    """
+    if config.path is None:
+        expected = "a data set id on the Hub or a local copy"
+        raise ConfigError("is missing", where="zoo.path", expected=expected, got="null")
+    local = Path(config.path)
+    folder = local if local.is_dir() else download_zoo(config.path, config.revision)
+    origin = {"source": "hub", "path": config.path}
+    if folder is not local:
+        origin["revision"] = folder.name  # the commit that a branch or tag stood for
+    if (folder / "layouts.json").is_file():
+        return _plan_own(folder, origin)
+    return _plan_table(folder, config, origin)
+
+
+def plan_parquet(config: ZooConfig) -> Plan:
+    """Return how the parquet files below a local folder are read.
+
+    Raises:
+        ConfigError: if a column that is named does not exist.
+        DataError: if there is no parquet file, or one is unreadable.
+    """
+    folder = find_folder(config)
+    return _plan_table(folder, config, {"source": "parquet", "path": str(config.path)})
+
+
+def read_own(folder: str, rows: tuple[int, int]) -> Iterator[Found | Refused]:
+    """Yield some rows of a zoo in the format that wscore writes."""
+    zoo = _open(folder)
+    given = zoo.table.iloc[rows[0] : rows[1]].to_dict("records")
+    for place, (row, vector) in enumerate(zoo.stream(rows[0], rows[1])):
+        known = present(given[place])
+        name, run = str(known.pop("model_id")), str(known.pop("run_id"))
+        checkpoint, layout = known.pop("checkpoint"), zoo.layout(row)
+        for key in ("layout", "n_weights", "dtype", "constants"):
+            known.pop(key, None)
+        architecture = str(known.pop("architecture", ""))
+        if len(vector) != layout.size:
+            yield Refused(name, "mismatched_layout", f"{len(vector):,} weights; the layout holds {layout.size:,}")
+            continue
+        state = layout.unflatten(torch.from_numpy(vector.copy()))
+        yield Found(name, run, float(checkpoint), state, known, architecture, zoo.constants(row))
+
+
+def read_piece(reading: ReadingConfig, piece: Piece) -> Iterator[Found | Refused]:
+    """Yield the networks in some rows of a table."""
+    number = piece.first
+    file = pq.ParquetFile(piece.file)
+    for batch in file.iter_batches(batch_size=BATCH, row_groups=list(piece.groups)):
+        for row in _rows(batch, reading.columns.weights):
+            given = None if reading.columns.id is None else plain_value(row.get(reading.columns.id))
+            name = f"row-{number:07d}" if given is None else str(given)
+            number += 1
+            try:
+                yield _network(name, row, reading)
+            except RejectedError as error:
+                yield Refused(name, error.reason, error.detail)
+            except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
+                yield Refused(name, "unreadable", f"{type(error).__name__}: {' '.join(str(error).split())[:160]}")
+
+
+@functools.lru_cache(maxsize=1)
+def _open(folder: str) -> Zoo:
+    return Zoo(Path(folder))
+
+
+def _plan_own(folder: Path, origin: dict[str, str]) -> Plan:
+    zoo = Zoo(folder)
+    unknown = sorted(set(zoo.table["layout"].astype(str)) - set(zoo.layouts))
+    if unknown:
+        raise DataError("layouts are missing", where=folder / "layouts.json", got=unknown[:3])
+    starts = range(0, len(zoo), ROWS_PER_SHARD)
+    pieces = [(start, min(start + ROWS_PER_SHARD, len(zoo))) for start in starts]
+    known = content_hash(stamp([*zoo.parts, folder / "layouts.json"]), str(folder.resolve()))
+    return Plan(functools.partial(read_own, str(folder.resolve())), pieces, [], known, origin)
+
+
+def _plan_table(folder: Path, config: ZooConfig, origin: dict[str, str]) -> Plan:
+    paths = sorted(path for path in folder.rglob("*.parquet") if path.name != "metadata.parquet")
+    if not paths:  # a data set of other files leaves no folder
+        found = sorted(path.name for path in folder.iterdir())[:8] if folder.is_dir() else []
+        raise DataError("no parquet files here", where=origin["path"], expected="a table of networks", got=found)
+    pieces, first = [], 0
+    for path in paths:
+        try:
+            meta, names = pq.ParquetFile(path).metadata, pq.read_schema(path).names
+        except (pa.ArrowInvalid, OSError) as error:
+            raise DataError("is not a readable parquet file", where=path, got=error) from error
+        _check_columns(config.reading.columns, names, path)
+        groups: list[int] = []
+        count = 0
+        for group in range(meta.num_row_groups):
+            groups.append(group)
+            count += meta.row_group(group).num_rows
+            if count >= ROWS_PER_SHARD or group == meta.num_row_groups - 1:
+                pieces.append(Piece(str(path.resolve()), tuple(groups), first))
+                first, groups, count = first + count, [], 0
+    known = content_hash(stamp(paths), *(str(path.resolve()) for path in paths))
+    return Plan(functools.partial(read_piece, config.reading), pieces, [], known, origin)
+
+
+def _check_columns(columns: ColumnsConfig, names: list[str], path: Path) -> None:
+    named = {key: value for key in ColumnsConfig.__struct_fields__ if isinstance(value := getattr(columns, key), str)}
+    named |= {f"metadata[{place}]": name for place, name in enumerate(columns.metadata or ())}
+    for key, name in named.items():
+        if name not in names:
+            where = f"zoo.reading.columns.{key}={name}"
+            raise ConfigError(f"no such column in {path.name}", where=where, expected=f"one of {', '.join(names)}")
+
+
+def _rows(batch: pa.RecordBatch, weights: str) -> Iterator[dict[str, Any]]:
+    """Yield rows as plain values; a flat list of weights stays an array."""
+    column = batch.column(weights)
+    flat = (
+        pa.types.is_list(column.type) or pa.types.is_large_list(column.type) or pa.types.is_fixed_size_list(column.type)
+    )
+    flat = flat and pa.types.is_floating(column.type.value_type)
+    others = batch.drop_columns([weights]).to_pylist() if batch.num_columns > 1 else [{} for _ in range(batch.num_rows)]
+    for place, row in enumerate(others):
+        cell = column[place]
+        row[weights] = cell.values.to_numpy(zero_copy_only=False) if flat and cell.is_valid else cell.as_py()
+        yield row
+
+
+def _network(name: str, row: Mapping[str, Any], reading: ReadingConfig) -> Found:
+    columns = reading.columns
+    known = {} if columns.layout is None else dict(_json(row[columns.layout]))
+    metadata: dict[str, Any] = {}
+    weights = row[columns.weights]
+    if isinstance(weights, str | bytes):
+        weights = _json(weights)
+    if isinstance(weights, Mapping) and isinstance(weights.get("weights"), Mapping):
+        metadata |= flattened(weights.get("config") or {}, "config")
+        weights = weights["weights"]
+    state = _state(weights, known or reading.layout, reading.max_weights)
+    content = select(state, key=reading.state_key, most=reading.max_weights)
+    special = {columns.weights, columns.layout, columns.id, columns.run, columns.checkpoint, columns.architecture}
+    for column in columns.metadata if columns.metadata is not None else [name for name in row if name not in special]:
+        metadata |= _metadata(column, row[column])
+    run = name if columns.run is None or row[columns.run] is None else str(row[columns.run])
+    number = None if columns.checkpoint is None else row[columns.checkpoint]
+    architecture = "" if columns.architecture is None else str(row[columns.architecture] or "")
+    checkpoint = None if number is None else float(number)
+    return Found(name, run, checkpoint, content.state, metadata, architecture, content.constants)
+
+
+def _metadata(column: str, value: Any) -> dict[str, Any]:
+    """Return the columns of one cell: JSON objects become one column per entry, under its own name."""
+    if isinstance(value, str) and value.startswith("{"):
+        try:
+            value = json.loads(value)
+        except ValueError:
+            return {column: value}
+        return flattened(value)
+    return flattened(value, column)
+
+
+def _json(text: Any) -> Any:
+    if isinstance(text, str | bytes):
+        if not text.lstrip()[:1] or text.lstrip()[:1] in ("{", "[", b"{", b"["):
+            return json.loads(text)
+        raise RejectedError("no_checkpoint", f"text instead of weights: {text[:40]!r}")
+    if text is None:
+        raise RejectedError("no_checkpoint", "an empty cell")
+    return text
+
+
+def _state(weights: Any, layout: Mapping[str, Any], most: int) -> Any:
+    """Return weights of any shape as nested mappings of tensors.
+
+    Raises:
+        RejectedError: if they are no weights, or do not fit their layout.
+    """
+    if isinstance(weights, Mapping):
+        parts = {str(key): value for key, value in weights.items() if value is not None}
+        return {
+            key: _state(value, {}, most) if isinstance(value, Mapping) else _tensor(value)
+            for key, value in parts.items()
+        }
+    if weights is None:
+        raise RejectedError("no_checkpoint", "an empty cell")
+    vector = _tensor(weights)
+    if vector.numel() > most:
+        raise RejectedError("too_large", f"{vector.numel():,} numbers")
+    if not layout:
+        return {"weights": vector}
+    if isinstance(layout, Layout):
+        return layout.unflatten(vector)
+    shapes = {str(name): tuple(int(size) for size in shape) for name, shape in layout.items()}
+    if any(size < 0 for shape in shapes.values() for size in shape) or math.prod(map(len, shapes.values())) > 1 << 62:
+        raise RejectedError("mismatched_layout", "a negative size")
+    return cut(vector.reshape(-1), shapes)
+
+
+def _tensor(value: Any) -> Tensor:
+    if value is None:
+        raise RejectedError("no_checkpoint", "a tensor is missing")
+    array = np.asarray(value)
+    if array.dtype.kind in "iub":
+        return torch.from_numpy(array.astype(np.float32 if array.ndim else np.int64))
+    if array.dtype.kind != "f":
+        raise RejectedError("not_real", f"numbers expected, not {array.dtype}")
+    return torch.from_numpy(np.array(array)).float()  # beyond its range a number becomes infinite, and is set aside
