@@ -4,9 +4,10 @@ For each network the latent z is moved so that the decoded network answers probe
 
     minimise  KL(softmax(l / T) || softmax(l^(z) / T)) + anchor |z - z_0|^2 / K
 
-with the scaled divergence of `behaviour_loss`. Nothing but the latent is kept of it. Most directions of a latent change the answers little and some very much, which slows gradient descent down by orders of magnitude. Therefore the search runs in
-rounds of L-BFGS; before every round but the first, coordinates are changed to those in which the Gauss-Newton matrix of the
-network's own objective is the identity. Early rounds look at fewer images, each half as many as the next.
+with the scaled divergence of `behaviour_loss`. Nothing but the latent is kept of it. Most directions of a latent change
+the answers little and some very much, which slows gradient descent down by orders of magnitude. Therefore the search runs
+in rounds of L-BFGS; before every round but the first, coordinates are changed to those in which the Gauss-Newton matrix
+of the network's own objective is the identity. Early rounds look at fewer images, each half as many as the next.
 """
 
 from collections.abc import Callable
