@@ -13,7 +13,7 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "wscore/__init__.py": "VERSION = 1\n",
         "wscore/zoo/__init__.py": "",
         "wscore/zoo/store.py": "import numpy\nfrom . import layout\n",
-        "wscore/networks/layout.py": "from wscore.io import read\n",
+        "wscore/zoo/layout.py": "from wscore.io import read\n",
         "wscore/io.py": "def read():\n    import wscore.lazy\n",
         "wscore/lazy.py": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import wscore.never\n",
         "wscore/never.py": "",
@@ -30,14 +30,14 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_follows_relative_and_lazy_imports_but_not_type_checking(repository: Path) -> None:
-    wanted = {"stages/one.py", "wscore/zoo/store.py", "wscore/networks/layout.py", "wscore/io.py", "wscore/lazy.py"}
+    wanted = {"stages/one.py", "wscore/zoo/store.py", "wscore/zoo/layout.py", "wscore/io.py", "wscore/lazy.py"}
     assert imports.closure(repository / "stages/one.py") == wanted
 
 
 def test_takes_a_package_file_only_for_a_name_in_it(repository: Path) -> None:
     wanted = {
         "stages/two.py",
-        "wscore/networks/layout.py",
+        "wscore/zoo/layout.py",
         "wscore/io.py",
         "wscore/lazy.py",
         "wscore/version.py",

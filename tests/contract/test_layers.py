@@ -39,7 +39,7 @@ FENCES = {
     "pickle": (),
 }
 SOURCES = sorted(path for room in ("wscore", "stages", "studies") for path in ROOT.glob(f"{room}/**/*.py"))
-BELOW = ("training", "config", "errors", "io", "parallel")
+BELOW = ("training", "config", "errors", "io", "parallel", "tracking")
 MODEL_FREE = ("wscore/training/loop.py", "wscore/training/callbacks.py")
 
 
