@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from tests.unit.publish.hub_server import Fault, HubServer
+from tests.unit.hub_server import Fault, HubServer
 from wscore.autoencoder.models.autoencoder import AutoencoderConfig, Decoder, Encoder
 from wscore.autoencoder.models.mlp import MlpConfig
 from wscore.config import Section

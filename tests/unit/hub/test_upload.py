@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.publish.hub_server import READER, Fault, HubServer
+from tests.unit.hub_server import READER, Fault, HubServer
 from wscore.errors import DataError, PublishError
 from wscore.hub.checksums import write_checksums
 from wscore.hub.client import download

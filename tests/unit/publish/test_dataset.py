@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.unit.publish.hub_server import HubServer
+from tests.unit.hub_server import HubServer
 from wscore.hub.client import download_zoo
 from wscore.hub.upload import Upload, upload
 from wscore.io import write_json

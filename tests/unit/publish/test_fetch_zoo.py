@@ -13,8 +13,8 @@ import pandas as pd
 import pytest
 from ruamel.yaml import YAML
 
-from tests.unit.publish.conftest import PROXIES
-from tests.unit.publish.hub_server import Fault, HubServer, Pointer, Repository
+from tests.unit.conftest import PROXIES
+from tests.unit.hub_server import Fault, HubServer, Pointer, Repository
 from wscore.zoo.store import Zoo
 
 ROOT = Path(__file__).parents[3]

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.unit.publish.hub_server import HubServer
+from tests.unit.hub_server import HubServer
 from wscore.hub.checksums import write_checksums
 from wscore.hub.upload import Upload, upload
 

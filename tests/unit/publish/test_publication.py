@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from stages import cache_representations
-from tests.unit.publish.hub_server import HubServer
+from tests.unit.hub_server import HubServer
 from tests.unit.publish.work import PARAMS, Work
 from wscore.cli.main import main
 from wscore.config import read_yaml

@@ -145,7 +145,7 @@ def test_killed_in_two_processes_and_resumed_is_bit_for_bit_the_same(images: Ima
         "    record_runs(config, load_images(config.images), Path('killed'))\n",
         encoding="utf-8",
     )
-    root = Path(__file__).parents[3]
+    root = Path(__file__).parents[4]
     process = subprocess.Popen(
         [sys.executable, "killed.py", msgspec.json.encode(config).decode()],
         env={**os.environ, "PYTHONPATH": str(root)}, start_new_session=True,

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import close_session, constants
 
-from tests.unit.publish.hub_server import TOKEN, HubServer
+from tests.unit.hub_server import TOKEN, HubServer
 
 PROXIES = ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy")
 
