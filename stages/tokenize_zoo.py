@@ -3,22 +3,17 @@
 from pathlib import Path
 
 from wscore.io import write_json
-from wscore.networks.datasets import DataConfig, load_tasks
 from wscore.runner import Run, stage
 from wscore.tokens.cache import build_cache
 from wscore.tokens.config import TokenizeConfig
 from wscore.zoo.store import Zoo
 
-PROBES = 128  # training images on which activations are compared
 
-
-@stage(tokens=TokenizeConfig, data=DataConfig)
+@stage(tokens=TokenizeConfig)
 def main(run: Run, *, zoo: Path, out: Path, metrics: Path) -> str:
     """Write the token cache of a zoo and what it holds."""
     config = run.params["tokens"]
-    tasks = load_tasks(run.params["data"]) if config.align == "activations" else None
-    images = None if tasks is None else tasks.map(lambda one: one._replace(x_train=one.x_train[:PROBES]))
-    summary = build_cache(Zoo(zoo), config, out, images=images, workers=config.spread)
+    summary = build_cache(Zoo(zoo), config, out, workers=config.spread)
     figures = {"tokens": summary.figures()}
     write_json(metrics, figures)
     run.tracker.log_metrics(figures)

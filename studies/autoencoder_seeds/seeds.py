@@ -24,7 +24,6 @@ from wscore.tokens.config import TokensConfig
 from wscore.zoo.store import Zoo
 
 HEADLINES = ("agreement", "accuracy_change", "rank_correlation", "r2", "normalised_r2")
-PROBES = 128  # training images on which activations are compared, where tokens.align asks for it
 Seed = Annotated[int, msgspec.Meta(ge=0)]
 
 
@@ -79,7 +78,7 @@ def every_seed(
         parts: keeps the rows of the trainings that are done and judged.
     """
     records, parts = [], parts or Parts(None)
-    for seed, split, tokens in _variants(zoo, cache, images, recipe, config, folder):
+    for seed, split, tokens in _variants(zoo, cache, recipe, config, folder):
         own = recipe._replace(
             ae=msgspec.structs.replace(recipe.ae, seed=seed), refine=msgspec.structs.replace(recipe.refine, seed=seed),
             evaluate=msgspec.structs.replace(recipe.evaluate, max_networks=config.networks),
@@ -122,16 +121,14 @@ def headline(found: pd.DataFrame) -> str:
 
 
 def _variants(
-    zoo: Zoo, cache: TokenCache, images: Tasks, recipe: Recipe, config: SeedsConfig, folder: Path
+    zoo: Zoo, cache: TokenCache, recipe: Recipe, config: SeedsConfig, folder: Path
 ) -> Iterator[tuple[int, int, TokenCache]]:
     for seed in config.seeds:
         yield seed, recipe.tokens.seed, cache
-    probes = images.map(lambda one: one._replace(x_train=one.x_train[:PROBES]))
-    probes = probes if recipe.tokens.align == "activations" else None
     for split in config.splits:
         if split != recipe.tokens.seed:
             place = folder / f"split-{split}"
-            build_cache(zoo, msgspec.structs.replace(recipe.tokens, seed=split), place, images=probes)
+            build_cache(zoo, msgspec.structs.replace(recipe.tokens, seed=split), place)
             yield config.seeds[0], split, TokenCache(place)
 
 

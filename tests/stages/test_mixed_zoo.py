@@ -39,7 +39,7 @@ SMALL = {
         "widths": {"mlp": [[4]], "cnn": [[2, 3]], "cnn_bn": [[2, 3]], "resnet": [[2, 3]]},
         "activations": ["relu"], "poolings": ["max"], "batch_sizes": [32], "families": ["mlp", "cnn"],
     },
-    "tokens": {"align": "activations", "test_fraction": 0.3, "validation_fraction": 0.25},
+    "tokens": {"test_fraction": 0.3, "validation_fraction": 0.25},
     "ae": {"latent_dim": 4, "hidden_dim": 8, "layers": 1, "epochs": 2, "batch_size": 8, "device": "cpu"},
     "refine": {"steps": 2, "images": 20, "curvature_images": 4},
     "evaluate": {"bootstrap_samples": 5, "probe_images": 30, "boosting_iterations": 3},

@@ -4,7 +4,7 @@ Ainsworth et al. 2022, "Git Re-Basin", algorithm 1: maximise the sum over tensor
 group's order at a time; each step is a linear assignment problem; sweep over the groups until nothing changes.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -49,25 +49,20 @@ def match_weights(
 
 
 def similarity(
-    spec: PermutationSpec,
-    group: str,
-    reference: Mapping[str, Tensor],
-    state: Mapping[str, Tensor],
-    only: Collection[tuple[str, int]] | None = None,
+    spec: PermutationSpec, group: str, reference: Mapping[str, Tensor], state: Mapping[str, Tensor]
 ) -> Float[Tensor, "networks unit unit2"]:
-    """Return <reference unit i, network unit j> summed over the axes bound to the group, all of them or some.
+    """Return <reference unit i, network unit j> summed over the axes bound to the group.
 
     Args:
         spec: symmetry of the networks.
         group: whose units are compared.
         reference: stack of one state dict, tensors (1, *shape).
         state: stacked state dicts, tensors (networks, *shape).
-        only: names of tensors and numbers of axes that count; None for all.
     """
     units = spec.units[group]
     total = torch.zeros(len(next(iter(state.values()))), units, units, dtype=torch.float64)
     for name, axis, how in spec.bindings(group):
-        if name not in state or name.endswith(STATISTICS) or (only is not None and (name, axis) not in only):
+        if name not in state or name.endswith(STATISTICS):
             continue
         ours = by_unit(state[name], axis, how, units)  # (M, U, rest)
         theirs = by_unit(reference[name], axis, how, units)  # (1, U, rest)

@@ -49,9 +49,6 @@ JOINING = {
 }
 
 
-MIXING = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.MultiheadAttention)
-
-
 class Units(NamedTuple):
     """Where the units of a value lie.
 
@@ -110,29 +107,6 @@ def derive_spec(network: nn.Module, example: Tensor) -> PermutationSpec:
         ModelError: naming the layer or operation without a rule, or the reason why the graph can't be traced.
     """
     return _Tracer(network, example).spec()
-
-
-def derive_taps(
-    network: nn.Module, example: Tensor
-) -> tuple[PermutationSpec, torch.fx.GraphModule, list[tuple[str, Units]]]:
-    """Return a network's spec, a module that returns the values which enter its layers, and the group and place of their units.
-
-    Layers are those that mix units; only values whose units may be reordered are returned.
-
-    Raises:
-        ModelError: as `derive_spec`.
-    """
-    tracer = _Tracer(network, example)
-    spec = tracer.spec()
-    layers = (node for node in tracer.graph.graph.nodes if node.op == "call_module" and node.args)
-    nodes = [node.args[0] for node in layers if isinstance(network.get_submodule(str(node.target)), MIXING)]
-    inputs = dict.fromkeys(node for node in nodes if isinstance(node, torch.fx.Node) and node in tracer.values)
-    taps = [(node, tracer.names.get(tracer.groups.find(tracer.values[node].group))) for node in inputs]
-    chosen = [(node, group) for node, group in taps if group is not None]
-    last = next(node for node in reversed(list(tracer.graph.graph.nodes)) if node.op == "output")
-    last.args = (tuple(node for node, _ in chosen),)
-    tracer.graph.recompile()
-    return spec, tracer.graph, [(group, tracer.values[node]) for node, group in chosen]
 
 
 class _Tracer:

@@ -1,6 +1,5 @@
 """Numerical proof of a permutation spec: allowed orders leave the function alone, uncoupled ones don't."""
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -49,20 +48,6 @@ def verify_spec(
         for single in _apart(spec, group)
     ]
     return Verdict(coupled, min(uncoupled, default=float("inf")))
-
-
-def relative_change(
-    network: nn.Module,
-    change: Callable[[dict[str, Tensor]], dict[str, Tensor]],
-    example: Tensor,
-    generator: torch.Generator,
-) -> float:
-    """Return how much outputs change, relative to their norm, when stacked weights (1, *shape) go through `change`.
-
-    Buffers and other vectors are randomised first, see `verify_spec`.
-    """
-    state = {name: _randomised(tensor, generator)[None] for name, tensor in network.state_dict().items()}
-    return _change(_run(network, state, example), _run(network, change(state), example))
 
 
 def _apart(spec: PermutationSpec, group: str) -> list[PermutationSpec]:

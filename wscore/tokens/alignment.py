@@ -21,44 +21,18 @@ from wscore.config import convert, to_plain
 from wscore.errors import DataError, ModelError, WscoreWarning
 from wscore.io import read_json, read_tensors, write_json, write_tensors
 from wscore.networks.architectures import build, parse
-from wscore.networks.datasets import Tasks
 from wscore.networks.layout import Layout
 from wscore.parallel import Workers
-from wscore.symmetry.activations import Activations, match_activations
 from wscore.symmetry.matching import match_weights
 from wscore.symmetry.spec import PermutationSpec
 from wscore.symmetry.trace import derive_spec
 from wscore.symmetry.verify import verify_spec
-from wscore.tokens.unit_orders import (
-    Matched,
-    PerArchitecture,
-    Placed,
-    Placing,
-    Reference,
-    Scaling,
-    Signs,
-    example_of,
-    permuted,
-)
+from wscore.tokens.unit_orders import Orders, Placed, Placing, Reference, compact, join_orders, permuted
 from wscore.zoo.store import Weights, Zoo
 
 ADVICE = "set tokens.align to none"
 TOGETHER = 512  # networks matched at once
 HERE = Workers("tokens.parallel")  # this process
-
-
-class Answers(NamedTuple):
-    """What it takes to tell orders from the answers of units to images.
-
-    Attributes:
-        reference: (row of the reference, its architecture).
-        architectures: of the networks that are matched.
-        images: inputs (N, channels, height, width).
-    """
-
-    reference: tuple[int, str]
-    architectures: np.ndarray
-    images: Tensor
 
 
 class Matching(NamedTuple):
@@ -70,8 +44,6 @@ class Matching(NamedTuple):
         reference: what they are matched to.
         rows: their rows in the zoo.
         runs: their runs.
-        symmetry: further symmetries of their architectures that are used up.
-        answers: None tells orders from the weights.
         path: where the result is kept; None keeps it nowhere.
     """
 
@@ -80,35 +52,20 @@ class Matching(NamedTuple):
     reference: Reference
     rows: np.ndarray
     runs: np.ndarray
-    symmetry: PerArchitecture | None
-    answers: Answers | None
     path: Path | None
 
-    def find(self) -> Matched:
-        """Return the orders, and signs where they are matched."""
-        if self.answers is not None:
-            return Matched.of(_match_answers(self, self.answers))
-        vectors = _scaled(self.weights, self.layout, self.rows, self.runs, self.symmetry)
-        if isinstance(self.symmetry, Signs):
-            return self.symmetry.match(self.layout, self.reference, vectors, self.runs)
-        return Matched.of(_match(self.layout, self.reference, vectors))
+    def find(self) -> Orders:
+        """Return the orders of the networks."""
+        return compact(_match(self.layout, self.reference, _finite(self.weights, self.rows)))
 
 
-def match_part(job: Matching) -> Matched:
-    """Return what is found for the networks of a job; what lies at its path already is read, not found again."""
+def match_part(job: Matching) -> Orders:
+    """Return the orders of the networks of a job; those that lie at its path already are read, not found again."""
     if job.path is None:
         return job.find()
     if not job.path.is_file():
-        found = job.find()
-        names = {f"{kind}/{group}": torch.from_numpy(part) for kind in found._fields
-                 for group, part in getattr(found, kind).items()}  # fmt: skip
-        write_tensors(job.path, names)
-        return found
-    parts: dict[str, dict[str, np.ndarray]] = {kind: {} for kind in Matched._fields}
-    for name, tensor in read_tensors(job.path).items():
-        kind, _, group = name.partition("/")
-        parts[kind][group] = tensor.numpy()
-    return Matched(**parts)
+        write_tensors(job.path, {group: torch.from_numpy(order) for group, order in job.find().items()})
+    return {group: order.numpy() for group, order in read_tensors(job.path).items()}
 
 
 class Alignment:
@@ -122,19 +79,10 @@ class Alignment:
     def __init__(self, references: dict[str, Reference], specs: Mapping[str, PermutationSpec] | None = None) -> None:
         self.references = references
         self.specs = {**(specs or {}), **{name: reference.spec for name, reference in references.items()}}
-        self.placed = Placed({}, None)
+        self.placed = Placed()
 
     @classmethod
-    def fit(
-        cls,
-        zoo: Zoo,
-        trained: np.ndarray,
-        *,
-        images: Tensor | Tasks | None = None,
-        balanced: bool = False,
-        signed: bool = False,
-        workers: Workers = HERE,
-    ) -> "Alignment":
+    def fit(cls, zoo: Zoo, trained: np.ndarray, *, workers: Workers = HERE) -> "Alignment":
         """Return the alignment of a zoo; references come from the rows marked in `trained` (one flag per row).
 
         Layouts without a run to train on stay as they are, and so, with a warning, do those of unknown architecture.
@@ -142,23 +90,15 @@ class Alignment:
         Args:
             zoo: the networks.
             trained: flags of the rows that are trained on.
-            images: orders are told from the answers to these inputs (N, channels, height, width) instead of the weights;
-                of several data sets those of the reference are asked, for all networks of its layout.
-            balanced: whether the scales of ReLU networks are balanced first (`wscore.symmetry.scaling`).
-            signed: whether the signs of units with odd activations are matched too (`wscore.symmetry.signs`).
             workers: match the networks, `TOGETHER` at once; what is found does not depend on them.
 
         Raises:
             ModelError: if the symmetry of a network can't be derived, naming the layer.
         """
-        symmetry = Scaling(zoo) if balanced else Signs(zoo) if signed else None
-        references, unknown = _references(zoo, trained, symmetry)
-        alignment = cls({name: one for name, (one, _) in references.items()})
-        jobs: list[Matching] = []
-        for name, (_, row) in references.items():
-            answers = None if images is None else _inputs(zoo, row, images)
-            jobs += _matchings(zoo, name, (alignment.references[name], row, answers), symmetry)
-        alignment.placed = Placed(_placings(jobs, workers), symmetry)
+        references, unknown = _references(zoo, trained)
+        alignment = cls(references)
+        jobs = [job for name, reference in references.items() for job in _matchings(zoo, name, reference)]
+        alignment.placed = _placings(jobs, workers)
         if unknown:
             reason = "networks of unknown architecture can't be built again, so their symmetry is not known"
             warnings.warn(
@@ -194,8 +134,8 @@ class Alignment:
     def apply_runs(
         self, layout: Layout, vectors: Float[np.ndarray, "networks weights"], runs: np.ndarray
     ) -> Float[np.ndarray, "networks weights"]:
-        """Return networks of the zoo, each in the order (and with the signs) found for its run."""
-        assert set(self.references) == set(self.placed.placings), "orders of runs are known after `fit` only"
+        """Return networks of the zoo, each in the order found for its run."""
+        assert set(self.references) == set(self.placed), "orders of runs are known after `fit` only"
         return self.placed.apply_runs(layout, vectors, runs)
 
     def save(self, folder: Path) -> None:
@@ -238,11 +178,9 @@ def _match(layout: Layout, reference: Reference, vectors: np.ndarray) -> dict[st
     return match_weights(reference.spec, layout.unflatten(torch.from_numpy(reference.vector)), state)
 
 
-def _references(
-    zoo: Zoo, trained: np.ndarray, symmetry: PerArchitecture | None
-) -> tuple[dict[str, tuple[Reference, int]], int]:
-    """Return reference and its row by layout, and the count of layouts of unknown architecture."""
-    found: dict[str, tuple[Reference, int]] = {}
+def _references(zoo: Zoo, trained: np.ndarray) -> tuple[dict[str, Reference], int]:
+    """Return the reference of each layout, and the count of layouts of unknown architecture."""
+    found: dict[str, Reference] = {}
     unknown = 0
     for name in sorted(set(zoo.table["layout"].astype(str))):
         last = _last_rows(zoo, name)
@@ -253,89 +191,39 @@ def _references(
         if not zoo.table["architecture"].iloc[row]:
             unknown += 1
             continue
-        runs = zoo.table["run_id"].iloc[[row]].astype(str).to_numpy()
-        vector = _scaled(zoo.reader, zoo.layouts[name], np.array([row]), runs, symmetry)[0]
-        found[name] = Reference(_spec(zoo, name, row), vector), row
+        found[name] = Reference(_spec(zoo, name, row), _finite(zoo.reader, np.array([row]))[0])
     return found, unknown
 
 
-def _matchings(
-    zoo: Zoo, layout: str, goal: tuple[Reference, int, Tensor | None], symmetry: PerArchitecture | None
-) -> Iterator[Matching]:
+def _matchings(zoo: Zoo, layout: str, reference: Reference) -> Iterator[Matching]:
     """Yield the jobs of one layout: the last checkpoints of its runs, `TOGETHER` at once."""
-    reference, row, images = goal
     last = _last_rows(zoo, layout)
-    names = zoo.table["architecture"]
     for rows in np.array_split(last, -(-len(last) // TOGETHER)):
         runs = zoo.table["run_id"].iloc[rows].astype(str).to_numpy()
-        own = None if symmetry is None else symmetry.only(runs)
-        known = names.iloc[rows].astype(str).to_numpy()
-        answers = None if images is None else Answers((row, str(names.iloc[row])), known, images)
-        yield Matching(zoo.reader, zoo.layouts[layout], reference, rows, runs, own, answers, None)
+        yield Matching(zoo.reader, zoo.layouts[layout], reference, rows, runs, None)
 
 
-def _placings(jobs: list[Matching], workers: Workers) -> dict[str, Placing]:
-    """Return what workers find, by layout."""
+def _placings(jobs: list[Matching], workers: Workers) -> Placed:
+    """Return the orders that workers find."""
     if workers.shards is not None:
         jobs = [job._replace(path=workers.shards / f"orders-{n:05d}.safetensors") for n, job in enumerate(jobs)]
-    parts: dict[str, list[Matched]] = {}
+    parts: dict[str, list[Orders]] = {}
     runs: dict[str, list[str]] = {}
     for job, found in zip(jobs, workers.map(match_part, jobs), strict=True):
         parts.setdefault(job.layout.identity, []).append(found)
         runs.setdefault(job.layout.identity, []).extend(job.runs.tolist())
     specs = {job.layout.identity: job.reference.spec for job in jobs}
-    return {
-        name: Placing(specs[name], {run: row for row, run in enumerate(runs[name])}, Matched.join(some))
-        for name, some in parts.items()
-    }
+    return Placed(
+        {
+            name: Placing(specs[name], {run: row for row, run in enumerate(runs[name])}, join_orders(some))
+            for name, some in parts.items()
+        }
+    )
 
 
 def _finite(weights: Weights, rows: np.ndarray) -> np.ndarray:
     """Return weights for matching; values that are not finite count as zero here and are refused when they are cached."""
     return np.nan_to_num(weights.weights(rows), nan=0.0, posinf=0.0, neginf=0.0)
-
-
-def _scaled(
-    weights: Weights, layout: Layout, rows: np.ndarray, runs: np.ndarray, symmetry: PerArchitecture | None
-) -> np.ndarray:
-    vectors = _finite(weights, rows)
-    return symmetry.apply(layout, vectors, runs) if isinstance(symmetry, Scaling) else vectors
-
-
-def _inputs(zoo: Zoo, reference: int, images: Tensor | Tasks) -> Tensor:
-    """Return the training images of the reference."""
-    if isinstance(images, Tensor):
-        return images
-    name = str(zoo.table["dataset"].iloc[reference]) if "dataset" in zoo.table else ""
-    found = images.of(images.key(name))
-    if found is None:
-        expected = ", ".join(one.name for one in images.images)
-        fix = "name it in data.dataset, or set tokens.align to weights"
-        raise DataError(
-            "no images of the data set of a network", where="tokens.align", expected=expected, got=name, fix=fix
-        )
-    return found.x_train
-
-
-def _match_answers(job: Matching, asked: Answers) -> dict[str, Tensor]:
-    """Return the orders of networks of one layout, told from the answers of their units to images."""
-    (reference, architecture), images, spec = asked.reference, asked.images, job.reference.spec
-    own, shape = parse(architecture).input, tuple(images.shape[1:])
-    if own != shape:
-        fix = "set data to the images of the zoo, or tokens.align to weights"
-        raise DataError("images do not fit the networks", where="tokens.align", expected=own, got=shape, fix=fix)
-
-    def answers(name: str, members: np.ndarray) -> dict[str, Tensor]:
-        state = job.layout.unflatten(torch.from_numpy(_finite(job.weights, members)))
-        return Activations(build(name), spec, images).of(state)
-
-    goal = answers(architecture, np.array([reference]))
-    orders = {group: torch.zeros(len(job.rows), units, dtype=torch.int64) for group, units in spec.units.items()}
-    for name in np.unique(asked.architectures).tolist():
-        places = np.flatnonzero(asked.architectures == name)
-        for group, order in match_activations(goal, answers(name, job.rows[places])).items():
-            orders[group][torch.from_numpy(places)] = order
-    return orders
 
 
 def _last_rows(zoo: Zoo, layout: str) -> np.ndarray:
@@ -357,7 +245,7 @@ def _spec(zoo: Zoo, layout: str, row: int) -> PermutationSpec:
     network = build(text)
     state = zoo.layouts[layout].unflatten(torch.from_numpy(_finite(zoo.reader, np.array([row]))[0]))
     network.load_state_dict(state)
-    example = example_of(text)
+    example = torch.rand(4, *parse(text).input, generator=torch.Generator().manual_seed(0))
     spec = derive_spec(network, example)
     verdict = verify_spec(network, spec, example, tolerance=1e-3)
     if not verdict.coupled < verdict.uncoupled:

@@ -25,7 +25,6 @@ from torch import Tensor
 
 from wscore.errors import DataError
 from wscore.io import atomic_folder, content_hash, read_json, source_code, write_json
-from wscore.networks.datasets import Tasks
 from wscore.networks.layout import Layout
 from wscore.parallel import Workers
 from wscore.tokens.alignment import HERE, Alignment
@@ -303,22 +302,13 @@ def _evenly(places: np.ndarray) -> slice | np.ndarray:
     return places
 
 
-def build_cache(
-    zoo: Zoo,
-    config: TokensConfig,
-    folder: Path,
-    *,
-    images: Tensor | Tasks | None = None,
-    workers: Workers = HERE,
-) -> CacheSummary:
+def build_cache(zoo: Zoo, config: TokensConfig, folder: Path, *, workers: Workers = HERE) -> CacheSummary:
     """Write the cache of a zoo, one block of networks in memory at a time; the folder appears whole or not at all.
 
     Args:
         zoo: the networks.
         config: how they become tokens.
         folder: of the cache.
-        images: training images, which `align: activations` needs: of every data set, or one batch (N, channels, height,
-            width) for all networks.
         workers: who does the work; the bytes don't depend on it. Other processes keep what they have finished in
             `.cache/tokens/`, so that an interrupted run goes on.
 
@@ -331,8 +321,9 @@ def build_cache(
     splits = split_rows(zoo, config)
     index = make_index(zoo, tokenizer, config, splits)
     trained = splits == "train"
-    workers = _with_shards(workers, zoo, config, images)
-    alignment = _alignment(zoo, trained, config, images, workers)
+    workers = _with_shards(workers, zoo, config)
+    aligned = config.align == "weights"
+    alignment = Alignment.fit(zoo, trained, workers=workers) if aligned else Alignment.symmetries(zoo)
     with atomic_folder(folder) as temporary:
         blocks = plan_blocks(zoo, trained, alignment.placed, workers.shards)
         job = Job(zoo.reader, tokenizer, config.normalization, str(zoo.folder))
@@ -349,38 +340,15 @@ def build_cache(
     return summarize(TokenCache(folder))
 
 
-def _with_shards(workers: Workers, zoo: Zoo, config: TokensConfig, images: Tensor | Tasks | None) -> Workers:
+def _with_shards(workers: Workers, zoo: Zoo, config: TokensConfig) -> Workers:
     """Return the workers with the folder of their shards, whose name covers all that decides what these hold."""
     if not workers.elsewhere:
         return workers
     code = source_code("tokens", "symmetry", "networks", "zoo")
-    asked = images if config.align == "activations" else None
-    seen = (
-        {"": asked} if isinstance(asked, Tensor) else {one.name: one.x_train for one in asked.images} if asked else {}
-    )
-    shown = [part for name, some in seen.items() for part in (name, some.numpy().tobytes())]
     plain = msgspec.json.encode(recipe(config), order="sorted")
-    folder = Path.cwd() / SHARDS / content_hash(zoo.identity, plain, torch.__version__, code, *shown)
+    folder = Path.cwd() / SHARDS / content_hash(zoo.identity, plain, torch.__version__, code)
     folder.mkdir(parents=True, exist_ok=True)
     return workers._replace(shards=folder)
-
-
-def _alignment(
-    zoo: Zoo, trained: np.ndarray, config: TokensConfig, images: Tensor | Tasks | None, workers: Workers
-) -> Alignment:
-    if config.align == "none":
-        return Alignment.symmetries(zoo)
-    if config.align == "activations" and images is None:
-        raise DataError("no images to match activations on", where="tokens.align", fix="set it to weights")
-    chosen = images if config.align == "activations" else None
-    return Alignment.fit(
-        zoo,
-        trained,
-        images=chosen,
-        balanced=config.align == "balanced",
-        signed=config.align == "signs",
-        workers=workers,
-    )
 
 
 def summarize(cache: TokenCache) -> CacheSummary:

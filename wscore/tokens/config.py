@@ -9,7 +9,6 @@ from wscore.parallel import ParallelConfig, Workers
 from wscore.tokens.normalizer import Normalization
 from wscore.tokens.tokenizer import Granularity
 
-Align = Literal["none", "weights", "activations", "balanced", "signs"]
 Fraction = Annotated[float, Meta(gt=0, lt=1)]
 
 
@@ -22,9 +21,7 @@ class TokensConfig(Section, frozen=True):
         max_tokens: longest sequence.
         overflow: `window` cuts longer networks into windows of nearly equal length; `refuse` stops, naming the network.
         align: `weights` puts the hidden units of every network into the order that fits a reference best, see
-            `wscore.tokens.alignment`; `activations` tells the order from what the units answer to training images; `balanced`
-            is `weights` after the scales of ReLU networks are made comparable; `signs` is `weights` with the signs of units whose
-            activation is odd (tanh) matched too; `none` takes networks as they are.
+            `wscore.tokens.alignment`; `none` takes networks as they are.
         normalization: see `wscore.tokens.normalizer.Normalizer`.
         validation_fraction: share of the runs, in expectation.
         test_fraction: share of the runs, in expectation.
@@ -35,7 +32,7 @@ class TokensConfig(Section, frozen=True):
     chunk_size: Annotated[int, Meta(ge=1, le=65536)]
     max_tokens: Annotated[int, Meta(ge=1)]
     overflow: Literal["window", "refuse"]
-    align: Align
+    align: Literal["none", "weights"]
     normalization: Normalization
     validation_fraction: Fraction
     test_fraction: Fraction

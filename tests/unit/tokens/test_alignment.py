@@ -95,37 +95,3 @@ def test_layouts_without_a_trained_run_stay_as_they_are(tiny_zoo: Path) -> None:
     runs = zoo.table["run_id"].astype(str).to_numpy()[:1]
     assert np.array_equal(alignment.apply_runs(zoo.layout(0), vectors, runs), vectors)
     assert np.array_equal(alignment.apply(zoo.layout(0), vectors), vectors)
-
-
-def test_a_zoo_with_matched_signs_computes_what_it_computed_and_tanh_networks_lie_closer(tiny_zoo: Path) -> None:
-    zoo = Zoo(tiny_zoo)
-    found = [Alignment.fit(zoo, np.ones(len(zoo), bool), signed=signed) for signed in (False, True)]
-    runs, images = zoo.table["run_id"].astype(str).to_numpy(), torch.rand(16, 1, 8, 8)
-    closer = {True: 0.0, False: 0.0}
-    for architecture, layout, rows in zoo.families():
-        before = zoo.weights(rows)
-        ordered, signed = (alignment.apply_runs(layout, before, runs[rows]) for alignment in found)
-        outputs = [logits(architecture, layout, torch.from_numpy(vectors), images) for vectors in (before, signed)]
-        assert torch.allclose(*outputs, atol=1e-4)
-        assert np.array_equal(np.sort(np.abs(signed), axis=1), np.sort(np.abs(before), axis=1))
-        goal = found[0].references[layout.identity].vector
-        gain = np.linalg.norm(ordered - goal, axis=1) - np.linalg.norm(signed - goal, axis=1)
-        closer['"tanh"' in architecture] += float(np.abs(gain).sum())
-        if '"tanh"' not in architecture:
-            assert np.array_equal(signed, ordered)
-    assert closer[True] > 0 == closer[False]
-
-
-def test_checkpoints_of_a_run_share_their_signs(tiny_zoo: Path) -> None:
-    zoo = Zoo(tiny_zoo)
-    alignment = Alignment.fit(zoo, np.ones(len(zoo), bool), signed=True)
-    runs = zoo.table["run_id"].astype(str).to_numpy()
-    flipped = 0
-    for run in np.unique(runs):
-        rows = np.flatnonzero(runs == run)
-        layout = zoo.layout(int(rows[0]))
-        numbers = np.stack([np.arange(1, layout.size + 1, dtype=np.float32)] * len(rows))
-        moved = alignment.apply_runs(layout, numbers, runs[rows])
-        assert (moved == moved[0]).all()
-        flipped += int((moved < 0).any())
-    assert 0 < flipped < len(np.unique(runs))
