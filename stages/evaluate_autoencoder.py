@@ -2,11 +2,9 @@
 
 from pathlib import Path
 
-from wscore.autoencoder.coding.postprocess import DecodeConfig
 from wscore.autoencoder.coding.refine import RefineConfig
 from wscore.autoencoder.evaluation.evaluate import OURS, held_out, judge, methods, probe
 from wscore.autoencoder.evaluation.plots import DRAWINGS
-from wscore.autoencoder.evaluation.postprocessed import Finishing, finish, finishing_figures
 from wscore.autoencoder.evaluation.refined import Refinement, seconds_per_network
 from wscore.autoencoder.evaluation.report import report, sentence, tables
 from wscore.autoencoder.evaluation.size_matched import sized_controls
@@ -19,7 +17,7 @@ from wscore.tokens.cache import TokenCache
 from wscore.zoo.store import Zoo
 
 
-@stage(evaluate=EvaluateConfig, data=DataConfig, refine=RefineConfig, decode=DecodeConfig)
+@stage(evaluate=EvaluateConfig, data=DataConfig, refine=RefineConfig)
 def main(run: Run, *, zoo: Path, tokens: Path, autoencoder: Path, metrics: Path, plots: Path) -> str:
     """Rebuild every held-out network by every method and compare it with its original."""
     config, networks, cache = run.params["evaluate"], Zoo(zoo), TokenCache(tokens)
@@ -28,10 +26,9 @@ def main(run: Run, *, zoo: Path, tokens: Path, autoencoder: Path, metrics: Path,
     code = load_latent_code(autoencoder / "decoder")
     ways = methods(cache, load_autoencoder(autoencoder), config, refinement, code)
     ways |= sized_controls(networks, cache, ways[OURS], config)
-    finished = finish(ways, Finishing(networks, images, run.params["decode"]))
     rows, shown = held_out(cache, config), probe(images, config)
-    verdict = judge(networks, rows, finished, shown, cache=cache, batch_size=config.batch_size)
-    found = finishing_figures(run.params["decode"]) | report(verdict, config)
+    verdict = judge(networks, rows, ways, shown, cache=cache, batch_size=config.batch_size)
+    found = report(verdict, config)
     write_json(metrics, {"autoencoder_test": found})
     with atomic_folder(plots) as folder:
         for name, table in tables(verdict).items():

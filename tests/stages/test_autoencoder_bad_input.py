@@ -23,7 +23,6 @@ CHANGES: dict[str, dict[str, object]] = {
     "ae": {"latent_dim": 4, "hidden_dim": 8, "layers": 1, "heads": 2, "epochs": 1, "batch_size": 8, "latent": "network"},
     "evaluate": {"max_networks": 3, "probe_images": 30, "bootstrap_samples": 5},
     "refine": {"steps": 2, "images": 20, "curvature_images": 0},
-    "decode": {},
 }  # fmt: skip
 
 

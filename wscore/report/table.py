@@ -235,7 +235,6 @@ def _autoencoder(found: Mapping[str, Any]) -> list[Part]:
         note += (
             f" {found['networks_not_run']:,.0f} could not be run (architecture not known, or made for other images)."
         )
-    note += _finished(found)
     lines = _lines(found, AUTOENCODER_METRICS, AUTOENCODER_CONTROLS, prefix="")
     rivals = ("mean_network", "pca", "layout_pca", "layout_pca_unaligned", "quantized", "pruned_int4")
     part = Part("autoencoder", TITLES["autoencoder_test"], AUTOENCODER_CONTROLS, rivals, lines, note)
@@ -246,14 +245,6 @@ def _autoencoder(found: Mapping[str, Any]) -> list[Part]:
     note = "Refined: latents fitted to what their network answers on training images; all figures are on test images."
     rivals = ("layout_pca_refined", *rivals)
     return [part, Part("autoencoder_refined", REFINED_TITLE, REFINED_CONTROLS, rivals, lines, note)]
-
-
-def _finished(found: Mapping[str, Any]) -> str:
-    """Return what was done to decoded networks, and the data that it took, as sentences."""
-    texts = [" Norms of tensors kept and restored."] if "norms_restored" in found else []
-    if "batch_norm_images" in found:
-        texts.append(f" Running statistics recomputed on {found['batch_norm_images']:,.0f} training images.")
-    return "".join(texts)
 
 
 def _heads(found: Mapping[str, Any]) -> list[Part]:
