@@ -302,16 +302,14 @@ class Learner(NamedTuple):
     Attributes:
         model: the one that all cells are tested with.
         runs: that it learned from.
-        grams: their inner products.
     """
 
     model: LearnedForecaster
     runs: list[Trajectory]
-    grams: dict[str, Tensor]
 
     def methods(self, config: PredictorConfig) -> dict[str, Method]:
         """Return it and the baselines, these fitted at a stride."""
-        known = [learned(config, run, self.grams) for run in self.runs]
+        known = [learned(config, run) for run in self.runs]
         found: dict[str, Method] = {OURS: self.model.predict}
         for name in BASELINES:
             rule = ALL_BASELINES[name](config)
@@ -323,12 +321,11 @@ class Learner(NamedTuple):
 def train(folder: Path, study: Study, config: PredictorConfig) -> Learner:
     """Return the one predictor that all cells are tested with."""
     runs = recorded(folder, "training", (*study.trained, *study.validated), study.training)
-    grams = {run.name: snapshot_grams(run.weights, run.layout) for run in runs}
     known, watched = ([run for run in runs if run.manifest.seed in seeds] for seeds in (study.trained, study.validated))
     model = LearnedForecaster(config)
-    model.fit([learned(config, run, grams) for run in known], [later(config, run, grams) for run in watched])
+    model.fit([learned(config, run) for run in known], [later(config, run) for run in watched])
     print(f"trained on {len(known)} runs, validation skill {model.history.best['validation_skill']:+.3f}")
-    return Learner(model, known, grams)
+    return Learner(model, known)
 
 
 def cells(folder: Path, study: Study, setting: Setting, learner: Learner, effort: Effort) -> Iterator[Cell]:

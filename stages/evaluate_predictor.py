@@ -10,7 +10,6 @@ from wscore.forecasting.evaluation.recovery import probe
 from wscore.forecasting.evaluation.tables import report, sentence, tables
 from wscore.forecasting.splits import make_plan, reachable
 from wscore.forecasting.train import load_predictor
-from wscore.forecasting.trajectories.gram_cache import read_grams
 from wscore.forecasting.trajectories.store import curves, open_trajectories
 from wscore.forecasting.trajectories.train_base import BaseConfig
 from wscore.io import atomic_folder, write_csv, write_json
@@ -19,14 +18,12 @@ from wscore.runner import Run, stage
 
 
 @stage(forecast=ForecastConfig, base=BaseConfig, predictor=PredictorConfig)
-def main(
-    run: Run, *, trajectories: Path, grams: Path, predictor: Path, history: Path, metrics: Path, plots: Path
-) -> str:
+def main(run: Run, *, trajectories: Path, predictor: Path, history: Path, metrics: Path, plots: Path) -> str:
     """Forecast every test window by every method and compare weights and networks with what really came."""
     config, settings, runs = run.params["predictor"], run.params["forecast"], open_trajectories(trajectories)
     probes = [probe(load_images(one.images), settings.probe_images) for one in run.params["base"].each]
-    plan, products = make_plan(config, runs), read_grams(grams, runs)
-    judged = judge_forecasts(load_predictor(predictor), plan, reachable(config, plan), probes, settings, products)
+    plan = make_plan(config, runs)
+    judged = judge_forecasts(load_predictor(predictor), plan, reachable(config, plan), probes, settings)
     found = report(judged)
     write_json(metrics, {"predictor_test": found})
     with atomic_folder(plots) as folder:

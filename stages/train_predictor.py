@@ -5,7 +5,6 @@ from pathlib import Path
 from wscore.config import to_plain
 from wscore.forecasting.config import PredictorConfig
 from wscore.forecasting.train import report, save_predictor, sentence, train_predictor
-from wscore.forecasting.trajectories.gram_cache import read_grams
 from wscore.forecasting.trajectories.store import identities, open_trajectories
 from wscore.io import atomic_folder, write_json
 from wscore.runner import Run, stage
@@ -13,13 +12,12 @@ from wscore.training.callbacks import Progress, TensorBoard, TrackerLogger, resu
 
 
 @stage(predictor=PredictorConfig)
-def main(run: Run, *, trajectories: Path, grams: Path, out: Path, history: Path, metrics: Path) -> str:
+def main(run: Run, *, trajectories: Path, out: Path, history: Path, metrics: Path) -> str:
     """Learn to forecast the next snapshots from the last ones."""
     config, runs = run.params["predictor"], open_trajectories(trajectories)
     trained = train_predictor(
         config,
         runs,
-        read_grams(grams, runs),
         callbacks=[TensorBoard(Path("runs") / run.name), TrackerLogger(run.tracker), Progress(run.name)],
         resume=resume_folder(run.name, str(to_plain(config)), *identities(runs)),
     )

@@ -18,7 +18,7 @@ from wscore.presets import apply_preset
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("e2e")]
 
 HEADS = ["train_heads@accuracy", "train_heads@hyperparameters", "train_heads@patterns"]
-FORECAST = {"train_base", "cache_grams", "train_predictor", "evaluate_predictor"}
+FORECAST = {"train_base", "train_predictor", "evaluate_predictor"}
 UPSTREAM = {"fetch_zoo", "tokenize"}
 
 
@@ -111,9 +111,9 @@ def test_runs_are_tracked_under_one_parent(first_run: Outcome, workspace: Worksp
     with closing(sqlite3.connect(workspace.folder / "mlflow.db")) as store:
         runs = dict(store.execute("select run_uuid, name from runs").fetchall())
         parents = dict(store.execute("select run_uuid, value from tags where key = 'mlflow.parentRunId'").fetchall())
-    assert sorted(runs[child] for child in parents) == ["cache_grams", "train_base", "train_predictor"]
+    assert sorted(runs[child] for child in parents) == ["train_base", "train_predictor"]
     assert len(set(parents.values())) == 1
-    assert len(runs) == 4
+    assert len(runs) == 3
 
 
 def test_a_killed_training_goes_on(first_run: Outcome, workspace: Workspace) -> None:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from stages import cache_grams, evaluate_predictor, train_base, train_predictor
+from stages import evaluate_predictor, train_base, train_predictor
 from wscore.config import PARAMS
 from wscore.presets import apply_preset
 
@@ -30,19 +30,15 @@ def run_base(out: str = "trajectories") -> None:
     train_base.main(["--out", out, "--metrics", "metrics/base.json"])
 
 
-def run_grams() -> None:
-    cache_grams.main(["--trajectories", "trajectories", "--out", "grams"])
-
-
 def run_predictor(out: str = "predictor") -> None:
     train_predictor.main([
-        "--trajectories", "trajectories", "--grams", "grams", "--out", out, "--history", f"{out}-history.csv",
+        "--trajectories", "trajectories", "--out", out, "--history", f"{out}-history.csv",
         "--metrics", f"metrics/{out}.json",
     ])  # fmt: skip
 
 
 def run_evaluation(out: str = "plots") -> None:
     evaluate_predictor.main([
-        "--trajectories", "trajectories", "--grams", "grams", "--predictor", "predictor",
+        "--trajectories", "trajectories", "--predictor", "predictor",
         "--history", "predictor-history.csv", "--metrics", f"metrics/{out}.json", "--plots", out,
     ])  # fmt: skip

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tests.stages.forecast_workspace import run_base, run_evaluation, run_grams, run_predictor, write_params
+from tests.stages.forecast_workspace import run_base, run_evaluation, run_predictor, write_params
 from wscore.io import hash_folder, read_json
 from wscore.training.model_folder import read_model_config
 
@@ -19,7 +19,6 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         run_base()
-        run_grams()
         run_predictor()
     return folder
 
@@ -63,8 +62,7 @@ def test_same_bytes_again() -> None:
 
 def test_a_missing_predictor_ends_in_one_line(tmp_path: Path, workspace: Path, monkeypatch) -> None:
     write_params(tmp_path)
-    for name in ("trajectories", "grams"):
-        (tmp_path / name).symlink_to(workspace / name)
+    (tmp_path / "trajectories").symlink_to(workspace / "trajectories")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit, match=r"evaluate_predictor: predictor: no model here"):
         run_evaluation()
@@ -85,7 +83,6 @@ def test_runs_on_a_data_set_that_was_not_learned_from_are_a_test_of_their_own(
     further = "base: {further_datasets: [{dataset: noise, root: noise}]}"
     write_params(tmp_path, further + "\npredictor: {unseen_datasets: [noise]}")
     run_base()
-    run_grams()
     run_predictor()
     run_evaluation()
     facts = read_model_config(Path("predictor"))["training"]
@@ -102,8 +99,7 @@ def test_runs_on_a_data_set_that_was_not_learned_from_are_a_test_of_their_own(
 
 
 def test_bands_are_judged_and_drawn(tmp_path: Path, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("trajectories", "grams"):
-        (tmp_path / name).symlink_to(workspace / name)
+    (tmp_path / "trajectories").symlink_to(workspace / "trajectories")
     monkeypatch.chdir(tmp_path)
     write_params(
         tmp_path,

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.stages.forecast_workspace import run_base, run_evaluation, run_grams, run_predictor, write_params
+from tests.stages.forecast_workspace import run_base, run_evaluation, run_predictor, write_params
 from wscore.io import read_json
 from wscore.networks.lenet import NetworkSpec, build_network
 from wscore.training.model_folder import read_model_config
@@ -24,7 +24,6 @@ def test_networks_that_cannot_be_built_are_forecast_as_weights(
     write_params(tmp_path, "base: {source: folder, path: own, pattern: 'epoch_{epoch}_acc_{acc}.pt'}")
     run_base()
     assert capsys.readouterr().out == "2 runs of unknown (12 weights), 17 snapshots each, test accuracy 0.660\n"
-    run_grams()
     run_predictor()
     run_evaluation()
     assert read_model_config(Path("predictor"))["training"]["training_runs"] == ["a"]
@@ -48,7 +47,6 @@ def test_networks_that_can_be_built_are_run_too(
     write_params(tmp_path, "base: {source: folder, path: own}")
     run_base()
     assert capsys.readouterr().out.startswith("2 runs of mlp (3,466 weights), 17 snapshots each, test accuracy 0.")
-    run_grams()
     run_predictor()
     run_evaluation()
     judged = read_json(Path("metrics/plots.json"))["predictor_test"]["unseen_run"]["h1"]["ours"]

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 import torch
 
-from tests.stages.forecast_workspace import run_base, run_grams, run_predictor, write_params
+from tests.stages.forecast_workspace import run_base, run_predictor, write_params
 from wscore.forecasting.train import load_predictor
 from wscore.io import hash_folder, read_json
 from wscore.training.model_folder import read_model_config
@@ -21,14 +21,12 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         run_base()
-        run_grams()
     return folder
 
 
 @pytest.fixture(autouse=True)
 def workspace(recorded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for name in ("trajectories", "grams"):
-        shutil.copytree(recorded / name, tmp_path / name)
+    shutil.copytree(recorded / "trajectories", tmp_path / "trajectories")
     write_params(tmp_path)
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -72,14 +70,12 @@ def test_no_bit_of_what_comes_later_or_of_held_out_runs_reaches_the_model(kind: 
         weights = np.load(path)
         weights[first:] = 3 * weights[first:] + 1
         np.save(path, weights)
-    run_grams()
     run_predictor("after")
     before, after = (load_predictor(Path(name)).state_dict() for name in ("before", "after"))
     assert all(torch.equal(before[name], after[name]) for name in before)
     weights = np.load("trajectories/seed-0/weights.npy")
     weights[7] += 0.01 * np.random.default_rng(0).standard_normal(weights.shape[1])  # the last one before the split
     np.save("trajectories/seed-0/weights.npy", weights)
-    run_grams()
     run_predictor("other")
     other = load_predictor(Path("other")).state_dict()
     assert any(not torch.equal(before[name], other[name]) for name in before)
@@ -117,21 +113,10 @@ def test_bad_trajectories_end_in_one_line() -> None:
     refused("trajectories: holds no trajectory")
 
 
-def test_inner_products_of_another_recording_are_refused(workspace: Path) -> None:
-    shutil.copytree("grams", "kept")
-    shutil.rmtree("grams")
-    refused("grams: holds no inner products of trajectories")
-    shutil.copytree("kept", "grams")
-    path = Path("trajectories/seed-0/weights.npy")
-    np.save(path, np.load(path) + np.float32(1))
-    refused("grams/index.json: seed-0: are not those of trajectories/seed-0; run `dvc repro cache_grams`")
-
-
 def test_a_validation_run_chooses_the_epoch_and_is_no_test(workspace: Path) -> None:
     shutil.copytree("trajectories/seed-1", "trajectories/seed-2")
     path = Path("trajectories/seed-2/manifest.json")
     path.write_text(path.read_text(encoding="utf-8").replace('"seed-1"', '"seed-2"'), encoding="utf-8")
-    run_grams()
     write_params(workspace, "predictor: {validation_runs: 1}")
     run_predictor()
     history = pd.read_csv("predictor-history.csv")

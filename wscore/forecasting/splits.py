@@ -1,7 +1,7 @@
 """Which runs and which windows are learned from, and which are kept for the test."""
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple, get_args
 
 import msgspec
@@ -16,8 +16,6 @@ from wscore.forecasting.trajectories.grams import snapshot_grams
 from wscore.forecasting.trajectories.optimizers import OptimizerName
 from wscore.forecasting.trajectories.store import MANIFEST, Trajectory
 from wscore.networks.layout import Layout
-
-Grams = Mapping[str, Float[Tensor, "tensor snapshot snapshot"]]
 
 
 class Plan(NamedTuple):
@@ -55,7 +53,7 @@ class Material(NamedTuple):
         weights: float32 (N, D).
         layout: of the vectors.
         windows: over these N snapshots.
-        grams: inner products of the snapshots, as `snapshot_grams` returns them.
+        grams: inner products of the snapshots of the whole run, as `snapshot_grams` returns them.
     """
 
     weights: Float[np.ndarray, "snapshot weights"]
@@ -119,18 +117,20 @@ def _check_names(config: PredictorConfig, runs: Sequence[Trajectory]) -> None:
             warnings.warn(message, WscoreWarning, stacklevel=3)
 
 
-def learned(config: PredictorConfig, run: Trajectory, grams: Grams) -> Material:
+def learned(config: PredictorConfig, run: Trajectory) -> Material:
     """Return the part of a run that may be learned from, with windows at every stride and offset."""
     stop = _learned_until(config, run)
     shape = {"length": config.sequence_length, "horizons": config.steps}
     windows = [training_windows(stop, stride=stride, **shape) for stride in config.strides]
-    return Material(run.weights[:stop], run.layout, [some for some in windows if len(some.last)], _grams(run, grams))
+    grams = snapshot_grams(run.weights, run.layout)
+    return Material(run.weights[:stop], run.layout, [some for some in windows if len(some.last)], grams)
 
 
-def later(config: PredictorConfig, run: Trajectory, grams: Grams) -> Material:
+def later(config: PredictorConfig, run: Trajectory) -> Material:
     """Return a whole run with the windows whose targets all lie after the split, at the forecast's stride."""
     split = split_point(len(run), config.train_split)
-    return Material(run.weights, run.layout, [windows_between(config, split, len(run))], _grams(run, grams))
+    grams = snapshot_grams(run.weights, run.layout)
+    return Material(run.weights, run.layout, [windows_between(config, split, len(run))], grams)
 
 
 def windows_between(config: PredictorConfig, start: int, stop: int) -> Windows:
@@ -149,10 +149,6 @@ def one_network(known: Sequence[Material], where: str) -> None:
     if count > 1:
         fix = "take predictor.kind=gram, or runs of one network"
         raise ConfigError("fits one network only", where=where, got=f"runs of {count} networks", fix=fix)
-
-
-def _grams(run: Trajectory, grams: Grams) -> Tensor:
-    return grams[run.name] if run.name in grams else snapshot_grams(run.weights, run.layout)
 
 
 def _groups(runs: Sequence[Trajectory]) -> dict[tuple[str, str, float | None], list[Trajectory]]:

@@ -15,7 +15,7 @@ from torch import Tensor
 from wscore.forecasting.config import PredictorConfig
 from wscore.forecasting.evaluation.baselines import Forecaster
 from wscore.forecasting.models.predictors import Steps, WeightPredictor
-from wscore.forecasting.splits import Grams, Material, later, learned, make_plan, reachable
+from wscore.forecasting.splits import Material, later, learned, make_plan, reachable
 from wscore.forecasting.tasks import TASKS
 from wscore.forecasting.trajectories.store import Trajectory
 from wscore.networks.layout import Layout
@@ -100,7 +100,6 @@ class LearnedForecaster(Forecaster):
 def train_predictor(
     config: PredictorConfig,
     runs: Sequence[Trajectory],
-    grams: Grams | None = None,
     *,
     callbacks: Sequence[Callback] = (),
     resume: Resume | Path | None = None,
@@ -110,7 +109,6 @@ def train_predictor(
     Args:
         config: section `predictor:`.
         runs: all recorded runs, of one network or, but for `transformer_pca`, of several.
-        grams: their inner products by the name of the run; those that are missing are computed.
         callbacks: of the training.
         resume: folder for the state of an interrupted training.
 
@@ -118,11 +116,11 @@ def train_predictor(
         ConfigError: if the split or the held-out runs leave nothing to train or test on.
         DataError: if a trajectory is shorter than one window.
     """
-    plan, found = make_plan(config, runs), grams or {}
+    plan = make_plan(config, runs)
     config = reachable(config, plan)
-    known = [learned(config, run, found) for run in plan.training]
+    known = [learned(config, run) for run in plan.training]
     forecaster = LearnedForecaster(config, callbacks, resume)
-    forecaster.fit(known, [later(config, run, found) for run in plan.validation])
+    forecaster.fit(known, [later(config, run) for run in plan.validation])
     facts = {
         "kind": config.kind,
         "split": config.split,

@@ -19,7 +19,7 @@ def material(configured, recorded) -> Callable[..., Material]:
         random = np.random.default_rng(0)
         return random.standard_normal(size) + 0.1 * random.standard_normal((20, size))[: number + 1].sum(0)
 
-    return lambda **changes: learned(configured(**changes), recorded(0, walk), {})
+    return lambda **changes: learned(configured(**changes), recorded(0, walk))
 
 
 def test_equally_many_series_of_every_tensor_and_none_across_two(configured, material) -> None:

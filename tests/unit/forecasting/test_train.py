@@ -86,7 +86,7 @@ def test_what_fits_one_network_only_says_so(configured, recorded) -> None:
         ConfigError, match=r"transformer_pca: fits one network only; got runs of 2 networks; take .*gram"
     ):
         train_predictor(config, runs)
-    known = [learned(config, run, {}) for run in runs]
+    known = [learned(config, run) for run in runs]
     for name in ("ridge_ar", "pca_ar"):
         with pytest.raises(ConfigError, match=f"{name}: fits one network only"):
             BASELINES[name](config).fit(known)

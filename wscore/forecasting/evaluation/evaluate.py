@@ -25,7 +25,7 @@ from wscore.forecasting.models.per_weight import DiffusionPredictor
 from wscore.forecasting.models.predictors import Steps, WeightPredictor
 from wscore.forecasting.pca import fit_pca
 from wscore.forecasting.sequences import split_point
-from wscore.forecasting.splits import Grams, Plan, learned, windows_between
+from wscore.forecasting.splits import Plan, learned, windows_between
 from wscore.forecasting.trajectories.store import Trajectory
 from wscore.networks.layout import Layout
 
@@ -56,7 +56,6 @@ def judge_forecasts(
     config: PredictorConfig,
     probes: Sequence[Probe],
     settings: ForecastConfig,
-    grams: Grams,
 ) -> Judged:
     """Return the errors of all methods on all test windows.
 
@@ -66,9 +65,8 @@ def judge_forecasts(
         config: of the predictor.
         probes: images on which networks are run, of each data set that is at hand.
         settings: how thoroughly.
-        grams: inner products of the runs by name, as far as they are known.
     """
-    methods = all_methods(model, plan, config, grams)
+    methods = all_methods(model, plan, config)
     judged = Judged([], [], {}, [], [])
     for source, runs in plan.tested.items():
         if source == "temporal" and config.split == "run":
@@ -79,9 +77,9 @@ def judge_forecasts(
     return judged
 
 
-def all_methods(model: WeightPredictor, plan: Plan, config: PredictorConfig, grams: Grams) -> dict[str, Method]:
+def all_methods(model: WeightPredictor, plan: Plan, config: PredictorConfig) -> dict[str, Method]:
     """Return the model and all baselines by name, the latter fitted to what the model has learned from."""
-    known = [learned(config, run, grams) for run in plan.training]
+    known = [learned(config, run) for run in plan.training]
     methods: dict[str, Method] = {OURS: model.predict}
     if isinstance(model, DiffusionPredictor):
         methods[SAMPLE] = lambda history, layout, steps: model.sample(history, layout, steps, 1)[0]

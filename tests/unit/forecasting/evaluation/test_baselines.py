@@ -27,7 +27,7 @@ def method(configured) -> Callable[[str], Forecaster]:
 @pytest.fixture
 def fitted(configured, recorded) -> Callable[..., tuple[dict[str, Forecaster], Material]]:
     def make(path: Callable[[int, int], np.ndarray]) -> tuple[dict[str, Forecaster], Material]:
-        material = learned(configured(), recorded(0, path), {})
+        material = learned(configured(), recorded(0, path))
         return fit_baselines(configured(), [material]), material
 
     return make
