@@ -98,7 +98,8 @@ def from_weights(encoder: Encoder, cache: TokenCache, zoo: Zoo) -> Make:
             template = cache.tokenizer.template(layout)
             tokens = torch.from_numpy(np.ascontiguousarray(cache.tokenizer.encode(layout, ordered)))
             frame = [torch.from_numpy(part).expand(len(tokens), -1, -1) for part in (template.mask, template.features)]
-            latents[places] = encode(encoder, pad(TokenBatch(tokens, *frame), cache.max_tokens))
+            batch = TokenBatch(tokens, *frame, cache.keys(items[places]))
+            latents[places] = encode(encoder, pad(batch, cache.max_tokens))
         return latents
 
     return make
@@ -111,7 +112,8 @@ def from_tokens(encoder: Encoder, cache: TokenCache) -> Make:
 
 def pad(batch: TokenBatch, length: int) -> TokenBatch:
     """Return a batch with sequences of one length."""
-    return TokenBatch(*(torch.nn.functional.pad(part, (0, 0, 0, length - part.shape[1])) for part in batch))
+    padded = (torch.nn.functional.pad(part, (0, 0, 0, length - part.shape[1])) for part in batch[:3])
+    return TokenBatch(*padded, batch.layouts)
 
 
 def epoch_time(batches: MadeAnew | TensorBatches, heads: HeadsConfig, latent_dim: int, epochs: int) -> float:

@@ -37,7 +37,7 @@ from wscore.networks.layout import Layout, layout_of
 from wscore.sae.model import SparseModel
 from wscore.sae.rows import Scatter, UnitMap, unit_map
 from wscore.tokens.alignment import Alignment
-from wscore.tokens.batch import TokenBatch
+from wscore.tokens.batch import TokenBatch, layout_key
 from wscore.tokens.index import cut_windows
 from wscore.tokens.normalizer import Normalizer
 from wscore.tokens.tokenizer import Tokenizer
@@ -87,7 +87,8 @@ class TokenCodec:
         rows = [torch.from_numpy(np.ascontiguousarray(one[span])) for one in tokens for span in spans]
         frame = [_stack(torch.from_numpy(np.ascontiguousarray(part)), spans) for part in template[:2]]
         mask, features = (part.repeat(count, *[1] * (part.ndim - 1)) for part in frame)
-        return TokenBatch(pad_sequence(rows, batch_first=True), mask, features)
+        keys = torch.tensor([layout_key(template.mask[span], template.features[span]) for span in spans]).repeat(count)
+        return TokenBatch(pad_sequence(rows, batch_first=True), mask, features, keys)
 
     def network(self, layout: Layout, tokens: Float[Tensor, "window token dim"]) -> Float[np.ndarray, " weights"]:
         """Return the weights (D,) of one network from the tokens of its windows: the inverse of `batch`."""

@@ -8,12 +8,10 @@ from torch import Tensor, nn
 from wscore.autoencoder.coding.refine import Problem, RefineConfig, draw_images, encode
 from wscore.autoencoder.decode_weights import Codec
 from wscore.autoencoder.models.autoencoder import read_latent_code
-from wscore.autoencoder.models.linear_path import signatures
 from wscore.errors import ModelError
 from wscore.networks.inference import ModuleAnswer, differentiable
 from wscore.networks.layout import Layout, layout_of
 from wscore.publish.pretrained import PublishedDecoder, PublishedEncoder
-from wscore.tokens.batch import TokenBatch
 
 
 def refined_latents(
@@ -45,7 +43,7 @@ def refined_latents(
     decode, answer = _Decode(decoder, layout, shape), ModuleAnswer(differentiable(network), layout)
     problem = Problem(decode, answer, torch.from_numpy(vector).float(), draw_images(images, config))
     code = read_latent_code(encoder.facts, where="config.json")
-    return encode(problem, start.reshape(1, -1), code, config, signatures(decode.frame)).reshape(shape)
+    return encode(problem, start.reshape(1, -1), code, config, decode.frame.layouts).reshape(shape)
 
 
 class _Decode:
@@ -59,5 +57,4 @@ class _Decode:
 
     def __call__(self, latents: Tensor) -> Tensor:
         rows = latents.reshape(len(latents) * self.shape[0], *self.shape[1:])
-        frame = TokenBatch(*(part.repeat(len(latents), *[1] * (part.ndim - 1)) for part in self.frame))
-        return self.codec.weights(self.model(rows, frame))
+        return self.codec.weights(self.model(rows, self.frame.repeat(len(latents))))

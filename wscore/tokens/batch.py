@@ -2,9 +2,15 @@
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor
+
+from wscore.tokens.tokenizer import FEATURES
+
+EXACT = [column for column, name in enumerate(FEATURES) if name != "log_size"]  # the same bits on every machine
+STEP, MIX = -7046029254386353131, -4658895280553007687  # odd constants of splitmix64, as signed 64-bit numbers
 
 
 class TokenBatch(NamedTuple):
@@ -14,11 +20,13 @@ class TokenBatch(NamedTuple):
         tokens: weights, normalised where the cache says so; zero where `mask` is False.
         mask: True where an entry of `tokens` is a weight, False in padding (of a token or of the sequence).
         features: what each token is, see `wscore.tokens.tokenizer.FEATURES`; zero for tokens of padding.
+        layouts: `layout_key` of each sequence, equal for sequences of one layout (and window).
     """
 
     tokens: Float[Tensor, "batch token dim"]
     mask: Bool[Tensor, "batch token dim"]
     features: Float[Tensor, "batch token feature"]
+    layouts: Int64[Tensor, " batch"]
 
     @property
     def token_mask(self) -> Bool[Tensor, "batch token"]:
@@ -27,9 +35,32 @@ class TokenBatch(NamedTuple):
 
     @property
     def networks(self) -> int:
-        """Count B of sequences (`len` counts the three fields)."""
+        """Count B of sequences (`len` counts the fields)."""
         return self.tokens.shape[0]
 
     def to(self, device: torch.device | str) -> "TokenBatch":
         """Return the same batch on another device."""
         return TokenBatch(*(part.to(device) for part in self))
+
+    def repeat(self, count: int) -> "TokenBatch":
+        """Return all sequences `count` times, one copy of the batch after the other."""
+        return TokenBatch(*(part.repeat(count, *[1] * (part.ndim - 1)) for part in self))
+
+
+def layout_key(mask: Bool[np.ndarray, "token dim"], features: Float32[np.ndarray, "token feature"]) -> int:
+    """Return a number that is equal for sequences that differ in their weights alone, whatever the padding behind them.
+
+    It is an integer hash of the mask and of the features but the logarithm, so that it is the same on every machine.
+    """
+    present = torch.from_numpy(np.ascontiguousarray(mask))
+    exact = np.where(mask.any(-1, keepdims=True), features, np.float32(0))[:, EXACT]  # (T, 4)
+    bits = torch.from_numpy(np.ascontiguousarray(exact)).view(torch.int32).long().flatten()  # (4 T,)
+    places = present.long().flatten()  # (T D,)
+    return int((bits * odd_numbers(len(bits))).sum() + MIX * (places * odd_numbers(len(places))).sum())
+
+
+def odd_numbers(count: int) -> Int64[Tensor, " count"]:
+    """Return well-mixed odd 64-bit numbers (splitmix64 of 1, 2, ...)."""
+    mixed = torch.arange(1, count + 1, dtype=torch.int64) * STEP
+    mixed = (mixed ^ (mixed >> 30)) * MIX
+    return (mixed ^ (mixed >> 27)) | 1

@@ -20,7 +20,7 @@ import msgspec
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float, Float32, Int
+from jaxtyping import Float, Float32, Int, Int64
 from torch import Tensor
 
 from wscore.errors import DataError
@@ -28,7 +28,7 @@ from wscore.io import atomic_folder, content_hash, read_json, source_code, write
 from wscore.networks.layout import Layout
 from wscore.parallel import Workers
 from wscore.tokens.alignment import HERE, Alignment
-from wscore.tokens.batch import TokenBatch
+from wscore.tokens.batch import TokenBatch, layout_key
 from wscore.tokens.config import TokensConfig
 from wscore.tokens.index import group_places, make_index, split_rows
 from wscore.tokens.lru import Recent
@@ -140,6 +140,7 @@ class TokenCache:
         self._windows = np.zeros(len(names), np.int64)  # windows per network of each layout
         np.maximum.at(self._windows, self._code, self._window + 1)
         self._frames: Recent[_Frame] = Recent(REMEMBERED)
+        self._keys: dict[tuple[int, int], int] = {}  # by number of the layout, and window
 
     def __len__(self) -> int:
         return len(self.table)
@@ -200,7 +201,16 @@ class TokenCache:
             tokens[places, :length] = raw if self._plain else (raw - frame.shift) / frame.scale
             mask[places, :length] = frame.mask
             features[places, :length] = frame.features
-        return TokenBatch(torch.from_numpy(tokens), torch.from_numpy(mask), torch.from_numpy(features))
+        parts = (torch.from_numpy(part) for part in (tokens, mask, features))
+        return TokenBatch(*parts, self.keys(numbers))
+
+    def keys(self, items: Items) -> Int64[Tensor, " item"]:
+        """Return a number for each item that is equal for items of one layout (and window), see `TokenBatch.layouts`."""
+        numbers = np.asarray(items, dtype=np.int64)
+        keys = np.zeros(len(numbers), np.int64)
+        for places in group_places(self._code[numbers], self._window[numbers]):
+            keys[places] = self._key(int(numbers[places[0]]))
+        return torch.from_numpy(keys)
 
     def to_weights(self, items: Items, tokens: Float[Tensor | np.ndarray, "item token dim"]) -> list[np.ndarray]:
         """Return the raw weights (D,) of whole networks from normalised tokens, padded to any length.
@@ -272,6 +282,14 @@ class TokenCache:
 
     def _frame(self, layout: Layout) -> _Frame:
         return self._frames.get(layout.identity, lambda: self._make_frame(layout), size=lambda made: made.mask.size)
+
+    def _key(self, item: int) -> int:
+        place = int(self._code[item]), int(self._window[item])
+        if place not in self._keys:
+            frame, start = self._frame(self.layout(item)), int(self._start[item])
+            part = slice(start, start + int(self._length[item]))
+            self._keys[place] = layout_key(frame.mask[part], frame.features[part])
+        return self._keys[place]
 
     def _make_frame(self, layout: Layout) -> _Frame:
         mask, features, _, _ = self.tokenizer.template(layout)

@@ -11,9 +11,8 @@ def batch(tokens: int = 7) -> TokenBatch:
     generator = torch.Generator().manual_seed(0)
     features = torch.zeros(2, tokens, 5)
     features[:, 4:, LAYER] = 1
-    return TokenBatch(
-        torch.randn(2, tokens, 6, generator=generator), torch.ones(2, tokens, 6, dtype=torch.bool), features
-    )
+    mask = torch.ones(2, tokens, 6, dtype=torch.bool)
+    return TokenBatch(torch.randn(2, tokens, 6, generator=generator), mask, features, torch.zeros(2).long())
 
 
 @pytest.fixture
@@ -33,7 +32,8 @@ def test_units_of_a_layer_may_change_places_and_layers_may_not(reader: TokenRead
 
 def test_padding_has_no_influence(reader: TokenReader):
     given = batch()
-    padded = TokenBatch(*(torch.cat([part, torch.zeros_like(part[:, :3])], dim=1) for part in given))
+    longer = (torch.cat([part, torch.zeros_like(part[:, :3])], dim=1) for part in given[:3])
+    padded = TokenBatch(*longer, given.layouts)
     padded = padded._replace(tokens=torch.where(padded.mask, padded.tokens, 99.0))
     torch.testing.assert_close(reader(padded), reader(given), rtol=1e-5, atol=1e-5)
 

@@ -10,7 +10,8 @@ def make_batch(networks=4, tokens=50, dim=40, seed=0):
     values = torch.randn(networks, tokens, dim, generator=generator) * torch.arange(1, tokens + 1)[:, None] + 3
     mask = torch.rand(networks, tokens, dim, generator=generator) < 0.8
     mask[:, -5:] = False
-    return TokenBatch(torch.where(mask, values, 0.0), mask, torch.randn(networks, tokens, 5, generator=generator))
+    features = torch.randn(networks, tokens, 5, generator=generator)
+    return TokenBatch(torch.where(mask, values, 0.0), mask, features, torch.zeros(networks).long())
 
 
 def view(batch, *, noise, dropout, seed=1):
@@ -20,7 +21,7 @@ def view(batch, *, noise, dropout, seed=1):
 def test_deviation_by_hand():
     tokens = torch.tensor([[[1.0, 3.0, 99.0], [5.0, 0.0, 0.0], [0.0, 0.0, 0.0]]])
     mask = torch.tensor([[[True, True, False], [True, False, False], [False, False, False]]])
-    batch = TokenBatch(tokens, mask, torch.zeros(1, 3, 5))
+    batch = TokenBatch(tokens, mask, torch.zeros(1, 3, 5), torch.zeros(1).long())
     assert token_deviation(batch).flatten().tolist() == [1, 0, 0]
 
 
@@ -36,7 +37,7 @@ def test_noise_is_relative_to_the_deviation_of_each_token():
 def test_a_token_of_one_weight_gets_no_noise():
     mask = torch.zeros(1, 2, 3, dtype=torch.bool)
     mask[0, 0, 0] = True
-    batch = TokenBatch(mask * 7.0, mask, torch.zeros(1, 2, 5))
+    batch = TokenBatch(mask * 7.0, mask, torch.zeros(1, 2, 5), torch.zeros(1).long())
     assert torch.equal(view(batch, noise=1.0, dropout=0.0).tokens, batch.tokens)
 
 

@@ -56,7 +56,7 @@ class GroupCode(Section):
     """How the latents of one layout (and window) are coded.
 
     Args:
-        signature: of its sequences, see `linear_path.signatures`; 0 for all that have no group of their own.
+        signature: of its sequences, see `TokenBatch.layouts`; 0 for all that have no group of their own.
         room: bytes of a latent.
         centres: mean of each number.
         spreads: log2 of the root mean square of each number about it, in eighths.
@@ -123,7 +123,7 @@ class EntropyCode(Section, tag="waterfilling", tag_field="allocation"):
 
         Args:
             latents: of training networks.
-            kinds: their signatures.
+            kinds: keys of their layouts.
             ranks: numbers that the sequences of a signature have; all where it is not named.
             bits: of a number.
         """
@@ -168,7 +168,7 @@ class EntropyCode(Section, tag="waterfilling", tag_field="allocation"):
         Args:
             latents: rows of numbers.
             curvature: a positive semidefinite matrix of each.
-            kinds: their signatures.
+            kinds: keys of their layouts.
             slope: gradient of what they are kept for at latents that were searched for, bits counted; None at latents of
                 the encoder, where there is none.
         """
@@ -209,7 +209,7 @@ class EntropyCode(Section, tag="waterfilling", tag_field="allocation"):
         ]
 
     def unpack(self, payloads: Sequence[bytes], kinds: Int64[Tensor, " latents"]) -> Packed:
-        """Return the integers in bytes, of latents of these signatures.
+        """Return the integers in bytes, of latents of these layouts.
 
         Raises:
             ModelError: if there are more or fewer bytes than a latent of the signature takes.

@@ -134,7 +134,7 @@ def encode(
         start: latents of the encoder, of all windows side by side.
         code: how latents are stored; None as floats.
         config: of the search.
-        kinds: signatures of the windows, the same for all networks.
+        kinds: layout keys of the windows, the same for all networks.
     """
     if code is None or code.exact:
         return refine(problem, start, config)
@@ -170,7 +170,7 @@ def store(
         latents: of all their windows, side by side.
         code: how they are stored.
         config: on how many images the curvature is measured.
-        kinds: signatures of the windows, the same for all networks.
+        kinds: layout keys of the windows, the same for all networks.
     """
     if not config.curvature_images or not len(latents):
         return code.store(latents.reshape(len(latents) * len(kinds), -1), kinds.repeat(len(latents)))
@@ -217,7 +217,7 @@ def one_pass(
         start: latents of all its windows, side by side.
         code: how they are stored.
         config: on how many images the curvature is measured.
-        kinds: signatures of the windows.
+        kinds: layout keys of the windows.
         searched: whether the latents are where a search ended, bits counted.
     """
     windows, size = len(kinds), start.shape[1] // len(kinds)
@@ -247,7 +247,7 @@ def search(
         first: its latents rounded without a search.
         code: how they are stored.
         config: of the search.
-        kinds: signatures of the windows.
+        kinds: layout keys of the windows.
     """
     problem, expected = problem.measured(first.start), _expected(problem)
     bits = code.worth(first.start.view(len(kinds), -1), kinds)

@@ -64,7 +64,7 @@ class LatentCode(Section, tag="uniform", tag_field="allocation"):
         return float(numbers) if self.exact else -(-numbers * self.bits // FLOAT) + 1.0
 
     def store(self, latents: Float[Tensor, "latents ..."], kinds: Int64[Tensor, " latents"] | None = None) -> Codes:  # noqa: ARG002
-        """Return latents as integers, whatever their signatures are.
+        """Return latents as integers, whatever their layouts are.
 
         Raises:
             ModelError: if they have another count of numbers, or are kept as floats.
@@ -92,7 +92,7 @@ class LatentCode(Section, tag="uniform", tag_field="allocation"):
         Args:
             latents: rows of numbers.
             curvature: a positive definite matrix H of each.
-            kinds: signatures, which make no difference.
+            kinds: keys of their layouts, which make no difference.
             slope: not looked at: what is stored was searched for where no bits are saved, so that next to none is left.
         """
         rows, ranges = self._rows(latents).double(), self._ranges(latents).double()

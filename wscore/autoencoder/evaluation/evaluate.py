@@ -29,7 +29,6 @@ from wscore.autoencoder.evaluation.diversity import Spread, TrainingNetworks
 from wscore.autoencoder.evaluation.fidelity import COLUMNS, Repaired, compare, repair
 from wscore.autoencoder.evaluation.refined import ModelCoder, OnePass, PcaCoder, Refined, Refinement
 from wscore.autoencoder.evaluation.weight_errors import StructureErrors
-from wscore.autoencoder.models.linear_path import signatures
 from wscore.autoencoder.training.train import stored_sizes
 from wscore.errors import WscoreWarning
 from wscore.evaluation.config import EvaluateConfig
@@ -218,7 +217,7 @@ def rebuilt(model: Any, batch: TokenBatch, code: Code | None) -> Float[Tensor, "
     """Return what an autoencoder makes of a batch, its latents stored in between."""
     if code is None:
         return model(batch).tokens
-    return model.decoder(code.rounded(model.encoder(batch), signatures(batch)), batch)
+    return model.decoder(code.rounded(model.encoder(batch), batch.layouts), batch)
 
 
 def judge(

@@ -22,11 +22,9 @@ from wscore.autoencoder.coding.refine import (
 )
 from wscore.autoencoder.decode_weights import Subjects, subjects
 from wscore.autoencoder.evaluation.controls import AT_ONCE, CachedNetworks, Group, LayoutPca, Vectors
-from wscore.autoencoder.models.linear_path import signatures
 from wscore.networks.datasets import Tasks, as_tasks
 from wscore.networks.images import Images
 from wscore.networks.layout import Layout
-from wscore.tokens.batch import TokenBatch
 from wscore.tokens.cache import TokenCache
 from wscore.zoo.store import Zoo
 
@@ -95,11 +93,8 @@ class ModelCoder:
 
     def decode(self, latents: Latents, items: np.ndarray) -> Float[Tensor, "windows token dim"]:
         """Return what the decoder makes of latents."""
-        return self.model.decoder(latents.unflatten(1, self.shape), self._frame(items, len(latents)))
-
-    def _frame(self, items: np.ndarray, count: int) -> TokenBatch:
-        one = self.cache.batch(items)
-        return TokenBatch(*(part.repeat(count // len(items), 1, 1) for part in one))
+        frame = self.cache.batch(items).repeat(len(latents) // len(items))
+        return self.model.decoder(latents.unflatten(1, self.shape), frame)
 
 
 class PcaCoder:
@@ -207,7 +202,7 @@ class Refined:
             start: latents of the code.
         """
         code = self.coder.code
-        kinds = signatures(self.cache.batch(some.items[0]))
+        kinds = self.cache.keys(some.items[0])
         rounds = code is not None and not code.exact
         if some.way.answer is None:
             rows = start.reshape(len(start) * len(kinds), -1)

@@ -146,11 +146,20 @@ class Autoencoder(nn.Module):
         self.encoder = Encoder(config)
         self.decoder = Decoder(config)
 
-    def forward(self, batch: TokenBatch) -> Reconstruction:
-        """Return latents and reconstructed tokens; latents are draws where a VAE is trained on them."""
+    def encode(self, batch: TokenBatch) -> tuple[Float[Tensor, "batch latent"], Posterior | None]:
+        """Return latents, which are draws where a VAE is trained on them, and of a VAE their posterior."""
         posterior = self.encoder.posterior(batch)
-        latent = self.encoder(batch) if posterior is None else self.encoder.draw(posterior)  # (B, Z)
-        tokens = self.decoder(latent, batch)  # (B, T, D)
+        return (self.encoder(batch) if posterior is None else self.encoder.draw(posterior)), posterior
+
+    def forward(self, batch: TokenBatch, code: Code | None = None) -> Reconstruction:
+        """Return latents and the tokens that are reconstructed of them.
+
+        With a code the tokens are those of latents as they come back from store; gradients pass through the rounding as if
+        there were none.
+        """
+        latent, posterior = self.encode(batch)  # (B, Z)
+        stored = latent if code is None else latent + (code.rounded(latent.detach(), batch.layouts) - latent.detach())
+        tokens = self.decoder(stored, batch)  # (B, T, D)
         assert tokens.shape == batch.tokens.shape, "a loss would broadcast"
         return Reconstruction(latent, tokens, posterior)
 

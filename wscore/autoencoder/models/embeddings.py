@@ -79,4 +79,4 @@ def without_padding(batch: TokenBatch) -> TokenBatch:
     """Return the batch with zeros wherever there is padding, so that nothing kept there (not even NaN) has an influence."""
     tokens = torch.where(batch.mask, batch.tokens, 0.0)  # (B, T, D)
     features = torch.where(batch.token_mask[..., None], batch.features, 0.0)  # (B, T, 5)
-    return TokenBatch(tokens, batch.mask, features)
+    return batch._replace(tokens=tokens, features=features)

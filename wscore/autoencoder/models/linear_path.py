@@ -1,7 +1,7 @@
 """Linear path of an autoencoder: a basis of its own for every known layout, usually that of a PCA.
 
 A latent of the linear path is a rotation of the weights, so distances between latents are those between (projected) networks of
-a layout. Which layout a sequence has is told by its signature; a sequence of an unknown layout has no linear path.
+a layout. A sequence of an unknown layout has no linear path.
 """
 
 from collections.abc import Iterator
@@ -12,21 +12,19 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from wscore.autoencoder.models.embeddings import LOG_SIZE
 from wscore.autoencoder.models.mlp import Count
 from wscore.config import Section
-from wscore.tokens.batch import TokenBatch
+from wscore.tokens.batch import MIX, TokenBatch, odd_numbers
 
 LEAST_ROOM = 1e-3  # between a mean and its floor, in normalised units
 LEAST_SHARE = 1e-3  # of it that a weight is above its floor when it is encoded
-STEP, MIX = -7046029254386353131, -4658895280553007687  # odd constants of splitmix64, as signed 64-bit numbers
 
 
 class LinearGroup(Section):
     """Sequences that are alike but for their weights: those of one layout (and window).
 
     Args:
-        signature: as `signatures` tells it.
+        signature: of the layout, as in `TokenBatch.layouts`.
         weights: count of weights D of such a sequence.
         rank: count of components r, at most latent_dim.
     """
@@ -72,7 +70,7 @@ class LinearPath(nn.Module):
 
     def rows(self, batch: TokenBatch) -> Iterator[tuple[int, Int64[Tensor, " n"]]]:
         """Yield (group, places in the batch) for every group of which the batch has sequences."""
-        alike = torch.eq(signatures(batch)[:, None], self.known)  # (B, G)
+        alike = torch.eq(batch.layouts[:, None], self.known)  # (B, G)
         for group in alike.any(dim=0).nonzero()[:, 0].tolist():
             yield group, alike[:, group].nonzero()[:, 0]  # (n,)
 
@@ -153,27 +151,8 @@ def _room(mean: Tensor, floor: Tensor) -> tuple[Tensor, Tensor]:
     return least, (mean.detach() - least).clamp_min(LEAST_ROOM)
 
 
-def signatures(batch: TokenBatch) -> Int64[Tensor, " batch"]:
-    """Return a number per sequence that is equal for sequences of one layout (and window), whatever the padding behind them.
-
-    It is an integer hash of the mask and of the features that are exact on every machine (all but the logarithm).
-    """
-    exact = [column for column in range(batch.features.shape[-1]) if column != LOG_SIZE]
-    features = torch.where(batch.token_mask[..., None], batch.features, 0.0)[..., exact]  # (B, T, 4)
-    bits = features.float().contiguous().view(torch.int32).long().flatten(1)  # (B, 4 T)
-    mask = batch.mask.long().flatten(1)  # (B, T D)
-    return (bits * _odd(bits.shape[1], bits)).sum(1) + MIX * (mask * _odd(mask.shape[1], mask)).sum(1)  # (B,)
-
-
-def _odd(count: int, like: Tensor) -> Tensor:
-    """Return well-mixed odd 64-bit numbers (splitmix64 of 1, 2, ...)."""
-    mixed = torch.arange(1, count + 1, dtype=torch.int64, device=like.device) * STEP
-    mixed = (mixed ^ (mixed >> 30)) * MIX
-    return (mixed ^ (mixed >> 27)) | 1
-
-
 def _codes(known: Tensor, latent_dim: int) -> Tensor:
-    """Return signs (G, Z) that depend on the signatures only."""
-    mixed = known[:, None] * _odd(latent_dim, known)  # (G, Z)
+    """Return signs (G, Z) that depend on the keys of the layouts only."""
+    mixed = known[:, None] * odd_numbers(latent_dim)  # (G, Z)
     mixed = (mixed ^ (mixed >> 30)) * MIX
     return torch.where(mixed >= 0, 1.0, -1.0)

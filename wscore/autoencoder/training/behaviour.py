@@ -64,6 +64,7 @@ class NetworkBatch(NamedTuple):
         tokens: normalised, zero in padding.
         mask: True where an entry of `tokens` is a weight.
         features: what each token is.
+        layouts: keys of layout and window, see `TokenBatch`.
         items: numbers of the windows in their cache.
         subject: which `Subjects` they belong to, the same for all; -1 where that is left open.
         rise: share of the behaviour loss that counts at this point of the training.
@@ -72,6 +73,7 @@ class NetworkBatch(NamedTuple):
     tokens: Float[Tensor, "networks window token dim"]
     mask: Bool[Tensor, "networks window token dim"]
     features: Float[Tensor, "networks window token feature"]
+    layouts: Int64[Tensor, "networks window"]
     items: Int64[Tensor, "networks window"]
     subject: Int64[Tensor, " networks"]
     rise: Float[Tensor, " networks"]
@@ -84,7 +86,7 @@ class NetworkBatch(NamedTuple):
     @property
     def windows(self) -> TokenBatch:
         """All windows side by side, network by network."""
-        return TokenBatch(self.tokens.flatten(0, 1), self.mask.flatten(0, 1), self.features.flatten(0, 1))
+        return TokenBatch(*(part.flatten(0, 1) for part in (self.tokens, self.mask, self.features, self.layouts)))
 
     def with_tokens(self, tokens: Float[Tensor, "windows token dim"]) -> "NetworkBatch":
         """Return the batch with other tokens."""
@@ -95,8 +97,7 @@ def alone(windows: TokenBatch, items: np.ndarray) -> NetworkBatch:
     """Return windows as networks of one window each, of any layouts."""
     count, numbers = len(items), torch.from_numpy(np.ascontiguousarray(items, np.int64))
     return NetworkBatch(
-        windows.tokens[:, None], windows.mask[:, None], windows.features[:, None], numbers[:, None],
-        torch.full((count,), -1), torch.ones(count),
+        *(part[:, None] for part in windows), numbers[:, None], torch.full((count,), -1), torch.ones(count)
     )  # fmt: skip
 
 
@@ -140,10 +141,10 @@ class NetworkBatches:
 
     def _batch(self, code: int, items: np.ndarray, rise: float) -> NetworkBatch:
         flat, count = self.cache.batch(items.reshape(-1)), len(items)
-        tokens, mask, features = (part.unflatten(0, items.shape) for part in flat)
+        windows = (part.unflatten(0, items.shape) for part in flat)
         numbers = torch.from_numpy(np.ascontiguousarray(items, np.int64))
         subject, risen = torch.full((count,), self.first + code), torch.full((count,), rise)
-        return NetworkBatch(tokens, mask, features, numbers, subject, risen)
+        return NetworkBatch(*windows, numbers, subject, risen)
 
 
 class Behaviour:

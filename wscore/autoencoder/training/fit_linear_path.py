@@ -9,7 +9,7 @@ from jaxtyping import Float, Float32, Int, Int64
 from torch import Tensor
 
 from wscore.autoencoder.models.autoencoder import Autoencoder
-from wscore.autoencoder.models.linear_path import LinearConfig, LinearGroup, signatures, unbounded
+from wscore.autoencoder.models.linear_path import LinearConfig, LinearGroup, unbounded
 from wscore.autoencoder.training.randomized_pca import Basis, oriented, pca
 from wscore.autoencoder.training.sensitivity import Sensitivities
 from wscore.autoencoder.training.symmetric_covariance import Exchangeable
@@ -43,7 +43,7 @@ class Group(NamedTuple):
     """What a linear path does with the sequences of one signature, entries in the order of their tokens.
 
     Attributes:
-        signature: see `wscore.autoencoder.models.linear_path.signatures`.
+        signature: of the layout, as in `TokenBatch.layouts`.
         mean: of the training networks.
         analysis: columns that make coordinates of deviations from the mean.
         synthesis: columns that make deviations of coordinates; analysis^T synthesis = 1.
@@ -97,7 +97,7 @@ class LinearFit(NamedTuple):
 
         Args:
             latents: of the training networks on the linear path alone.
-            kinds: their signatures.
+            kinds: keys of their layouts.
 
         Returns:
             Ratios of the two deviations, by signature.
@@ -168,7 +168,7 @@ def _fit_group(cache: TokenCache, members: np.ndarray, config: LinearPathConfig,
         symmetry=config.symmetry,
     )
     back = np.argsort(order)
-    signature = int(signatures(cache.batch(members[:1]))[0])
+    signature = int(cache.keys(members[:1])[0])
     fitted = Basis(basis.mean[back], basis.vectors[back], basis.variances)
     return _unscaled(signature, fitted, importance, _floors(cache, layout)[places])
 
@@ -197,7 +197,7 @@ def _fit_sensitive(
     centre, first, second = (
         torch.from_numpy(np.ascontiguousarray(part, np.float32)) for part in (mean[back], analysis, synthesis)
     )
-    signature = int(signatures(cache.batch(members[:1]))[0])
+    signature = int(cache.keys(members[:1])[0])
     floors = torch.from_numpy(floors[places])
     return Group(
         signature, centre, first, second, np.maximum(variances[order], 0).astype(np.float32), floors, undone=True

@@ -14,7 +14,6 @@ from wscore.autoencoder.coding.entropy import Code, EntropyCode
 from wscore.autoencoder.coding.uniform import FLOAT, Bits, LatentCode
 from wscore.autoencoder.models.autoencoder import Autoencoder, AutoencoderConfig, Reconstruction
 from wscore.autoencoder.models.embeddings import Positions
-from wscore.autoencoder.models.linear_path import signatures
 from wscore.autoencoder.models.mlp import MlpConfig, Pooling
 from wscore.autoencoder.models.projection import ProjectionConfig, ProjectionHead
 from wscore.autoencoder.models.transformer import TransformerConfig
@@ -294,11 +293,7 @@ class Trainee(nn.Module):
 
         Gradients pass through the rounding as if there were none.
         """
-        found = self.autoencoder(batch)
-        if self.code is None:
-            return found
-        error = self.code.rounded(found.latent.detach(), signatures(batch)) - found.latent.detach()
-        return found._replace(tokens=self.autoencoder.decoder(found.latent + error, batch))
+        return self.autoencoder(batch, self.code)
 
 
 class Material(NamedTuple):
@@ -385,13 +380,13 @@ def latent_code(
 
 @torch.no_grad()
 def _encoded(model: Autoencoder, cache: TokenCache) -> tuple[Tensor, Tensor]:
-    """Return latents and signatures of the training networks, see `fitted_to`."""
+    """Return latents and layout keys of the training networks, see `fitted_to`."""
     latents, kinds = [], []
     items = np.sort(np.concatenate(fitted_to(cache)))
     for start in range(0, len(items), BLOCK):
         batch = cache.batch(items[start : start + BLOCK])
         latents.append(model.encoder(batch))
-        kinds.append(signatures(batch))
+        kinds.append(batch.layouts)
     return torch.cat(latents), torch.cat(kinds)
 
 
@@ -621,9 +616,8 @@ def figures(model: Autoencoder, cache: TokenCache, history: History, code: Code)
 def stored_sizes(cache: TokenCache, code: Code) -> dict[str, float]:
     """Return the 32-bit floats that a network of each layout takes: those of its windows, and one for its layout."""
     first = cache.table.reset_index(drop=True).drop_duplicates(["layout", "window"])
-    kinds = np.concatenate([signatures(cache.batch([item])).numpy() for item in first.index])
     found: dict[str, float] = {}
-    for layout, kind in zip(first["layout"].astype(str), kinds.tolist(), strict=True):
+    for layout, kind in zip(first["layout"].astype(str), cache.keys(first.index).tolist(), strict=True):
         found[layout] = found.get(layout, 1.0) + code.floats(kind)
     return found
 
@@ -642,7 +636,7 @@ def validation_r2(model: Autoencoder, cache: TokenCache, code: Code) -> float:
             centre = torch.stack(
                 [means[key] / counts[key] if key in means else torch.zeros_like(batch.tokens[0]) for key in keys]
             )
-            tokens = model.decoder(code.rounded(model(batch).latent, signatures(batch)), batch)
+            tokens = model.decoder(code.rounded(model.encode(batch)[0], batch.layouts), batch)
             error += float(((tokens - batch.tokens)[batch.mask]).square().double().sum())
             spread += float(((batch.tokens - centre)[batch.mask]).square().sum())
     return 1 - error / max(spread, 1e-12)
@@ -652,4 +646,4 @@ def _stream(cache: TokenCache, split: str) -> Iterator[tuple[TokenBatch, list[in
     items = cache.indices(split)
     for start in range(0, len(items), BLOCK):
         batch = cache.batch(items[start : start + BLOCK])
-        yield batch, signatures(batch).tolist()
+        yield batch, batch.layouts.tolist()

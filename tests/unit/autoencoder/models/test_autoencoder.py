@@ -14,7 +14,7 @@ from wscore.autoencoder.models.autoencoder import (
     load_autoencoder,
     save_autoencoder,
 )
-from wscore.autoencoder.models.linear_path import LinearConfig, LinearGroup, signatures
+from wscore.autoencoder.models.linear_path import LinearConfig, LinearGroup
 from wscore.autoencoder.models.mlp import MlpConfig
 from wscore.autoencoder.models.transformer import TransformerConfig
 from wscore.autoencoder.models.vae import VaeConfig
@@ -54,7 +54,7 @@ def configured(
         ),
     }[arch]()  # fmt: skip
     batch = cache.batch([0])
-    group = LinearGroup(signature=int(signatures(batch)[0]), weights=int(batch.mask.sum()), rank=4)
+    group = LinearGroup(signature=int(batch.layouts[0]), weights=int(batch.mask.sum()), rank=4)
     path = LinearConfig(latent_dim=6, scale=2.0, groups=(group,)) if linear else None
     return AutoencoderConfig(network=network, linear=path)
 
@@ -129,8 +129,8 @@ def test_a_linear_path_is_the_projection_on_its_basis(cache: TokenCache) -> None
     assert torch.allclose(model(batch).tokens[batch.mask], expected, atol=1e-5)
 
 
-def test_signatures_tell_layouts_apart_and_nothing_else(cache: TokenCache) -> None:
-    found = signatures(cache.batch(np.arange(len(cache)))).tolist()
+def test_keys_tell_layouts_apart_and_nothing_else(cache: TokenCache) -> None:
+    found = cache.batch(np.arange(len(cache))).layouts.tolist()
     names = cache.table["layout"].tolist()
     assert len(set(zip(found, names, strict=True))) == len(set(names)) == len(set(found))
 

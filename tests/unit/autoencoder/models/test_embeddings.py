@@ -42,8 +42,8 @@ def test_unknown_kinds_count_as_other() -> None:
 
 def test_what_stands_in_padding_is_gone() -> None:
     mask = torch.tensor([[[True, False], [False, False]]])
-    batch = TokenBatch(torch.full((1, 2, 2), torch.nan), mask, torch.full((1, 2, 5), torch.nan))
-    tokens, _, columns = without_padding(batch)
+    batch = TokenBatch(torch.full((1, 2, 2), torch.nan), mask, torch.full((1, 2, 5), torch.nan), torch.zeros(1).long())
+    tokens, _, columns, _ = without_padding(batch)
     assert torch.equal(tokens.isnan(), mask)
     assert columns[0, 0].isnan().all()
     assert torch.equal(columns[0, 1], torch.zeros(5))

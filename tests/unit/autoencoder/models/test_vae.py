@@ -29,8 +29,9 @@ def configured(weights: int, **changes: object) -> VaeConfig:
 
 def batch_of(weights: int, networks: int = 3) -> TokenBatch:
     """One token that holds all weights."""
+    mask = torch.ones(networks, 1, weights).bool()
     return TokenBatch(
-        torch.randn(networks, 1, weights), torch.ones(networks, 1, weights).bool(), torch.zeros(networks, 1, 5)
+        torch.randn(networks, 1, weights), mask, torch.zeros(networks, 1, 5), torch.zeros(networks).long()
     )
 
 

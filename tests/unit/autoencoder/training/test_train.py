@@ -206,7 +206,7 @@ def test_one_latent_per_token_trains_and_counts_every_number(cache: TokenCache) 
         assert (latent[~batch.token_mask] == 0).all()
         again = trained.model.decoder(latent.flatten(1), batch)
         shorter = batch.token_mask.any(0).sum()
-        cut = TokenBatch(*(part[:, :shorter] for part in batch))
+        cut = TokenBatch(*(part[:, :shorter] for part in batch[:3]), batch.layouts)
         assert torch.allclose(trained.model.decoder(trained.model.encoder(cut), cut), again[:, :shorter], atol=1e-5)
 
 
