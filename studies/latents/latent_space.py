@@ -25,7 +25,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from wscore.autoencoder.evaluation.controls import CachedNetworks
 from wscore.autoencoder.evaluation.diversity import TrainingNetworks, pairwise
 from wscore.autoencoder.evaluation.evaluate import Probe
 from wscore.autoencoder.evaluation.fidelity import repair
@@ -96,7 +95,6 @@ class LatentSpace:
 
     def __init__(self, zoo: Zoo, cache: TokenCache, model: Autoencoder) -> None:
         self.zoo, self.cache, self.model = zoo, cache, model.eval()
-        self.networks = CachedNetworks(cache)
         self.rows = cache.table["row"].to_numpy(int)
 
     def populations(self, split: str, probe: Probe) -> list[Population]:
@@ -139,7 +137,7 @@ class LatentSpace:
     def weights(self, items: np.ndarray, *, aligned: bool = True) -> Vectors:
         """Return raw weights (n, D) of items of one layout, in the order of the cache or as training left them."""
         rows = self.rows[items]
-        return self.networks.weights(rows) if aligned else self.zoo.weights(rows)
+        return self.cache.weights(rows) if aligned else self.zoo.weights(rows)
 
 
 def accuracies(population: Population, vectors: Vectors, probe: Probe) -> Float[np.ndarray, " networks"]:

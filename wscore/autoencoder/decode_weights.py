@@ -13,35 +13,10 @@ from wscore.networks.images import Images
 from wscore.networks.inference import Answer
 from wscore.networks.layout import Layout
 from wscore.tokens.cache import TokenCache
-from wscore.tokens.normalizer import Normalizer
-from wscore.tokens.tokenizer import Tokenizer
+from wscore.tokens.codec import TokenCodec
 from wscore.zoo.store import Zoo
 
 SMALLEST_VARIANCE = 1e-5  # where a running variance decodes to less, as in the evaluation
-
-
-class Codec(NamedTuple):
-    """How the tokens of networks of one layout become weights.
-
-    Attributes:
-        layout: of the networks.
-        tokenizer: that made the tokens.
-        normalizer: that scaled the weights.
-        lengths: tokens in each window of a network.
-    """
-
-    layout: Layout
-    tokenizer: Tokenizer
-    normalizer: Normalizer
-    lengths: tuple[int, ...]
-
-    def weights(self, tokens: Float[Tensor, "windows token dim"]) -> Float[Tensor, "networks weights"]:
-        """Return raw weights of networks from the normalised tokens of their windows, network by network."""
-        parts = tokens.unflatten(0, (-1, len(self.lengths)))  # (n, W, T, dim)
-        whole = torch.cat([parts[:, place, :length] for place, length in enumerate(self.lengths)], dim=1)
-        vectors = self.normalizer.restore(self.layout, self.tokenizer.decode(self.layout, whole))  # (n, D)
-        variance = torch.from_numpy(variances(self.layout)).to(vectors.device)
-        return torch.where(variance, vectors.clamp_min(SMALLEST_VARIANCE), vectors)
 
 
 class Subjects(NamedTuple):
@@ -49,6 +24,7 @@ class Subjects(NamedTuple):
 
     Attributes:
         way: how they are run, or why they can't be.
+        layout: of their weights.
         codec: makes weights of their tokens.
         rows: their rows in the zoo (n,).
         items: their windows (n, W).
@@ -56,7 +32,8 @@ class Subjects(NamedTuple):
     """
 
     way: Way
-    codec: Codec
+    layout: Layout
+    codec: TokenCodec
     rows: np.ndarray
     items: np.ndarray
     task: str = ""
@@ -69,6 +46,10 @@ class Subjects(NamedTuple):
                 "networks that can't be built can't be run", got=self.way.reason, fix="set ae.behaviour.share to 0"
             )
         return self.way.answer
+
+    def weights(self, tokens: Float[Tensor, "windows token dim"]) -> Float[Tensor, "networks weights"]:
+        """Return raw weights of networks from the normalised tokens of their windows, network by network."""
+        return runnable_weights(self.codec, self.layout, tokens)
 
 
 def subjects(cache: TokenCache, zoo: Zoo, items: np.ndarray, images: Images | Tasks | None) -> list[Subjects]:
@@ -93,11 +74,19 @@ def subjects(cache: TokenCache, zoo: Zoo, items: np.ndarray, images: Images | Ta
         rows = cache.table["row"].to_numpy()[mine]
         order = np.lexsort((cache.table["window"].to_numpy()[mine], rows))
         windows = mine[order].reshape(-1, cache.windows(int(mine[0])))
-        lengths = tuple(int(length) for length in cache.table["length"].to_numpy()[windows[0]])
-        codec = Codec(cache.layout(int(mine[0])), cache.tokenizer, cache.normalizer, lengths)
-        way = UNKNOWN if tasks is None else tasks.way(kind, codec.layout)
-        found.append(Subjects(way, codec, rows[order].reshape(windows.shape)[:, 0], windows, kind.task))
+        layout = cache.layout(int(mine[0]))
+        way = UNKNOWN if tasks is None else tasks.way(kind, layout)
+        found.append(Subjects(way, layout, cache.codec, rows[order].reshape(windows.shape)[:, 0], windows, kind.task))
     return found
+
+
+def runnable_weights(
+    codec: TokenCodec, layout: Layout, tokens: Float[Tensor, "windows token dim"]
+) -> Float[Tensor, "networks weights"]:
+    """Return raw weights of networks from the normalised tokens of their windows, running variances kept above zero."""
+    vectors = codec.decode(layout, tokens)  # (n, D)
+    variance = torch.from_numpy(variances(layout)).to(vectors.device)
+    return torch.where(variance, vectors.clamp_min(SMALLEST_VARIANCE), vectors)
 
 
 def variances(layout: Layout) -> Bool[np.ndarray, " weights"]:

@@ -18,7 +18,6 @@ import torch
 from huggingface_hub import PyTorchModelHubMixin
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
 
 from wscore.autoencoder.coding.refine import RefineConfig
 from wscore.autoencoder.models.autoencoder import Decoder, Encoder
@@ -37,10 +36,8 @@ from wscore.networks.layout import Layout, layout_of
 from wscore.sae.model import SparseModel
 from wscore.sae.rows import Scatter, UnitMap, unit_map
 from wscore.tokens.alignment import Alignment
-from wscore.tokens.batch import TokenBatch, layout_key
-from wscore.tokens.index import cut_windows
-from wscore.tokens.normalizer import Normalizer
-from wscore.tokens.tokenizer import Tokenizer
+from wscore.tokens.batch import TokenBatch
+from wscore.tokens.codec import TokenCodec
 from wscore.training.model_folder import CONFIG, RESERVED, WEIGHTS, load_model, read_model_config, save_model
 
 P = TypeVar("P", bound="Published")
@@ -55,46 +52,6 @@ tags: [wscore, weight-space-learning]
 
 Load it with `wscore.{name}.from_pretrained(...)`.
 """
-
-
-class TokenCodec:
-    """Makes the token sequences that a published model takes, and networks of those that it gives.
-
-    Args:
-        folder: with tokenizer.json and normalizer.json.
-        longest: tokens of the longest sequence; longer networks are cut into windows.
-    """
-
-    def __init__(self, folder: Path, longest: int) -> None:
-        self.tokenizer = Tokenizer.load(Path(folder) / "tokenizer.json")
-        self.normalizer = Normalizer.load(Path(folder) / "normalizer.json")
-        self.longest = longest
-
-    def windows(self, layout: Layout) -> list[slice]:
-        """Return which tokens of a network each of its windows holds."""
-        spans = cut_windows(self.tokenizer.count(layout), self.longest)
-        return [slice(start, start + length) for start, length in spans]
-
-    def batch(self, layout: Layout, vector: Float[np.ndarray, " weights"]) -> TokenBatch:
-        """Return the windows of one network (D,) as a batch, normalised and padded to the longest of them."""
-        return self.stack(layout, vector[None])
-
-    def stack(self, layout: Layout, vectors: Float[np.ndarray, "networks weights"]) -> TokenBatch:
-        """Return the windows of networks of one layout, those of the first network first, as one batch."""
-        template = self.tokenizer.template(layout)
-        tokens = self.tokenizer.encode(layout, self.normalizer.normalize(layout, vectors))
-        count, spans = len(vectors), self.windows(layout)
-        rows = [torch.from_numpy(np.ascontiguousarray(one[span])) for one in tokens for span in spans]
-        frame = [_stack(torch.from_numpy(np.ascontiguousarray(part)), spans) for part in template[:2]]
-        mask, features = (part.repeat(count, *[1] * (part.ndim - 1)) for part in frame)
-        keys = torch.tensor([layout_key(template.mask[span], template.features[span]) for span in spans]).repeat(count)
-        return TokenBatch(pad_sequence(rows, batch_first=True), mask, features, keys)
-
-    def network(self, layout: Layout, tokens: Float[Tensor, "window token dim"]) -> Float[np.ndarray, " weights"]:
-        """Return the weights (D,) of one network from the tokens of its windows: the inverse of `batch`."""
-        spans = self.windows(layout)
-        whole = torch.cat([part[: span.stop - span.start] for part, span in zip(tokens, spans, strict=True)])
-        return self.normalizer.restore(layout, self.tokenizer.decode(layout, whole[None].numpy()))[0]
 
 
 class Layouts:
@@ -202,7 +159,7 @@ class PublishedEncoder(Published):
     def __init__(self, folder: Path | str) -> None:
         super().__init__(folder)
         self.layouts = Layouts(Path(folder))
-        self.codec = TokenCodec(Path(folder), self.model.config.network.max_tokens)
+        self.codec = TokenCodec.load(Path(folder), self.model.config.network.max_tokens)
         self.alignment = Alignment.load(Path(folder))
 
     def encode(self, state: Mapping[str, Tensor]) -> Float[Tensor, " latent"]:
@@ -233,7 +190,7 @@ class PublishedEncoder(Published):
         windows = len(self.codec.windows(layout))
         step = max(1, TOGETHER // windows)
         parts = [vectors[start : start + step] for start in range(0, len(vectors), step)]
-        latents = [self.model(self.codec.stack(layout, self.alignment.apply(layout, part))) for part in parts]
+        latents = [self.model(self.codec.encode(layout, self.alignment.apply(layout, part))) for part in parts]
         return torch.cat(latents).unflatten(0, (len(vectors), windows))  # (n, W, Z)
 
 
@@ -246,7 +203,7 @@ class PublishedDecoder(Published):
     def __init__(self, folder: Path | str) -> None:
         super().__init__(folder)
         self.layouts = Layouts(Path(folder))
-        self.codec = TokenCodec(Path(folder), self.model.config.network.max_tokens)
+        self.codec = TokenCodec.load(Path(folder), self.model.config.network.max_tokens)
         self.alignment = Alignment.load(Path(folder))
 
     @torch.no_grad()
@@ -261,9 +218,8 @@ class PublishedDecoder(Published):
             expected = f"{windows} x {size}: one per window"
             got = " x ".join(map(str, latents.shape))
             raise ModelError("latents do not fit the layout", expected=expected, got=got)
-        frame = self.codec.batch(layout, np.zeros(layout.size, np.float32))
-        vector = self.codec.network(layout, self.model(latents, frame))
-        return layout.unflatten(torch.from_numpy(vector))
+        frame = self.codec.encode(layout, np.zeros((1, layout.size), np.float32))
+        return layout.unflatten(self.codec.decode(layout, self.model(latents, frame))[0])
 
 
 class PublishedHead(Published):
@@ -325,7 +281,7 @@ class PublishedHead(Published):
     def _tokens(self, layout: Layout, vector: Float[np.ndarray, " weights"]) -> TokenBatch:
         if len(self.encoder.codec.windows(layout)) > 1:
             raise ModelError("network is too long for a head that reads tokens", got=f"{layout.size} weights")
-        return self.encoder.codec.batch(layout, self.encoder.alignment.apply(layout, vector[None])[0])
+        return self.encoder.codec.encode(layout, self.encoder.alignment.apply(layout, vector[None]))
 
 
 class PublishedPredictor(Published):
@@ -556,7 +512,3 @@ def check_finite(vectors: Float[np.ndarray, "*networks weights"]) -> None:
 
 def _shapes(layout: Layout) -> frozenset[tuple[str, tuple[int, ...]]]:
     return frozenset([*((spec.name, spec.shape) for spec in layout.tensors), *layout.counters.items()])
-
-
-def _stack(rows: Any, spans: list[slice]) -> Tensor:
-    return pad_sequence([rows[span] for span in spans], batch_first=True)

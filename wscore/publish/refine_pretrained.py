@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from wscore.autoencoder.coding.refine import Problem, RefineConfig, draw_images, encode
-from wscore.autoencoder.decode_weights import Codec
+from wscore.autoencoder.decode_weights import runnable_weights
 from wscore.autoencoder.models.autoencoder import read_latent_code
 from wscore.errors import ModelError
 from wscore.networks.inference import ModuleAnswer, differentiable
@@ -50,11 +50,9 @@ class _Decode:
     """Raw weights (n, D) of latents (n, K) of networks of one layout, K numbers for all windows of a network."""
 
     def __init__(self, decoder: PublishedDecoder, layout: Layout, shape: tuple[int, ...]) -> None:
-        lengths = tuple(window.stop - window.start for window in decoder.codec.windows(layout))
-        self.codec = Codec(layout, decoder.codec.tokenizer, decoder.codec.normalizer, lengths)
-        self.model, self.shape = decoder.model, shape
-        self.frame = decoder.codec.batch(layout, np.zeros(layout.size, np.float32))
+        self.codec, self.model, self.layout, self.shape = decoder.codec, decoder.model, layout, shape
+        self.frame = decoder.codec.encode(layout, np.zeros((1, layout.size), np.float32))
 
     def __call__(self, latents: Tensor) -> Tensor:
         rows = latents.reshape(len(latents) * self.shape[0], *self.shape[1:])
-        return self.codec.weights(self.model(rows, self.frame.repeat(len(latents))))
+        return runnable_weights(self.codec, self.layout, self.model(rows, self.frame.repeat(len(latents))))

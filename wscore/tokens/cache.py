@@ -29,6 +29,7 @@ from wscore.networks.layout import Layout
 from wscore.parallel import Workers
 from wscore.tokens.alignment import HERE, Alignment
 from wscore.tokens.batch import TokenBatch, layout_key
+from wscore.tokens.codec import TokenCodec
 from wscore.tokens.config import TokensConfig
 from wscore.tokens.index import group_places, make_index, split_rows
 from wscore.tokens.lru import Recent
@@ -109,6 +110,7 @@ class TokenCache:
         layouts: layout of each identity.
         tokenizer: makes tokens of other networks in the same way.
         normalizer: fitted on the training split.
+        codec: makes weights of tokens.
         alignment: puts the units of other networks into the order of this cache.
         manifest: configuration, identities and file hashes.
         max_tokens: tokens of the longest item, to which batches are padded.
@@ -129,6 +131,7 @@ class TokenCache:
         self.layouts = {name: msgspec.convert(value, Layout, strict=False) for name, value in plain.items()}
         self.tokenizer = Tokenizer.load(self.folder / "tokenizer.json")
         self.normalizer = Normalizer.load(self.folder / "normalizer.json")
+        self.codec = TokenCodec(self.tokenizer, self.normalizer, self.max_tokens)
         self.alignment = Alignment.load(self.folder)
         self.table = pd.read_parquet(self.folder / "index.parquet")
         self._tokens = np.load(self.folder / "tokens.npy", mmap_mode="r").view(np.ndarray)
@@ -222,35 +225,39 @@ class TokenCache:
             DataError: if a window of a network is missing, naming the network.
         """
         values = tokens.detach().to("cpu", torch.float32).numpy() if isinstance(tokens, Tensor) else tokens
-        vectors: dict[int, np.ndarray] = {}
-        for layout, places, whole in self.join_windows(items, values):
-            restored = self.normalizer.restore(layout, self.tokenizer.decode(layout, whole))
-            vectors.update(zip(places.tolist(), restored, strict=True))
+        numbers, vectors = np.asarray(items, dtype=np.int64), dict[int, np.ndarray]()
+        for same in group_places(self._code[numbers]):
+            layout, windows = self.layout(numbers[same[0]]), self.windows(numbers[same[0]])
+            self._check_complete(numbers[same], windows)
+            order = same[np.lexsort((self._window[numbers[same]], self._row[numbers[same]]))]
+            firsts = order.reshape(-1, windows).min(axis=1)  # where each network is first met
+            vectors.update(zip(firsts.tolist(), self.codec.decode(layout, values[_evenly(order)]), strict=True))
         return [vectors[place] for place in sorted(vectors)]
 
-    def join_windows(
-        self, items: Items, tokens: Float[np.ndarray, "item token dim"]
-    ) -> Iterator[tuple[Layout, np.ndarray, np.ndarray]]:
-        """Yield (layout, places (n,), tokens (n, T, dim)) of whole networks, all those of one layout at once.
+    def items(self, rows: Int[np.ndarray, " network"]) -> Int[np.ndarray, " item"]:
+        """Return the item numbers of all windows of networks, given by their rows in the zoo, network by network."""
+        firsts = np.searchsorted(self._row, rows)
+        counts = self._windows[self._code[firsts]]
+        return np.repeat(firsts - np.cumsum(counts) + counts, counts) + np.arange(counts.sum())
 
-        `places` says where, among the items, each network is first met.
+    def weights(self, rows: Int[np.ndarray, " network"]) -> Float32[np.ndarray, "network weights"]:
+        """Return raw weights of networks of one layout, bit for bit as the tokens hold them.
 
-        Raises:
-            DataError: if a window of a network is missing or repeated, naming the network.
+        Where the cache aligns networks, their hidden units are in the aligned order.
         """
-        numbers = np.asarray(items, dtype=np.int64)
-        for same in group_places(self._code[numbers]):
-            head = int(numbers[same[0]])
-            first = head - self._window[head]
-            lengths = self._length[first : first + self._windows[self._code[head]]]
-            self._check_complete(numbers[same], len(lengths))
-            order = same[np.lexsort((self._window[numbers[same]], self._row[numbers[same]]))]
-            places = order.reshape(-1, len(lengths))  # (n, windows)
-            parts = [
-                tokens[_evenly(places[:, window]), :length] for window, length in enumerate(lengths)
-            ]  # views, where networks lie side by side
-            whole = np.concatenate(parts, axis=1) if len(parts) > 1 else parts[0]
-            yield self.layout(head), places.min(axis=1), whole
+        firsts = np.searchsorted(self._row, rows)
+        layout = self.layout(firsts[0])
+        places = self._offset[firsts, None] + np.arange(self.tokenizer.count(layout))
+        return self.tokenizer.decode(layout, self._tokens[places])
+
+    def of_split(self, split: str, batch_size: int) -> Iterator[tuple[Layout, Float32[np.ndarray, "network weights"]]]:
+        """Yield the raw weights of a split, networks of one layout together, at most `batch_size` at once."""
+        table = self.table.iloc[self.indices(split)]
+        layouts, rows = table["layout"].to_numpy(str), table["row"].to_numpy(int)
+        for name in np.unique(layouts):
+            same = np.unique(rows[layouts == name])
+            for part in np.array_split(same, -(-len(same) // batch_size)):
+                yield self.layouts[str(name)], self.weights(part)
 
     def networks(self, items: Items) -> Int[np.ndarray, " network"]:
         """Return the zoo row of each vector that `to_weights` makes of the same items, in the same order."""

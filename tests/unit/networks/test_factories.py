@@ -157,7 +157,7 @@ def test_the_behaviour_loss_and_the_agreement_of_networks_of_a_factory(others, t
     group = subjects(cache, zoo, np.arange(len(cache)), tasks)[0]
     weights = torch.from_numpy(zoo.weights(group.rows)).requires_grad_()
     group.answer(weights, tasks.images[0].x_train[None, :5]).square().sum().backward()
-    moved = {name: float(weights.grad[:, span].abs().sum()) for name, span in group.codec.layout.slices().items()}
+    moved = {name: float(weights.grad[:, span].abs().sum()) for name, span in group.layout.slices().items()}
     assert all(value > 0 for value in moved.values()), moved  # running statistics of norms too
 
 

@@ -77,9 +77,9 @@ def test_networks_are_those_of_the_cache(cache: TokenCache, published: Path, tin
 
 def test_tokens_come_back_as_the_network_they_were(cache: TokenCache, published: Path, tiny_zoo: Path) -> None:
     zoo, codec = Zoo(tiny_zoo), PublishedEncoder(published / "encoder").codec
-    vector = zoo.weights([5])[0]
-    batch = codec.batch(zoo.layout(5), vector)
-    np.testing.assert_allclose(codec.network(zoo.layout(5), batch.tokens), vector, rtol=1e-5, atol=1e-6)
+    vectors = zoo.weights([5])
+    batch = codec.encode(zoo.layout(5), vectors)
+    np.testing.assert_allclose(codec.decode(zoo.layout(5), batch.tokens), vectors, rtol=1e-5, atol=1e-6)
 
 
 def test_wrong_input_is_named(published: Path, tiny_zoo: Path) -> None:

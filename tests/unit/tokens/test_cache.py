@@ -154,6 +154,23 @@ def test_rebuilt_networks_stand_in_the_order_of_their_first_item(cache, weights)
     assert cache.networks(items).tolist() == rows
 
 
+def test_networks_of_a_row_are_those_of_the_zoo_bit_for_bit(cache, weights):
+    for layout in cache.layouts:
+        rows = np.unique(cache.table["row"][cache.table["layout"] == layout])[::-1]
+        assert np.array_equal(cache.weights(rows), np.stack([weights[row] for row in rows]))
+        items = cache.items(rows)
+        assert cache.table["row"][items].tolist() == np.repeat(rows, cache.windows(items[0])).tolist()
+        assert cache.table["window"][items].tolist() == [*range(cache.windows(items[0]))] * len(rows)
+
+
+def test_a_split_is_read_once_in_parts(cache, weights):
+    seen = list(cache.of_split("train", 2))
+    assert max(len(vectors) for _, vectors in seen) == 2
+    rows = np.unique(cache.table["row"][cache.indices("train")])
+    found = sorted(vector.tobytes() for _, vectors in seen for vector in vectors)
+    assert found == sorted(weights[row].tobytes() for row in rows)
+
+
 def test_a_network_of_one_window_may_be_asked_for_twice(zoo, tmp_path):
     build_cache(zoo, configured(), tmp_path / "tokens")
     cache = TokenCache(tmp_path / "tokens")

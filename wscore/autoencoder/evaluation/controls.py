@@ -11,7 +11,7 @@
 A network of several windows has as many codes. Whatever learns is fitted on the training split only.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -61,46 +61,6 @@ class Method(Protocol):
         ...
 
 
-class CachedNetworks:
-    """The networks of a cache by their row in the zoo, as they were before normalisation.
-
-    Where the cache aligns networks, their hidden units are in the aligned order: that is what all methods are given and
-    compared with. An aligned network computes what the network of the zoo computes.
-
-    Args:
-        cache: of the tokens.
-    """
-
-    def __init__(self, cache: TokenCache) -> None:
-        self.cache = cache
-        rows = cache.table["row"].to_numpy(int)
-        order, starts = np.argsort(rows, kind="stable"), np.unique(np.sort(rows), return_index=True)
-        self._items = dict(zip(starts[0].tolist(), np.split(order, starts[1][1:]), strict=True))
-
-    def items(self, rows: np.ndarray) -> np.ndarray:
-        """Return the item numbers of all windows of some networks, network by network."""
-        return np.concatenate([self._items[int(row)] for row in rows])
-
-    def weights(self, rows: np.ndarray) -> Vectors:
-        """Return the weights (n, D) of networks of one layout, bit for bit as the tokens hold them."""
-        items, cache = self.items(rows), self.cache
-        tokens = np.zeros((len(items), cache.max_tokens, cache.token_dim), np.float32)
-        for place, item in enumerate(items.tolist()):
-            raw = cache.raw(item)
-            tokens[place, : len(raw)] = raw
-        ((layout, places, whole),) = cache.join_windows(items, tokens)
-        return cache.tokenizer.decode(layout, whole)[np.argsort(places)]
-
-    def of_split(self, split: str, batch_size: int) -> Iterator[tuple[Layout, Vectors]]:
-        """Yield the networks of a split, those of one layout together, at most `batch_size` at once."""
-        table = self.cache.table.iloc[self.cache.indices(split)]
-        layouts, rows = table["layout"].to_numpy(str), table["row"].to_numpy(int)
-        for name in np.unique(layouts):
-            same = np.unique(rows[layouts == name])
-            for part in np.array_split(same, -(-len(same) // batch_size)):
-                yield self.cache.layouts[str(name)], self.weights(part)
-
-
 class TokenMethod:
     """Anything that maps normalised tokens to normalised tokens: the autoencoder, or PCA of the token matrix.
 
@@ -114,11 +74,10 @@ class TokenMethod:
     def __init__(self, cache: TokenCache, codec: Codec, size: Size, numbers: int | None = None) -> None:
         self.cache, self.codec, self.size = cache, codec, size
         self.numbers = int(self._largest()) if numbers is None else numbers
-        self.networks = CachedNetworks(cache)
 
     def restore(self, group: Group) -> Vectors:
         """Return the networks after all their windows went through the codec."""
-        items = self.networks.items(group.rows)
+        items = self.cache.items(group.rows)
         return np.stack(self.cache.to_weights(items, self.rebuild(items))).astype(np.float32, copy=False)
 
     def rebuild(self, items: np.ndarray) -> Float[Tensor, "batch token dim"]:

@@ -7,7 +7,6 @@ variances would outweigh all else.
 import numpy as np
 from jaxtyping import Float
 
-from wscore.autoencoder.evaluation.controls import CachedNetworks
 from wscore.networks.layout import Layout
 from wscore.tokens.cache import TokenCache
 
@@ -26,7 +25,7 @@ class TrainingNetworks:
     def __init__(self, cache: TokenCache) -> None:
         self.cache = cache
         parts: dict[str, list[np.ndarray]] = {}
-        for layout, vectors in CachedNetworks(cache).of_split("train", MOST):
+        for layout, vectors in cache.of_split("train", MOST):
             known = parts.setdefault(layout.identity, [])
             room = MOST_TRAINED - sum(map(len, known))
             known.append(self.normalize(layout, vectors[:room]))

@@ -14,7 +14,6 @@ from wscore.autoencoder.coding.entropy import Code, EntropyCode
 from wscore.autoencoder.coding.refine import weighs_bits
 from wscore.autoencoder.coding.uniform import FLOAT
 from wscore.autoencoder.evaluation.controls import (
-    CachedNetworks,
     Group,
     LayoutPca,
     MeanNetwork,
@@ -204,7 +203,7 @@ def methods(
     return {
         OURS: ours,
         **refined,
-        "mean_network": MeanNetwork(CachedNetworks(cache).of_split("train", config.batch_size)),
+        "mean_network": MeanNetwork(cache.of_split("train", config.batch_size)),
         "pca": TokenMethod(cache, TokenPca(cache, train, size, **options), kept, size),
         "layout_pca": layout_pca,
         "noise": Noise(ours, seed=config.seed),
@@ -242,7 +241,7 @@ def judge(
     tallies, tables = blank(), []
     families: dict[str, dict[str, Tally]] = {}
     _warn_of_the_unknown(zoo, rows, probe)
-    for kind, group in _groups(zoo, rows, CachedNetworks(cache), probe, batch_size):
+    for kind, group in _groups(zoo, rows, cache, probe, batch_size):
         expected = _run(kind, group.layout, zoo.weights(group.rows), probe)
         own = families.setdefault(_family(kind.architecture), blank())
         for name, way in ways.items():
@@ -256,11 +255,11 @@ def judge(
 
 
 def _groups(
-    zoo: Zoo, rows: np.ndarray, networks: CachedNetworks, probe: Probe, batch_size: int
+    zoo: Zoo, rows: np.ndarray, cache: TokenCache, probe: Probe, batch_size: int
 ) -> Iterator[tuple[Kind, Group]]:
     for kind, layout, chosen in _alike(zoo, rows, probe):
         for part in np.array_split(chosen, -(-len(chosen) // batch_size)):
-            yield kind, Group(layout, part, networks.weights(part))
+            yield kind, Group(layout, part, cache.weights(part))
 
 
 def _alike(zoo: Zoo, rows: np.ndarray, probe: Probe) -> Iterator[tuple[Kind, Layout, np.ndarray]]:

@@ -21,7 +21,7 @@ from wscore.autoencoder.coding.refine import (
     weighs_bits,
 )
 from wscore.autoencoder.decode_weights import Subjects, subjects
-from wscore.autoencoder.evaluation.controls import AT_ONCE, CachedNetworks, Group, LayoutPca, Vectors
+from wscore.autoencoder.evaluation.controls import AT_ONCE, Group, LayoutPca, Vectors
 from wscore.networks.datasets import Tasks, as_tasks
 from wscore.networks.images import Images
 from wscore.networks.layout import Layout
@@ -164,7 +164,6 @@ class Refined:
 
     def __init__(self, coder: Coder, cache: TokenCache, setting: Refinement) -> None:
         self.coder, self.cache, self.setting = coder, cache, setting
-        self.networks = CachedNetworks(cache)
         tasks = as_tasks(setting.images)
         self.setting = setting._replace(images=tasks)
         self.images = {one.name: draw_images(one.x_train, setting.config) for one in tasks.images}
@@ -174,14 +173,14 @@ class Refined:
 
     def restore(self, group: Group) -> Vectors:
         """Return the networks decoded from their refined latents."""
-        items = self.networks.items(group.rows)
+        items = self.cache.items(group.rows)
         weights = np.zeros_like(group.weights)
         places = {int(row): place for place, row in enumerate(group.rows)}
         for some in subjects(self.cache, self.setting.zoo, items, self.setting.images):
             rows = [places[int(row)] for row in some.rows]
             windows = some.items.shape[1]
             start = self.coder.encode(some.items.reshape(-1)).reshape(len(rows), -1)  # (n, K)
-            decode = lambda z, frame=some.items[0], codec=some.codec, w=windows: codec.weights(  # noqa: E731
+            decode = lambda z, some=some, frame=some.items[0], w=windows: some.weights(  # noqa: E731
                 self.coder.decode(z.reshape(len(z) * w, -1), frame)
             )
             original = torch.from_numpy(group.weights[rows]).float()
@@ -207,7 +206,7 @@ class Refined:
         if some.way.answer is None:
             rows = start.reshape(len(start) * len(kinds), -1)
             return code.rounded(rows, kinds.repeat(len(start))).reshape(start.shape) if code and rounds else start
-        layout = some.codec.layout.identity
+        layout = some.layout.identity
         if layout not in self.syntheses and self.setting.config.curvature_images:
             self.syntheses[layout] = derivative(networks[0], start.mean(0))
         images, synthesis = self.images[some.task], self.syntheses.get(layout)

@@ -178,8 +178,8 @@ class Behaviour:
         images = (draw_probes(self.images[task], self.config) if training else self.fixed[task]).to(rebuilt.device)
         losses, differing = [], []
         size = max(1, PROBED // len(images))
-        targets = group.codec.weights(batch.windows.tokens).split(size)
-        for target, found in zip(targets, group.codec.weights(rebuilt).split(size), strict=True):
+        targets = group.weights(batch.windows.tokens).split(size)
+        for target, found in zip(targets, group.weights(rebuilt).split(size), strict=True):
             with torch.no_grad():
                 expected = group.answer(target, images[None])
             answers = group.answer(found, images[None])

@@ -46,10 +46,10 @@ def sensitivities(
     generator, tasks = torch.Generator().manual_seed(seed), as_tasks(images)
     sums: dict[str, Tensor] = {}
     counts: dict[str, int] = {}
-    for identity in sorted({group.codec.layout.identity for group in groups}):
-        mine = [group for group in groups if group.codec.layout.identity == identity]
+    for identity in sorted({group.layout.identity for group in groups}):
+        mine = [group for group in groups if group.layout.identity == identity]
         share = min(1.0, NETWORKS / sum(len(group.rows) for group in mine))
-        if mine[0].codec.layout.size > LARGEST:
+        if mine[0].layout.size > LARGEST:
             continue
         for group in mine:
             chosen = torch.linspace(0, len(group.rows) - 1, max(1, round(share * len(group.rows)))).long().unique()
@@ -83,9 +83,9 @@ def _gradients(
     generator: torch.Generator,
 ) -> Tensor:
     """Return J^T R e (n I, D) of some networks on images, by normalised weights."""
-    layout, count = group.codec.layout, len(images)
+    layout, count = group.layout, len(images)
     with torch.no_grad():
-        weights = group.codec.weights(cache.batch(items.reshape(-1)).tokens)  # (n, D)
+        weights = group.weights(cache.batch(items.reshape(-1)).tokens)  # (n, D)
         scale = temperature * spread(group.answer(weights, images[None]))  # (n,)
     copies = weights.repeat_interleave(count, 0).requires_grad_(True)  # (n I, D)
     with torch.enable_grad():

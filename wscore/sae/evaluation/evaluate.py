@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from wscore.autoencoder.evaluation.controls import CachedNetworks, Group, MeanNetwork, Method
+from wscore.autoencoder.evaluation.controls import Group, MeanNetwork, Method
 from wscore.autoencoder.models.autoencoder import Decoder
 from wscore.errors import DataError, ModelError
 from wscore.evaluation.config import EvaluateConfig
@@ -279,7 +279,6 @@ class NetworkMaker:
         self, dictionary: Dictionary, cache: TokenCache, mean: MeanNetwork, decoder: Callable[[], Decoder]
     ) -> None:
         self.rows, self.cache, self.mean = dictionary.rows, cache, mean
-        self.networks = CachedNetworks(cache)
         self.decoder = None
         if isinstance(self.rows, LatentRows):
             self.decoder = decoder()
@@ -309,7 +308,7 @@ class NetworkMaker:
             assert isinstance(self.rows, UnitRows)
             scatter = Scatter(self.rows.maps[layout.identity], layout, self.rows.normalizer)
             return scatter(values, self.mean.mean(layout))
-        items = self.networks.items(zoo_rows)
+        items = self.cache.items(zoo_rows)
         tokens = self.decoder(torch.from_numpy(np.ascontiguousarray(values[:, 0])), self.cache.batch(items))
         return np.stack(self.cache.to_weights(items, tokens)).astype(np.float32)
 
@@ -331,7 +330,7 @@ def sparse_methods(dictionary: Dictionary, maker: NetworkMaker, mean: RowMean, r
 
 def mean_network(cache: TokenCache, config: EvaluateConfig) -> MeanNetwork:
     """Return the mean training network of each layout."""
-    return MeanNetwork(CachedNetworks(cache).of_split("train", config.batch_size))
+    return MeanNetwork(cache.of_split("train", config.batch_size))
 
 
 @torch.no_grad()

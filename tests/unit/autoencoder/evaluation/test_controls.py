@@ -4,7 +4,6 @@ import torch
 from sklearn.decomposition import PCA
 
 from wscore.autoencoder.evaluation.controls import (
-    CachedNetworks,
     Group,
     LayoutPca,
     MeanNetwork,
@@ -166,22 +165,6 @@ def test_noise_of_a_network_does_not_depend_on_its_neighbours():
     noise = Noise(Halved(), seed=0)
     part = Group(LAYOUT, np.arange(2, 6), weights[2:])
     np.testing.assert_array_equal(noise.restore(group(weights))[2:], noise.restore(part))
-
-
-def test_cached_networks_are_those_of_the_zoo_bit_for_bit(zoo, cache):
-    networks_of = CachedNetworks(cache)
-    for layout in layouts_of(zoo, cache, "train"):
-        some = networks(zoo, cache, "train", layout)
-        np.testing.assert_array_equal(networks_of.weights(some.rows[::-1]), some.weights[::-1])
-
-
-def test_a_split_is_read_once_in_parts(zoo, cache):
-    seen = list(CachedNetworks(cache).of_split("train", 2))
-    assert max(len(vectors) for _, vectors in seen) <= 2
-    rows = np.unique(cache.table["row"][cache.indices("train")])
-    assert sum(len(vectors) for _, vectors in seen) == len(rows)
-    total = sum(float(vectors.sum(dtype=np.float64)) for _, vectors in seen)
-    assert total == pytest.approx(sum(float(zoo.weights(rows[[n]]).sum(dtype=np.float64)) for n in range(len(rows))))
 
 
 def test_a_perfect_codec_gives_the_networks_back(zoo, cache):

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from wscore.autoencoder.evaluation.controls import CachedNetworks, Group
+from wscore.autoencoder.evaluation.controls import Group
 from wscore.autoencoder.evaluation.unaligned_pca import UnalignedPca
 from wscore.tokens.cache import TokenCache, build_cache
 from wscore.tokens.config import TokensConfig
@@ -24,14 +24,14 @@ def cache(tiny_zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> TokenCach
 
 
 def test_training_networks_come_back_in_the_order_of_the_cache(tiny_zoo: Path, cache: TokenCache) -> None:
-    zoo, networks = Zoo(tiny_zoo), CachedNetworks(cache)
+    zoo = Zoo(tiny_zoo)
     method = UnalignedPca(zoo, cache, 50, batch_size=4, seed=0)
     moved = 0
     for _, layout, members in zoo.families():
-        rows = np.intersect1d(members, networks.cache.table["row"].to_numpy()[cache.indices("train")])
+        rows = np.intersect1d(members, cache.table["row"].to_numpy()[cache.indices("train")])
         if not len(rows):
             continue
-        expected = networks.weights(rows)
+        expected = cache.weights(rows)
         assert np.allclose(method.restore(Group(layout, rows, expected)), expected, atol=1e-2)
         moved += not np.allclose(expected, zoo.weights(rows))
     assert moved
