@@ -182,7 +182,7 @@ def test_recovery_starts_at_the_forecast_and_trains_all_alike(plan, config, imag
             assert one.loss == pytest.approx(at_once[one.run, one.last, one.method], rel=1e-5)
     same = {}  # a perfect forecast and the truth are one network, and stay one
     for one in judged.recoveries:
-        same.setdefault((one.run, one.last, one.steps))[one.method] = one.loss
+        same.setdefault((one.run, one.last, one.steps), {})[one.method] = one.loss
     for losses in same.values():
         assert losses["ours"] == pytest.approx(losses["truth"], rel=1e-3)
     found = report(judged)["unseen_run"]["recovery"]
