@@ -232,7 +232,7 @@ def test_describe_follows_the_order_of_the_table(tiny_zoo):
     given = HeadData(np.arange(len(table), dtype=np.float32)[:, None], table, "e")
     heads = convert(read_yaml(PARAMS)["heads"], HeadsConfig, where="heads")
     found = describe(zoo, given, heads, CONFIG)
-    np.testing.assert_array_equal(found.statistics, statistics_table(zoo).values[table["row"]])
+    np.testing.assert_allclose(found.statistics, statistics_table(zoo).values[table["row"]], rtol=1e-4, atol=1e-5)
     layouts = table["layout"].to_numpy()
     assert ((found.shapes[:, None] == found.shapes) == (layouts[:, None] == layouts)).all()
     assert len(set(shape_numbers([zoo.layout(row) for row in range(len(zoo))]))) == 4
