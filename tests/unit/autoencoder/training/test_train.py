@@ -34,7 +34,7 @@ from wscore.tokens.cache import TokenCache, build_cache
 from wscore.tokens.config import TokensConfig
 from wscore.zoo.store import Zoo
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 
 
 @pytest.fixture(scope="module")

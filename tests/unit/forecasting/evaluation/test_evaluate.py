@@ -22,7 +22,7 @@ from wscore.networks.images import Images
 from wscore.networks.layout import Layout
 from wscore.networks.lenet import NetworkSpec, judge, network_layout
 
-PARAMS = Path(__file__).parents[3] / "params.yaml"
+PARAMS = Path(__file__).parents[4] / "params.yaml"
 SPEC = NetworkSpec(name="mlp", channels=1, size=4, classes=3)
 LAYOUT = network_layout(SPEC)
 COUNT = 20

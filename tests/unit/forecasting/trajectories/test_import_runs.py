@@ -19,7 +19,7 @@ from wscore.forecasting.trajectories.train_base import BaseConfig, report, sente
 from wscore.networks.images import Images, load_images
 from wscore.networks.lenet import NetworkSpec, build_network, judge
 
-PARAMS = Path(__file__).parents[3] / "params.yaml"
+PARAMS = Path(__file__).parents[4] / "params.yaml"
 CONFIG = msgspec.structs.replace(
     load_section(BaseConfig, "base", PARAMS), source="folder", network="mlp", size=8, max_train=30, max_test=20
 )
