@@ -280,7 +280,7 @@ def plain_name(name: str) -> str:
 
 def base_config(seeds: Sequence[int], changes: Mapping[str, Any]) -> BaseConfig:
     """Return section `base:` with changes."""
-    fixed = {"seeds": list(seeds), "workers": 1, "probe_images": PROBED}
+    fixed = {"seeds": list(seeds), "probe_images": PROBED}
     plain = to_plain(load_section(BaseConfig, "base")) | fixed | dict(changes)
     return convert(plain, BaseConfig, where="base")
 
@@ -290,7 +290,7 @@ def predictor_config(options: argparse.Namespace, study: Study) -> PredictorConf
     changes = {
         "kind": "gram", "split": "run", "sequence_length": options.length, "older": options.older,
         "stride": max(study.strides),
-        "augment_strides": list(study.strides), "extrapolation_steps": max(HORIZONS), "far_step": None, "device": "cpu",
+        "augment_strides": list(study.strides), "extrapolation_steps": max(HORIZONS), "far_step": None,
         "predictor_epochs": options.epochs, "augment_share": 0.15,
     }  # fmt: skip
     return convert(to_plain(load_section(PredictorConfig, "predictor")) | changes, PredictorConfig, where="predictor")

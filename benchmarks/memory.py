@@ -125,7 +125,7 @@ def write_params(folder: Path, count: int) -> None:
     """
     yaml = YAML()
     content = yaml.load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-    content["zoo"].update(source="hub", path="published", workers=1)
+    content["zoo"].update(source="hub", path="published")
     content["ae"].update(epochs=1, hidden_dim=32, latent_dim=16)
     content["heads"].update(epochs=1, copies=1, boosting_rounds=10)
     with (folder / "params.yaml").open("w", encoding="utf-8") as stream:

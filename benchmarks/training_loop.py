@@ -63,7 +63,7 @@ def ours(x: Tensor, y: Tensor, epochs: int) -> None:
     """Train by the project's loop, with one small batch of validation per epoch."""
     config = FitConfig(
         epochs=epochs, lr=1e-3, weight_decay=0.01, schedule="cosine", warmup=0.05, clip_norm=1.0, accumulate=1,
-        patience=epochs, device="cpu", precision="no", seed=0,
+        patience=epochs, precision="no", seed=0,
     )  # fmt: skip
     train = TensorBatches(x, y, batch_size=BATCH, seed=0)
     validation = TensorBatches(x[:BATCH], y[:BATCH], batch_size=BATCH, shuffle=False)

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from wscore.evaluation.config import EvaluateConfig
 from wscore.heads.dataset import read_head_data
+from wscore.heads.evaluation.config import EvaluateHeadsConfig
 from wscore.heads.evaluation.evaluate import describe, judge, report, sentence
 from wscore.heads.evaluation.ood import headline, judge_held_out
 from wscore.heads.evaluation.plots import DRAWINGS
@@ -16,10 +16,10 @@ from wscore.tokens.cache import TokenCache
 from wscore.zoo.store import Zoo
 
 
-@stage(features=FeaturesConfig, heads=HeadsConfig, evaluate=EvaluateConfig)
+@stage(features=FeaturesConfig, heads=HeadsConfig, evaluate_heads=EvaluateHeadsConfig)
 def main(run: Run, *, zoo: Path, tokens: Path, representations: Path, heads: Path, metrics: Path, plots: Path) -> str:
     """Predict the properties of the held-out networks by every method and compare them with the truth."""
-    config, kind, networks = run.params["evaluate"], run.params["heads"], Zoo(zoo)
+    config, kind, networks = run.params["evaluate_heads"], run.params["heads"], Zoo(zoo)
     features = run.params["features"]
     data = read_head_data(representations, networks, TokenCache(tokens) if kind.reads_tokens else None)
     rows, found = describe(networks, data, kind, config), {}

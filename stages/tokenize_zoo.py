@@ -1,19 +1,23 @@
-"""Stage `tokenize`: split the zoo by run, fit the normaliser on the training split, tokenize and cache."""
+"""Split a zoo by run, fit the normaliser on the training split and write the token cache."""
 
 from pathlib import Path
 
 from wscore.io import write_json
+from wscore.parallel import workers_here
 from wscore.runner import Run, stage
 from wscore.tokens.cache import build_cache
-from wscore.tokens.config import TokenizeConfig
+from wscore.tokens.config import TokensConfig
 from wscore.zoo.store import Zoo
 
+PER_PROCESS = 100_000  # networks for which one more process is worth its start
 
-@stage(tokens=TokenizeConfig)
+
+@stage(tokens=TokensConfig)
 def main(run: Run, *, zoo: Path, out: Path, metrics: Path) -> str:
     """Write the token cache of a zoo and what it holds."""
-    config = run.params["tokens"]
-    summary = build_cache(Zoo(zoo), config, out, workers=config.spread)
+    networks = Zoo(zoo)
+    workers = workers_here("tokens", most=1 + len(networks) // PER_PROCESS)
+    summary = build_cache(networks, run.params["tokens"], out, workers=workers)
     figures = {"tokens": summary.figures()}
     write_json(metrics, figures)
     run.tracker.log_metrics(figures)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 os.environ["WSCORE_TRACKING"] = "off"
+os.environ.update(WSCORE_WORKERS="1", WSCORE_DEVICE="cpu")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 import numpy as np

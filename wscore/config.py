@@ -3,10 +3,13 @@
 A section of params.yaml is one `msgspec.Struct(frozen=True, kw_only=True, forbid_unknown_fields=True)` that lives
 beside the code it configures. YAML is read as version 1.2 (as DVC does), so that the `1e-05` written by `dvc exp run -S
 ae.lr=1e-5` is a number and not text.
+
+What a run may use of a machine (processes, devices, memory) changes no result and is no parameter: see `load_machine`.
 """
 
 import difflib
 import math
+import os
 import re
 import types
 from collections.abc import Mapping
@@ -20,12 +23,55 @@ from ruamel.yaml.error import YAMLError
 from wscore.errors import ConfigError
 
 PARAMS = Path("params.yaml")
+MACHINE = Path("machine.yaml")
+Count = Annotated[int, msgspec.Meta(ge=1)]
+Device = Literal["auto", "cpu", "cuda", "mps"]
 T = TypeVar("T")
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(msgspec.field,))
 class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Base of every configuration class: immutable, unknown keys refused."""
+
+
+class Machine(Section, frozen=True):
+    """What a run may use of this machine; no result depends on it beyond the last bits of a sum on another device.
+
+    Args:
+        workers: processes that train, read or tokenize networks, with one thread each; null takes one per core.
+        backend: `serial`, `process` (of this machine) or `dask` (a cluster, see docs/zoos.md).
+        address: of a Dask scheduler, such as tcp://host:8786; null starts a local one.
+        device: where models are trained; `auto` takes a GPU if there is one. Recorded networks (`base`) are so small that
+            `auto` trains them on the CPU.
+        evaluation_batch: networks that an evaluation decodes and compares at once; fewer need less memory.
+    """
+
+    workers: Count | None = None
+    backend: Literal["serial", "process", "dask"] = "process"
+    address: str | None = None
+    device: Device = "auto"
+    evaluation_batch: Count = 256
+
+    @property
+    def processes(self) -> int:
+        """Most worker processes."""
+        return self.workers or os.cpu_count() or 1
+
+
+def load_machine(path: Path = MACHINE) -> Machine:
+    """Return the settings of this machine: environment (WSCORE_WORKERS=4), else machine.yaml if there is one, else defaults.
+
+    Raises:
+        ConfigError: naming the key or the variable, if it is unknown, mistyped or out of range.
+    """
+    content = read_yaml(path) if path.exists() else {}
+    settings = convert(content, Machine, where=str(path))
+    given = {}
+    for name, kind in _fields(Machine).items():
+        variable = f"WSCORE_{name.upper()}"
+        if variable in os.environ:
+            given[name] = convert(YAML(typ="safe").load(os.environ[variable]), kind, where=variable)
+    return msgspec.structs.replace(settings, **given)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
 
-from wscore.config import Section
+from wscore.config import load_machine
 from wscore.errors import WscoreError
 
 CONNECT_SECONDS = 10
@@ -23,23 +23,11 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-class ParallelConfig(Section):
-    """Where the shards of a stage are worked on; the result does not depend on it.
-
-    Args:
-        backend: `serial`, `process` (of this machine), or `dask` (a cluster).
-        address: of a Dask scheduler; null starts a local one. Its workers need the same wscore and the same files.
-    """
-
-    backend: Backend
-    address: str | None
-
-
 class Workers(NamedTuple):
     """Who works on the shards of a stage.
 
     Attributes:
-        where: section of params.yaml that says so.
+        where: what they work on, for the message if one dies.
         processes: most of them.
         backend: see `parallel_map`.
         address: of a Dask scheduler.
@@ -57,11 +45,19 @@ class Workers(NamedTuple):
         """Whether other processes do the work."""
         return self.backend == "dask" or (self.backend == "process" and self.processes > 1)
 
-    def map(self, function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
-        """Yield the result of each item in the order of the items, see `parallel_map`."""
-        return parallel_map(
-            function, items, self.processes, where=self.where, backend=self.backend, address=self.address
-        )
+    def map(
+        self, function: Callable[[Item], Result], items: Sequence[Item], *, in_order: bool = True
+    ) -> Iterator[Result]:
+        """Yield the result of each item, see `parallel_map`."""
+        where = {"where": self.where, "backend": self.backend, "address": self.address}
+        return parallel_map(function, items, self.processes, in_order=in_order, **where)
+
+
+def workers_here(where: str, *, most: int | None = None) -> Workers:
+    """Return the workers that this machine allows (`wscore.config.load_machine`), and no more than `most` processes."""
+    machine = load_machine()
+    processes = machine.processes if most is None else min(most, machine.processes)
+    return Workers(where, processes, machine.backend, machine.address)
 
 
 def parallel_map(
@@ -85,7 +81,7 @@ def parallel_map(
             pipe.
         items: its arguments.
         workers: most processes.
-        where: parameter that sets the workers, for the message if one dies.
+        where: what they work on, for the message if one dies.
         in_order: whether results come in the order of the items; else as they are finished.
         backend: `serial` computes in this process, `process` in processes of this machine, `dask` on the workers of a
             Dask scheduler, which need the same wscore and the same files; if one of them dies, its items go to others.
@@ -107,7 +103,7 @@ def parallel_map(
             futures = [pool.submit(function, item) for item in items]
             yield from (future.result() for future in (futures if in_order else as_completed(futures)))
     except BrokenProcessPool as error:
-        fix = "run again, what is finished is kept; fewer workers need less memory"
+        fix = "run again, what is finished is kept; fewer workers (WSCORE_WORKERS) need less memory"
         raise WscoreError("a worker process died", where=where, got=f"{workers} workers", fix=fix) from error
 
 

@@ -12,7 +12,7 @@ from wscore.io import atomic_folder, write_csv
 from wscore.networks.datasets import DataConfig, load_tasks
 from wscore.runner import Run, stage
 from wscore.tokens.cache import TokenCache
-from wscore.tokens.config import TokenizeConfig
+from wscore.tokens.config import TokensConfig
 from wscore.training.callbacks import resume_folder
 from wscore.zoo.store import Zoo
 
@@ -23,7 +23,7 @@ from wscore.zoo.store import Zoo
     data=DataConfig,
     evaluate=EvaluateConfig,
     refine=RefineConfig,
-    tokens=TokenizeConfig,
+    tokens=TokensConfig,
 )
 def main(run: Run, *, zoo: Path, tokens: Path, splits: Path, out: Path) -> str:
     """Train and judge with every seed and on every split, and write the figures with their means and deviations."""

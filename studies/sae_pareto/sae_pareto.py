@@ -22,7 +22,7 @@ from wscore.runner import Run, stage
 from wscore.sae.rows import UnitRows
 from wscore.sae.train import SaeConfig
 from wscore.tokens.cache import TokenCache, build_cache
-from wscore.tokens.config import TokenizeConfig
+from wscore.tokens.config import TokensConfig
 from wscore.zoo.config import ZooConfig
 from wscore.zoo.generate import generate_zoo
 from wscore.zoo.store import Zoo
@@ -31,7 +31,7 @@ from wscore.zoo.store import Zoo
 @stage(
     data=DataConfig,
     zoo=ZooConfig,
-    tokens=TokenizeConfig,
+    tokens=TokensConfig,
     sae=SaeConfig,
     sae_pareto=ParetoConfig,
     evaluate=EvaluateConfig,

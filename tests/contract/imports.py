@@ -1,6 +1,6 @@
 """Import graph of the repository, read from the source without importing anything.
 
-python -m tests.contract.imports stages/train_heads.py     print the files that a stage runs, as deps for dvc.yaml
+python -m tests.contract.imports stages/train_heads.py     print the folders and files that a stage depends on
 python -m tests.contract.imports --write                   put them into dvc.yaml and those of the studies, for every stage
 """
 
@@ -8,7 +8,8 @@ import argparse
 import ast
 import re
 import sys
-from collections.abc import Iterator
+import textwrap
+from collections.abc import Iterator, Sequence, Set
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,13 @@ from typing import Any
 from ruamel.yaml import YAML
 
 ROOT = Path(__file__).resolve().parents[2]
+#: Modules that cannot change what a stage writes: messages, tracking, the command line and transfers to and from the Hub.
+INERT = (
+    "wscore/errors.py", "wscore/tracking.py", "wscore/runner.py", "wscore/presets.py",
+    "wscore/hub/client.py", "wscore/hub/fetch.py", "wscore/hub/upload.py", "wscore/hub/xet.py",
+)  # fmt: skip
+WIDTH = 120
+DEPS = re.compile(r"^( *)deps:(?: \[[^]]*\]\n|\n(?:\1 +- .*\n)*)", re.MULTILINE)
 COMMAND = re.compile(r"python -m ((?:stages|studies\.\w+)\.\w+)")
 
 
@@ -85,6 +93,32 @@ def closure(path: Path) -> frozenset[str]:
     return frozenset(str(item.relative_to(ROOT)) for item in found)
 
 
+def dependencies(path: Path) -> list[str]:
+    """Return what a stage script depends on: folders of wscore of which it uses most files, and else single files.
+
+    A folder counts where the stage uses more than half of its modules and, by the same rule, each folder inside: a
+    change to plots in `heads/evaluation` must not retrain heads. INERT modules are left out.
+    """
+    used = {name for name in closure(path) if name not in INERT and not name.endswith("__init__.py")}
+    found: set[str] = set()
+    for name in used:
+        parents = [str(parent) for parent in reversed(Path(name).parents)][2:] if name.startswith("wscore/") else []
+        found.add(next((folder for folder in parents if is_used(folder, used)), name))
+    return sorted(found)
+
+
+def is_used(folder: str, used: Set[str]) -> bool:
+    """Return whether a folder is a dependency as a whole, see `dependencies`."""
+    inside = {str(path.relative_to(ROOT)) for path in modules_in(ROOT / folder)}
+    folders = {str(path.parent.relative_to(ROOT)) for path in modules_in(ROOT / folder, "*/*.py")}
+    return 2 * len(inside & used) >= len(inside) + bool(inside) and all(is_used(inner, used) for inner in folders)
+
+
+def modules_in(folder: Path, pattern: str = "*.py") -> list[Path]:
+    """Return the modules of a folder; package files are empty and don't count."""
+    return [path for path in folder.glob(pattern) if path.name != "__init__.py"]
+
+
 def pipeline() -> dict[str, dict[str, Any]]:
     """Return the stages of dvc.yaml by name, with what stands under `do:` of a repeated stage lifted up."""
     return _stages(ROOT / "dvc.yaml")
@@ -125,23 +159,32 @@ def module_name(command: str) -> str:
 
 
 def write_deps() -> None:
-    """Replace the source files among the deps of every stage, leaving data, order and comments alone."""
+    """Replace the code among the deps of every stage, leaving data, order and comments alone."""
     for file in (ROOT / "dvc.yaml", *study_files()):
         _write_deps(file)
 
 
 def _write_deps(file: Path) -> None:
-    yaml = YAML(typ="rt")
-    yaml.width = 140
-    yaml.indent(mapping=2, sequence=4, offset=2)
-    content = yaml.load(file.read_text(encoding="utf-8"))
-    for entry in content["stages"].values():
-        body = entry.get("do", entry)
-        kept = [dep for dep in body.get("deps", []) if not str(dep).endswith(".py")]
-        deps = body.setdefault("deps", [])
-        deps[:] = [*kept, *sorted(closure(script(body["cmd"])))]
-    with file.open("w", encoding="utf-8") as stream:
-        yaml.dump(content, stream)
+    text = file.read_text(encoding="utf-8")
+    for entry in _stages(file).values():
+        deps = [*(dep for dep in entry.get("deps", []) if not is_code(dep)), *dependencies(script(entry["cmd"]))]
+        start = text.index(entry["desc"])
+        old = DEPS.search(text, start)
+        assert old is not None, f"{file}: no deps after {entry['desc']!r}"
+        text = text[: old.start()] + listing(deps, old[1]) + text[old.end() :]
+    file.write_text(text, encoding="utf-8")
+
+
+def listing(deps: Sequence[str], indent: str) -> str:
+    """Return `deps: [...]` in lines of even width."""
+    inner = f"{indent}  "
+    lines = textwrap.wrap(", ".join(deps), WIDTH, initial_indent=inner, subsequent_indent=inner, break_on_hyphens=False)
+    return "\n".join([f"{indent}deps: [", *lines, f"{indent}]\n"])
+
+
+def is_code(dep: str) -> bool:
+    """Return whether a dep is a source file or a folder of them, and not data."""
+    return Path(dep).parts[0] in ("wscore", "stages", "studies") and "results" not in Path(dep).parts
 
 
 def main() -> None:
@@ -153,7 +196,7 @@ def main() -> None:
     if options.write:
         write_deps()
     for path in options.scripts:
-        sys.stdout.writelines(f"      - {name}\n" for name in sorted(closure(path.resolve())))
+        sys.stdout.writelines(f"{name}\n" for name in dependencies(path.resolve()))
 
 
 if __name__ == "__main__":

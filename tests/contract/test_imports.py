@@ -50,9 +50,24 @@ def test_writes_deps_and_keeps_data_and_comments(repository: Path) -> None:
     text = (
         "stages:\n  one: # first\n    foreach: ${x}\n    do:\n      cmd: python -m stages.one --out ${item}\n"
         "      deps:\n        - data/zoo\n        - wscore/gone.py\n      outs:\n        - out\n"
-    )
+    ).replace("      deps", "      desc: Some words\n      deps")
     (repository / "dvc.yaml").write_text(text)
-    imports.write_deps()
+    for _ in range(2):
+        imports.write_deps()
+        assert imports.pipeline()["one"]["deps"] == ["data/zoo", *imports.dependencies(repository / "stages/one.py")]
     written = (repository / "dvc.yaml").read_text()
     assert "one: # first" in written
-    assert imports.pipeline()["one"]["deps"] == ["data/zoo", *sorted(imports.closure(repository / "stages/one.py"))]
+    assert written.endswith("      outs:\n        - out\n")
+
+
+def test_a_folder_counts_if_most_of_it_and_of_each_folder_inside_is_used(repository: Path) -> None:
+    used = ["zoo/store.py", "sae/a.py", "sae/b.py", "sae/deep/c.py", "heads/a.py", "heads/b.py"]
+    others = ["sae/unused.py", "heads/plots/unused.py", "errors.py"]
+    for name in [*used, *others]:
+        (repository / "wscore" / name).parent.mkdir(parents=True, exist_ok=True)
+        (repository / "wscore" / name).write_text("")
+    modules = [name.removesuffix(".py").replace("/", ".") for name in [*used, "errors.py"]]
+    (repository / "stages/three.py").write_text("".join(f"import wscore.{name}\n" for name in modules))
+    assert imports.dependencies(repository / "stages/three.py") == [
+        "stages/three.py", "wscore/heads/a.py", "wscore/heads/b.py", "wscore/sae", "wscore/zoo/store.py",
+    ]  # fmt: skip

@@ -6,7 +6,19 @@ from pathlib import Path
 
 import pytest
 
-from tests.contract.imports import ROOT, closure, module_name, pipeline, script, studies, study_files
+from tests.contract.imports import (
+    INERT,
+    ROOT,
+    closure,
+    dependencies,
+    is_code,
+    module_name,
+    modules_in,
+    pipeline,
+    script,
+    studies,
+    study_files,
+)
 from wscore.config import read_yaml
 from wscore.runner import Stage
 
@@ -36,14 +48,38 @@ def load(entry: dict) -> Stage:
 
 
 @pytest.mark.parametrize("name", sorted(STAGES))
-def test_deps_cover_exactly_the_files_that_the_stage_loads(name: str) -> None:
+def test_deps_are_the_folders_and_files_of_the_code_that_the_stage_runs(name: str) -> None:
     entry = STAGES[name]
-    wanted = closure(script(entry["cmd"]))
-    listed = {dep for dep in entry.get("deps", []) if dep.endswith(".py")}
+    wanted = set(dependencies(script(entry["cmd"])))
+    listed = {dep for dep in entry.get("deps", []) if is_code(dep)}
     report = [f"deps of `{name}` in dvc.yaml; `python -m tests.contract.imports --write` puts them right"]
     report += [f"  missing:     - {path}" for path in sorted(wanted - listed)]
     report += [f"  superfluous: - {path}" for path in sorted(listed - wanted)]
     assert listed == wanted, "\n".join(report)
+
+
+@pytest.mark.parametrize("name", sorted(STAGES))
+def test_deps_cover_all_code_that_can_change_bytes_and_no_other_folder(name: str) -> None:
+    entry = STAGES[name]
+    loaded = {path for path in closure(script(entry["cmd"])) if not path.endswith("__init__.py")}
+    listed = [dep for dep in entry["deps"] if is_code(dep)]
+    covered = {path for path in loaded if any(path == dep or path.startswith(f"{dep}/") for dep in listed)}
+    assert loaded - covered <= set(INERT)
+    assert not covered & set(INERT)
+    unused = [dep for dep in listed if not any(path == dep or path.startswith(f"{dep}/") for path in loaded)]
+    unused += [
+        str(folder.relative_to(ROOT))
+        for dep in listed
+        for folder in {path.parent for path in modules_in(ROOT / dep, "**/*.py")}
+        if not any(str(path.relative_to(ROOT)) in loaded for path in modules_in(folder))
+    ]
+    assert not unused, f"folders of which `{name}` runs nothing"
+
+
+def test_modules_that_change_no_bytes_exist_and_are_run() -> None:
+    run = set().union(*(closure(script(entry["cmd"])) for entry in STAGES.values()))
+    assert set(INERT) - {"wscore/presets.py"} <= run
+    assert all((ROOT / path).is_file() for path in INERT)
 
 
 @pytest.mark.parametrize("name", sorted(STAGES))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.contract.imports import pipeline
+from tests.contract.imports import is_code, pipeline
 from tests.e2e.workspace import Outcome, Workspace
 from wscore.presets import apply_preset
 
@@ -70,7 +70,9 @@ def test_stages_list_the_classes_of_the_models_that_they_read(first_run: Outcome
         for dep in (dep.replace("${item}", "accuracy") for dep in entry["deps"] if dep.startswith("models/")):
             for config in (workspace.folder / dep).rglob("config.json"):
                 model = json.loads(config.read_text(encoding="utf-8")).get("class")
-                sources = [p for p in entry["deps"] if p.endswith(".py") and f"class {model}(" in workspace.read(p)]
+                code = [workspace.folder / path for path in entry["deps"] if is_code(path)]
+                files = [file for path in code for file in (path.rglob("*.py") if path.is_dir() else [path])]
+                sources = [file for file in files if f"class {model}(" in file.read_text(encoding="utf-8")]
                 assert model is None or sources, f"{name} reads {dep}, but lists no file that defines {model}"
 
 

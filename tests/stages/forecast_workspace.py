@@ -10,9 +10,9 @@ ROOT = Path(__file__).parents[2]
 TINY = """
 base: {network: mlp, size: 8, max_train: 100, max_test: 50, batch_size: 16, epochs: 8, snapshots_per_epoch: 2,
   optimizers: [{name: momentum, lr: 0.1}],
-  seeds: [0, 1], probe_images: 40, workers: 1}
+  seeds: [0, 1], probe_images: 40}
 predictor: {validation_runs: 0, stride: 2, augment_strides: [1], extrapolation_steps: 2, model_dim: 8, layers: 1, heads: 2,
-  predictor_epochs: 3, device: cpu}
+  predictor_epochs: 3}
 forecast: {probe_images: 30, scored_windows: 2, recovery_steps: [2]}
 """
 

@@ -25,7 +25,6 @@ SMALL = {
     "layers": 1,
     "epochs": 3,
     "batch_size": 8,
-    "device": "cpu",
 }
 SPLITS = ["train"] * 12 + ["validation"] * 4 + ["test"] * 4  # of the runs
 
@@ -33,9 +32,11 @@ SPLITS = ["train"] * 12 + ["validation"] * 4 + ["test"] * 4  # of the runs
 def write_params(folder: Path, **heads: object) -> None:
     """Write params.yaml with small heads; JSON is YAML."""
     shipped = read_yaml(PARAMS)
-    judged = shipped["evaluate"] | {"bootstrap_samples": 5, "boosting_iterations": 3}
+    judged = shipped["evaluate_heads"] | {"bootstrap_samples": 5, "boosting_iterations": 3}
     (folder / "params.yaml").write_text(
-        json.dumps({"features": shipped["features"], "heads": shipped["heads"] | SMALL | heads, "evaluate": judged})
+        json.dumps(
+            {"features": shipped["features"], "heads": shipped["heads"] | SMALL | heads, "evaluate_heads": judged}
+        )
     )
 
 

@@ -12,7 +12,7 @@ from studies.autoencoder_seeds.seeds import HEADLINES, SeedsConfig, headline, sp
 from wscore.config import convert, load_section, read_yaml
 from wscore.errors import ConfigError
 from wscore.tokens.cache import TokenCache, build_cache
-from wscore.tokens.config import TokenizeConfig
+from wscore.tokens.config import TokensConfig
 from wscore.zoo.store import Zoo
 
 ROOT = Path(__file__).parents[2]
@@ -58,7 +58,7 @@ def test_every_seed_and_split_is_trained_and_judged_beside_the_controls(
     monkeypatch.chdir(tmp_path)
     params = read_yaml(ROOT / "params.yaml")
     Path("params.yaml").write_text(json.dumps({name: {**params[name], **own} for name, own in CHANGES.items()}))
-    build_cache(Zoo(tiny_zoo), load_section(TokenizeConfig, "tokens"), Path("tokens"))
+    build_cache(Zoo(tiny_zoo), load_section(TokensConfig, "tokens"), Path("tokens"))
     main(["--zoo", str(tiny_zoo), "--tokens", "tokens", "--splits", "splits", "--out", "results"])
     runs, found = pd.read_csv("results/runs.csv"), pd.read_csv("results/spread.csv")
     assert set(zip(runs["seed"], runs["split"], strict=True)) == {(0, 0), (3, 0), (0, 5)}

@@ -15,7 +15,7 @@ from wscore.zoo.store import Zoo
 PARAMS = """
 data: { dataset: digits, root: null, revision: null, size: null, max_train: null, max_test: null, factories: {} }
 evaluate:
-  { max_networks: null, probe_images: 50, batch_size: 8, bootstrap_samples: 10, boosting_iterations: 5, ood: null, seed: 0 }
+  { max_networks: null, probe_images: 50, bootstrap_samples: 10, seed: 0 }
 latents: { pairs: 3, steps: 3, bands: [0.0, 1.0], samples: 2, bandwidth: 0.2, seed: 0 }
 """
 

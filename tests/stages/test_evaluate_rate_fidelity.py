@@ -15,7 +15,7 @@ from wscore.autoencoder.models.autoencoder import Autoencoder, AutoencoderConfig
 from wscore.autoencoder.models.mlp import MlpConfig
 from wscore.config import load_section, read_yaml
 from wscore.tokens.cache import TokenCache, build_cache
-from wscore.tokens.config import TokenizeConfig
+from wscore.tokens.config import TokensConfig
 from wscore.zoo.store import Zoo
 
 ROOT = Path(__file__).parents[2]
@@ -34,7 +34,7 @@ def workspace(tmp_path: Path, tiny_zoo: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.chdir(tmp_path)
     params = read_yaml(ROOT / "params.yaml")
     Path("params.yaml").write_text(json.dumps({name: {**params[name], **own} for name, own in CHANGES.items()}))
-    build_cache(Zoo(tiny_zoo), load_section(TokenizeConfig, "tokens"), Path("tokens"))
+    build_cache(Zoo(tiny_zoo), load_section(TokensConfig, "tokens"), Path("tokens"))
     cache = TokenCache(Path("tokens"))
     for size in SIZES:
         network = MlpConfig(

@@ -35,14 +35,15 @@ EVALUATE = ["--zoo", "zoo", "--tokens", "tokens", "--autoencoder", "autoencoder"
 SMALL = {
     "data": {"dataset": ["digits", "bars"], "root": {"bars": "bars"}, "max_train": 120, "max_test": 40},
     "zoo": {
-        "n_runs": 24, "checkpoints": 2, "epochs": [1, 1], "workers": 1, "train_fraction": [0.5, 0.5],
+        "n_runs": 24, "checkpoints": 2, "epochs": [1, 1], "train_fraction": [0.5, 0.5],
         "widths": {"mlp": [[4]], "cnn": [[2, 3]], "cnn_bn": [[2, 3]], "resnet": [[2, 3]]},
         "activations": ["relu"], "poolings": ["max"], "batch_sizes": [32], "families": ["mlp", "cnn"],
     },
     "tokens": {"test_fraction": 0.3, "validation_fraction": 0.25},
     "ae": {"latent_dim": 4, "hidden_dim": 8, "layers": 1, "epochs": 2, "batch_size": 8, "device": "cpu"},
     "refine": {"steps": 2, "images": 20, "curvature_images": 4},
-    "evaluate": {"bootstrap_samples": 5, "probe_images": 30, "boosting_iterations": 3},
+    "evaluate": {"bootstrap_samples": 5, "probe_images": 30},
+    "evaluate_heads": {"bootstrap_samples": 5, "boosting_iterations": 3},
 }  # fmt: skip
 
 

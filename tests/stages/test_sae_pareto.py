@@ -15,7 +15,7 @@ CHANGES = {
         "runs": 48, "width": 4, "run_epochs": 1, "latent_dim": 8, "epochs": 1, "batch_size": 64, "k": [2], "l1": [0.1],
         "kl": [], "hoyer": [],
     },
-    "zoo": {"workers": 1}, "data": {"max_train": 100}, "tokens": {}, "sae": {"device": "cpu"},
+    "zoo": {}, "data": {"max_train": 100}, "tokens": {}, "sae": {},
     "evaluate": {"probe_images": 30},
 }  # fmt: skip
 

@@ -20,8 +20,6 @@ tokens:
   validation_fraction: 0.2
   test_fraction: 0.3
   seed: 0
-  workers: 1
-  parallel: { backend: process, address: null }
 """
 
 

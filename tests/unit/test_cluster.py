@@ -35,7 +35,7 @@ from wscore.parallel import parallel_map
 
 folder, address = sys.argv[1:]
 items = [(folder, number) for number in range(6)]
-options = {"where": "zoo.parallel", "backend": "dask", "address": address}
+options = {"where": "zoo", "backend": "dask", "address": address}
 print(list(parallel_map(work, items, 2, **options)))
 """
 
@@ -106,7 +106,7 @@ from pathlib import Path
 import msgspec
 from wscore.config import load_section
 from wscore.io import hash_folder
-from wscore.zoo.config import ParallelConfig, ZooConfig
+from wscore.zoo.config import ZooConfig
 from wscore.zoo.sources import fetch_zoo
 from wscore.networks.datasets import DataConfig
 
@@ -114,10 +114,10 @@ if __name__ == "__main__":
     params, address = Path(sys.argv[1]), sys.argv[2]
     config = msgspec.structs.replace(load_section(ZooConfig, "zoo", params), n_runs=4, epochs=(1, 1), checkpoints=2)
     data = msgspec.structs.replace(load_section(DataConfig, "data", params), max_train=100, max_test=50)
-    for backend, where in (("serial", None), ("dask", address), ("dask", None)):
-        where = ParallelConfig(backend=backend, address=where)
-        out = Path(f"{backend}-{where.address is None}")
-        fetch_zoo(msgspec.structs.replace(config, parallel=where), data, out)
+    for number, settings in enumerate(("backend: serial", f"backend: dask\\naddress: {address}", "backend: dask\\nworkers: 2")):
+        Path("machine.yaml").write_text(settings)
+        out = Path(str(number))
+        fetch_zoo(config, data, out)
         print(hash_folder(out))
 """
 
@@ -165,13 +165,13 @@ from wscore.parallel import Workers
 from wscore.tokens import alignment
 from wscore.tokens import writer as blocks
 from wscore.tokens.cache import build_cache
-from wscore.tokens.config import TokenizeConfig
+from wscore.tokens.config import TokensConfig
 from wscore.zoo.store import Zoo
 
 zoo, params, address = Zoo(Path(sys.argv[1])), Path(sys.argv[2]), sys.argv[3]
 blocks.BLOCK, alignment.TOGETHER = 4000, 2
-config = load_section(TokenizeConfig, "tokens", params)
-for name, workers in (("serial", config.spread), ("dask", Workers("tokens.parallel", 2, "dask", address))):
+config = load_section(TokensConfig, "tokens", params)
+for name, workers in (("serial", Workers("tokens")), ("dask", Workers("tokens", 2, "dask", address))):
     build_cache(zoo, config, Path(name), workers=workers)
     print(hash_folder(Path(name)))
 """
@@ -198,5 +198,5 @@ def test_a_cluster_out_of_reach_is_named(monkeypatch):
     from wscore.errors import WscoreError
 
     monkeypatch.setattr(parallel, "CONNECT_SECONDS", 0.3)
-    with pytest.raises(WscoreError, match=r"zoo\.parallel: the cluster can't be reached; got tcp://127\.0\.0\.1:1:"):
-        list(parallel.parallel_map(abs, [1], 1, where="zoo.parallel", backend="dask", address="tcp://127.0.0.1:1"))
+    with pytest.raises(WscoreError, match=r"zoo: the cluster can't be reached; got tcp://127\.0\.0\.1:1:"):
+        list(parallel.parallel_map(abs, [1], 1, where="zoo", backend="dask", address="tcp://127.0.0.1:1"))

@@ -7,7 +7,6 @@ import msgspec
 from wscore.config import Section
 from wscore.forecasting.models.per_weight import DiffusionPredictorConfig, SeriesPredictorConfig
 from wscore.forecasting.models.predictors import GramPredictorConfig, PcaPredictorConfig
-from wscore.training.engine import Device
 from wscore.training.schedule import Schedule
 from wscore.training.state import FitConfig
 
@@ -63,7 +62,6 @@ class PredictorConfig(Section):
         schedule: decay of the learning rate after the warm-up.
         warmup: share of the steps in which the rate rises.
         clip_norm: largest norm of the gradient; null = no limit.
-        device: where to train.
         seed: of the initial weights, the order of the windows, dropout and noise.
     """
 
@@ -103,7 +101,6 @@ class PredictorConfig(Section):
     schedule: Schedule
     warmup: Share
     clip_norm: Positive | None
-    device: Device
     seed: Annotated[int, msgspec.Meta(ge=0)]
 
     def __post_init__(self) -> None:
@@ -143,7 +140,7 @@ class PredictorConfig(Section):
 
     def fit(self) -> FitConfig:
         """Return how it is trained: all epochs, in float32."""
-        names = ("weight_decay", "schedule", "warmup", "clip_norm", "device", "seed")
+        names = ("weight_decay", "schedule", "warmup", "clip_norm", "seed")
         return FitConfig(
             epochs=self.predictor_epochs,
             lr=self.learning_rate,

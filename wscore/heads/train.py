@@ -43,7 +43,6 @@ from wscore.heads.token_attention import ReaderConfig
 from wscore.heads.trees import Forest
 from wscore.training.batches import Batches, TensorBatches, derive_seed
 from wscore.training.callbacks import Callback, Resume
-from wscore.training.engine import Device
 from wscore.training.history import History
 from wscore.training.loop import fit
 from wscore.training.model_folder import CONFIG, load_model, read_model_config, save_model
@@ -99,7 +98,6 @@ class HeadsConfig(Section):
         boosting_features: share of the features that every split may choose from.
         boosting_networks: most training networks that trees are fitted on, drawn from all, and four times the most validation
             networks that end the fitting: trees need all their features in memory, several times.
-        device: where to compute.
         seed: of the initial weights, the order of the batches, dropout and boosting.
     """
 
@@ -137,7 +135,6 @@ class HeadsConfig(Section):
     boosting_rate: Annotated[float, Meta(gt=0, le=1)]
     boosting_features: Annotated[float, Meta(gt=0, le=1)]
     boosting_networks: Annotated[int, Meta(ge=64)]
-    device: Device
     seed: Annotated[int, Meta(ge=0)]
 
     def __post_init__(self) -> None:

@@ -18,7 +18,7 @@ from wscore.sae.model import SparseAutoencoder, TiedWeightSparseAutoencoder, uni
 from wscore.sae.rows import UnitBatch
 from wscore.training.batches import derive_seed
 from wscore.training.callbacks import Callback, PostStep
-from wscore.training.engine import Device, Precision
+from wscore.training.engine import Precision
 from wscore.training.history import History
 from wscore.training.loop import fit
 from wscore.training.schedule import Schedule
@@ -74,7 +74,6 @@ class SaeConfig(Section):
         warmup: share of the steps in which the rate rises.
         clip_norm: largest norm of the gradient; null = no limit.
         patience: epochs without improvement before training stops.
-        device: where to compute.
         precision: of the forward pass; penalties are computed in float32.
         seed: of the initial weights and the order of the batches.
     """
@@ -105,7 +104,6 @@ class SaeConfig(Section):
     warmup: Annotated[float, Meta(ge=0, lt=1)]
     clip_norm: Annotated[float, Meta(gt=0)] | None
     patience: Positive
-    device: Device
     precision: Precision
     seed: Annotated[int, Meta(ge=0)]
 

@@ -5,7 +5,6 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from wscore.config import Section
-from wscore.parallel import ParallelConfig, Workers
 from wscore.tokens.normalizer import Normalization
 from wscore.tokens.tokenizer import Granularity
 
@@ -41,20 +40,3 @@ class TokensConfig(Section, frozen=True):
     def __post_init__(self) -> None:
         if self.validation_fraction + self.test_fraction >= 1:
             raise ValueError("Expected `validation_fraction` + `test_fraction` < 1: nothing is left to train on")
-
-
-class TokenizeConfig(TokensConfig, frozen=True):
-    """Section `tokens`: how a zoo becomes tokens, and who does the work; the tokens don't depend on the latter.
-
-    Args:
-        workers: processes; 1 works in that of the stage.
-        parallel: serial, in processes, or on a cluster.
-    """
-
-    workers: Annotated[int, Meta(ge=1)]
-    parallel: ParallelConfig
-
-    @property
-    def spread(self) -> Workers:
-        """Who does the work."""
-        return Workers("tokens.parallel", self.workers, self.parallel.backend, self.parallel.address)

@@ -9,9 +9,9 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import find_batch_size, send_to_device, slice_tensors
 from torch import Tensor, nn
 
+from wscore.config import Device
 from wscore.errors import ConfigError
 
-Device = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["no", "bf16", "fp16"]
 
 
@@ -105,7 +105,9 @@ def batch_items(batch: Any) -> int:
 def _check(device: Device, precision: Precision) -> None:
     present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not present.get(device, True):
-        raise ConfigError("is not on this machine", where="device", got=device, fix="set device: auto")
+        raise ConfigError(
+            "is not on this machine", where="device", got=device, fix="set it to auto in machine.yaml or WSCORE_DEVICE"
+        )
     on_cpu = device == "cpu" or (device == "auto" and not any(present.values()))
     if precision == "fp16" and on_cpu:
         raise ConfigError("needs a GPU", where="precision", expected="no or bf16 on the CPU", got=precision)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from wscore.config import load_machine
 from wscore.errors import TrainingError
 from wscore.training.batches import Batches, TensorBatches, derive_seed
 from wscore.training.callbacks import BestCheckpoint, Callback, EarlyStopping, Resume
@@ -59,7 +60,7 @@ def fit(
         TrainingError: if there is no batch or a loss is not finite.
         ConfigError: if the device is missing or does not know the precision.
     """
-    engine = Engine(config.device, config.precision)
+    engine = Engine(load_machine().device, config.precision)
     home = next(model.parameters()).device
     model.to(engine.device)
     engine.synchronize([*model.parameters(), *model.buffers()])

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from wscore.config import Section, convert, to_plain
 from wscore.errors import WscoreWarning
 from wscore.io import write_tensors
-from wscore.training.engine import Device, Precision
+from wscore.training.engine import Precision
 from wscore.training.history import History
 from wscore.training.schedule import Schedule
 
@@ -31,7 +31,6 @@ class FitConfig(Section):
         clip_norm: largest Euclidean norm of all gradients together; null = no limit.
         accumulate: batches per optimizer step.
         patience: epochs without a new lowest monitored value before training stops.
-        device: where to compute.
         precision: of the forward pass.
         seed: of everything random while training; the model's initial weights are the caller's.
     """
@@ -44,7 +43,6 @@ class FitConfig(Section):
     clip_norm: Annotated[float, Meta(gt=0)] | None
     accumulate: Annotated[int, Meta(ge=1)]
     patience: Annotated[int, Meta(ge=1)]
-    device: Device
     precision: Precision
     seed: Annotated[int, Meta(ge=0)]
 

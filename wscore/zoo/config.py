@@ -7,7 +7,6 @@ import msgspec
 from wscore.config import Section
 from wscore.errors import ConfigError
 from wscore.networks.architectures import FAMILIES, Activation, Width
-from wscore.parallel import ParallelConfig
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Positive = Annotated[float, msgspec.Meta(gt=0)]
@@ -158,9 +157,6 @@ class ZooConfig(Section):
         max_weight: a checkpoint with a weight beyond this, or a loss that is not finite, has diverged.
         diverged: whether networks that diverged are set aside or, where their weights are finite, kept with the state
             `diverged`. Networks of others beyond `max_weight` are set aside in any case.
-        group_size: most networks of one architecture and batch size that are trained together.
-        workers: processes; results don't depend on them.
-        parallel: serial, in processes, or on a cluster; results don't depend on it either.
         seed: of everything that is drawn.
     """
 
@@ -188,9 +184,6 @@ class ZooConfig(Section):
     variety: VarietyConfig
     max_weight: Positive
     diverged: Literal["set_aside", "keep"]
-    group_size: Count
-    workers: Count
-    parallel: ParallelConfig
     seed: Annotated[int, msgspec.Meta(ge=0)]
 
     @property

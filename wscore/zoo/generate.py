@@ -27,7 +27,7 @@ from wscore.networks.datasets import Tasks, as_tasks
 from wscore.networks.images import Images
 from wscore.networks.layout import Layout, layout_of
 from wscore.networks.records import Refused
-from wscore.parallel import parallel_map
+from wscore.parallel import workers_here
 from wscore.zoo.config import ZooConfig
 from wscore.zoo.sampling import RunPlan, checkpoint_steps, draw_run, group_runs, turn
 from wscore.zoo.store import count_rows, is_whole, read_part, write_layouts, write_part, write_set_aside
@@ -35,6 +35,7 @@ from wscore.zoo.training import own_images, own_labels, train_group
 
 CACHE = Path(".cache/zoo")
 RUNS_PER_PART = 1024
+GROUP = 32  # most runs that are trained together
 MOST = 10  # times the runs that n_networks would take if none diverged
 POOR = 0.5  # of the way from guessing to all of a run's own images: a network that ends below it is marked as poor
 CODE = (
@@ -120,7 +121,7 @@ def plan_shards(config: ZooConfig, images: Images | Tasks, runs: range | None = 
     for part in range(runs.start // RUNS_PER_PART, -(-runs.stop // RUNS_PER_PART)):
         start, stop = part * RUNS_PER_PART, (part + 1) * RUNS_PER_PART
         drawn = [_drawn(config, tasks, number) for number in range(max(start, runs.start), min(stop, runs.stop))]
-        groups = group_runs(drawn, config.group_size)
+        groups = group_runs(drawn, GROUP)
         shards += [Shard(first + len(shards) + place, part, group) for place, group in enumerate(groups)]
     return shards
 
@@ -130,7 +131,7 @@ def identity(config: ZooConfig, images: Images | Tasks) -> str:
     plain = {
         key: value
         for key, value in to_plain(config).items()
-        if key not in ("source", "path", "revision", "run_pattern", "reading", "hygiene", "workers", "parallel")
+        if key not in ("source", "path", "revision", "run_pattern", "reading", "hygiene")
     }
     content: list[bytes | str] = []
     for one in as_tasks(images).images:
@@ -249,7 +250,7 @@ def _drawn(config: ZooConfig, tasks: Tasks, number: int) -> RunPlan:
 def _train(config: ZooConfig, tasks: Tasks, job: Job) -> list[Shard]:
     """Train all runs, and further ones until as many networks as `n_networks` are kept; return their shards."""
     shards = plan_shards(config, tasks)
-    _train_missing(shards, job, config)
+    _train_missing(shards, job)
     trained, kept = config.runs, _count(shards, job)
     while config.n_networks is not None and kept < config.n_networks:
         if trained >= MOST * config.runs:
@@ -257,7 +258,7 @@ def _train(config: ZooConfig, tasks: Tasks, job: Job) -> list[Shard]:
             raise DataError("too many networks diverge", where="zoo.n_networks", got=got, fix="lower `zoo.lr`")
         missing = max(1, -(-(config.n_networks - kept) // config.checkpoints))
         more = plan_shards(config, tasks, range(trained, trained + missing), len(shards))
-        _train_missing(more, job, config)
+        _train_missing(more, job)
         shards, trained, kept = [*shards, *more], trained + missing, kept + _count(more, job)
     return shards
 
@@ -266,15 +267,14 @@ def _count(shards: Sequence[Shard], job: Job) -> int:
     return sum(count_rows(shard.path(job.folder)) for shard in shards)
 
 
-def _train_missing(shards: Sequence[Shard], job: Job, config: ZooConfig) -> None:
+def _train_missing(shards: Sequence[Shard], job: Job) -> None:
     todo = [shard for shard in shards if not is_whole(shard.path(job.folder))]
     todo.sort(key=lambda shard: (-sum(run.steps for run in shard.runs), shard.number))
     total = sum(len(shard.runs) for shard in shards)
     done = total - sum(len(shard.runs) for shard in todo)
     with tqdm(total=total, initial=done, desc="training", unit="run", disable=None) as bar:
         train = partial(train_shard, job=job)
-        where = {"backend": config.parallel.backend, "address": config.parallel.address, "where": "zoo.parallel"}
-        for finished in parallel_map(train, todo, config.workers, in_order=False, **where):
+        for finished in workers_here("zoo").map(train, todo, in_order=False):
             bar.update(finished)
 
 

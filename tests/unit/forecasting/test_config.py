@@ -12,7 +12,7 @@ def test_known_parameters_keep_their_names_and_defaults() -> None:
     config = load_section(PredictorConfig, "predictor")
     kept = {
         "sequence_length": 3, "train_split": 0.5, "batch_size": 32, "apply_pca": True, "n_components": 500,
-        "learning_rate": 1e-4, "predictor_epochs": 100, "extrapolation_steps": 5, "device": "auto",
+        "learning_rate": 1e-4, "predictor_epochs": 100, "extrapolation_steps": 5,
     }  # fmt: skip
     assert config.gram().older == (3, 4)
     assert msgspec.structs.replace(config, sequence_length=4).gram().older == (4,)

@@ -50,7 +50,6 @@ SMALL = {
     "lr": 0.01,
     "weight_decay": 0.01,
     "patience": 60,
-    "device": "cpu",
 }
 
 

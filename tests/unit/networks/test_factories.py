@@ -21,7 +21,7 @@ from wscore.io import read_json
 from wscore.networks.datasets import DataConfig, Tasks, load_tasks
 from wscore.networks.factories import build_foreign
 from wscore.tokens.cache import TokenCache, build_cache
-from wscore.tokens.config import TokenizeConfig
+from wscore.tokens.config import TokensConfig
 from wscore.zoo import buffers as constants
 from wscore.zoo.config import ZooConfig
 from wscore.zoo.sources import fetch_zoo
@@ -111,7 +111,7 @@ def data(**factories: str) -> DataConfig:
 def read(folder: Path, images: DataConfig, **reading) -> Zoo:
     config = load_section(ZooConfig, "zoo", PARAMS)
     reading = msgspec.structs.replace(config.reading, **{"factory_columns": ("width", "bend"), **reading})
-    config = msgspec.structs.replace(config, source="folder", path=str(folder), workers=1, reading=reading)
+    config = msgspec.structs.replace(config, source="folder", path=str(folder), reading=reading)
     fetch_zoo(config, images, Path("zoo"))
     return Zoo(Path("zoo"))
 
@@ -163,7 +163,7 @@ def test_the_behaviour_loss_and_the_agreement_of_networks_of_a_factory(others, t
 
 def cached(zoo: Zoo) -> TokenCache:
     tokens = msgspec.structs.replace(
-        load_section(TokenizeConfig, "tokens", PARAMS), align="none", test_fraction=0.3, validation_fraction=0.3
+        load_section(TokensConfig, "tokens", PARAMS), align="none", test_fraction=0.3, validation_fraction=0.3
     )
     build_cache(zoo, tokens, Path("tokens"))
     return TokenCache(Path("tokens"))
@@ -284,7 +284,7 @@ def test_masks_and_indices_are_kept_beside_the_weights_and_state_dicts_are_whole
 
 def test_constants_of_a_zoo_that_is_read_again_are_the_same(others):
     zoo = read(others, data())
-    config = msgspec.structs.replace(load_section(ZooConfig, "zoo", PARAMS), source="hub", path="zoo", workers=1)
+    config = msgspec.structs.replace(load_section(ZooConfig, "zoo", PARAMS), source="hub", path="zoo")
     fetch_zoo(config, data(), Path("again"))
     again = Zoo(Path("again"))
     assert list(again.table["constants"]) == list(zoo.table["constants"])

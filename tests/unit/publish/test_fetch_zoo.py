@@ -43,7 +43,7 @@ def work(hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hub
 def write_params(path: str) -> None:
     yaml = YAML()
     params = yaml.load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-    params["zoo"].update(source="hub", path=path, workers=1)
+    params["zoo"].update(source="hub", path=path)
     with Path("params.yaml").open("w", encoding="utf-8") as stream:
         yaml.dump(params, stream)
 

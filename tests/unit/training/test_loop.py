@@ -17,7 +17,7 @@ from wscore.training.state import TrainingState
 
 CONFIG = FitConfig(
     epochs=4, lr=0.01, weight_decay=0.0, schedule="cosine", warmup=0.0, clip_norm=1.0, accumulate=1, patience=100,
-    device="cpu", precision="no", seed=0,
+    precision="no", seed=0,
 )  # fmt: skip
 
 
@@ -302,11 +302,14 @@ def test_bf16_trains_and_parameters_stay_float32() -> None:
     torch.cuda.is_available() or torch.backends.mps.is_available(), reason="needs a machine without a GPU"
 )
 @pytest.mark.parametrize(("changes", "message"), [
-    ({"device": "cuda"}, "device: is not on this machine; got cuda; set device: auto"),
+    ({"device": "cuda"}, "device: is not on this machine; got cuda; set it to auto in machine.yaml or WSCORE_DEVICE"),
     ({"precision": "fp16"}, "precision: needs a GPU; expected no or bf16 on the CPU; got fp16"),
     ({"precision": "fp16", "device": "auto"}, "precision: needs a GPU"),
 ])  # fmt: skip
-def test_missing_device_or_precision_is_refused(changes: dict[str, Any], message: str) -> None:
+def test_missing_device_or_precision_is_refused(
+    changes: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WSCORE_DEVICE", changes.pop("device", "cpu"))
     with pytest.raises(ConfigError, match=message):
         train(network(), config=config(**changes))
 
@@ -328,13 +331,12 @@ def test_fit_config_takes_its_fields_from_a_larger_section() -> None:
         predictor_epochs: int
         weight_decay: float
         model_dim: int
-        device: str
         seed: int
 
-    section = Predictor(learning_rate=0.1, predictor_epochs=3, weight_decay=0.0, model_dim=8, device="cpu", seed=5)
+    section = Predictor(learning_rate=0.1, predictor_epochs=3, weight_decay=0.0, model_dim=8, seed=5)
     rest = {"schedule": "cosine", "warmup": 0.0, "clip_norm": None, "accumulate": 1, "patience": 3, "precision": "no"}
     made = FitConfig.of(section, lr=section.learning_rate, epochs=section.predictor_epochs, **rest)
-    assert (made.lr, made.epochs, made.seed, made.device) == (0.1, 3, 5, "cpu")
+    assert (made.lr, made.epochs, made.seed) == (0.1, 3, 5)
     with pytest.raises(ConfigError, match=r"Predictor\.epochs: is missing"):
         FitConfig.of(section, lr=0.1, **rest)
 

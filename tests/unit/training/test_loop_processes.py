@@ -18,7 +18,7 @@ from wscore.training.loop import FitConfig, TensorBatches, fit
 ROOT = Path(__file__).parents[3]
 CONFIG = FitConfig(
     epochs=5, lr=0.01, weight_decay=0.01, schedule="cosine", warmup=0.1, clip_norm=1.0, accumulate=2, patience=5,
-    device="cpu", precision="no", seed=4,
+    precision="no", seed=4,
 )  # fmt: skip
 
 

@@ -23,7 +23,7 @@ from wscore.training.state import TrainingState
 ROOT = Path(__file__).parents[3]
 CONFIG = FitConfig(
     epochs=8, lr=0.01, weight_decay=0.01, schedule="cosine", warmup=0.1, clip_norm=1.0, accumulate=2, patience=8,
-    device="cpu", precision="no", seed=4,
+    precision="no", seed=4,
 )  # fmt: skip
 
 

@@ -30,7 +30,6 @@ TINY = {
     "poolings": ("max",),
     "batch_sizes": (16,),
     "train_fraction": (0.4, 1.0),
-    "workers": 1,
 }
 
 

@@ -15,7 +15,7 @@ def draw(config, numbers, images=1000):
 
 
 def test_a_run_depends_on_its_number_and_the_seed_alone(zoo_config):
-    few, many = zoo_config(n_runs=4), zoo_config(n_runs=400, workers=7)
+    few, many = zoo_config(n_runs=4), zoo_config(n_runs=400)
     assert draw(few, range(4)) == draw(many, range(4))
     assert draw(few, [0]) != draw(zoo_config(seed=1), [0])
 

@@ -101,7 +101,8 @@ def test_the_last_run_gives_its_last_checkpoints_and_all_others_are_whole(zoo_co
 
 
 def test_an_interrupted_zoo_of_so_many_networks_goes_on_to_the_same_bytes(zoo_config, few_digits, monkeypatch):
-    config = small(zoo_config(families=("mlp",), group_size=4), n_networks=50, lr=(0.05, 400.0), max_weight=8.0)
+    monkeypatch.setattr(generate, "GROUP", 4)
+    config = small(zoo_config(families=("mlp",)), n_networks=50, lr=(0.05, 400.0), max_weight=8.0)
     with pytest.warns(WscoreWarning, match="set aside"):
         generate.generate_zoo(config, few_digits, Path("once"))
     whole, finished = generate.train_shard, []

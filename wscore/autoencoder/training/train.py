@@ -42,7 +42,7 @@ from wscore.tokens.cache import TokenCache
 from wscore.tokens.shuffle import UnitShuffle
 from wscore.training.batches import derive_seed, permutation
 from wscore.training.callbacks import Callback
-from wscore.training.engine import Device, Precision
+from wscore.training.engine import Precision
 from wscore.training.history import History
 from wscore.training.loop import fit
 from wscore.training.schedule import Schedule
@@ -152,7 +152,6 @@ class AeConfig(Section):
         clip_norm: largest norm of the gradient; null = no limit.
         accumulate: batches per optimizer step.
         patience: epochs without improvement of the validation loss.
-        device: where to compute.
         precision: of the forward pass.
         seed: of the initial weights, the order of the batches, dropout and views.
     """
@@ -197,7 +196,6 @@ class AeConfig(Section):
     clip_norm: Annotated[float, Meta(gt=0)] | None
     accumulate: Count
     patience: Count
-    device: Device
     precision: Precision
     seed: Annotated[int, Meta(ge=0)]
 

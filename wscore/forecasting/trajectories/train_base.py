@@ -27,7 +27,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from wscore.config import Section, to_plain
+from wscore.config import Section, load_machine, to_plain
 from wscore.errors import ConfigError, TrainingError
 from wscore.forecasting.trajectories.optimizers import OptimizerSpec, make_optimizer
 from wscore.forecasting.trajectories.store import WEIGHTS, Manifest, SnapshotColumns, write_manifest
@@ -35,7 +35,7 @@ from wscore.io import atomic_folder, content_hash, read_json, read_tensors, sour
 from wscore.networks.images import Images, ImagesConfig
 from wscore.networks.layout import Layout, layout_of
 from wscore.networks.lenet import NetworkSpec, build_network, find_builder, judge
-from wscore.parallel import parallel_map
+from wscore.parallel import workers_here
 from wscore.training.schedule import Schedule, rate
 
 CACHE = Path(".cache/base")
@@ -43,7 +43,7 @@ IMAGES, STATE, PROGRESS = "images.safetensors", "state-{}.safetensors", "progres
 SPLITS = ("x_train", "y_train", "x_test", "y_test")
 SCORES = ("train_loss", "test_loss", "test_accuracy")
 CODE = ("forecasting/trajectories/train_base.py", "forecasting/trajectories/optimizers.py", "networks/lenet.py")
-FREE = ("source", "path", "pattern", "further_datasets", "optimizers", "seeds", "workers")  # do not change a run's bits
+FREE = ("source", "path", "pattern", "further_datasets", "optimizers", "seeds")  # do not change a run's bits
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Seed = Annotated[int, msgspec.Meta(ge=0, lt=2**32)]
@@ -90,8 +90,6 @@ class BaseConfig(Section):
         seeds: one run each, of every optimiser.
         shift: pixels by which each training image is moved at most, up or down and to either side, anew every time.
         probe_images: of each split; every snapshot is scored on them, and the last one on all.
-        workers: runs that are trained at once, each in a process and with one thread.
-        device: `cpu`, `cuda`, `mps`, or `auto` for the fastest.
     """
 
     source: Literal["train", "folder"]
@@ -116,8 +114,6 @@ class BaseConfig(Section):
     seeds: Annotated[tuple[Seed, ...], msgspec.Meta(min_length=1)]
     shift: Annotated[int, msgspec.Meta(ge=0, le=64)]
     probe_images: Count
-    workers: Count
-    device: Literal["auto", "cpu", "cuda", "mps"]
 
     def __post_init__(self) -> None:
         if len(set(self.seeds)) != len(self.seeds):
@@ -207,7 +203,7 @@ def record_runs(config: BaseConfig, images: Images, out: Path, further: Sequence
         for alone, some in zip(config.each, sets, strict=True)
         for recipe in _recipes(alone, some, images, prefix="" if some is images else f"{_plain(some.name)}-")
     ]
-    manifests = list(parallel_map(record, recipes, config.workers, where="base.workers"))
+    manifests = list(workers_here("base").map(record, recipes))
     with atomic_folder(out) as folder:
         for manifest, recipe in zip(manifests, recipes, strict=True):
             (folder / manifest.run).mkdir()
@@ -332,7 +328,7 @@ class _Recording:
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe, self.config, self.spec = recipe, recipe.config, recipe.spec
-        device = _device(self.config.device)
+        device = _device(load_machine().device)
         self.network = build_network(self.spec, recipe.seed).to(device)
         self.optimizer = make_optimizer(
             recipe.optimizer, self.network.parameters(), weight_decay=self.config.weight_decay
@@ -477,11 +473,11 @@ def moved(
 
 
 def _device(name: str) -> torch.device:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    """Return the device of that name; so small a network gains nothing from a GPU, so that `auto` is the CPU."""
     if (name == "cuda" and not torch.cuda.is_available()) or (name == "mps" and not torch.backends.mps.is_available()):
-        raise ConfigError("is not available on this machine", where="base.device", got=name, fix="set it to cpu")
-    return torch.device(name)
+        fix = "set it to auto in machine.yaml or WSCORE_DEVICE"
+        raise ConfigError("is not available on this machine", where="device", got=name, fix=fix)
+    return torch.device("cpu" if name == "auto" else name)
 
 
 @lru_cache(maxsize=1)  # runs on one data set follow on each other

@@ -23,11 +23,11 @@ import pandas as pd
 from jaxtyping import Float, Shaped
 
 from wscore.errors import DataError, ModelError, WscoreWarning
-from wscore.evaluation.config import EvaluateConfig
 from wscore.heads.conformal import Intervals
 from wscore.heads.dataset import NOTHING, HeadData
 from wscore.heads.evaluation import bootstrap_metrics as resampled
 from wscore.heads.evaluation.bootstrap_metrics import Values, Weights, bounds, run_weights
+from wscore.heads.evaluation.config import EvaluateHeadsConfig
 from wscore.heads.evaluation.controls import (
     Case,
     Rows,
@@ -86,7 +86,7 @@ class Verdict(NamedTuple):
         return self.table["run_id"].to_numpy(dtype=str)
 
 
-def describe(zoo: Zoo, data: HeadData, heads: HeadsConfig, config: EvaluateConfig) -> Rows:
+def describe(zoo: Zoo, data: HeadData, heads: HeadsConfig, config: EvaluateHeadsConfig) -> Rows:
     """Return what the controls are given about the networks of a table, in its order."""
     rows = data.table["row"].to_numpy(dtype=int)
     layouts = [zoo.layout(row) for row in rows.tolist()]
@@ -102,7 +102,7 @@ def describe(zoo: Zoo, data: HeadData, heads: HeadsConfig, config: EvaluateConfi
     )
 
 
-def judge(head: PropertyHead, data: HeadData, rows: Rows, config: EvaluateConfig) -> Verdict:
+def judge(head: PropertyHead, data: HeadData, rows: Rows, config: EvaluateHeadsConfig) -> Verdict:
     """Return what a head and its controls predict for the test networks.
 
     Args:
@@ -149,7 +149,7 @@ def judge(head: PropertyHead, data: HeadData, rows: Rows, config: EvaluateConfig
     return Verdict(head.task, head.targets, test.table, held_out, outputs, head.intervals, importance)
 
 
-def report(verdict: Verdict, config: EvaluateConfig) -> dict[str, Any]:
+def report(verdict: Verdict, config: EvaluateHeadsConfig) -> dict[str, Any]:
     """Return counts, the metrics of every method, and the targets that call for a remark (`metrics/heads_test.json`).
 
     The remarks are `given_away_by_shape` (1 if the shape-only control tells a label nearly always, else 0),

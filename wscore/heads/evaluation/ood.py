@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 
 from wscore.errors import DataError
-from wscore.evaluation.config import EvaluateConfig
 from wscore.heads.dataset import HeadData
+from wscore.heads.evaluation.config import EvaluateHeadsConfig
 from wscore.heads.evaluation.controls import Rows, weight_components
 from wscore.heads.evaluation.evaluate import judge, report
 from wscore.heads.features import FeaturesConfig, probe_block
@@ -32,7 +32,7 @@ def judge_held_out(
     rows: Rows,
     heads: HeadsConfig,
     features: FeaturesConfig,
-    config: EvaluateConfig,
+    config: EvaluateHeadsConfig,
 ) -> dict[str, dict[str, Any]]:
     """Return the report of each task (as in `wscore.heads.evaluation.evaluate.report`) by held-out value of a column.
 
@@ -46,8 +46,8 @@ def judge_held_out(
     values = sorted(set(names))
     if len(values) < 2:
         raise DataError(
-            "nothing can be held out", where="evaluate.ood", expected=f"two values of {column} or more", got=values,
-            fix="evaluate.ood: null, or a zoo with several",
+            "nothing can be held out", where="evaluate_heads.ood", expected=f"two values of {column} or more", got=values,
+            fix="evaluate_heads.ood: null, or a zoo with several",
         )  # fmt: skip
     return {value: _judge_one(column, value, zoo, data, rows, heads, features, config) for value in values}
 
@@ -97,7 +97,7 @@ def _judge_one(
     rows: Rows,
     heads: HeadsConfig,
     features: FeaturesConfig,
-    config: EvaluateConfig,
+    config: EvaluateHeadsConfig,
 ) -> dict[str, Any]:
     split = hold_out(data.table, column, value)
     here = data._replace(table=data.table.assign(split=split))

@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import roc_curve
 
-from wscore.evaluation.config import EvaluateConfig
 from wscore.heads.evaluation.bootstrap_metrics import bounds, run_weights
+from wscore.heads.evaluation.config import EvaluateHeadsConfig
 from wscore.heads.evaluation.evaluate import OURS, Verdict, one_valued, raw_values, resampled_scores, scores_of
 from wscore.heads.evaluation.metrics import MAIN
 from wscore.heads.targets import Binary, Continuous, Discrete
@@ -16,7 +16,7 @@ MOST = 12  # statistics named per target
 KEYS = ("model_id", "run_id", "checkpoint")
 
 
-def tables(verdict: Verdict, config: EvaluateConfig) -> dict[str, pd.DataFrame]:
+def tables(verdict: Verdict, config: EvaluateHeadsConfig) -> dict[str, pd.DataFrame]:
     """Return the tables of a verdict by name, those that have no row left out.
 
     They are `scores`, `points`, `roc`, `names` and `importance`.
@@ -25,7 +25,7 @@ def tables(verdict: Verdict, config: EvaluateConfig) -> dict[str, pd.DataFrame]:
     return {name: table for name, table in found.items() if len(table)}
 
 
-def score_table(verdict: Verdict, config: EvaluateConfig) -> pd.DataFrame:
+def score_table(verdict: Verdict, config: EvaluateHeadsConfig) -> pd.DataFrame:
     """Return target, method, metric, value, ends of its interval, and `main`.
 
     `main` is 1 for the one metric that stands for the target. The ends `low` and `high` of the 95% interval over runs

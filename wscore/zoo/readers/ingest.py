@@ -25,7 +25,7 @@ from wscore.networks.architectures import parse
 from wscore.networks.factories import Built, try_to_build
 from wscore.networks.layout import Layout, layout_of
 from wscore.networks.records import REASONS, Found, Refused
-from wscore.parallel import parallel_map
+from wscore.parallel import workers_here
 from wscore.zoo.buffers import collect, is_small, set_key, write_sets
 from wscore.zoo.config import HygieneConfig, ReadingConfig, ZooConfig
 from wscore.zoo.readers.hygiene import defect, digest, join_groups, layer_digests, near_pairs, shared_layers, sketch
@@ -73,7 +73,7 @@ def take_in(plan: Plan, config: ZooConfig, out: Path, factories: Mapping[str, st
 
     Args:
         plan: what is read.
-        config: what is set aside, and which workers read.
+        config: what is set aside.
         out: folder of the zoo.
         factories: `data.factories`, the functions that may build networks again.
 
@@ -92,8 +92,7 @@ def take_in(plan: Plan, config: ZooConfig, out: Path, factories: Mapping[str, st
     jobs = [Job(plan.read, piece, path, *limits) for piece, path in zip(plan.pieces, shards, strict=True)]
     todo = [job for job in jobs if not is_whole(job.path)]
     with tqdm(total=len(jobs), initial=len(jobs) - len(todo), desc="reading", unit="shard", disable=None) as bar:
-        where = {"backend": config.parallel.backend, "address": config.parallel.address, "where": "zoo.parallel"}
-        for _ in parallel_map(read_shard, todo, config.workers, in_order=False, **where):
+        for _ in workers_here("zoo").map(read_shard, todo, in_order=False):
             bar.update(1)
     taken = judge([job.path for job in jobs], config.hygiene)
     refused = [*plan.refused, *taken.refused()]

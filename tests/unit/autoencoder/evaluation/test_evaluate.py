@@ -22,9 +22,7 @@ from wscore.tokens.cache import TokenCache, build_cache
 from wscore.tokens.config import TokensConfig
 from wscore.zoo.store import Zoo, write_layouts, write_part
 
-CONFIG = EvaluateConfig(
-    max_networks=None, probe_images=60, batch_size=3, ood=None, bootstrap_samples=20, boosting_iterations=5, seed=0
-)
+CONFIG = EvaluateConfig(max_networks=None, probe_images=60, bootstrap_samples=20, seed=0)
 TOKENS = TokensConfig(
     granularity="neuron", chunk_size=32, max_tokens=512, overflow="window", normalization="layer",
     validation_fraction=0.2, test_fraction=0.4, seed=8, align="weights",
@@ -144,9 +142,9 @@ def test_at_most_so_many_networks(cache):
     assert list(some) == sorted(some)
 
 
-def test_batches_change_nothing(judged, perfect):
-    other = EvaluateConfig(**{name: getattr(CONFIG, name) for name in CONFIG.__struct_fields__} | {"batch_size": 100})
-    whole, parts = report(judged(config=other), CONFIG), report(perfect, CONFIG)
+def test_batches_change_nothing(judged, perfect, monkeypatch):
+    monkeypatch.setenv("WSCORE_EVALUATION_BATCH", "3")
+    whole, parts = report(perfect, CONFIG), report(judged(), CONFIG)
     for name in ("ours", "mean_network", "noise", "int4"):
         assert whole[name] == pytest.approx(parts[name], rel=1e-4, abs=1e-6), name
 

@@ -1,3 +1,5 @@
+from functools import partial
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -88,9 +90,10 @@ def test_only_the_last_snapshots_count_and_fewer_horizons_are_the_first_ones(kin
     found = model.predict(history, LAYOUT, 3)
     assert found.shape == (3, LAYOUT.size)
     assert not torch.allclose(found[0], history[-1], atol=1e-3)
-    assert torch.equal(model.predict(torch.cat([walk(2), history]), LAYOUT, 3), found)
-    assert torch.equal(model.predict(history, LAYOUT, 1), found[:1])
-    assert torch.equal(model.predict(history, LAYOUT, [3, 1]), found[[2, 0]])
+    assert_close = partial(torch.testing.assert_close, rtol=1e-4, atol=1e-4)  # batches of other shapes round otherwise
+    assert_close(model.predict(torch.cat([walk(2), history]), LAYOUT, 3), found)
+    assert_close(model.predict(history, LAYOUT, 1), found[:1])
+    assert_close(model.predict(history, LAYOUT, [3, 1]), found[[2, 0]])
 
 
 @pytest.mark.parametrize("kind", EVERY)
@@ -325,7 +328,7 @@ def test_coefficients_are_averaged_and_shortened_by_what_the_transformers_disagr
     assert 0 < share.min() < share.max() < 1
     assert torch.allclose(agreed(each, grams), mean * share[:, None, None])
     assert torch.allclose(agreed(torch.stack([mean, mean]), grams), mean)
-    assert torch.equal(agreed(mean[None], grams), mean)
+    assert torch.allclose(agreed(mean[None], grams), mean)
 
 
 def test_steps_far_apart_are_forecast_too() -> None:

@@ -35,7 +35,7 @@ CONFIG = BaseConfig(
     source="train", path=None, pattern=None, network="mlp", dataset="digits", root=None, revision=None,
     further_datasets=(), size=8, max_train=100, max_test=50, optimizers=(OptimizerSpec(name="momentum", lr=0.05),),
     schedule="constant", warmup=0.0, weight_decay=1e-4, batch_size=16, epochs=4, snapshots_per_epoch=2,
-    snapshot_steps=None, seeds=(0, 5), shift=0, probe_images=40, workers=1, device="cpu",
+    snapshot_steps=None, seeds=(0, 5), shift=0, probe_images=40,
 )  # fmt: skip
 
 
@@ -135,7 +135,7 @@ def test_recordings_of_other_seeds_at_the_same_time_do_not_touch_each_other(imag
 
 @pytest.mark.slow
 def test_killed_in_two_processes_and_resumed_is_bit_for_bit_the_same(images: Images, tmp_path: Path) -> None:
-    config = configured(epochs=80, snapshots_per_epoch=1, workers=2)
+    config = configured(epochs=80, snapshots_per_epoch=1)
     (tmp_path / "killed.py").write_text(
         "import sys; from pathlib import Path; import msgspec\n"
         "from wscore.forecasting.trajectories.train_base import BaseConfig, record_runs\n"
@@ -148,14 +148,16 @@ def test_killed_in_two_processes_and_resumed_is_bit_for_bit_the_same(images: Ima
     root = Path(__file__).parents[4]
     process = subprocess.Popen(
         [sys.executable, "killed.py", msgspec.json.encode(config).decode()],
-        env={**os.environ, "PYTHONPATH": str(root)}, start_new_session=True,
+        env={**os.environ, "PYTHONPATH": str(root), "WSCORE_WORKERS": "2"}, start_new_session=True,
     )  # fmt: skip
     wait_for(lambda: any(Path(".cache/base").glob("*/*-seed-*/progress.json")))
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     assert not Path("killed").exists()
-    record_runs(msgspec.structs.replace(config, workers=2), images, Path("killed"))
-    record_runs(msgspec.structs.replace(config, workers=1), images, Path("whole"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WSCORE_WORKERS", "2")
+        record_runs(config, images, Path("killed"))
+    record_runs(config, images, Path("whole"))
     assert hash_folder(Path("whole")) == hash_folder(Path("killed"))
 
 

@@ -8,9 +8,9 @@ import torch
 
 from wscore.config import convert, read_yaml
 from wscore.errors import DataError, ModelError, WscoreWarning
-from wscore.evaluation.config import EvaluateConfig
 from wscore.heads.dataset import HeadData
 from wscore.heads.ensemble import Blend, BlendConfig
+from wscore.heads.evaluation.config import EvaluateHeadsConfig
 from wscore.heads.evaluation.controls import Rows, controls_of, shape_numbers
 from wscore.heads.evaluation.evaluate import (
     OURS,
@@ -30,10 +30,8 @@ from wscore.heads.train import HeadsConfig, PropertyHead, kind_of
 from wscore.heads.weight_statistics import statistics_table
 from wscore.zoo.store import Zoo
 
-PARAMS = Path(__file__).parents[3] / "params.yaml"
-CONFIG = EvaluateConfig(
-    max_networks=None, probe_images=1, batch_size=1, ood=None, bootstrap_samples=20, boosting_iterations=10, seed=0
-)
+PARAMS = Path(__file__).parents[4] / "params.yaml"
+CONFIG = EvaluateHeadsConfig(ood=None, bootstrap_samples=20, boosting_iterations=10, seed=0)
 
 
 def data(count: int = 160) -> HeadData:
@@ -131,9 +129,7 @@ def test_intervals_enclose_the_headline_and_are_left_out_when_asked():
     for name in ("r2", "kendall_tau", "mae"):
         low, value, high = (found["statistics"][f"{name}{end}"] for end in ("_low", "", "_high"))
         assert low <= value <= high
-    few = EvaluateConfig(
-        max_networks=None, probe_images=1, batch_size=1, ood=None, bootstrap_samples=0, boosting_iterations=1, seed=0
-    )
+    few = EvaluateHeadsConfig(ood=None, bootstrap_samples=0, boosting_iterations=1, seed=0)
     assert not [name for name in report(verdict("accuracy"), few)[OURS] if name.endswith(("_low", "_high"))]
 
 
@@ -232,7 +228,7 @@ def test_describe_follows_the_order_of_the_table(tiny_zoo):
     given = HeadData(np.arange(len(table), dtype=np.float32)[:, None], table, "e")
     heads = convert(read_yaml(PARAMS)["heads"], HeadsConfig, where="heads")
     found = describe(zoo, given, heads, CONFIG)
-    np.testing.assert_array_equal(found.statistics, statistics_table(zoo).values[table["row"]])
+    np.testing.assert_allclose(found.statistics, statistics_table(zoo).values[table["row"]], rtol=1e-4, atol=1e-5)
     layouts = table["layout"].to_numpy()
     assert ((found.shapes[:, None] == found.shapes) == (layouts[:, None] == layouts)).all()
     assert len(set(shape_numbers([zoo.layout(row) for row in range(len(zoo))]))) == 4

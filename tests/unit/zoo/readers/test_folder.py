@@ -136,7 +136,8 @@ def test_many_files_end_in_several_parts_whatever_the_workers(read_zoo, tmp_path
     zoo = read_zoo("folder", tmp_path / "in")
     assert len(zoo.parts) == 2
     assert list(zoo.table["checkpoint"]) == [0, 1, 2, 3, 4]
-    assert read_zoo("folder", tmp_path / "in", workers=2).identity == zoo.identity
+    monkeypatch.setenv("WSCORE_WORKERS", "2")
+    assert read_zoo("folder", tmp_path / "in").identity == zoo.identity
 
 
 def test_an_interrupted_reading_goes_on(read_zoo, tmp_path, monkeypatch):

@@ -18,7 +18,7 @@ from wscore.zoo.readers import ingest as intake
 from wscore.zoo.readers import tables
 from wscore.zoo.store import is_whole, write_part
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 NETWORKS, EACH, KILLED_AT = 12, 3, 2
 DRIVER = """
 import os, signal, sys
@@ -64,7 +64,7 @@ def source(tmp_path, monkeypatch):
                 write_part(tmp_path / "in" / f"{start:02d}.parquet", table, some)
         yaml = YAML()
         params = yaml.load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-        params["zoo"].update(source=kind, path=str(tmp_path / "in"), workers=1)
+        params["zoo"].update(source=kind, path=str(tmp_path / "in"))
         with Path("params.yaml").open("w", encoding="utf-8") as stream:
             yaml.dump(params, stream)
 
