@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from msgspec import Meta
-from scipy.stats import norm, rankdata
+from scipy.stats import false_discovery_control, norm, rankdata
 
 from wscore.config import Section
 from wscore.sae.dataset import stream
@@ -179,16 +179,6 @@ def rank_score(
     return Score(effect, np.divide(product, np.sqrt(variance), out=np.zeros(latents), where=variance > 0))
 
 
-def adjust(p: Float[np.ndarray, " tests"]) -> Float[np.ndarray, " tests"]:
-    """Return Benjamini and Hochberg's adjusted p-values: those below a level have that false discovery rate."""
-    order = np.argsort(p)
-    scaled = p[order] * len(p) / np.arange(1, len(p) + 1)
-    adjusted = np.minimum.accumulate(scaled[::-1])[::-1].clip(max=1)
-    result = np.empty(len(p))
-    result[order] = adjusted
-    return result
-
-
 class Sample(NamedTuple):
     """One network per run of one split.
 
@@ -237,7 +227,7 @@ def explain(train: Sample, test: Sample, alive: np.ndarray, scope: Scope, level:
     best, each = np.abs(z).argmax(0), np.arange(len(alive))
     z_test = np.stack([score.z for score in tested_by])[best, each]
     p = 2 * norm.sf(np.abs(z_test))
-    q = adjust(p)
+    q = false_discovery_control(p)  # Benjamini and Hochberg's adjusted p-values
     return pd.DataFrame({
         "latent": alive,
         "scope": scope,
