@@ -30,7 +30,7 @@ from wscore.heads.train import HeadsConfig, PropertyHead, kind_of
 from wscore.heads.weight_statistics import statistics_table
 from wscore.zoo.store import Zoo
 
-PARAMS = Path(__file__).parents[3] / "params.yaml"
+PARAMS = Path(__file__).parents[4] / "params.yaml"
 CONFIG = EvaluateConfig(
     max_networks=None, probe_images=1, batch_size=1, ood=None, bootstrap_samples=20, boosting_iterations=10, seed=0
 )

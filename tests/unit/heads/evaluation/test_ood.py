@@ -9,7 +9,7 @@ from wscore.config import load_section
 from wscore.heads.evaluation.ood import ASIDE, headline, hold_out, learnable
 from wscore.heads.train import HeadsConfig
 
-PARAMS = Path(__file__).parents[3] / "params.yaml"
+PARAMS = Path(__file__).parents[4] / "params.yaml"
 
 
 @pytest.fixture

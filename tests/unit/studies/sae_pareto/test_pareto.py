@@ -11,7 +11,7 @@ from wscore.config import load_section
 from wscore.sae.train import SaeConfig
 from wscore.zoo.config import ZooConfig
 
-PARAMS = Path(__file__).parents[3] / "params.yaml"
+PARAMS = Path(__file__).parents[4] / "params.yaml"
 
 
 def test_every_sparsity_has_members_of_equal_size() -> None:

@@ -13,7 +13,7 @@ from wscore.errors import ConfigError
 from wscore.io import write_json
 from wscore.sae.train import SaeConfig
 
-PARAMS = Path(__file__).parents[3] / "params.yaml"
+PARAMS = Path(__file__).parents[4] / "params.yaml"
 
 
 @pytest.fixture

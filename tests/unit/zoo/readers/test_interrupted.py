@@ -18,7 +18,7 @@ from wscore.zoo.readers import ingest as intake
 from wscore.zoo.readers import tables
 from wscore.zoo.store import is_whole, write_part
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 NETWORKS, EACH, KILLED_AT = 12, 3, 2
 DRIVER = """
 import os, signal, sys
