@@ -340,8 +340,7 @@ def _match_answers(job: Matching, asked: Answers) -> dict[str, Tensor]:
 
 def _last_rows(zoo: Zoo, layout: str) -> np.ndarray:
     """Return the row of the last checkpoint of each run of a layout."""
-    table = zoo.table[zoo.table["layout"].astype(str) == layout]
-    return np.sort(table.groupby("run_id", sort=False)["checkpoint"].idxmax().to_numpy())
+    return zoo.last_checkpoints(np.flatnonzero(zoo.table["layout"].astype(str) == layout))
 
 
 def _choose(zoo: Zoo, rows: np.ndarray) -> int:

@@ -120,12 +120,6 @@ def activity(dictionary: Dictionary, split: str) -> Activity:
     return Activity(rows.networks[places], means.numpy(), shares.numpy(), kinds.numpy())
 
 
-def last_checkpoints(zoo: Zoo, networks: np.ndarray) -> np.ndarray:
-    """Return which of these networks (zoo rows) are the last checkpoint of their run, as flags."""
-    last = zoo.table.groupby("run_id", sort=False)["checkpoint"].idxmax().to_numpy()
-    return np.isin(networks, last)
-
-
 def properties(table: pd.DataFrame) -> list[Property]:
     """Return what the metadata of networks say: true or false, numbers that vary, each name of a column of names.
 
@@ -203,7 +197,7 @@ class Sample(NamedTuple):
 
 def sample(found: Activity, zoo: Zoo) -> Sample:
     """Return the last checkpoint of each run."""
-    last = last_checkpoints(zoo, found.networks)
+    last = np.isin(found.networks, zoo.last_checkpoints())
     table = zoo.table.iloc[found.networks[last]].reset_index(drop=True)
     return Sample(found.shares[last], table, np.unique(table["layout"].astype(str), return_inverse=True)[1])
 
