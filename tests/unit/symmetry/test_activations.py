@@ -8,7 +8,7 @@ import torch
 
 from wscore.errors import DataError, ModelError
 from wscore.networks.architectures import Architecture, build
-from wscore.networks.batched import logits
+from wscore.networks.inference import StackedAnswer, logits
 from wscore.symmetry.activations import Activations, match_activations
 from wscore.symmetry.spec import permute, random_orders
 from wscore.symmetry.trace import derive_spec
@@ -74,7 +74,10 @@ def test_a_zoo_aligned_by_activations_computes_what_it_computed(tiny_zoo: Path) 
     for architecture, layout, rows in zoo.families():
         before = zoo.weights(rows)
         after = alignment.apply_runs(layout, before, runs[rows])
-        outputs = [logits(architecture, layout, torch.from_numpy(vectors), images) for vectors in (before, after)]
+        outputs = [
+            logits(StackedAnswer(architecture, layout), torch.from_numpy(vectors), images)
+            for vectors in (before, after)
+        ]
         assert torch.allclose(*outputs, atol=1e-4)
         moved += not np.array_equal(before, after)
     assert moved

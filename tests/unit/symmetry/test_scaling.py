@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from wscore.networks.architectures import Architecture, build
-from wscore.networks.batched import logits
+from wscore.networks.inference import StackedAnswer, logits
 from wscore.networks.layout import layout_of
 from wscore.symmetry.scaling import balance, derive_scaling, scale
 from wscore.symmetry.spec import by_unit
@@ -46,7 +46,7 @@ def prepared(architecture: Architecture):
 def outputs(architecture: Architecture, state: dict[str, torch.Tensor], images: torch.Tensor) -> torch.Tensor:
     layout = layout_of({name: tensor[0] for name, tensor in state.items()})
     vectors = torch.stack([torch.from_numpy(layout.flatten({k: v[n] for k, v in state.items()})) for n in range(3)])
-    return logits(architecture, layout, vectors, images)
+    return logits(StackedAnswer(architecture, layout), vectors, images)
 
 
 @pytest.mark.parametrize("name", sorted(FAMILIES))
@@ -96,7 +96,10 @@ def test_a_balanced_zoo_computes_what_it_computed(tiny_zoo: Path) -> None:
     for architecture, layout, rows in zoo.families():
         before = zoo.weights(rows)
         after = alignment.apply_runs(layout, before, runs[rows])
-        found = [logits(architecture, layout, torch.from_numpy(vectors), images) for vectors in (before, after)]
+        found = [
+            logits(StackedAnswer(architecture, layout), torch.from_numpy(vectors), images)
+            for vectors in (before, after)
+        ]
         assert torch.allclose(*found, rtol=1e-3, atol=1e-2)
         relu = '"relu"' in architecture
         moved[relu] = moved.get(relu, False) or not np.allclose(np.sort(before), np.sort(after))

@@ -5,7 +5,7 @@ import torch
 
 from wscore.errors import ModelError
 from wscore.networks.architectures import Architecture, build
-from wscore.networks.batched import logits
+from wscore.networks.inference import StackedAnswer, logits
 from wscore.networks.layout import layout_of
 from wscore.symmetry.matching import match_weights
 from wscore.symmetry.scaling import ScalingSpec, scale, sides
@@ -43,7 +43,7 @@ def random_signs(spec: ScalingSpec | PermutationSpec) -> dict[str, torch.Tensor]
 def outputs(architecture: Architecture, state: dict[str, torch.Tensor], images: torch.Tensor) -> torch.Tensor:
     layout = layout_of({name: tensor[0] for name, tensor in state.items()})
     vectors = [torch.from_numpy(layout.flatten({k: v[n] for k, v in state.items()})) for n in range(COPIES)]
-    return logits(architecture, layout, torch.stack(vectors), images)
+    return logits(StackedAnswer(architecture, layout), torch.stack(vectors), images)
 
 
 @pytest.mark.parametrize("name", sorted(FAMILIES))
