@@ -20,7 +20,8 @@ from wscore.hub.checksums import CHECKSUMS, write_checksums
 from wscore.hub.client import download
 from wscore.hub.fetch import parse_source
 from wscore.hub.upload import Upload, upload
-from wscore.publish.pretrained import Published, PublishedDecoder, PublishedEncoder, WeightAutoencoder
+from wscore.publish.pretrained import Published, PublishedDecoder, PublishedEncoder
+from wscore.publish.weight_autoencoder import WeightAutoencoder
 from wscore.tokens.cache import TokenCache, build_cache
 from wscore.tokens.config import TokensConfig
 from wscore.training.model_folder import register, save_model
