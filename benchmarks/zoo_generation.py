@@ -26,9 +26,9 @@ from torch.func import functional_call, vmap
 
 from wscore.config import load_section
 from wscore.networks.architectures import FAMILIES, build
-from wscore.networks.batched import logits, scores
 from wscore.networks.datasets import DataConfig
 from wscore.networks.images import Images, load_images
+from wscore.networks.inference import StackedAnswer, logits, scores
 from wscore.networks.layout import layout_of
 from wscore.zoo import training
 from wscore.zoo.config import ZooConfig
@@ -97,7 +97,7 @@ def measured(train: Callable[[], Tensor], runs: Sequence[RunPlan], images: Image
     weights = train()
     seconds = time.process_time() - start
     layout = layout_of(build(runs[0].architecture).state_dict())
-    accuracy, _ = scores(logits(runs[0].architecture, layout, weights, images.x_test), images.y_test)
+    accuracy, _ = scores(logits(StackedAnswer(runs[0].architecture, layout), weights, images.x_test), images.y_test)
     return Trained(seconds, accuracy.numpy())
 
 

@@ -15,8 +15,8 @@ import pytest
 import torch
 
 from wscore.networks.architectures import TRAITS, Architecture, Classifier, build
-from wscore.networks.batched import logits, scores
 from wscore.networks.images import Images, ImagesConfig, load_images
+from wscore.networks.inference import StackedAnswer, logits, scores
 from wscore.networks.layout import layout_of
 from wscore.zoo.store import write_layouts, write_part
 
@@ -136,8 +136,8 @@ def tiny_hyperparameters(number: int, rng: np.random.Generator) -> dict[str, obj
 
 def tiny_scores(architecture: Architecture, layout, vector: np.ndarray, digits: Images) -> dict[str, float]:
     stacked = torch.from_numpy(vector)[None]
-    train = scores(logits(architecture, layout, stacked, digits.x_train[:200]), digits.y_train[:200])
-    test = scores(logits(architecture, layout, stacked, digits.x_test), digits.y_test)
+    train = scores(logits(StackedAnswer(architecture, layout), stacked, digits.x_train[:200]), digits.y_train[:200])
+    test = scores(logits(StackedAnswer(architecture, layout), stacked, digits.x_test), digits.y_test)
     values = {"train_accuracy": train[0], "test_accuracy": test[0], "train_loss": train[1], "test_loss": test[1]}
     return {
         **{name: float(value) for name, value in values.items()},

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from wscore.publish.pretrained import PublishedEncoder as PublishedEncoder
     from wscore.publish.pretrained import PublishedHead as PublishedHead
     from wscore.publish.pretrained import PublishedPredictor as PublishedPredictor
-    from wscore.publish.pretrained import WeightAutoencoder as WeightAutoencoder
+    from wscore.publish.weight_autoencoder import WeightAutoencoder as WeightAutoencoder
     from wscore.sae.model import SparseAutoencoder as SparseAutoencoder
     from wscore.sae.model import TiedWeightSparseAutoencoder as TiedWeightSparseAutoencoder
     from wscore.zoo.store import Zoo as Zoo
@@ -39,7 +39,7 @@ HOMES = {
     "PublishedPredictor": "wscore.publish.pretrained",
     "SparseAutoencoder": "wscore.sae.model",
     "TiedWeightSparseAutoencoder": "wscore.sae.model",
-    "WeightAutoencoder": "wscore.publish.pretrained",
+    "WeightAutoencoder": "wscore.publish.weight_autoencoder",
     "WscoreError": "wscore.errors",
     "Zoo": "wscore.zoo.store",
     "accelerate": "wscore.forecasting.nowcast",

@@ -269,8 +269,8 @@ def _pairs(
     """Yield (population, two items): last checkpoints of two held-out runs of one architecture."""
     candidates = []
     for population in space.populations("test", probe):
-        table = space.zoo.table.iloc[space.rows[population.items]].reset_index(drop=True)
-        last = population.items[table.groupby("run_id", sort=True)["checkpoint"].idxmax().to_numpy()]
+        rows = space.rows[population.items]
+        last = population.items[np.isin(rows, space.zoo.last_checkpoints(rows))]
         candidates += [(population, last[[i, j]]) for i in range(len(last)) for j in range(i)]
     if not candidates:
         fix = "train more runs (zoo.n_runs), or raise tokens.test_fraction"

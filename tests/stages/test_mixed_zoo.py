@@ -21,9 +21,9 @@ from wscore.autoencoder.training.train import AeConfig
 from wscore.config import load_section, read_yaml
 from wscore.errors import WscoreWarning
 from wscore.evaluation.config import EvaluateConfig
-from wscore.networks.batched import logits, scores
 from wscore.networks.datasets import DataConfig, Tasks, load_tasks
 from wscore.networks.images import IDX
+from wscore.networks.inference import StackedAnswer, logits, scores
 from wscore.tokens.cache import TokenCache
 from wscore.zoo.store import Zoo
 
@@ -96,7 +96,9 @@ def test_runs_of_every_family_take_turns_and_are_judged_on_their_own_images(made
     assert shapes == {"digits": ((1, 8, 8), 10), "bars": ((1, 12, 10), 3)}
     for row in range(0, len(zoo), 7):
         known, images = zoo.table.iloc[row], tasks.of(zoo.table["dataset"].iloc[row])
-        answers = logits(known["architecture"], zoo.layout(row), torch.from_numpy(zoo.weights([row])), images.x_test)
+        answers = logits(
+            StackedAnswer(known["architecture"], zoo.layout(row)), torch.from_numpy(zoo.weights([row])), images.x_test
+        )
         assert float(scores(answers, images.y_test)[0]) == pytest.approx(known["test_accuracy"], abs=1e-6)
 
 

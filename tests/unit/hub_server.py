@@ -72,7 +72,6 @@ class HubServer(ThreadingHTTPServer):
         requests: (method, path) of everything asked.
         faults: what goes wrong next.
         xet: folder that serves as Xet storage; None = large files go by LFS.
-        storage: address that is given as that of the Xet storage; None = that of the folder.
     """
 
     daemon_threads = True
@@ -85,7 +84,6 @@ class HubServer(ThreadingHTTPServer):
         self.requests: list[tuple[str, str]] = []
         self.faults: list[Fault] = []
         self.xet = xet
-        self.storage: str | None = None
         self.stopping, self.stalled = threading.Event(), threading.Event()
         threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
 
@@ -265,7 +263,7 @@ class HubHandler(BaseHTTPRequestHandler):
 
     def xet_token(self, body: bytes, query: dict[str, str], kind: str, name: str, what: str, revision: str) -> None:
         headers = {
-            "X-Xet-Cas-Url": self.server.storage or f"local://{self.server.xet}",
+            "X-Xet-Cas-Url": f"local://{self.server.xet}",
             "X-Xet-Access-Token": "token",
             "X-Xet-Token-Expiration": str(LATER),
         }

@@ -21,8 +21,9 @@ from wscore.forecasting.trajectories.store import Trajectory
 from wscore.io import atomic_folder, read_tensors, write_tensors
 from wscore.networks.layout import Layout, layout_of
 from wscore.publish.neighbours import Neighbours
-from wscore.publish.pretrained import PublishedEncoder, PublishedHead, PublishedPredictor, WeightAutoencoder
+from wscore.publish.pretrained import PublishedEncoder, PublishedHead, PublishedPredictor
 from wscore.publish.pretrained import head_parts as find_heads
+from wscore.publish.weight_autoencoder import WeightAutoencoder
 
 TINY = 1e-30
 SHOWN = 6  # numbers of a latent in a table

@@ -1,55 +1,70 @@
-"""Bootstrap over training runs: checkpoints of one run are not independent, so whole runs are drawn."""
+"""Bootstrap over training runs: checkpoints of one run are not independent, so whole runs are drawn.
 
-from collections.abc import Callable, Mapping
+A resampling gives each network a weight: how often its run was drawn. Metrics take weights W (B, N) and return one value
+per resampling (B,), NaN where the metric is not defined there. Pairs are compared in blocks, so that memory stays bounded.
+"""
+
+from collections.abc import Mapping
 
 import numpy as np
-from jaxtyping import Float, Shaped
+from jaxtyping import Bool, Float, Shaped
 
-Statistic = Callable[[np.ndarray], float]
-LEVEL = 0.95
+Weights = Float[np.ndarray, "sample rows"]
+Values = Float[np.ndarray, " sample"]
+BLOCK = 512  # networks that are compared with all others at once
+TAIL = 0.025  # left out on either side of a 95% interval
 
 
-def bootstrap(
-    runs: Shaped[np.ndarray, " rows"],
-    statistics: Mapping[str, Statistic],
-    *,
-    samples: int,
-    seed: int,
-) -> dict[str, float]:
-    """Return the 95% percentile bootstrap interval of each statistic as `<name>_low` and `<name>_high`.
+def run_weights(runs: Shaped[np.ndarray, " rows"], *, samples: int, seed: int) -> Weights:
+    """Return how often each row is drawn when as many runs as there are are drawn with replacement, `samples` times.
 
-    Efron & Tibshirani (1993), "An introduction to the bootstrap", chapter 13; whole runs are drawn, with replacement.
-
-    Args:
-        runs: run of each row.
-        statistics: functions of row numbers (some occurring several times) that return one number.
-        samples: resamplings; 0 returns nothing.
-        seed: of the resamplings.
+    Efron & Tibshirani (1993), "An introduction to the bootstrap", chapter 13. No resampling of less than two runs.
     """
-    members = _members(runs)
-    if samples == 0 or len(members) < 2:
-        return {}
+    names, codes = np.unique(runs, return_inverse=True)
     random = np.random.default_rng(seed)
-    drawn: dict[str, list[float]] = {name: [] for name in statistics}
-    for _ in range(samples):
-        rows = np.concatenate([members[run] for run in random.integers(len(members), size=len(members))])
-        for name, statistic in statistics.items():
-            drawn[name].append(statistic(rows))
-    return {key: value for name, values in drawn.items() for key, value in _bounds(name, np.array(values)).items()}
+    drawn = [random.integers(len(names), size=len(names)) for _ in range(samples if len(names) > 1 else 0)]
+    counts = [np.bincount(some, minlength=len(names))[codes] for some in drawn]
+    return np.array(counts, dtype=float).reshape(-1, len(codes))
 
 
-def mean_of(values: Float[np.ndarray, " rows"]) -> Statistic:
-    """Return the statistic that averages these values over the drawn rows."""
-    return lambda rows: float(np.mean(values[rows]))
+def bounds(values: Mapping[str, Values]) -> dict[str, float]:
+    """Return the ends of the 95% percentile interval of each metric as `<name>_low` and `<name>_high`."""
+    found = {}
+    for name, each in values.items():
+        defined = each[np.isfinite(each)]
+        if len(defined):
+            low, high = np.quantile(defined, [TAIL, 1 - TAIL])
+            found |= {f"{name}_low": float(low), f"{name}_high": float(high)}
+    return found
 
 
-def _members(runs: np.ndarray) -> list[np.ndarray]:
-    codes = np.unique(runs, return_inverse=True)[1]
-    order = np.argsort(codes, kind="stable")
-    return np.split(order, np.cumsum(np.bincount(codes))[:-1])
+def mean(values: Float[np.ndarray, " rows"] | Bool[np.ndarray, " rows"], weights: Weights) -> Values:
+    """Return the weighted mean."""
+    return ratio(weights @ values.astype(float), weights.sum(axis=1))
 
 
-def _bounds(name: str, values: np.ndarray) -> dict[str, float]:
-    tail = (1 - LEVEL) / 2
-    low, high = np.quantile(values, [tail, 1 - tail])
-    return {f"{name}_low": float(low), f"{name}_high": float(high)}
+def ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
+    """Return above / below, NaN where `below` is 0."""
+    return np.where(below > 0, above / np.where(below > 0, below, 1.0), np.nan)
+
+
+def rank_correlations(
+    truth: Float[np.ndarray, " rows"], prediction: Float[np.ndarray, " rows"], weights: Weights
+) -> dict[str, Values]:
+    """Return tau-b and Spearman's rho from signs of pairwise differences; 0 where a side is constant."""
+    agree, true_pairs, told_pairs = (np.zeros(len(weights)) for _ in range(3))
+    true_rank, told_rank = np.zeros(weights.shape), np.zeros(weights.shape)
+    for start in range(0, len(truth), BLOCK):
+        part = slice(start, start + BLOCK)
+        true, told = (np.sign(values[part, None] - values[None, :]) for values in (truth, prediction))  # (n, N)
+        own = weights[:, part]
+        agree += np.einsum("bn,bn->b", own @ (true * told), weights)
+        true_pairs += np.einsum("bn,bn->b", own @ np.abs(true), weights)
+        told_pairs += np.einsum("bn,bn->b", own @ np.abs(told), weights)
+        true_rank[:, part], told_rank[:, part] = weights @ true.T, weights @ told.T
+    tau = agree / np.sqrt(np.maximum(true_pairs * told_pairs, 1e-30))
+    covariance, true_size, told_size = (
+        (weights * left * right).sum(axis=1)
+        for left, right in ((true_rank, told_rank), (true_rank, true_rank), (told_rank, told_rank))
+    )
+    return {"kendall_tau": tau, "spearman": covariance / np.sqrt(np.maximum(true_size * told_size, 1e-30))}

@@ -24,8 +24,8 @@ from torch import Tensor, nn
 from wscore.heads.weight_statistics import Columns
 from wscore.io import scratch_array
 from wscore.networks.architectures import ACTIVATIONS, FAMILIES, POOLINGS, TRAITS, Architecture, parse
+from wscore.networks.inference import StackedAnswer, logits
 from wscore.networks.layout import Layout
-from wscore.networks.stacked import run, skeleton
 from wscore.zoo.sampling import layer_size
 from wscore.zoo.store import Zoo
 
@@ -119,7 +119,10 @@ def probe_numbers(
         guess = msgspec.structs.replace(member.architecture, activation=activation, pooling=kept)
         if guess not in measured:
             measured[guess] = np.concatenate(
-                [_measure(logits, probes.labels) for logits in _answers(guess, member.layout, vectors, probes.images)]
+                [
+                    _measure(answered, probes.labels)
+                    for answered in _answers(guess, member.layout, vectors, probes.images)
+                ]
             )
         each.append(measured[guess])
     stacked = np.stack(each, axis=-1)  # (n, measures, hypotheses)
@@ -169,8 +172,8 @@ def _dream(zoo: Zoo, members: list[Member], count: int, steps: int, seed: int) -
             member, some = members[number], weights[number]
             asked = random.choice(len(some), min(MEMBERS, len(some)), replace=False)
             noisy = (images + NOISE * torch.randn(images.shape, generator=generator)).clamp(0, 1)
-            logits = run(skeleton(member.architecture), member.layout.unflatten(some[asked]), noisy)  # (n, P, C)
-            loss = loss + nn.functional.cross_entropy(logits.mT, labels.expand(len(asked), -1)) / len(drawn)
+            answered = StackedAnswer(member.architecture, member.layout)(some[asked], noisy[None])  # (n, P, C)
+            loss = loss + nn.functional.cross_entropy(answered.mT, labels.expand(len(asked), -1)) / len(drawn)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -188,13 +191,12 @@ def _roughness(images: Tensor) -> Tensor:
     return (across**2).mean() + (down**2).mean()
 
 
-@torch.no_grad()
 def _answers(guess: Architecture, layout: Layout, vectors: Tensor, images: Tensor) -> Iterator[np.ndarray]:
     """Yield logits (n, P, C) of some networks at a time."""
-    network = skeleton(guess)
-    for part in vectors.split(_at_once(guess, images)):
-        logits = run(network, layout.unflatten(part), images)
-        yield logits.nan_to_num(0.0, LARGEST, -LARGEST).clamp(-LARGEST, LARGEST).numpy()
+    chunk = _at_once(guess, images)
+    for part in vectors.split(chunk):
+        found = logits(StackedAnswer(guess, layout), part, images, chunk=chunk)
+        yield found.nan_to_num(0.0, LARGEST, -LARGEST).clamp(-LARGEST, LARGEST).numpy()
 
 
 def _at_once(architecture: Architecture, images: Tensor) -> int:

@@ -108,8 +108,7 @@ def probe_block(
         train: rows of the training networks.
         config: count of probes and how they are made.
     """
-    last = zoo.table.groupby("run_id")["checkpoint"].transform("max").to_numpy()
-    asked = train[zoo.table["checkpoint"].to_numpy()[train] == last[train]]
+    asked = train[np.isin(train, zoo.last_checkpoints())]
     probes = dream(zoo, asked, count=config.probes, steps=config.probe_steps, seed=config.seed)
     return probe_table(zoo, probes), probes
 

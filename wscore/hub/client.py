@@ -17,7 +17,6 @@ from urllib.parse import urlsplit
 from weakref import WeakSet
 
 from wscore.errors import DataError
-from wscore.hub.xet import bound_transfers
 
 if TYPE_CHECKING:
     from datasets import DatasetDict
@@ -143,11 +142,12 @@ def bound_waiting() -> None:
 
     Without them a server that accepts a connection and says nothing would hold us for ever; with a plain time limit
     the client would start six times anew. A silent server, or one that asks for a pause of more than a minute, raises
-    a `HubError` at once. Transfers of large files by Xet, which has a client of its own, are watched too.
+    a `HubError` at once. Large files go through it too (`HF_HUB_DISABLE_XET`): the client of Xet, a compiled library,
+    waits without end for an upload that is never confirmed.
     """
-    from huggingface_hub import get_session, set_client_factory
+    from huggingface_hub import constants, get_session, set_client_factory
 
-    bound_transfers(lambda: SILENCE_SECONDS)
+    constants.HF_HUB_DISABLE_XET = True  # the environment was read when the client was imported
     session = get_session()
     kind = type(session)
     if getattr(kind, "patience", None) == SILENCE_SECONDS:
@@ -186,9 +186,6 @@ def stopped_by_signals() -> Iterator[None]:
 
 def _hang_up() -> None:
     """End all connections on which an answer may still come in, so that nobody waits for it."""
-    from huggingface_hub.utils._xet import abort_xet_session
-
-    abort_xet_session()
     for answer in list(ANSWERS):
         stream = answer.extensions.get("network_stream")
         connection = None if stream is None else stream.get_extra_info("socket")

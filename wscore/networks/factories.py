@@ -16,10 +16,9 @@ from torch import Tensor, nn
 
 from wscore.errors import ConfigError, DataError
 from wscore.networks.architectures import build, parse
-from wscore.networks.batched import CHUNK, IMAGES, logits
 from wscore.networks.checkpoints import BROKEN, is_weight
 from wscore.networks.images import Images
-from wscore.networks.inference import Answer, ModuleAnswer, StackedAnswer, differentiable
+from wscore.networks.inference import Answer, ModuleAnswer, StackedAnswer, differentiable, logits
 from wscore.networks.layout import Layout
 
 EXAMPLES = 2  # images and networks on which a foreign network is tried
@@ -47,24 +46,15 @@ class Way(NamedTuple):
     Attributes:
         answer: runs them with gradients; None if they can't be run.
         reason: why they can't be run, or empty.
-        fast: runs them without gradients.
     """
 
     answer: Answer | None
     reason: str = ""
-    fast: Callable[[Tensor, Tensor], Tensor] | None = None
 
     def logits(self, weights: Tensor, images: Tensor) -> Tensor:
         """Return the logits (n, I, C) of networks (n, D) on shared images (I, ...), without gradients."""
         assert self.answer is not None
-        if self.fast is not None:
-            return self.fast(weights, images)
-        with torch.no_grad():
-            parts = [
-                torch.cat([self.answer(part, some[None]) for some in images.split(IMAGES)], dim=1)
-                for part in weights.float().split(CHUNK // IMAGES)
-            ]
-        return torch.cat(parts)
+        return logits(self.answer, weights, images)
 
 
 UNKNOWN = Way(None, "the architecture is not known")
@@ -189,7 +179,7 @@ def _known_way(text: str, layout: Layout, images: Images) -> Way:
     if known.input != shape or known.classes != images.classes:
         got = f"{shape} in {images.classes} classes"
         return Way(None, f"made for images {known.input} in {known.classes} classes, those of {images.name} are {got}")
-    return Way(StackedAnswer(known, layout), "", lambda weights, some: logits(known, layout, weights, some))
+    return Way(StackedAnswer(known, layout))
 
 
 def _tried(module: nn.Module, layout: Layout, images: Images) -> Way:

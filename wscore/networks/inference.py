@@ -1,31 +1,80 @@
-"""How networks given as flat weight vectors answer images, with gradients back to the weights."""
+"""How networks given as flat weight vectors answer images, with gradients back to the weights, and how well."""
 
 from collections.abc import Callable
 from copy import deepcopy
+from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from wscore.networks.architectures import Architecture
+from wscore.networks.architectures import Architecture, parse
 from wscore.networks.layout import Layout
 from wscore.networks.stacked import run, skeleton
 
 #: Logits (n, I, C) of networks (n, D) on images (n, I, ...) of their own, or (1, I, ...) that they share.
 Answer = Callable[[Tensor, Tensor], Tensor]
+IMAGES = 256  # that are run at once
+CHUNK = 4096  # networks x images that are run at once
+
+
+class Scores(NamedTuple):
+    """How good networks are on some images.
+
+    Attributes:
+        accuracy: share of the images that each puts in the right class.
+        loss: mean cross-entropy of each (nats).
+    """
+
+    accuracy: Float[Tensor, " networks"]
+    loss: Float[Tensor, " networks"]
+
+
+@torch.no_grad()
+def logits(
+    answer: Answer,
+    vectors: Float[Tensor, "networks weights"],
+    images: Float[Tensor, "images channel height width"],
+    *,
+    chunk: int = CHUNK // IMAGES,
+) -> Float[Tensor, "networks images classes"]:
+    """Return the logits of every network on every image, without gradients, on the device of the vectors.
+
+    Args:
+        answer: runs the networks.
+        vectors: their weights.
+        images: that all of them are shown.
+        chunk: networks that are run at once.
+    """
+    images = images.to(vectors.device)
+    rows = [
+        torch.cat([answer(part, some[None]) for some in images.split(IMAGES)], dim=1)
+        for part in vectors.float().split(chunk)
+    ]
+    return torch.cat(rows)
+
+
+def scores(logits: Float[Tensor, "networks images classes"], labels: Int[Tensor, " images"]) -> Scores:
+    """Return accuracy and loss of every network."""
+    labels = labels.to(logits.device)
+    accuracy = (logits.argmax(-1) == labels).float().mean(-1)
+    target = labels.expand(logits.shape[:2])
+    loss = nn.functional.cross_entropy(logits.flatten(0, 1), target.flatten(), reduction="none")
+    return Scores(accuracy, loss.unflatten(0, logits.shape[:2]).mean(-1))
 
 
 class StackedAnswer:
     """Runs many networks of an architecture of the zoo at once.
 
     Args:
-        architecture: of the networks.
+        architecture: of the networks, or its JSON text.
         layout: of their state dicts.
     """
 
-    def __init__(self, architecture: Architecture, layout: Layout) -> None:
-        self.architecture, self.layout = architecture, layout
+    def __init__(self, architecture: Architecture | str, layout: Layout) -> None:
+        self.architecture = parse(architecture) if isinstance(architecture, str) else architecture
+        self.layout = layout
 
     def __call__(self, weights: Tensor, images: Tensor) -> Tensor:
         """Return the logits (n, I, C)."""

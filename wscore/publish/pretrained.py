@@ -19,7 +19,6 @@ from huggingface_hub import PyTorchModelHubMixin
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from wscore.autoencoder.coding.refine import RefineConfig
 from wscore.autoencoder.models.autoencoder import Decoder, Encoder
 from wscore.errors import ModelError
 from wscore.forecasting.models.predictors import WeightPredictor
@@ -41,7 +40,6 @@ from wscore.tokens.codec import TokenCodec
 from wscore.training.model_folder import CONFIG, RESERVED, WEIGHTS, load_model, read_model_config, save_model
 
 P = TypeVar("P", bound="Published")
-A = TypeVar("A", bound="WeightAutoencoder")
 TOGETHER = 256  # sequences that are encoded at once
 CARD = """---
 library_name: wscore
@@ -368,112 +366,6 @@ class PublishedDictionary(Published):
         if units.weights.shape[1] > width:
             raise ModelError("units are wider than the dictionary", expected=f"<= {width}", got=units.weights.shape[1])
         return units.padded(width)
-
-
-class WeightAutoencoder(nn.Module, PyTorchModelHubMixin, library_name="wscore"):
-    """Networks to latents and back; one side may be missing.
-
-    Attributes:
-        encoder: or None.
-        decoder: or None.
-
-    Raises:
-        ModelError: if the two sides don't belong together.
-    """
-
-    def __init__(self, encoder: PublishedEncoder | None, decoder: PublishedDecoder | None) -> None:
-        super().__init__()
-        self.encoder, self.decoder = encoder, decoder
-        if encoder is None or decoder is None:
-            return
-        same = encoder.model.config == decoder.model.config and encoder.codec.tokenizer == decoder.codec.tokenizer
-        if not same or encoder.codec.normalizer != decoder.codec.normalizer:
-            raise ModelError("encoder and decoder don't belong together", fix="take both from one publication")
-
-    @classmethod
-    def from_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
-        cls: type[A], source: Path | str, *, revision: str | None = None, side: str = "both", **client: Any
-    ) -> A:
-        """Return the autoencoder in a folder or on the Hub.
-
-        Args:
-            source: a folder, `owner/name` or `owner/name@revision`. One that holds a single side gives that side.
-            revision: commit, tag or branch on the Hub; null stands for the newest.
-            side: `both`, `encoder` or `decoder`.
-            client: `cache_dir`, `force_download`, `local_files_only` and `token` of `huggingface_hub`.
-
-        Raises:
-            PublishError: if the id is malformed.
-            DataError: if the Hub refuses or can't be reached.
-            ModelError: if there is no such model, or it was altered or is of another class or format.
-        """
-        wanted = ("encoder", "decoder") if side == "both" else (side,)
-        kinds = {"encoder": PublishedEncoder, "decoder": PublishedDecoder}
-        if not set(wanted) <= set(kinds):
-            raise ModelError("no such side", expected="both, encoder or decoder", got=side)
-        folders = {name: fetch(source, revision, part=name, **client) for name in wanted}
-        if side == "both" and folders["encoder"] == folders["decoder"]:  # a repository of one side
-            name = "decoder" if read_model_config(folders["decoder"])["class"] == Decoder.__name__ else "encoder"
-            folders = {name: folders[name]}
-        found: dict[str, Any] = {name: kinds[name](folder).eval() for name, folder in folders.items()}
-        return cls(found.get("encoder"), found.get("decoder")).eval()
-
-    def encode(self, state: Mapping[str, Tensor]) -> Float[Tensor, " latent"]:
-        """Return the latent (Z,) of a network: see `PublishedEncoder.encode`."""
-        return self._side("encoder").encode(state)
-
-    def encode_windows(self, state: Mapping[str, Tensor]) -> Float[Tensor, "window latent"]:
-        """Return one latent per window of a network: see `PublishedEncoder.encode_windows`."""
-        return self._side("encoder").encode_windows(state)
-
-    def refine(
-        self, network: nn.Module, images: Float[Tensor, "image channel height width"], config: RefineConfig
-    ) -> Float[Tensor, "window latent"]:
-        """Return latents fitted to what a network answers on images: see `wscore.publish.refine_pretrained.refined_latents`."""
-        from wscore.publish.refine_pretrained import refined_latents
-
-        return refined_latents(self._side("encoder"), self._side("decoder"), network, images, config)
-
-    def decode(self, latents: Float[Tensor, "window latent"], layout: Layout) -> dict[str, Tensor]:
-        """Return the network that latents stand for: see `PublishedDecoder.decode`."""
-        return self._side("decoder").decode(latents, layout)
-
-    def align(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return a network with its hidden units in the order in which it is encoded; it computes what it computed."""
-        layout, side = layout_of(self.ordered(state)), self.encoder if self.encoder is not None else self.decoder
-        assert side is not None
-        return layout.unflatten(torch.from_numpy(side.alignment.apply(layout, layout.flatten(state)[None])[0]))
-
-    def forward(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the network that is rebuilt from the latents of a network."""
-        return self.decode(self.encode_windows(state), layout_of(self.ordered(state)))
-
-    def ordered(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return a state dict in the order of the known layout of the same names and shapes: see `Layouts`."""
-        side = self.encoder if self.encoder is not None else self.decoder
-        return dict(state) if side is None else side.layouts.ordered(state)
-
-    def _save_pretrained(self, save_directory: Path) -> None:
-        """Write each side into a folder of its own."""
-        for side in (self.encoder, self.decoder):
-            if side is not None:
-                side.save_pretrained(save_directory / side.part)
-        write_text(save_directory / "README.md", CARD.format(name=type(self).__name__))
-        write_checksums(save_directory)
-
-    def push_to_hub(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, repo_id: str, *, private: bool = True
-    ) -> str:
-        """Upload the sides as folders of one repository: see `Published.push_to_hub`."""
-        with TemporaryDirectory() as folder:
-            self.save_pretrained(folder)
-            return upload([Upload(repo_id, Path(folder))], private=private)[0]
-
-    def _side(self, name: str) -> Any:
-        side = getattr(self, name)
-        if side is None:
-            raise ModelError(f"has no {name}", fix=f"load one that holds the {name} too")
-        return side
 
 
 def head_parts(source: Path | str, names: Sequence[str] | None = None) -> dict[str, Path]:

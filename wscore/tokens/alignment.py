@@ -228,8 +228,7 @@ def _finite(weights: Weights, rows: np.ndarray) -> np.ndarray:
 
 def _last_rows(zoo: Zoo, layout: str) -> np.ndarray:
     """Return the row of the last checkpoint of each run of a layout."""
-    table = zoo.table[zoo.table["layout"].astype(str) == layout]
-    return np.sort(table.groupby("run_id", sort=False)["checkpoint"].idxmax().to_numpy())
+    return zoo.last_checkpoints(np.flatnonzero(zoo.table["layout"].astype(str) == layout))
 
 
 def _choose(zoo: Zoo, rows: np.ndarray) -> int:

@@ -22,9 +22,9 @@ from wscore.config import to_plain
 from wscore.errors import DataError, WscoreWarning
 from wscore.io import atomic_folder, content_hash, read_tensors, source_code, write_tensors
 from wscore.networks.architectures import TRAITS, Architecture, build
-from wscore.networks.batched import logits, scores
 from wscore.networks.datasets import Tasks, as_tasks
 from wscore.networks.images import Images
+from wscore.networks.inference import StackedAnswer, logits, scores
 from wscore.networks.layout import Layout, layout_of
 from wscore.networks.records import Refused
 from wscore.parallel import workers_here
@@ -39,7 +39,7 @@ GROUP = 32  # most runs that are trained together
 MOST = 10  # times the runs that n_networks would take if none diverged
 POOR = 0.5  # of the way from guessing to all of a run's own images: a network that ends below it is marked as poor
 CODE = (
-    "networks/architectures.py", "networks/batched.py", "networks/layout.py", "networks/stacked.py",
+    "networks/architectures.py", "networks/inference.py", "networks/layout.py", "networks/stacked.py",
     "zoo/generate.py", "zoo/sampling.py", "zoo/store.py", "zoo/training.py",
 )  # fmt: skip
 
@@ -176,8 +176,9 @@ def judge(run: RunPlan, layout: Layout, weights: torch.Tensor, images: Images) -
     """
     own = torch.from_numpy(own_images(run, len(images.x_train), images.y_train))
     labels = own_labels(run, images.y_train, images.classes)
-    train = scores(logits(run.architecture, layout, weights, images.x_train[own]), labels[own])
-    test = scores(logits(run.architecture, layout, weights, images.x_test), images.y_test)
+    answer = StackedAnswer(run.architecture, layout)
+    train = scores(logits(answer, weights, images.x_train[own]), labels[own])
+    test = scores(logits(answer, weights, images.x_test), images.y_test)
     for train_accuracy, train_loss, test_accuracy, test_loss in zip(*train, *test, strict=True):
         yield {
             "train_accuracy": float(train_accuracy),

@@ -196,6 +196,11 @@ class Zoo:
         """
         return self.reader.weights(rows)
 
+    def last_checkpoints(self, rows: Int[np.ndarray, " rows"] | None = None) -> Int[np.ndarray, " runs"]:
+        """Return the row of the last checkpoint of each run, of some rows or of all, in ascending order."""
+        table = self.table if rows is None else self.table.iloc[rows]
+        return np.sort(table.groupby("run_id", sort=False)["checkpoint"].idxmax().to_numpy())
+
     def families(self) -> Iterator[tuple[str, Layout, np.ndarray]]:
         """Yield (architecture JSON, layout, row numbers) of every set of rows that differ in their weights alone."""
         for key, rows in self.table.groupby(["architecture", "layout"], sort=True):

@@ -44,7 +44,7 @@ def describe(zoo: Zoo) -> dict[str, float]:
         if name in table and np.isfinite(table[name].to_numpy(float)).any():
             found = np.nanquantile(table[name].to_numpy(float), QUANTILES)
             summary |= {f"{name}_q{100 * q:02.0f}": float(value) for q, value in zip(QUANTILES, found, strict=True)}
-    return summary | _by_status(table) | _by_family(table) | _by_building(zoo)
+    return summary | _by_status(zoo) | _by_family(zoo) | _by_building(zoo)
 
 
 def report(zoo: Zoo) -> dict[str, list[object]]:
@@ -60,14 +60,14 @@ def report(zoo: Zoo) -> dict[str, list[object]]:
     }
 
 
-def _by_status(table: pd.DataFrame) -> dict[str, float]:
+def _by_status(zoo: Zoo) -> dict[str, float]:
+    table = zoo.table
     if "state" in table and set(table["state"]) <= set(STATES):
         states = Counter(table["state"])
         return {f"networks_{state}": float(states[state]) for state in STATES}
-    last = table.groupby("run_id")["checkpoint"].idxmax()
-    summary = {"networks_early": float(len(table) - len(last))}
+    rows = table.iloc[zoo.last_checkpoints()]
+    summary = {"networks_early": float(len(table) - len(rows))}
     if "test_accuracy" in table:
-        rows = table.loc[last]
         family = rows["family"] if "family" in rows else rows["layout"]
         usual = rows["test_accuracy"].astype(float).groupby(family).transform("median")
         summary["networks_poor"] = float((rows["test_accuracy"].astype(float) < usual / 2).sum())
@@ -86,13 +86,13 @@ def _by_building(zoo: Zoo) -> dict[str, float]:
     return summary
 
 
-def _by_family(table: pd.DataFrame) -> dict[str, float]:
+def _by_family(zoo: Zoo) -> dict[str, float]:
     """Return count and median accuracy at the end of training for each family."""
+    table = zoo.table
     if "family" not in table:
         return {}
     summary = {f"networks_{name}": float(count) for name, count in sorted(Counter(table["family"]).items())}
     if "test_accuracy" in table:
-        last = table.loc[table.groupby("run_id")["checkpoint"].idxmax()]
-        for name, rows in last.groupby("family"):
+        for name, rows in table.iloc[zoo.last_checkpoints()].groupby("family"):
             summary[f"final_accuracy_{name}"] = float(np.median(rows["test_accuracy"].to_numpy(float)))
     return summary

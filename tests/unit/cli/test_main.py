@@ -18,7 +18,7 @@ from wscore.cli.main import EXAMPLES, build_parser, main
 from wscore.forecasting.models.predictors import GramPredictor, GramPredictorConfig
 from wscore.hub.checksums import write_checksums
 from wscore.io import write_json
-from wscore.publish.pretrained import WeightAutoencoder
+from wscore.publish.weight_autoencoder import WeightAutoencoder
 from wscore.tokens.cache import TokenCache, build_cache
 from wscore.tokens.config import TokensConfig
 from wscore.training.model_folder import read_model_config, save_model

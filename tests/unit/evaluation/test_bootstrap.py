@@ -1,13 +1,14 @@
 import numpy as np
 import pytest
+from scipy.stats import kendalltau, spearmanr
 
-from wscore.evaluation.bootstrap import bootstrap, mean_of
+from wscore.evaluation.bootstrap import bounds, mean, rank_correlations, run_weights
 
 RUNS = np.repeat([f"run-{number}" for number in range(30)], 4)
 
 
-def interval(values, **options):
-    return bootstrap(RUNS, {"x": mean_of(values)}, **({"samples": 400, "seed": 0} | options))
+def interval(values, runs=RUNS, **options):
+    return bounds({"x": mean(values, run_weights(runs, **({"samples": 400, "seed": 0} | options)))})
 
 
 def test_a_constant_has_no_spread():
@@ -32,10 +33,35 @@ def test_same_seed_same_bits():
 def test_order_of_rows_does_not_matter_to_runs_drawn():
     values = np.random.default_rng(0).normal(size=120)
     order = np.random.default_rng(2).permutation(120)
-    shuffled = bootstrap(RUNS[order], {"x": mean_of(values[order])}, samples=400, seed=0)
-    assert shuffled == pytest.approx(interval(values))
+    assert interval(values[order], RUNS[order]) == pytest.approx(interval(values))
+
+
+def test_whole_runs_are_drawn_each_as_often_for_all_of_its_rows():
+    runs = np.array(["a", "a", "b", "c", "c", "c"])
+    weights = run_weights(runs, samples=50, seed=0)
+    assert (weights[:, 0] == weights[:, 1]).all()
+    assert (weights[:, 3] == weights[:, 5]).all()
+    assert (weights[:, [0, 2, 3]].sum(axis=1) == 3).all()
 
 
 @pytest.mark.parametrize(("runs", "samples"), [(RUNS, 0), (np.array(["one"] * 5), 100)])
-def test_no_interval_without_samples_or_runs(runs, samples):
-    assert bootstrap(runs, {"x": mean_of(np.zeros(len(runs)))}, samples=samples, seed=0) == {}
+def test_nothing_is_drawn_without_samples_or_runs(runs, samples):
+    assert run_weights(runs, samples=samples, seed=0).shape == (0, len(runs))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_rank_correlations_are_those_of_the_repeated_rows(seed):
+    random = np.random.default_rng(seed)
+    a, b = random.integers(0, 5, size=(2, 120)).astype(float)
+    weights = run_weights(RUNS, samples=5, seed=seed)
+    found = rank_correlations(a, b, weights)
+    for sample, row in enumerate(weights):
+        one, other = (np.repeat(values, row.astype(int)) for values in (a, b))
+        assert found["spearman"][sample] == pytest.approx(spearmanr(one, other).statistic)
+        assert found["kendall_tau"][sample] == pytest.approx(kendalltau(one, other).statistic)
+
+
+def test_a_constant_ranks_nothing():
+    weights = run_weights(RUNS, samples=5, seed=0)
+    for pair in [(np.arange(120.0), np.ones(120)), (np.ones(120), np.arange(120.0))]:
+        assert not rank_correlations(*pair, weights)["spearman"].any()

@@ -20,7 +20,8 @@ from wscore.hub.checksums import CHECKSUMS, write_checksums
 from wscore.hub.client import download
 from wscore.hub.fetch import parse_source
 from wscore.hub.upload import Upload, upload
-from wscore.publish.pretrained import Published, PublishedDecoder, PublishedEncoder, WeightAutoencoder
+from wscore.publish.pretrained import Published, PublishedDecoder, PublishedEncoder
+from wscore.publish.weight_autoencoder import WeightAutoencoder
 from wscore.tokens.cache import TokenCache, build_cache
 from wscore.tokens.config import TokensConfig
 from wscore.training.model_folder import register, save_model
@@ -122,23 +123,11 @@ def test_published_and_loaded_elsewhere_it_gives_the_same_bits_and_offline_too(
     upload([Upload("me/zoo", made)])
     pinned = f"me/zoo@{hub.repositories['models/me/zoo'].commits[-1][0]}"
     expected = here(made, tiny_zoo)
-    assert equal(in_a_fresh_process(pinned, tiny_zoo, tmp_path / "a.safetensors", HF_HUB_DISABLE_XET="1"), expected)
+    assert equal(in_a_fresh_process(pinned, tiny_zoo, tmp_path / "a.safetensors"), expected)
     hub.requests.clear()
     offline = in_a_fresh_process(pinned, tiny_zoo, tmp_path / "b.safetensors", HF_HUB_OFFLINE="1")
     assert equal(offline, expected)
     assert hub.requests == []
-
-
-def test_the_same_by_xet(
-    made: Path, tiny_zoo: Path, hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", False)
-    hub.xet = tmp_path / "xet"
-    hub.xet.mkdir()
-    hub.know(made)
-    upload([Upload("me/zoo", made)])
-    assert equal(in_a_fresh_process("me/zoo", tiny_zoo, tmp_path / "a.safetensors"), here(made, tiny_zoo))
-    assert hub.count("GET .*xet-read-token") > 0
 
 
 def test_one_side_alone_is_a_repository_of_its_own(made: Path, tiny_zoo: Path, hub: HubServer) -> None:

@@ -2,13 +2,12 @@
 
 import logging
 import socket
-import threading
 from pathlib import Path
 
 import pytest
 
 from tests.unit.hub_server import READER, Fault, HubServer
-from wscore.errors import DataError, PublishError
+from wscore.errors import PublishError
 from wscore.hub.checksums import write_checksums
 from wscore.hub.client import download
 from wscore.hub.upload import Upload, check_repo_id, upload
@@ -198,57 +197,14 @@ def test_a_silent_server_is_given_up_at_once(
     assert content(folder) == before
 
 
-@pytest.fixture
-def xet(folder: Path, tmp_path: Path, hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> HubServer:
-    """The hub, which takes large files by Xet."""
+def test_large_files_go_by_http_where_xet_is_offered(
+    folder: Path, hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client of Xet can't be told how long to wait."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", False)
     hub.xet = tmp_path / "xet"
-    hub.xet.mkdir()
     hub.know(folder)
-    return hub
-
-
-SILENT = "no answer from the storage of large files in 0.3 s"
-
-
-def fall_silent(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the Xet storage accept connections and never answer: its client has no limit of its own, or one of minutes."""
-    monkeypatch.setattr("wscore.hub.client.SILENCE_SECONDS", 0.3)
-    hub.storage, hub.faults = f"{hub.address}/storage", [Fault("/storage/v1", "silent", times=None)]
-
-
-def test_a_silent_xet_storage_is_given_up_and_takes_the_files_later(
-    folder: Path, xet: HubServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    before = content(folder)
-    with monkeypatch.context() as silence:
-        fall_silent(xet, silence)
-        with pytest.raises(PublishError, match=rf"the upload failed; got {SILENT}.*local folder is whole"):
-            push(folder)
-    assert xet.count("/storage/v1") > 0
-    assert commits(xet) == 0
-    assert content(folder) == before
-    xet.storage, xet.faults = None, []
     push(folder)
-    assert set(arrived(xet)) == set(before)
-
-
-def test_a_silent_xet_storage_is_not_waited_for_in_a_download(
-    folder: Path, xet: HubServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    push(folder)
-    fall_silent(xet, monkeypatch)
-    with pytest.raises(DataError, match=rf"can't be loaded from the Hub; got {SILENT}"):
-        download(NAME, None)
-    assert xet.count("/storage/v1") > 0
-
-
-def test_xet_takes_large_files_and_gives_them_back(folder: Path, xet: HubServer) -> None:
-    hub = xet
-    push(folder)
-    assert hub.count("PUT /storage") == 0
-    assert set(arrived(hub)) == set(content(folder))
-    push(folder)
-    assert commits(hub) == 1
     assert content(download(NAME, None)) == content(folder)
-    assert threading.active_count() < 50
+    assert hub.count("PUT /storage") == 1
+    assert hub.count("GET .*xet-") == 0

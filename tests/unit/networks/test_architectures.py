@@ -4,7 +4,7 @@ import torch
 
 from wscore.errors import DataError
 from wscore.networks.architectures import FAMILIES, TRAITS, Architecture, build, parse
-from wscore.networks.batched import logits, scores
+from wscore.networks.inference import StackedAnswer, logits, scores
 from wscore.networks.layout import layout_of
 from wscore.zoo.store import Zoo
 
@@ -48,7 +48,7 @@ def test_stacked_networks_give_the_logits_of_each_alone(family, pooling):
     layout = layout_of(networks[0].state_dict())
     vectors = torch.stack([torch.from_numpy(layout.flatten(network.state_dict())) for network in networks])
     images = torch.rand(700, 1, 8, 8)
-    together = logits(known, layout, vectors, images)
+    together = logits(StackedAnswer(known, layout), vectors, images)
     alone = torch.stack([network(images) for network in networks]).detach()
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
 
@@ -78,5 +78,7 @@ def test_tiny_zoo_holds_true_accuracies(tiny_zoo, digits):
     assert len(zoo) == 24
     assert zoo.table["test_accuracy"].std() > 0.05
     for text, layout, rows in zoo.families():
-        found, _ = scores(logits(text, layout, torch.from_numpy(zoo.weights(rows)), digits.x_test), digits.y_test)
+        found, _ = scores(
+            logits(StackedAnswer(text, layout), torch.from_numpy(zoo.weights(rows)), digits.x_test), digits.y_test
+        )
         assert found.numpy() == pytest.approx(zoo.table.loc[rows, "test_accuracy"].to_numpy(), abs=1e-6)

@@ -16,7 +16,8 @@ from wscore.hub.checksums import write_checksums
 from wscore.io import write_json
 from wscore.networks.architectures import build, parse
 from wscore.networks.inference import differentiable
-from wscore.publish.pretrained import PublishedDecoder, PublishedEncoder, WeightAutoencoder
+from wscore.publish.pretrained import PublishedDecoder, PublishedEncoder
+from wscore.publish.weight_autoencoder import WeightAutoencoder
 from wscore.tokens.cache import TokenCache, build_cache
 from wscore.tokens.config import TokensConfig
 from wscore.training.model_folder import MODELS, format_of, load_model, save_model

@@ -20,7 +20,8 @@ from wscore.config import read_yaml
 from wscore.heads.train import save_head
 from wscore.hub.checksums import write_checksums
 from wscore.hub.upload import Upload, upload
-from wscore.publish.pretrained import PublishedEncoder, PublishedHead, WeightAutoencoder
+from wscore.publish.pretrained import PublishedEncoder, PublishedHead
+from wscore.publish.weight_autoencoder import WeightAutoencoder
 from wscore.training.model_folder import read_model_config
 from wscore.zoo.store import Zoo
 

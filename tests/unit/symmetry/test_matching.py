@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from wscore.networks.architectures import Architecture, build
-from wscore.networks.batched import logits
+from wscore.networks.inference import StackedAnswer, logits
 from wscore.networks.layout import layout_of
 from wscore.symmetry.matching import match_weights
 from wscore.symmetry.spec import permute, random_orders
@@ -35,6 +35,10 @@ def test_alignment_brings_networks_closer_and_keeps_their_function() -> None:
     before = torch.stack([torch.from_numpy(layout.flatten({k: v[i] for k, v in state.items()})) for i in range(4)])
     after = torch.stack([torch.from_numpy(layout.flatten({k: v[i] for k, v in aligned.items()})) for i in range(4)])
     images = torch.rand(20, 1, 8, 8)
-    assert torch.allclose(logits(RESNET, layout, before, images), logits(RESNET, layout, after, images), atol=1e-5)
+    assert torch.allclose(
+        logits(StackedAnswer(RESNET, layout), before, images),
+        logits(StackedAnswer(RESNET, layout), after, images),
+        atol=1e-5,
+    )
     assert torch.equal(after[0], before[0])
     assert bool(((after[1:] - before[0]).norm(dim=1) < (before[1:] - before[0]).norm(dim=1)).all())

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from wscore.errors import WscoreWarning
-from wscore.networks.batched import logits
+from wscore.networks.inference import StackedAnswer, logits
 from wscore.tokens.alignment import Alignment
 from wscore.tokens.cache import TokenCache, build_cache
 from wscore.tokens.config import TokensConfig
@@ -29,7 +29,10 @@ def test_aligned_networks_compute_what_they_computed_and_lie_closer(tiny_zoo: Pa
         before = zoo.weights(rows)
         after = alignment.apply_runs(layout, before, zoo.table["run_id"].astype(str).to_numpy()[rows])
         images = torch.rand(16, 1, 8, 8)
-        outputs = [logits(architecture, layout, torch.from_numpy(vectors), images) for vectors in (before, after)]
+        outputs = [
+            logits(StackedAnswer(architecture, layout), torch.from_numpy(vectors), images)
+            for vectors in (before, after)
+        ]
         assert torch.allclose(*outputs, atol=1e-4)
         weights = np.concatenate([np.full(t.size, not t.kind.startswith("running")) for t in layout.tensors])
         reference = alignment.references[layout.identity].vector[weights]

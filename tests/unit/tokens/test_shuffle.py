@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from wscore.errors import WscoreWarning
-from wscore.networks.batched import logits
+from wscore.networks.inference import StackedAnswer, logits
 from wscore.symmetry.spec import PermutationSpec
 from wscore.tokens.alignment import Alignment
 from wscore.tokens.cache import TokenCache, build_cache
@@ -40,7 +40,9 @@ def test_shuffled_networks_compute_the_same_with_other_weights(
     assert sum(changed) > 0.7 * len(changed)  # three units stay in their order once in six times
     for row, (old, new) in zip(cache.networks(items), zip(before, after, strict=True), strict=True):
         architecture, layout = str(zoo.table["architecture"].iloc[row]), zoo.layout(int(row))
-        outputs = [logits(architecture, layout, torch.from_numpy(vector)[None], images) for vector in (old, new)]
+        outputs = [
+            logits(StackedAnswer(architecture, layout), torch.from_numpy(vector)[None], images) for vector in (old, new)
+        ]
         assert torch.allclose(*outputs, atol=1e-4, rtol=1e-4)
     assert torch.equal(shuffled.mask, batch.mask)
     assert not shuffled.tokens[~batch.mask].any()
@@ -85,5 +87,7 @@ def test_a_wrong_spec_would_be_noticed(tiny_zoo: Path, tmp_path: Path) -> None:
     shuffled = UnitShuffle(cache)(batch, [0], torch.Generator().manual_seed(1))
     row = int(cache.networks([0])[0])
     vectors = [torch.from_numpy(cache.to_weights([0], tokens)[0])[None] for tokens in (batch.tokens, shuffled.tokens)]
-    outputs = [logits(str(zoo.table["architecture"].iloc[row]), zoo.layout(row), v, images) for v in vectors]
+    outputs = [
+        logits(StackedAnswer(str(zoo.table["architecture"].iloc[row]), zoo.layout(row)), v, images) for v in vectors
+    ]
     assert not torch.allclose(*outputs, atol=1e-2)

@@ -9,7 +9,7 @@ import torch
 from wscore.errors import DataError, WscoreWarning
 from wscore.io import hash_folder
 from wscore.networks.architectures import build
-from wscore.networks.batched import scores
+from wscore.networks.inference import scores
 from wscore.zoo import generate
 from wscore.zoo.sampling import checkpoint_steps
 from wscore.zoo.store import Zoo

@@ -91,3 +91,10 @@ def test_families_are_sets_of_alike_rows(tiny_zoo):
     for architecture, layout, numbers in found:
         assert set(zoo.table.loc[numbers, "architecture"]) == {architecture}
         assert zoo.weights(numbers).shape == (len(numbers), layout.size)
+
+
+def test_last_checkpoints_are_those_of_each_run_whatever_the_order(tmp_path):
+    table = rows(6).assign(checkpoint=[1, 0, 3, 5, 2, 1])
+    zoo = Zoo(write(tmp_path, (table, [np.zeros(2)] * 6)))
+    assert zoo.last_checkpoints().tolist() == [0, 3, 4]
+    assert zoo.last_checkpoints(np.array([5, 1, 2])).tolist() == [1, 2, 5]

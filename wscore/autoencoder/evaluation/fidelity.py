@@ -7,17 +7,16 @@ Rules for broken networks, applied to every method alike and counted, never drop
   uniform output.
 """
 
-import math
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float, Int
-from scipy.stats import rankdata
+from scipy.stats import spearmanr
 from torch import Tensor
 
-from wscore.evaluation.bootstrap import bootstrap, mean_of
+from wscore.evaluation.bootstrap import bounds, mean, rank_correlations, run_weights
 from wscore.networks.layout import Layout
 
 SMALLEST_VARIANCE = 1e-5  # the epsilon that PyTorch's batch norm adds
@@ -90,11 +89,10 @@ def compare(
 
 
 def rank_correlation(first: Float[np.ndarray, " rows"], second: Float[np.ndarray, " rows"]) -> float:
-    """Return Spearman's rank correlation, ties at their mean rank; 0 where a side is constant and ranks nothing."""
-    a, b = rankdata(first), rankdata(second)
-    a, b = a - a.mean(), b - b.mean()
-    scale = math.sqrt(float(a @ a) * float(b @ b))
-    return float(a @ b) / scale if scale > 0 else 0.0
+    """Return Spearman's rank correlation; 0 where a side is constant and ranks nothing."""
+    if not (np.ptp(first) and np.ptp(second)):
+        return 0.0
+    return float(spearmanr(first, second).statistic)
 
 
 def summarise(rows: pd.DataFrame) -> dict[str, float]:
@@ -120,12 +118,14 @@ def summarise(rows: pd.DataFrame) -> dict[str, float]:
 def intervals(rows: pd.DataFrame, *, samples: int, seed: int) -> dict[str, float]:
     """Return 95% intervals over runs (column `run_id`) of agreement, accuracy_change and rank_correlation."""
     original, accuracy = rows["accuracy_original"].to_numpy(float), rows["accuracy"].to_numpy(float)
-    statistics = {
-        "agreement": mean_of(rows["agreement"].to_numpy(float)),
-        "accuracy_change": mean_of(np.abs(accuracy - original)),
-        "rank_correlation": lambda drawn: rank_correlation(original[drawn], accuracy[drawn]),
-    }
-    return bootstrap(rows["run_id"].to_numpy(str), statistics, samples=samples, seed=seed)
+    weights = run_weights(rows["run_id"].to_numpy(str), samples=samples, seed=seed)
+    if not len(weights):
+        return {}
+    return bounds({
+        "agreement": mean(rows["agreement"].to_numpy(float), weights),
+        "accuracy_change": mean(np.abs(accuracy - original), weights),
+        "rank_correlation": rank_correlations(original, accuracy, weights)["spearman"],
+    })  # fmt: skip
 
 
 def _answers(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -68,8 +68,9 @@ class UnalignedPca:
         return np.asarray(self.cache.normalizer.normalize(layout, self.zoo.weights(rows).astype(np.float32)))
 
     def _last(self, rows: np.ndarray) -> np.ndarray:
-        """Return the weights of the last checkpoint of the run of each row, which decides the order of the run."""
+        """Return the weights of the last checkpoint of the run of each row (of one layout): it decides the order."""
         table = self.zoo.table
-        last = table.groupby(["run_id", "layout"], sort=False)["checkpoint"].idxmax()
-        keys = table.iloc[rows][["run_id", "layout"]].itertuples(index=False, name=None)
-        return self.zoo.weights(last.loc[list(keys)].to_numpy())
+        alike = np.flatnonzero(table["layout"] == table["layout"].iloc[rows[0]])
+        last = self.zoo.last_checkpoints(alike)
+        of_run = dict(zip(table["run_id"].iloc[last], last.tolist(), strict=True))
+        return self.zoo.weights([of_run[run] for run in table["run_id"].iloc[rows]])

@@ -7,12 +7,14 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from wscore.forecasting.trajectories.optimizers import OptimizerName, OptimizerSpec, make_optimizer
 from wscore.forecasting.trajectories.store import Manifest, Trajectory
 from wscore.networks.images import Images
-from wscore.networks.lenet import IMAGES_AT_ONCE, NetworkSpec, build_network
+from wscore.networks.inference import scores
+from wscore.networks.layout import Layout
+from wscore.networks.lenet import NetworkSpec, build_network
+from wscore.networks.lenet import run as run_network
 
 
 class Probe(NamedTuple):
@@ -83,19 +85,11 @@ def probe(images: Images, count: int) -> Probe:
     return Probe(images.name, images.x_test[chosen], images.y_test[chosen], images.x_train, images.y_train)
 
 
-def score(network: nn.Module, state: Mapping[str, Tensor], probe: Probe) -> Score:
+def score(network: nn.Module, layout: Layout, vector: Float[Tensor, " weights"], probe: Probe) -> Score:
     """Return what a network with these weights does on the probe images."""
-    batches = probe.images.split(IMAGES_AT_ONCE)
-    with torch.no_grad():
-        logits = torch.cat(
-            [
-                functional_call(network, dict(state), (some.contiguous(memory_format=torch.channels_last),))
-                for some in batches
-            ]
-        )
-    classes = logits.argmax(-1)
-    accuracy = (classes == probe.labels).double().mean()
-    return Score(float(accuracy), float(nn.functional.cross_entropy(logits, probe.labels)), classes)
+    logits = run_network(network, layout, vector[None], probe.images)
+    found = scores(logits, probe.labels)
+    return Score(float(found.accuracy), float(found.loss), logits[0].argmax(-1))
 
 
 def score_all(
@@ -108,7 +102,7 @@ def score_all(
     found = {}
     for name, forecast in forecasts.items():
         same = bool((forecast[1:] == forecast[:1]).all())
-        scores = [score(network, run.layout.unflatten(row), probe) for row in (forecast[:1] if same else forecast)]
+        scores = [score(network, run.layout, row, probe) for row in (forecast[:1] if same else forecast)]
         found[name] = scores * len(forecast) if same else scores
     return found
 
@@ -138,7 +132,7 @@ def recover(
         rate = manifest.snapshots.lr[last] or manifest.snapshots.lr[0]
         spec = OptimizerSpec(name=manifest.optimizer, lr=rate)  # pyright: ignore[reportArgumentType]
         optimizer = make_optimizer(spec, network.parameters(), weight_decay=manifest.weight_decay or 0.0)
-        yield name, 0, score(network.eval(), network.state_dict(), probe)
+        yield name, 0, score(network, run.layout, torch.from_numpy(run.layout.flatten(network.state_dict())), probe)
         network.train()
         for number, chosen in enumerate(batches, start=1):
             optimizer.zero_grad()
@@ -146,7 +140,11 @@ def recover(
             nn.functional.cross_entropy(logits, probe.train_labels[chosen]).backward()
             optimizer.step()
             if number in steps:
-                yield name, number, score(network.eval(), network.state_dict(), probe)
+                yield (
+                    name,
+                    number,
+                    score(network, run.layout, torch.from_numpy(run.layout.flatten(network.state_dict())), probe),
+                )
                 network.train()
 
 

@@ -1,47 +1,13 @@
 """Metrics of property predictions under many weightings of the same networks at once: bootstrap without loops.
 
-A resampling of training runs gives each network a weight: how often its run was drawn. Every function takes weights W
-(B, N) and returns one value per resampling (B,), NaN where the metric is not defined there; with weights of one it is
-the metric of `wscore.heads.evaluation.metrics`. Pairs are compared in blocks, so that memory stays bounded.
+Every function takes the weights W (B, N) of `wscore.evaluation.bootstrap` and returns one value per resampling (B,), NaN
+where the metric is not defined there; with weights of one it is the metric of `wscore.heads.evaluation.metrics`.
 """
 
-from collections.abc import Mapping
-
 import numpy as np
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Bool, Float, Int
 
-Weights = Float[np.ndarray, "sample rows"]
-Values = Float[np.ndarray, " sample"]
-BLOCK = 512  # networks that are compared with all others at once
-TAIL = 0.025  # left out on either side of a 95% interval
-
-
-def run_weights(runs: Shaped[np.ndarray, " rows"], *, samples: int, seed: int) -> Weights:
-    """Return how often each row is drawn when as many runs as there are are drawn with replacement, `samples` times.
-
-    Efron & Tibshirani (1993), "An introduction to the bootstrap", chapter 13. No resampling of less than two runs.
-    """
-    names, codes = np.unique(runs, return_inverse=True)
-    random = np.random.default_rng(seed)
-    drawn = [random.integers(len(names), size=len(names)) for _ in range(samples if len(names) > 1 else 0)]
-    counts = [np.bincount(some, minlength=len(names))[codes] for some in drawn]
-    return np.array(counts, dtype=float).reshape(-1, len(codes))
-
-
-def bounds(values: Mapping[str, Values]) -> dict[str, float]:
-    """Return the ends of the 95% percentile interval of each metric as `<name>_low` and `<name>_high`."""
-    found = {}
-    for name, each in values.items():
-        defined = each[np.isfinite(each)]
-        if len(defined):
-            low, high = np.quantile(defined, [TAIL, 1 - TAIL])
-            found |= {f"{name}_low": float(low), f"{name}_high": float(high)}
-    return found
-
-
-def mean(values: Float[np.ndarray, " rows"] | Bool[np.ndarray, " rows"], weights: Weights) -> Values:
-    """Return the weighted mean."""
-    return _ratio(weights @ values.astype(float), weights.sum(axis=1))
+from wscore.evaluation.bootstrap import Values, Weights, mean, rank_correlations, ratio
 
 
 def binary(
@@ -54,10 +20,10 @@ def binary(
     both = (true > 0) & (other > 0)
     found = {
         "precision": hits / np.maximum(told, 1.0),
-        "recall": _ratio(hits, true),
-        "f1": _ratio(2 * hits, true + told),
-        "roc_auc": _ratio(_area(truth, probability, weights), true * other),
-        "average_precision": _ratio(_precision_sum(truth, probability, weights), true),
+        "recall": ratio(hits, true),
+        "f1": ratio(2 * hits, true + told),
+        "roc_auc": ratio(_area(truth, probability, weights), true * other),
+        "average_precision": ratio(_precision_sum(truth, probability, weights), true),
     }
     return {"accuracy": mean(said == truth, weights)} | {k: np.where(both, v, np.nan) for k, v in found.items()}
 
@@ -76,9 +42,9 @@ def regression(
         "mse": mse,
         "mae": mean(np.abs(error), weights),
         "rmse": np.sqrt(mse),
-        "relative_error": _ratio(weights @ np.where(some, relative, 0.0), weights @ some.astype(float)),
+        "relative_error": ratio(weights @ np.where(some, relative, 0.0), weights @ some.astype(float)),
     }
-    ranks = {"r2": 1 - _ratio(mse, variance), **_rank_correlations(truth, prediction, weights)}
+    ranks = {"r2": 1 - ratio(mse, variance), **rank_correlations(truth, prediction, weights)}
     return found | {name: np.where(varies, values, np.nan) for name, values in ranks.items()}
 
 
@@ -89,27 +55,23 @@ def classes(
     count = int(max(truth.max(initial=0), predicted.max(initial=0))) + 1
     true, told = (weights @ np.eye(count)[part] for part in (truth, predicted))  # (B, K)
     hits = weights @ (np.eye(count)[truth] * (truth == predicted)[:, None])
-    f1 = np.where(true > 0, _ratio(2 * hits, true + told), np.nan)
+    f1 = np.where(true > 0, ratio(2 * hits, true + told), np.nan)
     return {
         "accuracy": mean(truth == predicted, weights),
         "macro_f1": _over(f1),
-        "majority": _ratio(true.max(axis=1), weights.sum(axis=1)),
+        "majority": ratio(true.max(axis=1), weights.sum(axis=1)),
     }
 
 
 def _over(values: Float[np.ndarray, "sample part"]) -> Values:
     """Return the mean of the parts that are defined."""
     known = np.isfinite(values)
-    return _ratio(np.where(known, values, 0.0).sum(axis=1), known.sum(axis=1).astype(float))
+    return ratio(np.where(known, values, 0.0).sum(axis=1), known.sum(axis=1).astype(float))
 
 
 def average(values: list[Values]) -> Values:
     """Return the mean over several metrics, resampling by resampling, of those that are defined."""
     return _over(np.stack(values, axis=1))
-
-
-def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
-    return np.where(below > 0, above / np.where(below > 0, below, 1.0), np.nan)
 
 
 def _steps(probability: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -134,23 +96,3 @@ def _precision_sum(truth: np.ndarray, probability: np.ndarray, weights: Weights)
     )
     precision = np.cumsum(yes, axis=1) / np.maximum(np.cumsum(all_, axis=1), 1e-9)
     return (yes * precision).sum(axis=1)
-
-
-def _rank_correlations(truth: np.ndarray, prediction: np.ndarray, weights: Weights) -> dict[str, Values]:
-    """Return tau-b and Spearman's rho from signs of pairwise differences; 0 for a constant prediction."""
-    agree, true_pairs, told_pairs = (np.zeros(len(weights)) for _ in range(3))
-    true_rank, told_rank = np.zeros(weights.shape), np.zeros(weights.shape)
-    for start in range(0, len(truth), BLOCK):
-        part = slice(start, start + BLOCK)
-        true, told = (np.sign(values[part, None] - values[None, :]) for values in (truth, prediction))  # (n, N)
-        own = weights[:, part]
-        agree += np.einsum("bn,bn->b", own @ (true * told), weights)
-        true_pairs += np.einsum("bn,bn->b", own @ np.abs(true), weights)
-        told_pairs += np.einsum("bn,bn->b", own @ np.abs(told), weights)
-        true_rank[:, part], told_rank[:, part] = weights @ true.T, weights @ told.T
-    tau = agree / np.sqrt(np.maximum(true_pairs * told_pairs, 1e-30))
-    covariance, true_size, told_size = (
-        (weights * left * right).sum(axis=1)
-        for left, right in ((true_rank, told_rank), (true_rank, true_rank), (told_rank, told_rank))
-    )
-    return {"kendall_tau": tau, "spearman": covariance / np.sqrt(np.maximum(true_size * told_size, 1e-30))}

@@ -23,10 +23,10 @@ import pandas as pd
 from jaxtyping import Float, Shaped
 
 from wscore.errors import DataError, ModelError, WscoreWarning
+from wscore.evaluation.bootstrap import Values, Weights, bounds, mean, run_weights
 from wscore.heads.conformal import Intervals
 from wscore.heads.dataset import NOTHING, HeadData
 from wscore.heads.evaluation import bootstrap_metrics as resampled
-from wscore.heads.evaluation.bootstrap_metrics import Values, Weights, bounds, run_weights
 from wscore.heads.evaluation.config import EvaluateHeadsConfig
 from wscore.heads.evaluation.controls import (
     Case,
@@ -191,7 +191,7 @@ def coverage(verdict: Verdict, weights: Weights) -> dict[str, float]:
     low, high = (target.restore(end) for end in intervals.bounds(verdict.outputs[OURS][target.name][known, 0]))
     truth = target.raw(verdict.table)[known]
     inside = (truth >= low) & (truth <= high)
-    ends = bounds({"coverage": resampled.mean(inside, weights[:, known])}) if len(weights) else {}
+    ends = bounds({"coverage": mean(inside, weights[:, known])}) if len(weights) else {}
     found = {"coverage": float(np.mean(inside)), "coverage_aim": intervals.coverage}
     return {**found, "interval_width": float(np.mean(high - low)), **ends}
 
@@ -312,7 +312,7 @@ def _resampled_labels(verdict: Verdict, outputs: Outputs, weights: Weights) -> d
         **_resampled_means(scores, judged, {f"macro_{metric}": metric for metric in LABEL_METRICS}),
         **_resampled_means(scores, hidden, {"macro_f1_not_given_away": "f1"}),
         "hamming_loss": (weights @ wrong.sum(axis=1)) / np.maximum(weights @ known.sum(axis=1), 1),
-        "subset_accuracy": resampled.mean(~wrong[some].any(axis=1), weights[:, some]),
+        "subset_accuracy": mean(~wrong[some].any(axis=1), weights[:, some]),
         **{f"{name}_f1": scores[name]["f1"] for name in judged},
     }
 

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import roc_curve
 
-from wscore.heads.evaluation.bootstrap_metrics import bounds, run_weights
+from wscore.evaluation.bootstrap import bounds, run_weights
 from wscore.heads.evaluation.config import EvaluateHeadsConfig
 from wscore.heads.evaluation.evaluate import OURS, Verdict, one_valued, raw_values, resampled_scores, scores_of
 from wscore.heads.evaluation.metrics import MAIN

@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from msgspec import Meta
-from scipy.stats import norm, rankdata
+from scipy.stats import false_discovery_control, norm, rankdata
 
 from wscore.config import Section
 from wscore.sae.dataset import stream
@@ -120,12 +120,6 @@ def activity(dictionary: Dictionary, split: str) -> Activity:
     return Activity(rows.networks[places], means.numpy(), shares.numpy(), kinds.numpy())
 
 
-def last_checkpoints(zoo: Zoo, networks: np.ndarray) -> np.ndarray:
-    """Return which of these networks (zoo rows) are the last checkpoint of their run, as flags."""
-    last = zoo.table.groupby("run_id", sort=False)["checkpoint"].idxmax().to_numpy()
-    return np.isin(networks, last)
-
-
 def properties(table: pd.DataFrame) -> list[Property]:
     """Return what the metadata of networks say: true or false, numbers that vary, each name of a column of names.
 
@@ -179,16 +173,6 @@ def rank_score(
     return Score(effect, np.divide(product, np.sqrt(variance), out=np.zeros(latents), where=variance > 0))
 
 
-def adjust(p: Float[np.ndarray, " tests"]) -> Float[np.ndarray, " tests"]:
-    """Return Benjamini and Hochberg's adjusted p-values: those below a level have that false discovery rate."""
-    order = np.argsort(p)
-    scaled = p[order] * len(p) / np.arange(1, len(p) + 1)
-    adjusted = np.minimum.accumulate(scaled[::-1])[::-1].clip(max=1)
-    result = np.empty(len(p))
-    result[order] = adjusted
-    return result
-
-
 class Sample(NamedTuple):
     """One network per run of one split.
 
@@ -213,7 +197,7 @@ class Sample(NamedTuple):
 
 def sample(found: Activity, zoo: Zoo) -> Sample:
     """Return the last checkpoint of each run."""
-    last = last_checkpoints(zoo, found.networks)
+    last = np.isin(found.networks, zoo.last_checkpoints())
     table = zoo.table.iloc[found.networks[last]].reset_index(drop=True)
     return Sample(found.shares[last], table, np.unique(table["layout"].astype(str), return_inverse=True)[1])
 
@@ -237,7 +221,7 @@ def explain(train: Sample, test: Sample, alive: np.ndarray, scope: Scope, level:
     best, each = np.abs(z).argmax(0), np.arange(len(alive))
     z_test = np.stack([score.z for score in tested_by])[best, each]
     p = 2 * norm.sf(np.abs(z_test))
-    q = adjust(p)
+    q = false_discovery_control(p)  # Benjamini and Hochberg's adjusted p-values
     return pd.DataFrame({
         "latent": alive,
         "scope": scope,

@@ -17,7 +17,7 @@ from wscore.autoencoder.evaluation.evaluate import Probe
 from wscore.autoencoder.evaluation.fidelity import repair
 from wscore.networks.layout import Layout
 from wscore.sae.evaluation.evaluate import CodeStatistics, Dictionary, NetworkMaker
-from wscore.sae.evaluation.explain import Activity, ExplainConfig, kind_name, last_checkpoints, main_kinds
+from wscore.sae.evaluation.explain import Activity, ExplainConfig, kind_name, main_kinds
 from wscore.zoo.store import Zoo
 
 
@@ -96,7 +96,7 @@ class Steering:
         All are of one layout, and of the data set that most of them were trained on.
         """
         name = self.dictionary.kind_names()[kind][0]
-        rows = test.networks[last_checkpoints(self.zoo, test.networks)]
+        rows = test.networks[np.isin(test.networks, self.zoo.last_checkpoints())]
         table = self.zoo.table.iloc[rows]
         layouts = table["layout"].astype(str).to_numpy()
         name = name or str(pd.Series(layouts).mode().iloc[0])  # latents: the most frequent layout

@@ -17,7 +17,7 @@ from wscore.autoencoder.evaluation.report import (
     sentence,
 )
 from wscore.evaluation.config import EvaluateConfig
-from wscore.networks.batched import logits, scores
+from wscore.networks.inference import StackedAnswer, logits, scores
 from wscore.tokens.cache import TokenCache, build_cache
 from wscore.tokens.config import TokensConfig
 from wscore.zoo.store import Zoo, write_layouts, write_part
@@ -119,7 +119,7 @@ def test_accuracies_are_those_of_the_networks(zoo, perfect, digits):
         known = zoo.table.loc[number]
         vector = torch.from_numpy(zoo.weights([number]))
         asked = images.questions["digits"]
-        values = logits(known["architecture"], zoo.layout(number), vector, asked.images)
+        values = logits(StackedAnswer(known["architecture"], zoo.layout(number)), vector, asked.images)
         assert row["original"] == pytest.approx(float(scores(values, asked.labels)[0]), abs=1e-6)
         assert row["ours"] == pytest.approx(row["original"])
         assert row["family"] == known["family"]

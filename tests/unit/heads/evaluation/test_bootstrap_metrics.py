@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
+from wscore.evaluation.bootstrap import bounds
 from wscore.heads.evaluation import bootstrap_metrics as resampled
-from wscore.heads.evaluation.bootstrap_metrics import bounds, run_weights
 from wscore.heads.evaluation.metrics import binary_scores, class_scores, regression_scores
 
 rng = np.random.default_rng(0)
@@ -40,12 +40,3 @@ def test_what_is_not_defined_is_nan_and_left_out_of_the_bounds():
     assert np.isnan(found["roc_auc"]).all()
     assert "roc_auc_low" not in bounds(found)
     assert bounds(found)["accuracy_low"] == 0.5
-
-
-def test_whole_runs_are_drawn():
-    runs = np.array(["a", "a", "b", "c", "c", "c"])
-    weights = run_weights(runs, samples=50, seed=0)
-    assert (weights[:, 0] == weights[:, 1]).all()
-    assert (weights[:, 3] == weights[:, 5]).all()
-    assert (weights[:, [0, 2, 3]].sum(axis=1) == 3).all()
-    assert run_weights(runs[:2], samples=50, seed=0).shape == (0, 2)

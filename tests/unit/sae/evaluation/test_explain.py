@@ -6,7 +6,7 @@ import pytest
 from scipy.stats import mannwhitneyu, norm, spearmanr
 from sklearn.metrics import roc_auc_score
 
-from wscore.sae.evaluation.explain import Property, Sample, adjust, explain, properties, rank_score
+from wscore.sae.evaluation.explain import Property, Sample, explain, properties, rank_score
 
 RUNS = 120
 
@@ -86,11 +86,6 @@ def test_unknown_values_are_left_out_and_constant_latents_tell_nothing() -> None
     found = rank_score(activations, Property("half", True, values), np.zeros(40, int))
     assert found.effect[0] == pytest.approx(roc_auc_score(values[20:], activations[20:, 0]))
     assert (found.effect[1], found.z[1]) == (0.5, 0.0)
-
-
-def test_adjusted_p_values_by_hand() -> None:
-    assert adjust(np.array([0.01, 0.04, 0.03, 0.5])).tolist() == pytest.approx([0.04, 0.16 / 3, 0.16 / 3, 0.5])
-    assert adjust(np.array([0.9, 0.8])).max() <= 1
 
 
 def test_properties_leave_out_identities_seeds_and_what_hardly_varies() -> None:
