@@ -194,8 +194,10 @@ def headline(parts: Mapping[str, Any]) -> dict[str, Any]:
 def markdown(parts: Mapping[str, Any]) -> str:
     """Return Markdown with one table per part: a row per metric, ours first, then the controls of that part."""
     texts = [_table(part) for part in sections(parts)]
-    legend = "↑ higher is better, ↓ lower is better; **bold**: best of wscore and the baselines of equal size or "
-        "information; [95% bootstrap interval over runs]."
+    legend = (
+        "↑ higher is better, ↓ lower is better; **bold**: best of wscore and the baselines of equal size or information; "
+        "[95% bootstrap interval over runs]."
+    )
     missing = [
         f"`metrics/{name}.json` is missing: run `dvc repro {STAGES[name]}`." for name in STAGES if not parts.get(name)
     ]
