@@ -67,8 +67,8 @@ ui: $(READY) ## browse this clone's MLflow runs at http://127.0.0.1:5000 (PORT=.
 bench: $(READY) ## time the hot paths beside named rivals
 	for file in benchmarks/[a-z]*.py; do python -m "benchmarks.$$(basename "$$file" .py)" || exit 1; done
 
-readme: $(READY) ## copy the table and the picture of the last evaluation into README.md and docs/
-	python -m wscore.report.readme --table metrics/table.md --picture plots/evaluate/summary.png
+readme: $(READY) ## write the figures of the last evaluation to README.md, docs/results.md and docs/summary.png
+	python -m wscore.report.readme --metrics metrics --picture plots/evaluate/summary.png
 
 clean: ## remove the scratch copy, rendered plots, training logs and tool caches (results and .venv stay)
 	rm -rf $(SMOKE) dvc_plots runs .cache .pytest_cache .ruff_cache .hypothesis build ./*.egg-info

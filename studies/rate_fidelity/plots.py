@@ -9,7 +9,7 @@ from wscore.autoencoder.evaluation.plots import NAMES, NOTHING, method_colour
 from wscore.plots.style import figure, label, save, unavailable
 
 PANELS = {
-    "agreement": "same answers as the original",
+    "agreement": "agreement with the original",
     "accuracy_change": "mean absolute accuracy change",
     "rank_correlation": "rank correlation of accuracies",
 }

@@ -131,7 +131,7 @@ def test_the_predictor_is_judged_on_unseen_runs_at_the_first_and_the_last_step(w
     card = Path("published/predictor/README.md").read_text()
     assert "| | skill_1 | skill_2 | accuracy_1 | accuracy_2 |" in card
     assert "| this model | -0.25 | -0.75 | 0.5 | 0.25 |" in card
-    assert "| copy the last | 0 | 0 | 0.75 | 0.5 |" in card
+    assert "| copy last | 0 | 0 | 0.75 | 0.5 |" in card
     assert "a training run of which it saw nothing" in card
 
 

@@ -1,6 +1,6 @@
-"""The figures of the last evaluation in the README: its table between two markers, its picture beside the docs.
+"""Figures of the last evaluation in the documentation: the front table of README.md, docs/results.md and the picture.
 
-python -m wscore.report.readme --table metrics/table.md --picture plots/evaluate/summary.png
+python -m wscore.report.readme --metrics metrics --picture plots/evaluate/summary.png
 """
 
 import argparse
@@ -9,24 +9,29 @@ from pathlib import Path
 
 from wscore.errors import PublishError, WscoreError
 from wscore.io import atomic_file, write_text
+from wscore.report.front import front_table
+from wscore.report.table import gather, markdown
 
 BEGIN, END = "<!-- table:begin -->", "<!-- table:end -->"
+RESULTS = """# Results
+
+Written by `make readme` from `metrics/`: all figures of the last run of the pipeline, on held-out training runs, beside their
+baselines. What the metrics and the baselines are: [metrics](metrics.md).
+"""
 
 
-def fill_table(readme: Path, table: Path) -> None:
-    """Replace what stands between the markers of a README by a table.
+def fill_table(readme: Path, table: str) -> None:
+    """Replace the text between the markers of a README by a table.
 
     Raises:
-        PublishError: if the table is missing, or the README does not have both markers once, in order.
+        PublishError: if the README does not have both markers once, in order.
     """
-    if not table.is_file():
-        raise PublishError("no such file", where=table, fix="run `make repro` first")
     text = readme.read_text(encoding="utf-8")
     if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
         raise PublishError("markers are missing", where=readme, expected=f"{BEGIN} and, below it, {END}")
     head, _, rest = text.partition(BEGIN)
     tail = rest.partition(END)[2]
-    write_text(readme, f"{head}{BEGIN}\n{table.read_text(encoding='utf-8').strip()}\n{END}{tail}")
+    write_text(readme, f"{head}{BEGIN}\n{table.strip()}\n{END}{tail}")
 
 
 def copy_picture(picture: Path, target: Path) -> None:
@@ -42,13 +47,15 @@ def copy_picture(picture: Path, target: Path) -> None:
 
 
 def main() -> None:
-    """Fill in the README of the current folder; a missing file ends with status 1 and one line on stderr."""
-    parser = argparse.ArgumentParser(prog="python -m wscore.report.readme", description="Put figures into README.md.")
-    parser.add_argument("--table", type=Path, required=True)
+    """Update the documentation of the current folder; a missing file ends with status 1 and one line on stderr."""
+    parser = argparse.ArgumentParser(prog="python -m wscore.report.readme", description="Put figures into the docs.")
+    parser.add_argument("--metrics", type=Path, required=True)
     parser.add_argument("--picture", type=Path, required=True)
     options = parser.parse_args()
     try:
-        fill_table(Path("README.md"), options.table)
+        parts = gather(options.metrics)
+        fill_table(Path("README.md"), front_table(parts))
+        write_text(Path("docs/results.md"), f"{RESULTS}\n{markdown(parts)}")
         copy_picture(options.picture, Path("docs/summary.png"))
     except WscoreError as error:
         sys.exit(f"readme: {error}")

@@ -85,7 +85,7 @@ def draw_agreement(axes: Axes, table: pd.DataFrame) -> None:
     axes.bar_label(bars, fmt="%.2f", padding=2)
     axes.set_xlim(0, 1.08)
     axes.grid(visible=False, axis="y")
-    label(axes, x="same answers as the original (share of images)")
+    label(axes, x="agreement with the original (fraction of images)")
 
 
 PANELS = (

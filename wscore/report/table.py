@@ -1,4 +1,4 @@
-"""One table of all that was measured, each figure beside its controls, and its headline figures."""
+"""All results beside their baselines as Markdown tables, and the headline figures."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,17 +26,17 @@ AUTOENCODER_CONTROLS = {
     "mean_network": "mean network",
     "pca": "PCA, same size",
     "layout_pca": "PCA per layout, same size",
-    "layout_pca_unaligned": "the same, not aligned",
-    "noise": "noise of equal norm",
-    "int8": "8-bit weights",
-    "int4": "4-bit weights",
-    "quantized": "quantised + zstd, same bytes",
-    "pruned_int4": "pruned + 4 bits + zstd, same bytes",
+    "layout_pca_unaligned": "PCA per layout, unaligned",
+    "noise": "Gaussian noise of equal norm",
+    "int8": "int8 weights",
+    "int4": "int4 weights",
+    "quantized": "quantised + zstd, same size",
+    "pruned_int4": "pruned + int4 + zstd, same size",
 }
-REFINED_TITLE = "Autoencoder, latents refined at encoding time"
+REFINED_TITLE = "Autoencoder, latents refined at encoding"
 REFINED_CONTROLS = {
     "layout_pca_refined": "PCA per layout, refined",
-    "ours_by_curvature": "ours, rounded by curvature, not searched",
+    "ours_by_curvature": "ours, curvature rounding only",
 } | AUTOENCODER_CONTROLS
 SPARSE_CONTROLS = {
     "mean_network": "mean network",
@@ -45,28 +45,28 @@ SPARSE_CONTROLS = {
     "top_entries": "largest entries, same count",
 }
 HEAD_CONTROLS = {
-    "mean": "mean or majority",
+    "mean": "mean or majority class",
     "shapes": "shapes only",
-    "linear_probe": "latents, linear",
-    "pca": "PCA, linear",
+    "linear_probe": "linear probe on latents",
+    "pca": "linear probe on PCA",
     "hyperparameters": "hyperparameters",
     "statistics": "weight statistics + boosting",
 }
 FORECAST_CONTROLS = {
-    "copy_last": "copy the last",
+    "copy_last": "copy last",
     "linear": "linear",
     "damped": "damped linear",
     "ridge_ar": "ridge AR per tensor",
     "online_ar1": "online AR(1)",
     "pca_ar": "PCA + AR",
-    "lawa": "mean of last 3",
-    "ema": "moving average",
+    "lawa": "mean of last 3 (LAWA)",
+    "ema": "EMA",
 }
 FORECASTS = {
-    "temporal": "Weight forecast, later in the runs learned from",
+    "temporal": "Weight forecast, later in the training runs",
     "unseen_run": "Weight forecast, unseen run",
-    "unseen_optimizer": "Weight forecast, unseen optimiser",
-    "unseen_dataset": "Weight forecast, unseen data set",
+    "unseen_optimizer": "Weight forecast, unseen optimizer",
+    "unseen_dataset": "Weight forecast, unseen dataset",
 }
 FORECAST_METRICS = {"skill": "skill", "accuracy": "accuracy of the forecast network"}
 TITLES = {
@@ -130,7 +130,7 @@ class Part(NamedTuple):
 
 
 AUTOENCODER_METRICS = (
-    Metric("agreement", "same answers as the original", "higher"),
+    Metric("agreement", "agreement with the original", "higher"),
     Metric("accuracy_change", "mean absolute accuracy change", "lower"),
     Metric("rank_correlation", "rank correlation of accuracies", "higher"),
     Metric("accuracy", "accuracy after rebuilding", "neither"),
@@ -143,24 +143,24 @@ AUTOENCODER_METRICS = (
     Metric("compression_ratio", "compression (weights per stored float)", "neither", 1),
 )
 SPARSE_METRICS = (
-    Metric("fvu", "share of the variance of rows unexplained", "lower"),
+    Metric("fvu", "fraction of variance unexplained, rows", "lower"),
     Metric("accuracy", "accuracy after rebuilding from codes", "neither"),
-    Metric("accuracy_recovered", "share of accuracy recovered", "higher"),
-    Metric("agreement", "same answers as the original, from codes", "higher"),
+    Metric("accuracy_recovered", "accuracy recovered", "higher"),
+    Metric("agreement", "agreement with the original, from codes", "higher"),
     Metric("compression_ratio", "compression (weights per stored float), codes", "neither", 1),
 )
 HEAD_METRICS = {
     "patterns": (
-        Metric("macro_f1", "building blocks: macro F1", "higher"),
-        Metric("macro_f1_not_given_away", "building blocks not given away by shapes: macro F1", "higher"),
+        Metric("macro_f1", "building blocks, macro F1", "higher"),
+        Metric("macro_f1_not_given_away", "building blocks that shapes do not reveal, macro F1", "higher"),
     ),
     "accuracy": (
-        Metric("r2", "accuracy: R²", "higher"),
-        Metric("kendall_tau", "accuracy: Kendall's tau", "higher"),
+        Metric("r2", "accuracy, R²", "higher"),
+        Metric("kendall_tau", "accuracy, Kendall's tau", "higher"),
     ),
     "hyperparameters": (
-        Metric("continuous_r2", "hyperparameters, numbers: mean R²", "higher"),
-        Metric("discrete_accuracy", "hyperparameters, names: mean accuracy", "higher"),
+        Metric("continuous_r2", "numeric hyperparameters, mean R²", "higher"),
+        Metric("discrete_accuracy", "categorical hyperparameters, mean accuracy", "higher"),
     ),
 }
 
@@ -195,7 +195,8 @@ def markdown(parts: Mapping[str, Any]) -> str:
     """Return Markdown with one table per part: a row per metric, ours first, then the controls of that part."""
     texts = [_table(part) for part in sections(parts)]
     legend = (
-        "↑ higher is better, ↓ lower is better; **bold**: the best of ours and its rivals; [95% interval over runs]."
+        "↑ higher is better, ↓ lower is better; **bold**: best of wscore and the baselines of equal size or information; "
+        "[95% bootstrap interval over runs]."
     )
     missing = [
         f"`metrics/{name}.json` is missing: run `dvc repro {STAGES[name]}`." for name in STAGES if not parts.get(name)
@@ -209,9 +210,9 @@ def sentence(parts: Mapping[str, Any]) -> str:
     for part in sections(parts):
         for line in part.lines[:1]:
             rival = best_of(line, part.rivals)
-            best = "n/a" if rival is None else _number(line.values[rival], line.metric.digits)
+            best = "n/a" if rival is None else format_number(line.values[rival], line.metric.digits)
             texts.append(
-                f"{line.metric.label} {_number(line.values.get(OURS), line.metric.digits)} (best control {best})"
+                f"{line.metric.label} {format_number(line.values.get(OURS), line.metric.digits)} (best control {best})"
             )
     missing = [name for name in STAGES if not parts.get(name)]
     return "; ".join([*texts, *([f"missing: {', '.join(missing)}"] if missing else [])])
@@ -228,13 +229,11 @@ def best_of(line: Line, methods: Iterable[str]) -> str | None:
 
 def _autoencoder(found: Mapping[str, Any]) -> list[Part]:
     note = (
-        f"Autoencoder: {found['networks']:,.0f} networks of {found['runs']:,.0f} runs; their own mean accuracy is "
-        f"{_number(found[OURS].get('accuracy_original'), 3)}. Weights in raw units, R² against their mean."
+        f"Autoencoder: {found['networks']:,.0f} networks of {found['runs']:,.0f} runs; mean accuracy of the originals "
+        f"{format_number(found[OURS].get('accuracy_original'), 3)}. Weight metrics in raw units, R² relative to the mean network."
     )
     if found["networks_not_run"]:
-        note += (
-            f" {found['networks_not_run']:,.0f} could not be run (architecture not known, or made for other images)."
-        )
+        note += f" {found['networks_not_run']:,.0f} could not be run (unknown architecture or other input size)."
     lines = _lines(found, AUTOENCODER_METRICS, AUTOENCODER_CONTROLS, prefix="")
     rivals = ("mean_network", "pca", "layout_pca", "layout_pca_unaligned", "quantized", "pruned_int4")
     part = Part("autoencoder", TITLES["autoencoder_test"], AUTOENCODER_CONTROLS, rivals, lines, note)
@@ -242,7 +241,7 @@ def _autoencoder(found: Mapping[str, Any]) -> list[Part]:
         return [part]
     moved = {**found, OURS: found["ours_refined"]}
     lines = _lines(moved, AUTOENCODER_METRICS, REFINED_CONTROLS, prefix="")
-    note = "Refined: latents fitted to what their network answers on training images; all figures are on test images."
+    note = "Refined: latents optimised per network on training images; all figures are on test images."
     rivals = ("layout_pca_refined", *rivals)
     return [part, Part("autoencoder_refined", REFINED_TITLE, REFINED_CONTROLS, rivals, lines, note)]
 
@@ -263,8 +262,8 @@ def _sparse(found: Mapping[str, Any]) -> list[Part]:
     note = (
         f"Sparse dictionary: {codes['l0']:.1f} of {codes['latents']:,.0f} latents active per row, "
         f"{codes['dead_fraction']:.1%} dead; of {features['alive']:,.0f} live features {features['discovered_all']:,.0f} "
-        f"track a property of held-out networks (with shuffled properties {features['discovered_all_shuffled']:,.1f}), "
-        f"{features['discovered_same_shapes']:,.0f} also among networks of the same shapes "
+        f"track a property of held-out networks (shuffled properties: {features['discovered_all_shuffled']:,.1f}), "
+        f"{features['discovered_same_shapes']:,.0f} among networks of the same shapes "
         f"({features['discovered_same_shapes_shuffled']:,.1f})."
     )
     lines = _lines(found, SPARSE_METRICS, SPARSE_CONTROLS, prefix="")
@@ -289,7 +288,7 @@ def _forecast(found: Mapping[str, Any], split: str, title: str) -> Part:
     note = (
         f"{title}: skill = 1 - MSE / MSE of copying the last snapshot, over {found[split]['windows']:,.0f} windows; "
         f"positive at {found[split]['forecastable']:.0f} of {len(every)} horizons. The true networks "
-        f"{horizons[-1]} ahead have accuracy {_number(truth, 3)}."
+        f"{horizons[-1]} ahead have accuracy {format_number(truth, 3)}."
     )
     lines = _lines(methods, metrics, FORECAST_CONTROLS, prefix="")
     return Part(f"forecast_{split}", title, FORECAST_CONTROLS, tuple(FORECAST_CONTROLS), lines, note)
@@ -323,12 +322,12 @@ def _headline(part: Part) -> dict[str, float]:
 
 def _cells(part: Part, line: Line) -> list[str]:
     metric, winner = line.metric, best_of(line, (OURS, *part.rivals))
-    texts = {name: _number(line.values.get(name), metric.digits) for name in (OURS, *part.controls)}
+    texts = {name: format_number(line.values.get(name), metric.digits) for name in (OURS, *part.controls)}
     if winner is not None and len(line.values) > 1:
         best = texts[winner]
         texts |= {name: f"**{best}**" for name in (OURS, *part.rivals) if texts[name] == best}
     if line.interval is not None:
-        low, high = (_number(bound, metric.digits) for bound in line.interval)
+        low, high = (format_number(bound, metric.digits) for bound in line.interval)
         texts[OURS] += f" [{low}, {high}]"
     return [metric.label + ARROWS[metric.better], *texts.values()]
 
@@ -337,20 +336,25 @@ def _has(found: Mapping[str, Any] | None, key: str) -> bool:
     return found is not None and isinstance(found.get(key), int | float)
 
 
-def _number(value: float | None, digits: int) -> str:
+def format_number(value: float | None, digits: int) -> str:
+    """Return a number as a cell: n/a where there is none, no negative zero."""
     if value is None or not math.isfinite(value):
         return "n/a"
-    rounded = round(value, digits) + 0.0  # no negative zero
+    rounded = round(value, digits) + 0.0
     return f"{rounded:,.{digits}f}" if abs(value) < 1e6 else f"{value:.1e}"
 
 
 def _table(part: Part) -> str:
     if not part.lines:
         return "\n\n".join(filter(None, [f"**{part.title}**", part.note]))
-    head = [_row([part.title, "wscore", *part.controls.values()]), _row(["---", *["---:"] * (len(part.controls) + 1)])]
-    table = "\n".join([*head, *(_row(_cells(part, line)) for line in part.lines)])
+    head = [
+        markdown_row([part.title, "wscore", *part.controls.values()]),
+        markdown_row(["---", *["---:"] * (len(part.controls) + 1)]),
+    ]
+    table = "\n".join([*head, *(markdown_row(_cells(part, line)) for line in part.lines)])
     return "\n\n".join(filter(None, [table, part.note]))
 
 
-def _row(cells: Sequence[str]) -> str:
+def markdown_row(cells: Sequence[str]) -> str:
+    """Return one row of a Markdown table."""
     return f"| {' | '.join(cells)} |"

@@ -83,11 +83,11 @@ def rows(text):
 def test_ours_stands_beside_every_control():
     table = rows(markdown(parts()))
     assert table["Autoencoder"] == [
-        "wscore", "mean network", "PCA, same size", "PCA per layout, same size", "the same, not aligned",
-        "noise of equal norm", "8-bit weights", "4-bit weights", "quantised + zstd, same bytes",
-        "pruned + 4 bits + zstd, same bytes",
+        "wscore", "mean network", "PCA, same size", "PCA per layout, same size", "PCA per layout, unaligned",
+        "Gaussian noise of equal norm", "int8 weights", "int4 weights", "quantised + zstd, same size",
+        "pruned + int4 + zstd, same size",
     ]  # fmt: skip
-    assert table["same answers as the original ↑"] == [
+    assert table["agreement with the original ↑"] == [
         "**0.750** [0.700, 0.800]", "0.200", "0.500", "0.600", "0.300", "0.100", "0.999", "0.990", "n/a", "n/a",
     ]  # fmt: skip
 
@@ -97,10 +97,10 @@ def test_bold_is_the_best_of_equal_size_whoever_that_is():
     assert table["mean absolute accuracy change ↓"][:2] == ["0.100", "**0.050**"]
     assert "**" not in "".join(table["accuracy after rebuilding"])
     cells = ["0.900 [0.850, 0.920]", "0.000", "0.300", "n/a", "n/a", "n/a", "**0.950**"]
-    assert table["accuracy: R² ↑"] == cells
+    assert table["accuracy, R² ↑"] == cells
 
 
-def test_a_table_says_whether_networks_are_told_apart_and_none_is_copied():
+def test_diversity_and_distance_to_training_networks_are_reported():
     table = rows(markdown(parts()))
     assert table["cosine of the weights ↑"][0] == "**0.850**"
     assert table["distance between networks (originals = 1)"][:5] == ["0.950", "0.950", "0.950", "0.950", "0.500"]
@@ -149,7 +149,7 @@ def test_forecasts_at_the_first_and_the_last_horizon():
 def test_headline_has_ours_and_the_best_rival():
     found = headline(parts())
     assert found["autoencoder"]["agreement"] == 0.75
-    assert found["autoencoder"]["agreement_best_control"] == 0.6  # 4-bit weights and noise are no codes of this size
+    assert found["autoencoder"]["agreement_best_control"] == 0.6  # int4 weights and noise are no codes of this size
     assert found["autoencoder"]["accuracy_change_best_control"] == 0.05
     assert "accuracy_best_control" not in found["autoencoder"]
     assert found["heads"]["accuracy_r2_best_control"] == 0.95
@@ -184,7 +184,7 @@ def test_unknown_architectures_leave_the_structure(tmp_path):
         for name, value in AUTOENCODER.items()
     }
     table = rows(markdown(parts(autoencoder_test=found | {"networks_not_run": 1820})))
-    assert table["same answers as the original ↑"][0] == "n/a"
+    assert table["agreement with the original ↑"][0] == "n/a"
     assert table["R² of the weights ↑"][0].strip("*") == "0.600"
 
 
@@ -211,6 +211,6 @@ def test_the_sparse_dictionary_stands_beside_its_controls():
     found = headline(parts())["sparse_dictionary"]
     assert (found["fvu"], found["fvu_best_control"]) == (0.2, 0.5)  # many bases are no rival of one dictionary
     text = markdown(parts())
-    assert rows(text)["share of the variance of rows unexplained ↓"][0] == "**0.200**"
+    assert rows(text)["fraction of variance unexplained, rows ↓"][0] == "**0.200**"
     assert "16.4 of 512 latents active per row" in text
-    assert "track a property of held-out networks (with shuffled properties 1.5)" in text
+    assert "track a property of held-out networks (shuffled properties: 1.5)" in text

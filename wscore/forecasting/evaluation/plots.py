@@ -24,7 +24,7 @@ NAMES = {
     "ridge_ar": "ridge AR",
     "online_ar1": "online AR(1)",
     "pca_ar": "PCA + AR",
-    "lawa": "mean of last 3",
+    "lawa": "mean of last 3 (LAWA)",
     "ema": "moving average",
     "one_sample": "one sample",
     TRUTH: "true future",
@@ -39,11 +39,11 @@ COLOURS = {
     "one_sample": YELLOW,
 }
 SPLITS = {
-    "temporal": "later in the runs learned from",
+    "temporal": "later in the training runs",
     "unseen_run": "unseen run, same part",
     "unseen_run_all": "unseen run, all of it",
-    "unseen_optimizer": "unseen optimiser",
-    "unseen_optimizer_all": "unseen optimiser, all of it",
+    "unseen_optimizer": "unseen optimizer",
+    "unseen_optimizer_all": "unseen optimizer, all of it",
     "unseen_dataset": "unseen data set",
     "unseen_dataset_all": "unseen data set, all of it",
 }

@@ -60,7 +60,7 @@ def test_bands_are_drawn_beside_what_they_aim_at(drawn: list[Figure]) -> None:
     table = pd.DataFrame(rows, columns=pd.Index(["split", "horizon", "aimed", "covered", "width"]))
     draw_bands(table, Path("bands.png"))
     lines = {str(line.get_label()): np.asarray(line.get_ydata()) for line in drawn[0].axes[0].get_lines()}
-    assert lines["later in the runs learned from"].tolist() == [0.82, 0.7]
+    assert lines["later in the training runs"].tolist() == [0.82, 0.7]
     assert lines["unseen run, same part"].tolist() == [0.6]
     assert set(lines["aimed at"]) == {0.8}
 
@@ -114,5 +114,5 @@ def test_tensors_are_drawn_one_and_the_most_steps_ahead(far: int | None, drawn: 
 def test_sets_of_windows_have_names_to_read() -> None:
     assert split_name("unseen_run") == "unseen run, same part"
     assert split_name("unseen_dataset_adam_all") == "unseen data set, adam, all of it"
-    assert split_name("temporal_sgd") == "later in the runs learned from, sgd"
+    assert split_name("temporal_sgd") == "later in the training runs, sgd"
     assert split_name("something") == "something"
