@@ -338,8 +338,7 @@ def build_cache(zoo: Zoo, config: TokensConfig, folder: Path, *, workers: Worker
             `.cache/tokens/`, so that an interrupted run goes on.
 
     Raises:
-        DataError: if a split gets no run, a network is longer than allowed (`overflow: refuse`) or has weights that are
-            not finite or do not fit its layout, naming it.
+        DataError: if a split gets no run, a network has weights that are not finite or do not fit its layout, naming it.
     """
     layouts = _used_layouts(zoo)
     tokenizer = Tokenizer.fit(config.granularity, config.chunk_size, layouts.values())

@@ -17,7 +17,7 @@ from wscore.tokens.manifest import FILES
 from wscore.zoo.store import Zoo, write_layouts, write_part
 
 CONFIG = {
-    "granularity": "neuron", "chunk_size": 32, "max_tokens": 512, "overflow": "window", "align": "none",
+    "granularity": "neuron", "chunk_size": 32, "max_tokens": 512, "align": "none",
     "normalization": "layer",
     "validation_fraction": 0.2, "test_fraction": 0.3, "seed": 0,
 }  # fmt: skip
@@ -325,8 +325,8 @@ def test_networks_without_weights_are_refused(tmp_path):
 def test_refused_networks_leave_the_old_cache_alone(zoo, tmp_path):
     build_cache(zoo, configured(), tmp_path / "tokens")
     before = TokenCache(tmp_path / "tokens").identity
-    with pytest.raises(DataError, match="too long"):
-        build_cache(zoo, configured(max_tokens=2, overflow="refuse"), tmp_path / "tokens")
+    with pytest.raises(DataError, match="no run falls"):
+        build_cache(zoo, configured(test_fraction=1e-9), tmp_path / "tokens")
     assert TokenCache(tmp_path / "tokens").identity == before
 
 

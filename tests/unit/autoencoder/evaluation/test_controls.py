@@ -19,7 +19,7 @@ from wscore.zoo.store import Zoo
 
 LAYOUT = layout_of({"fc.weight": torch.zeros(2, 3), "fc.bias": torch.zeros(2)})
 CONFIG = {
-    "granularity": "neuron", "chunk_size": 32, "max_tokens": 512, "overflow": "window", "align": "none",
+    "granularity": "neuron", "chunk_size": 32, "max_tokens": 512, "align": "none",
     "normalization": "layer",
     "validation_fraction": 0.2, "test_fraction": 0.3, "seed": 0,
 }  # fmt: skip

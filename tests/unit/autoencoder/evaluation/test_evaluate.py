@@ -26,7 +26,7 @@ CONFIG = EvaluateConfig(
     max_networks=None, probe_images=60, batch_size=3, ood=None, bootstrap_samples=20, boosting_iterations=5, seed=0
 )
 TOKENS = TokensConfig(
-    granularity="neuron", chunk_size=32, max_tokens=512, overflow="window", normalization="layer",
+    granularity="neuron", chunk_size=32, max_tokens=512, normalization="layer",
     validation_fraction=0.2, test_fraction=0.4, seed=8, align="weights",
 )  # fmt: skip
 
