@@ -92,9 +92,8 @@ class NetworkBatch(NamedTuple):
 def alone(windows: TokenBatch, items: np.ndarray) -> NetworkBatch:
     """Return windows as networks of one window each, of any layouts."""
     count, numbers = len(items), torch.from_numpy(np.ascontiguousarray(items, np.int64))
-    return NetworkBatch(
-        *(part[:, None] for part in windows), numbers[:, None], torch.full((count,), -1), torch.ones(count)
-    )  # fmt: skip
+    opened = (part[:, None] for part in (*windows, numbers))
+    return NetworkBatch._make([*opened, torch.full((count,), -1), torch.ones(count)])
 
 
 class NetworkBatches:
@@ -140,7 +139,7 @@ class NetworkBatches:
         windows = (part.unflatten(0, items.shape) for part in flat)
         numbers = torch.from_numpy(np.ascontiguousarray(items, np.int64))
         subject, risen = torch.full((count,), self.first + code), torch.full((count,), rise)
-        return NetworkBatch(*windows, numbers, subject, risen)
+        return NetworkBatch._make([*windows, numbers, subject, risen])
 
 
 class Behaviour:

@@ -556,7 +556,7 @@ def stored_sizes(cache: TokenCache, code: Code) -> dict[str, float]:
     """Return the 32-bit floats that a network of each layout takes: those of its windows, and one for its layout."""
     first = cache.table.reset_index(drop=True).drop_duplicates(["layout", "window"])
     found: dict[str, float] = {}
-    for layout, kind in zip(first["layout"].astype(str), cache.keys(first.index).tolist(), strict=True):
+    for layout, kind in zip(first["layout"].astype(str), cache.keys(first.index.to_numpy()).tolist(), strict=True):
         found[layout] = found.get(layout, 1.0) + code.floats(kind)
     return found
 
