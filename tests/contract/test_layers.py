@@ -10,7 +10,7 @@ from tests.contract.imports import ROOT, imported_files, imported_names
 
 ROWS = (
     ("errors", "config", "io", "presets"),
-    ("parallel",),
+    ("parallel", "pca"),
     ("tracking", "hub", "symmetry", "plots", "evaluation"),
     ("networks", "training", "runner"),
     ("zoo",),

@@ -3,20 +3,16 @@
 import math
 
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wscore.autoencoder.training.contrastive_loss import nt_xent
 from wscore.autoencoder.training.reconstruction_loss import (
-    FLOOR,
-    OVER,
     RECONSTRUCTION,
-    batch_normalized,
     combined,
     network_cosine,
     network_mae,
     network_mse,
-    reconstruction_loss,
 )
 
 PER_NETWORK = {"mse": network_mse, "mae": network_mae, "cosine": network_cosine}
@@ -120,59 +116,3 @@ def test_nt_xent_knows_neither_order_nor_length_nor_which_view_is_first(networks
     loss = nt_xent(first, second, 0.3).item()
     for views in ((first[order], second[order]), (second, first), (lengths * first, second)):
         assert math.isclose(nt_xent(*views, 0.3).item(), loss, rel_tol=1e-9, abs_tol=1e-9)
-
-
-def loop_normalized(values, target, mask, over):
-    """Values in units of the statistics of the target, as a loop over entries in Python numbers."""
-    moments = lambda found: (  # noqa: E731
-        (m := sum(found) / max(1, len(found))),
-        sum((a - m) ** 2 for a in found) / max(1, len(found)),
-    )
-    mean, variance = moments(target[mask].tolist())
-    result = torch.zeros_like(values)
-    for token in range(values.shape[1]):
-        for entry in range(values.shape[2]):
-            m, v = mean, variance
-            if over == "entry":
-                m, v = moments(target[:, token, entry][mask[:, token, entry]].tolist())
-                v += FLOOR * variance
-            for network in range(len(values)):
-                if mask[network, token, entry]:
-                    result[network, token, entry] = (values[network, token, entry] - m) / (math.sqrt(v) if v > 0 else 1)
-    return result
-
-
-@QUICK
-@given(over=st.sampled_from(OVER), shape=SHAPE, seed=SEED)
-def test_normalisation_over_the_batch_equals_its_loop(over, shape, seed):
-    prediction, target, mask = draw(shape, seed)
-    found = batch_normalized(prediction, target, mask, over=over)
-    for one, values in zip(found, (prediction, target), strict=True):
-        torch.testing.assert_close(one, loop_normalized(values, target, mask, over), rtol=1e-9, atol=1e-9)
-
-
-@QUICK
-@given(
-    name=LOSS, over=st.sampled_from(OVER), shape=SHAPE, seed=SEED, tokens=st.integers(0, 3), entries=st.integers(0, 3),
-    networks=st.integers(0, 2), garbage=st.sampled_from([math.nan, math.inf, 1e30]),
-)  # fmt: skip
-def test_padding_never_changes_a_normalised_loss(name, over, shape, seed, tokens, entries, networks, garbage):
-    prediction, target, mask = draw(shape, seed)
-    pad = (0, entries, 0, tokens, 0, networks)
-    larger = [
-        torch.nn.functional.pad(torch.where(mask, part, garbage), pad, value=garbage) for part in (prediction, target)
-    ]
-    masked = torch.nn.functional.pad(mask, pad)
-    loss = reconstruction_loss(name, {}, over)
-    expected = loss(prediction, target, mask).item()
-    assert math.isclose(loss(*larger, masked).item(), expected, rel_tol=1e-9, abs_tol=1e-12)
-
-
-@QUICK
-@given(name=LOSS, over=st.sampled_from(OVER), shape=SHAPE, seed=SEED, shift=st.floats(-3, 3), scale=st.floats(0.1, 9))
-def test_a_normalised_loss_knows_neither_place_nor_scale(name, over, shape, seed, shift, scale):
-    prediction, target, mask = draw(shape, seed)
-    loss = reconstruction_loss(name, {}, over)
-    assume(mask.sum() > 1)
-    moved = loss(scale * prediction + shift, scale * target + shift, mask).item()
-    assert math.isclose(moved, loss(prediction, target, mask).item(), rel_tol=1e-6, abs_tol=1e-6)

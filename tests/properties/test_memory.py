@@ -28,7 +28,7 @@ SIZES = {
     "tokens.alignment.TOGETHER": 64, "training.linear_path.BLOCK": 64, "training.representations.BLOCK": 64,
 }  # fmt: skip
 CONFIG = TokensConfig(
-    granularity="neuron", chunk_size=80, max_tokens=64, overflow="window", align="weights", normalization="layer",
+    granularity="neuron", chunk_size=80, max_tokens=64, align="weights", normalization="layer",
     validation_fraction=0.2, test_fraction=0.2, seed=0,
 )  # fmt: skip
 

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 CHANGES: dict[str, dict[str, object]] = {
     "data": {},
     "tokens": {"validation_fraction": 0.2, "test_fraction": 0.3},
-    "ae": {"latent_dim": 4, "hidden_dim": 8, "layers": 1, "heads": 2, "epochs": 1, "batch_size": 8, "latent": "network"},
+    "ae": {"latent_dim": 4, "hidden_dim": 8, "layers": 1, "heads": 2, "epochs": 1, "batch_size": 8},
     "evaluate": {"max_networks": 3, "probe_images": 30, "bootstrap_samples": 5},
     "refine": {"steps": 2, "images": 20, "curvature_images": 0},
 }  # fmt: skip

@@ -20,7 +20,7 @@ CHANGES = {
     "autoencoder_seeds": {"seeds": [0, 3], "splits": [5], "networks": 4},
     "ae": {
         "latent_dim": 4, "hidden_dim": 8, "layers": 1, "heads": 2, "epochs": 1, "batch_size": 8, "linear_path": "none",
-        "arch": "mlp", "latent": "network",
+        "arch": "mlp",
     },
     "tokens": {"chunk_size": 40, "validation_fraction": 0.2, "test_fraction": 0.3}, "data": {"max_train": 100},
     "evaluate": {"probe_images": 30, "bootstrap_samples": 0},

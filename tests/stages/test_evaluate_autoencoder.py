@@ -15,10 +15,10 @@ PARAMS = """
 data: { dataset: digits, root: null, revision: null, size: null, max_train: null, max_test: null, factories: {} }
 evaluate:
   { max_networks: null, probe_images: 50, bootstrap_samples: 10, seed: 0 }
-refine: { steps: 3, rounds: 2, images: 20, curvature_images: 5, temperature: 0.5, anchor: 0.0, rate: 1.0, seed: 0 }
+refine: { steps: 3, rounds: 2, images: 20, curvature_images: 5, temperature: 0.5, rate: 1.0, seed: 0 }
 """
 TOKENS = TokensConfig(
-    granularity="neuron", chunk_size=32, max_tokens=512, overflow="window", align="none", normalization="layer",
+    granularity="neuron", chunk_size=32, max_tokens=512, align="none", normalization="layer",
     validation_fraction=0.2, test_fraction=0.3, seed=0,
 )  # fmt: skip
 

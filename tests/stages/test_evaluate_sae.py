@@ -36,7 +36,7 @@ def workspace(make_tiny_zoo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.chdir(tmp_path)
     make_tiny_zoo(tmp_path / "zoo", families=("mlp", "cnn_bn"), runs=6)
     config = TokensConfig(
-        granularity="neuron", chunk_size=80, max_tokens=512, overflow="window", align="none", normalization="layer",
+        granularity="neuron", chunk_size=80, max_tokens=512, align="none", normalization="layer",
         validation_fraction=0.2, test_fraction=0.4, seed=0,
     )  # fmt: skip
     build_cache(Zoo(tmp_path / "zoo"), config, tmp_path / "tokens")

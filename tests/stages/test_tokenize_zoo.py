@@ -14,7 +14,6 @@ tokens:
   granularity: neuron
   chunk_size: 32
   max_tokens: 512
-  overflow: window
   align: none
   normalization: layer
   validation_fraction: 0.2
@@ -80,14 +79,8 @@ def test_a_second_run_gives_the_same_bytes(tiny_zoo: Path, workspace: Path) -> N
         ("granularity: neuron", "granularity: word", "tokens.granularity"),
         ("chunk_size: 32", "chunk_size: 0", "tokens.chunk_size"),
         ("chunk_size: 32", "chunk_size: sixty", "tokens.chunk_size"),
-        ("overflow: window", "overflow: cut", "tokens.overflow"),
         ("seed: 0", "sede: 0", "sede"),
         ("test_fraction: 0.3", "test_fraction: 0.0001", "no run falls in the test split"),
-        (
-            "max_tokens: 512\n  overflow: window",
-            "max_tokens: 2\n  overflow: refuse",
-            "run-00000-0: network is too long",
-        ),
     ],
 )
 def test_bad_parameters_stop_it(tiny_zoo: Path, workspace: Path, capsys, old: str, new: str, message: str) -> None:

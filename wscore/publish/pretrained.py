@@ -37,6 +37,8 @@ from wscore.sae.rows import Scatter, UnitMap, unit_map
 from wscore.tokens.alignment import Alignment
 from wscore.tokens.batch import TokenBatch
 from wscore.tokens.codec import TokenCodec
+from wscore.tokens.normalizer import Normalizer
+from wscore.tokens.tokenizer import Tokenizer
 from wscore.training.model_folder import CONFIG, RESERVED, WEIGHTS, load_model, read_model_config, save_model
 
 P = TypeVar("P", bound="Published")

@@ -27,30 +27,6 @@ def augment(batch: TokenBatch, *, noise: float, dropout: float, generator: torch
     return batch._replace(tokens=torch.where(batch.mask, tokens, tokens.new_zeros(())))
 
 
-def erase(batch: TokenBatch, *, share: float, generator: torch.Generator) -> TokenBatch:
-    """Return the batch with one run of tokens of every sequence set to zero (Zhong et al. 2017, arXiv 1708.04896).
-
-    Args:
-        batch: B networks; mask and features are shared with the result, so that a model sees where something is missing.
-        share: of the valid tokens that are erased, rounded.
-        generator: source of the places, on the CPU.
-    """
-    lengths = batch.token_mask.sum(1).cpu()  # (B,)
-    counts = (share * lengths).round()
-    starts = (torch.rand(len(lengths), generator=generator) * (lengths - counts + 1)).floor()
-    places = torch.arange(batch.tokens.shape[1])[None]  # (1, T)
-    gone = (places >= starts[:, None]) & (places < (starts + counts)[:, None])
-    return batch._replace(tokens=batch.tokens.masked_fill(gone[..., None].to(batch.tokens.device), 0.0))
-
-
-def two_views(
-    batch: TokenBatch, *, noise: float, dropout: float, generator: torch.Generator
-) -> tuple[TokenBatch, TokenBatch]:
-    """Return two independently augmented views of the same networks, see `augment`."""
-    first = augment(batch, noise=noise, dropout=dropout, generator=generator)
-    return first, augment(batch, noise=noise, dropout=dropout, generator=generator)
-
-
 def token_deviation(batch: TokenBatch) -> Float[Tensor, "batch token 1"]:
     """Return the (population) standard deviation of the weights of each token; 0 for tokens of padding."""
     count = batch.mask.sum(-1, keepdim=True).clamp(min=1)

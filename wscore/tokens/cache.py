@@ -205,7 +205,7 @@ class TokenCache:
             mask[places, :length] = frame.mask
             features[places, :length] = frame.features
         parts = (torch.from_numpy(part) for part in (tokens, mask, features))
-        return TokenBatch(*parts, self.keys(numbers))
+        return TokenBatch._make([*parts, self.keys(numbers)])
 
     def keys(self, items: Items) -> Int64[Tensor, " item"]:
         """Return a number for each item that is equal for items of one layout (and window), see `TokenBatch.layouts`."""
@@ -227,7 +227,7 @@ class TokenCache:
         values = tokens.detach().to("cpu", torch.float32).numpy() if isinstance(tokens, Tensor) else tokens
         numbers, vectors = np.asarray(items, dtype=np.int64), dict[int, np.ndarray]()
         for same in group_places(self._code[numbers]):
-            layout, windows = self.layout(numbers[same[0]]), self.windows(numbers[same[0]])
+            layout, windows = self.layout(int(numbers[same[0]])), self.windows(int(numbers[same[0]]))
             self._check_complete(numbers[same], windows)
             order = same[np.lexsort((self._window[numbers[same]], self._row[numbers[same]]))]
             firsts = order.reshape(-1, windows).min(axis=1)  # where each network is first met
@@ -338,8 +338,7 @@ def build_cache(zoo: Zoo, config: TokensConfig, folder: Path, *, workers: Worker
             `.cache/tokens/`, so that an interrupted run goes on.
 
     Raises:
-        DataError: if a split gets no run, a network is longer than allowed (`overflow: refuse`) or has weights that are
-            not finite or do not fit its layout, naming it.
+        DataError: if a split gets no run, a network has weights that are not finite or do not fit its layout, naming it.
     """
     layouts = _used_layouts(zoo)
     tokenizer = Tokenizer.fit(config.granularity, config.chunk_size, layouts.values())

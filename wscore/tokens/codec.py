@@ -1,7 +1,7 @@
 """Networks as batches of tokens and back: cut into tokens, normalised, and where they are long into windows."""
 
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -60,7 +60,8 @@ class TokenCodec:
         if len(lengths) == 1:
             return tokens[:, : lengths[0]]
         parts = [tokens[place :: len(lengths), :length] for place, length in enumerate(lengths)]
-        return torch.cat(parts, dim=1) if isinstance(tokens, Tensor) else np.concatenate(parts, axis=1)
+        join: Any = torch.cat if isinstance(tokens, Tensor) else np.concatenate
+        return join(parts, 1)
 
 
 def _cut(tokens: np.ndarray, windows: list[slice]) -> np.ndarray:

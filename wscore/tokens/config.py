@@ -17,8 +17,7 @@ class TokensConfig(Section, frozen=True):
     Args:
         granularity: `neuron` or `chunk`, see `wscore.tokens.tokenizer.Tokenizer`.
         chunk_size: weights per token for `chunk`, most weights per token for `neuron`.
-        max_tokens: longest sequence.
-        overflow: `window` cuts longer networks into windows of nearly equal length; `refuse` stops, naming the network.
+        max_tokens: longest sequence; longer networks are cut into windows of nearly equal length.
         align: `weights` puts the hidden units of every network into the order that fits a reference best, see
             `wscore.tokens.alignment`; `none` takes networks as they are.
         normalization: see `wscore.tokens.normalizer.Normalizer`.
@@ -30,7 +29,6 @@ class TokensConfig(Section, frozen=True):
     granularity: Granularity
     chunk_size: Annotated[int, Meta(ge=1, le=65536)]
     max_tokens: Annotated[int, Meta(ge=1)]
-    overflow: Literal["window", "refuse"]
     align: Literal["none", "weights"]
     normalization: Normalization
     validation_fraction: Fraction

@@ -28,14 +28,9 @@ def make_index(zoo: Zoo, tokenizer: Tokenizer, config: TokensConfig, splits: np.
         tokenizer: says how many tokens each has.
         config: says how long an item may be, and what happens to longer networks.
         splits: split of each row of the zoo.
-
-    Raises:
-        DataError: if a network is longer than allowed and `overflow` is `refuse`, naming it.
     """
     names = zoo.table["layout"].astype(str).to_numpy()
     lengths = {name: tokenizer.count(zoo.layouts[name]) for name in np.unique(names).tolist()}
-    if config.overflow == "refuse":
-        _refuse_long(zoo, np.array([lengths[name] for name in names]), config.max_tokens)
     windows = {name: np.array(cut_windows(length, config.max_tokens)) for name, length in lengths.items()}
     counts = np.array([len(windows[name]) for name in names])
     rows = np.repeat(np.arange(len(zoo)), counts)
@@ -73,18 +68,6 @@ def split_rows(zoo: Zoo, config: TokensConfig) -> np.ndarray:
                 fix="add runs (zoo.n_runs), or change the fractions or tokens.seed",
             )
     return splits
-
-
-def _refuse_long(zoo: Zoo, tokens: np.ndarray, longest: int) -> None:
-    refused = np.flatnonzero(tokens > longest)
-    if len(refused):
-        raise DataError(
-            "network is too long",
-            where=zoo.table["model_id"].iloc[refused[0]],
-            expected=f"at most {longest} tokens (tokens.max_tokens)",
-            got=f"{tokens[refused[0]]} tokens; {len(refused)} networks are too long",
-            fix="set tokens.overflow to window, or raise tokens.max_tokens or tokens.chunk_size",
-        )
 
 
 def group_places(*codes: Int[np.ndarray, " place"]) -> list[np.ndarray]:

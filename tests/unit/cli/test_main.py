@@ -31,7 +31,7 @@ Output = pytest.CaptureFixture[str]
 def models(tiny_zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Small untrained models as they are published, and the representations of the zoo beside them."""
     config = TokensConfig(
-        granularity="neuron", chunk_size=64, max_tokens=512, overflow="window", align="weights",
+        granularity="neuron", chunk_size=64, max_tokens=512, align="weights",
         normalization="layer", validation_fraction=0.2, test_fraction=0.2, seed=0,
     )  # fmt: skip
     folder = tmp_path_factory.mktemp("cli")

@@ -65,7 +65,7 @@ class TiedForTests(nn.Module):
 def original(tiny_zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Encoder and decoder as they are published."""
     config = TokensConfig(
-        granularity="neuron", chunk_size=64, max_tokens=512, overflow="window", align="weights",
+        granularity="neuron", chunk_size=64, max_tokens=512, align="weights",
         normalization="layer", validation_fraction=0.2, test_fraction=0.2, seed=0,
     )  # fmt: skip
     folder = tmp_path_factory.mktemp("original")

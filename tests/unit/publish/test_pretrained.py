@@ -27,7 +27,7 @@ from wscore.zoo.store import Zoo
 @pytest.fixture(scope="module", params=[512, 12], ids=["whole", "windows"])
 def cache(request: pytest.FixtureRequest, tiny_zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> TokenCache:
     config = TokensConfig(
-        granularity="neuron", chunk_size=64, max_tokens=request.param, overflow="window", align="weights",
+        granularity="neuron", chunk_size=64, max_tokens=request.param, align="weights",
         normalization="layer", validation_fraction=0.2, test_fraction=0.2, seed=0,
     )  # fmt: skip
     folder = tmp_path_factory.mktemp("publish") / "tokens"
@@ -95,7 +95,7 @@ def test_wrong_input_is_named(published: Path, tiny_zoo: Path) -> None:
         PublishedEncoder(published / "decoder")
 
 
-REFINE = RefineConfig(steps=12, rounds=2, images=40, curvature_images=8, temperature=0.5, anchor=0.0, rate=1.0, seed=0)
+REFINE = RefineConfig(steps=12, rounds=2, images=40, curvature_images=8, temperature=0.5, rate=1.0, seed=0)
 
 
 @pytest.mark.parametrize("row", [1, 9, 17])

@@ -32,7 +32,7 @@ class Work:
     def __init__(self, zoo: Path, folder: Path) -> None:
         self.zoo, self.folder = Zoo(zoo), folder
         tokens = TokensConfig(
-            granularity="neuron", chunk_size=64, max_tokens=512, overflow="window", align="weights",
+            granularity="neuron", chunk_size=64, max_tokens=512, align="weights",
             normalization="layer", validation_fraction=0.3, test_fraction=0.2, seed=0,
         )  # fmt: skip
         build_cache(self.zoo, tokens, folder / "tokens")

@@ -24,7 +24,7 @@ def zoo(tiny_zoo: Path) -> Zoo:
 @pytest.fixture(scope="module")
 def cache(zoo: Zoo, tmp_path_factory: pytest.TempPathFactory) -> TokenCache:
     config = TokensConfig(
-        granularity="neuron", chunk_size=40, max_tokens=14, overflow="window", align="none", normalization="layer",
+        granularity="neuron", chunk_size=40, max_tokens=14, align="none", normalization="layer",
         validation_fraction=0.2, test_fraction=0.3, seed=0,
     )  # fmt: skip
     folder = tmp_path_factory.mktemp("units") / "tokens"

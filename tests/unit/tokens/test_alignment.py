@@ -16,7 +16,7 @@ from wscore.zoo.store import Zoo
 
 def configured(align: str) -> TokensConfig:
     return TokensConfig(
-        granularity="neuron", chunk_size=32, max_tokens=512, overflow="window", align=align, normalization="none",
+        granularity="neuron", chunk_size=32, max_tokens=512, align=align, normalization="none",
         validation_fraction=0.3, test_fraction=0.3, seed=0,
     )  # fmt: skip
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from wscore.tokens.augment import augment, token_deviation, two_views
+from wscore.tokens.augment import augment, token_deviation
 from wscore.tokens.batch import TokenBatch
 
 
@@ -71,10 +71,10 @@ def test_the_generator_decides():
     assert not torch.equal(first, other)
 
 
-def test_two_views_differ_and_global_randomness_is_left_alone():
-    batch = make_batch()
+def test_views_differ_and_global_randomness_is_left_alone():
+    batch, generator = make_batch(), torch.Generator().manual_seed(0)
     state = torch.get_rng_state()
-    first, second = two_views(batch, noise=0.1, dropout=0.1, generator=torch.Generator().manual_seed(0))
+    first, second = (augment(batch, noise=0.1, dropout=0.1, generator=generator) for _ in range(2))
     assert not torch.equal(first.tokens, second.tokens)
     assert torch.equal(torch.get_rng_state(), state)
 

@@ -5,7 +5,7 @@ from wscore.errors import ConfigError
 from wscore.tokens.config import TokensConfig
 
 GOOD = {
-    "granularity": "neuron", "chunk_size": 32, "max_tokens": 512, "overflow": "window", "align": "none",
+    "granularity": "neuron", "chunk_size": 32, "max_tokens": 512, "align": "none",
     "normalization": "layer",
     "validation_fraction": 0.2, "test_fraction": 0.3, "seed": 0,
 }  # fmt: skip
@@ -23,7 +23,6 @@ def test_a_good_section_loads():
         ({"chunk_size": "sixty"}, "tokens.chunk_size"),
         ({"chunk_size": 6.5}, "tokens.chunk_size"),
         ({"max_tokens": -1}, "tokens.max_tokens"),
-        ({"overflow": "truncate"}, "tokens.overflow"),
         ({"normalization": "batch"}, "tokens.normalization"),
         ({"validation_fraction": 0.0}, "tokens.validation_fraction"),
         ({"validation_fraction": 0.5, "test_fraction": 0.5}, "tokens"),

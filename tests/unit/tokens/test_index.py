@@ -13,7 +13,7 @@ from wscore.zoo.store import Zoo, write_layouts, write_part
 SMALL = layout_of({"fc.weight": torch.zeros(2, 3)})
 LARGE = layout_of({"fc.weight": torch.zeros(5, 3)})
 CONFIG = {
-    "granularity": "neuron", "chunk_size": 3, "max_tokens": 3, "overflow": "window", "align": "none",
+    "granularity": "neuron", "chunk_size": 3, "max_tokens": 3, "align": "none",
     "normalization": "none",
     "validation_fraction": 0.3, "test_fraction": 0.3, "seed": 0,
 }  # fmt: skip
@@ -69,18 +69,6 @@ def test_a_run_is_in_one_split(zoo):
     table = index(zoo)
     assert (table.groupby("run_id")["split"].nunique() == 1).all()
     assert set(table["split"]) == {"train", "validation", "test"}
-
-
-def test_a_long_network_is_refused_by_name(zoo):
-    message = (
-        r"m1-0: network is too long; expected at most 3 tokens .*; got 5 tokens; 8 networks are too long; set tokens"
-    )
-    with pytest.raises(DataError, match=message):
-        index(zoo, overflow="refuse")
-
-
-def test_refuse_lets_the_rest_pass(zoo):
-    assert len(index(zoo, overflow="refuse", max_tokens=5)) == 16
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 For each network the latent z is moved so that the decoded network answers probe images as the original does:
 
-    minimise  KL(softmax(l / T) || softmax(l^(z) / T)) + anchor |z - z_0|^2 / K
+    minimise  KL(softmax(l / T) || softmax(l^(z) / T))
 
 with the scaled divergence of `behaviour_loss`. Nothing but the latent is kept of it. Most directions of a latent change
 the answers little and some very much, which slows gradient descent down by orders of magnitude. Therefore the search runs
@@ -45,7 +45,6 @@ class RefineConfig(Section):
         images: training images that the last round looks at, at most.
         curvature_images: of them that the curvature is measured on; 0 leaves it out.
         temperature: of the divergence, in spreads of the original's logits.
-        anchor: weight of the squared distance from the encoder's latent.
         rate: weight of the bits in the search, where numbers take as many as they are worth; 0 searches as if all took as many.
         seed: of the drawn images.
     """
@@ -55,7 +54,6 @@ class RefineConfig(Section):
     images: Annotated[int, Meta(ge=1)]
     curvature_images: Annotated[int, Meta(ge=0)]
     temperature: Annotated[float, Meta(gt=0)]
-    anchor: Annotated[float, Meta(ge=0)]
     rate: Annotated[float, Meta(ge=0)]
     seed: Annotated[int, Meta(ge=0)]
 
@@ -103,7 +101,7 @@ def refine(
     if not config.steps or not len(start):
         return start
     expected = _expected(problem)
-    whole = _Goal(problem, expected, start, config)
+    whole = _Goal(problem, expected, config)
     if (whole.values(start) < EXACT).all():  # latents of all directions: only their rounding costs anything
         return start
     latents = start
@@ -112,7 +110,7 @@ def refine(
         steps = config.steps // rounds + (number < config.steps % rounds)
         count = max(1, len(problem.images) >> (rounds - 1 - number))
         part = problem._replace(images=problem.images[:count])
-        goal = _Goal(part, expected[:, :count], start, config)
+        goal = _Goal(part, expected[:, :count], config)
         if number == 0 or not config.curvature_images:
             latents = minimise(goal, latents, steps=steps).points
             continue
@@ -222,7 +220,7 @@ def one_pass(
     """
     windows, size = len(kinds), start.shape[1] // len(kinds)
     expected = _expected(problem)
-    goal = _Goal(problem, expected, start, config)
+    goal = _Goal(problem, expected, config)
     curvature = _damped(problem, expected, start, config)[0]  # (W K, W K)
     blocks = torch.stack([curvature[at : at + size, at : at + size] for at in range(0, len(curvature), size)])
     split, slope = start.view(windows, size), goal(start)[1].view(windows, size) if searched else None
@@ -260,7 +258,7 @@ def search(
         steps = config.steps // rounds + (number < config.steps % rounds)
         count = max(1, len(problem.images) >> (rounds - 1 - number))
         part = problem._replace(images=problem.images[:count])
-        moved = _Moved(_Goal(part, expected[:, :count], first.start, config, worth), latents, lower[None])
+        moved = _Moved(_Goal(part, expected[:, :count], config, worth), latents, lower[None])
         latents = moved.place(minimise(moved, torch.zeros_like(latents), steps=steps, first=0.5).points)
     found = one_pass(problem, latents, code, config, kinds, searched=True)
     return found if found.value <= first.value else first
@@ -269,10 +267,8 @@ def search(
 class _Goal:
     """Objective of every network and its gradient."""
 
-    def __init__(
-        self, problem: Problem, expected: Tensor, start: Tensor, config: RefineConfig, worth: Worth | None = None
-    ) -> None:
-        self.problem, self.expected, self.start, self.config = problem, expected, start, config
+    def __init__(self, problem: Problem, expected: Tensor, config: RefineConfig, worth: Worth | None = None) -> None:
+        self.problem, self.expected, self.config = problem, expected, config
         self.worth = worth
 
     def __call__(self, latents: Tensor) -> tuple[Tensor, Tensor]:
@@ -296,7 +292,7 @@ class _Goal:
         value = behaviour_kl(self.expected[rows], found, self.config.temperature)
         if self.worth is not None:
             value = value + (self.worth.weights[rows] * (latents - self.worth.centres[rows]).square()).sum(1)
-        return value + self.config.anchor * (latents - self.start[rows]).square().mean(1)
+        return value
 
 
 class _Moved:
@@ -316,7 +312,7 @@ class _Moved:
 def _damped(problem: Problem, expected: Tensor, latents: Tensor, config: RefineConfig) -> Tensor:
     curvature = curvatures(problem, expected, latents, config)
     diagonal = curvature.diagonal(dim1=1, dim2=2)
-    diagonal += DAMPING * diagonal.mean(1, keepdim=True) + 2 * config.anchor / latents.shape[1] + 1e-6
+    diagonal += DAMPING * diagonal.mean(1, keepdim=True) + 1e-6
     return curvature
 
 

@@ -21,16 +21,15 @@ from torch import Tensor
 
 from wscore.autoencoder.evaluation.weight_errors import kind_columns
 from wscore.networks.layout import Layout
+from wscore.pca import fit_pca
 from wscore.tokens.batch import TokenBatch
 from wscore.tokens.cache import TokenCache
 
 Vectors = Float[np.ndarray, "networks weights"]
 Block = Float[np.ndarray, "_ _"]  # one of several, each with its own axes
-Stream = Callable[[], Iterable[Block]]
 #: Floats that are kept of a window, or of a network by the identity of its layout.
 Size = int | float | Mapping[str, float]
 Codec = Callable[[TokenBatch], Float[Tensor, "batch token dim"]]
-OVERSAMPLE, ROUNDS = 16, 8  # of the subspace iteration
 AT_ONCE = 256  # windows that go through a codec together
 
 
@@ -131,46 +130,6 @@ class MeanNetwork:
     def floats(self, layout: Layout) -> float:  # noqa: ARG002
         """Return 1: the layout's index."""
         return 1.0
-
-
-class Pca(NamedTuple):
-    """A mean and the directions of largest variance.
-
-    Attributes:
-        mean: of the columns.
-        basis: orthonormal rows, by falling variance.
-    """
-
-    mean: Float[np.ndarray, " columns"]
-    basis: Float[np.ndarray, "components columns"]
-
-    def project(self, x: Float[np.ndarray, "rows columns"]) -> Float[np.ndarray, "rows columns"]:
-        """Return the rows as the components know them: mean + (x - mean) basis^T basis."""
-        return self.mean + (x - self.mean) @ self.basis.T @ self.basis
-
-
-def fit_pca(stream: Stream, components: int, *, seed: int) -> Pca:
-    """Return the first principal components of a matrix read in batches, several times, and never held whole.
-
-    Subspace iteration on the covariance with Rayleigh-Ritz at the end (Halko, Martinsson & Tropp 2011, algorithm 4.4,
-    with the covariance applied in one pass). Memory is columns x (components + 16). Exact where the components reach
-    the rank.
-
-    Args:
-        stream: returns the batches (rows, columns) anew at each call.
-        components: asked for; at most min(rows - 1, columns) exist.
-        seed: of the first guess.
-    """
-    rows, mean = _mean(stream)
-    width = min(components + OVERSAMPLE, max(rows - 1, 0), mean.size)
-    basis = np.linalg.qr(np.random.default_rng(seed).standard_normal((mean.size, width)))[0].astype(np.float32)
-    for _ in range(ROUNDS):
-        image = sum((_image(batch, mean, basis) for batch in stream()), np.zeros((mean.size, width)))
-        basis = np.linalg.qr(image)[0].astype(np.float32)
-    scores = [(batch - mean) @ basis for batch in stream()]
-    gram = sum((part.T.astype(np.float64) @ part for part in scores), np.zeros((width, width)))
-    directions = np.linalg.eigh(gram)[1][:, ::-1][:, :components].astype(np.float32)
-    return Pca(mean, np.ascontiguousarray((basis @ directions).T))
 
 
 class TokenPca:
@@ -288,18 +247,6 @@ class Quantized:
         scale = np.abs(values).max(axis=1, keepdims=True, initial=0) / (2 ** (self.bits - 1) - 1)
         safe = np.where(scale > 0, scale, 1)
         return (np.rint(values / safe) * safe).astype(np.float32)
-
-
-def _mean(stream: Stream) -> tuple[int, np.ndarray]:
-    rows, total = 0, np.zeros(1)
-    for batch in stream():
-        rows, total = rows + len(batch), total + batch.sum(axis=0, dtype=np.float64)
-    return rows, (total / max(rows, 1)).astype(np.float32)
-
-
-def _image(batch: np.ndarray, mean: np.ndarray, basis: np.ndarray) -> np.ndarray:
-    centred = batch - mean
-    return centred.T @ (centred @ basis)
 
 
 def _flat_tokens(batch: TokenBatch) -> np.ndarray:

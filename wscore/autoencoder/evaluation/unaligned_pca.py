@@ -5,8 +5,9 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 from jaxtyping import Float
 
-from wscore.autoencoder.evaluation.controls import Group, Pca, Size, fit_pca
+from wscore.autoencoder.evaluation.controls import Group, Size
 from wscore.networks.layout import Layout
+from wscore.pca import Pca, fit_pca
 from wscore.tokens.cache import TokenCache
 from wscore.zoo.store import Zoo
 

@@ -1,6 +1,6 @@
 """Pre-norm transformer over the tokens of a network: self-attention in, cross-attention to the latent out."""
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 import msgspec
 import torch
@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from wscore.autoencoder.models.embeddings import EmbeddingConfig, FeatureEmbedding, Positions, without_padding
-from wscore.autoencoder.models.mlp import Count, Pooling, check_length, pad_tokens, pool
+from wscore.autoencoder.models.mlp import Count, Pooling, pad_tokens, pool
 from wscore.config import Section
 from wscore.tokens.batch import TokenBatch
 
@@ -19,8 +19,7 @@ class TransformerConfig(Section, tag="transformer", tag_field="arch"):
     Args:
         token_dim: numbers per token D.
         max_tokens: longest sequence T (used by `flatten` and by learned positions).
-        latent_dim: numbers per latent Z; with one latent per token, those of all `max_tokens` tokens together.
-        latent: one per `network`, or one per `token`, side by side, with zeros for tokens that a network does not have.
+        latent_dim: numbers per latent Z.
         model_dim: width H of the tokens inside; 64 to 512 are reasonable, a multiple of `heads`.
         layers: blocks on each side.
         heads: attention heads.
@@ -33,7 +32,6 @@ class TransformerConfig(Section, tag="transformer", tag_field="arch"):
     token_dim: Count
     max_tokens: Count
     latent_dim: Count
-    latent: Literal["network", "token"]
     model_dim: Count
     layers: Annotated[int, msgspec.Meta(ge=0)]
     heads: Count
@@ -46,13 +44,6 @@ class TransformerConfig(Section, tag="transformer", tag_field="arch"):
         """Refuse a width that the heads can't share."""
         if self.model_dim % self.heads:
             raise ValueError(f"model_dim {self.model_dim} is not a multiple of heads {self.heads}")
-        if self.latent == "token" and self.latent_dim % self.max_tokens:
-            raise ValueError(f"latent_dim {self.latent_dim} is not a multiple of max_tokens {self.max_tokens}")
-
-    @property
-    def slots(self) -> int:
-        """Parts of a latent that the decoder attends to: one per token, or as many as are made of the whole."""
-        return self.max_tokens if self.latent == "token" else self.memory
 
     @property
     def embedding(self) -> EmbeddingConfig:
@@ -61,10 +52,7 @@ class TransformerConfig(Section, tag="transformer", tag_field="arch"):
 
 
 class TransformerEncoder(nn.Module):
-    """x = W token + e(token); x = blocks(x) with attention to valid tokens only; z = W_z pool(LN(x)).
-
-    With one latent per token z holds W_z LN(x) of each token, side by side.
-    """
+    """x = W token + e(token); x = blocks(x) with attention to valid tokens only; z = W_z pool(LN(x))."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
@@ -73,9 +61,8 @@ class TransformerEncoder(nn.Module):
         self.embedding = FeatureEmbedding(config.embedding)
         self.blocks = nn.ModuleList(EncoderBlock(config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(config.model_dim)
-        each = config.latent == "token"
-        width = config.model_dim * (config.max_tokens if config.pooling == "flatten" and not each else 1)
-        self.outputs = nn.Linear(width, config.latent_dim // (config.max_tokens if each else 1))
+        width = config.model_dim * (config.max_tokens if config.pooling == "flatten" else 1)
+        self.outputs = nn.Linear(width, config.latent_dim)
 
     def forward(self, batch: TokenBatch) -> Float[Tensor, "batch latent"]:
         """Return one latent per sequence."""
@@ -85,29 +72,18 @@ class TransformerEncoder(nn.Module):
         for block in self.blocks:
             tokens = block(tokens, valid)  # (B, T, H)
         tokens = torch.where(valid[..., None], self.norm(tokens), 0.0)  # (B, T, H)
-        if self.config.latent == "token":
-            latents = torch.where(valid[..., None], self.outputs(tokens), 0.0)  # (B, T, Z / max_tokens)
-            return pad_tokens(latents, self.config.max_tokens).flatten(1)  # (B, Z)
         if self.config.pooling == "flatten":
             return self.outputs(pad_tokens(tokens, self.config.max_tokens).flatten(1))  # (B, Z)
         return self.outputs(pool(tokens, valid, self.config.pooling))  # (B, Z)
 
 
 class TransformerDecoder(nn.Module):
-    """memory = reshape(W z) to (M, H); x = e(token); blocks look at each other and at the memory; token = W_t LN(x).
-
-    With one latent per token each is a slot of the memory, and is added to x at its token.
-    """
+    """memory = reshape(W z) to (M, H); x = e(token); blocks look at each other and at the memory; token = W_t LN(x)."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.config = config
-        each = config.latent == "token"
-        self.memory = (
-            nn.Linear(config.latent_dim // config.max_tokens, config.model_dim)
-            if each
-            else nn.Linear(config.latent_dim, config.memory * config.model_dim)
-        )
+        self.memory = nn.Linear(config.latent_dim, config.memory * config.model_dim)
         self.memory_norm = nn.LayerNorm(config.model_dim)
         self.embedding = FeatureEmbedding(config.embedding)
         self.blocks = nn.ModuleList(DecoderBlock(config) for _ in range(max(1, config.layers)))
@@ -117,13 +93,8 @@ class TransformerDecoder(nn.Module):
     def forward(self, latent: Float[Tensor, "batch latent"], batch: TokenBatch) -> Float[Tensor, "batch token dim"]:
         """Return tokens from latents; of the batch only mask and features are looked at. Padding comes out as zero."""
         batch = without_padding(batch)
-        each = self.config.latent == "token"
-        parts = self.memory(latent.unflatten(1, (self.config.max_tokens, -1)) if each else latent)
-        memory = self.memory_norm(parts.reshape(len(latent), self.config.slots, -1))  # (B, M, H)
+        memory = self.memory_norm(self.memory(latent).reshape(len(latent), self.config.memory, -1))  # (B, M, H)
         tokens = self.embedding(batch.features)  # (B, T, H)
-        if each:
-            check_length(tokens.shape[1], self.config.max_tokens)
-            tokens = tokens + memory[:, : tokens.shape[1]]  # (B, T, H)
         for block in self.blocks:
             tokens = block(tokens, memory, batch.token_mask)  # (B, T, H)
         return torch.where(batch.mask, self.outputs(self.norm(tokens)), 0.0)  # (B, T, D)

@@ -1,7 +1,7 @@
 """Training by what decoded networks do: batches of networks that differ in their weights alone, run on probe images."""
 
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import torch
@@ -10,7 +10,7 @@ from msgspec import Meta
 from torch import Tensor
 
 from wscore.autoencoder.decode_weights import Subjects, subjects
-from wscore.autoencoder.training.behaviour_loss import agreement, behaviour_loss
+from wscore.autoencoder.training.behaviour_loss import agreement, behaviour_kl
 from wscore.config import Section
 from wscore.errors import TrainingError
 from wscore.networks.datasets import Tasks, as_tasks
@@ -30,31 +30,27 @@ class BehaviourConfig(Section):
 
     Args:
         share: of the behaviour loss; the rest is the reconstruction. 0 never runs a network, 1 alone is known to collapse.
-        loss: `kl` of the answers, or `mse` of the logits, both scaled by the spread of the original's logits.
-        temperature: in such spreads.
+        temperature: of the divergence, in spreads of the original's logits.
         images: training images per step, drawn anew each time.
         noise: of them get Gaussian noise of this deviation (values lie in [0, 1]).
         noisy: share of the images that get noise.
         mixed: share of the images that are means of two of them.
-        pure: share of the images that are replaced by uniform noise.
         warmup: share of the epochs in which the loss rises from nothing to its share.
         validation_images: training images on which the agreement of validation networks is measured.
     """
 
     share: Share
-    loss: Literal["kl", "mse"]
     temperature: Annotated[float, Meta(gt=0)]
     images: Annotated[int, Meta(ge=1)]
     noise: Annotated[float, Meta(ge=0)]
     noisy: Share
     mixed: Share
-    pure: Share
     warmup: Annotated[float, Meta(ge=0, lt=1)]
     validation_images: Annotated[int, Meta(ge=1)]
 
     def __post_init__(self) -> None:
-        if self.noisy + self.mixed + self.pure > 1:
-            raise ValueError("Expected `noisy` + `mixed` + `pure` to be at most 1")
+        if self.noisy + self.mixed > 1:
+            raise ValueError("Expected `noisy` + `mixed` to be at most 1")
 
 
 class NetworkBatch(NamedTuple):
@@ -96,9 +92,8 @@ class NetworkBatch(NamedTuple):
 def alone(windows: TokenBatch, items: np.ndarray) -> NetworkBatch:
     """Return windows as networks of one window each, of any layouts."""
     count, numbers = len(items), torch.from_numpy(np.ascontiguousarray(items, np.int64))
-    return NetworkBatch(
-        *(part[:, None] for part in windows), numbers[:, None], torch.full((count,), -1), torch.ones(count)
-    )  # fmt: skip
+    opened = (part[:, None] for part in (*windows, numbers))
+    return NetworkBatch._make([*opened, torch.full((count,), -1), torch.ones(count)])
 
 
 class NetworkBatches:
@@ -144,7 +139,7 @@ class NetworkBatches:
         windows = (part.unflatten(0, items.shape) for part in flat)
         numbers = torch.from_numpy(np.ascontiguousarray(items, np.int64))
         subject, risen = torch.full((count,), self.first + code), torch.full((count,), rise)
-        return NetworkBatch(*windows, numbers, subject, risen)
+        return NetworkBatch._make([*windows, numbers, subject, risen])
 
 
 class Behaviour:
@@ -164,7 +159,6 @@ class Behaviour:
         for name, some in self.images.items():
             order = torch.randperm(len(some), generator=torch.Generator().manual_seed(derive_seed(seed, "probes")))
             self.fixed[name] = some[order[: config.validation_images]]
-        self.loss = behaviour_loss(config.loss)
 
     def __call__(
         self, batch: NetworkBatch, rebuilt: Float[Tensor, "windows token dim"], *, training: bool
@@ -183,7 +177,7 @@ class Behaviour:
             with torch.no_grad():
                 expected = group.answer(target, images[None])
             answers = group.answer(found, images[None])
-            losses.append(self.loss(expected, answers, self.config.temperature))
+            losses.append(behaviour_kl(expected, answers, self.config.temperature))
             differing.append(1 - agreement(expected, answers.detach()))
         return {"behaviour": torch.cat(losses).mean(), "disagreement": torch.cat(differing).mean()}
 
@@ -191,18 +185,15 @@ class Behaviour:
 def draw_probes(
     images: Float[Tensor, "all channel height width"], config: BehaviourConfig
 ) -> Float[Tensor, "images channel height width"]:
-    """Return images drawn with replacement, some of them mixed, noisy or replaced, from torch's global generator."""
+    """Return images drawn with replacement, some of them mixed or noisy, from torch's global generator."""
     count = config.images
     chosen = images[torch.randint(len(images), (count,))]
-    mixed, noisy, pure = (round(count * share) for share in (config.mixed, config.noisy, config.pure))
+    mixed, noisy = (round(count * share) for share in (config.mixed, config.noisy))
     if mixed:
         chosen[:mixed] = (chosen[:mixed] + images[torch.randint(len(images), (mixed,))]) / 2
     if noisy:
         part = slice(mixed, mixed + noisy)
         chosen[part] = chosen[part] + config.noise * torch.randn_like(chosen[part])
-    if pure:
-        part = slice(mixed + noisy, mixed + noisy + pure)
-        chosen[part] = torch.rand_like(chosen[part])
     return chosen
 
 

@@ -6,19 +6,13 @@ and answers nearly uniformly has small logits but answers all the same; without 
 Everything is in float32 at least, and a loss beyond `CEILING` has no gradient, so that one broken network can't rule a batch.
 """
 
-from collections.abc import Callable, Mapping
-
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from wscore.errors import ConfigError
-
 CEILING = 20.0
 SMALLEST = 1e-6  # spread of a network that answers every image alike
-
-Behaviour = Callable[[Tensor, Tensor, float], Tensor]
 
 
 def spread(logits: Float[Tensor, "networks images classes"]) -> Float[Tensor, " networks"]:
@@ -43,31 +37,6 @@ def behaviour_kl(
     target = F.log_softmax(_centred(original.detach()) / scale, dim=-1)
     found = F.log_softmax(_centred(rebuilt) / scale, dim=-1)
     return _bounded((target.exp() * (target - found)).sum(-1).mean(1))
-
-
-def behaviour_mse(
-    original: Float[Tensor, "networks images classes"],
-    rebuilt: Float[Tensor, "networks images classes"],
-    temperature: float,
-) -> Float[Tensor, " networks"]:
-    """Return the mean over images and classes of ((c - c^) / T)^2 of centred logits c, with T = temperature x spread(l)."""
-    scale = (temperature * spread(original.detach()))[:, None, None]
-    return _bounded(((_centred(original.detach()) - _centred(rebuilt)) / scale).square().mean((1, 2)))
-
-
-#: One entry per value of `ae.behaviour.loss`.
-BEHAVIOUR: Mapping[str, Behaviour] = {"kl": behaviour_kl, "mse": behaviour_mse}
-
-
-def behaviour_loss(name: str) -> Behaviour:
-    """Return the loss of this name as a function of (original, rebuilt, temperature).
-
-    Raises:
-        ConfigError: if the name is unknown.
-    """
-    if name not in BEHAVIOUR:
-        raise ConfigError("unknown behaviour loss", where="loss", expected=", ".join(BEHAVIOUR), got=name)
-    return BEHAVIOUR[name]
 
 
 def agreement(

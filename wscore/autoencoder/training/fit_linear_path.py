@@ -10,10 +10,10 @@ from torch import Tensor
 
 from wscore.autoencoder.models.autoencoder import Autoencoder
 from wscore.autoencoder.models.linear_path import LinearConfig, LinearGroup, unbounded
-from wscore.autoencoder.training.randomized_pca import Basis, oriented, pca
 from wscore.autoencoder.training.sensitivity import Sensitivities
-from wscore.autoencoder.training.symmetric_covariance import Exchangeable
+from wscore.autoencoder.training.symmetric_covariance import Exchangeable, symmetric_pca
 from wscore.networks.layout import Layout
+from wscore.pca import Pca, fit_pca
 from wscore.tokens.cache import TokenCache
 
 BLOCK = 256  # networks at once
@@ -28,7 +28,7 @@ class LinearPathConfig(NamedTuple):
 
     Attributes:
         latent_dim: most components of each.
-        symmetry: share of covariance and metric that is averaged over all orders of the hidden units, see `bases.pca`.
+        symmetry: share of covariance and metric that is averaged over all orders of the hidden units, see `symmetric_pca`.
         balance: an error in a tensor of n weights counts n ** -balance: 0 treats all weights alike, 1 all tensors.
         seed: of the randomised decomposition.
     """
@@ -160,16 +160,14 @@ def _fit_group(cache: TokenCache, members: np.ndarray, config: LinearPathConfig,
     sizes = np.repeat([spec.size for spec in layout.tensors], [spec.size for spec in layout.tensors])[places]
     importance = (sizes / sizes.mean()) ** (-config.balance / 2)  # in the order of the tokens
     units = _units(layout, config.symmetry if whole else 0.0)
-    basis = pca(
-        lambda: (block[:, order] for block in _blocks(cache, members, importance.astype(np.float32))),
-        config.latent_dim,
-        seed=config.seed,
-        units=units,
-        symmetry=config.symmetry,
-    )
+    stream = lambda: (block[:, order] for block in _blocks(cache, members, importance.astype(np.float32)))  # noqa: E731
+    if units is None:
+        found = fit_pca(stream, config.latent_dim, seed=config.seed)
+    else:
+        found = symmetric_pca(stream, config.latent_dim, seed=config.seed, units=units, symmetry=config.symmetry)
     back = np.argsort(order)
     signature = int(cache.keys(members[:1])[0])
-    fitted = Basis(basis.mean[back], basis.vectors[back], basis.variances)
+    fitted = Pca(found.mean[back], oriented(found.basis.T)[back].T, found.variances)
     return _unscaled(signature, fitted, importance, _floors(cache, layout)[places])
 
 
@@ -178,7 +176,7 @@ def _fit_sensitive(
 ) -> Group:
     """Return the basis whose truncation or rounding errors e are small in e^T F e.
 
-    With the damped metric F = L L^T and the covariance C of the weights, both mixed as in `bases.pca`, coordinates are
+    With the damped metric F = L L^T and the covariance C of the weights, both mixed as in `symmetric_pca`, coordinates are
     V^T L^T (x - m) with the eigenvectors V of L^T C L. They are uncorrelated, and an error of one is as bad as an error of
     another.
     """
@@ -251,12 +249,21 @@ def _floors(cache: TokenCache, layout: Layout) -> Float32[np.ndarray, " weights"
     return np.where(variance, zeros, -np.inf).astype(np.float32)
 
 
-def _unscaled(signature: int, basis: Basis, importance: np.ndarray, floors: np.ndarray) -> Group:
+def oriented(vectors: np.ndarray) -> np.ndarray:
+    """Return the columns with signs such that the largest entry of each is positive."""
+    if not vectors.size:
+        return vectors
+    largest = np.abs(vectors).argmax(axis=0)
+    return vectors * np.where(vectors[largest, np.arange(vectors.shape[1])] < 0, np.float32(-1), np.float32(1))
+
+
+def _unscaled(signature: int, basis: Pca, importance: np.ndarray, floors: np.ndarray) -> Group:
     """Return the oblique basis for weights of a basis for weights times their importance."""
-    columns = importance[:, None]
-    parts = (basis.mean / importance, basis.vectors * columns, basis.vectors / columns)
+    vectors, columns = basis.basis.T, importance[:, None]
+    parts = (basis.mean / importance, vectors * columns, vectors / columns)
     mean, analysis, synthesis = (torch.from_numpy(np.ascontiguousarray(part, np.float32)) for part in parts)
-    return Group(signature, mean, analysis, synthesis, basis.variances, torch.from_numpy(floors), undone=False)
+    variances = basis.variances.astype(np.float32)
+    return Group(signature, mean, analysis, synthesis, variances, torch.from_numpy(floors), undone=False)
 
 
 def _places(cache: TokenCache, item: int) -> Int[np.ndarray, " weights"]:

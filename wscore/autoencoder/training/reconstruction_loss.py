@@ -17,9 +17,6 @@ from torch import Tensor
 
 from wscore.errors import ConfigError
 
-OVER = ("batch", "entry")  # what a normalisation in the loss takes its statistics over
-FLOOR = 0.01  # share of the variance of the batch that is added to that of an entry
-
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
@@ -78,41 +75,6 @@ def masked_cosine(
     return _over_networks(network_cosine(prediction, target, mask), mask)
 
 
-def batch_normalized(
-    prediction: Float[Tensor, "batch token dim"],
-    target: Float[Tensor, "batch token dim"],
-    mask: Bool[Tensor, "batch token dim"],
-    *,
-    over: str,
-) -> tuple[Float[Tensor, "batch token dim"], Float[Tensor, "batch token dim"]]:
-    """Return (p - m) / s and (t - m) / s, with mean m and deviation s of the valid entries of the batch's targets.
-
-    With v the variance (divided by the count) of all valid entries of the batch,
-
-        over "batch"    one m and s^2 = v for all entries
-        over "entry"    m_i and s_i^2 = v_i + FLOOR v of each place i in the token matrix, over the networks that have a
-                        weight there
-
-    so that errors at places where networks hardly differ count as much as elsewhere. Padding has no say and comes back as
-    zero; no gradient is taken of m and s.
-
-    Raises:
-        ConfigError: if `over` is unknown.
-    """
-    if over not in OVER:
-        raise ConfigError("unknown normalisation", where="ae.loss_normalization", expected=", ".join(OVER), got=over)
-    true = _valid(target.detach(), mask)
-    m = true.sum() / mask.sum().clamp(min=1)
-    scale = _deviation(true, m, mask).sum() / mask.sum().clamp(min=1)
-    if over == "entry":
-        counts = mask.sum(0).clamp(min=1)  # (T, dim)
-        m = true.sum(0) / counts
-        scale = _deviation(true, m, mask).sum(0) / counts + FLOOR * scale
-    s = torch.where(scale > 0, scale, 1.0).sqrt()  # networks that are all alike stay as they are
-    first, second = (torch.where(mask, (_valid(part, mask) - m) / s, 0.0) for part in (prediction, target))
-    return first, second
-
-
 RECONSTRUCTION: dict[str, Loss] = {"mse": masked_mse, "mae": masked_mae, "cosine": masked_cosine}
 
 
@@ -141,21 +103,12 @@ def combined(
     return torch.stack(terms).sum()
 
 
-def reconstruction_loss(name: str, weights: Mapping[str, float], normalization: str = "none") -> Loss:
+def reconstruction_loss(name: str, weights: Mapping[str, float]) -> Loss:
     """Return the loss of this name as a function of (prediction, target, mask); `weights` belong to `combined`.
 
-    Args:
-        name: of the loss.
-        weights: of the parts of `combined`.
-        normalization: `none`, or what the statistics are taken over by which both sides are normalised first, see
-            `batch_normalized`.
-
     Raises:
-        ConfigError: if a name is unknown.
+        ConfigError: if the name is unknown.
     """
-    if normalization != "none":
-        plain = reconstruction_loss(name, weights)
-        return lambda p, t, mask: plain(*batch_normalized(p, t, mask, over=normalization), mask)
     if name == "combined":
         return partial(combined, weights=weights)
     if name not in RECONSTRUCTION:
@@ -168,11 +121,6 @@ def _valid(values: Tensor, mask: Tensor) -> Tensor:
     """Return values with zeros in padding, in float32 at least."""
     precise = values.to(torch.promote_types(values.dtype, torch.float32))
     return torch.where(mask, precise, precise.new_zeros(()))
-
-
-def _deviation(values: Tensor, mean: Tensor, mask: Tensor) -> Tensor:
-    """Return squared distances from the mean, zero in padding."""
-    return torch.where(mask, (values - mean).square(), 0.0)
 
 
 def _difference(prediction: Tensor, target: Tensor, mask: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import Float, Float64
 
 from wscore.networks.layout import Layout, TensorSpec
+from wscore.pca import OVERSAMPLE, Pca, Stream, scatter, stream_mean, subspace
 
 Vectors = Float[np.ndarray, "n weights"]
 Key = tuple[str, int]
@@ -204,3 +205,32 @@ def _columns(spec: TensorSpec, layers: list[tuple[int, int]]) -> tuple[int, int]
     exact = [(rows, layer) for layer, rows in layers if rows == inputs]
     flattened = [(rows, layer) for layer, rows in layers if spec.kind == "linear" and rows and inputs % rows == 0]
     return (exact or flattened or [(1, -1)])[-1]
+
+
+def symmetric_pca(blocks: Stream, rank: int, *, seed: int, units: Exchangeable, symmetry: float) -> Pca:
+    """Return the leading eigenvectors of (1 - s) C + s C', by the subspace iteration of `wscore.pca`.
+
+    C is the covariance of the networks and C' its average over all orders of their hidden units, both about the mean mixed
+    likewise. This helps where there are few networks for their length.
+
+    Args:
+        blocks: returns the networks in batches (n, D), the same at each call.
+        rank: most components.
+        seed: of the random start.
+        units: hidden units of the networks.
+        symmetry: the share s, from 0 to 1.
+    """
+    count, mean = stream_mean(blocks)
+    mean = ((1 - symmetry) * mean + symmetry * units.average(mean)).astype(np.float32)
+    averaged = units.covariance(iter(blocks()), mean)
+
+    def product(vectors: np.ndarray) -> np.ndarray:
+        return (1 - symmetry) * scatter(blocks, mean, vectors) / count + symmetry * averaged(vectors)
+
+    rank = min(rank, len(mean))
+    vectors = subspace(product, len(mean), min(rank + OVERSAMPLE, len(mean)), seed)
+    small = (vectors.T @ product(vectors)).astype(np.float64)
+    variances, rotation = np.linalg.eigh((small + small.T) / 2)
+    order = np.argsort(-variances, kind="stable")[:rank]
+    basis = (vectors @ rotation[:, order]).T.astype(np.float32)
+    return Pca(mean, basis, np.maximum(variances[order], 0))

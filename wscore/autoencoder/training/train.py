@@ -36,10 +36,9 @@ from wscore.config import Section, convert, to_plain
 from wscore.errors import TrainingError
 from wscore.networks.datasets import Tasks
 from wscore.networks.images import Images
-from wscore.tokens.augment import augment, erase
+from wscore.tokens.augment import augment
 from wscore.tokens.batch import TokenBatch
 from wscore.tokens.cache import TokenCache
-from wscore.tokens.shuffle import UnitShuffle
 from wscore.training.batches import derive_seed, permutation
 from wscore.training.callbacks import Callback
 from wscore.training.engine import Precision
@@ -88,26 +87,11 @@ class VaeOptions(Section):
     checkpointing: bool
 
 
-class AugmentOptions(Section):
-    """Networks that are made of those of a training batch, and are encoded and rebuilt in their place (`ae.augment`).
-
-    Args:
-        interpolate: share of the networks that are replaced by a point between them and another of the same batch.
-        noise: of the weights, relative to the standard deviation of each token.
-        permute: share of the networks whose hidden units are put into a random order.
-    """
-
-    interpolate: Annotated[float, Meta(ge=0, le=1)]
-    noise: Weight
-    permute: Annotated[float, Meta(ge=0, le=1)]
-
-
 class AeConfig(Section):
     """Autoencoder of tokenized networks (section `ae:`).
 
     Args:
         arch: `mlp`, `transformer` or `vae`.
-        latent: one latent per `network` (or window of one), or per `token` (transformer).
         latent_dim: numbers Z per latent.
         latent_bits: of a number where latents are stored. `uniform`: 4, 6, 8, 12, 16, or 32 for floats; `waterfilling`: the
             mean over the numbers that a layout has.
@@ -129,20 +113,17 @@ class AeConfig(Section):
             puts errors elsewhere. 0 leaves it out, and so does `behaviour.share: 0`, for it runs networks.
         loss: of the reconstruction, over valid entries.
         loss_weights: for `combined`.
-        loss_normalization: by the statistics of the weights of each batch, before the loss: `none`, one mean and deviation
-            for the `batch`, or one for each `entry` of the token matrix.
         behaviour: loss on the answers of decoded networks.
         select: the epoch that is kept: highest `agreement` of validation networks with what is decoded of them, or lowest
             validation `loss`, `reconstruction` or `behaviour`.
-        augment: other networks that are trained on in the place of those of the zoo.
+        interpolate: share of the networks of a batch that are replaced, in training, by a point between them and another of
+            the same shape.
         gamma: share of the contrastive loss; the total is (1 - gamma) fit + gamma contrastive, where fit is
             (1 - share) reconstruction + share behaviour.
         temperature: of the contrastive loss.
         projection_dim: numbers that the contrastive loss compares.
         noise: of the contrastive views, relative to the standard deviation of each token.
         token_dropout: share of the weights that a contrastive view sets to zero.
-        erase: share of the tokens of a contrastive view that are set to zero, in one run.
-        permute: share of the contrastive views with hidden units in a random order.
         epochs: most passes over the training networks.
         batch_size: networks per step.
         lr: highest learning rate of AdamW.
@@ -157,7 +138,6 @@ class AeConfig(Section):
     """
 
     arch: Literal["mlp", "transformer", "vae"]
-    latent: Literal["network", "token"]
     latent_dim: Count
     latent_bits: Annotated[float, Meta(ge=0.25, le=FLOAT)]
     allocation: Literal["uniform", "waterfilling"]
@@ -176,17 +156,14 @@ class AeConfig(Section):
     sensitivity: Annotated[int, Meta(ge=0)]
     loss: Literal["mse", "mae", "cosine", "combined"]
     loss_weights: LossWeights
-    loss_normalization: Literal["none", "batch", "entry"]
     behaviour: BehaviourConfig
     select: Literal["agreement", "loss", "reconstruction", "behaviour"]
-    augment: AugmentOptions
+    interpolate: Annotated[float, Meta(ge=0, le=1)]
     gamma: Annotated[float, Meta(ge=0, le=1)]
     temperature: Annotated[float, Meta(gt=0)]
     projection_dim: Count
     noise: Weight
     token_dropout: Share
-    erase: Share
-    permute: Annotated[float, Meta(ge=0, le=1)]
     epochs: Count
     batch_size: Annotated[int, Meta(ge=2)]
     lr: Annotated[float, Meta(gt=0)]
@@ -202,10 +179,6 @@ class AeConfig(Section):
     def __post_init__(self) -> None:
         if self.arch == "transformer" and self.hidden_dim % self.heads:
             raise ValueError(f"hidden_dim {self.hidden_dim} is not a multiple of heads {self.heads}")
-        if self.latent == "token" and self.arch != "transformer":
-            raise ValueError(f"latent `token` needs arch `transformer`, not `{self.arch}`")
-        if self.latent == "token" and self.linear_path != "none":
-            raise ValueError("latent `token` needs linear_path `none`: principal components belong to whole networks")
         if self.allocation == "uniform" and self.latent_bits not in BITS:
             raise ValueError(
                 f"Expected `latent_bits` of allocation `uniform` to be one of {BITS}, got {self.latent_bits}"
@@ -394,7 +367,7 @@ def prepare(cache: TokenCache, config: AeConfig, zoo: Zoo | None, images: Images
     if not config.behaviour.share:
         train = CacheBatches(cache, cache.indices("train"), shuffle=True, **size)
         validation = CacheBatches(cache, cache.indices("validation"), shuffle=False, **size)
-        return Material(train, validation, objective(config, shuffler=shuffler(cache, config)))
+        return Material(train, validation, objective(config))
     if zoo is None or images is None:
         raise TrainingError(
             "the behaviour loss needs the zoo and the images of its task", where="ae.behaviour", fix=REMEDY
@@ -404,12 +377,7 @@ def prepare(cache: TokenCache, config: AeConfig, zoo: Zoo | None, images: Images
     train = NetworkBatches(cache, groups, first=0, shuffle=True, rising=rising, **size)
     validation = NetworkBatches(cache, others, first=len(groups), shuffle=False, **size)
     behaviour = Behaviour([*groups, *others], images, config.behaviour, config.seed)
-    return Material(train, validation, objective(config, behaviour, shuffler(cache, config)))
-
-
-def shuffler(cache: TokenCache, config: AeConfig) -> UnitShuffle | None:
-    """Return what reorders hidden units, if any view is to be reordered."""
-    return UnitShuffle(cache) if config.augment.permute or (config.gamma and config.permute) else None
+    return Material(train, validation, objective(config, behaviour))
 
 
 def parameter_groups(model: Trainee, config: AeConfig) -> list[dict[str, Any]]:
@@ -471,22 +439,18 @@ def scores(model: Trainee, batches: CacheBatches | NetworkBatches, loss: Objecti
     return {name: value / count for name, value in sums.items()}
 
 
-def objective(config: AeConfig, behaviour: Behaviour | None = None, shuffler: UnitShuffle | None = None) -> Objective:
+def objective(config: AeConfig, behaviour: Behaviour | None = None) -> Objective:
     """Return the loss (1 - gamma) fit + gamma NT-Xent with fit = (1 - s) reconstruction + s behaviour.
 
     The share s of the behaviour loss is that of the configuration times how far the loss has risen. What is reconstructed
-    is the clean (if augmented) network. A batch of a single network has no other to be told from: its contrastive loss is
+    is the clean (or interpolated) network. A batch of a single network has no other to be told from: its contrastive loss is
     0.
     """
-    rebuilt = reconstruction_loss(
-        config.loss,
-        {name: getattr(config.loss_weights, name) for name in ("mse", "mae", "cosine")},
-        config.loss_normalization,
-    )
+    rebuilt = reconstruction_loss(config.loss, to_plain(config.loss_weights))
 
     def loss(model: Trainee, batch: NetworkBatch) -> Losses:
         if model.training:
-            batch = augmented(batch, config, shuffler)
+            batch = interpolated(batch, config.interpolate)
         windows = batch.windows
         found = model(windows)
         reconstruction = rebuilt(found[1], windows.tokens, windows.mask)
@@ -499,9 +463,7 @@ def objective(config: AeConfig, behaviour: Behaviour | None = None, shuffler: Un
         if found[2] is not None:
             terms["kl"] = nats_per_weight(found[2], windows)
         if model.projection is not None:
-            terms["contrastive"] = (
-                contrastive(model, batch, config, shuffler) if windows.networks > 1 else fit.new_zeros(())
-            )
+            terms["contrastive"] = contrastive(model, windows, config) if windows.networks > 1 else fit.new_zeros(())
             fit = (1 - config.gamma) * fit + config.gamma * terms["contrastive"]
         regular = config.vae.kl_weight * terms["kl"] if "kl" in terms else 0.0
         return {"loss": fit + regular, **terms}
@@ -509,25 +471,13 @@ def objective(config: AeConfig, behaviour: Behaviour | None = None, shuffler: Un
     return loss
 
 
-def augmented(batch: NetworkBatch, config: AeConfig, shuffler: UnitShuffle | None) -> NetworkBatch:
-    """Return the networks that are trained on in the place of a batch, see `AugmentOptions`."""
-    options, generator = config.augment, torch.default_generator
-    if options.interpolate and batch.networks > 1 and int(batch.subject[0]) >= 0:
-        others = batch.tokens[torch.randperm(batch.networks)]
-        place = torch.rand(batch.networks) * (torch.rand(batch.networks) < options.interpolate)
-        batch = batch._replace(tokens=torch.lerp(batch.tokens, others, place.to(others)[:, None, None, None]))
-    windows = batch.windows
-    if options.permute and shuffler is not None:
-        windows = shuffled(windows, batch, shuffler, options.permute)
-    if options.noise:
-        windows = augment(windows, noise=options.noise, dropout=0.0, generator=generator)
-    return batch.with_tokens(windows.tokens)
-
-
-def shuffled(windows: TokenBatch, batch: NetworkBatch, shuffler: UnitShuffle, share: float) -> TokenBatch:
-    """Return the windows of a batch, a share of them with hidden units in a random order."""
-    items = batch.items.flatten().cpu().numpy()
-    return shuffler(windows, items, torch.default_generator, share)
+def interpolated(batch: NetworkBatch, share: float) -> NetworkBatch:
+    """Return a batch with a share of its networks replaced by points between them and others; windows alone stay as they are."""
+    if not share or batch.networks < 2 or int(batch.subject[0]) < 0:
+        return batch
+    others = batch.tokens[torch.randperm(batch.networks)]
+    place = torch.rand(batch.networks) * (torch.rand(batch.networks) < share)
+    return batch._replace(tokens=torch.lerp(batch.tokens, others, place.to(others)[:, None, None, None]))
 
 
 def nats_per_weight(posterior: Posterior, batch: TokenBatch) -> Tensor:
@@ -536,23 +486,14 @@ def nats_per_weight(posterior: Posterior, batch: TokenBatch) -> Tensor:
     return (kl_standard_normal(posterior.mean, posterior.log_variance) / weights).mean()
 
 
-def contrastive(model: Trainee, batch: NetworkBatch, config: AeConfig, shuffler: UnitShuffle | None) -> Tensor:
-    """Return NT-Xent between the projected latents of two augmented views of every network."""
+def contrastive(model: Trainee, windows: TokenBatch, config: AeConfig) -> Tensor:
+    """Return NT-Xent between the projected latents of two augmented views of every window."""
     if model.projection is None:
         raise TrainingError("there is no projection head", where="ae.gamma", expected="more than 0")
-    views = (view(batch, config, shuffler) for _ in range(2))
+    options = {"noise": config.noise, "dropout": config.token_dropout, "generator": torch.default_generator}
+    views = (augment(windows, **options) for _ in range(2))
     first, second = (model.projection(model.autoencoder.encoder(one)) for one in views)
     return nt_xent(first, second, config.temperature)
-
-
-def view(batch: NetworkBatch, config: AeConfig, shuffler: UnitShuffle | None) -> TokenBatch:
-    """Return one view of every window: reordered, noisy, with weights and tokens erased."""
-    windows = batch.windows
-    if config.permute and shuffler is not None:
-        windows = shuffled(windows, batch, shuffler, config.permute)
-    generator = torch.default_generator
-    windows = augment(windows, noise=config.noise, dropout=config.token_dropout, generator=generator)
-    return erase(windows, share=config.erase, generator=generator) if config.erase else windows
 
 
 def sizes(cache: TokenCache, config: AeConfig, linear: LinearFit | None = None) -> AutoencoderConfig:
@@ -562,7 +503,7 @@ def sizes(cache: TokenCache, config: AeConfig, linear: LinearFit | None = None) 
     common = {
         "token_dim": cache.token_dim,
         "max_tokens": cache.max_tokens,
-        "latent_dim": config.latent_dim * (cache.max_tokens if config.latent == "token" else 1),
+        "latent_dim": config.latent_dim,
         "layers": config.layers,
         "pooling": config.pooling,
         "positions": config.positions,
@@ -571,9 +512,7 @@ def sizes(cache: TokenCache, config: AeConfig, linear: LinearFit | None = None) 
     network = (
         MlpConfig(hidden_dim=config.hidden_dim, **common)
         if config.arch == "mlp"
-        else TransformerConfig(
-            model_dim=config.hidden_dim, heads=config.heads, memory=config.memory, latent=config.latent, **common
-        )
+        else TransformerConfig(model_dim=config.hidden_dim, heads=config.heads, memory=config.memory, **common)
     )
     return AutoencoderConfig(network=network, linear=None if linear is None else linear.config)
 
@@ -615,7 +554,7 @@ def stored_sizes(cache: TokenCache, code: Code) -> dict[str, float]:
     """Return the 32-bit floats that a network of each layout takes: those of its windows, and one for its layout."""
     first = cache.table.reset_index(drop=True).drop_duplicates(["layout", "window"])
     found: dict[str, float] = {}
-    for layout, kind in zip(first["layout"].astype(str), cache.keys(first.index).tolist(), strict=True):
+    for layout, kind in zip(first["layout"].astype(str), cache.keys(first.index.to_numpy()).tolist(), strict=True):
         found[layout] = found.get(layout, 1.0) + code.floats(kind)
     return found
 

@@ -19,11 +19,11 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int
 
-from wscore.autoencoder.evaluation.controls import fit_pca
 from wscore.heads.boosting import Known, boosted, varying
 from wscore.heads.evaluation.boosting_baseline import Boost, boost, boosted_answers
 from wscore.heads.targets import Binary, Continuous, Discrete, Target
 from wscore.networks.layout import Layout
+from wscore.pca import fit_pca
 from wscore.zoo.store import Zoo
 
 TOGETHER = 256  # networks whose weights are held at once

@@ -15,7 +15,7 @@ from wscore.zoo.store import Zoo
 def cache(tiny_zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> TokenCache:
     folder = tmp_path_factory.mktemp("tokens") / "tokens"
     config = TokensConfig(
-        granularity="neuron", chunk_size=40, max_tokens=512, overflow="window", align="none", normalization="none",
+        granularity="neuron", chunk_size=40, max_tokens=512, align="none", normalization="none",
         validation_fraction=0.2, test_fraction=0.3, seed=0,
     )  # fmt: skip
     build_cache(Zoo(tiny_zoo), config, folder)

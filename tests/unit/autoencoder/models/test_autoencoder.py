@@ -31,7 +31,7 @@ from wscore.zoo.store import Zoo
 def cache(tiny_zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> TokenCache:
     folder = tmp_path_factory.mktemp("tokens") / "tokens"
     config = TokensConfig(
-        granularity="neuron", chunk_size=40, max_tokens=512, overflow="window", align="none", normalization="layer",
+        granularity="neuron", chunk_size=40, max_tokens=512, align="none", normalization="layer",
         validation_fraction=0.2, test_fraction=0.3, seed=0,
     )  # fmt: skip
     build_cache(Zoo(tiny_zoo), config, folder)
@@ -47,7 +47,7 @@ def configured(
     }  # fmt: skip
     network = {
         "mlp": lambda: MlpConfig(hidden_dim=16, **common),
-        "transformer": lambda: TransformerConfig(model_dim=16, heads=2, memory=3, latent="network", **common),
+        "transformer": lambda: TransformerConfig(model_dim=16, heads=2, memory=3, **common),
         "vae": lambda: VaeConfig(
             weights=int(cache.item_weights.max()), max_tokens=cache.max_tokens, latent_dim=6, input="image", channels=2,
             levels=2, encoding="sampled", positions=positions, dropout=0.0, checkpointing=False,

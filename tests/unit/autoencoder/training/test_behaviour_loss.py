@@ -6,15 +6,11 @@ import pytest
 import torch
 
 from wscore.autoencoder.training.behaviour_loss import (
-    BEHAVIOUR,
     CEILING,
     agreement,
     behaviour_kl,
-    behaviour_loss,
-    behaviour_mse,
     spread,
 )
-from wscore.errors import ConfigError
 
 # Two images and two classes: centred logits are (1, -1) and (-1, 1), their spread is 1.
 ORIGINAL = torch.tensor([[[2.0, 0.0], [0.0, 2.0]]])
@@ -38,11 +34,6 @@ def test_kl_by_hand() -> None:
     assert behaviour_kl(ORIGINAL, ORIGINAL, 1.0).item() == pytest.approx(0, abs=1e-7)
 
 
-def test_mse_by_hand() -> None:
-    assert behaviour_mse(ORIGINAL, TURNED, 1.0).item() == pytest.approx(4.0)  # every centred logit is off by 2
-    assert behaviour_mse(ORIGINAL, TURNED, 2.0).item() == pytest.approx(1.0)
-
-
 def test_kl_equals_a_loop() -> None:
     first, second = random_logits(0), random_logits(1)
     for number in range(len(first)):
@@ -55,24 +46,21 @@ def test_kl_equals_a_loop() -> None:
         assert behaviour_kl(first, second, 0.5)[number].item() == pytest.approx(total / first.shape[1], rel=1e-4)
 
 
-@pytest.mark.parametrize("name", sorted(BEHAVIOUR))
-def test_scale_and_shift_of_both_change_nothing(name: str) -> None:
-    first, second, loss = random_logits(0), random_logits(1), behaviour_loss(name)
+def test_scale_and_shift_of_both_change_nothing() -> None:
+    first, second, loss = random_logits(0), random_logits(1), behaviour_kl
     shift = torch.randn(3, 7, 1, generator=torch.Generator().manual_seed(2))
     assert torch.allclose(loss(first, second, 0.7), loss(10 * first + shift, 10 * second - shift, 0.7), atol=1e-4)
 
 
-@pytest.mark.parametrize("name", sorted(BEHAVIOUR))
-def test_networks_do_not_touch_each_other(name: str) -> None:
-    first, second, loss = random_logits(0), random_logits(1), behaviour_loss(name)
+def test_networks_do_not_touch_each_other() -> None:
+    first, second, loss = random_logits(0), random_logits(1), behaviour_kl
     alone = torch.stack([loss(first[[n]], second[[n]], 1.0)[0] for n in range(3)])
     assert torch.allclose(loss(first, second, 1.0), alone)
 
 
-@pytest.mark.parametrize("name", sorted(BEHAVIOUR))
-def test_a_broken_network_costs_the_ceiling_and_pulls_nothing(name: str) -> None:
+def test_a_broken_network_costs_the_ceiling_and_pulls_nothing() -> None:
     far = (1e4 * TURNED).requires_grad_(True)
-    found = behaviour_loss(name)(ORIGINAL, far, 1.0)
+    found = behaviour_kl(ORIGINAL, far, 1.0)
     assert found.item() == CEILING
     found.sum().backward()
     assert far.grad is not None
@@ -85,8 +73,3 @@ def test_agreement_counts_answers_and_no_broken_ones() -> None:
     broken = ORIGINAL.clone()
     broken[0, 0, 1] = torch.nan
     assert agreement(ORIGINAL, broken).item() == 0.5
-
-
-def test_an_unknown_loss_is_refused() -> None:
-    with pytest.raises(ConfigError, match="unknown behaviour loss"):
-        behaviour_loss("l7")

@@ -5,7 +5,6 @@ import torch
 
 from wscore.autoencoder.training.reconstruction_loss import (
     RECONSTRUCTION,
-    batch_normalized,
     combined,
     masked_cosine,
     masked_mae,
@@ -124,43 +123,3 @@ def test_weights_that_make_no_loss_are_refused(weights):
 def test_an_unknown_loss_is_refused():
     with pytest.raises(ConfigError, match="expected mse, mae, cosine, combined; got huber"):
         reconstruction_loss("huber", {})
-
-
-def test_normalised_over_the_batch_by_hand():
-    """Valid targets are 1, 2, 2 and 3: mean 2, variance 1/2; the errors 1, 0, -3 and -2 grow by its root."""
-    prediction, target = batch_normalized(PREDICTION, TARGET, MASK, over="batch")
-    torch.testing.assert_close(target[MASK], torch.tensor([-1.0, 0.0, 0.0, 1.0]) * 2**0.5)
-    torch.testing.assert_close((prediction - target)[MASK], torch.tensor([1.0, 0.0, -3.0, -2.0]) * 2**0.5)
-    assert (target[~MASK] == 0).all()
-    assert (prediction[~MASK] == 0).all()
-    assert reconstruction_loss("mse", {}, "batch")(PREDICTION, TARGET, MASK).item() == pytest.approx((20 / 3 + 8) / 2)
-
-
-def test_normalised_by_entry_by_hand():
-    """The first place holds 1 and 3: mean 2, variance 1 and a hundredth of 1/2; the others one weight each, variance 0."""
-    prediction, target = batch_normalized(PREDICTION, TARGET, MASK, over="entry")
-    s, floor = 1.005**0.5, 0.005**0.5
-    torch.testing.assert_close(target[MASK], torch.tensor([-1 / s, 0.0, 0.0, 1 / s]))
-    torch.testing.assert_close((prediction - target)[MASK], torch.tensor([1 / s, 0.0, -3 / floor, -2 / s]))
-
-
-def test_networks_that_are_all_alike_are_only_shifted():
-    alike = torch.ones(2, 2, 2)
-    for over in ("batch", "entry"):
-        prediction, target = batch_normalized(3 * alike, alike, MASK, over=over)
-        assert (target == 0).all()
-        assert (prediction[MASK] == 2).all()
-
-
-def test_no_gradient_is_taken_of_the_statistics():
-    target = TARGET.clone().requires_grad_()
-    prediction = PREDICTION.clone().requires_grad_()
-    reconstruction_loss("mse", {}, "batch")(prediction, target, MASK).backward()
-    expected = torch.where(MASK, PREDICTION - TARGET, 0.0) * torch.tensor([2 / 3, 2.0])[:, None, None]
-    torch.testing.assert_close(prediction.grad, expected)  # 2 (p - t) / (s^2 n) over two networks, s^2 = 1/2
-    torch.testing.assert_close(target.grad, -expected)
-
-
-def test_an_unknown_normalisation_is_refused():
-    with pytest.raises(ConfigError, match=r"ae\.loss_normalization.*batch, entry.*layer"):
-        reconstruction_loss("mse", {}, "layer")(PREDICTION, TARGET, MASK)

@@ -12,7 +12,6 @@ from wscore.autoencoder.models.autoencoder import Autoencoder
 from wscore.autoencoder.training import fit_linear_path as linear_path
 from wscore.autoencoder.training.behaviour import alone
 from wscore.autoencoder.training.fit_linear_path import LinearPathConfig, fit_linear_path
-from wscore.autoencoder.training.reconstruction_loss import batch_normalized, masked_mse
 from wscore.autoencoder.training.train import (
     AeConfig,
     CacheBatches,
@@ -41,7 +40,7 @@ ROOT = Path(__file__).parents[4]
 def cache(tiny_zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> TokenCache:
     folder = tmp_path_factory.mktemp("tokens") / "tokens"
     config = TokensConfig(
-        granularity="neuron", chunk_size=40, max_tokens=512, overflow="window", align="none", normalization="layer",
+        granularity="neuron", chunk_size=40, max_tokens=512, align="none", normalization="layer",
         validation_fraction=0.2, test_fraction=0.3, seed=0,
     )  # fmt: skip
     build_cache(Zoo(tiny_zoo), config, folder)
@@ -63,20 +62,6 @@ def test_every_loss_trains_every_architecture(cache: TokenCache, arch: str, loss
     trained = train_autoencoder(cache, config)
     assert np.isfinite(trained.figures["validation_loss"])
     assert ("validation_contrastive" in trained.history.rows[0]) == (gamma > 0)
-
-
-@pytest.mark.parametrize("over", ["batch", "entry"])
-def test_the_loss_is_taken_of_weights_normalised_over_the_batch(cache: TokenCache, over: str) -> None:
-    config = configured(loss_normalization=over, epochs=1)
-    trained = train_autoencoder(cache, config)
-    assert np.isfinite(trained.figures["validation_loss"])
-    batch = next(CacheBatches(cache, cache.indices("train"), batch_size=8, seed=0, shuffle=False).epoch(1))
-    trainee = Trainee(config, sizes(cache, config)).eval()
-    found = objective(config)(trainee, batch)["reconstruction"]
-    both = batch_normalized(trainee(batch.windows).tokens, batch.windows.tokens, batch.windows.mask, over=over)
-    torch.testing.assert_close(found, masked_mse(*both, batch.windows.mask))
-    plain = objective(configured())(trainee, batch)["reconstruction"]
-    assert not torch.isclose(found, plain)
 
 
 @pytest.mark.parametrize("linear_path", ["none", "pca"])
@@ -193,29 +178,6 @@ def test_an_expansion_is_said_to_be_one(cache: TokenCache) -> None:
     assert isinstance(trained.model, Autoencoder)
 
 
-def test_one_latent_per_token_trains_and_counts_every_number(cache: TokenCache) -> None:
-    config = configured(
-        arch="transformer", latent="token", linear_path="none", latent_dim=2, latent_bits=32, allocation="uniform"
-    )
-    trained = train_autoencoder(cache, config)
-    assert trained.model.encoder.latent_dim == 2 * cache.max_tokens
-    assert trained.code.floats() == 2 * cache.max_tokens
-    batch = cache.batch(np.arange(3))
-    with torch.no_grad():
-        latent = trained.model.encoder(batch).unflatten(1, (cache.max_tokens, 2))
-        assert (latent[~batch.token_mask] == 0).all()
-        again = trained.model.decoder(latent.flatten(1), batch)
-        shorter = batch.token_mask.any(0).sum()
-        cut = TokenBatch(*(part[:, :shorter] for part in batch[:3]), batch.layouts)
-        assert torch.allclose(trained.model.decoder(trained.model.encoder(cut), cut), again[:, :shorter], atol=1e-5)
-
-
-def test_a_latent_per_token_needs_a_transformer() -> None:
-    section = read_yaml(ROOT / "params.yaml")["ae"]
-    with pytest.raises(ConfigError, match="needs arch `transformer`"):
-        convert({**section, "latent": "token"}, AeConfig, where="ae")
-
-
 def test_selection_by_agreement_needs_networks_to_run() -> None:
     section = read_yaml(ROOT / "params.yaml")["ae"]
     with pytest.raises(ConfigError, match="above 0, for else no network is run"):
@@ -278,7 +240,7 @@ def test_the_behaviour_loss_without_what_it_needs_is_refused(cache: TokenCache, 
             {"allocation": "uniform", "latent_bits": 5},
             r"`latent_bits` of allocation `uniform` to be one of \(4, 6.*got 5",
         ),
-        ({"behaviour": {"noisy": 0.6, "pure": 0.6}}, "`noisy` \\+ `mixed` \\+ `pure` to be at most 1"),
+        ({"behaviour": {"noisy": 0.6, "mixed": 0.6}}, "`noisy` \\+ `mixed` to be at most 1"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused_in_so_many_words(changes: dict, message: str) -> None:
