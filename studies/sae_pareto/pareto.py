@@ -28,7 +28,7 @@ from wscore.sae.evaluation.evaluate import (
     unexplained,
 )
 from wscore.sae.rows import UnitRows
-from wscore.sae.train import Model, SaeConfig, Sparsity
+from wscore.sae.train import PENALTY_WEIGHTS, Model, SaeConfig, Sparsity
 from wscore.tokens.cache import TokenCache
 from wscore.tokens.config import TokensConfig
 from wscore.tokens.manifest import recipe
@@ -105,7 +105,7 @@ def pareto_members(sae: SaeConfig, config: ParetoConfig) -> list[Member]:
             if sparsity in PER_CODE:
                 own["k"] = strength
             else:
-                own["penalty_weights"] = {**common["penalty_weights"], sparsity: strength}
+                own["sparsity_weight"] = strength / PENALTY_WEIGHTS[sparsity]
             made = convert({**common, **own}, SaeConfig, where=f"sae_pareto.{sparsity}")
             members.append(Member(f"{sparsity} {strength:g}", made))
     return members

@@ -23,7 +23,7 @@ CHANGES = {
     "sae": {"latent_dim": 12, "k": 3, "epochs": 2, "batch_size": 64, "dead": "none", "device": "cpu"},
     "ae": {"latent_dim": 5, "hidden_dim": 8, "layers": 1, "epochs": 1, "batch_size": 8},
     "evaluate": {"probe_images": 40, "bootstrap_samples": 5},
-    "explain": {"shuffles": 2, "steered": 2, "networks": 3, "directions": 1, "drawn": 5},
+    "explain": {"shuffles": 2, "steered": 2, "networks": 3, "drawn": 5},
     "data": {},
     "features": {"probes": 0},
 }

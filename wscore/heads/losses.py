@@ -9,13 +9,6 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from wscore.errors import ConfigError
-
-REGRESSION = {
-    "mse": lambda prediction, target: F.mse_loss(prediction, target, reduction="none"),
-    "huber": lambda prediction, target: F.huber_loss(prediction, target, reduction="none"),
-}
-
 
 def binary_loss(
     logits: Float[Tensor, " batch"],
@@ -38,21 +31,11 @@ def binary_loss(
 
 
 def regression_loss(
-    prediction: Float[Tensor, " batch"],
-    target: Float[Tensor, " batch"],
-    known: Bool[Tensor, " batch"],
-    *,
-    kind: str = "mse",
+    prediction: Float[Tensor, " batch"], target: Float[Tensor, " batch"], known: Bool[Tensor, " batch"]
 ) -> Float[Tensor, ""]:
-    """Return the squared error (`mse`) or the Huber loss with threshold 1 (`huber`), both in the units of the target.
-
-    Raises:
-        ConfigError: if the kind is unknown.
-    """
-    if kind not in REGRESSION:
-        raise ConfigError("unknown regression loss", expected=f"one of {', '.join(REGRESSION)}", got=kind)
+    """Return the squared error in the units of the target."""
     clean = torch.where(known, target, prediction.detach())
-    return known_mean(REGRESSION[kind](prediction, clean), known)
+    return known_mean(F.mse_loss(prediction, clean, reduction="none"), known)
 
 
 def class_loss(

@@ -55,6 +55,13 @@ Factor = Annotated[float, Meta(ge=0)]
 Outputs = dict[str, Float[np.ndarray, "rows _"]]
 BLOCK = 512  # networks that are read at once
 BINS = 63  # of the values of a feature, in boosting
+RATE = 0.1  # what each round of boosting adds
+SHARE = 0.3  # of the features, that every split of the trees on all features may choose from
+BOOSTED = (
+    16384  # most training networks that trees are fitted on, drawn from all (they need them in memory, several times);
+)
+# a quarter as many validation networks end the fitting
+READER = {"width": 64, "blocks": 2, "heads": 4, "outputs": 128}  # attention over tokens
 
 
 class HeadsConfig(Section):
@@ -75,12 +82,9 @@ class HeadsConfig(Section):
         members: what a head is made of: networks, boosted trees on all features, boosted trees on the seven statistics
             of each tensor alone; their shares in the answer to each target are chosen on the validation networks.
         copies: networks of each head, of different seeds.
-        regression_loss: of continuous targets, in their scaled space.
         hidden_dim: units of each hidden layer.
         layers: hidden layers; 0 makes linear probes.
         dropout: share of the hidden units left out in training.
-        reader_width: width of the tokens inside the attention over them (`tokens`), a multiple of 4.
-        reader_blocks: blocks of that attention.
         epochs: most passes over the training networks.
         batch_size: networks per step.
         lr: highest learning rate of AdamW.
@@ -94,10 +98,6 @@ class HeadsConfig(Section):
         clip_norm: largest norm of the gradient; null = no limit.
         patience: epochs without improvement of the validation loss.
         boosting_rounds: most rounds of boosting.
-        boosting_rate: what each of them adds.
-        boosting_features: share of the features that every split may choose from.
-        boosting_networks: most training networks that trees are fitted on, drawn from all, and four times the most validation
-            networks that end the fitting: trees need all their features in memory, several times.
         seed: of the initial weights, the order of the batches, dropout and boosting.
     """
 
@@ -114,12 +114,9 @@ class HeadsConfig(Section):
     features: str
     members: Annotated[tuple[Literal["network", "boosting", "statistics"], ...], Meta(min_length=1)]
     copies: Positive
-    regression_loss: Literal["mse", "huber"]
     hidden_dim: Positive
     layers: Annotated[int, Meta(ge=0)]
     dropout: Annotated[float, Meta(ge=0, lt=1)]
-    reader_width: Annotated[int, Meta(ge=4, multiple_of=4)]
-    reader_blocks: Annotated[int, Meta(ge=0)]
     epochs: Positive
     batch_size: Positive
     lr: Annotated[float, Meta(gt=0)]
@@ -132,9 +129,6 @@ class HeadsConfig(Section):
     clip_norm: Annotated[float, Meta(gt=0)] | None
     patience: Positive
     boosting_rounds: Positive
-    boosting_rate: Annotated[float, Meta(gt=0, le=1)]
-    boosting_features: Annotated[float, Meta(gt=0, le=1)]
-    boosting_networks: Annotated[int, Meta(ge=64)]
     seed: Annotated[int, Meta(ge=0)]
 
     def __post_init__(self) -> None:
@@ -171,11 +165,6 @@ class HeadsConfig(Section):
         """Blocks of features that are read as cached numbers."""
         live = ("tokens", "latent") if self.mode == "finetune" else ("tokens",)
         return tuple(name for name in self.read if name not in live)
-
-    @property
-    def boosted(self) -> tuple[int, int]:
-        """Most training and validation networks that trees are fitted on."""
-        return self.boosting_networks, self.boosting_networks // 4
 
     @property
     def reads_tokens(self) -> bool:
@@ -324,14 +313,14 @@ def batches(fold: Fold, config: HeadsConfig, *, shuffle: bool, seed: int | None 
     return HeadBatches(tensors, fold.data.tokens, fold.data.items(), **options)
 
 
-def head_loss(targets: Targets, *, regression: str) -> Callable[[Head, Sequence[Any]], Mapping[str, Tensor]]:
+def head_loss(targets: Targets) -> Callable[[Head, Sequence[Any]], Mapping[str, Tensor]]:
     """Return the loss of a head: the mean over its targets of weight x loss.
 
     Each target's own loss is logged as `loss_<name>`. A target's loss is the mean over the networks of the batch of
     which it is known.
     """
     weights = {target.name: target.weight for target in targets}
-    functions = [_target_loss(target, regression) for target in targets]
+    functions = [_target_loss(target) for target in targets]
 
     def loss(head: Head, batch: Sequence[Any]) -> dict[str, Tensor]:
         inputs, values, known, *tokens = batch
@@ -434,21 +423,19 @@ def kind_of(target: Target) -> Literal["binary", "continuous", "discrete"]:
 
 def _reader(config: HeadsConfig, data: HeadData) -> ReaderConfig:
     dim = data.tokens.token_dim if data.tokens is not None else 1
-    width = config.reader_width
-    shape = {"width": width, "blocks": config.reader_blocks, "heads": 4, "outputs": 2 * width}
-    return ReaderConfig(token_dim=dim, dropout=config.dropout, **shape)
+    return ReaderConfig(token_dim=dim, dropout=config.dropout, **READER)
 
 
 def _forest(member: str, config: HeadsConfig, targets: Targets, train: Fold, validation: Fold) -> Forest:
     """Return boosted trees on all features, or on the seven statistics of each tensor alone."""
     alone = member == "statistics"
-    few = [_few(fold, most, config.seed) for fold, most in zip((train, validation), config.boosted, strict=True)]
+    few = [_few(fold, most, config.seed) for fold, most in zip((train, validation), _most(), strict=True)]
     return fit_forest(
         targets,
         *(Examples(_only_statistics(fold, config) if alone else fold.inputs, fold.encoded) for fold in few),
         iterations=config.boosting_rounds,
-        learning_rate=config.boosting_rate,
-        max_features=1.0 if alone else config.boosting_features,
+        learning_rate=RATE,
+        max_features=1.0 if alone else SHARE,
         max_bins=BINS,
         seed=config.seed,
     )
@@ -456,12 +443,15 @@ def _forest(member: str, config: HeadsConfig, targets: Targets, train: Fold, val
 
 def _warn_of_trees(config: HeadsConfig, folds: Sequence[Fold]) -> None:
     counts = [len(fold.inputs) for fold in folds]
-    if set(config.members) != {"network"} and any(np.greater(counts, config.boosted)):
-        most, own = (" and ".join(f"{count:,}" for count in some) for some in (config.boosted, counts))
-        message = (
-            f"trees are fitted on at most {most} of {own} training and validation networks (heads.boosting_networks)"
-        )
+    if set(config.members) != {"network"} and any(np.greater(counts, _most())):
+        most, own = (" and ".join(f"{count:,}" for count in some) for some in (_most(), counts))
+        message = f"trees are fitted on at most {most} of {own} training and validation networks"
         warnings.warn(message, WscoreWarning, stacklevel=3)
+
+
+def _most() -> tuple[int, int]:
+    """Return how many training and validation networks trees are fitted on at most."""
+    return BOOSTED, BOOSTED // 4
 
 
 def _few(fold: Fold, most: int, seed: int) -> Fold:
@@ -491,7 +481,7 @@ def _fit_network(
         network,
         train=batches(train, config, shuffle=True, seed=seed),
         validation=batches(validation, config, shuffle=False),
-        loss=head_loss(targets, regression=config.regression_loss),
+        loss=head_loss(targets),
         # One batch per step in float32: a head is too small to gain from anything else.
         config=FitConfig.of(config, accumulate=1, precision="no", seed=seed),
         groups=lambda model: parameter_groups(model, encoder=config.encoder_lr, head=config.head_lr),
@@ -591,10 +581,10 @@ TASKS: dict[str, Callable[[HeadsConfig, pd.DataFrame], Targets]] = {
 }
 
 
-def _target_loss(target: Target, regression: str) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+def _target_loss(target: Target) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
     if isinstance(target, Binary):
         return lambda out, value, known: binary_loss(out[:, 0], value, known, positive_weight=target.positive_weight)
     if isinstance(target, Continuous):
-        return lambda out, value, known: regression_loss(out[:, 0], value, known, kind=regression)
+        return lambda out, value, known: regression_loss(out[:, 0], value, known)
     weights = torch.tensor(target.class_weights)
     return lambda out, value, known: class_loss(out, value, known, class_weights=weights.to(out.device))

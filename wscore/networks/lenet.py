@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from wscore.config import Section
 from wscore.errors import ConfigError
+from wscore.networks.architectures import Activation, Architecture, Pooling, build
 from wscore.networks.inference import ModuleAnswer, Scores, logits, scores
 from wscore.networks.layout import Layout, layout_of
 
@@ -30,6 +31,9 @@ class NetworkSpec(Section):
     channels: Annotated[int, msgspec.Meta(ge=1)]
     size: Annotated[int, msgspec.Meta(ge=4)]
     classes: Annotated[int, msgspec.Meta(ge=2)]
+
+
+Builder = Callable[[NetworkSpec], nn.Module]
 
 
 def lenet5(spec: NetworkSpec) -> nn.Sequential:
@@ -60,100 +64,25 @@ def lenet5(spec: NetworkSpec) -> nn.Sequential:
     )
 
 
-def mlp(spec: NetworkSpec) -> nn.Sequential:
-    """Return a perceptron with two hidden layers of 32 units."""
-    return nn.Sequential(
-        OrderedDict(
-            flatten=nn.Flatten(),
-            fc1=nn.Linear(spec.channels * spec.size**2, 32),
-            relu1=nn.ReLU(),
-            fc2=nn.Linear(32, 32),
-            relu2=nn.ReLU(),
-            fc3=nn.Linear(32, spec.classes),
+def of_zoo(family: str, *widths: int, activation: Activation = "relu", pooling: Pooling = "none") -> Builder:
+    """Return what builds networks of a family of the zoo, of these widths."""
+
+    def made(spec: NetworkSpec) -> nn.Module:
+        shape = (spec.channels, spec.size, spec.size)
+        known = Architecture(
+            family=family, input=shape, classes=spec.classes, widths=widths, activation=activation, pooling=pooling
         )
-    )
+        return build(known)
+
+    return made
 
 
-def cnn_bn(spec: NetworkSpec) -> nn.Sequential:
-    """Return two 3x3 convolutions of 8 and 16 channels, each with batch normalisation, ReLU and 2x2 max pooling.
-
-    The running statistics belong to the weight vector: a snapshot without them is no network.
-    """
-    return nn.Sequential(
-        OrderedDict(
-            conv1=nn.Conv2d(spec.channels, 8, 3, padding=1, bias=False),  # (B, 8, S, S)
-            norm1=nn.BatchNorm2d(8),
-            relu1=nn.ReLU(),
-            pool1=nn.MaxPool2d(2),  # (B, 8, S/2, S/2)
-            conv2=nn.Conv2d(8, 16, 3, padding=1, bias=False),  # (B, 16, S/2, S/2)
-            norm2=nn.BatchNorm2d(16),
-            relu2=nn.ReLU(),
-            pool2=nn.MaxPool2d(2),  # (B, 16, S/4, S/4)
-            flatten=nn.Flatten(),
-            fc=nn.Linear(16 * (spec.size // 4) ** 2, spec.classes),
-        )
-    )
-
-
-def vit(spec: NetworkSpec) -> nn.Sequential:
-    """Return a vision transformer (Dosovitskiy et al. 2021) of 4x4 patches, width 32, two blocks and mean pooling.
-
-    Raises:
-        ConfigError: for images whose size is no multiple of 4.
-    """
-    if spec.size % PATCHES:
-        raise ConfigError("does not fit vit", where="base.size", expected=f"a multiple of {PATCHES}", got=spec.size)
-    patch = spec.size // PATCHES
-    return nn.Sequential(
-        OrderedDict(
-            patches=nn.Conv2d(spec.channels, VIT_WIDTH, patch, stride=patch),  # (B, H, 4, 4)
-            tokens=_Tokens(),  # (B, 16, H)
-            block1=_Block(VIT_WIDTH),
-            block2=_Block(VIT_WIDTH),
-            norm=nn.LayerNorm(VIT_WIDTH),
-            pool=_Mean(),  # (B, H)
-            fc=nn.Linear(VIT_WIDTH, spec.classes),
-        )
-    )
-
-
-PATCHES, VIT_WIDTH, VIT_HEADS = 4, 32, 4
-
-
-class _Tokens(nn.Module):
-    """Patches in a row, each with a learned position added."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.positions = nn.Parameter(0.02 * torch.randn(PATCHES**2, VIT_WIDTH))
-
-    def forward(self, maps: Float[Tensor, "batch dim rows columns"]) -> Float[Tensor, "batch token dim"]:
-        return maps.flatten(2).transpose(1, 2) + self.positions
-
-
-class _Mean(nn.Module):
-    """Mean over the tokens."""
-
-    def forward(self, tokens: Float[Tensor, "batch token dim"]) -> Float[Tensor, "batch dim"]:
-        return tokens.mean(1)
-
-
-class _Block(nn.Module):
-    """Pre-norm transformer block: x + attention(norm(x)), then x + mlp(norm(x))."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.norm1, self.qkv, self.out = nn.LayerNorm(dim), nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
-        self.norm2, self.up, self.down = nn.LayerNorm(dim), nn.Linear(dim, 2 * dim), nn.Linear(2 * dim, dim)
-
-    def forward(self, tokens: Float[Tensor, "batch token dim"]) -> Float[Tensor, "batch token dim"]:
-        q, k, v = self.qkv(self.norm1(tokens)).unflatten(-1, (3, VIT_HEADS, -1)).permute(2, 0, 3, 1, 4)
-        mixed = nn.functional.scaled_dot_product_attention(q, k, v)  # (B, heads, T, H / heads)
-        tokens = tokens + self.out(mixed.transpose(1, 2).flatten(2))
-        return tokens + self.down(nn.functional.gelu(self.up(self.norm2(tokens))))
-
-
-NETWORKS: dict[str, Callable[[NetworkSpec], nn.Module]] = {"lenet5": lenet5, "mlp": mlp, "cnn_bn": cnn_bn, "vit": vit}
+NETWORKS: dict[str, Builder] = {
+    "lenet5": lenet5,
+    "mlp": of_zoo("mlp", 32, 32),
+    "cnn_bn": of_zoo("cnn_bn", 16, 32, pooling="max"),
+    "vit": of_zoo("vit", 32, 64, 64, activation="gelu"),
+}
 
 
 def build_network(spec: NetworkSpec, seed: int = 0) -> nn.Module:
@@ -172,7 +101,7 @@ def build_network(spec: NetworkSpec, seed: int = 0) -> nn.Module:
     return network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
 
-def find_builder(name: str) -> Callable[[NetworkSpec], nn.Module]:
+def find_builder(name: str) -> Builder:
     """Return the function that makes networks of a name, `module:function` for one of your own.
 
     Raises:

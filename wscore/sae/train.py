@@ -30,18 +30,12 @@ Losses = dict[str, Tensor]
 Positive = Annotated[int, Meta(ge=1)]
 Hidden = Annotated[tuple[Positive, ...], Meta(max_length=1)]
 Weight = Annotated[float, Meta(ge=0)]
+PENALTY_WEIGHTS = {"l1": 0.1, "kl": 0.1, "hoyer": 1.0, "jumprelu": 1.0}  # what `sparsity_weight: 1` means
+AUX_WEIGHT = 1 / 32  # of the auxiliary loss
+AUX_K = 64  # dead latents that take part in it, per row
 CALIBRATION = 1 << 24  # most activations looked at for the inference threshold of batchtopk
 RESAMPLED = 4096  # training rows among which resampled latents look for a direction
 REVIVED_NORM = 0.2  # of a resampled encoder row, as a share of the others' (Bricken et al. 2023)
-
-
-class PenaltyWeights(Section):
-    """Weight of the penalty of each sparsity that has one."""
-
-    l1: Weight
-    kl: Weight
-    hoyer: Weight
-    jumprelu: Weight
 
 
 class SaeConfig(Section):
@@ -57,15 +51,10 @@ class SaeConfig(Section):
         k: active codes per row: kept by topk and batchtopk, aimed at by jumprelu.
         target_rate: of the latents' activation (kl).
         sparsity_weight: factor on the penalty of l1, kl, hoyer and jumprelu.
-        penalty_weights: what a factor of 1 means for each.
-        bandwidth: within which thresholds of jumprelu learn, in units of the scaled input.
         emphasis: power of the measured sensitivity by which squared errors of tensors count; 0 takes all for equal.
         scaling: of the input, fitted on the training split and saved with the model.
         dead: what is done about latents that stay silent.
         dead_window: passes over the training rows without a code after which a latent counts as dead.
-        aux_weight: weight of the auxiliary loss.
-        aux_k: dead latents that take part in it, per row.
-        monitor: what decides about the best epoch, on the validation split.
         epochs: most passes over the training rows.
         batch_size: rows per step.
         lr: highest learning rate of AdamW.
@@ -87,15 +76,10 @@ class SaeConfig(Section):
     k: Positive
     target_rate: Annotated[float, Meta(gt=0, lt=1)]
     sparsity_weight: Weight
-    penalty_weights: PenaltyWeights
-    bandwidth: Annotated[float, Meta(gt=0)]
     emphasis: Annotated[float, Meta(ge=0, le=1)]
     scaling: Scaling
     dead: Literal["auxiliary", "resample", "none"]
     dead_window: Annotated[float, Meta(gt=0)]
-    aux_weight: Weight
-    aux_k: Positive
-    monitor: Literal["loss", "reconstruction"]
     epochs: Positive
     batch_size: Annotated[int, Meta(ge=2)]
     lr: Annotated[float, Meta(gt=0)]
@@ -118,7 +102,7 @@ class SaeConfig(Section):
     @property
     def penalty_weight(self) -> float:
         """Weight of the penalty in the loss, 0 for sparsities that have none."""
-        return self.sparsity_weight * getattr(self.penalty_weights, self.sparsity, 0.0)
+        return self.sparsity_weight * PENALTY_WEIGHTS.get(self.sparsity, 0.0)
 
 
 class TrainedSae(NamedTuple):
@@ -181,7 +165,7 @@ PENALTIES: Mapping[str, Penalty] = {
 def train_sae(
     rows: Rows, config: SaeConfig, *, callbacks: Sequence[Callback] = (), resume: Path | None = None
 ) -> TrainedSae:
-    """Return a dictionary trained on the rows of the training split, the epoch with the lowest validation `monitor`.
+    """Return a dictionary trained on the rows of the training split, the epoch with the lowest validation loss.
 
     Raises:
         TrainingError: if a row or a loss is not finite, all columns are constant, or no latent is alive in the end.
@@ -197,7 +181,6 @@ def train_sae(
         validation=RowBatches(rows, validation, shuffle=False, **size),
         loss=objective(config, spread=scaler.spread, rows=len(train)),
         config=FitConfig.of(config, accumulate=1),
-        monitor=config.monitor,
         callbacks=[PostStep(_normalize), *_resampling(config, rows, train), *callbacks],
         resume=resume,
     )
@@ -214,7 +197,7 @@ def build_sae(config: SaeConfig, width: int, scaler: Scaler) -> Model:
         torch.manual_seed(derive_seed(config.seed, "sae"))
         model = kind(
             width, config.latent_dim, encoder_hidden=list(config.encoder_hidden),
-            decoder_hidden=list(config.decoder_hidden), activation=activation, k=config.k, bandwidth=config.bandwidth,
+            decoder_hidden=list(config.decoder_hidden), activation=activation, k=config.k,
         )  # fmt: skip
     model.standardise(scaler.centre, scaler.scale)
     return model
@@ -246,9 +229,7 @@ def objective(config: SaeConfig, *, spread: float, rows: int) -> Objective:
         dead = trainee.silent >= window
         total = reconstruction + weight * sparsity
         if config.dead == "auxiliary" and trainee.training and bool(dead.any()):
-            total = total + config.aux_weight * auxiliary_loss(
-                model, values, dead, error.detach(), batch.mask, config.aux_k
-            )
+            total = total + AUX_WEIGHT * auxiliary_loss(model, values, dead, error.detach(), batch.mask, AUX_K)
         return {
             "loss": total, "reconstruction": reconstruction, "sparsity": sparsity, "l0": l0(codes),
             "dead": dead.float().mean(),

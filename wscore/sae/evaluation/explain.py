@@ -29,6 +29,7 @@ SCOPES: tuple[Scope, ...] = ("all", "same_shapes")
 Positive = Annotated[int, Meta(ge=1)]
 MOST_NAMES = 12  # values of a column of names that are tested one by one
 NO_PROPERTIES = (*REQUIRED, "state", "factory", "constants")
+TOP = 5  # networks that are named for each feature
 RARE = 10  # networks that a value of a binary property needs in each split
 
 
@@ -39,10 +40,8 @@ class ExplainConfig(Section):
         level: false discovery rate.
         shuffles: repetitions of the shuffled-label control.
         drawn: features on the pages of pictures.
-        top_networks: networks that are named for each feature.
         steered: features that are steered.
         strength: of the steering, in mean active codes of the feature.
-        directions: random directions of the same norm, for each feature.
         networks: held-out networks that are steered, for each feature.
         seed: of shuffles, drawn networks and random directions.
     """
@@ -50,10 +49,8 @@ class ExplainConfig(Section):
     level: Annotated[float, Meta(gt=0, lt=1)]
     shuffles: Positive
     drawn: Annotated[int, Meta(ge=0)]
-    top_networks: Positive
     steered: Annotated[int, Meta(ge=0)]
     strength: Annotated[float, Meta(gt=0)]
-    directions: Positive
     networks: Positive
     seed: Annotated[int, Meta(ge=0)]
 
@@ -256,7 +253,7 @@ def explain_features(
             f"strength_{scope}_shuffled": float(np.mean([_strength(one) for one in shuffled])),
         }
         parts.append(table)
-    return pd.concat(parts, ignore_index=True).assign(**_where(dictionary, zoo, train, test, parts, config)), figures
+    return pd.concat(parts, ignore_index=True).assign(**_where(dictionary, zoo, train, test, parts)), figures
 
 
 def _discoveries(table: pd.DataFrame) -> float:
@@ -272,7 +269,7 @@ def _strength(table: pd.DataFrame) -> float:
 
 
 def _where(
-    dictionary: Dictionary, zoo: Zoo, train: Activity, test: Activity, parts: list[pd.DataFrame], config: ExplainConfig
+    dictionary: Dictionary, zoo: Zoo, train: Activity, test: Activity, parts: list[pd.DataFrame]
 ) -> dict[str, Any]:
     """Return columns that name the main layer of each latent, its share of the activity, and the top held-out networks."""
     latents = np.concatenate([part["latent"].to_numpy(int) for part in parts])
@@ -280,7 +277,7 @@ def _where(
     main = main_kinds(train)[latents]
     shares = train.kinds[main, latents] / np.maximum(train.kinds[:, latents].sum(0), 1e-30)
     models = [str(name) for name in zoo.table["model_id"]]
-    order = np.argsort(-test.means[:, latents], axis=0, kind="stable")[: config.top_networks]  # (top, L)
+    order = np.argsort(-test.means[:, latents], axis=0, kind="stable")[:TOP]  # (top, L)
     top = [
         " ".join(models[int(test.networks[place])] for place in column if test.means[place, latent] > 0)
         for column, latent in zip(order.T, latents, strict=True)

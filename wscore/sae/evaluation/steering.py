@@ -20,6 +20,8 @@ from wscore.sae.evaluation.evaluate import CodeStatistics, Dictionary, NetworkMa
 from wscore.sae.evaluation.explain import Activity, ExplainConfig, kind_name, main_kinds
 from wscore.zoo.store import Zoo
 
+DIRECTIONS = 2  # random ones of the same norm, for each feature
+
 
 class Steered(NamedTuple):
     """What becomes of networks.
@@ -114,7 +116,7 @@ class Steering:
         """Return random directions, each as long as the atom is in every row."""
         generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + latent)
         directions = []
-        for _ in range(self.config.directions):
+        for _ in range(DIRECTIONS):
             drawn = torch.randn(atom.shape[1], generator=generator) * mask
             directions.append(drawn * atom.norm(dim=1, keepdim=True) / drawn.norm(dim=1, keepdim=True).clamp_min(1e-12))
         return directions
