@@ -5,10 +5,15 @@ The public names are loaded from their modules when they are first used, so that
     from wscore import Zoo
 """
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+# Threads of OpenMP that wait for work sleep instead of spinning: beside other processes spinning costs ten times the
+# time (`python -m benchmarks.busy_machine`). It counts only if it stands here before torch or scikit-learn is loaded.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 if TYPE_CHECKING:
     from wscore.errors import WscoreError as WscoreError

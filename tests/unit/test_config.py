@@ -1,12 +1,13 @@
 """params.yaml is read strictly: every mistake names the dotted key, what was expected and what was found."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Literal
 
 import pytest
 from msgspec import Meta
 
-from wscore.config import Section, convert, describe, flatten, load_section, read_yaml
+from wscore.config import Machine, Section, convert, describe, flatten, load_machine, load_section, read_yaml
 from wscore.errors import ConfigError
 
 
@@ -157,3 +158,45 @@ def test_describe_in_words() -> None:
 def test_flatten_gives_dotted_names_and_lists_as_json() -> None:
     nested = {"ae": Weights(mse=1.0, cosine=0.0), "zoo": {"epochs": [4, 16], "path": None, "empty": {}}}
     assert flatten(nested) == {"ae.mse": 1.0, "ae.cosine": 0.0, "zoo.epochs": "[4,16]", "zoo.path": None}
+
+
+@pytest.fixture
+def plain_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty current folder, and no setting in the environment; returns where machine.yaml is looked for."""
+    for name in Machine.__struct_fields__:
+        monkeypatch.delenv(f"WSCORE_{name.upper()}", raising=False)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "machine.yaml"
+
+
+def test_a_machine_without_settings_gives_every_core(plain_machine: Path) -> None:
+    machine = load_machine()
+    assert machine == Machine()
+    assert machine.processes == os.cpu_count()
+
+
+def test_the_environment_comes_before_machine_yaml(plain_machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain_machine.write_text("workers: 6\nbackend: dask\naddress: tcp://host:8786\n", encoding="utf-8")
+    monkeypatch.setenv("WSCORE_WORKERS", "3")
+    monkeypatch.setenv("WSCORE_ADDRESS", "null")
+    assert load_machine() == Machine(workers=3, backend="dask")
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ("worker: 6", r"machine\.yaml\.worker: no such parameter; .*did you mean `workers`\?"),
+    ("workers: 0", r"machine\.yaml\.workers: does not fit; expected a whole number >= 1 or null; got 0"),
+    ("device: gpu", r"machine\.yaml\.device: does not fit; expected one of auto, cpu, cuda, mps; got the text 'gpu'"),
+    ("- 3", r"machine\.yaml: does not hold sections; expected a mapping"),
+])  # fmt: skip
+def test_a_wrong_machine_yaml_is_refused(plain_machine: Path, text: str, message: str) -> None:
+    plain_machine.write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError, match=message):
+        load_machine()
+
+
+def test_a_wrong_variable_is_named(plain_machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WSCORE_WORKERS", "many")
+    with pytest.raises(
+        ConfigError, match=r"WSCORE_WORKERS: does not fit; expected a whole number >= 1 or null; got the"
+    ):
+        load_machine()
