@@ -20,7 +20,7 @@ export VIRTUAL_ENV := $(VENV)
 unexport PYTHONHOME
 
 .DEFAULT_GOAL := help
-.PHONY: help repro test smoke rate-fidelity latents check format ui bench readme clean sae-pareto autoencoder-seeds
+.PHONY: help repro test quick smoke rate-fidelity latents check format ui bench readme clean sae-pareto autoencoder-seeds
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,6 +30,9 @@ repro: $(READY) ## run the whole pipeline, or what changed since last time
 
 test: $(READY) ## run all tests
 	python -m pytest -n $(JOBS) --dist loadgroup $(ARGS)
+
+quick: $(READY) ## run the unit tests that are not slow
+	python -m pytest -n $(JOBS) -m "not slow" $(ARGS) tests/unit
 
 smoke: $(READY) ## run the whole pipeline on very little data, in a scratch copy (.smoke)
 	rm -rf $(SMOKE)
@@ -50,11 +53,11 @@ sae-pareto: $(READY) ## study: sparsity of a dictionary against fidelity, all sp
 latents: $(READY) ## study: networks between two others, and networks drawn from the latent space
 	dvc repro studies/latents/dvc.yaml $(ARGS)
 
-check: $(READY) ## formatting, lint, types and all tests
+check: $(READY) ## formatting, lint, types and all tests, with the share of lines that they run
 	ruff format --check .
 	ruff check .
 	pyright
-	$(MAKE) test
+	$(MAKE) test ARGS="--cov=wscore --cov-report=term:skip-covered $(ARGS)"
 
 format: $(READY) ## put the code into the house format
 	ruff format .

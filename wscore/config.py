@@ -66,11 +66,12 @@ def load_machine(path: Path = MACHINE) -> Machine:
     """
     content = read_yaml(path) if path.exists() else {}
     settings = convert(content, Machine, where=str(path))
-    given = {}
-    for name, kind in _fields(Machine).items():
+    given: dict[str, Any] = {}
+    for name in Machine.__struct_fields__:
         variable = f"WSCORE_{name.upper()}"
         if variable in os.environ:
-            given[name] = convert(YAML(typ="safe").load(os.environ[variable]), kind, where=variable)
+            value = YAML(typ="safe").load(os.environ[variable])
+            given[name] = getattr(convert({name: value}, Machine, where=f"environment variable {variable}"), name)
     return msgspec.structs.replace(settings, **given)
 
 
