@@ -4,7 +4,6 @@ import importlib
 import os
 import shlex
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -55,9 +54,9 @@ def run_stage(command: str) -> None:
 
 
 @pytest.fixture
-def workplace(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def workplace(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty current folder with the finished pipeline beside it: outputs of a test don't reach the next one."""
     for entry in finished.iterdir():
         (tmp_path / entry.name).symlink_to(entry)
     monkeypatch.chdir(tmp_path)
-    yield tmp_path
+    return tmp_path
