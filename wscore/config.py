@@ -128,7 +128,11 @@ def to_plain(value: object) -> Any:
 
 
 def flatten(value: object, prefix: str = "") -> dict[str, Any]:
-    """Return nested mappings as one level with dotted keys; lists become JSON text."""
+    """Return nested mappings as one level with dotted keys; lists become JSON text.
+
+    >>> flatten({"ae": {"lr": 0.1, "loss": "mse"}, "widths": [8, 8]})
+    {'ae.lr': 0.1, 'ae.loss': 'mse', 'widths': '[8,8]'}
+    """
     plain = to_plain(value)
     if not isinstance(plain, dict):
         return {
@@ -141,7 +145,11 @@ def flatten(value: object, prefix: str = "") -> dict[str, Any]:
 
 
 def describe(kind: Any) -> str:
-    """Return in words which values a field's annotation takes, for example `a whole number >= 1 or null`."""
+    """Return in words which values a field's annotation takes, for example `a whole number >= 1 or null`.
+
+    >>> describe(Annotated[int, msgspec.Meta(ge=1)] | None)
+    'a whole number >= 1 or null'
+    """
     parts = get_args(kind)
     match get_origin(kind):
         case origin if origin is Annotated:

@@ -10,6 +10,9 @@ class WscoreError(Exception):
         expected: what would have been right.
         got: what was found instead.
         fix: the next command or edit to make.
+
+    >>> print(WscoreError("is no folder", where="zoo.path", expected="a folder", got="net.pt", fix="name its folder"))
+    zoo.path: is no folder; expected a folder; got net.pt; name its folder
     """
 
     def __init__(

@@ -72,7 +72,14 @@ def write_json(path: Path, value: object) -> None:
 
 
 def to_json(value: object) -> str:
-    """Return JSON text: keys in the given order, two spaces, final newline; NaN and infinity become null."""
+    """Return JSON text: keys in the given order, two spaces, final newline; NaN and infinity become null.
+
+    >>> print(to_json({"loss": float("nan"), "epochs": 2}), end="")
+    {
+      "loss": null,
+      "epochs": 2
+    }
+    """
     return json.dumps(_plain(value), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
 
 

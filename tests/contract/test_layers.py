@@ -1,5 +1,6 @@
 """Who may import whom. The picture is in docs/architecture.md."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -61,6 +62,12 @@ def test_a_room_imports_only_itself_and_those_below(path: Path) -> None:
     wrong = [f"{relative(path)}:{line} imports {relative(target)}" for target, line in imported_files(path).items()
              if target.name != "__init__.py" and not allowed(room_of(path), room_of(target))]  # fmt: skip
     assert not wrong, "\n".join(wrong)
+
+
+def test_the_documentation_lists_the_same_order() -> None:
+    text = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+    rows = [tuple(re.findall(r"`(\w+)`", line)) for line in re.findall(r"^\d+\. (.+)$", text, re.MULTILINE)]
+    assert rows == list(ROWS)
 
 
 def test_the_rule_refuses_upward_and_sideways_imports() -> None:

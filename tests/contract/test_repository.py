@@ -12,6 +12,7 @@ from tests.contract.imports import ROOT
 PYTHON = sorted(
     path for folder in ("wscore", "stages", "studies", "tests", "benchmarks") for path in ROOT.glob(f"{folder}/**/*.py")
 )
+PAGES = [*ROOT.glob("*.md"), *ROOT.glob("data/*.md"), *ROOT.glob("docs/**/*.md")]
 LONGEST = 50
 # Written in halves, so that this file does not match itself.
 FORBIDDEN = {
@@ -73,14 +74,26 @@ def test_no_large_or_generated_file_is_in_git() -> None:
 
 
 def test_links_in_the_documentation_lead_somewhere() -> None:
-    for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]:
+    for page in PAGES:
         links = re.findall(r"\]\((?!https?:|#|mailto:)([^)#\s]+)", text_of(page))
         assert not [link for link in links if not (page.parent / link).exists()], page.name
 
 
+def test_links_to_a_section_of_another_page_name_one_of_its_headings() -> None:
+    for page in PAGES:
+        for name, anchor in re.findall(r"\]\((?!https?:)([^)#\s]*)#([^)\s]+)\)", text_of(page)):
+            headings = re.findall(r"^#+ (.+)$", text_of(page.parent / name if name else page), re.MULTILINE)
+            slugs = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+            assert anchor in slugs, f"{page.name}: {name}#{anchor}"
+
+
+def test_the_readme_is_a_front_page() -> None:
+    assert len(text_of(ROOT / "README.md").splitlines()) <= 120
+
+
 def test_make_commands_in_the_documentation_exist() -> None:
     targets = set(re.findall(r"^([a-z-]+):.*##", text_of(ROOT / "Makefile"), re.MULTILINE))
-    for page in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]:
+    for page in PAGES:
         named = set(re.findall(r"`make ([a-z-]+)", text_of(page)))
         assert named <= targets, page.name
 

@@ -19,6 +19,10 @@ def run_weights(runs: Shaped[np.ndarray, " rows"], *, samples: int, seed: int) -
     """Return how often each row is drawn when as many runs as there are are drawn with replacement, `samples` times.
 
     Efron & Tibshirani (1993), "An introduction to the bootstrap", chapter 13. No resampling of less than two runs.
+
+    >>> run_weights(np.array(["a", "a", "b"]), samples=2, seed=0)  # rows of a run are drawn together
+    array([[0., 0., 2.],
+           [1., 1., 1.]])
     """
     names, codes = np.unique(runs, return_inverse=True)
     random = np.random.default_rng(seed)

@@ -309,6 +309,9 @@ def falls_fast(losses: Sequence[float]) -> bool:
     """Return whether losses of successive steps fall by more than half, from their first third to their last.
 
     Losses that can be negative have no such share, and are never too fast.
+
+    >>> falls_fast([2.0, 1.0, 0.5]), falls_fast([2.0, 1.9, 1.8])
+    (True, False)
     """
     third = len(losses) // 3
     return 0 < sum(losses[-third:]) < (1 - FAST) * sum(losses[:third])

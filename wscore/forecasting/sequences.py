@@ -34,7 +34,11 @@ class Windows(NamedTuple):
 
 
 def split_point(count: int, train_split: float) -> int:
-    """Return how many of the `count` snapshots of a trajectory belong to the training part, the first ones."""
+    """Return how many of the `count` snapshots of a trajectory belong to the training part, the first ones.
+
+    >>> split_point(121, train_split=0.5)
+    60
+    """
     return math.floor(count * train_split)
 
 

@@ -79,6 +79,10 @@ def _fit(predicted: np.ndarray, truth: np.ndarray, coverage: float) -> Intervals
 
 
 def half_width(errors: Float[np.ndarray, " rows"], coverage: float) -> float:
-    """Return the ceil((n + 1) coverage)-th smallest of n errors, the largest if there are too few."""
+    """Return the ceil((n + 1) coverage)-th smallest of n errors, the largest if there are too few.
+
+    >>> half_width(np.array([0.3, 0.1, 0.2, 0.4]), coverage=0.6)
+    0.3
+    """
     rank = int(np.ceil((len(errors) + 1) * coverage))
     return float(np.sort(errors)[min(rank, len(errors)) - 1])

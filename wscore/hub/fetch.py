@@ -31,6 +31,9 @@ def parse_source(text: str | Path, revision: str | None = None) -> Source:
     Raises:
         PublishError: if it is neither a folder nor a well-formed id.
         ModelError: if a path is no folder, or two revisions are named.
+
+    >>> parse_source("owner/name@4f1c2ab")
+    Source(name='owner/name', revision='4f1c2ab')
     """
     name = str(text)
     if Path(name).is_dir():

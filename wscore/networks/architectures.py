@@ -50,6 +50,10 @@ class Architecture(Section):
             the stream and then that inside of each block.
         activation: between the layers.
         pooling: between convolutions; `none` for families without.
+
+    >>> one = Architecture(family="mlp", input=(1, 8, 8), classes=10, widths=(16,), activation="tanh", pooling="none")
+    >>> parse(one.to_json()) == one
+    True
     """
 
     family: str
@@ -305,6 +309,12 @@ def build(architecture: Architecture | str) -> Classifier:
 
     Raises:
         DataError: if the text is no description, or the family is unknown, or the images are too small for it.
+
+    >>> network = build(Architecture(
+    ...     family="cnn", input=(1, 8, 8), classes=10, widths=(6, 10), activation="relu", pooling="max"
+    ... ))
+    >>> network(torch.zeros(5, 1, 8, 8)).shape
+    torch.Size([5, 10])
     """
     known = parse(architecture) if isinstance(architecture, str) else architecture
     if known.family not in FAMILIES:

@@ -46,6 +46,12 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         tensors: floating-point tensors, in the order in which they lie in the flat vector.
         counters: names of integer tensors (such as `num_batches_tracked`); they carry no weights and come back as
             zeros.
+
+    >>> layout = layout_of({"weight": torch.ones(1, 2), "bias": torch.zeros(1)})
+    >>> layout.flatten({"weight": torch.ones(1, 2), "bias": torch.zeros(1)})
+    array([1., 1., 0.], dtype=float32)
+    >>> layout.unflatten(torch.tensor([1.0, 2.0, 3.0]))
+    {'weight': tensor([[1., 2.]]), 'bias': tensor([3.])}
     """
 
     tensors: tuple[TensorSpec, ...]
@@ -110,6 +116,12 @@ def layout_of(state: Mapping[str, Tensor]) -> Layout:
 
     A one-dimensional `weight` belongs to a normalisation layer, as do the biases beside it; two-dimensional weights are
     linear, those with more axes convolutional.
+
+    >>> layout = layout_of(torch.nn.Linear(3, 2).state_dict())
+    >>> [(spec.name, spec.shape, spec.kind) for spec in layout.tensors]
+    [('weight', (2, 3), 'linear'), ('bias', (2,), 'bias')]
+    >>> layout.size
+    8
     """
     modules = list(dict.fromkeys(name.rpartition(".")[0] for name in state))
     floating = {name: tensor for name, tensor in state.items() if tensor.is_floating_point()}

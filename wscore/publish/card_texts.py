@@ -185,7 +185,7 @@ def sparse_dictionary(found: Mapping[str, Any], content: Mapping[str, Any], conf
         sections=("data", "zoo", "tokens", "sae"),
         note="`fvu` is the share of the variance of the rows that is not explained; `accuracy_recovered` is 0 for the mean "
         "network and 1 for the originals. Controls keep as many numbers per row as the dictionary has active codes. "
-        "The figures are defined in `docs/sparse.md` of the code.",
+        "The figures are defined in `docs/sparse_dictionary.md` of the code.",
         limits=(
             "It was trained on the families and images named above; nothing was measured on other networks.",
             "A feature is a direction that is often used, not a cause; `metrics/sae_test.json` has what steering changes.",

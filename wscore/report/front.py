@@ -50,7 +50,9 @@ def front_table(parts: Mapping[str, Any]) -> str:
 def _cells(task: Task, part: Part, line: Line, parts: Mapping[str, Any]) -> list[str]:
     rival = best_of(line, part.rivals)
     baseline = "n/a" if rival is None else f"{part.controls[rival]}: {_value(line, rival)}"
-    ours = f"**{_value(line, OURS)}**"
+    ours = _value(line, OURS)
+    if best_of(line, (OURS, *part.rivals)) == OURS:
+        ours = f"**{ours}**"
     if line.interval is not None:
         ours += f" [{', '.join(format_number(bound, line.metric.digits) for bound in line.interval)}]"
     losses = _losses(task, part, line)

@@ -337,7 +337,11 @@ def _has(found: Mapping[str, Any] | None, key: str) -> bool:
 
 
 def format_number(value: float | None, digits: int) -> str:
-    """Return a number as a cell: n/a where there is none, no negative zero."""
+    """Return a number as a cell: n/a where there is none, no negative zero.
+
+    >>> format_number(1234.5678, 1), format_number(-0.0001, 3), format_number(None, 3)
+    ('1,234.6', '0.000', 'n/a')
+    """
     if value is None or not math.isfinite(value):
         return "n/a"
     rounded = round(value, digits) + 0.0

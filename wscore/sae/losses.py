@@ -34,6 +34,10 @@ def l1_sparsity_loss(
         codes: z.
         reduction: over the latents.
         norms: length n_j of each atom, for dictionaries whose atoms have no unit norm; 1 if None.
+
+    >>> codes = torch.tensor([[1.0, 0.0], [3.0, 4.0]])
+    >>> l1_sparsity_loss(codes), l1_sparsity_loss(codes, reduction="sum")
+    (tensor(2.), tensor(4.))
     """
     size = codes.float().abs()
     if norms is not None:
@@ -97,6 +101,9 @@ def kl_divergence_sparsity_loss(
 
     Raises:
         TrainingError: if the target is not within (0, 1) or epsilon is too small for float32.
+
+    >>> bool(kl_divergence_sparsity_loss(torch.zeros(4, 3)).isfinite())
+    True
     """
     _check_target(target_sparsity, epsilon)
     return _kl(activation_rate(codes), target_sparsity, epsilon, reduction)
@@ -110,6 +117,9 @@ def hoyer_sparseness(codes: Float[Tensor, "*stack batch latent"]) -> Float[Tenso
 
     Raises:
         TrainingError: if there are fewer than two latents.
+
+    >>> hoyer_sparseness(torch.tensor([[0.0, 3.0, 0.0, 0.0], [1.0, 1.0, 1.0, 1.0]]))
+    tensor([1., 0.])
     """
     return 1 - _hoyer_excess(codes)
 
@@ -124,7 +134,11 @@ def hoyer_sparsity_loss(codes: Float[Tensor, "*stack batch latent"]) -> Float[Te
 
 
 def l0(codes: Float[Tensor, "*stack batch latent"]) -> Float[Tensor, "*stack"]:
-    """Return the mean count of latents per sample that are not exactly zero; it has no gradient."""
+    """Return the mean count of latents per sample that are not exactly zero; it has no gradient.
+
+    >>> l0(torch.tensor([[0.0, 2.0, 1.0], [0.0, 0.0, 5.0]]))
+    tensor(1.5000)
+    """
     return (codes != 0).sum(-1).float().mean(-1)
 
 
@@ -153,6 +167,9 @@ def jump_relu(
 
     Active values pass their gradient on; the threshold gets -threshold / bandwidth from values within half a bandwidth
     of it (Rajamanoharan et al. 2024, "Jumping ahead", eq. 12).
+
+    >>> jump_relu(torch.tensor([[0.2, 0.8]]), torch.tensor([0.5, 0.5]), bandwidth=0.1)
+    tensor([[0.0000, 0.8000]])
     """
     result = _JumpRelu.apply(values, threshold, bandwidth)
     assert isinstance(result, Tensor)

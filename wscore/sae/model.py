@@ -224,7 +224,15 @@ class SparseModel(nn.Module, ABC):
 
 @register
 class SparseAutoencoder(SparseModel):
-    """Encoder and decoder with weights of their own; where both have the same shape they start equal."""
+    """Encoder and decoder with weights of their own; where both have the same shape they start equal.
+
+    >>> model = SparseAutoencoder(20, 80, activation="topk", k=4)
+    >>> codes = model.encode(torch.randn(3, 20))
+    >>> codes.shape, int((codes != 0).sum(dim=1).max()) <= 4
+    (torch.Size([3, 80]), True)
+    >>> model.decode(codes).shape
+    torch.Size([3, 20])
+    """
 
     def _make(self, inner: int, atoms: int) -> None:
         self.decoder_weight = nn.Parameter(unit_rows(torch.randn(self.config.latent_dim, atoms)))
@@ -258,6 +266,10 @@ class TiedWeightSparseAutoencoder(SparseModel):
 
     One matrix w (latent, D) of unit rows: z = activation(u w^T + c), u^ = z w + b. Hidden layers, if any, are transposes
     of each other too, and so of equal width.
+
+    >>> tied, untied = TiedWeightSparseAutoencoder(20, 80), SparseAutoencoder(20, 80)
+    >>> [sum(weights.numel() for weights in model.parameters()) for model in (tied, untied)]
+    [1700, 3300]
     """
 
     def _make(self, inner: int, atoms: int) -> None:

@@ -71,7 +71,11 @@ def similarity(
 
 
 def assign(similarity: Float[Tensor, "networks unit unit2"]) -> Int[Tensor, "networks unit"]:
-    """Return the best order of each network; ties keep the present order."""
+    """Return the best order of each network; ties keep the present order.
+
+    >>> assign(torch.tensor([[[0.0, 1.0], [1.0, 0.0]]]))
+    tensor([[1, 0]])
+    """
     units = similarity.shape[1]
     stay = torch.eye(units, dtype=similarity.dtype) * (similarity.abs().amax((1, 2), keepdim=True) * 1e-12)
     costs = (similarity + stay).numpy()

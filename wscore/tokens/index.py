@@ -14,7 +14,11 @@ from wscore.zoo.store import Zoo
 
 
 def cut_windows(tokens: int, longest: int) -> list[tuple[int, int]]:
-    """Return (start, length) of the fewest windows of at most `longest` tokens, as equal in length as can be."""
+    """Return (start, length) of the fewest windows of at most `longest` tokens, as equal in length as can be.
+
+    >>> cut_windows(10, longest=4)
+    [(0, 3), (3, 3), (6, 4)]
+    """
     count = -(-tokens // longest)
     edges = [tokens * part // count for part in range(count + 1)]
     return [(start, end - start) for start, end in itertools.pairwise(edges)]

@@ -24,6 +24,9 @@ def rate(step: int, *, total: int, warmup: float | int, schedule: Schedule) -> f
         total: number of steps in the whole training.
         warmup: share of the steps in which the rate rises linearly, 0 <= warmup < 1.
         schedule: form of the decay afterwards.
+
+    >>> [rate(step, total=4, warmup=0.5, schedule="linear") for step in range(4)]
+    [0.5, 1.0, 1.0, 0.5]
     """
     rising = int(warmup * total)
     if step < rising:

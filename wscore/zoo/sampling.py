@@ -129,6 +129,9 @@ def checkpoint_steps(steps: int, checkpoints: int) -> list[int]:
 
     Networks change fastest at the start, so checkpoints lie denser there; the last one is the end. No two are the same
     step, and a run of fewer steps than checkpoints is recorded after each step.
+
+    >>> checkpoint_steps(100, checkpoints=4)
+    [7, 25, 57, 100]
     """
     if steps <= checkpoints:
         return list(range(1, steps + 1))

@@ -21,6 +21,9 @@ def assign_splits(
 
     Raises:
         ConfigError: if a fraction is negative or nothing is left to train on.
+
+    >>> print(assign_splits(["run-0", "run-1", "run-0"], validation_fraction=0.2, test_fraction=0.2, seed=0))
+    ['validation' 'train' 'validation']
     """
     if validation_fraction < 0 or test_fraction < 0 or validation_fraction + test_fraction >= 1:
         raise ConfigError(

@@ -43,7 +43,7 @@ def test_single_hyperparameters_that_a_baseline_predicts_better_are_named():
 
 def test_the_last_horizon_of_an_unseen_run_is_shown_and_a_lost_row_says_so():
     row = front(predictor_test=FORECAST | {"unseen_run": FORECAST["temporal"]})["forecast the weights of an unseen run"]
-    assert row == ["skill, 2 ahead", "**-0.500**", "copy last: 0.000", "copy last: 0.000"]
+    assert row == ["skill, 2 ahead", "-0.500", "copy last: 0.000", "copy last: 0.000"]
 
 
 def test_a_row_without_any_better_baseline_says_so():

@@ -25,7 +25,12 @@ def network_mse(
     target: Float[Tensor, "batch token dim"],
     mask: Bool[Tensor, "batch token dim"],
 ) -> Float[Tensor, " batch"]:
-    """Return sum_i m_i (p_i - t_i)^2 / sum_i m_i of each network; 0 where nothing is valid."""
+    """Return sum_i m_i (p_i - t_i)^2 / sum_i m_i of each network; 0 where nothing is valid.
+
+    >>> target, mask = torch.zeros(1, 1, 2), torch.tensor([[[True, False]]])
+    >>> network_mse(torch.tensor([[[3.0, 99.0]]]), target, mask)  # padding never counts
+    tensor([9.])
+    """
     return _mean(_difference(prediction, target, mask).square(), mask)
 
 

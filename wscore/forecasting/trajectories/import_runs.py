@@ -137,6 +137,10 @@ def pattern_expression(pattern: str) -> re.Pattern[str]:
 
     Raises:
         ConfigError: if a field is unknown or named twice, or none of them tells the time.
+
+    >>> found = pattern_expression("epoch_{epoch}_acc_{acc}.pt").search("runs/epoch_12_acc_0.97.pt")
+    >>> found and (found["epoch"], found["acc"])
+    ('12', '0.97')
     """
     names = re.findall(r"\{(.*?)\}", pattern)
     wrong = [name for name in names if name not in FIELDS]

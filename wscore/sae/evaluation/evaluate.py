@@ -71,7 +71,7 @@ class CodeStatistics(NamedTuple):
         active: mean code of each latent over the rows on which it is active, 0 for dead ones (L,).
         counts: active codes of each row (N,).
         errors: mean squared error over the entries of each row (N,).
-        figures: see `docs/sparse.md`.
+        figures: see `docs/sparse_dictionary.md`.
     """
 
     density: np.ndarray

@@ -1,0 +1,22 @@
+"""Predict the test accuracy of held-out networks from their state dicts.
+
+python examples/predict_accuracy.py    # in the root of the repository, after `make repro`
+"""
+
+import numpy as np
+
+from wscore import PublishedHead, WeightAutoencoder, Zoo
+from wscore.tokens.cache import TokenCache
+
+encoder = WeightAutoencoder.from_pretrained("models/published", side="encoder").encoder
+assert encoder is not None
+head = PublishedHead.from_pretrained("models/published", part="heads/accuracy", encoder=encoder)
+
+zoo, cache = Zoo("data/zoo"), TokenCache("data/tokens")
+for row in np.unique(cache.networks(cache.indices("test")))[:5]:
+    found = head.read(zoo.state_dict(row), zoo.table["architecture"][row])
+    low, high = found["test_accuracy_low"], found["test_accuracy_high"]
+    true = zoo.table["test_accuracy"][row]
+    print(
+        f"{zoo.table['model_id'][row]}: predicted {found['test_accuracy']:.3f} [{low:.3f}, {high:.3f}], true {true:.3f}"
+    )
