@@ -30,8 +30,6 @@ def test_the_blocks_of_the_readme_and_the_guides_are_found() -> None:
 def test_the_blocks_of_a_page_run(page: Path, workplace: Path, digits: Images) -> None:
     for number, block in enumerate(BLOCK.findall(page.read_text("utf-8"))):
         names = readers_names(digits)
-        if "accelerate" in block:
-            Path("models/predictor").resolve(strict=True)
         exec(compile(block, f"{page.name}, block {number + 1}", "exec"), names)
 
 
