@@ -32,6 +32,15 @@ def test_every_section_is_read_by_a_stage() -> None:
     assert set(read_yaml(PARAMS)) == set(sections())
 
 
+def test_parameters_named_in_the_documentation_exist() -> None:
+    params = read_yaml(PARAMS)
+    for page in (ROOT / "README.md", *ROOT.glob("docs/*.md")):
+        for name in re.findall(r"(?:`|-S '?)([a-z_]+(?:\.[a-z_]+)+)\b", page.read_text(encoding="utf-8")):
+            section, *keys = name.split(".")
+            if section in params and keys[-1] not in ("json", "csv"):
+                assert keys[0] in params[section], f"{page.name}: {name}"
+
+
 def test_every_section_loads() -> None:
     for name, kind in sections().items():
         assert isinstance(load_section(kind, name, PARAMS), kind)
