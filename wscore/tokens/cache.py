@@ -117,7 +117,7 @@ class TokenCache:
         identity: hash of zoo and configuration.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path | str) -> None:
         """Open a cache folder.
 
         Raises:

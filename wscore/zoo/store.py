@@ -113,7 +113,7 @@ class Zoo:
         layouts: layout of each identity.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path | str) -> None:
         """Open a zoo folder.
 
         Raises:
