@@ -13,7 +13,7 @@ assert encoder is not None
 head = PublishedHead.from_pretrained("models/published", part="heads/accuracy", encoder=encoder)
 
 zoo, cache = Zoo("data/zoo"), TokenCache("data/tokens")
-for row in np.unique(cache.networks(cache.indices("test")))[:5]:
+for row in np.unique(cache.networks(cache.indices("test")))[:5].tolist():
     found = head.read(zoo.state_dict(row), zoo.table["architecture"][row])
     low, high = found["test_accuracy_low"], found["test_accuracy_high"]
     true = zoo.table["test_accuracy"][row]
