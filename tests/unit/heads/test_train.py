@@ -200,7 +200,7 @@ def test_values_under_the_mask_change_nothing():
     model = build_head(config(), fold(given, "hyperparameters"), targets)
     (latents, values, known), *_ = batches(fold(given, "hyperparameters"), config(), shuffle=False).epoch(1)
     assert not known.all()
-    loss = head_loss(targets, regression="mse")
+    loss = head_loss(targets)
     results = []
     for filling in (0.0, 2.0, math.nan):
         model.zero_grad()
@@ -227,7 +227,7 @@ def test_the_loss_is_the_weighted_mean_over_targets():
     targets = fit_targets("hyperparameters", config(target_weights={"lr": 3.0, "act": 0.0}), given.table)
     (batch, *_) = batches(fold(given, "hyperparameters"), config(), shuffle=False).epoch(1)
     model = build_head(config(), fold(given, "hyperparameters"), targets)
-    found = head_loss(targets, regression="huber")(model, batch)
+    found = head_loss(targets)(model, batch)
     expected = (3 * found["loss_lr"] + found["loss_wd"] + 0 * found["loss_act"]) / 3
     assert found["loss"].item() == pytest.approx(expected.item(), rel=1e-6)
 
