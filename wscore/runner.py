@@ -24,7 +24,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, NamedTuple, get_args, get_origin
 
-from wscore.config import PARAMS, load_section
+from wscore.config import PARAMS, load_section, read_yaml
 from wscore.errors import WscoreError, WscoreWarning
 from wscore.io import is_first_process
 from wscore.tracking import Tracker, open_tracker
@@ -93,9 +93,14 @@ class Stage:
         Raises:
             ConfigError: if params.yaml is missing, unreadable or does not fit.
         """
-        params = {name: load_section(kind, name) for name, kind in self.sections.items()}
+        params = {name: load_section(kind, name, self.source(name)) for name, kind in self.sections.items()}
         with open_tracker(self.name, params) as tracker:
             return self.function(Run(self.name, params, tracker), **options)
+
+    def source(self, name: str) -> Path:
+        """Return the file that holds a section: params.yaml beside the script of a study, for its own section, else the root's."""
+        own = Path(*self.module.split(".")[:-1]) / PARAMS
+        return own if self.module.startswith("studies.") and own.is_file() and name in read_yaml(own) else PARAMS
 
     def parser(self) -> argparse.ArgumentParser:
         """Return a parser with one option per keyword-only parameter; help comes from the function's docstring."""

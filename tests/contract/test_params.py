@@ -17,19 +17,21 @@ PRESETS = sorted(ROOT.glob("presets/*.yaml"))
 WELL_KNOWN = {"batch_size", "dropout", "epochs", "hidden_dim", "layers", "lr", "learning_rate", "seed", "weight_decay"}
 
 
-def sections() -> dict[str, type]:
-    """Return the configuration class of every section, as the stage scripts declare them."""
+def sections(*, of_studies: bool = True) -> dict[str, type]:
+    """Return the configuration class of every section, as stage scripts declare them; a study has its own in its folder."""
     found: dict[str, type] = {}
     for entry in (*pipeline().values(), *studies().values()):
         main = importlib.import_module(module_name(entry["cmd"])).main
         for name, kind in main.sections.items():
-            if issubclass(kind, Section):
+            if issubclass(kind, Section) and (of_studies or main.source(name) == Path("params.yaml")):
                 assert found.setdefault(name, kind) is kind, f"section {name} has two classes"
     return found
 
 
 def test_every_section_is_read_by_a_stage() -> None:
-    assert set(read_yaml(PARAMS)) == set(sections())
+    assert set(read_yaml(PARAMS)) == set(sections(of_studies=False))
+    own = {name for path in ROOT.glob("studies/*/params.yaml") for name in read_yaml(path)}
+    assert own == set(sections()) - set(sections(of_studies=False))
 
 
 def test_parameters_named_in_the_documentation_exist() -> None:
@@ -42,8 +44,10 @@ def test_parameters_named_in_the_documentation_exist() -> None:
 
 
 def test_every_section_loads() -> None:
-    for name, kind in sections().items():
-        assert isinstance(load_section(kind, name, PARAMS), kind)
+    for entry in (*pipeline().values(), *studies().values()):
+        main = importlib.import_module(module_name(entry["cmd"])).main
+        for name, kind in main.sections.items():
+            assert isinstance(load_section(kind, name, ROOT / main.source(name)), kind)
 
 
 def test_no_configuration_class_has_a_default() -> None:
@@ -61,12 +65,13 @@ def test_every_preset_loads(preset: Path, tmp_path: Path) -> None:
     params.write_text(PARAMS.read_text(encoding="utf-8"), encoding="utf-8")
     apply_preset(preset, params)
     assert read_yaml(params) != read_yaml(PARAMS)
-    for name, kind in sections().items():
+    for name, kind in sections(of_studies=False).items():
         load_section(kind, name, params)
 
 
 def test_every_key_is_explained_once() -> None:
-    lines = PARAMS.read_text(encoding="utf-8").splitlines()
+    files = [PARAMS, *ROOT.glob("studies/*/params.yaml")]
+    lines = [line for path in files for line in path.read_text(encoding="utf-8").splitlines()]
     keys = {key: "#" in line for line in lines if (key := re.match(r"\s*(\w+):", line))}
     explained = {key[1] for key, has_comment in keys.items() if has_comment}
     bare = sorted({key[1] for key in keys} - explained - WELL_KNOWN)
