@@ -98,7 +98,7 @@ class Stage:
             return self.function(Run(self.name, params, tracker), **options)
 
     def source(self, name: str) -> Path:
-        """Return the file that holds a section: params.yaml beside the script of a study, for its own section, else the root's."""
+        """Return the file that holds a section: that of a study's own is beside its script."""
         own = Path(*self.module.split(".")[:-1]) / PARAMS
         return own if self.module.startswith("studies.") and own.is_file() and name in read_yaml(own) else PARAMS
 

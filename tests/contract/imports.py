@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 #: Modules that cannot change what a stage writes: messages, tracking, the command line and transfers to and from the Hub.
 INERT = (
     "wscore/errors.py", "wscore/tracking.py", "wscore/runner.py", "wscore/presets.py",
-    "wscore/hub/client.py", "wscore/hub/fetch.py", "wscore/hub/upload.py", "wscore/hub/xet.py",
+    "wscore/hub/client.py", "wscore/hub/fetch.py", "wscore/hub/upload.py",
 )  # fmt: skip
 WIDTH = 120
 DEPS = re.compile(r"^( *)deps:(?: \[[^]]*\]\n|\n(?:\1 +- .*\n)*)", re.MULTILINE)

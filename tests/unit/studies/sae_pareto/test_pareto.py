@@ -12,10 +12,11 @@ from wscore.sae.train import SaeConfig
 from wscore.zoo.config import ZooConfig
 
 PARAMS = Path(__file__).parents[4] / "params.yaml"
+OWN = PARAMS.parent / "studies/sae_pareto/params.yaml"
 
 
 def test_every_sparsity_has_members_of_equal_size() -> None:
-    config = load_section(ParetoConfig, "sae_pareto", PARAMS.parent / "studies/sae_pareto/params.yaml")
+    config = load_section(ParetoConfig, "sae_pareto", OWN)
     members = pareto_members(load_section(SaeConfig, "sae", PARAMS), config)
     assert {one.config.sparsity for one in members} == {"l1", "kl", "hoyer", "topk", "batchtopk", "jumprelu"}
     assert len({one.name for one in members}) == len(members)
@@ -27,7 +28,7 @@ def test_every_sparsity_has_members_of_equal_size() -> None:
 def test_the_networks_differ_in_their_seed_alone() -> None:
     made = pareto_zoo(
         load_section(ZooConfig, "zoo", PARAMS),
-        load_section(ParetoConfig, "sae_pareto", PARAMS.parent / "studies/sae_pareto/params.yaml"),
+        load_section(ParetoConfig, "sae_pareto", OWN),
     )
     assert made.families == ("mlp",)
     assert all(len(set(pair)) == 1 for pair in (made.lr, made.init_scale, made.train_fraction, made.epochs))
