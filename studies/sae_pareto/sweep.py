@@ -17,7 +17,7 @@ from wscore.training.callbacks import PostStep
 from wscore.training.loop import fit
 from wscore.training.state import FitConfig
 
-SHARED = ("input", "scaling", "epochs", "batch_size", "lr", "weight_decay", "schedule", "warmup", "device", "precision")
+SHARED = ("input", "scaling", "epochs", "batch_size", "lr", "weight_decay", "schedule", "warmup", "precision")
 
 
 class Member(NamedTuple):

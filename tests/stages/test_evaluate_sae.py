@@ -20,7 +20,7 @@ from wscore.zoo.store import Zoo
 
 ROOT = Path(__file__).parents[2]
 CHANGES = {
-    "sae": {"latent_dim": 12, "k": 3, "epochs": 2, "batch_size": 64, "dead": "none", "device": "cpu"},
+    "sae": {"latent_dim": 12, "k": 3, "epochs": 2, "batch_size": 64, "dead": "none"},
     "ae": {"latent_dim": 5, "hidden_dim": 8, "layers": 1, "epochs": 1, "batch_size": 8},
     "evaluate": {"probe_images": 40, "bootstrap_samples": 5},
     "explain": {"shuffles": 2, "steered": 2, "networks": 3, "drawn": 5},

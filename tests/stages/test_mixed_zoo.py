@@ -40,7 +40,7 @@ SMALL = {
         "activations": ["relu"], "poolings": ["max"], "batch_sizes": [32], "families": ["mlp", "cnn"],
     },
     "tokens": {"test_fraction": 0.3, "validation_fraction": 0.25},
-    "ae": {"latent_dim": 4, "hidden_dim": 8, "layers": 1, "epochs": 2, "batch_size": 8, "device": "cpu"},
+    "ae": {"latent_dim": 4, "hidden_dim": 8, "layers": 1, "epochs": 2, "batch_size": 8},
     "refine": {"steps": 2, "images": 20, "curvature_images": 4},
     "evaluate": {"bootstrap_samples": 5, "probe_images": 30},
     "evaluate_heads": {"bootstrap_samples": 5, "boosting_iterations": 3},

@@ -14,7 +14,7 @@ from wscore.training.model_folder import load_model
 from wscore.zoo.store import Zoo
 
 ROOT = Path(__file__).parents[2]
-SMALL = {"latent_dim": 12, "k": 3, "epochs": 2, "batch_size": 64, "dead": "none", "device": "cpu"}
+SMALL = {"latent_dim": 12, "k": 3, "epochs": 2, "batch_size": 64, "dead": "none"}
 AE = {"latent_dim": 5, "hidden_dim": 8, "layers": 1, "epochs": 1, "batch_size": 8}
 
 

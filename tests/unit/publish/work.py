@@ -22,7 +22,7 @@ PARAMS = Path(__file__).parents[3] / "params.yaml"
 FEATURES = FeaturesConfig(encoder=None, revision=None, probes=10, probe_steps=2, seed=0)
 SMALL = {
     "epochs": 2, "hidden_dim": 8, "layers": 1, "copies": 1, "boosting_rounds": 2,
-    "batch_size": 8, "device": "cpu",
+    "batch_size": 8,
 }  # fmt: skip
 
 

@@ -32,7 +32,7 @@ from wscore.training.state import FitConfig
 
 PARAMS = Path(__file__).parents[3] / "params.yaml"
 SPARSITIES = ("l1", "kl", "hoyer", "topk", "batchtopk", "jumprelu")
-SMALL = {"latent_dim": 24, "k": 3, "epochs": 2, "batch_size": 64, "device": "cpu", "scaling": "global"}
+SMALL = {"latent_dim": 24, "k": 3, "epochs": 2, "batch_size": 64, "scaling": "global"}
 
 
 class MatrixRows(ArrayRows):
