@@ -4,13 +4,10 @@ The formats are those of `torch.save` (new and old), safetensors, NumPy and HDF5
 against the file before anything is unpacked, so that a small file can't claim the whole memory.
 """
 
-import argparse
 import io
 import math
-import pathlib
 import re
 import struct
-import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -22,7 +19,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from wscore.errors import DataError, WscoreError
+from wscore.errors import DataError, WscoreError, printable
+from wscore.networks.pickles import Content, read_old, read_zip
 from wscore.networks.records import RejectedError
 
 WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "module", "params", "weights")
@@ -36,11 +34,10 @@ RATIO, HARMLESS_SIZE = (
     1 << 26,
 )  # a file that claims to unpack to more times its own bytes, beyond this size, is a bomb
 LARGEST = 10**9  # numbers in one network, where no parameter says otherwise
-UnpicklingError = torch.serialization.pickle.UnpicklingError  # pyright: ignore[reportPrivateImportUsage]
 BROKEN = (
     ArithmeticError, AssertionError, AttributeError, BufferError, EOFError, ImportError, LookupError, MemoryError,
     NameError, OSError, RuntimeError, TypeError, ValueError, SyntaxError, struct.error, zlib.error, zipfile.BadZipFile,
-    UnpicklingError, SafetensorError,
+    SafetensorError,
 )  # fmt: skip
 Scalar = bool | int | float | str
 
@@ -52,11 +49,13 @@ class Checkpoint(NamedTuple):
         state: floating-point tensors and counters (one integer) by name, as they are stored.
         notes: numbers and texts beside them, such as epoch and accuracy.
         constants: masks and tables of indices by name: buffers that belong to the architecture and are no weights.
+        stubbed: full names of the objects in the file that were not made.
     """
 
     state: dict[str, Tensor]
     notes: dict[str, Scalar]
     constants: dict[str, Tensor]
+    stubbed: tuple[str, ...] = ()
 
 
 def read_checkpoint(path: Path, *, key: str | None, most: int) -> Checkpoint:
@@ -70,12 +69,16 @@ def read_checkpoint(path: Path, *, key: str | None, most: int) -> Checkpoint:
     Raises:
         RejectedError: if the file is damaged, holds code, no state dict, or more numbers than `most`.
     """
+    content = load_file(path, most=most)
     try:
-        return select(load_file(path, most=most), key=key, most=most)
-    except WscoreError:
-        raise
+        return select(content.value, key=key, most=most)._replace(stubbed=content.stubbed)
+    except RejectedError as error:
+        if error.reason != "no_checkpoint" or not content.stubbed:
+            raise
+        objects = printable(", ".join(content.stubbed[:4]))
+        raise RejectedError("code", f"{error.detail}, but objects of {objects}") from error
     except BROKEN as error:
-        raise RejectedError("unreadable", f"{type(error).__name__}: {' '.join(str(error).split())[:200]}") from error
+        raise RejectedError("unreadable", shown(error)) from error
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
@@ -95,28 +98,25 @@ def read_state(path: Path) -> dict[str, Tensor]:
     return state
 
 
-def load_file(path: Path, *, most: int) -> Any:
-    """Return the content of a checkpoint file: nested mappings, lists and tensors.
+def load_file(path: Path, *, most: int) -> Content:
+    """Return the content of a checkpoint file: nested mappings, lists and tensors, and what was not read of it.
 
     Raises:
         RejectedError: if it is damaged, of another format, holds code, or claims more than it can hold.
     """
     try:
-        return READERS[kind_of(path)](path, most)
+        content = READERS[kind_of(path)](path, most)
     except WscoreError:
         raise
     except BROKEN as error:
-        text = " ".join(str(error).split()) or type(error).__name__
-        unsafe = isinstance(error, UnpicklingError) and "eights only" in text
-        raise RejectedError("code" if unsafe else "unreadable", _short(text)) from error
+        raise RejectedError("unreadable", shown(error)) from error
+    return content if isinstance(content, Content) else Content(content, ())
 
 
-def _short(text: str) -> str:
-    """Return the part of torch's long message that says what is not allowed, or its start."""
-    if "Unsupported operand" in text:
-        return "a pickle that torch.save did not write"
-    found = re.search(r"(?:Unsupported|GLOBAL|Can only|Trying to|Attempted)[^.]*\.[^.\s]*[^.]*", text)
-    return (found[0] if found else text)[:200]
+def shown(error: BaseException) -> str:
+    """Return what a parser complains about in one short line of printable letters."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return f"{type(error).__name__}: {printable(text)}"[:200]
 
 
 def kind_of(path: Path) -> str:
@@ -274,33 +274,24 @@ def is_weight(name: str, tensor: Tensor) -> bool:
     return len(values) > 2 or not bool(((values == 0) | (values == 1) | (values <= -1e4)).all())
 
 
-def _read_torch(path: Path, most: int) -> Any:
-    """Return what `torch.save` wrote, mapped into memory: only the tensors that are used are read from the disk."""
+def _read_torch(path: Path, most: int) -> Content:
+    """Return what `torch.save` wrote."""
     with zipfile.ZipFile(path) as archive:
-        entries = archive.infolist()
-    if any("/code/" in entry.filename or entry.filename.endswith("/constants.pkl") for entry in entries):
+        entries = {entry.filename: entry for entry in archive.infolist()}
+    if any("/code/" in name or name.endswith("/constants.pkl") for name in entries):
         raise RejectedError("code", "a TorchScript program; save its state_dict instead")
-    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries.values()):
         raise RejectedError("too_large", "compressed entries, which torch.save does not write")
-    claimed, held = sum(entry.file_size for entry in entries), path.stat().st_size
-    if claimed > held or any(entry.file_size > 64 * most for entry in entries):
+    claimed, held = sum(entry.file_size for entry in entries.values()), path.stat().st_size
+    if claimed > held or any(entry.file_size > 64 * most for entry in entries.values()):
         raise RejectedError("too_large", f"entries of {claimed:,} bytes in a file of {held:,}")
-    if path.suffix == ".safetensors":  # torch goes by the name here, which is wrong
-        return _read_pickle(path, most)
-    return _load(path, mmap=True)
+    return read_zip(path, entries)
 
 
-def _read_pickle(path: Path, most: int) -> Any:  # noqa: ARG001
-    """Return what `torch.save` wrote, read as a stream; older versions wrote one pickle after the other."""
+def _read_pickle(path: Path, most: int) -> Content:  # noqa: ARG001
+    """Return what older versions of `torch.save` wrote, or a plain pickle."""
     with path.open("rb") as stream:
-        return _load(stream, mmap=False)
-
-
-def _load(file: Any, *, mmap: bool) -> Any:
-    """Return what torch reads without running code; its warnings about odd files are left to the errors that follow."""
-    with torch.serialization.safe_globals(HARMLESS), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return torch.load(file, map_location="cpu", weights_only=True, mmap=mmap)
+        return read_old(stream, path.stat().st_size)
 
 
 def _read_safetensors(path: Path, most: int) -> dict[str, Tensor]:
@@ -499,13 +490,6 @@ KERAS = {
     "kernel": "weight", "embeddings": "weight", "gamma": "weight", "beta": "bias", "moving_mean": "running_mean",
     "moving_variance": "running_var",
 }  # fmt: skip
-SCALAR, RECONSTRUCT = np.float64(0).__reduce__()[0], np.zeros(0).__reduce__()[0]  # how NumPy's values are made again
-HARMLESS: list[Any] = [
-    argparse.Namespace, pathlib.PosixPath, np.dtype, np.ndarray, np.dtypes.Float64DType, np.dtypes.Float32DType,
-    np.dtypes.Int64DType, np.dtypes.Int32DType, np.dtypes.BoolDType,
-    *((SCALAR, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
-    *((RECONSTRUCT, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")),
-]  # fmt: skip
 READERS: dict[str, Callable[[Path, int], Any]] = {
     "torch": _read_torch, "pickle": _read_pickle, "safetensors": _read_safetensors, "npz": _read_npz,
     "npy": _read_npy, "hdf5": _read_hdf5, "keras": _read_keras,
