@@ -10,9 +10,9 @@ import re
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,15 +20,13 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from wscore.errors import DataError, WscoreError, printable
+from wscore.networks.naming import native, outputs_first
 from wscore.networks.pickles import Content, read_old, read_zip
 from wscore.networks.records import RejectedError
+from wscore.networks.selection import Checkpoint, select_all
 
-WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "module", "params", "weights")
-MEMORIES = re.compile(
-    r"optim|sched|scaler|exp_avg|rng|random|callback|loops|gradient|^ema_opt|^opt$|^opt_", re.IGNORECASE
-)
-WRAPPING = re.compile(r"(?:^|(?<=\.))_orig_mod\.")
 DEEPEST, MOST_NODES = 24, 200_000
+SKIPPED = re.compile(r"optimizer|seed_generator", re.IGNORECASE)  # groups of HDF5 files
 RATIO, HARMLESS_SIZE = (
     500,
     1 << 26,
@@ -39,31 +37,27 @@ BROKEN = (
     NameError, OSError, RuntimeError, TypeError, ValueError, SyntaxError, struct.error, zlib.error, zipfile.BadZipFile,
     SafetensorError,
 )  # fmt: skip
-Scalar = bool | int | float | str
-
-
-class Checkpoint(NamedTuple):
-    """What a file holds.
-
-    Attributes:
-        state: floating-point tensors and counters (one integer) by name, as they are stored.
-        notes: numbers and texts beside them, such as epoch and accuracy.
-        constants: masks and tables of indices by name: buffers that belong to the architecture and are no weights.
-        stubbed: full names of the objects in the file that were not made.
-    """
-
-    state: dict[str, Tensor]
-    notes: dict[str, Scalar]
-    constants: dict[str, Tensor]
-    stubbed: tuple[str, ...] = ()
 
 
 def read_checkpoint(path: Path, *, key: str | None, most: int) -> Checkpoint:
-    """Return the state dict of one network in a file.
+    """Return the only network in a file: see `read_networks`.
+
+    Raises:
+        RejectedError: also if there are several.
+    """
+    found = read_networks(path, key=key, most=most)
+    if len(found) > 1:
+        places = ", ".join(network.key for network in found[:6])
+        raise RejectedError("no_checkpoint", f"{len(found)} networks ({places}), not one")
+    return found[0]
+
+
+def read_networks(path: Path, *, key: str | None, most: int) -> list[Checkpoint]:
+    """Return the networks in a file.
 
     Args:
         path: of the file; its name does not matter.
-        key: dotted key of the state dict within the file; None finds it.
+        key: dotted key of the state dict within the file, with `*` for all entries of a level; None finds it.
         most: largest count of numbers that is read.
 
     Raises:
@@ -71,7 +65,7 @@ def read_checkpoint(path: Path, *, key: str | None, most: int) -> Checkpoint:
     """
     content = load_file(path, most=most)
     try:
-        return select(content.value, key=key, most=most)._replace(stubbed=content.stubbed)
+        return [network._replace(stubbed=content.stubbed) for network in select_all(content.value, key=key, most=most)]
     except RejectedError as error:
         if error.reason != "no_checkpoint" or not content.stubbed:
             raise
@@ -147,133 +141,6 @@ def kind_of(path: Path) -> str:
     raise RejectedError("no_checkpoint" if len(head) else "unreadable", f"first bytes {head[:8].hex() or 'none'}")
 
 
-def select(content: Any, *, key: str | None, most: int) -> Checkpoint:
-    """Return the network in what was read from a file, without prefixes of wrappers and without constant buffers.
-
-    Raises:
-        RejectedError: if there is none, its tensors are not real numbers, or they are more than `most`.
-    """
-    notes: dict[str, Scalar] = {}
-    if key is not None:
-        for part in key.split("."):
-            if not isinstance(content, Mapping) or part not in content:
-                known = sorted(map(str, content))[:8] if isinstance(content, Mapping) else type(content).__name__
-                raise RejectedError("no_checkpoint", f"zoo.reading.state_key {key!r} is not there, but {known}")
-            notes |= _scalars(content)
-            content = content[part]
-    if (
-        isinstance(content, Mapping)
-        and {"state", "param_groups"} <= set(map(str, content))
-        and not (set(WRAPPERS) & set(map(str, content)))
-    ):
-        raise RejectedError("no_checkpoint", "the state of an optimizer")
-    found = dict(_flat(_unwrapped(content, notes)))
-    if not found:
-        raise RejectedError("no_checkpoint", f"{type(content).__name__} without tensors by name")
-    state = _renamed(found)
-    count = sum(tensor.numel() for tensor in state.values())
-    if count > most:
-        raise RejectedError("too_large", f"{count:,} numbers")
-    kept = {name: tensor for name, tensor in state.items() if is_weight(name, tensor)}
-    if not any(tensor.is_floating_point() and tensor.numel() for tensor in kept.values()):
-        raise RejectedError("no_checkpoint", f"no floating-point tensors among {sorted(state)[:6]}")
-    return Checkpoint(kept, notes, {name: tensor for name, tensor in state.items() if name not in kept})
-
-
-def _unwrapped(content: Any, notes: dict[str, Scalar]) -> Any:
-    """Return the mapping that is the network: the only one, the one with a well-known name, or the first of copies."""
-    for _ in range(DEEPEST):
-        if not isinstance(content, Mapping):
-            return content
-        notes |= {name: value for name, value in _scalars(content).items() if name not in notes}
-        parts = {str(name): value for name, value in content.items() if isinstance(value, Mapping)}
-        parts = {name: value for name, value in parts.items() if not _is_memory(name, value) and any(_flat(value))}
-        known = next((name for name in WRAPPERS if name in parts), None)
-        direct = any(_is_floating(value) and not MEMORIES.search(str(name)) for name, value in content.items())
-        if known is None and (direct or not parts):
-            return content
-        if known is None and len(parts) > 1 and not _are_copies(list(parts.values())):
-            return parts
-        content = parts[known or next(iter(parts))]
-    return content
-
-
-def _is_memory(name: str, value: Mapping[Any, Any]) -> bool:
-    """Return whether a part of a checkpoint belongs to an optimizer, a schedule or a random generator."""
-    return bool(MEMORIES.search(name)) or {"state", "param_groups"} <= set(map(str, value))
-
-
-def _are_copies(parts: list[Mapping[Any, Any]]) -> bool:
-    shapes = [{name: tuple(tensor.shape) for name, tensor in _flat(part)} for part in parts]
-    return all(shape == shapes[0] for shape in shapes)
-
-
-def _flat(content: Any) -> Iterator[tuple[str, Tensor]]:
-    """Yield all tensors in nested mappings with dotted names; what belongs to an optimizer is left out."""
-    stack: list[tuple[str, Any, int]] = [("", content, 0)]
-    seen = 0
-    while stack:
-        prefix, value, depth = stack.pop()
-        seen += 1
-        if depth > DEEPEST or seen > MOST_NODES:
-            raise RejectedError("too_large", f"nested deeper than {DEEPEST} or in more than {MOST_NODES:,} parts")
-        if isinstance(value, Tensor):
-            yield prefix or "weights", value
-        elif isinstance(value, np.ndarray) and value.dtype.kind in "fiub":
-            yield prefix or "weights", torch.from_numpy(np.ascontiguousarray(value, _native(value.dtype)))
-        elif isinstance(value, Mapping):
-            inner = [(f"{prefix}.{name}" if prefix else str(name), item, depth + 1) for name, item in value.items()
-                     if not (isinstance(item, Mapping) and _is_memory(str(name), item))]  # fmt: skip
-            stack.extend(reversed(inner))
-
-
-def _is_floating(value: Any) -> bool:
-    return (
-        value.is_floating_point()
-        if isinstance(value, Tensor)
-        else isinstance(value, np.ndarray) and value.dtype.kind == "f"
-    )
-
-
-def _scalars(content: Mapping[Any, Any]) -> dict[str, Scalar]:
-    plain = {str(name): value.item() if isinstance(value, np.generic) else value for name, value in content.items()}
-    return {name: value for name, value in plain.items() if isinstance(value, Scalar) and len(str(value)) <= 200}
-
-
-def _renamed(found: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors without the prefixes that compiling, data parallelism and averaging put before all names."""
-    names = [WRAPPING.sub("", name) for name in found]
-    weights = [place for place, tensor in enumerate(found.values()) if tensor.is_floating_point()]
-    while weights and all(
-        names[place].startswith("module.") for place in weights
-    ):  # beside them averaging has a counter
-        names = [WRAPPING.sub("", name.removeprefix("module.")) for name in names]
-    if len(set(names)) < len(names):
-        double = next(name for name in names if names.count(name) > 1)
-        raise RejectedError("clash", double)
-    return dict(zip(names, found.values(), strict=True))
-
-
-def is_weight(name: str, tensor: Tensor) -> bool:
-    """Return whether a tensor is a weight or a counter; masks and tables of indices are constants of the architecture."""
-    if tensor.is_complex() or tensor.is_sparse or tensor.is_quantized or tensor.layout != torch.strided:
-        raise RejectedError("not_real", f"{name}: {tensor.dtype}, {tensor.layout}")
-    if not tensor.is_floating_point():
-        return tensor.numel() == 1
-    leaf = name.rpartition(".")[2]
-    corner = tensor.detach()[..., :64, :64].float() if tensor.ndim > 1 else tensor.detach().float()
-    if leaf == "bias" and tensor.ndim > 1:  # the causal mask of GPT-2; other biases of several axes are learned
-        return (
-            tensor.shape[-1] < 2
-            or tensor.shape[-1] != tensor.shape[-2]
-            or not torch.equal(corner, torch.ones_like(corner).tril())
-        )
-    if "mask" not in leaf or "token" in leaf or (tensor.ndim < 2 and tensor.numel() > 1):
-        return True
-    values = torch.unique(corner)
-    return len(values) > 2 or not bool(((values == 0) | (values == 1) | (values <= -1e4)).all())
-
-
 def _read_torch(path: Path, most: int) -> Content:
     """Return what `torch.save` wrote."""
     with zipfile.ZipFile(path) as archive:
@@ -342,14 +209,7 @@ def _array(stream: Any, held: int, most: int) -> Tensor:
         raise RejectedError("not_real", f"an array of {dtype}")
     data = stream.read(count * dtype.itemsize)
     array = np.frombuffer(data, dtype, count=count).reshape(shape, order="F" if fortran else "C")
-    return torch.from_numpy(np.ascontiguousarray(array.astype(_native(dtype))))
-
-
-def _native(dtype: np.dtype) -> np.dtype:
-    """Return a type that torch has: its own byte order, and no extended or unsigned long numbers."""
-    if dtype.kind == "f":
-        return np.dtype(f"f{min(dtype.itemsize, 8)}")
-    return np.dtype(bool) if dtype.kind == "b" else np.dtype(np.int64)
+    return torch.from_numpy(np.ascontiguousarray(array.astype(native(dtype))))
 
 
 def _read_hdf5(path: Path, most: int) -> dict[str, Tensor]:
@@ -390,14 +250,14 @@ def _from_hdf5(file: Any, path: Path, most: int) -> dict[str, Tensor]:
                 item = group[name]
                 if not isinstance(item, h5py.Group):
                     found[f"{prefix}{name}"] = item
-                elif not (MEMORIES.search(name) or name.startswith("seed_generator")):
+                elif not (SKIPPED.match(name)):
                     stack.append((f"{prefix}{name}/", item))
         if not found:
             raise RejectedError("no_checkpoint", "an HDF5 file without data sets")
         _check_data_sets(found.values(), path, most)
         names = sorted(found, key=lambda name: _keras_order(name, ranks))
         state = {
-            name: torch.from_numpy(np.asarray(found[name][()]).astype(_native(found[name].dtype))) for name in names
+            name: torch.from_numpy(np.asarray(found[name][()]).astype(native(found[name].dtype))) for name in names
         }
     return _from_keras(state)
 
@@ -456,7 +316,7 @@ def _from_keras(state: dict[str, Tensor]) -> dict[str, Tensor]:
         key = ".".join([*parts[:-1], KERAS.get(leaf, leaf)])
         if key in renamed:
             raise RejectedError("clash", key)
-        renamed[key] = _outputs_first(leaf, tensor)
+        renamed[key] = outputs_first(leaf, tensor)
     return renamed
 
 
@@ -473,16 +333,6 @@ def _variables(layer: str, shapes: Sequence[tuple[int, ...]]) -> tuple[str, ...]
     if axes[0] > 2 and axes[:2] == [axes[0], axes[0]]:
         return "depthwise_kernel", "pointwise_kernel", "bias"
     return ("depthwise_kernel" if kind.startswith("depthwise") else "kernel"), "bias"
-
-
-def _outputs_first(leaf: str, tensor: Tensor) -> Tensor:
-    """Return a kernel (..., in, out) as (out, in, ...), one of each channel by itself (..., in, k) as (in k, 1, ...)."""
-    axes = range(tensor.ndim - 2)
-    if not leaf.endswith("kernel") or tensor.ndim < 2:
-        return tensor
-    if leaf == "depthwise_kernel":
-        return tensor.permute(-2, -1, *axes).reshape(-1, 1, *tensor.shape[:-2]).contiguous()
-    return tensor.permute(-1, -2, *axes).contiguous()
 
 
 KERAS_INSIDE = "model.weights.h5"  # of a .keras archive

@@ -8,6 +8,7 @@ import resource
 import struct
 import sys
 import zipfile
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -204,7 +205,10 @@ TOO_LARGE = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("reason", "what"), [*(("unreadable", key) for key in UNREADABLE), *(("too_large", key) for key in TOO_LARGE)])  # fmt: skip
+CRAFTED = [*(("unreadable", key) for key in UNREADABLE), *(("too_large", key) for key in TOO_LARGE)]
+
+
+@pytest.mark.parametrize(("reason", "what"), CRAFTED)
 def test_crafted_files_are_refused_by_name(tmp_path, monkeypatch, reason, what):
     monkeypatch.setattr("wscore.networks.pickles.MOST_OPCODES", (20_000, 20_000))
     path = crafted(tmp_path, UNREADABLE[what] if reason == "unreadable" else TOO_LARGE[what])
@@ -226,7 +230,8 @@ HARMLESS = {
     "an ordered dictionary of numbers": name("collections.OrderedDict") + b"]K\x01a\x85R",
     "a size of texts": name("torch.Size") + b"]" + text("x") + b"a\x85R",
     "an array of objects": filled("O8", [1], b"\x41" * 8),
-    "an array with a buffer": name("numpy.ndarray") + b"(" + whole(1) + b"\x85" + name("numpy.dtype") + text("O8") + b"\x85R" + b"C\x08AAAAAAAAtR",
+    "an array with a buffer": name("numpy.ndarray") + b"(" + whole(1) + b"\x85" + name("numpy.dtype") + text("O8")
+    + b"\x85R" + b"C\x08AAAAAAAAtR",
     "attributes fetched by name": name("builtins.getattr") + name("os.path") + text("sep") + b"\x86R",
     "a call of what a call gave": name("builtins.getattr") + name("os.x") + text("system") + b"\x86R" + text("id") + b"\x85R",
     "code by eval": name("builtins.eval") + text("1/0") + b"\x85R",
@@ -239,13 +244,10 @@ HARMLESS = {
 def test_odd_pickles_do_nothing(tmp_path, what):
     """They are read, or refused by name, and neither crash nor run."""
     path = os.environ["PATH"]
-    try:
-        content = read(crafted(tmp_path, HARMLESS[what]))
-        read_checkpoint(crafted(tmp_path, HARMLESS[what]), key=None, most=MOST)
-    except RejectedError as error:
-        assert "\n" not in str(error)
-    else:
-        assert content is not None
+    with suppress(RejectedError):
+        assert read(crafted(tmp_path, HARMLESS[what])).value is not None
+    with suppress(RejectedError):
+        assert read_checkpoint(crafted(tmp_path, HARMLESS[what]), key=None, most=MOST).state
     assert os.environ["PATH"] == path
 
 

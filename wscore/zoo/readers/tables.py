@@ -16,9 +16,9 @@ from torch import Tensor
 from wscore.errors import ConfigError, DataError
 from wscore.hub.client import download_zoo
 from wscore.io import content_hash
-from wscore.networks.checkpoints import select
 from wscore.networks.layout import Layout
 from wscore.networks.records import Found, Refused, RejectedError
+from wscore.networks.selection import select
 from wscore.zoo.config import ColumnsConfig, ReadingConfig, ZooConfig
 from wscore.zoo.readers.flat_vectors import cut
 from wscore.zoo.readers.folder import find_folder, stamp
