@@ -5,6 +5,7 @@ against the file before anything is unpacked, so that a small file can't claim t
 """
 
 import io
+import lzma
 import math
 import re
 import struct
@@ -21,7 +22,8 @@ from torch import Tensor
 
 from wscore.errors import DataError, WscoreError, printable
 from wscore.networks.naming import native, outputs_first
-from wscore.networks.pickles import Content, read_old, read_zip
+from wscore.networks.onnx import read_onnx
+from wscore.networks.pickles import Content, mapped, read_old, read_zip
 from wscore.networks.records import RejectedError
 from wscore.networks.selection import Checkpoint, select_all
 
@@ -35,7 +37,7 @@ LARGEST = 10**9  # numbers in one network, where no parameter says otherwise
 BROKEN = (
     ArithmeticError, AssertionError, AttributeError, BufferError, EOFError, ImportError, LookupError, MemoryError,
     NameError, OSError, RuntimeError, TypeError, ValueError, SyntaxError, struct.error, zlib.error, zipfile.BadZipFile,
-    SafetensorError,
+    SafetensorError, zipfile.LargeZipFile, lzma.LZMAError,
 )  # fmt: skip
 
 
@@ -117,48 +119,113 @@ def kind_of(path: Path) -> str:
     """Return the key of `READERS` that the first bytes of a file ask for.
 
     Raises:
-        RejectedError: if they belong to none.
+        RejectedError: if they belong to none, saying what they are.
         OSError: if the file can't be opened.
     """
     with path.open("rb") as stream:
         head = stream.read(512)
     if head.startswith(b"PK\x03\x04"):
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-        if KERAS_INSIDE in names:
-            return "keras"
-        return "torch" if any(name.endswith("data.pkl") for name in names) else "npz"
-    if head.startswith(b"\x89HDF\r\n\x1a\n"):
-        return "hdf5"
-    if head.startswith(b"\x93NUMPY"):
-        return "npy"
+        return _kind_of_archive(path)
     if len(head) > 8 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 100_000_000:
-        return "safetensors"
+        return "safetensors"  # whose first byte may be that of a pickle
+    for start, kind in STARTS.items():
+        if head.startswith(start):
+            return kind
+    if path.suffix.lower() in NAMED and head:
+        return NAMED[path.suffix.lower()]
+    raise RejectedError("no_checkpoint" if head else "unreadable", _foreign(head))
+
+
+def _kind_of_archive(path: Path) -> str:
+    with zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+    if KERAS_INSIDE in names:
+        return "keras"
+    if any(name.endswith("data.pkl") for name in names):
+        return "torch"
+    if POLICY in names:
+        return "policy"
+    if any(name.endswith(".npy") for name in names) or not names:
+        return "npz"
+    raise RejectedError("no_checkpoint", f"a zip archive of {', '.join(names[:3])}")
+
+
+def _foreign(head: bytes) -> str:
+    """Return what a file is that is no checkpoint, and what to do."""
+    text = head.lstrip()[:64].lower()
+    if head.startswith(b"version https://git-lfs"):
+        return "a pointer of git-lfs instead of the file; run `git lfs pull`"
+    if text.startswith((b"<!doctype", b"<html", b"<?xml")):
+        return "an HTML page instead of the file; download it by its raw link"
+    if text.startswith((b"{", b"[")):
+        return "JSON text, which holds no weights"
     if head[257:262] == b"ustar":
-        raise RejectedError("no_checkpoint", "a tar archive; unpack it first")
-    if head.startswith(b"\x80"):
-        return "pickle"
-    raise RejectedError("no_checkpoint" if len(head) else "unreadable", f"first bytes {head[:8].hex() or 'none'}")
+        return "a tar archive; unpack it first"
+    if head.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"7z\xbc\xaf", b"\x28\xb5\x2f\xfd", b"Rar!")):
+        return "a compressed file; unpack it first"
+    return f"first bytes {head[:8].hex() or 'none'}"
 
 
 def _read_torch(path: Path, most: int) -> Content:
     """Return what `torch.save` wrote."""
     with zipfile.ZipFile(path) as archive:
-        entries = {entry.filename: entry for entry in archive.infolist()}
-    if any("/code/" in name or name.endswith("/constants.pkl") for name in entries):
+        entries = archive.infolist()
+    return _from_zip(mapped(path), entries, most)
+
+
+def _from_zip(data: memoryview, entries: list[zipfile.ZipInfo], most: int) -> Content:
+    named = {entry.filename: entry for entry in entries}
+    if any("/code/" in name or name.endswith("/constants.pkl") for name in named):
         raise RejectedError("code", "a TorchScript program; save its state_dict instead")
-    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries.values()):
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
         raise RejectedError("too_large", "compressed entries, which torch.save does not write")
-    claimed, held = sum(entry.file_size for entry in entries.values()), path.stat().st_size
-    if claimed > held or any(entry.file_size > 64 * most for entry in entries.values()):
+    claimed, held = sum(entry.file_size for entry in entries), len(data)
+    if claimed > held or any(entry.file_size > 64 * most for entry in entries):
         raise RejectedError("too_large", f"entries of {claimed:,} bytes in a file of {held:,}")
-    return read_zip(path, entries)
+    return read_zip(data, named)
+
+
+def _read_policy(path: Path, most: int) -> Content:
+    """Return the networks of an agent as Stable-Baselines3 saves it."""
+    with zipfile.ZipFile(path) as archive:
+        entry = archive.getinfo(POLICY)
+        _check_claim(entry.file_size, path)
+        data = archive.read(entry)
+    if not data.startswith(b"PK"):
+        return read_old(io.BytesIO(data), len(data))
+    with zipfile.ZipFile(io.BytesIO(data)) as inner:
+        return _from_zip(memoryview(bytearray(data)), inner.infolist(), most)
 
 
 def _read_pickle(path: Path, most: int) -> Content:  # noqa: ARG001
     """Return what older versions of `torch.save` wrote, or a plain pickle."""
     with path.open("rb") as stream:
         return read_old(stream, path.stat().st_size)
+
+
+def _read_msgpack(path: Path, most: int) -> Any:
+    """Return what flax serialised: nested mappings of arrays."""
+    try:
+        import msgpack
+    except ImportError as error:
+        raise RejectedError("unreadable", "flax files need msgpack: pip install 'wscore[flax]'") from error
+
+    def array(code: int, data: bytes) -> Any:
+        if code not in (1, 3):  # an array, a scalar
+            raise RejectedError("not_real", f"a value of type {code} of flax")
+        shape, name, numbers = msgpack.unpackb(data, raw=False, max_ext_len=0)
+        dtype = np.dtype(np.uint16 if name == "bfloat16" else name)
+        if dtype.kind not in "fiub" or math.prod(shape) * dtype.itemsize != len(numbers):
+            raise RejectedError("not_real", f"an array {shape} of {name} in {len(numbers):,} bytes")
+        found = np.frombuffer(numbers, dtype).reshape(shape).copy()
+        if name == "bfloat16":
+            return torch.from_numpy(found).view(torch.bfloat16)
+        return found if code == 1 else found.reshape(-1)[0].item()
+
+    held = path.stat().st_size
+    if held > 64 * most:
+        raise RejectedError("too_large", f"{held:,} bytes")
+    return msgpack.unpackb(path.read_bytes(), ext_hook=array, raw=False, strict_map_key=False)
 
 
 def _read_safetensors(path: Path, most: int) -> dict[str, Tensor]:
@@ -335,12 +402,19 @@ def _variables(layer: str, shapes: Sequence[tuple[int, ...]]) -> tuple[str, ...]
     return ("depthwise_kernel" if kind.startswith("depthwise") else "kernel"), "bias"
 
 
-KERAS_INSIDE = "model.weights.h5"  # of a .keras archive
+KERAS_INSIDE, POLICY = "model.weights.h5", "policy.pth"  # of a .keras archive, of one of Stable-Baselines3
+STARTS = {b"\x89HDF\r\n\x1a\n": "hdf5", b"\x93NUMPY": "npy", b"\x80": "pickle"}  # of files and their format
+NAMED = {".msgpack": "msgpack", ".onnx": "onnx"}  # formats without a beginning of their own
+SUFFIXES = (
+    ".pt", ".pth", ".ckpt", ".tar", ".bin", ".safetensors", ".npz", ".npy", ".h5", ".hdf5", ".keras", ".pkl", ".msgpack",
+    ".th", ".onnx", ".distcp",
+)  # fmt: skip
 KERAS = {
     "kernel": "weight", "embeddings": "weight", "gamma": "weight", "beta": "bias", "moving_mean": "running_mean",
     "moving_variance": "running_var",
 }  # fmt: skip
 READERS: dict[str, Callable[[Path, int], Any]] = {
     "torch": _read_torch, "pickle": _read_pickle, "safetensors": _read_safetensors, "npz": _read_npz,
-    "npy": _read_npy, "hdf5": _read_hdf5, "keras": _read_keras,
+    "npy": _read_npy, "hdf5": _read_hdf5, "keras": _read_keras, "policy": _read_policy, "msgpack": _read_msgpack,
+    "onnx": read_onnx,
 }  # fmt: skip

@@ -607,11 +607,11 @@ OPCODES: dict[bytes, Callable[[Machine], Any]] = {
 }
 
 
-def read_zip(path: Path, entries: Mapping[str, zipfile.ZipInfo]) -> Content:
+def read_zip(data: memoryview, entries: Mapping[str, zipfile.ZipInfo]) -> Content:
     """Return what a file of `torch.save` holds; of a large file only the tensors that are used are read from the disk.
 
     Args:
-        path: of the file.
+        data: bytes of the file, see `mapped`.
         entries: of the archive by name, uncompressed and within the file.
 
     Raises:
@@ -619,8 +619,7 @@ def read_zip(path: Path, entries: Mapping[str, zipfile.ZipInfo]) -> Content:
         RejectedError: if it claims too much, or tensors are no plain numbers.
     """
     index = next(name for name in entries if name.endswith("data.pkl"))
-    root, size = index.removesuffix("data.pkl"), path.stat().st_size
-    data = _mapped(path, size)
+    root, size = index.removesuffix("data.pkl"), len(data)
 
     def within(name: str) -> memoryview:
         entry = entries.get(name)
@@ -715,8 +714,9 @@ def _bytes_tensor(data: memoryview) -> Tensor:
     return tensor.clone() if tensor.data_ptr() % ALIGNED else tensor
 
 
-def _mapped(path: Path, size: int) -> memoryview:
+def mapped(path: Path) -> memoryview:
     """Return the bytes of a file, privately writable; large ones are mapped into memory."""
+    size = path.stat().st_size
     with path.open("rb") as stream:
         if size > SMALL:
             return memoryview(mmap.mmap(stream.fileno(), size, access=mmap.ACCESS_COPY))

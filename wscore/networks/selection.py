@@ -156,10 +156,8 @@ def _named(content: Any, key: str | None) -> Iterator[tuple[str, Any, dict[str, 
 
 def _choose(content: Any, key: str, notes: dict[str, Any], left_out: tuple[str, ...]) -> list[_Choice]:
     """Return the networks in a part of a checkpoint."""
-    for _ in range(DEEPEST):
+    for _ in range(DEEPEST if isinstance(content, Mapping | list | tuple) else 0):
         content = _nested(content)
-        if not isinstance(content, Mapping | list | tuple):
-            return []
         notes = {**_notes(content), **notes}
         parts, dropped = _parts(content)
         left_out = (*left_out, *(f"{key}.{name}" if key else name for name in dropped))

@@ -363,3 +363,49 @@ def test_bombs_of_many_parts_are_refused_before_they_are_unpacked(tmp_path, monk
         file["a/b"] = file["a"]
         file["a/c"] = file["a"]
     assert refused(tmp_path / "b.h5") == "too_large"
+
+
+def field(number, data):
+    return varint(number << 3 | 2) + varint(len(data)) + data
+
+
+def varint(value):
+    return bytes([value]) if value < 128 else bytes([value & 127 | 128]) + varint(value >> 7)
+
+
+def test_initialisers_of_onnx_are_read(tmp_path):
+    weight = np.arange(200, dtype="f4").reshape(40, 5)
+
+    def initialiser(name, array, *, more=b""):
+        dims = b"".join(varint(1 << 3) + varint(size) for size in array.shape)
+        return field(5, dims + varint(2 << 3) + varint(1) + field(8, name.encode()) + field(9, array.tobytes()) + more)
+
+    graph = field(2, b"graph") + initialiser("fc.weight", weight) + initialiser("fc.bias", weight[:, 0])
+    (tmp_path / "a.onnx").write_bytes(varint(1 << 3) + varint(8) + field(7, graph))
+    found = read_checkpoint(tmp_path / "a.onnx", key=None, most=MOST).state
+    assert same(found, {"fc.weight": torch.from_numpy(weight), "fc.bias": torch.from_numpy(weight[:, 0].copy())})
+    outside = initialiser("fc.weight", weight, more=varint(14 << 3) + varint(1))
+    (tmp_path / "b.onnx").write_bytes(field(7, outside))
+    assert refused(tmp_path / "b.onnx") == "outside"
+    (tmp_path / "c.onnx").write_bytes(field(7, graph)[:-9])
+    assert refused(tmp_path / "c.onnx") == "unreadable"
+
+
+def test_files_of_flax_are_read(tmp_path):
+    msgpack = pytest.importorskip("msgpack")
+
+    def array(value, name=None):
+        return msgpack.ExtType(1, msgpack.packb((value.shape, name or value.dtype.name, value.tobytes())))
+
+    kernel = np.arange(6, dtype="f4").reshape(3, 2)
+    tree = {"params": {"Dense_0": {"kernel": array(kernel), "bias": array(kernel[0])}}, "step": 3}
+    (tmp_path / "a.msgpack").write_bytes(msgpack.packb(tree))
+    found = read_checkpoint(tmp_path / "a.msgpack", key=None, most=MOST)
+    assert same(
+        found.state, {"Dense_0.weight": torch.from_numpy(kernel.T.copy()), "Dense_0.bias": torch.tensor([0.0, 1])}
+    )
+    assert found.notes == {"step": 3}
+    claims = msgpack.ExtType(1, msgpack.packb(((1 << 40,), "float32", b"abcd")))
+    for value in (claims, array(kernel, "object"), msgpack.ExtType(2, b"x")):
+        (tmp_path / "b.msgpack").write_bytes(msgpack.packb({"params": {"w": value}}))
+        assert refused(tmp_path / "b.msgpack") in ("not_real", "unreadable")
