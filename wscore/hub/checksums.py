@@ -60,7 +60,8 @@ def confined(folder: Path, name: str) -> Path:
         raise ModelError("names a file outside of the folder", where=folder / CHECKSUMS, got=name[:200], fix=AGAIN)
     path, place = folder / name, folder.absolute()
     roots = [place.resolve()]
-    roots += [above.parent.parent / "blobs" for above in (place, *place.parents) if above.parent.name == "snapshots"]
+    cached = [above.parent.parent for above in (place, *place.parents) if above.parent.name == "snapshots"]
+    roots += [root / "blobs" for repository in cached for root in (repository, repository.parent)]  # old and new caches
     if not any(path.resolve().is_relative_to(root.resolve()) for root in roots):
         raise ModelError("is a link out of the folder", where=path, got=path.resolve(), fix=AGAIN)
     return path
