@@ -34,6 +34,7 @@ test: $(READY) ## run all tests
 
 quick: $(READY) ## run the unit tests that are not slow
 	python -m pytest -n $(JOBS) -m "not slow" $(ARGS) tests/unit
+
 fuzz: $(READY) ## damage files of every format for hours (FUZZ=examples of each test)
 	WSCORE_FUZZ=$(FUZZ) python -m pytest tests/properties/test_checkpoints.py tests/properties/test_readers.py $(ARGS)
 
