@@ -9,6 +9,7 @@ PIP_ARGS ?=
 JOBS ?= 2
 ARGS ?=
 PORT ?= 5000
+FUZZ ?= 50000
 
 VENV := $(CURDIR)/.venv
 READY := .venv/.ready
@@ -20,7 +21,7 @@ export VIRTUAL_ENV := $(VENV)
 unexport PYTHONHOME
 
 .DEFAULT_GOAL := help
-.PHONY: help repro test quick smoke rate-fidelity latents check format ui bench readme clean sae-pareto autoencoder-seeds
+.PHONY: help repro test quick fuzz smoke rate-fidelity latents check format ui bench readme clean sae-pareto autoencoder-seeds
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,6 +34,9 @@ test: $(READY) ## run all tests
 
 quick: $(READY) ## run the unit tests that are not slow
 	python -m pytest -n $(JOBS) -m "not slow" $(ARGS) tests/unit
+
+fuzz: $(READY) ## damage files of every format for hours (FUZZ=examples of each test)
+	WSCORE_FUZZ=$(FUZZ) python -m pytest tests/properties/test_checkpoints.py tests/properties/test_readers.py $(ARGS)
 
 smoke: $(READY) ## run the whole pipeline on very little data, in a scratch copy (.smoke)
 	rm -rf $(SMOKE)

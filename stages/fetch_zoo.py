@@ -8,7 +8,7 @@ from wscore.runner import Run, stage
 from wscore.zoo.config import ZooConfig
 from wscore.zoo.sources import fetch_zoo
 from wscore.zoo.store import Zoo
-from wscore.zoo.summary import describe
+from wscore.zoo.summary import describe, how_runs_are_told
 from wscore.zoo.summary import report as kept_and_set_aside
 
 
@@ -21,7 +21,8 @@ def main(run: Run, *, out: Path, report: Path, metrics: Path) -> str:
     write_csv(report, kept_and_set_aside(zoo))
     write_json(metrics, {"zoo": summary})
     run.tracker.log_metrics(summary)
-    return f"{summary['networks']:,.0f} networks of {summary['runs']:,.0f} runs, {set_aside} set aside"
+    runs = f"{summary['runs']:,.0f} runs{how_runs_are_told(zoo)}"
+    return f"{summary['networks']:,.0f} networks of {runs}, {set_aside} set aside"
 
 
 if __name__ == "__main__":

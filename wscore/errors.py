@@ -1,6 +1,13 @@
 """Errors that a user can act on: what went wrong, where, what was expected and what to do next."""
 
 
+def printable(text: object) -> str:
+    """Return a text in one line with its control characters, escapes of terminals and broken letters written out."""
+    return "".join(
+        sign if sign.isprintable() else sign.encode("unicode_escape", "surrogatepass").decode() for sign in str(text)
+    )
+
+
 class WscoreError(Exception):
     """One clear sentence for the user; stages print it without a traceback and exit with status 1.
 
@@ -24,11 +31,11 @@ class WscoreError(Exception):
         got: object = None,
         fix: str | None = None,
     ) -> None:
-        parts = [what if where is None else f"{where}: {what}"]
+        parts = [what if where is None else f"{printable(where)}: {what}"]
         if expected is not None:
-            parts.append(f"expected {expected}")
+            parts.append(f"expected {printable(expected)}")
         if got is not None:
-            parts.append(f"got {got}")
+            parts.append(f"got {printable(got)}")
         if fix is not None:
             parts.append(fix)
         super().__init__("; ".join(parts))

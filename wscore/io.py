@@ -22,6 +22,7 @@ import numpy as np
 from wscore.errors import DataError
 
 ROWS = 1024  # of an array that are written at once
+LARGEST_JSON = 1 << 28  # bytes
 
 
 @contextmanager
@@ -87,13 +88,15 @@ def read_json(path: Path) -> Any:
     """Return the content of a JSON file.
 
     Raises:
-        DataError: if the file is missing or not JSON.
+        DataError: if the file is missing, not JSON, or too long, deep or large in its numbers to be of ours.
     """
     try:
+        if Path(path).stat().st_size > LARGEST_JSON:
+            raise DataError("is too long", where=path, expected=f"at most {LARGEST_JSON:,} bytes")
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise DataError("no such file", where=path) from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError, IsADirectoryError) as error:
         raise DataError("is not valid JSON", where=path, got=str(error)) from error
 
 

@@ -6,14 +6,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from wscore.cli.networks import Network, zoo_folder
-from wscore.errors import DataError, ModelError, WscoreError
+from wscore.errors import DataError, ModelError, WscoreError, printable
 from wscore.forecasting.trajectories.store import Trajectory
 from wscore.hub.checksums import CHECKSUMS, read_checksums, verify
 from wscore.hub.fetch import fetch, parse_source
 from wscore.networks.architectures import build, parse
-from wscore.networks.layout import layout_of
+from wscore.networks.layout import is_convolution, layout_of
 from wscore.publish.pretrained import PublishedEncoder
 from wscore.symmetry.spec import PermutationSpec
 from wscore.symmetry.trace import derive_spec
@@ -52,13 +53,16 @@ def describe_network(network: Network, model: str) -> dict[str, Any]:
         model: whose encoder may know the symmetry of networks of unknown architecture.
     """
     layout = network.layout
+    tied = {name: tensor.data_ptr() if tensor.numel() else name for name, tensor in network.state.items()}
     rows = []
     for spec in layout.tensors:
-        values = network.state[spec.name].detach().double()
+        tensor = network.state[spec.name].detach()
+        kind = "other" if spec.kind == "conv" and not is_convolution(spec) else spec.kind
+        same = [name for name, other in tied.items() if name != spec.name and other == tied[spec.name]]
         rows.append({
-            "tensor": spec.name, "layer": spec.layer, "kind": spec.kind, "shape": "x".join(map(str, spec.shape)),
-            "weights": spec.size, "mean": float(values.mean()), "std": float(values.std(correction=0)),
-            "min": float(values.min()), "max": float(values.max()), "zeros": float((values == 0).double().mean()),
+            "tensor": printable(spec.name), "layer": spec.layer, "kind": kind, "shape": "x".join(map(str, spec.shape)),
+            "dtype": str(tensor.dtype).removeprefix("torch."), "weights": spec.size, **_statistics(tensor.double()),
+            **({"same memory as": ", ".join(same)} if same else {}),
         })  # fmt: skip
     vector = torch.from_numpy(layout.flatten(network.state)).double()
     facts: dict[str, Any] = {
@@ -76,6 +80,14 @@ def describe_network(network: Network, model: str) -> dict[str, Any]:
             bound = [f"{item.tensor}[{item.axis}]" for item in spec.bindings(group)]
             groups.append({"group": group, "units": units, "axes": ", ".join(bound)})
     return {**facts, "layers and tensors": rows, "units that can change places": groups}
+
+
+def _statistics(values: Tensor) -> dict[str, float | None]:
+    """Return statistics of a tensor; none of an empty one."""
+    if not values.numel():
+        return dict.fromkeys(("mean", "std", "min", "max", "zeros"))
+    found = {"mean": values.mean(), "std": values.std(correction=0), "min": values.min(), "max": values.max()}
+    return {**{name: float(value) for name, value in found.items()}, "zeros": float((values == 0).double().mean())}
 
 
 def _symmetry(network: Network, model: str) -> tuple[PermutationSpec | None, str]:

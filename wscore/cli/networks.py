@@ -12,12 +12,11 @@ from wscore.errors import DataError, WscoreError
 from wscore.forecasting.trajectories.store import Trajectory
 from wscore.hub.client import download, download_zoo
 from wscore.hub.fetch import parse_source
-from wscore.networks.checkpoints import read_state
+from wscore.networks.checkpoints import SUFFIXES, read_state
 from wscore.networks.layout import Layout, layout_of
-from wscore.zoo.readers.folder import natural
+from wscore.zoo.readers.folder import in_time
 from wscore.zoo.store import Zoo
 
-SUFFIXES = (".safetensors", ".pt", ".pth", ".npz", ".bin", ".h5")
 DATASETS = "datasets/"
 EXPECTED = "a file, a folder, ZOO#MODEL_ID, owner/name on the Hub, or datasets/owner/name for a published zoo"
 
@@ -52,6 +51,8 @@ def read_networks(texts: Sequence[str], *, architecture: str = "", limit: int | 
     Raises:
         DataError: if one is missing, unreadable, or not finite.
     """
+    if len(texts) > 1 and list(texts) == sorted(texts):  # as the shell hands them over: epoch10 before epoch2
+        texts = sorted(texts, key=in_time)
     found = (network for text in texts for network in _read(text))
     for network in islice(found, limit):
         yield network if network.architecture else network._replace(architecture=architecture)
@@ -106,9 +107,9 @@ def _of_folder(path: Path) -> Iterator[Network]:
         for step, vector in zip(run.manifest.snapshots.step, run.weights, strict=True):
             yield Network(f"{run.name}@{step}", run.layout.unflatten(torch.from_numpy(vector.copy())), "")
         return
-    found = [file.relative_to(path) for file in path.rglob("*") if file.suffix in SUFFIXES and file.is_file()]
+    found = [file.relative_to(path) for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file()]
     names = (file.as_posix() for file in found if not any(part.startswith(".") for part in file.parts))
-    files = sorted(names, key=natural)  # epoch-9 before epoch-10: a forecast takes them as they come
+    files = sorted(names, key=in_time)  # epoch-9 before epoch-10: a forecast takes them as they come
     if not files:
         runs = sorted(one.parent.name for one in path.glob("*/weights.npy"))
         fix = f"name one of the recorded runs, such as {path / runs[0]}" if runs else None

@@ -14,6 +14,7 @@ from wscore.io import read_json, write_json
 CHECKSUMS = "checksums.json"
 FORMAT = 1
 FREE = ("README.md", ".gitattributes")
+READ = ("*.json", "*.safetensors")  # what a model is made of
 AGAIN = "publish it again (`dvc repro publish`) or fetch it again"
 
 
@@ -39,20 +40,49 @@ def read_checksums(folder: Path) -> dict[str, str]:
     except DataError as error:
         raise ModelError(str(error)) from error
     found = content.get("format") if isinstance(content, dict) else None
-    if found != FORMAT or not isinstance(content.get("files"), dict):
+    files = content.get("files") if isinstance(content, dict) else None
+    if found != FORMAT or not isinstance(files, dict) or not all(isinstance(value, str) for value in files.values()):
         fix = "update wscore" if isinstance(found, int) and found > FORMAT else AGAIN
         raise ModelError("unknown format", where=path, expected=f"format {FORMAT}", got=f"format {found}", fix=fix)
-    return content["files"]
+    for name in files:
+        confined(Path(folder), name)
+    return files
+
+
+def confined(folder: Path, name: str) -> Path:
+    """Return the path of a file of a published folder.
+
+    Raises:
+        ModelError: if the name is absolute, leads upwards, or is a link out of the folder (but into the Hub's cache).
+    """
+    parts = name.replace("\\", "/").split("/")
+    if not name or "\0" in name or any(part in ("", ".", "..") or part.endswith(":") for part in parts):
+        raise ModelError("names a file outside of the folder", where=folder / CHECKSUMS, got=name[:200], fix=AGAIN)
+    path, place = folder / name, folder.absolute()
+    roots = [place.resolve()]
+    cached = [above.parent.parent for above in (place, *place.parents) if above.parent.name == "snapshots"]
+    roots += [root / "blobs" for repository in cached for root in (repository, repository.parent)]  # old and new caches
+    if not any(path.resolve().is_relative_to(root.resolve()) for root in roots):
+        raise ModelError("is a link out of the folder", where=path, got=path.resolve(), fix=AGAIN)
+    return path
 
 
 def verify(folder: Path) -> None:
     """Return if every file of a published folder is there and as it was written.
 
     Raises:
-        ModelError: naming the first file that is missing or altered.
+        ModelError: naming the first file that is missing, altered, or there without being named.
     """
-    for name, expected in read_checksums(folder).items():
-        path = Path(folder) / name
+    files = read_checksums(folder)
+    if not files:
+        raise ModelError("names no file", where=Path(folder) / CHECKSUMS, fix=AGAIN)
+    there = [path.relative_to(folder) for pattern in READ for path in Path(folder).rglob(pattern)]
+    added = sorted(path.as_posix() for path in there if path.as_posix() not in files and path.name != CHECKSUMS)
+    added = [name for name in added if "runs" not in name.split("/") and not name.startswith(".")]
+    if added:
+        raise ModelError(f"is not named in {CHECKSUMS}", where=Path(folder) / added[0], fix=AGAIN)
+    for name, expected in files.items():
+        path = confined(Path(folder), name)
         if path.name in FREE or "runs" in path.relative_to(folder).parts:
             continue
         if not path.is_file():

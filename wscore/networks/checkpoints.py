@@ -4,78 +4,77 @@ The formats are those of `torch.save` (new and old), safetensors, NumPy and HDF5
 against the file before anything is unpacked, so that a small file can't claim the whole memory.
 """
 
-import argparse
 import io
+import lzma
 import math
-import pathlib
 import re
 import struct
-import warnings
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from wscore.errors import DataError, WscoreError
+from wscore.errors import DataError, WscoreError, printable
+from wscore.networks.naming import native, outputs_first
+from wscore.networks.onnx import read_onnx
+from wscore.networks.pickles import Content, mapped, read_old, read_zip
 from wscore.networks.records import RejectedError
+from wscore.networks.selection import Checkpoint, select_all
 
-WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "module", "params", "weights")
-MEMORIES = re.compile(
-    r"optim|sched|scaler|exp_avg|rng|random|callback|loops|gradient|^ema_opt|^opt$|^opt_", re.IGNORECASE
-)
-WRAPPING = re.compile(r"(?:^|(?<=\.))_orig_mod\.")
 DEEPEST, MOST_NODES = 24, 200_000
+SKIPPED = re.compile(r"optimizer|seed_generator", re.IGNORECASE)  # groups of HDF5 files
 RATIO, HARMLESS_SIZE = (
     500,
     1 << 26,
 )  # a file that claims to unpack to more times its own bytes, beyond this size, is a bomb
 LARGEST = 10**9  # numbers in one network, where no parameter says otherwise
-UnpicklingError = torch.serialization.pickle.UnpicklingError  # pyright: ignore[reportPrivateImportUsage]
 BROKEN = (
     ArithmeticError, AssertionError, AttributeError, BufferError, EOFError, ImportError, LookupError, MemoryError,
     NameError, OSError, RuntimeError, TypeError, ValueError, SyntaxError, struct.error, zlib.error, zipfile.BadZipFile,
-    UnpicklingError, SafetensorError,
+    SafetensorError, zipfile.LargeZipFile, lzma.LZMAError,
 )  # fmt: skip
-Scalar = bool | int | float | str
-
-
-class Checkpoint(NamedTuple):
-    """What a file holds.
-
-    Attributes:
-        state: floating-point tensors and counters (one integer) by name, as they are stored.
-        notes: numbers and texts beside them, such as epoch and accuracy.
-        constants: masks and tables of indices by name: buffers that belong to the architecture and are no weights.
-    """
-
-    state: dict[str, Tensor]
-    notes: dict[str, Scalar]
-    constants: dict[str, Tensor]
 
 
 def read_checkpoint(path: Path, *, key: str | None, most: int) -> Checkpoint:
-    """Return the state dict of one network in a file.
+    """Return the only network in a file: see `read_networks`.
+
+    Raises:
+        RejectedError: also if there are several.
+    """
+    found = read_networks(path, key=key, most=most)
+    if len(found) > 1:
+        places = ", ".join(network.key for network in found[:6])
+        raise RejectedError("no_checkpoint", f"{len(found)} networks ({places}), not one")
+    return found[0]
+
+
+def read_networks(path: Path, *, key: str | None, most: int) -> list[Checkpoint]:
+    """Return the networks in a file.
 
     Args:
         path: of the file; its name does not matter.
-        key: dotted key of the state dict within the file; None finds it.
+        key: dotted key of the state dict within the file, with `*` for all entries of a level; None finds it.
         most: largest count of numbers that is read.
 
     Raises:
         RejectedError: if the file is damaged, holds code, no state dict, or more numbers than `most`.
     """
+    content = load_file(path, most=most)
     try:
-        return select(load_file(path, most=most), key=key, most=most)
-    except WscoreError:
-        raise
+        return [network._replace(stubbed=content.stubbed) for network in select_all(content.value, key=key, most=most)]
+    except RejectedError as error:
+        if error.reason != "no_checkpoint" or not content.stubbed:
+            raise
+        objects = printable(", ".join(content.stubbed[:4]))
+        raise RejectedError("code", f"{error.detail}, but objects of {objects}") from error
     except BROKEN as error:
-        raise RejectedError("unreadable", f"{type(error).__name__}: {' '.join(str(error).split())[:200]}") from error
+        raise RejectedError("unreadable", shown(error)) from error
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
@@ -95,212 +94,138 @@ def read_state(path: Path) -> dict[str, Tensor]:
     return state
 
 
-def load_file(path: Path, *, most: int) -> Any:
-    """Return the content of a checkpoint file: nested mappings, lists and tensors.
+def load_file(path: Path, *, most: int) -> Content:
+    """Return the content of a checkpoint file: nested mappings, lists and tensors, and what was not read of it.
 
     Raises:
         RejectedError: if it is damaged, of another format, holds code, or claims more than it can hold.
     """
     try:
-        return READERS[kind_of(path)](path, most)
+        content = READERS[kind_of(path)](path, most)
     except WscoreError:
         raise
     except BROKEN as error:
-        text = " ".join(str(error).split()) or type(error).__name__
-        unsafe = isinstance(error, UnpicklingError) and "eights only" in text
-        raise RejectedError("code" if unsafe else "unreadable", _short(text)) from error
+        raise RejectedError("unreadable", shown(error)) from error
+    return content if isinstance(content, Content) else Content(content, ())
 
 
-def _short(text: str) -> str:
-    """Return the part of torch's long message that says what is not allowed, or its start."""
-    if "Unsupported operand" in text:
-        return "a pickle that torch.save did not write"
-    found = re.search(r"(?:Unsupported|GLOBAL|Can only|Trying to|Attempted)[^.]*\.[^.\s]*[^.]*", text)
-    return (found[0] if found else text)[:200]
+def shown(error: BaseException) -> str:
+    """Return what a parser complains about in one short line of printable letters."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return f"{type(error).__name__}: {printable(text)}"[:200]
 
 
 def kind_of(path: Path) -> str:
     """Return the key of `READERS` that the first bytes of a file ask for.
 
     Raises:
-        RejectedError: if they belong to none.
+        RejectedError: if they belong to none, saying what they are.
         OSError: if the file can't be opened.
     """
     with path.open("rb") as stream:
         head = stream.read(512)
     if head.startswith(b"PK\x03\x04"):
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-        if KERAS_INSIDE in names:
-            return "keras"
-        return "torch" if any(name.endswith("data.pkl") for name in names) else "npz"
-    if head.startswith(b"\x89HDF\r\n\x1a\n"):
-        return "hdf5"
-    if head.startswith(b"\x93NUMPY"):
-        return "npy"
+        return _kind_of_archive(path)
     if len(head) > 8 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 100_000_000:
-        return "safetensors"
+        return "safetensors"  # whose first byte may be that of a pickle
+    for start, kind in STARTS.items():
+        if head.startswith(start):
+            return kind
+    if path.suffix.lower() in NAMED and head:
+        return NAMED[path.suffix.lower()]
+    raise RejectedError("no_checkpoint" if head else "unreadable", _foreign(head))
+
+
+def _kind_of_archive(path: Path) -> str:
+    with zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+    if KERAS_INSIDE in names:
+        return "keras"
+    if any(name.endswith("data.pkl") for name in names):
+        return "torch"
+    if POLICY in names:
+        return "policy"
+    if any(name.endswith(".npy") for name in names) or not names:
+        return "npz"
+    raise RejectedError("no_checkpoint", f"a zip archive of {', '.join(names[:3])}")
+
+
+def _foreign(head: bytes) -> str:
+    """Return what a file is that is no checkpoint, and what to do."""
+    text = head.lstrip()[:64].lower()
+    if head.startswith(b"version https://git-lfs"):
+        return "a pointer of git-lfs instead of the file; run `git lfs pull`"
+    if text.startswith((b"<!doctype", b"<html", b"<?xml")):
+        return "an HTML page instead of the file; download it by its raw link"
+    if text.startswith((b"{", b"[")):
+        return "JSON text, which holds no weights"
     if head[257:262] == b"ustar":
-        raise RejectedError("no_checkpoint", "a tar archive; unpack it first")
-    if head.startswith(b"\x80"):
-        return "pickle"
-    raise RejectedError("no_checkpoint" if len(head) else "unreadable", f"first bytes {head[:8].hex() or 'none'}")
+        return "a tar archive; unpack it first"
+    if head.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"7z\xbc\xaf", b"\x28\xb5\x2f\xfd", b"Rar!")):
+        return "a compressed file; unpack it first"
+    return f"first bytes {head[:8].hex() or 'none'}"
 
 
-def select(content: Any, *, key: str | None, most: int) -> Checkpoint:
-    """Return the network in what was read from a file, without prefixes of wrappers and without constant buffers.
-
-    Raises:
-        RejectedError: if there is none, its tensors are not real numbers, or they are more than `most`.
-    """
-    notes: dict[str, Scalar] = {}
-    if key is not None:
-        for part in key.split("."):
-            if not isinstance(content, Mapping) or part not in content:
-                known = sorted(map(str, content))[:8] if isinstance(content, Mapping) else type(content).__name__
-                raise RejectedError("no_checkpoint", f"zoo.reading.state_key {key!r} is not there, but {known}")
-            notes |= _scalars(content)
-            content = content[part]
-    if (
-        isinstance(content, Mapping)
-        and {"state", "param_groups"} <= set(map(str, content))
-        and not (set(WRAPPERS) & set(map(str, content)))
-    ):
-        raise RejectedError("no_checkpoint", "the state of an optimizer")
-    found = dict(_flat(_unwrapped(content, notes)))
-    if not found:
-        raise RejectedError("no_checkpoint", f"{type(content).__name__} without tensors by name")
-    state = _renamed(found)
-    count = sum(tensor.numel() for tensor in state.values())
-    if count > most:
-        raise RejectedError("too_large", f"{count:,} numbers")
-    kept = {name: tensor for name, tensor in state.items() if is_weight(name, tensor)}
-    if not any(tensor.is_floating_point() and tensor.numel() for tensor in kept.values()):
-        raise RejectedError("no_checkpoint", f"no floating-point tensors among {sorted(state)[:6]}")
-    return Checkpoint(kept, notes, {name: tensor for name, tensor in state.items() if name not in kept})
-
-
-def _unwrapped(content: Any, notes: dict[str, Scalar]) -> Any:
-    """Return the mapping that is the network: the only one, the one with a well-known name, or the first of copies."""
-    for _ in range(DEEPEST):
-        if not isinstance(content, Mapping):
-            return content
-        notes |= {name: value for name, value in _scalars(content).items() if name not in notes}
-        parts = {str(name): value for name, value in content.items() if isinstance(value, Mapping)}
-        parts = {name: value for name, value in parts.items() if not _is_memory(name, value) and any(_flat(value))}
-        known = next((name for name in WRAPPERS if name in parts), None)
-        direct = any(_is_floating(value) and not MEMORIES.search(str(name)) for name, value in content.items())
-        if known is None and (direct or not parts):
-            return content
-        if known is None and len(parts) > 1 and not _are_copies(list(parts.values())):
-            return parts
-        content = parts[known or next(iter(parts))]
-    return content
-
-
-def _is_memory(name: str, value: Mapping[Any, Any]) -> bool:
-    """Return whether a part of a checkpoint belongs to an optimizer, a schedule or a random generator."""
-    return bool(MEMORIES.search(name)) or {"state", "param_groups"} <= set(map(str, value))
-
-
-def _are_copies(parts: list[Mapping[Any, Any]]) -> bool:
-    shapes = [{name: tuple(tensor.shape) for name, tensor in _flat(part)} for part in parts]
-    return all(shape == shapes[0] for shape in shapes)
-
-
-def _flat(content: Any) -> Iterator[tuple[str, Tensor]]:
-    """Yield all tensors in nested mappings with dotted names; what belongs to an optimizer is left out."""
-    stack: list[tuple[str, Any, int]] = [("", content, 0)]
-    seen = 0
-    while stack:
-        prefix, value, depth = stack.pop()
-        seen += 1
-        if depth > DEEPEST or seen > MOST_NODES:
-            raise RejectedError("too_large", f"nested deeper than {DEEPEST} or in more than {MOST_NODES:,} parts")
-        if isinstance(value, Tensor):
-            yield prefix or "weights", value
-        elif isinstance(value, np.ndarray) and value.dtype.kind in "fiub":
-            yield prefix or "weights", torch.from_numpy(np.ascontiguousarray(value, _native(value.dtype)))
-        elif isinstance(value, Mapping):
-            inner = [(f"{prefix}.{name}" if prefix else str(name), item, depth + 1) for name, item in value.items()
-                     if not (isinstance(item, Mapping) and _is_memory(str(name), item))]  # fmt: skip
-            stack.extend(reversed(inner))
-
-
-def _is_floating(value: Any) -> bool:
-    return (
-        value.is_floating_point()
-        if isinstance(value, Tensor)
-        else isinstance(value, np.ndarray) and value.dtype.kind == "f"
-    )
-
-
-def _scalars(content: Mapping[Any, Any]) -> dict[str, Scalar]:
-    plain = {str(name): value.item() if isinstance(value, np.generic) else value for name, value in content.items()}
-    return {name: value for name, value in plain.items() if isinstance(value, Scalar) and len(str(value)) <= 200}
-
-
-def _renamed(found: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors without the prefixes that compiling, data parallelism and averaging put before all names."""
-    names = [WRAPPING.sub("", name) for name in found]
-    weights = [place for place, tensor in enumerate(found.values()) if tensor.is_floating_point()]
-    while weights and all(
-        names[place].startswith("module.") for place in weights
-    ):  # beside them averaging has a counter
-        names = [WRAPPING.sub("", name.removeprefix("module.")) for name in names]
-    if len(set(names)) < len(names):
-        double = next(name for name in names if names.count(name) > 1)
-        raise RejectedError("clash", double)
-    return dict(zip(names, found.values(), strict=True))
-
-
-def is_weight(name: str, tensor: Tensor) -> bool:
-    """Return whether a tensor is a weight or a counter; masks and tables of indices are constants of the architecture."""
-    if tensor.is_complex() or tensor.is_sparse or tensor.is_quantized or tensor.layout != torch.strided:
-        raise RejectedError("not_real", f"{name}: {tensor.dtype}, {tensor.layout}")
-    if not tensor.is_floating_point():
-        return tensor.numel() == 1
-    leaf = name.rpartition(".")[2]
-    corner = tensor.detach()[..., :64, :64].float() if tensor.ndim > 1 else tensor.detach().float()
-    if leaf == "bias" and tensor.ndim > 1:  # the causal mask of GPT-2; other biases of several axes are learned
-        return (
-            tensor.shape[-1] < 2
-            or tensor.shape[-1] != tensor.shape[-2]
-            or not torch.equal(corner, torch.ones_like(corner).tril())
-        )
-    if "mask" not in leaf or "token" in leaf or (tensor.ndim < 2 and tensor.numel() > 1):
-        return True
-    values = torch.unique(corner)
-    return len(values) > 2 or not bool(((values == 0) | (values == 1) | (values <= -1e4)).all())
-
-
-def _read_torch(path: Path, most: int) -> Any:
-    """Return what `torch.save` wrote, mapped into memory: only the tensors that are used are read from the disk."""
+def _read_torch(path: Path, most: int) -> Content:
+    """Return what `torch.save` wrote."""
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
-    if any("/code/" in entry.filename or entry.filename.endswith("/constants.pkl") for entry in entries):
+    return _from_zip(mapped(path), entries, most)
+
+
+def _from_zip(data: memoryview, entries: list[zipfile.ZipInfo], most: int) -> Content:
+    named = {entry.filename: entry for entry in entries}
+    if any("/code/" in name or name.endswith("/constants.pkl") for name in named):
         raise RejectedError("code", "a TorchScript program; save its state_dict instead")
     if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
         raise RejectedError("too_large", "compressed entries, which torch.save does not write")
-    claimed, held = sum(entry.file_size for entry in entries), path.stat().st_size
+    claimed, held = sum(entry.file_size for entry in entries), len(data)
     if claimed > held or any(entry.file_size > 64 * most for entry in entries):
         raise RejectedError("too_large", f"entries of {claimed:,} bytes in a file of {held:,}")
-    if path.suffix == ".safetensors":  # torch goes by the name here, which is wrong
-        return _read_pickle(path, most)
-    return _load(path, mmap=True)
+    return read_zip(data, named)
 
 
-def _read_pickle(path: Path, most: int) -> Any:  # noqa: ARG001
-    """Return what `torch.save` wrote, read as a stream; older versions wrote one pickle after the other."""
+def _read_policy(path: Path, most: int) -> Content:
+    """Return the networks of an agent as Stable-Baselines3 saves it."""
+    with zipfile.ZipFile(path) as archive:
+        entry = archive.getinfo(POLICY)
+        _check_claim(entry.file_size, path)
+        data = archive.read(entry)
+    if not data.startswith(b"PK"):
+        return read_old(io.BytesIO(data), len(data))
+    with zipfile.ZipFile(io.BytesIO(data)) as inner:
+        return _from_zip(memoryview(bytearray(data)), inner.infolist(), most)
+
+
+def _read_pickle(path: Path, most: int) -> Content:  # noqa: ARG001
+    """Return what older versions of `torch.save` wrote, or a plain pickle."""
     with path.open("rb") as stream:
-        return _load(stream, mmap=False)
+        return read_old(stream, path.stat().st_size)
 
 
-def _load(file: Any, *, mmap: bool) -> Any:
-    """Return what torch reads without running code; its warnings about odd files are left to the errors that follow."""
-    with torch.serialization.safe_globals(HARMLESS), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return torch.load(file, map_location="cpu", weights_only=True, mmap=mmap)
+def _read_msgpack(path: Path, most: int) -> Any:
+    """Return what flax serialised: nested mappings of arrays."""
+    try:
+        import msgpack
+    except ImportError as error:
+        raise RejectedError("unreadable", "flax files need msgpack: pip install 'wscore[flax]'") from error
+
+    def array(code: int, data: bytes) -> Any:
+        if code not in (1, 3):  # an array, a scalar
+            raise RejectedError("not_real", f"a value of type {code} of flax")
+        shape, name, numbers = msgpack.unpackb(data, raw=False, max_ext_len=0)
+        dtype = np.dtype(np.uint16 if name == "bfloat16" else name)
+        if dtype.kind not in "fiub" or math.prod(shape) * dtype.itemsize != len(numbers):
+            raise RejectedError("not_real", f"an array {shape} of {name} in {len(numbers):,} bytes")
+        found = np.frombuffer(numbers, dtype).reshape(shape).copy()
+        if name == "bfloat16":
+            return torch.from_numpy(found).view(torch.bfloat16)
+        return found if code == 1 else found.reshape(-1)[0].item()
+
+    held = path.stat().st_size
+    if held > 64 * most:
+        raise RejectedError("too_large", f"{held:,} bytes")
+    return msgpack.unpackb(path.read_bytes(), ext_hook=array, raw=False, strict_map_key=False)
 
 
 def _read_safetensors(path: Path, most: int) -> dict[str, Tensor]:
@@ -351,14 +276,7 @@ def _array(stream: Any, held: int, most: int) -> Tensor:
         raise RejectedError("not_real", f"an array of {dtype}")
     data = stream.read(count * dtype.itemsize)
     array = np.frombuffer(data, dtype, count=count).reshape(shape, order="F" if fortran else "C")
-    return torch.from_numpy(np.ascontiguousarray(array.astype(_native(dtype))))
-
-
-def _native(dtype: np.dtype) -> np.dtype:
-    """Return a type that torch has: its own byte order, and no extended or unsigned long numbers."""
-    if dtype.kind == "f":
-        return np.dtype(f"f{min(dtype.itemsize, 8)}")
-    return np.dtype(bool) if dtype.kind == "b" else np.dtype(np.int64)
+    return torch.from_numpy(np.ascontiguousarray(array.astype(native(dtype))))
 
 
 def _read_hdf5(path: Path, most: int) -> dict[str, Tensor]:
@@ -399,14 +317,14 @@ def _from_hdf5(file: Any, path: Path, most: int) -> dict[str, Tensor]:
                 item = group[name]
                 if not isinstance(item, h5py.Group):
                     found[f"{prefix}{name}"] = item
-                elif not (MEMORIES.search(name) or name.startswith("seed_generator")):
+                elif not (SKIPPED.match(name)):
                     stack.append((f"{prefix}{name}/", item))
         if not found:
             raise RejectedError("no_checkpoint", "an HDF5 file without data sets")
         _check_data_sets(found.values(), path, most)
         names = sorted(found, key=lambda name: _keras_order(name, ranks))
         state = {
-            name: torch.from_numpy(np.asarray(found[name][()]).astype(_native(found[name].dtype))) for name in names
+            name: torch.from_numpy(np.asarray(found[name][()]).astype(native(found[name].dtype))) for name in names
         }
     return _from_keras(state)
 
@@ -465,7 +383,7 @@ def _from_keras(state: dict[str, Tensor]) -> dict[str, Tensor]:
         key = ".".join([*parts[:-1], KERAS.get(leaf, leaf)])
         if key in renamed:
             raise RejectedError("clash", key)
-        renamed[key] = _outputs_first(leaf, tensor)
+        renamed[key] = outputs_first(leaf, tensor)
     return renamed
 
 
@@ -484,29 +402,19 @@ def _variables(layer: str, shapes: Sequence[tuple[int, ...]]) -> tuple[str, ...]
     return ("depthwise_kernel" if kind.startswith("depthwise") else "kernel"), "bias"
 
 
-def _outputs_first(leaf: str, tensor: Tensor) -> Tensor:
-    """Return a kernel (..., in, out) as (out, in, ...), one of each channel by itself (..., in, k) as (in k, 1, ...)."""
-    axes = range(tensor.ndim - 2)
-    if not leaf.endswith("kernel") or tensor.ndim < 2:
-        return tensor
-    if leaf == "depthwise_kernel":
-        return tensor.permute(-2, -1, *axes).reshape(-1, 1, *tensor.shape[:-2]).contiguous()
-    return tensor.permute(-1, -2, *axes).contiguous()
-
-
-KERAS_INSIDE = "model.weights.h5"  # of a .keras archive
+KERAS_INSIDE, POLICY = "model.weights.h5", "policy.pth"  # of a .keras archive, of one of Stable-Baselines3
+STARTS = {b"\x89HDF\r\n\x1a\n": "hdf5", b"\x93NUMPY": "npy", b"\x80": "pickle"}  # of files and their format
+NAMED = {".msgpack": "msgpack", ".onnx": "onnx"}  # formats without a beginning of their own
+SUFFIXES = (
+    ".pt", ".pth", ".ckpt", ".tar", ".bin", ".safetensors", ".npz", ".npy", ".h5", ".hdf5", ".keras", ".pkl", ".msgpack",
+    ".th", ".onnx", ".distcp",
+)  # fmt: skip
 KERAS = {
     "kernel": "weight", "embeddings": "weight", "gamma": "weight", "beta": "bias", "moving_mean": "running_mean",
     "moving_variance": "running_var",
 }  # fmt: skip
-SCALAR, RECONSTRUCT = np.float64(0).__reduce__()[0], np.zeros(0).__reduce__()[0]  # how NumPy's values are made again
-HARMLESS: list[Any] = [
-    argparse.Namespace, pathlib.PosixPath, np.dtype, np.ndarray, np.dtypes.Float64DType, np.dtypes.Float32DType,
-    np.dtypes.Int64DType, np.dtypes.Int32DType, np.dtypes.BoolDType,
-    *((SCALAR, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
-    *((RECONSTRUCT, f"numpy.{core}.multiarray._reconstruct") for core in ("core", "_core")),
-]  # fmt: skip
 READERS: dict[str, Callable[[Path, int], Any]] = {
     "torch": _read_torch, "pickle": _read_pickle, "safetensors": _read_safetensors, "npz": _read_npz,
-    "npy": _read_npy, "hdf5": _read_hdf5, "keras": _read_keras,
+    "npy": _read_npy, "hdf5": _read_hdf5, "keras": _read_keras, "policy": _read_policy, "msgpack": _read_msgpack,
+    "onnx": read_onnx,
 }  # fmt: skip

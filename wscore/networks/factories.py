@@ -16,10 +16,11 @@ from torch import Tensor, nn
 
 from wscore.errors import ConfigError, DataError
 from wscore.networks.architectures import build, parse
-from wscore.networks.checkpoints import BROKEN, is_weight
+from wscore.networks.checkpoints import BROKEN
 from wscore.networks.images import Images
 from wscore.networks.inference import Answer, ModuleAnswer, StackedAnswer, differentiable, logits
 from wscore.networks.layout import Layout
+from wscore.networks.selection import is_weight
 
 EXAMPLES = 2  # images and networks on which a foreign network is tried
 

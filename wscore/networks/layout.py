@@ -138,6 +138,12 @@ def layout_of(state: Mapping[str, Tensor]) -> Layout:
     return Layout(tensors=specs, counters=counters)
 
 
+def is_convolution(spec: TensorSpec) -> bool:
+    """Return whether a tensor is the kernel of a convolution: a weight of three axes or more, not an embedding or a token."""
+    leaf = spec.name.rpartition(".")[2]
+    return spec.kind == "conv" and spec.shape[0] > 0 and (leaf == "weight" or leaf.endswith("kernel"))
+
+
 def layers_of(layout: Layout) -> dict[int, Sequence[TensorSpec]]:
     """Return the tensors of each layer, in order."""
     layers: dict[int, list[TensorSpec]] = {}

@@ -173,6 +173,7 @@ class _Tracer:
     def call_module(self, node: torch.fx.Node) -> None:
         name = str(node.target)
         layer = self.network.get_submodule(name)
+        _check_plain(name, layer)
         if isinstance(layer, ELEMENTWISE + POOLING):
             self.values[node] = self.source(node)
             return
@@ -206,6 +207,18 @@ class _Tracer:
                 raise ModelError("operands hold their units along different axes", where=node.name, fix=ADVICE)
             self.groups.tie(first, units)
         return first
+
+
+def _check_plain(name: str, layer: nn.Module) -> None:
+    """Refuse a layer that makes its weights of other tensors: weight norm, spectral norm, pruning.
+
+    Raises:
+        ModelError: naming the layer.
+    """
+    made = [leaf for leaf in ("weight", "bias") if isinstance(getattr(layer, leaf, None), Tensor)]
+    stored = {*layer._parameters, *layer._buffers}  # noqa: SLF001
+    if hasattr(layer, "parametrizations") or not set(made) <= stored:
+        raise ModelError("makes its weights of other tensors", where=name, got=type(layer).__name__, fix=ADVICE)
 
 
 ADVICE = "set tokens.align to none, or add a rule to wscore/symmetry/trace.py"

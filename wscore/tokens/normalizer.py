@@ -2,8 +2,9 @@
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Literal, NamedTuple, TypeVar
+from typing import Annotated, Literal, NamedTuple, TypeVar
 
+import msgspec
 import numpy as np
 import torch
 from jaxtyping import Float, Float32, Float64
@@ -20,13 +21,14 @@ Array = TypeVar("Array", np.ndarray, Tensor)
 #: that do are not blown up.
 FLOOR = 1e-3
 PART = 1 << 18  # weights whose moments are taken at once
+LARGEST = 3.4e38  # of float32
 
 
 class Affine(Section, frozen=True):
     """normalised = (raw - shift) / scale."""
 
-    shift: float
-    scale: float
+    shift: Annotated[float, msgspec.Meta(gt=-LARGEST, lt=LARGEST)]
+    scale: Annotated[float, msgspec.Meta(gt=0, lt=LARGEST)]
 
 
 class Normalizer(Section, frozen=True):

@@ -36,6 +36,7 @@ from wscore.networks.records import Refused
 ROW_GROUP = 256  # rows read at once, fewer where networks are large
 WEIGHTS_PER_GROUP = 1 << 24
 SET_ASIDE = "set_aside.csv"
+OTHERS = "other_files.csv"  # of a source that are no checkpoints
 CONSTANTS = "constants.safetensors"
 REQUIRED = ("model_id", "run_id", "checkpoint", "layout", "architecture")
 CARD = """---

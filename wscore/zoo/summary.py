@@ -5,8 +5,9 @@ from collections import Counter
 import numpy as np
 import pandas as pd
 
+from wscore.io import read_json
 from wscore.networks.records import REASONS
-from wscore.zoo.store import Zoo
+from wscore.zoo.store import OTHERS, Zoo
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 STATES = ("early", "trained", "poor", "diverged")
@@ -44,7 +45,24 @@ def describe(zoo: Zoo) -> dict[str, float]:
         if name in table and np.isfinite(table[name].to_numpy(float)).any():
             found = np.nanquantile(table[name].to_numpy(float), QUANTILES)
             summary |= {f"{name}_q{100 * q:02.0f}": float(value) for q, value in zip(QUANTILES, found, strict=True)}
-    return summary | _by_status(zoo) | _by_family(zoo) | _by_building(zoo)
+    return summary | _by_status(zoo) | _by_family(zoo) | _by_building(zoo) | _other_files(zoo)
+
+
+def how_runs_are_told(zoo: Zoo) -> str:
+    """Return what tells which networks belong to one run, for a line of output; empty where nothing was to be told."""
+    path = zoo.folder / "source.json"
+    runs = read_json(path).get("runs") if path.is_file() else None
+    return f" by {runs}" if runs else ""
+
+
+def _other_files(zoo: Zoo) -> dict[str, float]:
+    """Return how many files of the source are no checkpoints, by suffix."""
+    path = zoo.folder / OTHERS
+    if not path.is_file():
+        return {}
+    counts = Counter(pd.read_csv(path, keep_default_na=False)["suffix"].astype(str))
+    named = {f"other_files_{suffix.lstrip('.') or 'none'}": float(count) for suffix, count in sorted(counts.items())}
+    return {"other_files": float(sum(counts.values())), **named}
 
 
 def report(zoo: Zoo) -> dict[str, list[object]]:

@@ -40,11 +40,10 @@ from wscore.forecasting.trajectories.store import (
 )
 from wscore.forecasting.trajectories.train_base import BaseConfig, network_spec
 from wscore.io import atomic_folder, create_array
-from wscore.networks.checkpoints import read_state
+from wscore.networks.checkpoints import SUFFIXES, read_state
 from wscore.networks.images import Images
 from wscore.networks.layout import Layout, layout_of
 from wscore.networks.lenet import NetworkSpec, judge, network_layout
-from wscore.zoo.readers.folder import SUFFIXES
 
 NUMBER = r"(?<!\d)\d+(?:\.\d+)?(?:[eE][-+]?\d+)?(?!\d)"  # the whole of it, and "-" before it is no sign
 FIELDS = {"run": r"[^/]+?", **dict.fromkeys(("epoch", "step", "batch", "pct", "acc", "loss", "lr"), NUMBER)}
@@ -113,7 +112,7 @@ def find_files(folder: Path, pattern: str | None) -> list[Found]:
         ConfigError: if the pattern is malformed or fits nothing, or none is given and names differ in several numbers.
         DataError: if there is no state dict.
     """
-    paths = sorted(path for path in folder.rglob("*") if path.suffix in SUFFIXES and path.is_file())
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
     paths = [path for path in paths if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
     if not paths:
         expected = f"files *{', *'.join(SUFFIXES)}, or recordings by wscore.record"

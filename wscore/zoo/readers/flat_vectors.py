@@ -53,7 +53,7 @@ def read_vectors(reading: ReadingConfig, file: str) -> Iterator[Found | Refused]
     """Yield the networks of one file of vectors."""
     path = Path(file)
     try:
-        content = load_file(path, most=reading.max_weights)
+        content = load_file(path, most=reading.max_weights).value
         for dataset, rows in _data_sets(content, path.stem.removesuffix("_data")):
             if reading.dataset not in ("joint", dataset):
                 continue

@@ -4,6 +4,7 @@ import functools
 import json
 import re
 import warnings
+import zipfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -11,17 +12,33 @@ from typing import Any, NamedTuple
 
 from wscore.errors import ConfigError, DataError, WscoreWarning
 from wscore.io import content_hash
-from wscore.networks.checkpoints import BROKEN, read_checkpoint
+from wscore.networks.checkpoints import BROKEN, SUFFIXES, kind_of, load_file, read_networks, shown
 from wscore.networks.records import Found, Refused, RejectedError
+from wscore.networks.selection import Checkpoint, select_all
 from wscore.zoo.config import ReadingConfig, ZooConfig
 from wscore.zoo.readers.ingest import Plan
-from wscore.zoo.readers.metadata import NamePattern, flattened, join, read_table
+from wscore.zoo.readers.metadata import TABLES, NamePattern, flattened, join, read_table
 
-SUFFIXES = (
-    ".pt", ".pth", ".ckpt", ".tar", ".bin", ".safetensors", ".npz", ".npy", ".h5", ".hdf5", ".keras", ".pkl", ".msgpack"
-)  # fmt: skip
 FILES_PER_SHARD = 64
 RESERVED = ("model_id", "run_id", "layout", "weights")
+INDEX = (".safetensors.index.json", ".bin.index.json", ".pt.index.json", ".pth.index.json")
+SHARD = re.compile(r"[-_.]\d{1,6}[-_]of[-_]\d{1,6}(?=\.)")
+STEP = re.compile(
+    r"(?:(?:model|global|training)[-_.]?)?(?:checkpoint|ckpt|step|epoch|iter|iteration)[-_.=]?(\d+)", re.IGNORECASE
+)
+FIRST = re.compile(r"(?:^|[-_.])(?:init|initial|start|untrained)(?:$|[-_.])", re.IGNORECASE)
+USUAL = (
+    "model",
+    "pytorch_model",
+    "adapter_model",
+    "flax_model",
+    "checkpoint",
+    "checkpoints",
+    "weights",
+    "state_dict",
+    "ckpt",
+)
+LARGEST_INDEX = 1 << 26  # bytes
 
 
 class File(NamedTuple):
@@ -36,6 +53,7 @@ class File(NamedTuple):
         refused: reason why it is not read, or empty.
         detail: of that reason.
         told_by_folder: whether nothing but its folder says its run, so that what stands in the file may.
+        shards: of a network in several files their paths, relative to the folder.
     """
 
     path: str
@@ -46,6 +64,7 @@ class File(NamedTuple):
     refused: str = ""
     detail: str = ""
     told_by_folder: bool = False
+    shards: tuple[str, ...] = ()
 
 
 def plan_folder(config: ZooConfig) -> Plan:
@@ -56,7 +75,8 @@ def plan_folder(config: ZooConfig) -> Plan:
         DataError: if there is no checkpoint, or the table of metadata is unreadable.
     """
     folder = find_folder(config)
-    paths = _checkpoints(folder)
+    paths, others = _checkpoints(folder)
+    paths, shards, lone = _sharded(folder, paths)
     rows, late = _metadata(folder, paths, config)
     pattern = _run_pattern(config.run_pattern)
     named = zip(paths, _names(paths), rows, strict=True)
@@ -68,12 +88,15 @@ def plan_folder(config: ZooConfig) -> Plan:
     if left_out:
         message = f"{len(left_out)} of {len(files)} checkpoints don't fit zoo.run_pattern and were left out"
         warnings.warn(message, WscoreWarning, stacklevel=2)
-    return _plan(folder, files, late, config)
+    files = [file._replace(shards=shards.get(file.path, ()), **lone.get(file.path, {})) for file in files]
+    how = "zoo.run_pattern" if pattern is not None else "their folders (zoo.run_pattern changes this)"
+    return _plan(folder, files, late, config)._replace(others=others, runs=how)
 
 
 def _names(paths: list[str]) -> list[str]:
     """Return the paths without extensions, of files that would share a name with them."""
-    ending = re.compile(r"\.(?:pth\.tar|" + "|".join(suffix[1:] for suffix in SUFFIXES) + ")$")
+    endings = ["pth.tar", *(index[1:] for index in INDEX), *(suffix[1:] for suffix in SUFFIXES), "zip"]
+    ending = re.compile(r"\.(?:" + "|".join(map(re.escape, endings)) + ")$", re.IGNORECASE)
     short = [ending.sub("", path) for path in paths]
     counts = Counter(short)
     return [name if counts[name] == 1 else path for name, path in zip(short, paths, strict=True)]
@@ -127,31 +150,65 @@ def natural(text: str) -> tuple[list[tuple[int, Any]], str]:
 
 
 def read_files(folder: Path, reading: ReadingConfig, files: list[File]) -> Iterator[Found | Refused]:
-    """Yield the network in each file, or why there is none.
+    """Yield the networks in each file, or why there is none.
 
     Raises:
         DataError: if what stands beside the weights is to order the checkpoints of a run, and is no number.
     """
-    key, most = reading.state_key, reading.max_weights
     for file in files:
         if file.refused:
             yield Refused(file.path, file.refused, file.detail)
             continue
         try:
-            content = read_checkpoint(folder / file.path, key=key, most=most)
+            networks = _networks(folder, file, reading)
         except RejectedError as error:
             yield Refused(file.path, error.reason, error.detail)
             continue
-        notes = flattened(content.notes)
-        run, checkpoint = file.run, file.checkpoint
-        if file.told_by_folder and notes.get(reading.run_column or "run_id") is not None:
-            run = str(notes[reading.run_column or "run_id"])
-        if checkpoint is None and reading.checkpoint_column is not None:
-            checkpoint = _number(notes.get(reading.checkpoint_column), file.path)
-        known = {**notes, **file.metadata}
-        metadata = {column: value for column, value in known.items() if column not in RESERVED}
-        architecture = str(metadata.pop("architecture", "") or "")
-        yield Found(file.name, run, checkpoint, content.state, metadata, architecture, content.constants)
+        for network in networks:
+            yield _described(file, network, len(networks) > 1, reading)
+
+
+def _networks(folder: Path, file: File, reading: ReadingConfig) -> list[Checkpoint]:
+    key, most = reading.state_key, reading.max_weights
+    if not file.shards:
+        return read_networks(folder / file.path, key=key, most=most)
+    content: dict[str, Any] = {}
+    for shard in file.shards:
+        if not (folder / shard).is_file():
+            raise RejectedError("file_missing", f"the shard {shard}")
+        tensors = load_file(folder / shard, most=most).value
+        double = content.keys() & tensors.keys() if isinstance(tensors, Mapping) else {shard}
+        if double:
+            raise RejectedError("clash", f"{min(map(str, double))} in two shards")
+        content |= tensors
+    try:
+        return select_all(content, key=key, most=most)
+    except BROKEN as error:
+        raise error if isinstance(error, RejectedError) else RejectedError("unreadable", shown(error)) from error
+
+
+def _described(file: File, network: Checkpoint, several: bool, reading: ReadingConfig) -> Found:
+    """Return one network of a file with its run, checkpoint and columns; several of one file share their split."""
+    notes = flattened(network.notes)
+    run, checkpoint = file.run, file.checkpoint
+    if file.told_by_folder and notes.get(reading.run_column or "run_id") is not None:
+        run = str(notes[reading.run_column or "run_id"])
+    if checkpoint is None and reading.checkpoint_column is not None:
+        checkpoint = _number(notes.get(reading.checkpoint_column), file.path)
+    told = {
+        "state_key": network.key,
+        "left_out": ", ".join(network.left_out),
+        "stubbed": ", ".join(network.stubbed[:16]),
+    }
+    known = {**notes, **file.metadata, **{name: text for name, text in told.items() if text}}
+    metadata = {column: value for column, value in known.items() if column not in RESERVED}
+    if several:
+        metadata["group"] = run
+    place = f"#{network.key}" if several else ""
+    architecture = str(metadata.pop("architecture", "") or "")
+    return Found(
+        f"{file.name}{place}", f"{run}{place}", checkpoint, network.state, metadata, architecture, network.constants
+    )
 
 
 def _plan(folder: Path, files: list[File], late: list[Refused], config: ZooConfig) -> Plan:
@@ -161,13 +218,75 @@ def _plan(folder: Path, files: list[File], late: list[Refused], config: ZooConfi
     return Plan(read, pieces, late, known, {"source": config.source, "path": str(config.path)})
 
 
-def _checkpoints(folder: Path) -> list[str]:
-    """Return the paths of all checkpoint files in natural order (2 before 10), hidden ones left out."""
-    found = [path.relative_to(folder) for path in folder.rglob("*") if path.suffix in SUFFIXES and not path.is_dir()]
-    paths = [path.as_posix() for path in found if not any(part.startswith(".") for part in path.parts)]
-    if not paths:
+def _checkpoints(folder: Path) -> tuple[list[str], list[str]]:
+    """Return the paths of all checkpoint files in the order of time, and of all other files, hidden ones left out."""
+    found = [path.relative_to(folder) for path in folder.rglob("*") if not path.is_dir()]
+    shown_files = [path for path in found if not any(part.startswith(".") for part in path.parts)]
+    chosen = [path for path in shown_files if _is_checkpoint(folder / path)]
+    if not chosen:
         raise DataError("no checkpoints here", where=f"zoo.path={folder}", expected=f"files *{', *'.join(SUFFIXES)}")
-    return sorted(paths, key=natural)
+    others = {path.as_posix() for path in shown_files} - {path.as_posix() for path in chosen} - set(TABLES)
+    return sorted((path.as_posix() for path in chosen), key=in_time), sorted(others, key=natural)
+
+
+def _is_checkpoint(path: Path) -> bool:
+    """Return whether a file is named as a checkpoint or an index of shards, or begins as one."""
+    if path.suffix.lower() in SUFFIXES or path.name.endswith(INDEX):
+        return True
+    if not path.is_file():
+        return False
+    try:
+        kind_of(path)
+    except (RejectedError, OSError, zipfile.BadZipFile):
+        return False
+    return True
+
+
+def in_time(path: str) -> tuple[Any, int, Any]:
+    """Return a key that sorts paths by folder, and in it initial, numbered and other files (best, last), 2 before 10."""
+    parent, _, name = path.rpartition("/")
+    numbered = re.search(r"\d", name.partition(".")[0]) or STEP.search(name)
+    return natural(parent), 0 if FIRST.search(name) else 1 if numbered else 2, natural(name)
+
+
+def _sharded(folder: Path, paths: list[str]) -> tuple[list[str], dict[str, tuple[str, ...]], dict[str, dict[str, str]]]:
+    """Return the paths without those of shards, the shards of each index, and why other files are no networks."""
+    shards: dict[str, tuple[str, ...]] = {}
+    refused: dict[str, dict[str, str]] = {}
+    for path in (path for path in paths if path.endswith(INDEX)):
+        try:
+            shards[path] = _shards(folder, path)
+        except RejectedError as error:
+            refused[path] = {"refused": error.reason, "detail": error.detail}
+    held = {shard for some in shards.values() for shard in some}
+    for path in paths:
+        if path in held or path.endswith(INDEX):
+            continue
+        if SHARD.search(path) or path.endswith(".distcp"):
+            fix = "put its index (.index.json) beside it" if SHARD.search(path) else "convert it by dcp_to_torch_save"
+            refused[path] = {"refused": "no_checkpoint", "detail": f"a shard of a network without its index; {fix}"}
+    return [path for path in paths if path not in held], shards, refused
+
+
+def _shards(folder: Path, path: str) -> tuple[str, ...]:
+    """Return the files that an index of shards names, which lie beside it."""
+    if (folder / path).is_symlink() or (folder / path).stat().st_size > LARGEST_INDEX:
+        raise RejectedError("unreadable", "a link or too long for an index of shards")
+    try:
+        names = json.loads((folder / path).read_text(encoding="utf-8"))["weight_map"].values()
+    except (ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError) as error:
+        raise RejectedError("unreadable", f"no index of shards ({type(error).__name__})") from error
+    parent, found = Path(path).parent, []
+    for name in dict.fromkeys(names):
+        if not isinstance(name, str) or Path(name).name != name:
+            raise RejectedError("outside", f"names {str(name)[:80]!r}")
+        place = (parent / name).as_posix()
+        if not (folder / place).resolve().is_relative_to(folder.resolve()):
+            raise RejectedError("outside", f"{place} leads out of the folder")
+        found.append(place)
+    if not found:
+        raise RejectedError("no_checkpoint", "an index that names no shard")
+    return tuple(found)
 
 
 def _metadata(folder: Path, paths: list[str], config: ZooConfig) -> tuple[list[dict[str, Any]], list[Refused]]:
@@ -202,9 +321,9 @@ def _named(
     if not (folder / path).is_file():  # a pipe would be waited for without end
         return File(path, name, "", None, {}, "unreadable", "no regular file")
     reading = config.reading
-    parent = Path(path).parent.as_posix()
+    parent, step = _folder_of_run(path)
     run = row.get(reading.run_column or "run_id")
-    number = row.get(reading.checkpoint_column or "checkpoint")
+    number = row.get(reading.checkpoint_column or "checkpoint", step)
     if pattern is not None:
         match = pattern.search(path)
         if match is None or match["run"] is None:
@@ -213,6 +332,20 @@ def _named(
     named = run if run is not None else parent if parent != "." else Path(path).stem
     metadata = {column: value for column, value in row.items() if column not in ("run_id", "checkpoint")}
     return File(path, name, str(named), _number(number, path), metadata, told_by_folder=run is None)
+
+
+def _folder_of_run(path: str) -> tuple[str, int | None]:
+    """Return what the folders of a file say of its run, and its time in it if there is a folder for each step.
+
+    Of `run0/checkpoint-500/model.safetensors` the run is `run0`; where the file has a name of its own, that is part of it.
+    """
+    place = Path(path)
+    step = STEP.fullmatch(place.parent.name)
+    if step is None:
+        return place.parent.as_posix(), None
+    stem = place.name.partition(".")[0]
+    parts = [*place.parent.parent.parts, *([] if stem.lower() in USUAL else [stem])]
+    return "/".join(parts) or "run", int(step[1])
 
 
 def _number(value: Any, path: str) -> float | None:

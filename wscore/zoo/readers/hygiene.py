@@ -6,6 +6,7 @@ what the test set asks for.
 """
 
 import hashlib
+import re
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
@@ -19,6 +20,9 @@ from wscore.networks.layout import Layout
 SKETCH = 16  # numbers per network
 SMALLEST_LAYER = 64  # weights of a tensor that two networks hardly share by chance
 NEIGHBOURS = 16
+FIXED = re.compile(
+    r"pe|inv_freq|freqs|sinusoid\w*|(?:sin|cos)_cached|anchors?|priors?", re.IGNORECASE
+)  # names of tables
 TRAINED = ("linear", "conv", "other")
 Vector = Callable[[int], np.ndarray]
 
@@ -29,18 +33,29 @@ def defect(layout: Layout, vector: Float32[np.ndarray, " weights"], *, limit: fl
     Args:
         layout: of the vector.
         vector: flat weights.
-        limit: largest absolute weight.
+        limit: largest absolute weight; running statistics are none.
         constant: whether networks whose weight matrices are all constant are unfit.
     """
     finite = np.isfinite(vector)
     if not finite.all():
         return "not_finite", f"{np.count_nonzero(~finite):,} of {vector.size:,} weights"
-    largest = float(np.abs(vector).max())
-    if largest > limit:
-        return "large_weights", f"{largest:.4g} > {limit:g}"
+    large = _largest(layout, vector) if float(np.abs(vector).max()) > limit else ("", 0.0)
+    if large[1] > limit:
+        return "large_weights", f"{large[1]:.4g} in {large[0]}; zoo.max_weight is {limit:g}"
     if constant and all(np.ptp(part) == 0 for part in _matrices(layout, vector, 2)):
         return "constant", f"all {vector.size:,} weights" if np.ptp(vector) == 0 else "every weight matrix"
     return "", ""
+
+
+def _largest(layout: Layout, vector: np.ndarray) -> tuple[str, float]:
+    """Return the name of the tensor with the largest absolute weight, and that weight."""
+    sizes = [
+        (float(np.abs(vector[offset : offset + spec.size]).max()), spec.name)
+        for spec, offset in zip(layout.tensors, layout.offsets, strict=True)
+        if spec.size and spec.kind not in ("running_mean", "running_var")
+    ]
+    size, name = max(sizes, default=(0.0, ""))
+    return name, size
 
 
 def digest(layout: Layout, vector: Float32[np.ndarray, " weights"]) -> str:
@@ -49,9 +64,38 @@ def digest(layout: Layout, vector: Float32[np.ndarray, " weights"]) -> str:
 
 
 def layer_digests(layout: Layout, vector: Float32[np.ndarray, " weights"]) -> list[str]:
-    """Return a hash of each weight tensor that is large enough, and not constant, so that only relatives share it."""
-    parts = [part for part in _matrices(layout, vector, SMALLEST_LAYER) if np.ptp(part) > 0]
-    return [hashlib.sha256(f"{part.size}/".encode() + part.tobytes()).hexdigest()[:16] for part in parts]
+    """Return hash and name of each weight tensor that only relatives share: large, not constant, and no fixed table."""
+    found = []
+    for spec, offset in zip(layout.tensors, layout.offsets, strict=True):
+        part = vector[offset : offset + spec.size]
+        if spec.kind not in TRAINED or spec.size < SMALLEST_LAYER or np.ptp(part) == 0:
+            continue
+        if not is_fixed_table(spec.name, part.reshape(spec.shape)):
+            found.append(f"{hashlib.sha256(f'{part.size}/'.encode() + part.tobytes()).hexdigest()[:16]} {spec.name}")
+    if not found and not any(spec.kind in TRAINED and spec.size >= SMALLEST_LAYER for spec in layout.tensors):
+        whole = np.ptp(vector) > 0 and vector.size >= SMALLEST_LAYER
+        return [f"{hashlib.sha256(f'{vector.size}/'.encode() + vector.tobytes()).hexdigest()[:16]} "] if whole else []
+    return found
+
+
+def is_fixed_table(name: str, values: np.ndarray) -> bool:
+    """Return whether a tensor is a table that nothing trains: of sinusoids, of frequencies or of anchors.
+
+    Sinusoids and straight lines over equal steps satisfy x[t - 1] + x[t + 1] = c x[t] in every column, with one c <= 2 for
+    each; frequencies are a geometric sequence.
+    """
+    if FIXED.fullmatch(name.rpartition(".")[2]):
+        return True
+    table = np.squeeze(values).astype(np.float64)
+    if table.ndim == 1 and table.size > 3 and (table > 0).all():
+        steps = np.diff(np.log(table))
+        return bool(np.ptp(steps) < 1e-4 * max(float(np.abs(steps).max()), 1e-9))
+    if table.ndim != 2 or len(table) < 5:
+        return False
+    inner, sums = table[1:-1], table[:-2] + table[2:]
+    factor = (inner * sums).sum(0) / np.maximum(np.square(inner).sum(0), 1e-30)
+    error = np.abs(sums - factor * inner).max(0)
+    return bool((error <= 1e-4 * np.maximum(np.abs(table).max(0), 1e-6)).all() and (np.abs(factor) <= 2.001).all())
 
 
 def sketch(vector: Float32[np.ndarray, " weights"]) -> Float32[np.ndarray, " entry"]:
@@ -114,7 +158,8 @@ def join_groups(runs: Sequence[str], relations: Iterable[tuple[str, str]]) -> li
 def shared_layers(runs: Sequence[str], digests: Iterable[Iterable[str]]) -> list[tuple[str, str]]:
     """Return pairs of runs that hold an identical layer; each run is paired with the first that holds it."""
     first: dict[str, str] = {}
-    pairs = {(first.setdefault(layer, run), run) for run, layers in zip(runs, digests, strict=True) for layer in layers}
+    named = ((run, layer.partition(" ")[0]) for run, layers in zip(runs, digests, strict=True) for layer in layers)
+    pairs = {(first.setdefault(layer, run), run) for run, layer in named}
     return sorted((a, b) for a, b in pairs if a != b)
 
 

@@ -8,7 +8,7 @@ one shard at a time; what is kept in memory of each network is a few hundred byt
 import shutil
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -19,18 +19,27 @@ import pandas as pd
 from tqdm import tqdm
 
 from wscore.config import to_plain
-from wscore.errors import ConfigError, DataError, WscoreWarning
+from wscore.errors import ConfigError, DataError, WscoreWarning, printable
 from wscore.io import atomic_folder, content_hash, read_json, source_code, write_csv, write_json
 from wscore.networks.architectures import parse
 from wscore.networks.factories import Built, try_to_build
-from wscore.networks.layout import Layout, layout_of
+from wscore.networks.layout import Layout, is_convolution, layout_of
 from wscore.networks.records import REASONS, Found, Refused
 from wscore.parallel import workers_here
 from wscore.zoo.buffers import collect, is_small, set_key, write_sets
 from wscore.zoo.config import HygieneConfig, ReadingConfig, ZooConfig
 from wscore.zoo.readers.hygiene import defect, digest, join_groups, layer_digests, near_pairs, shared_layers, sketch
 from wscore.zoo.readers.metadata import Columns
-from wscore.zoo.store import SET_ASIDE, is_whole, read_metadata, read_part, write_layouts, write_part, write_set_aside
+from wscore.zoo.store import (
+    OTHERS,
+    SET_ASIDE,
+    is_whole,
+    read_metadata,
+    read_part,
+    write_layouts,
+    write_part,
+    write_set_aside,
+)
 
 CACHE = Path(".cache/zoo")
 ROWS_PER_PART = 1024
@@ -48,6 +57,8 @@ class Plan(NamedTuple):
         identity: hash of all that is read.
         origin: where it comes from, recorded in the zoo.
         empty: what to do if it turns out that there is nothing in it.
+        others: paths of files in the source that are no checkpoints.
+        runs: what tells which networks belong to one run.
     """
 
     read: Reader
@@ -56,6 +67,8 @@ class Plan(NamedTuple):
     identity: str
     origin: dict[str, str]
     empty: str | None = None
+    others: Sequence[str] = ()
+    runs: str = ""
 
 
 class Job(NamedTuple):
@@ -106,7 +119,10 @@ def take_in(plan: Plan, config: ZooConfig, out: Path, factories: Mapping[str, st
     with atomic_folder(out) as temporary:
         taken.write(temporary)
         write_csv(temporary / "rebuilding.csv", dict(stuck))
-        write_json(temporary / "source.json", plan.origin)
+        write_json(temporary / "source.json", {**plan.origin, **({"runs": plan.runs} if plan.runs else {})})
+        if plan.others:
+            suffixes = [Path(path).suffix.lower() for path in plan.others]
+            write_csv(temporary / OTHERS, {"file": [printable(path) for path in plan.others], "suffix": suffixes})
         write_set_aside(temporary, refused)
     shutil.rmtree(folder, ignore_errors=True)
     _warn_of(stuck)
@@ -314,7 +330,7 @@ class Taken:
             "group": self.groups[rows],
             "dtype": some["dtype"].to_numpy(object),
             "n_weights": [held[name].size for name in some["layout"]],
-            "has_conv_layers": ["conv" in kinds[name] for name in some["layout"]],
+            "has_conv_layers": [any(is_convolution(spec) for spec in held[name].tensors) for name in some["layout"]],
             "has_batch_norm": ["running_mean" in kinds[name] for name in some["layout"]],
         })  # fmt: skip
         if any(self.factories):
@@ -341,7 +357,9 @@ def judge(paths: Sequence[Path], hygiene: HygieneConfig) -> Taken:
     _find_near_duplicates(taken, hygiene)
     if hygiene.lineage:
         rows = np.flatnonzero(taken.kept)
-        taken.relations |= set(shared_layers(list(taken.runs[rows]), (taken.table["layers"].iloc[row] for row in rows)))
+        layers = [taken.table["layers"].iloc[row] for row in rows]
+        taken.relations |= set(shared_layers(list(taken.runs[rows]), layers))
+        _warn_of_shared(list(taken.runs[rows]), layers)
     rows = np.flatnonzero(taken.kept)
     for row in rows.tolist():
         known = taken.metadata(row)
@@ -350,6 +368,21 @@ def judge(paths: Sequence[Path], hygiene: HygieneConfig) -> Taken:
             taken.relations.add((str(known["group"]), taken.runs[row]))
     taken.groups[rows] = join_groups(list(taken.runs[rows]), taken.relations)
     return taken
+
+
+def _warn_of_shared(runs: Sequence[str], layers: Sequence[Iterable[str]]) -> None:
+    """Name the tensor that joins most runs, where it joins more than two: it may be a table that nothing trains."""
+    holders: dict[str, set[str]] = {}
+    for run, some in zip(runs, layers, strict=True):
+        for layer in some:
+            holders.setdefault(layer, set()).add(run)
+    layer, joined = max(holders.items(), key=lambda item: len(item[1]), default=("", set()))
+    if len(joined) > 2:
+        name = printable(layer.partition(" ")[2])
+        message = (
+            f"{len(joined)} runs share their split because `{name}` is the same in all of them; if it is a table that"
+        )
+        warnings.warn(f"{message} nothing trains, set zoo.hygiene.lineage to false", WscoreWarning, stacklevel=4)
 
 
 def _check_metadata(taken: Taken, hygiene: HygieneConfig) -> None:
@@ -446,4 +479,4 @@ def _counted(refused: Sequence[Refused]) -> str:
 
 
 def _first(refused: Sequence[Refused]) -> str | None:
-    return f"the first is {refused[0].model_id}: {refused[0].detail}" if refused else None
+    return printable(f"the first is {refused[0].model_id}: {refused[0].detail}") if refused else None

@@ -16,9 +16,10 @@ from torch import Tensor
 from wscore.errors import ConfigError, DataError
 from wscore.hub.client import download_zoo
 from wscore.io import content_hash
-from wscore.networks.checkpoints import select
+from wscore.networks.checkpoints import BROKEN, HARMLESS_SIZE, RATIO, shown
 from wscore.networks.layout import Layout
 from wscore.networks.records import Found, Refused, RejectedError
+from wscore.networks.selection import select
 from wscore.zoo.config import ColumnsConfig, ReadingConfig, ZooConfig
 from wscore.zoo.readers.flat_vectors import cut
 from wscore.zoo.readers.folder import find_folder, stamp
@@ -95,20 +96,48 @@ def read_own(folder: str, rows: tuple[int, int]) -> Iterator[Found | Refused]:
 
 
 def read_piece(reading: ReadingConfig, piece: Piece) -> Iterator[Found | Refused]:
-    """Yield the networks in some rows of a table."""
+    """Yield the networks in some rows of a table; rows that can't be unpacked are refused one by one."""
     number = piece.first
-    file = pq.ParquetFile(piece.file)
-    for batch in file.iter_batches(batch_size=BATCH, row_groups=list(piece.groups)):
-        for row in _rows(batch, reading.columns.weights):
-            given = None if reading.columns.id is None else plain_value(row.get(reading.columns.id))
-            name = f"row-{number:07d}" if given is None else str(given)
-            number += 1
+    with pq.ParquetFile(piece.file) as file:
+        for group in piece.groups:
+            count = file.metadata.row_group(group).num_rows
+            done = 0
             try:
-                yield _network(name, row, reading)
+                _check_group(file, group, piece.file)
+                for batch in file.iter_batches(batch_size=BATCH, row_groups=[group]):
+                    for row in _rows(batch, reading.columns.weights):
+                        yield _read_row(number + done, row, reading)
+                        done += 1
             except RejectedError as error:
-                yield Refused(name, error.reason, error.detail)
-            except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
-                yield Refused(name, "unreadable", f"{type(error).__name__}: {' '.join(str(error).split())[:160]}")
+                rest = Refused("", error.reason, error.detail)
+            except (*BROKEN, pa.ArrowException) as error:
+                rest = Refused("", "unreadable", shown(error))
+            else:
+                rest = None
+            if rest is not None:
+                yield from (rest._replace(model_id=f"row-{row:07d}") for row in range(number + done, number + count))
+            number += count
+
+
+def _check_group(file: pq.ParquetFile, group: int, path: str) -> None:
+    """Refuse a row group that claims to unpack to far more than the file holds, also by numbers that are said once."""
+    held, claimed, meta = Path(path).stat().st_size, 0, file.metadata.row_group(group)
+    for column in range(meta.num_columns):
+        part = meta.column(column)
+        claimed += max(part.total_uncompressed_size, 8 * part.num_values)
+    if claimed > max(RATIO * held, HARMLESS_SIZE):
+        raise RejectedError("too_large", f"{claimed:,} bytes in a file of {held:,}")
+
+
+def _read_row(number: int, row: dict[str, Any], reading: ReadingConfig) -> Found | Refused:
+    given = None if reading.columns.id is None else plain_value(row.get(reading.columns.id))
+    name = f"row-{number:07d}" if given is None else str(given)
+    try:
+        return _network(name, row, reading)
+    except RejectedError as error:
+        return Refused(name, error.reason, error.detail)
+    except BROKEN as error:
+        return Refused(name, "unreadable", shown(error))
 
 
 @functools.lru_cache(maxsize=1)

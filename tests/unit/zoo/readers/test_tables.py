@@ -4,10 +4,16 @@ import json
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
+from wscore.config import load_section
 from wscore.errors import ConfigError, DataError, WscoreWarning
+from wscore.networks.records import Found, Refused
+from wscore.zoo.config import ZooConfig
+from wscore.zoo.readers.tables import Piece, read_piece
 
 SHAPES = {"network.0.weight": (3, 2), "network.0.bias": (3,), "network.2.weight": (1, 3), "network.2.bias": (1,)}
 
@@ -124,3 +130,29 @@ def test_rows_without_a_name_are_numbered_and_double_names_are_listed(read_zoo, 
         zoo = read_zoo("parquet", write(tmp_path / "in", rows), reading={"columns": {"id": "name"}})
     assert list(zoo.table["model_id"]) == ["a", "row-0000001", "row-0000003"]
     assert set_aside() == {"a": "same_checkpoint"}
+
+
+def test_a_damaged_row_group_costs_its_own_rows_only(tmp_path):
+    rows = [[float(row), 1.0, 2.0] for row in range(6)]
+    table = pa.table({"weights": pa.array(rows, pa.list_(pa.float32()))})
+    path = tmp_path / "t.parquet"
+    pq.write_table(table, path, row_group_size=2, compression="zstd", use_dictionary=False)
+    meta = pq.ParquetFile(path).metadata.row_group(1).column(0)
+    data = bytearray(path.read_bytes())
+    data[meta.data_page_offset : meta.data_page_offset + meta.total_compressed_size] = bytes(meta.total_compressed_size)
+    path.write_bytes(data)
+    found = list(read_piece(load_section(ZooConfig, "zoo").reading, Piece(str(path), (0, 1, 2), 0)))
+    assert [isinstance(item, Found) for item in found] == [True, True, False, False, True, True]
+    assert {item.model_id: item.reason for item in found[2:4]} == {
+        "row-0000002": "unreadable",
+        "row-0000003": "unreadable",
+    }
+
+
+def test_a_number_that_is_said_once_is_no_network(tmp_path):
+    bomb = pa.array([np.zeros(20_000_000, np.float32)], pa.list_(pa.float32()))
+    pq.write_table(pa.table({"weights": bomb}), tmp_path / "t.parquet")
+    assert (tmp_path / "t.parquet").stat().st_size < 20_000
+    (item,) = read_piece(load_section(ZooConfig, "zoo").reading, Piece(str(tmp_path / "t.parquet"), (0,), 0))
+    assert isinstance(item, Refused)
+    assert item.reason == "too_large"

@@ -1,0 +1,392 @@
+"""Which networks a checkpoint holds: found by its nesting, its tensors and whole words of names.
+
+A part is a mapping with tensors somewhere inside. Parts of an optimizer and random states go; an average (EMA, target,
+teacher) goes where the network that it averages is beside it, and a copy where its weights are equal. What is left is
+one network in several parts, which are joined, or, if all of them are state dicts with twins, several networks.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from wscore.networks.naming import native, natural, plain_names
+from wscore.networks.pickles import Stub
+from wscore.networks.records import RejectedError
+from wscore.networks.reparametrised import check_not_quantised, effective
+
+WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "module", "params", "weights")
+COLLECTIONS = ("params", "batch_stats", "state")  # of one network as flax keeps them
+OUTER = ("state_dict", "model_state_dict", "params")  # first words of flat names that are no module's
+OPTIMIZERS = {"optim", "optims", "optimizer", "optimizers", "optimiser", "optimisers"}
+LIKELY = {"opt", "scheduler", "schedulers", "sched", "grad", "grads", "gradients", "callback", "callbacks", "loops"}
+MOMENTS = {
+    "exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer", "square_avg", "acc_delta", "exp_inf", "grad_avg",
+    "adam", "adam_1", "momentum", "rmsprop", "rmsprop_1",
+}  # fmt: skip
+AVERAGES = {"ema", "swa", "avg", "average", "averaged", "target", "teacher", "momentum", "polyak", "shadow"}
+MEMBERS = re.compile(r"(?:seed|member|model|net|network|run|fold|replica|agent|particle)_?\d+", re.IGNORECASE)
+SETTINGS = {"hyper_parameters", "hparams", "args", "config", "cfg", "options", "opt", "opts", "metrics", "history"}
+DEEPEST, MOST_NODES = 24, 200_000
+MOST_FACTS = 256  # settings of one checkpoint that become columns
+Scalar = bool | int | float | str
+
+
+class Checkpoint(NamedTuple):
+    """One network in a file.
+
+    Attributes:
+        state: floating-point tensors and counters (one integer) by name, in canonical order.
+        notes: numbers and texts beside them, such as epoch and accuracy; settings are nested mappings.
+        constants: masks and tables of indices by name: buffers that belong to the architecture and are no weights.
+        key: dotted place of the network in the file; empty for all of it.
+        left_out: places of averages, copies and other networks that are not part of it.
+        stubbed: full names of the objects in the file that were not made.
+    """
+
+    state: dict[str, Tensor]
+    notes: dict[str, Any]
+    constants: dict[str, Tensor]
+    key: str = ""
+    left_out: tuple[str, ...] = ()
+    stubbed: tuple[str, ...] = ()
+
+
+class _Choice(NamedTuple):
+    """A network before its tensors are collected."""
+
+    key: str
+    content: Any
+    notes: dict[str, Any]
+    left_out: tuple[str, ...]
+
+
+def select(content: Any, *, key: str | None, most: int) -> Checkpoint:
+    """Return the only network in what was read from a file: see `select_all`.
+
+    Raises:
+        RejectedError: if there is none, or there are several.
+    """
+    found = select_all(content, key=key, most=most)
+    if len(found) > 1:
+        places = ", ".join(network.key for network in found[:6])
+        raise RejectedError("no_checkpoint", f"{len(found)} networks ({places}); name one by its key")
+    return found[0]
+
+
+def select_all(content: Any, *, key: str | None, most: int) -> list[Checkpoint]:
+    """Return the networks in what was read from a file, in plain names and canonical order.
+
+    Args:
+        content: nested mappings, lists, tensors and numbers.
+        key: dotted place of the network; `*` stands for every entry of a mapping or list; None finds it.
+        most: largest count of numbers in a network.
+
+    Raises:
+        RejectedError: if there is none, its tensors are not real numbers, or they are more than `most`.
+    """
+    chosen: list[_Choice] = []
+    for place, value, notes in _named(content, key):
+        if _is_optimizer(value) and not set(WRAPPERS) & set(map(str, value)):
+            raise RejectedError("no_checkpoint", "the state of an optimizer")
+        chosen += _choose(value, place, notes, ())
+    if not chosen:
+        raise RejectedError("no_checkpoint", f"{type(content).__name__} without tensors by name")
+    return [_checkpoint(choice, most) for choice in chosen]
+
+
+def is_weight(name: str, tensor: Tensor) -> bool:
+    """Return whether a tensor is a weight or a counter; masks and tables of indices are constants of the architecture."""
+    if tensor.is_complex() or tensor.is_sparse or tensor.is_quantized or tensor.layout != torch.strided:
+        raise RejectedError("not_real", f"{name}: {tensor.dtype}, {tensor.layout}")
+    if not tensor.is_floating_point():
+        return tensor.numel() == 1
+    leaf = name.rpartition(".")[2]
+    corner = tensor.detach()[..., :64, :64].float() if tensor.ndim > 1 else tensor.detach().float()
+    if leaf == "bias" and tensor.ndim > 1:  # the causal mask of GPT-2; other biases of several axes are learned
+        return (
+            tensor.shape[-1] < 2
+            or tensor.shape[-1] != tensor.shape[-2]
+            or not torch.equal(corner, torch.ones_like(corner).tril())
+        )
+    if "mask" not in leaf or "token" in leaf or (tensor.ndim < 2 and tensor.numel() > 1):
+        return True
+    values = torch.unique(corner)
+    return len(values) > 2 or not bool(((values == 0) | (values == 1) | (values <= -1e4)).all())
+
+
+def _checkpoint(choice: _Choice, most: int) -> Checkpoint:
+    flat, dropped = _without_moments(dict(_flat(choice.content)))
+    state = effective(plain_names(_outer_removed(flat, bool(dropped))))
+    count = sum(tensor.numel() for tensor in state.values())
+    if count > most:
+        raise RejectedError("too_large", f"{count:,} numbers")
+    check_not_quantised(state)
+    kept = {name: tensor for name, tensor in state.items() if is_weight(name, tensor)}
+    if not any(tensor.is_floating_point() and tensor.numel() for tensor in kept.values()):
+        raise RejectedError("no_checkpoint", f"no floating-point tensors among {sorted(state)[:6]}")
+    names = sorted(kept, key=natural)
+    constants = {name: state[name] for name in sorted(state.keys() - kept.keys(), key=natural)}
+    left_out = (*choice.left_out, *(name for name in dropped if _words(name) & AVERAGES))
+    return Checkpoint({name: kept[name] for name in names}, choice.notes, constants, choice.key, left_out)
+
+
+def _named(content: Any, key: str | None) -> Iterator[tuple[str, Any, dict[str, Any]]]:
+    """Yield what lies under a dotted key, with its place and the notes on the way."""
+    places: list[tuple[str, Any, dict[str, Any]]] = [("", _nested(content), {})]
+    for part in key.split(".") if key is not None else ():
+        further = []
+        for place, value, notes in places:
+            entries = dict(_entries(value))
+            chosen = [name for name in entries if part in (name, "*")]
+            if part == "*":
+                chosen = [name for name in chosen if any(True for _ in _flat(entries[name]))]
+            if not chosen:
+                known = sorted(entries)[:8] if entries else type(value).__name__
+                raise RejectedError("no_checkpoint", f"zoo.reading.state_key {key!r} is not there, but {known}")
+            more = {**notes, **_notes(value)}
+            further += [(f"{place}.{name}" if place else name, _nested(entries[name]), more) for name in chosen]
+        places = further
+    yield from places
+
+
+def _choose(content: Any, key: str, notes: dict[str, Any], left_out: tuple[str, ...]) -> list[_Choice]:
+    """Return the networks in a part of a checkpoint."""
+    for _ in range(DEEPEST if isinstance(content, Mapping | list | tuple) else 0):
+        content = _nested(content)
+        notes = {**_notes(content), **notes}
+        parts, dropped = _parts(content)
+        left_out = (*left_out, *(f"{key}.{name}" if key else name for name in dropped))
+        direct = {name: item for name, item in _entries(content) if _tensor(name, item) is not None}
+        if isinstance(content, list | tuple) and direct:
+            return []
+        if any(_is_floating(item) for item in direct.values()) or not parts:
+            return [_Choice(key, {**direct, **parts}, notes, left_out)] if direct or parts else []
+        if len(parts) > 1:
+            if not _are_networks(parts):
+                return [_Choice(key, parts, notes, left_out)]
+            places = {name: f"{key}.{name}" if key else name for name in parts}
+            return [one for name, part in parts.items() for one in _choose(part, places[name], notes, left_out)]
+        name = next(iter(parts))
+        if key.rpartition(".")[2] in WRAPPERS and name not in WRAPPERS and not _is_state_dict(parts[name]):
+            return [_Choice(key, parts, notes, left_out)]  # a network of one layer
+        content, key = parts[name], f"{key}.{name}" if key else name
+    return []
+
+
+def _parts(content: Any) -> tuple[dict[str, Any], list[str]]:
+    """Return the parts of networks among the entries of a container, and the names of averages and copies beside them."""
+    parts = {name: _nested(item) for name, item in _entries(content) if isinstance(item, Mapping | list | tuple)}
+    parts = {name: part for name, part in parts.items() if name.lower() not in SETTINGS} or parts
+    parts = {name: part for name, part in parts.items() if any(True for _ in _flat(part))}
+    parts = {name: part for name, part in parts.items() if not _is_memory(name, part)}
+    kept: dict[str, Any] = {}
+    dropped: list[str] = []
+    shapes = {name: _shapes(part) for name, part in parts.items()}
+    for name in sorted(parts, key=lambda name: bool(_words(name) & AVERAGES)):
+        twins = [other for other in kept if shapes[other] == shapes[name]]
+        average = bool(_words(name) & AVERAGES) and twins
+        if average or (_is_state_dict(parts[name]) and any(_are_equal(parts[name], kept[other]) for other in twins)):
+            dropped.append(name)
+        else:
+            kept[name] = parts[name]
+    return {name: part for name, part in parts.items() if name in kept}, dropped
+
+
+def _are_networks(parts: Mapping[str, Any]) -> bool:
+    """Return whether parts are several networks: each is a state dict, and has a twin of the same names and shapes."""
+    whole = all(_is_state_dict(part) or _is_member(name, part) for name, part in parts.items())
+    twins = Counter(frozenset(_shapes(part).items()) for part in parts.values())
+    return whole and min(twins.values()) > 1
+
+
+def _is_state_dict(part: Any) -> bool:
+    """Return whether a part is a flat mapping from dotted names to tensors, or wraps one."""
+    if not isinstance(part, Mapping):
+        return False
+    if any(name in WRAPPERS and isinstance(item, Mapping) for name, item in _entries(part)):
+        return True
+    names = [name for name, item in _entries(part) if _tensor(name, item) is not None]
+    return any("." in name for name in names) and not any(isinstance(item, Mapping) for _, item in _entries(part))
+
+
+def _is_member(name: str, part: Any) -> bool:
+    """Return whether a part is named as a member of an ensemble, and is more than a layer."""
+    layers = isinstance(part, Mapping) and sum(isinstance(item, Mapping) for item in part.values()) > 1
+    return layers and MEMBERS.fullmatch(name) is not None
+
+
+def _is_optimizer(value: Any) -> bool:
+    return isinstance(value, Mapping) and {"state", "param_groups"} <= set(map(str, value))
+
+
+def _is_memory(name: str, part: Any) -> bool:
+    """Return whether a part belongs to an optimizer, a schedule, a callback or a random generator."""
+    words = _words(name)
+    if _is_optimizer(part) or words & OPTIMIZERS or words >= {"opt", "state"} or name.lower() in MOMENTS:
+        return True
+    tensors = list(_flat(part))
+    if all(tensor.numel() < 2 or not tensor.is_floating_point() for _, tensor in tensors):
+        return bool(words & LIKELY) or "rng" in words
+    if words & {"callback", "callbacks", "loops", "grads", "gradients"}:
+        return True
+    return all(tensor.numel() < 2 or _moment(place) for place, tensor in tensors)
+
+
+def _moment(name: str) -> bool:
+    return any(part.lower() in MOMENTS for part in name.split("."))
+
+
+def _words(name: str) -> set[str]:
+    """Return the words of a name: `netG_EMA` has net, g and ema."""
+    return {word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+", name)}
+
+
+def _without_moments(flat: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """Return flat names without those of an optimizer, and without averages of the network beside them."""
+    groups: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in flat.items():
+        first, _, rest = name.partition(".")
+        groups.setdefault(first, {})[rest] = tensor
+    dropped = [first for first, some in groups.items() if "" not in some and _is_memory(first, some)]
+    sizes = {first: Counter(tuple(t.shape) for t in some.values() if t.numel() > 1) for first, some in groups.items()}
+    for first in groups:
+        others = [name for name in groups if name != first and not _words(name) & AVERAGES]
+        if _words(first) & AVERAGES and any(sizes[name] == sizes[first] for name in others) and sizes[first]:
+            dropped.append(first)
+    kept = {name: t for name, t in flat.items() if name.partition(".")[0] not in dropped and not _moment(name)}
+    return (kept, dropped) if kept else (dict(flat), [])
+
+
+def _outer_removed(flat: Mapping[str, Tensor], had_more: bool) -> dict[str, Tensor]:
+    """Return flat names without the word that stands before all of them; flax's collections become one."""
+    firsts = {name.partition(".")[0] for name in flat}
+    whole = all("." in name for name in flat)
+    alone = len(firsts) == 1 and firsts <= set(WRAPPERS if had_more else OUTER)
+    if whole and (alone or ("params" in firsts and firsts <= set(COLLECTIONS))):
+        renamed = [name.partition(".")[2] for name in flat]
+        if len(set(renamed)) == len(renamed):
+            return dict(zip(renamed, flat.values(), strict=True))
+    return dict(flat)
+
+
+def _nested(content: Any) -> Any:
+    """Return a flat mapping whose names are paths with slashes as nested mappings."""
+    if not isinstance(content, Mapping) or not any(isinstance(name, str) and "/" in name for name in content):
+        return content
+    root: dict[str, Any] = {}
+    for name, item in content.items():
+        *path, leaf = [part for part in str(name).split("/") if part] or [str(name)]
+        place = root
+        for part in path:
+            inner = place.setdefault(part, {})
+            if not isinstance(inner, dict):
+                raise RejectedError("clash", f"{name}: {part} is a tensor and a group")
+            place = inner
+        if leaf in place:
+            raise RejectedError("clash", str(name))
+        place[leaf] = item
+    return root
+
+
+def _entries(content: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the entries of a mapping or list by name or number."""
+    if isinstance(content, Stub) and not content and content.entries:
+        content = content.entries
+    if isinstance(content, Mapping):
+        yield from ((str(name), item) for name, item in content.items())
+    elif isinstance(content, list | tuple):
+        yield from ((str(place), item) for place, item in enumerate(content))
+
+
+def _flat(content: Any) -> Iterator[tuple[str, Tensor]]:
+    """Yield all tensors in nested mappings and lists with dotted names; what belongs to an optimizer is left out."""
+    stack: list[tuple[str, str, Any, int]] = [("", "", content, 0)]
+    seen = 0
+    while stack:
+        prefix, name, value, depth = stack.pop()
+        seen += 1
+        if depth > DEEPEST or seen > MOST_NODES:
+            raise RejectedError("too_large", f"nested deeper than {DEEPEST} or in more than {MOST_NODES:,} parts")
+        tensor = _tensor(name, value)
+        if tensor is not None:
+            yield prefix or "weights", tensor
+        elif isinstance(value, Mapping | list | tuple) and not _is_settings(value) and not _is_skipped(name, value):
+            inner = [(f"{prefix}.{key}" if prefix else key, key, item, depth + 1) for key, item in _entries(value)]
+            stack.extend(reversed(inner))
+
+
+def _is_skipped(name: str, value: Any) -> bool:
+    """Return whether a container belongs to an optimizer, told without looking at its tensors."""
+    return bool(name) and (_is_optimizer(value) or bool(_words(name) & OPTIMIZERS) or name.lower() in MOMENTS)
+
+
+def _is_settings(value: Any) -> bool:
+    """Return whether a list holds plain numbers or texts alone, as settings and histories do."""
+    return isinstance(value, list | tuple) and all(item is None or isinstance(item, Scalar) for item in value[:64])
+
+
+def _tensor(name: str, value: Any) -> Tensor | None:
+    """Return a tensor or numeric array as a tensor; None for all else, and for the states of random generators."""
+    if isinstance(value, np.ndarray) and value.dtype.kind in "fiub":
+        value = torch.from_numpy(np.ascontiguousarray(value, native(value.dtype)).reshape(value.shape))
+    if not isinstance(value, Tensor):
+        return None
+    is_random = not value.is_floating_point() and {"rng", "state"} <= _words(name)
+    return None if is_random or "rng_state" in name else value
+
+
+def _is_floating(value: Any) -> bool:
+    kind = value.dtype if isinstance(value, Tensor | np.ndarray) else None
+    return kind.kind == "f" if isinstance(kind, np.dtype) else isinstance(kind, torch.dtype) and kind.is_floating_point
+
+
+def _shapes(part: Any) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in _flat(part) if tensor.numel() > 1}
+
+
+def _are_equal(first: Any, second: Any) -> bool:
+    a, b = dict(_flat(first)), dict(_flat(second))
+    names = [name for name, tensor in a.items() if tensor.numel() > 1]
+    return all(name in b and a[name].dtype == b[name].dtype and torch.equal(a[name], b[name]) for name in names)
+
+
+def _notes(content: Any) -> dict[str, Any]:
+    """Return the numbers and texts in a container, and the settings in it as nested mappings without tensors."""
+    notes: dict[str, Any] = {}
+    for name, item in _entries(content) if isinstance(content, Mapping) else ():
+        if name.lower() in SETTINGS and isinstance(item, Mapping):
+            settings = _facts(item, [MOST_FACTS])
+            notes = {**settings, **notes} if isinstance(settings, dict) else notes
+        elif (fact := _scalar(item)) is not None:
+            notes[name] = fact
+    return notes
+
+
+def _facts(value: Any, left: list[int], depth: int = 0) -> Any:
+    """Return settings as nested mappings of numbers and texts: of plain mappings, `Namespace`, omegaconf and enums."""
+    if not isinstance(value, Mapping):
+        return _scalar(value)
+    if isinstance(value, Stub) and not value:
+        state = value.state if isinstance(value.state, Mapping) else {}
+        value = state.get("_content", state)
+        if not isinstance(value, Mapping) or "_val" in value:
+            return _scalar(value["_val"] if isinstance(value, Mapping) else value)
+    found: dict[str, Any] = {}
+    for name, item in value.items():
+        left[0] -= 1
+        if left[0] < 0 or depth > 6:
+            break
+        fact = _facts(item, left, depth + 1)
+        if fact not in (None, {}) and isinstance(name, str):
+            found[name] = fact
+    return found
+
+
+def _scalar(value: Any) -> Scalar | None:
+    value = value.item() if isinstance(value, np.generic) else value
+    return value if isinstance(value, Scalar) and (not isinstance(value, str | int) or len(str(value)) <= 200) else None
