@@ -33,7 +33,7 @@ from wscore.config import load_section
 from wscore.forecasting.config import PredictorConfig
 from wscore.forecasting.evaluation.baselines import Linear
 from wscore.forecasting.models.predictors import WeightPredictor
-from wscore.forecasting.nowcast import PLACES, Accelerator
+from wscore.forecasting.nowcast import PLACES, Nowcast
 from wscore.forecasting.trajectories.optimizers import OptimizerSpec, make_optimizer
 from wscore.networks.images import Images, ImagesConfig, load_images
 from wscore.networks.lenet import NetworkSpec, build_network
@@ -212,13 +212,13 @@ def train(
 
 def accelerator(
     method: str, network: nn.Module, optimizer: torch.optim.Optimizer, model: WeightPredictor | None
-) -> Accelerator | None:
+) -> Nowcast | None:
     """Return what jumps, if the method does: the same rule of acceptance for both kinds of forecast."""
     if method.startswith("jumps"):
-        return Accelerator(network, optimizer, predictor=model)
+        return Nowcast(network, optimizer, predictor=model)
     if method == "line":
         rule = Linear(msgspec.structs.replace(load_section(PredictorConfig, "predictor"), sequence_length=5))
-        return Accelerator(network, optimizer, predictor=rule)
+        return Nowcast(network, optimizer, predictor=rule)
     return None
 
 

@@ -75,7 +75,9 @@ def predictors(layout: Layout) -> dict[str, WeightPredictor]:
     """Return an untrained predictor of every kind, with the default sizes."""
     series = {**SHAPE, "chunk_size": 1}
     return {
-        "gram": GramPredictor(GramPredictorConfig(**SHAPE, older=(), directions=(3, 20), members=MEMBERS)).eval(),
+        "gram": GramPredictor(
+            GramPredictorConfig(**SHAPE, lagged_snapshots=(), rank_splits=(3, 20), ensemble_size=MEMBERS)
+        ).eval(),
         "transformer_pca": PcaPredictor(
             PcaPredictorConfig(**SHAPE, weights=layout.size, rank=COMPONENTS, mode="residual")
         ).eval(),
@@ -102,7 +104,9 @@ def large(width: int, repeats: int) -> None:
     training = best(step, repeats)
     del network, optimizer
     model, history = (
-        GramPredictor(GramPredictorConfig(**SHAPE, older=(), directions=(3, 20), members=MEMBERS)).eval(),
+        GramPredictor(
+            GramPredictorConfig(**SHAPE, lagged_snapshots=(), rank_splits=(3, 20), ensemble_size=MEMBERS)
+        ).eval(),
         torch.randn(3, layout.size),
     )
     before = resident()

@@ -31,7 +31,7 @@ from wscore.errors import DataError
 from wscore.forecasting.sequences import Windows
 from wscore.forecasting.trajectories.optimizers import OptimizerSpec, make_optimizer
 from wscore.forecasting.trajectories.store import Trajectory
-from wscore.forecasting.trajectories.train_base import BaseConfig, moved, shuffled
+from wscore.forecasting.trajectories.train_base import BaseConfig, epoch_batches, moved
 from wscore.io import read_json, write_json
 from wscore.networks.images import Images
 from wscore.networks.lenet import build_network
@@ -160,7 +160,7 @@ class Training:
         count, size = len(self.images[1]), self.config.batch_size
         while self.steps < step:
             epoch, done = divmod(self.steps, -(-count // size))
-            for chosen in list(shuffled(count, size, self.seed, epoch))[done : done + step - self.steps]:
+            for chosen in list(epoch_batches(count, size, self.seed, epoch))[done : done + step - self.steps]:
                 self.step(chosen, np.random.default_rng([self.seed, self.steps + 1, 1]))
 
     def go_on(self, steps: Sequence[int], random: np.random.Generator) -> Float[np.ndarray, "lag weights"]:
@@ -178,7 +178,7 @@ class Training:
 def coming(count: int, size: int, seed: int, step: int, random: np.random.Generator) -> Iterator[Tensor]:
     """Yield batches as they may come after a step of a run: first what is left in the epoch, in a new order."""
     epoch, done = divmod(step, -(-count // size))
-    left = torch.cat(list(shuffled(count, size, seed, epoch))[done:])
+    left = torch.cat(list(epoch_batches(count, size, seed, epoch))[done:])
     while True:
         yield from left[torch.from_numpy(random.permutation(len(left)))].split(size)
         left = torch.arange(count)

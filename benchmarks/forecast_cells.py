@@ -50,7 +50,7 @@ from benchmarks.glyphs import write_glyphs
 from wscore.config import convert, load_section, to_plain
 from wscore.forecasting.config import PredictorConfig
 from wscore.forecasting.evaluation.baselines import BASELINES as ALL_BASELINES
-from wscore.forecasting.evaluation.evaluate import Method, forecast
+from wscore.forecasting.evaluation.evaluate import Method, forecast_window
 from wscore.forecasting.evaluation.tables import TRUTH
 from wscore.forecasting.sequences import Windows
 from wscore.forecasting.splits import later, learned, windows_between
@@ -288,7 +288,7 @@ def base_config(seeds: Sequence[int], changes: Mapping[str, Any]) -> BaseConfig:
 def predictor_config(options: argparse.Namespace, study: Study) -> PredictorConfig:
     """Return section `predictor:` for training on whole runs."""
     changes = {
-        "kind": "gram", "split": "run", "sequence_length": options.length, "older": options.older,
+        "kind": "gram", "split": "run", "sequence_length": options.length, "lagged_snapshots": options.lagged_snapshots,
         "stride": max(study.strides),
         "augment_strides": list(study.strides), "extrapolation_steps": max(HORIZONS), "far_step": None,
         "predictor_epochs": options.epochs, "augment_share": 0.15,
@@ -370,7 +370,7 @@ def errors_of(methods: Mapping[str, Method], config: PredictorConfig, run: Traje
     chosen = [config.steps.index(step) for step in HORIZONS]
     errors, copied = np.zeros((len(COLUMNS), len(HORIZONS))), np.zeros(len(HORIZONS))
     for last in windows.last.tolist():
-        forecasts, history, _ = forecast(methods, config, run, last)
+        forecasts, history, _ = forecast_window(methods, config, run, last)
         truth = forecasts[TRUTH][chosen].double()
         for number, name in enumerate(methods):
             errors[number] += (forecasts[name][chosen].double() - truth).square().sum(1).numpy()

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from wscore.config import convert, read_yaml
 from wscore.sae.dataset import Scaler
 from wscore.sae.rows import UnitBatch
-from wscore.sae.train import SaeConfig, Trainee, build_sae, objective
+from wscore.sae.train import SaeConfig, SparseTrainingModule, build_sae, sae_objective
 
 SPARSITIES = ("l1", "kl", "hoyer", "topk", "batchtopk", "jumprelu")
 SIZES = ((256, 2048, 256), (768, 16384, 64))  # input, latents, rows per step
@@ -74,8 +74,8 @@ def sparse_step(sparsity: str, width: int, latents: int, x: Tensor, *, dead: boo
     changes = {"sparsity": sparsity, "latent_dim": latents, "k": K, "dead": "auxiliary" if dead else "none"}
     config = convert({**section, **changes}, SaeConfig, where="sae")
     still, one = torch.zeros(width), torch.ones(width)
-    trainee = Trainee(build_sae(config, width, Scaler(still, one, still, float(width)))).train()
-    loss, batch = objective(config, spread=float(width), rows=1), UnitBatch(x, torch.ones_like(x, dtype=torch.bool))
+    trainee = SparseTrainingModule(build_sae(config, width, Scaler(still, one, still, float(width)))).train()
+    loss, batch = sae_objective(config, spread=float(width), rows=1), UnitBatch(x, torch.ones_like(x, dtype=torch.bool))
     optimizer = torch.optim.AdamW(trainee.parameters(), lr=1e-3, weight_decay=0.0, fused=True)
 
     def step() -> None:

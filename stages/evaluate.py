@@ -5,7 +5,7 @@ from pathlib import Path
 from wscore.io import atomic_folder, write_json, write_text
 from wscore.plots.training_curves import draw_histories, find_histories
 from wscore.report.summary_plot import draw_summary
-from wscore.report.table import gather, headline, markdown, sentence
+from wscore.report.table import gather, headline_values, table_markdown, table_summary_line
 from wscore.runner import Run, stage
 
 
@@ -13,9 +13,9 @@ from wscore.runner import Run, stage
 def main(run: Run, *, metrics: Path, plots: Path, headline_file: Path, table: Path, out: Path) -> str:
     """Write the headline figures and the table of all measured figures, and draw what a newcomer sees first."""
     parts = gather(metrics)
-    figures = headline(parts)
+    figures = headline_values(parts)
     write_json(headline_file, {"evaluate": figures})
-    write_text(table, markdown(parts))
+    write_text(table, table_markdown(parts))
     with atomic_folder(out) as folder:
         draw_summary(plots, folder / "summary.png")
         draw_histories(find_histories(plots), folder / "training.png")
@@ -23,7 +23,7 @@ def main(run: Run, *, metrics: Path, plots: Path, headline_file: Path, table: Pa
     run.tracker.log_parent_metrics(figures)
     run.tracker.log_artifact(table)
     run.tracker.log_artifacts(out)
-    return sentence(parts)
+    return table_summary_line(parts)
 
 
 if __name__ == "__main__":

@@ -4,10 +4,10 @@ from pathlib import Path
 
 from wscore.heads.dataset import read_head_data
 from wscore.heads.evaluation.config import EvaluateHeadsConfig
-from wscore.heads.evaluation.evaluate import describe, judge, report, sentence
-from wscore.heads.evaluation.ood import headline, judge_held_out
+from wscore.heads.evaluation.evaluate import control_inputs, evaluate, heads_report, heads_summary_line
+from wscore.heads.evaluation.ood import judge_held_out, ood_summary_line
 from wscore.heads.evaluation.plots import DRAWINGS
-from wscore.heads.evaluation.tables import tables
+from wscore.heads.evaluation.tables import heads_tables
 from wscore.heads.features import FeaturesConfig
 from wscore.heads.train import HeadsConfig, load_head
 from wscore.io import atomic_folder, write_csv, write_json
@@ -22,12 +22,12 @@ def main(run: Run, *, zoo: Path, tokens: Path, representations: Path, heads: Pat
     config, kind, networks = run.params["evaluate_heads"], run.params["heads"], Zoo(zoo)
     features = run.params["features"]
     data = read_head_data(representations, networks, TokenCache(tokens) if kind.reads_tokens else None)
-    rows, found = describe(networks, data, kind, config), {}
+    rows, found = control_inputs(networks, data, kind, config), {}
     with atomic_folder(plots) as folder:
         for task in kind.tasks:
-            verdict = judge(load_head(heads / task, task), data, rows, config)
-            found[task] = report(verdict, config)
-            for name, table in tables(verdict, config).items():
+            verdict = evaluate(load_head(heads / task, task), data, rows, config)
+            found[task] = heads_report(verdict, config)
+            for name, table in heads_tables(verdict, config).items():
                 write_csv(folder / f"{task}_{name}.csv", table.to_dict("series"))
                 DRAWINGS[name](table, folder / f"{task}_{name}.png")
     elsewhere = {} if config.ood is None else judge_held_out(config.ood, networks, data, rows, kind, features, config)
@@ -35,7 +35,7 @@ def main(run: Run, *, zoo: Path, tokens: Path, representations: Path, heads: Pat
     write_json(metrics, content)
     run.tracker.log_metrics(content)
     run.tracker.log_artifacts(plots)
-    return sentence(found) + (f"; {headline(elsewhere)}" if elsewhere else "")
+    return heads_summary_line(found) + (f"; {ood_summary_line(elsewhere)}" if elsewhere else "")
 
 
 if __name__ == "__main__":

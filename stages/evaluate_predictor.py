@@ -6,8 +6,8 @@ from wscore.forecasting.config import PredictorConfig
 from wscore.forecasting.evaluation.config import ForecastConfig
 from wscore.forecasting.evaluation.evaluate import judge_forecasts
 from wscore.forecasting.evaluation.plots import draw_all
-from wscore.forecasting.evaluation.recovery import probe
-from wscore.forecasting.evaluation.tables import report, sentence, tables
+from wscore.forecasting.evaluation.recovery import draw_recovery_images
+from wscore.forecasting.evaluation.tables import forecast_report, forecast_summary_line, forecast_tables
 from wscore.forecasting.splits import make_plan, reachable
 from wscore.forecasting.train import load_predictor
 from wscore.forecasting.trajectories.store import curves, open_trajectories
@@ -21,19 +21,19 @@ from wscore.runner import Run, stage
 def main(run: Run, *, trajectories: Path, predictor: Path, history: Path, metrics: Path, plots: Path) -> str:
     """Forecast every test window by every method and compare weights and networks with what really came."""
     config, settings, runs = run.params["predictor"], run.params["forecast"], open_trajectories(trajectories)
-    probes = [probe(load_images(one.images), settings.probe_images) for one in run.params["base"].each]
+    probes = [draw_recovery_images(load_images(one.images), settings.probe_images) for one in run.params["base"].each]
     plan = make_plan(config, runs)
     judged = judge_forecasts(load_predictor(predictor), plan, reachable(config, plan), probes, settings)
-    found = report(judged)
+    found = forecast_report(judged)
     write_json(metrics, {"predictor_test": found})
     with atomic_folder(plots) as folder:
-        kept = {**tables(judged), "base": curves(runs)}
+        kept = {**forecast_tables(judged), "base": curves(runs)}
         for name, table in kept.items():
             write_csv(folder / f"{name}.csv", dict(table))
         draw_all(kept, history, folder)
     run.tracker.log_metrics({"predictor_test": found})
     run.tracker.log_artifacts(plots)
-    return sentence(found)
+    return forecast_summary_line(found)
 
 
 if __name__ == "__main__":

@@ -2,15 +2,15 @@
 
 from pathlib import Path
 
-from wscore.autoencoder.evaluation.evaluate import probe
+from wscore.autoencoder.evaluation.evaluate import draw_probe_images
 from wscore.evaluation.config import EvaluateConfig
 from wscore.io import atomic_folder, write_csv, write_json
 from wscore.networks.datasets import DataConfig, load_tasks
 from wscore.runner import Run, stage
 from wscore.sae.evaluation.evaluate import decoder_of, open_dictionary, sparse_sentence
 from wscore.sae.evaluation.explain import ExplainConfig
-from wscore.sae.evaluation.plots import DRAWINGS, draw_codes, draw_features, draw_steering, draw_training
-from wscore.sae.evaluation.report import Material, judge_dictionary
+from wscore.sae.evaluation.plots import DRAWINGS, draw_codes, draw_features, draw_sae_training, draw_steering
+from wscore.sae.evaluation.report import EvaluationData, judge_dictionary
 from wscore.tokens.cache import TokenCache
 from wscore.zoo.store import Zoo
 
@@ -30,8 +30,8 @@ def main(
 ) -> str:
     """Rebuild held-out networks from their codes, explain and steer the features, beside controls."""
     config, cache = run.params["evaluate"], TokenCache(tokens)
-    images = probe(load_tasks(run.params["data"]), config)
-    material = Material(Zoo(zoo), cache, images, lambda: decoder_of(autoencoder, representations))
+    images = draw_probe_images(load_tasks(run.params["data"]), config)
+    material = EvaluationData(Zoo(zoo), cache, images, lambda: decoder_of(autoencoder, representations))
     found = judge_dictionary(open_dictionary(sae, cache, representations), material, config, run.params["explain"])
     write_json(metrics, {"sae_test": found.figures})
     with atomic_folder(plots) as folder:
@@ -42,7 +42,7 @@ def main(
         draw_codes(found.tables["latents"], found.codes.counts, found.codes.errors, folder / "codes.png")
         draw_features(found.portraits, folder)
         draw_steering(found.tables["steering"], folder / "steering.png")
-        draw_training(history, folder / "training.png")
+        draw_sae_training(history, folder / "training.png")
     run.tracker.log_metrics({"sae_test": found.figures})
     run.tracker.log_artifacts(plots)
     return sparse_sentence(found.figures)

@@ -8,21 +8,21 @@ from wscore.runner import Run, stage
 from wscore.zoo.config import ZooConfig
 from wscore.zoo.sources import fetch_zoo
 from wscore.zoo.store import Zoo
-from wscore.zoo.summary import describe, how_runs_are_told
-from wscore.zoo.summary import report as kept_and_set_aside
+from wscore.zoo.summary import exclusion_table as kept_and_excluded
+from wscore.zoo.summary import how_runs_are_told, zoo_statistics
 
 
 @stage(data=DataConfig, zoo=ZooConfig)
 def main(run: Run, *, out: Path, report: Path, metrics: Path) -> str:
-    """Write the zoo, its key figures and a table of what was kept and set aside."""
-    set_aside = fetch_zoo(run.params["zoo"], run.params["data"], out)
+    """Write the zoo, its key figures and a table of what was kept and excluded."""
+    excluded = fetch_zoo(run.params["zoo"], run.params["data"], out)
     zoo = Zoo(out)
-    summary = describe(zoo)
-    write_csv(report, kept_and_set_aside(zoo))
+    summary = zoo_statistics(zoo)
+    write_csv(report, kept_and_excluded(zoo))
     write_json(metrics, {"zoo": summary})
     run.tracker.log_metrics(summary)
     runs = f"{summary['runs']:,.0f} runs{how_runs_are_told(zoo)}"
-    return f"{summary['networks']:,.0f} networks of {runs}, {set_aside} set aside"
+    return f"{summary['networks']:,.0f} networks of {runs}, {excluded} excluded"
 
 
 if __name__ == "__main__":

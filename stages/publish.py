@@ -4,7 +4,7 @@ from pathlib import Path
 
 from wscore.hub.upload import upload
 from wscore.publish.config import PublishConfig
-from wscore.publish.pack import Sources, pack, pack_datasets, read_metrics, uploads
+from wscore.publish.pack import Sources, pack_datasets, pack_models, read_metrics, uploads
 from wscore.publish.provenance import gather_provenance
 from wscore.runner import Run, stage
 from wscore.zoo.store import Zoo
@@ -32,7 +32,7 @@ def main(
     config, networks = run.params["publish"], Zoo(zoo)
     origin = gather_provenance(networks, {name: run.params[name] for name in RECORDED})
     sources = Sources(autoencoder, heads, run.params["heads"]["tasks"], sae, predictor, plots)
-    names = pack(out, sources, read_metrics(metrics), origin, config)
+    names = pack_models(out, sources, read_metrics(metrics), origin, config)
     tables = pack_datasets(datasets, networks, representations, origin, config)
     run.tracker.log_metrics({"published_models": len(names), "published_datasets": len(tables)})
     addresses = upload(uploads(out, datasets, config), private=config.private)

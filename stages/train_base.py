@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from wscore.forecasting.trajectories.import_runs import import_runs
-from wscore.forecasting.trajectories.train_base import BaseConfig, record_runs, report, sentence
+from wscore.forecasting.trajectories.train_base import BaseConfig, record_runs, recording_report, recording_summary_line
 from wscore.io import write_json
 from wscore.networks.images import load_images
 from wscore.runner import Run, stage
@@ -19,10 +19,10 @@ def main(run: Run, *, out: Path, metrics: Path) -> str:
         manifests = record_runs(config, images, out, further)
     else:
         manifests = import_runs(config, images, out)
-    found = report(manifests)
+    found = recording_report(manifests)
     write_json(metrics, {"base": found})
     run.tracker.log_metrics({"base": found})
-    return sentence(manifests)
+    return recording_summary_line(manifests)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from wscore.config import to_plain
 from wscore.forecasting.config import PredictorConfig
-from wscore.forecasting.train import report, save_predictor, sentence, train_predictor
+from wscore.forecasting.train import save_predictor, train_predictor, training_report, training_summary_line
 from wscore.forecasting.trajectories.store import identities, open_trajectories
 from wscore.io import atomic_folder, write_json
 from wscore.runner import Run, stage
@@ -24,11 +24,11 @@ def main(run: Run, *, trajectories: Path, out: Path, history: Path, metrics: Pat
     with atomic_folder(out) as folder:
         save_predictor(folder, trained)
     trained.history.to_csv(history)
-    found = report(trained)
+    found = training_report(trained)
     write_json(metrics, {"predictor": found})
     run.tracker.log_metrics({"predictor": found})
     run.tracker.log_artifacts(out)
-    return sentence(trained)
+    return training_summary_line(trained)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 if TYPE_CHECKING:
     from wscore.errors import WscoreError as WscoreError
-    from wscore.forecasting.nowcast import accelerate as accelerate
+    from wscore.forecasting.nowcast import nowcast as nowcast
     from wscore.forecasting.trajectories.recorder import record as record
     from wscore.networks.architectures import Architecture as Architecture
     from wscore.networks.architectures import build as build
@@ -47,7 +47,7 @@ HOMES = {
     "WeightAutoencoder": "wscore.publish.weight_autoencoder",
     "WscoreError": "wscore.errors",
     "Zoo": "wscore.zoo.store",
-    "accelerate": "wscore.forecasting.nowcast",
+    "nowcast": "wscore.forecasting.nowcast",
     "build": "wscore.networks.architectures",
     "layout_of": "wscore.networks.layout",
     "record": "wscore.forecasting.trajectories.recorder",

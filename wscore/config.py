@@ -34,7 +34,7 @@ class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """Base of every configuration class: immutable, unknown keys refused."""
 
 
-class Machine(Section, frozen=True):
+class MachineConfig(Section, frozen=True):
     """What a run may use of this machine; no result depends on it beyond the last bits of a sum on another device.
 
     Args:
@@ -58,20 +58,20 @@ class Machine(Section, frozen=True):
         return self.workers or os.cpu_count() or 1
 
 
-def load_machine(path: Path = MACHINE) -> Machine:
+def load_machine(path: Path = MACHINE) -> MachineConfig:
     """Return the settings of this machine: environment (WSCORE_WORKERS=4), else machine.yaml if there is one, else defaults.
 
     Raises:
         ConfigError: naming the key or the variable, if it is unknown, mistyped or out of range.
     """
     content = read_yaml(path) if path.exists() else {}
-    settings = convert(content, Machine, where=str(path))
+    settings = convert(content, MachineConfig, where=str(path))
     given: dict[str, Any] = {}
-    for name in Machine.__struct_fields__:
+    for name in MachineConfig.__struct_fields__:
         variable = f"WSCORE_{name.upper()}"
         if variable in os.environ:
             value = YAML(typ="safe").load(os.environ[variable])
-            given[name] = getattr(convert({name: value}, Machine, where=f"environment variable {variable}"), name)
+            given[name] = getattr(convert({name: value}, MachineConfig, where=f"environment variable {variable}"), name)
     return msgspec.structs.replace(settings, **given)
 
 
@@ -144,7 +144,7 @@ def flatten(value: object, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def describe(kind: Any) -> str:
+def describe_type(kind: Any) -> str:
     """Return in words which values a field's annotation takes, for example `a whole number >= 1 or null`.
 
     >>> describe(Annotated[int, msgspec.Meta(ge=1)] | None)
@@ -153,16 +153,18 @@ def describe(kind: Any) -> str:
     parts = get_args(kind)
     match get_origin(kind):
         case origin if origin is Annotated:
-            return describe(parts[0]) + "".join(_bounds(meta) for meta in parts[1:] if isinstance(meta, msgspec.Meta))
+            return describe_type(parts[0]) + "".join(
+                _bounds(meta) for meta in parts[1:] if isinstance(meta, msgspec.Meta)
+            )
         case origin if origin is Literal:
             return "one of " + ", ".join(map(str, parts))
         case origin if origin in (Union, types.UnionType):
-            return " or ".join(describe(part) for part in parts)
+            return " or ".join(describe_type(part) for part in parts)
         case origin if origin in (tuple, list):
             count = "" if origin is list or Ellipsis in parts else f"{len(parts)} "
-            return f"a list of {count}values, each {describe(parts[0])}"
+            return f"a list of {count}values, each {describe_type(parts[0])}"
         case origin if origin is dict:
-            return f"a mapping of names to values, each {describe(parts[1])}"
+            return f"a mapping of names to values, each {describe_type(parts[1])}"
     words = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "null"}
     return words.get(kind, "a mapping")
 
@@ -192,12 +194,12 @@ def _explain(message: str, value: object, section: type, where: str, *, own: boo
         return ConfigError(reason, where=where, fix=advice)
     text_number = isinstance(value, str) and re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", value, re.IGNORECASE)
     fix = "write the number without quotes" if text_number else advice
-    return ConfigError("does not fit", where=where, expected=describe(kind), got=_found(value), fix=fix)
+    return ConfigError("does not fit", where=where, expected=describe_type(kind), got=_found(value), fix=fix)
 
 
 def _wrong_key(key: str, fields: Mapping[str, Any], where: str, *, missing: bool) -> ConfigError:
     if missing:
-        expected = describe(fields[key]) if key in fields else None
+        expected = describe_type(fields[key]) if key in fields else None
         return ConfigError("is missing", where=f"{where}.{key}", expected=expected, got="nothing", fix=f"add `{key}:`")
     near = difflib.get_close_matches(key, fields, n=1)
     fix = f"did you mean `{near[0]}`?" if near else "remove it"

@@ -155,8 +155,8 @@ def _is_short(error: OSError) -> bool:
 def _explain(error: OSError) -> str:
     reason = "No space left on device" if _is_short(error) else error.strerror or str(error)
     where = f"{error.filename}: " if error.filename else ""
-    refused = error.errno in REFUSED
-    advice = "check the permissions and run again" if refused else "free some space and run again"
+    rejected = error.errno in REFUSED
+    advice = "check the permissions and run again" if rejected else "free some space and run again"
     return f"{where}{reason}; {advice}"
 
 

@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 
 from wscore.autoencoder.coding.refine import RefineConfig
-from wscore.autoencoder.evaluation.evaluate import OURS, held_out, judge, methods, probe
+from wscore.autoencoder.evaluation.evaluate import OURS, draw_probe_images, evaluate, held_out, methods
 from wscore.autoencoder.evaluation.refined import Refinement
-from wscore.autoencoder.evaluation.report import report
+from wscore.autoencoder.evaluation.report import autoencoder_report
 from wscore.autoencoder.evaluation.size_matched import sized_controls
 from wscore.autoencoder.training.train import AeConfig, train_autoencoder
 from wscore.config import Section
@@ -140,8 +140,8 @@ def _judged(zoo: Zoo, cache: TokenCache, images: Tasks, recipe: Recipe, resume: 
     ways = methods(cache, trained.model, config, Refinement(zoo, images, recipe.refine), trained.code)
     ways |= sized_controls(zoo, cache, ways[OURS], config)
     rows = held_out(cache, config)
-    verdict = judge(zoo, rows, ways, probe(images, config), cache=cache, batch_size=config.batch_size)
-    found = report(verdict, config)
+    verdict = evaluate(zoo, rows, ways, draw_probe_images(images, config), cache=cache, batch_size=config.batch_size)
+    found = autoencoder_report(verdict, config)
     wanted = (*HEADLINES, "compression_ratio")
     return [{"method": way, **{name: found[way].get(name, float("nan")) for name in wanted}} for way in ways]
 

@@ -14,7 +14,7 @@ from studies.latents.latent_space import (
     sentence,
 )
 from studies.latents.plots import draw_paths, draw_samples
-from wscore.autoencoder.evaluation.evaluate import probe
+from wscore.autoencoder.evaluation.evaluate import draw_probe_images
 from wscore.autoencoder.models.autoencoder import load_autoencoder
 from wscore.evaluation.config import EvaluateConfig
 from wscore.io import atomic_folder, write_csv, write_json
@@ -30,7 +30,7 @@ def main(run: Run, *, zoo: Path, tokens: Path, autoencoder: Path, out: Path) -> 
     config, images = run.params["latents"], load_tasks(run.params["data"])
     space = LatentSpace(Zoo(zoo), TokenCache(tokens), load_autoencoder(autoencoder))
     train = images.map(lambda one: one._replace(x_test=one.x_train, y_test=one.y_train))
-    shown, seen = (probe(some, run.params["evaluate"]) for some in (images, train))
+    shown, seen = (draw_probe_images(some, run.params["evaluate"]) for some in (images, train))
     paths, draws = interpolate(space, shown, config), draw(space, seen, shown, config)
     bands, between = by_band(draws), path_table(paths)
     with atomic_folder(out) as folder:

@@ -26,12 +26,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from wscore.autoencoder.evaluation.diversity import TrainingNetworks, pairwise
-from wscore.autoencoder.evaluation.evaluate import Probe
+from wscore.autoencoder.evaluation.evaluate import ProbeImages
 from wscore.autoencoder.evaluation.fidelity import repair
 from wscore.autoencoder.models.autoencoder import Autoencoder
 from wscore.config import Section
 from wscore.errors import DataError
-from wscore.networks.datasets import Kind
+from wscore.networks.datasets import NetworkKey
 from wscore.networks.layout import Layout
 from wscore.tokens.cache import TokenCache
 from wscore.zoo.store import Zoo
@@ -79,7 +79,7 @@ class Population(NamedTuple):
         items: their numbers in the cache.
     """
 
-    kind: Kind
+    kind: NetworkKey
     layout: Layout
     items: np.ndarray
 
@@ -97,7 +97,7 @@ class LatentSpace:
         self.zoo, self.cache, self.model = zoo, cache, model.eval()
         self.rows = cache.table["row"].to_numpy(int)
 
-    def populations(self, split: str, probe: Probe) -> list[Population]:
+    def populations(self, split: str, probe: ProbeImages) -> list[Population]:
         """Return the networks of a split by kind: those that can be run and are not cut into windows.
 
         Raises:
@@ -105,7 +105,7 @@ class LatentSpace:
         """
         items = self.cache.indices(split)
         table = self.zoo.table.iloc[self.rows[items]]
-        members: dict[tuple[Kind, str], list[int]] = {}
+        members: dict[tuple[NetworkKey, str], list[int]] = {}
         for item, kind, layout in zip(items, probe.kinds(table), table["layout"].astype(str), strict=True):
             members.setdefault((kind, layout), []).append(int(item))
         found = [
@@ -140,7 +140,7 @@ class LatentSpace:
         return self.cache.weights(rows) if aligned else self.zoo.weights(rows)
 
 
-def accuracies(population: Population, vectors: Vectors, probe: Probe) -> Float[np.ndarray, " networks"]:
+def accuracies(population: Population, vectors: Vectors, probe: ProbeImages) -> Float[np.ndarray, " networks"]:
     """Return the accuracy of networks with these weights; an image with a logit that is not finite counts as wrong."""
     weights = repair(population.layout, vectors.astype(np.float32)).weights
     found = probe.logits(population.kind, population.layout, weights)  # (n, N, C)
@@ -148,7 +148,7 @@ def accuracies(population: Population, vectors: Vectors, probe: Probe) -> Float[
     return right.double().mean(-1).numpy()
 
 
-def interpolate(space: LatentSpace, probe: Probe, config: LatentsConfig) -> pd.DataFrame:
+def interpolate(space: LatentSpace, probe: ProbeImages, config: LatentsConfig) -> pd.DataFrame:
     """Return one row per pair, path and step: pair, family, path, t, accuracy.
 
     Raises:
@@ -190,7 +190,7 @@ def barriers(table: pd.DataFrame) -> dict[str, float]:
     return {path: float(np.mean(values)) for path, values in found.items()}
 
 
-def draw(space: LatentSpace, train: Probe, test: Probe, config: LatentsConfig) -> pd.DataFrame:
+def draw(space: LatentSpace, train: ProbeImages, test: ProbeImages, config: LatentsConfig) -> pd.DataFrame:
     """Return one row per architecture, band and method: what its draws are like (see `_judge`).
 
     Bands are told by accuracy on training images, draws are judged on test images.
@@ -264,7 +264,7 @@ def sentence(paths: pd.DataFrame, draws: pd.DataFrame) -> str:
 
 
 def _pairs(
-    space: LatentSpace, probe: Probe, config: LatentsConfig, rng: np.random.Generator
+    space: LatentSpace, probe: ProbeImages, config: LatentsConfig, rng: np.random.Generator
 ) -> Iterator[tuple[Population, np.ndarray]]:
     """Yield (population, two items): last checkpoints of two held-out runs of one architecture."""
     candidates = []
@@ -315,7 +315,12 @@ def _gaussian(latents: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _judge(
-    space: LatentSpace, members: Population, vectors: Vectors, probe: Probe, training: TrainingNetworks, scale: float
+    space: LatentSpace,
+    members: Population,
+    vectors: Vectors,
+    probe: ProbeImages,
+    training: TrainingNetworks,
+    scale: float,
 ) -> dict[str, float]:
     """Return mean and best accuracy on test images, novelty and diversity of draws.
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.axes import Axes
 
-from wscore.autoencoder.evaluation.plots import NAMES, NOTHING, method_colour
+from wscore.autoencoder.evaluation.plots import NAMES, NOTHING, autoencoder_method_colour
 from wscore.plots.style import figure, label, save, unavailable
 
 PANELS = {
@@ -49,5 +49,5 @@ def _lines(axes: Axes, codes: pd.DataFrame, metric: str) -> None:
         axes.plot(
             ordered["stored_floats"], ordered[metric], marker=MARKERS[place % len(MARKERS)],
             linestyle="-" if own else "--", linewidth=2.0 if own else 1.2,
-            label=NAMES.get(str(method), str(method)), color=method_colour(str(method)),
+            label=NAMES.get(str(method), str(method)), color=autoencoder_method_colour(str(method)),
         )  # fmt: skip

@@ -9,9 +9,9 @@ import msgspec
 import pandas as pd
 
 from wscore.autoencoder.coding.refine import RefineConfig
-from wscore.autoencoder.evaluation.evaluate import OURS, held_out, judge, methods, probe
+from wscore.autoencoder.evaluation.evaluate import OURS, draw_probe_images, evaluate, held_out, methods
 from wscore.autoencoder.evaluation.refined import Refinement
-from wscore.autoencoder.evaluation.report import report
+from wscore.autoencoder.evaluation.report import autoencoder_report
 from wscore.autoencoder.evaluation.size_matched import sized_controls
 from wscore.autoencoder.models.autoencoder import load_autoencoder, load_latent_code
 from wscore.config import Section
@@ -64,12 +64,12 @@ def curve(
         parts: keeps the rows of the sizes that are done.
     """
     refinement = None if refine is None else Refinement(zoo, images, refine)
-    rows, shown = held_out(cache, config), probe(images, config)
+    rows, shown = held_out(cache, config), draw_probe_images(images, config)
 
     def judged(size: float, folder: Path) -> Records:
         ways = methods(cache, load_autoencoder(folder), config, refinement, load_latent_code(folder / "decoder"))
         ways |= sized_controls(zoo, cache, ways[OURS], config)
-        found = report(judge(zoo, rows, ways, shown, cache=cache, batch_size=config.batch_size), config)
+        found = autoencoder_report(evaluate(zoo, rows, ways, shown, cache=cache, batch_size=config.batch_size), config)
         values = {name: {column: found[name].get(column, float("nan")) for column in COLUMNS} for name in ways}
         return [{"latent_bits": size, "method": name, **own} for name, own in values.items()]
 

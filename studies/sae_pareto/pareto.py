@@ -12,7 +12,7 @@ import pandas as pd
 from msgspec import Meta
 
 from studies.sae_pareto.sweep import Member
-from wscore.autoencoder.evaluation.evaluate import Probe, held_out, judge
+from wscore.autoencoder.evaluation.evaluate import ProbeImages, evaluate, held_out
 from wscore.autoencoder.evaluation.fidelity import summarise
 from wscore.autoencoder.models.autoencoder import Decoder
 from wscore.config import Section, convert, to_plain
@@ -119,7 +119,7 @@ def pareto(
     models: Mapping[str, Model],
     zoo: Zoo,
     cache: TokenCache,
-    probe: Probe,
+    probe: ProbeImages,
     *,
     config: EvaluateConfig,
     ranks: tuple[int, ...],
@@ -136,7 +136,7 @@ def pareto(
     fits = {rank: RowPca(first, rank, by_kind=False) for rank in ranks if rank < rows.width}
     ways |= {f"pca {rank}": RowMethod(first, fitted, float(rank), maker) for rank, fitted in fits.items()}
     fvu = unexplained(first, ways, chosen, mean)
-    verdict = judge(
+    verdict = evaluate(
         zoo, held_out(cache, config), {"mean_network": means, **ways}, probe, cache=cache, batch_size=config.batch_size
     )
     found = {str(name): summarise(pd.DataFrame(part)) for name, part in verdict.networks.groupby("method")}

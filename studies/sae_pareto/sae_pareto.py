@@ -13,7 +13,7 @@ from studies.sae_pareto.pareto import (
 )
 from studies.sae_pareto.plots import draw_pareto
 from studies.sae_pareto.sweep import train_sweep
-from wscore.autoencoder.evaluation.evaluate import probe
+from wscore.autoencoder.evaluation.evaluate import draw_probe_images
 from wscore.evaluation.config import EvaluateConfig
 from wscore.io import atomic_folder, write_csv
 from wscore.networks.datasets import DataConfig
@@ -44,7 +44,7 @@ def main(run: Run, *, zoo: Path, tokens: Path, out: Path) -> str:
     build_cache(Zoo(zoo), pareto_tokens(params["tokens"]), tokens)
     cache, judged = TokenCache(tokens), params["evaluate"]
     models = train_sweep(UnitRows(cache, "neurons"), pareto_members(params["sae"], config))
-    table = pareto(models, Zoo(zoo), cache, probe(images, judged), config=judged, ranks=config.k)
+    table = pareto(models, Zoo(zoo), cache, draw_probe_images(images, judged), config=judged, ranks=config.k)
     with atomic_folder(out) as folder:
         write_csv(folder / "pareto.csv", dict(table))
         for metric in ("fvu", "accuracy_recovered", "accuracy"):

@@ -10,9 +10,18 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from wscore.errors import ConfigError
-from wscore.sae.dataset import RowBatches, Rows, fit_scaler
+from wscore.sae.dataset import NetworkRows, RowBatches, fit_scaler
 from wscore.sae.rows import UnitBatch
-from wscore.sae.train import Losses, Model, Objective, SaeConfig, Trainee, build_sae, calibrate, objective
+from wscore.sae.train import (
+    Losses,
+    Model,
+    Objective,
+    SaeConfig,
+    SparseTrainingModule,
+    build_sae,
+    calibrate_threshold,
+    sae_objective,
+)
 from wscore.training.callbacks import PostStep
 from wscore.training.loop import fit
 from wscore.training.state import FitConfig
@@ -35,7 +44,7 @@ class Member(NamedTuple):
 class Sweep(nn.Module):
     """The trainees of all members."""
 
-    def __init__(self, trainees: Sequence[Trainee]) -> None:
+    def __init__(self, trainees: Sequence[SparseTrainingModule]) -> None:
         super().__init__()
         self.members = nn.ModuleList(trainees)
 
@@ -49,7 +58,7 @@ class Sweep(nn.Module):
             member.model.normalize()  # pyright: ignore
 
 
-def train_sweep(rows: Rows, members: Sequence[Member]) -> dict[str, Model]:
+def train_sweep(rows: NetworkRows, members: Sequence[Member]) -> dict[str, Model]:
     """Return the trained dictionaries by name, with their last weights: all members see the same count of steps.
 
     Gradients are not clipped, since a common norm would couple the members, and nothing is resampled.
@@ -66,8 +75,8 @@ def train_sweep(rows: Rows, members: Sequence[Member]) -> dict[str, Model]:
         if len(found) > 1:
             raise ConfigError("members of a sweep differ", where=f"sae_pareto: {key}", expected="one value", got=found)
     scaler = fit_scaler(rows, train, first.scaling)
-    sweep = Sweep([Trainee(build_sae(member.config, rows.width, scaler)) for member in members])
-    losses = [objective(member.config, spread=scaler.spread, rows=len(train)) for member in members]
+    sweep = Sweep([SparseTrainingModule(build_sae(member.config, rows.width, scaler)) for member in members])
+    losses = [sae_objective(member.config, spread=scaler.spread, rows=len(train)) for member in members]
     history = FitConfig.of(first, accumulate=1, clip_norm=None, patience=first.epochs)
     batches = RowBatches(rows, train, batch_size=first.batch_size, seed=first.seed, shuffle=True)
     fit(
@@ -77,7 +86,7 @@ def train_sweep(rows: Rows, members: Sequence[Member]) -> dict[str, Model]:
     models: list[Model] = [member.model for member in sweep.members]  # pyright: ignore
     for member, model in zip(members, models, strict=True):
         if member.config.sparsity == "batchtopk":
-            calibrate(model, rows, train)
+            calibrate_threshold(model, rows, train)
     return {member.name: model for member, model in zip(members, models, strict=True)}
 
 

@@ -12,7 +12,7 @@ from wscore.autoencoder.models.autoencoder import AutoencoderConfig, Encoder
 from wscore.autoencoder.models.mlp import MlpConfig
 from wscore.autoencoder.training.fit_linear_path import LinearPathConfig, fit_linear_path
 from wscore.autoencoder.training.train import CacheBatches
-from wscore.heads.representations import encode
+from wscore.heads.representations import iterate_latents
 from wscore.heads.weight_statistics import statistics_table
 from wscore.networks.architectures import Architecture, build
 from wscore.networks.layout import layout_of
@@ -75,7 +75,7 @@ def stages(folder, count):
     batches = CacheBatches(cache, cache.indices("train"), batch_size=64, seed=0, shuffle=True)
     peaks["batches"] = traced(lambda: last(batches.epoch(1)))[0]
     peaks["linear path"] = traced(lambda: fit_linear_path(cache, LinearPathConfig(4, 0.0, 0.5, 0)))[0]
-    peaks["latents"] = traced(lambda: last(encode(encoder, cache)))[0]
+    peaks["latents"] = traced(lambda: last(iterate_latents(encoder, cache)))[0]
     peaks["statistics"] = traced(lambda: statistics_table(zoo))[0]
     return peaks
 

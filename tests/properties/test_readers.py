@@ -12,7 +12,7 @@ from safetensors.torch import save
 
 from wscore.config import load_section
 from wscore.networks.checkpoints import read_checkpoint
-from wscore.networks.records import REASONS, Found, Refused, RejectedError
+from wscore.networks.records import REASONS, RawNetwork, Rejected, RejectedError
 from wscore.zoo.config import ZooConfig
 from wscore.zoo.readers.flat_vectors import read_vectors
 from wscore.zoo.readers.tables import read_piece
@@ -93,7 +93,7 @@ def test_files_of_vectors_too(tmp_path, data):
     (tmp_path / "file.pt").write_bytes(data)
     reading = load_section(ZooConfig, "zoo").reading
     for item in read_vectors(reading, str(tmp_path / "file.pt")):
-        assert isinstance(item, Found) or item.reason in REASONS
+        assert isinstance(item, RawNetwork) or item.reason in REASONS
 
 
 cells = st.recursive(
@@ -115,4 +115,6 @@ def test_any_json_in_a_table_makes_a_network_or_a_named_refusal(tmp_path, texts)
     reading = load_section(ZooConfig, "zoo").reading
     found = list(read_piece(reading, Piece(str(tmp_path / "t.parquet"), (0,), 0)))
     assert len(found) == len(texts)
-    assert all(isinstance(item, Found) or (isinstance(item, Refused) and item.reason in REASONS) for item in found)
+    assert all(
+        isinstance(item, RawNetwork) or (isinstance(item, Rejected) and item.reason in REASONS) for item in found
+    )

@@ -62,7 +62,7 @@ def test_it_judges_every_head_beside_its_controls(workspace: Path, capsys: pytes
         assert (found["networks"], found["runs"]) == (8, 4)
         assert all(math.isfinite(value) for method in (OURS, *controls_of(task)) for value in found[method].values())
     assert content["heads_test"]["patterns"]["shapes"]["has_residual_f1"] == 1
-    assert content["heads_test"]["patterns"]["given_away_by_shape"]["has_residual"] == 1
+    assert content["heads_test"]["patterns"]["shape_leaked"]["has_residual"] == 1
     files = sorted(path.name for path in Path("plots/heads_test").iterdir())
     assert [name for name in files if name.endswith(".csv")] == [
         "accuracy_points.csv", "accuracy_scores.csv", "hyperparameters_names.csv", "hyperparameters_points.csv",

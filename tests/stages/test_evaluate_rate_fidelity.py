@@ -10,7 +10,7 @@ import pytest
 
 from studies.rate_fidelity import rate_fidelity as rate
 from studies.rate_fidelity.evaluate_rate_fidelity import main
-from wscore.autoencoder.evaluation.evaluate import Verdict, judge
+from wscore.autoencoder.evaluation.evaluate import AutoencoderResults, evaluate
 from wscore.autoencoder.models.autoencoder import Autoencoder, AutoencoderConfig, save_autoencoder
 from wscore.autoencoder.models.mlp import MlpConfig
 from wscore.config import load_section, read_yaml
@@ -71,11 +71,11 @@ def test_sizes_that_are_done_are_not_judged_again_after_an_interruption(
     shutil.rmtree("results")
     calls: list[int] = []
 
-    def interrupted(*args: Any, **kwargs: Any) -> Verdict:
+    def interrupted(*args: Any, **kwargs: Any) -> AutoencoderResults:
         calls.append(len(calls))
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return judge(*args, **kwargs)
+        return evaluate(*args, **kwargs)
 
     monkeypatch.setattr(rate, "judge", interrupted)
     with pytest.raises((KeyboardInterrupt, SystemExit)):

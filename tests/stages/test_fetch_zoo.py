@@ -40,7 +40,7 @@ def workspace(tmp_path, monkeypatch):
 
 def test_it_writes_a_zoo_and_its_figures(workspace, capsys):
     main(OPTIONS)
-    assert capsys.readouterr().out == "8 networks of 4 runs, 0 set aside\n"
+    assert capsys.readouterr().out == "8 networks of 4 runs, 0 excluded\n"
     metrics = json.loads(Path("metrics/zoo.json").read_text())
     assert set(metrics) == {"zoo"}
     assert metrics["zoo"]["networks"] == len(Zoo(Path("data/zoo"))) == 8
@@ -52,22 +52,22 @@ def test_it_reads_a_zoo(workspace, tiny_zoo, capsys):
     shutil.copytree(tiny_zoo, "published")
     workspace(zoo={"source": "hub", "path": "published", "max_weight": 1.0e6})
     main(OPTIONS)
-    assert capsys.readouterr().out == "24 networks of 12 runs, 0 set aside\n"
+    assert capsys.readouterr().out == "24 networks of 12 runs, 0 excluded\n"
 
 
-def test_it_reports_what_is_set_aside(workspace, tmp_path):
+def test_it_reports_what_is_excluded(workspace, tmp_path):
     folder = tmp_path / "checkpoints"
     folder.mkdir()
     for name, value in (("a", 1.0), ("b", 1.0), ("c", float("nan")), ("d", 3.0)):
         torch.save({"fc.weight": value * torch.arange(8.0).reshape(2, 4)}, folder / f"{name}.pt")
     (folder / "e.pt").write_text("?")
     workspace(zoo={"source": "folder", "path": str(folder)})
-    with pytest.warns(WscoreWarning, match="3 set aside"):
+    with pytest.warns(WscoreWarning, match="3 excluded"):
         main(OPTIONS)
     rows = pd.read_csv("plots/zoo/report.csv").set_index("reason")
     assert rows["networks"].to_dict() == {"kept": 2, "duplicate": 1, "not_finite": 1, "no_checkpoint": 1}
     metrics = json.loads(Path("metrics/zoo.json").read_text())["zoo"]
-    assert (metrics["networks"], metrics["set_aside"], metrics["set_aside_duplicate"], metrics["groups"]) == (
+    assert (metrics["networks"], metrics["excluded"], metrics["excluded_duplicate"], metrics["groups"]) == (
         2,
         3,
         1,

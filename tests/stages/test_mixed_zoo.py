@@ -15,8 +15,8 @@ from stages.fetch_zoo import main as fetch_zoo
 from stages.tokenize_zoo import main as tokenize
 from stages.train_autoencoder import main as train_autoencoder
 from wscore.autoencoder.decode_weights import subjects
-from wscore.autoencoder.evaluation.evaluate import _warn_of_the_unknown, probe
-from wscore.autoencoder.training.behaviour import Behaviour, NetworkBatches
+from wscore.autoencoder.evaluation.evaluate import _warn_of_the_unknown, draw_probe_images
+from wscore.autoencoder.training.behaviour import Behaviour, SameShapeBatches
 from wscore.autoencoder.training.train import AeConfig
 from wscore.config import load_section, read_yaml
 from wscore.errors import WscoreWarning
@@ -113,7 +113,7 @@ def test_every_network_is_run_by_the_behaviour_loss_on_its_training_images_alone
     dark = tasks.map(lambda one: one._replace(x_test=one.x_test * float("nan"), y_test=one.y_test * 0))
     behaviour = Behaviour(found, dark, load_section(AeConfig, "ae").behaviour, seed=0)
     for number, group in enumerate(found):
-        windows = NetworkBatches(cache, found, first=0, shuffle=False, batch_size=4, seed=0)
+        windows = SameShapeBatches(cache, found, first=0, shuffle=False, batch_size=4, seed=0)
         batch = next(one for one in windows.epoch(0) if int(one.subject[0]) == number)
         losses = behaviour(batch, batch.windows.tokens, training=True)
         assert float(losses["behaviour"]) == pytest.approx(0, abs=1e-6), group.task
@@ -133,7 +133,7 @@ def test_rebuilt_networks_of_both_data_sets_are_compared(made) -> None:
 def test_networks_of_a_data_set_that_is_not_named_are_counted_as_not_run(made, monkeypatch) -> None:
     tasks = tasks_of(made, monkeypatch)
     zoo, more = Zoo(Path("zoo")), tasks.map(lambda one: one._replace(name="stripes") if one.name == "bars" else one)
-    shown = probe(more, load_section(EvaluateConfig, "evaluate"))
+    shown = draw_probe_images(more, load_section(EvaluateConfig, "evaluate"))
     fits = [shown.fits(kind, zoo.layout(row)) for row, kind in enumerate(shown.kinds(zoo.table))]
     assert fits == (zoo.table["dataset"] == "digits").tolist()
     row = int(np.flatnonzero(zoo.table["dataset"] == "bars")[0])
@@ -146,7 +146,7 @@ def test_networks_of_a_data_set_that_is_not_named_are_counted_as_not_run(made, m
 def test_networks_that_no_factory_builds_are_warned_of_with_the_reason(made, monkeypatch) -> None:
     tasks, zoo = tasks_of(made, monkeypatch), Zoo(made / "zoo")
     zoo.table = zoo.table.assign(architecture="", factory="mixer")
-    shown = probe(tasks, load_section(EvaluateConfig, "evaluate"))
+    shown = draw_probe_images(tasks, load_section(EvaluateConfig, "evaluate"))
     reason = f"{len(zoo)} of {len(zoo)} networks can't be run, .*data.factories does not name 'mixer'"
     with pytest.warns(WscoreWarning, match=reason):
         _warn_of_the_unknown(zoo, np.arange(len(zoo)), shown)

@@ -98,7 +98,7 @@ def test_no_bit_of_what_comes_later_or_of_held_out_runs_reaches_the_model(kind: 
 )
 def test_bad_parameters_end_in_one_line(changes: str, message: str, workspace: Path) -> None:
     write_params(workspace, changes)
-    refused(message)
+    rejected(message)
 
 
 def test_bad_trajectories_end_in_one_line() -> None:
@@ -106,11 +106,11 @@ def test_bad_trajectories_end_in_one_line() -> None:
     weights = np.load(path)
     weights[4, 10] = np.nan
     np.save(path, weights)
-    refused("seed-1/weights.npy: snapshot 4 is not finite")
+    rejected("seed-1/weights.npy: snapshot 4 is not finite")
     path.unlink()
-    refused("seed-1/weights.npy: no such file")
+    rejected("seed-1/weights.npy: no such file")
     shutil.rmtree("trajectories")
-    refused("trajectories: holds no trajectory")
+    rejected("trajectories: holds no trajectory")
 
 
 def test_a_validation_run_chooses_the_epoch_and_is_no_test(workspace: Path) -> None:
@@ -126,7 +126,7 @@ def test_a_validation_run_chooses_the_epoch_and_is_no_test(workspace: Path) -> N
     assert facts["held_out_runs"] == ["seed-2"]
 
 
-def refused(message: str) -> None:
+def rejected(message: str) -> None:
     with pytest.raises(SystemExit) as caught:
         run_predictor()
     assert message in str(caught.value)

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import pytest
 from msgspec import Meta
 
-from wscore.config import Machine, Section, convert, describe, flatten, load_machine, load_section, read_yaml
+from wscore.config import MachineConfig, Section, convert, describe_type, flatten, load_machine, load_section, read_yaml
 from wscore.errors import ConfigError
 
 
@@ -150,9 +150,9 @@ def test_other_files_get_no_advice_about_params_yaml() -> None:
 
 
 def test_describe_in_words() -> None:
-    assert describe(list[str]) == "a list of values, each text"
-    assert describe(Annotated[str, Meta(pattern="^a")] | None) == "text that matches ^a or null"
-    assert describe(dict[str, float]) == "a mapping of names to values, each a number"
+    assert describe_type(list[str]) == "a list of values, each text"
+    assert describe_type(Annotated[str, Meta(pattern="^a")] | None) == "text that matches ^a or null"
+    assert describe_type(dict[str, float]) == "a mapping of names to values, each a number"
 
 
 def test_flatten_gives_dotted_names_and_lists_as_json() -> None:
@@ -163,7 +163,7 @@ def test_flatten_gives_dotted_names_and_lists_as_json() -> None:
 @pytest.fixture
 def plain_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty current folder, and no setting in the environment; returns where machine.yaml is looked for."""
-    for name in Machine.__struct_fields__:
+    for name in MachineConfig.__struct_fields__:
         monkeypatch.delenv(f"WSCORE_{name.upper()}", raising=False)
     monkeypatch.chdir(tmp_path)
     return tmp_path / "machine.yaml"
@@ -171,7 +171,7 @@ def plain_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_machine_without_settings_gives_every_core(plain_machine: Path) -> None:
     machine = load_machine()
-    assert machine == Machine()
+    assert machine == MachineConfig()
     assert machine.processes == os.cpu_count()
 
 
@@ -179,7 +179,7 @@ def test_the_environment_comes_before_machine_yaml(plain_machine: Path, monkeypa
     plain_machine.write_text("workers: 6\nbackend: dask\naddress: tcp://host:8786\n", encoding="utf-8")
     monkeypatch.setenv("WSCORE_WORKERS", "3")
     monkeypatch.setenv("WSCORE_ADDRESS", "null")
-    assert load_machine() == Machine(workers=3, backend="dask")
+    assert load_machine() == MachineConfig(workers=3, backend="dask")
 
 
 @pytest.mark.parametrize(("text", "message"), [

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from wscore.errors import TrainingError
-from wscore.networks.datasets import UNKNOWN, Tasks, Way, as_tasks, kinds_of
+from wscore.networks.datasets import UNKNOWN, NetworkRunner, Tasks, as_tasks, kinds_of
 from wscore.networks.images import Images
 from wscore.networks.inference import Answer
 from wscore.networks.layout import Layout
@@ -19,7 +19,7 @@ from wscore.zoo.store import Zoo
 SMALLEST_VARIANCE = 1e-5  # where a running variance decodes to less, as in the evaluation
 
 
-class Subjects(NamedTuple):
+class NetworkGroup(NamedTuple):
     """Networks of a cache that differ in their weights alone.
 
     Attributes:
@@ -31,7 +31,7 @@ class Subjects(NamedTuple):
         task: name of their images.
     """
 
-    way: Way
+    way: NetworkRunner
     layout: Layout
     codec: TokenCodec
     rows: np.ndarray
@@ -52,7 +52,7 @@ class Subjects(NamedTuple):
         return runnable_weights(self.codec, self.layout, tokens)
 
 
-def subjects(cache: TokenCache, zoo: Zoo, items: np.ndarray, images: Images | Tasks | None) -> list[Subjects]:
+def subjects(cache: TokenCache, zoo: Zoo, items: np.ndarray, images: Images | Tasks | None) -> list[NetworkGroup]:
     """Return the networks of some items, those that differ in their weights alone together.
 
     Args:
@@ -76,7 +76,9 @@ def subjects(cache: TokenCache, zoo: Zoo, items: np.ndarray, images: Images | Ta
         windows = mine[order].reshape(-1, cache.windows(int(mine[0])))
         layout = cache.layout(int(mine[0]))
         way = UNKNOWN if tasks is None else tasks.way(kind, layout)
-        found.append(Subjects(way, layout, cache.codec, rows[order].reshape(windows.shape)[:, 0], windows, kind.task))
+        found.append(
+            NetworkGroup(way, layout, cache.codec, rows[order].reshape(windows.shape)[:, 0], windows, kind.task)
+        )
     return found
 
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from wscore.cli.accuracy import Judge
-from wscore.cli.describe import describe_network, describe_path
-from wscore.cli.networks import Network, read_networks, read_one
+from wscore.cli.describe import describe_path, inspect_network
+from wscore.cli.networks import LoadedNetwork, named_networks, read_one
 from wscore.cli.output import print_json, print_table, progress
 from wscore.errors import DataError
 from wscore.forecasting.trajectories.store import Trajectory
@@ -31,7 +31,7 @@ INTERVAL = ("_low", "_high")
 ABOUT = ("test_accuracy", "family", "optimizer", "activation", "lr", "epoch")
 
 
-def encode(options: argparse.Namespace) -> None:
+def encode_command(options: argparse.Namespace) -> None:
     """Print the latents of networks and write them if asked to."""
     encoder = PublishedEncoder.from_pretrained(options.model)
     found: list[dict[str, Any]] = []
@@ -68,14 +68,14 @@ def decode(options: argparse.Namespace) -> None:
     print_json({"networks": rows}) if options.json else print_table(rows)
 
 
-def predict(options: argparse.Namespace) -> None:
+def predict_command(options: argparse.Namespace) -> None:
     """Tell properties of networks."""
     encoder = PublishedEncoder.from_pretrained(options.model)
     heads = _heads(options.model, encoder, options.heads)
     found = []
     for network in _networks(options, encoder):
-        told = {name: head.read(network.state, network.architecture or None) for name, head in heads.items()}
-        found.append({"network": network.name, "heads": told})
+        predicted = {name: head.read(network.state, network.architecture or None) for name, head in heads.items()}
+        found.append({"network": network.name, "heads": predicted})
     if options.json:
         print_json({"networks": found})
         return
@@ -127,7 +127,7 @@ def interpolate(options: argparse.Namespace) -> None:
     print_json({"first": first.name, "second": second.name, "path": rows}) if options.json else print_table(rows)
 
 
-def forecast(options: argparse.Namespace) -> None:
+def forecast_command(options: argparse.Namespace) -> None:
     """Forecast the next snapshots of a training."""
     predictor = PublishedPredictor.from_pretrained(options.model)
     history, future = _history(options, predictor)
@@ -158,7 +158,7 @@ def inspect(options: argparse.Namespace) -> None:
     """Show a network, a zoo, a recorded run or a model."""
     found = describe_path(options.path)
     if found is None:
-        found = describe_network(read_one(options.path, architecture=options.architecture), options.model)
+        found = inspect_network(read_one(options.path, architecture=options.architecture), options.model)
     if options.json:
         print_json(found)
         return
@@ -168,8 +168,8 @@ def inspect(options: argparse.Namespace) -> None:
         print_table(rows, title=f"\n{name}") if rows else None
 
 
-def _networks(options: argparse.Namespace, encoder: PublishedEncoder) -> Iterator[Network]:
-    found = read_networks(options.networks, architecture=options.architecture, limit=options.limit)
+def _networks(options: argparse.Namespace, encoder: PublishedEncoder) -> Iterator[LoadedNetwork]:
+    found = named_networks(options.networks, architecture=options.architecture, limit=options.limit)
     seen: set[str] = set()
     for network in progress(found):
         if network.name in seen:
@@ -182,8 +182,8 @@ def _heads(model: str, encoder: PublishedEncoder, names: Sequence[str] | None) -
     return {name: PublishedHead(folder, encoder) for name, folder in find_heads(model, names).items()}
 
 
-def _properties(network: str, told: Mapping[str, Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
-    for head, values in told.items():
+def _properties(network: str, predicted: Mapping[str, Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    for head, values in predicted.items():
         ends = {f"{name}{end}" for name in values for end in INTERVAL if f"{name}{end}" in values}
         for name, value in values.items():
             if name in ends:
@@ -194,13 +194,15 @@ def _properties(network: str, told: Mapping[str, Mapping[str, Any]]) -> Iterator
             yield {"network": network, "head": head, "property": name, "value": shown, "interval": interval}
 
 
-def _history(options: argparse.Namespace, predictor: PublishedPredictor) -> tuple[list[Network], list[Network]]:
+def _history(
+    options: argparse.Namespace, predictor: PublishedPredictor
+) -> tuple[list[LoadedNetwork], list[LoadedNetwork]]:
     """Return the snapshots to look back at and, of a recorded run, those that follow."""
     texts, config = options.snapshots, predictor.model.config
     if len(texts) > 1 or not (Path(texts[0]) / "weights.npy").is_file():
         if options.at is not None:
             raise DataError("--at is for a recorded run", got=", ".join(texts))
-        return list(deque(read_networks(texts), maxlen=config.reach)), []
+        return list(deque(named_networks(texts), maxlen=config.reach)), []
     run, stride = Trajectory(Path(texts[0])), int(predictor.facts.get("training", {}).get("stride", 1))
     at = len(run) - 1 if options.at is None else options.at
     least = stride * (config.sequence_length - 1)
@@ -208,9 +210,9 @@ def _history(options: argparse.Namespace, predictor: PublishedPredictor) -> tupl
         expected = f"from {least} to {len(run) - 1}"
         raise DataError("the snapshot has no such history", where=f"{texts[0]}: --at", expected=expected, got=at)
 
-    def snapshot(index: int) -> Network:
+    def snapshot(index: int) -> LoadedNetwork:
         state = run.layout.unflatten(torch.from_numpy(run.weights[index].copy()))
-        return Network(f"{run.name}@{run.manifest.snapshots.step[index]}", state, "")
+        return LoadedNetwork(f"{run.name}@{run.manifest.snapshots.step[index]}", state, "")
 
     ahead = range(at + stride, min(len(run), at + stride * options.steps + 1), stride)
     first = max(at - stride * (config.reach - 1), at % stride)

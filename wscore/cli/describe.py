@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wscore.cli.networks import Network, zoo_folder
+from wscore.cli.networks import LoadedNetwork, zoo_folder
 from wscore.errors import DataError, ModelError, WscoreError, printable
 from wscore.forecasting.trajectories.store import Trajectory
 from wscore.hub.checksums import CHECKSUMS, read_checksums, verify
@@ -45,7 +45,7 @@ def describe_path(text: str) -> dict[str, Any] | None:
     return _publication(folder) if (folder / CHECKSUMS).is_file() else None
 
 
-def describe_network(network: Network, model: str) -> dict[str, Any]:
+def inspect_network(network: LoadedNetwork, model: str) -> dict[str, Any]:
     """Return size, layers, statistics and symmetry of one network.
 
     Args:
@@ -90,7 +90,7 @@ def _statistics(values: Tensor) -> dict[str, float | None]:
     return {**{name: float(value) for name, value in found.items()}, "zeros": float((values == 0).double().mean())}
 
 
-def _symmetry(network: Network, model: str) -> tuple[PermutationSpec | None, str]:
+def _symmetry(network: LoadedNetwork, model: str) -> tuple[PermutationSpec | None, str]:
     """Return which units may change places, and how that is known."""
     if network.architecture:
         known = parse(network.architecture)

@@ -12,7 +12,7 @@ from wscore.errors import DataError, WscoreError
 from wscore.forecasting.trajectories.store import Trajectory
 from wscore.hub.client import download, download_zoo
 from wscore.hub.fetch import parse_source
-from wscore.networks.checkpoints import SUFFIXES, read_state
+from wscore.networks.checkpoints import SUFFIXES, read_network_state
 from wscore.networks.layout import Layout, layout_of
 from wscore.zoo.readers.folder import in_time
 from wscore.zoo.store import Zoo
@@ -21,7 +21,7 @@ DATASETS = "datasets/"
 EXPECTED = "a file, a folder, ZOO#MODEL_ID, owner/name on the Hub, or datasets/owner/name for a published zoo"
 
 
-class Network(NamedTuple):
+class LoadedNetwork(NamedTuple):
     """One network.
 
     Attributes:
@@ -40,7 +40,9 @@ class Network(NamedTuple):
         return layout_of(self.state)
 
 
-def read_networks(texts: Sequence[str], *, architecture: str = "", limit: int | None = None) -> Iterator[Network]:
+def named_networks(
+    texts: Sequence[str], *, architecture: str = "", limit: int | None = None
+) -> Iterator[LoadedNetwork]:
     """Yield the networks that are named, one after the other.
 
     Args:
@@ -58,13 +60,13 @@ def read_networks(texts: Sequence[str], *, architecture: str = "", limit: int | 
         yield network if network.architecture else network._replace(architecture=architecture)
 
 
-def read_one(text: str, *, architecture: str = "") -> Network:
+def read_one(text: str, *, architecture: str = "") -> LoadedNetwork:
     """Return the one network that is named.
 
     Raises:
         DataError: if it is missing, or there are several.
     """
-    found = list(read_networks([text], architecture=architecture, limit=2))
+    found = list(named_networks([text], architecture=architecture, limit=2))
     if len(found) != 1:
         raise DataError("is not one network", where=text, fix="name a file, or one network of a zoo as ZOO#MODEL_ID")
     return found[0]
@@ -82,21 +84,21 @@ def zoo_folder(text: str) -> Path:
     return Path(text)
 
 
-def _read(text: str) -> Iterator[Network]:
+def _read(text: str) -> Iterator[LoadedNetwork]:
     head, mark, name = text.rpartition("#")
     if mark and not Path(text).exists():
         yield _of_zoo(Zoo(zoo_folder(head)), name, text)
         return
     path = zoo_folder(text)
     if path.is_file():
-        yield Network(path.name, read_state(path), "")
+        yield LoadedNetwork(path.name, read_network_state(path), "")
     elif path.is_dir():
         yield from _of_folder(path)
     else:
         yield from _of_folder(_from_hub(text))
 
 
-def _of_folder(path: Path) -> Iterator[Network]:
+def _of_folder(path: Path) -> Iterator[LoadedNetwork]:
     if (path / "rows").is_dir():
         zoo = Zoo(path)
         for row, _ in enumerate(zoo.table["model_id"]):
@@ -105,7 +107,7 @@ def _of_folder(path: Path) -> Iterator[Network]:
     if (path / "weights.npy").is_file():
         run = Trajectory(path)
         for step, vector in zip(run.manifest.snapshots.step, run.weights, strict=True):
-            yield Network(f"{run.name}@{step}", run.layout.unflatten(torch.from_numpy(vector.copy())), "")
+            yield LoadedNetwork(f"{run.name}@{step}", run.layout.unflatten(torch.from_numpy(vector.copy())), "")
         return
     found = [file.relative_to(path) for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file()]
     names = (file.as_posix() for file in found if not any(part.startswith(".") for part in file.parts))
@@ -115,10 +117,10 @@ def _of_folder(path: Path) -> Iterator[Network]:
         fix = f"name one of the recorded runs, such as {path / runs[0]}" if runs else None
         raise DataError("no networks here", where=path, expected=f"a zoo, or files *{', *'.join(SUFFIXES)}", fix=fix)
     for file in files:
-        yield Network(file, read_state(path / file), "")
+        yield LoadedNetwork(file, read_network_state(path / file), "")
 
 
-def _of_zoo(zoo: Zoo, name: str, text: str) -> Network:
+def _of_zoo(zoo: Zoo, name: str, text: str) -> LoadedNetwork:
     rows = (zoo.table["model_id"].astype(str) == name).to_numpy().nonzero()[0]
     if len(rows) != 1:
         known = ", ".join(zoo.table["model_id"].astype(str).head(3))
@@ -126,10 +128,10 @@ def _of_zoo(zoo: Zoo, name: str, text: str) -> Network:
     return _row(zoo, int(rows[0]))
 
 
-def _row(zoo: Zoo, row: int) -> Network:
+def _row(zoo: Zoo, row: int) -> LoadedNetwork:
     facts: Any = zoo.table.iloc[row]
     state = zoo.layout(row).unflatten(torch.from_numpy(zoo.weights([row])[0].copy()))
-    return Network(str(facts["model_id"]), state, str(facts["architecture"] or ""))
+    return LoadedNetwork(str(facts["model_id"]), state, str(facts["architecture"] or ""))
 
 
 def _from_hub(text: str) -> Path:

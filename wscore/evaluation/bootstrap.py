@@ -60,12 +60,12 @@ def rank_correlations(
     true_rank, told_rank = np.zeros(weights.shape), np.zeros(weights.shape)
     for start in range(0, len(truth), BLOCK):
         part = slice(start, start + BLOCK)
-        true, told = (np.sign(values[part, None] - values[None, :]) for values in (truth, prediction))  # (n, N)
+        true, predicted = (np.sign(values[part, None] - values[None, :]) for values in (truth, prediction))  # (n, N)
         own = weights[:, part]
-        agree += np.einsum("bn,bn->b", own @ (true * told), weights)
+        agree += np.einsum("bn,bn->b", own @ (true * predicted), weights)
         true_pairs += np.einsum("bn,bn->b", own @ np.abs(true), weights)
-        told_pairs += np.einsum("bn,bn->b", own @ np.abs(told), weights)
-        true_rank[:, part], told_rank[:, part] = weights @ true.T, weights @ told.T
+        told_pairs += np.einsum("bn,bn->b", own @ np.abs(predicted), weights)
+        true_rank[:, part], told_rank[:, part] = weights @ true.T, weights @ predicted.T
     tau = agree / np.sqrt(np.maximum(true_pairs * told_pairs, 1e-30))
     covariance, true_size, told_size = (
         (weights * left * right).sum(axis=1)

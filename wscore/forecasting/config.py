@@ -25,9 +25,9 @@ class PredictorConfig(Section):
             `transformer_param` reads the increments of each weight; `diffusion` draws possible futures of each weight.
         split: `temporal` learns from the first part of the training runs, `run` from all of them.
         sequence_length: snapshots that it looks at.
-        older: further snapshots that `gram` looks at where the run has them, as steps back from the last one, rising; those
-            that `sequence_length` holds add nothing.
-        directions: `gram` gives coefficients of their own to the changes of a matrix along its strongest directions of
+        lagged_snapshots: further input snapshots of `gram` where the run has them, as steps back from the last one, rising;
+            those that `sequence_length` holds add nothing.
+        rank_splits: `gram` gives coefficients of their own to the changes of a matrix along its strongest directions of
             inputs, up to each of these numbers, and to the rest; none: to a whole tensor.
         train_split: share of each trajectory, in time, before the windows that are tested (and, for `temporal`, that
             may be learned from).
@@ -49,7 +49,7 @@ class PredictorConfig(Section):
         band: share of the true weights that its calibrated bands are to hold.
         augment_share: share of the windows that `gram` learns from mixed with another one, and with noise of each of two
             kinds, drawn anew in every epoch.
-        members: transformers of `gram`, whose coefficients are averaged.
+        ensemble_size: transformers of `gram`, whose coefficients are averaged.
         model_dim: width inside, a multiple of `heads`.
         layers: transformer blocks.
         heads: attention heads.
@@ -68,8 +68,8 @@ class PredictorConfig(Section):
     kind: Kind
     split: Literal["temporal", "run"]
     sequence_length: Annotated[int, msgspec.Meta(ge=3)]
-    older: tuple[Count, ...]
-    directions: tuple[Count, ...]
+    lagged_snapshots: tuple[Count, ...]
+    rank_splits: tuple[Count, ...]
     train_split: Annotated[float, msgspec.Meta(gt=0, lt=1)]
     holdout_runs: Annotated[int, msgspec.Meta(ge=0)]
     validation_runs: Annotated[int, msgspec.Meta(ge=0)]
@@ -88,7 +88,7 @@ class PredictorConfig(Section):
     samples: Annotated[int, msgspec.Meta(ge=2)]
     band: Annotated[float, msgspec.Meta(gt=0, lt=1)]
     augment_share: Annotated[float, msgspec.Meta(ge=0, le=1)]
-    members: Count
+    ensemble_size: Count
     model_dim: Count
     layers: Count
     heads: Count
@@ -121,8 +121,13 @@ class PredictorConfig(Section):
 
     def gram(self) -> GramPredictorConfig:
         """Return the shape of a `GramPredictor`."""
-        older = tuple(step for step in self.older if step >= self.sequence_length)
-        return GramPredictorConfig(**self._shape(), older=older, directions=self.directions, members=self.members)
+        lagged_snapshots = tuple(step for step in self.lagged_snapshots if step >= self.sequence_length)
+        return GramPredictorConfig(
+            **self._shape(),
+            lagged_snapshots=lagged_snapshots,
+            rank_splits=self.rank_splits,
+            ensemble_size=self.ensemble_size,
+        )
 
     def pca(self, weights: int, rank: int | None) -> PcaPredictorConfig:
         """Return the shape of a `PcaPredictor` for networks of so many weights."""

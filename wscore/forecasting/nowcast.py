@@ -1,6 +1,6 @@
 """Jumps in a training of your own: forecast the weights some steps ahead, go there, and train on.
 
-    jumps = wscore.accelerate(network, optimizer, every=40)
+    jumps = wscore.nowcast(network, optimizer, every=40)
     for images, labels in batches:
         loss = ...
         optimizer.zero_grad()
@@ -68,7 +68,7 @@ class Jump(NamedTuple):
     accepted: bool
 
 
-class Accelerator:
+class Nowcast:
     """Jumps ahead every so many steps, and back again where that did not pay.
 
     With c snapshots that the predictor looks at, the weights are noted every `every // c` steps; a jump goes `horizon`
@@ -209,7 +209,7 @@ class Accelerator:
         if not math.isfinite(trend.error):
             raise TrainingError("the loss is not finite", where=f"step {self.steps}", fix="lower the learning rate")
         if not self._optimized:
-            fix = "give the optimizer that trains the network to a new `wscore.accelerate`"
+            fix = "give the optimizer that trains the network to a new `wscore.nowcast`"
             raise TrainingError("the optimizer makes no steps", where=f"step {self.steps}", fix=fix)
         if isinstance(self.predictor, nn.Module):
             self.predictor.to(self._history[-1].device)
@@ -255,7 +255,7 @@ class Accelerator:
         return torch.cat([self.parameters[spec.name].detach().reshape(-1).float() for spec in self.layout.tensors])
 
 
-accelerate = Accelerator
+nowcast = Nowcast
 _Snapshot = tuple[Tensor, ...]  # weights as one vector, and each buffer of fractions
 
 
@@ -346,7 +346,7 @@ def _parameters(network: nn.Module, optimizer: torch.optim.Optimizer) -> dict[st
     jumping = {name: one for name, one in named.items() if one.requires_grad and one.is_floating_point()}
     if not any(id(one) in own for one in jumping.values()):
         expected = "one that trains parameters of the network"
-        raise ConfigError("has none of the parameters", where="accelerate: optimizer", expected=expected)
+        raise ConfigError("has none of the parameters", where="nowcast: optimizer", expected=expected)
     return jumping
 
 
@@ -376,11 +376,11 @@ def _predictor(predictor: Forecasts | Path | str | None) -> Forecasts:
     return load_model(Path(predictor), WeightPredictor) if isinstance(predictor, Path | str) else predictor
 
 
-def _check(jumps: Accelerator) -> None:
+def _check(jumps: Nowcast) -> None:
     learned = getattr(getattr(jumps.predictor, "config", None), "horizons", None)
     if learned is not None and jumps.horizon not in learned:
         expected = f"one that was learned, of {list(learned)}"
-        raise ConfigError("is out of range", where="accelerate: horizon", expected=expected, got=jumps.horizon)
+        raise ConfigError("is out of range", where="nowcast: horizon", expected=expected, got=jumps.horizon)
     bounds = {
         "every": (jumps.every, jumps.length, math.inf),
         "horizon": (jumps.horizon, 1, math.inf),
@@ -392,4 +392,4 @@ def _check(jumps: Accelerator) -> None:
     for name, (value, low, high) in bounds.items():
         if not low <= value <= high:
             expected = f"{low} or more" if high == math.inf else f"{low} to {high}"
-            raise ConfigError("is out of range", where=f"accelerate: {name}", expected=expected, got=value)
+            raise ConfigError("is out of range", where=f"nowcast: {name}", expected=expected, got=value)

@@ -14,7 +14,7 @@ RELATIVE_RANK = 1e-6  # components with a smaller share of the largest eigenvalu
 COLUMNS_AT_ONCE = 65_536
 
 
-class Pca(NamedTuple):
+class SnapshotPca(NamedTuple):
     """Mean and principal directions of snapshots.
 
     Attributes:
@@ -30,7 +30,7 @@ class Pca(NamedTuple):
     numerical_rank: int
 
 
-def fit_pca(parts: Sequence[Float[np.ndarray, "_ weights"]], ceiling: int) -> Pca:
+def fit_snapshot_pca(parts: Sequence[Float[np.ndarray, "_ weights"]], ceiling: int) -> SnapshotPca:
     """Return the principal components of the n rows of some arrays, through their n x n matrix of inner products.
 
     Their number is min(ceiling, n - 1, numerical rank). Signs are such that the largest entry of each direction is
@@ -55,7 +55,7 @@ def fit_pca(parts: Sequence[Float[np.ndarray, "_ weights"]], ceiling: int) -> Pc
     means, components = zip(*(_directions(parts, mixing, block) for block in blocks), strict=True)
     signed = _with_signs(np.concatenate(components, axis=1))
     mean = torch.from_numpy(np.concatenate(means).astype(np.float32))
-    return Pca(mean, torch.from_numpy(signed.astype(np.float32)), values[:rank] / (count - 1), numerical)
+    return SnapshotPca(mean, torch.from_numpy(signed.astype(np.float32)), values[:rank] / (count - 1), numerical)
 
 
 def _centred(parts: Sequence[np.ndarray], start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:

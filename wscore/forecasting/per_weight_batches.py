@@ -11,7 +11,7 @@ from torch import Tensor
 from wscore.forecasting.config import PredictorConfig
 from wscore.forecasting.models.per_weight import DiffusionPredictor, SeriesModel, scales
 from wscore.forecasting.models.predictors import gram_features
-from wscore.forecasting.splits import Material
+from wscore.forecasting.splits import RunWindows
 from wscore.forecasting.trajectories.grams import TINY, skill_loss, window_grams
 from wscore.networks.layout import Layout
 from wscore.training.batches import TensorBatches, derive_seed
@@ -42,7 +42,7 @@ class SeriesBatch(NamedTuple):
 class SeriesBatches:
     """Batches of series of the windows of trajectories; without shuffling the same series in every epoch."""
 
-    def __init__(self, config: PredictorConfig, materials: Sequence[Material], *, shuffle: bool) -> None:
+    def __init__(self, config: PredictorConfig, materials: Sequence[RunWindows], *, shuffle: bool) -> None:
         self.config, self.materials, self.shuffle = config, materials, shuffle
         self.layout = materials[0].layout
         each = [(number, some) for number, part in enumerate(materials) for some in part.windows]
@@ -81,7 +81,7 @@ class SeriesBatches:
         targets = (whole[:, count:] - whole[:, count - 1 : count]) / (scale * roots)
         return increments.movedim(1, 3), targets.movedim(1, 3)  # (B, L, S, c-1, m), (B, L, S, K, m)
 
-    def _facts(self, material: Material, some: Any) -> tuple[Tensor, ...]:
+    def _facts(self, material: RunWindows, some: Any) -> tuple[Tensor, ...]:
         count = self.config.sequence_length - 1
         grams = window_grams(material.grams, some)  # (W, L, c-1+K, c-1+K)
         own = grams[..., :count, :count]
@@ -125,7 +125,7 @@ def denoising_loss(model: DiffusionPredictor, batch: SeriesBatch) -> dict[str, T
 
 
 @torch.no_grad()
-def calibrate(model: DiffusionPredictor, parts: Sequence[SeriesBatches]) -> None:
+def calibrate_bands(model: DiffusionPredictor, parts: Sequence[SeriesBatches]) -> None:
     """Set the width of the bands so that they hold the asked share of the weights of some windows.
 
     The width of a horizon is that quantile of |true - mean| / standard deviation over the samples, tensors weighted by

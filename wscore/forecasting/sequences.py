@@ -58,12 +58,12 @@ def test_windows(start: int, stop: int, *, length: int, horizons: Steps, stride:
     return _windows(np.arange(first, max(first, stop - asked * stride)), stop, length, horizons, stride)
 
 
-def reaching_back(windows: Windows, older: Steps) -> Windows:
+def reaching_back(windows: Windows, lagged_snapshots: Steps) -> Windows:
     """Return windows with further snapshots before their history, so many steps back from the present.
 
     Before the start of the trajectory snapshot 0 is taken.
     """
-    further = windows.last[:, None] - windows.stride * np.asarray(older, dtype=np.int64)[::-1]
+    further = windows.last[:, None] - windows.stride * np.asarray(lagged_snapshots, dtype=np.int64)[::-1]
     return windows._replace(history=np.concatenate([np.maximum(further, 0), windows.history], axis=1))
 
 

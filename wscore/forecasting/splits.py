@@ -18,7 +18,7 @@ from wscore.forecasting.trajectories.store import MANIFEST, Trajectory
 from wscore.networks.layout import Layout
 
 
-class Plan(NamedTuple):
+class RunSplit(NamedTuple):
     """Which runs are for what.
 
     Attributes:
@@ -46,7 +46,7 @@ class Plan(NamedTuple):
         }
 
 
-class Material(NamedTuple):
+class RunWindows(NamedTuple):
     """Snapshots of one run and windows over them.
 
     Attributes:
@@ -62,7 +62,7 @@ class Material(NamedTuple):
     grams: Float[Tensor, "tensor snapshot snapshot"]
 
 
-def make_plan(config: PredictorConfig, runs: Sequence[Trajectory]) -> Plan:
+def make_plan(config: PredictorConfig, runs: Sequence[Trajectory]) -> RunSplit:
     """Return which runs are for what; of each data set, optimiser and rate the last ones are held out.
 
     Raises:
@@ -73,7 +73,7 @@ def make_plan(config: PredictorConfig, runs: Sequence[Trajectory]) -> Plan:
         WscoreWarning: if a data set, or an optimiser that is not of this package, is to be left out and has no run.
     """
     _check_names(config, runs)
-    plan = Plan([], [], [], [], [])
+    plan = RunSplit([], [], [], [], [])
     for (dataset, optimizer, _), group in _groups(runs).items():
         if dataset in config.unseen_datasets:
             plan.other_dataset.extend(group)
@@ -93,7 +93,7 @@ def make_plan(config: PredictorConfig, runs: Sequence[Trajectory]) -> Plan:
     return plan
 
 
-def reachable(config: PredictorConfig, plan: Plan) -> PredictorConfig:
+def reachable(config: PredictorConfig, plan: RunSplit) -> PredictorConfig:
     """Return the configuration, without a far step that no training window reaches: nothing can be learned of it."""
     if config.far_step is None:
         return config
@@ -117,20 +117,20 @@ def _check_names(config: PredictorConfig, runs: Sequence[Trajectory]) -> None:
             warnings.warn(message, WscoreWarning, stacklevel=3)
 
 
-def learned(config: PredictorConfig, run: Trajectory) -> Material:
+def learned(config: PredictorConfig, run: Trajectory) -> RunWindows:
     """Return the part of a run that may be learned from, with windows at every stride and offset."""
     stop = _learned_until(config, run)
     shape = {"length": config.sequence_length, "horizons": config.steps}
     windows = [training_windows(stop, stride=stride, **shape) for stride in config.strides]
     grams = snapshot_grams(run.weights, run.layout)
-    return Material(run.weights[:stop], run.layout, [some for some in windows if len(some.last)], grams)
+    return RunWindows(run.weights[:stop], run.layout, [some for some in windows if len(some.last)], grams)
 
 
-def later(config: PredictorConfig, run: Trajectory) -> Material:
+def later(config: PredictorConfig, run: Trajectory) -> RunWindows:
     """Return a whole run with the windows whose targets all lie after the split, at the forecast's stride."""
     split = split_point(len(run), config.train_split)
     grams = snapshot_grams(run.weights, run.layout)
-    return Material(run.weights, run.layout, [windows_between(config, split, len(run))], grams)
+    return RunWindows(run.weights, run.layout, [windows_between(config, split, len(run))], grams)
 
 
 def windows_between(config: PredictorConfig, start: int, stop: int) -> Windows:
@@ -139,7 +139,7 @@ def windows_between(config: PredictorConfig, start: int, stop: int) -> Windows:
     return test_windows(start, stop, **shape, asked=config.extrapolation_steps)
 
 
-def one_network(known: Sequence[Material], where: str) -> None:
+def one_network(known: Sequence[RunWindows], where: str) -> None:
     """Refuse runs of several networks for what fits one only.
 
     Raises:

@@ -12,10 +12,10 @@ from wscore.forecasting.config import PredictorConfig
 from wscore.forecasting.models.matrix_parts import present_parts
 from wscore.forecasting.models.per_weight import DiffusionPredictor, SeriesPredictor
 from wscore.forecasting.models.predictors import GramPredictor, PcaPredictor, WeightPredictor, agreed, part_features
-from wscore.forecasting.pca import fit_pca
-from wscore.forecasting.per_weight_batches import SeriesBatches, calibrate, denoising_loss, series_loss
+from wscore.forecasting.pca import fit_snapshot_pca
+from wscore.forecasting.per_weight_batches import SeriesBatches, calibrate_bands, denoising_loss, series_loss
 from wscore.forecasting.sequences import reaching_back
-from wscore.forecasting.splits import Material, one_network
+from wscore.forecasting.splits import RunWindows, one_network
 from wscore.forecasting.trajectories.grams import (
     TINY,
     WORST,
@@ -45,13 +45,13 @@ class Task(NamedTuple):
     """
 
     model: WeightPredictor
-    batches: Callable[[Sequence[Material], bool], Batches]
+    batches: Callable[[Sequence[RunWindows], bool], Batches]
     loss: Loss
     facts: dict[str, Any]
     finish: Callable[[Any, Any], object] = lambda model, batches: None  # noqa: ARG005
 
 
-def gram_task(config: PredictorConfig, known: Sequence[Material]) -> Task:  # noqa: ARG001
+def gram_task(config: PredictorConfig, known: Sequence[RunWindows]) -> Task:  # noqa: ARG001
     """Return a `GramPredictor` and inner products of the increments of each window."""
     with _seeded(config):
         model = GramPredictor(config.gram())
@@ -66,14 +66,14 @@ def gram_task(config: PredictorConfig, known: Sequence[Material]) -> Task:  # no
         losses = [gram_loss(coefficients, products, there[0], known)["loss"] for coefficients in each]
         return {**found, "loss": torch.stack(losses).mean()}  # each learns by itself
 
-    return Task(model, lambda some, shuffle: NetworkBatches(config, some, GramBatches, shuffle=shuffle), loss, {})
+    return Task(model, lambda some, shuffle: WindowBatches(config, some, GramBatches, shuffle=shuffle), loss, {})
 
 
-def pca_task(config: PredictorConfig, known: Sequence[Material]) -> Task:
+def pca_task(config: PredictorConfig, known: Sequence[RunWindows]) -> Task:
     """Return a `PcaPredictor` with the principal components of the learned snapshots, and scores of each window."""
     one_network(known, "predictor.kind: transformer_pca")
     vectors = [part.weights for part in known]
-    basis = fit_pca(vectors, config.n_components)
+    basis = fit_snapshot_pca(vectors, config.n_components)
     rank = len(basis.components) if config.apply_pca else None
     with _seeded(config):
         model = PcaPredictor(config.pca(vectors[0].shape[1], rank))
@@ -85,29 +85,29 @@ def pca_task(config: PredictorConfig, known: Sequence[Material]) -> Task:
     return Task(model, lambda some, shuffle: _ScoreBatches(config, model, some, shuffle=shuffle), _pca_loss, facts)
 
 
-def param_task(config: PredictorConfig, known: Sequence[Material]) -> Task:  # noqa: ARG001
+def param_task(config: PredictorConfig, known: Sequence[RunWindows]) -> Task:  # noqa: ARG001
     """Return a `SeriesPredictor` and series of weights drawn anew from each window in each epoch."""
     with _seeded(config):
         model = SeriesPredictor(config.series())
     return Task(
-        model, lambda some, shuffle: NetworkBatches(config, some, SeriesBatches, shuffle=shuffle), series_loss, {}
+        model, lambda some, shuffle: WindowBatches(config, some, SeriesBatches, shuffle=shuffle), series_loss, {}
     )
 
 
-def diffusion_task(config: PredictorConfig, known: Sequence[Material]) -> Task:  # noqa: ARG001
+def diffusion_task(config: PredictorConfig, known: Sequence[RunWindows]) -> Task:  # noqa: ARG001
     """Return a `DiffusionPredictor` and the same series; its bands are calibrated afterwards."""
     with _seeded(config):
         model = DiffusionPredictor(config.diffusion())
     return Task(
         model,
-        lambda some, shuffle: NetworkBatches(config, some, SeriesBatches, shuffle=shuffle),
+        lambda some, shuffle: WindowBatches(config, some, SeriesBatches, shuffle=shuffle),
         denoising_loss,
         {},
-        lambda model, batches: calibrate(model, batches.parts),
+        lambda model, batches: calibrate_bands(model, batches.parts),
     )
 
 
-TASKS: dict[str, Callable[[PredictorConfig, Sequence[Material]], Task]] = {
+TASKS: dict[str, Callable[[PredictorConfig, Sequence[RunWindows]], Task]] = {
     "gram": gram_task,
     "transformer_pca": pca_task,
     "transformer_param": param_task,
@@ -115,7 +115,7 @@ TASKS: dict[str, Callable[[PredictorConfig, Sequence[Material]], Task]] = {
 }
 
 
-class NetworkBatches:
+class WindowBatches:
     """Batches of the windows of runs of one or several networks, each batch of one network.
 
     Args:
@@ -126,9 +126,9 @@ class NetworkBatches:
     """
 
     def __init__(
-        self, config: PredictorConfig, materials: Sequence[Material], make: Callable[..., Any], *, shuffle: bool
+        self, config: PredictorConfig, materials: Sequence[RunWindows], make: Callable[..., Any], *, shuffle: bool
     ) -> None:
-        groups: dict[str, list[Material]] = {}
+        groups: dict[str, list[RunWindows]] = {}
         for material in materials:
             groups.setdefault(material.layout.identity, []).append(material)
         self.parts = [make(config, group, shuffle=shuffle) for group in groups.values()]
@@ -156,15 +156,21 @@ class GramBatches:
         shuffle: whether they are learned from: in a new order and altered anew in every epoch.
     """
 
-    def __init__(self, config: PredictorConfig, materials: Sequence[Material], *, shuffle: bool) -> None:
+    def __init__(self, config: PredictorConfig, materials: Sequence[RunWindows], *, shuffle: bool) -> None:
         shape, self.layout = config.gram(), materials[0].layout
-        self.increments, self.older = shape.sequence_length - 1, shape.older
+        self.increments, self.lagged_snapshots = shape.sequence_length - 1, shape.lagged_snapshots
         self.seed, self.share = config.seed, config.augment_share if shuffle else 0.0
-        self.older_lost = shuffle and bool(self.older)
+        self.older_lost = shuffle and bool(self.lagged_snapshots)
         self.noise = noise_grams(shape.back, shape.horizons)
-        self.there = present_parts(self.layout, len(shape.directions) + 1)
+        self.there = present_parts(self.layout, len(shape.rank_splits) + 1)
         products = [
-            part_grams(part.weights, self.layout, reaching_back(some, self.older), self.increments, shape.directions)
+            part_grams(
+                part.weights,
+                self.layout,
+                reaching_back(some, self.lagged_snapshots),
+                self.increments,
+                shape.rank_splits,
+            )
             for part in materials
             for some in part.windows
         ]
@@ -181,7 +187,7 @@ class GramBatches:
         (B, T, m, F), (B, L, P, m+K, m+K), (B, K), (B, L, P)
         """
         generator = torch.Generator().manual_seed(derive_seed(self.seed, "augment", number))
-        count = self.increments + len(self.older)
+        count = self.increments + len(self.lagged_snapshots)
         for products, known in self.numbers.epoch(number):
             products, known = self._altered(products, known, generator)  # noqa: PLW2901
             features = part_features(products[..., :count, :count], self.layout, self.increments)
@@ -195,7 +201,7 @@ class GramBatches:
             products = with_noise(whole, self.noise, self.share, self.increments, generator).view_as(products)
         if self.older_lost:
             whole = products.flatten(1, 2)
-            products = shortened(whole, self.increments, len(self.older), generator).view_as(products)
+            products = shortened(whole, self.increments, len(self.lagged_snapshots), generator).view_as(products)
         return products, known
 
 
@@ -213,7 +219,7 @@ class _ScoreBatches:
     """Batches of principal-component scores, gathered when they are needed."""
 
     def __init__(
-        self, config: PredictorConfig, model: PcaPredictor, materials: Sequence[Material], *, shuffle: bool
+        self, config: PredictorConfig, model: PcaPredictor, materials: Sequence[RunWindows], *, shuffle: bool
     ) -> None:
         self.scores = torch.cat([_scores(model, material.weights) for material in materials])
         rows: list[list[np.ndarray]] = []

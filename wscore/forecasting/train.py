@@ -15,7 +15,7 @@ from torch import Tensor
 from wscore.forecasting.config import PredictorConfig
 from wscore.forecasting.evaluation.baselines import Forecaster
 from wscore.forecasting.models.predictors import Steps, WeightPredictor
-from wscore.forecasting.splits import Material, later, learned, make_plan, reachable
+from wscore.forecasting.splits import RunWindows, later, learned, make_plan, reachable
 from wscore.forecasting.tasks import TASKS
 from wscore.forecasting.trajectories.store import Trajectory
 from wscore.networks.layout import Layout
@@ -27,7 +27,7 @@ from wscore.training.model_folder import load_model, save_model
 COUNTS = ("snapshots", "windows", "components", "numerical_rank")
 
 
-class Trained(NamedTuple):
+class TrainedPredictor(NamedTuple):
     """A trained predictor.
 
     Attributes:
@@ -60,7 +60,7 @@ class LearnedForecaster(Forecaster):
         super().__init__(config)
         self.callbacks, self.resume = callbacks, resume
 
-    def fit(self, known: Sequence[Material], validation: Sequence[Material] = ()) -> None:
+    def fit(self, known: Sequence[RunWindows], validation: Sequence[RunWindows] = ()) -> None:
         """Train the network; with validation windows it ends with its best epoch on them, else with the last one.
 
         The runs may be of different networks, but for `transformer_pca`.
@@ -103,7 +103,7 @@ def train_predictor(
     *,
     callbacks: Sequence[Callback] = (),
     resume: Resume | Path | None = None,
-) -> Trained:
+) -> TrainedPredictor:
     """Return a predictor trained on the runs that the configuration leaves for training.
 
     Args:
@@ -136,14 +136,14 @@ def train_predictor(
         "windows": sum(len(some.last) for part in known for some in part.windows),
         **forecaster.facts,
     }
-    return Trained(forecaster.model, forecaster.history, facts)
+    return TrainedPredictor(forecaster.model, forecaster.history, facts)
 
 
 def _all(names: Iterable[str]) -> str:
     return ", ".join(dict.fromkeys(names))
 
 
-def report(trained: Trained) -> dict[str, float]:
+def training_report(trained: TrainedPredictor) -> dict[str, float]:
     """Return the figures of metrics/predictor.json: what it was trained on and how well it fits that."""
     counts = {name: float(value) for name, value in trained.facts.items() if name in COUNTS}
     best = trained.history.best
@@ -154,7 +154,7 @@ def report(trained: Trained) -> dict[str, float]:
     }
 
 
-def sentence(trained: Trained) -> str:
+def training_summary_line(trained: TrainedPredictor) -> str:
     """Return the headline of a training in one line."""
     facts = trained.facts
     source = f"{facts['windows']:,} windows of {len(facts['training_runs'])} runs"
@@ -170,7 +170,7 @@ def _skills(row: Mapping[str, float | int]) -> list[str]:
     return [name for name, value in row.items() if name.endswith("_skill") and math.isfinite(value)]
 
 
-def save_predictor(folder: Path, trained: Trained) -> None:
+def save_predictor(folder: Path, trained: TrainedPredictor) -> None:
     """Write a predictor with the facts of its training; `load_predictor` reads it."""
     save_model(folder, trained.model, extra={"training": trained.facts})
 

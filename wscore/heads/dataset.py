@@ -17,7 +17,7 @@ from torch import Tensor
 from wscore.errors import DataError
 from wscore.heads.dreamed_probes import ProbeSets
 from wscore.heads.features import VALUES, read_blocks, read_probes
-from wscore.heads.weight_statistics import Columns
+from wscore.heads.weight_statistics import FeatureTable
 from wscore.io import read_json, scratch_array
 from wscore.tokens.batch import TokenBatch
 from wscore.tokens.cache import TokenCache
@@ -45,7 +45,7 @@ class HeadData(NamedTuple):
     latents: Float[np.ndarray, "rows latent"]
     table: pd.DataFrame
     encoder: str
-    blocks: Mapping[str, Columns] = NOTHING
+    blocks: Mapping[str, FeatureTable] = NOTHING
     tokens: TokenCache | None = None
     probes: ProbeSets = NOTHING
 
@@ -55,7 +55,7 @@ class HeadData(NamedTuple):
 
     def take(self, rows: Bool[np.ndarray, " rows"] | Int[np.ndarray, " taken"]) -> "HeadData":
         """Return some of the networks."""
-        blocks = {name: Columns(taken(block.values, rows), block.names) for name, block in self.blocks.items()}
+        blocks = {name: FeatureTable(taken(block.values, rows), block.names) for name, block in self.blocks.items()}
         table = self.table.loc[rows] if rows.dtype == bool else self.table.iloc[rows]
         return self._replace(latents=taken(self.latents, rows), table=table, blocks=blocks)
 
@@ -141,7 +141,7 @@ def read_head_data(representations: Path, zoo: Zoo, tokens: TokenCache | None = 
     joined = zoo_rows.loc[table["model_id"]].reset_index(drop=True)
     rows = joined["row"].to_numpy(int)
     found = read_blocks(folder) if (folder / VALUES).is_file() else {}
-    blocks = {name: Columns(taken(block.values, rows), block.names) for name, block in found.items()}
+    blocks = {name: FeatureTable(taken(block.values, rows), block.names) for name, block in found.items()}
     joined = joined.assign(split=table["split"].to_numpy())
     return HeadData(latents, joined, manifest["encoder"], blocks, tokens, read_probes(folder))
 

@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from wscore.heads.weight_statistics import Columns
+from wscore.heads.weight_statistics import FeatureTable
 from wscore.io import scratch_array
 from wscore.networks.architectures import ACTIVATIONS, FAMILIES, POOLINGS, TRAITS, Architecture, parse
 from wscore.networks.inference import StackedAnswer, logits
@@ -90,7 +90,7 @@ def dream(zoo: Zoo, rows: Int[np.ndarray, " rows"], *, count: int, steps: int, s
     return {key: _dream(zoo, members, count, steps, seed) for key, members in sorted(kinds.items())}
 
 
-def probe_table(zoo: Zoo, probes: ProbeSets) -> Columns:
+def probe_table(zoo: Zoo, probes: ProbeSets) -> FeatureTable:
     """Return what all networks of a zoo answer to their probes (N, H) in float32; NaN where they can't be run."""
     names = probe_names()
     values = scratch_array((len(zoo), len(names)), np.float32)
@@ -105,7 +105,7 @@ def probe_table(zoo: Zoo, probes: ProbeSets) -> Columns:
             for start in range(0, len(member.rows), size):
                 rows = member.rows[start : start + size]
                 values[rows] = probe_numbers(member, torch.from_numpy(zoo.weights(rows)), fitting)
-    return Columns(values, names)
+    return FeatureTable(values, names)
 
 
 def probe_numbers(
@@ -206,22 +206,22 @@ def _at_once(architecture: Architecture, images: Tensor) -> int:
 
 def _measure(logits: np.ndarray, labels: Tensor) -> np.ndarray:
     """Return the `MEASURES` of logits (n, P, C) as (n, measures)."""
-    told = labels.numpy()
+    predicted = labels.numpy()
     logits = logits.astype(np.float64)
     log_share = logits - logits.max(axis=-1, keepdims=True)
     log_share -= np.log(np.exp(log_share).sum(axis=-1, keepdims=True))
     share = np.exp(log_share)
-    right = np.maximum(log_share[:, np.arange(len(told)), told], LEAST)  # (n, P)
+    right = np.maximum(log_share[:, np.arange(len(predicted)), predicted], LEAST)  # (n, P)
     top = np.partition(logits, -2, axis=-1)
     view: dict[str, Any] = {
         "share": share,
         "right": right,
-        "hit": logits.argmax(axis=-1) == told,
+        "hit": logits.argmax(axis=-1) == predicted,
         "entropy": -(share * np.maximum(log_share, LEAST)).sum(axis=-1),
         "margin": top[..., -1] - top[..., -2],
         "spread": logits.std(axis=-1),
     }
-    return np.column_stack([*_overall(view), *_by_class(view, logits, told)])
+    return np.column_stack([*_overall(view), *_by_class(view, logits, predicted)])
 
 
 MEASURES = (
@@ -242,13 +242,13 @@ def _overall(view: Mapping[str, Any]) -> list[np.ndarray]:
     return [*means, *quantiles[0], *quantiles[1]]
 
 
-def _by_class(view: Mapping[str, Any], logits: np.ndarray, told: np.ndarray) -> list[np.ndarray]:
+def _by_class(view: Mapping[str, Any], logits: np.ndarray, predicted: np.ndarray) -> list[np.ndarray]:
     """Return quartiles over the classes of hits and surprise, how far the classes lie apart, and the mean logits."""
-    classes = np.unique(told)
-    hits = np.stack([view["hit"][:, told == c].mean(axis=1) for c in classes], axis=1)
-    surprise = np.stack([-view["right"][:, told == c].mean(axis=1) for c in classes], axis=1)
-    centres = np.stack([logits[:, told == c].mean(axis=1) for c in classes], axis=1)  # (n, classes, C)
-    within = ((logits - centres[:, np.searchsorted(classes, told)]) ** 2).mean(axis=(1, 2))
+    classes = np.unique(predicted)
+    hits = np.stack([view["hit"][:, predicted == c].mean(axis=1) for c in classes], axis=1)
+    surprise = np.stack([-view["right"][:, predicted == c].mean(axis=1) for c in classes], axis=1)
+    centres = np.stack([logits[:, predicted == c].mean(axis=1) for c in classes], axis=1)  # (n, classes, C)
+    within = ((logits - centres[:, np.searchsorted(classes, predicted)]) ** 2).mean(axis=(1, 2))
     between = centres.var(axis=1).mean(axis=-1)
     quartiles = [np.quantile(values, (0.0, 0.25, 0.5, 0.75), axis=1) for values in (hits, surprise)]
     return [*quartiles[0], *quartiles[1], _log(between) - _log(within), _log((logits.mean(axis=1) ** 2).mean(axis=1))]

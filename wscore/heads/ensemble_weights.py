@@ -45,5 +45,5 @@ def error_of(target: Target, answers: Float[np.ndarray, "rows width"], values: F
         return float(np.mean((answers[:, 0] - values) ** 2))
     places = values.astype(int)
     share = answers if isinstance(target, Discrete) else np.column_stack([1 - answers[:, 0], answers[:, 0]])
-    told = np.maximum(share[np.arange(len(places)), places], LEAST)
-    return float(-np.mean(class_weights(target)[places] * np.log(told)))
+    predicted = np.maximum(share[np.arange(len(places)), places], LEAST)
+    return float(-np.mean(class_weights(target)[places] * np.log(predicted)))

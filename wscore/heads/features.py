@@ -32,7 +32,7 @@ from wscore.heads.dreamed_probes import (
     probe_table,
 )
 from wscore.heads.spectra import network_numbers, spectra_table
-from wscore.heads.weight_statistics import STATISTICS, Columns, statistics_table, tensor_roles, tensor_statistics
+from wscore.heads.weight_statistics import STATISTICS, FeatureTable, statistics_table, tensor_roles, tensor_statistics
 from wscore.io import read_json, read_tensors, write_arrays, write_json, write_tensors
 from wscore.networks.architectures import Architecture
 from wscore.networks.layout import Layout
@@ -43,7 +43,7 @@ BLOCKS: tuple[str, ...] = get_args(Block)
 COMPUTED = ("statistics", "spectra", "probes")
 VALUES, NAMES, PROBES = "features.safetensors", "features.json", "probes.safetensors"
 LARGEST = 1e30  # what is larger is cut, so that squares stay finite in float64
-Blocks = Mapping[str, Columns]
+Blocks = Mapping[str, FeatureTable]
 
 
 class FeaturesConfig(Section):
@@ -81,7 +81,7 @@ def parse_features(text: str) -> tuple[str, ...]:
 
 def compute_blocks(
     zoo: Zoo, split: Sequence[str] | np.ndarray, config: FeaturesConfig
-) -> tuple[dict[str, Columns], dict[str, Probes]]:
+) -> tuple[dict[str, FeatureTable], dict[str, Probes]]:
     """Return the computed blocks of all networks of a zoo, row by row, and the probes that were dreamed for them.
 
     Args:
@@ -91,7 +91,7 @@ def compute_blocks(
     """
     values, names = statistics_table(zoo)
     # Without its last column: the number of a layout means nothing in another zoo.
-    blocks = {"statistics": Columns(values[:, :-1], names[:-1]), "spectra": spectra_table(zoo)}
+    blocks = {"statistics": FeatureTable(values[:, :-1], names[:-1]), "spectra": spectra_table(zoo)}
     probes: dict[str, Probes] = {}
     if config.probes:
         blocks["probes"], probes = probe_block(zoo, np.flatnonzero(np.asarray(split) == "train"), config)
@@ -100,7 +100,7 @@ def compute_blocks(
 
 def probe_block(
     zoo: Zoo, train: Int[np.ndarray, " train"], config: FeaturesConfig
-) -> tuple[Columns, dict[str, Probes]]:
+) -> tuple[FeatureTable, dict[str, Probes]]:
     """Return what all networks of a zoo answer to probes, and the probes, dreamed from the last checkpoints of some.
 
     Args:
@@ -113,13 +113,13 @@ def probe_block(
     return probe_table(zoo, probes), probes
 
 
-def describe_network(
+def network_features(
     layout: Layout,
     vector: Float[np.ndarray, " weights"],
     names: Mapping[str, Sequence[str]],
     probes: ProbeSets,
     architecture: Architecture | None = None,
-) -> dict[str, Columns]:
+) -> dict[str, FeatureTable]:
     """Return the computed blocks of one network (1, F), with the columns that a head was trained on.
 
     What the network does not have is NaN, and so are its answers to probes if its architecture is not known or none
@@ -142,7 +142,7 @@ def describe_network(
     for block in (block for block in COMPUTED if block in names):
         missing = np.full(1, np.nan)
         columns = [np.asarray(found.get(block, {}).get(name, missing), float) for name in names[block]]
-        blocks[block] = Columns(_narrow(np.stack(columns, axis=1)), tuple(names[block]))
+        blocks[block] = FeatureTable(_narrow(np.stack(columns, axis=1)), tuple(names[block]))
     return blocks
 
 
@@ -160,7 +160,7 @@ def write_probes(folder: Path, probes: ProbeSets) -> None:
         write_tensors(folder / PROBES, tensors)
 
 
-def read_blocks(folder: Path) -> dict[str, Columns]:
+def read_blocks(folder: Path) -> dict[str, FeatureTable]:
     """Return the blocks in a folder, in the order of its rows.
 
     Raises:
@@ -171,7 +171,7 @@ def read_blocks(folder: Path) -> dict[str, Columns]:
     values, names = read_tensors(folder / VALUES), read_json(folder / NAMES)
     if {name: tensor.shape[1] for name, tensor in values.items()} != {name: len(some) for name, some in names.items()}:
         raise DataError("features and their names differ", where=folder, fix="run `dvc repro cache_representations`")
-    return {name: Columns(values[name].numpy(), tuple(names[name])) for name in names}
+    return {name: FeatureTable(values[name].numpy(), tuple(names[name])) for name in names}
 
 
 def read_probes(folder: Path) -> dict[str, Probes]:

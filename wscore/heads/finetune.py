@@ -9,7 +9,7 @@ from wscore.training.callbacks import Callback
 from wscore.training.state import TrainingState
 
 
-def parameter_groups(model: Head, *, encoder: float, head: float) -> list[dict[str, Any]]:
+def finetune_parameter_groups(model: Head, *, encoder: float, head: float) -> list[dict[str, Any]]:
     """Return AdamW's groups: the parameters of the encoder, and all others, with factors on the learning rate."""
     live = [] if model.encoder is None else list(model.encoder.parameters())
     own = {id(parameter) for parameter in live}

@@ -68,7 +68,7 @@ def cache_representations(
     """
     if foreign is None:
         encoder, identity = load_model(folder, Encoder), _checked(folder, cache)
-        encoded, latent_dim = encode(encoder, cache), encoder.leading
+        encoded, latent_dim = iterate_latents(encoder, cache), encoder.leading
     else:
         identity, latent_dim = foreign.identity, foreign.model.leading
         encoded = encode_anew(foreign, cache, zoo)
@@ -146,7 +146,7 @@ def _checked(folder: Path, cache: TokenCache) -> str:
     return content["sha256"]
 
 
-def encode(encoder: Encoder, cache: TokenCache) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+def iterate_latents(encoder: Encoder, cache: TokenCache) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Yield (rows of the zoo (n,), first item of each (n,), latents (n, `leading`)) of all networks, some at once."""
     rows, windows = cache.table["row"].to_numpy(), cache.table["window"].to_numpy()
     heads = np.append(np.flatnonzero(windows == 0), len(rows))  # first item of each network, and the end

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import numpy as np
 from jaxtyping import Float
 
-from wscore.heads.weight_statistics import Columns, chunks, tensor_roles
+from wscore.heads.weight_statistics import FeatureTable, chunks, tensor_roles
 from wscore.io import scratch_array
 from wscore.networks.layout import Layout, TensorSpec
 from wscore.zoo.store import Zoo
@@ -29,7 +29,7 @@ Numbers = dict[str, Float[np.ndarray, " rows"]]
 Matrices = Float[np.ndarray, "rows out in kernel"]
 
 
-def spectra_table(zoo: Zoo) -> Columns:
+def spectra_table(zoo: Zoo) -> FeatureTable:
     """Return the numbers of all networks of a zoo (N, G) in float32, row by row; the weights are streamed."""
     keys = zoo.table["layout"].astype(str).tolist()
     used = [zoo.layouts[key] for key in sorted(set(keys))]
@@ -40,7 +40,7 @@ def spectra_table(zoo: Zoo) -> Columns:
     for key, rows, vectors in chunks(zoo, keys):
         for name, column in network_numbers(zoo.layouts[key], vectors).items():
             values[rows, places[name]] = column
-    return Columns(values, tuple(names))
+    return FeatureTable(values, tuple(names))
 
 
 def network_numbers(layout: Layout, vectors: Float[np.ndarray, "rows weights"]) -> Numbers:

@@ -208,7 +208,7 @@ class Encoded(NamedTuple):
     known: Bool[np.ndarray, "rows target"]
 
 
-def encode(targets: Targets, table: pd.DataFrame) -> Encoded:
+def encode_targets(targets: Targets, table: pd.DataFrame) -> Encoded:
     """Return the targets of the rows of a metadata table.
 
     Raises:

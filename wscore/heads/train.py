@@ -22,7 +22,7 @@ from wscore.heads.dreamed_probes import ProbeSets
 from wscore.heads.ensemble import Answers, Blend, BlendConfig
 from wscore.heads.ensemble_weights import best_shares, error_of
 from wscore.heads.features import parse_features, read_probes, write_probes
-from wscore.heads.finetune import Unfreeze, parameter_groups
+from wscore.heads.finetune import Unfreeze, finetune_parameter_groups
 from wscore.heads.losses import binary_loss, class_loss, regression_loss
 from wscore.heads.mlp_head import Head, HeadConfig
 from wscore.heads.targets import (
@@ -34,7 +34,7 @@ from wscore.heads.targets import (
     Scale,
     Target,
     Targets,
-    encode,
+    encode_targets,
     fit_binary,
     fit_continuous,
     fit_discrete,
@@ -249,7 +249,9 @@ def train_head(
                 f"there is no {name} network", where="heads", fix="make more runs, or change the fractions in tokens"
             )
     targets = fit_targets(task, config, train.table)
-    folds = [Fold(part, part.inputs(config.blocks), encode(targets, part.table)) for part in (train, validation)]
+    folds = [
+        Fold(part, part.inputs(config.blocks), encode_targets(targets, part.table)) for part in (train, validation)
+    ]
     _warn_of_trees(config, folds)
     forests = [_forest(member, config, targets, *folds) for member in config.members if member != "network"]
     networks, histories = [], []
@@ -342,7 +344,7 @@ def outputs_of(model: Blend, data: HeadData, inputs: Float[np.ndarray, "rows inp
     return {name: np.concatenate([part[name].numpy() for part in parts]) for name in model.config.kinds}
 
 
-def predict(head: PropertyHead, data: HeadData) -> Outputs:
+def predict_properties(head: PropertyHead, data: HeadData) -> Outputs:
     """Return what a head says about networks, by target.
 
     That is the probability of true (N, 1), a scaled number (N, 1), or the probability of each name of the vocabulary
@@ -369,10 +371,12 @@ def read(head: PropertyHead, outputs: Outputs) -> pd.DataFrame:
     """
     columns: dict[str, Any] = {}
     for target in head.targets:
-        told = outputs[target.name]
-        columns[target.name] = target.restore(told.argmax(axis=1) if isinstance(target, Discrete) else told[:, 0])
+        predicted = outputs[target.name]
+        columns[target.name] = target.restore(
+            predicted.argmax(axis=1) if isinstance(target, Discrete) else predicted[:, 0]
+        )
         if isinstance(target, Continuous) and target.name in head.intervals:
-            low, high = head.intervals[target.name].bounds(told[:, 0])
+            low, high = head.intervals[target.name].bounds(predicted[:, 0])
             columns |= {f"{target.name}_low": target.restore(low), f"{target.name}_high": target.restore(high)}
     return pd.DataFrame(columns)
 
@@ -407,14 +411,14 @@ def load_head(folder: Path, task: str | None = None) -> PropertyHead:
     except ConfigError as error:
         raise ModelError(str(error)) from error
     model = load_model(folder, Blend)
-    kinds = {target.name: kind_of(target) for target in saved.targets}
+    kinds = {target.name: target_kind(target) for target in saved.targets}
     if kinds != model.config.kinds:
         raise ModelError("outputs and targets differ", where=where, expected=kinds, got=model.config.kinds)
     features = {block: tuple(names) for block, names in content["features"].items()}
     return PropertyHead(found, model, saved.targets, content["encoder"], features, intervals, read_probes(Path(folder)))
 
 
-def kind_of(target: Target) -> Literal["binary", "continuous", "discrete"]:
+def target_kind(target: Target) -> Literal["binary", "continuous", "discrete"]:
     """Return the kind of a target as a blend knows it."""
     if isinstance(target, Binary):
         return "binary"
@@ -484,7 +488,7 @@ def _fit_network(
         loss=head_loss(targets),
         # One batch per step in float32: a head is too small to gain from anything else.
         config=FitConfig.of(config, accumulate=1, precision="no", seed=seed),
-        groups=lambda model: parameter_groups(model, encoder=config.encoder_lr, head=config.head_lr),
+        groups=lambda model: finetune_parameter_groups(model, encoder=config.encoder_lr, head=config.head_lr),
         callbacks=callbacks,
         **extras,
     )
@@ -492,7 +496,7 @@ def _fit_network(
 
 def _blend(targets: Targets, networks: Sequence[Head], forests: Sequence[Forest]) -> Blend:
     config = BlendConfig(
-        kinds={target.name: kind_of(target) for target in targets},
+        kinds={target.name: target_kind(target) for target in targets},
         network=networks[0].config if networks else None,
         copies=max(1, len(networks)),
         forests=tuple(forest.config for forest in forests),

@@ -23,7 +23,7 @@ CHUNK = 128  # networks of one layout whose statistics are taken at once
 Features = Float[np.ndarray, "rows feature"]
 
 
-class Columns(NamedTuple):
+class FeatureTable(NamedTuple):
     """A table of numbers about networks.
 
     Attributes:
@@ -49,7 +49,7 @@ def tensor_roles(layout: Layout) -> list[tuple[str, int]]:
     return [(kind, kinds[number:].count(kind)) for number, kind in enumerate(kinds)]
 
 
-def statistics_table(zoo: Zoo) -> Columns:
+def statistics_table(zoo: Zoo) -> FeatureTable:
     """Return the statistics of all networks of a zoo, row by row; the weights are streamed, never held together."""
     layouts = sorted(zoo.layouts)
     roles = {key: tensor_roles(zoo.layouts[key]) for key in layouts}
@@ -64,7 +64,7 @@ def statistics_table(zoo: Zoo) -> Columns:
         places = np.add.outer(np.array(columns[key]) * len(STATISTICS), np.arange(len(STATISTICS))).ravel()
         values[np.array(rows)[:, None], places] = found.reshape(len(rows), -1)
     values[:, -1] = [layouts.index(key) for key in keys]
-    return Columns(values, (*names, "layout"))
+    return FeatureTable(values, (*names, "layout"))
 
 
 def _statistics(part: np.ndarray) -> np.ndarray:

@@ -22,7 +22,9 @@ def write_checksums(folder: Path) -> None:
     """Write checksums.json over the files below a folder, hidden ones left out."""
     files = sorted(path for path in Path(folder).rglob("*") if path.is_file())
     names = {path.relative_to(folder).as_posix(): path for path in files}
-    kept = {name: digest(path) for name, path in names.items() if name != CHECKSUMS and not path.name.startswith(".")}
+    kept = {
+        name: file_sha256(path) for name, path in names.items() if name != CHECKSUMS and not path.name.startswith(".")
+    }
     write_json(Path(folder) / CHECKSUMS, {"format": FORMAT, "files": kept})
 
 
@@ -87,11 +89,11 @@ def verify(folder: Path) -> None:
             continue
         if not path.is_file():
             raise ModelError("is missing", where=path, fix=AGAIN)
-        if digest(path) != expected:
+        if file_sha256(path) != expected:
             raise ModelError("was altered", where=path, expected=f"the SHA-256 in {CHECKSUMS}", fix=AGAIN)
 
 
-def digest(path: Path) -> str:
+def file_sha256(path: Path) -> str:
     """Return the SHA-256 of a file."""
     with Path(path).open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

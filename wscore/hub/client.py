@@ -60,7 +60,7 @@ def load_hub_dataset(repository: str, revision: str | None, *, name: str | None 
         with stopped_by_signals():
             content = load_dataset(repository, name, revision=revision, cache_dir=cache)
     except client_errors() as error:
-        raise refused(repository, revision, error) from error
+        raise rejected(repository, revision, error) from error
     assert isinstance(content, DatasetDict)
     return content
 
@@ -111,7 +111,7 @@ def download(
         with stopped_by_signals():
             return Path(persist(fetch))
     except client_errors() as error:
-        raise refused(repository, revision, error, fix=fix) from error
+        raise rejected(repository, revision, error, fix=fix) from error
 
 
 def check_reachable(repository: str, *, fix: str = FIX) -> None:
@@ -215,7 +215,7 @@ def client_errors() -> tuple[type[Exception], ...]:
     return (_transport(), OSError, ValueError, RuntimeError)
 
 
-def explain(error: Exception) -> str:
+def explain_hub_error(error: Exception) -> str:
     """Return what the Hub's client complains about in one line, with its token and long addresses left out."""
     error = _root(error)
     status = getattr(getattr(error, "response", None), "status_code", None)
@@ -232,10 +232,10 @@ def explain(error: Exception) -> str:
     return text.replace(token, "***") if token else text
 
 
-def refused(repository: str, revision: str | None, error: Exception, *, fix: str = FIX) -> DataError:
+def rejected(repository: str, revision: str | None, error: Exception, *, fix: str = FIX) -> DataError:
     """Return the error of a user for one of the Hub's client."""
     where = repository if revision is None else f"{repository} at {revision}"
-    return DataError("can't be loaded from the Hub", where=where, got=explain(error), fix=fix)
+    return DataError("can't be loaded from the Hub", where=where, got=explain_hub_error(error), fix=fix)
 
 
 def _transport() -> type[Exception]:

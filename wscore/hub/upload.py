@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from wscore.errors import DataError, PublishError
 from wscore.hub.checksums import CHECKSUMS, read_checksums
-from wscore.hub.client import bound_waiting, check_reachable, client_errors, explain, is_offline, persist
+from wscore.hub.client import bound_waiting, check_reachable, client_errors, explain_hub_error, is_offline, persist
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -102,7 +102,7 @@ def _push(one: Upload, private: bool, token: str) -> str:
         )
     except client_errors() as error:
         where = f"publish.repo_id={one.repo_id}"
-        raise PublishError("the upload failed", where=where, got=explain(error), fix=AGAIN) from None
+        raise PublishError("the upload failed", where=where, got=explain_hub_error(error), fix=AGAIN) from None
     return commit.commit_url
 
 

@@ -23,7 +23,7 @@ from torch import Tensor
 from wscore.errors import DataError, WscoreError, printable
 from wscore.networks.naming import native, outputs_first
 from wscore.networks.onnx import read_onnx
-from wscore.networks.pickles import Content, mapped, read_old, read_zip
+from wscore.networks.pickles import PickleContent, mapped, read_old, read_zip
 from wscore.networks.records import RejectedError
 from wscore.networks.selection import Checkpoint, select_all
 
@@ -77,7 +77,7 @@ def read_networks(path: Path, *, key: str | None, most: int) -> list[Checkpoint]
         raise RejectedError("unreadable", shown(error)) from error
 
 
-def read_state(path: Path) -> dict[str, Tensor]:
+def read_network_state(path: Path) -> dict[str, Tensor]:
     """Return the state dict of one network in a file, checked to hold finite numbers.
 
     Raises:
@@ -94,19 +94,19 @@ def read_state(path: Path) -> dict[str, Tensor]:
     return state
 
 
-def load_file(path: Path, *, most: int) -> Content:
+def load_file(path: Path, *, most: int) -> PickleContent:
     """Return the content of a checkpoint file: nested mappings, lists and tensors, and what was not read of it.
 
     Raises:
         RejectedError: if it is damaged, of another format, holds code, or claims more than it can hold.
     """
     try:
-        content = READERS[kind_of(path)](path, most)
+        content = READERS[file_kind(path)](path, most)
     except WscoreError:
         raise
     except BROKEN as error:
         raise RejectedError("unreadable", shown(error)) from error
-    return content if isinstance(content, Content) else Content(content, ())
+    return content if isinstance(content, PickleContent) else PickleContent(content, ())
 
 
 def shown(error: BaseException) -> str:
@@ -115,7 +115,7 @@ def shown(error: BaseException) -> str:
     return f"{type(error).__name__}: {printable(text)}"[:200]
 
 
-def kind_of(path: Path) -> str:
+def file_kind(path: Path) -> str:
     """Return the key of `READERS` that the first bytes of a file ask for.
 
     Raises:
@@ -166,14 +166,14 @@ def _foreign(head: bytes) -> str:
     return f"first bytes {head[:8].hex() or 'none'}"
 
 
-def _read_torch(path: Path, most: int) -> Content:
+def _read_torch(path: Path, most: int) -> PickleContent:
     """Return what `torch.save` wrote."""
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
     return _from_zip(mapped(path), entries, most)
 
 
-def _from_zip(data: memoryview, entries: list[zipfile.ZipInfo], most: int) -> Content:
+def _from_zip(data: memoryview, entries: list[zipfile.ZipInfo], most: int) -> PickleContent:
     named = {entry.filename: entry for entry in entries}
     if any("/code/" in name or name.endswith("/constants.pkl") for name in named):
         raise RejectedError("code", "a TorchScript program; save its state_dict instead")
@@ -185,7 +185,7 @@ def _from_zip(data: memoryview, entries: list[zipfile.ZipInfo], most: int) -> Co
     return read_zip(data, named)
 
 
-def _read_policy(path: Path, most: int) -> Content:
+def _read_policy(path: Path, most: int) -> PickleContent:
     """Return the networks of an agent as Stable-Baselines3 saves it."""
     with zipfile.ZipFile(path) as archive:
         entry = archive.getinfo(POLICY)
@@ -197,7 +197,7 @@ def _read_policy(path: Path, most: int) -> Content:
         return _from_zip(memoryview(bytearray(data)), inner.infolist(), most)
 
 
-def _read_pickle(path: Path, most: int) -> Content:  # noqa: ARG001
+def _read_pickle(path: Path, most: int) -> PickleContent:  # noqa: ARG001
     """Return what older versions of `torch.save` wrote, or a plain pickle."""
     with path.open("rb") as stream:
         return read_old(stream, path.stat().st_size)

@@ -8,11 +8,11 @@ import pandas as pd
 
 from wscore.config import Section
 from wscore.errors import ConfigError
-from wscore.networks.factories import UNKNOWN, Way, find_way
+from wscore.networks.factories import UNKNOWN, NetworkRunner, find_way
 from wscore.networks.images import Images, ImagesConfig, load_images
 from wscore.networks.layout import Layout
 
-__all__ = ["UNKNOWN", "DataConfig", "Kind", "Tasks", "Way", "as_tasks", "kinds_of", "load_tasks"]
+__all__ = ["UNKNOWN", "DataConfig", "NetworkKey", "NetworkRunner", "Tasks", "as_tasks", "kinds_of", "load_tasks"]
 
 Name = Annotated[str, msgspec.Meta(min_length=1)]
 Names = Annotated[tuple[Name, ...], msgspec.Meta(min_length=1)]
@@ -89,7 +89,7 @@ class DataConfig(Section):
         return self.each()[0]
 
 
-class Kind(NamedTuple):
+class NetworkKey(NamedTuple):
     """What networks have in common that are built and run alike.
 
     Attributes:
@@ -115,7 +115,7 @@ class Tasks:
         self.images = tuple(images)
         self.factories = dict(factories or {})
         self._by_name = {one.name: one for one in images}
-        self._ways: dict[tuple[Kind, str], Way] = {}
+        self._ways: dict[tuple[NetworkKey, str], NetworkRunner] = {}
 
     def key(self, dataset: object) -> str:
         """Return the name of the images of networks whose column `dataset` says this; empty if there are none.
@@ -130,7 +130,7 @@ class Tasks:
         """Return the images of a key."""
         return self._by_name.get(key)
 
-    def way(self, kind: Kind, layout: Layout) -> Way:
+    def way(self, kind: NetworkKey, layout: Layout) -> NetworkRunner:
         """Return how networks of a kind are run on their images, or why they can't be.
 
         Raises:
@@ -140,7 +140,7 @@ class Tasks:
         if code not in self._ways:
             images = self.of(kind.task)
             self._ways[code] = (
-                Way(None, f"data.dataset names {', '.join(self._by_name)} and not their data set")
+                NetworkRunner(None, f"data.dataset names {', '.join(self._by_name)} and not their data set")
                 if images is None
                 else find_way(kind.architecture, kind.factory, layout, images, self.factories)
             )
@@ -167,11 +167,11 @@ def as_tasks(images: Images | Tasks) -> Tasks:
     return images if isinstance(images, Tasks) else Tasks([images])
 
 
-def kinds_of(table: pd.DataFrame, tasks: Tasks | None) -> list[Kind]:
+def kinds_of(table: pd.DataFrame, tasks: Tasks | None) -> list[NetworkKey]:
     """Return the kind of every row of a zoo's table; without tasks all have the same."""
     columns = [_texts(table, name) for name in ("architecture", "factory", "dataset")]
     return [
-        Kind(architecture, factory, "" if tasks is None else tasks.key(dataset))
+        NetworkKey(architecture, factory, "" if tasks is None else tasks.key(dataset))
         for architecture, factory, dataset in zip(*columns, strict=True)
     ]
 

@@ -41,7 +41,7 @@ class Built(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         return msgspec.json.encode(self, order="sorted").decode()
 
 
-class Way(NamedTuple):
+class NetworkRunner(NamedTuple):
     """How networks that differ in their weights alone are run.
 
     Attributes:
@@ -58,7 +58,7 @@ class Way(NamedTuple):
         return logits(self.answer, weights, images)
 
 
-UNKNOWN = Way(None, "the architecture is not known")
+UNKNOWN = NetworkRunner(None, "the architecture is not known")
 
 
 def import_factory(name: str, target: str) -> Callable[..., nn.Module]:
@@ -95,7 +95,9 @@ def named(text: str) -> Built:
         raise DataError("says not how to build a network", where="factory", expected=expected, got=text[:80]) from error
 
 
-def find_way(architecture: str, factory: str, layout: Layout, images: Images, factories: Mapping[str, str]) -> Way:
+def find_way(
+    architecture: str, factory: str, layout: Layout, images: Images, factories: Mapping[str, str]
+) -> NetworkRunner:
     """Return how networks of a layout are run on some images.
 
     Args:
@@ -110,7 +112,7 @@ def find_way(architecture: str, factory: str, layout: Layout, images: Images, fa
     """
     made, reason = try_to_build(architecture, factory, layout, factories)
     if made is None:
-        return Way(None, reason)
+        return NetworkRunner(None, reason)
     return _known_way(architecture, layout, images) if architecture else _tried(differentiable(made), layout, images)
 
 
@@ -175,15 +177,17 @@ def misfit(state: Mapping[str, Tensor], layout: Layout) -> str:
     return "" if other is None else f"{other} has the shape {held[other]}, that of the network {own[other]}"
 
 
-def _known_way(text: str, layout: Layout, images: Images) -> Way:
+def _known_way(text: str, layout: Layout, images: Images) -> NetworkRunner:
     known, shape = parse(text), tuple(images.x_train.shape[1:])
     if known.input != shape or known.classes != images.classes:
         got = f"{shape} in {images.classes} classes"
-        return Way(None, f"made for images {known.input} in {known.classes} classes, those of {images.name} are {got}")
-    return Way(StackedAnswer(known, layout))
+        return NetworkRunner(
+            None, f"made for images {known.input} in {known.classes} classes, those of {images.name} are {got}"
+        )
+    return NetworkRunner(StackedAnswer(known, layout))
 
 
-def _tried(module: nn.Module, layout: Layout, images: Images) -> Way:
+def _tried(module: nn.Module, layout: Layout, images: Images) -> NetworkRunner:
     """Return how a foreign network is run: many at once, or where that fails one by one."""
     weights = torch.from_numpy(layout.flatten(module.state_dict()))
     some, reason = images.x_train[:EXAMPLES][None], ""
@@ -199,9 +203,9 @@ def _tried(module: nn.Module, layout: Layout, images: Images) -> Way:
             continue
         if found.ndim != 3 or found.shape[:2] != (EXAMPLES, len(some[0])) or found.shape[2] < images.classes:
             got = tuple(found.shape[1:])
-            return Way(
+            return NetworkRunner(
                 None,
                 f"answers {len(some[0])} images of {images.name} with {got}, not logits of {images.classes} classes",
             )
-        return Way(answer)
-    return Way(None, reason)
+        return NetworkRunner(answer)
+    return NetworkRunner(None, reason)

@@ -125,17 +125,17 @@ def network_layout(spec: NetworkSpec) -> Layout:
     return layout_of(build_network(spec).state_dict())
 
 
-def judge(
+def accuracy_and_loss(
     spec: NetworkSpec,
     vectors: Float[Tensor, "networks weights"],
     images: Float[Tensor, "images channel height width"],
     labels: Int[Tensor, " images"],
 ) -> Scores:
     """Return accuracy and loss of networks given as flat weight vectors, on the device of the images."""
-    return scores(run(build_network(spec), network_layout(spec), vectors.to(images.device), images), labels)
+    return scores(run_networks(build_network(spec), network_layout(spec), vectors.to(images.device), images), labels)
 
 
-def run(
+def run_networks(
     network: nn.Module,
     layout: Layout,
     vectors: Float[Tensor, "networks weights"],

@@ -14,7 +14,7 @@ LEAVES = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked"
 FLAX = {"kernel": "weight", "scale": "weight", "embedding": "weight", "mean": "running_mean", "var": "running_var"}
 
 
-def natural(name: str) -> tuple[list[Any], int, list[Any]]:
+def tensor_order(name: str) -> tuple[list[Any], int, list[Any]]:
     """Return a key that sorts tensors by module, layer 2 before layer 10, and within it by what they are."""
     module, _, leaf = name.rpartition(".")
     return _pieces(module), LEAVES.index(leaf) if leaf in LEAVES else len(LEAVES), _pieces(leaf)

@@ -77,7 +77,7 @@ class Stub(dict[Any, Any]):
         return len(self)
 
 
-class Content(NamedTuple):
+class PickleContent(NamedTuple):
     """What a file holds.
 
     Attributes:
@@ -114,7 +114,7 @@ class _DType:
         return np.dtype(kind).newbyteorder(self.order or "=")
 
 
-class Machine:
+class PickleInterpreter:
     """Interprets one pickle.
 
     Args:
@@ -308,24 +308,24 @@ def _key(value: Any) -> Any:
     return value if flat else f"<{getattr(value, 'name', type(value).__name__)}>"
 
 
-def _rebuild(machine: Machine, arguments: tuple[Any, ...]) -> Any:
+def _rebuild(machine: PickleInterpreter, arguments: tuple[Any, ...]) -> Any:
     return machine.tensor(*arguments[:4])
 
 
-def _rebuild_typed(machine: Machine, arguments: tuple[Any, ...]) -> Any:
+def _rebuild_typed(machine: PickleInterpreter, arguments: tuple[Any, ...]) -> Any:
     kind = arguments[6] if len(arguments) > 6 else None
     if not isinstance(kind, torch.dtype):
         raise PickleError("a tensor of no type")
     return machine.tensor(*arguments[:4], kind)
 
 
-def _rebuild_subclass(machine: Machine, arguments: tuple[Any, ...]) -> Any:
+def _rebuild_subclass(machine: PickleInterpreter, arguments: tuple[Any, ...]) -> Any:
     """Return the plain tensor in one of a subclass, or one with attributes."""
     machine.call(arguments[0], arguments[2])
     return machine.stack.pop()
 
 
-def _from_bytes(machine: Machine, arguments: tuple[Any, ...]) -> Any:
+def _from_bytes(machine: PickleInterpreter, arguments: tuple[Any, ...]) -> Any:
     """Return a storage within a plain pickle: a whole file of the old format."""
     if machine.depth or not isinstance(arguments[0], bytes):
         raise PickleError("a storage within a storage")
@@ -335,21 +335,21 @@ def _from_bytes(machine: Machine, arguments: tuple[Any, ...]) -> Any:
     return content.value
 
 
-def _refuse(reason: str, detail: str) -> Callable[[Machine, tuple[Any, ...]], Any]:
-    def call(_: Machine, __: tuple[Any, ...]) -> Any:
+def _refuse(reason: str, detail: str) -> Callable[[PickleInterpreter, tuple[Any, ...]], Any]:
+    def call(_: PickleInterpreter, __: tuple[Any, ...]) -> Any:
         raise RejectedError(reason, detail)
 
     return call
 
 
-def _encoded(machine: Machine, arguments: tuple[Any, ...]) -> bytes:
+def _encoded(machine: PickleInterpreter, arguments: tuple[Any, ...]) -> bytes:
     """Return the bytes that older protocols write as text."""
     text = arguments[0] if arguments and isinstance(arguments[0], str) else ""
     machine.charge(len(text))
     return text.encode("latin-1")
 
 
-def _mapping(machine: Machine, arguments: tuple[Any, ...]) -> dict[Any, Any]:
+def _mapping(machine: PickleInterpreter, arguments: tuple[Any, ...]) -> dict[Any, Any]:
     given = arguments[-1] if arguments else {}
     machine.charge(64 * len(given) if isinstance(given, list | dict) else 0)
     if isinstance(given, list) and all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in given):
@@ -357,22 +357,22 @@ def _mapping(machine: Machine, arguments: tuple[Any, ...]) -> dict[Any, Any]:
     return dict(given) if isinstance(given, dict) else {}
 
 
-def _sequence(machine: Machine, arguments: tuple[Any, ...]) -> list[Any]:
+def _sequence(machine: PickleInterpreter, arguments: tuple[Any, ...]) -> list[Any]:
     """Return a set, or another collection, as a list: nothing is hashed or compared."""
     given = arguments[0] if arguments and isinstance(arguments[0], list | tuple) else ()
     machine.charge(8 * len(given))
     return list(given)
 
 
-def _size(machine: Machine, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+def _size(machine: PickleInterpreter, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
     return tuple(_sequence(machine, arguments))
 
 
-def _text(machine: Machine, arguments: tuple[Any, ...]) -> str:  # noqa: ARG001
+def _text(machine: PickleInterpreter, arguments: tuple[Any, ...]) -> str:  # noqa: ARG001
     return "/".join(part[:200] for part in arguments[:16] if isinstance(part, str)).replace("//", "/")
 
 
-def _scalar(machine: Machine, arguments: tuple[Any, ...]) -> Any:
+def _scalar(machine: PickleInterpreter, arguments: tuple[Any, ...]) -> Any:
     """Return a NumPy scalar, numbers only."""
     kind, data = arguments if len(arguments) == 2 else (None, None)
     if not isinstance(kind, _DType) or not _is_numeric(kind) or not isinstance(data, bytes | str):
@@ -384,7 +384,7 @@ def _scalar(machine: Machine, arguments: tuple[Any, ...]) -> Any:
     return np.frombuffer(data, kind.numeric())[0].item()
 
 
-def _from_buffer(machine: Machine, arguments: tuple[Any, ...]) -> Any:
+def _from_buffer(machine: PickleInterpreter, arguments: tuple[Any, ...]) -> Any:
     """Return an array as protocol 5 writes it: (bytes, type, shape, order of axes)."""
     if len(arguments) != 4:
         raise PickleError("an array without a shape")
@@ -394,13 +394,13 @@ def _from_buffer(machine: Machine, arguments: tuple[Any, ...]) -> Any:
     return array
 
 
-def _jax_array(machine: Machine, arguments: tuple[Any, ...]) -> Any:
+def _jax_array(machine: PickleInterpreter, arguments: tuple[Any, ...]) -> Any:
     array = np.zeros(0, np.float32)
     machine.fill(array, arguments[2] if len(arguments) > 2 else None)
     return array
 
 
-def _empty_array(machine: Machine, arguments: tuple[Any, ...]) -> np.ndarray:  # noqa: ARG001
+def _empty_array(machine: PickleInterpreter, arguments: tuple[Any, ...]) -> np.ndarray:  # noqa: ARG001
     return np.zeros(0, np.float32)
 
 
@@ -408,7 +408,7 @@ _meta = _refuse("unreadable", "tensors on the meta device, which hold no numbers
 _quantised = _refuse("quantised", "quantised tensors; save the network after dequantize()")
 _sparse = _refuse("not_real", "sparse tensors; save them after to_dense()")
 _wrapped = _refuse("not_real", "tensors of a subclass that holds others, such as distributed or quantised ones")
-CALLS: dict[str, Callable[[Machine, tuple[Any, ...]], Any]] = {
+CALLS: dict[str, Callable[[PickleInterpreter, tuple[Any, ...]], Any]] = {
     "torch._utils._rebuild_tensor": _rebuild,
     "torch._utils._rebuild_tensor_v2": _rebuild,
     "torch._utils._rebuild_tensor_v3": _rebuild_typed,
@@ -449,21 +449,21 @@ SILENT = (
 )
 
 
-def _memoize(machine: Machine, place: int) -> None:
+def _memoize(machine: PickleInterpreter, place: int) -> None:
     machine.memo[place] = machine.stack[-1]
 
 
-def _marked(machine: Machine) -> None:
+def _marked(machine: PickleInterpreter) -> None:
     machine.marks.append(machine.stack)
     machine.stack = []
 
 
-def _pop(machine: Machine) -> None:
+def _pop(machine: PickleInterpreter) -> None:
     machine.stack.pop() if machine.stack else machine.since_mark()
 
 
-def _tuple(count: int) -> Callable[[Machine], None]:
-    def make(machine: Machine) -> None:
+def _tuple(count: int) -> Callable[[PickleInterpreter], None]:
+    def make(machine: PickleInterpreter) -> None:
         if len(machine.stack) < count:
             raise PickleError("cut off or damaged")
         machine.stack[len(machine.stack) - count :] = [tuple(machine.stack[len(machine.stack) - count :])]
@@ -471,38 +471,38 @@ def _tuple(count: int) -> Callable[[Machine], None]:
     return make
 
 
-def _integer(machine: Machine, count: int) -> None:
+def _integer(machine: PickleInterpreter, count: int) -> None:
     if count > LONGEST_INTEGER:
         raise PickleError(f"a whole number of {count:,} bytes")
     machine.push(int.from_bytes(machine.read(count), "little", signed=True))
 
 
-def _text_integer(machine: Machine) -> None:
+def _text_integer(machine: PickleInterpreter) -> None:
     text = machine.line()
     machine.push({"00": False, "01": True}[text] if text in ("00", "01") else int(text.removesuffix("L")))
 
 
-def _text_string(machine: Machine) -> None:
+def _text_string(machine: PickleInterpreter) -> None:
     text = machine.line()
     machine.push(text[1:-1].encode("latin-1", "replace").decode("unicode_escape"))
 
 
-def _appended(machine: Machine) -> None:
+def _appended(machine: PickleInterpreter) -> None:
     value = machine.stack.pop()
     machine.extend([value])
 
 
-def _one_item(machine: Machine) -> None:
+def _one_item(machine: PickleInterpreter) -> None:
     values = [machine.stack.pop(), machine.stack.pop()]
     machine.set_items(values[::-1])
 
 
-def _called(machine: Machine) -> None:
+def _called(machine: PickleInterpreter) -> None:
     arguments = machine.stack.pop()
     machine.call(machine.stack.pop(), arguments)
 
 
-def _called_with_names(machine: Machine) -> None:
+def _called_with_names(machine: PickleInterpreter) -> None:
     names, arguments = machine.stack.pop(), machine.stack.pop()
     function = machine.stack.pop()
     machine.call(function, arguments)
@@ -510,27 +510,27 @@ def _called_with_names(machine: Machine) -> None:
         machine.stack[-1].state = names
 
 
-def _old_instance(machine: Machine) -> None:
+def _old_instance(machine: PickleInterpreter) -> None:
     machine.name(machine.line(), machine.line())
     function = machine.stack.pop()
     machine.call(function, tuple(machine.since_mark()))
 
 
-def _old_object(machine: Machine) -> None:
+def _old_object(machine: PickleInterpreter) -> None:
     function, *arguments = machine.since_mark()
     machine.call(function, tuple(arguments))
 
 
-def _stack_name(machine: Machine) -> None:
+def _stack_name(machine: PickleInterpreter) -> None:
     name = machine.stack.pop()
     machine.name(machine.stack.pop(), name)
 
 
-def _pushing(value: Any) -> Callable[[Machine], None]:
+def _pushing(value: Any) -> Callable[[PickleInterpreter], None]:
     return lambda machine: machine.push(value)
 
 
-def _bytes(layout: str, decode: Callable[[bytes], Any]) -> Callable[[Machine], None]:
+def _bytes(layout: str, decode: Callable[[bytes], Any]) -> Callable[[PickleInterpreter], None]:
     return lambda machine: machine.push(decode(machine.read(machine.number(layout))))
 
 
@@ -542,7 +542,7 @@ def _latin(data: bytes) -> str:
     return data.decode("latin-1")
 
 
-OPCODES: dict[bytes, Callable[[Machine], Any]] = {
+OPCODES: dict[bytes, Callable[[PickleInterpreter], Any]] = {
     pickle.PROTO: lambda m: m.read(1),
     pickle.FRAME: lambda m: m.read(8),
     pickle.MARK: _marked,
@@ -607,7 +607,7 @@ OPCODES: dict[bytes, Callable[[Machine], Any]] = {
 }
 
 
-def read_zip(data: memoryview, entries: Mapping[str, zipfile.ZipInfo]) -> Content:
+def read_zip(data: memoryview, entries: Mapping[str, zipfile.ZipInfo]) -> PickleContent:
     """Return what a file of `torch.save` holds; of a large file only the tensors that are used are read from the disk.
 
     Args:
@@ -644,23 +644,23 @@ def read_zip(data: memoryview, entries: Mapping[str, zipfile.ZipInfo]) -> Conten
             held[name] = _bytes_tensor(within(f"{root}data/{name}"))
         return _sized(held[name], kind, key[4])
 
-    machine = Machine(BytesIO(within(index)), size, storage)
-    return Content(machine.load(), tuple(sorted(machine.stubbed)))
+    machine = PickleInterpreter(BytesIO(within(index)), size, storage)
+    return PickleContent(machine.load(), tuple(sorted(machine.stubbed)))
 
 
-def read_old(stream: Any, size: int, *, depth: int = 0) -> Content:
+def read_old(stream: Any, size: int, *, depth: int = 0) -> PickleContent:
     """Return what `torch.save` wrote before PyTorch 1.6, one pickle after the other, or what a plain pickle holds.
 
     Raises:
         PickleError: if it is damaged.
         RejectedError: if it claims too much, or tensors are no plain numbers.
     """
-    first = Machine(stream, size, None, depth)
+    first = PickleInterpreter(stream, size, None, depth)
     value = first.load()
     if type(value) is not int or value != MAGIC:
-        return Content(value, tuple(sorted(first.stubbed)))
+        return PickleContent(value, tuple(sorted(first.stubbed)))
     for _ in range(2):  # version and platform
-        Machine(stream, size, None, depth).load()
+        PickleInterpreter(stream, size, None, depth).load()
     buffers: dict[str, bytearray] = {}
     kinds: dict[str, torch.dtype] = {}
 
@@ -674,15 +674,15 @@ def read_old(stream: Any, size: int, *, depth: int = 0) -> Content:
             buffers[name], kinds[name] = bytearray(count * kind.itemsize), kind
         return _sized(_bytes_tensor(memoryview(buffers[name])), kind, count)
 
-    machine = Machine(stream, size, storage, depth)
-    content = Content(machine.load(), tuple(sorted(machine.stubbed)))
+    machine = PickleInterpreter(stream, size, storage, depth)
+    content = PickleContent(machine.load(), tuple(sorted(machine.stubbed)))
     _fill_storages(stream, size, buffers, kinds)
     return content
 
 
 def _fill_storages(stream: Any, size: int, buffers: dict[str, bytearray], kinds: dict[str, torch.dtype]) -> None:
     """Read the numbers that follow the pickles of the old format."""
-    order = Machine(stream, size, None).load() if buffers else []
+    order = PickleInterpreter(stream, size, None).load() if buffers else []
     if not isinstance(order, list) or sorted(map(str, order)) != sorted(buffers):
         raise PickleError("storages that do not fit the tensors")
     for name in order:

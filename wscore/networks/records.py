@@ -1,4 +1,4 @@
-"""What a reader of networks hands over: a network, or the reason why it is set aside."""
+"""What a reader of networks hands over: a network, or the reason why it is excluded."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -32,7 +32,7 @@ REASONS = {
 }
 
 
-class Found(NamedTuple):
+class RawNetwork(NamedTuple):
     """One network as it was read.
 
     Attributes:
@@ -54,7 +54,7 @@ class Found(NamedTuple):
     constants: Mapping[str, Tensor] = MappingProxyType({})
 
 
-class Refused(NamedTuple):
+class Rejected(NamedTuple):
     """Something that is not taken into the zoo.
 
     Attributes:

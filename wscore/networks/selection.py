@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wscore.networks.naming import native, natural, plain_names
+from wscore.networks.naming import native, plain_names, tensor_order
 from wscore.networks.pickles import Stub
 from wscore.networks.records import RejectedError
 from wscore.networks.reparametrised import check_not_quantised, effective
@@ -129,8 +129,8 @@ def _checkpoint(choice: _Choice, most: int) -> Checkpoint:
     kept = {name: tensor for name, tensor in state.items() if is_weight(name, tensor)}
     if not any(tensor.is_floating_point() and tensor.numel() for tensor in kept.values()):
         raise RejectedError("no_checkpoint", f"no floating-point tensors among {sorted(state)[:6]}")
-    names = sorted(kept, key=natural)
-    constants = {name: state[name] for name in sorted(state.keys() - kept.keys(), key=natural)}
+    names = sorted(kept, key=tensor_order)
+    constants = {name: state[name] for name in sorted(state.keys() - kept.keys(), key=tensor_order)}
     left_out = (*choice.left_out, *(name for name in dropped if _words(name) & AVERAGES))
     return Checkpoint({name: kept[name] for name in names}, choice.notes, constants, choice.key, left_out)
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from ruamel.yaml import YAML
 
-from wscore.publish.card_metrics import Figures, eval_results, markdown
+from wscore.publish.card_metrics import Figures, eval_results, metrics_markdown
 from wscore.publish.config import PublishConfig
 from wscore.publish.provenance import Provenance
 
@@ -76,7 +76,7 @@ Models of one zoo of {networks:,} trained networks (hash `{zoo}`). Each folder s
 """
 
 
-class Part(NamedTuple):
+class CardPart(NamedTuple):
     """What is particular to one published model.
 
     Attributes:
@@ -102,7 +102,7 @@ class Part(NamedTuple):
     figures: Figures
 
 
-def write_card(part: Part, origin: Provenance, config: PublishConfig) -> str:
+def write_card(part: CardPart, origin: Provenance, config: PublishConfig) -> str:
     """Return the card of one part as Markdown with the Hub's YAML head."""
     return TEMPLATE.format(
         data=_data(part, origin, config),
@@ -110,7 +110,7 @@ def write_card(part: Part, origin: Provenance, config: PublishConfig) -> str:
         summary=part.summary,
         root="" if config.repo_id else ", from the root of the clone",
         code=part.code.strip(),
-        table=markdown(part.figures),
+        table=metrics_markdown(part.figures),
         note=part.note,
         networks=origin.networks,
         runs=origin.runs,
@@ -126,7 +126,7 @@ def write_card(part: Part, origin: Provenance, config: PublishConfig) -> str:
     )
 
 
-def write_index(parts: Sequence[Part], origin: Provenance, config: PublishConfig) -> str:
+def write_index(parts: Sequence[CardPart], origin: Provenance, config: PublishConfig) -> str:
     """Return the card of the folder that holds all parts."""
     from huggingface_hub import ModelCardData
 
@@ -140,7 +140,7 @@ def write_index(parts: Sequence[Part], origin: Provenance, config: PublishConfig
     )
 
 
-def _data(part: Part, origin: Provenance, config: PublishConfig) -> str:
+def _data(part: CardPart, origin: Provenance, config: PublishConfig) -> str:
     from huggingface_hub import ModelCardData
 
     dataset = f"{config.name} zoo"

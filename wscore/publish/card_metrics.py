@@ -29,7 +29,7 @@ def pick(found: Mapping[str, Any], names: Sequence[str]) -> dict[str, float]:
     return {name: float(found[name]) for name in names if isinstance(found.get(name), int | float)}
 
 
-def markdown(figures: Figures) -> str:
+def metrics_markdown(figures: Figures) -> str:
     """Return one row per method; a metric that a method lacks is left blank."""
     columns = figures.columns
     if not columns:

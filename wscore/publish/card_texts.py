@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from wscore.forecasting.evaluation.tables import by_method, near_steps
-from wscore.publish.card import Part
+from wscore.publish.card import CardPart
 from wscore.publish.card_metrics import Figures, pick
 from wscore.publish.config import PublishConfig
 from wscore.report.table import AUTOENCODER_CONTROLS, FORECAST_CONTROLS, HEAD_CONTROLS, OURS, SPARSE_CONTROLS
@@ -17,7 +17,7 @@ REBUILDING = (
 )  # fmt: skip
 SPARSE = ("fvu", "agreement", "accuracy_original", "accuracy", "accuracy_recovered", "r2", "compression_ratio")
 READING = {
-    "patterns": ("macro_f1", "macro_f1_not_given_away", "macro_roc_auc", "hamming_loss", "subset_accuracy"),
+    "patterns": ("macro_f1", "macro_f1_not_shape_leaked", "macro_roc_auc", "hamming_loss", "subset_accuracy"),
     "accuracy": ("r2", "mae", "rmse", "kendall_tau", "spearman"),
     "hyperparameters": ("aggregate", "continuous_r2", "discrete_accuracy", "discrete_macro_f1"),
 }
@@ -105,9 +105,9 @@ def place(part: str, config: PublishConfig) -> str:
     return f'"{config.repository(part) or FOLDER}"{own}'
 
 
-def encoder(found: Mapping[str, Any], config: PublishConfig) -> Part:
+def encoder(found: Mapping[str, Any], config: PublishConfig) -> CardPart:
     """Return the texts of the encoder; `found` is the content of metrics/autoencoder_test.json."""
-    return Part(
+    return CardPart(
         name="encoder",
         title="Encoder of neural networks",
         summary="Turns the weights of a small neural network into one short vector. Together with the decoder it is "
@@ -121,13 +121,13 @@ def encoder(found: Mapping[str, Any], config: PublishConfig) -> Part:
             SYMMETRY,
             "A latent is a summary with losses; the table says which.",
         ),
-        figures=figures("weight-reconstruction", found, REBUILDING),
+        card_metrics_rows=card_metrics_rows("weight-reconstruction", found, REBUILDING),
     )
 
 
-def decoder(found: Mapping[str, Any], config: PublishConfig) -> Part:
+def decoder(found: Mapping[str, Any], config: PublishConfig) -> CardPart:
     """Return the texts of the decoder; `found` is the content of metrics/autoencoder_test.json."""
-    return Part(
+    return CardPart(
         name="decoder",
         title="Decoder of neural networks",
         summary="Turns a short vector back into the weights of a small neural network. It needs the layout of the "
@@ -141,13 +141,13 @@ def decoder(found: Mapping[str, Any], config: PublishConfig) -> Part:
             "Vectors that no network was encoded to may come out as anything.",
             "Look at agreement and accuracy before you rely on a rebuilt network.",
         ),
-        figures=figures("weight-reconstruction", found, REBUILDING),
+        card_metrics_rows=card_metrics_rows("weight-reconstruction", found, REBUILDING),
     )
 
 
-def head(task: str, found: Mapping[str, Any], config: PublishConfig, *, encoder_hash: str) -> Part:
+def head(task: str, found: Mapping[str, Any], config: PublishConfig, *, encoder_hash: str) -> CardPart:
     """Return the texts of a head; `found` is its part of metrics/heads_test.json."""
-    return Part(
+    return CardPart(
         name=f"heads/{task}",
         title=f"Head: {task}",
         summary=f"Tells {QUESTIONS.get(task, task)} from its weights: from the vector that the encoder makes of them "
@@ -161,11 +161,11 @@ def head(task: str, found: Mapping[str, Any], config: PublishConfig, *, encoder_
             "What the shapes of the tensors give away is no achievement: see the row `shapes only`.",
             "It was trained on the families and images named above; nothing was measured on other networks.",
         ),
-        figures=figures("network-property-prediction", found, READING.get(task, ())),
+        card_metrics_rows=card_metrics_rows("network-property-prediction", found, READING.get(task, ())),
     )
 
 
-def sparse_dictionary(found: Mapping[str, Any], content: Mapping[str, Any], config: PublishConfig) -> Part:
+def sparse_dictionary(found: Mapping[str, Any], content: Mapping[str, Any], config: PublishConfig) -> CardPart:
     """Return the texts of the sparse dictionary.
 
     Args:
@@ -175,7 +175,7 @@ def sparse_dictionary(found: Mapping[str, Any], content: Mapping[str, Any], conf
     """
     codes, what = found["codes"], str(content.get("input", "tokens"))
     code = LATENT_FEATURES if what == "representations" else FEATURES
-    return Part(
+    return CardPart(
         name="sparse_dictionary",
         title="Sparse dictionary of neural-network weights",
         summary=f"Takes weights apart into few active features ({what}). A sparse autoencoder whose atoms have unit norm; "
@@ -191,11 +191,11 @@ def sparse_dictionary(found: Mapping[str, Any], content: Mapping[str, Any], conf
             "A feature is a direction that is often used, not a cause; `metrics/sae_test.json` has what steering changes.",
             "Codes are a summary with losses; the table says which.",
         ),
-        figures=figures("weight-reconstruction", found, SPARSE),
+        card_metrics_rows=card_metrics_rows("weight-reconstruction", found, SPARSE),
     )
 
 
-def predictor(found: Mapping[str, Any], training: Mapping[str, Any], config: PublishConfig) -> Part:
+def predictor(found: Mapping[str, Any], training: Mapping[str, Any], config: PublishConfig) -> CardPart:
     """Return the texts of the weight predictor.
 
     Args:
@@ -209,7 +209,7 @@ def predictor(found: Mapping[str, Any], training: Mapping[str, Any], config: Pub
     columns = [f"{name}_{step}" for name in ("skill", "accuracy") for step in dict.fromkeys((*steps[:1], *steps[-1:]))]
     stride = training.get("stride", 1)
     network, images, optimizer = (training.get(key, "unknown") for key in ("network", "dataset", "optimizer"))
-    return Part(
+    return CardPart(
         name="predictor",
         title="Predictor of neural-network weights",
         summary="Forecasts the weights of a network some steps further in its training from its last snapshots. A "
@@ -224,11 +224,11 @@ def predictor(found: Mapping[str, Any], training: Mapping[str, Any], config: Pub
             "Snapshots must be equally spaced, at the distance that it was trained with.",
             "A forecast that is closer in weights need not classify better: see the accuracies in the table.",
         ),
-        figures=figures("weight-forecasting", methods, columns),
+        card_metrics_rows=card_metrics_rows("weight-forecasting", methods, columns),
     )
 
 
-def figures(task: str, found: Mapping[str, Any], names: Sequence[str]) -> Figures:
+def card_metrics_rows(task: str, found: Mapping[str, Any], names: Sequence[str]) -> Figures:
     """Return the named metrics of every method that has one of them, the published model first."""
     rows = {method: pick(values, names) for method, values in found.items() if isinstance(values, Mapping)}
     order = sorted((method for method in rows if rows[method]), key=lambda method: method != OURS)

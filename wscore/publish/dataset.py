@@ -99,7 +99,7 @@ MEANINGS = {
 }
 
 
-class Group(NamedTuple):
+class FileGroup(NamedTuple):
     """Rows that go into one set of files.
 
     Attributes:
@@ -228,7 +228,7 @@ def read_representations(folder: Path) -> pd.DataFrame:
         raise DataError("is not a readable table", where=path, got=" ".join(str(error).split()), fix=fix) from error
 
 
-def _groups(zoo: Zoo) -> dict[str, Group]:
+def _groups(zoo: Zoo) -> dict[str, FileGroup]:
     """Return a readable name for each layout that has rows."""
     groups = {}
     rows = zoo.table.drop_duplicates("layout")
@@ -237,12 +237,12 @@ def _groups(zoo: Zoo) -> dict[str, Group]:
         if architecture:
             known = parse(architecture)
             name = f"{known.family}-{'-'.join(map(str, known.widths))}"
-        groups[key] = Group(f"{re.sub(r'[^A-Za-z0-9_.-]', '-', name)}-{key[:8]}", zoo.layouts[key].size)
+        groups[key] = FileGroup(f"{re.sub(r'[^A-Za-z0-9_.-]', '-', name)}-{key[:8]}", zoo.layouts[key].size)
     return groups
 
 
 def _stream_rows(
-    folder: Path, zoo: Zoo, splits: np.ndarray, groups: Mapping[str, Group], features: Mapping[str, Any]
+    folder: Path, zoo: Zoo, splits: np.ndarray, groups: Mapping[str, FileGroup], features: Mapping[str, Any]
 ) -> None:
     """Write all rows in one pass over the zoo, with a few hundred networks of each file in memory."""
     layouts = zoo.table["layout"].astype(str).to_numpy()

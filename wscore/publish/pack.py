@@ -10,7 +10,7 @@ from wscore.hub.checksums import CHECKSUMS, write_checksums
 from wscore.hub.upload import Upload
 from wscore.io import atomic_folder, read_json, write_text
 from wscore.publish import card_texts as parts
-from wscore.publish.card import Part, write_card, write_index
+from wscore.publish.card import CardPart, write_card, write_index
 from wscore.publish.config import PublishConfig
 from wscore.publish.dataset import read_representations, write_representations, write_zoo
 from wscore.publish.provenance import Provenance
@@ -41,7 +41,7 @@ class Sources(NamedTuple):
     plots: Path
 
 
-class Content(NamedTuple):
+class ModelContent(NamedTuple):
     """What goes into the folder of one model.
 
     Attributes:
@@ -50,7 +50,7 @@ class Content(NamedTuple):
         history: curves of its training.
     """
 
-    part: Part
+    part: CardPart
     files: Mapping[Path, str]
     history: Path
 
@@ -60,7 +60,7 @@ def read_metrics(files: Sequence[Path]) -> dict[str, Any]:
     return {key: value for file in files for key, value in read_json(file).items()}
 
 
-def pack(
+def pack_models(
     out: Path, sources: Sources, metrics: Mapping[str, Any], origin: Provenance, config: PublishConfig
 ) -> list[str]:
     """Write all models with their cards into one folder, whole or not at all, and return their names.
@@ -137,7 +137,7 @@ def check_ours(folder: Path) -> None:
         )  # fmt: skip
 
 
-def plan(sources: Sources, metrics: Mapping[str, Any], config: PublishConfig) -> Iterator[Content]:
+def plan(sources: Sources, metrics: Mapping[str, Any], config: PublishConfig) -> Iterator[ModelContent]:
     """Yield what goes into each folder.
 
     Raises:
@@ -151,18 +151,18 @@ def plan(sources: Sources, metrics: Mapping[str, Any], config: PublishConfig) ->
     for name, part in sides.items():
         files = {**model_files(sources.autoencoder / name), **shared}
         history = sources.plots / "autoencoder/history.csv"
-        yield Content(part(metrics["autoencoder_test"], config), files, history)
+        yield ModelContent(part(metrics["autoencoder_test"], config), files, history)
     encoder_hash = read_json(sources.autoencoder / "encoder" / "config.json")["sha256"]
     for task in sources.tasks:
         part = parts.head(task, metrics["heads_test"].get(task, {}), config, encoder_hash=encoder_hash)
-        yield Content(part, model_files(sources.heads / task), sources.plots / f"heads/{task}/history.csv")
+        yield ModelContent(part, model_files(sources.heads / task), sources.plots / f"heads/{task}/history.csv")
     files = model_files(sources.sae)
     part = parts.sparse_dictionary(metrics["sae_test"], read_json(sources.sae / "config.json"), config)
-    yield Content(part, files, sources.plots / "sae/history.csv")
+    yield ModelContent(part, files, sources.plots / "sae/history.csv")
     files = model_files(sources.predictor)
     training = read_json(sources.predictor / "config.json").get("training", {})
     part = parts.predictor(metrics["predictor_test"], training, config)
-    yield Content(part, files, sources.plots / "predictor/history.csv")
+    yield ModelContent(part, files, sources.plots / "predictor/history.csv")
 
 
 def model_files(folder: Path) -> dict[Path, str]:
@@ -177,7 +177,7 @@ def model_files(folder: Path) -> dict[Path, str]:
     return {file: file.relative_to(folder).as_posix() for file in files}
 
 
-def _fill(target: Path, content: Content, origin: Provenance, config: PublishConfig) -> None:
+def _fill(target: Path, content: ModelContent, origin: Provenance, config: PublishConfig) -> None:
     for file, name in content.files.items():
         (target / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, target / name)

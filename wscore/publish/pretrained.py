@@ -23,7 +23,7 @@ from wscore.autoencoder.models.autoencoder import Decoder, Encoder
 from wscore.errors import ModelError
 from wscore.forecasting.models.predictors import WeightPredictor
 from wscore.heads.ensemble import Blend
-from wscore.heads.features import describe_network
+from wscore.heads.features import network_features
 from wscore.heads.train import Task, load_head, read
 from wscore.hub.checksums import CHECKSUMS, read_checksums, verify, write_checksums
 from wscore.hub.client import download
@@ -269,7 +269,7 @@ class PublishedHead(Published):
         vector = layout.flatten(state)
         check_finite(vector[None])
         known = parse(architecture) if architecture else None
-        blocks = describe_network(layout, vector, self.head.features, self.head.probes, known)
+        blocks = network_features(layout, vector, self.head.features, self.head.probes, known)
         latent = self.encoder.encode(state).numpy()[None]
         parts = [latent if name == "latent" else blocks[name].values for name in self.head.features]
         inputs = np.concatenate([np.zeros((1, 0), np.float32), *parts], axis=1)

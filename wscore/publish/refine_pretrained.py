@@ -5,7 +5,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from wscore.autoencoder.coding.refine import Problem, RefineConfig, draw_images, encode
+from wscore.autoencoder.coding.refine import Problem, RefineConfig, draw_images, encode_refined
 from wscore.autoencoder.decode_weights import runnable_weights
 from wscore.autoencoder.models.autoencoder import read_latent_code
 from wscore.errors import ModelError
@@ -43,7 +43,7 @@ def refined_latents(
     decode, answer = _Decode(decoder, layout, shape), ModuleAnswer(differentiable(network), layout)
     problem = Problem(decode, answer, torch.from_numpy(vector).float(), draw_images(images, config))
     code = read_latent_code(encoder.facts, where="config.json")
-    return encode(problem, start.reshape(1, -1), code, config, decode.frame.layouts).reshape(shape)
+    return encode_refined(problem, start.reshape(1, -1), code, config, decode.frame.layouts).reshape(shape)
 
 
 class _Decode:

@@ -3,14 +3,14 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from wscore.report.table import OURS, Line, Part, best_of, format_number, markdown_row, sections
+from wscore.report.table import OURS, Line, TablePart, best_of, format_number, markdown_row, sections
 
 COLUMNS = ("task", "metric", "wscore", "strongest baseline", "where wscore loses")
-PERTURBED = ("noise", "ours_by_curvature")  # variants of ours, no baselines
+PERTURBED = ("noise", "curvature_rounding")  # variants of ours, no baselines
 PER_TARGET = ("_r2", "_accuracy")
 
 
-class Task(NamedTuple):
+class FrontRow(NamedTuple):
     """One row.
 
     Attributes:
@@ -27,11 +27,11 @@ class Task(NamedTuple):
 
 
 TASKS = (
-    Task("compress and rebuild networks", "autoencoder", "agreement"),
-    Task("predict the test accuracy", "heads", "accuracy_r2", "accuracy_"),
-    Task("predict training hyperparameters", "heads", "hyperparameters_continuous_r2", "hyperparameters_"),
-    Task("rebuild networks from sparse codes", "sparse_dictionary", "accuracy_recovered"),
-    Task("forecast the weights of an unseen run", "forecast_unseen_run", "skill_"),
+    FrontRow("compress and rebuild networks", "autoencoder", "agreement"),
+    FrontRow("predict the test accuracy", "heads", "accuracy_r2", "accuracy_"),
+    FrontRow("predict training hyperparameters", "heads", "hyperparameters_continuous_r2", "hyperparameters_"),
+    FrontRow("rebuild networks from sparse codes", "sparse_dictionary", "accuracy_recovered"),
+    FrontRow("forecast the weights of an unseen run", "forecast_unseen_run", "skill_"),
 )
 
 
@@ -47,7 +47,7 @@ def front_table(parts: Mapping[str, Any]) -> str:
     return "\n".join(rows) + "\n"
 
 
-def _cells(task: Task, part: Part, line: Line, parts: Mapping[str, Any]) -> list[str]:
+def _cells(task: FrontRow, part: TablePart, line: Line, parts: Mapping[str, Any]) -> list[str]:
     rival = best_of(line, part.rivals)
     baseline = "n/a" if rival is None else f"{part.controls[rival]}: {_value(line, rival)}"
     ours = _value(line, OURS)
@@ -62,7 +62,7 @@ def _cells(task: Task, part: Part, line: Line, parts: Mapping[str, Any]) -> list
     return [task.name + _ratio(part, OURS), line.metric.label, ours, baseline, lost]
 
 
-def _losses(task: Task, part: Part, line: Line) -> list[str]:
+def _losses(task: FrontRow, part: TablePart, line: Line) -> list[str]:
     """Return the baselines that beat ours in this line, or else the last line of the task in which one does."""
     here = [f"{part.controls[name]}{_ratio(part, name)}: {_value(line, name)}" for name in _better(part, line)]
     others = [
@@ -73,7 +73,7 @@ def _losses(task: Task, part: Part, line: Line) -> list[str]:
     return here or others[-1:]
 
 
-def _better(part: Part, line: Line) -> list[str]:
+def _better(part: TablePart, line: Line) -> list[str]:
     """Return the baselines, of any size, that are better than ours in a line, the best one first."""
     if line.metric.better == "neither" or OURS not in line.values:
         return []
@@ -94,7 +94,7 @@ def _targets_lost(found: Mapping[str, Any], controls: Mapping[str, str]) -> list
     return texts
 
 
-def _ratio(part: Part, method: str) -> str:
+def _ratio(part: TablePart, method: str) -> str:
     sizes = [line.values[method] for line in part.lines if line.name == "compression_ratio" and method in line.values]
     return f" ({sizes[0]:,.1f}x smaller)" if sizes and sizes[0] > 1.5 else ""
 

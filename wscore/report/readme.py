@@ -10,7 +10,7 @@ from pathlib import Path
 from wscore.errors import PublishError, WscoreError
 from wscore.io import atomic_file, write_text
 from wscore.report.front import front_table
-from wscore.report.table import gather, markdown
+from wscore.report.table import gather, table_markdown
 
 BEGIN, END = "<!-- table:begin -->", "<!-- table:end -->"
 RESULTS = """# Results
@@ -55,7 +55,7 @@ def main() -> None:
     try:
         parts = gather(options.metrics)
         fill_table(Path("README.md"), front_table(parts))
-        write_text(Path("docs/results.md"), f"{RESULTS}\n{markdown(parts)}")
+        write_text(Path("docs/results.md"), f"{RESULTS}\n{table_markdown(parts)}")
         copy_picture(options.picture, Path("docs/summary.png"))
     except WscoreError as error:
         sys.exit(f"readme: {error}")

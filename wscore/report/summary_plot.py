@@ -7,7 +7,7 @@ from typing import NamedTuple
 import pandas as pd
 from matplotlib.axes import Axes
 
-from wscore.autoencoder.evaluation.plots import NAMES, method_colour, method_columns, scatter_accuracy
+from wscore.autoencoder.evaluation.plots import NAMES, autoencoder_method_colour, method_columns, scatter_accuracy
 from wscore.forecasting.evaluation.plots import LOWEST_SKILL, TRUTH, by_horizon
 from wscore.heads.evaluation.plots import METHODS
 from wscore.plots.style import colour, figure, label, save, unavailable
@@ -75,12 +75,12 @@ def draw_forecast(axes: Axes, table: pd.DataFrame) -> None:
     axes.legend(loc="lower left", ncols=2)
 
 
-def draw_agreement(axes: Axes, table: pd.DataFrame) -> None:
+def draw_agreement_bars(axes: Axes, table: pd.DataFrame) -> None:
     """Draw a bar per method of equal size: share of images answered as the original does (columns family, methods)."""
     methods = [name for name in method_columns(table) if name not in LEFT_OUT][::-1]
     values = table.loc[table["family"] == "all", methods].to_numpy(float)[0]
     bars = axes.barh(
-        [NAMES.get(name, name) for name in methods], values, color=[method_colour(name) for name in methods]
+        [NAMES.get(name, name) for name in methods], values, color=[autoencoder_method_colour(name) for name in methods]
     )
     axes.bar_label(bars, fmt="%.2f", padding=2)
     axes.set_xlim(0, 1.08)
@@ -94,7 +94,7 @@ PANELS = (
         "autoencoder_test/agreement.csv",
         "evaluate_autoencoder",
         "Rebuilt networks, and controls",
-        draw_agreement,
+        draw_agreement_bars,
     ),
     Panel("heads_test/accuracy_points.csv", "evaluate_heads", "Accuracy told from weights", draw_told),
     Panel("predictor_test/summary.csv", "evaluate_predictor", "Weight forecast, later in training", draw_forecast),

@@ -36,7 +36,7 @@ AUTOENCODER_CONTROLS = {
 REFINED_TITLE = "Autoencoder, latents refined at encoding"
 REFINED_CONTROLS = {
     "layout_pca_refined": "PCA per layout, refined",
-    "ours_by_curvature": "ours, curvature rounding only",
+    "curvature_rounding": "ours, curvature rounding only",
 } | AUTOENCODER_CONTROLS
 SPARSE_CONTROLS = {
     "mean_network": "mean network",
@@ -109,7 +109,7 @@ class Line(NamedTuple):
     interval: tuple[float, float] | None
 
 
-class Part(NamedTuple):
+class TablePart(NamedTuple):
     """A part of the table with controls of its own.
 
     Attributes:
@@ -152,7 +152,7 @@ SPARSE_METRICS = (
 HEAD_METRICS = {
     "patterns": (
         Metric("macro_f1", "building blocks, macro F1", "higher"),
-        Metric("macro_f1_not_given_away", "building blocks that shapes do not reveal, macro F1", "higher"),
+        Metric("macro_f1_not_shape_leaked", "building blocks that shapes do not reveal, macro F1", "higher"),
     ),
     "accuracy": (
         Metric("r2", "accuracy, R²", "higher"),
@@ -175,7 +175,7 @@ def gather(folder: Path) -> dict[str, Any]:
     return {name: next(iter(read_json(file).values())) if file.is_file() else None for name, file in files.items()}
 
 
-def sections(parts: Mapping[str, Any]) -> list[Part]:
+def sections(parts: Mapping[str, Any]) -> list[TablePart]:
     """Return the parts of the table, from what `gather` found; a missing file is a part without rows that says so."""
     makers = {
         "autoencoder_test": _autoencoder, "heads_test": _heads, "sae_test": _sparse, "predictor_test": _forecasts,
@@ -184,14 +184,14 @@ def sections(parts: Mapping[str, Any]) -> list[Part]:
     return [part for several in made for part in several]
 
 
-def headline(parts: Mapping[str, Any]) -> dict[str, Any]:
+def headline_values(parts: Mapping[str, Any]) -> dict[str, Any]:
     """Return the value of ours and of the best rival for every row, by part; `missing_parts` counts absent files."""
     table = sections(parts)
     found = {part.name: _headline(part) for part in table if part.lines}
     return {"missing_parts": float(sum(value is None for value in parts.values()))} | found
 
 
-def markdown(parts: Mapping[str, Any]) -> str:
+def table_markdown(parts: Mapping[str, Any]) -> str:
     """Return Markdown with one table per part: a row per metric, ours first, then the controls of that part."""
     texts = [_table(part) for part in sections(parts)]
     legend = (
@@ -204,7 +204,7 @@ def markdown(parts: Mapping[str, Any]) -> str:
     return "\n\n".join([*texts, *missing, legend]) + "\n"
 
 
-def sentence(parts: Mapping[str, Any]) -> str:
+def table_summary_line(parts: Mapping[str, Any]) -> str:
     """Return the first row of each part in one line, and which files are missing."""
     texts = []
     for part in sections(parts):
@@ -227,7 +227,7 @@ def best_of(line: Line, methods: Iterable[str]) -> str | None:
     return pick(names, key=lambda name: line.values[name])
 
 
-def _autoencoder(found: Mapping[str, Any]) -> list[Part]:
+def _autoencoder(found: Mapping[str, Any]) -> list[TablePart]:
     note = (
         f"Autoencoder: {found['networks']:,.0f} networks of {found['runs']:,.0f} runs; mean accuracy of the originals "
         f"{format_number(found[OURS].get('accuracy_original'), 3)}. Weight metrics in raw units, R² relative to the mean network."
@@ -236,17 +236,17 @@ def _autoencoder(found: Mapping[str, Any]) -> list[Part]:
         note += f" {found['networks_not_run']:,.0f} could not be run (unknown architecture or other input size)."
     lines = _lines(found, AUTOENCODER_METRICS, AUTOENCODER_CONTROLS, prefix="")
     rivals = ("mean_network", "pca", "layout_pca", "layout_pca_unaligned", "quantized", "pruned_int4")
-    part = Part("autoencoder", TITLES["autoencoder_test"], AUTOENCODER_CONTROLS, rivals, lines, note)
+    part = TablePart("autoencoder", TITLES["autoencoder_test"], AUTOENCODER_CONTROLS, rivals, lines, note)
     if "ours_refined" not in found:
         return [part]
     moved = {**found, OURS: found["ours_refined"]}
     lines = _lines(moved, AUTOENCODER_METRICS, REFINED_CONTROLS, prefix="")
     note = "Refined: latents optimised per network on training images; all figures are on test images."
     rivals = ("layout_pca_refined", *rivals)
-    return [part, Part("autoencoder_refined", REFINED_TITLE, REFINED_CONTROLS, rivals, lines, note)]
+    return [part, TablePart("autoencoder_refined", REFINED_TITLE, REFINED_CONTROLS, rivals, lines, note)]
 
 
-def _heads(found: Mapping[str, Any]) -> list[Part]:
+def _heads(found: Mapping[str, Any]) -> list[TablePart]:
     lines = [
         line
         for task, result in found.items()
@@ -254,10 +254,10 @@ def _heads(found: Mapping[str, Any]) -> list[Part]:
     ]
     absent = [task for task in HEAD_METRICS if task not in found]
     note = f"Heads not trained (`heads.tasks`): {', '.join(absent)}." if absent else ""
-    return [Part("heads", TITLES["heads_test"], HEAD_CONTROLS, tuple(HEAD_CONTROLS), lines, note)]
+    return [TablePart("heads", TITLES["heads_test"], HEAD_CONTROLS, tuple(HEAD_CONTROLS), lines, note)]
 
 
-def _sparse(found: Mapping[str, Any]) -> list[Part]:
+def _sparse(found: Mapping[str, Any]) -> list[TablePart]:
     codes, features = found["codes"], found["features"]
     note = (
         f"Sparse dictionary: {codes['l0']:.1f} of {codes['latents']:,.0f} latents active per row, "
@@ -268,14 +268,14 @@ def _sparse(found: Mapping[str, Any]) -> list[Part]:
     )
     lines = _lines(found, SPARSE_METRICS, SPARSE_CONTROLS, prefix="")
     rivals = ("mean_network", "pca", "top_entries")
-    return [Part("sparse_dictionary", TITLES["sae_test"], SPARSE_CONTROLS, rivals, lines, note)]
+    return [TablePart("sparse_dictionary", TITLES["sae_test"], SPARSE_CONTROLS, rivals, lines, note)]
 
 
-def _forecasts(found: Mapping[str, Any]) -> list[Part]:
+def _forecasts(found: Mapping[str, Any]) -> list[TablePart]:
     return [_forecast(found, split, title) for split, title in FORECASTS.items() if split in found]
 
 
-def _forecast(found: Mapping[str, Any], split: str, title: str) -> Part:
+def _forecast(found: Mapping[str, Any], split: str, title: str) -> TablePart:
     methods = by_method(found, split)
     every = [int(name[6:]) for name in methods[OURS] if name.startswith("skill_") and name[6:].isdigit()]
     horizons = near_steps(every)
@@ -291,11 +291,11 @@ def _forecast(found: Mapping[str, Any], split: str, title: str) -> Part:
         f"{horizons[-1]} ahead have accuracy {format_number(truth, 3)}."
     )
     lines = _lines(methods, metrics, FORECAST_CONTROLS, prefix="")
-    return Part(f"forecast_{split}", title, FORECAST_CONTROLS, tuple(FORECAST_CONTROLS), lines, note)
+    return TablePart(f"forecast_{split}", title, FORECAST_CONTROLS, tuple(FORECAST_CONTROLS), lines, note)
 
 
-def _missing(name: str) -> Part:
-    return Part(name, f"{TITLES[name]}: missing", {}, (), (), "")
+def _missing(name: str) -> TablePart:
+    return TablePart(name, f"{TITLES[name]}: missing", {}, (), (), "")
 
 
 def _lines(
@@ -309,7 +309,7 @@ def _lines(
     return lines
 
 
-def _headline(part: Part) -> dict[str, float]:
+def _headline(part: TablePart) -> dict[str, float]:
     values: dict[str, float] = {}
     for line in part.lines:
         if OURS in line.values:
@@ -320,7 +320,7 @@ def _headline(part: Part) -> dict[str, float]:
     return values
 
 
-def _cells(part: Part, line: Line) -> list[str]:
+def _cells(part: TablePart, line: Line) -> list[str]:
     metric, winner = line.metric, best_of(line, (OURS, *part.rivals))
     texts = {name: format_number(line.values.get(name), metric.digits) for name in (OURS, *part.controls)}
     if winner is not None and len(line.values) > 1:
@@ -348,7 +348,7 @@ def format_number(value: float | None, digits: int) -> str:
     return f"{rounded:,.{digits}f}" if abs(value) < 1e6 else f"{value:.1e}"
 
 
-def _table(part: Part) -> str:
+def _table(part: TablePart) -> str:
     if not part.lines:
         return "\n\n".join(filter(None, [f"**{part.title}**", part.note]))
     head = [

@@ -26,7 +26,7 @@ FLAT = 1e-6  # a column whose standard deviation is a smaller share of the poole
 
 
 @runtime_checkable
-class Rows(Protocol):
+class NetworkRows(Protocol):
     """Equally long rows, each of which belongs to a network.
 
     Attributes:
@@ -154,7 +154,7 @@ class RowBatches:
         shuffle: whether there is one.
     """
 
-    def __init__(self, rows: Rows, chosen: np.ndarray, *, batch_size: int, seed: int, shuffle: bool) -> None:
+    def __init__(self, rows: NetworkRows, chosen: np.ndarray, *, batch_size: int, seed: int, shuffle: bool) -> None:
         self.rows, self.chosen, self.batch_size, self.seed, self.shuffle = rows, chosen, batch_size, seed, shuffle
 
     def __len__(self) -> int:
@@ -169,7 +169,9 @@ class RowBatches:
             yield self.rows.batch(part)
 
 
-def open_rows(kind: Input, cache: TokenCache, representations: Path, normalizer: Normalizer | None = None) -> Rows:
+def open_rows(
+    kind: Input, cache: TokenCache, representations: Path, normalizer: Normalizer | None = None
+) -> NetworkRows:
     """Return the rows that `sae.input` names, weights on the scale of a normaliser, if not that of the cache.
 
     Raises:
@@ -180,14 +182,14 @@ def open_rows(kind: Input, cache: TokenCache, representations: Path, normalizer:
     return UnitRows(cache, kind, normalizer)
 
 
-def stream(rows: Rows, chosen: np.ndarray) -> Iterator[tuple[np.ndarray, UnitBatch]]:
+def stream(rows: NetworkRows, chosen: np.ndarray) -> Iterator[tuple[np.ndarray, UnitBatch]]:
     """Yield rows in blocks: their numbers and contents."""
     for start in range(0, len(chosen), BLOCK):
         part = chosen[start : start + BLOCK]
         yield part, rows.batch(part)
 
 
-def fit_scaler(rows: Rows, chosen: np.ndarray, how: Scaling) -> Scaler:
+def fit_scaler(rows: NetworkRows, chosen: np.ndarray, how: Scaling) -> Scaler:
     """Return the statistics of rows, read twice in blocks, in float64.
 
     Args:
@@ -236,7 +238,7 @@ def _scaler(mean: np.ndarray, squares: np.ndarray, count: np.ndarray, rows: int,
     return Scaler(tensors[0], tensors[1], tensors[2], spread)
 
 
-def _check_finite(part: np.ndarray, batch: UnitBatch, rows: Rows) -> None:
+def _check_finite(part: np.ndarray, batch: UnitBatch, rows: NetworkRows) -> None:
     wrong = (~batch.values.isfinite()).any(dim=1).numpy()
     if wrong.any():
         network = int(rows.networks[rows.network[part[int(wrong.argmax())]]])

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wscore.networks.datasets import Kind, Tasks, Way, as_tasks, kinds_of
+from wscore.networks.datasets import NetworkKey, NetworkRunner, Tasks, as_tasks, kinds_of
 from wscore.networks.images import Images
 from wscore.networks.layout import Layout
 from wscore.tokens.cache import TokenCache
@@ -46,10 +46,10 @@ def emphasised(zoo: Zoo, cache: TokenCache, images: Images | Tasks, *, power: fl
     """
     if not power:
         return cache.normalizer
-    return rescaled(cache.normalizer, cache.layouts, sensitivities(zoo, cache, images, seed=seed), power)
+    return rescaled(cache.normalizer, cache.layouts, tensor_sensitivities(zoo, cache, images, seed=seed), power)
 
 
-def sensitivities(zoo: Zoo, cache: TokenCache, images: Images | Tasks, *, seed: int) -> Sensitivities:
+def tensor_sensitivities(zoo: Zoo, cache: TokenCache, images: Images | Tasks, *, seed: int) -> Sensitivities:
     """Return the sensitivity s_t of every tensor of every layout whose networks can be run on the images."""
     rng = np.random.default_rng(derive_seed(seed, "emphasis"))
     tasks, found = as_tasks(images), dict[str, list[np.ndarray]]()
@@ -92,9 +92,9 @@ def _divided(affine: Affine, factor: float) -> Affine:
 
 def _training_networks(
     zoo: Zoo, cache: TokenCache, tasks: Tasks, rng: np.random.Generator
-) -> Iterator[tuple[Kind, Layout, np.ndarray]]:
+) -> Iterator[tuple[NetworkKey, Layout, np.ndarray]]:
     """Yield some training networks of each kind: it, their layout and weights (n, D)."""
-    members: dict[tuple[Kind, str], list[int]] = {}
+    members: dict[tuple[NetworkKey, str], list[int]] = {}
     kinds, layouts = kinds_of(zoo.table, tasks), zoo.table["layout"].astype(str).tolist()
     for row in np.unique(cache.table["row"].to_numpy(int)[np.asarray(cache.indices("train"))]).tolist():
         members.setdefault((kinds[row], layouts[row]), []).append(row)
@@ -104,7 +104,7 @@ def _training_networks(
 
 
 def _measure(
-    way: Way, layout: Layout, weights: np.ndarray, scale: np.ndarray, images: Tensor, rng: np.random.Generator
+    way: NetworkRunner, layout: Layout, weights: np.ndarray, scale: np.ndarray, images: Tensor, rng: np.random.Generator
 ) -> np.ndarray:
     """Return the sensitivity of each tensor (T,) of some networks (n, D)."""
     answers = way.logits(torch.from_numpy(weights), images).log_softmax(-1)

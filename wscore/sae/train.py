@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from wscore.config import Section
 from wscore.errors import TrainingError, WscoreWarning
-from wscore.sae.dataset import Input, RowBatches, Rows, Scaler, Scaling, fit_scaler, stream
+from wscore.sae.dataset import Input, NetworkRows, RowBatches, Scaler, Scaling, fit_scaler, stream
 from wscore.sae.losses import hoyer_sparsity_loss, kl_divergence_sparsity_loss, l0, l1_sparsity_loss
 from wscore.sae.model import SparseAutoencoder, TiedWeightSparseAutoencoder, unit_rows
 from wscore.sae.rows import UnitBatch
@@ -128,7 +128,7 @@ class TrainedSae(NamedTuple):
         )
 
 
-class Trainee(nn.Module):
+class SparseTrainingModule(nn.Module):
     """The model, and for how many training rows each latent has been silent."""
 
     silent: Tensor
@@ -149,7 +149,7 @@ class Trainee(nn.Module):
 
 
 Penalty = Callable[[Model, Tensor, Tensor, SaeConfig], Tensor]
-Objective = Callable[[Trainee, UnitBatch], Losses]
+Objective = Callable[[SparseTrainingModule, UnitBatch], Losses]
 
 #: Penalty of model, pre-activations and codes; sparsities without an entry have none.
 PENALTIES: Mapping[str, Penalty] = {
@@ -163,7 +163,7 @@ PENALTIES: Mapping[str, Penalty] = {
 
 
 def train_sae(
-    rows: Rows, config: SaeConfig, *, callbacks: Sequence[Callback] = (), resume: Path | None = None
+    rows: NetworkRows, config: SaeConfig, *, callbacks: Sequence[Callback] = (), resume: Path | None = None
 ) -> TrainedSae:
     """Return a dictionary trained on the rows of the training split, the epoch with the lowest validation loss.
 
@@ -173,20 +173,20 @@ def train_sae(
     """
     train, validation = rows.rows_of("train"), rows.rows_of("validation")
     scaler = fit_scaler(rows, train, config.scaling)
-    trainee = Trainee(build_sae(config, rows.width, scaler))
+    trainee = SparseTrainingModule(build_sae(config, rows.width, scaler))
     size = {"batch_size": config.batch_size, "seed": config.seed}
     history = fit(
         trainee,
         train=RowBatches(rows, train, shuffle=True, **size),
         validation=RowBatches(rows, validation, shuffle=False, **size),
-        loss=objective(config, spread=scaler.spread, rows=len(train)),
+        loss=sae_objective(config, spread=scaler.spread, rows=len(train)),
         config=FitConfig.of(config, accumulate=1),
         callbacks=[PostStep(_normalize), *_resampling(config, rows, train), *callbacks],
         resume=resume,
     )
     if config.sparsity == "batchtopk":
-        calibrate(trainee.model, rows, train)
-    return TrainedSae(trainee.model, history, figures(trainee.model, rows, scaler, history))
+        calibrate_threshold(trainee.model, rows, train)
+    return TrainedSae(trainee.model, history, sae_metrics(trainee.model, rows, scaler, history))
 
 
 def build_sae(config: SaeConfig, width: int, scaler: Scaler) -> Model:
@@ -203,7 +203,7 @@ def build_sae(config: SaeConfig, width: int, scaler: Scaler) -> Model:
     return model
 
 
-def objective(config: SaeConfig, *, spread: float, rows: int) -> Objective:
+def sae_objective(config: SaeConfig, *, spread: float, rows: int) -> Objective:
     """Return the loss: reconstruction + weight x penalty, and in training the auxiliary loss of dead latents.
 
     reconstruction = sum |u - u^|^2 / (B spread) over valid entries: the share of the variance of the training rows that
@@ -216,7 +216,7 @@ def objective(config: SaeConfig, *, spread: float, rows: int) -> Objective:
     """
     penalty, weight, window = PENALTIES.get(config.sparsity), config.penalty_weight, config.dead_window * rows
 
-    def loss(trainee: Trainee, batch: UnitBatch) -> Losses:
+    def loss(trainee: SparseTrainingModule, batch: UnitBatch) -> Losses:
         model = trainee.model
         u = model.scaled(batch.values, batch.mask)
         values = model.preactivations(u)
@@ -273,7 +273,7 @@ class Resample(Callback):
         config: of the dictionary; its window says how often.
     """
 
-    def __init__(self, rows: Rows, chosen: np.ndarray, config: SaeConfig) -> None:
+    def __init__(self, rows: NetworkRows, chosen: np.ndarray, config: SaeConfig) -> None:
         self.rows, self.chosen, self.config = rows, chosen, config
         self.every = max(1, round(config.dead_window))
 
@@ -287,7 +287,7 @@ class Resample(Callback):
             self.revive(trainee, dead, state)
 
     @torch.no_grad()
-    def revive(self, trainee: Trainee, dead: Tensor, state: TrainingState) -> None:
+    def revive(self, trainee: SparseTrainingModule, dead: Tensor, state: TrainingState) -> None:
         """Set the weights of dead latents, and the optimizer's moments of them."""
         model = trainee.model
         directions = self.directions(model, len(dead), derive_seed(self.config.seed, "resample", state.epoch))
@@ -321,7 +321,7 @@ class Resample(Callback):
 
 
 @torch.no_grad()
-def calibrate(model: Model, rows: Rows, chosen: np.ndarray) -> None:
+def calibrate_threshold(model: Model, rows: NetworkRows, chosen: np.ndarray) -> None:
     """Set the inference threshold of `batchtopk`, so that training rows have k active codes in the mean.
 
     Evenly spaced training rows are looked at, as many as `CALIBRATION` activations allow.
@@ -341,7 +341,7 @@ def calibrate(model: Model, rows: Rows, chosen: np.ndarray) -> None:
 
 
 @torch.no_grad()
-def figures(model: Model, rows: Rows, scaler: Scaler, history: History) -> dict[str, float]:
+def sae_metrics(model: Model, rows: NetworkRows, scaler: Scaler, history: History) -> dict[str, float]:
     """Return size, length of training, and on the validation split L0 and the share of unexplained variance (FVU).
 
     `dead_fraction` is the share of the latents that are silent on every training row.
@@ -388,5 +388,5 @@ def _normalize(trainee: Any) -> None:
     trainee.model.normalize()
 
 
-def _resampling(config: SaeConfig, rows: Rows, chosen: np.ndarray) -> list[Callback]:
+def _resampling(config: SaeConfig, rows: NetworkRows, chosen: np.ndarray) -> list[Callback]:
     return [Resample(rows, chosen, config)] if config.dead == "resample" else []

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from wscore.symmetry.spec import PermutationSpec, by_unit, identity, permute
+from wscore.symmetry.spec import PermutationSpec, by_unit, identity_orders, permute
 
 SWEEPS = 25
 STATISTICS = ("running_mean", "running_var")
@@ -31,7 +31,7 @@ def match_weights(
         state: stacked state dicts, tensors (networks, *shape).
     """
     count = len(next(iter(state.values())))
-    orders = identity(spec, count)
+    orders = identity_orders(spec, count)
     current = {name: tensor.double() for name, tensor in state.items() if tensor.is_floating_point()}
     fixed = {name: reference[name].double()[None] for name in current}
     for _ in range(SWEEPS):

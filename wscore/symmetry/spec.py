@@ -64,7 +64,7 @@ class PermutationSpec(Section):
         return msgspec.json.encode(self).decode()
 
 
-def identity(spec: PermutationSpec, count: int) -> dict[str, Int[Tensor, "networks unit"]]:
+def identity_orders(spec: PermutationSpec, count: int) -> dict[str, Int[Tensor, "networks unit"]]:
     """Return for every group the order that changes nothing, for `count` networks."""
     return {group: torch.arange(units).expand(count, units).clone() for group, units in spec.units.items()}
 

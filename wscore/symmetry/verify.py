@@ -10,7 +10,7 @@ from wscore.errors import ModelError
 from wscore.symmetry.spec import PermutationSpec, permute, random_orders
 
 
-class Verdict(NamedTuple):
+class SymmetryCheck(NamedTuple):
     """What a check of a spec found.
 
     Attributes:
@@ -24,7 +24,7 @@ class Verdict(NamedTuple):
 
 def verify_spec(
     network: nn.Module, spec: PermutationSpec, example: Tensor, *, seed: int = 0, tolerance: float = 1e-4
-) -> Verdict:
+) -> SymmetryCheck:
     """Return how outputs on `example` change under allowed and under uncoupled permutations.
 
     Buffers of normalisation layers are randomised first, since fresh ones are constant and would hide a missing axis.
@@ -47,7 +47,7 @@ def verify_spec(
         if spec.units[group] > 1
         for single in _apart(spec, group)
     ]
-    return Verdict(coupled, min(uncoupled, default=float("inf")))
+    return SymmetryCheck(coupled, min(uncoupled, default=float("inf")))
 
 
 def _apart(spec: PermutationSpec, group: str) -> list[PermutationSpec]:

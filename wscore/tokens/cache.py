@@ -33,10 +33,10 @@ from wscore.tokens.codec import TokenCodec
 from wscore.tokens.config import TokensConfig
 from wscore.tokens.index import group_places, make_index, split_rows
 from wscore.tokens.lru import Recent
-from wscore.tokens.manifest import read_manifest, recipe, verify_files, write_manifest
+from wscore.tokens.manifest import read_cache_manifest, recipe, verify_files, write_cache_manifest
 from wscore.tokens.normalizer import Normalizer
 from wscore.tokens.tokenizer import FEATURES, Tokenizer
-from wscore.tokens.writer import Job, plan_blocks, write_tokens
+from wscore.tokens.writer import WriteJob, plan_blocks, write_tokens
 from wscore.zoo.splits import SPLITS
 from wscore.zoo.store import Zoo
 
@@ -124,7 +124,7 @@ class TokenCache:
             DataError: if a file is missing, altered or of another version.
         """
         self.folder = Path(folder)
-        self.manifest: dict[str, Any] = read_manifest(self.folder)
+        self.manifest: dict[str, Any] = read_cache_manifest(self.folder)
         self.max_tokens: int = self.manifest["max_tokens"]
         self.identity: str = self.manifest["identity"]
         plain = read_json(self.folder / "layouts.json")
@@ -350,7 +350,7 @@ def build_cache(zoo: Zoo, config: TokensConfig, folder: Path, *, workers: Worker
     alignment = Alignment.fit(zoo, trained, workers=workers) if aligned else Alignment.symmetries(zoo)
     with atomic_folder(folder) as temporary:
         blocks = plan_blocks(zoo, trained, alignment.placed, workers.shards)
-        job = Job(zoo.reader, tokenizer, config.normalization, str(zoo.folder))
+        job = WriteJob(zoo.reader, tokenizer, config.normalization, str(zoo.folder))
         shape = int(index["length"].to_numpy().sum()), tokenizer.token_dim
         fit = write_tokens(temporary / "tokens.npy", blocks, job, shape=shape, workers=workers)
         alignment.save(temporary)
@@ -358,7 +358,9 @@ def build_cache(zoo: Zoo, config: TokensConfig, folder: Path, *, workers: Worker
         tokenizer.save(temporary / "tokenizer.json")
         write_json(temporary / "layouts.json", {name: msgspec.to_builtins(layout) for name, layout in layouts.items()})
         index.to_parquet(temporary / "index.parquet", index=False)
-        write_manifest(temporary, zoo=zoo.identity, config=config, max_tokens=int(index["length"].to_numpy().max()))
+        write_cache_manifest(
+            temporary, zoo=zoo.identity, config=config, max_tokens=int(index["length"].to_numpy().max())
+        )
     if workers.shards is not None:
         shutil.rmtree(workers.shards)
     return summarize(TokenCache(folder))

@@ -24,7 +24,7 @@ FILES = (
 REBUILD = "run `dvc repro tokenize`"
 
 
-def write_manifest(folder: Path, *, zoo: str, config: TokensConfig, max_tokens: int) -> None:
+def write_cache_manifest(folder: Path, *, zoo: str, config: TokensConfig, max_tokens: int) -> None:
     """Write manifest.json for the other files of a cache; `zoo` is the identity of the zoo they were made from."""
     plain = recipe(config)
     files = {name: {"bytes": (folder / name).stat().st_size, "hash": _hash_file(folder / name)} for name in FILES}
@@ -44,7 +44,7 @@ def recipe(config: TokensConfig) -> dict[str, Any]:
     return {name: value for name, value in to_plain(config).items() if name in TokensConfig.__struct_fields__}
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
+def read_cache_manifest(folder: Path) -> dict[str, Any]:
     """Return the manifest after comparing the files with it: the size of all, the content of all but tokens.npy.
 
     Raises:

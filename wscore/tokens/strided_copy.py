@@ -39,7 +39,7 @@ class Move(NamedTuple):
     step: int
 
 
-def pack(
+def fill_tokens(
     moves: Sequence[Move], vectors: Shaped[np.ndarray, "networks weights"], tokens: Shaped[np.ndarray, "networks entry"]
 ) -> None:
     """Fill tokens from weights; both are contiguous."""
@@ -53,7 +53,7 @@ def pack(
     _copy(moves, pairs, tokens)
 
 
-def unpack(
+def fill_weights(
     moves: Sequence[Move], tokens: Shaped[np.ndarray, "networks entry"], vectors: Shaped[np.ndarray, "networks weights"]
 ) -> None:
     """Fill weights from tokens; both are contiguous."""

@@ -22,7 +22,7 @@ from wscore.errors import DataError
 from wscore.io import read_json, write_json
 from wscore.networks.layout import KINDS, Layout, TensorSpec
 from wscore.tokens.lru import Recent
-from wscore.tokens.strided_copy import Move, pack, unpack
+from wscore.tokens.strided_copy import Move, fill_tokens, fill_weights
 
 Granularity = Literal["neuron", "chunk"]
 Array = TypeVar("Array", np.ndarray, Tensor)
@@ -149,7 +149,7 @@ class Tokenizer(Section, frozen=True, dict=True):
         if self._plan(layout).fine:
             self._gather(layout, vectors, flat)
         else:
-            pack(self._plan(layout).moves, np.ascontiguousarray(vectors), flat)
+            fill_tokens(self._plan(layout).moves, np.ascontiguousarray(vectors), flat)
         return out
 
     def decode(
@@ -176,7 +176,7 @@ class Tokenizer(Section, frozen=True, dict=True):
             out = np.empty((len(tokens), layout.size), tokens.dtype)
         if self._plan(layout).fine:
             return flat.take(self.template(layout).scatter, axis=1, mode="clip", out=out)
-        unpack(self._plan(layout).moves, flat, out)
+        fill_weights(self._plan(layout).moves, flat, out)
         return out
 
     def _gather(self, layout: Layout, vectors: np.ndarray, tokens: np.ndarray) -> None:

@@ -33,7 +33,7 @@ PART = 1 << 18  # weights aligned at once
 ENTRIES = 1 << 20  # of tokens written at once
 
 
-class Job(NamedTuple):
+class WriteJob(NamedTuple):
     """What all blocks have in common.
 
     Attributes:
@@ -49,7 +49,7 @@ class Job(NamedTuple):
     zoo: str
 
 
-class Block(NamedTuple):
+class RowRange(NamedTuple):
     """Consecutive rows of a zoo.
 
     Attributes:
@@ -80,7 +80,7 @@ class Block(NamedTuple):
 
 def plan_blocks(
     zoo: Zoo, trained: Bool[np.ndarray, " row"], placed: Placed, shards: Path | None = None
-) -> Iterator[Block]:
+) -> Iterator[RowRange]:
     """Yield the blocks of a zoo: consecutive rows of `BLOCK` weights, the last row taken whole.
 
     Args:
@@ -92,19 +92,19 @@ def plan_blocks(
     codes, names = pd.factorize(zoo.table["layout"].astype(str))
     layouts = [zoo.layouts[str(name)] for name in names]
     sizes = np.array([layout.size for layout in layouts])[codes]
-    for number, (start, stop) in enumerate(cut(sizes, BLOCK)):
+    for number, (start, stop) in enumerate(row_ranges(sizes, BLOCK)):
         used, own = np.unique(codes[start:stop], return_inverse=True)
         rows = slice(start, stop)
         models, runs = (zoo.table[name].iloc[rows].astype(str).to_numpy(object) for name in ("model_id", "run_id"))
         by_layout = {layouts[code].identity: runs[own == place] for place, code in enumerate(used)}
-        yield Block(
+        yield RowRange(
             start, tuple(layouts[code] for code in used), own, models, runs, trained[rows],
             placed if shards is None else placed.only(by_layout),
             None if shards is None else shards / f"tokens-{number:05d}.bin",
         )  # fmt: skip
 
 
-def cut(sizes: Int[np.ndarray, " row"], most: int) -> list[tuple[int, int]]:
+def row_ranges(sizes: Int[np.ndarray, " row"], most: int) -> list[tuple[int, int]]:
     """Return (start, end) of consecutive rows that reach a size together, the last one whatever is left."""
     ends = np.cumsum(sizes)
     found, start, done = [], 0, 0
@@ -116,7 +116,7 @@ def cut(sizes: Int[np.ndarray, " row"], most: int) -> list[tuple[int, int]]:
 
 
 def write_tokens(
-    path: Path, blocks: Iterable[Block], job: Job, *, shape: tuple[int, int], workers: Workers
+    path: Path, blocks: Iterable[RowRange], job: WriteJob, *, shape: tuple[int, int], workers: Workers
 ) -> NormalizerFit:
     """Write tokens.npy in the order of the zoo, and return the statistics of the networks that are trained on.
 
@@ -147,7 +147,7 @@ def write_tokens(
     return fit
 
 
-def write_shard(block: Block, job: Job) -> int:
+def write_shard(block: RowRange, job: WriteJob) -> int:
     """Write the tokens of a block and its moments to files of their own, unless they are there; return its count of rows."""
     path = block.path
     assert path is not None
@@ -160,7 +160,7 @@ def write_shard(block: Block, job: Job) -> int:
     return len(block.codes)
 
 
-def write_block(block: Block, job: Job, stream: BinaryIO) -> dict[str, Moments]:
+def write_block(block: RowRange, job: WriteJob, stream: BinaryIO) -> dict[str, Moments]:
     """Write the tokens of a block to a stream, and return the moments of its training networks by layout."""
     vectors = [vector for _, vector in job.weights.stream(block.start, block.start + len(block.codes))]
     moments: dict[str, Moments] = {}
@@ -179,7 +179,7 @@ def write_block(block: Block, job: Job, stream: BinaryIO) -> dict[str, Moments]:
 
 
 def _encode(
-    block: Block, tokenizer: Tokenizer, groups: dict[int, tuple[np.ndarray, np.ndarray]], stream: BinaryIO
+    block: RowRange, tokenizer: Tokenizer, groups: dict[int, tuple[np.ndarray, np.ndarray]], stream: BinaryIO
 ) -> None:
     """Write tokens of networks (n, D), given by layout with their places in the block, some `ENTRIES` at once."""
     lengths = np.array([tokenizer.count(layout) for layout in block.layouts])[block.codes]
@@ -195,7 +195,7 @@ def _encode(
         stream.write(tokens.data)
 
 
-def _merge(fit: NormalizerFit, block: Block, found: dict[str, Moments]) -> None:
+def _merge(fit: NormalizerFit, block: RowRange, found: dict[str, Moments]) -> None:
     for layout in block.layouts:
         if layout.identity in found:
             fit.merge(layout, found[layout.identity])
@@ -209,7 +209,9 @@ def _read_moments(path: Path) -> dict[str, Moments]:
     return {name: Moments(**fields) for name, fields in parts.items()}
 
 
-def _prepared(block: Block, job: Job, layout: Layout, places: np.ndarray, vectors: Sequence[np.ndarray]) -> np.ndarray:
+def _prepared(
+    block: RowRange, job: WriteJob, layout: Layout, places: np.ndarray, vectors: Sequence[np.ndarray]
+) -> np.ndarray:
     """Return checked and aligned networks of one layout as (n, D); what that takes in between is kept small."""
     networks = np.empty((len(places), layout.size), np.float32)
     some = max(1, PART // layout.size)

@@ -11,7 +11,7 @@ from torch import nn
 from wscore.io import content_hash
 from wscore.tracking import Tracker
 from wscore.training.history import Row
-from wscore.training.state import TrainingState, read_state, write_state
+from wscore.training.state import TrainingState, restore_training, write_state
 
 CHECKPOINTS = Path(".cache/checkpoints")
 RESUME_SECONDS = float(os.environ.get("WSCORE_CHECKPOINT_SECONDS", "10"))
@@ -156,7 +156,7 @@ class Resume(Callback):
 
     def load(self, state: TrainingState) -> bool:
         """Set the state to the one left behind, if there is one that fits; return whether there was."""
-        return read_state(self.path, state)
+        return restore_training(self.path, state)
 
     def on_epoch(self, state: TrainingState) -> None:
         """Write the state if the last one is old enough."""

@@ -101,7 +101,7 @@ def write_state(path: Path, state: TrainingState) -> None:
     write_tensors(path, tensors, {"state": json.dumps(plain)})
 
 
-def read_state(path: Path, state: TrainingState) -> bool:
+def restore_training(path: Path, state: TrainingState) -> bool:
     """Set a fresh training to the one in the file; return whether there was one that fits, warn if it does not fit."""
     if not path.is_file():
         return False

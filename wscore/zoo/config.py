@@ -50,14 +50,14 @@ class ReadingConfig(Section):
         run_column: metadata column that names the training run.
         checkpoint_column: metadata column that orders the checkpoints of a run.
         state_key: dotted key of the state dict in a checkpoint file; null finds it.
-        max_weights: a network of more numbers is set aside without being loaded.
+        max_weights: a network of more numbers is excluded without being loaded.
         columns: of a table.
         layout: shape by tensor name, in order, of flat lists and vectors that come without a layout.
         dataset: zoo_dataset: `joint` reads all data sets, else the name of one.
         topk: zoo_dataset: at most so many networks of each data set, the first ones.
         normalize: zoo_dataset: each vector by its own mean and deviation (zscore) or its own range (minmax), kept in
             the columns `weight_shift` and `weight_scale`.
-        max_len: zoo_dataset: vectors are padded with zeros to this length, and longer ones set aside.
+        max_len: zoo_dataset: vectors are padded with zeros to this length, and longer ones excluded.
         factory: name in `data.factories` of what builds networks without an architecture and a column `factory`.
         factory_columns: metadata columns that are handed to it by name; whole numbers as integers.
     """
@@ -78,7 +78,7 @@ class ReadingConfig(Section):
 
 
 class HygieneConfig(Section):
-    """Which networks of others are set aside, and which may not be split from each other.
+    """Which networks of others are excluded, and which may not be split from each other.
 
     Args:
         constant: networks whose weight matrices are all constant.
@@ -86,13 +86,13 @@ class HygieneConfig(Section):
         near_duplicates: networks of nearly the same weights; `group`: they share their split.
         near: relative distance |a - b| / |a| below which two networks are nearly the same; 0 looks for none.
         lineage: whether runs that share an identical layer share their split.
-        required: metadata columns without which a network is set aside.
+        required: metadata columns without which a network is excluded.
         minimum: least value of metadata columns, such as {test_accuracy: 0.2} to leave out untrained networks.
     """
 
-    constant: Literal["keep", "set_aside"]
-    duplicates: Literal["keep", "set_aside"]
-    near_duplicates: Literal["keep", "group", "set_aside"]
+    constant: Literal["keep", "exclude"]
+    duplicates: Literal["keep", "exclude"]
+    near_duplicates: Literal["keep", "group", "exclude"]
     near: Annotated[float, msgspec.Meta(ge=0, lt=1)]
     lineage: bool
     required: tuple[str, ...]
@@ -136,7 +136,7 @@ class ZooConfig(Section):
         run_pattern: regular expression over the path of a checkpoint relative to `path`, with a group `run` and
             optionally `checkpoint`; null takes the folder of the file as its run.
         reading: how networks of others are read.
-        hygiene: which of them are set aside.
+        hygiene: which of them are excluded.
         n_runs: count of training runs, spread evenly over the families.
         n_networks: instead, count of networks: as many runs are trained as it takes to keep exactly so many, and the last
             run gives its last checkpoints only; null trains `n_runs`.
@@ -155,8 +155,8 @@ class ZooConfig(Section):
         poolings: choices; networks without convolutions have `none`.
         variety: further kinds of runs.
         max_weight: a checkpoint with a weight beyond this, or a loss that is not finite, has diverged.
-        diverged: whether networks that diverged are set aside or, where their weights are finite, kept with the state
-            `diverged`. Networks of others beyond `max_weight` are set aside in any case.
+        diverged: whether networks that diverged are excluded or, where their weights are finite, kept with the state
+            `diverged`. Networks of others beyond `max_weight` are excluded in any case.
         seed: of everything that is drawn.
     """
 
@@ -183,7 +183,7 @@ class ZooConfig(Section):
     poolings: Annotated[tuple[Literal["max", "avg"], ...], msgspec.Meta(min_length=1)]
     variety: VarietyConfig
     max_weight: Positive
-    diverged: Literal["set_aside", "keep"]
+    diverged: Literal["exclude", "keep"]
     seed: Annotated[int, msgspec.Meta(ge=0)]
 
     @property

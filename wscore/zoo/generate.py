@@ -26,11 +26,11 @@ from wscore.networks.datasets import Tasks, as_tasks
 from wscore.networks.images import Images
 from wscore.networks.inference import StackedAnswer, logits, scores
 from wscore.networks.layout import Layout, layout_of
-from wscore.networks.records import Refused
+from wscore.networks.records import Rejected
 from wscore.parallel import workers_here
 from wscore.zoo.config import ZooConfig
 from wscore.zoo.sampling import RunPlan, checkpoint_steps, draw_run, group_runs, turn
-from wscore.zoo.store import count_rows, is_whole, read_part, write_layouts, write_part, write_set_aside
+from wscore.zoo.store import count_rows, is_whole, read_part, write_excluded, write_layouts, write_part
 from wscore.zoo.training import own_images, own_labels, train_group
 
 CACHE = Path(".cache/zoo")
@@ -47,7 +47,7 @@ CODE = (
 TENSORS = ("x_train", "y_train", "x_test", "y_test")
 
 
-class Job(NamedTuple):
+class TrainJob(NamedTuple):
     """What a worker needs to know besides the shard.
 
     Attributes:
@@ -84,31 +84,31 @@ class Shard(NamedTuple):
 
 
 def generate_zoo(config: ZooConfig, images: Images | Tasks, out: Path) -> int:
-    """Train a zoo, write it to a folder and return how many checkpoints were set aside as diverged.
+    """Train a zoo, write it to a folder and return how many checkpoints were excluded as diverged.
 
     Raises:
         DataError: if not one checkpoint is left, or too many diverge for `n_networks`.
         WscoreError: if a worker process dies.
     """
     tasks = as_tasks(images)
-    folder = Path.cwd() / CACHE / identity(config, tasks)  # workers elsewhere may have another working directory
+    folder = Path.cwd() / CACHE / zoo_identity(config, tasks)  # workers elsewhere may have another working directory
     classes = tuple((one.name, one.classes) for one in tasks.images)
-    job = Job(folder, classes, config.checkpoints, config.max_weight, config.diverged == "keep")
+    job = TrainJob(folder, classes, config.checkpoints, config.max_weight, config.diverged == "keep")
     _keep_images(tasks, folder)
     shards = _train(config, tasks, job)
     with atomic_folder(out) as temporary:
         names, runs = _assemble(shards, folder, temporary, config.n_networks)
-        refused = _diverged(shards, config, names, runs)
-        if refused:
-            write_set_aside(temporary, refused)
-    kept, set_aside = len(names), len(refused)
-    if set_aside:
+        rejected = _diverged(shards, config, names, runs)
+        if rejected:
+            write_excluded(temporary, rejected)
+    kept, excluded = len(names), len(rejected)
+    if excluded:
         reason = f"not finite, or with a weight beyond zoo.max_weight={config.max_weight:g}"
         warnings.warn(
-            f"{set_aside} of {set_aside + kept} checkpoints were set aside: {reason}", WscoreWarning, stacklevel=2
+            f"{excluded} of {excluded + kept} checkpoints were excluded: {reason}", WscoreWarning, stacklevel=2
         )
     shutil.rmtree(folder)
-    return set_aside
+    return excluded
 
 
 def plan_shards(config: ZooConfig, images: Images | Tasks, runs: range | None = None, first: int = 0) -> list[Shard]:
@@ -126,7 +126,7 @@ def plan_shards(config: ZooConfig, images: Images | Tasks, runs: range | None = 
     return shards
 
 
-def identity(config: ZooConfig, images: Images | Tasks) -> str:
+def zoo_identity(config: ZooConfig, images: Images | Tasks) -> str:
     """Return a hash of all that decides the bytes of a generated zoo: parameters, images, code, version of torch."""
     plain = {
         key: value
@@ -139,7 +139,7 @@ def identity(config: ZooConfig, images: Images | Tasks) -> str:
     return content_hash(msgspec.json.encode(plain), *content, source_code(*CODE), torch.__version__)
 
 
-def train_shard(shard: Shard, job: Job) -> int:
+def train_shard(shard: Shard, job: TrainJob) -> int:
     """Train the runs of one shard, judge their checkpoints, write the rows and return the count of runs."""
     images = _images(job, shard.runs[0].dataset)
     layout = layout_of(build(shard.runs[0].architecture).state_dict())
@@ -148,7 +148,9 @@ def train_shard(shard: Shard, job: Job) -> int:
     for run, checkpoints in zip(shard.runs, recorded, strict=True):
         steps = checkpoint_steps(run.steps, job.checkpoints)
         weights = checkpoints[: len(steps)]
-        for number, (step, measured) in enumerate(zip(steps, judge(run, layout, weights, images), strict=True)):
+        for number, (step, measured) in enumerate(
+            zip(steps, score_checkpoints(run, layout, weights, images), strict=True)
+        ):
             sound = bool(weights[number].abs().max() <= job.max_weight) and np.isfinite([*measured.values()]).all()
             if sound or (job.diverged and bool(weights[number].isfinite().all())):
                 state = state_of(run, measured, last=number == len(steps) - 1) if sound else "diverged"
@@ -169,7 +171,9 @@ def state_of(run: RunPlan, measured: dict[str, float], *, last: bool) -> str:
     return "poor" if measured["train_accuracy"] < chance + POOR * (1 - chance) else "trained"
 
 
-def judge(run: RunPlan, layout: Layout, weights: torch.Tensor, images: Images) -> Iterator[dict[str, float]]:
+def score_checkpoints(
+    run: RunPlan, layout: Layout, weights: torch.Tensor, images: Images
+) -> Iterator[dict[str, float]]:
     """Yield accuracies and losses of each checkpoint on the run's own training images and on all test images.
 
     Training images have the labels that the run learnt, test images their true ones.
@@ -248,7 +252,7 @@ def _drawn(config: ZooConfig, tasks: Tasks, number: int) -> RunPlan:
     return draw_run(config, number, shape=(channels, height, width), **size)
 
 
-def _train(config: ZooConfig, tasks: Tasks, job: Job) -> list[Shard]:
+def _train(config: ZooConfig, tasks: Tasks, job: TrainJob) -> list[Shard]:
     """Train all runs, and further ones until as many networks as `n_networks` are kept; return their shards."""
     shards = plan_shards(config, tasks)
     _train_missing(shards, job)
@@ -264,11 +268,11 @@ def _train(config: ZooConfig, tasks: Tasks, job: Job) -> list[Shard]:
     return shards
 
 
-def _count(shards: Sequence[Shard], job: Job) -> int:
+def _count(shards: Sequence[Shard], job: TrainJob) -> int:
     return sum(count_rows(shard.path(job.folder)) for shard in shards)
 
 
-def _train_missing(shards: Sequence[Shard], job: Job) -> None:
+def _train_missing(shards: Sequence[Shard], job: TrainJob) -> None:
     todo = [shard for shard in shards if not is_whole(shard.path(job.folder))]
     todo.sort(key=lambda shard: (-sum(run.steps for run in shard.runs), shard.number))
     total = sum(len(shard.runs) for shard in shards)
@@ -287,13 +291,13 @@ def _keep_images(tasks: Tasks, folder: Path) -> None:
 
 
 @lru_cache(maxsize=4)
-def _images(job: Job, dataset: str) -> Images:
+def _images(job: TrainJob, dataset: str) -> Images:
     number = [name for name, _ in job.classes].index(dataset)
     tensors = read_tensors(job.folder / f"images-{number}.safetensors")
     return Images(name=dataset, classes=job.classes[number][1], **tensors)
 
 
-def _diverged(shards: Sequence[Shard], config: ZooConfig, kept: set[str], runs: int) -> list[Refused]:
+def _diverged(shards: Sequence[Shard], config: ZooConfig, kept: set[str], runs: int) -> list[Rejected]:
     """Return the checkpoints of the first runs that were planned and not kept."""
     detail = f"zoo.max_weight is {config.max_weight:g}"
     planned = sorted((run for shard in shards for run in shard.runs if run.number < runs), key=lambda run: run.number)
@@ -302,7 +306,7 @@ def _diverged(shards: Sequence[Shard], config: ZooConfig, kept: set[str], runs: 
         for run in planned
         for number, _ in enumerate(checkpoint_steps(run.steps, config.checkpoints))
     )
-    return [Refused(name, "diverged", detail) for name in names if name not in kept]
+    return [Rejected(name, "diverged", detail) for name in names if name not in kept]
 
 
 def _assemble(shards: Sequence[Shard], folder: Path, out: Path, most: int | None) -> tuple[set[str], int]:

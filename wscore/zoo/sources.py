@@ -9,12 +9,12 @@ from wscore.zoo.config import ZooConfig
 from wscore.zoo.generate import generate_zoo
 from wscore.zoo.readers.flat_vectors import plan_small_cnns, plan_vectors
 from wscore.zoo.readers.folder import plan_folder, plan_trials
-from wscore.zoo.readers.ingest import Plan, take_in
+from wscore.zoo.readers.ingest import ReadPlan, ingest
 from wscore.zoo.readers.tables import plan_hub, plan_parquet
 
 
 def fetch_zoo(config: ZooConfig, data: DataConfig | ImagesConfig, out: Path) -> int:
-    """Write the zoo that a configuration names and return how many checkpoints were set aside.
+    """Write the zoo that a configuration names and return how many checkpoints were excluded.
 
     Raises:
         ConfigError: if a parameter that the source needs is missing.
@@ -23,10 +23,10 @@ def fetch_zoo(config: ZooConfig, data: DataConfig | ImagesConfig, out: Path) -> 
     if config.source == "generate":
         return generate_zoo(config, load_tasks(data), out)
     factories = data.factories if isinstance(data, DataConfig) else {}
-    return take_in(SOURCES[config.source](config), config, out, factories)
+    return ingest(SOURCES[config.source](config), config, out, factories)
 
 
-SOURCES: dict[str, Callable[[ZooConfig], Plan]] = {
+SOURCES: dict[str, Callable[[ZooConfig], ReadPlan]] = {
     "folder": plan_folder,
     "hub": plan_hub,
     "parquet": plan_parquet,

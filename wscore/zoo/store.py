@@ -4,7 +4,7 @@ zoo/
   rows/part-00000.parquet   one row per checkpoint: REQUIRED columns, `weights` as list<float32>, any metadata
   layouts.json              {layout identity: {"tensors": [...], "counters": {...}}}
   source.json               where networks of others come from
-  set_aside.csv             what was left out, with reasons
+  excluded.csv             what was left out, with reasons
   rebuilding.csv            networks of others: which can be built again, and why others can't
   constants.json            networks of others: masks and tables of indices that are no weights; constants.safetensors
                             holds them
@@ -31,11 +31,11 @@ from torch import Tensor
 from wscore.errors import DataError
 from wscore.io import atomic_file, hash_folder, read_json, read_tensors, write_csv, write_json, write_text
 from wscore.networks.layout import Layout
-from wscore.networks.records import Refused
+from wscore.networks.records import Rejected
 
 ROW_GROUP = 256  # rows read at once, fewer where networks are large
 WEIGHTS_PER_GROUP = 1 << 24
-SET_ASIDE = "set_aside.csv"
+EXCLUDED = "excluded.csv"
 OTHERS = "other_files.csv"  # of a source that are no checkpoints
 CONSTANTS = "constants.safetensors"
 REQUIRED = ("model_id", "run_id", "checkpoint", "layout", "architecture")
@@ -152,9 +152,9 @@ class Zoo:
             groups += [(number, group, meta.row_group(group).num_rows) for group in range(meta.num_row_groups)]
         return Weights.of(self.parts, groups)
 
-    def set_aside(self) -> pd.DataFrame:
+    def excluded(self) -> pd.DataFrame:
         """Return what was left out when the zoo was made: columns model_id, reason and detail."""
-        path = self.folder / SET_ASIDE
+        path = self.folder / EXCLUDED
         return pd.read_csv(path) if path.is_file() else pd.DataFrame({"model_id": [], "reason": [], "detail": []})
 
     def constants(self, row: int) -> dict[str, Tensor]:
@@ -233,9 +233,9 @@ def write_part(path: Path, table: pd.DataFrame, weights: Iterable[np.ndarray]) -
         raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
 
 
-def write_set_aside(folder: Path, refused: Sequence[Refused]) -> None:
+def write_excluded(folder: Path, rejected: Sequence[Rejected]) -> None:
     """Write the list of what was left out of a zoo, with reasons."""
-    write_csv(folder / SET_ASIDE, {name: [getattr(item, name) for item in refused] for name in Refused._fields})
+    write_csv(folder / EXCLUDED, {name: [getattr(item, name) for item in rejected] for name in Rejected._fields})
 
 
 def write_layouts(folder: Path, layouts: Iterable[Layout]) -> None:

@@ -14,10 +14,10 @@ STATES = ("early", "trained", "poor", "diverged")
 MEASURED = ("test_accuracy", "generalization_gap")
 
 
-def describe(zoo: Zoo) -> dict[str, float]:
+def zoo_statistics(zoo: Zoo) -> dict[str, float]:
     """Return counts of a zoo, quantiles of what was measured on its networks, and counts and medians by family.
 
-    `set_aside_<reason>` counts what was left out; `groups` the sets of runs that share a split and `groups_joined` those
+    `excluded_<reason>` counts what was left out; `groups` the sets of runs that share a split and `groups_joined` those
     of more than one run; `networks_<state>` the networks of each state (see `wscore.zoo.generate.state_of`). Of networks of
     others `networks_early` are checkpoints before the last of their run, `networks_poor` last ones that stay below half
     the median accuracy of the last ones of their family, and `networks_buildable` those that can be built again;
@@ -27,19 +27,19 @@ def describe(zoo: Zoo) -> dict[str, float]:
     sizes = np.array([zoo.layouts[str(name)].size for name in table["layout"]])
     group = table["group" if "group" in table else "run_id"].to_numpy()
     groups = table["run_id"].groupby(group).nunique().to_numpy()
-    refused = zoo.set_aside()
-    reasons = Counter(refused["reason"].astype(str))
+    rejected = zoo.excluded()
+    reasons = Counter(rejected["reason"].astype(str))
     summary = {
         "networks": float(len(table)),
         "runs": float(len(set(table["run_id"]))),
-        "set_aside": float(len(refused)),
+        "excluded": float(len(rejected)),
         "layouts": float(len(set(table["layout"]))),
         "weights_least": float(sizes.min()),
         "weights_median": float(np.median(sizes)),
         "weights_most": float(sizes.max()),
         "groups": float(len(groups)),
         "groups_joined": float(np.sum(groups > 1)),
-        **{f"set_aside_{name}": float(count) for name, count in sorted(reasons.items())},
+        **{f"excluded_{name}": float(count) for name, count in sorted(reasons.items())},
     }
     for name in MEASURED:
         if name in table and np.isfinite(table[name].to_numpy(float)).any():
@@ -65,9 +65,9 @@ def _other_files(zoo: Zoo) -> dict[str, float]:
     return {"other_files": float(sum(counts.values())), **named}
 
 
-def report(zoo: Zoo) -> dict[str, list[object]]:
-    """Return the table of what was kept and what was set aside, by reason, as columns."""
-    reasons = Counter(zoo.set_aside()["reason"].astype(str))
+def exclusion_table(zoo: Zoo) -> dict[str, list[object]]:
+    """Return the table of what was kept and what was excluded, by reason, as columns."""
+    reasons = Counter(zoo.excluded()["reason"].astype(str))
     total = len(zoo) + sum(reasons.values())
     rows = [("kept", len(zoo), "in the zoo"), *((n, count, REASONS.get(n, "")) for n, count in reasons.most_common())]
     return {

@@ -13,7 +13,7 @@ from wscore.errors import DataError
 from wscore.forecasting.sequences import test_windows as windows_of
 from wscore.forecasting.trajectories.optimizers import OptimizerSpec
 from wscore.forecasting.trajectories.store import Trajectory, open_trajectories
-from wscore.forecasting.trajectories.train_base import BaseConfig, record_runs, shuffled
+from wscore.forecasting.trajectories.train_base import BaseConfig, epoch_batches, record_runs
 from wscore.networks.images import Images, load_images
 
 CONFIG = BaseConfig(
@@ -56,7 +56,7 @@ def test_replay_repeats_the_run_with_state_of_the_optimiser_and_moves(images: Im
 
 def test_the_rest_of_an_epoch_is_known_but_for_its_order() -> None:
     batches = coming(10, 4, 3, 4, np.random.default_rng(0))  # 4 images of the second epoch of three batches are left
-    first = list(shuffled(10, 4, 3, 1))
+    first = list(epoch_batches(10, 4, 3, 1))
     found = [next(batches) for _ in range(5)]
     assert [len(batch) for batch in found] == [4, 2, 4, 4, 2]
     assert sorted(torch.cat(found[:2]).tolist()) == sorted(torch.cat(first[1:]).tolist())

@@ -88,7 +88,7 @@ def name_of(zoo: Path, row: int) -> str:
     return f"{zoo}#{Zoo(zoo).table['model_id'].iloc[row]}"
 
 
-def told(capsys: Output, *arguments: object) -> dict:
+def output_of(capsys: Output, *arguments: object) -> dict:
     capsys.readouterr()
     main([*map(str, arguments), "--json"])
     return json.loads(capsys.readouterr().out)
@@ -105,7 +105,9 @@ def test_a_latent_does_not_depend_on_the_kind_of_file(
     models: Path, tiny_zoo: Path, checkpoint: Path, tmp_path: Path, capsys: Output
 ) -> None:
     torch.save(load_file(checkpoint), tmp_path / "net.pt")
-    found = told(capsys, "encode", checkpoint, tmp_path / "net.pt", name_of(tiny_zoo, 9), "--model", models)["networks"]
+    found = output_of(capsys, "encode", checkpoint, tmp_path / "net.pt", name_of(tiny_zoo, 9), "--model", models)[
+        "networks"
+    ]
     zoo = Zoo(tiny_zoo)
     state = zoo.layout(9).unflatten(torch.from_numpy(zoo.weights([9])[0]))
     expected = WeightAutoencoder.from_pretrained(models, side="encoder").encode(state).tolist()
@@ -123,8 +125,8 @@ def test_a_table_is_for_people(models: Path, checkpoint: Path, capsys: Output) -
 
 def test_latents_come_back_as_networks(models: Path, tiny_zoo: Path, tmp_path: Path, capsys: Output) -> None:
     file, out = tmp_path / "latents.safetensors", tmp_path / "rebuilt"
-    told(capsys, "encode", tiny_zoo, "--limit", 3, "--model", models, "--out", file)
-    rows = told(capsys, "decode", file, "--model", models, "--out", out)["networks"]
+    output_of(capsys, "encode", tiny_zoo, "--limit", 3, "--model", models, "--out", file)
+    rows = output_of(capsys, "decode", file, "--model", models, "--out", out)["networks"]
     zoo, model = Zoo(tiny_zoo), WeightAutoencoder.from_pretrained(models)
     for row, one in enumerate(rows):
         state = zoo.layout(row).unflatten(torch.from_numpy(zoo.weights([row])[0]))
@@ -139,14 +141,14 @@ def test_latents_without_notes_need_a_network_like_them(
     save_file({"x": torch.zeros(1, 8)}, tmp_path / "latents.safetensors")
     command = ("decode", tmp_path / "latents.safetensors", "--model", models, "--out", tmp_path / "rebuilt")
     assert "use --like" in failed(capsys, *command)
-    assert told(capsys, *command, "--like", checkpoint)["networks"][0]["weights"] > 0
+    assert output_of(capsys, *command, "--like", checkpoint)["networks"][0]["weights"] > 0
 
 
 def test_the_nearest_network_is_the_network_itself(
     models: Path, checkpoint: Path, tiny_zoo: Path, capsys: Output
 ) -> None:
     among = models.parent / "representations"
-    found = told(capsys, "neighbours", checkpoint, "--model", models, "--among", among, "-k", 3)
+    found = output_of(capsys, "neighbours", checkpoint, "--model", models, "--among", among, "-k", 3)
     assert found["among"] == len(Zoo(tiny_zoo))
     assert [row["distance"] for row in found["neighbours"]] == sorted(row["distance"] for row in found["neighbours"])
     assert found["neighbours"][0]["model_id"] == Zoo(tiny_zoo).table["model_id"].iloc[9]
@@ -171,7 +173,7 @@ def test_a_way_through_latent_space_starts_and_ends_at_the_networks(
     same = zoo.table.index[zoo.table["layout"] == zoo.table["layout"].iloc[0]][:2]
     ends = [name_of(tiny_zoo, int(row)) for row in same]
     command = ("interpolate", *ends, "--model", models, "--steps", 3)
-    path = told(capsys, *command, "--images", "digits", "--out", tmp_path / "between")["path"]
+    path = output_of(capsys, *command, "--images", "digits", "--out", tmp_path / "between")["path"]
     assert [row["share"] for row in path] == [0.0, 0.5, 1.0]
     accuracies = zoo.table["test_accuracy"].iloc[same].tolist()
     straight = [row["accuracy, straight line"] for row in path]
@@ -187,7 +189,7 @@ def test_an_untrained_predictor_copies_the_last_snapshot(
     zoo = Zoo(tiny_zoo)
     rows = zoo.table.index[zoo.table["layout"] == zoo.table["layout"].iloc[0]][[0, 1, 0]]
     names = [name_of(tiny_zoo, int(row)) for row in rows]
-    found = told(capsys, "forecast", *names, "--model", models, "--steps", 4, "--out", tmp_path / "future")
+    found = output_of(capsys, "forecast", *names, "--model", models, "--steps", 4, "--out", tmp_path / "future")
     assert [row["step"] for row in found["steps"]] == [1, 2, 4]
     assert [row["change"] for row in found["steps"]] == [0.0, 0.0, 0.0]
     last = zoo.layout(int(rows[2])).unflatten(torch.from_numpy(zoo.weights([int(rows[2])])[0]))
@@ -200,10 +202,10 @@ def test_an_untrained_predictor_copies_the_last_snapshot(
 def test_snapshots_in_a_folder_come_in_the_order_of_their_numbers(models: Path, tmp_path: Path, capsys: Output) -> None:
     for step in (8, 9, 10):
         save_file({"weight": torch.full((2, 3), float(step))}, tmp_path / f"epoch-{step}.safetensors")
-    found = told(capsys, "forecast", tmp_path, "--model", models)
+    found = output_of(capsys, "forecast", tmp_path, "--model", models)
     assert found["snapshots"] == [f"epoch-{step}.safetensors" for step in (8, 9, 10)]
     save_file({"weight": torch.full((2, 3), 11.0)}, tmp_path / "epoch-11.safetensors")
-    later = told(capsys, "forecast", tmp_path, "--model", models)
+    later = output_of(capsys, "forecast", tmp_path, "--model", models)
     assert later["snapshots"] == [f"epoch-{step}.safetensors" for step in (9, 10, 11)]  # no more are looked at
 
 
@@ -214,11 +216,11 @@ def test_a_recorded_run_is_forecast_beside_what_came(models: Path, tmp_path: Pat
         with torch.no_grad():
             network.weight += 1.0
         recorder.step()
-    found = told(capsys, "forecast", tmp_path / "run-7", "--model", models, "--at", 3, "--steps", 2)
+    found = output_of(capsys, "forecast", tmp_path / "run-7", "--model", models, "--at", 3, "--steps", 2)
     assert found["snapshots"] == ["run-7@1", "run-7@2", "run-7@3"]
     assert [row["error of copying"] for row in found["steps"]] == pytest.approx([6**0.5, 2 * 6**0.5])
     assert [row["skill"] for row in found["steps"]] == [0.0, 0.0]  # the predictor is untrained: it copies
-    last = told(capsys, "forecast", tmp_path / "run-7", "--model", models)
+    last = output_of(capsys, "forecast", tmp_path / "run-7", "--model", models)
     assert "skill" not in last["steps"][0]
     assert "expected from 2 to 5; got 1" in failed(capsys, "forecast", tmp_path / "run-7", "--model", models, "--at", 1)
     several = failed(capsys, "forecast", tmp_path, "--model", models)
@@ -226,24 +228,24 @@ def test_a_recorded_run_is_forecast_beside_what_came(models: Path, tmp_path: Pat
 
 
 def test_a_network_is_described(models: Path, checkpoint: Path, tiny_zoo: Path, capsys: Output) -> None:
-    found = told(capsys, "inspect", name_of(tiny_zoo, 9), "--model", models)
+    found = output_of(capsys, "inspect", name_of(tiny_zoo, 9), "--model", models)
     state = load_file(checkpoint)
     rows = {row["tensor"]: row for row in found["layers and tensors"]}
     assert set(rows) == {name for name, tensor in state.items() if tensor.is_floating_point()}
     assert rows["head.weight"]["mean"] == pytest.approx(float(state["head.weight"].double().mean()))
     assert found["symmetry"] == "derived from the architecture"
     groups = found["units that can change places"]
-    unknown = told(capsys, "inspect", checkpoint, "--model", models)
+    unknown = output_of(capsys, "inspect", checkpoint, "--model", models)
     assert "of this layout" in unknown["symmetry"]
     assert unknown["units that can change places"] == groups
-    nothing = told(capsys, "inspect", checkpoint, "--model", checkpoint.parent)
+    nothing = output_of(capsys, "inspect", checkpoint, "--model", checkpoint.parent)
     assert nothing["symmetry"].startswith("not known")
 
 
 def test_zoos_and_models_are_described(models: Path, tiny_zoo: Path, capsys: Output) -> None:
-    assert told(capsys, "inspect", tiny_zoo)["networks"] == len(Zoo(tiny_zoo))
-    assert {row["part"] for row in told(capsys, "inspect", models)["parts"]} == {"decoder", "encoder", "predictor"}
-    assert told(capsys, "inspect", models / "encoder")["class"] == "Encoder"
+    assert output_of(capsys, "inspect", tiny_zoo)["networks"] == len(Zoo(tiny_zoo))
+    assert {row["part"] for row in output_of(capsys, "inspect", models)["parts"]} == {"decoder", "encoder", "predictor"}
+    assert output_of(capsys, "inspect", models / "encoder")["class"] == "Encoder"
     main(["inspect", str(models)])
     assert "as published" in capsys.readouterr().out
 

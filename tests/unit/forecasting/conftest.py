@@ -12,7 +12,7 @@ from wscore.networks.lenet import NetworkSpec, network_layout
 
 PARAMS = Path(__file__).parents[3] / "params.yaml"
 SMALL = {
-    "sequence_length": 3, "older": (), "directions": (3, 20),
+    "sequence_length": 3, "lagged_snapshots": (), "rank_splits": (3, 20),
     "train_split": 0.6, "holdout_runs": 1, "validation_runs": 0, "stride": 1,
     "augment_strides": (), "extrapolation_steps": 2, "far_step": None, "model_dim": 16, "layers": 1, "heads": 2,
     "predictor_epochs": 30,

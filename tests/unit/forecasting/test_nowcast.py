@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import wscore
 from wscore.errors import ConfigError, ModelError, TrainingError
 from wscore.forecasting.models.predictors import GramPredictor, GramPredictorConfig, Steps, steps_of
-from wscore.forecasting.nowcast import Accelerator, falls_fast, fit_trend
+from wscore.forecasting.nowcast import Nowcast, falls_fast, fit_trend
 from wscore.networks.layout import Layout
 from wscore.training.model_folder import save_model
 
@@ -22,8 +22,8 @@ CONFIG = GramPredictorConfig(
     layers=1,
     heads=2,
     dropout=0.0,
-    older=(),
-    directions=(3, 20),
+    lagged_snapshots=(),
+    rank_splits=(3, 20),
     members=1,
 )
 
@@ -45,7 +45,7 @@ def network() -> nn.Sequential:
 
 
 def train(
-    steps: int, *, model: nn.Module, optimizer: torch.optim.Optimizer, jumps: Accelerator | None = None
+    steps: int, *, model: nn.Module, optimizer: torch.optim.Optimizer, jumps: Nowcast | None = None
 ) -> list[float]:
     """Fit fixed targets, full batch; return the losses."""
     x = torch.randn(64, 4, generator=torch.Generator().manual_seed(1))
@@ -64,13 +64,13 @@ def train(
 
 def setting(
     rule: Callable[[Tensor, int], Tensor], **options: float
-) -> tuple[nn.Module, torch.optim.Optimizer, Accelerator]:
+) -> tuple[nn.Module, torch.optim.Optimizer, Nowcast]:
     model = network()
     optimizer = torch.optim.Adam(model.parameters(), lr=0.002)
     return (
         model,
         optimizer,
-        wscore.accelerate(model, optimizer, every=12, predictor=Rule(rule), **{"start": 0, "recovery": 6, **options}),
+        wscore.nowcast(model, optimizer, every=12, predictor=Rule(rule), **{"start": 0, "recovery": 6, **options}),
     )
 
 
@@ -145,7 +145,7 @@ def test_an_untrained_predictor_changes_nothing(tmp_path: Path, monkeypatch: pyt
     monkeypatch.chdir(tmp_path)
     model, reference = network(), network()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
-    jumps = wscore.accelerate(model, optimizer, every=12, horizon=3, start=20, recovery=6, tolerance=100.0)
+    jumps = wscore.nowcast(model, optimizer, every=12, horizon=3, start=20, recovery=6, tolerance=100.0)
     train(50, model=model, optimizer=optimizer, jumps=jumps)
     train(50, model=reference, optimizer=torch.optim.SGD(reference.parameters(), lr=0.05, momentum=0.9))
     assert [jump.step for jump in jumps.jumps] == [20, 32, 44]
@@ -202,7 +202,7 @@ class Recipe:
         cosine = name == "schedule"
         self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, T_max=60) if cosine else None
         options = {"every": 12, "start": 0, "recovery": 6, "tolerance": 100.0}
-        self.jumps = wscore.accelerate(self.model, self.optimizer, predictor=Rule(rule), **options) if rule else None
+        self.jumps = wscore.nowcast(self.model, self.optimizer, predictor=Rule(rule), **options) if rule else None
         self.batches = torch.Generator().manual_seed(1)
 
     def train(self, steps: int) -> "Recipe":
@@ -296,11 +296,11 @@ def test_an_optimizer_that_was_replaced_is_noticed() -> None:
 
 def test_the_optimizer_may_be_wrapped() -> None:
     """As by Hugging Face's `Accelerator`."""
-    wrapped = pytest.importorskip("accelerate").Accelerator(cpu=True)
+    wrapped = pytest.importorskip("nowcast").Nowcast(cpu=True)
     model = network()
     model, optimizer = wrapped.prepare(model, torch.optim.Adam(model.parameters(), lr=0.002))
     rule = Rule(lambda history, _: history[-1] + 10.0)
-    jumps = wscore.accelerate(model, optimizer, every=12, predictor=rule, start=0, recovery=6)
+    jumps = wscore.nowcast(model, optimizer, every=12, predictor=rule, start=0, recovery=6)
     train(18, model=model, optimizer=optimizer, jumps=jumps)
     reference = network()
     train(12, model=reference, optimizer=torch.optim.Adam(reference.parameters(), lr=0.002))
@@ -313,13 +313,13 @@ def test_wrong_losses_and_optimizers_are_named() -> None:
     rule = Rule(lambda history, _: history[-1])
     for other in (torch.optim.SGD(network().parameters()), torch.optim.SGD([nn.Parameter(torch.ones(1))])):
         with pytest.raises(ConfigError, match="optimizer: has none of the parameters; expected one that trains"):
-            wscore.accelerate(model, other, predictor=rule)
-    jumps = wscore.accelerate(model, torch.optim.SGD(model.parameters()), predictor=rule)
+            wscore.nowcast(model, other, predictor=rule)
+    jumps = wscore.nowcast(model, torch.optim.SGD(model.parameters()), predictor=rule)
     with pytest.raises(TrainingError, match=r"step 1: the loss is not one number; got shape \(3,\); give its mean"):
         jumps.step(torch.ones(3))
     model.requires_grad_(False)
     with pytest.raises(ConfigError, match="has none of the parameters"):
-        wscore.accelerate(model, torch.optim.SGD(model.parameters()), predictor=rule)
+        wscore.nowcast(model, torch.optim.SGD(model.parameters()), predictor=rule)
 
 
 def test_a_jump_waits_while_the_losses_fall_fast() -> None:
@@ -365,7 +365,7 @@ def test_bad_input_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     model = network()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     with pytest.raises(ModelError, match=r"models/predictor: no weight predictor here.*`dvc repro train_predictor`"):
-        wscore.accelerate(model, optimizer)
+        wscore.nowcast(model, optimizer)
     gram = GramPredictor(CONFIG)
     for options, message in (
         ({"every": 2}, "every: is out of range; expected 3 or more; got 2"),
@@ -376,9 +376,9 @@ def test_bad_input_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         ({"horizon": 1, "budget": 2.0}, "budget: is out of range; expected 0 to 1; got 2"),
     ):
         with pytest.raises(ConfigError, match=message):
-            wscore.accelerate(model, optimizer, predictor=gram, **options)
-    assert wscore.accelerate(model, optimizer, predictor=gram).horizon == 3
-    jumps = wscore.accelerate(model, optimizer, every=4, horizon=1, start=0, recovery=1, predictor=gram)
+            wscore.nowcast(model, optimizer, predictor=gram, **options)
+    assert wscore.nowcast(model, optimizer, predictor=gram).horizon == 3
+    jumps = wscore.nowcast(model, optimizer, every=4, horizon=1, start=0, recovery=1, predictor=gram)
     jumps.step(1.0)
     jumps.step(1.0)
     jumps.step(float("nan"))

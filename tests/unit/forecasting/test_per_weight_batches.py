@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from wscore.forecasting.models.per_weight import DiffusionPredictor, SeriesPredictor
-from wscore.forecasting.per_weight_batches import SeriesBatch, SeriesBatches, calibrate, draw_series, series_loss
-from wscore.forecasting.splits import Material, learned
+from wscore.forecasting.per_weight_batches import SeriesBatch, SeriesBatches, calibrate_bands, draw_series, series_loss
+from wscore.forecasting.splits import RunWindows, learned
 from wscore.forecasting.trajectories.grams import relative_errors, skill_loss, window_grams
 
 
 @pytest.fixture
-def material(configured, recorded) -> Callable[..., Material]:
+def material(configured, recorded) -> Callable[..., RunWindows]:
     def walk(number: int, size: int) -> np.ndarray:
         random = np.random.default_rng(0)
         return random.standard_normal(size) + 0.1 * random.standard_normal((20, size))[: number + 1].sum(0)
@@ -83,7 +83,7 @@ def test_calibrated_bands_hold_the_asked_share_of_the_weights(configured, materi
 
     monkeypatch.setattr(model, "draw", draw)
     monkeypatch.setattr(batches, "epoch", lambda number: [normal(next(SeriesBatches.epoch(batches, number)))])
-    calibrate(model, [batches])
+    calibrate_bands(model, [batches])
     assert model.width.tolist() == pytest.approx([1.28 / 0.98, 1.28 / 0.98 / 4], rel=0.05)
 
 

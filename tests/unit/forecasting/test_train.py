@@ -6,7 +6,7 @@ import torch
 
 from wscore.errors import ConfigError, DataError, WscoreWarning
 from wscore.forecasting.evaluation.baselines import BASELINES
-from wscore.forecasting.pca import fit_pca
+from wscore.forecasting.pca import fit_snapshot_pca
 from wscore.forecasting.splits import learned, make_plan
 from wscore.forecasting.train import load_predictor, save_predictor, train_predictor
 from wscore.forecasting.trajectories.store import Trajectory, open_trajectories
@@ -47,9 +47,14 @@ def test_older_snapshots_are_learned_from(configured, recorded) -> None:
         return sum(directions[step % 5] for step in range(number)) + np.zeros(size)
 
     runs = [recorded(seed, lambda n, size, seed=seed: wheel(n, size, seed), 30) for seed in (0, 1, 2)]
-    for older, reached in (((), False), ((3, 4, 5), True)):
+    for lagged_snapshots, reached in (((), False), ((3, 4, 5), True)):
         config = configured(
-            kind="gram", older=older, predictor_epochs=60, learning_rate=6e-3, lr_factors=FACTORS, augment_share=0.0
+            kind="gram",
+            lagged_snapshots=lagged_snapshots,
+            predictor_epochs=60,
+            learning_rate=6e-3,
+            lr_factors=FACTORS,
+            augment_share=0.0,
         )
         model = train_predictor(config, runs).model
         weights, run = torch.from_numpy(np.array(runs[2].weights)), runs[2]
@@ -176,12 +181,12 @@ def test_components_are_those_of_scikit_learn_and_at_most_the_rank() -> None:
     from sklearn.decomposition import PCA
 
     rows = np.random.default_rng(0).standard_normal((12, 40)).astype(np.float32)
-    found, rival = fit_pca([rows[:5], rows[5:]], 4), PCA(4).fit(rows)
+    found, rival = fit_snapshot_pca([rows[:5], rows[5:]], 4), PCA(4).fit(rows)
     assert np.allclose(found.variances, rival.explained_variance_, rtol=1e-4)
     assert np.allclose(np.abs(found.components.numpy() @ rival.components_.T), np.eye(4), atol=1e-3)
-    assert len(fit_pca([rows], 500).components) == 11
+    assert len(fit_snapshot_pca([rows], 500).components) == 11
     line = np.arange(6.0)[:, None] * np.ones((1, 9))
-    assert len(fit_pca([line.astype(np.float32)], 500).components) == 1
+    assert len(fit_snapshot_pca([line.astype(np.float32)], 500).components) == 1
 
 
 def test_the_effective_count_of_components_is_recorded(configured, recorded) -> None:

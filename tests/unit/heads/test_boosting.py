@@ -6,7 +6,7 @@ from wscore.errors import DataError
 from wscore.heads.boosting import Examples, Known, boosted, class_weights, fit_forest, split_gains
 from wscore.heads.ensemble import answers
 from wscore.heads.targets import Binary, Continuous, Discrete, Encoded
-from wscore.heads.train import kind_of
+from wscore.heads.train import target_kind
 
 NUMBER = Continuous(name="n", scale="linear", floor=None, mean=0.0, std=1.0, weight=1.0)
 LABEL = Binary(name="b", column="b", value=None, positive_weight=3.0, weight=1.0)
@@ -30,7 +30,7 @@ def examples(rows: int, seed: int = 0) -> Examples:
 def test_a_forest_answers_as_the_model_that_it_was_made_of():
     train, validation, test = examples(300), examples(80, 1), examples(50, 2)
     forest = fit_forest(TARGETS, train, validation, iterations=12, seed=0)
-    found = answers(forest(torch.from_numpy(test.features)), {target.name: kind_of(target) for target in TARGETS})
+    found = answers(forest(torch.from_numpy(test.features)), {target.name: target_kind(target) for target in TARGETS})
     kept = [0, 1, 3]
     for number, target in enumerate(TARGETS):
         some = [

@@ -14,7 +14,7 @@ from wscore.heads.targets import (
     Discrete,
     SavedTargets,
     Targets,
-    encode,
+    encode_targets,
     fit_binary,
     fit_continuous,
     fit_discrete,
@@ -54,7 +54,7 @@ def test_binary_columns_and_values():
     assert [(t.column, t.value) for t in targets if isinstance(t, Binary)] == [
         ("has_norm", None), ("maybe", None), ("pooling", "max"), ("batch_size", "64"),
     ]  # fmt: skip
-    values, known = encode(targets, table())
+    values, known = encode_targets(targets, table())
     assert values.dtype == np.float32
     assert known.tolist() == [[True] * 4, [True, False, True, True], [True, True, False, True], [True] * 4]
     assert values[known].tolist() == [1, 1, 1, 0, 0, 0, 1, 0, 0, 0, 0, 1, 1, 1]
@@ -111,7 +111,7 @@ def test_discrete_vocabulary_and_weights():
     targets = discrete("optimizer", "batch_size")
     assert [t.vocabulary for t in targets if isinstance(t, Discrete)] == [("adam", "sgd"), ("32", "64")]
     assert [t.class_weights for t in targets if isinstance(t, Discrete)] == [(1.5, 0.75), (1.0, 1.0)]
-    values, known = encode(targets, table())
+    values, known = encode_targets(targets, table())
     assert known[:, 0].tolist() == [True, True, True, False]
     assert values.tolist() == [[1, 0], [0, 1], [1, 0], [0, 1]]
     assert targets[0].restore(np.array([1, 0])) == ["sgd", "adam"]

@@ -12,7 +12,7 @@ from wscore.errors import ConfigError, DataError, ModelError, WscoreWarning
 from wscore.heads.dataset import HeadData, read_head_data
 from wscore.heads.ensemble import Blend
 from wscore.heads.mlp_head import Head
-from wscore.heads.targets import encode
+from wscore.heads.targets import encode_targets
 from wscore.heads.train import (
     TASKS,
     Fold,
@@ -23,7 +23,7 @@ from wscore.heads.train import (
     fit_targets,
     head_loss,
     load_head,
-    predict,
+    predict_properties,
     read,
     save_head,
     train_head,
@@ -86,13 +86,13 @@ def train(task: str, given: HeadData, **changes) -> PropertyHead:
     return train_head(task, config(**changes), given)[0]
 
 
-def told(task: str, given: HeadData, **changes) -> pd.DataFrame:
+def predicted(task: str, given: HeadData, **changes) -> pd.DataFrame:
     head = train(task, given, **changes)
-    return read(head, predict(head, given.part("test")))
+    return read(head, predict_properties(head, given.part("test")))
 
 
 def fold(given: HeadData, task: str, **changes) -> Fold:
-    return Fold(given, given.latents, encode(fit_targets(task, config(**changes), given.table), given.table))
+    return Fold(given, given.latents, encode_targets(fit_targets(task, config(**changes), given.table), given.table))
 
 
 def bits(folder: Path) -> dict[str, bytes]:
@@ -123,13 +123,13 @@ def test_heads_learn_a_trivial_problem():
     given = data()
     test = given.part("test")
     known = test.table["act"].notna().to_numpy()
-    labels = told("patterns", given)
+    labels = predicted("patterns", given)
     assert np.mean(labels["has_norm"].to_numpy() == test.table["has_norm"].to_numpy()) > 0.9
     assert np.mean(labels["act_relu"].to_numpy()[known] == (test.table["act"] == "relu").to_numpy()[known]) > 0.9
-    scores = told("accuracy", given)["score"].to_numpy()
+    scores = predicted("accuracy", given)["score"].to_numpy()
     truth = 0.5 + 0.2 * (test.latents[:, 2] - 5) / 3
     assert 1 - np.mean((scores - truth) ** 2) / np.var(truth) > 0.95
-    found = told("hyperparameters", given)
+    found = predicted("hyperparameters", given)
     assert np.corrcoef(np.log10(found["lr"]), test.latents[:, 3])[0, 1] > 0.95
     assert np.mean((found["wd"] == 0).to_numpy() == (test.table["wd"] == 0).to_numpy()) > 0.85
     assert np.mean((found["act"].to_numpy() == test.table["act"].to_numpy())[known]) > 0.8
@@ -239,8 +239,8 @@ def test_save_and_load(tmp_path: Path):
     assert loaded.targets == head.targets
     assert loaded.task == "hyperparameters"
     some = data().take(np.arange(5))
-    for name, values in predict(head, some).items():
-        assert np.array_equal(values, predict(loaded, some)[name])
+    for name, values in predict_properties(head, some).items():
+        assert np.array_equal(values, predict_properties(loaded, some)[name])
     saved = json.loads((tmp_path / "config.json").read_text())
     assert saved["encoder"] == loaded.encoder == "e"
     assert saved["targets"][2]["vocabulary"] == ["gelu", "relu", "tanh"]
@@ -249,9 +249,9 @@ def test_save_and_load(tmp_path: Path):
 
 def test_outputs_are_probabilities():
     head = train("hyperparameters", data(), epochs=1)
-    outputs = predict(head, data())
+    outputs = predict_properties(head, data())
     assert outputs["act"].sum(axis=1) == pytest.approx(1)
-    labels = predict(train("patterns", data(), epochs=1), data())["has_norm"]
+    labels = predict_properties(train("patterns", data(), epochs=1), data())["has_norm"]
     assert ((labels > 0) & (labels < 1)).all()
 
 
@@ -277,7 +277,7 @@ def test_a_folder_of_another_task_or_model_is_refused(tmp_path: Path):
 def test_latents_of_another_encoder_are_refused():
     other = data()._replace(latents=np.zeros((240, 5), np.float32))
     with pytest.raises(ModelError, match=r"'latent' do not fit the head; expected 4 numbers.*got 5, of which 4"):
-        predict(train("accuracy", data(), epochs=1), other)
+        predict_properties(train("accuracy", data(), epochs=1), other)
 
 
 @pytest.mark.parametrize(

@@ -155,7 +155,7 @@ class Evil:
         return os.mkdir, ("pwned",)
 
 
-def refused(path):
+def rejected(path):
     with pytest.raises(RejectedError) as caught:
         read_checkpoint(path, key=None, most=MOST)
     return caught.value.reason
@@ -166,20 +166,20 @@ def test_code_is_not_run(tmp_path, monkeypatch, zipped):
     monkeypatch.chdir(tmp_path)
     for content in ({"x": Evil()}, Evil(), {"hook": print}):
         torch.save(content, tmp_path / "a.pt", _use_new_zipfile_serialization=zipped)
-        assert refused(tmp_path / "a.pt") == "code"
+        assert rejected(tmp_path / "a.pt") == "code"
     torch.save({"w": torch.ones(2), "x": Evil()}, tmp_path / "a.pt", _use_new_zipfile_serialization=zipped)
     found = read_checkpoint(tmp_path / "a.pt", key=None, most=MOST)
     assert set(found.state) == {"w"}
     assert found.stubbed == ("posix.mkdir",)
     np.savez(tmp_path / "b.npz", w=np.array([Evil()], object))
-    assert refused(tmp_path / "b.npz") == "code"
+    assert rejected(tmp_path / "b.npz") == "code"
     assert not (tmp_path / "pwned").exists()
 
 
 def test_small_files_that_claim_much_are_refused_unread(tmp_path):
     state = {"w": torch.zeros(10)}
     torch.save({"w": torch.zeros(1).expand(2**45)}, tmp_path / "expanded.pt")
-    assert refused(tmp_path / "expanded.pt") == "too_large"
+    assert rejected(tmp_path / "expanded.pt") == "too_large"
     torch.save(state, tmp_path / "plain.pt")
     with (
         zipfile.ZipFile(tmp_path / "plain.pt") as source,
@@ -188,33 +188,33 @@ def test_small_files_that_claim_much_are_refused_unread(tmp_path):
         for entry in source.infolist():
             data = source.read(entry) if "data/0" not in entry.filename else bytes(10**7)
             target.writestr(entry.filename, data)
-    assert refused(tmp_path / "bomb.pt") == "too_large"
+    assert rejected(tmp_path / "bomb.pt") == "too_large"
     header = b'{"w":{"dtype":"F32","shape":[1099511627776],"data_offsets":[0,4398046511104]}}'
     (tmp_path / "a.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
-    assert refused(tmp_path / "a.safetensors") == "unreadable"
+    assert rejected(tmp_path / "a.safetensors") == "unreadable"
     stream = io.BytesIO()
     np.lib.format.write_array_header_1_0(stream, {"descr": "<f4", "fortran_order": False, "shape": (2**40,)})
     (tmp_path / "a.npy").write_bytes(stream.getvalue())
-    assert refused(tmp_path / "a.npy") == "too_large"
+    assert rejected(tmp_path / "a.npy") == "too_large"
     with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
         archive.writestr("w.npy", stream.getvalue())
-    assert refused(tmp_path / "a.npz") == "too_large"
+    assert rejected(tmp_path / "a.npz") == "too_large"
     (tmp_path / "b.npz").write_bytes(npz({"w": torch.zeros(2 * MOST)}))
-    assert refused(tmp_path / "b.npz") == "too_large"
+    assert rejected(tmp_path / "b.npz") == "too_large"
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file.create_dataset("w", (2**40,), "f4", chunks=(1024,))
-    assert refused(tmp_path / "a.h5") == "too_large"
+    assert rejected(tmp_path / "a.h5") == "too_large"
     nested = {"w": torch.zeros(2)}
     for _ in range(60):
         nested = {"a": nested, "b": nested}
     torch.save(nested, tmp_path / "laughs.pt")
-    assert refused(tmp_path / "laughs.pt") in ("too_large", "no_checkpoint")
+    assert rejected(tmp_path / "laughs.pt") in ("too_large", "no_checkpoint")
 
 
 def test_what_is_no_checkpoint_is_told_apart(tmp_path):
     def reason(content):
         torch.save(content, tmp_path / "a.pt")
-        return refused(tmp_path / "a.pt")
+        return rejected(tmp_path / "a.pt")
 
     assert reason({"w": torch.ones(2, dtype=torch.complex64)}) == "not_real"
     assert reason({"w": torch.ones(2, 2).to_sparse()}) == "not_real"
@@ -224,11 +224,11 @@ def test_what_is_no_checkpoint_is_told_apart(tmp_path):
     assert reason({"a": torch.ones(1), "_orig_mod.a": torch.ones(1)}) == "clash"
     with tarfile.open(tmp_path / "b.tar", "w") as archive:
         archive.add(tmp_path / "a.pt", "a.pt")
-    assert refused(tmp_path / "b.tar") == "no_checkpoint"
+    assert rejected(tmp_path / "b.tar") == "no_checkpoint"
     (tmp_path / "c.pt").write_bytes(b"")
-    assert refused(tmp_path / "c.pt") == refused(tmp_path / "nowhere.pt") == refused(tmp_path) == "unreadable"
+    assert rejected(tmp_path / "c.pt") == rejected(tmp_path / "nowhere.pt") == rejected(tmp_path) == "unreadable"
     (tmp_path / "d.pt").write_text("<html>404</html>")
-    assert refused(tmp_path / "d.pt") == "no_checkpoint"
+    assert rejected(tmp_path / "d.pt") == "no_checkpoint"
 
 
 @pytest.mark.parametrize("suffix", ["pt", "pth", "ckpt", "tar", "bin", "pth.tar"])
@@ -352,17 +352,17 @@ def test_both_layouts_of_keras_give_the_same_recurrent_and_separable_layers(tmp_
 def test_bombs_of_many_parts_are_refused_before_they_are_unpacked(tmp_path, monkeypatch):
     monkeypatch.setattr("wscore.networks.checkpoints.HARMLESS_SIZE", 10**5)
     (tmp_path / "a.npz").write_bytes(npz({"w": torch.zeros(MOST // 2)}))
-    assert refused(tmp_path / "a.npz") == "too_large"
+    assert rejected(tmp_path / "a.npz") == "too_large"
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file.create_dataset("w0", (10**4,), "f4", chunks=(10**4,), compression="gzip", data=np.zeros(10**4, "f4"))
         for number in range(1, 120):
             file[f"w{number}"] = file["w0"]  # one data set under many names
-    assert refused(tmp_path / "a.h5") == "too_large"
+    assert rejected(tmp_path / "a.h5") == "too_large"
     with h5py.File(tmp_path / "b.h5", "w") as file:
         file.create_group("a")
         file["a/b"] = file["a"]
         file["a/c"] = file["a"]
-    assert refused(tmp_path / "b.h5") == "too_large"
+    assert rejected(tmp_path / "b.h5") == "too_large"
 
 
 def field(number, data):
@@ -386,9 +386,9 @@ def test_initialisers_of_onnx_are_read(tmp_path):
     assert same(found, {"fc.weight": torch.from_numpy(weight), "fc.bias": torch.from_numpy(weight[:, 0].copy())})
     outside = initialiser("fc.weight", weight, more=varint(14 << 3) + varint(1))
     (tmp_path / "b.onnx").write_bytes(field(7, outside))
-    assert refused(tmp_path / "b.onnx") == "outside"
+    assert rejected(tmp_path / "b.onnx") == "outside"
     (tmp_path / "c.onnx").write_bytes(field(7, graph)[:-9])
-    assert refused(tmp_path / "c.onnx") == "unreadable"
+    assert rejected(tmp_path / "c.onnx") == "unreadable"
 
 
 def test_files_of_flax_are_read(tmp_path):
@@ -408,4 +408,4 @@ def test_files_of_flax_are_read(tmp_path):
     claims = msgpack.ExtType(1, msgpack.packb(((1 << 40,), "float32", b"abcd")))
     for value in (claims, array(kernel, "object"), msgpack.ExtType(2, b"x")):
         (tmp_path / "b.msgpack").write_bytes(msgpack.packb({"params": {"w": value}}))
-        assert refused(tmp_path / "b.msgpack") in ("not_real", "unreadable")
+        assert rejected(tmp_path / "b.msgpack") in ("not_real", "unreadable")

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from wscore.autoencoder.decode_weights import subjects
-from wscore.autoencoder.evaluation.evaluate import probe
+from wscore.autoencoder.evaluation.evaluate import draw_probe_images
 from wscore.autoencoder.training.train import AeConfig, train_autoencoder
 from wscore.config import load_section
 from wscore.errors import ConfigError, WscoreWarning
@@ -26,7 +26,7 @@ from wscore.zoo import buffers as constants
 from wscore.zoo.config import ZooConfig
 from wscore.zoo.sources import fetch_zoo
 from wscore.zoo.store import Zoo
-from wscore.zoo.summary import describe
+from wscore.zoo.summary import zoo_statistics
 
 PARAMS = Path(__file__).parents[3] / "params.yaml"
 MODULE = """
@@ -126,7 +126,7 @@ def network_of(name: str, number: int) -> nn.Module:
 def test_networks_of_a_named_factory_are_run(others, name):
     images = data(mixer=f"othernets:{name}")
     zoo, tasks = read(others, images), load_tasks(images)
-    assert describe(zoo)["networks_buildable"] == 12
+    assert zoo_statistics(zoo)["networks_buildable"] == 12
     assert set(zoo.table["architecture"]) == {""}
     assert set(zoo.table["architecture_name"]) == {"mixer"}
     arguments = set(zoo.table["factory"])
@@ -134,7 +134,7 @@ def test_networks_of_a_named_factory_are_run(others, name):
         json.dumps({"name": "mixer", "arguments": {"width": w, "bend": b}}, separators=(",", ":"), sort_keys=True)
         for w, b in ((3, "relu"), (4, "tanh"))
     }
-    shown = probe(tasks, load_section(EvaluateConfig, "evaluate", PARAMS))
+    shown = draw_probe_images(tasks, load_section(EvaluateConfig, "evaluate", PARAMS))
     for row, kind in enumerate(shown.kinds(zoo.table)):
         number = int(zoo.table["model_id"].iloc[row].rpartition("/")[2])
         with torch.no_grad():
@@ -172,7 +172,7 @@ def cached(zoo: Zoo) -> TokenCache:
 def test_one_factory_for_all_networks(others):
     pd.read_csv(others / "metadata.csv").drop(columns="architecture").to_csv(others / "metadata.csv", index=False)
     zoo = read(others, data(any="othernets:Mixer"), factory="any")
-    assert describe(zoo)["networks_buildable"] == 12
+    assert zoo_statistics(zoo)["networks_buildable"] == 12
     assert "architecture_name" not in zoo.table
 
 
@@ -188,7 +188,7 @@ def test_factories_that_fail_are_named_with_the_network(others, target, reason):
         zoo = read(others, data(mixer=target))
     table = pd.read_csv("zoo/rebuilding.csv")
     assert table["built"].tolist() == [False, False]
-    assert describe(zoo)["networks_buildable"] == 0
+    assert zoo_statistics(zoo)["networks_buildable"] == 0
 
 
 @pytest.mark.parametrize(
@@ -217,7 +217,7 @@ def test_logits_of_too_few_classes_are_no_answer(others):
     (others / "metadata.csv").unlink()
     images = data(mixer="othernets:pair")
     zoo = read(others, images, factory="mixer", factory_columns=())
-    (kind,) = probe(load_tasks(images), load_section(EvaluateConfig, "evaluate", PARAMS)).kinds(zoo.table)
+    (kind,) = draw_probe_images(load_tasks(images), load_section(EvaluateConfig, "evaluate", PARAMS)).kinds(zoo.table)
     reason = load_tasks(images).way(kind, zoo.layout(0)).reason
     assert reason == "answers 2 images of digits with (2, 2), not logits of 10 classes"
 
@@ -271,7 +271,7 @@ def test_masks_and_indices_are_kept_beside_the_weights_and_state_dicts_are_whole
     (entry,) = listed["kept"].values()
     assert entry["tensors"] == {"index": ["int64", [64]], "mask": ["bool", [8, 8]]}
     assert listed["not_kept"]["networks"] == 0
-    assert describe(zoo)["networks_with_constants"] == 12
+    assert zoo_statistics(zoo)["networks_with_constants"] == 12
     for row in range(len(zoo)):
         number = int(zoo.table["model_id"].iloc[row].rpartition("/")[2])
         original, again = network_of("Mixer", number).state_dict(), zoo.state_dict(row)

@@ -3,7 +3,7 @@ import torch
 from torch.func import functional_call
 
 from wscore.errors import ConfigError
-from wscore.networks.lenet import NETWORKS, NetworkSpec, build_network, judge, network_layout
+from wscore.networks.lenet import NETWORKS, NetworkSpec, accuracy_and_loss, build_network, network_layout
 
 SPECS = {name: NetworkSpec(name=name, channels=1, size=28, classes=10) for name in NETWORKS}
 
@@ -23,7 +23,7 @@ def test_judging_a_vector_is_running_the_network(name: str) -> None:
     spec, images, labels = SPECS[name], torch.rand(30, 1, 28, 28), torch.arange(30) % 10
     network = build_network(spec, 3).eval()
     vector = torch.from_numpy(network_layout(spec).flatten(network.state_dict()))
-    found = judge(spec, torch.stack([vector, 2 * vector]), images, labels)
+    found = accuracy_and_loss(spec, torch.stack([vector, 2 * vector]), images, labels)
     with torch.no_grad():
         logits = functional_call(network, network_layout(spec).unflatten(2 * vector), (images,))
     assert found.loss[1].item() == pytest.approx(torch.nn.functional.cross_entropy(logits, labels).item(), abs=1e-5)

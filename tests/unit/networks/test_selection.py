@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
 
-from wscore.networks.naming import natural, plain_names
+from wscore.networks.naming import plain_names, tensor_order
 from wscore.networks.pickles import Stub
 from wscore.networks.records import RejectedError
 from wscore.networks.selection import select, select_all
@@ -132,7 +132,7 @@ def test_wrappers_go_at_every_depth_and_a_child_called_module_stays():
 def test_tensors_come_in_natural_order_whatever_the_source():
     names = ["10.weight", "2.bias", "2.weight", "bn.num_batches_tracked", "bn.running_var", "bn.weight", "bn.bias"]
     expected = ["2.weight", "2.bias", "10.weight", "bn.weight", "bn.bias", "bn.running_var", "bn.num_batches_tracked"]
-    assert sorted(names, key=natural) == expected
+    assert sorted(names, key=tensor_order) == expected
     state = net(0)
     backwards = dict(reversed(list(state.items())))
     assert list(found(state)[0].state) == list(found(backwards)[0].state)

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from huggingface_hub import ModelCard
 
-from wscore.publish.card import Part, write_card, write_index
-from wscore.publish.card_metrics import Figures, markdown, pick
+from wscore.publish.card import CardPart, write_card, write_index
+from wscore.publish.card_metrics import Figures, metrics_markdown, pick
 from wscore.publish.config import PublishConfig
 from wscore.publish.provenance import Provenance, gather_provenance, git_revision
 from wscore.zoo.store import Zoo
@@ -23,8 +23,8 @@ def origin() -> Provenance:
     return Provenance("abc123", "fedcba98", "0123456789abcdef", 4096, 1024, ("cnn", "mlp"), ("digits",), params)
 
 
-def part(figures: Figures = FIGURES) -> Part:
-    return Part(
+def part(figures: Figures = FIGURES) -> CardPart:
+    return CardPart(
         name="encoder",
         title="Encoder",
         summary="Turns a network into a vector. More words.",
@@ -73,7 +73,7 @@ def test_the_index_names_all_parts() -> None:
 
 def test_only_numbers_become_figures() -> None:
     assert pick({"a": 1, "b": None, "c": "text", "d": 0.5}, ["d", "a", "b", "c", "x"]) == {"d": 0.5, "a": 1.0}
-    assert markdown(Figures("t", {"m": {"a": 1234.5678}})).splitlines()[2] == "| m | 1235 |"
+    assert metrics_markdown(Figures("t", {"m": {"a": 1234.5678}})).splitlines()[2] == "| m | 1235 |"
 
 
 def test_provenance_of_a_zoo(tiny_zoo: Path) -> None:

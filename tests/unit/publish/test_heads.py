@@ -11,9 +11,9 @@ import torch
 from tests.unit.publish.work import Work
 from wscore.autoencoder.models.autoencoder import Encoder
 from wscore.errors import DataError, ModelError
-from wscore.heads.finetune import Unfreeze, encoder_parts, parameter_groups
+from wscore.heads.finetune import Unfreeze, encoder_parts, finetune_parameter_groups
 from wscore.heads.representations import cache_representations
-from wscore.heads.train import load_head, predict, save_head
+from wscore.heads.train import load_head, predict_properties, save_head
 from wscore.hub.checksums import write_checksums
 from wscore.io import hash_folder
 from wscore.publish.pretrained import PublishedEncoder, PublishedHead
@@ -36,8 +36,8 @@ def test_a_published_head_says_what_the_trained_one_says(work: Work, tmp_path: P
     save_head(tmp_path / "head", head)
     write_checksums(tmp_path / "head")
     loaded = load_head(tmp_path / "head", "accuracy")
-    outputs = predict(head, work.data())
-    np.testing.assert_array_equal(predict(loaded, work.data())["test_accuracy"], outputs["test_accuracy"])
+    outputs = predict_properties(head, work.data())
+    np.testing.assert_array_equal(predict_properties(loaded, work.data())["test_accuracy"], outputs["test_accuracy"])
     published = PublishedHead(tmp_path / "head", PublishedEncoder(work.folder / "encoder"))
     row = 1  # a last checkpoint
     state = work.zoo.layout(row).unflatten(torch.from_numpy(work.zoo.weights([row])[0]))
@@ -70,7 +70,7 @@ def test_parts_of_the_encoder_thaw_from_the_last_to_the_first(work: Work):
     assert moved[-1]
     assert not any(moved[:-2])
     assert all(parameter.requires_grad for part in parts for parameter in part)
-    factors = [group["lr_factor"] for group in parameter_groups(network, encoder=0.1, head=1.0)]  # pyright: ignore
+    factors = [group["lr_factor"] for group in finetune_parameter_groups(network, encoder=0.1, head=1.0)]  # pyright: ignore
     assert factors == [1.0, 0.1]
     assert Unfreeze(3).every == 3
 

@@ -78,11 +78,11 @@ def test_images_are_those_of_the_pinned_revision_and_stay_there_offline(hub: Hub
     write(tmp_path / "second", 1)
     upload([Upload("me/images", tmp_path / "second", "dataset")])
     pinned, wrong = f"me/images@{commit}", f"me/images@{'9' * 40}"
-    found, newest, *refused = load(tmp_path / "cache", pinned, "me/images", "me/nothing@abc", wrong)
+    found, newest, *rejected = load(tmp_path / "cache", pinned, "me/images", "me/nothing@abc", wrong)
     assert newest[0] != found[0]
     for part, expected in zip(found, pictures, strict=True):
         np.testing.assert_array_equal(np.array(part), expected)
-    for source, message in zip(("me/nothing at abc", f"me/images at {'9' * 40}"), refused, strict=True):
+    for source, message in zip(("me/nothing at abc", f"me/images at {'9' * 40}"), rejected, strict=True):
         assert message.startswith(f"{source}: can't be loaded from the Hub; got ")
         assert "\n" not in message
     hub.requests.clear()

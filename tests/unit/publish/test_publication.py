@@ -64,14 +64,14 @@ def name_of(zoo: Path) -> str:
     return f"{zoo}#{Zoo(zoo).table['model_id'].iloc[ROW]}"
 
 
-def told(capsys: Output, *arguments: object) -> dict:
+def predicted(capsys: Output, *arguments: object) -> dict:
     capsys.readouterr()
     main([*map(str, arguments), "--json"])
     return json.loads(capsys.readouterr().out)
 
 
 def test_predict_tells_what_the_heads_say_with_their_intervals(published: Path, tiny_zoo: Path, capsys: Output) -> None:
-    [found] = told(capsys, "predict", name_of(tiny_zoo), "--model", published)["networks"]
+    [found] = predicted(capsys, "predict", name_of(tiny_zoo), "--model", published)["networks"]
     assert sorted(found["heads"]) == sorted(TASKS)
     for task in TASKS:
         assert found["heads"][task] == said(published, tiny_zoo, task)
@@ -98,7 +98,7 @@ def test_a_file_of_unknown_architecture_is_asked_too(
 ) -> None:
     save_file({name: tensor.clone() for name, tensor in network(tiny_zoo).items()}, tmp_path / "net.safetensors")
     command = ("predict", tmp_path / "net.safetensors", "--model", published, "--heads", "accuracy")
-    assert told(capsys, *command)["networks"] == [
+    assert predicted(capsys, *command)["networks"] == [
         {"network": "net.safetensors", "heads": {"accuracy": said(published, tiny_zoo, "accuracy", architecture=False)}}
     ]
 
@@ -111,14 +111,16 @@ def test_separate_repositories_are_found_by_their_common_id(
     assert "models/me/zoo" not in hub.repositories
     expected = WeightAutoencoder.from_pretrained(published, side="encoder").encode(network(tiny_zoo))
     assert torch.equal(PublishedEncoder.from_pretrained("me/zoo").encode(network(tiny_zoo)), expected)
-    here, there = (told(capsys, "predict", name_of(tiny_zoo), "--model", source) for source in (published, "me/zoo"))
+    here, there = (
+        predicted(capsys, "predict", name_of(tiny_zoo), "--model", source) for source in (published, "me/zoo")
+    )
     assert here == there
-    [one] = told(capsys, "predict", name_of(tiny_zoo), "--model", "me/zoo", "--heads", "accuracy")["networks"]
+    [one] = predicted(capsys, "predict", name_of(tiny_zoo), "--model", "me/zoo", "--heads", "accuracy")["networks"]
     assert one["heads"] == {"accuracy": said(published, tiny_zoo, "accuracy")}
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     hub.requests.clear()
-    assert told(capsys, "predict", name_of(tiny_zoo), "--model", "me/zoo") == there
+    assert predicted(capsys, "predict", name_of(tiny_zoo), "--model", "me/zoo") == there
     assert hub.requests == []
 
 
@@ -129,7 +131,7 @@ def test_of_separate_repositories_the_heads_that_are_there_answer(
         Upload("me/zoo-encoder", published / "encoder"),
         Upload("me/zoo-heads-patterns", published / "heads" / "patterns"),
     ])  # fmt: skip
-    [found] = told(capsys, "predict", name_of(tiny_zoo), "--model", "me/zoo")["networks"]
+    [found] = predicted(capsys, "predict", name_of(tiny_zoo), "--model", "me/zoo")["networks"]
     assert found["heads"] == {"patterns": said(published, tiny_zoo, "patterns")}
     with pytest.raises(SystemExit, match="me/zoo: no such head; expected patterns; got accuracy, size"):
         main(["predict", name_of(tiny_zoo), "--model", "me/zoo", "--heads", "patterns", "size", "accuracy"])

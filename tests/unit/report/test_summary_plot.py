@@ -3,7 +3,7 @@ import pytest
 
 from wscore.io import write_csv
 from wscore.plots.style import figure
-from wscore.report.summary_plot import PANELS, draw_agreement, draw_forecast, draw_rebuilt, draw_summary, draw_told
+from wscore.report.summary_plot import PANELS, draw_agreement_bars, draw_forecast, draw_rebuilt, draw_summary, draw_told
 
 TABLES = {
     "autoencoder_test/accuracy.csv": {"family": ["mlp", "cnn"], "original": [0.9, 0.5], "ours": [0.8, 0.5]},
@@ -53,7 +53,7 @@ def test_a_missing_file_changes_its_panel_only(tmp_path, monkeypatch, name):
 
 
 def test_panels_show_the_numbers():
-    assert {text.get_text() for text in panel(draw_agreement, "autoencoder_test/agreement.csv").texts} == {
+    assert {text.get_text() for text in panel(draw_agreement_bars, "autoencoder_test/agreement.csv").texts} == {
         "0.70",
         "0.50",
     }

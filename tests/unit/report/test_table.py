@@ -3,7 +3,7 @@ import json
 import pytest
 
 from wscore.errors import DataError
-from wscore.report.table import STAGES, gather, headline, markdown, sections, sentence
+from wscore.report.table import STAGES, gather, headline_values, sections, table_markdown, table_summary_line
 
 OURS = {
     "agreement": 0.75, "agreement_low": 0.7, "agreement_high": 0.8, "accuracy_original": 0.9, "accuracy": 0.8,
@@ -81,7 +81,7 @@ def rows(text):
 
 
 def test_ours_stands_beside_every_control():
-    table = rows(markdown(parts()))
+    table = rows(table_markdown(parts()))
     assert table["Autoencoder"] == [
         "wscore", "mean network", "PCA, same size", "PCA per layout, same size", "PCA per layout, unaligned",
         "Gaussian noise of equal norm", "int8 weights", "int4 weights", "quantised + zstd, same size",
@@ -93,7 +93,7 @@ def test_ours_stands_beside_every_control():
 
 
 def test_bold_is_the_best_of_equal_size_whoever_that_is():
-    table = rows(markdown(parts()))
+    table = rows(table_markdown(parts()))
     assert table["mean absolute accuracy change ↓"][:2] == ["0.100", "**0.050**"]
     assert "**" not in "".join(table["accuracy after rebuilding"])
     cells = ["0.900 [0.850, 0.920]", "0.000", "0.300", "n/a", "n/a", "n/a", "**0.950**"]
@@ -101,24 +101,24 @@ def test_bold_is_the_best_of_equal_size_whoever_that_is():
 
 
 def test_diversity_and_distance_to_training_networks_are_reported():
-    table = rows(markdown(parts()))
+    table = rows(table_markdown(parts()))
     assert table["cosine of the weights ↑"][0] == "**0.850**"
     assert table["distance between networks (originals = 1)"][:5] == ["0.950", "0.950", "0.950", "0.950", "0.500"]
     assert table["distance to the nearest training network (originals = 1)"][0] == "0.970"
 
 
 def test_equal_figures_are_bold_together():
-    table = rows(markdown(parts()))
+    table = rows(table_markdown(parts()))
     assert table["R² of the weights ↑"][:6] == [*["**0.600**"] * 5, "0.600"]
 
 
 def test_no_negative_zero():
     found = AUTOENCODER | {"mean_network": AUTOENCODER["mean_network"] | {"r2": -1e-9}}
-    assert rows(markdown(parts(autoencoder_test=found)))["R² of the weights ↑"][1] == "0.000"
+    assert rows(table_markdown(parts(autoencoder_test=found)))["R² of the weights ↑"][1] == "0.000"
 
 
 def test_huge_and_missing_numbers_are_readable():
-    table = rows(markdown(parts()))
+    table = rows(table_markdown(parts()))
     assert table["compression (weights per stored float)"] == [
         "20.2",
         "2.0e+06",
@@ -134,20 +134,20 @@ def test_huge_and_missing_numbers_are_readable():
 
 
 def test_forecasts_at_the_first_and_the_last_horizon():
-    table = rows(markdown(parts()))
+    table = rows(table_markdown(parts()))
     assert table["skill, 1 ahead ↑"][:3] == ["0.500", "0.000", "**0.600**"]
     assert table["skill, 2 ahead ↑"][:3] == ["-0.500", "**0.000**", "-3.000"]
     assert table["accuracy of the forecast network, 2 ahead ↑"][:2] == ["0.700", "**0.910**"]
-    text = markdown(parts())
+    text = table_markdown(parts())
     assert "1,200 windows; positive at 1 of 2 horizons. The true networks 2 ahead have accuracy 0.970." in text
     assert "unseen run" not in text
     both = parts(predictor_test=FORECAST | {"unseen_run": FORECAST["temporal"]})
-    assert "Weight forecast, unseen run" in rows(markdown(both))
-    assert headline(both)["forecast_unseen_run"]["skill_1_best_control"] == 0.6
+    assert "Weight forecast, unseen run" in rows(table_markdown(both))
+    assert headline_values(both)["forecast_unseen_run"]["skill_1_best_control"] == 0.6
 
 
 def test_headline_has_ours_and_the_best_rival():
-    found = headline(parts())
+    found = headline_values(parts())
     assert found["autoencoder"]["agreement"] == 0.75
     assert found["autoencoder"]["agreement_best_control"] == 0.6  # int4 weights and noise are no codes of this size
     assert found["autoencoder"]["accuracy_change_best_control"] == 0.05
@@ -158,21 +158,21 @@ def test_headline_has_ours_and_the_best_rival():
 
 @pytest.mark.parametrize("name", list(STAGES))
 def test_a_missing_piece_is_named_with_the_command_that_makes_it(name):
-    text = markdown(parts(**{name: None}))
+    text = table_markdown(parts(**{name: None}))
     assert f"`metrics/{name}.json` is missing: run `dvc repro {STAGES[name]}`." in text
-    assert name in sentence(parts(**{name: None}))
-    assert headline(parts(**{name: None}))["missing_parts"] == 1
+    assert name in table_summary_line(parts(**{name: None}))
+    assert headline_values(parts(**{name: None}))["missing_parts"] == 1
     rows(text)
 
 
 def test_nothing_at_all_is_still_a_table():
-    text = markdown(dict.fromkeys(STAGES))
+    text = table_markdown(dict.fromkeys(STAGES))
     assert all(f"**{title}: missing**" in text for title in ("Autoencoder", "Heads", "Weight forecast"))
-    assert headline(dict.fromkeys(STAGES)) == {"missing_parts": len(STAGES)}
+    assert headline_values(dict.fromkeys(STAGES)) == {"missing_parts": len(STAGES)}
 
 
 def test_a_head_that_is_not_trained_and_networks_that_cannot_be_run_are_named():
-    text = markdown(parts(autoencoder_test=AUTOENCODER | {"networks_not_run": 7}))
+    text = table_markdown(parts(autoencoder_test=AUTOENCODER | {"networks_not_run": 7}))
     assert "Heads not trained (`heads.tasks`): hyperparameters." in text
     assert "7 could not be run" in text
 
@@ -183,7 +183,7 @@ def test_unknown_architectures_leave_the_structure(tmp_path):
         name: {key: value[key] for key in structure if key in value} if isinstance(value, dict) else value
         for name, value in AUTOENCODER.items()
     }
-    table = rows(markdown(parts(autoencoder_test=found | {"networks_not_run": 1820})))
+    table = rows(table_markdown(parts(autoencoder_test=found | {"networks_not_run": 1820})))
     assert table["agreement with the original ↑"][0] == "n/a"
     assert table["R² of the weights ↑"][0].strip("*") == "0.600"
 
@@ -208,9 +208,9 @@ def test_every_section_lists_its_rivals_among_its_controls():
 
 
 def test_the_sparse_dictionary_stands_beside_its_controls():
-    found = headline(parts())["sparse_dictionary"]
+    found = headline_values(parts())["sparse_dictionary"]
     assert (found["fvu"], found["fvu_best_control"]) == (0.2, 0.5)  # many bases are no rival of one dictionary
-    text = markdown(parts())
+    text = table_markdown(parts())
     assert rows(text)["fraction of variance unexplained, rows ↓"][0] == "**0.200**"
     assert "16.4 of 512 latents active per row" in text
     assert "track a property of held-out networks (shuffled properties: 1.5)" in text

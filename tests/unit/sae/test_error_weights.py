@@ -8,7 +8,7 @@ import torch
 
 from wscore.networks.images import Images
 from wscore.networks.layout import layout_of
-from wscore.sae.error_weights import emphasised, rescaled, sensitivities
+from wscore.sae.error_weights import emphasised, rescaled, tensor_sensitivities
 from wscore.sae.rows import Scatter, UnitRows
 from wscore.tokens.cache import TokenCache, build_cache
 from wscore.tokens.config import TokensConfig
@@ -49,7 +49,7 @@ def test_scales_are_divided_by_powers_of_the_sensitivity() -> None:
 def test_a_tensor_that_is_disturbed_more_is_found_to_matter_more(
     zoo: Zoo, cache: TokenCache, digits: Images, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = sensitivities(zoo, cache, digits, seed=0)
+    before = tensor_sensitivities(zoo, cache, digits, seed=0)
     assert set(before) == set(cache.layouts)
     assert all(value >= 0 for values in before.values() for value in values)
     known = cache.normalizer
@@ -60,7 +60,7 @@ def test_a_tensor_that_is_disturbed_more_is_found_to_matter_more(
         for name, parts in known.layouts.items()
     }
     monkeypatch.setattr(cache, "normalizer", Normalizer(mode="layer", overall=known.overall, kinds={}, layouts=wider))
-    after = sensitivities(zoo, cache, digits, seed=0)
+    after = tensor_sensitivities(zoo, cache, digits, seed=0)
     for name, values in before.items():
         assert after[name][0] > 1.5 * values[0]
         assert after[name][1:] == values[1:]

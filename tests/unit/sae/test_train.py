@@ -17,12 +17,12 @@ from wscore.sae.train import (
     PENALTIES,
     Resample,
     SaeConfig,
-    Trainee,
+    SparseTrainingModule,
     auxiliary_loss,
     build_sae,
-    calibrate,
-    figures,
-    objective,
+    calibrate_threshold,
+    sae_metrics,
+    sae_objective,
     train_sae,
 )
 from wscore.training.history import History
@@ -145,7 +145,7 @@ def test_silent_latents_are_counted_in_rows_and_die_after_their_window(config) -
     model = build_sae(made, 2, Scaler(torch.zeros(2), torch.ones(2), torch.zeros(2), 1.0))
     with torch.no_grad():
         model.encoder_bias.copy_(torch.tensor([10.0, -10.0, -10.0, -10.0]))
-    trainee, loss = Trainee(model).train(), objective(made, spread=2.0, rows=20)
+    trainee, loss = SparseTrainingModule(model).train(), sae_objective(made, spread=2.0, rows=20)
     batch = UnitBatch(torch.randn(10, 2), torch.ones(10, 2, dtype=torch.bool))
     shares = [loss(trainee, batch)["dead"].item() for _ in range(2)]
     assert shares == [0.0, 0.75]
@@ -165,8 +165,8 @@ def test_resampling_revives_dead_latents_and_forgets_their_moments(config) -> No
             model.encoder_bias[:6] = -50.0
     for model, callbacks in zip(dying, ([], [Resample(rows, rows.rows_of("train"), made)]), strict=True):
         fit(
-            Trainee(model), train=RowBatches(rows, rows.rows_of("train"), batch_size=64, seed=0, shuffle=True),
-            validation=None, loss=objective(made, spread=16.0, rows=400),
+            SparseTrainingModule(model), train=RowBatches(rows, rows.rows_of("train"), batch_size=64, seed=0, shuffle=True),
+            validation=None, loss=sae_objective(made, spread=16.0, rows=400),
             config=FitConfig.of(made, accumulate=1), callbacks=callbacks,
         )  # fmt: skip
     silent = [int((~(model.encode(values) > 0).any(0)[:6]).sum()) for model in dying]
@@ -177,7 +177,7 @@ def test_the_threshold_gives_k_codes_per_training_row(config) -> None:
     values, _ = planted(1000)
     made, rows = config(sparsity="batchtopk", k=3), MatrixRows(values)
     model = build_sae(made, 16, fit_scaler(rows, rows.rows_of("train"), "global")).eval()
-    calibrate(model, rows, rows.rows_of("train"))
+    calibrate_threshold(model, rows, rows.rows_of("train"))
     assert (model.encode(values[:800]) > 0).sum() == 3 * 800
 
 
@@ -197,7 +197,7 @@ def test_reconstruction_is_the_unexplained_share_of_the_variance(config) -> None
     with torch.no_grad():
         model.encoder_bias.fill_(-100)  # all codes are zero: the answer is the mean
     batch = rows.batch(rows.rows_of("train"))
-    found = objective(made, spread=scaler.spread, rows=400)(Trainee(model).eval(), batch)
+    found = sae_objective(made, spread=scaler.spread, rows=400)(SparseTrainingModule(model).eval(), batch)
     assert found["reconstruction"].item() == pytest.approx(1.0, abs=1e-4)
 
 
@@ -244,11 +244,11 @@ def test_a_dead_model_is_refused_and_a_half_dead_one_named(config) -> None:
     with torch.no_grad():
         model.encoder_bias[:20] = -100
     with pytest.warns(WscoreWarning, match="83% of the latents are dead"):
-        assert figures(model, rows, scaler, history)["dead_fraction"] == pytest.approx(20 / 24)
+        assert sae_metrics(model, rows, scaler, history)["dead_fraction"] == pytest.approx(20 / 24)
     with torch.no_grad():
         model.encoder_bias.fill_(-100)
     with pytest.raises(TrainingError, match="every latent is dead"):
-        figures(model, rows, scaler, history)
+        sae_metrics(model, rows, scaler, history)
 
 
 @pytest.mark.parametrize(

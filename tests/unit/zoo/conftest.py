@@ -64,11 +64,11 @@ def read_zoo(zoo_config: Callable[..., ZooConfig], tmp_path: Path, monkeypatch: 
 
 
 @pytest.fixture
-def set_aside(tmp_path: Path) -> Callable[[], dict[str, str]]:
-    """`set_aside()` is the reason why each network is not in the zoo that `read_zoo` wrote."""
+def excluded(tmp_path: Path) -> Callable[[], dict[str, str]]:
+    """`excluded()` is the reason why each network is not in the zoo that `read_zoo` wrote."""
 
     def listed() -> dict[str, str]:
-        return dict(pd.read_csv(tmp_path / "zoo" / "set_aside.csv")[["model_id", "reason"]].to_numpy().tolist())
+        return dict(pd.read_csv(tmp_path / "zoo" / "excluded.csv")[["model_id", "reason"]].to_numpy().tolist())
 
     return listed
 

@@ -116,16 +116,16 @@ def test_an_interrupted_generation_goes_on_and_gives_the_same_bytes(made, zoo_co
 
 
 def test_other_parameters_images_or_code_do_not_take_up_the_shards(zoo_config, few_digits, monkeypatch):
-    first = generate.identity(zoo_config(), few_digits)
-    assert generate.identity(zoo_config(seed=1), few_digits) != first
-    assert generate.identity(zoo_config(), few_digits._replace(y_test=few_digits.y_test.flip(0))) != first
+    first = generate.zoo_identity(zoo_config(), few_digits)
+    assert generate.zoo_identity(zoo_config(seed=1), few_digits) != first
+    assert generate.zoo_identity(zoo_config(), few_digits._replace(y_test=few_digits.y_test.flip(0))) != first
     monkeypatch.setattr(generate, "CODE", generate.CODE[1:])
-    assert generate.identity(zoo_config(), few_digits) != first
+    assert generate.zoo_identity(zoo_config(), few_digits) != first
 
 
-def test_diverged_checkpoints_are_set_aside_with_their_count(zoo_config, few_digits):
+def test_diverged_checkpoints_are_excluded_with_their_count(zoo_config, few_digits):
     config = zoo_config(n_runs=8, lr=(1e-3, 1e30), optimizers=("sgd",), families=("mlp",))
-    with pytest.warns(WscoreWarning, match=r"of 16 checkpoints were set aside: .*max_weight=100"):
+    with pytest.warns(WscoreWarning, match=r"of 16 checkpoints were excluded: .*max_weight=100"):
         count = generate.generate_zoo(config, few_digits, Path("zoo"))
     zoo = Zoo(Path("zoo"))
     assert 0 < count < 16

@@ -53,11 +53,11 @@ def changed(tiny_zoo, folder, change):
         (lambda weights: np.where(np.arange(weights.size) == 3, np.inf, weights), "not_finite"),
     ],
 )
-def test_rows_that_are_no_networks_are_set_aside_by_name(zoo_config, tiny_zoo, tmp_path, change, message):
+def test_rows_that_are_no_networks_are_excluded_by_name(zoo_config, tiny_zoo, tmp_path, change, message):
     folder, name = changed(tiny_zoo, tmp_path / "in", change)
-    with pytest.warns(WscoreWarning, match=rf"1 set aside: 1 {message}"):
+    with pytest.warns(WscoreWarning, match=rf"1 excluded: 1 {message}"):
         assert fetch_zoo(zoo_config(source="hub", path=str(folder), max_weight=1e6), DATA, tmp_path / "zoo") == 1
-    listed = pd.read_csv(tmp_path / "zoo" / "set_aside.csv")
+    listed = pd.read_csv(tmp_path / "zoo" / "excluded.csv")
     assert listed[["model_id", "reason"]].to_numpy().tolist() == [[name, message]]
     assert len(Zoo(tmp_path / "zoo")) == 23
 

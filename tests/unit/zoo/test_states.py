@@ -12,7 +12,7 @@ from wscore.io import hash_folder
 from wscore.zoo import generate
 from wscore.zoo.config import ZooConfig
 from wscore.zoo.store import Zoo
-from wscore.zoo.summary import describe
+from wscore.zoo.summary import zoo_statistics
 
 WILD = {
     "lr": (0.05, 400.0),
@@ -28,18 +28,18 @@ pytestmark = pytest.mark.usefixtures("elsewhere")
 
 @pytest.fixture(scope="module")
 def wild(zoo_config, few_digits, tmp_path_factory):
-    """(kept, set aside): zoos of the same 12 runs, with diverged networks and without."""
+    """(kept, excluded): zoos of the same 12 runs, with diverged networks and without."""
     folder = tmp_path_factory.mktemp("wild")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        for name in ("keep", "set_aside"):
+        for name in ("keep", "excluded"):
             config = zoo_config(n_runs=12, diverged=name, max_weight=8.0, **WILD)
             if name == "keep":
                 generate.generate_zoo(config, few_digits, folder / name)
             else:
-                with pytest.warns(WscoreWarning, match="set aside"):
+                with pytest.warns(WscoreWarning, match="excluded"):
                     generate.generate_zoo(config, few_digits, folder / name)
-    return Zoo(folder / "keep"), Zoo(folder / "set_aside")
+    return Zoo(folder / "keep"), Zoo(folder / "excluded")
 
 
 def test_networks_are_marked_by_what_became_of_their_run(wild):
@@ -53,7 +53,7 @@ def test_networks_are_marked_by_what_became_of_their_run(wild):
     assert (table["state"][sound & last & ~fitted] == "poor").all()
     beyond = np.array([np.abs(vector).max() > 8.0 for _, vector in wild[0].stream()])
     assert (~sound == (beyond | ~np.isfinite(table[["train_loss", "test_loss"]].to_numpy()).all(1))).all()
-    found = describe(wild[0])
+    found = zoo_statistics(wild[0])
     assert {state: found[f"networks_{state}"] for state in ("early", "trained", "poor", "diverged")} == {
         state: (table["state"] == state).sum() for state in ("early", "trained", "poor", "diverged")
     }
@@ -63,7 +63,7 @@ def test_diverged_networks_are_kept_where_asked_and_the_others_are_the_same(wild
     kept, without = wild
     sound = kept.table["state"] != "diverged"
     assert list(kept.table["model_id"][sound]) == list(without.table["model_id"])
-    assert list(without.set_aside()["model_id"]) == list(kept.table["model_id"][~sound])
+    assert list(without.excluded()["model_id"]) == list(kept.table["model_id"][~sound])
     assert all(np.isfinite(vector).all() for _, vector in kept.stream())
     rows = np.flatnonzero(sound).tolist()
     for row, (_, vector) in zip(rows, without.stream(), strict=True):
@@ -78,7 +78,7 @@ def small(config: ZooConfig, **changes) -> ZooConfig:
 def test_exactly_so_many_networks_are_kept(zoo_config, few_digits, monkeypatch):
     asked = small(zoo_config(families=("mlp",)), n_networks=50, checkpoints=2)
     monkeypatch.setattr(generate, "RUNS_PER_PART", 10)
-    with pytest.warns(WscoreWarning, match="set aside"):
+    with pytest.warns(WscoreWarning, match="excluded"):
         generate.generate_zoo(msgspec.structs.replace(asked, lr=(0.05, 400.0), max_weight=8.0), few_digits, Path("zoo"))
     zoo = Zoo(Path("zoo"))
     assert len(zoo) == 50
@@ -86,8 +86,8 @@ def test_exactly_so_many_networks_are_kept(zoo_config, few_digits, monkeypatch):
     assert zoo.table["run_id"].nunique() > 25  # further runs stand in for networks that diverged
     assert zoo.table["run_id"].is_monotonic_increasing
     known = set(zoo.table["run_id"])
-    assert set(zoo.set_aside()["model_id"].str.rpartition("-")[0]) <= {f"run-{n:06d}" for n in range(200)}
-    assert max(zoo.set_aside()["model_id"].str.rpartition("-")[0]) <= max(known)
+    assert set(zoo.excluded()["model_id"].str.rpartition("-")[0]) <= {f"run-{n:06d}" for n in range(200)}
+    assert max(zoo.excluded()["model_id"].str.rpartition("-")[0]) <= max(known)
 
 
 def test_the_last_run_gives_its_last_checkpoints_and_all_others_are_whole(zoo_config, few_digits):
@@ -96,14 +96,14 @@ def test_the_last_run_gives_its_last_checkpoints_and_all_others_are_whole(zoo_co
     zoo, whole = Zoo(Path("zoo")).table, Zoo(Path("whole")).table
     assert len(whole) == 51
     assert list(zoo["model_id"]) == [name for name in whole["model_id"] if name != "run-000016-0"]
-    assert not (Path("zoo") / "set_aside.csv").exists()
+    assert not (Path("zoo") / "excluded.csv").exists()
     pd.testing.assert_frame_equal(zoo.iloc[:48], whole.iloc[:48])
 
 
 def test_an_interrupted_zoo_of_so_many_networks_goes_on_to_the_same_bytes(zoo_config, few_digits, monkeypatch):
     monkeypatch.setattr(generate, "GROUP", 4)
     config = small(zoo_config(families=("mlp",)), n_networks=50, lr=(0.05, 400.0), max_weight=8.0)
-    with pytest.warns(WscoreWarning, match="set aside"):
+    with pytest.warns(WscoreWarning, match="excluded"):
         generate.generate_zoo(config, few_digits, Path("once"))
     whole, finished = generate.train_shard, []
 
@@ -118,7 +118,7 @@ def test_an_interrupted_zoo_of_so_many_networks_goes_on_to_the_same_bytes(zoo_co
         generate.generate_zoo(config, few_digits, Path("again"))
     again: list[int] = []
     monkeypatch.setattr(generate, "train_shard", lambda shard, job: again.append(shard.number) or whole(shard, job))
-    with pytest.warns(WscoreWarning, match="set aside"):
+    with pytest.warns(WscoreWarning, match="excluded"):
         generate.generate_zoo(config, few_digits, Path("again"))
     assert finished
     assert not set(finished) & set(again)

@@ -63,9 +63,9 @@ class GroupCode(Section):
     """
 
     signature: int
-    room: Annotated[int, msgspec.Meta(ge=HEAD.size)]
+    budget_bytes: Annotated[int, msgspec.Meta(ge=HEAD.size)]
     centres: tuple[float, ...]
-    spreads: tuple[int, ...]
+    log_stds: tuple[int, ...]
 
 
 class Packed(NamedTuple):
@@ -84,7 +84,7 @@ class Packed(NamedTuple):
     groups: Int64[Tensor, " latents"]
 
 
-class Worth(NamedTuple):
+class RatePrior(NamedTuple):
     """What bits of a latent are worth: the sum over k of weights_k (z_k - centres_k)^2, where a squared error counts 1.
 
     The bits of a Gaussian number grow with its square; the exchange rate is that of the step with which the latent is stored.
@@ -139,7 +139,7 @@ class EntropyCode(Section, tag="waterfilling", tag_field="allocation"):
 
     def floats(self, kind: int = 0) -> float:
         """Return the 32-bit floats that a latent of this signature takes."""
-        return self.groups[self._place(kind)].room / 4
+        return self.groups[self._place(kind)].budget_bytes / 4
 
     def places(self, kinds: Int64[Tensor, " latents"]) -> Int64[Tensor, " latents"]:
         """Return the group of each signature."""
@@ -174,12 +174,12 @@ class EntropyCode(Section, tag="waterfilling", tag_field="allocation"):
         """
         return self._stored(latents, kinds, curvature, slope)
 
-    def worth(self, latents: Float[Tensor, "latents number"], kinds: Int64[Tensor, " latents"]) -> Worth:
+    def worth(self, latents: Float[Tensor, "latents number"], kinds: Int64[Tensor, " latents"]) -> RatePrior:
         """Return what bits are worth where latents are rounded to the step with which these fit their room."""
         rows, places = latents.detach().flatten(1).double(), self.places(kinds)
-        found = Worth(torch.zeros(rows.shape), torch.zeros(rows.shape))
+        found = RatePrior(torch.zeros(rows.shape), torch.zeros(rows.shape))
         for row, place in enumerate(places.tolist()):
-            group, size = self.groups[place], len(self.groups[place].spreads)
+            group, size = self.groups[place], len(self.groups[place].log_stds)
             centres = torch.tensor(group.centres)
             plain = _plain(group, rows[row, :size].numpy() - np.array(group.centres))
             found.centres[row, :size] = centres
@@ -191,7 +191,7 @@ class EntropyCode(Section, tag="waterfilling", tag_field="allocation"):
         rows = torch.zeros(len(packed.numbers), self.numbers, dtype=torch.float64)
         for row, (place, step) in enumerate(zip(packed.groups.tolist(), packed.steps.tolist(), strict=True)):
             group = self.groups[place]
-            count = len(group.spreads)
+            count = len(group.log_stds)
             centres = torch.tensor(group.centres, dtype=torch.float64)
             rows[row, :count] = packed.numbers[row, :count].double() * power(step, FINE) + centres
         return rows.float()
@@ -202,7 +202,7 @@ class EntropyCode(Section, tag="waterfilling", tag_field="allocation"):
             _bytes(
                 group := self.groups[place],
                 _Rounded(
-                    packed.numbers[row, : len(group.spreads)].numpy(), int(packed.steps[row]), int(packed.scales[row])
+                    packed.numbers[row, : len(group.log_stds)].numpy(), int(packed.steps[row]), int(packed.scales[row])
                 ),
             )
             for row, place in enumerate(packed.groups.tolist())
@@ -219,14 +219,16 @@ class EntropyCode(Section, tag="waterfilling", tag_field="allocation"):
         heads = torch.zeros(len(payloads), 2, dtype=torch.int64)
         for row, (payload, place) in enumerate(zip(payloads, places.tolist(), strict=True)):
             group = self.groups[place]
-            if len(payload) != group.room:
+            if len(payload) != group.budget_bytes:
                 raise ModelError("is not a stored latent", expected=f"{group.room} bytes", got=len(payload))
             heads[row] = torch.tensor(HEAD.unpack_from(payload))
-            words = np.frombuffer(payload[HEAD.size : group.room - (group.room - HEAD.size) % WORD], "<u4")
-            spreads = _deviations(group, int(heads[row, 0]), int(heads[row, 1]))
+            words = np.frombuffer(
+                payload[HEAD.size : group.budget_bytes - (group.budget_bytes - HEAD.size) % WORD], "<u4"
+            )
+            log_stds = _deviations(group, int(heads[row, 0]), int(heads[row, 1]))
             decoder = STREAM.queue.RangeDecoder(words.astype(np.uint32))
-            found = decoder.decode(MODEL, np.zeros(len(spreads)), spreads)
-            numbers[row, : len(spreads)] = torch.from_numpy(found)
+            found = decoder.decode(MODEL, np.zeros(len(log_stds)), log_stds)
+            numbers[row, : len(log_stds)] = torch.from_numpy(found)
         return Packed(numbers, heads[:, 0], heads[:, 1], places)
 
     def _place(self, kind: int) -> int:
@@ -244,8 +246,8 @@ class EntropyCode(Section, tag="waterfilling", tag_field="allocation"):
         heads = torch.zeros(len(rows), 2, dtype=torch.int64)
         for place in places.unique().tolist():
             group, mine = self.groups[place], (places == place).nonzero()[:, 0]
-            centred = rows[mine, : len(group.spreads)].numpy() - np.array(group.centres)
-            size = len(group.spreads)
+            centred = rows[mine, : len(group.log_stds)].numpy() - np.array(group.centres)
+            size = len(group.log_stds)
             for row, values in zip(mine.tolist(), centred, strict=True):
                 own = None if curvature is None else curvature[row, :size, :size]
                 found = _round(group, values, own, None if slope is None else slope[row, :size])
@@ -271,18 +273,21 @@ def power(exponent: int, parts: int) -> float:
 
 def _group(signature: int, rows: Tensor, bits: float) -> GroupCode:
     centres = rows.mean(0)
-    spreads = (rows - centres).square().mean(0).sqrt().numpy()
-    least = max(float(spreads.max(initial=0)) * 2.0**-12, TINY)
-    exponents = np.rint(OCTAVE * np.log2(np.maximum(spreads, least))).astype(int)
-    room = max(HEAD.size + 2 * WORD, round(rows.shape[1] * bits / 8 / WORD) * WORD)
+    log_stds = (rows - centres).square().mean(0).sqrt().numpy()
+    least = max(float(log_stds.max(initial=0)) * 2.0**-12, TINY)
+    exponents = np.rint(OCTAVE * np.log2(np.maximum(log_stds, least))).astype(int)
+    budget_bytes = max(HEAD.size + 2 * WORD, round(rows.shape[1] * bits / 8 / WORD) * WORD)
     return GroupCode(
-        signature=signature, room=room, centres=tuple(centres.float().tolist()), spreads=tuple(exponents.tolist())
+        signature=signature,
+        budget_bytes=budget_bytes,
+        centres=tuple(centres.float().tolist()),
+        log_stds=tuple(exponents.tolist()),
     )
 
 
 def _exponents(group: GroupCode, step: int, scale: int) -> np.ndarray:
     """Return log2 of the deviation of each number in steps, in eighths."""
-    return np.clip(np.array(group.spreads) + scale - step * OCTAVE // FINE, NARROW, WIDE)
+    return np.clip(np.array(group.log_stds) + scale - step * OCTAVE // FINE, NARROW, WIDE)
 
 
 def _deviations(group: GroupCode, step: int, scale: int) -> np.ndarray:
@@ -306,14 +311,14 @@ def _bits(numbers: np.ndarray, exponents: np.ndarray) -> np.ndarray:
 
 def _scale(group: GroupCode, values: np.ndarray) -> int:
     """Return the exponent of the root mean square of numbers in units of their spreads, in eighths."""
-    mean = float(np.mean(np.square(values / 2.0 ** (np.array(group.spreads) / OCTAVE)))) ** 0.5
+    mean = float(np.mean(np.square(values / 2.0 ** (np.array(group.log_stds) / OCTAVE)))) ** 0.5
     return round(OCTAVE * math.log2(min(max(mean, 2.0**-8), 2.0**8)))
 
 
 def _worth(group: GroupCode, step: int, scale: int, worth: float = WORTH) -> Tensor:
     """Return what a squared number counts beside its squared error, for each number."""
-    spreads = torch.tensor(group.spreads) / OCTAVE
-    return worth * power(step, FINE) ** 2 * 4.0 ** -(spreads + scale / OCTAVE)
+    log_stds = torch.tensor(group.log_stds) / OCTAVE
+    return worth * power(step, FINE) ** 2 * 4.0 ** -(log_stds + scale / OCTAVE)
 
 
 def _round(group: GroupCode, values: np.ndarray, curvature: Tensor | None, slope: Tensor | None) -> _Rounded:
@@ -321,32 +326,32 @@ def _round(group: GroupCode, values: np.ndarray, curvature: Tensor | None, slope
     plain = _plain(group, values)
     if curvature is None:
         return plain
-    careful, best, step = _Careful(group, values, curvature, slope), plain, plain.step
-    low, high, room = LOWEST, HIGHEST, 8 * (group.room - HEAD.size)
+    careful, best, step = SequentialRounding(group, values, curvature, slope), plain, plain.step
+    low, high, budget_bytes = LOWEST, HIGHEST, 8 * (group.budget_bytes - HEAD.size)
     for _ in range(TRIES):
         found = careful(step, plain.scale)
         used = 8 * WORD * len(_words(group, found))
-        low, high = (low, step) if used <= room else (step, high)
-        best = found if used <= room else best
-        if FULL * room <= used <= room or high - low < 2:
+        low, high = (low, step) if used <= budget_bytes else (step, high)
+        best = found if used <= budget_bytes else best
+        if FULL * budget_bytes <= used <= budget_bytes or high - low < 2:
             break
-        step += math.ceil(FINE * (used - room) / (SLOPE * len(values)))
+        step += math.ceil(FINE * (used - budget_bytes) / (SLOPE * len(values)))
         step = step if low < step < high else (max(low, high - 2 * FINE) + min(high, low + 2 * FINE)) // 2
     return best
 
 
 def _plain(group: GroupCode, values: np.ndarray) -> _Rounded:
     """Return integers next to the values, of the finest step that fits the room."""
-    scale, room = _scale(group, values), 8 * (group.room - HEAD.size)
+    scale, budget_bytes = _scale(group, values), 8 * (group.budget_bytes - HEAD.size)
     least = float(np.abs(values).max(initial=0)) / LARGEST
     low, high = max(LOWEST, math.floor(FINE * math.log2(max(least, 2.0**-30)))), HIGHEST
     while high - low > 1:  # high fits, low does not
         step = (low + high) // 2
         used = _bits(_nearest(group, values, step, scale), _exponents(group, step, scale)).sum() + 8 * WORD
-        low, high = (low, step) if used <= room else (step, high)
+        low, high = (low, step) if used <= budget_bytes else (step, high)
     while True:
         found = _Rounded(_nearest(group, values, high, scale), high, scale)
-        if high >= HIGHEST or 8 * WORD * len(_words(group, found)) <= room:
+        if high >= HIGHEST or 8 * WORD * len(_words(group, found)) <= budget_bytes:
             return found
         high += 1
 
@@ -361,7 +366,7 @@ def _nearest(group: GroupCode, values: np.ndarray, step: int, scale: int) -> np.
     return np.where(error < PRICE * saved, lower, near).astype(np.int32)
 
 
-class _Careful:
+class SequentialRounding:
     """Rounding of one latent by a curvature H: of all that fit, one with a low z -> 2 g^T (z - z_0) + (z - z_0)^T H (z - z_0).
 
     The target is the minimum of that form and of what bits are worth, which for a Gaussian number grows with its square. The
@@ -377,6 +382,7 @@ class _Careful:
             self.image -= slope.float() / unit
 
     def __call__(self, step: int, scale: int) -> _Rounded:
+        """Return the numbers rounded with one step and scale."""
         size = power(step, FINE)
         form = self.curvature.clone()
         form.diagonal().add_(_worth(self.group, step, scale, self.worth).float())
@@ -413,5 +419,5 @@ def _words(group: GroupCode, found: _Rounded) -> np.ndarray:
 
 def _bytes(group: GroupCode, found: _Rounded) -> bytes:
     payload = HEAD.pack(found.step, found.scale) + _words(group, found).astype("<u4").tobytes()
-    assert len(payload) <= group.room, "the step is chosen so that it fits"
-    return payload.ljust(group.room, b"\0")
+    assert len(payload) <= group.budget_bytes, "the step is chosen so that it fits"
+    return payload.ljust(group.budget_bytes, b"\0")

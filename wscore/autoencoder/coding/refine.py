@@ -18,7 +18,7 @@ from jaxtyping import Float, Int64
 from msgspec import Meta
 from torch import Tensor
 
-from wscore.autoencoder.coding.entropy import Code, EntropyCode, Worth
+from wscore.autoencoder.coding.entropy import Code, EntropyCode, RatePrior
 from wscore.autoencoder.coding.lbfgs import minimise
 from wscore.autoencoder.decode_weights import Answer
 from wscore.autoencoder.training.behaviour_loss import behaviour_kl, spread
@@ -121,7 +121,7 @@ def refine(
     return torch.where(better[:, None], latents, start)
 
 
-def encode(
+def encode_refined(
     problem: Problem, start: Float[Tensor, "networks latent"], code: Code | None, config: RefineConfig,
     kinds: Int64[Tensor, " windows"],
 ) -> Float[Tensor, "networks latent"]:  # fmt: skip
@@ -250,7 +250,7 @@ def search(
     problem, expected = problem.measured(first.start), _expected(problem)
     bits = code.worth(first.start.view(len(kinds), -1), kinds)
     half = first.curvature.diagonal().mean() / 2
-    worth = Worth(bits.centres.view(1, -1), config.rate * half * bits.weights.view(1, -1))
+    worth = RatePrior(bits.centres.view(1, -1), config.rate * half * bits.weights.view(1, -1))
     form = first.curvature + torch.diag(2 * worth.weights[0] + NEAR * half)
     lower = torch.linalg.cholesky(form)
     latents, rounds = first.start, min(config.rounds, config.steps)
@@ -267,7 +267,9 @@ def search(
 class _Goal:
     """Objective of every network and its gradient."""
 
-    def __init__(self, problem: Problem, expected: Tensor, config: RefineConfig, worth: Worth | None = None) -> None:
+    def __init__(
+        self, problem: Problem, expected: Tensor, config: RefineConfig, worth: RatePrior | None = None
+    ) -> None:
         self.problem, self.expected, self.config = problem, expected, config
         self.worth = worth
 

@@ -126,8 +126,10 @@ class LatentCode(Section, tag="uniform", tag_field="allocation"):
         digits = whole[:, :, None] >> np.arange(self.bits - 1, -1, -1, dtype=np.uint32) & 1
         rows = np.packbits(digits.reshape(len(whole), -1).astype(np.uint8), axis=1)
         heads = codes.scale.numpy().astype("<f4")
-        room = round(4 * self.floats())
-        return [(head.tobytes() + row.tobytes()).ljust(room, b"\0") for head, row in zip(heads, rows, strict=True)]
+        budget_bytes = round(4 * self.floats())
+        return [
+            (head.tobytes() + row.tobytes()).ljust(budget_bytes, b"\0") for head, row in zip(heads, rows, strict=True)
+        ]
 
     def unpack(self, payloads: Sequence[bytes], kinds: Int64[Tensor, " latents"] | None = None) -> Codes:  # noqa: ARG002
         """Return the integers in bytes.
@@ -135,11 +137,11 @@ class LatentCode(Section, tag="uniform", tag_field="allocation"):
         Raises:
             ModelError: if there are more or fewer bytes than a latent takes.
         """
-        room, count = round(4 * self.floats()), len(self.ranges)
+        budget_bytes, count = round(4 * self.floats()), len(self.ranges)
         for payload in payloads:
-            if len(payload) != room:
+            if len(payload) != budget_bytes:
                 raise ModelError("is not a stored latent", expected=f"{room} bytes", got=len(payload))
-        rows = np.frombuffer(b"".join(payloads), np.uint8).reshape(len(payloads), room)
+        rows = np.frombuffer(b"".join(payloads), np.uint8).reshape(len(payloads), budget_bytes)
         scale = torch.from_numpy(rows[:, :4].copy().view("<f4")[:, 0].astype(np.float32))
         digits = np.unpackbits(rows[:, 4:], axis=1, count=count * self.bits).reshape(len(rows), count, self.bits)
         whole = digits.astype(np.int64) @ (1 << np.arange(self.bits - 1, -1, -1))

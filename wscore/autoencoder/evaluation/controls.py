@@ -33,7 +33,7 @@ Codec = Callable[[TokenBatch], Float[Tensor, "batch token dim"]]
 AT_ONCE = 256  # windows that go through a codec together
 
 
-class Group(NamedTuple):
+class LayoutGroup(NamedTuple):
     """Networks of one layout.
 
     Attributes:
@@ -51,7 +51,7 @@ class Group(NamedTuple):
 class Method(Protocol):
     """A way to keep networks in few numbers and get them back."""
 
-    def restore(self, group: Group) -> Vectors:
+    def restore(self, group: LayoutGroup) -> Vectors:
         """Return what the method makes of each network, in raw units (n, D)."""
         ...
 
@@ -74,7 +74,7 @@ class TokenMethod:
         self.cache, self.codec, self.size = cache, codec, size
         self.numbers = int(self._largest()) if numbers is None else numbers
 
-    def restore(self, group: Group) -> Vectors:
+    def restore(self, group: LayoutGroup) -> Vectors:
         """Return the networks after all their windows went through the codec."""
         items = self.cache.items(group.rows)
         return np.stack(self.cache.to_weights(items, self.rebuild(items))).astype(np.float32, copy=False)
@@ -123,7 +123,7 @@ class MeanNetwork:
             return self.means[layout.identity]
         return np.concatenate([np.full(spec.size, self.kinds.get(spec.kind, 0.0)) for spec in layout.tensors])
 
-    def restore(self, group: Group) -> Vectors:
+    def restore(self, group: LayoutGroup) -> Vectors:
         """Return the same network for all."""
         return np.tile(self.mean(group.layout).astype(np.float32), (len(group.weights), 1))
 
@@ -210,7 +210,7 @@ class Noise:
     def __init__(self, other: Method, *, seed: int) -> None:
         self.other, self.seed = other, seed
 
-    def restore(self, group: Group) -> Vectors:
+    def restore(self, group: LayoutGroup) -> Vectors:
         """Return w + |w - w^| n / |n|."""
         size = np.linalg.norm(group.weights.astype(np.float64) - self.other.restore(group), axis=1)
         directions = np.stack([self._direction(int(row), group.layout.size) for row in group.rows])
@@ -234,7 +234,7 @@ class Quantized:
     def __init__(self, bits: int) -> None:
         self.bits = bits
 
-    def restore(self, group: Group) -> Vectors:
+    def restore(self, group: LayoutGroup) -> Vectors:
         """Return the rounded weights."""
         parts = [self._round(group.weights[:, part]) for part in group.layout.slices().values()]
         return np.concatenate(parts, axis=1)

@@ -27,8 +27,8 @@ class TrainingNetworks:
         parts: dict[str, list[np.ndarray]] = {}
         for layout, vectors in cache.of_split("train", MOST):
             known = parts.setdefault(layout.identity, [])
-            room = MOST_TRAINED - sum(map(len, known))
-            known.append(self.normalize(layout, vectors[:room]))
+            budget_bytes = MOST_TRAINED - sum(map(len, known))
+            known.append(self.normalize(layout, vectors[:budget_bytes]))
         self.networks = {name: np.concatenate(found) for name, found in parts.items()}
 
     def normalize(self, layout: Layout, vectors: Vectors) -> Vectors:
@@ -58,9 +58,9 @@ class Spread:
     def add(self, layout: Layout, original: Vectors, rebuilt: Vectors) -> None:
         """Take in raw networks (n, D) of one layout and what came back of them."""
         self.layouts[layout.identity] = layout
-        room = MOST - sum(map(len, self.originals.get(layout.identity, [])))
+        budget_bytes = MOST - sum(map(len, self.originals.get(layout.identity, [])))
         for store, vectors in ((self.originals, original), (self.rebuilt, rebuilt)):
-            store.setdefault(layout.identity, []).append(self.training.normalize(layout, vectors[:room]))
+            store.setdefault(layout.identity, []).append(self.training.normalize(layout, vectors[:budget_bytes]))
 
     def summary(self) -> dict[str, float]:
         """Return diversity and novelty, means over networks.

@@ -14,7 +14,7 @@ from wscore.autoencoder.coding.entropy import Code, EntropyCode
 from wscore.autoencoder.coding.refine import weighs_bits
 from wscore.autoencoder.coding.uniform import FLOAT
 from wscore.autoencoder.evaluation.controls import (
-    Group,
+    LayoutGroup,
     LayoutPca,
     MeanNetwork,
     Method,
@@ -26,13 +26,13 @@ from wscore.autoencoder.evaluation.controls import (
 )
 from wscore.autoencoder.evaluation.diversity import Spread, TrainingNetworks
 from wscore.autoencoder.evaluation.fidelity import COLUMNS, Repaired, compare, repair
-from wscore.autoencoder.evaluation.refined import ModelCoder, OnePass, PcaCoder, Refined, Refinement
+from wscore.autoencoder.evaluation.refined import CurvatureRounding, ModelCoder, PcaCoder, Refined, Refinement
 from wscore.autoencoder.evaluation.weight_errors import StructureErrors
 from wscore.autoencoder.training.train import stored_sizes
 from wscore.errors import WscoreWarning
 from wscore.evaluation.config import EvaluateConfig
 from wscore.networks.architectures import parse
-from wscore.networks.datasets import Kind, Tasks, as_tasks, kinds_of
+from wscore.networks.datasets import NetworkKey, Tasks, as_tasks, kinds_of
 from wscore.networks.images import Images
 from wscore.networks.layout import Layout
 from wscore.tokens.batch import TokenBatch
@@ -40,7 +40,7 @@ from wscore.tokens.cache import TokenCache
 from wscore.zoo.store import Zoo
 
 OURS = "ours"
-BY_CURVATURE = "ours_by_curvature"
+CURVATURE_ROUNDING = "curvature_rounding"
 PCA_BITS = 8  # of a component, where the autoencoder's numbers have as many as each is worth
 
 
@@ -56,7 +56,7 @@ class Questions(NamedTuple):
     labels: Int[Tensor, " images"]
 
 
-class Probe:
+class ProbeImages:
     """Images on which networks are compared, each on those of its data set.
 
     Args:
@@ -67,24 +67,24 @@ class Probe:
     def __init__(self, tasks: Tasks, questions: Mapping[str, Questions]) -> None:
         self.tasks, self.questions = tasks, dict(questions)
 
-    def kinds(self, table: pd.DataFrame) -> list[Kind]:
+    def kinds(self, table: pd.DataFrame) -> list[NetworkKey]:
         """Return the kind of every row of a zoo's table."""
         return kinds_of(table, self.tasks)
 
-    def fits(self, kind: Kind, layout: Layout) -> bool:
+    def fits(self, kind: NetworkKey, layout: Layout) -> bool:
         """Return whether networks can be built and take the images of their data set."""
         return self.tasks.way(kind, layout).answer is not None
 
-    def logits(self, kind: Kind, layout: Layout, weights: np.ndarray) -> Float[Tensor, "networks images classes"]:
+    def logits(self, kind: NetworkKey, layout: Layout, weights: np.ndarray) -> Float[Tensor, "networks images classes"]:
         """Return what networks answer."""
         return self.tasks.way(kind, layout).logits(torch.from_numpy(weights), self.questions[kind.task].images)
 
-    def labels(self, kind: Kind) -> Int[Tensor, " images"]:
+    def labels(self, kind: NetworkKey) -> Int[Tensor, " images"]:
         """Return the classes of the images of a data set."""
         return self.questions[kind.task].labels
 
 
-class Tally:
+class MetricAccumulator:
     """What is counted of one method while batches of networks go by."""
 
     def __init__(self, mean: MeanNetwork, cache: TokenCache, training: TrainingNetworks) -> None:
@@ -94,7 +94,7 @@ class Tally:
         self.normalised = StructureErrors(lambda layout: self._normalise(layout, mean.mean(layout)[None])[0])
         self.networks = self.weights = self.floats = self.variances = self.others = 0.0
 
-    def add(self, group: Group, repaired: Repaired, floats: float | None) -> None:
+    def add(self, group: LayoutGroup, repaired: Repaired, floats: float | None) -> None:
         """Count a batch of networks and what came back."""
         layout, weights = group.layout, group.weights
         self.raw.add(layout, weights, repaired.weights)
@@ -130,7 +130,7 @@ class Tally:
         return np.asarray(self.cache.normalizer.normalize(layout, vectors.astype(np.float32)))
 
 
-class Verdict(NamedTuple):
+class AutoencoderResults(NamedTuple):
     """All that was found out.
 
     Attributes:
@@ -141,8 +141,8 @@ class Verdict(NamedTuple):
     """
 
     networks: pd.DataFrame
-    tallies: Mapping[str, Tally]
-    families: Mapping[str, Mapping[str, Tally]]
+    tallies: Mapping[str, MetricAccumulator]
+    families: Mapping[str, Mapping[str, MetricAccumulator]]
 
 
 def held_out(cache: TokenCache, config: EvaluateConfig) -> np.ndarray:
@@ -153,14 +153,14 @@ def held_out(cache: TokenCache, config: EvaluateConfig) -> np.ndarray:
     return np.sort(rows)
 
 
-def probe(images: Images | Tasks, config: EvaluateConfig) -> Probe:
+def draw_probe_images(images: Images | Tasks, config: EvaluateConfig) -> ProbeImages:
     """Return the test images of a fixed draw, at most `probe_images` of each data set."""
     tasks, questions = as_tasks(images), {}
     for one in tasks.images:
         order = np.random.default_rng(config.seed).permutation(len(one.x_test))[: config.probe_images]
         chosen = torch.from_numpy(np.sort(order))
         questions[one.name] = Questions(one.x_test[chosen], one.y_test[chosen])
-    return Probe(tasks, questions)
+    return ProbeImages(tasks, questions)
 
 
 def methods(
@@ -199,7 +199,7 @@ def methods(
         searches = {name: Refined(coder, cache, refinement) for name, coder in coders.items()}
         refined = {f"{name}_refined": way for name, way in searches.items()}
         if weighs_bits(code, refinement.config):
-            refined[BY_CURVATURE] = OnePass(searches[OURS])
+            refined[CURVATURE_ROUNDING] = CurvatureRounding(searches[OURS])
     return {
         OURS: ours,
         **refined,
@@ -219,9 +219,9 @@ def rebuilt(model: Any, batch: TokenBatch, code: Code | None) -> Float[Tensor, "
     return model.decoder(code.rounded(model.encoder(batch), batch.layouts), batch)
 
 
-def judge(
-    zoo: Zoo, rows: np.ndarray, ways: Mapping[str, Method], probe: Probe, *, cache: TokenCache, batch_size: int
-) -> Verdict:
+def evaluate(
+    zoo: Zoo, rows: np.ndarray, ways: Mapping[str, Method], probe: ProbeImages, *, cache: TokenCache, batch_size: int
+) -> AutoencoderResults:
     """Return what every method makes of these networks, at most `batch_size` of them in memory at once.
 
     Rebuilt weights are compared with those in the cache, rebuilt networks with those of the zoo.
@@ -237,9 +237,9 @@ def judge(
     mean = ways["mean_network"]
     assert isinstance(mean, MeanNetwork)
     training = TrainingNetworks(cache)
-    blank = lambda: {name: Tally(mean, cache, training) for name in ways}  # noqa: E731
+    blank = lambda: {name: MetricAccumulator(mean, cache, training) for name in ways}  # noqa: E731
     tallies, tables = blank(), []
-    families: dict[str, dict[str, Tally]] = {}
+    families: dict[str, dict[str, MetricAccumulator]] = {}
     _warn_of_the_unknown(zoo, rows, probe)
     for kind, group in _groups(zoo, rows, cache, probe, batch_size):
         expected = _run(kind, group.layout, zoo.weights(group.rows), probe)
@@ -251,44 +251,46 @@ def judge(
             found = _run(kind, group.layout, repaired.weights, probe)
             compared = _compared(expected, found, kind, probe)
             tables.append(_table(zoo, group.rows, kind.architecture, compared).assign(method=name))
-    return Verdict(pd.concat(tables, ignore_index=True), tallies, families)
+    return AutoencoderResults(pd.concat(tables, ignore_index=True), tallies, families)
 
 
 def _groups(
-    zoo: Zoo, rows: np.ndarray, cache: TokenCache, probe: Probe, batch_size: int
-) -> Iterator[tuple[Kind, Group]]:
+    zoo: Zoo, rows: np.ndarray, cache: TokenCache, probe: ProbeImages, batch_size: int
+) -> Iterator[tuple[NetworkKey, LayoutGroup]]:
     for kind, layout, chosen in _alike(zoo, rows, probe):
         for part in np.array_split(chosen, -(-len(chosen) // batch_size)):
-            yield kind, Group(layout, part, cache.weights(part))
+            yield kind, LayoutGroup(layout, part, cache.weights(part))
 
 
-def _alike(zoo: Zoo, rows: np.ndarray, probe: Probe) -> Iterator[tuple[Kind, Layout, np.ndarray]]:
+def _alike(zoo: Zoo, rows: np.ndarray, probe: ProbeImages) -> Iterator[tuple[NetworkKey, Layout, np.ndarray]]:
     """Yield the rows that differ in their weights alone, in order, by architecture, layout, factory and images."""
     rows = np.sort(rows)
     table = zoo.table.iloc[rows]
-    groups: dict[tuple[Kind, str], list[int]] = {}
+    groups: dict[tuple[NetworkKey, str], list[int]] = {}
     for row, kind, layout in zip(rows.tolist(), probe.kinds(table), table["layout"].astype(str), strict=True):
         groups.setdefault((kind, layout), []).append(row)
     for kind, layout in sorted(groups, key=lambda code: (code[0].architecture, code[1], code[0])):
         yield kind, zoo.layouts[layout], np.array(groups[kind, layout])
 
 
-def _warn_of_the_unknown(zoo: Zoo, rows: np.ndarray, probe: Probe) -> None:
+def _warn_of_the_unknown(zoo: Zoo, rows: np.ndarray, probe: ProbeImages) -> None:
     """Say how many networks can't be run, and why the first of them can't, unless none says how it is built."""
     stuck = [group for group in _alike(zoo, rows, probe) if not probe.fits(*group[:2])]
-    told = [group for group in stuck if group[0].architecture or group[0].factory]
-    if told:
-        (kind, layout, members), count = told[0], sum(len(group[2]) for group in stuck)
+    predicted = [group for group in stuck if group[0].architecture or group[0].factory]
+    if predicted:
+        (kind, layout, members), count = predicted[0], sum(len(group[2]) for group in stuck)
         first = f"{zoo.table['model_id'].iloc[int(members[0])]}: {probe.tasks.way(kind, layout).reason}"
         message = f"{count} of {len(rows)} networks can't be run, so that what they answer is not available; {first}"
         warnings.warn(message, WscoreWarning, stacklevel=3)
 
 
-def _run(kind: Kind, layout: Layout, weights: np.ndarray, probe: Probe) -> Tensor | None:
+def _run(kind: NetworkKey, layout: Layout, weights: np.ndarray, probe: ProbeImages) -> Tensor | None:
     return probe.logits(kind, layout, weights) if probe.fits(kind, layout) else None
 
 
-def _compared(expected: Tensor | None, found: Tensor | None, kind: Kind, probe: Probe) -> dict[str, np.ndarray | float]:
+def _compared(
+    expected: Tensor | None, found: Tensor | None, kind: NetworkKey, probe: ProbeImages
+) -> dict[str, np.ndarray | float]:
     if expected is None or found is None:
         return dict.fromkeys(COLUMNS, float("nan"))
     return compare(expected, found, probe.labels(kind))._asdict()

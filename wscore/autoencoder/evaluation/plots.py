@@ -26,13 +26,13 @@ NAMES = {
     "top_entries": "largest entries, same count",
     "ours_refined": "autoencoder, refined",
     "layout_pca_refined": "PCA per layout, refined",
-    "ours_by_curvature": "autoencoder, rounded by curvature",
+    "curvature_rounding": "autoencoder, rounded by curvature",
 }
 KEYS = ("model_id", "run_id", "checkpoint", "family", "original", "networks", "kind")
 NOTHING = "no held-out network could be run: its architecture is not known"
 
 
-def draw_accuracy(table: pd.DataFrame, path: Path) -> None:
+def draw_rebuilt_accuracy(table: pd.DataFrame, path: Path) -> None:
     """Write a PNG with one panel per method: accuracy of rebuilt networks over that of their originals, by family.
 
     Args:
@@ -66,7 +66,7 @@ def scatter_accuracy(axes: Axes, table: pd.DataFrame, method: str) -> None:
     label(axes, x="accuracy of the original", y="accuracy of the rebuilt network")
 
 
-def draw_agreement(table: pd.DataFrame, path: Path) -> None:
+def draw_agreement_by_family(table: pd.DataFrame, path: Path) -> None:
     """Write a PNG of the agreement of each method by family.
 
     Args:
@@ -95,8 +95,8 @@ def draw_errors(table: pd.DataFrame, path: Path) -> None:
 
 
 DRAWINGS: dict[str, Callable[[pd.DataFrame, Path], None]] = {
-    "accuracy": draw_accuracy,
-    "agreement": draw_agreement,
+    "accuracy": draw_rebuilt_accuracy,
+    "agreement": draw_agreement_by_family,
     "errors": draw_errors,
 }
 
@@ -111,7 +111,13 @@ def bars(axes: Axes, table: pd.DataFrame, groups: str, methods: Sequence[str] | 
     places = np.arange(len(table))
     for number, method in enumerate(methods):
         shift = (number - (len(methods) - 1) / 2) * width
-        axes.bar(places + shift, table[method], width, color=method_colour(method), label=NAMES.get(method, method))
+        axes.bar(
+            places + shift,
+            table[method],
+            width,
+            color=autoencoder_method_colour(method),
+            label=NAMES.get(method, method),
+        )
     axes.set_xticks(places, [str(name).replace("_", "\n") for name in table[groups]])
     axes.grid(visible=False, axis="x")
     axes.legend(ncols=1, loc="center left", bbox_to_anchor=(1, 0.5))
@@ -122,7 +128,7 @@ def method_columns(table: pd.DataFrame) -> list[str]:
     return [str(name) for name in table.columns if name not in KEYS]
 
 
-def method_colour(method: str) -> str:
+def autoencoder_method_colour(method: str) -> str:
     """Return the colour that a method has in all figures."""
     role = {"mean_network": "mean", "ours_refined": "ours"}.get(method, method)
     return colour(role, list(NAMES).index(method) if method in NAMES else 0)

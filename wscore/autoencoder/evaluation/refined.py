@@ -15,13 +15,13 @@ from wscore.autoencoder.coding.refine import (
     RefineConfig,
     derivative,
     draw_images,
-    encode,
+    encode_refined,
     one_pass,
     search,
     weighs_bits,
 )
-from wscore.autoencoder.decode_weights import Subjects, subjects
-from wscore.autoencoder.evaluation.controls import AT_ONCE, Group, LayoutPca, Vectors
+from wscore.autoencoder.decode_weights import NetworkGroup, subjects
+from wscore.autoencoder.evaluation.controls import AT_ONCE, LayoutGroup, LayoutPca, Vectors
 from wscore.networks.datasets import Tasks, as_tasks
 from wscore.networks.images import Images
 from wscore.networks.layout import Layout
@@ -171,7 +171,7 @@ class Refined:
         self.rounded: dict[int, np.ndarray] = {}
         self.syntheses: dict[str, Tensor] = {}  # measured once: linear paths are the same everywhere
 
-    def restore(self, group: Group) -> Vectors:
+    def restore(self, group: LayoutGroup) -> Vectors:
         """Return the networks decoded from their refined latents."""
         items = self.cache.items(group.rows)
         weights = np.zeros_like(group.weights)
@@ -192,7 +192,7 @@ class Refined:
                 weights[rows] = decode(latents).numpy()
         return weights
 
-    def _stored(self, some: Subjects, networks: tuple[Callable[[Tensor], Tensor], Tensor], start: Tensor) -> Tensor:
+    def _stored(self, some: NetworkGroup, networks: tuple[Callable[[Tensor], Tensor], Tensor], start: Tensor) -> Tensor:
         """Return refined latents as they come back after being stored; of networks that can't be run those of the code.
 
         Args:
@@ -212,7 +212,7 @@ class Refined:
         images, synthesis = self.images[some.task], self.syntheses.get(layout)
         problem = Problem(networks[0], some.answer, networks[1], images, synthesis)
         if not isinstance(code, EntropyCode) or not weighs_bits(code, self.setting.config):
-            return encode(problem, start, code, self.setting.config, kinds)
+            return encode_refined(problem, start, code, self.setting.config, kinds)
         found = [
             self._searched(problem.alone(place), start[place : place + 1], code, kinds, int(row))
             for place, row in enumerate(some.rows)
@@ -233,7 +233,7 @@ class Refined:
         return self.coder.floats(layout)
 
 
-class OnePass:
+class CurvatureRounding:
     """What a search begins with: latents of the encoder, rounded by the curvature of every network and not moved.
 
     Args:
@@ -243,7 +243,7 @@ class OnePass:
     def __init__(self, refined: Refined) -> None:
         self.refined = refined
 
-    def restore(self, group: Group) -> Vectors:
+    def restore(self, group: LayoutGroup) -> Vectors:
         """Return the networks decoded from latents that were rounded once; as the code alone does where none can be run."""
         found = self.refined.restore(group) if any(int(row) not in self.refined.rounded for row in group.rows) else None
         rows = [self.refined.rounded.get(int(row)) for row in group.rows]
@@ -262,6 +262,6 @@ def seconds_per_network(ways: Mapping[str, object]) -> dict[str, float]:
     for name, way in ways.items():
         if isinstance(way, Refined):
             found[name] = way.seconds / max(1, way.refined)
-        elif isinstance(way, OnePass):
+        elif isinstance(way, CurvatureRounding):
             found[name] = way.refined.rounding / max(1, way.refined.refined)
     return found

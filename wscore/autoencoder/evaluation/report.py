@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from wscore.autoencoder.evaluation.evaluate import OURS, Tally, Verdict
+from wscore.autoencoder.evaluation.evaluate import OURS, AutoencoderResults, MetricAccumulator
 from wscore.autoencoder.evaluation.fidelity import COLUMNS, intervals, summarise
 from wscore.evaluation.config import EvaluateConfig
 
@@ -16,7 +16,7 @@ FAMILY_METRICS = (
 FAMILY_WEIGHTS = ("r2", "normalised_r2", "cosine", "relative_error", "diversity", "nearest_training_distance")
 
 
-def report(verdict: Verdict, config: EvaluateConfig) -> dict[str, Any]:
+def autoencoder_report(verdict: AutoencoderResults, config: EvaluateConfig) -> dict[str, Any]:
     """Return counts, then all metrics by method, by family and by kind of tensor (`metrics/autoencoder_test.json`).
 
     Function metrics are over the networks that can be run; where there is none they are left out, and
@@ -36,7 +36,7 @@ def report(verdict: Verdict, config: EvaluateConfig) -> dict[str, Any]:
     return {**counts, **methods, "families": families, "kinds": verdict.tallies[OURS].raw.by_kind()}
 
 
-def sentence(found: Mapping[str, Any], seconds: Mapping[str, float] | None = None) -> str:
+def autoencoder_summary_line(found: Mapping[str, Any], seconds: Mapping[str, float] | None = None) -> str:
     """Return the headline of a report in one line; `seconds` are those of refining one network, by method."""
     ours = found[OURS]
     size = f"{found['networks']:,.0f} held-out networks rebuilt at {ours['compression_ratio']:.1f}x"
@@ -51,7 +51,7 @@ def sentence(found: Mapping[str, Any], seconds: Mapping[str, float] | None = Non
     return f"{text}; refined{pace} {refined['agreement']:.3f} (PCA {found['layout_pca_refined']['agreement']:.3f})"
 
 
-def tables(verdict: Verdict) -> dict[str, pd.DataFrame]:
+def autoencoder_tables(verdict: AutoencoderResults) -> dict[str, pd.DataFrame]:
     """Return the tables that are kept and drawn, by name."""
     return {
         "accuracy": accuracy_table(verdict),
@@ -60,14 +60,14 @@ def tables(verdict: Verdict) -> dict[str, pd.DataFrame]:
     }
 
 
-def accuracy_table(verdict: Verdict) -> pd.DataFrame:
+def accuracy_table(verdict: AutoencoderResults) -> pd.DataFrame:
     """Return one row per network that was run: ids, family, accuracy (`original`) and that after each method."""
     run = _runnable(verdict)
     table = _of(run, OURS)[[*KEYS, "accuracy_original"]].set_axis([*KEYS, "original"], axis=1).reset_index(drop=True)
     return table.assign(**_by_method(verdict, run, lambda rows: rows["accuracy"].to_numpy())).sort_values(by=KEYS)
 
 
-def agreement_table(verdict: Verdict) -> pd.DataFrame:
+def agreement_table(verdict: AutoencoderResults) -> pd.DataFrame:
     """Return one row per family after one for all: family, networks and the mean agreement of each method."""
     run = _runnable(verdict)
     parts = {"all": run, **{str(family): part for family, part in run.groupby("family", sort=True)}} if len(run) else {}
@@ -79,7 +79,7 @@ def agreement_table(verdict: Verdict) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["family", "networks", *verdict.tallies])
 
 
-def error_table(verdict: Verdict) -> pd.DataFrame:
+def error_table(verdict: AutoencoderResults) -> pd.DataFrame:
     """Return one row per kind of tensor after one for all: kind and the relative error of each method (raw units)."""
     errors = {name: {"all": tally.raw.overall(), **tally.raw.by_kind()} for name, tally in verdict.tallies.items()}
     kinds = list(errors[OURS])
@@ -87,7 +87,7 @@ def error_table(verdict: Verdict) -> pd.DataFrame:
     return pd.DataFrame({"kind": kinds} | columns)
 
 
-def _runnable(verdict: Verdict) -> pd.DataFrame:
+def _runnable(verdict: AutoencoderResults) -> pd.DataFrame:
     return verdict.networks.dropna(subset=list(COLUMNS))
 
 
@@ -95,7 +95,7 @@ def _of(table: pd.DataFrame, method: str) -> pd.DataFrame:
     return pd.DataFrame(table[table["method"] == method])
 
 
-def _by_method(verdict: Verdict, run: pd.DataFrame, take: Callable[[pd.DataFrame], Any]) -> dict[str, Any]:
+def _by_method(verdict: AutoencoderResults, run: pd.DataFrame, take: Callable[[pd.DataFrame], Any]) -> dict[str, Any]:
     return {name: take(_of(run, name)) for name in verdict.tallies}
 
 
@@ -105,7 +105,7 @@ def _function(rows: pd.DataFrame, config: EvaluateConfig) -> dict[str, float]:
     return summarise(rows) | intervals(rows, samples=config.bootstrap_samples, seed=config.seed)
 
 
-def _short(rows: pd.DataFrame, tally: Tally) -> dict[str, float]:
+def _short(rows: pd.DataFrame, tally: MetricAccumulator) -> dict[str, float]:
     function, weights = summarise(rows), tally.summary()
     return (
         {"networks": float(len(rows))}

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Float
 
-from wscore.autoencoder.evaluation.controls import Group, Method
+from wscore.autoencoder.evaluation.controls import LayoutGroup, Method
 from wscore.networks.layout import Layout
 
 Vectors = Float[np.ndarray, "networks weights"]
@@ -36,7 +36,7 @@ class Compressed:
     def __init__(self, coding: str, other: Method) -> None:
         self.coding, self.other = coding, other
 
-    def restore(self, group: Group) -> Vectors:
+    def restore(self, group: LayoutGroup) -> Vectors:
         """Return the best networks that fit the budget, one by one."""
         budget = self._bytes(group.layout)
         return np.stack([self.squeeze(group.layout, vector, budget)[0] for vector in group.weights])

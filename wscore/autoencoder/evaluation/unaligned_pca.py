@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 from jaxtyping import Float
 
-from wscore.autoencoder.evaluation.controls import Group, Size
+from wscore.autoencoder.evaluation.controls import LayoutGroup, Size
 from wscore.networks.layout import Layout
 from wscore.pca import Pca, fit_pca
 from wscore.tokens.cache import TokenCache
@@ -42,7 +42,7 @@ class UnalignedPca:
             for name in np.unique(names)
         }
 
-    def restore(self, group: Group) -> Vectors:
+    def restore(self, group: LayoutGroup) -> Vectors:
         """Return networks as the components of their layout know them, hidden units in the order of the cache."""
         layout = group.layout
         known = self.fits.get(layout.identity)

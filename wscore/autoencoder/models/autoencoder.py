@@ -23,7 +23,7 @@ from wscore.training.model_folder import load_model, read_model_config, register
 LEADING = 512  # principal directions that heads read, the first ones
 
 
-class Architecture(NamedTuple):
+class Sides(NamedTuple):
     """The two sides of an architecture, both built from its configuration."""
 
     encoder: type[nn.Module]
@@ -31,10 +31,10 @@ class Architecture(NamedTuple):
 
 
 #: One entry per value of `ae.arch`: the configuration class says which.
-ARCHITECTURES: Mapping[type[Section], Architecture] = {
-    MlpConfig: Architecture(MlpEncoder, MlpDecoder),
-    TransformerConfig: Architecture(TransformerEncoder, TransformerDecoder),
-    VaeConfig: Architecture(VaeEncoder, VaeDecoder),
+ARCHITECTURES: Mapping[type[Section], Sides] = {
+    MlpConfig: Sides(MlpEncoder, MlpDecoder),
+    TransformerConfig: Sides(TransformerEncoder, TransformerDecoder),
+    VaeConfig: Sides(VaeEncoder, VaeDecoder),
 }
 
 

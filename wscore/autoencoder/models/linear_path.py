@@ -129,9 +129,9 @@ def bounded(
     held = floor.isfinite()  # (D,)
     if not held.any():
         return weights
-    least, room = _room(mean, floor)
-    above = (weights - least) / room - 1  # (*n, D)
-    return torch.where(held & (above < 0), least + room * above.clamp_max(0).exp(), weights)
+    least, budget_bytes = _room(mean, floor)
+    above = (weights - least) / budget_bytes - 1  # (*n, D)
+    return torch.where(held & (above < 0), least + budget_bytes * above.clamp_max(0).exp(), weights)
 
 
 def unbounded(
@@ -141,9 +141,9 @@ def unbounded(
     held = floor.isfinite()  # (D,)
     if not held.any():
         return weights
-    least, room = _room(mean, floor)
-    share = (weights - least) / room  # (*n, D)
-    return torch.where(held & (share < 1), least + room * (1 + share.clamp(LEAST_SHARE, 1).log()), weights)
+    least, budget_bytes = _room(mean, floor)
+    share = (weights - least) / budget_bytes  # (*n, D)
+    return torch.where(held & (share < 1), least + budget_bytes * (1 + share.clamp(LEAST_SHARE, 1).log()), weights)
 
 
 def _room(mean: Tensor, floor: Tensor) -> tuple[Tensor, Tensor]:

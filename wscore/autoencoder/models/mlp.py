@@ -63,7 +63,7 @@ class MlpEncoder(nn.Module):
         self.inputs = nn.Linear(config.token_dim * (config.max_tokens if flat else 1), config.hidden_dim)
         self.embedding = FeatureEmbedding(config.embedding)
         self.mix = nn.Identity() if flat else nn.Sequential(nn.GELU(), nn.Linear(config.hidden_dim, config.hidden_dim))
-        self.blocks = nn.Sequential(*(Block(config) for _ in range(config.layers)))
+        self.blocks = nn.Sequential(*(MlpBlock(config) for _ in range(config.layers)))
         self.norm = nn.LayerNorm(config.hidden_dim)
         self.outputs = nn.Linear(config.hidden_dim, config.latent_dim)
 
@@ -91,7 +91,7 @@ class MlpDecoder(nn.Module):
         flat = config.pooling == "flatten"
         self.inputs = nn.Linear(config.latent_dim, config.hidden_dim)
         self.embedding = FeatureEmbedding(config.embedding)
-        self.blocks = nn.Sequential(*(Block(config) for _ in range(config.layers)))
+        self.blocks = nn.Sequential(*(MlpBlock(config) for _ in range(config.layers)))
         self.norm = nn.LayerNorm(config.hidden_dim)
         self.mix = nn.Identity() if flat else nn.Sequential(nn.Linear(config.hidden_dim, config.hidden_dim), nn.GELU())
         self.outputs = nn.Linear(config.hidden_dim, config.token_dim * (config.max_tokens if flat else 1))
@@ -112,7 +112,7 @@ class MlpDecoder(nn.Module):
         return torch.where(batch.mask, tokens, 0.0)  # (B, T, D)
 
 
-class Block(nn.Module):
+class MlpBlock(nn.Module):
     """x + W_2 dropout(gelu(W_1 LN(x)))."""
 
     def __init__(self, config: MlpConfig) -> None:

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int64
 from msgspec import Meta
 from torch import Tensor
 
-from wscore.autoencoder.decode_weights import Subjects, subjects
+from wscore.autoencoder.decode_weights import NetworkGroup, subjects
 from wscore.autoencoder.training.behaviour_loss import agreement, behaviour_kl
 from wscore.config import Section
 from wscore.errors import TrainingError
@@ -96,7 +96,7 @@ def alone(windows: TokenBatch, items: np.ndarray) -> NetworkBatch:
     return NetworkBatch._make([*opened, torch.full((count,), -1), torch.ones(count)])
 
 
-class NetworkBatches:
+class SameShapeBatches:
     """Batches of networks that differ in their weights alone; each epoch has an order of its own unless `shuffle` is off.
 
     Args:
@@ -110,7 +110,7 @@ class NetworkBatches:
     """
 
     def __init__(
-        self, cache: TokenCache, groups: Sequence[Subjects], *, first: int, batch_size: int, seed: int, shuffle: bool,
+        self, cache: TokenCache, groups: Sequence[NetworkGroup], *, first: int, batch_size: int, seed: int, shuffle: bool,
         rising: float = 0.0,
     ) -> None:  # fmt: skip
         self.cache, self.groups, self.seed, self.shuffle, self.rising = cache, groups, seed, shuffle, rising
@@ -152,7 +152,9 @@ class Behaviour:
         seed: of the images for validation.
     """
 
-    def __init__(self, groups: Sequence[Subjects], images: Images | Tasks, config: BehaviourConfig, seed: int) -> None:
+    def __init__(
+        self, groups: Sequence[NetworkGroup], images: Images | Tasks, config: BehaviourConfig, seed: int
+    ) -> None:
         self.groups, self.config = groups, config
         self.images = {one.name: one.x_train for one in as_tasks(images).images}
         self.fixed = {}
@@ -197,7 +199,7 @@ def draw_probes(
     return chosen
 
 
-def runnable(cache: TokenCache, zoo: Zoo, split: str, images: Images | Tasks) -> list[Subjects]:
+def runnable(cache: TokenCache, zoo: Zoo, split: str, images: Images | Tasks) -> list[NetworkGroup]:
     """Return the networks of a split, all of which can be run.
 
     Raises:

@@ -39,7 +39,7 @@ class LinearPathConfig(NamedTuple):
     seed: int
 
 
-class Group(NamedTuple):
+class LinearGroupFit(NamedTuple):
     """What a linear path does with the sequences of one signature, entries in the order of their tokens.
 
     Attributes:
@@ -70,7 +70,7 @@ class LinearFit(NamedTuple):
     """
 
     config: LinearConfig
-    groups: list[Group]
+    groups: list[LinearGroupFit]
 
     @torch.no_grad()
     def fill(self, model: Autoencoder) -> None:
@@ -148,7 +148,9 @@ def fitted_to(cache: TokenCache) -> list[Int[np.ndarray, " items"]]:
     ]
 
 
-def _fit_group(cache: TokenCache, members: np.ndarray, config: LinearPathConfig, sensitivity: Sensitivities) -> Group:
+def _fit_group(
+    cache: TokenCache, members: np.ndarray, config: LinearPathConfig, sensitivity: Sensitivities
+) -> LinearGroupFit:
     """Return the basis of items that are alike, fitted to weights in the order of the layout, each times its importance."""
     metric = sensitivity.get(cache.layout(members[0]).identity)
     if metric is not None:
@@ -173,7 +175,7 @@ def _fit_group(cache: TokenCache, members: np.ndarray, config: LinearPathConfig,
 
 def _fit_sensitive(
     cache: TokenCache, members: np.ndarray, config: LinearPathConfig, metric: Float[np.ndarray, "all all"]
-) -> Group:
+) -> LinearGroupFit:
     """Return the basis whose truncation or rounding errors e are small in e^T F e.
 
     With the damped metric F = L L^T and the covariance C of the weights, both mixed as in `symmetric_pca`, coordinates are
@@ -197,7 +199,7 @@ def _fit_sensitive(
     )
     signature = int(cache.keys(members[:1])[0])
     floors = torch.from_numpy(floors[places])
-    return Group(
+    return LinearGroupFit(
         signature, centre, first, second, np.maximum(variances[order], 0).astype(np.float32), floors, undone=True
     )
 
@@ -257,13 +259,13 @@ def oriented(vectors: np.ndarray) -> np.ndarray:
     return vectors * np.where(vectors[largest, np.arange(vectors.shape[1])] < 0, np.float32(-1), np.float32(1))
 
 
-def _unscaled(signature: int, basis: Pca, importance: np.ndarray, floors: np.ndarray) -> Group:
+def _unscaled(signature: int, basis: Pca, importance: np.ndarray, floors: np.ndarray) -> LinearGroupFit:
     """Return the oblique basis for weights of a basis for weights times their importance."""
     vectors, columns = basis.basis.T, importance[:, None]
     parts = (basis.mean / importance, vectors * columns, vectors / columns)
     mean, analysis, synthesis = (torch.from_numpy(np.ascontiguousarray(part, np.float32)) for part in parts)
     variances = basis.variances.astype(np.float32)
-    return Group(signature, mean, analysis, synthesis, variances, torch.from_numpy(floors), undone=False)
+    return LinearGroupFit(signature, mean, analysis, synthesis, variances, torch.from_numpy(floors), undone=False)
 
 
 def _places(cache: TokenCache, item: int) -> Int[np.ndarray, " weights"]:

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from wscore.autoencoder.decode_weights import Subjects
+from wscore.autoencoder.decode_weights import NetworkGroup
 from wscore.autoencoder.training.behaviour_loss import spread
 from wscore.networks.datasets import Tasks, as_tasks
 from wscore.networks.images import Images
@@ -26,8 +26,8 @@ TOGETHER = 512  # networks x images that are run as one
 Sensitivities = Mapping[str, Float[Tensor, "weights weights"]]
 
 
-def sensitivities(
-    cache: TokenCache, groups: Sequence[Subjects], images: Images | Tasks, *, count: int, temperature: float,
+def output_sensitivities(
+    cache: TokenCache, groups: Sequence[NetworkGroup], images: Images | Tasks, *, count: int, temperature: float,
     seed: int,
 ) -> dict[str, Tensor]:  # fmt: skip
     """Return the mean curvature of each layout that is not too large for it.
@@ -67,7 +67,7 @@ def sensitivities(
     return {identity: total / counts[identity] for identity, total in sums.items()}
 
 
-def _draw(tasks: Tasks, group: Subjects, count: int, generator: torch.Generator) -> Tensor:
+def _draw(tasks: Tasks, group: NetworkGroup, count: int, generator: torch.Generator) -> Tensor:
     found = tasks.of(group.task)
     assert found is not None, "networks that can be run have images"
     images = found.x_train
@@ -76,7 +76,7 @@ def _draw(tasks: Tasks, group: Subjects, count: int, generator: torch.Generator)
 
 def _gradients(
     cache: TokenCache,
-    group: Subjects,
+    group: NetworkGroup,
     items: np.ndarray,
     images: Tensor,
     temperature: float,

@@ -49,7 +49,7 @@ class Axes(NamedTuple):
         return math.prod(self.shape)
 
 
-class Part(NamedTuple):
+class TensorPart(NamedTuple):
     """The share of one tensor in a component.
 
     Attributes:
@@ -76,7 +76,7 @@ class Component(NamedTuple):
         units: counts of the units along which deviations count: (), (h,) or (h, f).
     """
 
-    parts: list[Part]
+    parts: list[TensorPart]
     units: tuple[int, ...]
 
     @property
@@ -187,13 +187,13 @@ def components_of(tensors: list[Axes]) -> dict[Key, Component]:
     components: dict[Key, Component] = {TRIVIAL: Component([], ())}
     for number, axes in enumerate(tensors):
         units = {axis: layer for axis, layer in enumerate((axes.row_units, axes.column_units)) if layer >= 0}
-        components[TRIVIAL].parts.append(Part(axes, (), tuple(units)))
+        components[TRIVIAL].parts.append(TensorPart(axes, (), tuple(units)))
         for axis, layer in units.items():
             others = tuple(other for other in units if other != axis)
             found = components.setdefault(("units", layer), Component([], (axes.shape[axis],)))
-            found.parts.append(Part(axes, (axis,), others))
+            found.parts.append(TensorPart(axes, (axis,), others))
         if len(units) == 2:
-            components["pairs", number] = Component([Part(axes, (0, 1), ())], axes.shape[:2])
+            components["pairs", number] = Component([TensorPart(axes, (0, 1), ())], axes.shape[:2])
     return {key: component for key, component in components.items() if component.copies}
 
 

@@ -23,7 +23,7 @@ from wscore.autoencoder.training.behaviour import (
     Behaviour,
     BehaviourConfig,
     NetworkBatch,
-    NetworkBatches,
+    SameShapeBatches,
     alone,
     runnable,
 )
@@ -31,7 +31,7 @@ from wscore.autoencoder.training.contrastive_loss import nt_xent
 from wscore.autoencoder.training.fit_linear_path import LinearFit, LinearPathConfig, fit_linear_path, fitted_to
 from wscore.autoencoder.training.kl_loss import kl_standard_normal
 from wscore.autoencoder.training.reconstruction_loss import reconstruction_loss
-from wscore.autoencoder.training.sensitivity import sensitivities
+from wscore.autoencoder.training.sensitivity import output_sensitivities
 from wscore.config import Section, convert, to_plain
 from wscore.errors import TrainingError
 from wscore.networks.datasets import Tasks
@@ -196,7 +196,7 @@ def with_latent_bits(config: AeConfig, latent_bits: float | None) -> AeConfig:
     return convert(to_plain(config) | {"latent_bits": latent_bits}, AeConfig, where="ae")
 
 
-class Trained(NamedTuple):
+class TrainedAutoencoder(NamedTuple):
     """A trained autoencoder and how it came about.
 
     Attributes:
@@ -248,7 +248,7 @@ class CacheBatches:
             yield alone(self.cache.batch(part), part)
 
 
-class Trainee(nn.Module):
+class TrainingModule(nn.Module):
     """What is trained: the autoencoder and the projection head, which serves the contrastive loss alone."""
 
     def __init__(self, config: AeConfig, sizes: AutoencoderConfig) -> None:
@@ -267,7 +267,7 @@ class Trainee(nn.Module):
         return self.autoencoder(batch, self.code)
 
 
-class Material(NamedTuple):
+class TrainingData(NamedTuple):
     """What an autoencoder is trained on.
 
     Attributes:
@@ -276,8 +276,8 @@ class Material(NamedTuple):
         loss: of a batch.
     """
 
-    train: CacheBatches | NetworkBatches
-    validation: CacheBatches | NetworkBatches
+    train: CacheBatches | SameShapeBatches
+    validation: CacheBatches | SameShapeBatches
     loss: Objective
 
 
@@ -289,7 +289,7 @@ def train_autoencoder(
     images: Images | Tasks | None = None,
     callbacks: Sequence[Callback] = (),
     resume: Path | None = None,
-) -> Trained:
+) -> TrainedAutoencoder:
     """Return an autoencoder trained on the training split, the epoch that is best on the validation split (`ae.select`).
 
     With a linear path, epoch 0 is the PCA from which training starts; it takes part in the choice.
@@ -311,18 +311,22 @@ def train_autoencoder(
     monitor = MONITORS[config.select]
     parts = {"train": material.train, "validation": material.validation}
     parts = parts if trainee.autoencoder.config.linear is not None else {}
-    first = {f"{k}_{name}": v for k, part in parts.items() for name, v in scores(trainee, part, material.loss).items()}
+    first = {
+        f"{k}_{name}": v for k, part in parts.items() for name, v in mean_losses(trainee, part, material.loss).items()
+    }
     initial = copy.deepcopy(trainee.state_dict())
     history = fit(
         trainee, train=material.train, validation=material.validation, loss=material.loss, config=FitConfig.of(config),
-        monitor=monitor, callbacks=callbacks, resume=resume, groups=lambda model: parameter_groups(model, config),
+        monitor=monitor, callbacks=callbacks, resume=resume, groups=lambda model: autoencoder_parameter_groups(model, config),
     )  # fmt: skip
     if first:
         history.rows.insert(0, {"epoch": 0, "step": 0, "lr": 0.0, **first})
         if history.best_epoch == 0:
             trainee.load_state_dict(initial)
     code = latent_code(trainee.autoencoder, cache, config, trainee.widening)
-    return Trained(trainee.autoencoder, code, history, figures(trainee.autoencoder, cache, history, code))
+    return TrainedAutoencoder(
+        trainee.autoencoder, code, history, autoencoder_metrics(trainee.autoencoder, cache, history, code)
+    )
 
 
 def latent_code(
@@ -361,26 +365,26 @@ def _encoded(model: Autoencoder, cache: TokenCache) -> tuple[Tensor, Tensor]:
     return torch.cat(latents), torch.cat(kinds)
 
 
-def prepare(cache: TokenCache, config: AeConfig, zoo: Zoo | None, images: Images | Tasks | None) -> Material:
+def prepare(cache: TokenCache, config: AeConfig, zoo: Zoo | None, images: Images | Tasks | None) -> TrainingData:
     """Return batches and loss: of any windows side by side, or with the behaviour loss of networks that are run together."""
     size = {"batch_size": config.batch_size, "seed": config.seed}
     if not config.behaviour.share:
         train = CacheBatches(cache, cache.indices("train"), shuffle=True, **size)
         validation = CacheBatches(cache, cache.indices("validation"), shuffle=False, **size)
-        return Material(train, validation, objective(config))
+        return TrainingData(train, validation, autoencoder_objective(config))
     if zoo is None or images is None:
         raise TrainingError(
             "the behaviour loss needs the zoo and the images of its task", where="ae.behaviour", fix=REMEDY
         )
     groups, others = (runnable(cache, zoo, split, images) for split in ("train", "validation"))
     rising = config.behaviour.warmup * config.epochs
-    train = NetworkBatches(cache, groups, first=0, shuffle=True, rising=rising, **size)
-    validation = NetworkBatches(cache, others, first=len(groups), shuffle=False, **size)
+    train = SameShapeBatches(cache, groups, first=0, shuffle=True, rising=rising, **size)
+    validation = SameShapeBatches(cache, others, first=len(groups), shuffle=False, **size)
     behaviour = Behaviour([*groups, *others], images, config.behaviour, config.seed)
-    return Material(train, validation, objective(config, behaviour))
+    return TrainingData(train, validation, autoencoder_objective(config, behaviour))
 
 
-def parameter_groups(model: Trainee, config: AeConfig) -> list[dict[str, Any]]:
+def autoencoder_parameter_groups(model: TrainingModule, config: AeConfig) -> list[dict[str, Any]]:
     """Return AdamW's groups: the networks, and without decay the linear paths if they are trained."""
     linear = [
         path for side in (model.autoencoder.encoder, model.autoencoder.decoder) if (path := side.linear) is not None
@@ -395,7 +399,9 @@ def parameter_groups(model: Trainee, config: AeConfig) -> list[dict[str, Any]]:
     return [*groups, {"params": own, "lr_factor": config.linear_lr, "weight_decay": 0.0}] if own else groups
 
 
-def start(cache: TokenCache, config: AeConfig, zoo: Zoo | None = None, images: Images | Tasks | None = None) -> Trainee:
+def start(
+    cache: TokenCache, config: AeConfig, zoo: Zoo | None = None, images: Images | Tasks | None = None
+) -> TrainingModule:
     """Return what is trained as it is before: random, or with a linear path the PCA of the training networks.
 
     With zoo and images it is a PCA of what the networks care about (`ae.sensitivity`).
@@ -411,11 +417,11 @@ def start(cache: TokenCache, config: AeConfig, zoo: Zoo | None = None, images: I
     ):
         groups = runnable(cache, zoo, "train", images)
         options = {"count": config.sensitivity, "temperature": config.behaviour.temperature, "seed": config.seed}
-        known = sensitivities(cache, groups, images, **options)
+        known = output_sensitivities(cache, groups, images, **options)
     linear = fit_linear_path(cache, how, known) if config.linear_path == "pca" else None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(config.seed, "autoencoder"))
-        trainee = Trainee(config, sizes(cache, config, linear))
+        trainee = TrainingModule(config, sizes(cache, config, linear))
     if linear is not None:
         linear.fill(trainee.autoencoder)
         if config.allocation == "waterfilling":
@@ -425,7 +431,7 @@ def start(cache: TokenCache, config: AeConfig, zoo: Zoo | None = None, images: I
 
 
 @torch.no_grad()
-def scores(model: Trainee, batches: CacheBatches | NetworkBatches, loss: Objective) -> dict[str, float]:
+def mean_losses(model: TrainingModule, batches: CacheBatches | SameShapeBatches, loss: Objective) -> dict[str, float]:
     """Return the mean of each scalar of a loss over the items of one pass, in evaluation mode."""
     model.eval()
     sums: dict[str, float] = {}
@@ -439,7 +445,7 @@ def scores(model: Trainee, batches: CacheBatches | NetworkBatches, loss: Objecti
     return {name: value / count for name, value in sums.items()}
 
 
-def objective(config: AeConfig, behaviour: Behaviour | None = None) -> Objective:
+def autoencoder_objective(config: AeConfig, behaviour: Behaviour | None = None) -> Objective:
     """Return the loss (1 - gamma) fit + gamma NT-Xent with fit = (1 - s) reconstruction + s behaviour.
 
     The share s of the behaviour loss is that of the configuration times how far the loss has risen. What is reconstructed
@@ -448,7 +454,7 @@ def objective(config: AeConfig, behaviour: Behaviour | None = None) -> Objective
     """
     rebuilt = reconstruction_loss(config.loss, to_plain(config.loss_weights))
 
-    def loss(model: Trainee, batch: NetworkBatch) -> Losses:
+    def loss(model: TrainingModule, batch: NetworkBatch) -> Losses:
         if model.training:
             batch = interpolated(batch, config.interpolate)
         windows = batch.windows
@@ -486,7 +492,7 @@ def nats_per_weight(posterior: Posterior, batch: TokenBatch) -> Tensor:
     return (kl_standard_normal(posterior.mean, posterior.log_variance) / weights).mean()
 
 
-def contrastive(model: Trainee, windows: TokenBatch, config: AeConfig) -> Tensor:
+def contrastive(model: TrainingModule, windows: TokenBatch, config: AeConfig) -> Tensor:
     """Return NT-Xent between the projected latents of two augmented views of every window."""
     if model.projection is None:
         raise TrainingError("there is no projection head", where="ae.gamma", expected="more than 0")
@@ -526,7 +532,7 @@ def _vae(cache: TokenCache, config: AeConfig) -> VaeConfig:
     )  # fmt: skip
 
 
-def figures(model: Autoencoder, cache: TokenCache, history: History, code: Code) -> dict[str, float]:
+def autoencoder_metrics(model: Autoencoder, cache: TokenCache, history: History, code: Code) -> dict[str, float]:
     """Return size, length of training, validation loss, and R2 of normalised weights on the validation split.
 
     R2 = 1 - sum (x - x^)^2 / sum (x - m)^2 over valid entries, where m is the mean training network of the same layout.

@@ -14,8 +14,8 @@ from torch import Tensor
 from wscore.errors import ModelError
 from wscore.forecasting.config import PredictorConfig
 from wscore.forecasting.models.predictors import Steps, steps_of
-from wscore.forecasting.pca import Pca, fit_pca
-from wscore.forecasting.splits import Material, one_network
+from wscore.forecasting.pca import SnapshotPca, fit_snapshot_pca
+from wscore.forecasting.splits import RunWindows, one_network
 from wscore.forecasting.trajectories.grams import TINY, window_grams
 from wscore.networks.layout import Layout
 
@@ -38,7 +38,7 @@ class Forecaster(ABC):
     def __init__(self, config: PredictorConfig) -> None:
         self.config = config
 
-    def fit(self, known: Sequence[Material], validation: Sequence[Material] = ()) -> None:  # noqa: B027
+    def fit(self, known: Sequence[RunWindows], validation: Sequence[RunWindows] = ()) -> None:  # noqa: B027
         """Learn from windows of trajectories; the base class has nothing to learn.
 
         Args:
@@ -76,7 +76,7 @@ class Damped(Linear):
     a = sum k <y_k, d> / sum k^2 |d|^2 over windows and known horizons k.
     """
 
-    def fit(self, known: Sequence[Material], validation: Sequence[Material] = ()) -> None:  # noqa: ARG002
+    def fit(self, known: Sequence[RunWindows], validation: Sequence[RunWindows] = ()) -> None:  # noqa: ARG002
         """Fit the coefficient at the forecast's stride."""
         product, square = 0.0, 0.0
         steps = torch.tensor(self.config.steps, dtype=torch.float64)
@@ -113,7 +113,7 @@ class RidgeAr(Forecaster):
 
     coefficients: Float[Tensor, "tensor increment horizon"]
 
-    def fit(self, known: Sequence[Material], validation: Sequence[Material] = ()) -> None:  # noqa: ARG002
+    def fit(self, known: Sequence[RunWindows], validation: Sequence[RunWindows] = ()) -> None:  # noqa: ARG002
         """Fit the coefficients of each tensor at the forecast's stride.
 
         Raises:
@@ -145,17 +145,17 @@ class PcaAr(Forecaster):
     z = V^T d, b by ridge regression over the training windows.
     """
 
-    basis: Pca
+    basis: SnapshotPca
     coefficients: Float[Tensor, "rank increment horizon"]
 
-    def fit(self, known: Sequence[Material], validation: Sequence[Material] = ()) -> None:  # noqa: ARG002
+    def fit(self, known: Sequence[RunWindows], validation: Sequence[RunWindows] = ()) -> None:  # noqa: ARG002
         """Find the components and fit an autoregression to each, at the forecast's stride.
 
         Raises:
             ConfigError: if the runs are not of one network.
         """
         one_network(known, "pca_ar")
-        self.basis = fit_pca([part.weights for part in known], self.config.n_components)
+        self.basis = fit_snapshot_pca([part.weights for part in known], self.config.n_components)
         left = right = torch.zeros(())
         for material in known:
             scores = torch.stack([self._scores(row) for row in material.weights]).double()  # (N, R)
@@ -213,7 +213,7 @@ BASELINES: dict[str, type[Forecaster]] = {
 }
 
 
-def fit_baselines(config: PredictorConfig, known: Sequence[Material]) -> dict[str, Forecaster]:
+def fit_baselines(config: PredictorConfig, known: Sequence[RunWindows]) -> dict[str, Forecaster]:
     """Return all baselines by name, fitted to what the predictor learns from."""
     found = {name: kind(config) for name, kind in BASELINES.items()}
     for method in found.values():
@@ -221,7 +221,7 @@ def fit_baselines(config: PredictorConfig, known: Sequence[Material]) -> dict[st
     return found
 
 
-def _windows(config: PredictorConfig, known: Sequence[Material]) -> list[tuple[Tensor, Tensor]]:
+def _windows(config: PredictorConfig, known: Sequence[RunWindows]) -> list[tuple[Tensor, Tensor]]:
     """Return inner products (W, L, c-1+K, c-1+K) and known targets (W, K) of the windows at the forecast's stride."""
     return [
         (window_grams(part.grams, some), torch.from_numpy(some.known).double())

@@ -19,13 +19,13 @@ from torch import Tensor
 from wscore.forecasting.config import PredictorConfig
 from wscore.forecasting.evaluation.baselines import REMEMBERED, fit_baselines
 from wscore.forecasting.evaluation.config import ForecastConfig
-from wscore.forecasting.evaluation.recovery import Probe, Recovery, Score, recover, score_all
-from wscore.forecasting.evaluation.tables import OURS, TRUTH, Coverage, Entry, Head, Judged, Point
+from wscore.forecasting.evaluation.recovery import ProbeScore, Recovery, RecoveryImages, recover, score_all
+from wscore.forecasting.evaluation.tables import OURS, TRUTH, Coverage, Entry, Judged, Point, WindowKey
 from wscore.forecasting.models.per_weight import DiffusionPredictor
 from wscore.forecasting.models.predictors import Steps, WeightPredictor
-from wscore.forecasting.pca import fit_pca
+from wscore.forecasting.pca import fit_snapshot_pca
 from wscore.forecasting.sequences import split_point
-from wscore.forecasting.splits import Plan, learned, windows_between
+from wscore.forecasting.splits import RunSplit, learned, windows_between
 from wscore.forecasting.trajectories.store import Trajectory
 from wscore.networks.layout import Layout
 
@@ -52,9 +52,9 @@ class Present(NamedTuple):
 
 def judge_forecasts(
     model: WeightPredictor,
-    plan: Plan,
+    plan: RunSplit,
     config: PredictorConfig,
-    probes: Sequence[Probe],
+    probes: Sequence[RecoveryImages],
     settings: ForecastConfig,
 ) -> Judged:
     """Return the errors of all methods on all test windows.
@@ -77,7 +77,7 @@ def judge_forecasts(
     return judged
 
 
-def all_methods(model: WeightPredictor, plan: Plan, config: PredictorConfig) -> dict[str, Method]:
+def all_methods(model: WeightPredictor, plan: RunSplit, config: PredictorConfig) -> dict[str, Method]:
     """Return the model and all baselines by name, the latter fitted to what the model has learned from."""
     known = [learned(config, run) for run in plan.training]
     methods: dict[str, Method] = {OURS: model.predict}
@@ -86,7 +86,7 @@ def all_methods(model: WeightPredictor, plan: Plan, config: PredictorConfig) -> 
     return methods | {name: method.predict for name, method in fit_baselines(config, known).items()}
 
 
-def forecast(
+def forecast_window(
     methods: Mapping[str, Method], config: PredictorConfig, run: Trajectory, last: int
 ) -> tuple[Forecasts, Snapshots, list[int]]:
     """Return the forecasts of all methods and the truth from snapshot `last` of a run, and the history they saw.
@@ -119,7 +119,7 @@ class _Judge:
         methods: Mapping[str, Method],
         model: WeightPredictor,
         config: PredictorConfig,
-        probes: Sequence[Probe],
+        probes: Sequence[RecoveryImages],
         settings: ForecastConfig,
         judged: Judged,
         run: Trajectory,
@@ -136,8 +136,8 @@ class _Judge:
         if plane is not None:
             self.judged.points.extend(_points(self.run, TRUTH, 0, range(len(self.run)), plane(self.run.weights)))
         for present in presents(self.config, self.settings, self.run, self.source):
-            forecasts, history, steps = forecast(self.methods, self.config, self.run, present.last)
-            head = Head(self.run.name, self.run.manifest.optimizer, self.source, present.last, present.later)
+            forecasts, history, steps = forecast_window(self.methods, self.config, self.run, present.last)
+            head = WindowKey(self.run.name, self.run.manifest.optimizer, self.source, present.last, present.later)
             probe = self.probe if present.scored else None
             scores = score_all(self.run, forecasts, probe) if probe else {}
             self._entries(head, forecasts, history[-1], steps, scores)
@@ -151,7 +151,12 @@ class _Judge:
                 self.judged.points.extend(_points(self.run, OURS, present.last, numbers, line))
 
     def _entries(
-        self, head: Head, forecasts: Forecasts, last: Tensor, steps: list[int], scores: Mapping[str, list[Score]]
+        self,
+        head: WindowKey,
+        forecasts: Forecasts,
+        last: Tensor,
+        steps: list[int],
+        scores: Mapping[str, list[ProbeScore]],
     ) -> None:
         truth = (forecasts[TRUTH] - last).double()  # (K, D)
         copied = self._by_tensor(truth)  # (K, L)
@@ -161,7 +166,7 @@ class _Judge:
             lengths = change.norm(dim=1) * truth.norm(dim=1)
             cosines = torch.where(lengths > 0, (change * truth).sum(1) / lengths, torch.nan).tolist()
             for number, step in enumerate(steps):
-                own = scores[name][number] if scores else Score(np.nan, np.nan, torch.empty(0))
+                own = scores[name][number] if scores else ProbeScore(np.nan, np.nan, torch.empty(0))
                 same = float((own.classes == scores[TRUTH][number].classes).double().mean()) if scores else np.nan
                 figures = (errors[number].sum(), copied[number].sum())
                 mse, reference = (float(value) / truth.shape[1] for value in figures)
@@ -177,7 +182,7 @@ class _Judge:
         """Return the squared lengths of the tensors of some vectors."""
         return np.add.reduceat(vectors.square().numpy(), self.run.layout.offsets, axis=1)
 
-    def _recoveries(self, head: Head, forecasts: Forecasts, steps: list[int], probe: Probe) -> None:
+    def _recoveries(self, head: WindowKey, forecasts: Forecasts, steps: list[int], probe: RecoveryImages) -> None:
         horizon = min(self.config.extrapolation_steps, steps[-1])
         vectors = {name: forecasts[name][steps.index(horizon)] for name in RECOVERED}
         found = recover(self.run, vectors, head.last, probe, self.settings.recovery_steps)
@@ -186,7 +191,7 @@ class _Judge:
             Recovery(*place, name, count, own.accuracy, own.loss) for name, count, own in found
         )
 
-    def _coverages(self, head: Head, history: Tensor, truth: Tensor, steps: list[int]) -> None:
+    def _coverages(self, head: WindowKey, history: Tensor, truth: Tensor, steps: list[int]) -> None:
         if not isinstance(self.model, DiffusionPredictor):
             return
         bands = self.model.bands(history, self.run.layout, steps)
@@ -206,7 +211,7 @@ def _spread(numbers: list[int], count: int) -> set[int]:
 
 def _plane(run: Trajectory) -> Callable[[Iterable[np.ndarray]], Tensor]:
     """Return the projection of weight vectors on the first two principal components of a run."""
-    basis = fit_pca([run.weights], 2)
+    basis = fit_snapshot_pca([run.weights], 2)
     return lambda rows: torch.stack([basis.components @ (torch.from_numpy(np.array(row)) - basis.mean) for row in rows])
 
 

@@ -61,11 +61,11 @@ def draw_all(tables: Mapping[str, pd.DataFrame], history: Path, folder: Path) ->
         folder: where to.
     """
     draw_skill(tables["summary"], folder / "skill.png")
-    draw_accuracy(tables["summary"], folder / "accuracy.png")
+    draw_forecast_accuracy(tables["summary"], folder / "accuracy.png")
     draw_recovery(tables["recovery"], folder / "recovery.png")
     draw_layers(tables["layers"], folder / "layers.png")
     draw_paths(tables["paths"], folder / "paths.png")
-    draw_training(tables["base"], history, folder / "training.png")
+    draw_predictor_training(tables["base"], history, folder / "training.png")
     if "bands" in tables:
         draw_bands(tables["bands"], folder / "bands.png")
 
@@ -92,7 +92,7 @@ def draw_skill(summary: pd.DataFrame, path: Path) -> None:
         save(canvas, path)
 
 
-def draw_accuracy(summary: pd.DataFrame, path: Path) -> None:
+def draw_forecast_accuracy(summary: pd.DataFrame, path: Path) -> None:
     """Write a PNG with accuracy and loss of the network loaded with each forecast by horizon, a row per split.
 
     Args:
@@ -216,7 +216,7 @@ def draw_bands(bands: pd.DataFrame, path: Path) -> None:
         save(canvas, path)
 
 
-def draw_training(base: pd.DataFrame, history: Path, path: Path) -> None:
+def draw_predictor_training(base: pd.DataFrame, history: Path, path: Path) -> None:
     """Write a PNG with the loss and accuracy of the recorded runs and the loss of the predictor by epoch.
 
     Args:

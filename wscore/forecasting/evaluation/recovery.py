@@ -14,10 +14,10 @@ from wscore.networks.images import Images
 from wscore.networks.inference import scores
 from wscore.networks.layout import Layout
 from wscore.networks.lenet import NetworkSpec, build_network
-from wscore.networks.lenet import run as run_network
+from wscore.networks.lenet import run_networks as run_network
 
 
-class Probe(NamedTuple):
+class RecoveryImages(NamedTuple):
     """Images on which networks are run and trained on.
 
     Attributes:
@@ -39,7 +39,7 @@ class Probe(NamedTuple):
         return manifest.network is not None and manifest.dataset == self.dataset
 
 
-class Score(NamedTuple):
+class ProbeScore(NamedTuple):
     """What one network does on the probe images.
 
     Attributes:
@@ -79,22 +79,22 @@ class Recovery(NamedTuple):
     loss: float
 
 
-def probe(images: Images, count: int) -> Probe:
+def draw_recovery_images(images: Images, count: int) -> RecoveryImages:
     """Return `count` test images of a fixed draw, or all if there are fewer, and all training images."""
     chosen = torch.from_numpy(np.sort(np.random.default_rng(0).permutation(len(images.x_test))[:count]))
-    return Probe(images.name, images.x_test[chosen], images.y_test[chosen], images.x_train, images.y_train)
+    return RecoveryImages(images.name, images.x_test[chosen], images.y_test[chosen], images.x_train, images.y_train)
 
 
-def score(network: nn.Module, layout: Layout, vector: Float[Tensor, " weights"], probe: Probe) -> Score:
+def score(network: nn.Module, layout: Layout, vector: Float[Tensor, " weights"], probe: RecoveryImages) -> ProbeScore:
     """Return what a network with these weights does on the probe images."""
     logits = run_network(network, layout, vector[None], probe.images)
     found = scores(logits, probe.labels)
-    return Score(float(found.accuracy), float(found.loss), logits[0].argmax(-1))
+    return ProbeScore(float(found.accuracy), float(found.loss), logits[0].argmax(-1))
 
 
 def score_all(
-    run: Trajectory, forecasts: Mapping[str, Float[Tensor, "horizon weights"]], probe: Probe
-) -> dict[str, list[Score]]:
+    run: Trajectory, forecasts: Mapping[str, Float[Tensor, "horizon weights"]], probe: RecoveryImages
+) -> dict[str, list[ProbeScore]]:
     """Return the score of every method's forecast at every horizon; equal forecasts are run once."""
     spec = run.manifest.network
     assert spec is not None
@@ -108,8 +108,12 @@ def score_all(
 
 
 def recover(
-    run: Trajectory, vectors: Mapping[str, Float[Tensor, " weights"]], last: int, probe: Probe, steps: Sequence[int]
-) -> Iterator[tuple[str, int, Score]]:
+    run: Trajectory,
+    vectors: Mapping[str, Float[Tensor, " weights"]],
+    last: int,
+    probe: RecoveryImages,
+    steps: Sequence[int],
+) -> Iterator[tuple[str, int, ProbeScore]]:
     """Yield the score of each network after each of some counts of steps of its run's own training, 0 first.
 
     All take the same batches. The optimiser starts anew, without the moments that the run had gathered: they belong to

@@ -16,7 +16,7 @@ NOTABLE = 0.1  # skill below which nothing is foreseen: nine tenths of the chang
 TINY = 1e-30
 
 
-class Head(NamedTuple):
+class WindowKey(NamedTuple):
     """One tested window.
 
     Attributes:
@@ -49,7 +49,7 @@ class Entry(NamedTuple):
         agreement: share of the images on which it answers as the true later network; likewise.
     """
 
-    head: Head
+    head: WindowKey
     horizon: int
     method: str
     mse: float
@@ -71,7 +71,7 @@ class Coverage(NamedTuple):
         aimed: share that they are to hold.
     """
 
-    head: Head
+    head: WindowKey
     horizon: int
     covered: float
     width: float
@@ -150,7 +150,7 @@ class Pooled(NamedTuple):
     skill_positive: float
 
 
-def summary(judged: Judged) -> list[Pooled]:
+def pooled_metrics(judged: Judged) -> list[Pooled]:
     """Return the pooled figures of every split, horizon and method."""
     return [
         _pooled(split, horizon, method, entries)
@@ -159,7 +159,7 @@ def summary(judged: Judged) -> list[Pooled]:
     ]
 
 
-def report(judged: Judged) -> dict[str, Any]:
+def forecast_report(judged: Judged) -> dict[str, Any]:
     """Return the content of metrics/predictor_test.json, by split (`<split>_<optimizer>` where there are several).
 
     <split>.h<horizon>.<method>.<metric>; <split>.recovery.r<steps>.<method>.<metric> of forecasts
@@ -168,7 +168,7 @@ def report(judged: Judged) -> dict[str, Any]:
     them all.
     """
     found: dict[str, Any] = {}
-    for row in summary(judged):
+    for row in pooled_metrics(judged):
         split = found.setdefault(row.split, {"windows": 0.0, "skill_mean": 0.0, "forecastable": 0.0})
         split["windows"] = max(split["windows"], float(row.windows))
         figures = {name: getattr(row, name) for name in METRICS if np.isfinite(getattr(row, name))}
@@ -207,19 +207,19 @@ def by_method(found: Mapping[str, Any], split: str) -> dict[str, dict[str, float
     return methods
 
 
-def sentence(found: Mapping[str, Any]) -> str:
+def forecast_summary_line(found: Mapping[str, Any]) -> str:
     """Return the skill one and the most steps ahead of each split in one line, with a verdict where there is none."""
     return "; ".join(_verdict(split, found[split]) for split in found if not split.endswith("_all"))
 
 
-def tables(judged: Judged) -> dict[str, pd.DataFrame]:
+def forecast_tables(judged: Judged) -> dict[str, pd.DataFrame]:
     """Return the tables that are kept and drawn, by name.
 
     `summary` has the fields of `Pooled`, `paths` those of `Point`, `recovery` and `layers` see below; `skill_<split>`,
     `accuracy_<split>` and `loss_<split>` have a row per horizon and a column per method. Forecasts with bands have `bands`,
     see below, too.
     """
-    rows = summary(judged)
+    rows = pooled_metrics(judged)
     found = {"summary": pd.DataFrame(rows), "paths": pd.DataFrame(judged.points)}
     found |= {"recovery": recoveries(judged), "layers": layers(judged)}
     if judged.coverages:
@@ -302,9 +302,9 @@ def _names(judged: Judged) -> list[str]:
     return found
 
 
-def _belongs(head: Head | Recovery, split: str) -> bool:
+def _belongs(head: WindowKey | Recovery, split: str) -> bool:
     whole = split.removesuffix("_all")
-    names = (head.source, f"{head.source}_{head.optimizer}" if isinstance(head, Head) else head.source)
+    names = (head.source, f"{head.source}_{head.optimizer}" if isinstance(head, WindowKey) else head.source)
     return whole in names and (head.later or split.endswith("_all"))
 
 

@@ -102,22 +102,22 @@ class GramPredictorConfig(PredictorShape):
     """Shape of a `GramPredictor`.
 
     Args:
-        older: further snapshots that it looks at where the history has them, as steps back from the last one. They rise
+        lagged_snapshots: further snapshots where the history has them, as steps back from the last one. They rise
             and are `sequence_length` or more, such as (5, 6, 8) for 5.
-        directions: edges of the parts of a matrix (`wscore.forecasting.models.matrix_parts`), rising; none: a matrix is one part.
-        members: transformers whose coefficients are averaged.
+        rank_splits: edges of the parts of a matrix (see `matrix_parts`), rising; none: a matrix is one part.
+        ensemble_size: transformers whose coefficients are averaged.
     """
 
-    older: tuple[Count, ...]
-    directions: tuple[Count, ...]
-    members: Count
+    lagged_snapshots: tuple[Count, ...]
+    rank_splits: tuple[Count, ...]
+    ensemble_size: Count
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if list(self.older) != sorted({*self.older} - {*range(self.sequence_length)}):
-            raise ValueError(f"older must rise from {self.sequence_length} or more, got {list(self.older)}")
-        if list(self.directions) != sorted(set(self.directions)):
-            raise ValueError(f"directions must rise, got {list(self.directions)}")
+        if list(self.lagged_snapshots) != sorted({*self.lagged_snapshots} - {*range(self.sequence_length)}):
+            raise ValueError(f"lagged_snapshots must rise from {self.sequence_length} or more, got {list(self.older)}")
+        if list(self.rank_splits) != sorted(set(self.rank_splits)):
+            raise ValueError(f"rank_splits must rise, got {list(self.directions)}")
 
     @property
     def reach(self) -> int:
@@ -127,7 +127,7 @@ class GramPredictorConfig(PredictorShape):
     @property
     def back(self) -> tuple[int, ...]:
         """Steps back of all snapshots that it looks at, the oldest first."""
-        return (*reversed(self.older), *range(self.sequence_length - 1, -1, -1))
+        return (*reversed(self.lagged_snapshots), *range(self.sequence_length - 1, -1, -1))
 
 
 class PcaPredictorConfig(PredictorShape):
@@ -153,7 +153,7 @@ class GramMember(nn.Module):
 
     def __init__(self, config: GramPredictorConfig) -> None:
         super().__init__()
-        increments, parts = len(config.back) - 1, len(config.directions) + 1
+        increments, parts = len(config.back) - 1, len(config.rank_splits) + 1
         self.inputs = nn.Linear(3 * increments + 6 + len(KINDS_TOLD_APART) + parts, config.model_dim)
         self.recency = nn.Parameter(0.02 * torch.randn(increments, config.model_dim))
         self.blocks = transformer(config, feed_forward=2)
@@ -174,7 +174,7 @@ class GramMember(nn.Module):
 class GramPredictor(WeightPredictor):
     """w(t + k) = w(t) + s_k sum_i beta[i, k, part] d_i, beta the mean over transformers that differ by chance.
 
-    d_i are the c - 1 last increments, and those between the `older` snapshots before these: zero where the history does not
+    d_i are the c - 1 last increments, and those between the `lagged_snapshots` before these: zero where the history does not
     reach so far back. Those of a weight matrix have three parts, along their strongest directions of inputs and outside of
     these (`matrix_parts`), and each has coefficients of its own. What is known of it are inner products of increments
     (`part_features`). s_k = E / (E + 10 V) makes the forecast shorter where the transformers disagree: E is the squared length
@@ -182,12 +182,12 @@ class GramPredictor(WeightPredictor):
     taught is nearly copied.
     """
 
-    folder_format: ClassVar[int] = 5
+    folder_format: ClassVar[int] = 6
 
     def __init__(self, config: GramPredictorConfig) -> None:
         super().__init__()
         self.config = config
-        self.members = nn.ModuleList(GramMember(config) for _ in range(config.members))
+        self.members = nn.ModuleList(GramMember(config) for _ in range(config.ensemble_size))
 
     @staticmethod
     def upgraded(config: Any, format: int) -> None:  # noqa: A002
@@ -223,7 +223,7 @@ class GramPredictor(WeightPredictor):
         """
         history, chosen = checked(history, layout, self.config, horizons)
         rows = [max(len(history) - 1 - step, 0) for step in self.config.back]
-        recent, edges = self.config.sequence_length - 1, self.config.directions
+        recent, edges = self.config.sequence_length - 1, self.config.rank_splits
         seen = seen_tensors(
             lambda block: increments(history, block, rows).double(), layout, recent, edges, COLUMNS_AT_ONCE
         )

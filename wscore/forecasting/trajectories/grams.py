@@ -140,17 +140,20 @@ def mixed(
 
 
 def shortened(
-    grams: Float[Tensor, "window tensor vector vector"], increments: int, older: int, generator: torch.Generator
+    grams: Float[Tensor, "window tensor vector vector"],
+    increments: int,
+    lagged_snapshots: int,
+    generator: torch.Generator,
 ) -> Float[Tensor, "window tensor vector vector"]:
     """Return windows, half of which have lost a random part of the `older` vectors that follow the increments.
 
     So a network learns what to do at the start of a run, where there is no older history, from all of the run.
     """
     draws = torch.rand(2, len(grams), generator=generator)
-    kept = torch.where(draws[0] < SHORTENED, (draws[1] * (older + 1)).floor(), older)
-    lost = (torch.arange(older) >= kept[:, None]).to(grams.dtype)  # (W, older)
+    kept = torch.where(draws[0] < SHORTENED, (draws[1] * (lagged_snapshots + 1)).floor(), lagged_snapshots)
+    lost = (torch.arange(lagged_snapshots) >= kept[:, None]).to(grams.dtype)  # (W, older)
     on = torch.ones(grams.shape[0], grams.shape[-1], dtype=grams.dtype)
-    on[:, increments : increments + older] -= lost
+    on[:, increments : increments + lagged_snapshots] -= lost
     return grams * on[:, None, :, None] * on[:, None, None, :]
 
 

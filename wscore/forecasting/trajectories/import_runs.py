@@ -34,16 +34,16 @@ from wscore.forecasting.trajectories.store import (
     SnapshotColumns,
     Trajectory,
     open_trajectories,
-    read_manifest,
+    read_run_manifest,
     warn_of_rounding,
-    write_manifest,
+    write_run_manifest,
 )
 from wscore.forecasting.trajectories.train_base import BaseConfig, network_spec
 from wscore.io import atomic_folder, create_array
-from wscore.networks.checkpoints import SUFFIXES, read_state
+from wscore.networks.checkpoints import SUFFIXES, read_network_state
 from wscore.networks.images import Images
 from wscore.networks.layout import Layout, layout_of
-from wscore.networks.lenet import NetworkSpec, judge, network_layout
+from wscore.networks.lenet import NetworkSpec, accuracy_and_loss, network_layout
 
 NUMBER = r"(?<!\d)\d+(?:\.\d+)?(?:[eE][-+]?\d+)?(?!\d)"  # the whole of it, and "-" before it is no sign
 FIELDS = {"run": r"[^/]+?", **dict.fromkeys(("epoch", "step", "batch", "pct", "acc", "loss", "lr"), NUMBER)}
@@ -52,7 +52,7 @@ EXAMPLE = "epoch_{epoch}_batch_{pct}pct_acc_{acc}.pt"
 WIDEST, NARROWEST = 1.5, 0.5  # gaps between snapshots, relative to the middle one, that count as even
 
 
-class Network(NamedTuple):
+class RunFiles(NamedTuple):
     """What the files of all runs hold.
 
     Attributes:
@@ -66,7 +66,7 @@ class Network(NamedTuple):
     first: Path
 
 
-class Found(NamedTuple):
+class SnapshotFile(NamedTuple):
     """One file of a state dict.
 
     Attributes:
@@ -105,7 +105,7 @@ def import_runs(config: BaseConfig, images: Images, out: Path) -> list[Manifest]
     return manifests
 
 
-def find_files(folder: Path, pattern: str | None) -> list[Found]:
+def find_files(folder: Path, pattern: str | None) -> list[SnapshotFile]:
     """Return the state dicts below a folder that a pattern fits; without one, all of them, with their numbers as time.
 
     Raises:
@@ -160,10 +160,10 @@ def _expression(part: str) -> str:
     return f"(?P<{part[1:-1]}>{FIELDS[part[1:-1]]})" if part.startswith("{") else re.escape(part)
 
 
-def _named(path: Path, match: re.Match[str], folder: Path) -> Found:
+def _named(path: Path, match: re.Match[str], folder: Path) -> SnapshotFile:
     fields = {name: text for name, text in match.groupdict().items() if text is not None}
     run = fields.pop("run", None) or _run_of(path.parent, folder)
-    return Found(path, run, {name: float(text) for name, text in fields.items()})
+    return SnapshotFile(path, run, {name: float(text) for name, text in fields.items()})
 
 
 def _run_of(parent: Path, folder: Path) -> str:
@@ -177,11 +177,11 @@ def _by_folder(paths: Iterable[Path]) -> dict[Path, list[Path]]:
     return groups
 
 
-def _by_number(paths: Sequence[Path], folder: Path) -> list[Found]:
+def _by_number(paths: Sequence[Path], folder: Path) -> list[SnapshotFile]:
     """Return the files of one folder, with the one number that differs between their names as `step`."""
     run = _run_of(paths[0].parent, folder)
     if len(paths) == 1:
-        return [Found(paths[0], run, {"step": 0.0})]
+        return [SnapshotFile(paths[0], run, {"step": 0.0})]
     numbers = [re.findall(r"\d+", path.stem) for path in paths]
     columns = list(zip(*numbers, strict=True)) if len({len(row) for row in numbers}) == 1 else []
     varying = [column for column in columns if len(set(column)) > 1]
@@ -190,17 +190,17 @@ def _by_number(paths: Sequence[Path], folder: Path) -> list[Found]:
         raise ConfigError(
             "is needed: the names don't tell the order of the files", where="base.pattern", expected=EXAMPLE, got=got
         )
-    return [Found(path, run, {"step": float(text)}) for path, text in zip(paths, varying[0], strict=True)]
+    return [SnapshotFile(path, run, {"step": float(text)}) for path, text in zip(paths, varying[0], strict=True)]
 
 
-def _in_order(found: Sequence[Found]) -> dict[str, list[Found]]:
+def _in_order(found: Sequence[SnapshotFile]) -> dict[str, list[SnapshotFile]]:
     """Return the files of each run in order of time, checked to be evenly spaced.
 
     Raises:
         DataError: if two are of the same time, or one is missing.
     """
     batches = batches_of(found)
-    runs: dict[str, list[tuple[float, Found]]] = {}
+    runs: dict[str, list[tuple[float, SnapshotFile]]] = {}
     for file in found:
         runs.setdefault(file.run, []).append((_time(file.fields, batches), file))
     ordered = {name: sorted(files, key=lambda item: item[0]) for name, files in sorted(runs.items())}
@@ -209,7 +209,7 @@ def _in_order(found: Sequence[Found]) -> dict[str, list[Found]]:
     return {name: [file for _, file in files] for name, files in ordered.items()}
 
 
-def batches_of(files: Sequence[Found]) -> list[float]:
+def batches_of(files: Sequence[SnapshotFile]) -> list[float]:
     """Return the numbers of batches that occur, in order."""
     return sorted({file.fields["batch"] for file in files if "batch" in file.fields})
 
@@ -224,7 +224,7 @@ def _time(fields: Mapping[str, float], batches: Sequence[float]) -> float:
     return fields.get("epoch", 0.0) + part
 
 
-def _check_spacing(run: str, files: Sequence[tuple[float, Found]]) -> None:
+def _check_spacing(run: str, files: Sequence[tuple[float, SnapshotFile]]) -> None:
     where = f"{files[0][1].path.parent}, run {run}"
     if len(files) < 2:
         raise DataError(
@@ -242,13 +242,13 @@ def _check_spacing(run: str, files: Sequence[tuple[float, Found]]) -> None:
             raise DataError("a snapshot is missing", where=where, expected=expected, got=f"none between {names}")
 
 
-def _network_of(path: Path, config: BaseConfig, images: Images) -> Network:
+def _network_of(path: Path, config: BaseConfig, images: Images) -> RunFiles:
     """Return what a file holds: some formats sort tensors by name, so that their order says nothing."""
-    layout, spec = layout_of(read_state(path)), network_spec(config, images)
+    layout, spec = layout_of(read_network_state(path)), network_spec(config, images)
     known = network_layout(spec)
     if _shapes(layout) == _shapes(known):
-        return Network(known, spec, path)
-    return Network(layout, None, path)
+        return RunFiles(known, spec, path)
+    return RunFiles(layout, None, path)
 
 
 def _shapes(layout: Layout) -> dict[str, tuple[int, ...]]:
@@ -256,14 +256,14 @@ def _shapes(layout: Layout) -> dict[str, tuple[int, ...]]:
 
 
 def _import_run(
-    files: Sequence[Found], number: int, out: Path, config: BaseConfig, network: Network, images: Images
+    files: Sequence[SnapshotFile], number: int, out: Path, config: BaseConfig, network: RunFiles, images: Images
 ) -> Manifest:
     layout, spec, first = network
     folder = out / files[0].run
     folder.mkdir()
     weights = create_array(folder / WEIGHTS, (len(files), layout.size), np.float32)
     for place, file in enumerate(files):
-        state = read_state(file.path)
+        state = read_network_state(file.path)
         if _shapes(layout_of(state)) != _shapes(layout):
             fix = "put the runs of each network into a folder of their own"
             raise DataError("is of another network", where=file.path, expected=f"as {first}", fix=fix)
@@ -287,11 +287,11 @@ def _import_run(
         layout=layout,
         snapshots=msgspec.convert(columns, SnapshotColumns),
     )
-    write_manifest(folder, manifest)
+    write_run_manifest(folder, manifest)
     return manifest
 
 
-def _columns(files: Sequence[Found]) -> dict[str, Any]:
+def _columns(files: Sequence[SnapshotFile]) -> dict[str, Any]:
     fields = {name: [file.fields.get(name) for file in files] for name in FIELDS}
     accuracies = [value for value in fields["acc"] if value is not None]
     unit = 100 if accuracies and max(accuracies) > 1 else 1
@@ -311,11 +311,14 @@ def _scored(
 ) -> dict[str, Any]:
     """Return the columns with losses and accuracies where the names don't tell them."""
     vectors: Tensor = torch.from_numpy(np.asarray(weights))
-    train = judge(spec, vectors, images.x_train[:count], images.y_train[:count])
-    test = judge(spec, vectors, images.x_test[:count], images.y_test[:count])
+    train = accuracy_and_loss(spec, vectors, images.x_train[:count], images.y_train[:count])
+    test = accuracy_and_loss(spec, vectors, images.x_test[:count], images.y_test[:count])
     scores = {"train_loss": train.loss, "test_loss": test.loss, "test_accuracy": test.accuracy}
     filled = {
-        name: [found if told is None else told for told, found in zip(columns[name], values.tolist(), strict=True)]
+        name: [
+            found if predicted is None else predicted
+            for predicted, found in zip(columns[name], values.tolist(), strict=True)
+        ]
         for name, values in scores.items()
     }
     return {**columns, **filled}
@@ -331,7 +334,7 @@ def _check_recordings(folders: Sequence[Path]) -> None:
 
 
 def _copy_recording(folder: Path, name: str, out: Path, images: Images) -> Manifest:
-    manifest = msgspec.structs.replace(read_manifest(folder / MANIFEST), run=name)
+    manifest = msgspec.structs.replace(read_run_manifest(folder / MANIFEST), run=name)
     spec, (channels, size) = manifest.network, images.x_test.shape[1:3]
     if spec is not None and (spec.channels, spec.size) != (channels, size):
         expected, got = f"{spec.channels} x {spec.size} x {spec.size}", f"{channels} x {size} x {size}"
@@ -342,7 +345,7 @@ def _copy_recording(folder: Path, name: str, out: Path, images: Images) -> Manif
         raise DataError("two recordings have one name", where=folder, got=name, fix="rename one of the folders")
     target.mkdir()
     shutil.copyfile(folder / WEIGHTS, target / WEIGHTS)
-    write_manifest(target, manifest)
+    write_run_manifest(target, manifest)
     return manifest
 
 

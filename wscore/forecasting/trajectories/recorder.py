@@ -29,10 +29,10 @@ from wscore.forecasting.trajectories.store import (
     WEIGHTS,
     Manifest,
     SnapshotColumns,
-    read_manifest,
+    read_run_manifest,
     read_weights,
     warn_of_rounding,
-    write_manifest,
+    write_run_manifest,
 )
 from wscore.networks.layout import layout_of
 from wscore.networks.lenet import NetworkSpec
@@ -152,7 +152,7 @@ class Recorder:
         self._snapshot()
 
     def _go_on(self, at: int | None) -> None:
-        known = read_manifest(self.folder / MANIFEST)
+        known = read_run_manifest(self.folder / MANIFEST)
         self._check_same(known)
         kept = [step for step in known.snapshots.step if at is None or step <= at]
         self.steps = kept[-1] if at is None else at
@@ -202,7 +202,7 @@ class Recorder:
 
     def _write_manifest(self) -> None:
         snapshots = msgspec.convert(self.columns, SnapshotColumns)
-        write_manifest(self.folder, msgspec.structs.replace(self._manifest, snapshots=snapshots))
+        write_run_manifest(self.folder, msgspec.structs.replace(self._manifest, snapshots=snapshots))
 
 
 record = Recorder

@@ -99,7 +99,7 @@ class Trajectory:
 
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
-        self.manifest = read_manifest(self.folder / MANIFEST)
+        self.manifest = read_run_manifest(self.folder / MANIFEST)
         self.weights = read_weights(self.folder / WEIGHTS, len(self.manifest.snapshots.step))
         _check(self)
 
@@ -118,7 +118,7 @@ class Trajectory:
         return self.manifest.layout
 
 
-def read_manifest(path: Path) -> Manifest:
+def read_run_manifest(path: Path) -> Manifest:
     """Return the manifest in a file.
 
     Raises:
@@ -130,7 +130,7 @@ def read_manifest(path: Path) -> Manifest:
         raise DataError("is no manifest of a trajectory", where=path, got=error, fix="record it again") from error
 
 
-def write_manifest(folder: Path, manifest: Manifest) -> None:
+def write_run_manifest(folder: Path, manifest: Manifest) -> None:
     """Write the manifest of a trajectory beside its weights."""
     write_json(Path(folder) / MANIFEST, to_plain(manifest))
 
@@ -139,7 +139,7 @@ def write_trajectory(folder: Path, manifest: Manifest, weights: Float[np.ndarray
     """Write a trajectory that is in memory."""
     Path(folder).mkdir(parents=True, exist_ok=True)
     np.save(Path(folder) / WEIGHTS, np.ascontiguousarray(weights, dtype=np.float32), allow_pickle=False)
-    write_manifest(folder, manifest)
+    write_run_manifest(folder, manifest)
 
 
 def read_weights(path: Path, count: int) -> np.ndarray:

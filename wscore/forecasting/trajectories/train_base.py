@@ -30,11 +30,11 @@ from torch import Tensor, nn
 from wscore.config import Section, load_machine, to_plain
 from wscore.errors import ConfigError, TrainingError
 from wscore.forecasting.trajectories.optimizers import OptimizerSpec, make_optimizer
-from wscore.forecasting.trajectories.store import WEIGHTS, Manifest, SnapshotColumns, write_manifest
+from wscore.forecasting.trajectories.store import WEIGHTS, Manifest, SnapshotColumns, write_run_manifest
 from wscore.io import atomic_folder, content_hash, read_json, read_tensors, source_code, write_json, write_tensors
 from wscore.networks.images import Images, ImagesConfig
 from wscore.networks.layout import Layout, layout_of
-from wscore.networks.lenet import NetworkSpec, build_network, find_builder, judge
+from wscore.networks.lenet import NetworkSpec, accuracy_and_loss, build_network, find_builder
 from wscore.parallel import workers_here
 from wscore.training.schedule import Schedule, rate
 
@@ -172,7 +172,7 @@ class Recipe(NamedTuple):
         return self.cache / f"{self.optimizer.name}-{self.optimizer.lr!r}-seed-{self.seed}"
 
 
-class Progress(Section):
+class RunProgress(Section):
     """How far a run has come.
 
     Args:
@@ -208,7 +208,7 @@ def record_runs(config: BaseConfig, images: Images, out: Path, further: Sequence
         for manifest, recipe in zip(manifests, recipes, strict=True):
             (folder / manifest.run).mkdir()
             shutil.copyfile(recipe.folder / WEIGHTS, folder / manifest.run / WEIGHTS)
-            write_manifest(folder / manifest.run, manifest)
+            write_run_manifest(folder / manifest.run, manifest)
     _discard(recipes)
     return manifests
 
@@ -230,7 +230,7 @@ def _recipes(config: BaseConfig, images: Images, first: Images, *, prefix: str) 
         raise ConfigError("makes another network", where=where, expected=expected, got=got, fix="leave it out")
     build_network(spec)
     snapshot_steps(config, len(images.x_train))
-    cache = CACHE / identity(config, images)
+    cache = CACHE / run_identity(config, images)
     pairs = [(optimizer, seed) for optimizer in config.optimizers for seed in config.seeds]
     recipes = [Recipe(config, optimizer, seed, spec, cache, prefix) for optimizer, seed in pairs]
     for recipe in recipes:
@@ -248,7 +248,7 @@ def _plain(name: str) -> str:
     return name.replace("/", "-")
 
 
-def identity(config: BaseConfig, images: Images) -> str:
+def run_identity(config: BaseConfig, images: Images) -> str:
     """Return a hash of what decides the bits of every run: parameters, images, code, version of torch."""
     plain = {key: value for key, value in to_plain(config).items() if key not in FREE}
     own = inspect.getsourcefile(find_builder(config.network))
@@ -257,7 +257,7 @@ def identity(config: BaseConfig, images: Images) -> str:
     return content_hash(msgspec.json.encode(plain), *content, *sources, torch.__version__)
 
 
-def report(manifests: Sequence[Manifest]) -> dict[str, float]:
+def recording_report(manifests: Sequence[Manifest]) -> dict[str, float]:
     """Return the figures of metrics/base.json: means over the runs at their end, and counts."""
     ends = {name: [_known(getattr(run.snapshots, name)[-1]) for run in manifests] for name in SCORES}
     return {
@@ -270,9 +270,9 @@ def report(manifests: Sequence[Manifest]) -> dict[str, float]:
     }
 
 
-def sentence(manifests: Sequence[Manifest]) -> str:
+def recording_summary_line(manifests: Sequence[Manifest]) -> str:
     """Return the headline of a recording in one line."""
-    found = report(manifests)
+    found = recording_report(manifests)
     size = f"{found['runs']:.0f} runs of {manifests[0].network_name} ({found['weights']:,.0f} weights)"
     counts = sorted({len(run.snapshots.step) for run in manifests})
     count = f"{counts[0]:,}" if len(counts) == 1 else f"{counts[0]:,} to {counts[-1]:,}"
@@ -351,7 +351,7 @@ class _Recording:
         return self._manifest()
 
     def _epoch(self, epoch: int) -> None:
-        batches = shuffled(len(self.x), self.config.batch_size, self.recipe.seed, epoch)
+        batches = epoch_batches(len(self.x), self.config.batch_size, self.recipe.seed, epoch)
         due = set(self.steps)
         for number, chosen in enumerate(batches, start=epoch * self.steps_per_epoch + 1):
             for group in self.optimizer.param_groups:
@@ -392,7 +392,7 @@ class _Recording:
             column.append(value)
 
     def _scores(self, vector: np.ndarray, x: Tensor, y: Tensor, count: int | None) -> tuple[float, float]:
-        judged = judge(self.spec, torch.from_numpy(vector)[None], x[:count], y[:count])
+        judged = accuracy_and_loss(self.spec, torch.from_numpy(vector)[None], x[:count], y[:count])
         return float(judged.accuracy[0]), float(judged.loss[0])
 
     def _last(self) -> bool:
@@ -417,7 +417,7 @@ class _Recording:
         path = self.recipe.folder / PROGRESS
         if not path.is_file():
             return 0
-        progress = msgspec.convert(read_json(path), Progress)
+        progress = msgspec.convert(read_json(path), RunProgress)
         tensors = read_tensors(self.recipe.folder / STATE.format(progress.epoch))
         self.network.load_state_dict(_below(tensors, "network"))
         moments: dict[int, dict[str, Tensor]] = {}
@@ -453,7 +453,7 @@ def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     }
 
 
-def shuffled(count: int, batch_size: int, seed: int, epoch: int) -> Iterator[Tensor]:
+def epoch_batches(count: int, batch_size: int, seed: int, epoch: int) -> Iterator[Tensor]:
     """Yield the image numbers of each batch of an epoch; the order is a function of seed and epoch only."""
     order = torch.from_numpy(np.random.default_rng([seed, epoch]).permutation(count))
     yield from order.split(batch_size)

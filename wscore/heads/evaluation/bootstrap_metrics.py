@@ -15,13 +15,13 @@ def binary(
 ) -> dict[str, Values]:
     """Return accuracy, precision, recall, f1, roc_auc and average_precision of a label."""
     said = probability >= 0.5
-    hits, true, told = (weights @ part.astype(float) for part in (said & truth, truth, said))
+    hits, true, predicted = (weights @ part.astype(float) for part in (said & truth, truth, said))
     other = weights.sum(axis=1) - true
     both = (true > 0) & (other > 0)
     found = {
-        "precision": hits / np.maximum(told, 1.0),
+        "precision": hits / np.maximum(predicted, 1.0),
         "recall": ratio(hits, true),
-        "f1": ratio(2 * hits, true + told),
+        "f1": ratio(2 * hits, true + predicted),
         "roc_auc": ratio(_area(truth, probability, weights), true * other),
         "average_precision": ratio(_precision_sum(truth, probability, weights), true),
     }
@@ -53,9 +53,9 @@ def classes(
 ) -> dict[str, Values]:
     """Return accuracy, macro_f1 (over the classes that occur) and majority (share of the commonest class)."""
     count = int(max(truth.max(initial=0), predicted.max(initial=0))) + 1
-    true, told = (weights @ np.eye(count)[part] for part in (truth, predicted))  # (B, K)
+    true, predicted = (weights @ np.eye(count)[part] for part in (truth, predicted))  # (B, K)
     hits = weights @ (np.eye(count)[truth] * (truth == predicted)[:, None])
-    f1 = np.where(true > 0, ratio(2 * hits, true + told), np.nan)
+    f1 = np.where(true > 0, ratio(2 * hits, true + predicted), np.nan)
     return {
         "accuracy": mean(truth == predicted, weights),
         "macro_f1": _over(f1),

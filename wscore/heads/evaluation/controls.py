@@ -30,7 +30,7 @@ TOGETHER = 256  # networks whose weights are held at once
 STRENGTHS = tuple(10.0**exponent for exponent in range(-3, 6))  # of the ridge penalty, per unit of latent variance
 
 
-class Rows(NamedTuple):
+class ControlInputs(NamedTuple):
     """What controls are given about networks.
 
     Attributes:
@@ -51,7 +51,7 @@ class Rows(NamedTuple):
 
     def take(self, rows: Bool[np.ndarray, " rows"] | Int[np.ndarray, " taken"]) -> "Rows":
         """Return some of the networks."""
-        return Rows(*(part[rows] for part in self[:-1]), names=self.names)
+        return ControlInputs(*(part[rows] for part in self[:-1]), names=self.names)
 
 
 class Case(NamedTuple):
@@ -69,23 +69,23 @@ class Case(NamedTuple):
     """
 
     target: Target
-    train: Rows
+    train: ControlInputs
     train_values: Float[np.ndarray, " train"]
-    validation: Rows
+    validation: ControlInputs
     validation_values: Float[np.ndarray, " validation"]
-    test: Rows
+    test: ControlInputs
     iterations: int
     seed: int
 
 
-def mean(case: Case) -> Float[np.ndarray, "rows width"]:
+def training_mean(case: Case) -> Float[np.ndarray, "rows width"]:
     """Return the mean of the training networks for every network."""
     return np.repeat(_columns(case.target, case.train_values).mean(axis=0)[None], len(case.test.shapes), axis=0)
 
 
 def shapes(case: Case) -> Float[np.ndarray, "rows width"]:
     """Return for every network the mean of the training networks with the same shapes."""
-    columns, found = _columns(case.target, case.train_values), mean(case)
+    columns, found = _columns(case.target, case.train_values), training_mean(case)
     for number in np.intersect1d(case.train.shapes, case.test.shapes):
         found[case.test.shapes == number] = columns[case.train.shapes == number].mean(axis=0)
     return found
@@ -96,7 +96,7 @@ def linear_probe(case: Case) -> Float[np.ndarray, "rows width"]:
     return _ridge(case, *(part.latents for part in (case.train, case.validation, case.test)))
 
 
-def pca(case: Case) -> Float[np.ndarray, "rows width"]:
+def pca_probe(case: Case) -> Float[np.ndarray, "rows width"]:
     """Return the same as `linear_probe` on principal components of the weights."""
     return _ridge(case, *(part.components for part in (case.train, case.validation, case.test)))
 
@@ -105,7 +105,7 @@ def hyperparameters(case: Case) -> Float[np.ndarray, "rows width"]:
     """Return what gradient boosting makes of the hyperparameters; the mean if none is there or none varies."""
     kept = varying(case.train.hyperparameters)
     if not kept.size:
-        return mean(case)
+        return training_mean(case)
     train, validation = (
         Known(part.hyperparameters[:, kept], values)
         for part, values in ((case.train, case.train_values), (case.validation, case.validation_values))
@@ -142,10 +142,10 @@ def statistics(case: Case) -> Boost:
 
 
 CONTROLS: dict[str, Callable[[Case], Float[np.ndarray, "rows width"]]] = {
-    "mean": mean,
+    "mean": training_mean,
     "shapes": shapes,
     "linear_probe": linear_probe,
-    "pca": pca,
+    "pca": pca_probe,
     "hyperparameters": hyperparameters,
     "statistics": lambda case: statistics(case).answers,
 }

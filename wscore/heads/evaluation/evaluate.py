@@ -30,7 +30,7 @@ from wscore.heads.evaluation import bootstrap_metrics as resampled
 from wscore.heads.evaluation.config import EvaluateHeadsConfig
 from wscore.heads.evaluation.controls import (
     Case,
-    Rows,
+    ControlInputs,
     controls_of,
     hyperparameter_numbers,
     shape_numbers,
@@ -42,16 +42,15 @@ from wscore.heads.evaluation.metrics import (
     Outputs,
     aggregate,
     hamming_loss,
-    is_given_away,
     is_one_valued,
+    is_shape_leaked,
     known_rows,
     regression_scores,
     subset_accuracy,
     target_scores,
-    told,
 )
-from wscore.heads.targets import Binary, Continuous, Discrete, Encoded, Targets, encode
-from wscore.heads.train import HeadsConfig, PropertyHead, predict
+from wscore.heads.targets import Binary, Continuous, Discrete, Encoded, Targets, encode_targets
+from wscore.heads.train import HeadsConfig, PropertyHead, predict_properties
 from wscore.heads.weight_statistics import statistics_table
 from wscore.zoo.store import Zoo
 
@@ -59,7 +58,7 @@ OURS, STATISTICS = "ours", "statistics"
 LABEL_METRICS = ("f1", "precision", "recall", "roc_auc", "average_precision")
 
 
-class Verdict(NamedTuple):
+class HeadResults(NamedTuple):
     """What the held-out networks say about one head and its controls.
 
     Attributes:
@@ -86,13 +85,13 @@ class Verdict(NamedTuple):
         return self.table["run_id"].to_numpy(dtype=str)
 
 
-def describe(zoo: Zoo, data: HeadData, heads: HeadsConfig, config: EvaluateHeadsConfig) -> Rows:
+def control_inputs(zoo: Zoo, data: HeadData, heads: HeadsConfig, config: EvaluateHeadsConfig) -> ControlInputs:
     """Return what the controls are given about the networks of a table, in its order."""
     rows = data.table["row"].to_numpy(dtype=int)
     layouts = [zoo.layout(row) for row in rows.tolist()]
     train = (data.table["split"] == "train").to_numpy()
     values, names = statistics_table(zoo)
-    return Rows(
+    return ControlInputs(
         latents=data.latents,
         statistics=values[rows],
         names=names,
@@ -102,7 +101,7 @@ def describe(zoo: Zoo, data: HeadData, heads: HeadsConfig, config: EvaluateHeads
     )
 
 
-def judge(head: PropertyHead, data: HeadData, rows: Rows, config: EvaluateHeadsConfig) -> Verdict:
+def evaluate(head: PropertyHead, data: HeadData, rows: ControlInputs, config: EvaluateHeadsConfig) -> HeadResults:
     """Return what a head and its controls predict for the test networks.
 
     Args:
@@ -122,11 +121,11 @@ def judge(head: PropertyHead, data: HeadData, rows: Rows, config: EvaluateHeadsC
     test = data.part("test")
     if not len(test.table):
         raise DataError("there is no test network", where="heads", fix="make more runs, or raise tokens.test_fraction")
-    encoded = encode(head.targets, data.table)
+    encoded = encode_targets(head.targets, data.table)
     split = data.table["split"].to_numpy(dtype=str)
     importance: dict[str, dict[str, float]] = {}
     controls = controls_of(head.task)
-    outputs: dict[str, Outputs] = {OURS: predict(head, test)} | {name: {} for name in controls}
+    outputs: dict[str, Outputs] = {OURS: predict_properties(head, test)} | {name: {} for name in controls}
     for number, target in enumerate(head.targets):
         train, validation = ((split == name) & encoded.known[:, number] for name in ("train", "validation"))
         case = Case(
@@ -146,10 +145,10 @@ def judge(head: PropertyHead, data: HeadData, rows: Rows, config: EvaluateHeadsC
         outputs[STATISTICS][target.name] = told_by.answers
         importance[target.name] = {rows.names[k]: gain for k, gain in told_by.gains.items()}
     held_out = Encoded(encoded.values[split == "test"], encoded.known[split == "test"])
-    return Verdict(head.task, head.targets, test.table, held_out, outputs, head.intervals, importance)
+    return HeadResults(head.task, head.targets, test.table, held_out, outputs, head.intervals, importance)
 
 
-def report(verdict: Verdict, config: EvaluateHeadsConfig) -> dict[str, Any]:
+def heads_report(verdict: HeadResults, config: EvaluateHeadsConfig) -> dict[str, Any]:
     """Return counts, the metrics of every method, and the targets that call for a remark (`metrics/heads_test.json`).
 
     The remarks are `given_away_by_shape` (1 if the shape-only control tells a label nearly always, else 0),
@@ -164,10 +163,10 @@ def report(verdict: Verdict, config: EvaluateHeadsConfig) -> dict[str, Any]:
         ends = bounds(resampling(verdict, outputs, weights)) if len(weights) else {}
         found[method] |= {name: value for name, value in ends.items() if name.rpartition("_")[0] in found[method]}
     found[OURS] |= coverage(verdict, weights)
-    given = {target.name: float(target.name in given_away(verdict)) for target in verdict.targets}
+    given = {target.name: float(target.name in shape_leaked_names(verdict)) for target in verdict.targets}
     named = [target.name for target in verdict.targets if not isinstance(target, Continuous)]
     remarks = {
-        "given_away_by_shape": {name: given[name] for name in named},
+        "shape_leaked": {name: given[name] for name in named},
         "one_valued": dict.fromkeys(sorted(one_valued(verdict)), 1.0),
         "unseen": unseen(verdict),
     }
@@ -177,7 +176,7 @@ def report(verdict: Verdict, config: EvaluateHeadsConfig) -> dict[str, Any]:
     return found | {name: remark for name, remark in remarks.items() if remark}
 
 
-def coverage(verdict: Verdict, weights: Weights) -> dict[str, float]:
+def coverage(verdict: HeadResults, weights: Weights) -> dict[str, float]:
     """Return how the prediction intervals of the head did, for a task of a single number with intervals.
 
     `coverage` is the share of the test networks whose true value lies inside, `coverage_aim` what was asked for,
@@ -196,7 +195,7 @@ def coverage(verdict: Verdict, weights: Weights) -> dict[str, float]:
     return {**found, "interval_width": float(np.mean(high - low)), **ends}
 
 
-def sentence(found: Mapping[str, Any]) -> str:
+def heads_summary_line(found: Mapping[str, Any]) -> str:
     """Return the headline of all tasks in one line: ours, and the weight statistics in brackets."""
     parts = []
     for task, result in found.items():
@@ -206,13 +205,13 @@ def sentence(found: Mapping[str, Any]) -> str:
     return f"heads on held-out runs (weight statistics in brackets): {', '.join(parts) or 'nothing can be judged'}"
 
 
-def one_valued(verdict: Verdict) -> set[str]:
+def one_valued(verdict: HeadResults) -> set[str]:
     """Return the targets whose known true values are all the same, or of which none is known."""
     values, known = verdict.encoded
     return {t.name for number, t in enumerate(verdict.targets) if is_one_valued(values[known[:, number], number])}
 
 
-def unseen(verdict: Verdict) -> dict[str, float]:
+def unseen(verdict: HeadResults) -> dict[str, float]:
     """Return for each vocabulary that lacks one how many test networks have a name outside it."""
     counts = {
         target.name: float(np.sum(verdict.table[target.name].notna().to_numpy() & ~verdict.encoded.known[:, number]))
@@ -222,17 +221,17 @@ def unseen(verdict: Verdict) -> dict[str, float]:
     return {name: count for name, count in counts.items() if count}
 
 
-def given_away(verdict: Verdict) -> set[str]:
+def shape_leaked_names(verdict: HeadResults) -> set[str]:
     """Return the labels and names that the shapes of the tensors alone tell."""
     shapes = verdict.outputs["shapes"]
     return {
         target.name
         for number, target in enumerate(verdict.targets)
-        if is_given_away(target, *known_rows(target, number, shapes, verdict.encoded))
+        if is_shape_leaked(target, *known_rows(target, number, shapes, verdict.encoded))
     }
 
 
-def scores_of(verdict: Verdict, outputs: Outputs) -> dict[str, dict[str, float]]:
+def scores_of(verdict: HeadResults, outputs: Outputs) -> dict[str, dict[str, float]]:
     """Return all metrics of each target; those of a number in its scaled space and, prefixed `raw_`, in raw units."""
     found = {}
     for number, target in enumerate(verdict.targets):
@@ -244,7 +243,7 @@ def scores_of(verdict: Verdict, outputs: Outputs) -> dict[str, dict[str, float]]
 
 
 def raw_values(
-    verdict: Verdict, target: Continuous, outputs: Outputs
+    verdict: HeadResults, target: Continuous, outputs: Outputs
 ) -> tuple[Float[np.ndarray, " known"], Float[np.ndarray, " known"]]:
     """Return true and predicted values of a number in raw units, for the networks of which it is known."""
     truth = target.raw(verdict.table)
@@ -252,26 +251,26 @@ def raw_values(
     return truth[known], target.restore(outputs[target.name][known, 0])
 
 
-def _labels(verdict: Verdict, outputs: Outputs) -> dict[str, float]:
-    scores, alike, given = scores_of(verdict, outputs), one_valued(verdict), given_away(verdict)
+def _labels(verdict: HeadResults, outputs: Outputs) -> dict[str, float]:
+    scores, alike, given = scores_of(verdict, outputs), one_valued(verdict), shape_leaked_names(verdict)
     judged = [name for name in scores if name not in alike]
     hidden = [name for name in judged if name not in given]
     wrong = (_label_matrix(verdict, outputs) != _truth(verdict)) & verdict.encoded.known
     return {
         **_means(scores, judged, {f"macro_{metric}": metric for metric in LABEL_METRICS}),
-        **_means(scores, hidden, {"macro_f1_not_given_away": "f1"}),
+        **_means(scores, hidden, {"macro_f1_not_shape_leaked": "f1"}),
         "hamming_loss": hamming_loss(wrong, verdict.encoded.known),
         "subset_accuracy": subset_accuracy(wrong, verdict.encoded.known),
         **_main(verdict, scores),
     }
 
 
-def _scalar(verdict: Verdict, outputs: Outputs) -> dict[str, float]:
+def _scalar(verdict: HeadResults, outputs: Outputs) -> dict[str, float]:
     found = regression_scores(*raw_values(verdict, _only(verdict), outputs))
     return {name: value for name, value in found.items() if name != "n"}
 
 
-def _mixed(verdict: Verdict, outputs: Outputs) -> dict[str, float]:
+def _mixed(verdict: HeadResults, outputs: Outputs) -> dict[str, float]:
     scores, alike = scores_of(verdict, outputs), one_valued(verdict)
     judged = [target for target in verdict.targets if target.name not in alike]
     numbers = [target.name for target in judged if isinstance(target, Continuous)]
@@ -284,7 +283,7 @@ def _mixed(verdict: Verdict, outputs: Outputs) -> dict[str, float]:
     }
 
 
-def resampled_scores(verdict: Verdict, outputs: Outputs, weights: Weights) -> dict[str, dict[str, Values]]:
+def resampled_scores(verdict: HeadResults, outputs: Outputs, weights: Weights) -> dict[str, dict[str, Values]]:
     """Return the metrics of each target under weightings of the networks, under the names of `scores_of`."""
     found = {}
     for number, target in enumerate(verdict.targets):
@@ -293,7 +292,7 @@ def resampled_scores(verdict: Verdict, outputs: Outputs, weights: Weights) -> di
         if isinstance(target, Binary):
             found[target.name] = resampled.binary(true >= 0.5, said[:, 0], weights[:, known])
         elif isinstance(target, Discrete):
-            found[target.name] = resampled.classes(true.astype(int), told(target, said), weights[:, known])
+            found[target.name] = resampled.classes(true.astype(int), predicted_classes(target, said), weights[:, known])
         else:
             scaled = resampled.regression(true, said[:, 0].astype(float), weights[:, known])
             raw = resampled.regression(*raw_values(verdict, target, outputs), weights[:, known])
@@ -301,8 +300,8 @@ def resampled_scores(verdict: Verdict, outputs: Outputs, weights: Weights) -> di
     return found
 
 
-def _resampled_labels(verdict: Verdict, outputs: Outputs, weights: Weights) -> dict[str, Values]:
-    scores, alike, given = resampled_scores(verdict, outputs, weights), one_valued(verdict), given_away(verdict)
+def _resampled_labels(verdict: HeadResults, outputs: Outputs, weights: Weights) -> dict[str, Values]:
+    scores, alike, given = resampled_scores(verdict, outputs, weights), one_valued(verdict), shape_leaked_names(verdict)
     judged = [name for name in scores if name not in alike]
     hidden = [name for name in judged if name not in given]
     known = verdict.encoded.known
@@ -310,20 +309,20 @@ def _resampled_labels(verdict: Verdict, outputs: Outputs, weights: Weights) -> d
     some = known.any(axis=1)
     return {
         **_resampled_means(scores, judged, {f"macro_{metric}": metric for metric in LABEL_METRICS}),
-        **_resampled_means(scores, hidden, {"macro_f1_not_given_away": "f1"}),
+        **_resampled_means(scores, hidden, {"macro_f1_not_shape_leaked": "f1"}),
         "hamming_loss": (weights @ wrong.sum(axis=1)) / np.maximum(weights @ known.sum(axis=1), 1),
         "subset_accuracy": mean(~wrong[some].any(axis=1), weights[:, some]),
         **{f"{name}_f1": scores[name]["f1"] for name in judged},
     }
 
 
-def _resampled_scalar(verdict: Verdict, outputs: Outputs, weights: Weights) -> dict[str, Values]:
+def _resampled_scalar(verdict: HeadResults, outputs: Outputs, weights: Weights) -> dict[str, Values]:
     target = _only(verdict)
     known = verdict.encoded.known[:, 0]
     return resampled.regression(*raw_values(verdict, target, outputs), weights[:, known])
 
 
-def _resampled_mixed(verdict: Verdict, outputs: Outputs, weights: Weights) -> dict[str, Values]:
+def _resampled_mixed(verdict: HeadResults, outputs: Outputs, weights: Weights) -> dict[str, Values]:
     scores, alike = resampled_scores(verdict, outputs, weights), one_valued(verdict)
     judged = [target for target in verdict.targets if target.name not in alike]
     numbers = [target.name for target in judged if isinstance(target, Continuous)]
@@ -349,12 +348,12 @@ def _resampled_means(
     return {name: resampled.average([scores[target][metric] for target in targets]) for name, metric in metrics.items()}
 
 
-SUMMARIES: dict[str, Callable[[Verdict, Outputs], dict[str, float]]] = {
+SUMMARIES: dict[str, Callable[[HeadResults, Outputs], dict[str, float]]] = {
     "patterns": _labels,
     "accuracy": _scalar,
     "hyperparameters": _mixed,
 }
-RESAMPLED: dict[str, Callable[[Verdict, Outputs, Weights], dict[str, Values]]] = {
+RESAMPLED: dict[str, Callable[[HeadResults, Outputs, Weights], dict[str, Values]]] = {
     "patterns": _resampled_labels,
     "accuracy": _resampled_scalar,
     "hyperparameters": _resampled_mixed,
@@ -370,22 +369,22 @@ def _means(
     return {name: float(np.mean([scores[target][metric] for target in targets])) for name, metric in metrics.items()}
 
 
-def _main(verdict: Verdict, scores: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+def _main(verdict: HeadResults, scores: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
     """Return the main metric of each target for which it is defined."""
     mains = {target.name: MAIN[type(target)] for target in verdict.targets}
     return {f"{name}_{main}": scores[name][main] for name, main in mains.items() if main in scores[name]}
 
 
-def _truth(verdict: Verdict) -> np.ndarray:
+def _truth(verdict: HeadResults) -> np.ndarray:
     return verdict.encoded.values >= 0.5
 
 
-def _only(verdict: Verdict) -> Continuous:
+def _only(verdict: HeadResults) -> Continuous:
     """Return the one target of a task that is a single number."""
     (target,) = verdict.targets
     assert isinstance(target, Continuous)
     return target
 
 
-def _label_matrix(verdict: Verdict, outputs: Outputs) -> np.ndarray:
+def _label_matrix(verdict: HeadResults, outputs: Outputs) -> np.ndarray:
     return np.column_stack([outputs[target.name][:, 0] >= 0.5 for target in verdict.targets])

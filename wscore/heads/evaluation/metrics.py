@@ -17,7 +17,7 @@ from wscore.heads.targets import Binary, Continuous, Discrete, Encoded, Target, 
 
 Outputs = dict[str, Float[np.ndarray, "rows _"]]
 MAIN = {Binary: "f1", Continuous: "r2", Discrete: "accuracy"}  # the one metric of a target in compact tables
-GIVEN_AWAY = 0.99  # balanced accuracy of the shape-only control from which on a label counts as given away
+SHAPE_LEAKED = 0.99  # balanced accuracy of the shape-only control from which on a label counts as given away
 
 
 def is_one_valued(values: Shaped[np.ndarray, " rows"]) -> bool:
@@ -96,7 +96,7 @@ def target_scores(
     if isinstance(target, Binary):
         return binary_scores(encoded >= 0.5, outputs[:, 0])
     if isinstance(target, Discrete):
-        return class_scores(encoded.astype(int), told(target, outputs))
+        return class_scores(encoded.astype(int), predicted_classes(target, outputs))
     return regression_scores(encoded.astype(float), outputs[:, 0].astype(float))
 
 
@@ -157,10 +157,10 @@ def cut_skill(target: Target, outputs: Float[np.ndarray, "rows width"], encoded:
 
 def hit_share(target: Target, outputs: Float[np.ndarray, "rows width"], encoded: Float[np.ndarray, " rows"]) -> float:
     """Return the share of the true classes of a `Binary` or `Discrete` target that are told rightly."""
-    return float(np.mean(told(target, outputs) == encoded))
+    return float(np.mean(predicted_classes(target, outputs) == encoded))
 
 
-def told(target: Target, outputs: Float[np.ndarray, "rows width"]) -> Int[np.ndarray, " rows"]:
+def predicted_classes(target: Target, outputs: Float[np.ndarray, "rows width"]) -> Int[np.ndarray, " rows"]:
     """Return the predicted class of each row: 0 or 1 of a label, the likeliest of a vocabulary."""
     return (outputs[:, 0] >= 0.5).astype(int) if isinstance(target, Binary) else outputs.argmax(axis=1)
 
@@ -180,7 +180,7 @@ def known_rows(
     return outputs[target.name][rows], encoded.values[rows, number].astype(float)
 
 
-def is_given_away(
+def is_shape_leaked(
     target: Target, outputs: Float[np.ndarray, "rows width"], encoded: Float[np.ndarray, " rows"]
 ) -> bool:
     """Return whether outputs (of the shape-only control) hit a label nearly always: balanced accuracy at least 0.99.
@@ -190,9 +190,9 @@ def is_given_away(
     """
     if isinstance(target, Continuous) or is_one_valued(encoded):
         return False
-    predicted = told(target, outputs)
+    predicted = predicted_classes(target, outputs)
     recalls = [np.mean(predicted[encoded == value] == value) for value in np.unique(encoded)]
-    return bool(np.mean(recalls) >= GIVEN_AWAY)
+    return bool(np.mean(recalls) >= SHAPE_LEAKED)
 
 
 def _statistic(result: Any) -> float:

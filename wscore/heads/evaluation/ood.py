@@ -15,8 +15,8 @@ import pandas as pd
 from wscore.errors import DataError
 from wscore.heads.dataset import HeadData
 from wscore.heads.evaluation.config import EvaluateHeadsConfig
-from wscore.heads.evaluation.controls import Rows, weight_components
-from wscore.heads.evaluation.evaluate import judge, report
+from wscore.heads.evaluation.controls import ControlInputs, weight_components
+from wscore.heads.evaluation.evaluate import evaluate, heads_report
 from wscore.heads.features import FeaturesConfig, probe_block
 from wscore.heads.train import HeadsConfig, fit_targets, train_head
 from wscore.zoo.store import Zoo
@@ -29,7 +29,7 @@ def judge_held_out(
     column: Ood,
     zoo: Zoo,
     data: HeadData,
-    rows: Rows,
+    rows: ControlInputs,
     heads: HeadsConfig,
     features: FeaturesConfig,
     config: EvaluateHeadsConfig,
@@ -94,7 +94,7 @@ def _judge_one(
     value: str,
     zoo: Zoo,
     data: HeadData,
-    rows: Rows,
+    rows: ControlInputs,
     heads: HeadsConfig,
     features: FeaturesConfig,
     config: EvaluateHeadsConfig,
@@ -110,10 +110,12 @@ def _judge_one(
     size = rows.components.shape[1]
     rows = rows._replace(components=weight_components(zoo, numbers, train, components=size, seed=config.seed))
     kept = learnable(heads, column, here.part("train").table)
-    return {task: report(judge(train_head(task, kept, here)[0], here, rows, config), config) for task in kept.tasks}
+    return {
+        task: heads_report(evaluate(train_head(task, kept, here)[0], here, rows, config), config) for task in kept.tasks
+    }
 
 
-def headline(found: dict[str, dict[str, Any]]) -> str:
+def ood_summary_line(found: dict[str, dict[str, Any]]) -> str:
     """Return in words how often the head is at least as good as the weight statistics, over tasks and held-out kinds."""
     pairs = [
         (result["ours"][name], result["statistics"][name])

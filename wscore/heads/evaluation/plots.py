@@ -54,7 +54,7 @@ def draw_roc(table: pd.DataFrame, path: Path) -> None:
         for panel, (target, curves) in zip(axes, groups, strict=False):
             for name, curve in curves.groupby("method", sort=False):
                 x, y = curve["false_positive_rate"], curve["true_positive_rate"]
-                panel.plot(x, y, color=method_colour(str(name)), label=METHODS.get(str(name), str(name)))
+                panel.plot(x, y, color=head_method_colour(str(name)), label=METHODS.get(str(name), str(name)))
             label(panel, title=str(target), x="false positive rate", y="true positive rate")
         _finish(axes, len(groups))
         save(canvas, path)
@@ -71,8 +71,8 @@ def draw_names(table: pd.DataFrame, path: Path) -> None:
     columns = min(COLUMNS, len(groups))
     rows = -(-len(groups) // columns)
     with figure(rows=rows, columns=columns, title="Names told by the head on held-out networks") as (canvas, axes):
-        for panel, (target, told) in zip(axes, groups, strict=False):
-            _confusion(panel, told)
+        for panel, (target, predicted) in zip(axes, groups, strict=False):
+            _confusion(panel, predicted)
             label(panel, title=str(target), x="predicted", y="true")
         _finish(axes, len(groups), legend=False)
         save(canvas, path)
@@ -108,7 +108,7 @@ def draw_importance(table: pd.DataFrame, path: Path) -> None:
     with figure(rows=rows, columns=columns, title=title, panel=(3.6, 3.0)) as (canvas, axes):
         for panel, (target, shares) in zip(axes, groups, strict=False):
             some = shares.iloc[::-1]
-            panel.barh(some["statistic"], some["share"], color=method_colour("statistics"))
+            panel.barh(some["statistic"], some["share"], color=head_method_colour("statistics"))
             panel.grid(visible=False, axis="y")
             label(panel, title=str(target), x="share of the gain")
         _finish(axes, len(groups), legend=False)
@@ -124,7 +124,7 @@ DRAWINGS: dict[str, Callable[[pd.DataFrame, Path], None]] = {
 }
 
 
-def method_colour(method: str) -> str:
+def head_method_colour(method: str) -> str:
     """Return the colour that a method has in all figures."""
     return colour(method, COLOURS.get(method, 0))
 
@@ -139,7 +139,7 @@ def _scatter(axes: Axes, rows: pd.DataFrame, method: str) -> None:
         truth, predicted = np.maximum(truth, low), np.maximum(predicted, low)
         axes.set(xscale="log", yscale="log")
     axes.plot([low, high], [low, high], color=colour("truth"), linewidth=0.8)
-    axes.scatter(truth, predicted, s=6, alpha=0.5, color=method_colour(method), linewidths=0)
+    axes.scatter(truth, predicted, s=6, alpha=0.5, color=head_method_colour(method), linewidths=0)
 
 
 def _confusion(axes: Axes, rows: pd.DataFrame) -> None:
@@ -161,7 +161,11 @@ def _bars(axes: Axes, mains: pd.DataFrame) -> None:
     for number, method in enumerate(methods):
         shift = (number - (len(methods) - 1) / 2) * width
         axes.bar(
-            places + shift, wide[method].clip(lower=-0.2), width, color=method_colour(method), label=METHODS[method]
+            places + shift,
+            wide[method].clip(lower=-0.2),
+            width,
+            color=head_method_colour(method),
+            label=METHODS[method],
         )
     axes.set_xticks(places, [f"{target}\n({metric})" for target, metric in wide.index], rotation=30, ha="right")
     axes.grid(visible=False, axis="x")

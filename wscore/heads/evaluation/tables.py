@@ -8,7 +8,7 @@ from sklearn.metrics import roc_curve
 
 from wscore.evaluation.bootstrap import bounds, run_weights
 from wscore.heads.evaluation.config import EvaluateHeadsConfig
-from wscore.heads.evaluation.evaluate import OURS, Verdict, one_valued, raw_values, resampled_scores, scores_of
+from wscore.heads.evaluation.evaluate import OURS, HeadResults, one_valued, raw_values, resampled_scores, scores_of
 from wscore.heads.evaluation.metrics import MAIN
 from wscore.heads.targets import Binary, Continuous, Discrete
 
@@ -16,7 +16,7 @@ MOST = 12  # statistics named per target
 KEYS = ("model_id", "run_id", "checkpoint")
 
 
-def tables(verdict: Verdict, config: EvaluateHeadsConfig) -> dict[str, pd.DataFrame]:
+def heads_tables(verdict: HeadResults, config: EvaluateHeadsConfig) -> dict[str, pd.DataFrame]:
     """Return the tables of a verdict by name, those that have no row left out.
 
     They are `scores`, `points`, `roc`, `names` and `importance`.
@@ -25,7 +25,7 @@ def tables(verdict: Verdict, config: EvaluateHeadsConfig) -> dict[str, pd.DataFr
     return {name: table for name, table in found.items() if len(table)}
 
 
-def score_table(verdict: Verdict, config: EvaluateHeadsConfig) -> pd.DataFrame:
+def score_table(verdict: HeadResults, config: EvaluateHeadsConfig) -> pd.DataFrame:
     """Return target, method, metric, value, ends of its interval, and `main`.
 
     `main` is 1 for the one metric that stands for the target. The ends `low` and `high` of the 95% interval over runs
@@ -45,7 +45,7 @@ def score_table(verdict: Verdict, config: EvaluateHeadsConfig) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def point_table(verdict: Verdict) -> pd.DataFrame:
+def point_table(verdict: HeadResults) -> pd.DataFrame:
     """Return ids, target, scale, the true value and that of each method in raw units, for each known number."""
     parts = []
     for number, target in enumerate(verdict.targets):
@@ -61,7 +61,7 @@ def point_table(verdict: Verdict) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 
-def roc_table(verdict: Verdict) -> pd.DataFrame:
+def roc_table(verdict: HeadResults) -> pd.DataFrame:
     """Return target, method, threshold, false and true positive rate of the labels that have both values."""
     parts, alike = [], one_valued(verdict)
     for number, target in enumerate(verdict.targets):
@@ -75,7 +75,7 @@ def roc_table(verdict: Verdict) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 
-def name_table(verdict: Verdict) -> pd.DataFrame:
+def name_table(verdict: HeadResults) -> pd.DataFrame:
     """Return ids, target, the true name and what each method says, for each known name."""
     parts = []
     for number, target in enumerate(verdict.targets):
@@ -88,7 +88,7 @@ def name_table(verdict: Verdict) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 
-def importance_table(verdict: Verdict) -> pd.DataFrame:
+def importance_table(verdict: HeadResults) -> pd.DataFrame:
     """Return target, statistic and share of the gain of the boosted trees of the weight statistics, `MOST` per target."""
     rows = [
         {"target": target, "statistic": name, "share": share}
@@ -98,7 +98,7 @@ def importance_table(verdict: Verdict) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-TABLES: dict[str, Callable[[Verdict], pd.DataFrame]] = {
+TABLES: dict[str, Callable[[HeadResults], pd.DataFrame]] = {
     "points": point_table,
     "roc": roc_table,
     "names": name_table,
@@ -106,5 +106,5 @@ TABLES: dict[str, Callable[[Verdict], pd.DataFrame]] = {
 }
 
 
-def _keys(verdict: Verdict, known: np.ndarray) -> pd.DataFrame:
+def _keys(verdict: HeadResults, known: np.ndarray) -> pd.DataFrame:
     return pd.DataFrame(verdict.table.loc[known, list(KEYS)]).reset_index(drop=True)

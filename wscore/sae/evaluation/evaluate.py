@@ -20,13 +20,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from wscore.autoencoder.evaluation.controls import Group, MeanNetwork, Method
+from wscore.autoencoder.evaluation.controls import LayoutGroup, MeanNetwork, Method
 from wscore.autoencoder.models.autoencoder import Decoder
 from wscore.errors import DataError, ModelError
 from wscore.evaluation.config import EvaluateConfig
 from wscore.io import read_json
 from wscore.networks.layout import Layout
-from wscore.sae.dataset import LatentRows, Rows, open_rows, stream
+from wscore.sae.dataset import LatentRows, NetworkRows, open_rows, stream
 from wscore.sae.losses import hoyer_sparseness
 from wscore.sae.model import SparseAutoencoder, TiedWeightSparseAutoencoder
 from wscore.sae.rows import Scatter, UnitBatch, UnitRows
@@ -50,7 +50,7 @@ class Dictionary(NamedTuple):
     """
 
     model: Model
-    rows: Rows
+    rows: NetworkRows
     input: str
 
     def kinds(self, rows: np.ndarray) -> np.ndarray:
@@ -127,7 +127,7 @@ class RowMean(NamedTuple):
     mean: Float[Tensor, " width"]
 
     @classmethod
-    def fit(cls, rows: Rows) -> "RowMean":
+    def fit(cls, rows: NetworkRows) -> "RowMean":
         """Return the mean of the training rows."""
         total, count = torch.zeros(rows.width, dtype=torch.float64), torch.zeros(rows.width, dtype=torch.float64)
         for _, batch in stream(rows, rows.rows_of("train")):
@@ -248,7 +248,7 @@ class RowMethod:
     def __init__(self, dictionary: Dictionary, rebuild: Rebuild, size: float, maker: "NetworkMaker") -> None:
         self.dictionary, self.rebuild, self.size, self.maker = dictionary, rebuild, size, maker
 
-    def restore(self, group: Group) -> np.ndarray:
+    def restore(self, group: LayoutGroup) -> np.ndarray:
         """Return networks of rebuilt rows."""
         return self.maker(group.layout, group.rows, self.rows(group.rows))
 

@@ -86,7 +86,7 @@ class Property(NamedTuple):
     values: Float[np.ndarray, " networks"]
 
 
-class Score(NamedTuple):
+class PropertyScore(NamedTuple):
     """How a property goes with each latent.
 
     Attributes:
@@ -140,7 +140,7 @@ def properties(table: pd.DataFrame) -> list[Property]:
 
 def rank_score(
     activations: Float[np.ndarray, "networks latent"], prop: Property, strata: Int[np.ndarray, " networks"]
-) -> Score:
+) -> PropertyScore:
     """Return how the ranks of activations go with a property, ranks being taken within strata.
 
     With a and y the ranks, centred within each stratum s of n_s networks: z = sum a y / sqrt(sum_s sum a^2 sum y^2 /
@@ -167,7 +167,7 @@ def rank_score(
         pairs += count * of_y if prop.binary else 0.0  # sum y^2 = n1 n0 / n
     scale = np.full(latents, pairs) if prop.binary else np.sqrt(squares_a * squares_y)
     effect = np.divide(product, scale, out=np.zeros(latents), where=scale > 0) + (0.5 if prop.binary else 0.0)
-    return Score(effect, np.divide(product, np.sqrt(variance), out=np.zeros(latents), where=variance > 0))
+    return PropertyScore(effect, np.divide(product, np.sqrt(variance), out=np.zeros(latents), where=variance > 0))
 
 
 class Sample(NamedTuple):
@@ -199,7 +199,7 @@ def sample(found: Activity, zoo: Zoo) -> Sample:
     return Sample(found.shares[last], table, np.unique(table["layout"].astype(str), return_inverse=True)[1])
 
 
-def explain(train: Sample, test: Sample, alive: np.ndarray, scope: Scope, level: float) -> pd.DataFrame:
+def match_properties(train: Sample, test: Sample, alive: np.ndarray, scope: Scope, level: float) -> pd.DataFrame:
     """Return for each live latent the property chosen on the training runs, and how it does on the held-out ones.
 
     Columns: latent, scope, property, kind (binary or number), score (AUROC or rank correlation on held-out runs),
@@ -240,10 +240,10 @@ def explain_features(
     parts, figures = [], {"alive": float(len(alive))}
     first, second = sample(train, zoo), sample(test, zoo)
     for number, scope in enumerate(SCOPES):
-        table = explain(first, second, alive, scope, config.level)
+        table = match_properties(first, second, alive, scope, config.level)
         random = np.random.default_rng((config.seed, number))
         shuffled = [
-            explain(first.shuffled(scope, random), second.shuffled(scope, random), alive, scope, config.level)
+            match_properties(first.shuffled(scope, random), second.shuffled(scope, random), alive, scope, config.level)
             for _ in range(config.shuffles)
         ]
         figures |= {

@@ -7,17 +7,17 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from wscore.autoencoder.evaluation.plots import draw_accuracy, draw_agreement, draw_errors
+from wscore.autoencoder.evaluation.plots import draw_agreement_by_family, draw_errors, draw_rebuilt_accuracy
 from wscore.plots.style import BLUE, colour, figure, label, save, unavailable
 from wscore.plots.training_curves import draw_curves, read_history
 from wscore.sae.evaluation.feature_images import Portrait
 
 PARTS = {"loss": "total", "reconstruction": "reconstruction", "sparsity": "sparsity"}
 PER_PAGE, ACROSS = 12, 4
-DRAWINGS = {"accuracy": draw_accuracy, "agreement": draw_agreement, "errors": draw_errors}
+DRAWINGS = {"accuracy": draw_rebuilt_accuracy, "agreement": draw_agreement_by_family, "errors": draw_errors}
 
 
-def draw_training(history: Path, path: Path) -> None:
+def draw_sae_training(history: Path, path: Path) -> None:
     """Write a PNG of total loss, reconstruction and sparsity by epoch, on the training and the validation split."""
     with figure(columns=len(PARTS), title="Sparse dictionary: training", panel=(3.8, 3.0)) as (canvas, axes):
         for (metric, name), panel in zip(PARTS.items(), axes, strict=True):

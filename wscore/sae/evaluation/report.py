@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from wscore.autoencoder.evaluation.evaluate import OURS, Probe, Verdict, held_out, judge
-from wscore.autoencoder.evaluation.report import report, tables
+from wscore.autoencoder.evaluation.evaluate import OURS, AutoencoderResults, ProbeImages, evaluate, held_out
+from wscore.autoencoder.evaluation.report import autoencoder_report, autoencoder_tables
 from wscore.autoencoder.models.autoencoder import Decoder
 from wscore.evaluation.config import EvaluateConfig
 from wscore.sae.evaluation.evaluate import (
@@ -23,7 +23,7 @@ from wscore.sae.evaluation.evaluate import (
 )
 from wscore.sae.evaluation.explain import ExplainConfig, activity, explain_features
 from wscore.sae.evaluation.feature_images import Portrait, portraits
-from wscore.sae.evaluation.steering import Steering, summary
+from wscore.sae.evaluation.steering import Steering, steering_metrics
 from wscore.tokens.cache import TokenCache
 from wscore.zoo.store import Zoo
 
@@ -46,7 +46,7 @@ class SparseVerdict(NamedTuple):
     portraits: list[Portrait]
 
 
-class Material(NamedTuple):
+class EvaluationData(NamedTuple):
     """What a dictionary is judged on.
 
     Attributes:
@@ -58,12 +58,12 @@ class Material(NamedTuple):
 
     zoo: Zoo
     cache: TokenCache
-    probe: Probe
+    probe: ProbeImages
     decoder: Callable[[], Decoder]
 
 
 def judge_dictionary(
-    dictionary: Dictionary, material: Material, config: EvaluateConfig, explaining: ExplainConfig
+    dictionary: Dictionary, material: EvaluationData, config: EvaluateConfig, explaining: ExplainConfig
 ) -> SparseVerdict:
     """Return what a dictionary does on the test split, beside its controls."""
     mean, chosen = RowMean.fit(dictionary.rows), dictionary.rows.rows_of("test")
@@ -80,9 +80,9 @@ def judge_dictionary(
         "codes": codes.figures,
         **figures,
         "features": counts,
-        "steering": dict(summary(steered)),
+        "steering": dict(steering_metrics(steered)),
     }
-    kept = {name: table.rename(columns={OURS: "dictionary"}) for name, table in tables(verdict).items()}
+    kept = {name: table.rename(columns={OURS: "dictionary"}) for name, table in autoencoder_tables(verdict).items()}
     kept |= {"features": features, "steering": steered, **_latents(codes)}
     drawn = portraits(dictionary, material.zoo, train, codes, features, explaining.drawn)
     return SparseVerdict(found, kept, codes, drawn)
@@ -90,20 +90,20 @@ def judge_dictionary(
 
 def fidelity(
     dictionary: Dictionary,
-    material: Material,
+    material: EvaluationData,
     maker: NetworkMaker,
     mean: RowMean,
     codes: CodeStatistics,
     config: EvaluateConfig,
-) -> tuple[dict[str, Any], Verdict]:
+) -> tuple[dict[str, Any], AutoencoderResults]:
     """Return what becomes of held-out networks that are rebuilt from few numbers per row, by method."""
     rank = max(1, round(codes.figures["l0"]))
     ways = sparse_methods(dictionary, maker, mean, rank)
-    verdict = judge(
+    verdict = evaluate(
         material.zoo, held_out(material.cache, config), ways, material.probe, cache=material.cache,
         batch_size=config.batch_size,
     )  # fmt: skip
-    found = report(verdict, config)
+    found = autoencoder_report(verdict, config)
     add_recovered(found)
     for name, value in unexplained(dictionary, ways, dictionary.rows.rows_of("test"), mean).items():
         found[name]["fvu"] = value

@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from wscore.autoencoder.evaluation.evaluate import Probe
+from wscore.autoencoder.evaluation.evaluate import ProbeImages
 from wscore.autoencoder.evaluation.fidelity import repair
 from wscore.networks.layout import Layout
 from wscore.sae.evaluation.evaluate import CodeStatistics, Dictionary, NetworkMaker
@@ -47,7 +47,7 @@ class Steering:
     """
 
     def __init__(
-        self, dictionary: Dictionary, maker: NetworkMaker, zoo: Zoo, probe: Probe, config: ExplainConfig
+        self, dictionary: Dictionary, maker: NetworkMaker, zoo: Zoo, probe: ProbeImages, config: ExplainConfig
     ) -> None:
         self.dictionary, self.maker, self.zoo, self.probe, self.config = dictionary, maker, zoo, probe, config
 
@@ -134,7 +134,7 @@ class Steering:
         return answers
 
 
-def summary(table: pd.DataFrame) -> Mapping[str, float]:
+def steering_metrics(table: pd.DataFrame) -> Mapping[str, float]:
     """Return means over the steered features, and for how many the feature changes more answers than random ones do."""
     if table.empty:
         return {"features": 0.0}

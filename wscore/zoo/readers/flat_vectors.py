@@ -15,17 +15,17 @@ from torch import Tensor
 from wscore.errors import ConfigError, DataError
 from wscore.io import content_hash
 from wscore.networks.checkpoints import BROKEN, load_file
-from wscore.networks.records import Found, Refused, RejectedError
+from wscore.networks.records import RawNetwork, Rejected, RejectedError
 from wscore.zoo.config import ReadingConfig, ZooConfig
-from wscore.zoo.readers.folder import find_folder, natural, stamp
-from wscore.zoo.readers.ingest import Plan
+from wscore.zoo.readers.folder import find_folder, natural_key, stamp
+from wscore.zoo.readers.ingest import ReadPlan
 from wscore.zoo.readers.metadata import flattened, present
 
 ROWS_PER_SHARD = 512
 KERAS_LEAVES = {"kernel": "weight", "bias": "bias"}
 
 
-def plan_vectors(config: ZooConfig) -> Plan:
+def plan_vectors(config: ZooConfig) -> ReadPlan:
     """Return how a folder `weights/*.pt` of flat vectors is read.
 
     A file holds a tensor (networks, weights), a list of vectors, a list of (properties, vector), or a mapping from names
@@ -38,7 +38,7 @@ def plan_vectors(config: ZooConfig) -> Plan:
     """
     folder = find_folder(config)
     inner = folder / "weights" if (folder / "weights").is_dir() else folder
-    paths = sorted((p for p in inner.iterdir() if p.suffix in (".pt", ".pth")), key=lambda p: natural(p.name))
+    paths = sorted((p for p in inner.iterdir() if p.suffix in (".pt", ".pth")), key=lambda p: natural_key(p.name))
     if not paths:
         raise DataError("no vectors here", where=f"zoo.path={folder}", expected="weights/*.pt")
     known = content_hash(stamp(paths), str(folder.resolve()))
@@ -46,10 +46,10 @@ def plan_vectors(config: ZooConfig) -> Plan:
     origin = {"source": config.source, "path": str(config.path), "dataset": config.reading.dataset}
     held = ", ".join(path.name for path in paths[:8])
     empty = f"no data set of zoo.reading.dataset={config.reading.dataset} is in {held}; joint reads all"
-    return Plan(read, [str(path.resolve()) for path in paths], [], known, origin, empty)
+    return ReadPlan(read, [str(path.resolve()) for path in paths], [], known, origin, empty)
 
 
-def read_vectors(reading: ReadingConfig, file: str) -> Iterator[Found | Refused]:
+def read_vectors(reading: ReadingConfig, file: str) -> Iterator[RawNetwork | Rejected]:
     """Yield the networks of one file of vectors."""
     path = Path(file)
     try:
@@ -62,9 +62,9 @@ def read_vectors(reading: ReadingConfig, file: str) -> Iterator[Found | Refused]
                     break
                 yield _network(f"{path.stem}/{dataset}/{number}", dataset, row, reading)
     except RejectedError as error:
-        yield Refused(path.name, error.reason, error.detail)
+        yield Rejected(path.name, error.reason, error.detail)
     except BROKEN as error:
-        yield Refused(path.name, "unreadable", " ".join(f"{type(error).__name__}: {error}".split())[:200])
+        yield Rejected(path.name, "unreadable", " ".join(f"{type(error).__name__}: {error}".split())[:200])
 
 
 def _data_sets(content: Any, name: str) -> Iterator[tuple[str, Sequence[Any]]]:
@@ -84,16 +84,16 @@ def _rows(value: Any, found: Any) -> Sequence[Any]:
     raise RejectedError("no_checkpoint", f"{type(found).__name__} instead of vectors")
 
 
-def _network(name: str, dataset: str, row: Any, reading: ReadingConfig) -> Found | Refused:
+def _network(name: str, dataset: str, row: Any, reading: ReadingConfig) -> RawNetwork | Rejected:
     properties: dict[str, Any] = {}
     if isinstance(row, tuple | list) and len(row) == 2 and isinstance(row[0], Mapping):
         properties, row = dict(row[0]), row[1]
     if not isinstance(row, Tensor):
-        return Refused(name, "no_checkpoint", f"{type(row).__name__} instead of a vector")
+        return Rejected(name, "no_checkpoint", f"{type(row).__name__} instead of a vector")
     vector = row.reshape(-1).float()
     longest = reading.max_len
     if longest is not None and len(vector) > longest:
-        return Refused(name, "too_large", f"{len(vector):,} weights; zoo.reading.max_len is {longest:,}")
+        return Rejected(name, "too_large", f"{len(vector):,} weights; zoo.reading.max_len is {longest:,}")
     info = properties.pop("layer_info", None)
     metadata = {"dataset": dataset, **flattened({str(key): value for key, value in properties.items()})}
     vector, scaling = _normalised(vector, reading.normalize)
@@ -103,15 +103,15 @@ def _network(name: str, dataset: str, row: Any, reading: ReadingConfig) -> Found
         vector = torch.cat([vector, vector.new_zeros(longest - len(vector))])
     shapes = {str(key): tuple(map(int, shape)) for key, shape in info} if info else reading.layout
     try:
-        state = cut(vector, shapes, exact=longest is None) if shapes else {"weights": vector}
+        state = split_vector(vector, shapes, exact=longest is None) if shapes else {"weights": vector}
     except RejectedError as error:
-        return Refused(name, error.reason, error.detail)
+        return Rejected(name, error.reason, error.detail)
     run = str(metadata.get("run_id", metadata.get("run", name)))
     metadata.pop("run_id", None)
-    return Found(name, run, None, state, metadata)
+    return RawNetwork(name, run, None, state, metadata)
 
 
-def cut(vector: Tensor, shapes: Mapping[str, tuple[int, ...]], *, exact: bool = True) -> dict[str, Tensor]:
+def split_vector(vector: Tensor, shapes: Mapping[str, tuple[int, ...]], *, exact: bool = True) -> dict[str, Tensor]:
     """Return a flat vector as tensors by name; what is left over becomes `padding` unless the cut must be exact.
 
     Raises:
@@ -134,7 +134,7 @@ def _normalised(vector: Tensor, how: str) -> tuple[Tensor, dict[str, float]]:
     return (vector - shift) / scale, {"weight_shift": shift, "weight_scale": scale}
 
 
-class Rows(NamedTuple):
+class VectorRows(NamedTuple):
     """Some rows of the small-CNN zoo.
 
     Attributes:
@@ -150,7 +150,7 @@ class Rows(NamedTuple):
     checkpoints: list[float | None]
 
 
-def plan_small_cnns(config: ZooConfig) -> Plan:
+def plan_small_cnns(config: ZooConfig) -> ReadPlan:
     """Return how `weights.npy` (networks, weights), `metrics.csv` (also .csv.gz, as published) and `layout.csv` are read.
 
     `layout.csv` names each tensor (varname), its place (start_idx, end_idx) and its shape, kernels as TensorFlow has
@@ -181,12 +181,12 @@ def plan_small_cnns(config: ZooConfig) -> Plan:
     pieces = [_piece(metrics, start, run, step) for start in range(0, len(metrics), ROWS_PER_SHARD)]
     known = content_hash(stamp(paths), str(folder.resolve()), run, step)
     origin = {"source": config.source, "path": str(config.path)}
-    return Plan(functools.partial(read_rows, str(paths[0].resolve()), tensors), pieces, [], known, origin)
+    return ReadPlan(functools.partial(read_rows, str(paths[0].resolve()), tensors), pieces, [], known, origin)
 
 
 def read_rows(
-    file: str, tensors: list[tuple[str, int, int, tuple[int, ...]]], piece: Rows
-) -> Iterator[Found | Refused]:
+    file: str, tensors: list[tuple[str, int, int, tuple[int, ...]]], piece: VectorRows
+) -> Iterator[RawNetwork | Rejected]:
     """Yield some rows of a matrix of weights."""
     weights = _mapped(Path(file))
     for place, known in enumerate(piece.metadata):
@@ -196,17 +196,17 @@ def read_rows(
             tensor = row[start:end].reshape(shape)
             axes = (tensor.ndim - 1, tensor.ndim - 2, *range(tensor.ndim - 2)) if tensor.ndim > 1 else (0,)
             state[name] = tensor.permute(axes).contiguous() if tensor.ndim else tensor
-        yield Found(f"row-{piece.start + place:06d}", piece.runs[place], piece.checkpoints[place], state, known)
+        yield RawNetwork(f"row-{piece.start + place:06d}", piece.runs[place], piece.checkpoints[place], state, known)
 
 
-def _piece(metrics: pd.DataFrame, start: int, run: str, step: str) -> Rows:
+def _piece(metrics: pd.DataFrame, start: int, run: str, step: str) -> VectorRows:
     some = metrics.iloc[start : start + ROWS_PER_SHARD]
     rows = [present(row) for row in some.to_dict("records")]
     runs = [str(row.get(run, f"row-{start + place:06d}")) for place, row in enumerate(rows)]
     steps = [row.get(step) for row in rows]
     numbers = [float(value) if isinstance(value, int | float) else None for value in steps]
     metadata = [flattened({name: value for name, value in row.items() if name != run}) for row in rows]
-    return Rows(start, metadata, runs, numbers)
+    return VectorRows(start, metadata, runs, numbers)
 
 
 def _mapped(path: Path) -> np.ndarray:

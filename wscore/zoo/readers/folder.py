@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 
 from wscore.errors import ConfigError, DataError, WscoreWarning
 from wscore.io import content_hash
-from wscore.networks.checkpoints import BROKEN, SUFFIXES, kind_of, load_file, read_networks, shown
-from wscore.networks.records import Found, Refused, RejectedError
+from wscore.networks.checkpoints import BROKEN, SUFFIXES, file_kind, load_file, read_networks, shown
+from wscore.networks.records import RawNetwork, Rejected, RejectedError
 from wscore.networks.selection import Checkpoint, select_all
 from wscore.zoo.config import ReadingConfig, ZooConfig
-from wscore.zoo.readers.ingest import Plan
+from wscore.zoo.readers.ingest import ReadPlan
 from wscore.zoo.readers.metadata import TABLES, NamePattern, flattened, join, read_table
 
 FILES_PER_SHARD = 64
@@ -61,13 +61,13 @@ class File(NamedTuple):
     run: str
     checkpoint: float | None
     metadata: dict[str, Any]
-    refused: str = ""
+    rejected: str = ""
     detail: str = ""
     told_by_folder: bool = False
     shards: tuple[str, ...] = ()
 
 
-def plan_folder(config: ZooConfig) -> Plan:
+def plan_folder(config: ZooConfig) -> ReadPlan:
     """Return how the checkpoints below `zoo.path` are read.
 
     Raises:
@@ -81,7 +81,7 @@ def plan_folder(config: ZooConfig) -> Plan:
     pattern = _run_pattern(config.run_pattern)
     named = zip(paths, _names(paths), rows, strict=True)
     files = [_named(folder, path, name, row, pattern, config) for path, name, row in named]
-    left_out = [file.path for file in files if file.refused == "no_match"]
+    left_out = [file.path for file in files if file.rejected == "no_match"]
     if len(left_out) == len(files):
         where = "zoo.run_pattern"
         raise DataError("fits no checkpoint", where=where, expected=f"a match in paths like {paths[0]}")
@@ -102,7 +102,7 @@ def _names(paths: list[str]) -> list[str]:
     return [name if counts[name] == 1 else path for name, path in zip(short, paths, strict=True)]
 
 
-def plan_trials(config: ZooConfig) -> Plan:
+def plan_trials(config: ZooConfig) -> ReadPlan:
     """Return how the trials of Ray Tune below `zoo.path` are read, as the model zoos of the field are published.
 
     A trial is a directory with `params.json`, `result.json` (one JSON object per iteration) and directories
@@ -113,10 +113,12 @@ def plan_trials(config: ZooConfig) -> Plan:
         DataError: if there is no trial.
     """
     folder = find_folder(config)
-    trials = sorted({path.parent for path in folder.rglob("params.json")}, key=lambda path: natural(path.as_posix()))
+    trials = sorted(
+        {path.parent for path in folder.rglob("params.json")}, key=lambda path: natural_key(path.as_posix())
+    )
     found = [(trial.relative_to(folder).as_posix(), _trial(folder, trial)) for trial in trials]
     files = [file for _, some in found for file in some]
-    empty = [Refused(name, "file_missing", "a trial without checkpoints") for name, some in found if not some]
+    empty = [Rejected(name, "file_missing", "a trial without checkpoints") for name, some in found if not some]
     if not files:
         expected = "directories with params.json and checkpoint_*/checkpoints"
         raise DataError("no trials of Ray Tune here", where=f"zoo.path={folder}", expected=expected)
@@ -143,26 +145,26 @@ def stamp(paths: list[Path]) -> str:
     return content_hash(*(f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in found))
 
 
-def natural(text: str) -> tuple[list[tuple[int, Any]], str]:
+def natural_key(text: str) -> tuple[list[tuple[int, Any]], str]:
     """Return a key that sorts numbers in names by their value."""
     parts = re.split(r"(\d+)", text)
     return [(0, int(part)) if part.isdecimal() else (1, part) for part in parts], text
 
 
-def read_files(folder: Path, reading: ReadingConfig, files: list[File]) -> Iterator[Found | Refused]:
+def read_files(folder: Path, reading: ReadingConfig, files: list[File]) -> Iterator[RawNetwork | Rejected]:
     """Yield the networks in each file, or why there is none.
 
     Raises:
         DataError: if what stands beside the weights is to order the checkpoints of a run, and is no number.
     """
     for file in files:
-        if file.refused:
-            yield Refused(file.path, file.refused, file.detail)
+        if file.rejected:
+            yield Rejected(file.path, file.rejected, file.detail)
             continue
         try:
             networks = _networks(folder, file, reading)
         except RejectedError as error:
-            yield Refused(file.path, error.reason, error.detail)
+            yield Rejected(file.path, error.reason, error.detail)
             continue
         for network in networks:
             yield _described(file, network, len(networks) > 1, reading)
@@ -187,7 +189,7 @@ def _networks(folder: Path, file: File, reading: ReadingConfig) -> list[Checkpoi
         raise error if isinstance(error, RejectedError) else RejectedError("unreadable", shown(error)) from error
 
 
-def _described(file: File, network: Checkpoint, several: bool, reading: ReadingConfig) -> Found:
+def _described(file: File, network: Checkpoint, several: bool, reading: ReadingConfig) -> RawNetwork:
     """Return one network of a file with its run, checkpoint and columns; several of one file share their split."""
     notes = flattened(network.notes)
     run, checkpoint = file.run, file.checkpoint
@@ -195,27 +197,27 @@ def _described(file: File, network: Checkpoint, several: bool, reading: ReadingC
         run = str(notes[reading.run_column or "run_id"])
     if checkpoint is None and reading.checkpoint_column is not None:
         checkpoint = _number(notes.get(reading.checkpoint_column), file.path)
-    told = {
+    predicted = {
         "state_key": network.key,
         "left_out": ", ".join(network.left_out),
         "stubbed": ", ".join(network.stubbed[:16]),
     }
-    known = {**notes, **file.metadata, **{name: text for name, text in told.items() if text}}
+    known = {**notes, **file.metadata, **{name: text for name, text in predicted.items() if text}}
     metadata = {column: value for column, value in known.items() if column not in RESERVED}
     if several:
         metadata["group"] = run
     place = f"#{network.key}" if several else ""
     architecture = str(metadata.pop("architecture", "") or "")
-    return Found(
+    return RawNetwork(
         f"{file.name}{place}", f"{run}{place}", checkpoint, network.state, metadata, architecture, network.constants
     )
 
 
-def _plan(folder: Path, files: list[File], late: list[Refused], config: ZooConfig) -> Plan:
+def _plan(folder: Path, files: list[File], late: list[Rejected], config: ZooConfig) -> ReadPlan:
     read = functools.partial(read_files, folder.resolve(), config.reading)
     pieces = [files[start : start + FILES_PER_SHARD] for start in range(0, len(files), FILES_PER_SHARD)]
     known = content_hash(repr(files), stamp([folder / file.path for file in files]), str(folder.resolve()))
-    return Plan(read, pieces, late, known, {"source": config.source, "path": str(config.path)})
+    return ReadPlan(read, pieces, late, known, {"source": config.source, "path": str(config.path)})
 
 
 def _checkpoints(folder: Path) -> tuple[list[str], list[str]]:
@@ -226,7 +228,7 @@ def _checkpoints(folder: Path) -> tuple[list[str], list[str]]:
     if not chosen:
         raise DataError("no checkpoints here", where=f"zoo.path={folder}", expected=f"files *{', *'.join(SUFFIXES)}")
     others = {path.as_posix() for path in shown_files} - {path.as_posix() for path in chosen} - set(TABLES)
-    return sorted((path.as_posix() for path in chosen), key=in_time), sorted(others, key=natural)
+    return sorted((path.as_posix() for path in chosen), key=in_time), sorted(others, key=natural_key)
 
 
 def _is_checkpoint(path: Path) -> bool:
@@ -236,7 +238,7 @@ def _is_checkpoint(path: Path) -> bool:
     if not path.is_file():
         return False
     try:
-        kind_of(path)
+        file_kind(path)
     except (RejectedError, OSError, zipfile.BadZipFile):
         return False
     return True
@@ -246,26 +248,26 @@ def in_time(path: str) -> tuple[Any, int, Any]:
     """Return a key that sorts paths by folder, and in it initial, numbered and other files (best, last), 2 before 10."""
     parent, _, name = path.rpartition("/")
     numbered = re.search(r"\d", name.partition(".")[0]) or STEP.search(name)
-    return natural(parent), 0 if FIRST.search(name) else 1 if numbered else 2, natural(name)
+    return natural_key(parent), 0 if FIRST.search(name) else 1 if numbered else 2, natural_key(name)
 
 
 def _sharded(folder: Path, paths: list[str]) -> tuple[list[str], dict[str, tuple[str, ...]], dict[str, dict[str, str]]]:
     """Return the paths without those of shards, the shards of each index, and why other files are no networks."""
     shards: dict[str, tuple[str, ...]] = {}
-    refused: dict[str, dict[str, str]] = {}
+    rejected: dict[str, dict[str, str]] = {}
     for path in (path for path in paths if path.endswith(INDEX)):
         try:
             shards[path] = _shards(folder, path)
         except RejectedError as error:
-            refused[path] = {"refused": error.reason, "detail": error.detail}
+            rejected[path] = {"rejected": error.reason, "detail": error.detail}
     held = {shard for some in shards.values() for shard in some}
     for path in paths:
         if path in held or path.endswith(INDEX):
             continue
         if SHARD.search(path) or path.endswith(".distcp"):
             fix = "put its index (.index.json) beside it" if SHARD.search(path) else "convert it by dcp_to_torch_save"
-            refused[path] = {"refused": "no_checkpoint", "detail": f"a shard of a network without its index; {fix}"}
-    return [path for path in paths if path not in held], shards, refused
+            rejected[path] = {"rejected": "no_checkpoint", "detail": f"a shard of a network without its index; {fix}"}
+    return [path for path in paths if path not in held], shards, rejected
 
 
 def _shards(folder: Path, path: str) -> tuple[str, ...]:
@@ -289,7 +291,7 @@ def _shards(folder: Path, path: str) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _metadata(folder: Path, paths: list[str], config: ZooConfig) -> tuple[list[dict[str, Any]], list[Refused]]:
+def _metadata(folder: Path, paths: list[str], config: ZooConfig) -> tuple[list[dict[str, Any]], list[Rejected]]:
     """Return the columns of every file, from its name and from the table, and the rows without a file."""
     template = config.reading.name_pattern
     pattern = None if template is None else NamePattern(template)
@@ -308,7 +310,7 @@ def _metadata(folder: Path, paths: list[str], config: ZooConfig) -> tuple[list[d
     if table is None:
         return rows, []
     joined, unused = join(paths, table[1], table[0])
-    late = [Refused(name, "file_missing", f"named in {table[0].name}") for name in unused]
+    late = [Rejected(name, "file_missing", f"named in {table[0].name}") for name in unused]
     return [{**row, **more} for row, more in zip(rows, joined, strict=True)], late
 
 
@@ -374,7 +376,7 @@ def _trial(folder: Path, trial: Path) -> list[File]:
     """Return the checkpoints of one trial, with its configuration and the results of each iteration."""
     name = trial.relative_to(folder).as_posix()
     paths = [_content(path) for path in trial.glob("checkpoint_*")]
-    paths = sorted((path for path in paths if path is not None), key=lambda path: natural(path.as_posix()))
+    paths = sorted((path for path in paths if path is not None), key=lambda path: natural_key(path.as_posix()))
     try:
         given = flattened(json.loads((trial / "params.json").read_text(encoding="utf-8")))
         results = _results(trial / "result.json")
@@ -386,10 +388,10 @@ def _trial(folder: Path, trial: Path) -> list[File]:
     for path in paths:
         number = int(re.findall(r"\d+", path.relative_to(trial).parts[0])[-1])
         inside = path.resolve().is_relative_to(folder.resolve())
-        refused = ("", "") if inside else ("outside", f"leads to {path.resolve()}")
+        rejected = ("", "") if inside else ("outside", f"leads to {path.resolve()}")
         metadata = {**given, **results.get(number, {})}
         place = path.relative_to(folder).as_posix()
-        files.append(File(place, _names([place])[0], name, number, metadata, *refused))
+        files.append(File(place, _names([place])[0], name, number, metadata, *rejected))
     return files
 
 

@@ -58,7 +58,7 @@ def _largest(layout: Layout, vector: np.ndarray) -> tuple[str, float]:
     return name, size
 
 
-def digest(layout: Layout, vector: Float32[np.ndarray, " weights"]) -> str:
+def weights_hash(layout: Layout, vector: Float32[np.ndarray, " weights"]) -> str:
     """Return a hash of a network: equal for equal weights of one layout."""
     return hashlib.sha256(layout.identity.encode() + vector.tobytes()).hexdigest()[:32]
 

@@ -24,30 +24,37 @@ from wscore.io import atomic_folder, content_hash, read_json, source_code, write
 from wscore.networks.architectures import parse
 from wscore.networks.factories import Built, try_to_build
 from wscore.networks.layout import Layout, is_convolution, layout_of
-from wscore.networks.records import REASONS, Found, Refused
+from wscore.networks.records import REASONS, RawNetwork, Rejected
 from wscore.parallel import workers_here
 from wscore.zoo.buffers import collect, is_small, set_key, write_sets
 from wscore.zoo.config import HygieneConfig, ReadingConfig, ZooConfig
-from wscore.zoo.readers.hygiene import defect, digest, join_groups, layer_digests, near_pairs, shared_layers, sketch
-from wscore.zoo.readers.metadata import Columns
+from wscore.zoo.readers.hygiene import (
+    defect,
+    join_groups,
+    layer_digests,
+    near_pairs,
+    shared_layers,
+    sketch,
+    weights_hash,
+)
+from wscore.zoo.readers.metadata import MetadataColumns
 from wscore.zoo.store import (
     OTHERS,
-    SET_ASIDE,
     is_whole,
     read_metadata,
     read_part,
+    write_excluded,
     write_layouts,
     write_part,
-    write_set_aside,
 )
 
 CACHE = Path(".cache/zoo")
 ROWS_PER_PART = 1024
 WEIGHTS_PER_PART = 1 << 25
-Reader = Callable[[Any], Iterator[Found | Refused]]
+Reader = Callable[[Any], Iterator[RawNetwork | Rejected]]
 
 
-class Plan(NamedTuple):
+class ReadPlan(NamedTuple):
     """What is read from a source.
 
     Attributes:
@@ -63,7 +70,7 @@ class Plan(NamedTuple):
 
     read: Reader
     pieces: list[Any]
-    refused: list[Refused]
+    rejected: list[Rejected]
     identity: str
     origin: dict[str, str]
     empty: str | None = None
@@ -71,7 +78,7 @@ class Plan(NamedTuple):
     runs: str = ""
 
 
-class Job(NamedTuple):
+class ReadJob(NamedTuple):
     """What a worker is given for one piece."""
 
     read: Reader
@@ -81,12 +88,12 @@ class Job(NamedTuple):
     constant: bool
 
 
-def take_in(plan: Plan, config: ZooConfig, out: Path, factories: Mapping[str, str] | None = None) -> int:
-    """Write the zoo of a plan and return how many networks were set aside.
+def ingest(plan: ReadPlan, config: ZooConfig, out: Path, factories: Mapping[str, str] | None = None) -> int:
+    """Write the zoo of a plan and return how many networks were excluded.
 
     Args:
         plan: what is read.
-        config: what is set aside.
+        config: what is excluded.
         out: folder of the zoo.
         factories: `data.factories`, the functions that may build networks again.
 
@@ -102,17 +109,17 @@ def take_in(plan: Plan, config: ZooConfig, out: Path, factories: Mapping[str, st
     folder = Path.cwd() / CACHE / content_hash(plan.identity, plain, code)
     limits = config.max_weight, config.hygiene.constant != "keep"
     shards = [folder / f"shard-{number:06d}.parquet" for number in range(len(plan.pieces))]
-    jobs = [Job(plan.read, piece, path, *limits) for piece, path in zip(plan.pieces, shards, strict=True)]
+    jobs = [ReadJob(plan.read, piece, path, *limits) for piece, path in zip(plan.pieces, shards, strict=True)]
     todo = [job for job in jobs if not is_whole(job.path)]
     with tqdm(total=len(jobs), initial=len(jobs) - len(todo), desc="reading", unit="shard", disable=None) as bar:
         for _ in workers_here("zoo").map(read_shard, todo, in_order=False):
             bar.update(1)
-    taken = judge([job.path for job in jobs], config.hygiene)
-    refused = [*plan.refused, *taken.refused()]
+    taken = apply_hygiene([job.path for job in jobs], config.hygiene)
+    rejected = [*plan.rejected, *taken.rejected()]
     if not any(taken.kept):
         shutil.rmtree(folder, ignore_errors=True)
-        fix = _first(refused) or plan.empty
-        raise DataError("no network is left", where="zoo", got=_counted(refused) or "nothing", fix=fix)
+        fix = _first(rejected) or plan.empty
+        raise DataError("no network is left", where="zoo", got=_counted(rejected) or "nothing", fix=fix)
     _check_columns(taken.columns, config)
     taken.name_factories(config.reading, factories)
     stuck = taken.rebuilding(factories)
@@ -123,12 +130,12 @@ def take_in(plan: Plan, config: ZooConfig, out: Path, factories: Mapping[str, st
         if plan.others:
             suffixes = [Path(path).suffix.lower() for path in plan.others]
             write_csv(temporary / OTHERS, {"file": [printable(path) for path in plan.others], "suffix": suffixes})
-        write_set_aside(temporary, refused)
+        write_excluded(temporary, rejected)
     shutil.rmtree(folder, ignore_errors=True)
     _warn_of(stuck)
-    if refused:
-        warnings.warn(f"{len(refused)} set aside: {_counted(refused)}; see {SET_ASIDE}", WscoreWarning, stacklevel=2)
-    return len(refused)
+    if rejected:
+        warnings.warn(f"{len(refused)} excluded: {_counted(refused)}; see {SET_ASIDE}", WscoreWarning, stacklevel=2)
+    return len(rejected)
 
 
 def _check_factory(reading: ReadingConfig, factories: Mapping[str, str]) -> None:
@@ -137,7 +144,7 @@ def _check_factory(reading: ReadingConfig, factories: Mapping[str, str]) -> None
         raise ConfigError("unknown factory", where="zoo.reading.factory", expected=expected, got=reading.factory)
 
 
-def _check_columns(columns: Columns, config: ZooConfig) -> None:
+def _check_columns(columns: MetadataColumns, config: ZooConfig) -> None:
     """Refuse parameters that name columns which no network has."""
     reading = config.reading
     named = {f"factory_columns[{place}]": name for place, name in enumerate(reading.factory_columns)}
@@ -149,12 +156,12 @@ def _check_columns(columns: Columns, config: ZooConfig) -> None:
             raise ConfigError("no network has this column", where=f"zoo.reading.{key}={name}", expected=expected)
 
 
-def read_shard(job: Job) -> int:
+def read_shard(job: ReadJob) -> int:
     """Read one piece of a source, judge each of its networks by itself, write the shard and return its count of rows."""
     rows, vectors, layouts, constants = [], [], {}, {}
     for item in job.read(job.piece):
-        row, vector = _judged(item, job, layouts) if isinstance(item, Found) else (_refused_row(item), NOTHING)
-        if row["constants"] and isinstance(item, Found) and is_small(item.constants):
+        row, vector = _judged(item, job, layouts) if isinstance(item, RawNetwork) else (_refused_row(item), NOTHING)
+        if row["constants"] and isinstance(item, RawNetwork) and is_small(item.constants):
             constants[row["constants"]] = item.constants
         rows.append(row)
         vectors.append(vector)
@@ -175,17 +182,17 @@ def _constants_of(shard: Path) -> Path:
     return shard.with_suffix(".constants.safetensors")
 
 
-def _refused_row(item: Refused) -> dict[str, Any]:
+def _refused_row(item: Rejected) -> dict[str, Any]:
     return {**EMPTY, "model_id": item.model_id, "reason": item.reason, "detail": item.detail}
 
 
-def _judged(item: Found, job: Job, layouts: dict[str, Layout]) -> tuple[dict[str, Any], np.ndarray]:
+def _judged(item: RawNetwork, job: ReadJob, layouts: dict[str, Layout]) -> tuple[dict[str, Any], np.ndarray]:
     """Return the row of a network and its weights; none if it is unfit."""
     layout = layout_of(item.state)
     vector = layout.flatten(item.state)
     reason, detail = defect(layout, vector, limit=job.max_weight, constant=job.constant)
     if reason:
-        return _refused_row(Refused(item.model_id, reason, detail)), NOTHING
+        return _refused_row(Rejected(item.model_id, reason, detail)), NOTHING
     layouts[layout.identity] = layout
     row = {
         "model_id": item.model_id,
@@ -194,7 +201,7 @@ def _judged(item: Found, job: Job, layouts: dict[str, Layout]) -> tuple[dict[str
         "layout": layout.identity,
         "architecture": item.architecture,
         "metadata": msgspec.json.encode(item.metadata).decode(),
-        "digest": digest(layout, vector),
+        "digest": weights_hash(layout, vector),
         "layers": layer_digests(layout, vector),
         "sketch": sketch(vector),
         "dtype": _precision(item),
@@ -203,12 +210,12 @@ def _judged(item: Found, job: Job, layouts: dict[str, Layout]) -> tuple[dict[str
     return {**EMPTY, **row}, vector
 
 
-def _precision(item: Found) -> str:
+def _precision(item: RawNetwork) -> str:
     kinds = Counter(str(t.dtype).removeprefix("torch.") for t in item.state.values() if t.is_floating_point())
     return kinds.most_common(1)[0][0]
 
 
-class Taken:
+class IngestedZoo:
     """All that was read, and what is kept of it.
 
     Attributes:
@@ -226,7 +233,7 @@ class Taken:
         self.groups = self.runs.copy()
         self.checkpoints = np.zeros(len(table), np.int64)
         self.relations: set[tuple[str, str]] = set()
-        self.columns = Columns()
+        self.columns = MetadataColumns()
         texts = table["architecture"].astype(str)
         described = texts.str.lstrip().str.startswith("{").to_numpy(bool)
         self.architectures = np.where(described, texts, "").astype(object)
@@ -242,9 +249,9 @@ class Taken:
         """Set a network aside."""
         self.reasons[row], self.details[row] = reason, detail
 
-    def refused(self) -> list[Refused]:
-        """Return what is set aside."""
-        return [Refused(self.ids[row], self.reasons[row], self.details[row]) for row in np.flatnonzero(~self.kept)]
+    def rejected(self) -> list[Rejected]:
+        """Return what is excluded."""
+        return [Rejected(self.ids[row], self.reasons[row], self.details[row]) for row in np.flatnonzero(~self.kept)]
 
     def metadata(self, row: int) -> dict[str, Any]:
         """Return the metadata of one network."""
@@ -342,13 +349,13 @@ class Taken:
         return pd.concat([ours, given.drop(columns=[name for name in ours if name in given])], axis=1)
 
 
-def judge(paths: Sequence[Path], hygiene: HygieneConfig) -> Taken:
-    """Return what was read into shards with everything set aside that is unfit beside the others."""
+def apply_hygiene(paths: Sequence[Path], hygiene: HygieneConfig) -> IngestedZoo:
+    """Return what was read into shards with everything excluded that is unfit beside the others."""
     tables = [read_metadata(path).assign(shard=number) for number, path in enumerate(paths)]
     tables = [table.assign(place=np.arange(len(table))) for table in tables]
     if not tables:
         tables = [pd.DataFrame({name: [] for name in (*EMPTY, "shard", "place")})]
-    taken = Taken(paths, pd.concat(tables, ignore_index=True))
+    taken = IngestedZoo(paths, pd.concat(tables, ignore_index=True))
     for text in sorted(set(taken.architectures[taken.kept]) - {""}):
         parse(text)
     _check_metadata(taken, hygiene)
@@ -385,7 +392,7 @@ def _warn_of_shared(runs: Sequence[str], layers: Sequence[Iterable[str]]) -> Non
         warnings.warn(f"{message} nothing trains, set zoo.hygiene.lineage to false", WscoreWarning, stacklevel=4)
 
 
-def _check_metadata(taken: Taken, hygiene: HygieneConfig) -> None:
+def _check_metadata(taken: IngestedZoo, hygiene: HygieneConfig) -> None:
     if not hygiene.required and not hygiene.minimum:
         return
     for row in np.flatnonzero(taken.kept).tolist():
@@ -402,7 +409,7 @@ def _check_metadata(taken: Taken, hygiene: HygieneConfig) -> None:
             taken.refuse(row, "below_minimum", ", ".join(f"{name} {known[name]:.4g}" for name in low))
 
 
-def _number(taken: Taken) -> None:
+def _number(taken: IngestedZoo) -> None:
     """Number the checkpoints of each run: as they were given where that is whole and complete, else by their order."""
     numbers = taken.table["number"].to_numpy(float)
     first: dict[tuple[str, float | None], int] = {}
@@ -426,17 +433,17 @@ def _number(taken: Taken) -> None:
         taken.checkpoints[mine] = given.astype(np.int64) if whole else ranks
 
 
-def _find_duplicates(taken: Taken, hygiene: HygieneConfig) -> None:
+def _find_duplicates(taken: IngestedZoo, hygiene: HygieneConfig) -> None:
     first: dict[str, int] = {}
     for row in np.flatnonzero(taken.kept).tolist():
         other = first.setdefault(str(taken.table["digest"].iloc[row]), row)
         if other != row:
             taken.relations.add((taken.runs[other], taken.runs[row]))
-            if hygiene.duplicates == "set_aside":
+            if hygiene.duplicates == "exclude":
                 taken.refuse(row, "duplicate", f"of {taken.ids[other]}")
 
 
-def _find_near_duplicates(taken: Taken, hygiene: HygieneConfig) -> None:
+def _find_near_duplicates(taken: IngestedZoo, hygiene: HygieneConfig) -> None:
     if hygiene.near_duplicates == "keep" or hygiene.near == 0:
         return
     rows = np.flatnonzero(taken.kept)
@@ -449,7 +456,7 @@ def _find_near_duplicates(taken: Taken, hygiene: HygieneConfig) -> None:
         ):
             a, b = int(mine[first]), int(mine[second])
             taken.relations.add((taken.runs[a], taken.runs[b]))
-            if hygiene.near_duplicates == "set_aside" and taken.kept[a] and taken.kept[b]:
+            if hygiene.near_duplicates == "exclude" and taken.kept[a] and taken.kept[b]:
                 taken.refuse(b, "near_duplicate", f"of {taken.ids[a]}, relative distance {apart:.2g}")
 
 
@@ -473,10 +480,10 @@ def _layout(plain: Any) -> Layout:
     return msgspec.convert(plain, Layout, strict=False)
 
 
-def _counted(refused: Sequence[Refused]) -> str:
-    counts = Counter(item.reason for item in refused)
+def _counted(rejected: Sequence[Rejected]) -> str:
+    counts = Counter(item.reason for item in rejected)
     return ", ".join(f"{count:,} {name} ({REASONS[name]})" for name, count in counts.most_common())
 
 
-def _first(refused: Sequence[Refused]) -> str | None:
-    return printable(f"the first is {refused[0].model_id}: {refused[0].detail}") if refused else None
+def _first(rejected: Sequence[Rejected]) -> str | None:
+    return printable(f"the first is {refused[0].model_id}: {refused[0].detail}") if rejected else None

@@ -189,7 +189,7 @@ def flattened(value: Any, prefix: str = "") -> dict[str, Any]:
     return {} if plain is None else {name: plain}
 
 
-class Columns:
+class MetadataColumns:
     """The columns that rows of metadata make together; rows are added first and then laid out, all or some at once.
 
     Numbers, truth values and texts stay what they are; a column of several types becomes text; a list of texts becomes

@@ -18,12 +18,12 @@ from wscore.hub.client import download_zoo
 from wscore.io import content_hash
 from wscore.networks.checkpoints import BROKEN, HARMLESS_SIZE, RATIO, shown
 from wscore.networks.layout import Layout
-from wscore.networks.records import Found, Refused, RejectedError
+from wscore.networks.records import RawNetwork, Rejected, RejectedError
 from wscore.networks.selection import select
 from wscore.zoo.config import ColumnsConfig, ReadingConfig, ZooConfig
-from wscore.zoo.readers.flat_vectors import cut
+from wscore.zoo.readers.flat_vectors import split_vector
 from wscore.zoo.readers.folder import find_folder, stamp
-from wscore.zoo.readers.ingest import Plan
+from wscore.zoo.readers.ingest import ReadPlan
 from wscore.zoo.readers.metadata import flattened, plain_value, present
 from wscore.zoo.store import Zoo
 
@@ -46,7 +46,7 @@ class Piece(NamedTuple):
     first: int
 
 
-def plan_hub(config: ZooConfig) -> Plan:
+def plan_hub(config: ZooConfig) -> ReadPlan:
     """Return how a data set on the Hub, or a local copy of one, is read: a zoo of ours, or a table in parquet files.
 
     Raises:
@@ -66,7 +66,7 @@ def plan_hub(config: ZooConfig) -> Plan:
     return _plan_table(folder, config, origin)
 
 
-def plan_parquet(config: ZooConfig) -> Plan:
+def plan_parquet(config: ZooConfig) -> ReadPlan:
     """Return how the parquet files below a local folder are read.
 
     Raises:
@@ -77,7 +77,7 @@ def plan_parquet(config: ZooConfig) -> Plan:
     return _plan_table(folder, config, {"source": "parquet", "path": str(config.path)})
 
 
-def read_own(folder: str, rows: tuple[int, int]) -> Iterator[Found | Refused]:
+def read_own(folder: str, rows: tuple[int, int]) -> Iterator[RawNetwork | Rejected]:
     """Yield some rows of a zoo in the format that wscore writes."""
     zoo = _open(folder)
     given = zoo.table.iloc[rows[0] : rows[1]].to_dict("records")
@@ -89,13 +89,13 @@ def read_own(folder: str, rows: tuple[int, int]) -> Iterator[Found | Refused]:
             known.pop(key, None)
         architecture = str(known.pop("architecture", ""))
         if len(vector) != layout.size:
-            yield Refused(name, "mismatched_layout", f"{len(vector):,} weights; the layout holds {layout.size:,}")
+            yield Rejected(name, "mismatched_layout", f"{len(vector):,} weights; the layout holds {layout.size:,}")
             continue
         state = layout.unflatten(torch.from_numpy(vector.copy()))
-        yield Found(name, run, float(checkpoint), state, known, architecture, zoo.constants(row))
+        yield RawNetwork(name, run, float(checkpoint), state, known, architecture, zoo.constants(row))
 
 
-def read_piece(reading: ReadingConfig, piece: Piece) -> Iterator[Found | Refused]:
+def read_piece(reading: ReadingConfig, piece: Piece) -> Iterator[RawNetwork | Rejected]:
     """Yield the networks in some rows of a table; rows that can't be unpacked are refused one by one."""
     number = piece.first
     with pq.ParquetFile(piece.file) as file:
@@ -109,9 +109,9 @@ def read_piece(reading: ReadingConfig, piece: Piece) -> Iterator[Found | Refused
                         yield _read_row(number + done, row, reading)
                         done += 1
             except RejectedError as error:
-                rest = Refused("", error.reason, error.detail)
+                rest = Rejected("", error.reason, error.detail)
             except (*BROKEN, pa.ArrowException) as error:
-                rest = Refused("", "unreadable", shown(error))
+                rest = Rejected("", "unreadable", shown(error))
             else:
                 rest = None
             if rest is not None:
@@ -129,15 +129,15 @@ def _check_group(file: pq.ParquetFile, group: int, path: str) -> None:
         raise RejectedError("too_large", f"{claimed:,} bytes in a file of {held:,}")
 
 
-def _read_row(number: int, row: dict[str, Any], reading: ReadingConfig) -> Found | Refused:
+def _read_row(number: int, row: dict[str, Any], reading: ReadingConfig) -> RawNetwork | Rejected:
     given = None if reading.columns.id is None else plain_value(row.get(reading.columns.id))
     name = f"row-{number:07d}" if given is None else str(given)
     try:
         return _network(name, row, reading)
     except RejectedError as error:
-        return Refused(name, error.reason, error.detail)
+        return Rejected(name, error.reason, error.detail)
     except BROKEN as error:
-        return Refused(name, "unreadable", shown(error))
+        return Rejected(name, "unreadable", shown(error))
 
 
 @functools.lru_cache(maxsize=1)
@@ -145,7 +145,7 @@ def _open(folder: str) -> Zoo:
     return Zoo(Path(folder))
 
 
-def _plan_own(folder: Path, origin: dict[str, str]) -> Plan:
+def _plan_own(folder: Path, origin: dict[str, str]) -> ReadPlan:
     zoo = Zoo(folder)
     unknown = sorted(set(zoo.table["layout"].astype(str)) - set(zoo.layouts))
     if unknown:
@@ -153,10 +153,10 @@ def _plan_own(folder: Path, origin: dict[str, str]) -> Plan:
     starts = range(0, len(zoo), ROWS_PER_SHARD)
     pieces = [(start, min(start + ROWS_PER_SHARD, len(zoo))) for start in starts]
     known = content_hash(stamp([*zoo.parts, folder / "layouts.json"]), str(folder.resolve()))
-    return Plan(functools.partial(read_own, str(folder.resolve())), pieces, [], known, origin)
+    return ReadPlan(functools.partial(read_own, str(folder.resolve())), pieces, [], known, origin)
 
 
-def _plan_table(folder: Path, config: ZooConfig, origin: dict[str, str]) -> Plan:
+def _plan_table(folder: Path, config: ZooConfig, origin: dict[str, str]) -> ReadPlan:
     paths = sorted(path for path in folder.rglob("*.parquet") if path.name != "metadata.parquet")
     if not paths:  # a data set of other files leaves no folder
         found = sorted(path.name for path in folder.iterdir())[:8] if folder.is_dir() else []
@@ -177,7 +177,7 @@ def _plan_table(folder: Path, config: ZooConfig, origin: dict[str, str]) -> Plan
                 pieces.append(Piece(str(path.resolve()), tuple(groups), first))
                 first, groups, count = first + count, [], 0
     known = content_hash(stamp(paths), *(str(path.resolve()) for path in paths))
-    return Plan(functools.partial(read_piece, config.reading), pieces, [], known, origin)
+    return ReadPlan(functools.partial(read_piece, config.reading), pieces, [], known, origin)
 
 
 def _check_columns(columns: ColumnsConfig, names: list[str], path: Path) -> None:
@@ -203,7 +203,7 @@ def _rows(batch: pa.RecordBatch, weights: str) -> Iterator[dict[str, Any]]:
         yield row
 
 
-def _network(name: str, row: Mapping[str, Any], reading: ReadingConfig) -> Found:
+def _network(name: str, row: Mapping[str, Any], reading: ReadingConfig) -> RawNetwork:
     columns = reading.columns
     known = {} if columns.layout is None else dict(_json(row[columns.layout]))
     metadata: dict[str, Any] = {}
@@ -222,7 +222,7 @@ def _network(name: str, row: Mapping[str, Any], reading: ReadingConfig) -> Found
     number = None if columns.checkpoint is None else row[columns.checkpoint]
     architecture = "" if columns.architecture is None else str(row[columns.architecture] or "")
     checkpoint = None if number is None else float(number)
-    return Found(name, run, checkpoint, content.state, metadata, architecture, content.constants)
+    return RawNetwork(name, run, checkpoint, content.state, metadata, architecture, content.constants)
 
 
 def _metadata(column: str, value: Any) -> dict[str, Any]:
@@ -270,7 +270,7 @@ def _state(weights: Any, layout: Mapping[str, Any], most: int) -> Any:
     shapes = {str(name): tuple(int(size) for size in shape) for name, shape in layout.items()}
     if any(size < 0 for shape in shapes.values() for size in shape) or math.prod(map(len, shapes.values())) > 1 << 62:
         raise RejectedError("mismatched_layout", "a negative size")
-    return cut(vector.reshape(-1), shapes)
+    return split_vector(vector.reshape(-1), shapes)
 
 
 def _tensor(value: Any) -> Tensor:
@@ -281,4 +281,4 @@ def _tensor(value: Any) -> Tensor:
         return torch.from_numpy(array.astype(np.float32 if array.ndim else np.int64))
     if array.dtype.kind != "f":
         raise RejectedError("not_real", f"numbers expected, not {array.dtype}")
-    return torch.from_numpy(np.array(array)).float()  # beyond its range a number becomes infinite, and is set aside
+    return torch.from_numpy(np.array(array)).float()  # beyond its range a number becomes infinite, and is excluded

@@ -14,8 +14,8 @@ RANK, NUMBERS = 60, 80
 
 @pytest.fixture(scope="module")
 def latents() -> Tensor:
-    spreads = torch.cat([2.0 ** torch.linspace(4, -6, RANK), torch.zeros(NUMBERS - RANK)])
-    return torch.randn(40, NUMBERS, generator=torch.Generator().manual_seed(0)) * spreads + 1
+    log_stds = torch.cat([2.0 ** torch.linspace(4, -6, RANK), torch.zeros(NUMBERS - RANK)])
+    return torch.randn(40, NUMBERS, generator=torch.Generator().manual_seed(0)) * log_stds + 1
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from wscore.autoencoder.coding.refine import (
     RefineConfig,
     curvatures,
     draw_images,
-    encode,
+    encode_refined,
     one_pass,
     refine,
     search,
@@ -141,10 +141,10 @@ def wide() -> tuple[Problem, Tensor, EntropyCode]:
     mean, size = torch.from_numpy(layout.flatten(network.state_dict())), layout.size
     basis = 0.2 * torch.linalg.qr(torch.randn(size, size, generator=generator))[0]
     decode: Callable[[Tensor], Tensor] = lambda latents: mean + latents @ basis  # noqa: E731
-    spreads = 2.0 ** torch.linspace(1, -4, size)
-    training = spreads * torch.randn(60, size, generator=generator)
+    log_stds = 2.0 ** torch.linspace(1, -4, size)
+    training = log_stds * torch.randn(60, size, generator=generator)
     code = EntropyCode.fit(training, torch.zeros(60, dtype=torch.int64), {}, 1.5)
-    truth = 2 * spreads * torch.randn(3, size, generator=generator)
+    truth = 2 * log_stds * torch.randn(3, size, generator=generator)
     images = torch.randn(40, 1, 8, 8, generator=generator)
     return Problem(decode, StackedAnswer(ARCHITECTURE, layout), decode(truth), images), truth, code
 
@@ -172,12 +172,12 @@ def test_a_search_that_counts_bits_answers_better_in_the_same_bytes_and_never_wo
 
 def test_networks_are_encoded_each_on_its_own_and_the_same_each_time(wide: tuple[Problem, Tensor, EntropyCode]) -> None:
     problem, truth, code = wide
-    both = encode(problem, truth[:2], code, CONFIG, KINDS)
-    assert torch.equal(both, encode(problem, truth[:2], code, CONFIG, KINDS))
-    assert torch.allclose(both[1:], encode(problem.alone(1), truth[1:2], code, CONFIG, KINDS), atol=1e-4)
+    both = encode_refined(problem, truth[:2], code, CONFIG, KINDS)
+    assert torch.equal(both, encode_refined(problem, truth[:2], code, CONFIG, KINDS))
+    assert torch.allclose(both[1:], encode_refined(problem.alone(1), truth[1:2], code, CONFIG, KINDS), atol=1e-4)
     plain = msgspec.structs.replace(CONFIG, rate=0.0)
-    assert not torch.equal(both, encode(problem, truth[:2], code, plain, KINDS))
-    assert torch.equal(encode(problem, truth, None, plain, KINDS), refine(problem, truth, plain))
+    assert not torch.equal(both, encode_refined(problem, truth[:2], code, plain, KINDS))
+    assert torch.equal(encode_refined(problem, truth, None, plain, KINDS), refine(problem, truth, plain))
 
 
 def test_the_curvature_of_many_classes_is_right_on_average() -> None:

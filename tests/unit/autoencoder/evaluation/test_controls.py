@@ -4,7 +4,7 @@ import torch
 from sklearn.decomposition import PCA
 
 from wscore.autoencoder.evaluation.controls import (
-    Group,
+    LayoutGroup,
     LayoutPca,
     MeanNetwork,
     Noise,
@@ -30,7 +30,7 @@ def vectors(n, size=LAYOUT.size, seed=0):
 
 
 def group(weights, layout=LAYOUT):
-    return Group(layout, np.arange(len(weights)), weights)
+    return LayoutGroup(layout, np.arange(len(weights)), weights)
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def cache(request, zoo, tmp_path_factory):
 def networks(zoo, cache, split, layout):
     rows = np.unique(cache.table["row"][cache.indices(split)])
     chosen = rows[[zoo.table["layout"].iloc[row] == layout for row in rows]]
-    return Group(zoo.layouts[layout], chosen, zoo.weights(chosen))
+    return LayoutGroup(zoo.layouts[layout], chosen, zoo.weights(chosen))
 
 
 def layouts_of(zoo, cache, split):
@@ -112,7 +112,7 @@ def test_noise_is_as_far_away_as_the_other_method():
 def test_noise_of_a_network_does_not_depend_on_its_neighbours():
     weights = vectors(6)
     noise = Noise(Halved(), seed=0)
-    part = Group(LAYOUT, np.arange(2, 6), weights[2:])
+    part = LayoutGroup(LAYOUT, np.arange(2, 6), weights[2:])
     np.testing.assert_allclose(noise.restore(group(weights))[2:], noise.restore(part), rtol=1e-5)
 
 
@@ -129,7 +129,7 @@ def test_rows_keep_their_order(zoo, cache):
     method = TokenMethod(cache, lambda batch: batch.tokens, 4)
     layout = layouts_of(zoo, cache, "train")[0]
     some = networks(zoo, cache, "train", layout)
-    back = Group(some.layout, some.rows[::-1], some.weights[::-1])
+    back = LayoutGroup(some.layout, some.rows[::-1], some.weights[::-1])
     np.testing.assert_allclose(method.restore(back), method.restore(some)[::-1], rtol=1e-5, atol=1e-6)
 
 

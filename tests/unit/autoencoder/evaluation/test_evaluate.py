@@ -6,15 +6,15 @@ import torch
 from torch import Tensor, nn
 
 from wscore.autoencoder.evaluation.controls import MeanNetwork, TokenMethod
-from wscore.autoencoder.evaluation.evaluate import held_out, judge, methods, probe
+from wscore.autoencoder.evaluation.evaluate import draw_probe_images, evaluate, held_out, methods
 from wscore.autoencoder.evaluation.report import (
     FAMILY_METRICS,
     FAMILY_WEIGHTS,
     accuracy_table,
     agreement_table,
+    autoencoder_report,
+    autoencoder_summary_line,
     error_table,
-    report,
-    sentence,
 )
 from wscore.evaluation.config import EvaluateConfig
 from wscore.networks.inference import StackedAnswer, logits, scores
@@ -62,7 +62,7 @@ def judged(zoo, cache, digits):
     def run(factor=1.0, config=CONFIG):
         ways = methods(cache, Scaled(factor), config)
         rows = held_out(cache, config)
-        return judge(zoo, rows, ways, probe(digits, config), cache=cache, batch_size=config.batch_size)
+        return evaluate(zoo, rows, ways, draw_probe_images(digits, config), cache=cache, batch_size=config.batch_size)
 
     return run
 
@@ -73,7 +73,7 @@ def perfect(judged):
 
 
 def test_a_perfect_autoencoder_keeps_everything(perfect):
-    ours = report(perfect, CONFIG)["ours"]
+    ours = autoencoder_report(perfect, CONFIG)["ours"]
     assert ours["agreement"] == pytest.approx(1)
     assert ours["accuracy_change"] == pytest.approx(0)
     assert ours["kl"] == pytest.approx(0, abs=1e-6)
@@ -85,7 +85,7 @@ def test_a_perfect_autoencoder_keeps_everything(perfect):
 
 
 def test_a_worse_autoencoder_scores_worse(judged, perfect):
-    good, bad, none = (report(judged(factor), CONFIG)["ours"] for factor in (0.9, 0.5, 0.0))
+    good, bad, none = (autoencoder_report(judged(factor), CONFIG)["ours"] for factor in (0.9, 0.5, 0.0))
     assert 1 > good["agreement"] > bad["agreement"] > none["agreement"]
     assert 0 < good["mse"] < bad["mse"] < none["mse"]
     assert good["kl"] < none["kl"]
@@ -96,22 +96,24 @@ def test_padding_never_reaches_a_metric(zoo, cache, digits, judged):
         return torch.where(batch.mask, batch.tokens * 0.9, 1e6)
 
     ways = {"ours": TokenMethod(cache, codec, 5), "mean_network": methods(cache, Scaled(), CONFIG)["mean_network"]}
-    verdict = judge(zoo, held_out(cache, CONFIG), ways, probe(digits, CONFIG), cache=cache, batch_size=3)
-    assert report(verdict, CONFIG)["ours"] == pytest.approx(report(judged(0.9), CONFIG)["ours"], rel=1e-5)
+    verdict = evaluate(zoo, held_out(cache, CONFIG), ways, draw_probe_images(digits, CONFIG), cache=cache, batch_size=3)
+    assert autoencoder_report(verdict, CONFIG)["ours"] == pytest.approx(
+        autoencoder_report(judged(0.9), CONFIG)["ours"], rel=1e-5
+    )
 
 
 def test_a_broken_autoencoder_is_counted_not_dropped(judged, perfect):
-    found = report(judged(float("nan")), CONFIG)
+    found = autoencoder_report(judged(float("nan")), CONFIG)
     ours, networks = found["ours"], found["networks"]
-    assert networks == report(perfect, CONFIG)["networks"]
+    assert networks == autoencoder_report(perfect, CONFIG)["networks"]
     assert ours["repaired_weights"] > 0
     assert ours["repaired_variances"] > 0
     assert ours["agreement"] < 0.6
-    assert found["pca"] == report(perfect, CONFIG)["pca"]
+    assert found["pca"] == autoencoder_report(perfect, CONFIG)["pca"]
 
 
 def test_accuracies_are_those_of_the_networks(zoo, perfect, digits):
-    images = probe(digits, CONFIG)
+    images = draw_probe_images(digits, CONFIG)
     table = accuracy_table(perfect)
     assert len(table) == len(set(table["model_id"]))
     for _, row in table.iterrows():
@@ -144,13 +146,13 @@ def test_at_most_so_many_networks(cache):
 
 def test_batches_change_nothing(judged, perfect, monkeypatch):
     monkeypatch.setenv("WSCORE_EVALUATION_BATCH", "3")
-    whole, parts = report(perfect, CONFIG), report(judged(), CONFIG)
+    whole, parts = autoencoder_report(perfect, CONFIG), autoencoder_report(judged(), CONFIG)
     for name in ("ours", "mean_network", "noise", "int4"):
         assert whole[name] == pytest.approx(parts[name], rel=1e-4, abs=1e-6), name
 
 
 def test_compression_counts_stored_floats(zoo, cache, perfect):
-    found = report(perfect, CONFIG)
+    found = autoencoder_report(perfect, CONFIG)
     sizes = np.array([zoo.layout(int(row)).size for row in held_out(cache, CONFIG)])
     for name in ("ours", "pca", "layout_pca"):
         assert found[name]["stored_floats"] == pytest.approx(5 + 1)
@@ -163,8 +165,10 @@ def test_compression_counts_stored_floats(zoo, cache, perfect):
 
 def test_a_latent_larger_than_the_network_is_flagged(zoo, cache, digits):
     ways = {"ours": TokenMethod(cache, lambda batch: batch.tokens, 100_000), "mean_network": MeanNetwork([])}
-    verdict = judge(zoo, held_out(cache, CONFIG)[:2], ways, probe(digits, CONFIG), cache=cache, batch_size=8)
-    found = report(verdict, CONFIG)
+    verdict = evaluate(
+        zoo, held_out(cache, CONFIG)[:2], ways, draw_probe_images(digits, CONFIG), cache=cache, batch_size=8
+    )
+    found = autoencoder_report(verdict, CONFIG)
     assert found["ours"]["compression_ratio"] < 1
     assert found["ours"]["expansion"] == 1
 
@@ -185,7 +189,7 @@ def test_originals_are_those_of_the_zoo_and_weights_those_of_the_cache(zoo, cach
     rows = held_out(cache, CONFIG)
     moved = [not np.array_equal(cache.weights(rows[[n]])[0], zoo.weights(rows[[n]])[0]) for n in range(len(rows))]
     assert any(moved)
-    assert report(perfect, CONFIG)["ours"]["agreement"] == pytest.approx(1)
+    assert autoencoder_report(perfect, CONFIG)["ours"]["agreement"] == pytest.approx(1)
 
 
 def test_networks_of_unknown_architecture_are_measured_but_not_run(zoo, cache, digits, tmp_path):
@@ -200,33 +204,40 @@ def test_networks_of_unknown_architecture_are_measured_but_not_run(zoo, cache, d
     partly = Zoo(tmp_path)
     ways = {"ours": TokenMethod(cache, lambda batch: batch.tokens, 5), "mean_network": MeanNetwork([])}
     rows = held_out(cache, CONFIG)
-    found = report(judge(partly, rows, ways, probe(digits, CONFIG), cache=cache, batch_size=4), CONFIG)
+    found = autoencoder_report(
+        evaluate(partly, rows, ways, draw_probe_images(digits, CONFIG), cache=cache, batch_size=4), CONFIG
+    )
     assert found["networks"] == len(rows)
     assert found["networks_not_run"] == sum(zoo.table["family"].iloc[rows] == "cnn") > 0
     assert "cnn" not in found["families"]
     assert found["ours"]["agreement"] == pytest.approx(1)
-    nothing = judge(
-        partly, rows[zoo.table["family"].iloc[rows] == "cnn"], ways, probe(digits, CONFIG), cache=cache, batch_size=4
+    nothing = evaluate(
+        partly,
+        rows[zoo.table["family"].iloc[rows] == "cnn"],
+        ways,
+        draw_probe_images(digits, CONFIG),
+        cache=cache,
+        batch_size=4,
     )
-    found = report(nothing, CONFIG)
+    found = autoencoder_report(nothing, CONFIG)
     assert "agreement" not in found["ours"]
     assert found["ours"]["r2"] == pytest.approx(1)
     assert found["families"] == {}
-    assert "architecture is not known" in sentence(found)
+    assert "architecture is not known" in autoencoder_summary_line(found)
     assert len(accuracy_table(nothing)) == len(agreement_table(nothing)) == 0
 
 
 def test_images_of_another_size_fit_no_network(digits, zoo):
-    images, layout = probe(digits, CONFIG), zoo.layout(0)
+    images, layout = draw_probe_images(digits, CONFIG), zoo.layout(0)
     kind = images.kinds(zoo.table.iloc[:1])[0]
     assert images.fits(kind, layout)
     assert not images.fits(kind._replace(architecture=""), layout)
-    assert not probe(digits._replace(x_train=torch.zeros(2, 1, 28, 28)), CONFIG).fits(kind, layout)
-    assert not probe(digits._replace(classes=7), CONFIG).fits(kind, layout)
+    assert not draw_probe_images(digits._replace(x_train=torch.zeros(2, 1, 28, 28)), CONFIG).fits(kind, layout)
+    assert not draw_probe_images(digits._replace(classes=7), CONFIG).fits(kind, layout)
 
 
 def test_tables_agree_with_the_report(perfect):
-    found = report(perfect, CONFIG)
+    found = autoencoder_report(perfect, CONFIG)
     agreement = agreement_table(perfect).set_index("family")
     assert agreement.loc["all", "pca"] == pytest.approx(found["pca"]["agreement"])
     assert agreement.loc["all", "networks"] == found["networks"]
@@ -240,8 +251,10 @@ def test_tables_agree_with_the_report(perfect):
     errors = error_table(perfect).set_index("kind")
     assert errors.loc["all", "pca"] == pytest.approx(found["pca"]["relative_error"])
     assert list(errors.index) == ["all", *found["kinds"]]
-    assert f"{found['pca']['agreement']:.3f}" in sentence(found)
+    assert f"{found['pca']['agreement']:.3f}" in autoencoder_summary_line(found)
 
 
 def test_same_seed_same_bits(judged):
-    assert repr(report(judged(0.7), CONFIG)) == repr(report(judged(0.7), CONFIG))  # nan is not nan
+    assert repr(autoencoder_report(judged(0.7), CONFIG)) == repr(
+        autoencoder_report(judged(0.7), CONFIG)
+    )  # nan is not nan

@@ -5,9 +5,9 @@ from matplotlib.colors import to_hex
 from wscore.autoencoder.evaluation.plots import (
     NAMES,
     bars,
-    draw_accuracy,
-    draw_agreement,
+    draw_agreement_by_family,
     draw_errors,
+    draw_rebuilt_accuracy,
     method_columns,
     scatter_accuracy,
 )
@@ -25,7 +25,7 @@ ERRORS = pd.DataFrame({"kind": ["all", "linear"], "ours": [0.5, 0.6], "pca": [5.
 
 
 @pytest.mark.parametrize(
-    ("draw", "table"), [(draw_accuracy, ACCURACY), (draw_agreement, AGREEMENT), (draw_errors, ERRORS)]
+    ("draw", "table"), [(draw_rebuilt_accuracy, ACCURACY), (draw_agreement_by_family, AGREEMENT), (draw_errors, ERRORS)]
 )
 def test_draws_full_and_empty_tables(tmp_path, draw, table):
     draw(table, tmp_path / "full.png")

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from wscore.autoencoder.evaluation.controls import Group
+from wscore.autoencoder.evaluation.controls import LayoutGroup
 from wscore.autoencoder.evaluation.size_matched_coders import CODERS, Compressed
 from wscore.networks.layout import Layout, TensorSpec
 
@@ -14,7 +14,7 @@ LAYOUT = Layout(
     )
 )
 WEIGHTS = np.random.default_rng(0).standard_normal((3, LAYOUT.size)).astype(np.float32)
-GROUP = Group(LAYOUT, np.arange(3), WEIGHTS)
+GROUP = LayoutGroup(LAYOUT, np.arange(3), WEIGHTS)
 
 
 class Budget:
@@ -23,7 +23,7 @@ class Budget:
     def __init__(self, floats: float) -> None:
         self.size = floats
 
-    def restore(self, group: Group) -> np.ndarray:
+    def restore(self, group: LayoutGroup) -> np.ndarray:
         return group.weights
 
     def floats(self, layout: Layout) -> float:  # noqa: ARG002
@@ -60,6 +60,6 @@ def test_pruning_keeps_the_largest_weights_and_all_biases() -> None:
 
 
 def test_quantised_weights_are_multiples_of_one_step() -> None:
-    (restored,) = Compressed("quantized", Budget(30.0)).restore(Group(LAYOUT, np.arange(1), WEIGHTS[:1]))
+    (restored,) = Compressed("quantized", Budget(30.0)).restore(LayoutGroup(LAYOUT, np.arange(1), WEIGHTS[:1]))
     values = np.unique(np.abs(restored[:600]))
     assert np.allclose(values / values[1], np.rint(values / values[1]), atol=1e-3)

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from wscore.autoencoder.evaluation.controls import Group
+from wscore.autoencoder.evaluation.controls import LayoutGroup
 from wscore.autoencoder.evaluation.unaligned_pca import UnalignedPca
 from wscore.tokens.cache import TokenCache, build_cache
 from wscore.tokens.config import TokensConfig
@@ -32,7 +32,7 @@ def test_training_networks_come_back_in_the_order_of_the_cache(tiny_zoo: Path, c
         if not len(rows):
             continue
         expected = cache.weights(rows)
-        assert np.allclose(method.restore(Group(layout, rows, expected)), expected, atol=1e-2)
+        assert np.allclose(method.restore(LayoutGroup(layout, rows, expected)), expected, atol=1e-2)
         moved += not np.allclose(expected, zoo.weights(rows))
     assert moved
     assert method.floats(layout) == 51

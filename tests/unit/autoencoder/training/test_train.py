@@ -15,12 +15,12 @@ from wscore.autoencoder.training.fit_linear_path import LinearPathConfig, fit_li
 from wscore.autoencoder.training.train import (
     AeConfig,
     CacheBatches,
-    Material,
-    Trainee,
+    TrainingData,
+    TrainingModule,
+    autoencoder_objective,
     latent_code,
-    objective,
+    mean_losses,
     prepare,
-    scores,
     sizes,
     start,
     train_autoencoder,
@@ -77,8 +77,8 @@ def test_it_overfits_eight_networks(cache: TokenCache) -> None:
     torch.manual_seed(0)
     config = configured(linear_path="none", latent_dim=16, hidden_dim=128)
     model, loss, batch = (
-        Trainee(config, sizes(cache, config)),
-        objective(config),
+        TrainingModule(config, sizes(cache, config)),
+        autoencoder_objective(config),
         alone(cache.batch(np.arange(8)), np.arange(8)),
     )
     optimizer = torch.optim.Adam(model.parameters(), 3e-3)
@@ -140,16 +140,16 @@ def test_numbers_are_coded_by_how_new_networks_spread(cache: TokenCache, symmetr
         own, other = (next(g for g in c.groups if g.signature == group.signature) for c in (code, plain))
         wanted = np.sqrt(group.variances) / linear.config.scale
         held = group.variances > 1e-4 * group.variances.max()
-        assert np.abs(2.0 ** (np.array(own.spreads) / 8) / wanted - 1)[held].max() < 0.05  # parts of an octave
+        assert np.abs(2.0 ** (np.array(own.log_stds) / 8) / wanted - 1)[held].max() < 0.05  # parts of an octave
         assert own.centres == pytest.approx(other.centres, abs=1e-4)
-        moved = np.abs(np.array(own.spreads) - np.array(other.spreads))[held].max()
+        moved = np.abs(np.array(own.log_stds) - np.array(other.log_stds))[held].max()
         assert moved > 8 if symmetry else moved <= 1  # plain PCA has no better guess than what it has seen
 
 
 def test_contrast_alone_changes_the_encoder_and_leaves_the_decoder(cache: TokenCache) -> None:
     config = configured(gamma=1.0, linear_path="none")
-    model = Trainee(config, sizes(cache, config))
-    scalars = objective(config)(model, alone(cache.batch(np.arange(6)), np.arange(6)))
+    model = TrainingModule(config, sizes(cache, config))
+    scalars = autoencoder_objective(config)(model, alone(cache.batch(np.arange(6)), np.arange(6)))
     assert torch.equal(scalars["loss"], scalars["contrastive"])
     scalars["loss"].backward()
     assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in model.autoencoder.encoder.parameters())
@@ -158,7 +158,9 @@ def test_contrast_alone_changes_the_encoder_and_leaves_the_decoder(cache: TokenC
 
 def test_a_single_network_takes_no_part_in_the_contrast(cache: TokenCache) -> None:
     config = configured(gamma=0.5, linear_path="none")
-    scalars = objective(config)(Trainee(config, sizes(cache, config)), alone(cache.batch([0]), np.arange(1)))
+    scalars = autoencoder_objective(config)(
+        TrainingModule(config, sizes(cache, config)), alone(cache.batch([0]), np.arange(1))
+    )
     assert scalars["contrastive"].item() == 0
 
 
@@ -185,7 +187,7 @@ def test_selection_by_agreement_needs_networks_to_run() -> None:
 
 
 @pytest.fixture(scope="module")
-def behaving(cache: TokenCache, tiny_zoo: Path, digits: Images) -> tuple[AeConfig, Material, Trainee]:
+def behaving(cache: TokenCache, tiny_zoo: Path, digits: Images) -> tuple[AeConfig, TrainingData, TrainingModule]:
     section = load_section(AeConfig, "ae", ROOT / "params.yaml")
     config = configured(
         behaviour=msgspec.structs.replace(section.behaviour, images=20, warmup=0.0), select="agreement",
@@ -194,9 +196,9 @@ def behaving(cache: TokenCache, tiny_zoo: Path, digits: Images) -> tuple[AeConfi
     return config, prepare(cache, config, Zoo(tiny_zoo), digits), start(cache, config)
 
 
-def test_the_behaviour_loss_falls(behaving: tuple[AeConfig, Material, Trainee]) -> None:
+def test_the_behaviour_loss_falls(behaving: tuple[AeConfig, TrainingData, TrainingModule]) -> None:
     _, material, trainee = behaving
-    before = scores(trainee, material.train, material.loss)["behaviour"]
+    before = mean_losses(trainee, material.train, material.loss)["behaviour"]
     optimizer = torch.optim.Adam([p for p in trainee.parameters() if p.requires_grad], 1e-3)
     torch.manual_seed(0)
     for number in range(1, 13):
@@ -206,7 +208,7 @@ def test_the_behaviour_loss_falls(behaving: tuple[AeConfig, Material, Trainee]) 
             material.loss(trainee, batch)["loss"].backward()
             torch.nn.utils.clip_grad_norm_(trainee.parameters(), 1.0)
             optimizer.step()
-    assert scores(trainee, material.train, material.loss)["behaviour"] < 0.9 * before
+    assert mean_losses(trainee, material.train, material.loss)["behaviour"] < 0.9 * before
 
 
 def test_training_by_behaviour_keeps_the_epoch_with_the_best_agreement(

@@ -8,7 +8,7 @@ import torch
 
 from wscore.errors import ModelError
 from wscore.forecasting.evaluation.baselines import BASELINES, Forecaster, fit_baselines
-from wscore.forecasting.splits import Material, learned
+from wscore.forecasting.splits import RunWindows, learned
 from wscore.networks.layout import Layout, TensorSpec
 
 LAYOUT = Layout(
@@ -25,8 +25,8 @@ def method(configured) -> Callable[[str], Forecaster]:
 
 
 @pytest.fixture
-def fitted(configured, recorded) -> Callable[..., tuple[dict[str, Forecaster], Material]]:
-    def make(path: Callable[[int, int], np.ndarray]) -> tuple[dict[str, Forecaster], Material]:
+def fitted(configured, recorded) -> Callable[..., tuple[dict[str, Forecaster], RunWindows]]:
+    def make(path: Callable[[int, int], np.ndarray]) -> tuple[dict[str, Forecaster], RunWindows]:
         material = learned(configured(), recorded(0, path))
         return fit_baselines(configured(), [material]), material
 

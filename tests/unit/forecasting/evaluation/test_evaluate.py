@@ -13,14 +13,22 @@ from wscore.config import load_section
 from wscore.forecasting.config import PredictorConfig
 from wscore.forecasting.evaluation.config import ForecastConfig
 from wscore.forecasting.evaluation.evaluate import judge_forecasts
-from wscore.forecasting.evaluation.recovery import Probe, probe
-from wscore.forecasting.evaluation.tables import Judged, by_method, near_steps, report, sentence, summary, tables
+from wscore.forecasting.evaluation.recovery import RecoveryImages, draw_recovery_images
+from wscore.forecasting.evaluation.tables import (
+    Judged,
+    by_method,
+    forecast_report,
+    forecast_summary_line,
+    forecast_tables,
+    near_steps,
+    pooled_metrics,
+)
 from wscore.forecasting.models.predictors import Steps, WeightPredictor, steps_of
-from wscore.forecasting.splits import Plan, make_plan
+from wscore.forecasting.splits import RunSplit, make_plan
 from wscore.forecasting.trajectories.store import Manifest, SnapshotColumns, Trajectory, write_trajectory
 from wscore.networks.images import Images
 from wscore.networks.layout import Layout
-from wscore.networks.lenet import NetworkSpec, judge, network_layout
+from wscore.networks.lenet import NetworkSpec, accuracy_and_loss, network_layout
 
 PARAMS = Path(__file__).parents[4] / "params.yaml"
 SPEC = NetworkSpec(name="mlp", channels=1, size=4, classes=3)
@@ -46,7 +54,9 @@ class Oracle(WeightPredictor):
 SETTINGS = ForecastConfig(window_step=1, scored_windows=2, probe_images=30, recovery_steps=(1, 3))
 
 
-def judged_by(model: WeightPredictor, plan: Plan, config: PredictorConfig, seen: Probe, **changes: object) -> Judged:
+def judged_by(
+    model: WeightPredictor, plan: RunSplit, config: PredictorConfig, seen: RecoveryImages, **changes: object
+) -> Judged:
     return judge_forecasts(model, plan, config, [seen], msgspec.structs.replace(SETTINGS, **changes))
 
 
@@ -75,8 +85,8 @@ def config() -> PredictorConfig:
 
 
 @pytest.fixture
-def plan(tmp_path: Path, config: PredictorConfig) -> Callable[[Callable[[int], np.ndarray]], Plan]:
-    def make(path: Callable[[int], np.ndarray], runs: int = 3) -> Plan:
+def plan(tmp_path: Path, config: PredictorConfig) -> Callable[[Callable[[int], np.ndarray]], RunSplit]:
+    def make(path: Callable[[int], np.ndarray], runs: int = 3) -> RunSplit:
         return make_plan(config, [write(tmp_path / f"seed-{seed}", seed, path(seed)) for seed in range(runs)])
 
     return make
@@ -97,7 +107,7 @@ def write(folder: Path, seed: int, weights: np.ndarray, optimizer: str = "sgd") 
 
 
 def test_the_true_future_has_skill_one_and_copying_zero(plan, config, images) -> None:
-    for row in summary(judged_by(Oracle(0.3), plan(walk), config, probe(images, 30))):
+    for row in pooled_metrics(judged_by(Oracle(0.3), plan(walk), config, draw_recovery_images(images, 30))):
         if row.method == "truth":
             assert (row.skill, row.mse, row.skill_worst) == (1, 0, 1)
             assert row.cosine == pytest.approx(1)
@@ -107,18 +117,18 @@ def test_the_true_future_has_skill_one_and_copying_zero(plan, config, images) ->
 
 
 def test_continued_increments_are_exact_on_a_line_and_nowhere_else(plan, config, images) -> None:
-    straight = summary(judged_by(Oracle(1.0), plan(line), config, probe(images, 30)))
+    straight = pooled_metrics(judged_by(Oracle(1.0), plan(line), config, draw_recovery_images(images, 30)))
     for row in straight:
         if row.method in ("ours", "linear", "damped", "online_ar1"):
             assert row.skill == pytest.approx(1, abs=1e-4)
-    found = report(judged_by(Oracle(1.0), plan(walk), config, probe(images, 30)))
+    found = forecast_report(judged_by(Oracle(1.0), plan(walk), config, draw_recovery_images(images, 30)))
     assert found["temporal"]["h2"]["linear"] == found["temporal"]["h2"]["ours"]
     assert found["temporal"]["h2"]["linear"]["skill"] < -0.5
 
 
 def test_skill_and_cosine_by_hand(plan, config, images) -> None:
     """A forecast of half the way has error 1/4 of copying's, in the right direction."""
-    found = report(judged_by(Oracle(0.5), plan(line), config, probe(images, 30)))
+    found = forecast_report(judged_by(Oracle(0.5), plan(line), config, draw_recovery_images(images, 30)))
     for split in ("temporal", "unseen_run", "unseen_run_all"):
         for horizon in ("h1", "h2"):
             assert found[split][horizon]["ours"]["skill"] == pytest.approx(0.75, abs=1e-4)
@@ -126,7 +136,7 @@ def test_skill_and_cosine_by_hand(plan, config, images) -> None:
 
 
 def test_splits_hold_the_right_windows(plan, config, images) -> None:
-    judged = judged_by(Oracle(1.0), plan(walk), config, probe(images, 30))
+    judged = judged_by(Oracle(1.0), plan(walk), config, draw_recovery_images(images, 30))
     ours = [entry for entry in judged.entries if entry.method == "ours" and entry.horizon == 1]
     # split at 10: targets t + 2 and t + 4 in [10, 20), that is t in 9..15; of unseen runs earlier ones too, a stride apart
     assert sorted((entry.head.run, entry.head.last) for entry in ours if entry.head.source == "temporal") == [
@@ -136,16 +146,16 @@ def test_splits_hold_the_right_windows(plan, config, images) -> None:
         range(9, 16)
     )
     assert [entry.head.last for entry in ours if entry.head.source == "unseen_run"] == [4, 6, 8, *range(9, 16)]
-    found = report(judged)
+    found = forecast_report(judged)
     assert [found[split]["windows"] for split in found] == [14, 7, 10]
 
 
 def test_networks_are_run_with_the_forecast_weights(plan, config, images) -> None:
     made = plan(walk)
-    judged = judged_by(Oracle(1.0), made, config, probe(images, 30), scored_windows=2)
+    judged = judged_by(Oracle(1.0), made, config, draw_recovery_images(images, 30), scored_windows=2)
     run = [entry for entry in judged.entries if entry.head.run == "seed-2" and np.isfinite(entry.loss)]
     assert sorted({entry.head.last for entry in run}) == [4, 8, 9, 15]
-    later = judge(SPEC, torch.from_numpy(np.array(made.held_out[0].weights)), images.x_test, images.y_test)
+    later = accuracy_and_loss(SPEC, torch.from_numpy(np.array(made.held_out[0].weights)), images.x_test, images.y_test)
     for entry in run:
         weights, last = made.held_out[0].weights, entry.head.last
         wanted = {
@@ -155,7 +165,7 @@ def test_networks_are_run_with_the_forecast_weights(plan, config, images) -> Non
             "lawa": weights[[last, last - 2, last - 4]].mean(0),
         }.get(entry.method)
         if wanted is not None:
-            score = judge(SPEC, torch.from_numpy(np.array(wanted))[None], images.x_test, images.y_test)
+            score = accuracy_and_loss(SPEC, torch.from_numpy(np.array(wanted))[None], images.x_test, images.y_test)
             assert entry.loss == pytest.approx(score.loss.item(), rel=1e-4)
             assert entry.accuracy == pytest.approx(score.accuracy.item())
         if entry.method == "truth":
@@ -164,15 +174,15 @@ def test_networks_are_run_with_the_forecast_weights(plan, config, images) -> Non
 
 
 def test_networks_of_other_images_are_not_run(plan, config, images) -> None:
-    judged = judged_by(Oracle(1.0), plan(walk), config, probe(images._replace(name="others"), 30))
+    judged = judged_by(Oracle(1.0), plan(walk), config, draw_recovery_images(images._replace(name="others"), 30))
     assert all(np.isnan(entry.loss) for entry in judged.entries)
     assert not judged.recoveries
-    assert "recovery" not in report(judged)["temporal"]
+    assert "recovery" not in forecast_report(judged)["temporal"]
 
 
 def test_recovery_starts_at_the_forecast_and_trains_all_alike(plan, config, images) -> None:
     made = plan(line)
-    judged = judged_by(Oracle(1.0), made, config, probe(images, 30))
+    judged = judged_by(Oracle(1.0), made, config, draw_recovery_images(images, 30))
     at_once = {
         (entry.head.run, entry.head.last, entry.method): entry.loss for entry in judged.entries if entry.horizon == 2
     }
@@ -185,7 +195,7 @@ def test_recovery_starts_at_the_forecast_and_trains_all_alike(plan, config, imag
         same.setdefault((one.run, one.last, one.steps), {})[one.method] = one.loss
     for losses in same.values():
         assert losses["ours"] == pytest.approx(losses["truth"], rel=1e-3)
-    found = report(judged)["unseen_run"]["recovery"]
+    found = forecast_report(judged)["unseen_run"]["recovery"]
     assert list(found) == ["r0", "r1", "r3"]
     assert found["r3"]["ours"]["loss"] != found["r0"]["ours"]["loss"]
     assert found["r0"]["copy_last"]["loss_wins"] == 0
@@ -199,7 +209,7 @@ def test_skill_of_each_tensor(plan, config, images) -> None:
             found, first = super().predict(history, layout, horizons), next(iter(layout.slices().values()))
             return torch.cat([found[:, first], history[-1:, first.stop :].expand(len(found), -1)], dim=1)
 
-    found = report(judged_by(Half(1.0), plan(line), config, probe(images, 30)))["unseen_run"]
+    found = forecast_report(judged_by(Half(1.0), plan(line), config, draw_recovery_images(images, 30)))["unseen_run"]
     skills = [entries["h2"] for entries in found["tensors"].values()]
     assert skills == pytest.approx([1] + [0] * (len(skills) - 1), abs=1e-4)
     first = LAYOUT.tensors[0].size / LAYOUT.size
@@ -208,30 +218,34 @@ def test_skill_of_each_tensor(plan, config, images) -> None:
 
 def test_several_optimizers_are_judged_apart(tmp_path, config, images) -> None:
     runs = [write(tmp_path / f"{name}-{seed}", seed, walk(seed), name) for name in ("adam", "sgd") for seed in (0, 1)]
-    found = report(judged_by(Oracle(0.1), make_plan(config, runs), config, probe(images, 30)))
+    found = forecast_report(judged_by(Oracle(0.1), make_plan(config, runs), config, draw_recovery_images(images, 30)))
     wanted = ["unseen_optimizer"]
     assert [name for name in found if not name.endswith("_all")] == ["temporal", "unseen_run", *wanted]
     every = msgspec.structs.replace(config, unseen_optimizers=())
-    found = report(judged_by(Oracle(0.1), make_plan(every, runs), every, probe(images, 30)))
+    found = forecast_report(judged_by(Oracle(0.1), make_plan(every, runs), every, draw_recovery_images(images, 30)))
     assert "temporal_sgd" in found
     assert found["unseen_run_adam"]["windows"] + found["unseen_run_sgd"]["windows"] == found["unseen_run"]["windows"]
 
 
 def test_runs_that_were_learned_from_to_their_end_are_no_test(plan, config, images) -> None:
-    found = report(judged_by(Oracle(0.1), plan(walk), msgspec.structs.replace(config, split="run"), probe(images, 30)))
+    found = forecast_report(
+        judged_by(
+            Oracle(0.1), plan(walk), msgspec.structs.replace(config, split="run"), draw_recovery_images(images, 30)
+        )
+    )
     assert list(found) == ["unseen_run", "unseen_run_all"]
 
 
 def test_a_far_step_is_judged_where_there_is_one(plan, config, images) -> None:
     far = msgspec.structs.replace(config, far_step=4)
-    found = report(judged_by(Oracle(1.0), plan(line), far, probe(images, 30)))["temporal"]
+    found = forecast_report(judged_by(Oracle(1.0), plan(line), far, draw_recovery_images(images, 30)))["temporal"]
     assert [key for key in found if key[0] == "h"] == ["h1", "h2", "h4"]
     assert near_steps([4, 1, 2]) == [1, 2]
 
 
 def test_the_report_is_flat_numbers_and_says_where_there_is_no_skill(plan, config, images) -> None:
-    good = report(judged_by(Oracle(0.5), plan(line), config, probe(images, 30)))
-    bad = report(judged_by(Oracle(-1.0), plan(line), config, probe(images, 30)))
+    good = forecast_report(judged_by(Oracle(0.5), plan(line), config, draw_recovery_images(images, 30)))
+    bad = forecast_report(judged_by(Oracle(-1.0), plan(line), config, draw_recovery_images(images, 30)))
     assert list(good["temporal"]["h1"]) == METHODS
     assert set(good["temporal"]["h1"]["ours"]) == {
         "skill", "skill_sd", "mse", "cosine", "accuracy", "loss", "agreement",
@@ -239,21 +253,25 @@ def test_the_report_is_flat_numbers_and_says_where_there_is_no_skill(plan, confi
     assert "cosine" not in good["temporal"]["h1"]["copy_last"]  # it forecasts no change
     assert good["temporal"]["forecastable"] == 2
     assert good["temporal"]["skill_mean"] == pytest.approx(0.75, abs=1e-4)
-    assert sentence(good).startswith("temporal: skill +0.750 / +0.750 at 1 / 2 steps (best baseline +1.000,")
-    assert sentence(bad).count("not forecastable here") == 0
-    assert sentence(bad).count("no skill, but linear has +1.000 at ") == 2  # it is the predictor that fails
+    assert forecast_summary_line(good).startswith(
+        "temporal: skill +0.750 / +0.750 at 1 / 2 steps (best baseline +1.000,"
+    )
+    assert forecast_summary_line(bad).count("not forecastable here") == 0
+    assert (
+        forecast_summary_line(bad).count("no skill, but linear has +1.000 at ") == 2
+    )  # it is the predictor that fails
     nobody = {
         split: {
             key: {name: {"skill": min(0.05, one["skill"])} for name, one in part[key].items()} for key in ("h1", "h2")
         }
         for split, part in bad.items()
     }
-    assert sentence(nobody).count("not forecastable here") == 2
+    assert forecast_summary_line(nobody).count("not forecastable here") == 2
     msgspec.convert(bad, dict[str, dict[str, float | dict[str, dict[str, float | dict[str, float]]]]])
 
 
 def test_figures_by_method(plan, config, images) -> None:
-    found = report(judged_by(Oracle(0.5), plan(line), config, probe(images, 30)))
+    found = forecast_report(judged_by(Oracle(0.5), plan(line), config, draw_recovery_images(images, 30)))
     methods = by_method(found, "unseen_run")
     assert list(methods) == METHODS
     assert methods["ours"]["skill_2"] == found["unseen_run"]["h2"]["ours"]["skill"]
@@ -261,7 +279,7 @@ def test_figures_by_method(plan, config, images) -> None:
 
 
 def test_tables(plan, config, images) -> None:
-    made = tables(judged_by(Oracle(0.5), plan(walk), config, probe(images, 30)))
+    made = forecast_tables(judged_by(Oracle(0.5), plan(walk), config, draw_recovery_images(images, 30)))
     assert list(made["skill_temporal"].columns) == ["horizon", *METHODS]
     assert made["skill_temporal"]["truth"].tolist() == [1, 1]
     assert len(made["summary"]) == 3 * 2 * len(METHODS)
@@ -279,23 +297,23 @@ def test_tables(plan, config, images) -> None:
 def test_without_held_out_runs_there_is_one_split(tmp_path, config, images) -> None:
     config = msgspec.structs.replace(config, holdout_runs=0)
     plan = make_plan(config, [write(tmp_path / "seed-0", 0, walk(0))])
-    found = report(judged_by(Oracle(0.1), plan, config, probe(images, 30)))
+    found = forecast_report(judged_by(Oracle(0.1), plan, config, draw_recovery_images(images, 30)))
     assert list(found) == ["temporal"]
 
 
 def test_the_spread_is_over_runs(plan, config, images) -> None:
-    judged = judged_by(Oracle(0.1), plan(walk), config, probe(images, 30))
-    row = next(row for row in summary(judged) if (row.split, row.method, row.horizon) == ("temporal", "ours", 1))
+    judged = judged_by(Oracle(0.1), plan(walk), config, draw_recovery_images(images, 30))
+    row = next(row for row in pooled_metrics(judged) if (row.split, row.method, row.horizon) == ("temporal", "ours", 1))
     skills = []
     for run in ("seed-0", "seed-1"):
         own = Judged([entry for entry in judged.entries if entry.head.run == run], [], {}, [], [])
-        skills += [one.skill for one in summary(own) if (one.method, one.horizon) == ("ours", 1)]
+        skills += [one.skill for one in pooled_metrics(own) if (one.method, one.horizon) == ("ours", 1)]
     assert row.skill_sd == pytest.approx(np.std(skills, ddof=1))
     assert min(skills) <= row.skill <= max(skills)
 
 
 def test_probe_is_a_fixed_draw(images) -> None:
-    first, again = probe(images, 10), probe(images, 10)
+    first, again = draw_recovery_images(images, 10), draw_recovery_images(images, 10)
     assert torch.equal(first.images, again.images)
     assert len(first.labels) == 10
-    assert len(probe(images, 99).labels) == 30
+    assert len(draw_recovery_images(images, 99).labels) == 30

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from wscore.forecasting.evaluation import plots as forecast
-from wscore.forecasting.evaluation.plots import draw_bands, draw_layers, draw_skill, draw_training, split_name
+from wscore.forecasting.evaluation.plots import draw_bands, draw_layers, draw_predictor_training, draw_skill, split_name
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def test_recorded_runs_are_told_apart_by_data_set_and_optimizer(
     value = 0.5 if known else np.nan
     scores = {"train_loss": value, "test_loss": value, "test_accuracy": value}
     rows = [{"run": run, "dataset": data, "optimizer": name, "epoch": 0.0, **scores} for run, data, name in runs]
-    draw_training(pd.DataFrame(rows), history, tmp_path / "training.png")
+    draw_predictor_training(pd.DataFrame(rows), history, tmp_path / "training.png")
     names = [text.get_text() for legend in drawn[0].legends for text in legend.get_texts()]
     assert names == ["digits, sgd", "digits, adam", "mnist, sgd"]
     assert texts(drawn[0].axes[0]) == ([] if known else ["no losses were noted down"])
@@ -94,7 +94,7 @@ def test_training_losses_alone_are_drawn(drawn: list[Figure], tmp_path: Path) ->
         "test_loss": np.nan,
         "test_accuracy": np.nan,
     }
-    draw_training(pd.DataFrame([{**row, "train_loss": 0.5}]), history, tmp_path / "training.png")
+    draw_predictor_training(pd.DataFrame([{**row, "train_loss": 0.5}]), history, tmp_path / "training.png")
     assert texts(drawn[0].axes[0]) == []
     assert drawn[0].axes[0].get_yscale() == "log"
 

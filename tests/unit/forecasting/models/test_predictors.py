@@ -38,14 +38,19 @@ def network(hidden: int = 6) -> nn.Sequential:
 LAYOUT = layout_of(network().state_dict())
 RANK = 3
 EDGES = (3, 20)
-EVERY = ["gram", "older", "undivided", "pca", "whole", "param", "chunk", "diffusion"]
+EVERY = ["gram", "lagged_snapshots", "undivided", "pca", "whole", "param", "chunk", "diffusion"]
 
 
 def untrained(kind: str, mode: str = "residual") -> WeightPredictor:
     """A predictor whose last layer is not zero, so that it forecasts something."""
-    if kind in ("gram", "older", "undivided"):
-        older, directions = (5, 7) if kind == "older" else (), () if kind == "undivided" else EDGES
-        shape = GramPredictorConfig(**SHAPE, older=older, directions=directions, members=2)
+    if kind in ("gram", "lagged_snapshots", "undivided"):
+        lagged_snapshots, rank_splits = (
+            (5, 7) if kind == "lagged_snapshots" else (),
+            () if kind == "undivided" else EDGES,
+        )
+        shape = GramPredictorConfig(
+            **SHAPE, lagged_snapshots=lagged_snapshots, rank_splits=rank_splits, ensemble_size=2
+        )
         model: WeightPredictor = GramPredictor(shape)
     elif kind in ("param", "chunk"):
         model = SeriesPredictor(SeriesPredictorConfig(**SHAPE, chunk_size=1 if kind == "param" else 7))
@@ -194,7 +199,7 @@ def test_gram_is_trained_on_what_it_sees_when_it_predicts() -> None:
 
 
 def test_older_snapshots_are_trained_on_and_looked_at_as_far_as_there_are_some() -> None:
-    model, weights = untrained("older"), walk(14).numpy()
+    model, weights = untrained("lagged_snapshots"), walk(14).numpy()
     assert isinstance(model, GramPredictor)
     windows = reaching_back(training_windows(14, length=4, horizons=(1, 2, 3), stride=1), (5, 7))
     grams = part_grams(weights, LAYOUT, windows, 3, EDGES)[..., :5, :5]
@@ -207,8 +212,8 @@ def test_older_snapshots_are_trained_on_and_looked_at_as_far_as_there_are_some()
     assert torch.allclose(nearer, model.predict(torch.from_numpy(weights[:13]), LAYOUT, 3))  # not more than 7 back
     assert not torch.allclose(nearer, model.predict(torch.from_numpy(weights[6:13]), LAYOUT, 3))
     for wrong in ((3,), (5, 5), (7, 5)):
-        with pytest.raises(ValueError, match="older must rise from 4 or more"):
-            GramPredictorConfig(**SHAPE, older=wrong, directions=EDGES, members=1)
+        with pytest.raises(ValueError, match="lagged_snapshots must rise from 4 or more"):
+            GramPredictorConfig(**SHAPE, lagged_snapshots=wrong, rank_splits=EDGES, ensemble_size=1)
 
 
 def test_features_tell_increments_and_tensors_apart() -> None:
@@ -254,9 +259,9 @@ def test_a_default_gram_predictor_is_small() -> None:
     model = GramPredictor(
         GramPredictorConfig(
             **{**SHAPE, "sequence_length": 5, "horizons": (1, 2, 3, 4, 5), "model_dim": 48, "layers": 2},
-            older=(),
-            directions=EDGES,
-            members=3,
+            lagged_snapshots=(),
+            rank_splits=EDGES,
+            ensemble_size=3,
         )
     )
     assert sum(parameter.numel() for parameter in model.parameters()) == 3 * 39_605
@@ -275,7 +280,7 @@ def test_what_does_not_fit_is_named() -> None:
     with pytest.raises(ModelError, match="do not fit the layout; expected 8; got 9"):
         untrained("gram").predict(walk(size=9), other, 1)
     with pytest.raises(ValueError, match="model_dim 16 is not a multiple of heads 3"):
-        GramPredictorConfig(**{**SHAPE, "heads": 3}, older=(), directions=EDGES, members=1)
+        GramPredictorConfig(**{**SHAPE, "heads": 3}, lagged_snapshots=(), rank_splits=EDGES, ensemble_size=1)
 
 
 @pytest.mark.parametrize("kind", ["gram", "param", "chunk", "diffusion"])
@@ -332,14 +337,16 @@ def test_coefficients_are_averaged_and_shortened_by_what_the_transformers_disagr
 
 
 def test_steps_far_apart_are_forecast_too() -> None:
-    model = GramPredictor(GramPredictorConfig(**{**SHAPE, "horizons": (1, 10)}, older=(), directions=EDGES, members=1))
+    model = GramPredictor(
+        GramPredictorConfig(**{**SHAPE, "horizons": (1, 10)}, lagged_snapshots=(), rank_splits=EDGES, ensemble_size=1)
+    )
     assert model.predict(walk(), LAYOUT, [10]).shape == (1, LAYOUT.size)
     with pytest.raises(ModelError, match=r"not learned; expected of \[1, 10\]; got \[2\]"):
         model.predict(walk(), LAYOUT, 2)
     with pytest.raises(ValueError, match=r"horizons must rise, got \[2, 1\]"):
-        GramPredictorConfig(**{**SHAPE, "horizons": (2, 1)}, older=(), directions=EDGES, members=1)
-    with pytest.raises(ValueError, match=r"directions must rise, got \[3, 3\]"):
-        GramPredictorConfig(**SHAPE, older=(), directions=(3, 3), members=1)
+        GramPredictorConfig(**{**SHAPE, "horizons": (2, 1)}, lagged_snapshots=(), rank_splits=EDGES, ensemble_size=1)
+    with pytest.raises(ValueError, match=r"rank_splits must rise, got \[3, 3\]"):
+        GramPredictorConfig(**SHAPE, lagged_snapshots=(), rank_splits=(3, 3), ensemble_size=1)
 
 
 def test_samples_differ_their_mean_is_the_forecast_and_bands_lie_around_it() -> None:

@@ -15,9 +15,9 @@ from wscore.config import load_section
 from wscore.errors import ConfigError, DataError, WscoreError, WscoreWarning
 from wscore.forecasting.trajectories.import_runs import find_files, import_runs, pattern_expression
 from wscore.forecasting.trajectories.store import curves, open_trajectories
-from wscore.forecasting.trajectories.train_base import BaseConfig, report, sentence
+from wscore.forecasting.trajectories.train_base import BaseConfig, recording_report, recording_summary_line
 from wscore.networks.images import Images, load_images
-from wscore.networks.lenet import NetworkSpec, build_network, judge
+from wscore.networks.lenet import NetworkSpec, accuracy_and_loss, build_network
 
 PARAMS = Path(__file__).parents[4] / "params.yaml"
 CONFIG = msgspec.structs.replace(
@@ -65,8 +65,10 @@ def test_runs_order_and_accuracy_are_read_off_the_names(tmp_path: Path, images: 
     assert snapshots.test_accuracy == pytest.approx((0.995, 0.991, 1.005, 1.001, 1.015, 1.011), abs=0.0101)
     assert runs[0].manifest.network is None
     assert np.isnan(curves(runs)["test_loss"]).all()
-    assert np.isnan(report(manifests)["test_loss"])
-    assert sentence(manifests).startswith("2 runs of unknown (16 weights), 6 snapshots each, test accuracy ")
+    assert np.isnan(recording_report(manifests)["test_loss"])
+    assert recording_summary_line(manifests).startswith(
+        "2 runs of unknown (16 weights), 6 snapshots each, test accuracy "
+    )
 
 
 def test_a_network_that_can_be_built_is_scored(tmp_path: Path, images: Images) -> None:
@@ -76,7 +78,7 @@ def test_a_network_that_can_be_built_is_scored(tmp_path: Path, images: Images) -
     )
     manifest = import_runs(configured(tmp_path / "in"), images, tmp_path / "out")[0]
     run = open_trajectories(tmp_path / "out")[0]
-    found = judge(spec, torch.from_numpy(np.array(run.weights)), images.x_test, images.y_test)
+    found = accuracy_and_loss(spec, torch.from_numpy(np.array(run.weights)), images.x_test, images.y_test)
     assert manifest.network == spec
     assert manifest.snapshots.step == (5, 10, 15)
     assert manifest.snapshots.test_accuracy == pytest.approx(tuple(found.accuracy.tolist()))

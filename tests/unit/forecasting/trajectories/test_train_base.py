@@ -20,16 +20,16 @@ from wscore.forecasting.trajectories.store import Trajectory, open_trajectories
 from wscore.forecasting.trajectories.train_base import (
     BaseConfig,
     FurtherDataset,
+    epoch_batches,
     moved,
     record_runs,
-    report,
-    sentence,
-    shuffled,
+    recording_report,
+    recording_summary_line,
     snapshot_steps,
 )
 from wscore.io import hash_folder
 from wscore.networks.images import Images, load_images
-from wscore.networks.lenet import NETWORKS, build_network, judge
+from wscore.networks.lenet import NETWORKS, accuracy_and_loss, build_network
 
 CONFIG = BaseConfig(
     source="train", path=None, pattern=None, network="mlp", dataset="digits", root=None, revision=None,
@@ -74,9 +74,9 @@ def test_scores_are_those_of_the_weights_beside_them(images: Images) -> None:
     record_runs(configured(seeds=(3,)), images, Path("out"))
     run = open_trajectories(Path("out"))[0]
     vectors, snapshots = torch.from_numpy(np.array(run.weights)), run.manifest.snapshots
-    train = judge(run.manifest.network, vectors, images.x_train[:40], images.y_train[:40])
-    test = judge(run.manifest.network, vectors, images.x_test[:40], images.y_test[:40])
-    whole = judge(run.manifest.network, vectors[-1:], images.x_test, images.y_test)
+    train = accuracy_and_loss(run.manifest.network, vectors, images.x_train[:40], images.y_train[:40])
+    test = accuracy_and_loss(run.manifest.network, vectors, images.x_test[:40], images.y_test[:40])
+    whole = accuracy_and_loss(run.manifest.network, vectors[-1:], images.x_test, images.y_test)
     assert np.allclose(snapshots.train_loss, train.loss, atol=1e-5)
     assert np.allclose(snapshots.test_accuracy[:-1], test.accuracy[:-1])
     assert snapshots.test_accuracy[-1] == pytest.approx(whole.accuracy[0].item())  # the last one on all test images
@@ -89,7 +89,7 @@ def test_the_snapshots_are_those_of_a_plain_training_loop(images: Images) -> Non
     network = build_network(run.manifest.network, 2)
     optimizer = torch.optim.AdamW(network.parameters(), lr=0.05, weight_decay=1e-4)
     assert np.array_equal(run.weights[0], run.layout.flatten(network.state_dict()))
-    for chosen in shuffled(100, 16, seed=2, epoch=0):
+    for chosen in epoch_batches(100, 16, seed=2, epoch=0):
         optimizer.zero_grad()
         torch.nn.functional.cross_entropy(network(images.x_train[chosen]), images.y_train[chosen]).backward()
         optimizer.step()
@@ -169,7 +169,7 @@ def wait_for(condition: Callable[[], bool], seconds: float = 60) -> None:
 
 
 def test_batches_cover_every_image_once_in_an_order_of_seed_and_epoch() -> None:
-    orders = [torch.cat(list(shuffled(50, 8, seed, epoch))) for seed, epoch in ((0, 0), (0, 0), (0, 1), (1, 0))]
+    orders = [torch.cat(list(epoch_batches(50, 8, seed, epoch))) for seed, epoch in ((0, 0), (0, 0), (0, 1), (1, 0))]
     assert torch.equal(orders[0], orders[1])
     assert not torch.equal(orders[0], orders[2])
     assert not torch.equal(orders[0], orders[3])
@@ -188,12 +188,14 @@ def test_momentum_is_not_plain_descent() -> None:
 
 def test_figures_and_headline(images: Images) -> None:
     manifests = record_runs(configured(epochs=2), images, Path("out"))
-    found = report(manifests)
+    found = recording_report(manifests)
     ends = [run.manifest.snapshots.test_accuracy[-1] for run in open_trajectories(Path("out"))]
     assert found["test_accuracy"] == pytest.approx(np.mean(ends))
     assert found["test_accuracy_worst"] == min(ends)
     assert (found["runs"], found["snapshots"], found["steps"]) == (2, 5, 14)
-    assert sentence(manifests).startswith("2 runs of mlp (3,466 weights), 5 snapshots each, test accuracy 0.")
+    assert recording_summary_line(manifests).startswith(
+        "2 runs of mlp (3,466 weights), 5 snapshots each, test accuracy 0."
+    )
 
 
 def test_bad_input_is_named(images: Images) -> None:

@@ -17,17 +17,17 @@ def test_every_metric_is_that_of_the_repeated_rows():
     truth = rng.random(60) < 0.4
     probability = np.round(rng.random(60), 1)  # with ties
     number, said = np.round(rng.normal(size=60), 1), np.round(rng.normal(size=60), 1)
-    names, told = rng.integers(0, 3, 60), rng.integers(0, 3, 60)
+    names, predicted = rng.integers(0, 3, 60), rng.integers(0, 3, 60)
     found = [
         resampled.binary(truth, probability, WEIGHTS),
         resampled.regression(number, said, WEIGHTS),
-        resampled.classes(names, told, WEIGHTS),
+        resampled.classes(names, predicted, WEIGHTS),
     ]
     for sample, weights in enumerate(WEIGHTS):
         expected = [
             binary_scores(repeated(truth, weights), repeated(probability, weights)),
             regression_scores(repeated(number, weights), repeated(said, weights)),
-            class_scores(repeated(names, weights), repeated(told, weights)),
+            class_scores(repeated(names, weights), repeated(predicted, weights)),
         ]
         for one, other in zip(found, expected, strict=True):
             other.pop("n")

@@ -3,25 +3,39 @@ from typing import Any
 import numpy as np
 import pytest
 
-from wscore.heads.evaluation.controls import CONTROLS, Case, Rows, linear_probe, mean, shape_numbers, shapes
+from wscore.heads.evaluation.controls import (
+    CONTROLS,
+    Case,
+    ControlInputs,
+    linear_probe,
+    shape_numbers,
+    shapes,
+    training_mean,
+)
 from wscore.heads.targets import Binary, Continuous, Discrete, Target
 from wscore.networks.layout import Layout, TensorSpec
 
-NUMBER = Continuous(name="y", scale="linear", floor=None, mean=0.0, std=1.0, weight=1.0)
+NUMBER = Continuous(name="y", scale="linear", floor=None, training_mean=0.0, std=1.0, weight=1.0)
 LABEL = Binary(name="y", column="y", value=None, positive_weight=1.0, weight=1.0)
 NAME = Discrete(name="y", vocabulary=("a", "b", "c"), class_weights=(1.0, 1.0, 1.0), weight=1.0)
 
 
-def rows(count: int, seed: int = 0) -> Rows:
+def rows(count: int, seed: int = 0) -> ControlInputs:
     rng = np.random.default_rng(seed)
     latents = rng.normal(size=(count, 4)).astype(np.float32)
     shape = rng.integers(0, 2, count)
     statistics = np.column_stack([latents[:, 0], rng.normal(size=count), shape])
-    return Rows(latents, statistics, shape, latents[:, :2], latents[:, 2:], ("a", "b", "c"))
+    return ControlInputs(latents, statistics, shape, latents[:, :2], latents[:, 2:], ("a", "b", "c"))
 
 
 def case(
-    target: Target, values: Any, *, train: Rows, test: Rows, validation: Rows | None = None, truth: Any = ()
+    target: Target,
+    values: Any,
+    *,
+    train: ControlInputs,
+    test: ControlInputs,
+    validation: ControlInputs | None = None,
+    truth: Any = (),
 ) -> Case:
     return Case(
         target=target,
@@ -37,9 +51,9 @@ def case(
 
 def test_mean_of_numbers_labels_and_names():
     given = {"train": rows(4), "test": rows(2)}
-    assert mean(case(NUMBER, [1, 2, 3, 6], **given)).tolist() == [[3], [3]]
-    assert mean(case(LABEL, [1, 0, 0, 0], **given)).tolist() == [[0.25], [0.25]]
-    assert mean(case(NAME, [0, 2, 2, 2], **given)).tolist() == [[0.25, 0, 0.75]] * 2
+    assert training_mean(case(NUMBER, [1, 2, 3, 6], **given)).tolist() == [[3], [3]]
+    assert training_mean(case(LABEL, [1, 0, 0, 0], **given)).tolist() == [[0.25], [0.25]]
+    assert training_mean(case(NAME, [0, 2, 2, 2], **given)).tolist() == [[0.25, 0, 0.75]] * 2
 
 
 def test_shapes_take_the_mean_of_equal_shapes_and_of_all_for_new_ones():

@@ -11,22 +11,22 @@ from wscore.errors import DataError, ModelError, WscoreWarning
 from wscore.heads.dataset import HeadData
 from wscore.heads.ensemble import Blend, BlendConfig
 from wscore.heads.evaluation.config import EvaluateHeadsConfig
-from wscore.heads.evaluation.controls import Rows, controls_of, shape_numbers
+from wscore.heads.evaluation.controls import ControlInputs, controls_of, shape_numbers
 from wscore.heads.evaluation.evaluate import (
     OURS,
-    Verdict,
-    describe,
-    given_away,
-    judge,
+    HeadResults,
+    control_inputs,
+    evaluate,
+    heads_report,
+    heads_summary_line,
     one_valued,
-    report,
-    sentence,
+    shape_leaked_names,
     unseen,
 )
-from wscore.heads.evaluation.tables import tables
+from wscore.heads.evaluation.tables import heads_tables
 from wscore.heads.mlp_head import HeadConfig
 from wscore.heads.targets import Targets, fit_binary, fit_continuous, fit_discrete
-from wscore.heads.train import HeadsConfig, PropertyHead, kind_of
+from wscore.heads.train import HeadsConfig, PropertyHead, target_kind
 from wscore.heads.weight_statistics import statistics_table
 from wscore.zoo.store import Zoo
 
@@ -59,10 +59,10 @@ def data(count: int = 160) -> HeadData:
     return HeadData(latents, table, "e")
 
 
-def rows(given: HeadData) -> Rows:
+def rows(given: HeadData) -> ControlInputs:
     shape = given.table["shape"].to_numpy()
     statistics = np.column_stack([given.latents[:, 1:], shape])
-    return Rows(given.latents, statistics, shape, given.latents[:, :2], given.latents[:, 2:], tuple("abcd"))
+    return ControlInputs(given.latents, statistics, shape, given.latents[:, :2], given.latents[:, 2:], tuple("abcd"))
 
 
 def targets_of(task: str, train: pd.DataFrame) -> Targets:
@@ -76,17 +76,17 @@ def targets_of(task: str, train: pd.DataFrame) -> Targets:
     )
 
 
-def verdict(task: str, given: HeadData | None = None) -> Verdict:
+def verdict(task: str, given: HeadData | None = None) -> HeadResults:
     """The verdict on an untrained head."""
     given = given or data()
     targets = targets_of(task, given.part("train").table)
     outputs = {target.name: target.width for target in targets}
     torch.manual_seed(0)
     network = HeadConfig(inputs=4, hidden_dim=3, layers=1, dropout=0.0, outputs=outputs, encoder=None, reader=None)
-    kinds = {target.name: kind_of(target) for target in targets}
+    kinds = {target.name: target_kind(target) for target in targets}
     model = Blend(BlendConfig(kinds=kinds, network=network, copies=1, forests=()))
     names = {"latent": given.names("latent")}
-    return judge(PropertyHead(task, model, targets, "e", names, {}), given, rows(given), CONFIG)
+    return evaluate(PropertyHead(task, model, targets, "e", names, {}), given, rows(given), CONFIG)
 
 
 def numbers(value: object) -> list[float]:
@@ -95,48 +95,48 @@ def numbers(value: object) -> list[float]:
 
 @pytest.mark.parametrize("task", ["patterns", "accuracy", "hyperparameters"])
 def test_a_report_holds_every_method_and_finite_floats_only(task: str):
-    found = report(verdict(task), CONFIG)
+    found = heads_report(verdict(task), CONFIG)
     assert {OURS, *controls_of(task)} <= set(found)
     assert all(isinstance(value, float) and math.isfinite(value) for value in numbers(found))
     assert (found["networks"], found["runs"]) == (32, 16)
 
 
 def test_controls_find_what_they_can():
-    found = report(verdict("patterns"), CONFIG)
+    found = heads_report(verdict("patterns"), CONFIG)
     assert found["shapes"]["has_norm_f1"] == 1
-    assert found["given_away_by_shape"] == {"has_norm": 1, "has_drop": 0, "has_rare": 0}
+    assert found["shape_leaked"] == {"has_norm": 1, "has_drop": 0, "has_rare": 0}
     assert found["one_valued"] == {"has_rare": 1}
     assert found["linear_probe"]["has_drop_f1"] > 0.8
-    assert found["linear_probe"]["macro_f1_not_given_away"] == found["linear_probe"]["has_drop_f1"]
+    assert found["linear_probe"]["macro_f1_not_shape_leaked"] == found["linear_probe"]["has_drop_f1"]
     assert "has_rare_f1" not in found[OURS]
-    accuracy = report(verdict("accuracy"), CONFIG)
+    accuracy = heads_report(verdict("accuracy"), CONFIG)
     assert accuracy["linear_probe"]["r2"] > 0.99
     assert accuracy["statistics"]["r2"] > accuracy["mean"]["r2"] > -0.2
     assert accuracy["mean"]["kendall_tau"] == 0
 
 
 def test_the_hyperparameter_report_adds_up():
-    found = report(verdict("hyperparameters"), CONFIG)
+    found = heads_report(verdict("hyperparameters"), CONFIG)
     ours = found["linear_probe"]
     assert ours["continuous_r2"] == ours["lr_r2"]
     assert ours["discrete_accuracy"] == (ours["act_accuracy"] + ours["shape_accuracy"]) / 2
-    assert found["given_away_by_shape"] == {"act": 0, "shape": 1}
+    assert found["shape_leaked"] == {"act": 0, "shape": 1}
     assert found["mean"]["aggregate"] <= 0.05
 
 
 def test_intervals_enclose_the_headline_and_are_left_out_when_asked():
-    found = report(verdict("accuracy"), CONFIG)
+    found = heads_report(verdict("accuracy"), CONFIG)
     for name in ("r2", "kendall_tau", "mae"):
         low, value, high = (found["statistics"][f"{name}{end}"] for end in ("_low", "", "_high"))
         assert low <= value <= high
     few = EvaluateHeadsConfig(ood=None, bootstrap_samples=0, boosting_iterations=1, seed=0)
-    assert not [name for name in report(verdict("accuracy"), few)[OURS] if name.endswith(("_low", "_high"))]
+    assert not [name for name in heads_report(verdict("accuracy"), few)[OURS] if name.endswith(("_low", "_high"))]
 
 
 @pytest.mark.parametrize(
     ("task", "names"),
     [
-        ("patterns", ("macro_f1", "macro_f1_not_given_away")),
+        ("patterns", ("macro_f1", "macro_f1_not_shape_leaked")),
         ("accuracy", ("r2", "kendall_tau", "mae")),
         ("hyperparameters", ("aggregate", "continuous_r2", "discrete_accuracy")),
     ],
@@ -158,7 +158,7 @@ def test_missing_targets_are_not_judged():
     known = found.table["score"].notna().to_numpy()
     assert not known.all()
     wild = {OURS: {"score": np.where(known[:, None], found.outputs[OURS]["score"], 1e6)}}
-    assert report(found, CONFIG) == report(found._replace(outputs={**found.outputs, **wild}), CONFIG)
+    assert heads_report(found, CONFIG) == heads_report(found._replace(outputs={**found.outputs, **wild}), CONFIG)
 
 
 def test_controls_do_not_see_the_truth_of_the_test_networks():
@@ -175,7 +175,7 @@ def test_raw_metrics_use_the_true_values_even_below_all_training_values():
     given = data()
     test = given.table.index[given.table["split"] == "test"]
     given.table.loc[test, "lr"] = 1e-9
-    (table,) = [tables(verdict("hyperparameters", given), CONFIG)["points"]]
+    (table,) = [heads_tables(verdict("hyperparameters", given), CONFIG)["points"]]
     assert set(table["true"]) == {1e-9}
 
 
@@ -185,7 +185,7 @@ def test_names_that_no_training_network_has_are_counted_and_warned_of():
     found = verdict("hyperparameters", given)
     assert unseen(found) == {"act": 3}
     with pytest.warns(WscoreWarning, match="act: 3 test networks left out"):
-        assert report(found, CONFIG)["unseen"] == {"act": 3}
+        assert heads_report(found, CONFIG)["unseen"] == {"act": 3}
 
 
 def test_a_test_split_that_says_nothing():
@@ -198,9 +198,9 @@ def test_a_test_split_that_says_nothing():
     for task in ("patterns", "accuracy", "hyperparameters"):
         found = verdict(task, given)
         assert one_valued(found) == {target.name for target in found.targets}
-        assert all(math.isfinite(value) for value in numbers(report(found, CONFIG)))
-        assert "nothing can be judged" in sentence({task: report(found, CONFIG)})
-        assert "roc" not in tables(found, CONFIG)
+        assert all(math.isfinite(value) for value in numbers(heads_report(found, CONFIG)))
+        assert "nothing can be judged" in heads_summary_line({task: heads_report(found, CONFIG)})
+        assert "roc" not in heads_tables(found, CONFIG)
 
 
 def test_a_head_of_another_encoder_is_refused():
@@ -217,9 +217,12 @@ def test_an_empty_test_split_is_refused():
 
 
 def test_sentence():
-    found = {"accuracy": report(verdict("accuracy"), CONFIG), "patterns": report(verdict("patterns"), CONFIG)}
+    found = {
+        "accuracy": heads_report(verdict("accuracy"), CONFIG),
+        "patterns": heads_report(verdict("patterns"), CONFIG),
+    }
     ours, rival = (found["accuracy"][name]["r2"] for name in (OURS, "statistics"))
-    assert f"accuracy r2 {ours:.3f} ({rival:.3f}), patterns macro_f1" in sentence(found)
+    assert f"accuracy r2 {ours:.3f} ({rival:.3f}), patterns macro_f1" in heads_summary_line(found)
 
 
 def test_describe_follows_the_order_of_the_table(tiny_zoo):
@@ -227,7 +230,7 @@ def test_describe_follows_the_order_of_the_table(tiny_zoo):
     table = zoo.table.assign(row=np.arange(len(zoo)), split="train").iloc[::-2]
     given = HeadData(np.arange(len(table), dtype=np.float32)[:, None], table, "e")
     heads = convert(read_yaml(PARAMS)["heads"], HeadsConfig, where="heads")
-    found = describe(zoo, given, heads, CONFIG)
+    found = control_inputs(zoo, given, heads, CONFIG)
     np.testing.assert_allclose(found.statistics, statistics_table(zoo).values[table["row"]], rtol=1e-4, atol=1e-5)
     layouts = table["layout"].to_numpy()
     assert ((found.shapes[:, None] == found.shapes) == (layouts[:, None] == layouts)).all()
@@ -235,7 +238,7 @@ def test_describe_follows_the_order_of_the_table(tiny_zoo):
 
 
 def test_tables_hold_what_was_judged():
-    found = tables(verdict("hyperparameters"), CONFIG)
+    found = heads_tables(verdict("hyperparameters"), CONFIG)
     assert set(found) == {"scores", "points", "names", "importance"}
     points = found["points"]
     assert len(points) == 32
@@ -246,7 +249,7 @@ def test_tables_hold_what_was_judged():
     assert list(zip(mains["target"], mains["metric"], strict=True)) == [
         ("lr", "r2"), ("act", "accuracy"), ("shape", "accuracy"),
     ]  # fmt: skip
-    roc = tables(verdict("patterns"), CONFIG)["roc"]
+    roc = heads_tables(verdict("patterns"), CONFIG)["roc"]
     assert set(roc["target"]) == {"has_norm", "has_drop"}
     assert np.isfinite(roc.drop(columns=["target", "method"]).to_numpy()).all()
-    assert given_away(verdict("patterns")) == {"has_norm"}
+    assert shape_leaked_names(verdict("patterns")) == {"has_norm"}

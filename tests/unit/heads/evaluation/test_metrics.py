@@ -8,7 +8,7 @@ from wscore.heads.evaluation.metrics import (
     binary_scores,
     class_scores,
     hamming_loss,
-    is_given_away,
+    is_shape_leaked,
     kendall_tau,
     macro_f1,
     r2,
@@ -145,8 +145,8 @@ def test_aggregate_is_the_mean_skill_with_bad_ones_cut_and_one_valued_ones_left_
 
 def test_given_away_means_balanced_accuracy():
     truth = np.array([1.0] + [0.0] * 199)
-    assert is_given_away(LABEL, truth[:, None], truth)
-    assert not is_given_away(LABEL, np.zeros((200, 1)), truth)  # right 99.5% of the time, but never on the rare label
-    assert is_given_away(NAME, np.eye(3)[[0, 1, 2]], np.array([0.0, 1.0, 2.0]))
-    assert not is_given_away(NAME, np.eye(3)[[0, 1, 1]], np.array([0.0, 1.0, 2.0]))
-    assert not is_given_away(NUMBER, truth[:, None], truth)
+    assert is_shape_leaked(LABEL, truth[:, None], truth)
+    assert not is_shape_leaked(LABEL, np.zeros((200, 1)), truth)  # right 99.5% of the time, but never on the rare label
+    assert is_shape_leaked(NAME, np.eye(3)[[0, 1, 2]], np.array([0.0, 1.0, 2.0]))
+    assert not is_shape_leaked(NAME, np.eye(3)[[0, 1, 1]], np.array([0.0, 1.0, 2.0]))
+    assert not is_shape_leaked(NUMBER, truth[:, None], truth)

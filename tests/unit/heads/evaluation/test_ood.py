@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from wscore.config import load_section
-from wscore.heads.evaluation.ood import ASIDE, headline, hold_out, learnable
+from wscore.heads.evaluation.ood import ASIDE, hold_out, learnable, ood_summary_line
 from wscore.heads.train import HeadsConfig
 
 PARAMS = Path(__file__).parents[4] / "params.yaml"
@@ -63,4 +63,4 @@ def test_a_weight_of_a_target_that_is_left_out_goes_with_it(table, heads):
 def test_the_headline_counts_ties_for_ours():
     found = {"mlp": {"accuracy": {"ours": {"r2": 0.5}, "statistics": {"r2": 0.5}}},
              "cnn": {"patterns": {"ours": {"macro_f1": 0.4}, "statistics": {"macro_f1": 0.6}}}}  # fmt: skip
-    assert headline(found) == "held out: ours at least as good in 1 of 2"
+    assert ood_summary_line(found) == "held out: ours at least as good in 1 of 2"

@@ -6,7 +6,7 @@ import pytest
 from scipy.stats import mannwhitneyu, norm, spearmanr
 from sklearn.metrics import roc_auc_score
 
-from wscore.sae.evaluation.explain import Property, Sample, explain, properties, rank_score
+from wscore.sae.evaluation.explain import Property, Sample, match_properties, properties, rank_score
 
 RUNS = 120
 
@@ -27,14 +27,14 @@ def make_sample(random: np.random.Generator, *, signal: float) -> Sample:
 def test_planted_relations_are_found_and_shuffled_ones_are_not() -> None:
     random = np.random.default_rng(0)
     train, test = (make_sample(random, signal=1.5) for _ in range(2))
-    table = explain(train, test, np.arange(20), "same_shapes", 0.05).set_index("latent")
+    table = match_properties(train, test, np.arange(20), "same_shapes", 0.05).set_index("latent")
     assert (table.loc[0, "property"], table.loc[1, "property"]) == ("bn", "lr")
     assert table.loc[0, "score"] > 0.9
     assert table.loc[1, "score"] < -0.7
     assert table.loc[[0, 1], "discovered"].all()
     assert table["discovered"].sum() <= 3
     shuffled = [
-        explain(
+        match_properties(
             train.shuffled("same_shapes", random),
             test.shuffled("same_shapes", random),
             np.arange(20),

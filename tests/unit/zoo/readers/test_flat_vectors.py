@@ -36,25 +36,25 @@ def test_a_folder_of_vectors_is_read_whole_or_by_data_set(read_zoo, tmp_path):
     assert np.array_equal(zoo.weights([1])[0], original[1][1].numpy())
 
 
-def test_vectors_are_normalised_and_padded_when_asked(read_zoo, set_aside, tmp_path):
+def test_vectors_are_normalised_and_padded_when_asked(read_zoo, excluded, tmp_path):
     folder = zoo_dataset(tmp_path / "in")
     with pytest.warns(WscoreWarning, match="2 too_large"):
         zoo = read_zoo("zoo_dataset", folder, reading={"normalize": "minmax", "max_len": 11})
     assert set(zoo.table["n_weights"]) == {11}
     assert set(zoo.table["length"]) == {10, 7}
-    assert set(set_aside().values()) == {"too_large"}
+    assert set(excluded().values()) == {"too_large"}
     row = list(zoo.table["model_id"]).index("mnist/mnist/2")
     back = zoo.weights([row])[0][:10] * zoo.table["weight_scale"][row] + zoo.table["weight_shift"][row]
     assert np.allclose(back, torch.load(folder / "weights" / "mnist.pt", weights_only=True)[2].numpy(), atol=1e-6)
 
 
-def test_vectors_that_do_not_fit_their_layout_are_listed(read_zoo, set_aside, tmp_path):
+def test_vectors_that_do_not_fit_their_layout_are_listed(read_zoo, excluded, tmp_path):
     folder = zoo_dataset(tmp_path / "in")
     layout = {"a.weight": (2, 3), "a.bias": (1,)}
     with pytest.warns(WscoreWarning, match="6 mismatched_layout"):
         zoo = read_zoo("zoo_dataset", folder, reading={"layout": layout})
     assert set(zoo.table["dataset"]) == {"svhn", "kmnist"}
-    assert set_aside()["mnist/mnist/0"] == "mismatched_layout"
+    assert excluded()["mnist/mnist/0"] == "mismatched_layout"
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="no vectors here"):
         read_zoo("zoo_dataset", tmp_path / "empty")

@@ -55,7 +55,7 @@ def test_state_dicts_of_every_format_are_read(read_zoo, tmp_path):
     assert json.loads((tmp_path / "zoo" / "source.json").read_text())["source"] == "folder"
 
 
-def test_a_pattern_names_run_and_checkpoint_and_the_rest_is_listed(read_zoo, set_aside, tmp_path):
+def test_a_pattern_names_run_and_checkpoint_and_the_rest_is_listed(read_zoo, excluded, tmp_path):
     for seed, name in enumerate(("lr0.1/ep03.pt", "lr0.1/ep12.pt", "lr0.2/ep03.pt", "lr0.2/best.pt")):
         save(tmp_path / "in" / name, state(seed))
     with pytest.warns(WscoreWarning) as caught:
@@ -63,7 +63,7 @@ def test_a_pattern_names_run_and_checkpoint_and_the_rest_is_listed(read_zoo, set
     assert "1 of 4 checkpoints don't fit zoo.run_pattern" in str(caught[0].message)
     assert list(zoo.table["run_id"]) == ["lr0.1", "lr0.1", "lr0.2"]
     assert list(zoo.table["checkpoint"]) == [3, 12, 3]
-    assert set_aside() == {"lr0.2/best.pt": "no_match"}
+    assert excluded() == {"lr0.2/best.pt": "no_match"}
 
 
 def test_file_names_tell_columns(read_zoo, tmp_path):
@@ -76,7 +76,7 @@ def test_file_names_tell_columns(read_zoo, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["csv", "json", "jsonl", "parquet"])
-def test_metadata_is_joined_by_path_or_name(read_zoo, set_aside, tmp_path, kind):
+def test_metadata_is_joined_by_path_or_name(read_zoo, excluded, tmp_path, kind):
     for seed, name in enumerate(("a/one.pt", "a/two.pt", "b/two.pt")):
         save(tmp_path / "in" / name, state(seed))
     rows = [
@@ -96,7 +96,7 @@ def test_metadata_is_joined_by_path_or_name(read_zoo, set_aside, tmp_path, kind)
     with pytest.warns(WscoreWarning) as caught:
         zoo = read_zoo("folder", tmp_path / "in")
     assert "1 checkpoints without a row" in str(caught[0].message)
-    assert set_aside() == {"gone.pt": "file_missing"}
+    assert excluded() == {"gone.pt": "file_missing"}
     table = zoo.table.set_index("model_id")
     assert table.loc["a/one", "test_accuracy"] == 0.5
     assert np.isnan(table.loc["a/two", "test_accuracy"])
@@ -177,13 +177,13 @@ def test_a_full_disk_leaves_nothing_behind(read_zoo, tmp_path, monkeypatch):
     assert not (tmp_path / "zoo").exists()
 
 
-def test_links_out_of_the_folder_are_not_followed(read_zoo, set_aside, tmp_path):
+def test_links_out_of_the_folder_are_not_followed(read_zoo, excluded, tmp_path):
     save(tmp_path / "in" / "a.pt", state(1))
     save(tmp_path / "secret.pt", state(2))
     (tmp_path / "in" / "b.pt").symlink_to(tmp_path / "secret.pt")
     with pytest.warns(WscoreWarning, match="1 outside"):
         assert len(read_zoo("folder", tmp_path / "in")) == 1
-    assert set_aside() == {"b.pt": "outside"}
+    assert excluded() == {"b.pt": "outside"}
 
 
 def test_no_folder_no_files_and_no_match_are_named(read_zoo, zoo_config, tmp_path):
@@ -258,13 +258,13 @@ def test_trials_of_ray_tune_are_read(read_zoo, tmp_path):
     assert "hostname" not in table
 
 
-def test_a_trial_without_parameters_is_listed(read_zoo, set_aside, tmp_path):
+def test_a_trial_without_parameters_is_listed(read_zoo, excluded, tmp_path):
     trial(tmp_path / "in", "good")
     trial(tmp_path / "in", "torn", checkpoints=1)
     (tmp_path / "in" / "torn" / "params.json").write_text('{"lr": ')
     with pytest.warns(WscoreWarning, match="1 unreadable"):
         assert set(read_zoo("ray_tune", tmp_path / "in").table["run_id"]) == {"good"}
-    assert set_aside() == {"torn/checkpoint_000000/checkpoints": "unreadable"}
+    assert excluded() == {"torn/checkpoint_000000/checkpoints": "unreadable"}
     with pytest.raises(DataError, match="no trials of Ray Tune here"):
         read_zoo("ray_tune", tmp_path / "in" / "good" / "checkpoint_000000")
     assert isinstance(Zoo(tmp_path / "zoo"), Zoo)
@@ -276,12 +276,12 @@ def test_files_that_differ_in_their_extension_are_two_networks(read_zoo, tmp_pat
     assert list(read_zoo("folder", tmp_path / "in").table["model_id"]) == ["a.npz", "a.pt", "b", "c"]
 
 
-def test_a_pipe_is_listed_and_not_waited_for(read_zoo, set_aside, tmp_path):
+def test_a_pipe_is_listed_and_not_waited_for(read_zoo, excluded, tmp_path):
     save(tmp_path / "in" / "a.pt", state())
     os.mkfifo(tmp_path / "in" / "b.pt")
     with pytest.warns(WscoreWarning, match="1 unreadable"):
         assert len(read_zoo("folder", tmp_path / "in")) == 1
-    assert set_aside() == {"b.pt": "unreadable"}
+    assert excluded() == {"b.pt": "unreadable"}
 
 
 def test_run_and_order_come_from_what_stands_beside_the_weights(read_zoo, tmp_path):
@@ -321,11 +321,11 @@ def test_names_of_digits_are_names(read_zoo, tmp_path):
         read_zoo("folder", tmp_path / "in")
 
 
-def test_a_trial_without_checkpoints_is_listed(read_zoo, set_aside, tmp_path):
+def test_a_trial_without_checkpoints_is_listed(read_zoo, excluded, tmp_path):
     trial(tmp_path / "in", "good")
     trial(tmp_path / "in", "bare", checkpoints=0)
     trial(tmp_path / "in", "odd", checkpoints=1)
     (tmp_path / "in" / "odd" / "result.json").write_text('{"training_iteration": "x"}\n')
-    with pytest.warns(WscoreWarning, match="2 set aside"):
+    with pytest.warns(WscoreWarning, match="2 excluded"):
         read_zoo("ray_tune", tmp_path / "in")
-    assert set_aside() == {"bare": "file_missing", "odd/checkpoint_000000/checkpoints": "unreadable"}
+    assert excluded() == {"bare": "file_missing", "odd/checkpoint_000000/checkpoints": "unreadable"}

@@ -15,7 +15,7 @@ from wscore.errors import DataError, WscoreWarning
 from wscore.io import read_json
 from wscore.zoo.readers.folder import in_time
 from wscore.zoo.readers.hygiene import is_fixed_table
-from wscore.zoo.summary import describe, how_runs_are_told
+from wscore.zoo.summary import how_runs_are_told, zoo_statistics
 
 
 def state(seed, outputs=4):
@@ -46,7 +46,7 @@ def test_shards_are_one_network(read_zoo, tmp_path, suffix):
     assert all(torch.equal(back[name], tensor) for name, tensor in state(1).items())
 
 
-def test_shards_that_lack_a_part_or_lead_elsewhere_are_named(read_zoo, set_aside, tmp_path):
+def test_shards_that_lack_a_part_or_lead_elsewhere_are_named(read_zoo, excluded, tmp_path):
     torch.save(state(9), tmp_path / "secret.pt")
     for seed, name in enumerate(("torn", "lone", "outside", "bad", "good")):
         shards(tmp_path / "in" / name, seed)
@@ -54,10 +54,10 @@ def test_shards_that_lack_a_part_or_lead_elsewhere_are_named(read_zoo, set_aside
     (tmp_path / "in/lone/model.safetensors.index.json").unlink()
     (tmp_path / "in/outside/model.safetensors.index.json").write_text('{"weight_map": {"w": "../../secret.pt"}}')
     (tmp_path / "in/bad/model.safetensors.index.json").write_text('{"weight_map": [1]}')
-    with pytest.warns(WscoreWarning, match="set aside"):
+    with pytest.warns(WscoreWarning, match="excluded"):
         zoo = read_zoo("folder", tmp_path / "in")
     assert list(zoo.table["model_id"]) == ["good/model"]
-    reasons = set_aside()
+    reasons = excluded()
     assert reasons["torn/model.safetensors.index.json"] == "file_missing"
     assert reasons["lone/model-00001-of-00002.safetensors"] == "no_checkpoint"
     assert reasons["outside/model.safetensors.index.json"] == "outside"
@@ -80,7 +80,7 @@ def test_a_folder_for_each_step_is_a_time_in_its_run(read_zoo, tmp_path):
     assert how_runs_are_told(zoo) == " by their folders (zoo.run_pattern changes this)"
 
 
-def test_best_and_last_are_copies_of_the_epochs(read_zoo, set_aside, tmp_path):
+def test_best_and_last_are_copies_of_the_epochs(read_zoo, excluded, tmp_path):
     (tmp_path / "in" / "run").mkdir(parents=True)
     for epoch in (1, 2, 10):
         torch.save(state(epoch), tmp_path / "in" / "run" / f"epoch_{epoch}.pt")
@@ -90,7 +90,7 @@ def test_best_and_last_are_copies_of_the_epochs(read_zoo, set_aside, tmp_path):
     with pytest.warns(WscoreWarning, match="1 duplicate"):
         table = read_zoo("folder", tmp_path / "in").table.sort_values("checkpoint")
     assert list(table["model_id"]) == ["run/init", "run/epoch_1", "run/epoch_2", "run/epoch_10", "run/last"]
-    assert set_aside() == {"run/best.pt": "duplicate"} or set_aside() == {"run/best": "duplicate"}
+    assert excluded() == {"run/best.pt": "duplicate"} or excluded() == {"run/best": "duplicate"}
     assert sorted(["a/best", "a/10", "a/9", "a/init"], key=in_time) == ["a/init", "a/9", "a/10", "a/best"]
 
 
@@ -106,7 +106,7 @@ def test_several_networks_of_a_file_share_their_split(read_zoo, tmp_path):
     assert table.loc["e#netG_A", "epoch"] == 3
 
 
-def test_every_file_is_opened_or_listed(read_zoo, set_aside, tmp_path):
+def test_every_file_is_opened_or_listed(read_zoo, excluded, tmp_path):
     (tmp_path / "in").mkdir()
     torch.save(state(0), tmp_path / "in" / "A.PT")
     torch.save(state(1), tmp_path / "in" / "weights")
@@ -127,10 +127,10 @@ def test_every_file_is_opened_or_listed(read_zoo, set_aside, tmp_path):
     with pytest.warns(WscoreWarning, match="3 no_checkpoint"):
         zoo = read_zoo("folder", tmp_path / "in")
     assert set(zoo.table["model_id"]) == {"A", "weights", "b", "agent"}
-    assert set(set_aside()) == {"l.pt", "h.bin", "j.pt"}
-    summary = describe(zoo)
+    assert set(excluded()) == {"l.pt", "h.bin", "j.pt"}
+    summary = zoo_statistics(zoo)
     assert (summary["other_files"], summary["other_files_csv"], summary["other_files_md"]) == (4, 2, 1)
-    details = (tmp_path / "zoo" / "set_aside.csv").read_text()
+    details = (tmp_path / "zoo" / "excluded.csv").read_text()
     assert all(word in details for word in ("git lfs pull", "HTML page", "JSON text"))
     assert "runs" in read_json(tmp_path / "zoo" / "source.json")
 

@@ -71,7 +71,7 @@ def test_groups_are_connected_components():
     assert join_groups(runs, [("d", "c"), ("c", "b"), ("x", "e")]) == ["b", "b", "b", "a", "e", "b"]
 
 
-def test_duplicates_are_set_aside_and_relatives_share_a_group(read_zoo, set_aside, tmp_path):
+def test_duplicates_are_excluded_and_relatives_share_a_group(read_zoo, excluded, tmp_path):
     base = state(1)
     near = {name: value * (1 + 1e-5 * torch.randn_like(value)) for name, value in base.items()}
     states = {
@@ -81,15 +81,15 @@ def test_duplicates_are_set_aside_and_relatives_share_a_group(read_zoo, set_asid
     folder = save(tmp_path / "in", states)
     with pytest.warns(WscoreWarning, match="1 duplicate"):
         zoo = read_zoo("folder", folder)
-    assert set_aside() == {"r2/0": "duplicate"}
+    assert excluded() == {"r2/0": "duplicate"}
     groups = dict(zip(zoo.table["run_id"], zoo.table["group"], strict=True))
     assert groups == {"r1": "r1", "r2": "r1", "r3": "r1", "r4": "r1", "r5": "r5"}
     alone = {"duplicates": "keep", "near_duplicates": "keep", "lineage": False}
     groups = dict(read_zoo("folder", folder, hygiene=alone).table[["run_id", "group"]].to_numpy().tolist())
     assert groups == {"r1": "r1", "r2": "r1", "r3": "r3", "r4": "r4", "r5": "r5"}
     with pytest.warns(WscoreWarning, match="1 near_duplicate"):
-        read_zoo("folder", folder, hygiene={"near_duplicates": "set_aside"})
-    assert set_aside()["r3/0"] == "near_duplicate"
+        read_zoo("folder", folder, hygiene={"near_duplicates": "excluded"})
+    assert excluded()["r3/0"] == "near_duplicate"
 
 
 def test_constant_layers_and_small_ones_relate_nobody(read_zoo, tmp_path):
@@ -98,7 +98,7 @@ def test_constant_layers_and_small_ones_relate_nobody(read_zoo, tmp_path):
     assert len(set(read_zoo("folder", save(tmp_path / "in", states)).table["group"])) == 3
 
 
-def test_metadata_that_is_asked_for_decides(read_zoo, set_aside, tmp_path):
+def test_metadata_that_is_asked_for_decides(read_zoo, excluded, tmp_path):
     states = {f"acc_0.{n}.pt": state(n) for n in range(1, 4)} | {"x.pt": state(9)}
     hygiene = {"required": ("accuracy",), "minimum": {"accuracy": 0.2}}
     with pytest.warns(WscoreWarning) as caught:
@@ -106,18 +106,18 @@ def test_metadata_that_is_asked_for_decides(read_zoo, set_aside, tmp_path):
             "folder", save(tmp_path / "in", states), hygiene=hygiene, reading={"name_pattern": "acc_{accuracy:f}"}
         )
     assert "1 of 4 checkpoints don't fit zoo.reading.name_pattern" in str(caught[0].message)
-    assert "2 set aside" in str(caught[1].message)
-    rows = pd.read_csv(tmp_path / "zoo" / "set_aside.csv").set_index("model_id")
+    assert "2 excluded" in str(caught[1].message)
+    rows = pd.read_csv(tmp_path / "zoo" / "excluded.csv").set_index("model_id")
     assert rows.loc["x", "detail"] == "accuracy"
     assert list(zoo.table["accuracy"]) == [0.2, 0.3]
-    assert set_aside() == {"acc_0.1": "below_minimum", "x": "missing_metadata"}
+    assert excluded() == {"acc_0.1": "below_minimum", "x": "missing_metadata"}
 
 
-def test_two_copies_of_one_checkpoint_under_other_names_count_once(read_zoo, set_aside, tmp_path):
+def test_two_copies_of_one_checkpoint_under_other_names_count_once(read_zoo, excluded, tmp_path):
     folder = save(tmp_path / "in", {"r/1.pt": state(1), "r/1.pth": state(2), "r/01.pt": state(3)})
     with pytest.warns(WscoreWarning, match="2 same_checkpoint"):
         read_zoo("folder", folder, run_pattern=r"(?P<run>r)/(?P<checkpoint>\d+)")
-    assert set(set_aside()) == {"r/1.pt", "r/1.pth"}
+    assert set(excluded()) == {"r/1.pt", "r/1.pth"}
 
 
 def test_a_least_value_of_texts_is_refused(read_zoo, tmp_path):

@@ -11,7 +11,7 @@ import torch
 
 from wscore.config import load_section
 from wscore.errors import ConfigError, DataError, WscoreWarning
-from wscore.networks.records import Found, Refused
+from wscore.networks.records import RawNetwork, Rejected
 from wscore.zoo.config import ZooConfig
 from wscore.zoo.readers.tables import Piece, read_piece
 
@@ -80,23 +80,23 @@ def test_weights_come_in_several_shapes(read_zoo, tmp_path, shape):
     assert np.array_equal(zoo.weights([2])[0], flat(2))
 
 
-def test_rows_without_a_network_are_listed(read_zoo, set_aside, tmp_path):
+def test_rows_without_a_network_are_listed(read_zoo, excluded, tmp_path):
     cells = ["{", "text", json.dumps({"weights": {"a": [[1, 2], [3]]}}), json.dumps({"a": ["x"]}), None, "[]",
              json.dumps({"a": [1.0, float("nan")]}), json.dumps({"a": [0.5, 1.5]})]  # fmt: skip
     folder = write(tmp_path / "in", [{"id": f"n{place}", "weights": cell} for place, cell in enumerate(cells)])
-    with pytest.warns(WscoreWarning, match="7 set aside"):
+    with pytest.warns(WscoreWarning, match="7 excluded"):
         zoo = read_zoo("parquet", folder, reading={"columns": {"id": "id"}})
     assert list(zoo.table["model_id"]) == ["n7"]
-    found = set_aside()
+    found = excluded()
     assert (found["n0"], found["n1"], found["n2"]) == ("unreadable", "no_checkpoint", "unreadable")
     assert (found["n3"], found["n4"], found["n6"]) == ("not_real", "no_checkpoint", "not_finite")
 
 
-def test_a_flat_list_of_another_length_is_listed(read_zoo, set_aside, tmp_path):
+def test_a_flat_list_of_another_length_is_listed(read_zoo, excluded, tmp_path):
     folder = write(tmp_path / "in", [{"weights": flat(0)}, {"weights": flat(1)[:-1]}])
     with pytest.warns(WscoreWarning, match="1 mismatched_layout"):
         assert len(read_zoo("parquet", folder, reading={"layout": SHAPES})) == 1
-    assert set_aside() == {"row-0000001": "mismatched_layout"}
+    assert excluded() == {"row-0000001": "mismatched_layout"}
 
 
 def test_columns_and_files_that_are_not_there_are_named(read_zoo, tmp_path):
@@ -124,12 +124,12 @@ def test_a_table_from_the_hub_records_its_revision(read_zoo, tmp_path, monkeypat
     assert origin["revision"] == "0a1b2c"
 
 
-def test_rows_without_a_name_are_numbered_and_double_names_are_listed(read_zoo, set_aside, tmp_path):
+def test_rows_without_a_name_are_numbered_and_double_names_are_listed(read_zoo, excluded, tmp_path):
     rows = [{"weights": flat(seed), "name": name} for seed, name in enumerate(["a", None, "a", None])]
     with pytest.warns(WscoreWarning, match="1 same_checkpoint"):
         zoo = read_zoo("parquet", write(tmp_path / "in", rows), reading={"columns": {"id": "name"}})
     assert list(zoo.table["model_id"]) == ["a", "row-0000001", "row-0000003"]
-    assert set_aside() == {"a": "same_checkpoint"}
+    assert excluded() == {"a": "same_checkpoint"}
 
 
 def test_a_damaged_row_group_costs_its_own_rows_only(tmp_path):
@@ -142,7 +142,7 @@ def test_a_damaged_row_group_costs_its_own_rows_only(tmp_path):
     data[meta.data_page_offset : meta.data_page_offset + meta.total_compressed_size] = bytes(meta.total_compressed_size)
     path.write_bytes(data)
     found = list(read_piece(load_section(ZooConfig, "zoo").reading, Piece(str(path), (0, 1, 2), 0)))
-    assert [isinstance(item, Found) for item in found] == [True, True, False, False, True, True]
+    assert [isinstance(item, RawNetwork) for item in found] == [True, True, False, False, True, True]
     assert {item.model_id: item.reason for item in found[2:4]} == {
         "row-0000002": "unreadable",
         "row-0000003": "unreadable",
@@ -154,5 +154,5 @@ def test_a_number_that_is_said_once_is_no_network(tmp_path):
     pq.write_table(pa.table({"weights": bomb}), tmp_path / "t.parquet")
     assert (tmp_path / "t.parquet").stat().st_size < 20_000
     (item,) = read_piece(load_section(ZooConfig, "zoo").reading, Piece(str(tmp_path / "t.parquet"), (0,), 0))
-    assert isinstance(item, Refused)
+    assert isinstance(item, Rejected)
     assert item.reason == "too_large"
