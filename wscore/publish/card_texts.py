@@ -121,7 +121,7 @@ def encoder(found: Mapping[str, Any], config: PublishConfig) -> CardPart:
             SYMMETRY,
             "A latent is a summary with losses; the table says which.",
         ),
-        card_metrics_rows=card_metrics_rows("weight-reconstruction", found, REBUILDING),
+        figures=card_metrics_rows("weight-reconstruction", found, REBUILDING),
     )
 
 
@@ -141,7 +141,7 @@ def decoder(found: Mapping[str, Any], config: PublishConfig) -> CardPart:
             "Vectors that no network was encoded to may come out as anything.",
             "Look at agreement and accuracy before you rely on a rebuilt network.",
         ),
-        card_metrics_rows=card_metrics_rows("weight-reconstruction", found, REBUILDING),
+        figures=card_metrics_rows("weight-reconstruction", found, REBUILDING),
     )
 
 
@@ -161,7 +161,7 @@ def head(task: str, found: Mapping[str, Any], config: PublishConfig, *, encoder_
             "What the shapes of the tensors give away is no achievement: see the row `shapes only`.",
             "It was trained on the families and images named above; nothing was measured on other networks.",
         ),
-        card_metrics_rows=card_metrics_rows("network-property-prediction", found, READING.get(task, ())),
+        figures=card_metrics_rows("network-property-prediction", found, READING.get(task, ())),
     )
 
 
@@ -191,7 +191,7 @@ def sparse_dictionary(found: Mapping[str, Any], content: Mapping[str, Any], conf
             "A feature is a direction that is often used, not a cause; `metrics/sae_test.json` has what steering changes.",
             "Codes are a summary with losses; the table says which.",
         ),
-        card_metrics_rows=card_metrics_rows("weight-reconstruction", found, SPARSE),
+        figures=card_metrics_rows("weight-reconstruction", found, SPARSE),
     )
 
 
@@ -224,7 +224,7 @@ def predictor(found: Mapping[str, Any], training: Mapping[str, Any], config: Pub
             "Snapshots must be equally spaced, at the distance that it was trained with.",
             "A forecast that is closer in weights need not classify better: see the accuracies in the table.",
         ),
-        card_metrics_rows=card_metrics_rows("weight-forecasting", methods, columns),
+        figures=card_metrics_rows("weight-forecasting", methods, columns),
     )
 
 

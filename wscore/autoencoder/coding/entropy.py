@@ -220,7 +220,7 @@ class EntropyCode(Section, tag="waterfilling", tag_field="allocation"):
         for row, (payload, place) in enumerate(zip(payloads, places.tolist(), strict=True)):
             group = self.groups[place]
             if len(payload) != group.budget_bytes:
-                raise ModelError("is not a stored latent", expected=f"{group.room} bytes", got=len(payload))
+                raise ModelError("is not a stored latent", expected=f"{group.budget_bytes} bytes", got=len(payload))
             heads[row] = torch.tensor(HEAD.unpack_from(payload))
             words = np.frombuffer(
                 payload[HEAD.size : group.budget_bytes - (group.budget_bytes - HEAD.size) % WORD], "<u4"

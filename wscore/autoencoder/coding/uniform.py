@@ -140,7 +140,7 @@ class LatentCode(Section, tag="uniform", tag_field="allocation"):
         budget_bytes, count = round(4 * self.floats()), len(self.ranges)
         for payload in payloads:
             if len(payload) != budget_bytes:
-                raise ModelError("is not a stored latent", expected=f"{room} bytes", got=len(payload))
+                raise ModelError("is not a stored latent", expected=f"{budget_bytes} bytes", got=len(payload))
         rows = np.frombuffer(b"".join(payloads), np.uint8).reshape(len(payloads), budget_bytes)
         scale = torch.from_numpy(rows[:, :4].copy().view("<f4")[:, 0].astype(np.float32))
         digits = np.unpackbits(rows[:, 4:], axis=1, count=count * self.bits).reshape(len(rows), count, self.bits)

@@ -92,7 +92,7 @@ def rank_correlation(first: Float[np.ndarray, " rows"], second: Float[np.ndarray
     """Return Spearman's rank correlation; 0 where a side is constant and ranks nothing."""
     if not (np.ptp(first) and np.ptp(second)):
         return 0.0
-    return float(spearmanr(first, second).statistic)
+    return float(spearmanr(first, second)[0])  # pyright: ignore[reportArgumentType]
 
 
 def summarise(rows: pd.DataFrame) -> dict[str, float]:

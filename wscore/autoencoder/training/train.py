@@ -52,7 +52,7 @@ Count = Annotated[int, Meta(ge=1)]
 Share = Annotated[float, Meta(ge=0, lt=1)]
 Weight = Annotated[float, Meta(ge=0)]
 Losses = dict[str, Tensor]
-Objective = Callable[["Trainee", NetworkBatch], Losses]
+Objective = Callable[["TrainingModule", NetworkBatch], Losses]
 #: What the loop watches, lower is better, for each value of `ae.select`.
 MONITORS = {"agreement": "disagreement", "loss": "loss", "reconstruction": "reconstruction", "behaviour": "behaviour"}
 BITS = (4, 6, 8, 12, 16, 32)  # of allocation `uniform`

@@ -49,7 +49,7 @@ class ControlInputs(NamedTuple):
     hyperparameters: Float[np.ndarray, "rows setting"]
     names: tuple[str, ...]
 
-    def take(self, rows: Bool[np.ndarray, " rows"] | Int[np.ndarray, " taken"]) -> "Rows":
+    def take(self, rows: Bool[np.ndarray, " rows"] | Int[np.ndarray, " taken"]) -> "ControlInputs":
         """Return some of the networks."""
         return ControlInputs(*(part[rows] for part in self[:-1]), names=self.names)
 

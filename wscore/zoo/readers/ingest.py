@@ -134,7 +134,7 @@ def ingest(plan: ReadPlan, config: ZooConfig, out: Path, factories: Mapping[str,
     shutil.rmtree(folder, ignore_errors=True)
     _warn_of(stuck)
     if rejected:
-        warnings.warn(f"{len(refused)} excluded: {_counted(refused)}; see {SET_ASIDE}", WscoreWarning, stacklevel=2)
+        warnings.warn(f"{len(rejected)} excluded: {_counted(rejected)}; see {EXCLUDED}", WscoreWarning, stacklevel=2)
     return len(rejected)
 
 
@@ -486,4 +486,4 @@ def _counted(rejected: Sequence[Rejected]) -> str:
 
 
 def _first(rejected: Sequence[Rejected]) -> str | None:
-    return printable(f"the first is {refused[0].model_id}: {refused[0].detail}") if rejected else None
+    return printable(f"the first is {rejected[0].model_id}: {rejected[0].detail}") if rejected else None
