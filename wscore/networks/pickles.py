@@ -283,7 +283,7 @@ class PickleInterpreter:
             raise PickleError("an array of no size")
         if int(np.prod(shape, dtype=object)) * dtype.itemsize != len(data) or array.size:
             raise PickleError(f"an array {shape} of {dtype} in {len(data):,} bytes")
-        array.__setstate__((1, tuple(shape), dtype, bool(turned), data))
+        array.__setstate__((1, tuple(shape), dtype, bool(turned), data))  # pyright: ignore[reportArgumentType]
 
 
 def _are_counts(values: Any) -> bool:
@@ -316,7 +316,8 @@ def _rebuild_typed(machine: PickleInterpreter, arguments: tuple[Any, ...]) -> An
     kind = arguments[6] if len(arguments) > 6 else None
     if not isinstance(kind, torch.dtype):
         raise PickleError("a tensor of no type")
-    return machine.tensor(*arguments[:4], kind)
+    storage, offset, size, stride = arguments[:4]
+    return machine.tensor(storage, offset, size, stride, kind)
 
 
 def _rebuild_subclass(machine: PickleInterpreter, arguments: tuple[Any, ...]) -> Any:

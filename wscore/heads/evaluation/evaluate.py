@@ -45,6 +45,7 @@ from wscore.heads.evaluation.metrics import (
     is_one_valued,
     is_shape_leaked,
     known_rows,
+    predicted_classes,
     regression_scores,
     subset_accuracy,
     target_scores,

@@ -106,7 +106,7 @@ class Steering:
         layout = self.zoo.layouts[name]
         alike = [own == name and self.probe.fits(one, layout) for own, one in zip(layouts, kinds, strict=True)]
         tasks = pd.Series([one.task if fits else "" for one, fits in zip(kinds, alike, strict=True)])
-        common = tasks[tasks != ""].mode()
+        common = pd.Series(tasks[tasks != ""]).mode()
         members = rows[(tasks == common.iloc[0]).to_numpy()] if len(common) else rows[:0]
         random = np.random.default_rng((self.config.seed, latent))
         drawn = random.permutation(members)[: self.config.networks]
