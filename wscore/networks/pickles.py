@@ -73,6 +73,7 @@ class Stub(dict[Any, Any]):
         fleeting = state.get("_non_persistent_buffers_set")
         skipped = [name for name in fleeting if isinstance(name, str)] if isinstance(fleeting, list) else []
         for part in parts:
+            assert part is not None
             self.update({name: value for name, value in part.items() if value is not None and name not in skipped})
         return len(self)
 
@@ -111,7 +112,7 @@ class _DType:
         kind = self.code.lstrip("<>=|")
         if kind[:1] not in "fiub" or not kind[1:].isdecimal():
             raise PickleError(f"an array of {self.code}")
-        return np.dtype(kind).newbyteorder(self.order or "=")
+        return np.dtype(kind).newbyteorder(self.order or "=")  # pyright: ignore[reportArgumentType]
 
 
 class PickleInterpreter:
@@ -316,8 +317,7 @@ def _rebuild_typed(machine: PickleInterpreter, arguments: tuple[Any, ...]) -> An
     kind = arguments[6] if len(arguments) > 6 else None
     if not isinstance(kind, torch.dtype):
         raise PickleError("a tensor of no type")
-    storage, offset, size, stride = arguments[:4]
-    return machine.tensor(storage, offset, size, stride, kind)
+    return machine.tensor(*arguments[:4], dtype=kind)
 
 
 def _rebuild_subclass(machine: PickleInterpreter, arguments: tuple[Any, ...]) -> Any:

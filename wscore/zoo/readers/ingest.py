@@ -39,6 +39,7 @@ from wscore.zoo.readers.hygiene import (
 )
 from wscore.zoo.readers.metadata import MetadataColumns
 from wscore.zoo.store import (
+    EXCLUDED,
     OTHERS,
     is_whole,
     read_metadata,
