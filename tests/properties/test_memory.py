@@ -24,8 +24,8 @@ FEW, MANY = 600, 2400
 PER_NETWORK = 3_000  # bytes: less than a quarter of a network's weights
 KNOWN = Architecture(family="mlp", input=(1, 8, 8), classes=10, widths=(44,), activation="relu", pooling="none")
 SIZES = {
-    "tokens.blocks.BLOCK": 1 << 18, "tokens.blocks.PART": 1 << 16, "tokens.blocks.ENTRIES": 1 << 18,
-    "tokens.alignment.TOGETHER": 64, "training.linear_path.BLOCK": 64, "training.representations.BLOCK": 64,
+    "tokens.writer.BLOCK": 1 << 18, "tokens.writer.PART": 1 << 16, "tokens.writer.ENTRIES": 1 << 18,
+    "tokens.alignment.TOGETHER": 64, "autoencoder.training.fit_linear_path.BLOCK": 64, "heads.representations.BLOCK": 64,
 }  # fmt: skip
 CONFIG = TokensConfig(
     granularity="neuron", chunk_size=80, max_tokens=64, align="weights", normalization="layer",

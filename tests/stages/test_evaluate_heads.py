@@ -101,7 +101,7 @@ def test_a_missing_head_leaves_nothing(workspace: Path, made: Path) -> None:
 
 def test_each_data_set_is_held_out_in_turn(workspace: Path, capsys: pytest.CaptureFixture) -> None:
     params = json.loads(Path("params.yaml").read_text())
-    params["evaluate"]["ood"] = "dataset"
+    params["evaluate_heads"]["ood"] = "dataset"
     Path("params.yaml").write_text(json.dumps(params))
     main(ARGUMENTS)
     held = json.loads(Path("metrics/heads_test.json").read_text())["heads_held_out"]
