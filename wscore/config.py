@@ -147,7 +147,7 @@ def flatten(value: object, prefix: str = "") -> dict[str, Any]:
 def describe_type(kind: Any) -> str:
     """Return in words which values a field's annotation takes, for example `a whole number >= 1 or null`.
 
-    >>> describe(Annotated[int, msgspec.Meta(ge=1)] | None)
+    >>> describe_type(Annotated[int, msgspec.Meta(ge=1)] | None)
     'a whole number >= 1 or null'
     """
     parts = get_args(kind)

@@ -56,7 +56,7 @@ def test_every_seed_and_split_is_trained_and_judged_beside_the_controls(
     tmp_path: Path, tiny_zoo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    params = read_yaml(ROOT / "params.yaml")
+    params = read_yaml(ROOT / "params.yaml") | read_yaml(ROOT / "studies/autoencoder_seeds/params.yaml")
     Path("params.yaml").write_text(json.dumps({name: {**params[name], **own} for name, own in CHANGES.items()}))
     build_cache(Zoo(tiny_zoo), load_section(TokensConfig, "tokens"), Path("tokens"))
     main(["--zoo", str(tiny_zoo), "--tokens", "tokens", "--splits", "splits", "--out", "results"])

@@ -32,7 +32,7 @@ OPTIONS = ["--tokens", "tokens", "--autoencoders", "autoencoders", "--out", "res
 @pytest.fixture
 def workspace(tmp_path: Path, tiny_zoo: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    params = read_yaml(ROOT / "params.yaml")
+    params = read_yaml(ROOT / "params.yaml") | read_yaml(ROOT / "studies/rate_fidelity/params.yaml")
     Path("params.yaml").write_text(json.dumps({name: {**params[name], **own} for name, own in CHANGES.items()}))
     build_cache(Zoo(tiny_zoo), load_section(TokensConfig, "tokens"), Path("tokens"))
     cache = TokenCache(Path("tokens"))

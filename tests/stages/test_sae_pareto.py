@@ -22,7 +22,7 @@ CHANGES = {
 
 def test_curves_hold_every_sparsity_beside_pca(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    params = read_yaml(ROOT / "params.yaml")
+    params = read_yaml(ROOT / "params.yaml") | read_yaml(ROOT / "studies/sae_pareto/params.yaml")
     Path("params.yaml").write_text(json.dumps({name: {**params[name], **own} for name, own in CHANGES.items()}))
     main(["--zoo", "zoo", "--tokens", "tokens", "--out", "results"])
     table = pd.read_csv("results/pareto.csv")
@@ -35,7 +35,7 @@ def test_curves_hold_every_sparsity_beside_pca(tmp_path: Path, monkeypatch: pyte
 
 def test_a_list_of_data_sets_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    params = read_yaml(ROOT / "params.yaml")
+    params = read_yaml(ROOT / "params.yaml") | read_yaml(ROOT / "studies/sae_pareto/params.yaml")
     changes = {**CHANGES, "data": {"dataset": ["digits", "mnist"]}}
     Path("params.yaml").write_text(json.dumps({name: {**params[name], **own} for name, own in changes.items()}))
     with pytest.raises(SystemExit) as stop:

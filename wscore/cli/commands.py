@@ -31,7 +31,7 @@ INTERVAL = ("_low", "_high")
 ABOUT = ("test_accuracy", "family", "optimizer", "activation", "lr", "epoch")
 
 
-def encode_command(options: argparse.Namespace) -> None:
+def encode(options: argparse.Namespace) -> None:
     """Print the latents of networks and write them if asked to."""
     encoder = PublishedEncoder.from_pretrained(options.model)
     found: list[dict[str, Any]] = []
@@ -68,7 +68,7 @@ def decode(options: argparse.Namespace) -> None:
     print_json({"networks": rows}) if options.json else print_table(rows)
 
 
-def predict_command(options: argparse.Namespace) -> None:
+def predict(options: argparse.Namespace) -> None:
     """Tell properties of networks."""
     encoder = PublishedEncoder.from_pretrained(options.model)
     heads = _heads(options.model, encoder, options.heads)
@@ -127,7 +127,7 @@ def interpolate(options: argparse.Namespace) -> None:
     print_json({"first": first.name, "second": second.name, "path": rows}) if options.json else print_table(rows)
 
 
-def forecast_command(options: argparse.Namespace) -> None:
+def forecast(options: argparse.Namespace) -> None:
     """Forecast the next snapshots of a training."""
     predictor = PublishedPredictor.from_pretrained(options.model)
     history, future = _history(options, predictor)

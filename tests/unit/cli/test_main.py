@@ -54,9 +54,9 @@ def models(tiny_zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         layers=1,
         heads=1,
         dropout=0.0,
-        older=(),
-        directions=(3, 20),
-        members=1,
+        lagged_snapshots=(),
+        rank_splits=(3, 20),
+        ensemble_size=1,
     )
     save_model(out / "predictor", GramPredictor(forecast), extra={"training": {"stride": 1}})
     write_checksums(out / "predictor")

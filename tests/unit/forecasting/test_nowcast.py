@@ -24,7 +24,7 @@ CONFIG = GramPredictorConfig(
     dropout=0.0,
     lagged_snapshots=(),
     rank_splits=(3, 20),
-    members=1,
+    ensemble_size=1,
 )
 
 

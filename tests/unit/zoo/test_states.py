@@ -32,14 +32,14 @@ def wild(zoo_config, few_digits, tmp_path_factory):
     folder = tmp_path_factory.mktemp("wild")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        for name in ("keep", "excluded"):
+        for name in ("keep", "exclude"):
             config = zoo_config(n_runs=12, diverged=name, max_weight=8.0, **WILD)
             if name == "keep":
                 generate.generate_zoo(config, few_digits, folder / name)
             else:
                 with pytest.warns(WscoreWarning, match="excluded"):
                     generate.generate_zoo(config, few_digits, folder / name)
-    return Zoo(folder / "keep"), Zoo(folder / "excluded")
+    return Zoo(folder / "keep"), Zoo(folder / "exclude")
 
 
 def test_networks_are_marked_by_what_became_of_their_run(wild):

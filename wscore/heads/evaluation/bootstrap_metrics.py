@@ -21,7 +21,7 @@ def binary(
     found = {
         "precision": hits / np.maximum(predicted, 1.0),
         "recall": ratio(hits, true),
-        "f1": ratio(2 * hits, true + predicted),
+        "f1": ratio(2 * hits, true + guessed),
         "roc_auc": ratio(_area(truth, probability, weights), true * other),
         "average_precision": ratio(_precision_sum(truth, probability, weights), true),
     }
@@ -53,9 +53,9 @@ def classes(
 ) -> dict[str, Values]:
     """Return accuracy, macro_f1 (over the classes that occur) and majority (share of the commonest class)."""
     count = int(max(truth.max(initial=0), predicted.max(initial=0))) + 1
-    true, predicted = (weights @ np.eye(count)[part] for part in (truth, predicted))  # (B, K)
+    true, guessed = (weights @ np.eye(count)[part] for part in (truth, predicted))  # (B, K)
     hits = weights @ (np.eye(count)[truth] * (truth == predicted)[:, None])
-    f1 = np.where(true > 0, ratio(2 * hits, true + predicted), np.nan)
+    f1 = np.where(true > 0, ratio(2 * hits, true + guessed), np.nan)
     return {
         "accuracy": mean(truth == predicted, weights),
         "macro_f1": _over(f1),

@@ -313,10 +313,10 @@ def test_a_folder_from_before_horizons_were_a_list_is_read(kind: str, tmp_path) 
 def test_gram_folders_of_older_formats_are_refused(tmp_path) -> None:
     save_model(tmp_path, untrained("gram"))
     content = read_json(tmp_path / "config.json")
-    assert content["format"] == 5
-    for old in (1, 2, 3, 4):
+    assert content["format"] == 6
+    for old in (1, 2, 3, 4, 5):
         write_json(tmp_path / "config.json", {**content, "format": old})
-        with pytest.raises(ModelError, match=f"older format; expected 5; got {old}; make the model again"):
+        with pytest.raises(ModelError, match=f"older format; expected 6; got {old}; make the model again"):
             load_model(tmp_path, WeightPredictor)
 
 

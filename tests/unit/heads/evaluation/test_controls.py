@@ -15,7 +15,7 @@ from wscore.heads.evaluation.controls import (
 from wscore.heads.targets import Binary, Continuous, Discrete, Target
 from wscore.networks.layout import Layout, TensorSpec
 
-NUMBER = Continuous(name="y", scale="linear", floor=None, training_mean=0.0, std=1.0, weight=1.0)
+NUMBER = Continuous(name="y", scale="linear", floor=None, mean=0.0, std=1.0, weight=1.0)
 LABEL = Binary(name="y", column="y", value=None, positive_weight=1.0, weight=1.0)
 NAME = Discrete(name="y", vocabulary=("a", "b", "c"), class_weights=(1.0, 1.0, 1.0), weight=1.0)
 

@@ -88,7 +88,7 @@ def test_duplicates_are_excluded_and_relatives_share_a_group(read_zoo, excluded,
     groups = dict(read_zoo("folder", folder, hygiene=alone).table[["run_id", "group"]].to_numpy().tolist())
     assert groups == {"r1": "r1", "r2": "r1", "r3": "r3", "r4": "r4", "r5": "r5"}
     with pytest.warns(WscoreWarning, match="1 near_duplicate"):
-        read_zoo("folder", folder, hygiene={"near_duplicates": "excluded"})
+        read_zoo("folder", folder, hygiene={"near_duplicates": "exclude"})
     assert excluded()["r3/0"] == "near_duplicate"
 
 
