@@ -9,6 +9,7 @@ import lzma
 import math
 import re
 import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -37,7 +38,7 @@ LARGEST = 10**9  # numbers in one network, where no parameter says otherwise
 BROKEN = (
     ArithmeticError, AssertionError, AttributeError, BufferError, EOFError, ImportError, LookupError, MemoryError,
     NameError, OSError, RuntimeError, TypeError, ValueError, SyntaxError, struct.error, zlib.error, zipfile.BadZipFile,
-    SafetensorError, zipfile.LargeZipFile, lzma.LZMAError,
+    SafetensorError, zipfile.LargeZipFile, lzma.LZMAError, tokenize.TokenError,
 )  # fmt: skip
 
 
@@ -276,7 +277,7 @@ def _array(stream: Any, held: int, most: int) -> Tensor:
         raise RejectedError("not_real", f"an array of {dtype}")
     data = stream.read(count * dtype.itemsize)
     array = np.frombuffer(data, dtype, count=count).reshape(shape, order="F" if fortran else "C")
-    return torch.from_numpy(np.ascontiguousarray(array.astype(native(dtype))))
+    return torch.from_numpy(np.ascontiguousarray(array.astype(native(dtype))).reshape(shape))  # (): it makes (1,) of it
 
 
 def _read_hdf5(path: Path, most: int) -> dict[str, Tensor]:

@@ -161,12 +161,15 @@ def _plan_table(folder: Path, config: ZooConfig, origin: dict[str, str]) -> Read
     if not paths:  # a data set of other files leaves no folder
         found = sorted(path.name for path in folder.iterdir())[:8] if folder.is_dir() else []
         raise DataError("no parquet files here", where=origin["path"], expected="a table of networks", got=found)
-    pieces, first = [], 0
+    pieces, first, refused = [], 0, []
     for path in paths:
         try:
             meta, names = pq.ParquetFile(path).metadata, pq.read_schema(path).names
-        except (pa.ArrowInvalid, OSError) as error:
-            raise DataError("is not a readable parquet file", where=path, got=error) from error
+        except (*BROKEN, pa.ArrowException) as error:
+            if len(paths) == 1:
+                raise DataError("is not a readable parquet file", where=path, got=error) from error
+            refused.append(Rejected(path.relative_to(folder).as_posix(), "unreadable", shown(error)))
+            continue
         _check_columns(config.reading.columns, names, path)
         groups: list[int] = []
         count = 0
@@ -177,7 +180,7 @@ def _plan_table(folder: Path, config: ZooConfig, origin: dict[str, str]) -> Read
                 pieces.append(Piece(str(path.resolve()), tuple(groups), first))
                 first, groups, count = first + count, [], 0
     known = content_hash(stamp(paths), *(str(path.resolve()) for path in paths))
-    return ReadPlan(functools.partial(read_piece, config.reading), pieces, [], known, origin)
+    return ReadPlan(functools.partial(read_piece, config.reading), pieces, refused, known, origin)
 
 
 def _check_columns(columns: ColumnsConfig, names: list[str], path: Path) -> None:

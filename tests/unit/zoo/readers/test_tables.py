@@ -156,3 +156,13 @@ def test_a_number_that_is_said_once_is_no_network(tmp_path):
     (item,) = read_piece(load_section(ZooConfig, "zoo").reading, Piece(str(tmp_path / "t.parquet"), (0,), 0))
     assert isinstance(item, Rejected)
     assert item.reason == "too_large"
+
+
+def test_one_unreadable_file_of_a_table_is_excluded(read_zoo, excluded, tmp_path):
+    rows = pa.array([[1.0, 2.0, float(row)] for row in range(3)], pa.list_(pa.float32()))
+    (tmp_path / "in").mkdir()
+    pq.write_table(pa.table({"weights": rows}), tmp_path / "in" / "a.parquet")
+    (tmp_path / "in" / "b.parquet").write_bytes(b"PAR1" + bytes(40) + b"PAR1")
+    with pytest.warns(WscoreWarning, match="1 unreadable"):
+        assert len(read_zoo("parquet", tmp_path / "in")) == 3
+    assert excluded() == {"b.parquet": "unreadable"}
