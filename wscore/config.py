@@ -1,10 +1,10 @@
-"""params.yaml: the single source of every default, read strictly into frozen classes.
+"""Strict loading of params.yaml, the single source of defaults, into frozen configuration classes.
 
-A section of params.yaml is one `msgspec.Struct(frozen=True, kw_only=True, forbid_unknown_fields=True)` that lives
-beside the code it configures. YAML is read as version 1.2 (as DVC does), so that the `1e-05` written by `dvc exp run -S
-ae.lr=1e-5` is a number and not text.
+Each section is a `msgspec.Struct(frozen=True, kw_only=True, forbid_unknown_fields=True)` defined next to the code it
+configures. YAML is read as version 1.2 (as DVC does), so that the `1e-05` written by `dvc exp run -S ae.lr=1e-5` is a
+number and not text.
 
-What a run may use of a machine (processes, devices, memory) changes no result and is no parameter: see `load_machine`.
+Machine settings (processes, devices, memory) do not change results and are not parameters: see `load_machine`.
 """
 
 import difflib
@@ -35,15 +35,15 @@ class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class MachineConfig(Section, frozen=True):
-    """What a run may use of this machine; no result depends on it beyond the last bits of a sum on another device.
+    """Machine settings; they do not change results, except for the last bits of sums on another device.
 
     Args:
-        workers: processes that train, read or tokenize networks, with one thread each; null takes one per core.
+        workers: single-threaded processes that train, read or tokenize networks; null uses one per core.
         backend: `serial`, `process` (of this machine) or `dask` (a cluster, see docs/zoos.md).
-        address: of a Dask scheduler, such as tcp://host:8786; null starts a local one.
-        device: where models are trained; `auto` takes a GPU if there is one. Recorded networks (`base`) are so small that
-            `auto` trains them on the CPU.
-        evaluation_batch: networks that an evaluation decodes and compares at once; fewer need less memory.
+        address: Dask scheduler, such as tcp://host:8786; null starts a local one.
+        device: for training; `auto` uses a GPU if there is one, except for recorded networks (`base`), which are so small
+            that they are trained on the CPU.
+        evaluation_batch: networks decoded and compared at once in evaluations; lower it to save memory.
     """
 
     workers: Count | None = None
@@ -54,15 +54,15 @@ class MachineConfig(Section, frozen=True):
 
     @property
     def processes(self) -> int:
-        """Most worker processes."""
+        """Maximum number of worker processes."""
         return self.workers or os.cpu_count() or 1
 
 
 def load_machine(path: Path = MACHINE) -> MachineConfig:
-    """Return the settings of this machine: environment (WSCORE_WORKERS=4), else machine.yaml if there is one, else defaults.
+    """Return the machine settings: from the environment (WSCORE_WORKERS=4), else from machine.yaml, else defaults.
 
     Raises:
-        ConfigError: naming the key or the variable, if it is unknown, mistyped or out of range.
+        ConfigError: naming the key or variable that is unknown, of the wrong type or out of range.
     """
     content = read_yaml(path) if path.exists() else {}
     settings = convert(content, MachineConfig, where=str(path))
@@ -98,7 +98,7 @@ def load_section(section: type[T], name: str, path: Path = PARAMS) -> T:
     """Return section `name` of params.yaml as an instance of its configuration class.
 
     Raises:
-        ConfigError: naming the dotted key, if the section or a key is missing, unknown, mistyped or out of range.
+        ConfigError: naming the section or dotted key that is missing, unknown, of the wrong type or out of range.
     """
     content = read_yaml(path)
     if name not in content:
@@ -110,7 +110,7 @@ def convert(value: object, section: type[T], *, where: str) -> T:
     """Return plain data as a configuration class; `where` is the dotted prefix used in the error.
 
     Raises:
-        ConfigError: naming the dotted key, what was expected and what was found.
+        ConfigError: naming the dotted key, the expected and the actual value.
     """
     try:
         result = msgspec.convert(value, section, strict=True)
@@ -145,7 +145,7 @@ def flatten(value: object, prefix: str = "") -> dict[str, Any]:
 
 
 def describe_type(kind: Any) -> str:
-    """Return in words which values a field's annotation takes, for example `a whole number >= 1 or null`.
+    """Return a description of the values that an annotation allows, for example `a whole number >= 1 or null`.
 
     >>> describe_type(Annotated[int, msgspec.Meta(ge=1)] | None)
     'a whole number >= 1 or null'
@@ -176,9 +176,9 @@ def _bounds(meta: msgspec.Meta) -> str:
 
 
 def _explain(message: str, value: object, section: type, where: str, *, own: bool) -> ConfigError:
-    """Return a complaint (`Expected `int`, got `str` - at `$.ae.layers``) in the words of params.yaml.
+    """Return an error that names the key in params.yaml, from a message `Expected `int`, got `str` - at `$.ae.layers``.
 
-    Those of msgspec are told in our own words; those of a section itself (`own`) stay as they are.
+    Messages of msgspec are rephrased; those raised by a section itself (`own`) are kept.
     """
     reason, _, place = message.partition(" - at ")
     kind: Any = section
@@ -207,7 +207,7 @@ def _wrong_key(key: str, fields: Mapping[str, Any], where: str, *, missing: bool
 
 
 def _fields(kind: Any) -> dict[str, Any]:
-    """Return the annotations of a configuration class, also of `Class | None`; of anything else none."""
+    """Return the annotations of a configuration class or of `Class | None`; empty for anything else."""
     classes = [part for part in (kind, *get_args(kind)) if isinstance(part, type) and issubclass(part, msgspec.Struct)]
     return get_type_hints(classes[0], include_extras=True) if classes else {}
 

@@ -1,21 +1,21 @@
-"""Errors that a user can act on: what went wrong, where, what was expected and what to do next."""
+"""Error classes with actionable messages: what went wrong, where, what was expected and how to fix it."""
 
 
 def printable(text: object) -> str:
-    """Return a text in one line with its control characters, escapes of terminals and broken letters written out."""
+    """Return a text with control characters, terminal escapes and invalid characters written as backslash escapes."""
     return "".join(
         sign if sign.isprintable() else sign.encode("unicode_escape", "surrogatepass").decode() for sign in str(text)
     )
 
 
 class WscoreError(Exception):
-    """One clear sentence for the user; stages print it without a traceback and exit with status 1.
+    """Base class of errors for the user, with a one-line message; stages print it without a traceback and exit with 1.
 
     Args:
         what: what went wrong, in one clause.
-        where: dotted parameter key or file path concerned.
-        expected: what would have been right.
-        got: what was found instead.
+        where: dotted parameter key or file path.
+        expected: valid value.
+        got: actual value.
         fix: the next command or edit to make.
 
     >>> print(WscoreError("is no folder", where="zoo.path", expected="a folder", got="net.pt", fix="name its folder"))
@@ -42,19 +42,19 @@ class WscoreError(Exception):
 
 
 class ConfigError(WscoreError):
-    """A parameter in params.yaml is unknown, missing, of the wrong type or out of range."""
+    """A parameter is unknown, missing, of the wrong type or out of range."""
 
 
 class DataError(WscoreError):
-    """An image data set, zoo, cache or trajectory on disk is missing, malformed or does not fit."""
+    """An image data set, zoo, cache or trajectory on disk is missing, malformed or inconsistent."""
 
 
 class ModelError(WscoreError):
-    """A model folder is missing, altered, of another class or does not fit the data."""
+    """A model folder is missing, altered, of the wrong class or incompatible with the data."""
 
 
 class TrainingError(WscoreError):
-    """Training cannot go on, for example because the loss is not finite."""
+    """Training cannot continue, for example because the loss is not finite."""
 
 
 class PublishError(WscoreError):
@@ -62,4 +62,4 @@ class PublishError(WscoreError):
 
 
 class WscoreWarning(UserWarning):
-    """Something was skipped or switched off and the work goes on; stages print it as one line."""
+    """Something was skipped or disabled and the run continues; stages print it as one line."""

@@ -1,8 +1,7 @@
-"""Atomic files: an output either exists whole or not at all.
+"""Atomic reading and writing of files: an output is either complete or absent.
 
-Every writer fills a temporary neighbour and renames it. A full disk or a Ctrl-C leaves the old file, or none. Of
-several processes started by torchrun only the first one keeps what it writes, so that all of them can run the same
-stage.
+Every writer fills a temporary file in the same folder and renames it, so that a full disk or Ctrl-C leaves the old file,
+or none. Under torchrun only the first process keeps what it writes, so that all processes can run the same stage.
 """
 
 import hashlib
@@ -21,7 +20,7 @@ import numpy as np
 
 from wscore.errors import DataError
 
-ROWS = 1024  # of an array that are written at once
+ROWS = 1024  # rows of an array written at once
 LARGEST_JSON = 1 << 28  # bytes
 
 
@@ -88,7 +87,7 @@ def read_json(path: Path) -> Any:
     """Return the content of a JSON file.
 
     Raises:
-        DataError: if the file is missing, not JSON, or too long, deep or large in its numbers to be of ours.
+        DataError: if the file is missing, not JSON, too long, too deeply nested or has oversized numbers.
     """
     try:
         if Path(path).stat().st_size > LARGEST_JSON:
@@ -101,7 +100,7 @@ def read_json(path: Path) -> Any:
 
 
 def write_csv(path: Path, columns: Mapping[str, Any]) -> None:
-    """Write equally long columns as CSV atomically, floats with nine significant digits."""
+    """Write columns of equal length as CSV atomically, floats with nine significant digits."""
     import pandas as pd
 
     with atomic_file(path) as temporary:
@@ -109,7 +108,7 @@ def write_csv(path: Path, columns: Mapping[str, Any]) -> None:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Any], metadata: Mapping[str, str] | None = None) -> None:
-    """Write torch tensors as safetensors atomically; each of them must have memory of its own.
+    """Write torch tensors as safetensors atomically; tensors must not share memory.
 
     Raises:
         OSError: if the disk is full or the folder cannot be written.
@@ -121,7 +120,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Any], metadata: Mapping[str,
         plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         try:
             save_file(plain, temporary, metadata={"format": "pt", **(metadata or {})})
-            temporary.chmod(0o644)  # safetensors makes it readable by its owner alone
+            temporary.chmod(0o644)  # safetensors makes files readable by the owner only
         except SafetensorError as error:
             number = re.search(r"os error (\d+)", str(error))
             if number is None:
@@ -130,12 +129,12 @@ def write_tensors(path: Path, tensors: Mapping[str, Any], metadata: Mapping[str,
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], narrow: Callable[[np.ndarray], np.ndarray]) -> None:
-    """Write arrays as float32 safetensors atomically, some rows at once: what `write_tensors` writes, without a copy of all.
+    """Write arrays as float32 safetensors atomically and in batches of rows, without a float32 copy of the whole.
 
     Args:
         path: of the file.
         arrays: by name, of any precision.
-        narrow: makes some rows of an array float32.
+        narrow: converts rows of an array to float32.
     """
     entries: dict[str, dict[str, Any]] = {"__metadata__": {"format": "pt"}}
     end = 0
@@ -155,7 +154,7 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], narrow: Callable[
 
 
 def scratch_array(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-    """Return zeros in a file without a name, which goes when the array goes: the system may move its pages to the disk.
+    """Return zeros backed by an unnamed file that is deleted with the array, so that the system can page it out.
 
     Raises:
         OSError: if the disk is full.
@@ -163,7 +162,7 @@ def scratch_array(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
     size = math.prod(shape) * np.dtype(dtype).itemsize
     if not size:
         return np.zeros(shape, dtype)
-    here = Path.cwd()  # beside the outputs: where the system keeps temporary files may be memory
+    here = Path.cwd()  # next to the outputs, since /tmp may be in memory
     with tempfile.TemporaryFile(dir=here if os.access(here, os.W_OK) else None) as stream:
         if hasattr(os, "posix_fallocate"):
             os.posix_fallocate(stream.fileno(), 0, size)
@@ -190,10 +189,9 @@ def read_tensors(path: Path) -> dict[str, Any]:
 
 
 def create_array(path: Path, shape: tuple[int, ...], dtype: Any) -> np.memmap:
-    """Return a new .npy file as an array to be filled, with its whole space taken on the disk.
+    """Return a new memory-mapped .npy file with its space on disk already allocated.
 
-    A memory-mapped file that outgrows the disk while it is filled would end the process by a signal; here a full disk
-    is an error before the first number is written.
+    Filling a memory map on a full disk would kill the process with a signal; allocating first raises an error instead.
 
     Raises:
         OSError: if the disk is full.
@@ -206,7 +204,7 @@ def create_array(path: Path, shape: tuple[int, ...], dtype: Any) -> np.memmap:
 
 
 def write_figure(path: Path, draw: Callable[[Path], object]) -> None:
-    """Write a PNG atomically; `draw` saves it to the path it is given."""
+    """Write a PNG atomically; `draw` saves the figure to the given path."""
     with atomic_file(path) as temporary:
         target = temporary.with_suffix(".tmp.png")
         try:
@@ -227,10 +225,10 @@ def content_hash(*parts: bytes | str) -> str:
 
 
 def source_code(*names: str) -> bytes:
-    """Return the Python source of modules and packages, in a fixed order; part of the key of what a cache holds.
+    """Return the Python source of modules and packages in a fixed order, for use in cache keys.
 
     Args:
-        names: of files or folders below the package, such as `networks/layout.py` or `symmetry`.
+        names: files or folders in the package, such as `networks/layout.py` or `symmetry`.
     """
     home = Path(__file__).parent
     paths = [
@@ -242,7 +240,7 @@ def source_code(*names: str) -> bytes:
 
 
 def hash_folder(folder: Path) -> str:
-    """Return one hash over the relative names and bytes of all files below a folder, hidden ones left out."""
+    """Return one hash of the relative names and contents of all files in a folder, except hidden ones."""
     digest = hashlib.sha256()
     for path in sorted(p for p in Path(folder).rglob("*") if p.is_file() and not p.name.startswith(".")):
         digest.update(str(path.relative_to(folder)).encode())

@@ -1,4 +1,4 @@
-"""The same function over many items: one after the other, in processes of their own, or on a cluster."""
+"""Parallel map over items: serial, in worker processes, or on a Dask cluster."""
 
 import multiprocessing
 import os
@@ -24,14 +24,14 @@ Result = TypeVar("Result")
 
 
 class Workers(NamedTuple):
-    """Who works on the shards of a stage.
+    """Workers that process the shards of a stage.
 
     Attributes:
-        where: what they work on, for the message if one dies.
-        processes: most of them.
+        where: name of the work, for the error if a worker dies.
+        processes: maximum number of worker processes.
         backend: see `parallel_map`.
         address: of a Dask scheduler.
-        shards: folder of what is finished, which all of them see; None keeps nothing.
+        shards: folder of finished shards, visible to all workers; None keeps no shards.
     """
 
     where: str
@@ -42,7 +42,7 @@ class Workers(NamedTuple):
 
     @property
     def elsewhere(self) -> bool:
-        """Whether other processes do the work."""
+        """Whether the work runs in other processes."""
         return self.backend == "dask" or (self.backend == "process" and self.processes > 1)
 
     def map(
@@ -54,7 +54,7 @@ class Workers(NamedTuple):
 
 
 def workers_here(where: str, *, most: int | None = None) -> Workers:
-    """Return the workers that this machine allows (`wscore.config.load_machine`), and no more than `most` processes."""
+    """Return workers by the machine settings (`wscore.config.load_machine`), at most `most` processes."""
     machine = load_machine()
     processes = machine.processes if most is None else min(most, machine.processes)
     return Workers(where, processes, machine.backend, machine.address)
@@ -70,26 +70,25 @@ def parallel_map(
     backend: Backend = "process",
     address: str | None = None,
 ) -> Iterator[Result]:
-    """Yield the result of each item, from at most `workers` processes with one thread each.
+    """Yield the result of each item, computed in at most `workers` single-threaded processes.
 
-    One worker computes in this process, on one thread too: the count of threads may change the last bits of a sum.
-    An error, Ctrl-C, SIGTERM taken as Ctrl-C, or a consumer that stops early ends the processes at once; what they were
-    at is lost, so that a function that takes long should keep on disk what it has done.
+    A single worker runs in this process, also on one thread, since the number of threads can change the last bits of a
+    sum. An error, Ctrl-C, SIGTERM handled as Ctrl-C, or a consumer that stops early terminates the processes at once and
+    loses unfinished items, so long-running functions should save their results to disk.
 
     Args:
-        function: importable by name (a `functools.partial` of such a one will do); it and its results go through a
-            pipe.
+        function: importable by name (or a `functools.partial` of such a function); it and its results are pickled.
         items: its arguments.
-        workers: most processes.
-        where: what they work on, for the message if one dies.
-        in_order: whether results come in the order of the items; else as they are finished.
-        backend: `serial` computes in this process, `process` in processes of this machine, `dask` on the workers of a
-            Dask scheduler, which need the same wscore and the same files; if one of them dies, its items go to others.
+        workers: maximum number of processes.
+        where: name of the work, for the error if a worker dies.
+        in_order: whether results come in the order of the items; otherwise as they finish.
+        backend: `serial` computes in this process, `process` in local processes, `dask` on the workers of a Dask
+            scheduler, which need the same wscore and the same files; items of a dead worker are rescheduled.
         address: of the scheduler, such as tcp://host:8786; None starts a local one with `workers` processes.
 
     Raises:
-        WscoreError: if a process dies, for example for lack of memory, or the cluster can't be reached; other errors of
-            the function as they are.
+        WscoreError: if a process dies, for example out of memory, or the cluster can't be reached; errors of the
+            function are passed on.
     """
     if backend == "dask" and items:
         yield from _on_cluster(function, items, workers, address, where=where, in_order=in_order)
@@ -151,7 +150,7 @@ def _on_one_thread(function: Callable[[Item], Result], item: Item) -> Result:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Compute on one thread within the block."""
+    """Run the block on one torch thread."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -162,7 +161,7 @@ def one_thread() -> Iterator[None]:
 
 @contextmanager
 def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
-    """Yield a pool whose processes have ended when the block is left, however it is left."""
+    """Yield a pool whose processes have ended when the block exits, for whatever reason."""
     others = multiprocessing.active_children()
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
@@ -178,7 +177,7 @@ def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
 
 
 def _start_worker() -> None:
-    """Use one thread, leave Ctrl-C to the parent, and end when the parent has died."""
+    """Use one thread, leave Ctrl-C to the parent, and exit when the parent dies."""
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -1,4 +1,4 @@
-"""Presets: small YAML files that change some values of params.yaml and leave its comments where they are.
+"""Presets: small YAML files that override values of params.yaml and preserve its comments.
 
 python -m wscore.presets presets/smoke.yaml params.yaml
 """
@@ -22,7 +22,7 @@ def apply_preset(preset: Path, params: Path = PARAMS) -> None:
     """Write the values of a preset into a parameter file, in place.
 
     Raises:
-        ConfigError: naming the dotted key, if it is not a key of the parameter file or a section meets a plain value.
+        ConfigError: naming the dotted key that the parameter file lacks, or that is a mapping in one file only.
     """
     overrides = read_yaml(preset)
     read_yaml(params)
@@ -35,10 +35,10 @@ def apply_preset(preset: Path, params: Path = PARAMS) -> None:
 
 
 def merge(values: Any, overrides: Mapping[str, Any], *, where: str, prefix: str = "") -> None:
-    """Put overrides into nested mappings, in place; keys must exist, save below an empty mapping, which takes any.
+    """Merge overrides into nested mappings, in place; keys must exist, except in an empty mapping, which accepts any.
 
     Raises:
-        ConfigError: naming the dotted key, if it does not exist or a mapping meets a plain value.
+        ConfigError: naming the dotted key that does not exist, or is a mapping on one side only.
     """
     free = not values
     for key, new in overrides.items():
@@ -56,7 +56,7 @@ def merge(values: Any, overrides: Mapping[str, Any], *, where: str, prefix: str 
 
 
 def _in_place_of(old: object, new: object) -> object:
-    """Return a value that is written like the one it replaces: lists in one line, with the comment that follows them."""
+    """Return a value formatted like the one it replaces: lists on one line, followed by their comment."""
     if not isinstance(old, CommentedSeq) or not isinstance(new, list):
         return new
     old[:] = new
@@ -74,7 +74,7 @@ def _round_trip() -> YAML:
 
 
 def main() -> None:
-    """Apply the preset named on the command line; a wrong one ends with status 1 and one line on stderr."""
+    """Apply the preset named on the command line; exit with status 1 and one line on stderr if it is invalid."""
     parser = argparse.ArgumentParser(
         prog="python -m wscore.presets", description="Write a preset into a parameter file."
     )

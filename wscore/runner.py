@@ -1,13 +1,13 @@
-"""What every stage script shares: paths from the command line, params, one tracked run, one line for a bad input.
+"""Entry point of stage scripts: command line, params, a tracked run, and one-line errors for bad input.
 
     @stage(tokens=TokensConfig)
     def main(run: Run, *, zoo: Path, out: Path) -> str:
         ...
         return "4,096 networks tokenized"      # the summary line
 
-makes `python -m stages.tokenize_zoo --zoo data/zoo --out data/tokens` of it. Keyword-only parameters are command-line
-options of their annotated type (`Path`, `str`, `int`, `float`, a `Literal`, or a list of these); one with a default
-may be left out. The sections named in the decorator are loaded, validated and handed over in `run.params`.
+defines `python -m stages.tokenize_zoo --zoo data/zoo --out data/tokens`. Keyword-only parameters become command-line
+options of their annotated type (`Path`, `str`, `int`, `float`, a `Literal`, or a list of these); those with a default
+are optional. The sections named in the decorator are loaded, validated and passed as `run.params`.
 """
 
 import argparse
@@ -35,12 +35,12 @@ REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 class Run(NamedTuple):
-    """What a stage is given besides its paths.
+    """Context of a running stage.
 
     Attributes:
-        name: name of the stage as DVC knows it (`train_heads@accuracy`).
+        name: of the stage in dvc.yaml (`train_heads@accuracy`).
         params: validated sections by name.
-        tracker: where params, metrics and files of this run are logged; silent when tracking is off.
+        tracker: logs params, metrics and files of this run; does nothing when tracking is off.
     """
 
     name: str
@@ -49,12 +49,12 @@ class Run(NamedTuple):
 
 
 class Stage:
-    """A stage script's main function together with the sections of params.yaml that it reads.
+    """Main function of a stage script and the sections of params.yaml that it reads.
 
     Attributes:
         function: the decorated function.
         sections: configuration class of each section.
-        module: what follows `python -m`.
+        module: name of the module, as in `python -m`.
     """
 
     def __init__(self, function: OutputFunction, sections: Mapping[str, type]) -> None:
@@ -64,13 +64,13 @@ class Stage:
 
     @property
     def name(self) -> str:
-        """The stage's name in dvc.yaml if DVC runs it, else that of its script."""
+        """Name in dvc.yaml if run by DVC, else the name of the script."""
         return os.environ.get("DVC_STAGE") or self.module.rpartition(".")[2]
 
     def __call__(self, arguments: Sequence[str] | None = None) -> None:
         """Run the stage; exit with status 1 and one line on stderr if the input is bad or the disk is full.
 
-        SIGTERM (batch systems, `kill`) is taken as Ctrl-C: half-written outputs go, the tracked run ends as KILLED.
+        SIGTERM (batch systems, `kill`) is handled as Ctrl-C: partial outputs are removed and the tracked run ends KILLED.
         """
         options = vars(self.parser().parse_args(arguments))
         try:
@@ -91,19 +91,19 @@ class Stage:
         """Load params, open the tracked run and call the function; returns its summary line.
 
         Raises:
-            ConfigError: if params.yaml is missing, unreadable or does not fit.
+            ConfigError: if params.yaml is missing, unreadable or invalid.
         """
         params = {name: load_section(kind, name, self.source(name)) for name, kind in self.sections.items()}
         with open_tracker(self.name, params) as tracker:
             return self.function(Run(self.name, params, tracker), **options)
 
     def source(self, name: str) -> Path:
-        """Return the file that holds a section: that of a study's own is beside its script."""
+        """Return the file that holds a section; studies keep their own next to the script."""
         own = Path(*self.module.split(".")[:-1]) / PARAMS
         return own if self.module.startswith("studies.") and own.is_file() and name in read_yaml(own) else PARAMS
 
     def parser(self) -> argparse.ArgumentParser:
-        """Return a parser with one option per keyword-only parameter; help comes from the function's docstring."""
+        """Return a parser with one option per keyword-only parameter; help is taken from the function's docstring."""
         text, _, rest = inspect.cleandoc(self.function.__doc__ or "").partition("\nArgs:\n")
         sections = ", ".join(self.sections) or "none"
         parser = argparse.ArgumentParser(
@@ -120,12 +120,12 @@ class Stage:
 
 
 def stage(**sections: type) -> Callable[[OutputFunction], Stage]:
-    """Return a decorator that makes a stage of a function reading these sections of params.yaml."""
+    """Return a decorator that turns a function into a stage reading these sections of params.yaml."""
     return lambda function: Stage(function, sections)
 
 
 def _option(parameter: inspect.Parameter) -> dict[str, Any]:
-    """Return what argparse needs to know of a parameter: type, choices, several values, required or not."""
+    """Return the argparse options of a parameter: type, choices, number of values, required or not."""
     kind: Any = parameter.annotation
     if NoneType in get_args(kind):
         kind = next(part for part in get_args(kind) if part is not NoneType)
@@ -140,7 +140,7 @@ def _option(parameter: inspect.Parameter) -> dict[str, Any]:
 
 
 def _module_name(function: OutputFunction) -> str:
-    """Return the function's module; that of a script run by `python -m` is `__main__` only by name."""
+    """Return the function's module, resolving `__main__` to the module run by `python -m`."""
     if function.__module__ != "__main__":
         return function.__module__
     spec = getattr(sys.modules["__main__"], "__spec__", None)
@@ -148,7 +148,7 @@ def _module_name(function: OutputFunction) -> str:
 
 
 def _is_short(error: OSError) -> bool:
-    """Return whether numpy met a full disk: it says `8000 requested and 120 written` and gives no number."""
+    """Return whether numpy hit a full disk: it raises `8000 requested and 120 written` without an error number."""
     return error.errno is None and "requested and" in str(error)
 
 
@@ -162,7 +162,7 @@ def _explain(error: OSError) -> str:
 
 @contextmanager
 def _short_warnings(name: str) -> Iterator[None]:
-    """Print wscore's own warnings as one line each, without file and code."""
+    """Print warnings of wscore as one line each, without file and code."""
     usual = warnings.formatwarning
 
     def short(message: Any, category: Any, *details: Any, **options: Any) -> str:

@@ -1,14 +1,14 @@
-"""MLflow tracking that never stops a training: one parent run per pipeline run, one child run per stage.
+"""MLflow tracking that never interrupts training: one parent run per pipeline run, one child run per stage.
 
     with open_tracker("train_autoencoder", {"ae": config}) as tracker:
         tracker.log_metrics({"train_loss": 0.1}, step=1)
 
-Where: `MLFLOW_TRACKING_URI`, else one SQLite file and one artifact folder in the root of the clone, also for stages
-that DVC runs in a temporary folder. `WSCORE_TRACKING=off` switches tracking off. The parent run is found again by its
-tag `wscore.pipeline`, made from what DVC says in the environment (see `pipeline_identity`).
+Runs are stored at `MLFLOW_TRACKING_URI`, else in one SQLite file and one artifact folder in the root of the clone, also
+for stages that DVC runs in a temporary folder. `WSCORE_TRACKING=off` disables tracking. Stages find their parent run by
+its tag `wscore.pipeline`, derived from DVC's environment variables (see `pipeline_identity`).
 
-Any failure of MLflow, of its database or of its server warns once; the rest of the run goes on with `NullTracker`.
-This is the only module that imports mlflow, and it does so only when a tracker is opened.
+Any failure of MLflow, its database or its server warns once, and the run continues with `NullTracker`. Only this module
+imports mlflow, and only when a tracker is opened.
 """
 
 import importlib
@@ -41,7 +41,7 @@ LOCK_SECONDS = 120.0
 FLUSH_SECONDS = 10.0
 FLUSH_COUNT = 500
 PARAMS_PER_REQUEST = 100
-# Two quick retries instead of seven over four minutes; a user's own setting wins. mlflow reads them when it is used.
+# Two quick retries instead of seven over four minutes; settings of the user take precedence. Read by mlflow on use.
 PATIENCE = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
@@ -52,26 +52,26 @@ PATIENCE = {
 
 @runtime_checkable
 class Tracker(Protocol):
-    """Where one stage logs what it measures."""
+    """Logger of one stage."""
 
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        """Log numbers of this stage; nested mappings become dotted names, what is no number is left out."""
+        """Log numbers of this stage; nested mappings become dotted names, other values are skipped."""
 
     def log_artifact(self, path: Path) -> None:
-        """Copy one file (a figure, a table) beside this stage's run."""
+        """Store one file (a figure, a table) with this stage's run."""
 
     def log_artifacts(self, folder: Path) -> None:
-        """Copy all files below a folder beside this stage's run."""
+        """Store all files in a folder with this stage's run."""
 
     def set_tags(self, tags: Mapping[str, Any]) -> None:
         """Attach text to this stage's run."""
 
     def log_parent_metrics(self, metrics: Mapping[str, Any]) -> None:
-        """Log final numbers on the run of the whole pipeline."""
+        """Log final numbers on the parent run."""
 
 
 class NullTracker:
-    """A tracker that forgets everything."""
+    """A tracker that does nothing."""
 
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         """Do nothing."""
@@ -93,11 +93,11 @@ class NullTracker:
 
 
 class Pipeline(NamedTuple):
-    """What identifies one run of the pipeline.
+    """Identity of one pipeline run.
 
     Attributes:
-        key: the same text in every stage of one pipeline run, different between two.
-        name: name of the parent run in the MLflow page.
+        key: shared by all stages of one pipeline run, different for each run.
+        name: of the parent run in the MLflow UI.
     """
 
     key: str
@@ -106,7 +106,7 @@ class Pipeline(NamedTuple):
 
 @contextmanager
 def open_tracker(stage_name: str, params: Mapping[str, Any]) -> Iterator[Tracker]:
-    """Yield the tracker of one stage; its run ends FINISHED, FAILED (an exception) or KILLED (Ctrl-C).
+    """Yield the tracker of one stage; its run ends as FINISHED, FAILED (exception) or KILLED (Ctrl-C).
 
     Args:
         stage_name: name of the child run.
@@ -130,7 +130,7 @@ def open_tracker(stage_name: str, params: Mapping[str, Any]) -> Iterator[Tracker
 
 
 def is_enabled() -> bool:
-    """Return whether this process tracks: `WSCORE_TRACKING` is not off, and it is the first process under torchrun."""
+    """Return whether this process tracks: `WSCORE_TRACKING` is not off and this is the first process of torchrun."""
     setting = os.environ.get("WSCORE_TRACKING", "on").strip().lower() or "on"
     if setting not in ("on", "off", "1", "0", "true", "false"):
         raise ConfigError("is not understood", where="WSCORE_TRACKING", expected="on or off", got=repr(setting))
@@ -138,17 +138,17 @@ def is_enabled() -> bool:
 
 
 class GuardedTracker:
-    """A tracker in front of another one: the other's first failure warns and replaces it with `NullTracker`."""
+    """Wrapper around a tracker: its first failure warns and replaces it with `NullTracker`."""
 
     def __init__(self) -> None:
         self.inner: MlflowTracker | NullTracker = NullTracker()
 
     def use(self, inner: "MlflowTracker") -> None:
-        """Pass everything on to `inner` from now on."""
+        """Forward all calls to `inner` from now on."""
         self.inner = inner
 
     def attempt(self, action: Callable[[], None]) -> None:
-        """Do something with MLflow; if that fails, warn and track nothing from then on."""
+        """Run an action on the tracker; on failure warn and stop tracking."""
         try:
             action()
         except _failures() as error:
@@ -177,12 +177,12 @@ class GuardedTracker:
         self.attempt(lambda: self.inner.log_parent_metrics(metrics))
 
     def close(self, status: str) -> None:
-        """Send what is left and end the run with this status."""
+        """Send remaining metrics and end the run with this status."""
         self.attempt(lambda: self.inner.close(status))
 
 
 class MlflowTracker:
-    """One child run in MLflow and its parent; metrics are collected and sent in batches. Raises whatever MLflow raises.
+    """A child run in MLflow and its parent; metrics are buffered and sent in batches. Passes on MLflow's exceptions.
 
     Args:
         client: a `mlflow.MlflowClient`.
@@ -204,7 +204,7 @@ class MlflowTracker:
             self.flush()
 
     def flush(self) -> None:
-        """Send the collected metrics."""
+        """Send the buffered metrics."""
         waiting, self.waiting = self.waiting, []
         for batch in _chunks(waiting, FLUSH_COUNT):
             self.client.log_batch(self.run_id, metrics=batch)
@@ -229,7 +229,7 @@ class MlflowTracker:
             self.client.log_batch(self.parent_id, metrics=batch)
 
     def close(self, status: str) -> None:
-        """Send what is left and end both runs; a parent of which a stage failed stays FAILED until it is run again."""
+        """Send remaining metrics and end both runs; after a failed stage the parent stays FAILED until it is rerun."""
         self.flush()
         error = sys.exception()
         if error is not None:
@@ -240,14 +240,14 @@ class MlflowTracker:
 
 
 def clean_name(name: str) -> str:
-    """Return a name in MLflow's alphabet: other characters become `_`, at most 250 of them."""
+    """Return a valid MLflow name: other characters become `_`, at most 250 characters."""
     cleaned = re.sub(r"[^\w\-. :/]", "_", name, flags=re.ASCII)
     cleaned = "/".join(part for part in cleaned.split("/") if part.strip(". "))
     return cleaned[:250] or "_"
 
 
 def find_root(start: Path | None = None) -> Path:
-    """Return the clone's root: `DVC_ROOT`, else the nearest folder upwards with `.dvc` or `.git`, else the start."""
+    """Return the root of the clone: `DVC_ROOT`, else the nearest parent folder with `.dvc` or `.git`, else the start."""
     if "DVC_ROOT" in os.environ:
         return Path(os.environ["DVC_ROOT"]).resolve()
     here = (start or Path.cwd()).resolve()
@@ -255,10 +255,10 @@ def find_root(start: Path | None = None) -> Path:
 
 
 def pipeline_identity() -> Pipeline:
-    """Return what this process's pipeline run is called.
+    """Return the identity of the pipeline run that this process belongs to.
 
-    `WSCORE_PIPELINE_ID`, else the DVC experiment with its baseline, else the `dvc` process above this one (its number
-    and start time), else this process alone.
+    From `WSCORE_PIPELINE_ID`, else the DVC experiment with its baseline, else the parent `dvc` process (its id and start
+    time), else this process.
     """
     if given := os.environ.get("WSCORE_PIPELINE_ID"):
         return Pipeline(f"id:{given}", given)
@@ -281,7 +281,7 @@ def _is_dvc(process: psutil.Process) -> bool:
 
 
 def _failures() -> tuple[type[Exception], ...]:
-    """Return what MLflow, its database layer and its server connection may raise (requests' errors are OSErrors)."""
+    """Return the exceptions of MLflow, its database layer and its server connection (those of requests are OSErrors)."""
     if "mlflow.exceptions" not in sys.modules:
         return OSError, ImportError, psutil.Error
     from alembic.util import CommandError
@@ -307,7 +307,7 @@ def _start(stage_name: str, params: Mapping[str, Any]) -> MlflowTracker:
 
 
 def _prepare(uri: str) -> None:
-    """Bound the retries, refuse a server that takes no connection, and import MLflow, which takes seconds."""
+    """Limit retries, fail fast if the server accepts no connection, and import MLflow, which takes seconds."""
     for name, value in PATIENCE.items():
         os.environ.setdefault(name, value)
     if uri.startswith(("http://", "https://")):
@@ -318,7 +318,7 @@ def _prepare(uri: str) -> None:
 
 
 def _client(uri: str) -> Any:
-    """Return an MLflow client; a new SQLite store gets its tables here, which only one process may do."""
+    """Return an MLflow client; this creates the tables of a new SQLite store, which only one process may do."""
     from mlflow import MlflowClient
 
     with warnings.catch_warnings():
@@ -345,21 +345,21 @@ def _lock_path(root: Path) -> Path:
 
 
 def _experiment(client: Any, root: Path) -> str:
-    """Return the id of the experiment, made with an absolute artifact folder unless a server keeps the artifacts."""
+    """Return the id of the experiment, created with an absolute artifact folder unless a server stores artifacts."""
     name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
     folder = None if client.tracking_uri.startswith("http") else (root / "mlartifacts").as_uri()
     found = client.get_experiment_by_name(name)
     if found is not None and found.lifecycle_stage == "deleted":
         client.restore_experiment(found.experiment_id)
     if found is not None and "MLFLOW_TRACKING_URI" not in os.environ and found.artifact_location != folder:
-        # The clone was moved: new runs must not write to the old place.
+        # The clone was moved: new runs must not write to the old location.
         client.rename_experiment(found.experiment_id, f"{name} (moved, {found.experiment_id})")
         found = None
     return found.experiment_id if found is not None else client.create_experiment(name, artifact_location=folder)
 
 
 def _parent(client: Any, experiment: str) -> str:
-    """Return the id of the pipeline's run, now RUNNING; the first stage makes it, with the whole of params.yaml."""
+    """Return the id of the parent run, now RUNNING; the first stage creates it and logs all of params.yaml."""
     pipeline = pipeline_identity()
     key = pipeline.key.replace("'", "_").replace('"', "_")
     found = client.search_runs([experiment], filter_string=f"tags.`{PIPELINE_TAG}` = '{key}'", max_results=1)
