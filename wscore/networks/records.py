@@ -1,4 +1,4 @@
-"""What a reader of networks hands over: a network, or the reason why it is excluded."""
+"""Records returned by network readers: a network, or the reason why it is excluded."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -33,16 +33,16 @@ REASONS = {
 
 
 class RawNetwork(NamedTuple):
-    """One network as it was read.
+    """One network as read from its source.
 
     Attributes:
-        model_id: unique name, told from its place in the source.
+        model_id: unique name, derived from its location in the source.
         run: training run that it belongs to.
-        checkpoint: number that orders it within its run, or None: the order of reading.
+        checkpoint: number that orders it within its run, or None for the order of reading.
         state: floating-point tensors, and counters of one integer, by name.
         metadata: columns: numbers, truth values, texts and lists of texts.
-        architecture: JSON for `wscore.networks.architectures.parse`, a name of somebody else's, or empty.
-        constants: masks and tables of indices, which are no weights, by name.
+        architecture: JSON for `wscore.networks.architectures.parse`, an external name, or empty.
+        constants: masks and index tables, which are not weights, by name.
     """
 
     model_id: str
@@ -55,10 +55,10 @@ class RawNetwork(NamedTuple):
 
 
 class Rejected(NamedTuple):
-    """Something that is not taken into the zoo.
+    """A source item excluded from the zoo.
 
     Attributes:
-        model_id: its name, or its place in the source.
+        model_id: its name, or its location in the source.
         reason: key of `REASONS`.
         detail: what was found.
     """
@@ -69,7 +69,7 @@ class Rejected(NamedTuple):
 
 
 class RejectedError(DataError):
-    """A network that a reader can't hand over.
+    """Raised by a reader for a network that cannot be read.
 
     Args:
         reason: key of `REASONS`.
