@@ -150,7 +150,7 @@ class DepthwiseBlock(nn.Module):
 
 
 class Patches(nn.Module):
-    """A linear map of each image patch."""
+    """A linear embedding of each image patch, plus a learned position embedding."""
 
     def __init__(self, channels: int, size: tuple[int, int], tokens: int, stream: int) -> None:
         super().__init__()

@@ -10,15 +10,15 @@ from wscore.errors import DataError
 
 REASONS = {
     "unreadable": "the file is cut off, damaged, or can't be opened",
-    "code": "the file holds Python objects that would run code",
+    "code": "the file contains Python objects that would execute code",
     "no_checkpoint": "the file holds no tensors by name",
     "too_large": "more numbers than zoo.reading.max_weights, or claims to unpack to more than it holds",
     "outside": "a link that leads out of the folder",
     "not_real": "tensors that are complex, sparse or of a subclass",
     "quantised": "weights are stored as small integers with scales",
     "clash": "two tensors have one name",
-    "no_match": "the path does not fit zoo.run_pattern",
-    "mismatched_layout": "numbers and layout do not fit",
+    "no_match": "the path does not match zoo.run_pattern",
+    "mismatched_layout": "weights and layout do not match",
     "file_missing": "a row of metadata without its network",
     "same_checkpoint": "another network has the same run and checkpoint, or the same id",
     "not_finite": "NaN or infinite weights",
