@@ -1,4 +1,4 @@
-"""Principal components of matrices that are read in batches, several times, and never held whole.
+"""PCA of matrices that are streamed in batches, in several passes, and never held in memory.
 
 Subspace iteration on the covariance (Halko, Martinsson & Tropp 2011, "Finding structure with randomness", algorithm 4.4, with
 the covariance applied in one pass). Memory is columns x (components + 16). Exact where the components reach the rank.
@@ -12,7 +12,7 @@ from jaxtyping import Float
 
 Stream = Callable[
     [], Iterable[Float[np.ndarray, "_ _"]]
-]  # batches (rows, columns), each of its own length, the same at each call
+]  # batches (rows, columns) of any length, the same at each call
 Product = Callable[[Float[np.ndarray, "columns width"]], Float[np.ndarray, "columns width"]]
 OVERSAMPLE, ROUNDS = 16, 8
 
@@ -22,7 +22,7 @@ class Pca(NamedTuple):
 
     Attributes:
         mean: of the columns.
-        basis: orthonormal rows, by falling variance.
+        basis: orthonormal rows, by decreasing variance.
         variances: mean square of the coordinates along each of them.
     """
 
@@ -31,7 +31,7 @@ class Pca(NamedTuple):
     variances: Float[np.ndarray, " components"]
 
     def project(self, x: Float[np.ndarray, "rows columns"]) -> Float[np.ndarray, "rows columns"]:
-        """Return the rows as the components know them: mean + (x - mean) basis^T basis."""
+        """Return the rows projected onto the components: mean + (x - mean) basis^T basis."""
         return self.mean + (x - self.mean) @ self.basis.T @ self.basis
 
 
@@ -40,8 +40,8 @@ def fit_pca(stream: Stream, components: int, *, seed: int) -> Pca:
 
     Args:
         stream: returns the batches.
-        components: asked for; at most min(rows - 1, columns) exist.
-        seed: of the first guess.
+        components: requested number; at most min(rows - 1, columns) exist.
+        seed: of the initial guess.
     """
     rows, mean = stream_mean(stream)
     mean = mean.astype(np.float32)
@@ -56,13 +56,13 @@ def fit_pca(stream: Stream, components: int, *, seed: int) -> Pca:
 
 
 def subspace(product: Product, size: int, width: int, seed: int) -> Float[np.ndarray, "size width"]:
-    """Return an orthonormal basis (columns) of about the leading eigenvectors of a symmetric matrix.
+    """Return an orthonormal basis (columns) of approximately the leading eigenspace of a symmetric matrix.
 
     Args:
         product: multiplies the matrix with the columns of another one.
         size: of the matrix.
-        width: columns of the basis; some more than the eigenvectors that are wanted.
-        seed: of the first guess.
+        width: columns of the basis; slightly more than the eigenvectors of interest.
+        seed: of the initial guess.
     """
     basis = np.linalg.qr(np.random.default_rng(seed).standard_normal((size, width)))[0].astype(np.float32)
     for _ in range(ROUNDS):

@@ -1,7 +1,7 @@
-"""Bootstrap over training runs: checkpoints of one run are not independent, so whole runs are drawn.
+"""Bootstrap over training runs: checkpoints of one run are not independent, so whole runs are resampled.
 
-A resampling gives each network a weight: how often its run was drawn. Metrics take weights W (B, N) and return one value
-per resampling (B,), NaN where the metric is not defined there. Pairs are compared in blocks, so that memory stays bounded.
+A resampling weights each network by how often its run was drawn. Metrics take weights W (B, N) and return one value
+per resampling (B,), NaN where the metric is undefined. Pairs are compared in blocks, so that memory stays bounded.
 """
 
 from collections.abc import Mapping
@@ -11,14 +11,14 @@ from jaxtyping import Bool, Float, Shaped
 
 Weights = Float[np.ndarray, "sample rows"]
 Values = Float[np.ndarray, " sample"]
-BLOCK = 512  # networks that are compared with all others at once
-TAIL = 0.025  # left out on either side of a 95% interval
+BLOCK = 512  # networks compared with all others at once
+TAIL = 0.025  # probability on either side of a 95% interval
 
 
 def run_weights(runs: Shaped[np.ndarray, " rows"], *, samples: int, seed: int) -> Weights:
-    """Return how often each row is drawn when as many runs as there are are drawn with replacement, `samples` times.
+    """Return how often each row is drawn when all runs are resampled with replacement, `samples` times.
 
-    Efron & Tibshirani (1993), "An introduction to the bootstrap", chapter 13. No resampling of less than two runs.
+    Efron & Tibshirani (1993), "An introduction to the bootstrap", chapter 13. Fewer than two runs give no resamplings.
 
     >>> run_weights(np.array(["a", "a", "b"]), samples=2, seed=0)  # rows of a run are drawn together
     array([[0., 0., 2.],
@@ -32,7 +32,7 @@ def run_weights(runs: Shaped[np.ndarray, " rows"], *, samples: int, seed: int) -
 
 
 def bounds(values: Mapping[str, Values]) -> dict[str, float]:
-    """Return the ends of the 95% percentile interval of each metric as `<name>_low` and `<name>_high`."""
+    """Return the bounds of the 95% percentile interval of each metric as `<name>_low` and `<name>_high`."""
     found = {}
     for name, each in values.items():
         defined = each[np.isfinite(each)]

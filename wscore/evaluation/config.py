@@ -1,4 +1,4 @@
-"""What every evaluation stage reads from params.yaml (section `evaluate:`)."""
+"""Configuration shared by the evaluation stages: section `evaluate:` of params.yaml."""
 
 from typing import Annotated
 
@@ -10,13 +10,13 @@ Positive = Annotated[int, msgspec.Meta(gt=0)]
 
 
 class EvaluateConfig(Section, frozen=True):
-    """How held-out networks are rebuilt and compared (section `evaluate:`).
+    """How reconstructed held-out networks are evaluated (section `evaluate:`).
 
     Args:
-        max_networks: at most so many held-out networks are rebuilt and run, drawn at random; null takes all.
-        probe_images: test images on which original and rebuilt networks are compared; all if there are fewer.
-        bootstrap_samples: resamplings of the runs behind each 95% interval; 0 leaves the intervals out.
-        seed: of the drawn networks, of the noise control and of the bootstrap.
+        max_networks: maximum number of held-out networks to reconstruct and run, randomly sampled; null uses all.
+        probe_images: test images on which original and reconstructed networks are compared; all if there are fewer.
+        bootstrap_samples: bootstrap resamplings of the runs for each 95% interval; 0 omits the intervals.
+        seed: for sampled networks, the noise control and the bootstrap.
     """
 
     max_networks: Positive | None
@@ -26,5 +26,5 @@ class EvaluateConfig(Section, frozen=True):
 
     @property
     def batch_size(self) -> int:
-        """Networks that are decoded and compared at once on this machine."""
+        """Networks decoded and compared at once on this machine."""
         return load_machine().evaluation_batch

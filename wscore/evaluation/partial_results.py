@@ -1,4 +1,4 @@
-"""Long studies go on where they were interrupted: what a part of one found is kept until the whole is done."""
+"""Stores partial results of long studies, so that an interrupted study resumes."""
 
 import shutil
 from collections.abc import Callable
@@ -11,21 +11,21 @@ Records = list[dict[str, Any]]
 
 
 class Parts:
-    """Rows of the parts of a study, each written as soon as it is done.
+    """Rows of the parts of a study, written as soon as each part is done.
 
     Args:
-        folder: where they are kept, of these params and data alone; None keeps nothing.
+        folder: storage specific to these params and data; None stores nothing.
     """
 
     def __init__(self, folder: Path | None) -> None:
         self.folder = folder
 
     def __call__(self, name: str, make: Callable[[], Records]) -> Records:
-        """Return the rows of a part, made anew unless an earlier run has left them.
+        """Return the rows of a part, from an earlier run if available, else computed.
 
         Args:
             name: of the part, a file name.
-            make: returns its rows, of strings and numbers.
+            make: computes its rows of strings and numbers.
         """
         if self.folder is None:
             return make()
@@ -41,6 +41,6 @@ class Parts:
         return None if self.folder is None else self.folder / name
 
     def remove(self) -> None:
-        """Forget all parts, now that the result is written."""
+        """Delete all parts after the final result has been written."""
         if self.folder is not None:
             shutil.rmtree(self.folder, ignore_errors=True)

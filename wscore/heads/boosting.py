@@ -1,4 +1,4 @@
-"""Gradient boosting of trees: fitted by scikit-learn, kept as tensors (`wscore.heads.trees`)."""
+"""Gradient-boosted trees: fitted by scikit-learn, stored as tensors (`wscore.heads.trees`)."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -15,22 +15,22 @@ from wscore.heads.weight_statistics import Features
 
 Boosted = HistGradientBoostingClassifier | HistGradientBoostingRegressor
 Tree = dict[str, np.ndarray]
-AT_ONCE = 1 << 24  # numbers looked at together
+AT_ONCE = 1 << 24  # entries processed together
 PATIENCE = 20  # rounds without gain on the validation rows
 SETTINGS: dict[str, Any] = {"learning_rate": 0.1, "max_leaf_nodes": 15, "n_iter_no_change": PATIENCE}
 
 
-STUMP: Tree = {  # a tree that says nothing
+STUMP: Tree = {  # a tree without splits that adds 0
     "feature": np.array([0]), "threshold": np.array([0.0]), "left": np.array([0]), "right": np.array([0]),
     "missing_left": np.array([True]), "value": np.array([0.0]),
 }  # fmt: skip
 
 
 class Examples(NamedTuple):
-    """Networks to learn from.
+    """Features and targets of networks.
 
     Attributes:
-        features: (N, F) numbers; NaN is missing.
+        features: (N, F); NaN marks a missing value.
         encoded: their targets.
     """
 
@@ -39,10 +39,10 @@ class Examples(NamedTuple):
 
 
 class Known(NamedTuple):
-    """Rows of which a target is known.
+    """Rows with a known target.
 
     Attributes:
-        features: (N, F) numbers that it is predicted from; NaN is missing.
+        features: (N, F) inputs; NaN marks a missing value.
         values: (N,) encoded target.
     """
 
@@ -53,15 +53,15 @@ class Known(NamedTuple):
 def boosted(target: Target, train: Known, validation: Known, *, iterations: int, seed: int, **options: Any) -> Boosted:
     """Return gradient boosting fitted on the training rows.
 
-    The validation rows, if there are any, end it after `PATIENCE` rounds without gain.
+    Early stopping after `PATIENCE` rounds without gain on the validation rows, if there are any.
 
     Args:
         target: what is predicted.
-        train: rows it learns from.
+        train: training rows.
         validation: may be empty.
-        iterations: most rounds.
-        seed: of ties, of drawn features, and of the binning of large tables.
-        options: of scikit-learn, over `SETTINGS`.
+        iterations: maximum number of rounds.
+        seed: for ties, feature subsampling, and the binning of large tables.
+        options: scikit-learn options that override `SETTINGS`.
     """
     stops = {"X_val": validation.features, "y_val": validation.values} if len(validation.values) else {}
     kind = HistGradientBoostingRegressor if isinstance(target, Continuous) else HistGradientBoostingClassifier
@@ -71,7 +71,7 @@ def boosted(target: Target, train: Known, validation: Known, *, iterations: int,
 
 
 def varying(features: Features) -> np.ndarray:
-    """Return the numbers of the columns with two different values or more, NaN not counted."""
+    """Return the indices of the columns with at least two distinct values, ignoring NaN."""
     some = max(1, AT_ONCE // max(1, len(features)))
     kept = [np.zeros(0, np.int64)]
     for start in range(0, features.shape[1], some):
@@ -83,7 +83,7 @@ def varying(features: Features) -> np.ndarray:
 
 
 def class_weights(target: Binary | Discrete) -> Float[np.ndarray, " classes"]:
-    """Return the weights that the loss of a head gives to the classes."""
+    """Return the class weights used in the loss of a head."""
     return np.array([1.0, target.positive_weight] if isinstance(target, Binary) else target.class_weights)
 
 
@@ -92,7 +92,7 @@ def split_gains(model: Any, kept: Int[np.ndarray, " column"]) -> dict[int, float
 
     Args:
         model: as `boosted` returns it.
-        kept: number of each column that it was fitted on.
+        kept: indices of the columns that it was fitted on.
     """
     nodes = [tree.nodes for some in model._predictors for tree in some]  # noqa: SLF001
     gains = np.zeros(len(kept))
@@ -104,15 +104,15 @@ def split_gains(model: Any, kept: Int[np.ndarray, " column"]) -> dict[int, float
 
 
 def fit_forest(targets: Targets, train: Examples, validation: Examples, **settings: Any) -> Forest:
-    """Return a forest of all targets, each fitted by `boosted` on the rows of which it is known.
+    """Return a forest of all targets, each fitted by `boosted` on the rows where it is known.
 
-    The logits of a class are raised by the logarithm of its weight, so that w_k p_k / sum_j w_j p_j are the
-    probabilities: what a loss that weighs the classes would learn.
+    Each class logit is shifted by the logarithm of the class weight, which gives the probabilities
+    w_k p_k / sum_j w_j p_j: the optimum of a class-weighted loss.
 
     Args:
         targets: what is predicted.
         train: features and encoded targets.
-        validation: likewise.
+        validation: the same for early stopping.
         settings: `iterations`, `seed` and options of `boosted`.
 
     Raises:
@@ -129,7 +129,7 @@ def fit_forest(targets: Targets, train: Examples, validation: Examples, **settin
 
 
 class Grown(NamedTuple):
-    """Trees of one target, round by round and output by output, and what they add to."""
+    """Trees of one target, ordered by round and output, and the initial values they add to."""
 
     trees: Sequence[Tree]
     base: Float[np.ndarray, " width"]
@@ -144,14 +144,14 @@ def _grow(model: Any, target: Target, kept: np.ndarray) -> Grown:
     """Return the trees of a fitted model in terms of all features.
 
     The private attributes `_predictors` and `_baseline_prediction` are scikit-learn's only way to its trees; a test
-    compares the answers.
+    compares the predictions.
     """
     base = np.asarray(model._baseline_prediction, float).reshape(-1)  # noqa: SLF001
     trees = [[_tree(tree.nodes, kept) for tree in some] for some in model._predictors]  # noqa: SLF001
     if isinstance(target, Binary):
         base = base + np.log(target.positive_weight)
     if isinstance(target, Discrete):
-        if len(base) < target.width:  # of two classes scikit-learn keeps the logit of the second alone
+        if len(base) < target.width:  # for two classes scikit-learn stores only the logit of the second
             base, trees = np.append(0.0, base), [[STUMP, *some] for some in trees]
         base = base + np.log(class_weights(target))
     return Grown([tree for some in trees for tree in some], base)

@@ -1,8 +1,8 @@
 """Prediction intervals by split conformal prediction on the validation networks.
 
 Vovk, Gammerman & Shafer (2005), "Algorithmic learning in a random world", in the split form and by groups of the
-prediction (Mondrian), so that networks that are easy to judge get narrower intervals. The networks of one run are not
-exchangeable with each other; the evaluation therefore prints the coverage that was measured on held-out runs.
+prediction (Mondrian), so that networks that are easy to predict get narrower intervals. Networks of one run are not
+exchangeable with each other; the evaluation therefore reports the coverage measured on held-out runs.
 """
 
 from collections.abc import Mapping
@@ -16,15 +16,15 @@ from wscore.config import Section
 from wscore.heads.targets import Continuous, Encoded, Targets
 
 GROUPS = 5  # of the predicted value
-MEMBERS = 40  # validation networks that a group needs at least
+MEMBERS = 40  # minimum number of validation networks per group
 
 
 class Intervals(Section):
     """Half widths of the intervals of one target, in its scaled space, by group of the predicted value.
 
     Args:
-        coverage: share of networks that they are to hold.
-        edges: upper ends of all groups but the last, ascending.
+        coverage: nominal coverage.
+        edges: upper edges of all groups but the last, ascending.
         widths: half width of each group.
     """
 
@@ -33,20 +33,20 @@ class Intervals(Section):
     widths: Annotated[tuple[Annotated[float, Meta(ge=0)], ...], Meta(min_length=1)]
 
     def __post_init__(self) -> None:
-        """Refuse groups and widths that don't fit each other."""
+        """Reject edges and widths whose counts do not match."""
         if len(self.widths) != len(self.edges) + 1:
             raise ValueError("intervals need one width more than edges")
 
     def bounds(
         self, predicted: Float[np.ndarray, " rows"]
     ) -> tuple[Float[np.ndarray, " rows"], Float[np.ndarray, " rows"]]:
-        """Return lower and upper ends for predictions, in the scaled space."""
+        """Return lower and upper bounds for predictions, in the scaled space."""
         half = np.asarray(self.widths)[np.searchsorted(self.edges, predicted, side="left")]
         return predicted - half, predicted + half
 
 
 class SavedIntervals(Section):
-    """Intervals as they are kept in the config.json of a head.
+    """Intervals as stored in the config.json of a head.
 
     Args:
         intervals: by target.
@@ -58,7 +58,7 @@ class SavedIntervals(Section):
 def fit_intervals(
     targets: Targets, outputs: Mapping[str, Float[np.ndarray, "rows _"]], encoded: Encoded, *, coverage: float
 ) -> dict[str, Intervals]:
-    """Return the intervals of all continuous targets, from what is predicted for validation networks."""
+    """Return the intervals of all continuous targets, from predictions for validation networks."""
     found = {}
     for number, target in enumerate(targets):
         known = encoded.known[:, number]
@@ -79,7 +79,7 @@ def _fit(predicted: np.ndarray, truth: np.ndarray, coverage: float) -> Intervals
 
 
 def half_width(errors: Float[np.ndarray, " rows"], coverage: float) -> float:
-    """Return the ceil((n + 1) coverage)-th smallest of n errors, the largest if there are too few.
+    """Return the ceil((n + 1) coverage)-th smallest of n errors, or the largest if there are too few.
 
     >>> half_width(np.array([0.3, 0.1, 0.2, 0.4]), coverage=0.6)
     0.3

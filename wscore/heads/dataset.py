@@ -1,4 +1,4 @@
-"""What property heads are trained and judged on: cached features of networks beside the zoo's metadata about them."""
+"""Training and evaluation data of property heads: cached features of networks with the zoo's metadata."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,21 +25,21 @@ from wscore.training.batches import permutation
 from wscore.zoo.store import Zoo
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
-HELD = 1 << 24  # numbers of a table that are held in memory; what is larger is a file without a name
-ROWS = 1024  # of such a table that pass through memory at once
+HELD = 1 << 24  # entries of a table held in memory; larger tables go to an unnamed temporary file
+ROWS = 1024  # of such a table held in memory at once
 ENCODE_AGAIN = "run `dvc repro cache_representations`"
 
 
 class HeadData(NamedTuple):
-    """Networks with what is known about them.
+    """Features of networks with their metadata.
 
     Attributes:
         latents: (N, Z) float32.
         table: metadata, one row per network in the same order, with the columns `row` (of the zoo) and `split`.
         encoder: hash of the encoder that made the latents.
-        blocks: further features by name (`wscore.heads.features`), in the same order.
-        tokens: cache of the tokens of the same networks, if heads read them.
-        probes: behind the block `probes`.
+        blocks: further feature blocks by name (`wscore.heads.features`), in the same order.
+        tokens: token cache of the same networks, if heads read tokens.
+        probes: synthetic images used for the block `probes`.
     """
 
     latents: Float[np.ndarray, "rows latent"]
@@ -54,13 +54,13 @@ class HeadData(NamedTuple):
         return self.take((self.table["split"] == split).to_numpy())
 
     def take(self, rows: Bool[np.ndarray, " rows"] | Int[np.ndarray, " taken"]) -> "HeadData":
-        """Return some of the networks."""
+        """Return a subset of the networks."""
         blocks = {name: FeatureTable(taken(block.values, rows), block.names) for name, block in self.blocks.items()}
         table = self.table.loc[rows] if rows.dtype == bool else self.table.iloc[rows]
         return self._replace(latents=taken(self.latents, rows), table=table, blocks=blocks)
 
     def names(self, block: str) -> tuple[str, ...]:
-        """Return the names of the numbers of a block.
+        """Return the column names of a block.
 
         Raises:
             DataError: if it was not computed.
@@ -76,10 +76,10 @@ class HeadData(NamedTuple):
         return self.blocks[block].names
 
     def inputs(self, blocks: Sequence[str]) -> Float[np.ndarray, "rows input"]:
-        """Return the numbers of several blocks side by side (N, F) float32; NaN is missing.
+        """Return several blocks concatenated, (N, F) float32; NaN marks a missing value.
 
         Raises:
-            DataError: if one was not computed.
+            DataError: if a block was not computed.
         """
         parts = [
             self.latents if block == "latent" else self.blocks[block].values for block in blocks if self.names(block)
@@ -92,18 +92,18 @@ class HeadData(NamedTuple):
         return made
 
     def items(self) -> Int[np.ndarray, " rows"]:
-        """Return the item of the token cache that each network is.
+        """Return the token cache item of each network.
 
         Raises:
             DataError: if there are no tokens, or a network has several items because it was cut into windows.
         """
         if self.tokens is None:
-            raise DataError("no tokens were given, but heads.features or heads.mode asks for them", where="heads")
+            raise DataError("no tokens were given, but heads.features or heads.mode requires them", where="heads")
         index = self.tokens.table
         cut = index.loc[index["window"] > 0, "model_id"]
         if len(cut):
             raise DataError(
-                "networks are cut into windows, which heads can't read as tokens", where="tokens.max_tokens",
+                "networks are cut into windows, which heads cannot read as tokens", where="tokens.max_tokens",
                 got=f"{cut.iloc[0]} and {cut.nunique() - 1} more", fix="raise it, or use cached features",
             )  # fmt: skip
         places = pd.Series(np.arange(len(index)), index=index["model_id"])
@@ -111,7 +111,7 @@ class HeadData(NamedTuple):
 
 
 def read_head_data(representations: Path, zoo: Zoo, tokens: TokenCache | None = None) -> HeadData:
-    """Return the cached features of networks beside the zoo's metadata about them.
+    """Return the cached features of networks with the zoo's metadata.
 
     Args:
         representations: folder that `cache_representations` wrote.
@@ -119,7 +119,7 @@ def read_head_data(representations: Path, zoo: Zoo, tokens: TokenCache | None = 
         tokens: of the same networks, for heads that read them.
 
     Raises:
-        DataError: if a file is missing or malformed, or the representations are those of another zoo or other tokens.
+        DataError: if a file is missing or malformed, or the representations belong to another zoo or other tokens.
     """
     folder = Path(representations)
     table, latents, manifest = _read_representations(folder)
@@ -127,7 +127,7 @@ def read_head_data(representations: Path, zoo: Zoo, tokens: TokenCache | None = 
     unknown = len(set(table["model_id"]) - set(zoo_rows.index))
     if manifest["zoo"] != zoo.identity or unknown or not zoo_rows.index.is_unique:
         raise DataError(
-            "the representations are those of another zoo",
+            "the representations belong to another zoo",
             where=representations,
             expected=f"zoo {zoo.identity}, each network once by its model_id",
             got=f"zoo {manifest['zoo']}, {unknown} unknown networks of {len(table)}",
@@ -135,7 +135,7 @@ def read_head_data(representations: Path, zoo: Zoo, tokens: TokenCache | None = 
         )
     if tokens is not None and manifest.get("tokens") != tokens.identity:
         raise DataError(
-            "the representations are those of other tokens", where=representations, expected=tokens.identity,
+            "the representations were computed from other tokens", where=representations, expected=tokens.identity,
             got=manifest.get("tokens"), fix=ENCODE_AGAIN,
         )  # fmt: skip
     joined = zoo_rows.loc[table["model_id"]].reset_index(drop=True)
@@ -147,15 +147,15 @@ def read_head_data(representations: Path, zoo: Zoo, tokens: TokenCache | None = 
 
 
 class HeadBatches:
-    """Batches (inputs (B, F), values (B, T), known (B, T), tokens) of heads that read tokens too.
+    """Batches (inputs (B, F), values (B, T), known (B, T), tokens) of heads that also read tokens.
 
     Args:
         tensors: inputs, values and known of all networks.
-        cache: where their tokens are.
-        items: their items in it.
+        cache: holds their tokens.
+        items: their items in the cache.
         batch_size: networks per batch.
-        seed: with the epoch number it decides the order.
-        shuffle: whether each epoch has a new order.
+        seed: determines the order, together with the epoch number.
+        shuffle: whether to reshuffle every epoch.
     """
 
     def __init__(
@@ -183,14 +183,14 @@ class HeadBatches:
 
 
 def held(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-    """Return zeros: in memory, or in a file without a name if they are more than `HELD` numbers."""
+    """Return zeros: in memory, or in an unnamed temporary file if there are more than `HELD` entries."""
     return np.zeros(shape, dtype) if math.prod(shape) <= HELD else scratch_array(shape, dtype)
 
 
 def taken(
     values: Float[np.ndarray, "rows column"], rows: Bool[np.ndarray, " rows"] | Int[np.ndarray, " taken"]
 ) -> Float[np.ndarray, "taken column"]:
-    """Return some rows, some of them in memory at once if they are many."""
+    """Return selected rows, copied in chunks if there are many."""
     numbers = np.flatnonzero(rows) if rows.dtype == bool else rows
     made = held((len(numbers), values.shape[1]), values.dtype)
     for start in range(0, len(numbers), ROWS):
@@ -213,7 +213,7 @@ def _read_representations(folder: Path) -> tuple[pd.DataFrame, np.ndarray, dict[
 
 
 def _read_latents(path: Path, count: int) -> np.ndarray:
-    """Return the column `latent` as (N, Z) float32, some rows in memory at once."""
+    """Return the column `latent` as (N, Z) float32, read in chunks of rows."""
     found: np.ndarray | None = None
     done = 0
     with pq.ParquetFile(path) as file:

@@ -1,14 +1,14 @@
-"""Networks told by what they answer to synthetic images: probes dreamed from the weights of training networks.
+"""Probe features: outputs of networks on synthetic images optimised ("dreamed") on training networks.
 
-No image of any data set is looked at. A probe starts as noise and is changed until the networks of the training split
-call it the class that it was given (as in Yin et al., 2020, "Dreaming to distill", arXiv 1912.08795, without their
-statistics of norm layers), so that a network that learned the task recognises it and one that did not does not. That
-running a network on a few made-up inputs tells much about it: Kahana et al. (2025), "Deep linear probe generators for
-weight space learning", arXiv 2410.10811.
+No real image is used. A probe starts as noise and is optimised until the networks of the training split classify it as
+its assigned label (as in Yin et al., 2020, "Dreaming to distill", arXiv 1912.08795, without their norm-layer
+statistics), so that networks that learned the task recognise it and others do not. That outputs on a few synthetic
+inputs are informative about a network: Kahana et al. (2025), "Deep linear probe generators for weight space learning",
+arXiv 2410.10811.
 
-Neither activation nor pooling is written in the weights, so none is taken from the metadata: a network is run under
-every hypothesis about both (`HYPOTHESES`), and what it answers under each is kept. Of its architecture the shapes of
-images and layers are used. Networks of unknown architecture can't be run; their numbers are NaN.
+Activation and pooling cannot be read off the weights and are not taken from the metadata either: a network is run under
+every hypothesis about both (`HYPOTHESES`), and the outputs under each are kept. Only the shapes of images and layers are
+taken from its architecture. Networks of unknown architecture cannot be run; their features are NaN.
 """
 
 import itertools
@@ -30,25 +30,25 @@ from wscore.zoo.sampling import layer_size
 from wscore.zoo.store import Zoo
 
 HYPOTHESES = tuple(itertools.product(ACTIVATIONS, POOLINGS))
-GROUPS, MEMBERS = 6, 4  # architectures, and networks of each, that are asked at each step of dreaming
-KEPT = 64  # networks of each architecture that may be asked at all
-NOISE = 0.3  # standard deviation of the noise under which a probe must be recognised
+GROUPS, MEMBERS = 6, 4  # architectures, and networks of each, used per optimisation step
+KEPT = 64  # maximum number of networks used per architecture
+NOISE = 0.3  # standard deviation of the noise added to the probes during optimisation
 SMOOTHNESS = 0.5  # weight of the mean squared difference of neighbouring pixels
 RATE = 0.08
-LARGEST = 1e4  # logits are cut here
-LEAST = -20.0  # log probabilities likewise
-NUMBERS = 1 << 22  # in the largest layer at once
-HELD = 1 << 20  # weights of networks that are held while they are asked
-ASKED = 1024  # networks whose answers are held
+LARGEST = 1e4  # logits are clipped here
+LEAST = -20.0  # log probabilities are clipped here
+NUMBERS = 1 << 22  # activations of the largest layer held at once
+HELD = 1 << 20  # network weights held in memory at once
+ASKED = 1024  # networks whose outputs are held
 RELATIVE = 6  # first measures that are also compared between hypotheses
 
 
 class Probes(NamedTuple):
-    """Synthetic images for networks of one shape of images and one count of classes.
+    """Synthetic images for networks of one image shape and number of classes.
 
     Attributes:
-        images: values from 0 to 1.
-        labels: the class that each was dreamed for.
+        images: values in [0, 1].
+        labels: target class of each image.
     """
 
     images: Float[Tensor, "probe channel height width"]
@@ -59,7 +59,7 @@ ProbeSets = Mapping[str, Probes]
 
 
 class Member(NamedTuple):
-    """Networks that share an architecture (but for activation and pooling: see `hypotheses`)."""
+    """Networks that share an architecture (up to activation and pooling: see `hypotheses`)."""
 
     architecture: Architecture
     layout: Layout
@@ -67,22 +67,22 @@ class Member(NamedTuple):
 
 
 def probe_key(architecture: Architecture) -> str:
-    """Return the name of the probes that suit a network: shape of its images and count of its classes."""
+    """Return the key of the probes for a network: its image shape and number of classes."""
     return f"{'x'.join(map(str, architecture.input))}/{architecture.classes}"
 
 
 def dream(zoo: Zoo, rows: Int[np.ndarray, " rows"], *, count: int, steps: int, seed: int) -> dict[str, Probes]:
-    """Return probes for each shape of images and count of classes among some networks of a zoo.
+    """Return probes for each image shape and number of classes among some networks of a zoo.
 
     The probes x of labels y minimise the mean over networks of CE(f(x + noise), y), plus a penalty on differences of
-    neighbouring pixels, by Adam; each step asks a few networks drawn at random.
+    neighbouring pixels, by Adam; each step uses a few randomly drawn networks.
 
     Args:
-        zoo: where the networks are.
-        rows: networks that are asked, all of the training split; those of unknown architecture are left out.
-        count: probes of each kind; the classes take turns.
+        zoo: of the networks.
+        rows: networks to optimise on, all of the training split; those of unknown architecture are skipped.
+        count: probes per key; labels cycle through the classes.
         steps: of Adam.
-        seed: of the first images, the noise and the drawing of networks.
+        seed: for the initial images, the noise and the sampling of networks.
     """
     kinds: dict[str, list[Member]] = {}
     for member in _members(zoo, rows):
@@ -91,7 +91,7 @@ def dream(zoo: Zoo, rows: Int[np.ndarray, " rows"], *, count: int, steps: int, s
 
 
 def probe_table(zoo: Zoo, probes: ProbeSets) -> FeatureTable:
-    """Return what all networks of a zoo answer to their probes (N, H) in float32; NaN where they can't be run."""
+    """Return the probe features of all networks of a zoo (N, H) in float32; NaN where they cannot be run."""
     names = probe_names()
     values = scratch_array((len(zoo), len(names)), np.float32)
     values[:] = np.nan
@@ -101,7 +101,7 @@ def probe_table(zoo: Zoo, probes: ProbeSets) -> FeatureTable:
             size = _at_once(member.architecture, fitting.images)
             size *= max(
                 1, min(HELD // member.layout.size, ASKED) // size
-            )  # whole batches, so that they are the same ones
+            )  # whole batches, so that the batch composition is always the same
             for start in range(0, len(member.rows), size):
                 rows = member.rows[start : start + size]
                 values[rows] = probe_numbers(member, torch.from_numpy(zoo.weights(rows)), fitting)
@@ -111,7 +111,7 @@ def probe_table(zoo: Zoo, probes: ProbeSets) -> FeatureTable:
 def probe_numbers(
     member: Member, vectors: Float[Tensor, "networks weights"], probes: Probes
 ) -> Float[np.ndarray, "networks number"]:
-    """Return `probe_names` of networks of one layout."""
+    """Return the probe features (`probe_names`) of networks of one layout."""
     measured: dict[Architecture, np.ndarray] = {}
     each = []
     for activation, pooling in HYPOTHESES:
@@ -131,7 +131,7 @@ def probe_numbers(
 
 
 def probe_names() -> tuple[str, ...]:
-    """Return what the numbers are: `<measure>.<activation>.<pooling>`, then `relative_...` against all hypotheses."""
+    """Return the column names: `<measure>.<activation>.<pooling>`, then `relative_...` to the mean over hypotheses."""
     guesses = [".".join(pair) for pair in HYPOTHESES]
     plain = [f"{measure}.{guess}" for measure in MEASURES for guess in guesses]
     return (*plain, *(f"relative_{name}" for name in plain[: RELATIVE * len(guesses)]))
@@ -148,7 +148,7 @@ def _members(zoo: Zoo, rows: np.ndarray) -> Iterator[Member]:
 
 
 def _shapes(zoo: Zoo) -> Iterator[Member]:
-    """Yield the networks that agree in all but activation, pooling and weights."""
+    """Yield the networks that are equal up to activation, pooling and weights."""
     found: dict[tuple[str, str], Member] = {}
     for member in _members(zoo, np.arange(len(zoo))):
         plain = msgspec.structs.replace(member.architecture, activation="relu", pooling="none")
@@ -200,7 +200,7 @@ def _answers(guess: Architecture, layout: Layout, vectors: Tensor, images: Tenso
 
 
 def _at_once(architecture: Architecture, images: Tensor) -> int:
-    """Return how many networks are run together."""
+    """Return how many networks are run at once."""
     return max(1, NUMBERS // (len(images) * layer_size(architecture)))
 
 
@@ -243,7 +243,7 @@ def _overall(view: Mapping[str, Any]) -> list[np.ndarray]:
 
 
 def _by_class(view: Mapping[str, Any], logits: np.ndarray, predicted: np.ndarray) -> list[np.ndarray]:
-    """Return quartiles over the classes of hits and surprise, how far the classes lie apart, and the mean logits."""
+    """Return quartiles over the classes of hits and surprise, class separation, and the mean logits."""
     classes = np.unique(predicted)
     hits = np.stack([view["hit"][:, predicted == c].mean(axis=1) for c in classes], axis=1)
     surprise = np.stack([-view["right"][:, predicted == c].mean(axis=1) for c in classes], axis=1)

@@ -1,4 +1,4 @@
-"""Heads of several kinds answering together: networks and boosted trees, mixed property by property."""
+"""Ensemble heads: networks and boosted trees, mixed with weights per property."""
 
 from typing import Annotated, Literal
 
@@ -18,13 +18,13 @@ Answers = dict[str, Float[Tensor, "batch _"]]
 
 
 class BlendConfig(Section):
-    """What is mixed.
+    """Members of an ensemble.
 
     Args:
-        kinds: kind of each property: its outputs are a logit, a number, or logits of classes.
+        kinds: kind of each property: a logit, a number, or class logits.
         network: shape of the networks, or none.
-        copies: networks of that shape, of different seeds.
-        forests: shapes of boosted trees, none or several.
+        copies: networks of that shape, with different seeds.
+        forests: shapes of boosted trees; may be empty.
     """
 
     kinds: Annotated[dict[str, Kind], msgspec.Meta(min_length=1)]
@@ -33,16 +33,16 @@ class BlendConfig(Section):
     forests: tuple[ForestConfig, ...]
 
     def __post_init__(self) -> None:
-        """Refuse an empty mixture."""
+        """Reject an empty ensemble."""
         if self.network is None and not self.forests:
             raise ValueError("a blend needs networks or trees")
 
 
 @register
 class Blend(nn.Module):
-    """answer = sum over members m of s_m answer_m, with shares s_m >= 0 of its own, which add up to 1, per property.
+    """output = sum over members m of s_m output_m, with weights s_m >= 0 that sum to 1, separately for each property.
 
-    All networks together are one member (their mean answer), and so is each forest. An answer is a probability (of true,
+    All networks together are one member (their mean output), and so is each forest. An output is a probability (of true,
     or of each class) or a number in the scaled space.
     """
 
@@ -59,17 +59,17 @@ class Blend(nn.Module):
 
     @property
     def inputs(self) -> int:
-        """Numbers per network that it is given."""
+        """Input features per network."""
         shapes = [shape for shape in (self.config.network, *self.config.forests) if shape is not None]
         return shapes[0].inputs
 
     @property
     def reads_tokens(self) -> bool:
-        """Whether it must be given tokens."""
+        """Whether it needs tokens."""
         return any(network.reads_tokens for network in self.networks if isinstance(network, Head))
 
     def members(self, inputs: Float[Tensor, "batch input"], tokens: TokenBatch | None = None) -> list[Answers]:
-        """Return the answers of each member: of the networks together, then of each forest."""
+        """Return the outputs of each member: of the networks together, then of each forest."""
         found: list[Answers] = []
         if len(self.networks):
             each = [answers(network(inputs, tokens), self.config.kinds) for network in self.networks]
@@ -77,7 +77,7 @@ class Blend(nn.Module):
         return [*found, *(answers(forest(inputs), self.config.kinds) for forest in self.forests)]
 
     def forward(self, inputs: Float[Tensor, "batch input"], tokens: TokenBatch | None = None) -> Answers:
-        """Return the answers (batch, width) of each property."""
+        """Return the outputs (batch, width) of each property."""
         found = self.members(inputs, tokens)
         mixed = {}
         for name, shares in zip(self.config.kinds, self.share.unbind(), strict=True):
@@ -86,6 +86,6 @@ class Blend(nn.Module):
 
 
 def answers(raw: Answers, kinds: dict[str, Kind]) -> Answers:
-    """Return probabilities for logits, and numbers as they are; float32."""
+    """Map logits to probabilities and leave numbers unchanged; float32."""
     functions = {"binary": torch.sigmoid, "continuous": lambda x: x, "discrete": lambda x: x.softmax(dim=1)}
     return {name: functions[kind](raw[name]).float() for name, kind in kinds.items()}

@@ -1,4 +1,4 @@
-"""How several answers to the same question are mixed: the shares that err least on validation networks."""
+"""Chooses ensemble weights: the mixture with the lowest error on validation networks."""
 
 import itertools
 from collections.abc import Iterator, Sequence
@@ -9,16 +9,16 @@ from jaxtyping import Float
 from wscore.heads.boosting import class_weights
 from wscore.heads.targets import Continuous, Discrete, Target
 
-STEPS = 10  # a share is a multiple of 1 / STEPS
-LEAST = 1e-6  # probability
+STEPS = 10  # weights are multiples of 1 / STEPS
+LEAST = 1e-6  # smallest probability
 
 
 def best_shares(
     target: Target, answers: Sequence[Float[np.ndarray, "rows width"]], values: Float[np.ndarray, " rows"]
 ) -> tuple[float, ...]:
-    """Return the shares, multiples of 0.1 that add up to 1, with the lowest `error_of` of the mixed answers.
+    """Return the weights, multiples of 0.1 that sum to 1, with the lowest `error_of` of the mixed predictions.
 
-    Equal shares without rows; of mixtures that err equally the first one.
+    Equal weights if there are no rows; ties go to the first mixture.
     """
     if not len(values):
         return (1 / len(answers),) * len(answers)
@@ -31,14 +31,14 @@ def best_shares(
 
 
 def _mixtures(count: int) -> Iterator[tuple[float, ...]]:
-    """Yield all shares of `count` members."""
+    """Yield all weightings of `count` members."""
     for steps in itertools.product(range(STEPS + 1), repeat=count - 1):
         if sum(steps) <= STEPS:
             yield tuple(step / STEPS for step in (*steps, STEPS - sum(steps)))
 
 
 def error_of(target: Target, answers: Float[np.ndarray, "rows width"], values: Float[np.ndarray, " rows"]) -> float:
-    """Return the mean squared error of scaled numbers, or the mean of -w_y log p_y of classes; 0 without rows."""
+    """Return the mean squared error of scaled values, or the mean of -w_y log p_y of classes; 0 without rows."""
     if not len(values):
         return 0.0
     if isinstance(target, Continuous):

@@ -1,13 +1,13 @@
-"""What a head may look at: blocks of numbers about networks, all computed from the weights alone.
+"""Feature blocks available to property heads, all computed from the weights alone.
 
-    block        numbers
-    latent       the vector that an encoder makes of the network
+    block        features
+    latent       latent vector of an encoder
     statistics   seven statistics of each tensor (`wscore.heads.weight_statistics`)
-    spectra      singular values, norms by neuron, balance of layers, norm layers (`wscore.heads.spectra`)
-    probes       answers to synthetic images, under every activation and pooling (`wscore.heads.dreamed_probes`)
-    tokens       not numbers but the tokens themselves, which the head reads by attention (`wscore.heads.token_attention`)
+    spectra      singular values, norms per neuron, balance of layers, norm layers (`wscore.heads.spectra`)
+    probes       outputs on synthetic images, under every activation and pooling (`wscore.heads.dreamed_probes`)
+    tokens       the tokens themselves, read by attention (`wscore.heads.token_attention`)
 
-The first four are computed once (`cache_representations`); a head names those it reads: `latent+statistics`.
+The first four are computed once (`cache_representations`); a head lists the ones it uses: `latent+statistics`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -42,19 +42,19 @@ Block = Literal["latent", "statistics", "spectra", "probes", "tokens"]
 BLOCKS: tuple[str, ...] = get_args(Block)
 COMPUTED = ("statistics", "spectra", "probes")
 VALUES, NAMES, PROBES = "features.safetensors", "features.json", "probes.safetensors"
-LARGEST = 1e30  # what is larger is cut, so that squares stay finite in float64
+LARGEST = 1e30  # larger values are clipped, so that squares stay finite in float64
 Blocks = Mapping[str, FeatureTable]
 
 
 class FeaturesConfig(Section):
-    """What is computed once about every network (section `features:`).
+    """Features computed once per network (section `features:`).
 
     Args:
-        encoder: makes the latents: null takes this pipeline's, else a folder or a Hub repository with a published one.
-        revision: pinned revision on the Hub; null takes the newest.
-        probes: synthetic images that every network is asked; 0 leaves them out.
-        probe_steps: steps in which they are dreamed.
-        seed: of their dreaming.
+        encoder: computes the latents: null uses this pipeline's, else a folder or Hub repository with a published encoder.
+        revision: pinned revision on the Hub; null uses the newest.
+        probes: number of synthetic images to evaluate every network on; 0 omits them.
+        probe_steps: optimisation steps of the images.
+        seed: for the optimisation of the images.
     """
 
     encoder: str | None
@@ -68,12 +68,12 @@ def parse_features(text: str) -> tuple[str, ...]:
     """Return the blocks named in a text such as `latent+statistics`, in the order of `BLOCKS`.
 
     Raises:
-        ConfigError: if a block is unknown or named twice, or none is named.
+        ConfigError: if a block is unknown or repeated, or none is given.
     """
     names = [name.strip() for name in text.split("+")]
     if not set(names) <= set(BLOCKS) or len(set(names)) != len(names):
         raise ConfigError(
-            "is no choice of features", where="heads.features", expected=f"some of {', '.join(BLOCKS)}, joined by +",
+            "is not a valid choice of features", where="heads.features", expected=f"some of {', '.join(BLOCKS)}, joined by +",
             got=text,
         )  # fmt: skip
     return tuple(name for name in BLOCKS if name in names)
@@ -82,11 +82,11 @@ def parse_features(text: str) -> tuple[str, ...]:
 def compute_blocks(
     zoo: Zoo, split: Sequence[str] | np.ndarray, config: FeaturesConfig
 ) -> tuple[dict[str, FeatureTable], dict[str, Probes]]:
-    """Return the computed blocks of all networks of a zoo, row by row, and the probes that were dreamed for them.
+    """Return the computed blocks of all networks of a zoo, row by row, and the probes that were optimised for them.
 
     Args:
         zoo: the networks.
-        split: of each of them; probes are dreamed from the last checkpoints of the training runs.
+        split: of each network; probes are optimised on the last checkpoints of the training runs.
         config: count of probes and how they are made.
     """
     values, names = statistics_table(zoo)
@@ -101,7 +101,7 @@ def compute_blocks(
 def probe_block(
     zoo: Zoo, train: Int[np.ndarray, " train"], config: FeaturesConfig
 ) -> tuple[FeatureTable, dict[str, Probes]]:
-    """Return what all networks of a zoo answer to probes, and the probes, dreamed from the last checkpoints of some.
+    """Return probe features of all networks of a zoo, and the probes, optimised on the last checkpoints of some.
 
     Args:
         zoo: the networks.
@@ -122,15 +122,15 @@ def network_features(
 ) -> dict[str, FeatureTable]:
     """Return the computed blocks of one network (1, F), with the columns that a head was trained on.
 
-    What the network does not have is NaN, and so are its answers to probes if its architecture is not known or none
+    Features that the network lacks are NaN, and so are its probe features if its architecture is unknown or no probes
     fit it.
 
     Args:
         layout: of the network.
         vector: its weights.
-        names: columns by block; other blocks than the computed ones are left out.
-        probes: that came with the head.
-        architecture: of the network; its activation and pooling are not looked at.
+        names: columns by block; blocks that are not computed are ignored.
+        probes: as stored with the head.
+        architecture: of the network; its activation and pooling are ignored.
     """
     found = {"statistics": _named_statistics(layout, vector[None]), "spectra": network_numbers(layout, vector[None])}
     fitting = None if architecture is None else probes.get(probe_key(architecture))
@@ -147,14 +147,14 @@ def network_features(
 
 
 def write_blocks(folder: Path, blocks: Blocks, probes: ProbeSets) -> None:
-    """Write blocks and probes beside the latents, float32; the names of the columns as JSON."""
+    """Write blocks and probes next to the latents, float32; the column names as JSON."""
     write_arrays(folder / VALUES, {name: block.values for name, block in blocks.items()}, _narrow)
     write_json(folder / NAMES, {name: list(block.names) for name, block in blocks.items()})
     write_probes(folder, probes)
 
 
 def write_probes(folder: Path, probes: ProbeSets) -> None:
-    """Write probes as one safetensors file; nothing if there is none."""
+    """Write probes as one safetensors file; no file if there are none."""
     if probes:
         tensors = {f"{key}/{part}": value for key, some in probes.items() for part, value in some._asdict().items()}
         write_tensors(folder / PROBES, tensors)
@@ -164,18 +164,18 @@ def read_blocks(folder: Path) -> dict[str, FeatureTable]:
     """Return the blocks in a folder, in the order of its rows.
 
     Raises:
-        DataError: if a file is missing or the two don't fit each other.
+        DataError: if a file is missing or the two do not match.
     """
     if not (folder / VALUES).is_file():
         raise DataError("no features here", where=folder, expected=VALUES, fix="run `dvc repro cache_representations`")
     values, names = read_tensors(folder / VALUES), read_json(folder / NAMES)
     if {name: tensor.shape[1] for name, tensor in values.items()} != {name: len(some) for name, some in names.items()}:
-        raise DataError("features and their names differ", where=folder, fix="run `dvc repro cache_representations`")
+        raise DataError("features and column names do not match", where=folder, fix="run `dvc repro cache_representations`")
     return {name: FeatureTable(values[name].numpy(), tuple(names[name])) for name in names}
 
 
 def read_probes(folder: Path) -> dict[str, Probes]:
-    """Return the probes in a folder, none if it has none."""
+    """Return the probes in a folder, empty if it has none."""
     if not (folder / PROBES).is_file():
         return {}
     tensors = read_tensors(folder / PROBES)

@@ -1,4 +1,4 @@
-"""Training an encoder along with a head: rates of their own, and gradual unfreezing from the last part to the first."""
+"""Finetunes an encoder with a head: separate learning rates, gradual unfreezing from the last part to the first."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from wscore.training.state import TrainingState
 
 
 def finetune_parameter_groups(model: Head, *, encoder: float, head: float) -> list[dict[str, Any]]:
-    """Return AdamW's groups: the parameters of the encoder, and all others, with factors on the learning rate."""
+    """Return AdamW's groups: encoder parameters and all others, with learning-rate factors."""
     live = [] if model.encoder is None else list(model.encoder.parameters())
     own = {id(parameter) for parameter in live}
     rest = [parameter for parameter in model.parameters() if id(parameter) not in own]
@@ -19,7 +19,7 @@ def finetune_parameter_groups(model: Head, *, encoder: float, head: float) -> li
 
 
 def encoder_parts(encoder: nn.Module) -> list[list[nn.Parameter]]:
-    """Return the parameters of an encoder by part, in the order of its modules (`network.blocks.0`, ...)."""
+    """Return the parameters of an encoder by part, in module order (`network.blocks.0`, ...)."""
     parts: dict[str, list[nn.Parameter]] = {}
     for name, parameter in encoder.named_parameters():
         words = name.split(".")[:-1]
@@ -29,7 +29,7 @@ def encoder_parts(encoder: nn.Module) -> list[list[nn.Parameter]]:
 
 
 class Unfreeze(Callback):
-    """Trains the head alone at first, and one more part of the encoder every few epochs, the last part first.
+    """Trains only the head at first, then unfreezes one more part of the encoder every few epochs, from the last.
 
     Args:
         every: epochs between two parts.
@@ -39,15 +39,15 @@ class Unfreeze(Callback):
         self.every = every
 
     def on_start(self, state: TrainingState) -> None:
-        """Set what is trained in the first epoch, or in the next one of a resumed training."""
+        """Set the trainable parts for the first epoch, or for the next one when resuming."""
         self._apply(state)
 
     def on_epoch(self, state: TrainingState) -> None:
-        """Set what is trained in the next epoch."""
+        """Set the trainable parts for the next epoch."""
         self._apply(state)
 
     def on_end(self, state: TrainingState) -> None:
-        """Leave all parts trainable."""
+        """Make all parts trainable."""
         self._set(state.model, 0)
 
     def _apply(self, state: TrainingState) -> None:

@@ -1,7 +1,7 @@
-"""Losses of property heads: means over the networks whose target is known, so that a missing target changes nothing.
+"""Losses of property heads: means over the networks whose target is known, so that missing targets have no effect.
 
-Whatever stands where `known` is false (NaN included) reaches neither the loss nor its gradient. A batch in which no
-target is known costs 0.
+Entries where `known` is false (NaN included) affect neither the loss nor its gradient. A batch without known targets
+has loss 0.
 """
 
 import torch
@@ -22,7 +22,7 @@ def binary_loss(
     Args:
         logits: one per network.
         target: 0 or 1 where known.
-        known: which targets count.
+        known: mask of the known targets.
         positive_weight: weight w of the ones; (zeros / ones) of the training split balances the two.
     """
     weight = torch.tensor(positive_weight, dtype=logits.dtype, device=logits.device)
@@ -33,7 +33,7 @@ def binary_loss(
 def regression_loss(
     prediction: Float[Tensor, " batch"], target: Float[Tensor, " batch"], known: Bool[Tensor, " batch"]
 ) -> Float[Tensor, ""]:
-    """Return the squared error in the units of the target."""
+    """Return the mean squared error in the units of the target."""
     clean = torch.where(known, target, prediction.detach())
     return known_mean(F.mse_loss(prediction, clean, reduction="none"), known)
 
@@ -49,8 +49,8 @@ def class_loss(
 
     Args:
         logits: one per network and class.
-        target: number of the true class (as a float) where known.
-        known: which targets count.
+        target: index of the true class (as a float) where known.
+        known: mask of the known targets.
         class_weights: w; mean 1 over the training networks keeps the scale of the loss.
     """
     number = torch.where(known, target, torch.zeros_like(target)).long()
@@ -59,5 +59,5 @@ def class_loss(
 
 
 def known_mean(each: Float[Tensor, " batch"], known: Bool[Tensor, " batch"]) -> Float[Tensor, ""]:
-    """Return the mean of the entries that are known, 0 if none is."""
+    """Return the mean over the known entries, 0 if there are none."""
     return torch.where(known, each, torch.zeros_like(each)).sum() / known.sum().clamp(min=1)

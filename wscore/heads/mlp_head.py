@@ -1,4 +1,4 @@
-"""A property head: a small network that reads named properties off numbers about a network, its tokens, or both."""
+"""MLP property head: predicts named properties from features of a network, its tokens, or both."""
 
 from itertools import pairwise
 from typing import Annotated
@@ -15,21 +15,21 @@ from wscore.tokens.batch import TokenBatch
 from wscore.training.model_folder import register
 
 Positive = Annotated[int, msgspec.Meta(gt=0)]
-LIMIT = 6.0  # standardised inputs are cut here, so that a network unlike all others can't throw a head far off
-AT_ONCE = 1 << 24  # numbers whose mean and deviation are taken together
+LIMIT = 6.0  # standardised inputs are clipped here to limit the effect of outliers
+AT_ONCE = 1 << 24  # entries whose mean and deviation are computed together
 
 
 class HeadConfig(Section):
     """Shape of a head.
 
     Args:
-        inputs: numbers per network; those of an encoder or a reader are not counted.
+        inputs: features per network, without those of an encoder or a reader.
         hidden_dim: units of each hidden layer.
         layers: hidden layers; 0 makes it a linear probe.
-        dropout: share of the hidden units left out in training.
+        dropout: dropout rate of the hidden units.
         outputs: numbers predicted for each property, by name: 1 for a logit or a scalar, one per class otherwise.
-        encoder: of tokens, trained together with the head, or none.
-        reader: of tokens by attention, likewise.
+        encoder: token encoder trained jointly with the head, or none.
+        reader: attention over tokens trained jointly with the head, or none.
     """
 
     inputs: Annotated[int, msgspec.Meta(ge=0)]
@@ -41,18 +41,18 @@ class HeadConfig(Section):
     reader: ReaderConfig | None
 
     def __post_init__(self) -> None:
-        """Refuse a head that is given nothing."""
+        """Reject a head without inputs."""
         if not self.inputs and self.encoder is None and self.reader is None:
             raise ValueError("a head needs inputs, an encoder or a reader")
 
 
 @register
 class Head(nn.Module):
-    """outputs = W h_L + c with h_l = dropout(gelu(W_l h_(l-1) + b_l)), cut by property.
+    """outputs = W h_L + c with h_l = dropout(gelu(W_l h_(l-1) + b_l)), split by property.
 
-    h_0 = [cut((inputs - mean) / std), LN(encoder(tokens)), reader(tokens)], of which there is what the configuration
-    names. Missing inputs (NaN) stand at the mean. `mean` and `std` are buffers: they are saved with the weights and set
-    from the training networks by `standardise`.
+    h_0 = [clip((inputs - mean) / std), LN(encoder(tokens)), reader(tokens)], limited to the configured parts. Missing
+    inputs (NaN) are replaced by the mean. `mean` and `std` are buffers: they are saved with the weights and set from the
+    training networks by `standardise`.
     """
 
     mean: Tensor
@@ -77,12 +77,12 @@ class Head(nn.Module):
 
     @property
     def reads_tokens(self) -> bool:
-        """Whether it must be given tokens."""
+        """Whether it needs tokens."""
         return self.encoder is not None or self.reader is not None
 
     @torch.no_grad()
     def standardise(self, inputs: Float[Tensor, "networks input"]) -> None:
-        """Take mean and standard deviation from training networks; an input that never varies is only centred."""
+        """Set mean and standard deviation from training networks; constant inputs are only centred."""
         some = max(1, AT_ONCE // max(1, len(inputs)))
         for part, mean, std in zip(*(x.split(some, -1) for x in (inputs, self.mean, self.std)), strict=True):
             known = part.isfinite()

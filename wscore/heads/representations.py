@@ -1,10 +1,10 @@
-"""Representations: what is computed once about all networks of a cache, their latents from a frozen encoder first.
+"""Computes the representations of all networks of a cache once: latents of a frozen encoder and further features.
 
 representations/
   representations.parquet   model_id, run_id, checkpoint, split, latent (list<float32>), one row per network of the zoo
-  features.safetensors      further blocks of numbers (N, F), in the order of the zoo (`wscore.heads.features`)
-  features.json             names of their columns
-  probes.safetensors        synthetic images behind the block `probes`
+  features.safetensors      further feature blocks (N, F), in the order of the zoo (`wscore.heads.features`)
+  features.json             column names of these blocks
+  probes.safetensors        synthetic images of the block `probes`
   manifest.json             identities of encoder, tokens and zoo; latent_dim; configuration of the features
 """
 
@@ -35,7 +35,7 @@ BLOCK = 512  # networks at once
 
 @runtime_checkable
 class LatentSource(Protocol):
-    """An encoder with its own tokenizer and normaliser, as `wscore.publish.pretrained.PublishedEncoder` is one."""
+    """An encoder with its own tokenizer and normaliser, such as `wscore.publish.pretrained.PublishedEncoder`."""
 
     model: Any
     codec: Any
@@ -56,10 +56,9 @@ def cache_representations(
     config: FeaturesConfig | None = None,
     foreign: LatentSource | None = None,
 ) -> int:
-    """Encode every network of a cache with the encoder in a folder; returns how many there are.
+    """Encode every network of a cache with the encoder in a folder; return their number.
 
-    With a configuration the other blocks of features are computed too; a foreign encoder takes the place of that in the
-    folder.
+    With a configuration the other feature blocks are computed too; an external encoder replaces the one in the folder.
 
     The latent of a network that is cut into windows is the mean of the latents of its windows.
 
@@ -89,15 +88,15 @@ def cache_representations(
 def encode_anew(
     encoder: LatentSource, cache: TokenCache, zoo: Zoo
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Yield what `encode` does, with an encoder that brings tokenizer, normaliser and alignment of its own.
+    """Yield what `encode` does, with an external encoder that has its own tokenizer, normaliser and alignment.
 
     Args:
-        encoder: from elsewhere.
-        cache: says which networks there are.
+        encoder: external encoder.
+        cache: determines which networks are encoded.
         zoo: holds their weights.
 
     Raises:
-        ModelError: if the encoder can't read networks of this zoo.
+        ModelError: if the encoder does not support networks of this zoo.
     """
     first = np.flatnonzero(cache.table["window"].to_numpy() == 0)
     rows = cache.table["row"].to_numpy()[first]
@@ -112,16 +111,16 @@ def encode_anew(
 
 
 def check_fit(encoder: LatentSource, layouts: Sequence[Layout]) -> None:
-    """Refuse an encoder that was made for none of these layouts, or whose tokenizer is that of another one.
+    """Reject an encoder that supports none of these layouts, or whose tokenizer belongs to another encoder.
 
     Raises:
-        ModelError: telling what it was made for.
+        ModelError: lists what the encoder supports.
     """
     where, known = "features.encoder", encoder.codec.normalizer
     if known.mode == "layer" and not any(layout.identity in known.layouts for layout in layouts):
         raise ModelError(
-            "was not made for networks of this zoo", where=where, expected=f"one of its {len(known.layouts)} layouts",
-            got=f"{len(layouts)} others", fix="take an encoder that was trained on such networks, or null",
+            "was not trained on networks of this zoo", where=where, expected=f"one of its {len(known.layouts)} layouts",
+            got=f"{len(layouts)} others", fix="use an encoder trained on such networks, or null",
         )  # fmt: skip
     found, wanted = encoder.codec.tokenizer.token_dim, encoder.model.config.network.token_dim
     if found != wanted:
@@ -136,7 +135,7 @@ def _splits(cache: TokenCache, networks: int) -> np.ndarray:
 
 
 def _checked(folder: Path, cache: TokenCache) -> str:
-    """Return the identity of the encoder in a folder, which must have been trained on these tokens."""
+    """Return the identity of the encoder in a folder; it must have been trained on these tokens."""
     content = read_model_config(folder)
     if content.get("tokens") != cache.identity:
         raise ModelError(
@@ -147,7 +146,7 @@ def _checked(folder: Path, cache: TokenCache) -> str:
 
 
 def iterate_latents(encoder: Encoder, cache: TokenCache) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Yield (rows of the zoo (n,), first item of each (n,), latents (n, `leading`)) of all networks, some at once."""
+    """Yield (rows of the zoo (n,), first item of each (n,), latents (n, `leading`)) of all networks in blocks."""
     rows, windows = cache.table["row"].to_numpy(), cache.table["window"].to_numpy()
     heads = np.append(np.flatnonzero(windows == 0), len(rows))  # first item of each network, and the end
     for start in range(0, len(heads) - 1, BLOCK):

@@ -1,8 +1,8 @@
-"""What else the weights of a network show without being run: spectra, norms by neuron, balance of layers, norm layers.
+"""Weight features beyond simple statistics: spectra, norms per neuron, balance of layers, norm layers.
 
-All numbers but the positional ones stay the same when hidden units change places. The positional ones belong to axes
-that have an order of their own: places within a kernel, inputs of the first layer, outputs of the last. As in
-`wscore.heads.weight_statistics` a column is one number of the k-th tensor of its kind from the output, NaN where there is none.
+All features but the positional ones are invariant to permuting hidden units. The positional ones belong to axes with a
+fixed order: positions within a kernel, inputs of the first layer, outputs of the last. As in
+`wscore.heads.weight_statistics` a column is one feature of the k-th tensor of its kind from the output, NaN where there is none.
 """
 
 import itertools
@@ -17,10 +17,10 @@ from wscore.networks.layout import Layout, TensorSpec
 from wscore.zoo.store import Zoo
 
 QUANTILES = (0, 10, 25, 50, 75, 90, 100)
-SINGULAR = 4  # largest singular values that are kept
-KERNEL = 9  # places of a kernel that are kept apart
-INPUTS = 128  # most inputs of a first layer that are kept apart
-OUTPUTS = 16  # most outputs of a last layer that are kept apart
+SINGULAR = 4  # largest singular values kept
+KERNEL = 9  # kernel positions kept separate
+INPUTS = 128  # maximum number of first-layer inputs kept separate
+OUTPUTS = 16  # maximum number of last-layer outputs kept separate
 SMALLEST = 1e-12
 BATCH_NORM_EPS = 1e-5
 MATRICES = ("linear", "conv")
@@ -30,7 +30,7 @@ Matrices = Float[np.ndarray, "rows out in kernel"]
 
 
 def spectra_table(zoo: Zoo) -> FeatureTable:
-    """Return the numbers of all networks of a zoo (N, G) in float32, row by row; the weights are streamed."""
+    """Return the features of all networks of a zoo (N, G) in float32, row by row; the weights are streamed."""
     keys = zoo.table["layout"].astype(str).tolist()
     used = [zoo.layouts[key] for key in sorted(set(keys))]
     names = sorted({name for layout in used for name in network_numbers(layout, np.ones((1, layout.size)))})
@@ -44,7 +44,7 @@ def spectra_table(zoo: Zoo) -> FeatureTable:
 
 
 def network_numbers(layout: Layout, vectors: Float[np.ndarray, "rows weights"]) -> Numbers:
-    """Return the numbers of networks (n, D) that share a layout, by name such as `conv[-1].singular1`."""
+    """Return the features of networks (n, D) that share a layout, by name such as `conv[-1].singular1`."""
     parts = {spec.name: vectors[:, span].astype(np.float64) for spec, span in _spans(layout)}
     matrices = [spec for spec in layout.tensors if spec.kind in MATRICES]
     found: Numbers = {}
@@ -85,7 +85,7 @@ def _spread(name: str, values: np.ndarray) -> Numbers:
 
 
 def _moments(values: np.ndarray) -> Numbers:
-    """Return size and shape of the distribution of all weights of a tensor."""
+    """Return scale and shape of the distribution of all weights of a tensor."""
     mean, std = values.mean(axis=1), np.maximum(values.std(axis=1), SMALLEST)
     standard = (values - mean[:, None]) / std[:, None]
     low, high = np.percentile(values, [5, 95], axis=1)
@@ -116,7 +116,7 @@ def _spectrum(stacked: Matrices) -> Numbers:
 
 
 def _neurons(stacked: Matrices) -> Numbers:
-    """Return quantiles of the norms of rows and columns, cosines between rows, and sizes of the sums of both."""
+    """Return quantiles of the norms of rows and columns, cosines between rows, and magnitudes of the sums of both."""
     rows = stacked.reshape(*stacked.shape[:2], -1)  # (n, out, in * kernel)
     norms = np.linalg.norm(rows, axis=2)
     found = _spread("row", _log(norms)) | _spread("column", _log(_rms(stacked, (1, 3))))
@@ -135,7 +135,7 @@ def _neurons(stacked: Matrices) -> Numbers:
 
 
 def _kernel(stacked: Matrices) -> Numbers:
-    """Return the size of the weights at each place of a kernel, and the share of the kernels' means."""
+    """Return the RMS of the weights at each kernel position, and the share of the kernels' means."""
     places = stacked.shape[3]
     if places == 1:
         return {}
@@ -145,7 +145,7 @@ def _kernel(stacked: Matrices) -> Numbers:
 
 
 def _ends(stacked: Matrices, *, first: bool, last: bool) -> Numbers:
-    """Return norms by input of the first layer and by output of the last one, which have an order of their own."""
+    """Return norms by input of the first layer and by output of the last one, whose order is fixed."""
     inputs, outputs = _log(_rms(stacked, (1, 3))), _log(_rms(stacked, (2, 3)))
     found: Numbers = {}
     if first and inputs.shape[1] <= INPUTS:
@@ -156,9 +156,9 @@ def _ends(stacked: Matrices, *, first: bool, last: bool) -> Numbers:
 
 
 def _balance(lower: Matrices, upper: Float[np.ndarray, "rows above columns places"]) -> Numbers:
-    """Return how the norms of what enters and what leaves each unit compare, and the spectrum of a linear product.
+    """Return statistics of outgoing vs incoming norms of the units, and the spectrum of the product of both layers.
 
-    Empty if the upper matrix does not take the outputs of the lower one, each as equally many columns.
+    Empty if the columns of the upper matrix are no multiple of the outputs of the lower one.
     """
     units = lower.shape[1]
     if upper.shape[2] % units:
@@ -181,7 +181,7 @@ def _balance(lower: Matrices, upper: Float[np.ndarray, "rows above columns place
 
 
 def _norm_layers(layout: Layout, parts: Mapping[str, np.ndarray]) -> Numbers:
-    """Return effective scale weight / sqrt(var) and mean / sqrt(var) of each batch normalisation by channel."""
+    """Return effective scale weight / sqrt(var) and mean / sqrt(var) of each batch normalisation, per channel."""
     layers = [spec.name.rpartition(".")[0] for spec in layout.tensors if spec.kind == "running_var"]
     found: Numbers = {}
     for number, layer in enumerate(layers):

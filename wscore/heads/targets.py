@@ -1,9 +1,9 @@
-"""Targets of property heads: what a column of the zoo's metadata becomes, fitted on the training split only.
+"""Targets of property heads: encodings of metadata columns, fitted on the training split only.
 
-A target is one of three kinds. `Binary` is a building block that is there or not, `Continuous` a number
-(standardised, after a logarithm by choice), `Discrete` one name out of a vocabulary. Each is a frozen class that is
-saved with its head and turns raw values into numbers (`encode`) and numbers back into raw values (`restore`). A
-missing raw value (null, NaN) is not known: it is marked so, row by row, and no row is dropped for it.
+There are three kinds of target: `Binary` (a building block is present or not), `Continuous` (a number, standardised,
+optionally in log space) and `Discrete` (one class of a vocabulary). Each is a frozen class that is saved with its head,
+encodes raw values as numbers (`encode`) and decodes numbers to raw values (`restore`). A missing raw value (null, NaN)
+is masked per row; no row is dropped.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,20 +18,20 @@ from wscore.config import Section
 from wscore.errors import DataError
 
 Scale = Literal["linear", "log", "logit", "log_error"]
-FLOOR = 0.1  # a zero under a log scale is placed at this share of the smallest positive training value
-EDGE = 1e-3  # by which shares are kept away from 0 and 1 under a logit or log-error scale
-LARGEST = 30.0  # a prediction under a log scale is restored as 1e30 at most, so that its square is finite
+FLOOR = 0.1  # zero on a log scale maps to this fraction of the smallest positive training value
+EDGE = 1e-3  # offset that keeps fractions away from 0 and 1 on a logit or log-error scale
+LARGEST = 30.0  # predictions on a log scale are restored as at most 1e30, so that their squares are finite
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 
 
 class Binary(Section, tag="binary", tag_field="kind"):
-    """A label that is true or false.
+    """A binary label.
 
     Args:
-        name: as asked for.
+        name: as configured.
         column: of the metadata.
         value: the label is true where the column has this value (as text); null for a column of true and false.
-        positive_weight: weight of the true ones in the loss.
+        positive_weight: weight of the positives in the loss.
         weight: of this target in the loss of its head.
     """
 
@@ -50,7 +50,7 @@ class Binary(Section, tag="binary", tag_field="kind"):
         """Return 1 (true), 0 (false) or NaN (missing) for each row.
 
         Raises:
-            DataError: if the column is missing, or neither true nor false and no value is named.
+            DataError: if the column is missing, or is not boolean and no value is named.
         """
         column = _column(table, self.column, where=self.name)
         if self.value is not None:
@@ -58,7 +58,7 @@ class Binary(Section, tag="binary", tag_field="kind"):
         numbers = _floats(column)
         if not np.isin(numbers[column.notna().to_numpy()], (0.0, 1.0)).all():
             raise DataError(
-                "is neither true nor false",
+                "is not a boolean column",
                 where=self.column,
                 got=_sample(column),
                 fix=f"name a value: {self.column}_VALUE",
@@ -66,24 +66,24 @@ class Binary(Section, tag="binary", tag_field="kind"):
         return numbers
 
     def restore(self, numbers: Float[np.ndarray, " rows"]) -> Bool[np.ndarray, " rows"]:
-        """Return the labels of probabilities: true from one half on."""
+        """Threshold probabilities at 1/2."""
         return numbers >= 0.5
 
 
 class Continuous(Section, tag="continuous", tag_field="kind"):
     """A number; scaled = (f(value) - mean) / std with mean and std over the training rows.
 
-    f is the identity (`linear`), log10 (`log`), or for shares from 0 to 1, with e = `EDGE`,
+    f is the identity (`linear`), log10 (`log`), or for fractions in [0, 1], with e = `EDGE`,
     ln((value + e) / (1 - value + e)) (`logit`) or -log10(1 - value + e) (`log_error`).
 
-    Zero under a log scale is placed at `floor`, a tenth of the smallest positive training value; a prediction nearer
-    to it (in the logarithm) than to that smallest value is restored as 0. So zero is a value of its own, one decade
-    below all others.
+    On a log scale zero maps to `floor`, a tenth of the smallest positive training value; a prediction closer to it (in
+    the logarithm) than to that smallest value is restored as 0. Zero is thus a separate value, one decade below all
+    others.
 
     Args:
         name: column of the metadata.
-        scale: which f.
-        floor: stands for zero under a log scale; null for other scales.
+        scale: choice of f.
+        floor: represents zero on a log scale; null for other scales.
         mean: of f(value) over the training rows.
         std: of f(value) over the training rows.
         weight: of this target in the loss of its head.
@@ -110,12 +110,12 @@ class Continuous(Section, tag="continuous", tag_field="kind"):
         """Return the scaled value of each row, NaN where it is missing.
 
         Raises:
-            DataError: if the column is missing, not numeric, infinite, or negative under a log scale.
+            DataError: if the column is missing, not numeric, infinite, or negative on a log scale.
         """
         return (_transform(self.raw(table), self.scale, self.floor, where=self.name) - self.mean) / self.std
 
     def raw(self, table: pd.DataFrame) -> Float[np.ndarray, " rows"]:
-        """Return the value of each row as it is, NaN where it is missing.
+        """Return the raw value of each row, NaN where it is missing.
 
         Raises:
             DataError: if the column is missing, not numeric or infinite.
@@ -125,8 +125,8 @@ class Continuous(Section, tag="continuous", tag_field="kind"):
     def restore(self, numbers: Float[np.ndarray, " rows"]) -> Float[np.ndarray, " rows"]:
         """Return scaled numbers as raw values; the inverse of `encode` on the training rows.
 
-        Under a log scale, what lies below the smallest positive training value by more than half a decade becomes 0;
-        shares are cut to [0, 1].
+        On a log scale, values more than half a decade below the smallest positive training value become 0; fractions
+        are clipped to [0, 1].
         """
         raw = np.asarray(numbers, dtype=float) * self.std + self.mean
         if self.scale == "logit":
@@ -141,12 +141,12 @@ class Continuous(Section, tag="continuous", tag_field="kind"):
 
 
 class Discrete(Section, tag="discrete", tag_field="kind"):
-    """One name out of the vocabulary of the training rows; a name that is not in it counts as missing.
+    """One class of the vocabulary of the training rows; a class outside it counts as missing.
 
     Args:
         name: column of the metadata.
-        vocabulary: the names, sorted.
-        class_weights: weight of each name in the loss, 1 on average over the training rows.
+        vocabulary: the classes, sorted.
+        class_weights: weight of each class in the loss, 1 on average over the training rows.
         weight: of this target in the loss of its head.
     """
 
@@ -162,11 +162,11 @@ class Discrete(Section, tag="discrete", tag_field="kind"):
 
     @property
     def width(self) -> int:
-        """Count of outputs: one logit per name."""
+        """Count of outputs: one logit per class."""
         return len(self.vocabulary)
 
     def encode(self, table: pd.DataFrame) -> Float[np.ndarray, " rows"]:
-        """Return the place of each row's name in the vocabulary, NaN where it is missing or not in it.
+        """Return the vocabulary index of each row's class, NaN where it is missing or not in the vocabulary.
 
         Raises:
             DataError: if the column is missing.
@@ -178,7 +178,7 @@ class Discrete(Section, tag="discrete", tag_field="kind"):
         )
 
     def restore(self, numbers: Int[np.ndarray, " rows"]) -> Sequence[str]:
-        """Return the names of places in the vocabulary."""
+        """Return the classes at vocabulary indices."""
         return [self.vocabulary[int(number)] for number in numbers]
 
 
@@ -187,7 +187,7 @@ Targets = tuple[Target, ...]
 
 
 class SavedTargets(Section):
-    """Targets as they are kept in the config.json of a head.
+    """Targets as stored in the config.json of a head.
 
     Args:
         targets: in the order of the head's outputs.
@@ -200,7 +200,7 @@ class Encoded(NamedTuple):
     """Targets of rows as numbers.
 
     Attributes:
-        values: (N, T) float32, a column per target: 0 or 1, scaled number, place in the vocabulary; 0 where not known.
+        values: (N, T) float32, a column per target: 0 or 1, scaled value, vocabulary index; 0 where not known.
         known: (N, T), false where the raw value is missing.
     """
 
@@ -209,10 +209,10 @@ class Encoded(NamedTuple):
 
 
 def encode_targets(targets: Targets, table: pd.DataFrame) -> Encoded:
-    """Return the targets of the rows of a metadata table.
+    """Return the encoded targets of the rows of a metadata table.
 
     Raises:
-        DataError: if a column is missing or holds what its target can't take.
+        DataError: if a column is missing or holds values that its target cannot encode.
     """
     values = np.column_stack([target.encode(table) for target in targets]).astype(np.float32)
     known = ~np.isnan(values)
@@ -222,14 +222,14 @@ def encode_targets(targets: Targets, table: pd.DataFrame) -> Encoded:
 def fit_binary(
     names: Sequence[str], train: pd.DataFrame, *, balance: bool, weights: Mapping[str, float], key: str
 ) -> Targets:
-    """Return one binary target per name, a column of its own or `<column>_<value>`.
+    """Return one binary target per name: a boolean column or `<column>_<value>`.
 
     Args:
         names: labels.
         train: metadata of the training rows.
-        balance: weigh the true ones by (false ones / true ones).
+        balance: weight the positives by (negatives / positives).
         weights: of single targets in the loss, 1 where not named.
-        key: parameter that asks for the labels, for the error.
+        key: parameter that lists the labels, for error messages.
 
     Raises:
         DataError: if a column is missing or not binary, or labels have only one value.
@@ -259,7 +259,7 @@ def fit_continuous(
         key: parameter that asks for the columns, for the error.
 
     Raises:
-        DataError: if a column is missing, not numeric, infinite or negative under a log scale, or columns have only
+        DataError: if a column is missing, not numeric, infinite or negative on a log scale, or columns have only
             one value.
     """
     raw = {name: _known(_numbers(train, name, key=key)) for name in scales}
@@ -283,7 +283,7 @@ def fit_discrete(
     Args:
         names: columns.
         train: metadata of the training rows.
-        balance: weigh each name by 1 / (its share of the rows x names).
+        balance: weight each class by 1 / (its share of the rows x number of classes).
         weights: of single targets in the loss, 1 where not named.
         key: parameter that asks for the columns, for the error.
 
@@ -311,7 +311,7 @@ def _column(table: pd.DataFrame, name: str, *, where: str) -> pd.Series:
 
 
 def _floats(column: pd.Series) -> np.ndarray:
-    """Return a column as float64: true is 1, and NaN stands for what is missing or no number."""
+    """Return a column as float64: true becomes 1, missing or non-numeric values become NaN."""
     return np.asarray(pd.to_numeric(column.astype(object), errors="coerce"), dtype=float)
 
 
@@ -330,18 +330,18 @@ def _transform(values: np.ndarray, scale: Scale, floor: float | None, *, where: 
     if scale in ("logit", "log_error"):
         if (values < 0).any() or (values > 1).any():
             got = [float(np.nanmin(values)), float(np.nanmax(values))]
-            raise DataError(f"is no share, as a {scale} scale needs", where=where, expected="0 to 1", got=got)
+            raise DataError(f"is not a fraction, which a {scale} scale requires", where=where, expected="0 to 1", got=got)
         above, below = values + EDGE, 1 - values + EDGE
         return np.log(above / below) if scale == "logit" else -np.log10(below)
     if scale == "linear" or floor is None:
         return values
     if (values < 0).any():
-        raise DataError("negative value under a log scale", where=where, got=float(np.nanmin(values)), fix="use linear")
+        raise DataError("negative value on a log scale", where=where, got=float(np.nanmin(values)), fix="use linear")
     return np.log10(np.where(values == 0, floor, values))
 
 
 def _parse(name: str, table: pd.DataFrame, *, key: str) -> Binary:
-    """Return a label, not weighed yet; of several readings of its name the longest column wins."""
+    """Parse a label, still unweighted; if its name is ambiguous the longest column wins."""
     places = [len(name), *(place for place in reversed(range(len(name))) if name[place] == "_")]
     for place in places:
         if name[:place] in table:
@@ -357,7 +357,7 @@ def _known(values: np.ndarray) -> np.ndarray:
 
 
 def _refuse_constant(values: Mapping[str, np.ndarray], *, key: str) -> None:
-    """Refuse all targets at once that have less than two values in the training rows."""
+    """Reject targets with fewer than two values in the training rows; the error lists all of them."""
     bad = {name: found for name, found in values.items() if len(np.unique(found)) < 2}
     if not bad:
         return

@@ -1,8 +1,8 @@
-"""Attention over the tokens of a network that does not care about the order of the units of a layer.
+"""Attention over the tokens of a network, invariant to the order of tokens within a layer.
 
-A token is one unit of a layer with all its weights. Every block looks first at the units of the same layer, then at all
-of the network; places within a layer are not told to it, so that tokens of one layer may change places. What follows
-the units of the layer before within each token is the matter of augmentation (`wscore.tokens`), not of this model.
+A token is one unit of a layer with all its weights. Every block attends first within the layer, then over the whole
+network; there is no positional encoding within a layer, so the output is invariant to permuting its tokens. The order of
+the entries of each token follows the units of the previous layer and is left to augmentation (`wscore.tokens`).
 """
 
 from typing import Annotated
@@ -19,7 +19,7 @@ from wscore.tokens.tokenizer import FEATURES
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
 LAYER, KIND, SIZE = (FEATURES.index(name) for name in ("layer", "kind", "log_size"))
-LAYERS = 64  # that are told apart; deeper ones share the last place
+LAYERS = 64  # distinct layer embeddings; deeper layers share the last one
 
 
 class ReaderConfig(Section):
@@ -27,11 +27,11 @@ class ReaderConfig(Section):
 
     Args:
         token_dim: numbers per token.
-        width: of the tokens inside; a multiple of `heads`.
+        width: hidden size of the tokens; a multiple of `heads`.
         blocks: pairs of attention within layers and over the network.
         heads: attention heads.
         outputs: numbers per network.
-        dropout: share of activations left out in training.
+        dropout: dropout rate.
     """
 
     token_dim: Count
@@ -42,7 +42,7 @@ class ReaderConfig(Section):
     dropout: Annotated[float, msgspec.Meta(ge=0, lt=1)]
 
     def __post_init__(self) -> None:
-        """Refuse a width that the heads can't share."""
+        """Reject a width that is not divisible by the heads."""
         if self.width % self.heads:
             raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
 
@@ -61,7 +61,7 @@ class TokenReader(nn.Module):
         self.outputs = nn.Linear(2 * config.width, config.outputs)
 
     def forward(self, batch: TokenBatch) -> Float[Tensor, "batch output"]:
-        """Return numbers about each network; padding has no influence."""
+        """Return the outputs of each network; padding has no influence."""
         valid = batch.token_mask  # (B, T)
         layer = batch.features[..., LAYER].long()  # (B, T)
         tokens = torch.where(batch.mask, batch.tokens, 0.0)  # (B, T, D)
@@ -112,7 +112,7 @@ def _attention(config: ReaderConfig) -> nn.ModuleDict:
 
 
 def _attend(attention: nn.ModuleDict, x: Tensor, seen: Tensor, heads: int) -> Tensor:
-    """Return softmax(q k^T / sqrt(d)) v over the tokens that may be seen; a token that sees none sees itself."""
+    """Return softmax(q k^T / sqrt(d)) v over the visible tokens; a token that sees none attends to itself."""
     own = torch.eye(x.shape[1], dtype=torch.bool, device=x.device)
     parts = attention["into"](x).unflatten(-1, (3, heads, -1)).movedim(2, 0)  # (3, B, T, heads, d)
     query, key, value = (part.transpose(1, 2) for part in parts)  # (B, heads, T, d)

@@ -1,4 +1,4 @@
-"""Recipe of the property heads: features of networks and the zoo's metadata in, a folder per task out."""
+"""Trains the property heads: features of networks and zoo metadata in, one folder per task out."""
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -53,14 +53,14 @@ Task = Literal["patterns", "accuracy", "hyperparameters"]
 Positive = Annotated[int, Meta(ge=1)]
 Factor = Annotated[float, Meta(ge=0)]
 Outputs = dict[str, Float[np.ndarray, "rows _"]]
-BLOCK = 512  # networks that are read at once
-BINS = 63  # of the values of a feature, in boosting
-RATE = 0.1  # what each round of boosting adds
-SHARE = 0.3  # of the features, that every split of the trees on all features may choose from
+BLOCK = 512  # networks read at once
+BINS = 63  # histogram bins per feature in boosting
+RATE = 0.1  # learning rate of boosting
+SHARE = 0.3  # fraction of features considered per split, for trees on all features
 BOOSTED = (
-    16384  # most training networks that trees are fitted on, drawn from all (they need them in memory, several times);
+    16384  # maximum number of training networks for trees, sampled (trees keep several copies in memory);
 )
-# a quarter as many validation networks end the fitting
+# a quarter as many validation networks are used for early stopping
 READER = {"width": 64, "blocks": 2, "heads": 4, "outputs": 128}  # attention over tokens
 
 
@@ -68,37 +68,36 @@ class HeadsConfig(Section):
     """Property heads (section `heads:`).
 
     Args:
-        tasks: heads that are trained, each on its own.
-        patterns: labels of the task `patterns`: columns that are true or false, or `<column>_<value>`.
-        accuracy_target: column that the task `accuracy` predicts.
-        accuracy_scale: space in which it is predicted, see `Continuous`.
-        coverage: share of networks that its prediction intervals are to hold.
-        continuous: numeric columns of the task `hyperparameters`, each on a scale of its own.
-        discrete: columns of the task `hyperparameters` that hold names.
+        tasks: heads to train, each separately.
+        patterns: labels of the task `patterns`: boolean columns, or `<column>_<value>`.
+        accuracy_target: column predicted by the task `accuracy`.
+        accuracy_scale: scale on which it is predicted, see `Continuous`.
+        coverage: nominal coverage of its prediction intervals.
+        continuous: numeric columns of the task `hyperparameters`, each with its scale.
+        discrete: categorical columns of the task `hyperparameters`.
         target_weights: weight of single targets in the loss of their head; 1 where not named.
-        balance: weigh rare labels and names up in the loss.
-        mode: `frozen` reads cached features, `finetune` trains the encoder along.
-        features: blocks of features that are read, joined by `+`, see `wscore.heads.features`.
-        members: what a head is made of: networks, boosted trees on all features, boosted trees on the seven statistics
-            of each tensor alone; their shares in the answer to each target are chosen on the validation networks.
-        copies: networks of each head, of different seeds.
+        balance: upweight rare labels and classes in the loss.
+        mode: `frozen` reads cached features, `finetune` trains the encoder jointly.
+        features: feature blocks to use, joined by `+`, see `wscore.heads.features`.
+        members: members of the ensemble: networks, boosted trees on all features, boosted trees on the seven statistics
+            of each tensor alone; mixing weights are chosen per target on the validation networks.
+        copies: networks per head, with different seeds.
         hidden_dim: units of each hidden layer.
         layers: hidden layers; 0 makes linear probes.
-        dropout: share of the hidden units left out in training.
-        epochs: most passes over the training networks.
+        dropout: dropout rate of the hidden units.
+        epochs: maximum number of passes over the training networks.
         batch_size: networks per step.
-        lr: highest learning rate of AdamW.
-        encoder_lr: factor on it for the encoder (`finetune`).
-        head_lr: factor on it for all else.
-        unfreeze_every: epochs after which one more part of the encoder is trained, the last one first; null = all at
-            once.
+        lr: peak learning rate of AdamW.
+        encoder_lr: learning-rate factor of the encoder (`finetune`).
+        head_lr: learning-rate factor of everything else.
+        unfreeze_every: epochs after which one more part of the encoder is unfrozen, from the last; null = all at once.
         weight_decay: decoupled weight decay of AdamW.
         schedule: decay of the learning rate after the warm-up.
-        warmup: share of the steps in which the rate rises.
-        clip_norm: largest norm of the gradient; null = no limit.
-        patience: epochs without improvement of the validation loss.
-        boosting_rounds: most rounds of boosting.
-        seed: of the initial weights, the order of the batches, dropout and boosting.
+        warmup: fraction of the steps with linear warm-up.
+        clip_norm: maximum gradient norm; null = no clipping.
+        patience: epochs without improvement of the validation loss before stopping.
+        boosting_rounds: maximum number of boosting rounds.
+        seed: for initial weights, batch order, dropout and boosting.
     """
 
     tasks: Annotated[tuple[Task, ...], Meta(min_length=1)]
@@ -145,30 +144,30 @@ class HeadsConfig(Section):
         self._check_members()
 
     def _check_members(self) -> None:
-        """Refuse members that would have nothing to read."""
+        """Reject members without inputs."""
         if self.mode == "finetune" and ("latent" not in self.read or "network" not in self.members):
             raise ValueError("mode finetune needs latent among the features and network among the members")
         if "tokens" in self.read and "network" not in self.members:
             raise ValueError("the features tokens need network among the members")
         if "boosting" in self.members and not self.blocks:
-            raise ValueError("boosting has no features to read: name some beside tokens, or leave it out of members")
+            raise ValueError("boosting has no input features: add some besides tokens, or remove it from members")
         if "statistics" in self.members and "statistics" not in self.blocks:
             raise ValueError("the member statistics needs statistics among the features")
 
     @property
     def read(self) -> tuple[str, ...]:
-        """Blocks of features that are read."""
+        """Feature blocks in use."""
         return parse_features(self.features)
 
     @property
     def blocks(self) -> tuple[str, ...]:
-        """Blocks of features that are read as cached numbers."""
+        """Feature blocks that are cached arrays."""
         live = ("tokens", "latent") if self.mode == "finetune" else ("tokens",)
         return tuple(name for name in self.read if name not in live)
 
     @property
     def reads_tokens(self) -> bool:
-        """Whether the tokens themselves are read."""
+        """Whether the tokens themselves are inputs."""
         return "tokens" in self.read or self.mode == "finetune"
 
     @property
@@ -178,16 +177,16 @@ class HeadsConfig(Section):
 
 
 class PropertyHead(NamedTuple):
-    """A trained head and what its answers mean.
+    """A trained head with the targets that give its outputs meaning.
 
     Attributes:
-        task: what it was trained for.
-        model: features in, answers by target out.
+        task: task that it was trained on.
+        model: features in, outputs by target out.
         targets: fitted on the training rows.
-        encoder: hash of the encoder whose latents it reads.
-        features: names of the numbers that it reads, by block, in order.
+        encoder: hash of the encoder of its latents.
+        features: names of its input columns by block, in order.
         intervals: prediction intervals of its continuous targets.
-        probes: synthetic images that a network is asked, if it reads what it answers.
+        probes: synthetic images, if it uses probe features.
     """
 
     task: str
@@ -200,7 +199,7 @@ class PropertyHead(NamedTuple):
 
 
 class Fold(NamedTuple):
-    """Networks of one split, ready for a head: what it is given and what it is to say."""
+    """Inputs and targets of the networks of one split."""
 
     data: HeadData
     inputs: Float[np.ndarray, "rows input"]
@@ -228,19 +227,19 @@ def train_head(
     callbacks: Sequence[Callback] = (),
     resume: Resume | Path | None = None,
 ) -> tuple[PropertyHead, History]:
-    """Return a head trained on the training networks, and the figures of its epochs; test networks are not looked at.
+    """Return a head trained on the training networks, and its training history; test networks are not used.
 
     Args:
-        task: which one.
+        task: to train.
         config: of the heads.
-        data: networks of all splits, with tokens if the head reads them.
-        encoder: copied and trained along in the mode `finetune`.
-        callbacks: of the training of the first network.
-        resume: where the training of the first network is kept if it is interrupted.
+        data: networks of all splits, with tokens if the head uses them.
+        encoder: copied and trained jointly in the mode `finetune`.
+        callbacks: for the training of the first network.
+        resume: where the state of the first network's training is saved.
 
     Raises:
         ConfigError: if the task is unknown.
-        DataError: if the training or validation split is empty, or a target can't be learned.
+        DataError: if the training or validation split is empty, or a target cannot be learned.
     """
     train, validation = data.part("train"), data.part("validation")
     for name, part in (("training", train), ("validation", validation)):
@@ -273,17 +272,17 @@ def train_head(
 def build_head(
     config: HeadsConfig, train: Fold, targets: Targets, *, encoder: Encoder | None = None, copy: int = 0
 ) -> Head:
-    """Return an untrained network whose input scaling is that of the training networks.
+    """Return an untrained network with inputs scaled by the training networks.
 
     Args:
         config: of the heads.
         train: training networks.
-        targets: what it is to say.
-        encoder: copied into it (mode `finetune`).
-        copy: number of the network, for its seed.
+        targets: to predict.
+        encoder: copied into the network (mode `finetune`).
+        copy: index of the network, for its seed.
 
     Raises:
-        ConfigError: if the encoder that is to be trained is missing.
+        ConfigError: if the encoder to be finetuned is missing.
     """
     if config.mode == "finetune" and encoder is None:
         raise ConfigError("the mode finetune needs the encoder itself", where="heads.mode", expected="its folder")
@@ -318,8 +317,8 @@ def batches(fold: Fold, config: HeadsConfig, *, shuffle: bool, seed: int | None 
 def head_loss(targets: Targets) -> Callable[[Head, Sequence[Any]], Mapping[str, Tensor]]:
     """Return the loss of a head: the mean over its targets of weight x loss.
 
-    Each target's own loss is logged as `loss_<name>`. A target's loss is the mean over the networks of the batch of
-    which it is known.
+    The loss of each target is logged as `loss_<name>`. It is the mean over the networks of the batch where the target
+    is known.
     """
     weights = {target.name: target.weight for target in targets}
     functions = [_target_loss(target) for target in targets]
@@ -339,16 +338,15 @@ def head_loss(targets: Targets) -> Callable[[Head, Sequence[Any]], Mapping[str, 
 
 @torch.no_grad()
 def outputs_of(model: Blend, data: HeadData, inputs: Float[np.ndarray, "rows input"]) -> Outputs:
-    """Return what a model says about networks, by target, some networks at a time."""
+    """Return the outputs of a model by target, computed in blocks of networks."""
     parts = [_answers(model, data, inputs, rows) for rows in _blocks(len(inputs))]
     return {name: np.concatenate([part[name].numpy() for part in parts]) for name in model.config.kinds}
 
 
 def predict_properties(head: PropertyHead, data: HeadData) -> Outputs:
-    """Return what a head says about networks, by target.
+    """Return the predictions of a head by target.
 
-    That is the probability of true (N, 1), a scaled number (N, 1), or the probability of each name of the vocabulary
-    (N, K).
+    A prediction is the probability of true (N, 1), a scaled value (N, 1), or the probability of each class (N, K).
 
     Raises:
         ModelError: if the features are not those it was trained on.
@@ -357,7 +355,7 @@ def predict_properties(head: PropertyHead, data: HeadData) -> Outputs:
         found = data.names(block)
         if found != tuple(names):
             raise ModelError(
-                f"the features {block!r} do not fit the head", where=f"head for {head.task}",
+                f"the features {block!r} do not match the head", where=f"head for {head.task}",
                 expected=f"{len(names)} numbers, the first {list(names[:1])}",
                 got=f"{len(found)}, of which {len(set(found) & set(names))} are the same",
             )  # fmt: skip
@@ -365,9 +363,9 @@ def predict_properties(head: PropertyHead, data: HeadData) -> Outputs:
 
 
 def read(head: PropertyHead, outputs: Outputs) -> pd.DataFrame:
-    """Return what a head said (`predict`) in plain words and units, a column per target: true or false, number, name.
+    """Decode predictions (`predict_properties`) to raw values, one column per target: boolean, number or class.
 
-    A number with a prediction interval has two more columns, `<name>_low` and `<name>_high`.
+    A target with prediction intervals has two more columns, `<name>_low` and `<name>_high`.
     """
     columns: dict[str, Any] = {}
     for target in head.targets:
@@ -398,7 +396,7 @@ def load_head(folder: Path, task: str | None = None) -> PropertyHead:
     """Return the head in a folder.
 
     Raises:
-        ModelError: if it is missing, altered, no head, or was trained for another task than the one asked for.
+        ModelError: if it is missing, altered, no head, or was trained for another task.
     """
     content = read_model_config(folder)
     found = content.get("task", content["class"])
@@ -419,7 +417,7 @@ def load_head(folder: Path, task: str | None = None) -> PropertyHead:
 
 
 def target_kind(target: Target) -> Literal["binary", "continuous", "discrete"]:
-    """Return the kind of a target as a blend knows it."""
+    """Return the target kind used in `BlendConfig`."""
     if isinstance(target, Binary):
         return "binary"
     return "continuous" if isinstance(target, Continuous) else "discrete"
@@ -459,7 +457,7 @@ def _most() -> tuple[int, int]:
 
 
 def _few(fold: Fold, most: int, seed: int) -> Fold:
-    """Return a fold for trees, which need their features in memory several times: at most so many networks, drawn."""
+    """Return a random subset of a fold for trees, which keep several copies of the features in memory."""
     count = len(fold.inputs)
     if count <= most:
         return fold
@@ -468,7 +466,7 @@ def _few(fold: Fold, most: int, seed: int) -> Fold:
 
 
 def _only_statistics(fold: Fold, config: HeadsConfig) -> Float[np.ndarray, "rows input"]:
-    """Return the inputs with all but the statistics missing."""
+    """Return the inputs with everything but the statistics set to missing."""
     kept = [np.full(len(fold.data.names(block)), block == "statistics") for block in config.blocks]
     return np.where(np.concatenate(kept), fold.inputs, np.float32(np.nan))
 
@@ -511,7 +509,7 @@ def _blend(targets: Targets, networks: Sequence[Head], forests: Sequence[Forest]
 
 @torch.no_grad()
 def _mix(model: Blend, targets: Targets, validation: Fold) -> None:
-    """Choose the shares of the members in each target's answer on the validation networks."""
+    """Choose the mixing weights of the members per target on the validation networks."""
     tokens = (lambda rows: _tokens(validation.data, rows)) if model.reads_tokens else (lambda _: None)
     found: list[list[Answers]] = [
         model.members(torch.from_numpy(validation.inputs[rows]), tokens(rows))
@@ -542,7 +540,7 @@ def _blocks(count: int) -> list[np.ndarray]:
 
 
 def _bare_history(model: Blend, targets: Targets, folds: Sequence[Fold]) -> History:
-    """Return one row with the errors of a head without networks: its trees keep no record of their rounds."""
+    """Return one row of errors for a head without networks: trees record no per-round history."""
     history = History("validation_loss")
     row: dict[str, float | int] = {"epoch": 1, "step": 1, "lr": 0.0}
     for name, fold in zip(("train", "validation"), folds, strict=True):

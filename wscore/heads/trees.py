@@ -1,4 +1,4 @@
-"""Boosted trees as tensors: what gradient boosting learned, saved and run like every other model."""
+"""Boosted trees as tensors: fitted trees are saved and evaluated like any other model."""
 
 from typing import Annotated, NamedTuple
 
@@ -12,16 +12,16 @@ from wscore.training.model_folder import register
 
 Count = Annotated[int, msgspec.Meta(ge=0)]
 Positive = Annotated[int, msgspec.Meta(gt=0)]
-BLOCK = 1024  # networks that go down all trees at once
+BLOCK = 1024  # networks evaluated at once
 
 
 class ForestConfig(Section):
     """Shape of a forest.
 
     Args:
-        inputs: numbers per network.
-        outputs: sums of trees of each property, by name.
-        trees: rounds of boosting of each property; every round adds one tree to each of its sums.
+        inputs: features per network.
+        outputs: outputs (tree sums) of each property, by name.
+        trees: boosting rounds of each property; every round adds one tree to each of its outputs.
         nodes: of all trees together, leaves included.
     """
 
@@ -32,17 +32,17 @@ class ForestConfig(Section):
 
 
 class Nodes(NamedTuple):
-    """Nodes of trees, side by side; a leaf is its own child on both sides.
+    """Concatenated nodes of all trees; a leaf is its own child on both sides.
 
     Attributes:
-        feature: input that is looked at.
+        feature: input that is split on.
         threshold: an input up to it goes left, a larger one right.
-        left: number of the left child.
-        right: number of the right child.
+        left: index of the left child.
+        right: index of the right child.
         missing_left: whether a missing input goes left.
-        value: of a leaf.
+        value: output of a leaf.
         root: first node of each tree: target by target, round by round, output by output.
-        base: what the trees of each output add to.
+        base: initial value of each output.
     """
 
     feature: Tensor
@@ -71,7 +71,7 @@ class Forest(nn.Module):
         self.register_buffer("base", torch.zeros(sum(config.outputs.values()), dtype=torch.float64))
 
     def fill(self, nodes: Nodes) -> None:
-        """Take the trees that were learned."""
+        """Copy fitted trees into the buffers."""
         for name, tensor in nodes._asdict().items():
             self.get_buffer(name).copy_(tensor)
 
@@ -92,7 +92,7 @@ class Forest(nn.Module):
         return torch.cat(sums, dim=1) + self.get_buffer("base")
 
     def _leaves(self, inputs: Tensor) -> Tensor:
-        """Return the leaf of each tree that each network falls into (B, trees)."""
+        """Return the leaf reached in each tree (B, trees)."""
         feature, left, right = (self.get_buffer(name).long() for name in ("feature", "left", "right"))
         at = self.get_buffer("root").long().expand(len(inputs), -1)
         while True:

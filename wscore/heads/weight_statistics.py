@@ -2,8 +2,8 @@
 
 Unterthiner et al. (2020), "Predicting neural network accuracy from weights", arXiv 2002.11448.
 Networks of different architectures share a table: a column is one statistic of the k-th tensor of its kind, counted
-from the output of the network, so that the classifiers' weights stand in one column; what a network does not have is
-NaN. The last column tells the layouts apart.
+from the output of the network, so that classifier weights of all networks share a column; missing tensors are NaN. The
+last column is the index of the layout.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,17 +18,17 @@ from wscore.zoo.store import Zoo
 
 PERCENTILES = (0, 25, 50, 75, 100)
 STATISTICS = ("mean", "std", *(f"p{percent}" for percent in PERCENTILES))
-CHUNK = 128  # networks of one layout whose statistics are taken at once
+CHUNK = 128  # networks of one layout whose statistics are computed at once
 
 Features = Float[np.ndarray, "rows feature"]
 
 
 class FeatureTable(NamedTuple):
-    """A table of numbers about networks.
+    """A table of network features.
 
     Attributes:
-        values: (N, F); NaN where a network has no such number.
-        names: what each column is, such as `linear[-1].std`.
+        values: (N, F); NaN where a network lacks the feature.
+        names: column names such as `linear[-1].std`.
     """
 
     values: Features
@@ -50,7 +50,7 @@ def tensor_roles(layout: Layout) -> list[tuple[str, int]]:
 
 
 def statistics_table(zoo: Zoo) -> FeatureTable:
-    """Return the statistics of all networks of a zoo, row by row; the weights are streamed, never held together."""
+    """Return the statistics of all networks of a zoo, row by row; the weights are streamed, never all held in memory."""
     layouts = sorted(zoo.layouts)
     roles = {key: tensor_roles(zoo.layouts[key]) for key in layouts}
     order = sorted({role for found in roles.values() for role in found})

@@ -1,13 +1,13 @@
-"""The networks that a zoo is made of: small image classifiers, each built from one frozen description.
+"""Architectures of zoo networks: small image classifiers, each built from a frozen config.
 
-Every network is a `Classifier`: named layers in order, the last one a linear `head`. Tensor names tell the role, so
-that permutation specs and readers of state dicts can rely on them:
+Every network is a `Classifier`: named layers in order, the last one a linear `head`. Tensor names
+identify the role, which permutation specs and state-dict readers rely on:
 
     mlp      linear1 .. linearK, head
     cnn      conv1 .. convK, head                      (convolutions with bias)
     cnn_bn   conv1, norm1 .. convK, normK, head        (convolutions without bias)
     resnet   conv1, norm1, block1 .. blockK-1, head    (block: conv1, norm1, conv2, norm2, shortcut if widths differ)
-    residual_mlp    linear1, block1 .. blockK-1, head  (block: linear1, linear2 beside a skip connection)
+    residual_mlp    linear1, block1 .. blockK-1, head  (block: linear1, linear2 with a skip connection)
     depthwise_cnn   conv1, norm1, block1 .. blockK-1, head  (block: depthwise, norm1, pointwise, norm2)
     vit      patches, block1 .. blockK-1, tokens, head   (block: norm1, attention, norm2, linear1, linear2)
 """
@@ -34,20 +34,20 @@ POOLINGS: dict[str, tuple[type[nn.Module], type[nn.Module]]] = {
     "max": (nn.MaxPool2d, nn.AdaptiveMaxPool2d),
     "avg": (nn.AvgPool2d, nn.AdaptiveAvgPool2d),
 }
-HEADS = 2  # of attention, where the width is even
-PATCHES = 4  # along height and width, more where these are no multiples of it
-GRID = 2  # height and width of the feature maps that enter the head, whatever the size of the images
+HEADS = 2  # attention heads, if the width is even
+PATCHES = 4  # along height and width; more where these are not multiples of it
+GRID = 2  # height and width of the feature maps at the head, for any image size
 
 
 class Architecture(Section):
-    """One network but for its weights.
+    """Description of a network without its weights.
 
     Args:
         family: key of `FAMILIES`.
         input: channels, height and width of an image; 4 x 4 at least.
         classes: count of classes.
-        widths: units or channels of the hidden layers, in order; of a residual MLP or vision transformer the width of
-            the stream and then that inside of each block.
+        widths: units or channels of the hidden layers, in order; for a residual MLP or vision transformer the width
+            of the residual stream, then the inner width of each block.
         activation: between the layers.
         pooling: between convolutions; `none` for families without.
 
@@ -64,15 +64,15 @@ class Architecture(Section):
     pooling: Pooling
 
     def to_json(self) -> str:
-        """Return the text kept in the column `architecture`; `parse` reads it back."""
+        """Return the JSON stored in the column `architecture`; `parse` is the inverse."""
         return msgspec.json.encode(self).decode()
 
 
 class Classifier(nn.Sequential):
-    """Named layers in order, the last of which is the linear `head`.
+    """Named layers in order, ending with the linear `head`.
 
-    logits = head(keep * body(images)), where `keep` is a dropout mask already divided by the probability of keeping;
-    without it the network is evaluated as it is.
+    logits = head(keep * body(images)), where `keep` is a dropout mask already divided by the keep probability; without it
+    there is no dropout.
 
     Attributes:
         head: the last layer; its `in_features` is the width of a dropout mask.
@@ -85,7 +85,7 @@ class Classifier(nn.Sequential):
         images: Float[Tensor, "*shared batch channel height width"],
         keep: Float[Tensor, "*networks batch feature"] | None = None,
     ) -> Float[Tensor, "*networks batch classes"]:
-        """Return the logits of images; leading axes are those of stacked networks (`wscore.networks.stacked`)."""
+        """Return the logits of images; leading axes index stacked networks (`wscore.networks.stacked`)."""
         *body, head = self.children()
         features = images
         for layer in body:
@@ -130,7 +130,7 @@ class ResidualLinear(nn.Module):
 
 
 class DepthwiseBlock(nn.Module):
-    """A 3x3 convolution of each channel by itself and a 1x1 convolution across channels, both normalised."""
+    """A 3x3 depthwise and a 1x1 pointwise convolution, both normalised."""
 
     def __init__(self, inputs: int, outputs: int, activation: Callable[[], nn.Module]) -> None:
         super().__init__()
@@ -150,7 +150,7 @@ class DepthwiseBlock(nn.Module):
 
 
 class Patches(nn.Module):
-    """A linear map of each patch of an image, and a learned vector for its position."""
+    """A linear embedding of each image patch, plus a learned position embedding."""
 
     def __init__(self, channels: int, size: tuple[int, int], tokens: int, stream: int) -> None:
         super().__init__()
@@ -174,7 +174,7 @@ class Positions(nn.Module):
     def forward(
         self, x: Float[Tensor, "*networks batch token feature"]
     ) -> Float[Tensor, "*networks batch token feature"]:
-        """Return tokens that know their place."""
+        """Return tokens with position embeddings."""
         return x + self.weight
 
 
@@ -193,7 +193,7 @@ class AttentionBlock(nn.Module):
     def forward(
         self, x: Float[Tensor, "*networks batch token feature"]
     ) -> Float[Tensor, "*networks batch token feature"]:
-        """Return as many tokens of the same width."""
+        """Return tokens of the same shape."""
         y = self.norm1(x)
         x = x + self.attention(y, y, y, need_weights=False)[0]
         return x + self.linear2(self.act(self.linear1(self.norm2(x))))
@@ -240,7 +240,7 @@ def resnet(architecture: Architecture) -> Classifier:
 
 
 def residual_mlp(architecture: Architecture) -> Classifier:
-    """Return a perceptron whose layers of equal width have skip connections."""
+    """Return a perceptron with residual blocks of equal width."""
     stream, *rest = architecture.widths
     activation = ACTIVATIONS[architecture.activation]
     channels, height, width = architecture.input
@@ -259,7 +259,7 @@ def depthwise_cnn(architecture: Architecture) -> Classifier:
 
 
 def vit(architecture: Architecture) -> Classifier:
-    """Return a vision transformer on some 4 x 4 patches with two heads of attention, and the mean over tokens."""
+    """Return a vision transformer on about 4 x 4 patches with two attention heads and mean pooling over tokens."""
     stream, *rest = architecture.widths
     activation = ACTIVATIONS[architecture.activation]
     channels, height, width = architecture.input
@@ -280,12 +280,12 @@ FAMILIES: dict[str, Callable[[Architecture], Classifier]] = {
 
 
 class Traits(msgspec.Struct, frozen=True, kw_only=True):
-    """Building blocks of a family, the targets of pattern heads.
+    """Building blocks of a family, used as targets of pattern heads.
 
     Args:
-        has_conv_layers: it convolves.
-        has_batch_norm: it normalises over the batch.
-        has_residual: it has skip connections.
+        has_conv_layers: has convolutions.
+        has_batch_norm: has batch normalisation.
+        has_residual: has skip connections.
     """
 
     has_conv_layers: bool
@@ -308,7 +308,7 @@ def build(architecture: Architecture | str) -> Classifier:
     """Return a freshly initialised network of an architecture or of its JSON text.
 
     Raises:
-        DataError: if the text is no description, or the family is unknown, or the images are too small for it.
+        DataError: if the text is malformed, the family is unknown, or the images are too small.
 
     >>> network = build(Architecture(
     ...     family="cnn", input=(1, 8, 8), classes=10, widths=(6, 10), activation="relu", pooling="max"
@@ -335,15 +335,15 @@ def parse(text: str) -> Architecture:
     """Return the architecture described by the JSON text of a zoo row.
 
     Raises:
-        DataError: if the text is empty (a foreign network of unknown architecture) or malformed.
+        DataError: if the text is empty (an imported network of unknown architecture) or malformed.
     """
     if not text:
-        raise DataError("the architecture of this network is not known, so it can't be run", where="architecture")
+        raise DataError("the architecture of this network is unknown, so it cannot be run", where="architecture")
     try:
         return msgspec.json.decode(text, type=Architecture)
     except (msgspec.DecodeError, msgspec.ValidationError) as error:
         raise DataError(
-            "is no description of an architecture", where="architecture", got=f"{text[:80]!r}: {error}"
+            "is not a valid architecture", where="architecture", got=f"{text[:80]!r}: {error}"
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""The data sets of a zoo: every network is trained, run and judged on the images of its own."""
+"""Data sets of a zoo: every network is trained and evaluated on the images of its own data set."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, NamedTuple
@@ -19,20 +19,20 @@ Names = Annotated[tuple[Name, ...], msgspec.Meta(min_length=1)]
 
 
 class DataConfig(Section):
-    """Which images, and how networks of others are built (section `data:`).
+    """Image data sets and factories of imported networks (section `data:`).
 
     Args:
-        dataset: `digits` (built in), `mnist`, `fashion_mnist`, `cifar10`, `svhn`, a Hub data set id, or a name of your
-            own with `root`; or a list of these: the runs of a zoo take turns, and a network is run on the images of the
-            data set in its column `dataset`.
-        root: folder with idx (.gz), .npz or .parquet files; null reads the built-in set or the Hub. Of several data sets
-            {name: folder}, and what is not named there is built in or on the Hub.
-        revision: pinned revision of the Hub data set; null takes the newest. Of several {name: revision}.
-        size: height and width to which images are resized; null keeps their own.
-        max_train: at most so many training images of each (the first ones of a fixed shuffle); null keeps all.
-        max_test: likewise for test images.
-        factories: {name: "package.module:function"}, what makes networks whose column `factory` or `architecture` has
-            that name (`wscore.networks.factories`); nothing else is ever imported.
+        dataset: `digits` (built in), `mnist`, `fashion_mnist`, `cifar10`, `svhn`, a Hub data set id, or any name
+            with `root`; or a list of these: the runs of a zoo alternate between them, and a network is run on the images of
+            the data set in its column `dataset`.
+        root: folder with idx (.gz), .npz or .parquet files; null reads the built-in set or the Hub. For several data sets
+            {name: folder}; unlisted ones are built in or on the Hub.
+        revision: pinned revision of the Hub data set; null uses the newest. For several {name: revision}.
+        size: height and width to which images are resized; null keeps the original size.
+        max_train: maximum number of training images per data set (the first of a fixed shuffle); null keeps all.
+        max_test: the same for test images.
+        factories: {name: "package.module:function"}, builds networks whose column `factory` or `architecture` has that
+            name (`wscore.networks.factories`); nothing else is ever imported.
     """
 
     dataset: Name | Names
@@ -49,14 +49,14 @@ class DataConfig(Section):
         return (self.dataset,) if isinstance(self.dataset, str) else self.dataset
 
     def __post_init__(self) -> None:
-        """Refuse data sets named twice, and folders and revisions that leave open which data set they belong to."""
+        """Reject repeated data sets, and folders or revisions that are ambiguous among several data sets."""
         if len(set(self.datasets)) < len(self.datasets):
-            raise ConfigError("names one twice", where="data.dataset", got=list(self.datasets), fix="name each once")
+            raise ConfigError("lists a data set twice", where="data.dataset", got=list(self.datasets), fix="list each once")
         for key in ("root", "revision"):
             value = getattr(self, key)
             if isinstance(value, str) and len(self.datasets) > 1:
                 example = f"{{{self.datasets[0]}: {value}}}"
-                raise ConfigError("of which data set?", where=f"data.{key}", expected=f"such as {example}", got=value)
+                raise ConfigError("is ambiguous for several data sets", where=f"data.{key}", expected=f"such as {example}", got=value)
             unknown = sorted(set(value) - set(self.datasets)) if isinstance(value, dict) else []
             if unknown:
                 raise ConfigError(
@@ -78,24 +78,24 @@ class DataConfig(Section):
         ]
 
     def only(self, what: str) -> ImagesConfig:
-        """Return the configuration of the one data set; `what` can't have several.
+        """Return the configuration of the single data set that `what` requires.
 
         Raises:
             ConfigError: if there are several.
         """
         if len(self.datasets) > 1:
-            expected, got = f"one data set: {what} can't mix several", list(self.datasets)
+            expected, got = f"one data set: {what} cannot mix several", list(self.datasets)
             raise ConfigError("is a list", where="data.dataset", expected=expected, got=got, fix="name one of them")
         return self.each()[0]
 
 
 class NetworkKey(NamedTuple):
-    """What networks have in common that are built and run alike.
+    """Key shared by networks that are built and run in the same way.
 
     Attributes:
         architecture: JSON for `wscore.networks.architectures.parse`, or empty.
         factory: cell of the column `factory`, or empty.
-        task: name of their images, or empty.
+        task: name of their data set, or empty.
     """
 
     architecture: str
@@ -104,11 +104,11 @@ class NetworkKey(NamedTuple):
 
 
 class Tasks:
-    """The images of every data set of a zoo, and how its networks are run.
+    """Images of every data set of a zoo, and how to run its networks.
 
     Args:
-        images: of each, with distinct names.
-        factories: {name: "package.module:function"} of networks of others.
+        images: of each data set, with distinct names.
+        factories: {name: "package.module:function"} of imported networks.
     """
 
     def __init__(self, images: Sequence[Images], factories: Mapping[str, str] | None = None) -> None:
@@ -118,9 +118,9 @@ class Tasks:
         self._ways: dict[tuple[NetworkKey, str], NetworkRunner] = {}
 
     def key(self, dataset: object) -> str:
-        """Return the name of the images of networks whose column `dataset` says this; empty if there are none.
+        """Return the name of the images for a value of the column `dataset`; empty if there are none.
 
-        Where there is one data set, it is that of all networks, whatever they call it.
+        If there is one data set, it is used for all networks, whatever the value.
         """
         if len(self.images) == 1:
             return self.images[0].name
@@ -131,31 +131,31 @@ class Tasks:
         return self._by_name.get(key)
 
     def way(self, kind: NetworkKey, layout: Layout) -> NetworkRunner:
-        """Return how networks of a kind are run on their images, or why they can't be.
+        """Return how networks of a kind are run on their images, or why they cannot be.
 
         Raises:
-            ConfigError: if a factory can't be imported.
+            ConfigError: if a factory cannot be imported.
         """
         code = (kind, layout.identity)
         if code not in self._ways:
             images = self.of(kind.task)
             self._ways[code] = (
-                NetworkRunner(None, f"data.dataset names {', '.join(self._by_name)} and not their data set")
+                NetworkRunner(None, f"data.dataset lists {', '.join(self._by_name)} and not their data set")
                 if images is None
                 else find_way(kind.architecture, kind.factory, layout, images, self.factories)
             )
         return self._ways[code]
 
     def map(self, change: Callable[[Images], Images]) -> "Tasks":
-        """Return the same with other images."""
+        """Return a copy with transformed images."""
         return Tasks([change(one) for one in self.images], self.factories)
 
 
 def load_tasks(config: DataConfig | ImagesConfig) -> Tasks:
-    """Return the images that a configuration names.
+    """Return the configured images.
 
     Raises:
-        DataError: if a data set is unknown, its files are missing or malformed, or the Hub can't be reached.
+        DataError: if a data set is unknown, its files are missing or malformed, or the Hub cannot be reached.
     """
     if isinstance(config, ImagesConfig):
         return Tasks([load_images(config)])
@@ -163,12 +163,12 @@ def load_tasks(config: DataConfig | ImagesConfig) -> Tasks:
 
 
 def as_tasks(images: Images | Tasks) -> Tasks:
-    """Return one data set as tasks, and tasks as they are."""
+    """Wrap a single data set as `Tasks`; return `Tasks` unchanged."""
     return images if isinstance(images, Tasks) else Tasks([images])
 
 
 def kinds_of(table: pd.DataFrame, tasks: Tasks | None) -> list[NetworkKey]:
-    """Return the kind of every row of a zoo's table; without tasks all have the same."""
+    """Return the kind of every row of a zoo's table; without tasks all are equal."""
     columns = [_texts(table, name) for name in ("architecture", "factory", "dataset")]
     return [
         NetworkKey(architecture, factory, "" if tasks is None else tasks.key(dataset))

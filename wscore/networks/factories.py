@@ -1,8 +1,8 @@
-"""Networks of others built again by functions that params.yaml names, and how any network of a zoo is run.
+"""Rebuilds imported networks with functions listed in params.yaml, and resolves how to run any network of a zoo.
 
-`data.factories: {NAME: "package.module:function"}` is the list of all that may be imported. A row of a zoo says which of
-them makes its network in the column `factory`: a name, or JSON `{"name": NAME, "arguments": {...}}` whose arguments are
-handed to the function, which returns an `nn.Module` that maps images to logits.
+`data.factories: {NAME: "package.module:function"}` is the list of all functions that may be imported. The column
+`factory` of a zoo selects the one for each row: a name, or JSON `{"name": NAME, "arguments": {...}}` whose arguments are
+passed to the function, which returns an `nn.Module` that maps images to logits.
 """
 
 import importlib
@@ -22,11 +22,11 @@ from wscore.networks.inference import Answer, ModuleAnswer, StackedAnswer, diffe
 from wscore.networks.layout import Layout
 from wscore.networks.selection import is_weight
 
-EXAMPLES = 2  # images and networks on which a foreign network is tried
+EXAMPLES = 2  # images and networks used to test an imported network
 
 
 class Built(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the column `factory` says.
+    """Parsed value of the column `factory`.
 
     Args:
         name: key of `data.factories`.
@@ -37,16 +37,16 @@ class Built(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     arguments: dict[str, Any] = {}
 
     def to_json(self) -> str:
-        """Return the text kept in the column `factory`."""
+        """Return the JSON stored in the column `factory`."""
         return msgspec.json.encode(self, order="sorted").decode()
 
 
 class NetworkRunner(NamedTuple):
-    """How networks that differ in their weights alone are run.
+    """How to run networks that differ only in their weights.
 
     Attributes:
-        answer: runs them with gradients; None if they can't be run.
-        reason: why they can't be run, or empty.
+        answer: runs them with gradients; None if they cannot be run.
+        reason: why they cannot be run, or empty.
     """
 
     answer: Answer | None
@@ -58,14 +58,14 @@ class NetworkRunner(NamedTuple):
         return logits(self.answer, weights, images)
 
 
-UNKNOWN = NetworkRunner(None, "the architecture is not known")
+UNKNOWN = NetworkRunner(None, "the architecture is unknown")
 
 
 def import_factory(name: str, target: str) -> Callable[..., nn.Module]:
-    """Return the function that `data.factories` names.
+    """Return a function listed in `data.factories`.
 
     Raises:
-        ConfigError: naming the key and the module if it can't be imported.
+        ConfigError: with key and module if it cannot be imported.
     """
     module, _, function = target.partition(":")
     fix = "name a function that can be imported from the root of the repository"
@@ -76,15 +76,15 @@ def import_factory(name: str, target: str) -> Callable[..., nn.Module]:
         got = f"{target}: {type(error).__name__}: {error}"
         raise ConfigError("cannot be imported", where=where, got=got, fix=fix) from error
     if not isinstance(found, Callable):
-        raise ConfigError("is no function", where=where, got=f"{target}: {type(found).__name__}", fix=fix)
+        raise ConfigError("is not a function", where=where, got=f"{target}: {type(found).__name__}", fix=fix)
     return found
 
 
 def named(text: str) -> Built:
-    """Return what a cell of the column `factory` says: JSON, or a plain name.
+    """Parse a cell of the column `factory`: JSON, or a plain name.
 
     Raises:
-        DataError: if it is JSON of another kind.
+        DataError: if it is malformed JSON.
     """
     if not text.lstrip().startswith("{"):
         return Built(name=text)
@@ -92,7 +92,7 @@ def named(text: str) -> Built:
         return msgspec.json.decode(text, type=Built)
     except (msgspec.DecodeError, msgspec.ValidationError) as error:
         expected = 'a name or {"name": ..., "arguments": {...}}'
-        raise DataError("says not how to build a network", where="factory", expected=expected, got=text[:80]) from error
+        raise DataError("does not specify a factory", where="factory", expected=expected, got=text[:80]) from error
 
 
 def find_way(
@@ -102,13 +102,13 @@ def find_way(
 
     Args:
         architecture: JSON for `parse`, or empty.
-        factory: cell of the column `factory`, or empty; looked at where there is no architecture.
+        factory: cell of the column `factory`, or empty; used if there is no architecture.
         layout: of their weights.
-        images: that they are to answer.
+        images: input images.
         factories: all that may be imported.
 
     Raises:
-        ConfigError: if a factory can't be imported.
+        ConfigError: if a factory cannot be imported.
     """
     made, reason = try_to_build(architecture, factory, layout, factories)
     if made is None:
@@ -119,10 +119,10 @@ def find_way(
 def try_to_build(
     architecture: str, factory: str, layout: Layout, factories: Mapping[str, str]
 ) -> tuple[nn.Module | None, str]:
-    """Return the network that weights of a layout fit into, or why there is none.
+    """Return a network whose state dict matches a layout, or why there is none.
 
     Raises:
-        ConfigError: if a factory can't be imported.
+        ConfigError: if a factory cannot be imported.
     """
     if not architecture and not factory:
         return None, UNKNOWN.reason
@@ -132,7 +132,7 @@ def try_to_build(
         else:
             made = named(factory)
             if made.name not in factories:
-                return None, f"data.factories does not name {made.name!r}"
+                return None, f"data.factories does not list {made.name!r}"
             module = build_foreign(made.to_json(), factories[made.name])
     except DataError as error:
         return None, str(error)
@@ -142,10 +142,10 @@ def try_to_build(
 
 @lru_cache(maxsize=64)
 def build_foreign(text: str, target: str) -> nn.Module:
-    """Return the network that the function `target` makes of the arguments in `text`.
+    """Return the network built by the function `target` with the arguments in `text`.
 
     Raises:
-        ConfigError: if the function can't be imported.
+        ConfigError: if the function cannot be imported.
         DataError: if it fails, or returns something else.
     """
     made = named(text)
@@ -156,14 +156,14 @@ def build_foreign(text: str, target: str) -> nn.Module:
     except BROKEN as error:
         raise DataError(f"{target} fails", where=text, got=f"{type(error).__name__}: {error}") from error
     if not isinstance(module, nn.Module):
-        raise DataError(f"{target} returns no network", where=text, expected="nn.Module", got=type(module).__name__)
+        raise DataError(f"{target} does not return a network", where=text, expected="nn.Module", got=type(module).__name__)
     return module
 
 
 def misfit(state: Mapping[str, Tensor], layout: Layout) -> str:
-    """Return in what the weights of a layout do not fit a state dict, or an empty text.
+    """Describe how a layout fails to match a state dict; empty if it matches.
 
-    Masks and tables of indices may be missing from the layout: they belong to the architecture.
+    Masks and index tables may be missing from the layout: they belong to the architecture.
     """
     held = {spec.name: spec.shape for spec in layout.tensors}
     own = {name: tuple(tensor.shape) for name, tensor in state.items() if tensor.is_floating_point()}
@@ -188,7 +188,7 @@ def _known_way(text: str, layout: Layout, images: Images) -> NetworkRunner:
 
 
 def _tried(module: nn.Module, layout: Layout, images: Images) -> NetworkRunner:
-    """Return how a foreign network is run: many at once, or where that fails one by one."""
+    """Return how an imported network is run: vectorised, or one by one where that fails."""
     weights = torch.from_numpy(layout.flatten(module.state_dict()))
     some, reason = images.x_train[:EXAMPLES][None], ""
     for alone in (False, True):
@@ -205,7 +205,7 @@ def _tried(module: nn.Module, layout: Layout, images: Images) -> NetworkRunner:
             got = tuple(found.shape[1:])
             return NetworkRunner(
                 None,
-                f"answers {len(some[0])} images of {images.name} with {got}, not logits of {images.classes} classes",
+                f"returns {got} for {len(some[0])} images of {images.name}, not logits of {images.classes} classes",
             )
         return NetworkRunner(answer)
     return NetworkRunner(None, reason)

@@ -1,4 +1,4 @@
-"""Image data sets on which networks are trained and judged: built in, from local files, or from the Hub."""
+"""Loads image data sets on which networks are trained and evaluated: built in, from local files, or from the Hub."""
 
 import gzip
 import struct
@@ -29,16 +29,16 @@ IDX = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-u
 
 
 class ImagesConfig(Section):
-    """Which images (section `data:`).
+    """Image data set (section `data:`).
 
     Args:
-        dataset: `digits` (built in), `mnist`, `fashion_mnist`, `cifar10`, `svhn`, a Hub data set id, or a name of your
-            own with `root`.
+        dataset: `digits` (built in), `mnist`, `fashion_mnist`, `cifar10`, `svhn`, a Hub data set id, or any name
+            with `root`.
         root: folder with idx (.gz), .npz or .parquet files; null reads the built-in set or the Hub.
-        revision: pinned revision of the Hub data set; null takes the newest.
-        size: height and width to which images are resized; null keeps their own.
-        max_train: at most so many training images (the first ones of a fixed shuffle); null keeps all.
-        max_test: likewise for test images.
+        revision: pinned revision of the Hub data set; null uses the newest.
+        size: height and width to which images are resized; null keeps the original size.
+        max_train: maximum number of training images (the first of a fixed shuffle); null keeps all.
+        max_test: the same for test images.
     """
 
     dataset: str
@@ -70,7 +70,7 @@ class Images(NamedTuple):
 
 
 class Arrays(NamedTuple):
-    """Images as they are stored, channels last or none, and their labels.
+    """Raw images, channels last or without channel axis, and their labels.
 
     Attributes:
         x_train: training images.
@@ -86,10 +86,10 @@ class Arrays(NamedTuple):
 
 
 def load_images(config: ImagesConfig) -> Images:
-    """Return the images that a configuration names, resized and cut to the asked counts.
+    """Return the configured images, resized and limited to the configured counts.
 
     Raises:
-        DataError: if the data set is unknown, its files are missing or malformed, or the Hub can't be reached.
+        DataError: if the data set is unknown, its files are missing or malformed, or the Hub cannot be reached.
     """
     if config.root is not None:
         arrays = _from_root(Path(config.root))
@@ -108,7 +108,7 @@ def load_images(config: ImagesConfig) -> Images:
 
 
 def _digits() -> Arrays:
-    """Return scikit-learn's 1,797 handwritten 8x8 digits; a fixed stratified third is the test part."""
+    """Return scikit-learn's 1,797 handwritten 8x8 digits; a fixed stratified third is the test split."""
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
@@ -123,7 +123,7 @@ def _digits() -> Arrays:
 
 
 def _prepare(x: np.ndarray, y: np.ndarray, config: ImagesConfig, most: int | None, where: str) -> tuple[Tensor, Tensor]:
-    """Return images (N, C, H, W) in [0, 1] and their labels, cut to the first ones of a fixed shuffle and resized."""
+    """Return images (N, C, H, W) in [0, 1] and their labels, limited to the first of a fixed shuffle and resized."""
     x = _checked(x, y, where)
     if most is not None and most < len(x):
         keep = np.random.default_rng(0).permutation(len(x))[:most]
@@ -138,7 +138,7 @@ def _prepare(x: np.ndarray, y: np.ndarray, config: ImagesConfig, most: int | Non
 
 
 def _checked(x: np.ndarray, y: np.ndarray, where: str) -> np.ndarray:
-    """Return the images with a channel axis, all else as it was."""
+    """Validate images and labels; return the images with a channel axis."""
     if len(x) != len(y) or not len(x):
         raise DataError("images and labels differ in number, or there are none", where=where, got=(len(x), len(y)))
     if x.ndim == 3:
@@ -158,7 +158,7 @@ def _checked(x: np.ndarray, y: np.ndarray, where: str) -> np.ndarray:
 
 def _from_root(root: Path) -> Arrays:
     if not root.is_dir():
-        raise DataError("no such folder", where=f"data.root={root}", fix="name a folder with idx, npz or parquet files")
+        raise DataError("no such folder", where=f"data.root={root}", fix="give a folder with idx, npz or parquet files")
     if _find_idx(root, IDX[0]) is not None:
         return _from_idx(root)
     archives, tables = sorted(root.glob("*.npz")), sorted(root.glob("*.parquet"))
@@ -167,7 +167,7 @@ def _from_root(root: Path) -> Arrays:
     if tables:
         return _from_parquet(root)
     found = sorted(path.name for path in root.iterdir())[:8]
-    wanted = f"{IDX[0]}[.gz] and its three fellows, or one .npz, or train*.parquet and test*.parquet"
+    wanted = f"{IDX[0]}[.gz] and the three other idx files, or one .npz, or train*.parquet and test*.parquet"
     raise DataError("no images found", where=f"data.root={root}", expected=wanted, got=found)
 
 
@@ -213,7 +213,7 @@ def _from_npz(path: Path) -> Arrays:
 
 
 def _from_parquet(root: Path) -> Arrays:
-    """Return the images of train*.parquet and test*.parquet as `datasets` writes them, read without its disk cache."""
+    """Return the images of train*.parquet and test*.parquet as written by `datasets`, read without its disk cache."""
     import pyarrow as pa
     import pyarrow.parquet as pq
     from datasets import Dataset
@@ -255,7 +255,7 @@ def _columns(split: Any, where: str) -> tuple[np.ndarray, np.ndarray]:
     label = next((name for name in LABEL_COLUMNS if name in split.column_names), None)
     if image is None or label is None:
         raise DataError("columns are missing", where=where, expected="image and label", got=split.column_names)
-    if isinstance(split.features[image], dict):  # encoded images whose schema was lost
+    if isinstance(split.features[image], dict):  # encoded images without a feature schema
         split = split.cast_column(image, Image())
     pictures = [np.asarray(item) for item in split[image]]
     shapes = {picture.shape for picture in pictures}

@@ -1,4 +1,4 @@
-"""How networks given as flat weight vectors answer images, with gradients back to the weights, and how well."""
+"""Runs networks given as flat weight vectors on images, differentiable in the weights, and scores their logits."""
 
 from collections.abc import Callable
 from copy import deepcopy
@@ -13,17 +13,17 @@ from wscore.networks.architectures import Architecture, parse
 from wscore.networks.layout import Layout
 from wscore.networks.stacked import run, skeleton
 
-#: Logits (n, I, C) of networks (n, D) on images (n, I, ...) of their own, or (1, I, ...) that they share.
+#: Logits (n, I, C) of networks (n, D) on per-network images (n, I, ...), or shared ones (1, I, ...).
 Answer = Callable[[Tensor, Tensor], Tensor]
-IMAGES = 256  # that are run at once
-CHUNK = 4096  # networks x images that are run at once
+IMAGES = 256  # run at once
+CHUNK = 4096  # networks x images run at once
 
 
 class Scores(NamedTuple):
-    """How good networks are on some images.
+    """Performance of networks on some images.
 
     Attributes:
-        accuracy: share of the images that each puts in the right class.
+        accuracy: accuracy of each.
         loss: mean cross-entropy of each (nats).
     """
 
@@ -44,8 +44,8 @@ def logits(
     Args:
         answer: runs the networks.
         vectors: their weights.
-        images: that all of them are shown.
-        chunk: networks that are run at once.
+        images: shared inputs.
+        chunk: networks run at once.
     """
     images = images.to(vectors.device)
     rows = [
@@ -65,7 +65,7 @@ def scores(logits: Float[Tensor, "networks images classes"], labels: Int[Tensor,
 
 
 class StackedAnswer:
-    """Runs many networks of an architecture of the zoo at once.
+    """Runs many networks of a zoo architecture at once.
 
     Args:
         architecture: of the networks, or its JSON text.
@@ -83,14 +83,14 @@ class StackedAnswer:
 
 
 class ModuleAnswer:
-    """Runs copies of any module with other weights, by `torch.func`.
+    """Runs any module with other weights through `torch.func`.
 
-    What the weights do not cover (masks, tables of indices) is taken from the module.
+    Tensors outside the layout (masks, index tables) are taken from the module.
 
     Args:
-        module: an image classifier, whose own weights don't count; it is put into evaluation mode.
+        module: an image classifier; its own weights are ignored; it is put into evaluation mode.
         layout: of its state dict.
-        alone: runs one network after the other, for modules that `torch.func.vmap` can't take.
+        alone: run one network at a time, for modules not supported by `torch.func.vmap`.
     """
 
     def __init__(self, module: nn.Module, layout: Layout, *, alone: bool = False) -> None:
@@ -108,7 +108,7 @@ class ModuleAnswer:
 
 
 def differentiable(network: nn.Module) -> nn.Module:
-    """Return a copy whose batch norms pass gradients on to their running statistics, which torch's own do not."""
+    """Return a copy whose batch norms are differentiable in their running statistics, unlike torch's."""
     copied = deepcopy(network).eval()
     for module in [*copied.modules()]:
         for name, child in [*module.named_children()]:
@@ -118,7 +118,7 @@ def differentiable(network: nn.Module) -> nn.Module:
 
 
 class _FixedNorm(nn.Module):
-    """y = (x - mean) / sqrt(var + eps) w + b along axis 1, under the names of the batch norm that it stands for."""
+    """y = (x - mean) / sqrt(var + eps) w + b along axis 1, with the parameter names of the batch norm it replaces."""
 
     def __init__(self, norm: nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Layout of a network: the ordered tensors of its state dict and where each lies in one flat float32 vector."""
+"""Layout of a network: the ordered tensors of its state dict and their positions in one flat float32 vector."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -23,8 +23,8 @@ class TensorSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     Args:
         name: key in the state dict.
-        shape: its shape; the first axis counts output units where the tensor belongs to a layer.
-        kind: what the numbers are.
+        shape: its shape; the first axis indexes output units for layer weights.
+        kind: role of the tensor.
         layer: index of the layer it belongs to; tensors of one module (weight, bias, running statistics) share it.
     """
 
@@ -35,7 +35,7 @@ class TensorSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     @property
     def size(self) -> int:
-        """Count of numbers."""
+        """Number of entries."""
         return math.prod(self.shape)
 
 
@@ -43,9 +43,9 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """The tensors of one network in state-dict order.
 
     Args:
-        tensors: floating-point tensors, in the order in which they lie in the flat vector.
-        counters: names of integer tensors (such as `num_batches_tracked`); they carry no weights and come back as
-            zeros.
+        tensors: floating-point tensors, in the order of the flat vector.
+        counters: names of integer tensors (such as `num_batches_tracked`); they carry no weights and are restored
+            as zeros.
 
     >>> layout = layout_of({"weight": torch.ones(1, 2), "bias": torch.zeros(1)})
     >>> layout.flatten({"weight": torch.ones(1, 2), "bias": torch.zeros(1)})
@@ -59,12 +59,12 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     @cached_property
     def size(self) -> int:
-        """Count of weights D."""
+        """Number of weights D."""
         return sum(spec.size for spec in self.tensors)
 
     @cached_property
     def offsets(self) -> tuple[int, ...]:
-        """Start of each tensor in the flat vector."""
+        """Offset of each tensor in the flat vector."""
         ends = np.cumsum([0, *(spec.size for spec in self.tensors)])
         return tuple(int(end) for end in ends[:-1])
 
@@ -74,7 +74,7 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         return content_hash(msgspec.json.encode(self))
 
     def slices(self) -> dict[str, slice]:
-        """Return where each tensor lies in the flat vector, by name."""
+        """Return the slice of each tensor in the flat vector, by name."""
         pairs = zip(self.tensors, self.offsets, strict=True)
         return {spec.name: slice(offset, offset + spec.size) for spec, offset in pairs}
 
@@ -82,7 +82,7 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         """Return a state dict of this layout as one float32 vector (D,).
 
         Raises:
-            DataError: if a tensor is missing or has another shape, naming it.
+            DataError: if a tensor is missing or has another shape (the error names it).
         """
         parts = []
         for spec in self.tensors:
@@ -100,7 +100,7 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             DataError: if the vector does not have D entries.
         """
         if vector.shape[-1] != self.size:
-            raise DataError("weight vector does not fit the layout", expected=self.size, got=vector.shape[-1])
+            raise DataError("weight vector does not match the layout", expected=self.size, got=vector.shape[-1])
         lead = vector.shape[:-1]
         state = {
             spec.name: vector[..., offset : offset + spec.size].reshape((*lead, *spec.shape))
@@ -112,9 +112,9 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 def layout_of(state: Mapping[str, Tensor]) -> Layout:
-    """Return the layout of a state dict: layers are numbered by module name, kinds are told from names and shapes.
+    """Return the layout of a state dict: layers are numbered by module name, kinds are inferred from names and shapes.
 
-    A one-dimensional `weight` belongs to a normalisation layer, as do the biases beside it; two-dimensional weights are
+    A one-dimensional `weight` belongs to a normalisation layer, as does a bias next to it; two-dimensional weights are
     linear, those with more axes convolutional.
 
     >>> layout = layout_of(torch.nn.Linear(3, 2).state_dict())

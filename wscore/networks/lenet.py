@@ -1,4 +1,4 @@
-"""The networks whose training is recorded, and how good a weight vector of one is on images."""
+"""Networks with recorded training trajectories, and the accuracy and loss of their weight vectors."""
 
 import importlib
 from collections import OrderedDict
@@ -18,10 +18,10 @@ from wscore.networks.layout import Layout, layout_of
 
 
 class NetworkSpec(Section):
-    """One recorded network but for its weights.
+    """Description of a recorded network without its weights.
 
     Args:
-        name: key of `NETWORKS`, or `module:function` of your own that makes a network of this specification.
+        name: key of `NETWORKS`, or a custom `module:function` that builds a network from this specification.
         channels: of an image.
         size: height and width of an image.
         classes: count of classes.
@@ -42,7 +42,7 @@ def lenet5(spec: NetworkSpec) -> nn.Sequential:
     The first convolution pads 28x28 images to the 32x32 of the paper.
 
     Raises:
-        ConfigError: for images of another size than 28 or 32.
+        ConfigError: for image sizes other than 28 or 32.
     """
     if spec.size not in (28, 32):
         raise ConfigError("does not fit lenet5", where="base.size", expected="28 or 32", got=spec.size)
@@ -65,7 +65,7 @@ def lenet5(spec: NetworkSpec) -> nn.Sequential:
 
 
 def of_zoo(family: str, *widths: int, activation: Activation = "relu", pooling: Pooling = "none") -> Builder:
-    """Return what builds networks of a family of the zoo, of these widths."""
+    """Return a builder for networks of a zoo family with these widths."""
 
     def made(spec: NetworkSpec) -> nn.Module:
         shape = (spec.channels, spec.size, spec.size)
@@ -86,10 +86,10 @@ NETWORKS: dict[str, Builder] = {
 
 
 def build_network(spec: NetworkSpec, seed: int = 0) -> nn.Module:
-    """Return a network initialised from a seed; the global random state stays as it is.
+    """Return a network initialised from a seed; the global random state is unchanged.
 
     Raises:
-        ConfigError: if the name is unknown or the images don't fit the network.
+        ConfigError: if the name is unknown or the images do not match the network.
     """
     builder = find_builder(spec.name)
     with torch.random.fork_rng(devices=[]):
@@ -97,12 +97,12 @@ def build_network(spec: NetworkSpec, seed: int = 0) -> nn.Module:
         network = builder(spec)
     if not isinstance(network, nn.Module):
         got = type(network).__name__
-        raise ConfigError("makes no network", where=f"base.network: {spec.name}", expected="a torch module", got=got)
+        raise ConfigError("does not return a network", where=f"base.network: {spec.name}", expected="a torch module", got=got)
     return network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
 
 def find_builder(name: str) -> Builder:
-    """Return the function that makes networks of a name, `module:function` for one of your own.
+    """Return the builder of a name, or of a custom `module:function`.
 
     Raises:
         ConfigError: if there is none.
@@ -111,7 +111,7 @@ def find_builder(name: str) -> Builder:
         return NETWORKS[name]
     module, colon, function = name.partition(":")
     if not colon:
-        expected = f"{', '.join(NETWORKS)} or module:function of your own"
+        expected = f"{', '.join(NETWORKS)} or a custom module:function"
         raise ConfigError("unknown network", where="base.network", expected=expected, got=name)
     try:
         return getattr(importlib.import_module(module), function)
@@ -121,7 +121,7 @@ def find_builder(name: str) -> Builder:
 
 
 def network_layout(spec: NetworkSpec) -> Layout:
-    """Return where each tensor of a network lies in its flat weight vector."""
+    """Return the layout of a network."""
     return layout_of(build_network(spec).state_dict())
 
 

@@ -1,4 +1,4 @@
-"""What a reader of networks hands over: a network, or the reason why it is excluded."""
+"""Records returned by network readers: a network, or the reason why it is excluded."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -10,15 +10,15 @@ from wscore.errors import DataError
 
 REASONS = {
     "unreadable": "the file is cut off, damaged, or can't be opened",
-    "code": "the file holds Python objects that would run code",
+    "code": "the file contains Python objects that would execute code",
     "no_checkpoint": "the file holds no tensors by name",
     "too_large": "more numbers than zoo.reading.max_weights, or claims to unpack to more than it holds",
     "outside": "a link that leads out of the folder",
     "not_real": "tensors that are complex, sparse or of a subclass",
     "quantised": "weights are stored as small integers with scales",
     "clash": "two tensors have one name",
-    "no_match": "the path does not fit zoo.run_pattern",
-    "mismatched_layout": "numbers and layout do not fit",
+    "no_match": "the path does not match zoo.run_pattern",
+    "mismatched_layout": "weights and layout do not match",
     "file_missing": "a row of metadata without its network",
     "same_checkpoint": "another network has the same run and checkpoint, or the same id",
     "not_finite": "NaN or infinite weights",
@@ -33,16 +33,16 @@ REASONS = {
 
 
 class RawNetwork(NamedTuple):
-    """One network as it was read.
+    """One network as read from its source.
 
     Attributes:
-        model_id: unique name, told from its place in the source.
+        model_id: unique name, derived from its location in the source.
         run: training run that it belongs to.
-        checkpoint: number that orders it within its run, or None: the order of reading.
+        checkpoint: number that orders it within its run, or None for the order of reading.
         state: floating-point tensors, and counters of one integer, by name.
         metadata: columns: numbers, truth values, texts and lists of texts.
-        architecture: JSON for `wscore.networks.architectures.parse`, a name of somebody else's, or empty.
-        constants: masks and tables of indices, which are no weights, by name.
+        architecture: JSON for `wscore.networks.architectures.parse`, an external name, or empty.
+        constants: masks and index tables, which are not weights, by name.
     """
 
     model_id: str
@@ -55,10 +55,10 @@ class RawNetwork(NamedTuple):
 
 
 class Rejected(NamedTuple):
-    """Something that is not taken into the zoo.
+    """A source item excluded from the zoo.
 
     Attributes:
-        model_id: its name, or its place in the source.
+        model_id: its name, or its location in the source.
         reason: key of `REASONS`.
         detail: what was found.
     """
@@ -69,7 +69,7 @@ class Rejected(NamedTuple):
 
 
 class RejectedError(DataError):
-    """A network that a reader can't hand over.
+    """Raised by a reader for a network that cannot be read.
 
     Args:
         reason: key of `REASONS`.

@@ -1,9 +1,9 @@
-"""Many networks of one architecture as one: `torch.func.functional_call` on weights that carry a network axis.
+"""Runs many networks of one architecture as one: `torch.func.functional_call` on weights with a network axis.
 
-`torch.func.vmap` over a convolution gives a grouped convolution, which is slow on a CPU. The layers here are the
-batching rules written by hand. Activations keep their usual axes (network, batch, channel, height, width), but the
+`torch.func.vmap` over a convolution gives a grouped convolution, which is slow on a CPU. The layers here are
+hand-written batching rules. Activations keep their usual axes (network, batch, channel, height, width), but the
 batch lies innermost in memory: a convolution is then one copy and one product of stacked matrices, and pooling and
-normalisation run over contiguous numbers. Elementwise layers (activations, sums) are taken as they are.
+normalisation run over contiguous numbers. Elementwise layers (activations, sums) need no change.
 `benchmarks/zoo_generation.py` measures the difference.
 """
 
@@ -27,7 +27,7 @@ def run(
     images: Float[Tensor, "*shared batch channel height width"],
     keep: Float[Tensor, "networks batch feature"] | None = None,
 ) -> Float[Tensor, "networks batch classes"]:
-    """Return the logits of stacked networks on images of their own, or on shared images (no network axis).
+    """Return the logits of stacked networks on per-network images, or on shared images (no network axis).
 
     In training mode the running statistics in `state` are updated in place.
     """
@@ -85,7 +85,7 @@ class StackedConv2d(nn.Module):
 
 
 class StackedDepthwise(nn.Module):
-    """3x3 convolution of each channel by itself, as nine shifted products, for every network."""
+    """3x3 depthwise convolution, as nine shifted products, for every network."""
 
     def __init__(self, layer: nn.Conv2d) -> None:
         super().__init__()
@@ -135,7 +135,7 @@ class StackedPositions(nn.Module):
     def forward(
         self, x: Float[Tensor, "*networks batch token feature"]
     ) -> Float[Tensor, "*networks batch token feature"]:
-        """Return tokens that know their place."""
+        """Return tokens with position embeddings."""
         return x + self.weight[..., None, :, :]
 
 
@@ -182,13 +182,13 @@ class StackedAttention(nn.Module):
         *,
         need_weights: bool,
     ) -> tuple[Float[Tensor, "*networks batch token feature"], None]:
-        """Return the mixed tokens; query, key and value are the same."""
+        """Return the attention output; query, key and value are the same."""
         assert query is key is value
         assert not need_weights
         mixed = _per_token(query, self.in_proj_weight, self.in_proj_bias)
         parts = [part.unflatten(-1, (self.heads, -1)).transpose(-2, -3) for part in mixed.chunk(3, dim=-1)]
         query, key, value = parts
-        # Written out: PyTorch's own looks for rows without a key, which costs a fifth of the step for so few tokens.
+        # Written out: PyTorch's own checks for rows without a key, which costs a fifth of the step with so few tokens.
         shares = (query * query.shape[-1] ** -0.5 @ key.mT).softmax(-1)  # (..., B, heads, T, T)
         found = shares @ value  # (..., B, heads, T, d)
         return self.out_proj(found.transpose(-2, -3).flatten(-2)), None
@@ -209,7 +209,7 @@ class StackedBatchNorm2d(nn.Module):
     def forward(
         self, x: Float[Tensor, "*shared batch channel height width"]
     ) -> Float[Tensor, "*networks batch channel height width"]:
-        """Return normalised maps: by the batch's statistics in training mode, else by the running ones."""
+        """Return normalised maps: with batch statistics in training mode, else with the running ones."""
         maps = _to_last(x)
         if not self.training:
             scale = self.weight * torch.rsqrt(self.running_var + self.eps)
@@ -365,7 +365,7 @@ class _Normalisation(Function):
 
 
 class _MaxPooling(Function):
-    """Largest value of each 2x2 window of (..., H, W, B); of equal ones the upper left gets the gradient."""
+    """Largest value of each 2x2 window of (..., H, W, B); ties pass the gradient to the first (upper left) entry."""
 
     @staticmethod
     def forward(ctx: Context, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""One look for every figure: a colour-blind-safe palette, quiet axes, no display needed, files written atomically.
+"""Common style of all figures: colour-blind-safe palette, plain axes, headless backend, atomic writes.
 
 with figure(columns=2, title="Weight predictor") as (canvas, axes):
     axes[0].plot(x, y, color=colour("ours"))
@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 
 from wscore.io import write_figure
 
-# Okabe & Ito (2008), "Color Universal Design": told apart with every common colour vision deficiency.
+# Okabe & Ito (2008), "Color Universal Design": distinguishable under all common colour vision deficiencies.
 BLUE, ORANGE, GREEN, PINK = "#0072B2", "#E69F00", "#009E73", "#CC79A7"
 SKY, RED, YELLOW, GREY = "#56B4E9", "#D55E00", "#F0E442", "#7F7F7F"
 PALETTE = (BLUE, ORANGE, GREEN, PINK, SKY, RED, YELLOW, GREY)
@@ -70,7 +70,7 @@ def colour(name: str, number: int = 0) -> str:
 def figure(
     *, rows: int = 1, columns: int = 1, title: str = "", panel: tuple[float, float] = PANEL
 ) -> Iterator[tuple[Figure, Sequence[Axes]]]:
-    """Yield a figure of rows x columns panels and its axes, row by row, in the style of the house.
+    """Yield a figure of rows x columns panels and its axes, row by row, in the common style.
 
     Args:
         rows: rows of panels.
@@ -87,14 +87,14 @@ def figure(
 
 
 def label(axes: Axes, *, title: str = "", x: str = "", y: str = "") -> None:
-    """Name a panel and its axes; give units in brackets."""
+    """Name a panel and its axes; units go in brackets."""
     axes.set_title(title)
     axes.set_xlabel(x)
     axes.set_ylabel(y)
 
 
 def unavailable(axes: Axes, reason: str) -> None:
-    """Say in an empty panel why there is nothing to see, instead of leaving it out."""
+    """Write into an empty panel why there is nothing to plot."""
     axes.set_axis_off()
     axes.text(0.5, 0.5, textwrap.fill(reason, 40), ha="center", va="center", color=GREY, transform=axes.transAxes)
 

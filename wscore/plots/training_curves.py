@@ -1,4 +1,4 @@
-"""Training curves from the histories that the training stages wrote."""
+"""Plots training curves from the histories written by the training stages."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,7 +26,7 @@ def draw_histories(histories: Mapping[str, Path], path: Path, *, metric: str = "
     Args:
         histories: CSV of each model, with the columns epoch, train_<metric> and validation_<metric>.
         path: of the PNG.
-        metric: what is drawn, on a logarithmic axis where it is positive.
+        metric: metric to plot, on a logarithmic axis if it is positive.
 
     Raises:
         DataError: if a file is missing or lacks a column.

@@ -1,4 +1,4 @@
-"""What a sparse dictionary is learned from: rows of weights from a token cache, or latents of whole networks."""
+"""Training data of the sparse dictionary: rows of weights from a token cache, or latents of whole networks."""
 
 import math
 import warnings
@@ -21,18 +21,18 @@ from wscore.training.batches import permutation
 
 Input = Literal["representations", "tokens", "neurons", "weights"]
 Scaling = Literal["none", "global", "columns"]
-BLOCK = 4096  # rows at once where nothing is trained
-FLAT = 1e-6  # a column whose standard deviation is a smaller share of the pooled one is constant
+BLOCK = 4096  # rows per block outside training
+FLAT = 1e-6  # columns with a smaller standard deviation relative to the pooled one count as constant
 
 
 @runtime_checkable
 class NetworkRows(Protocol):
-    """Equally long rows, each of which belongs to a network.
+    """Rows of equal length, each of which belongs to a network.
 
     Attributes:
         width: entries per row.
         networks: zoo row of each network.
-        network: for each row, the place of its network in `networks`.
+        network: for each row, the index of its network in `networks`.
     """
 
     width: int
@@ -40,7 +40,7 @@ class NetworkRows(Protocol):
     network: np.ndarray
 
     def rows_of(self, split: str) -> Int[np.ndarray, " row"]:
-        """Return the numbers of the rows of a split, ascending."""
+        """Return the row indices of a split, ascending."""
         ...
 
     def batch(self, rows: Int[np.ndarray, " batch"]) -> UnitBatch:
@@ -52,7 +52,7 @@ class LatentRows:
     """Latents of networks (`data/representations`), one row each.
 
     Attributes:
-        width: numbers per latent.
+        width: latent dimension.
         networks: zoo row of each.
         network: 0, 1, 2, ...
     """
@@ -61,7 +61,7 @@ class LatentRows:
         """Read the representations of the networks of a cache.
 
         Raises:
-            DataError: if they are missing, or those of other tokens.
+            DataError: if they are missing, or were computed from other tokens.
         """
         path, advice = Path(folder) / "representations.parquet", "run `dvc repro cache_representations`"
         if not path.is_file():
@@ -69,7 +69,7 @@ class LatentRows:
         found = read_json(Path(folder) / "manifest.json").get("tokens")
         if found != cache.identity:
             raise DataError(
-                "the representations are those of other tokens", where=folder, expected=cache.identity, got=found,
+                "the representations were computed from other tokens", where=folder, expected=cache.identity, got=found,
                 fix=advice,
             )  # fmt: skip
         table = pd.read_parquet(path, columns=["model_id", "split", "latent"])
@@ -94,16 +94,16 @@ class LatentRows:
 
 
 class ArrayRows:
-    """Vectors of any kind in memory, each of which counts as a network of its own: for dictionaries of other data.
+    """In-memory vectors, each treated as one network: for dictionaries of other data.
 
     Attributes:
-        width: numbers per vector.
+        width: length of the vectors.
         networks: 0, 1, 2, ... over all splits.
         network: the same.
     """
 
     def __init__(self, **splits: Float[np.ndarray | Tensor, "_ width"]) -> None:
-        """Keep arrays by split, for example `ArrayRows(train=x, validation=y, test=z)`; all have the same width."""
+        """Store arrays by split, for example `ArrayRows(train=x, validation=y, test=z)`; all have the same width."""
         arrays = {name: torch.as_tensor(array, dtype=torch.float32) for name, array in splits.items()}
         self.values = torch.cat(list(arrays.values()))
         self.width = self.values.shape[1]
@@ -128,13 +128,13 @@ class ArrayRows:
 
 
 class Scaler(NamedTuple):
-    """Statistics of the training rows, over entries that are no padding.
+    """Statistics of the training rows, over non-padding entries.
 
     Attributes:
         mean: of each column.
-        scale: by which each column is divided.
+        scale: divisor of each column.
         centre: mean that is subtracted: `mean`, or zeros without scaling.
-        spread: mean over rows of |u|^2, u being the scaled row: what a model that answers the mean gets wrong.
+        spread: mean over rows of |u|^2 with the scaled row u: squared error of predicting the mean.
     """
 
     mean: Float[Tensor, " width"]
@@ -144,14 +144,14 @@ class Scaler(NamedTuple):
 
 
 class RowBatches:
-    """Batches of rows; each epoch has an order of its own unless `shuffle` is off.
+    """Batches of rows, reshuffled every epoch if `shuffle` is set.
 
     Args:
         rows: source.
-        chosen: numbers of the rows that are used.
+        chosen: indices of the rows in use.
         batch_size: rows per batch.
-        seed: with the epoch number it decides the order.
-        shuffle: whether there is one.
+        seed: determines the order, together with the epoch number.
+        shuffle: whether to reshuffle every epoch.
     """
 
     def __init__(self, rows: NetworkRows, chosen: np.ndarray, *, batch_size: int, seed: int, shuffle: bool) -> None:
@@ -161,7 +161,7 @@ class RowBatches:
         return math.ceil(len(self.chosen) / self.batch_size)
 
     def epoch(self, number: int) -> Iterator[UnitBatch]:
-        """Yield the batches of one epoch, as equal in size as can be."""
+        """Yield the batches of one epoch, of nearly equal size."""
         order = self.chosen
         if self.shuffle:
             order = order[permutation(len(order), self.seed, number).numpy()]
@@ -172,7 +172,7 @@ class RowBatches:
 def open_rows(
     kind: Input, cache: TokenCache, representations: Path, normalizer: Normalizer | None = None
 ) -> NetworkRows:
-    """Return the rows that `sae.input` names, weights on the scale of a normaliser, if not that of the cache.
+    """Return the rows selected by `sae.input`, weights scaled by the given normaliser or by that of the cache.
 
     Raises:
         DataError: if representations are missing or hidden units unknown.
@@ -183,26 +183,26 @@ def open_rows(
 
 
 def stream(rows: NetworkRows, chosen: np.ndarray) -> Iterator[tuple[np.ndarray, UnitBatch]]:
-    """Yield rows in blocks: their numbers and contents."""
+    """Yield rows in blocks: indices and contents."""
     for start in range(0, len(chosen), BLOCK):
         part = chosen[start : start + BLOCK]
         yield part, rows.batch(part)
 
 
 def fit_scaler(rows: NetworkRows, chosen: np.ndarray, how: Scaling) -> Scaler:
-    """Return the statistics of rows, read twice in blocks, in float64.
+    """Return the statistics of rows, computed in two passes over blocks, in float64.
 
     Args:
         rows: source.
         chosen: training rows.
-        how: `none`; `global`: columns are centred and all divided by one number, so that their pooled variance is 1;
+        how: `none`; `global`: columns are centred and divided by a common factor, so that their pooled variance is 1;
             `columns`: each has mean 0 and variance 1.
 
     Raises:
-        TrainingError: if there is no row, or one is not finite, naming how many.
+        TrainingError: if there are no rows, or some are not finite (reports the count).
     """
     if not len(chosen):
-        raise TrainingError("there is no row to learn from", where="sae", expected="at least one training network")
+        raise TrainingError("there are no training rows", where="sae", expected="at least one training network")
     count, total = np.zeros(rows.width), np.zeros(rows.width)
     for part, batch in stream(rows, chosen):
         _check_finite(part, batch, rows)
@@ -245,5 +245,5 @@ def _check_finite(part: np.ndarray, batch: UnitBatch, rows: NetworkRows) -> None
         raise TrainingError(
             "rows are not finite", where="sae.input", expected="finite numbers",
             got=f"{int(wrong.sum())} of {len(wrong)} rows with NaN or infinite entries, first in row {network} of the zoo",
-            fix="leave that network out of the zoo",
+            fix="remove that network from the zoo",
         )  # fmt: skip

@@ -1,14 +1,14 @@
-"""Rows of weights in which tensors count as much as the answers of networks depend on them.
+"""Per-tensor error weights of the sparse dictionary, from the sensitivity of network outputs to noise on each tensor.
 
-An error of a running variance or of a first filter can ruin a network, one of a wide hidden layer hardly shows; the squared
-error of normalised weights takes them for equal. How much a tensor matters is measured on training networks and training
-images:
+An error in a running variance or a first filter can ruin a network, one in a wide hidden layer hardly matters; the
+squared error of normalised weights treats them equally. The sensitivity to a tensor is measured on training networks and
+training images:
 
-    s_t = mean KL(answers of the network, answers with noise on tensor t) / entries of t
+    s_t = mean KL(outputs of the network, outputs with noise on tensor t) / entries of t
 
-with Gaussian noise of `NOISE` on the scale of the normaliser. Rows are then multiplied, tensor by tensor, by
-(s_t / median s)^(power / 2): a squared error counts s^power times. Since that is a matter of scale alone, it is kept
-as a normaliser, and whoever reads the dictionary needs no more than that.
+with Gaussian noise of `NOISE` on the scale of the normaliser. Rows are then multiplied, per tensor, by
+(s_t / median s)^(power / 2), which weights a squared error by s^power. Since this is a pure rescaling, it is stored as a
+normaliser, and users of the dictionary need nothing else.
 """
 
 from collections.abc import Iterator, Mapping
@@ -26,23 +26,23 @@ from wscore.training.batches import derive_seed
 from wscore.zoo.store import Zoo
 
 NOISE = 0.2
-NETWORKS = 8  # of each kind that are disturbed
+NETWORKS = 8  # of each kind that are perturbed
 IMAGES = 100
-MOST = 10.0  # nats that one answer counts at most: a single network that falls apart should not decide
-LEAST = 1e-3  # of the median sensitivity: tensors that hardly matter still count a little
-VARIANCE = 1e-3  # share of a running variance that noise leaves at least
+MOST = 10.0  # clip of the KL of one output, in nats: a single broken network should not dominate
+LEAST = 1e-3  # lower bound relative to the median sensitivity: insensitive tensors keep a small weight
+VARIANCE = 1e-3  # minimum fraction of a running variance after adding noise
 Sensitivities = dict[str, tuple[float, ...]]  # one per tensor, by layout identity
 
 
 def emphasised(zoo: Zoo, cache: TokenCache, images: Images | Tasks, *, power: float, seed: int) -> Normalizer:
-    """Return the normaliser of a cache with scales by which tensors count as much as they matter.
+    """Return the normaliser of a cache with scales that weight tensors by sensitivity.
 
     Args:
         zoo: of the networks.
         cache: of their tokens.
-        images: on whose training part they are run, each on those of its data set.
-        power: 0 leaves all as it is.
-        seed: of the noise, and of which networks and images are taken.
+        images: networks are run on their training part, each on its own data set.
+        power: 0 leaves the scales unchanged.
+        seed: for the noise and the choice of networks and images.
     """
     if not power:
         return cache.normalizer
@@ -65,7 +65,7 @@ def tensor_sensitivities(zoo: Zoo, cache: TokenCache, images: Images | Tasks, *,
 def rescaled(normalizer: Normalizer, layouts: Mapping[str, Layout], found: Sensitivities, power: float) -> Normalizer:
     """Return a normaliser whose scale of tensor t is divided by (s_t / median s)^(power / 2).
 
-    Tensors of unmeasured layouts count as those of their kind do in the geometric mean.
+    Tensors of unmeasured layouts use the geometric mean over tensors of their kind.
     """
     known = [value for values in found.values() for value in values if value > 0]
     if not known:
@@ -93,7 +93,7 @@ def _divided(affine: Affine, factor: float) -> Affine:
 def _training_networks(
     zoo: Zoo, cache: TokenCache, tasks: Tasks, rng: np.random.Generator
 ) -> Iterator[tuple[NetworkKey, Layout, np.ndarray]]:
-    """Yield some training networks of each kind: it, their layout and weights (n, D)."""
+    """Yield some training networks of each kind: the kind, their layout and weights (n, D)."""
     members: dict[tuple[NetworkKey, str], list[int]] = {}
     kinds, layouts = kinds_of(zoo.table, tasks), zoo.table["layout"].astype(str).tolist()
     for row in np.unique(cache.table["row"].to_numpy(int)[np.asarray(cache.indices("train"))]).tolist():

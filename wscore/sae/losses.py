@@ -1,6 +1,6 @@
-"""Sparsity of codes: penalties to train by and measures to report. Pure functions; float32 inside, whatever comes in.
+"""Sparsity of codes: training penalties and reported measures. Pure functions, computed in float32 for any input dtype.
 
-Codes z (..., B, L) are activations of L latents on B samples, zero where a latent is silent. Every penalty is finite,
+Codes z (..., B, L) are activations of L latents on B samples, zero where a latent is inactive. Every penalty is finite,
 with a finite gradient, for codes that are all zero, constant or saturated.
 """
 
@@ -16,7 +16,7 @@ from wscore.errors import TrainingError
 
 Reduction = Literal["mean", "sum"]
 SMALLEST_EPSILON = 1.2e-7  # below it 1 - epsilon is 1 in float32, and the logarithm of 0 infinite
-SOFTNESS = 0.1  # of the activation rate, see there
+SOFTNESS = 0.1  # of `activation_rate`
 TINY = torch.finfo(torch.float32).tiny
 
 
@@ -26,14 +26,14 @@ def l1_sparsity_loss(
     reduction: Reduction = "mean",
     norms: Float[Tensor, "*stack latent"] | None = None,
 ) -> Float[Tensor, "*stack"]:
-    """Return the mean over samples of sum_j n_j |z_j|, or with `mean` of the mean over latents.
+    """Return the mean over samples of sum_j n_j |z_j|, or of the mean over latents for `mean`.
 
-    The two differ by the factor L: a weight for one is L times too large or too small for the other.
+    The two differ by a factor L, and so do suitable weights in the loss.
 
     Args:
         codes: z.
         reduction: over the latents.
-        norms: length n_j of each atom, for dictionaries whose atoms have no unit norm; 1 if None.
+        norms: norm n_j of each atom, for dictionaries without unit-norm atoms; 1 if None.
 
     >>> codes = torch.tensor([[1.0, 0.0], [3.0, 4.0]])
     >>> l1_sparsity_loss(codes), l1_sparsity_loss(codes, reduction="sum")
@@ -48,10 +48,10 @@ def l1_sparsity_loss(
 def activation_rate(
     codes: Float[Tensor, "*stack batch latent"], softness: float = SOFTNESS
 ) -> Float[Tensor, "*stack latent"]:
-    """Return how often each latent is on, softly: the mean over samples of z / (z + c), in [0, 1).
+    """Return a soft activation frequency of each latent: the mean over samples of z / (z + c), in [0, 1).
 
     c is `softness` times the mean of the positive codes (1 if there is none) and carries no gradient. Codes far above c
-    count as on, zeros as off, so that the rate is not changed by a common scale of the codes, unlike a mean activation.
+    count as on, zeros as off; unlike the mean activation, the rate is invariant to a common scale of the codes.
     """
     z = codes.float().clamp_min(0)
     with torch.no_grad():
@@ -69,13 +69,13 @@ def kl_divergence(
 ) -> Float[Tensor, "*stack"]:
     """Return KL(target || rate) of Bernoulli variables, over the latents.
 
-    KL(r || p) = r log(r / p) + (1 - r) log((1 - r) / (1 - p)), with p kept within [epsilon, 1 - epsilon] in such a way
-    that its gradient lives on outside.
+    KL(r || p) = r log(r / p) + (1 - r) log((1 - r) / (1 - p)), with p mapped into [epsilon, 1 - epsilon] so that the
+    gradient never vanishes.
 
     Args:
         rate: p of each latent, a mean over samples.
         target: r.
-        epsilon: distance of p from 0 and 1.
+        epsilon: minimum distance of p from 0 and 1.
         reduction: over the latents.
 
     Raises:
@@ -84,8 +84,8 @@ def kl_divergence(
     _check_target(target, epsilon)
     if not bool(((rate >= 0) & (rate <= 1)).all()):
         raise TrainingError(
-            "is no rate", where="kl_divergence", expected="numbers from 0 to 1", got=f"up to {float(rate.max()):.4g}",
-            fix="make rates of codes with `activation_rate`",
+            "is not a rate", where="kl_divergence", expected="numbers from 0 to 1", got=f"up to {float(rate.max()):.4g}",
+            fix="compute rates from codes with `activation_rate`",
         )  # fmt: skip
     return _kl(rate, target, epsilon, reduction)
 
@@ -110,10 +110,10 @@ def kl_divergence_sparsity_loss(
 
 
 def hoyer_sparseness(codes: Float[Tensor, "*stack batch latent"]) -> Float[Tensor, "*stack batch"]:
-    """Return (sqrt(L) - |z|_1 / |z|_2) / (sqrt(L) - 1) of each sample: 1 for one active latent, 0 for all alike.
+    """Return (sqrt(L) - |z|_1 / |z|_2) / (sqrt(L) - 1) of each sample: 1 for one active latent, 0 for all equal.
 
-    Hoyer (2004), "Non-negative matrix factorization with sparseness constraints". It does not depend on the scale of a
-    sample. A sample of zeros counts as 1 and has no gradient.
+    Hoyer (2004), "Non-negative matrix factorization with sparseness constraints". It is invariant to the scale of a
+    sample. An all-zero sample counts as 1 and has no gradient.
 
     Raises:
         TrainingError: if there are fewer than two latents.
@@ -125,7 +125,7 @@ def hoyer_sparseness(codes: Float[Tensor, "*stack batch latent"]) -> Float[Tenso
 
 
 def hoyer_sparsity_loss(codes: Float[Tensor, "*stack batch latent"]) -> Float[Tensor, "*stack"]:
-    """Return the mean over samples of 1 - `hoyer_sparseness`: 0 for one active latent, 1 for all alike.
+    """Return the mean over samples of 1 - `hoyer_sparseness`: 0 for one active latent, 1 for all equal.
 
     Raises:
         TrainingError: if there are fewer than two latents.
@@ -134,7 +134,7 @@ def hoyer_sparsity_loss(codes: Float[Tensor, "*stack batch latent"]) -> Float[Te
 
 
 def l0(codes: Float[Tensor, "*stack batch latent"]) -> Float[Tensor, "*stack"]:
-    """Return the mean count of latents per sample that are not exactly zero; it has no gradient.
+    """Return the mean number of non-zero latents per sample, without gradient.
 
     >>> l0(torch.tensor([[0.0, 2.0, 1.0], [0.0, 0.0, 5.0]]))
     tensor(1.5000)
@@ -143,17 +143,17 @@ def l0(codes: Float[Tensor, "*stack batch latent"]) -> Float[Tensor, "*stack"]:
 
 
 def l0_target_loss(count: Float[Tensor, "*stack"], target: float | int | Tensor) -> Float[Tensor, "*stack"]:
-    """Return (count / target - 1)^2 for the mean count of active latents, which `hard_step` makes differentiable."""
+    """Return (count / target - 1)^2 for the mean number of active latents, made differentiable by `hard_step`."""
     return (count.float() / target - 1).square()
 
 
 def hard_step(
     values: Float[Tensor, "*stack batch latent"], threshold: Float[Tensor, "*stack latent"], bandwidth: float
 ) -> Float[Tensor, "*stack batch latent"]:
-    """Return 1 where a value exceeds its latent's threshold and else 0, with a gradient for the threshold.
+    """Return 1 where a value exceeds its latent's threshold, else 0, with a gradient for the threshold.
 
     The gradient is that of a step smoothed by a rectangle: -1 / bandwidth for values within half a bandwidth of the
-    threshold (Rajamanoharan et al. 2024, "Jumping ahead", eq. 11). Values get none.
+    threshold (Rajamanoharan et al. 2024, "Jumping ahead", eq. 11). Values get no gradient.
     """
     result = _HardStep.apply(values, threshold, bandwidth)
     assert isinstance(result, Tensor)
@@ -163,9 +163,9 @@ def hard_step(
 def jump_relu(
     values: Float[Tensor, "*stack batch latent"], threshold: Float[Tensor, "*stack latent"], bandwidth: float
 ) -> Float[Tensor, "*stack batch latent"]:
-    """Return values that exceed their latent's threshold, and else 0.
+    """Return values that exceed their latent's threshold, else 0.
 
-    Active values pass their gradient on; the threshold gets -threshold / bandwidth from values within half a bandwidth
+    The gradient passes through active values; the threshold gets -threshold / bandwidth from values within half a bandwidth
     of it (Rajamanoharan et al. 2024, "Jumping ahead", eq. 12).
 
     >>> jump_relu(torch.tensor([[0.2, 0.8]]), torch.tensor([0.5, 0.5]), bandwidth=0.1)
@@ -208,7 +208,7 @@ class _JumpRelu(Function):
 
 
 def _kl(rate: Tensor, target: float, epsilon: float, reduction: Reduction) -> Tensor:
-    p = epsilon + (1 - 2 * epsilon) * rate.float()  # strictly inside (0, 1), and never flat as a clamp is
+    p = epsilon + (1 - 2 * epsilon) * rate.float()  # strictly inside (0, 1), without the zero gradient of a clamp
     divergence = target * (math.log(target) - p.log()) + (1 - target) * (math.log1p(-target) - torch.log1p(-p))
     return divergence.sum(-1) if reduction == "sum" else divergence.mean(-1)
 
@@ -221,7 +221,7 @@ def _hoyer_excess(codes: Tensor) -> Tensor:
     z = codes.float()
     largest = z.detach().abs().amax(-1, keepdim=True)
     silent = largest < TINY
-    # The measure does not depend on scale: divided by the largest code, |z|_2 lies in [1, sqrt(L)] and its root is safe.
+    # The measure is scale-invariant: divided by the largest code, |z|_2 lies in [1, sqrt(L)] and its root is safe.
     unit = torch.where(silent, torch.ones_like(z), z / torch.where(silent, torch.ones_like(largest), largest))
     ratio = unit.abs().sum(-1) / unit.square().sum(-1).sqrt()
     return torch.where(silent[..., 0], torch.zeros_like(ratio), (ratio - 1) / (count**0.5 - 1))
@@ -229,7 +229,7 @@ def _hoyer_excess(codes: Tensor) -> Tensor:
 
 def _check_target(target: float, epsilon: float) -> None:
     if not 0 < target < 1:
-        raise TrainingError("target is no rate", where="kl_divergence", expected="within (0, 1)", got=target)
+        raise TrainingError("target is not a rate", where="kl_divergence", expected="within (0, 1)", got=target)
     if epsilon < SMALLEST_EPSILON:
         raise TrainingError(
             "epsilon is too small for float32", where="kl_divergence", expected=f">= {SMALLEST_EPSILON}", got=epsilon

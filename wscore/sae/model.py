@@ -1,14 +1,14 @@
-"""Sparse autoencoders: a vector as a few weighted atoms of a learned dictionary, u ~ sum_j z_j d_j + b.
+"""Sparse autoencoders: reconstruct a vector from a few weighted atoms of a learned dictionary, u ~ sum_j z_j d_j + b.
 
     u   = (x - mean) / scale, 0 where x is padding                           (B, D)
-    z   = activation(h(u) W^T + c), never negative and mostly zero           (B, L)
+    z   = activation(h(u) W^T + c), non-negative and mostly zero             (B, L)
     u^  = g(z A) + b,  A_j = d_j / |d_j|                                     (B, D)
     x^  = u^ scale + mean
 
-Atoms are the ROWS of the decoder weight d (L, D); they are brought to unit norm in every forward pass, so that the
-gradient of d has no component along d, and once more after every optimizer step. h and g are the identity, or one
-hidden ReLU layer each; with a hidden layer in the decoder the rows of d that read the codes have unit norm, but are
-no directions of the input any more. `mean` and `scale` are learned from the training split and saved with the model.
+Atoms are the ROWS of the decoder weight d (L, D); they are normalised in every forward pass, so that the gradient of d
+has no component along d, and again after every optimizer step. h and g are the identity, or one hidden ReLU layer each;
+with a hidden layer in the decoder the rows of d that multiply the codes have unit norm, but are no longer directions in
+input space. `mean` and `scale` are learned from the training split and saved with the model.
 """
 
 from abc import ABC, abstractmethod
@@ -29,24 +29,24 @@ Positive = Annotated[int, Meta(ge=1)]
 Hidden = Annotated[tuple[Positive, ...], Meta(max_length=1)]
 Activation = Literal["relu", "topk", "batchtopk", "jumprelu"]
 EPSILON = torch.finfo(torch.float32).eps
-FOLLOW = 0.1  # share of the way that the inference threshold moves towards that of a training batch
+FOLLOW = 0.1  # EMA rate of the inference threshold towards that of a training batch
 OPTIONS = {"encoder_hidden": [], "decoder_hidden": [], "activation": "relu", "k": 1, "bandwidth": 0.1}
-START = 0.5  # first threshold of JumpReLU, in units of the scaled input
+START = 0.5  # initial threshold of JumpReLU, in units of the scaled input
 
 
 class SparseConfig(Section):
     """Shape of a sparse autoencoder.
 
     Args:
-        input_dim: numbers D per input.
-        latent_dim: latents L, that is atoms of the dictionary.
+        input_dim: input dimension D.
+        latent_dim: number of latents L, i.e. atoms of the dictionary.
         encoder_hidden: width of the hidden layer of the encoder, or none.
         decoder_hidden: width of the hidden layer of the decoder, or none: a linear decoder.
         activation: `relu`; `topk` keeps the k largest codes of each sample; `batchtopk` those of the batch, k per
-            sample in the mean, and at inference the codes above a threshold; `jumprelu` those above a threshold each
-            latent has learned.
-        k: active codes per sample that `topk` and `batchtopk` keep; no more than latent_dim.
-        bandwidth: of the smoothed step by which the thresholds of `jumprelu` learn.
+            sample on average, and at inference the codes above a threshold; `jumprelu` those above a learned
+            threshold per latent.
+        k: active codes per sample kept by `topk` and `batchtopk`; at most latent_dim.
+        bandwidth: of the smoothed step used in the gradient of the `jumprelu` thresholds.
     """
 
     input_dim: Positive
@@ -63,7 +63,7 @@ class SparseConfig(Section):
 
 
 class SparseModel(nn.Module, ABC):
-    """What the two variants share; they differ in whose weights the decoder uses."""
+    """Base of the tied and untied variants, which differ in the decoder weights."""
 
     mean: Tensor
     scale: Tensor
@@ -73,12 +73,12 @@ class SparseModel(nn.Module, ABC):
     hoyer_sparsity_loss = staticmethod(losses.hoyer_sparsity_loss)
 
     def __init__(self, input_dim: int, latent_dim: int, **options: Any) -> None:
-        """Make an untrained model.
+        """Build an untrained model.
 
         Args:
-            input_dim: numbers per input.
-            latent_dim: latents.
-            options: the other fields of `SparseConfig`; without any a linear decoder and ReLU codes.
+            input_dim: input dimension.
+            latent_dim: number of latents.
+            options: the other fields of `SparseConfig`; by default a linear decoder and ReLU codes.
 
         Raises:
             ConfigError: if a size is not positive or k exceeds latent_dim.
@@ -108,22 +108,22 @@ class SparseModel(nn.Module, ABC):
     def encode(
         self, x: Float[Tensor, "batch input"], mask: Bool[Tensor, "batch input"] | None = None
     ) -> Float[Tensor, "batch latent"]:
-        """Return the codes of inputs in their own units.
+        """Return the codes of unscaled inputs.
 
         Args:
             x: inputs.
-            mask: False where an entry is padding; all are valid if None.
+            mask: False where an entry is padding; None if all are valid.
         """
         return self.activate(self.preactivations(self.scaled(x, mask)))
 
     def decode(self, codes: Float[Tensor, "batch latent"]) -> Float[Tensor, "batch input"]:
-        """Return inputs, in their own units, from codes."""
+        """Return reconstructed inputs, unscaled, from codes."""
         return self.reconstruct(codes) * self.scale + self.mean
 
     def forward(
         self, x: Float[Tensor, "batch input"], mask: Bool[Tensor, "batch input"] | None = None
     ) -> Float[Tensor, "batch input"]:
-        """Return decode(encode(x)): inputs rebuilt; what stands at places of padding means nothing."""
+        """Return decode(encode(x)), the reconstruction; entries at padding are meaningless."""
         return self.decode(self.encode(x, mask))
 
     def scaled(
@@ -134,12 +134,12 @@ class SparseModel(nn.Module, ABC):
         return u if mask is None else u * mask
 
     def preactivations(self, u: Float[Tensor, "batch input"]) -> Float[Tensor, "batch latent"]:
-        """Return what the activation is applied to, in float32."""
+        """Return the pre-activations, in float32."""
         hidden = u if self.encoder_hidden is None else self.encoder_hidden(u).relu()
         return F.linear(hidden, self._encoder_rows(), self.encoder_bias).float()
 
     def activate(self, values: Float[Tensor, "batch latent"]) -> Float[Tensor, "batch latent"]:
-        """Return codes: what the activation leaves of its input."""
+        """Return the codes: the activation applied to pre-activations."""
         if self.config.activation == "jumprelu":
             return losses.jump_relu(values.relu(), self.threshold, self.config.bandwidth)
         if self.config.activation == "topk":
@@ -153,25 +153,25 @@ class SparseModel(nn.Module, ABC):
         return codes
 
     def reconstruct(self, codes: Float[Tensor, "batch latent"]) -> Float[Tensor, "batch input"]:
-        """Return u^, the input in scaled units, from codes."""
+        """Return the reconstruction u^ in scaled units from codes."""
         hidden = codes.to(self.decoder_bias.dtype) @ self.atoms()  # (B, D), or (B, H) with a hidden layer
         if self.hidden_bias is None:
             return hidden + self.decoder_bias
         return (hidden + self.hidden_bias).relu() @ self._output_weight() + self.decoder_bias
 
     def atoms(self) -> Float[Tensor, "latent atom"]:
-        """Return the rows of unit norm that codes are multiplied with, differentiable."""
+        """Return the unit-norm rows that multiply the codes, differentiable."""
         return unit_rows(self._decoder_rows())
 
     def dictionary(self) -> Float[Tensor, "latent input"]:
-        """Return the direction of the input, in its own units, that a code of 1 of each latent adds.
+        """Return the direction in (unscaled) input space added by a code of 1, for each latent.
 
         Raises:
-            ModelError: if the decoder has a hidden layer: then a latent has no fixed direction.
+            ModelError: if the decoder has a hidden layer, since a latent has no fixed direction then.
         """
         if self.config.decoder_hidden:
             raise ModelError(
-                "latents have no direction, since the decoder has a hidden layer", where=type(self).__name__,
+                "latents have no fixed direction, since the decoder has a hidden layer", where=type(self).__name__,
                 expected="decoder_hidden: []", got=list(self.config.decoder_hidden),
             )  # fmt: skip
         return self.atoms().detach() * self.scale
@@ -186,19 +186,19 @@ class SparseModel(nn.Module, ABC):
         """Set the shift and scale of the input.
 
         Raises:
-            TrainingError: if a scale is not positive or a number is not finite.
+            TrainingError: if a scale is not positive or a value is not finite.
         """
         if not bool(mean.isfinite().all() and scale.isfinite().all() and (scale > 0).all()):
             raise TrainingError(
                 "cannot scale the input", expected="finite means and positive, finite scales",
-                got=f"a smallest scale of {float(scale.min()):.3g}",
+                got=f"smallest scale {float(scale.min()):.3g}",
             )  # fmt: skip
         self.mean.copy_(mean)
         self.scale.copy_(scale)
 
     @torch.no_grad()
     def normalize(self) -> None:
-        """Give the decoder's rows unit norm, in place; thresholds of `jumprelu` stay at 0 or above."""
+        """Normalise the decoder rows in place and clamp the thresholds of `jumprelu` at 0."""
         rows = self._decoder_rows()
         rows.copy_(unit_rows(rows))
         if self.config.activation == "jumprelu":
@@ -224,7 +224,7 @@ class SparseModel(nn.Module, ABC):
 
 @register
 class SparseAutoencoder(SparseModel):
-    """Encoder and decoder with weights of their own; where both have the same shape they start equal.
+    """Untied encoder and decoder; weights of the same shape are initialised equal.
 
     >>> model = SparseAutoencoder(20, 80, activation="topk", k=4)
     >>> codes = model.encode(torch.randn(3, 20))
@@ -246,7 +246,7 @@ class SparseAutoencoder(SparseModel):
         self.output_weight = nn.Parameter(torch.randn(atoms, self.config.input_dim) * atoms**-0.5) if hidden else None
 
     def normalize_decoder_weights_row_wise(self) -> None:
-        """Give every atom, a row of `decoder_weight` (latent, atom), unit norm in place."""
+        """Normalise every atom, a row of `decoder_weight` (latent, atom), in place."""
         self.normalize()
 
     def _encoder_rows(self) -> Tensor:
@@ -264,8 +264,8 @@ class SparseAutoencoder(SparseModel):
 class TiedWeightSparseAutoencoder(SparseModel):
     """The decoder is the transpose of the encoder: about half the parameters.
 
-    One matrix w (latent, D) of unit rows: z = activation(u w^T + c), u^ = z w + b. Hidden layers, if any, are transposes
-    of each other too, and so of equal width.
+    One matrix w (latent, D) with unit rows: z = activation(u w^T + c), u^ = z w + b. Hidden layers, if any, are also
+    transposes of each other, and so have equal width.
 
     >>> tied, untied = TiedWeightSparseAutoencoder(20, 80), SparseAutoencoder(20, 80)
     >>> [sum(weights.numel() for weights in model.parameters()) for model in (tied, untied)]
@@ -282,7 +282,7 @@ class TiedWeightSparseAutoencoder(SparseModel):
         self.weight = nn.Parameter(unit_rows(torch.randn(self.config.latent_dim, atoms)))
 
     def normalize_weights_row_wise(self) -> None:
-        """Give every atom, a row of `weight` (latent, atom), unit norm in place."""
+        """Normalise every atom, a row of `weight` (latent, atom), in place."""
         self.normalize()
 
     def _encoder_rows(self) -> Tensor:
@@ -297,12 +297,12 @@ class TiedWeightSparseAutoencoder(SparseModel):
 
 
 def unit_rows(rows: Float[Tensor, "*stack latent atom"]) -> Float[Tensor, "*stack latent atom"]:
-    """Return rows divided by their Euclidean norm; a row of zeros stays as it is."""
+    """Return rows divided by their Euclidean norm; zero rows are unchanged."""
     return rows / rows.norm(dim=-1, keepdim=True).clamp_min(EPSILON)
 
 
 def keep_largest(values: Float[Tensor, "*stack latent"], k: int) -> Float[Tensor, "*stack latent"]:
-    """Return values of which each sample keeps the k largest, the others 0."""
+    """Keep the k largest values of each sample and set the others to 0."""
     largest = values.topk(k, dim=-1, sorted=False)
     return torch.zeros_like(values).scatter(-1, largest.indices, largest.values)
 
@@ -310,12 +310,12 @@ def keep_largest(values: Float[Tensor, "*stack latent"], k: int) -> Float[Tensor
 def keep_largest_of_batch(
     values: Float[Tensor, "batch latent"], k: int, guess: Tensor
 ) -> tuple[Float[Tensor, "batch latent"], Float[Tensor, ""]]:
-    """Return values of which the batch keeps the B k largest, the others 0, and the smallest one that is kept.
+    """Keep the B k largest values of the batch and set the others to 0; also return the smallest value kept.
 
     Args:
-        values: not negative.
-        k: kept per sample, in the mean.
-        guess: of the smallest; it changes nothing but the time that the search takes.
+        values: non-negative.
+        k: average number kept per sample.
+        guess: initial guess of the smallest kept value; affects only the run time of the search.
     """
     with torch.no_grad():
         wanted, flat = k * len(values), values.flatten()

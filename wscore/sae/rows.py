@@ -1,13 +1,13 @@
-"""Networks as many equally long rows, each a part of one network: what a sparse dictionary is learned from.
+"""Cuts networks into rows of equal length, the input of the sparse dictionary.
 
     view      a row is
-    tokens    a token of the cache, as it was cut
-    neurons   a hidden unit: all that leads into it, its bias and normalisation, and all that leads out of it; a weight
-              between two hidden layers is in the rows of both. Weights of no hidden unit (a last bias) are in no row.
+    tokens    a token of the cache
+    neurons   a hidden unit: incoming weights, bias and normalisation, outgoing weights; a weight
+              between two hidden layers is in the rows of both. Weights of no hidden unit (the last bias) are in no row.
     weights   a whole network
 
-Rows are read from the memory-mapped tokens of a cache, normalised as its batches are, padded with zeros to the longest.
-Everything rests on one integer map per layout: entry (u, e) names the weight that stands at place e of row u, or -1.
+Rows are read from the memory-mapped tokens of a cache, normalised like its batches and zero-padded to the longest.
+Each layout has an integer map: entry (u, e) is the index of the weight at position e of row u, or -1.
 """
 
 import itertools
@@ -29,11 +29,11 @@ Vectors = Float[np.ndarray, "networks weights"]
 
 
 class UnitMap(NamedTuple):
-    """How the weights of one layout lie in rows.
+    """Map from the weights of one layout to rows.
 
     Attributes:
-        weights: place in the flat vector of the weight at each entry (units, width), -1 for padding.
-        names: what each row is, such as `0.weight` for a unit of that tensor; rows of the same name hold weights of the
+        weights: index in the flat weight vector of each entry (units, width), -1 for padding.
+        names: name of each row, such as `0.weight` for a unit of that tensor; rows of the same name hold weights of the
             same tensors in the same order.
     """
 
@@ -47,7 +47,7 @@ class UnitMap(NamedTuple):
 
 
 class UnitBatch(NamedTuple):
-    """Some rows.
+    """A batch of rows.
 
     Attributes:
         values: weights on the scale of the normaliser, zero where `mask` is False.
@@ -59,10 +59,10 @@ class UnitBatch(NamedTuple):
 
 
 def unit_map(view: View, layout: Layout, tokenizer: Tokenizer, spec: PermutationSpec | None) -> UnitMap:
-    """Return the rows that a view makes of a layout.
+    """Return the rows of a layout under a view.
 
     Args:
-        view: see above.
+        view: see the module docstring.
         layout: of the networks.
         tokenizer: cuts tokens (view `tokens`).
         spec: hidden units of the layout (view `neurons`).
@@ -77,14 +77,14 @@ def unit_map(view: View, layout: Layout, tokenizer: Tokenizer, spec: Permutation
         return UnitMap(gather, tuple(_token_name(tokenizer, layout, int(first)) for first in gather[:, 0]))
     if spec is None or not spec.units:
         raise DataError(
-            "the hidden units of a layout are not known", where=f"layout {layout.identity}",
-            expected="an architecture that can be built again, with a hidden layer", fix="set sae.input to tokens",
+            "the hidden units of a layout are unknown", where=f"layout {layout.identity}",
+            expected="an architecture that can be rebuilt, with a hidden layer", fix="set sae.input to tokens",
         )  # fmt: skip
     return _neurons(layout, spec)
 
 
 def tensor_of(layout: Layout, weights: Int[np.ndarray, " width"]) -> list[tuple[str, slice]]:
-    """Return the tensors that the entries of one row come from, in order, with the entries of each."""
+    """Return the tensors of the entries of one row, in order, with the slice of each."""
     owners = np.where(weights >= 0, _owner(layout)[weights], -1)
     edges = np.flatnonzero(np.diff(owners, prepend=-2, append=-2))
     spans = [slice(start, end) for start, end in itertools.pairwise(edges.tolist())]
@@ -92,12 +92,12 @@ def tensor_of(layout: Layout, weights: Int[np.ndarray, " width"]) -> list[tuple[
 
 
 class Scatter:
-    """Puts rows of one layout together again; weights that several rows hold become their mean.
+    """Assembles weights from rows of one layout; weights held by several rows are averaged.
 
     Args:
         units: the rows.
         layout: of the networks.
-        normalizer: brings rows back to raw units.
+        normalizer: maps rows to raw units.
     """
 
     def __init__(self, units: UnitMap, layout: Layout, normalizer: Normalizer) -> None:
@@ -113,7 +113,7 @@ class Scatter:
 
         Args:
             values: rows of each network.
-            rest: raw weights for those that no row holds.
+            rest: raw weights; used for those that no row holds.
         """
         sums = torch.zeros(len(values), self.layout.size, dtype=torch.float64)
         sums.index_add_(1, torch.from_numpy(self.places), torch.from_numpy(values[:, self.mask].astype(np.float64)))
@@ -126,13 +126,13 @@ class UnitRows:
 
     Attributes:
         cache: of their tokens.
-        view: which part of a network a row is.
+        view: definition of a row.
         maps: rows of each layout, padded to `width`.
         width: entries per row.
-        normalizer: by whose scale entries are read.
+        normalizer: scales the entries.
         networks: zoo row of each network, in the order of the cache.
-        network: for each row, the place of its network in `networks`.
-        unit: for each row, its number within the network.
+        network: for each row, the index of its network in `networks`.
+        unit: for each row, its index within the network.
     """
 
     def __init__(self, cache: TokenCache, view: View, normalizer: Normalizer | None = None) -> None:
@@ -140,11 +140,11 @@ class UnitRows:
 
         Args:
             cache: of the tokens.
-            view: see the module.
-            normalizer: instead of that of the cache.
+            view: see the module docstring.
+            normalizer: replaces that of the cache.
 
         Raises:
-            DataError: if the view is `neurons` and the hidden units of a layout are not known.
+            DataError: if the view is `neurons` and the hidden units of a layout are unknown.
         """
         self.cache, self.view = cache, view
         self.normalizer = cache.normalizer if normalizer is None else normalizer
@@ -165,21 +165,21 @@ class UnitRows:
         return len(self.unit)
 
     def rows_of(self, split: str) -> Int[np.ndarray, " row"]:
-        """Return the numbers of the rows of a split, ascending."""
-        self.cache.indices(split)  # refuses an unknown one
+        """Return the row indices of a split, ascending."""
+        self.cache.indices(split)  # raises if unknown
         return np.flatnonzero((self._split == split)[self.network])
 
     def rows_of_networks(self, places: np.ndarray) -> Int[np.ndarray, " row"]:
-        """Return the rows of networks, given by their places in `networks`, network by network."""
+        """Return the rows of networks, given by index in `networks`, network by network."""
         return np.concatenate([np.arange(*self._spans[place]) for place in places])
 
     def places(self, zoo_rows: np.ndarray) -> Int[np.ndarray, " network"]:
-        """Return the places in `networks` of rows of the zoo."""
+        """Return the indices in `networks` of rows of the zoo."""
         order = np.argsort(self.networks)
         return order[np.searchsorted(self.networks[order], zoo_rows)]
 
     def names(self, rows: np.ndarray) -> np.ndarray:
-        """Return what each row is: a code of its layout and name, see `kinds`."""
+        """Return the kind of each row: a code of its layout and name, see `kinds`."""
         return self._kind[self._table[rows]]
 
     def batch(self, rows: Int[np.ndarray, " batch"]) -> UnitBatch:
@@ -191,7 +191,7 @@ class UnitRows:
         return UnitBatch(torch.from_numpy(values), torch.from_numpy(mask))
 
     def _tables(self) -> None:
-        """Stack the maps of all layouts, and number all rows."""
+        """Stack the maps of all layouts, and index all rows."""
         cache, first, starts, parts, kinds = self.cache, 0, {}, [], []
         self.kinds: list[tuple[str, str]] = []  # (layout identity, name of the row)
         for name, units in self.maps.items():
@@ -211,7 +211,7 @@ class UnitRows:
         self._flat = cache.stored.reshape(-1)
 
     def _part(self, layout: Layout, weights: np.ndarray) -> tuple[np.ndarray, ...]:
-        """Return where entries lie in the stored tokens of a network, which hold weights, their shift and scale."""
+        """Return the positions of entries in the stored tokens, which of them hold weights, and their shift and scale."""
         mask = weights >= 0
         places = np.where(mask, self.cache.tokenizer.template(layout).scatter[weights], 0)
         shift, scale = self.normalizer.statistics(layout)
@@ -234,12 +234,12 @@ def _token_name(tokenizer: Tokenizer, layout: Layout, first: int) -> str:
 
 
 def _owner(layout: Layout) -> Int[np.ndarray, " weights"]:
-    """Return the number of the tensor that each weight belongs to."""
+    """Return the tensor index of each weight."""
     return np.repeat(np.arange(len(layout.tensors)), [spec.size for spec in layout.tensors])
 
 
 def _neurons(layout: Layout, spec: PermutationSpec) -> UnitMap:
-    """Return one row per hidden unit: the entries of every tensor that belong to it, tensor by tensor."""
+    """Return one row per hidden unit: its entries in every tensor, tensor by tensor."""
     flat = layout.unflatten(torch.arange(layout.size, dtype=torch.float64))
     rows, names = [], []
     for group, units in spec.units.items():

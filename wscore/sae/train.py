@@ -1,4 +1,4 @@
-"""Recipe of the sparse dictionary: rows of weights or latents in, a sparse autoencoder out."""
+"""Trains the sparse dictionary: rows of weights or latents in, a sparse autoencoder out."""
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -30,41 +30,41 @@ Losses = dict[str, Tensor]
 Positive = Annotated[int, Meta(ge=1)]
 Hidden = Annotated[tuple[Positive, ...], Meta(max_length=1)]
 Weight = Annotated[float, Meta(ge=0)]
-PENALTY_WEIGHTS = {"l1": 0.1, "kl": 0.1, "hoyer": 1.0, "jumprelu": 1.0}  # what `sparsity_weight: 1` means
+PENALTY_WEIGHTS = {"l1": 0.1, "kl": 0.1, "hoyer": 1.0, "jumprelu": 1.0}  # penalty weights at `sparsity_weight: 1`
 AUX_WEIGHT = 1 / 32  # of the auxiliary loss
-AUX_K = 64  # dead latents that take part in it, per row
-CALIBRATION = 1 << 24  # most activations looked at for the inference threshold of batchtopk
-RESAMPLED = 4096  # training rows among which resampled latents look for a direction
-REVIVED_NORM = 0.2  # of a resampled encoder row, as a share of the others' (Bricken et al. 2023)
+AUX_K = 64  # dead latents used in it, per row
+CALIBRATION = 1 << 24  # maximum number of activations used to calibrate the inference threshold of batchtopk
+RESAMPLED = 4096  # training rows from which directions of resampled latents are drawn
+REVIVED_NORM = 0.2  # of a resampled encoder row, relative to the others (Bricken et al. 2023)
 
 
 class SaeConfig(Section):
     """Sparse dictionary (section `sae:`).
 
     Args:
-        input: what is taken apart: latents of networks, tokens, hidden units with all their weights, whole networks.
+        input: input rows: latents of networks, tokens, hidden units with all their weights, or whole networks.
         tied: whether the decoder is the encoder's transpose.
         latent_dim: atoms of the dictionary.
         encoder_hidden: width of the hidden layer of the encoder; empty for none.
-        decoder_hidden: likewise of the decoder; features can be explained and steered only without.
-        sparsity: how codes are made sparse.
-        k: active codes per row: kept by topk and batchtopk, aimed at by jumprelu.
-        target_rate: of the latents' activation (kl).
+        decoder_hidden: the same for the decoder; features can be explained and steered only without it.
+        sparsity: sparsity mechanism or penalty.
+        k: active codes per row: exact for topk and batchtopk, the target for jumprelu.
+        target_rate: target activation rate of the latents (kl).
         sparsity_weight: factor on the penalty of l1, kl, hoyer and jumprelu.
-        emphasis: power of the measured sensitivity by which squared errors of tensors count; 0 takes all for equal.
+        emphasis: exponent of the measured sensitivity that weights squared errors of tensors; 0 weights all equally.
         scaling: of the input, fitted on the training split and saved with the model.
-        dead: what is done about latents that stay silent.
-        dead_window: passes over the training rows without a code after which a latent counts as dead.
-        epochs: most passes over the training rows.
+        dead: treatment of dead latents.
+        dead_window: passes over the training rows without activation after which a latent counts as dead.
+        epochs: maximum number of passes over the training rows.
         batch_size: rows per step.
-        lr: highest learning rate of AdamW.
+        lr: peak learning rate of AdamW.
         weight_decay: decoupled weight decay of AdamW.
         schedule: decay of the learning rate after the warm-up.
-        warmup: share of the steps in which the rate rises.
-        clip_norm: largest norm of the gradient; null = no limit.
+        warmup: fraction of the steps with linear warm-up.
+        clip_norm: maximum gradient norm; null = no clipping.
         patience: epochs without improvement before training stops.
         precision: of the forward pass; penalties are computed in float32.
-        seed: of the initial weights and the order of the batches.
+        seed: for initial weights and batch order.
     """
 
     input: Input
@@ -101,17 +101,17 @@ class SaeConfig(Section):
 
     @property
     def penalty_weight(self) -> float:
-        """Weight of the penalty in the loss, 0 for sparsities that have none."""
+        """Weight of the penalty in the loss, 0 for sparsities without penalty."""
         return self.sparsity_weight * PENALTY_WEIGHTS.get(self.sparsity, 0.0)
 
 
 class TrainedSae(NamedTuple):
-    """A trained dictionary and how it came about.
+    """A trained dictionary and its training history.
 
     Attributes:
         model: in evaluation mode, with the weights of its best epoch.
         history: one row per epoch.
-        figures: what is worth knowing about it, as floats.
+        figures: metrics, as floats.
     """
 
     model: Model
@@ -119,7 +119,7 @@ class TrainedSae(NamedTuple):
     figures: dict[str, float]
 
     def summary(self) -> str:
-        """Return one line for the user."""
+        """Return a one-line summary."""
         found = self.figures
         return (
             f"best epoch {self.history.best_epoch} of {found['epochs']:.0f}, validation: {found['validation_l0']:.1f} of "
@@ -129,7 +129,7 @@ class TrainedSae(NamedTuple):
 
 
 class SparseTrainingModule(nn.Module):
-    """The model, and for how many training rows each latent has been silent."""
+    """The model, with the number of training rows since each latent was last active."""
 
     silent: Tensor
 
@@ -139,19 +139,19 @@ class SparseTrainingModule(nn.Module):
         self.register_buffer("silent", torch.zeros(model.config.latent_dim))
 
     def forward(self, batch: UnitBatch) -> Tensor:
-        """Return rebuilt rows."""
+        """Return reconstructed rows."""
         return self.model(batch.values, batch.mask)
 
     @torch.no_grad()
     def watch(self, codes: Tensor) -> None:
-        """Note which latents were active in a training batch."""
+        """Record which latents were active in a training batch."""
         self.silent.add_(len(codes)).mul_(~(codes > 0).any(dim=0))
 
 
 Penalty = Callable[[Model, Tensor, Tensor, SaeConfig], Tensor]
 Objective = Callable[[SparseTrainingModule, UnitBatch], Losses]
 
-#: Penalty of model, pre-activations and codes; sparsities without an entry have none.
+#: Penalty as a function of model, pre-activations and codes; sparsities without an entry have none.
 PENALTIES: Mapping[str, Penalty] = {
     "l1": lambda model, values, codes, config: l1_sparsity_loss(codes, reduction="sum"),  # noqa: ARG005
     "kl": lambda model, values, codes, config: kl_divergence_sparsity_loss(  # noqa: ARG005
@@ -165,11 +165,11 @@ PENALTIES: Mapping[str, Penalty] = {
 def train_sae(
     rows: NetworkRows, config: SaeConfig, *, callbacks: Sequence[Callback] = (), resume: Path | None = None
 ) -> TrainedSae:
-    """Return a dictionary trained on the rows of the training split, the epoch with the lowest validation loss.
+    """Return a dictionary trained on the training split, from the epoch with the lowest validation loss.
 
     Raises:
-        TrainingError: if a row or a loss is not finite, all columns are constant, or no latent is alive in the end.
-        ConfigError: if the device is missing.
+        TrainingError: if a row or a loss is not finite, all columns are constant, or all latents are dead at the end.
+        ConfigError: if the device is not available.
     """
     train, validation = rows.rows_of("train"), rows.rows_of("validation")
     scaler = fit_scaler(rows, train, config.scaling)
@@ -190,7 +190,7 @@ def train_sae(
 
 
 def build_sae(config: SaeConfig, width: int, scaler: Scaler) -> Model:
-    """Return the untrained model of a section for rows of this width, with the scaling of its input."""
+    """Return the untrained model of a section for rows of this width, with its input scaling."""
     kind = TiedWeightSparseAutoencoder if config.tied else SparseAutoencoder
     activation = config.sparsity if config.sparsity in ("topk", "batchtopk", "jumprelu") else "relu"
     with torch.random.fork_rng(devices=[]):
@@ -206,13 +206,13 @@ def build_sae(config: SaeConfig, width: int, scaler: Scaler) -> Model:
 def sae_objective(config: SaeConfig, *, spread: float, rows: int) -> Objective:
     """Return the loss: reconstruction + weight x penalty, and in training the auxiliary loss of dead latents.
 
-    reconstruction = sum |u - u^|^2 / (B spread) over valid entries: the share of the variance of the training rows that
-    is not explained. All parts are logged, along with `l0` and the share of `dead` latents.
+    reconstruction = sum |u - u^|^2 / (B spread) over valid entries: the fraction of unexplained variance of the
+    training rows. All parts are logged, along with `l0` and the share of `dead` latents.
 
     Args:
         config: of the dictionary.
         spread: mean of |u|^2 over the training rows.
-        rows: count of training rows, which the window of dead latents is counted in.
+        rows: number of training rows, the unit of the dead-latent window.
     """
     penalty, weight, window = PENALTIES.get(config.sparsity), config.penalty_weight, config.dead_window * rows
 
@@ -239,16 +239,16 @@ def sae_objective(config: SaeConfig, *, spread: float, rows: int) -> Objective:
 
 
 def auxiliary_loss(model: Model, values: Tensor, dead: Tensor, error: Tensor, mask: Tensor, k: int) -> Tensor:
-    """Return how much of what the live latents missed the k best dead latents leave unexplained, as a share.
+    """Return the fraction of the reconstruction error left unexplained by the k most activated dead latents.
 
-    |e - e^|^2 / |e|^2, where e is the error without gradient and e^ what the dead latents with the largest pre-activations
-    decode to, without the bias (Gao et al. 2024, "Scaling and evaluating sparse autoencoders", A.2, without its flaw that
-    a latent whose pre-activation is negative everywhere gets no gradient: here the ReLU passes it straight on).
+    |e - e^|^2 / |e|^2, where e is the detached error and e^ the decoding of the dead latents with the largest
+    pre-activations, without the bias (Gao et al. 2024, "Scaling and evaluating sparse autoencoders", A.2, without its flaw that
+    a latent whose pre-activation is negative everywhere gets no gradient: here a straight-through ReLU is used).
 
     Args:
         model: with the latents.
         values: pre-activations (B, L).
-        dead: which latents are dead (L,).
+        dead: mask of the dead latents (L,).
         error: e (B, D) in scaled units, zero at padding.
         mask: False at padding (B, D).
         k: latents per row.
@@ -262,15 +262,15 @@ def auxiliary_loss(model: Model, values: Tensor, dead: Tensor, error: Tensor, ma
 
 
 class Resample(Callback):
-    """Gives dead latents a new start: the direction of a training row that is rebuilt badly (Bricken et al. 2023).
+    """Re-initialises dead latents to directions of poorly reconstructed training rows (Bricken et al. 2023).
 
     A row is drawn with a probability proportional to its squared loss; its scaled input becomes the atom and, at a fifth
-    of the usual norm, the encoder row; the bias and both moments of AdamW become zero.
+    of the usual norm, the encoder row; the bias and both AdamW moments are set to zero.
 
     Args:
         rows: source.
         chosen: training rows.
-        config: of the dictionary; its window says how often.
+        config: of the dictionary; its window sets the interval.
     """
 
     def __init__(self, rows: NetworkRows, chosen: np.ndarray, config: SaeConfig) -> None:
@@ -288,7 +288,7 @@ class Resample(Callback):
 
     @torch.no_grad()
     def revive(self, trainee: SparseTrainingModule, dead: Tensor, state: TrainingState) -> None:
-        """Set the weights of dead latents, and the optimizer's moments of them."""
+        """Reset the weights of dead latents and their optimizer moments."""
         model = trainee.model
         directions = self.directions(model, len(dead), derive_seed(self.config.seed, "resample", state.epoch))
         if isinstance(model, SparseAutoencoder):
@@ -307,7 +307,7 @@ class Resample(Callback):
         trainee.silent[dead] = 0
 
     def directions(self, model: Model, count: int, seed: int) -> Tensor:
-        """Return unit vectors of badly rebuilt training rows."""
+        """Return unit vectors of poorly reconstructed training rows."""
         generator = torch.Generator().manual_seed(seed)
         order = torch.randperm(len(self.chosen), generator=generator)[:RESAMPLED]
         batch = self.rows.batch(self.chosen[order.numpy()])
@@ -322,9 +322,9 @@ class Resample(Callback):
 
 @torch.no_grad()
 def calibrate_threshold(model: Model, rows: NetworkRows, chosen: np.ndarray) -> None:
-    """Set the inference threshold of `batchtopk`, so that training rows have k active codes in the mean.
+    """Set the inference threshold of `batchtopk`, so that training rows have k active codes on average.
 
-    Evenly spaced training rows are looked at, as many as `CALIBRATION` activations allow.
+    Uses evenly spaced training rows, as many as `CALIBRATION` activations allow.
     """
     count = max(1, CALIBRATION // model.config.latent_dim)
     part = chosen[:: -(-len(chosen) // count)]
@@ -342,12 +342,12 @@ def calibrate_threshold(model: Model, rows: NetworkRows, chosen: np.ndarray) -> 
 
 @torch.no_grad()
 def sae_metrics(model: Model, rows: NetworkRows, scaler: Scaler, history: History) -> dict[str, float]:
-    """Return size, length of training, and on the validation split L0 and the share of unexplained variance (FVU).
+    """Return model size, training length, and L0 and FVU (fraction of variance unexplained) on the validation split.
 
-    `dead_fraction` is the share of the latents that are silent on every training row.
+    `dead_fraction` is the fraction of latents inactive on every training row.
 
     Raises:
-        TrainingError: if all are.
+        TrainingError: if all latents are dead.
     """
     fired = torch.zeros(model.config.latent_dim, dtype=torch.bool)
     for _, batch in stream(rows, rows.rows_of("train")):

@@ -1,4 +1,4 @@
-"""Batches: what the training loop iterates over, in an order that is a pure function of (seed, epoch)."""
+"""Batches for the training loop, in an order that is a pure function of (seed, epoch)."""
 
 import hashlib
 import math
@@ -31,17 +31,17 @@ class TensorBatches:
     Args:
         tensors: tensors with the same number of items along the first axis.
         batch_size: items per batch.
-        seed: with the epoch number it decides the order.
-        shuffle: whether each epoch has a new order; else it is the given one.
+        seed: determines the order, together with the epoch number.
+        shuffle: whether to reshuffle every epoch.
 
     Raises:
-        TrainingError: if there is no item, or the tensors disagree in their number of items.
+        TrainingError: if there are no items, or the tensors differ in their number of items.
     """
 
     def __init__(self, *tensors: Shaped[Tensor, "..."], batch_size: int, seed: int = 0, shuffle: bool = True) -> None:
         counts = {len(tensor) for tensor in tensors}
         if len(counts) != 1 or 0 in counts:
-            raise TrainingError("cannot make batches", expected="tensors with equally many items", got=sorted(counts))
+            raise TrainingError("cannot make batches", expected="tensors with the same number of items", got=sorted(counts))
         self.tensors = tensors
         self.items = counts.pop()
         self.batch_size = batch_size
@@ -61,11 +61,11 @@ class TensorBatches:
 
 
 def permutation(count: int, seed: int, epoch: int) -> Int[Tensor, " count"]:
-    """Return an order of `count` items that depends on nothing but the seed and the epoch number."""
+    """Return an order of `count` items that depends only on the seed and the epoch number."""
     generator = torch.Generator().manual_seed(derive_seed(seed, "order", epoch))
     return torch.randperm(count, generator=generator)
 
 
 def derive_seed(*parts: int | str) -> int:
-    """Return a seed of 32 bits made from several numbers or words, unrelated for unlike parts."""
+    """Hash several numbers or strings to a 32-bit seed."""
     return int.from_bytes(hashlib.sha256("/".join(map(str, parts)).encode()).digest()[:4], "little")

@@ -1,4 +1,4 @@
-"""Small things that happen around a training: before it, after each step, after each epoch, at its end."""
+"""Callbacks of the training loop: before training, after each step, after each epoch, at the end."""
 
 import os
 import time
@@ -19,7 +19,7 @@ RESUME_SECONDS = float(os.environ.get("WSCORE_CHECKPOINT_SECONDS", "10"))
 
 @runtime_checkable
 class Callback(Protocol):
-    """What the training loop calls; a subclass overrides what it needs."""
+    """Hooks called by the training loop; subclasses override what they need."""
 
     def on_start(self, state: TrainingState) -> None:
         """Before the first epoch, or before the next one if the training is resumed."""
@@ -28,14 +28,14 @@ class Callback(Protocol):
         """After each optimizer step."""
 
     def on_epoch(self, state: TrainingState) -> None:
-        """After each epoch and its validation; `state.history.rows[-1]` holds its figures."""
+        """After each epoch and its validation; `state.history.rows[-1]` holds its metrics."""
 
     def on_end(self, state: TrainingState) -> None:
-        """At the end, also of a training that failed."""
+        """At the end, also if training failed."""
 
 
 class BestCheckpoint(Callback):
-    """Keeps a copy of the weights of the best epoch in the computer's memory."""
+    """Keeps a copy of the weights of the best epoch in CPU memory."""
 
     def on_epoch(self, state: TrainingState) -> None:
         """Copy the weights if this epoch is the best so far."""
@@ -50,13 +50,13 @@ class EarlyStopping(Callback):
         self.patience = patience
 
     def on_epoch(self, state: TrainingState) -> None:
-        """Ask for the end when the best epoch is too long ago."""
+        """Stop when the best epoch is too long ago."""
         if state.epoch - state.history.best_epoch >= self.patience:
             state.stop = True
 
 
 class PostStep(Callback):
-    """Changes the model after each optimizer step, for example to give the rows of a matrix unit norm."""
+    """Changes the model after each optimizer step, for example to normalise the rows of a matrix."""
 
     def __init__(self, change: Callable[[nn.Module], object]) -> None:
         self.change = change
@@ -67,7 +67,7 @@ class PostStep(Callback):
 
 
 class TrackerLogger(Callback):
-    """Logs each epoch's figures to the stage's run; a resumed training logs its earlier epochs too."""
+    """Logs the metrics of each epoch to the stage's run; on resuming, earlier epochs are logged too."""
 
     def __init__(self, tracker: Tracker) -> None:
         self.tracker = tracker
@@ -82,12 +82,12 @@ class TrackerLogger(Callback):
         self.tracker.log_metrics(_figures(state.history.rows[-1]), step=state.epoch)
 
     def on_end(self, state: TrainingState) -> None:
-        """Log which epoch was the best."""
+        """Log the best epoch."""
         self.tracker.log_metrics({"best_epoch": state.history.best_epoch})
 
 
 class TensorBoard(Callback):
-    """Writes each epoch's figures for TensorBoard; in the same folder the next training replaces the curves."""
+    """Writes the metrics of each epoch for TensorBoard; the next training in the same folder replaces the curves."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -113,40 +113,40 @@ class TensorBoard(Callback):
 
 
 class Progress(Callback):
-    """A progress bar with the last epoch's figures, on terminals only."""
+    """A progress bar with the metrics of the last epoch, on terminals only."""
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.bar: Any = None
 
     def on_start(self, state: TrainingState) -> None:
-        """Draw the bar."""
+        """Open the bar."""
         from tqdm.auto import tqdm
 
         hidden = None if state.main else True  # None: hidden unless it is a terminal
         self.bar = tqdm(desc=self.name, total=state.total_steps, initial=state.step, unit="step", disable=hidden)
 
     def on_step(self, state: TrainingState) -> None:  # noqa: ARG002
-        """Move the bar."""
+        """Advance the bar."""
         self.bar.update()
 
     def on_epoch(self, state: TrainingState) -> None:
-        """Show the epoch's figures."""
+        """Show the metrics of the epoch."""
         row = state.history.rows[-1]
         self.bar.set_postfix({"epoch": state.epoch, state.history.monitor: f"{row[state.history.monitor]:.4g}"})
 
     def on_end(self, state: TrainingState) -> None:  # noqa: ARG002
-        """Leave the bar as it is."""
+        """Close the bar."""
         if self.bar is not None:
             self.bar.close()
 
 
 class Resume(Callback):
-    """Writes the whole state between epochs, so that a killed training goes on and ends with the very same weights.
+    """Saves the full state between epochs, so that a killed training resumes and ends with exactly the same weights.
 
     Args:
         folder: see `resume_folder`; not a DVC output.
-        seconds: least time between two writes; what is lost at a kill is at most this and one epoch.
+        seconds: minimum time between two writes; a kill loses at most this time plus one epoch.
     """
 
     def __init__(self, folder: Path, seconds: float | int = RESUME_SECONDS) -> None:
@@ -155,7 +155,7 @@ class Resume(Callback):
         self.written = time.monotonic()
 
     def load(self, state: TrainingState) -> bool:
-        """Set the state to the one left behind, if there is one that fits; return whether there was."""
+        """Restore the saved state if there is a matching one; return whether there was."""
         return restore_training(self.path, state)
 
     def on_epoch(self, state: TrainingState) -> None:
@@ -165,7 +165,7 @@ class Resume(Callback):
             self.written = time.monotonic()
 
     def remove(self, state: TrainingState) -> None:
-        """Forget the state of a training that is done."""
+        """Delete the state of a completed training."""
         if state.main:
             self.path.unlink(missing_ok=True)
             if self.path.parent.is_dir() and not any(self.path.parent.iterdir()):
@@ -173,7 +173,7 @@ class Resume(Callback):
 
 
 def resume_folder(stage: str, *identity: str) -> Path:
-    """Return the checkpoint folder of a stage for these params and data (texts or hashes that decide the result)."""
+    """Return the checkpoint folder of a stage for these params and data (strings or hashes that determine the result)."""
     return CHECKPOINTS / stage / content_hash(*identity)
 
 

@@ -1,4 +1,4 @@
-"""Where and how tensors are computed: device, precision and processes, on accelerate."""
+"""Device, precision and distributed processes of a training, based on accelerate."""
 
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
@@ -19,14 +19,14 @@ class Engine:
     """The device and precision of one training, in one process or as one of several started by torchrun.
 
     The model is not wrapped: losses may call any of its parts. Several processes share each batch and sum their
-    gradients, so that a training has the same effective batch on any number of them.
+    gradients, so that the effective batch does not depend on their number.
 
     Args:
-        device: `auto` takes the accelerator if there is one.
+        device: `auto` uses the accelerator if there is one.
         precision: of the forward pass; parameters stay float32.
 
     Raises:
-        ConfigError: if the machine lacks the device, or the device does not know the precision.
+        ConfigError: if the machine lacks the device, or the device does not support the precision.
     """
 
     def __init__(self, device: Device, precision: Precision) -> None:
@@ -48,10 +48,10 @@ class Engine:
         return batch if self.device.type == "cpu" else send_to_device(batch, self.device)
 
     def share(self, batch: Any, count: int) -> tuple[Any, float]:
-        """Return this process's part of a batch of `count` items and how many items it stands for.
+        """Return this process's part of a batch of `count` items and the number of items it counts for.
 
         Parts are contiguous and differ by one item at most. A batch with fewer than two items per process is computed
-        whole by every process, because some losses need pairs; then it stands for an equal share of the items.
+        whole by every process, because some losses need pairs; it then counts for an equal share of the items.
         """
         if self.processes == 1:
             return batch, float(count)
@@ -85,7 +85,7 @@ class Engine:
             self.scaler.update()
 
     def synchronize(self, tensors: list[Tensor]) -> None:
-        """Give every process the first one's values."""
+        """Broadcast the tensors of the first process."""
         if self.processes > 1:
             for tensor in tensors:
                 torch.distributed.broadcast(tensor.data, src=0)

@@ -1,4 +1,4 @@
-"""What a training measured: one row per epoch."""
+"""Training history: one row of metrics per epoch."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ Row = dict[str, float | int]
 
 
 class History:
-    """Rows of figures, one per epoch.
+    """Metrics, one row per epoch.
 
     Args:
         monitor: column whose lowest value marks the best epoch (`validation_loss`).
@@ -36,7 +36,7 @@ class History:
         return min(self.rows, key=lambda row: row[self.monitor])
 
     def columns(self) -> dict[str, list[float | int]]:
-        """Return the figures by column."""
+        """Return the metrics by column."""
         return {name: [row[name] for row in self.rows] for name in self.rows[0]} if self.rows else {}
 
     def to_csv(self, path: Path) -> None:

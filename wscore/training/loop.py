@@ -1,4 +1,4 @@
-"""The training loop of every model of this project. It knows no model: a recipe hands over model, batches and loss."""
+"""Generic training loop, independent of the model: takes a module, batches and a loss function."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -22,7 +22,7 @@ __all__ = ["Batches", "FitConfig", "History", "TensorBatches", "fit"]
 
 Loss = Callable[[Any, Any], Mapping[str, Tensor]]
 Groups = Callable[[Any], list[dict[str, Any]]]
-CHECK_EVERY = 32  # batches between two looks at the loss, each of which waits for a GPU
+CHECK_EVERY = 32  # batches between two checks of the loss, each of which synchronises with the GPU
 
 
 def fit(
@@ -37,28 +37,28 @@ def fit(
     resume: Path | Resume | None = None,
     groups: Groups | None = None,
 ) -> History:
-    """Train a model in place with AdamW; it ends with the weights of its best epoch, in eval mode, on its first device.
+    """Train a model in place with AdamW; it ends with the weights of its best epoch, in eval mode, on its original device.
 
     The result is a pure function of the arguments on one machine: each epoch seeds torch's global generators from the
-    seed and its number (losses draw from these and nothing else); the caller's generators are left as they were.
+    seed and its number (losses draw from these only); the state of the caller's generators is restored.
 
     Args:
         model: the module to train; any of its parts may be used by the loss.
         train: batches of the training split.
         validation: batches of the validation split, in eval mode without gradients; None monitors the training loss.
         loss: scalars of a batch, means over its items; `loss` is minimised, the others are only logged.
-        config: how to train.
-        monitor: which of these scalars, lower is better, decides about the best epoch.
+        config: training settings.
+        monitor: scalar that determines the best epoch; lower is better.
         callbacks: called in this order.
         resume: folder for the state of an interrupted training, removed at the end.
-        groups: AdamW's parameter groups of a model, each with an optional `lr_factor`; all parameters alike if None.
+        groups: AdamW's parameter groups of a model, each with an optional `lr_factor`; all parameters equally if None.
 
     Returns:
         One row per epoch.
 
     Raises:
         TrainingError: if there is no batch or a loss is not finite.
-        ConfigError: if the device is missing or does not know the precision.
+        ConfigError: if the device is missing or does not support the precision.
     """
     engine = Engine(load_machine().device, config.precision)
     home = next(model.parameters()).device
@@ -167,7 +167,7 @@ class _Trainer:
             group["lr"] = config.lr * share * group["lr_factor"]
 
     def validate(self, state: TrainingState, batches: Batches) -> dict[str, float]:
-        """Return the mean of each scalar over the validation split; random losses draw the same in every epoch."""
+        """Return the mean of each scalar over the validation split; random losses use the same draws in every epoch."""
         torch.manual_seed(derive_seed(self.config.seed, "validation"))
         self.engine.synchronize(list(self.model.buffers()))
         self.model.eval()
@@ -180,7 +180,7 @@ class _Trainer:
 
 
 class _Means:
-    """Means of scalars over the items of an epoch; they stay on the device until they are looked at."""
+    """Means of scalars over the items of an epoch; kept on the device until they are read."""
 
     def __init__(self, engine: Engine, where: str) -> None:
         self.engine = engine
@@ -197,7 +197,7 @@ class _Means:
             self.check()
 
     def check(self) -> None:
-        """Refuse a loss that is not finite."""
+        """Raise if a loss is not finite."""
         if self.checked == len(self.items):
             return
         losses = torch.stack(self.values["loss"][self.checked :])

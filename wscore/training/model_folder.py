@@ -1,16 +1,16 @@
-"""A model on disk: one self-describing folder that rebuilds itself.
+"""Saves and loads models as self-describing folders.
 
     folder/
       config.json         {"format": 1, "class": "MlpEncoder", "config": {...}, "sha256": "...", "tied": {...}, ...}
       model.safetensors   the state dict; tensors that share memory are stored once
 
-A model class takes part by being decorated with `@register` and built by `cls(config)`, or by `cls.from_config(config)`
-where its constructor takes something handier; `config` is annotated by its `Section` and kept as `.config`. Nothing is
-pickled and no shape is guessed from tensors.
+A model class is decorated with `@register` and built by `cls(config)`, or by `cls.from_config(config)` if its
+constructor has other arguments; `config` is annotated by its `Section` and kept as `.config`. Nothing is pickled and no
+shape is inferred from tensors.
 
-A class whose configuration has changed since the first release says so by a class attribute `folder_format` of 2 or more,
-and turns older configurations into new ones by a static method `upgraded(config, format)`. Those for which it returns None are
-refused, and all of them without that method.
+A class whose configuration has changed since the first release has a class attribute `folder_format` of 2 or more, and
+converts older configurations with a static method `upgraded(config, format)`. Older folders are rejected if it returns
+None or does not exist.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ from wscore.config import Section, convert, to_plain
 from wscore.errors import ConfigError, DataError, ModelError
 from wscore.io import read_json, read_tensors, write_json, write_tensors
 
-FORMAT = 1  # of classes that don't say otherwise
+FORMAT = 1  # default of classes
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 RESERVED = ("format", "class", "config", "sha256", "tied")
 MODELS: dict[str, type[nn.Module]] = {}
@@ -49,7 +49,7 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def register(model: type[M]) -> type[M]:
-    """Return a model class unchanged, after entering it in `MODELS` under its name."""
+    """Register a model class in `MODELS` under its name; return it unchanged."""
     taken = MODELS.get(model.__name__, model)
     assert taken.__module__ == model.__module__, f"two models are called {model.__name__}"
     config_class(model)
@@ -67,12 +67,12 @@ def config_class(model: type[nn.Module]) -> type[Section]:
 
 
 def save_model(folder: Path, model: nn.Module, *, extra: Mapping[str, Any] | None = None) -> None:
-    """Write a model as config.json and model.safetensors; other files of the folder stay.
+    """Write a model as config.json and model.safetensors; other files in the folder are kept.
 
     Args:
-        folder: made if missing.
+        folder: created if missing.
         model: of a registered class, with its configuration in `.config`.
-        extra: more keys of config.json, plain data; none of `RESERVED`.
+        extra: further keys of config.json, plain data; none of `RESERVED`.
 
     Raises:
         ModelError: if the class is not registered or an extra key is reserved.
@@ -104,8 +104,8 @@ def load_model(folder: Path, kind: type[M] = nn.Module) -> M:
         kind: class (or base class) that the model must have.
 
     Raises:
-        ModelError: if a file is missing, altered or unreadable, the format or class is unknown or not as asked for, or
-            the configuration and the weights don't fit each other.
+        ModelError: if a file is missing, altered or unreadable, the format or class is unknown or unexpected, or the
+            configuration and the weights do not match.
     """
     content = read_model_config(folder)
     found = find_model(content["class"], where=Path(folder) / CONFIG)
@@ -115,7 +115,7 @@ def load_model(folder: Path, kind: type[M] = nn.Module) -> M:
     try:
         config = convert(plain, config_class(found), where=f"{Path(folder) / CONFIG}: config")
     except ConfigError as error:
-        raise ModelError(f"configuration does not fit its class: {error}", where=folder) from error
+        raise ModelError(f"configuration does not match its class: {error}", where=folder) from error
     model = getattr(found, "from_config", found)(config)
     _fill(model, _read_weights(Path(folder), content), where=folder)
     return model.eval()
@@ -129,7 +129,7 @@ def read_model_config(folder: Path) -> dict[str, Any]:
     """
     path = Path(folder) / CONFIG
     if not path.is_file():
-        raise ModelError("no model here: config.json is missing", where=folder, fix="run the stage that makes it")
+        raise ModelError("no model here: config.json is missing", where=folder, fix="run the stage that produces it")
     try:
         content = read_json(path)
     except DataError as error:
@@ -143,12 +143,12 @@ def read_model_config(folder: Path) -> dict[str, Any]:
 
 
 def format_of(model: type[nn.Module]) -> int:
-    """Return the format in which folders of a model class are written now."""
+    """Return the current folder format of a model class."""
     return getattr(model, "folder_format", FORMAT)
 
 
 def _current(content: Mapping[str, Any], model: type[nn.Module], *, where: Path) -> Any:
-    """Return the configuration in a folder as the class has it now."""
+    """Return the configuration in a folder, upgraded to the current format."""
     found, newest = content["format"], format_of(model)
     if found > newest:
         raise ModelError("unknown format", where=where, expected=f"at most {newest}", got=found, fix="update wscore")
@@ -157,13 +157,13 @@ def _current(content: Mapping[str, Any], model: type[nn.Module], *, where: Path)
     upgraded = getattr(model, "upgraded", None)
     plain = None if upgraded is None else upgraded(content["config"], found)
     if plain is None:
-        fix = "make the model again with this version of wscore"
+        fix = "recreate the model with this version of wscore"
         raise ModelError("is of an older format", where=where, expected=newest, got=found, fix=fix)
     return plain
 
 
 def find_model(name: str, *, where: object = None) -> type[nn.Module]:
-    """Return the registered class of a name; its module is imported if it was not.
+    """Return the registered class of a name; its module is imported if necessary.
 
     Raises:
         ModelError: if no class has this name.
@@ -177,7 +177,7 @@ def find_model(name: str, *, where: object = None) -> type[nn.Module]:
 
 
 def _untie(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Return each piece of memory once, and for every other name of it the name under which it is kept."""
+    """Return each tensor storage once, and a map from tied names to the name under which it is stored."""
     kept: dict[str, Tensor] = {}
     tied: dict[str, str] = {}
     names: dict[tuple[Any, ...], str] = {}
@@ -195,10 +195,10 @@ def _untie(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, st
 def _read_weights(folder: Path, content: Mapping[str, Any]) -> dict[str, Tensor]:
     path = folder / WEIGHTS
     if not path.is_file():
-        raise ModelError("model.safetensors is missing", where=folder, fix="run the stage that makes it")
+        raise ModelError("model.safetensors is missing", where=folder, fix="run the stage that produces it")
     if _digest(path) != content["sha256"]:
         raise ModelError(
-            "is not the file that config.json was written for", where=path, fix="make or fetch the model again"
+            "does not match the checksum in config.json", where=path, fix="recreate or download the model again"
         )
     try:
         tensors = read_tensors(path)
@@ -212,7 +212,7 @@ def _fill(model: nn.Module, tensors: Mapping[str, Tensor], *, where: object) -> 
         model.load_state_dict(tensors)
     except RuntimeError as error:
         raise ModelError(
-            "weights do not fit the configuration", where=where, got=" ".join(str(error).split())
+            "weights do not match the configuration", where=where, got=" ".join(str(error).split())
         ) from error
 
 

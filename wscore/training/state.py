@@ -1,4 +1,4 @@
-"""What a training is at one moment, and how it is written to a file and read again."""
+"""Training configuration and state, with saving and restoring of the state."""
 
 import json
 import warnings
@@ -20,19 +20,19 @@ from wscore.training.schedule import Schedule
 
 
 class FitConfig(Section):
-    """How a model is trained; every trained model's section holds these under the same names.
+    """Training settings; every trained model's section has these fields under the same names.
 
     Attributes:
-        epochs: most passes over the training data.
-        lr: highest learning rate of AdamW.
+        epochs: maximum number of passes over the training data.
+        lr: peak learning rate of AdamW.
         weight_decay: decoupled weight decay of AdamW.
         schedule: decay of the learning rate after the warm-up.
-        warmup: share of the steps in which the rate rises.
-        clip_norm: largest Euclidean norm of all gradients together; null = no limit.
+        warmup: fraction of the steps with linear warm-up.
+        clip_norm: maximum global Euclidean gradient norm; null = no clipping.
         accumulate: batches per optimizer step.
         patience: epochs without a new lowest monitored value before training stops.
         precision: of the forward pass.
-        seed: of everything random while training; the model's initial weights are the caller's.
+        seed: for everything random during training; the initial weights are up to the caller.
     """
 
     epochs: Annotated[int, Meta(ge=1)]
@@ -55,19 +55,19 @@ class FitConfig(Section):
 
 @dataclass(kw_only=True)
 class TrainingState:
-    """What callbacks see and change.
+    """Training state that callbacks read and modify.
 
     Attributes:
-        model: the model being trained, not wrapped.
+        model: the model being trained, unwrapped.
         optimizer: its optimizer.
-        config: how it is trained.
-        history: figures of the epochs done.
+        config: training settings.
+        history: metrics of the completed epochs.
         total_steps: optimizer steps in the whole training.
         main: whether this process writes files and logs (only the first one does under torchrun).
         scaler: loss scaler of fp16.
-        epoch: number of the epoch going on or just done, 0 before the first.
-        step: optimizer steps done.
-        stop: set to end the training after this epoch.
+        epoch: number of the current or just completed epoch, 0 before the first.
+        step: completed optimizer steps.
+        stop: set to stop after this epoch.
         best: weights of the best epoch, on the CPU.
     """
 
@@ -87,8 +87,8 @@ class TrainingState:
 def write_state(path: Path, state: TrainingState) -> None:
     """Write a training between two epochs as one safetensors file, atomically.
 
-    Random generators need no place in it: each epoch seeds them from the configured seed and its number, and the
-    learning rate is a function of the step.
+    Random generators need not be stored: each epoch seeds them from the configured seed and its number, and the learning
+    rate is a function of the step.
     """
     tensors = {f"model/{name}": tensor.clone() for name, tensor in state.model.state_dict().items()}
     tensors |= {f"best/{name}": tensor for name, tensor in state.best.items()}
@@ -102,7 +102,7 @@ def write_state(path: Path, state: TrainingState) -> None:
 
 
 def restore_training(path: Path, state: TrainingState) -> bool:
-    """Set a fresh training to the one in the file; return whether there was one that fits, warn if it does not fit."""
+    """Restore the state from a file; return whether a matching one was found, and warn about one that does not match."""
     if not path.is_file():
         return False
     try:

@@ -1,4 +1,4 @@
-"""Autoencoder of tokenized networks: an encoder and a decoder that are saved, loaded and used each on its own."""
+"""Autoencoder of tokenized networks: encoder and decoder can be saved, loaded and used separately."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,7 +20,7 @@ from wscore.tokens.batch import TokenBatch
 from wscore.tokens.cache import Items, TokenCache
 from wscore.training.model_folder import load_model, read_model_config, register, save_model
 
-LEADING = 512  # principal directions that heads read, the first ones
+LEADING = 512  # number of leading principal directions used by heads
 
 
 class Sides(NamedTuple):
@@ -30,7 +30,7 @@ class Sides(NamedTuple):
     decoder: type[nn.Module]
 
 
-#: One entry per value of `ae.arch`: the configuration class says which.
+#: One entry per value of `ae.arch`, selected by the configuration class.
 ARCHITECTURES: Mapping[type[Section], Sides] = {
     MlpConfig: Sides(MlpEncoder, MlpDecoder),
     TransformerConfig: Sides(TransformerEncoder, TransformerDecoder),
@@ -43,7 +43,7 @@ class AutoencoderConfig(Section):
 
     Args:
         network: nonlinear part.
-        linear: linear part beside it, or none.
+        linear: parallel linear path, or none.
     """
 
     network: MlpConfig | TransformerConfig | VaeConfig
@@ -51,12 +51,12 @@ class AutoencoderConfig(Section):
 
 
 class Reconstruction(NamedTuple):
-    """What an autoencoder makes of a batch.
+    """Output of an autoencoder for a batch.
 
     Attributes:
         latent: one vector per sequence.
-        tokens: normalised tokens, zero where there is padding.
-        posterior: of the latents; None where the encoder has none.
+        tokens: normalised reconstructed tokens, zero at padding.
+        posterior: of the latents; None for a deterministic encoder.
     """
 
     latent: Float[Tensor, "batch latent"]
@@ -66,10 +66,10 @@ class Reconstruction(NamedTuple):
 
 @register
 class Encoder(nn.Module):
-    """z = linear(x) + network(x). With a linear path the network starts at zero, so that z starts as its projection.
+    """z = linear(x) + network(x). With a linear path the network is initialised to output zero, so that z starts as the linear projection.
 
-    Since format 2 of its folders the linear path undoes the decoder's bound on weights with a floor. Those of format 1 without
-    a linear path are read.
+    Since format 2 of its folders the linear path inverts the decoder's bound on weights with a floor. Folders of
+    format 1 without a linear path can still be loaded.
     """
 
     folder_format: ClassVar[int] = 2
@@ -84,17 +84,17 @@ class Encoder(nn.Module):
 
     @staticmethod
     def upgraded(config: Any, format: int) -> Any:  # noqa: A002, ARG004
-        """Return the configuration in a folder of an older format, or None where a linear path makes other latents."""
+        """Return the configuration in a folder of an older format, or None if its linear path gives different latents."""
         return config if isinstance(config, dict) and config.get("linear") is None else None
 
     @property
     def latent_dim(self) -> int:
-        """Numbers per latent."""
+        """Latent dimension."""
         return self.config.network.latent_dim
 
     @property
     def leading(self) -> int:
-        """Numbers of a latent that heads read: with a linear path, whose numbers come in order, at most `LEADING`."""
+        """Number of latent dimensions used by heads: at most `LEADING` with a linear path, whose dimensions are ordered."""
         return self.latent_dim if self.linear is None else min(self.latent_dim, LEADING)
 
     def forward(self, batch: TokenBatch) -> Float[Tensor, "batch latent"]:
@@ -110,14 +110,14 @@ class Encoder(nn.Module):
         return found if self.linear is None else found._replace(mean=found.mean + self.linear(batch))
 
     def draw(self, posterior: Posterior) -> Float[Tensor, "batch latent"]:
-        """Return the latents that the decoder is trained on: draws if they are `sampled` and this is training, else means."""
+        """Return the latents fed to the decoder: samples if encoding is `sampled` and in training mode, else means."""
         sampled = self.training and getattr(self.config.network, "encoding", "") == "sampled"
         return posterior.sample() if sampled else posterior.mean
 
 
 @register
 class Decoder(nn.Module):
-    """x = bound(linear(z) + network(z)), see `LinearDecoder`. With a linear path the network starts at zero."""
+    """x = bound(linear(z) + network(z)), see `LinearDecoder`. With a linear path the network initially outputs zero."""
 
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
@@ -128,7 +128,7 @@ class Decoder(nn.Module):
             _start_at_zero(self.network)
 
     def forward(self, latent: Float[Tensor, "batch latent"], batch: TokenBatch) -> Float[Tensor, "batch token dim"]:
-        """Return tokens from latents; of the batch only mask and features are looked at. Padding comes out as zero."""
+        """Return tokens from latents; only mask and features of the batch are used. Padding is zero."""
         tokens = self.network(latent, batch)  # (B, T, D)
         return tokens if self.linear is None else self.linear(latent, batch, tokens)  # (B, T, D)
 
@@ -147,15 +147,14 @@ class Autoencoder(nn.Module):
         self.decoder = Decoder(config)
 
     def encode(self, batch: TokenBatch) -> tuple[Float[Tensor, "batch latent"], Posterior | None]:
-        """Return latents, which are draws where a VAE is trained on them, and of a VAE their posterior."""
+        """Return latents (samples while training a sampled VAE) and, for a VAE, their posterior."""
         posterior = self.encoder.posterior(batch)
         return (self.encoder(batch) if posterior is None else self.encoder.draw(posterior)), posterior
 
     def forward(self, batch: TokenBatch, code: Code | None = None) -> Reconstruction:
-        """Return latents and the tokens that are reconstructed of them.
+        """Return latents and the tokens reconstructed from them.
 
-        With a code the tokens are those of latents as they come back from store; gradients pass through the rounding as if
-        there were none.
+        With a code the tokens are decoded from quantised latents; the rounding uses a straight-through gradient.
         """
         latent, posterior = self.encode(batch)  # (B, Z)
         stored = latent if code is None else latent + (code.rounded(latent.detach(), batch.layouts) - latent.detach())
@@ -168,16 +167,16 @@ class Autoencoder(nn.Module):
 def reconstruct_to_model_weights(
     decoder: Decoder, latent: Float[Tensor, "batch latent"], cache: TokenCache, items: Items
 ) -> list[dict[str, Tensor]]:
-    """Return one state dict per network from latents, in the scale of the original weights, ready for `load_state_dict`.
+    """Return one state dict per network from latents, on the original weight scale, ready for `load_state_dict`.
 
     Args:
         decoder: of the autoencoder.
         latent: one vector per item.
-        cache: says how the networks of the items are laid out and normalised.
-        items: numbers of whole networks: of one that is cut into windows, all windows.
+        cache: provides layout and normalisation of the items.
+        items: indices of whole networks, i.e. all windows of a network that is cut into windows.
 
     Raises:
-        DataError: if a window of a network is missing, naming the network.
+        DataError: if a window of a network is missing.
     """
     tokens = decoder(latent, cache.batch(items))  # (B, T, D)
     vectors, table = cache.to_weights(items, tokens), cache.table
@@ -190,9 +189,9 @@ def reconstruct_to_model_weights(
 
 
 def save_autoencoder(folder: Path, model: Autoencoder, *, extra: Mapping[str, Any], code: Code | None = None) -> None:
-    """Write both sides as model folders `encoder` and `decoder`, each of which can be loaded without the other.
+    """Write both sides as model folders `encoder` and `decoder`, which can be loaded independently.
 
-    How latents are stored goes into the configuration of both, as `latent_code`.
+    The code of the latents is stored in the configuration of both, as `latent_code`.
     """
     extra = {**extra, **({} if code is None else {"latent_code": to_plain(code)})}
     save_model(folder / "encoder", model.encoder, extra=extra)
@@ -200,12 +199,12 @@ def save_autoencoder(folder: Path, model: Autoencoder, *, extra: Mapping[str, An
 
 
 def load_latent_code(folder: Path) -> Code | None:
-    """Return how the latents of an encoder or decoder in a folder are stored; None if nothing is said about it."""
+    """Return the latent code of an encoder or decoder in a folder; None if it has none."""
     return read_latent_code(read_model_config(folder), where=folder)
 
 
 def read_latent_code(facts: Mapping[str, Any], *, where: object) -> Code | None:
-    """Return how latents are stored as the configuration of a model folder says; in old ones all numbers have equal bits."""
+    """Return the latent code in the configuration of a model folder; old ones have equal bits per dimension."""
     found, kinds = facts.get("latent_code"), {"uniform": LatentCode, "waterfilling": EntropyCode}
     if found is None:
         return None
@@ -232,6 +231,6 @@ def load_autoencoder(folder: Path) -> Autoencoder:
 
 
 def _start_at_zero(network: Any) -> None:
-    """Set the last layer of a network to zero; it learns all the same, since what enters it isn't."""
+    """Set the last layer of a network to zero; it still gets gradients, since its inputs are non-zero."""
     nn.init.zeros_(network.outputs.weight)
     nn.init.zeros_(network.outputs.bias)

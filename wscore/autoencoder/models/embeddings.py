@@ -1,4 +1,4 @@
-"""What a token is (layer, kind, places, size) as a vector: sinusoidal or learned positions."""
+"""Embeds token features (layer, kind, positions, size), with sinusoidal or learned positions."""
 
 import math
 from typing import Annotated, Literal
@@ -16,18 +16,18 @@ from wscore.tokens.tokenizer import FEATURES
 Positions = Literal["sinusoidal", "learned"]
 LAYER, KIND, IN_LAYER, LOG_SIZE, IN_MODEL = range(len(FEATURES))
 PLACES = (LAYER, IN_LAYER, IN_MODEL)
-SHARE = 1_000.0  # shares in [0, 1) are counted in thousandths, layers one by one
+SHARE = 1_000.0  # fractions in [0, 1) are scaled by 1000, layer indices by 1
 FREQUENCIES = 16
 PERIOD = 10_000.0
 
 
 class EmbeddingConfig(Section):
-    """How features become vectors.
+    """Embedding of token features.
 
     Args:
-        dim: length of a vector.
-        positions: `sinusoidal`, or `learned`: a table with a row per layer (the last one for all beyond) and tables in which
-            a share of the layer or model picks one of as many equal intervals.
+        dim: embedding dimension.
+        positions: `sinusoidal`, or `learned`: a table with a row per layer (the last one for all deeper layers) and tables
+            indexed by the position within the layer or model in equal intervals.
         max_positions: rows of each learned table.
     """
 
@@ -39,7 +39,7 @@ class EmbeddingConfig(Section):
 class FeatureEmbedding(nn.Module):
     """e(token) = K[kind] + s log_size + sum over p in (layer, position in layer, position in model) of P_p(p).
 
-    P_p is a learned table, or a linear map of sin(p w_i), cos(p w_i) with w_i falling from 1 to 1 / 10,000 as in "Attention
+    P_p is a learned table, or a linear map of sin(p w_i), cos(p w_i) with w_i decreasing from 1 to 1 / 10,000 as in "Attention
     Is All You Need" (arXiv 1706.03762).
     """
 
@@ -54,7 +54,7 @@ class FeatureEmbedding(nn.Module):
             self.places = nn.ModuleList(nn.Linear(2 * FREQUENCIES, config.dim, bias=False) for _ in PLACES)
 
     def forward(self, features: Float[Tensor, "batch token feature"]) -> Float[Tensor, "batch token dim"]:
-        """Return one vector per token; kinds beyond the known ones count as `other`."""
+        """Return one vector per token; unknown kinds count as `other`."""
         kind = features[..., KIND].long().clamp(0, len(KINDS) - 1)  # (B, T)
         vectors = self.kind(kind) + self.log_size(features[..., LOG_SIZE, None])  # (B, T, E)
         for column, place in zip(PLACES, self.places, strict=True):
@@ -76,7 +76,7 @@ def sinusoids(places: Float[Tensor, "*axes"], frequencies: int) -> Float[Tensor,
 
 
 def without_padding(batch: TokenBatch) -> TokenBatch:
-    """Return the batch with zeros wherever there is padding, so that nothing kept there (not even NaN) has an influence."""
+    """Return the batch with padding set to zero, so that its content (even NaN) has no influence."""
     tokens = torch.where(batch.mask, batch.tokens, 0.0)  # (B, T, D)
     features = torch.where(batch.token_mask[..., None], batch.features, 0.0)  # (B, T, 5)
     return batch._replace(tokens=tokens, features=features)

@@ -1,7 +1,7 @@
-"""Linear path of an autoencoder: a basis of its own for every known layout, usually that of a PCA.
+"""Linear path of an autoencoder: one basis per known layout, usually from a PCA.
 
-A latent of the linear path is a rotation of the weights, so distances between latents are those between (projected) networks of
-a layout. A sequence of an unknown layout has no linear path.
+A latent of the linear path is a rotation of the weights, so distances between latents equal those between (projected) networks
+of a layout. Sequences of an unknown layout have no linear path.
 """
 
 from collections.abc import Iterator
@@ -16,17 +16,17 @@ from wscore.autoencoder.models.mlp import Count
 from wscore.config import Section
 from wscore.tokens.batch import MIX, TokenBatch, odd_numbers
 
-LEAST_ROOM = 1e-3  # between a mean and its floor, in normalised units
-LEAST_SHARE = 1e-3  # of it that a weight is above its floor when it is encoded
+LEAST_ROOM = 1e-3  # minimum distance between a mean and its floor, in normalised units
+LEAST_SHARE = 1e-3  # minimum fraction of that distance between a weight and its floor when encoding
 
 
 class LinearGroup(Section):
-    """Sequences that are alike but for their weights: those of one layout (and window).
+    """Sequences of one layout (and window), which differ only in their weights.
 
     Args:
         signature: of the layout, as in `TokenBatch.layouts`.
-        weights: count of weights D of such a sequence.
-        rank: count of components r, at most latent_dim.
+        weights: number of weights D per sequence.
+        rank: number of components r, at most latent_dim.
     """
 
     signature: int
@@ -38,9 +38,9 @@ class LinearConfig(Section):
     """Sizes of a linear path.
 
     Args:
-        latent_dim: numbers per latent Z.
-        scale: latents are divided by it, so that they are of size 1.
-        groups: the layouts that have a basis.
+        latent_dim: latent dimension Z.
+        scale: divisor of the latents, which gives them unit scale.
+        groups: layouts with a basis.
     """
 
     latent_dim: Count
@@ -49,9 +49,9 @@ class LinearConfig(Section):
 
 
 class LinearPath(nn.Module):
-    """What encoder and decoder have in common: of each group g a mean m_g (D), a basis B_g (D, r) and a code c_g (Z).
+    """Parameters shared by encoder and decoder: for each group g a mean m_g (D), a basis B_g (D, r) and a code c_g (Z).
 
-    The codes are fixed random signs: they set the layouts apart in the latent space, where each would else be centred on zero.
+    The codes are fixed random signs that separate the layouts in latent space, which would otherwise all be centred at zero.
     """
 
     known: Tensor
@@ -69,7 +69,7 @@ class LinearPath(nn.Module):
         self.requires_grad_(False)
 
     def rows(self, batch: TokenBatch) -> Iterator[tuple[int, Int64[Tensor, " n"]]]:
-        """Yield (group, places in the batch) for every group of which the batch has sequences."""
+        """Yield (group, indices in the batch) for every group present in the batch."""
         alike = torch.eq(batch.layouts[:, None], self.known)  # (B, G)
         for group in alike.any(dim=0).nonzero()[:, 0].tolist():
             yield group, alike[:, group].nonzero()[:, 0]  # (n,)
@@ -78,7 +78,7 @@ class LinearPath(nn.Module):
 class LinearEncoder(LinearPath):
     """z = B_g^T (unbound(x) - m_g) / scale + c_g, where x are the weights of a sequence of group g; 0 for unknown layouts.
 
-    unbound is the inverse of the bound of `LinearDecoder`, so that a whole basis gives every weight back.
+    unbound is the inverse of the bound of `LinearDecoder`, so that a full-rank basis reconstructs every weight.
     """
 
     def forward(self, batch: TokenBatch) -> Float[Tensor, "batch latent"]:
@@ -94,11 +94,11 @@ class LinearEncoder(LinearPath):
 
 
 class LinearDecoder(LinearPath):
-    """x = bound(B_g (z - c_g) scale + m_g + n), where n comes from the network beside it; n alone for unknown layouts.
+    """x = bound(B_g (z - c_g) scale + m_g + n), where n is the output of the parallel network; n alone for unknown layouts.
 
     Some weights have a floor f below which a network is broken: a running variance must stay above zero. For these,
     bound(x) = f + (m - f) exp((x - m) / (m - f)) where x < m; it has the value and the slope of x at m and never
-    reaches f. All else is left as it is.
+    reaches f. All other weights are unchanged.
     """
 
     def forward(
@@ -107,7 +107,7 @@ class LinearDecoder(LinearPath):
         batch: TokenBatch,
         beside: Float[Tensor, "batch token dim"] | None = None,
     ) -> Float[Tensor, "batch token dim"]:
-        """Return tokens from latents; of the batch only mask and features are looked at. Padding comes out as zero."""
+        """Return tokens from latents; only mask and features of the batch are used. Padding is zero."""
         tokens = latent.new_zeros(batch.mask.shape) if beside is None else beside  # (B, T, D)
         for group, rows in self.rows(batch):
             basis = self.bases[group]
@@ -125,7 +125,7 @@ class LinearDecoder(LinearPath):
 def bounded(
     weights: Float[Tensor, "*n weights"], mean: Float[Tensor, " weights"], floor: Float[Tensor, " weights"]
 ) -> Float[Tensor, "*n weights"]:
-    """Return weights that stay above a floor, see `LinearDecoder`; -inf is none."""
+    """Return weights bounded below by a floor, see `LinearDecoder`; -inf means no floor."""
     held = floor.isfinite()  # (D,)
     if not held.any():
         return weights
@@ -137,7 +137,7 @@ def bounded(
 def unbounded(
     weights: Float[Tensor, "*n weights"], mean: Float[Tensor, " weights"], floor: Float[Tensor, " weights"]
 ) -> Float[Tensor, "*n weights"]:
-    """Return the inverse of `bounded`; a weight at its floor counts as `LEAST_SHARE` of the way to the mean."""
+    """Return the inverse of `bounded`; a weight at its floor is moved `LEAST_SHARE` of the way to the mean."""
     held = floor.isfinite()  # (D,)
     if not held.any():
         return weights
@@ -152,7 +152,7 @@ def _room(mean: Tensor, floor: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _codes(known: Tensor, latent_dim: int) -> Tensor:
-    """Return signs (G, Z) that depend on the keys of the layouts only."""
+    """Return signs (G, Z) that depend only on the layout keys."""
     mixed = known[:, None] * odd_numbers(latent_dim)  # (G, Z)
     mixed = (mixed ^ (mixed >> 30)) * MIX
     return torch.where(mixed >= 0, 1.0, -1.0)

@@ -1,7 +1,7 @@
 """Fully connected encoder and decoder of tokenized networks.
 
-With `pooling: flatten` all tokens enter and leave side by side, so that any weight can depend on any other. With `mean` and
-`max` one small network serves all tokens and the pooled result is encoded; such a model takes sequences of any length.
+With `pooling: flatten` all tokens are concatenated at input and output, so that any weight can depend on any other. With
+`mean` and `max` a small network shared by all tokens is followed by pooling; such a model takes sequences of any length.
 """
 
 from typing import Annotated, Literal
@@ -24,14 +24,14 @@ class MlpConfig(Section, tag="mlp", tag_field="arch"):
     """Fully connected architecture.
 
     Args:
-        token_dim: numbers per token D.
-        max_tokens: longest sequence T.
-        latent_dim: numbers per latent Z.
+        token_dim: token dimension D.
+        max_tokens: maximum sequence length T.
+        latent_dim: latent dimension Z.
         hidden_dim: width H of the hidden layers; 64 to 2,048 are reasonable.
         layers: residual blocks on each side.
-        pooling: how tokens become one vector.
-        positions: how places are embedded.
-        dropout: share of hidden units dropped while training.
+        pooling: aggregation of tokens into one vector.
+        positions: kind of position embedding.
+        dropout: dropout rate of the hidden units.
     """
 
     token_dim: Count
@@ -80,7 +80,7 @@ class MlpEncoder(nn.Module):
 
 
 class MlpDecoder(nn.Module):
-    """The way back: h = blocks(W z + mean over valid tokens of e(token)).
+    """Mirror of the encoder: h = blocks(W z + mean over valid tokens of e(token)).
 
     flatten: tokens = unvec(W_t LN(h)); mean, max: token = W_2 gelu(LN(h) + e(token)).
     """

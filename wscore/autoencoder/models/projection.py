@@ -1,4 +1,4 @@
-"""Projection head of the contrastive loss: latents are compared after it, so that they need not lose what views don't share."""
+"""Projection head of the contrastive loss, so that the latents themselves can keep view-specific information."""
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -12,8 +12,8 @@ class ProjectionConfig(Section):
     """Sizes of a projection head.
 
     Args:
-        latent_dim: numbers per latent Z.
-        projection_dim: numbers P that are compared; 16 to 128 are reasonable.
+        latent_dim: latent dimension Z.
+        projection_dim: output dimension P; 16 to 128 are reasonable.
     """
 
     latent_dim: Count
@@ -34,5 +34,5 @@ class ProjectionHead(nn.Module):
         )
 
     def forward(self, latent: Float[Tensor, "batch latent"]) -> Float[Tensor, "batch projection"]:
-        """Return what the contrastive loss compares."""
+        """Return the projections compared by the contrastive loss."""
         return self.layers(latent)  # (B, P)

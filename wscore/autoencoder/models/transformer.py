@@ -1,4 +1,4 @@
-"""Pre-norm transformer over the tokens of a network: self-attention in, cross-attention to the latent out."""
+"""Pre-norm transformer over the tokens of a network: self-attention encoder, decoder with cross-attention to the latent."""
 
 from typing import Annotated
 
@@ -17,16 +17,16 @@ class TransformerConfig(Section, tag="transformer", tag_field="arch"):
     """Transformer architecture.
 
     Args:
-        token_dim: numbers per token D.
-        max_tokens: longest sequence T (used by `flatten` and by learned positions).
-        latent_dim: numbers per latent Z.
-        model_dim: width H of the tokens inside; 64 to 512 are reasonable, a multiple of `heads`.
+        token_dim: token dimension D.
+        max_tokens: maximum sequence length T (used by `flatten` and by learned positions).
+        latent_dim: latent dimension Z.
+        model_dim: hidden size H of the tokens; 64 to 512 are reasonable, a multiple of `heads`.
         layers: blocks on each side.
         heads: attention heads.
-        memory: slots M that are made from the latent for the decoder to look at.
-        pooling: how tokens become one vector.
-        positions: how places are embedded.
-        dropout: share of activations dropped while training.
+        memory: number M of memory slots computed from the latent, attended to by the decoder.
+        pooling: aggregation of tokens into one vector.
+        positions: kind of position embedding.
+        dropout: dropout rate.
     """
 
     token_dim: Count
@@ -41,7 +41,7 @@ class TransformerConfig(Section, tag="transformer", tag_field="arch"):
     dropout: Annotated[float, msgspec.Meta(ge=0, lt=1)]
 
     def __post_init__(self) -> None:
-        """Refuse a width that the heads can't share."""
+        """Reject a width that is not divisible by the heads."""
         if self.model_dim % self.heads:
             raise ValueError(f"model_dim {self.model_dim} is not a multiple of heads {self.heads}")
 
@@ -78,7 +78,7 @@ class TransformerEncoder(nn.Module):
 
 
 class TransformerDecoder(nn.Module):
-    """memory = reshape(W z) to (M, H); x = e(token); blocks look at each other and at the memory; token = W_t LN(x)."""
+    """memory = reshape(W z) to (M, H); x = e(token); blocks with self-attention and cross-attention to memory; token = W_t LN(x)."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
@@ -91,7 +91,7 @@ class TransformerDecoder(nn.Module):
         self.outputs = nn.Linear(config.model_dim, config.token_dim)
 
     def forward(self, latent: Float[Tensor, "batch latent"], batch: TokenBatch) -> Float[Tensor, "batch token dim"]:
-        """Return tokens from latents; of the batch only mask and features are looked at. Padding comes out as zero."""
+        """Return tokens from latents; only mask and features of the batch are used. Padding is zero."""
         batch = without_padding(batch)
         memory = self.memory_norm(self.memory(latent).reshape(len(latent), self.config.memory, -1))  # (B, M, H)
         tokens = self.embedding(batch.features)  # (B, T, H)
@@ -139,7 +139,7 @@ class DecoderBlock(nn.Module):
 
 
 class Attention(nn.Module):
-    """softmax(Q K^T / sqrt(H / heads)) V over the valid keys, heads side by side."""
+    """softmax(Q K^T / sqrt(H / heads)) V over the valid keys, heads concatenated."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
@@ -155,7 +155,7 @@ class Attention(nn.Module):
         keys: Float[Tensor, "batch key hidden"],
         valid: Bool[Tensor, "batch key"] | None,
     ) -> Float[Tensor, "batch query hidden"]:
-        """Return what each query gathers from the keys that are valid (from all of them if there is no valid one)."""
+        """Return the attention output of each query over the valid keys (over all keys if none is valid)."""
         query = self._split(self.query(queries))  # (B, heads, Q, H / heads)
         key, value = (self._split(part) for part in self.key_value(keys).chunk(2, dim=-1))  # (B, heads, K, H / heads)
         seen = None if valid is None else (valid | ~valid.any(dim=1, keepdim=True))[:, None, None]  # (B, 1, 1, K)

@@ -1,9 +1,9 @@
-"""Convolutional variational autoencoder over the weight vector: all weights of a network side by side, padded to one length.
+"""Convolutional variational autoencoder over the flattened weight vector, padded to a common length.
 
-The vector becomes an image of one channel, either as it is (rows of the image are runs of the vector) or by a learned linear
-map, which lets the convolutions see weights together that belong together. Strided convolutions shrink it to a small image, from
-which mean and log variance of the latent are read; the decoder goes the way back. The vector is padded to a square whose side
-halves exactly, and cut to its own length again, so that any length works.
+The vector is reshaped to a one-channel image, either directly (row by row) or after a learned linear map, which can place
+related weights next to each other for the convolutions. Strided convolutions reduce it to a small image, from which mean and
+log variance of the latent are computed; the decoder mirrors this. The vector is padded to a square whose side is divisible
+by 2 ** levels, and the output is cropped to the original length, so that any length works.
 """
 
 import math
@@ -21,25 +21,25 @@ from wscore.config import Section
 from wscore.errors import ModelError
 from wscore.tokens.batch import TokenBatch
 
-LOG_VARIANCES = (-30.0, 20.0)  # beyond them an exponential has no use in float32
-FIRST_LOG_VARIANCE = -6.0  # of an untrained encoder: posteriors start narrow, else a linear path would drown in noise
-GROUPS = 8  # of the normalisation, at most
+LOG_VARIANCES = (-30.0, 20.0)  # clamp range, for numerical stability of exp in float32
+FIRST_LOG_VARIANCE = -6.0  # initial value: posteriors start narrow, otherwise sampling noise would swamp the linear path
+GROUPS = 8  # maximum number of groups of the normalisation
 
 
 class VaeConfig(Section, tag="vae", tag_field="arch"):
     """Convolutional variational architecture.
 
     Args:
-        weights: length L of the padded vector: weights of the largest network.
-        max_tokens: longest sequence, rows of learned positions.
-        latent_dim: numbers per latent Z.
-        input: `image` takes the vector as an image; `linear` maps it by a learned matrix before and after the convolutions.
+        weights: length L of the padded vector: number of weights of the largest network.
+        max_tokens: maximum sequence length, rows of learned position embeddings.
+        latent_dim: latent dimension Z.
+        input: `image` reshapes the vector to an image; `linear` applies a learned matrix before and after the convolutions.
         channels: of the first convolution; each level doubles them. 4 to 64 are reasonable.
-        levels: times the image is halved; 2 to 4 are reasonable.
-        encoding: `sampled` draws latents from the posterior while training; `deterministic` always takes its mean.
-        positions: how the places of tokens are embedded, by which the decoder knows the layout.
-        dropout: share of channels left out in training.
-        checkpointing: whether activations are computed again instead of kept while training: less memory, more time.
+        levels: number of downsampling steps; 2 to 4 are reasonable.
+        encoding: `sampled` draws latents from the posterior during training; `deterministic` always uses its mean.
+        positions: kind of position embedding, which conditions the decoder on the layout.
+        dropout: dropout rate of channels.
+        checkpointing: activation checkpointing in training: less memory, more time.
     """
 
     weights: Count
@@ -55,7 +55,7 @@ class VaeConfig(Section, tag="vae", tag_field="arch"):
 
     @property
     def side(self) -> int:
-        """Height and width of the image: the least multiple of 2 ** levels whose square holds the vector."""
+        """Height and width of the image: the smallest multiple of 2 ** levels whose square holds the vector."""
         rows = math.isqrt(self.weights - 1) + 1  # the square root, rounded up
         return -(-rows // 2**self.levels) * 2**self.levels
 
@@ -82,7 +82,7 @@ class Posterior(NamedTuple):
     log_variance: Float[Tensor, "batch latent"]
 
     def sample(self, generator: torch.Generator | None = None) -> Float[Tensor, "batch latent"]:
-        """Return one draw per network: m + exp(log v / 2) e with e from N(0, 1)."""
+        """Return one sample per network: m + exp(log v / 2) e with e from N(0, 1)."""
         noise = torch.randn(self.mean.shape, generator=generator, device=self.mean.device, dtype=self.mean.dtype)
         return self.mean + (self.log_variance / 2).exp() * noise  # (B, Z)
 
@@ -120,7 +120,7 @@ class VaeEncoder(nn.Module):
 
 
 class VaeDecoder(nn.Module):
-    """x = vector(conv(up(image(W (z + e))))), where e is the mean embedding of the valid tokens, which tells the layout."""
+    """x = vector(conv(up(image(W (z + e))))), where e is the mean embedding of the valid tokens, which encodes the layout."""
 
     def __init__(self, config: VaeConfig) -> None:
         super().__init__()
@@ -137,7 +137,7 @@ class VaeDecoder(nn.Module):
         )
 
     def forward(self, latent: Float[Tensor, "batch latent"], batch: TokenBatch) -> Float[Tensor, "batch token dim"]:
-        """Return tokens from latents; of the batch only mask and features are looked at. Padding comes out as zero."""
+        """Return tokens from latents; only mask and features of the batch are used. Padding is zero."""
         batch = without_padding(batch)
         places = pool(self.embedding(batch.features), batch.token_mask, "mean")  # (B, Z)
         image = self.inputs(latent + places).unflatten(1, self.config.top)  # (B, C, H, W)
@@ -172,7 +172,7 @@ class Down(nn.Sequential):
 
 
 class Up(nn.Sequential):
-    """The image doubled, a convolution that halves its channels to `channels`, then a residual block."""
+    """Upsampling by 2, a convolution that halves the channels to `channels`, then a residual block."""
 
     def __init__(self, channels: int, dropout: float) -> None:
         super().__init__(
@@ -183,7 +183,7 @@ class Up(nn.Sequential):
 def run_stages(
     stages: nn.ModuleList, image: Float[Tensor, "batch channel height width"], *, again: bool
 ) -> Float[Tensor, "batch channel2 height2 width2"]:
-    """Return an image after all stages; with `again` activations inside a stage are not kept but computed again."""
+    """Apply all stages to an image; `again` enables activation checkpointing per stage."""
     for stage in stages:
         image = checkpoint(stage, image, use_reentrant=False) if again else stage(image)
     return image
@@ -192,7 +192,7 @@ def run_stages(
 def pack(
     tokens: Float[Tensor, "batch token dim"], mask: Bool[Tensor, "batch token dim"], length: int
 ) -> Float[Tensor, "batch length"]:
-    """Return the valid entries of every sequence side by side, followed by zeros.
+    """Concatenate the valid entries of every sequence, zero-padded to `length`.
 
     Raises:
         ModelError: if a sequence has more weights than `length`.
@@ -204,7 +204,7 @@ def pack(
 def unpack(
     vector: Float[Tensor, "batch length"], mask: Bool[Tensor, "batch token dim"]
 ) -> Float[Tensor, "batch token dim"]:
-    """Return tokens from vectors: the inverse of `pack`; padding comes out as zero.
+    """Return tokens from vectors: the inverse of `pack`; padding is zero.
 
     Raises:
         ModelError: if a sequence has more weights than the vector.
@@ -216,7 +216,7 @@ def unpack(
 def _occupied(mask: Tensor, length: int) -> Tensor:
     counts = mask.flatten(1).sum(1)  # (B,)
     if int(counts.max()) > length:
-        fix = "train the autoencoder on a cache with networks as large, or cut them into windows (tokens.max_tokens)"
+        fix = "train the autoencoder on a cache with networks of this size, or cut them into windows (tokens.max_tokens)"
         raise ModelError(
             "networks are larger than the VAE's vector",
             expected=f"at most {length} weights",

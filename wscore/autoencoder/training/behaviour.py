@@ -1,4 +1,4 @@
-"""Training by what decoded networks do: batches of networks that differ in their weights alone, run on probe images."""
+"""Behaviour loss: runs decoded networks on probe images, in batches of networks that differ only in their weights."""
 
 from collections.abc import Iterator, Sequence
 from typing import Annotated, NamedTuple
@@ -22,20 +22,20 @@ from wscore.zoo.store import Zoo
 
 Share = Annotated[float, Meta(ge=0, le=1)]
 REMEDY = "set ae.behaviour.share to 0 and ae.select to loss"
-PROBED = 1024  # networks x images that are run together
+PROBED = 1024  # networks x images run at once
 
 
 class BehaviourConfig(Section):
-    """Loss on the answers of decoded networks (`ae.behaviour`).
+    """Loss on the outputs of decoded networks (`ae.behaviour`).
 
     Args:
-        share: of the behaviour loss; the rest is the reconstruction. 0 never runs a network, 1 alone is known to collapse.
-        temperature: of the divergence, in spreads of the original's logits.
-        images: training images per step, drawn anew each time.
-        noise: of them get Gaussian noise of this deviation (values lie in [0, 1]).
-        noisy: share of the images that get noise.
-        mixed: share of the images that are means of two of them.
-        warmup: share of the epochs in which the loss rises from nothing to its share.
+        share: weight of the behaviour loss, the rest is the reconstruction. 0 never runs networks; 1 is known to collapse.
+        temperature: of the divergence, in units of the spread of the original's logits.
+        images: training images per step, resampled every step.
+        noise: standard deviation of Gaussian noise on noisy images (pixels lie in [0, 1]).
+        noisy: fraction of images with noise.
+        mixed: fraction of images that are means of two images.
+        warmup: fraction of the epochs in which the weight of the loss rises from 0 to its share.
         validation_images: training images on which the agreement of validation networks is measured.
     """
 
@@ -54,16 +54,16 @@ class BehaviourConfig(Section):
 
 
 class NetworkBatch(NamedTuple):
-    """Networks that differ in their weights alone, with all of their windows.
+    """Networks that differ only in their weights, with all of their windows.
 
     Attributes:
         tokens: normalised, zero in padding.
         mask: True where an entry of `tokens` is a weight.
-        features: what each token is.
+        features: features of each token.
         layouts: keys of layout and window, see `TokenBatch`.
-        items: numbers of the windows in their cache.
-        subject: which `Subjects` they belong to, the same for all; -1 where that is left open.
-        rise: share of the behaviour loss that counts at this point of the training.
+        items: indices of the windows in their cache.
+        subject: which `Subjects` they belong to, the same for all; -1 if unspecified.
+        rise: warm-up factor of the behaviour loss at this point of the training.
     """
 
     tokens: Float[Tensor, "networks window token dim"]
@@ -76,12 +76,12 @@ class NetworkBatch(NamedTuple):
 
     @property
     def networks(self) -> int:
-        """Count of networks."""
+        """Number of networks."""
         return self.tokens.shape[0]
 
     @property
     def windows(self) -> TokenBatch:
-        """All windows side by side, network by network."""
+        """All windows, network by network."""
         return TokenBatch(*(part.flatten(0, 1) for part in (self.tokens, self.mask, self.features, self.layouts)))
 
     def with_tokens(self, tokens: Float[Tensor, "windows token dim"]) -> "NetworkBatch":
@@ -97,16 +97,16 @@ def alone(windows: TokenBatch, items: np.ndarray) -> NetworkBatch:
 
 
 class SameShapeBatches:
-    """Batches of networks that differ in their weights alone; each epoch has an order of its own unless `shuffle` is off.
+    """Batches of networks that differ only in their weights, reshuffled every epoch if `shuffle` is set.
 
     Args:
         cache: of tokens.
         groups: the networks.
-        first: number of the first group among those of a `Behaviour`.
-        batch_size: networks per batch, about.
-        seed: with the epoch number it decides the order.
-        shuffle: whether there is one.
-        rising: epochs in which the behaviour loss rises to its share.
+        first: index of the first group among those of a `Behaviour`.
+        batch_size: approximate number of networks per batch.
+        seed: determines the order, together with the epoch number.
+        shuffle: whether to reshuffle every epoch.
+        rising: warm-up epochs of the behaviour loss.
     """
 
     def __init__(
@@ -121,7 +121,7 @@ class SameShapeBatches:
         return sum(self.parts)
 
     def epoch(self, number: int) -> Iterator[NetworkBatch]:
-        """Yield the batches of one epoch; those of a group are as equal in size as can be."""
+        """Yield the batches of one epoch; those of a group have nearly equal size."""
         batches: list[tuple[int, np.ndarray]] = []
         for code, (group, parts) in enumerate(zip(self.groups, self.parts, strict=True)):
             order = np.arange(len(group.rows))
@@ -147,9 +147,9 @@ class Behaviour:
 
     Args:
         groups: networks that are trained on and those of the validation split.
-        images: of every data set, whose own networks answer them; only training images are looked at.
+        images: of every data set; networks are run on training images of their own data set.
         config: of the loss.
-        seed: of the images for validation.
+        seed: for the validation images.
     """
 
     def __init__(
@@ -167,7 +167,7 @@ class Behaviour:
     ) -> dict[str, Tensor]:
         """Return the loss and `disagreement`, 1 - agreement, as means over the networks.
 
-        In training the images are drawn from torch's global generator, in validation they are always the same.
+        In training images are sampled with torch's global generator, in validation they are fixed.
         """
         group = self.groups[int(batch.subject[0])]
         task = group.task
@@ -187,7 +187,7 @@ class Behaviour:
 def draw_probes(
     images: Float[Tensor, "all channel height width"], config: BehaviourConfig
 ) -> Float[Tensor, "images channel height width"]:
-    """Return images drawn with replacement, some of them mixed or noisy, from torch's global generator."""
+    """Sample images with replacement, some of them mixed or noisy, using torch's global generator."""
     count = config.images
     chosen = images[torch.randint(len(images), (count,))]
     mixed, noisy = (round(count * share) for share in (config.mixed, config.noisy))
@@ -203,7 +203,7 @@ def runnable(cache: TokenCache, zoo: Zoo, split: str, images: Images | Tasks) ->
     """Return the networks of a split, all of which can be run.
 
     Raises:
-        TrainingError: if some can't, telling how many and what to do.
+        TrainingError: if some cannot be run, with their count and what to do.
     """
     groups = subjects(cache, zoo, cache.indices(split), images)
     stuck = [group for group in groups if group.way.answer is None]
@@ -211,8 +211,8 @@ def runnable(cache: TokenCache, zoo: Zoo, split: str, images: Images | Tasks) ->
         lost, total = (sum(len(group.rows) for group in some) for some in (stuck, groups))
         name = zoo.table["model_id"].iloc[int(stuck[0].rows[0])]
         raise TrainingError(
-            f"{lost} of {total} networks of the {split} split can't be rebuilt and run on the images of section data",
-            where="ae.behaviour", expected="networks of known architecture that take these images",
+            f"{lost} of {total} networks of the {split} split cannot be built and run on the images of section data",
+            where="ae.behaviour", expected="networks of known architecture that accept these images",
             got=f"{name}: {stuck[0].way.reason}", fix=REMEDY,
         )  # fmt: skip
     return groups

@@ -1,9 +1,9 @@
-"""How far a rebuilt network answers from its original, from the logits of both on the same images.
+"""Divergence between outputs of a reconstructed network and its original, from the logits of both on the same images.
 
-Losses are one number per network, so that every network counts the same whatever its scale: logits are taken about their
-mean over the classes, which no softmax sees, and divided by the original's own `spread`. A network that was hardly trained
-and answers nearly uniformly has small logits but answers all the same; without the division it would weigh nothing.
-Everything is in float32 at least, and a loss beyond `CEILING` has no gradient, so that one broken network can't rule a batch.
+There is one loss per network, invariant to the scale of its logits: logits are centred over the classes, which leaves the
+softmax unchanged, and divided by the `spread` of the original. A barely trained network has nearly uniform outputs and small
+logits; without the division its loss would vanish. Everything is computed in float32 at least, and a loss beyond `CEILING`
+has no gradient, so that one broken network cannot dominate a batch.
 """
 
 import torch
@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 CEILING = 20.0
-SMALLEST = 1e-6  # spread of a network that answers every image alike
+SMALLEST = 1e-6  # lower bound of the spread, for networks with constant outputs
 
 
 def spread(logits: Float[Tensor, "networks images classes"]) -> Float[Tensor, " networks"]:
@@ -29,9 +29,9 @@ def behaviour_kl(
     """Return the mean over images of KL(softmax(l / T) || softmax(l^ / T)) in nats, with T = temperature x spread(l).
 
     Args:
-        original: logits l, from which no gradient is taken.
+        original: logits l, detached.
         rebuilt: logits l^.
-        temperature: in spreads of the original; 0.5 stresses which class wins, 2 the logits of all.
+        temperature: in units of the original's spread; 0.5 emphasises the predicted class, 2 all logits.
     """
     scale = (temperature * spread(original.detach()))[:, None, None]
     target = F.log_softmax(_centred(original.detach()) / scale, dim=-1)
@@ -42,7 +42,7 @@ def behaviour_kl(
 def agreement(
     original: Float[Tensor, "networks images classes"], rebuilt: Float[Tensor, "networks images classes"]
 ) -> Float[Tensor, " networks"]:
-    """Return the share of images to which both give the same class; an image with logits that are not finite counts as none."""
+    """Return the share of images with the same predicted class; images with non-finite logits count as disagreement."""
     finite = original.isfinite().all(-1) & rebuilt.isfinite().all(-1)
     return ((original.argmax(-1) == rebuilt.argmax(-1)) & finite).float().mean(1)
 
@@ -53,5 +53,5 @@ def _centred(logits: Tensor) -> Tensor:
 
 
 def _bounded(losses: Tensor) -> Tensor:
-    """Return losses of at most `CEILING`; what is beyond it or not finite has no gradient."""
+    """Return losses of at most `CEILING`; losses beyond it or non-finite ones have no gradient."""
     return torch.where(losses <= CEILING, losses, losses.new_tensor(CEILING))

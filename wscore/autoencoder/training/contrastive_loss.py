@@ -18,19 +18,19 @@ def nt_xent(
         loss = mean_i -log( exp(cos(z_i, z_j(i)) / temperature) / sum_{k != i} exp(cos(z_i, z_k) / temperature) )
 
     (Chen et al. 2020, arXiv 2002.05709, equation 1). Computed in float32 at least, also under autocast. Any batch size
-    will do, also that of a smaller last batch.
+    is allowed, including a smaller last batch.
 
     Args:
         first: row i is one view of network i.
         second: row i is another view of network i.
-        temperature: positive; the smaller, the more the nearest other networks count.
+        temperature: positive; smaller values give more weight to the nearest negatives.
 
     Raises:
-        TrainingError: if there is no other network to tell a network from.
+        TrainingError: if there are fewer than two networks.
     """
     count = len(first)
     if count < 2:
-        raise TrainingError("contrastive loss has nothing to contrast", expected="2 networks or more", got=count)
+        raise TrainingError("contrastive loss has no negatives", expected="2 networks or more", got=count)
     with torch.autocast(first.device.type, enabled=False):
         views = torch.cat([first, second])  # (2B, Z)
         views = F.normalize(views.to(torch.promote_types(views.dtype, torch.float32)), dim=1)

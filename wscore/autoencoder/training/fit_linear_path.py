@@ -1,4 +1,4 @@
-"""Linear path of an autoencoder, fitted to the training networks of a cache: one basis per layout (and window)."""
+"""Fits the linear path of an autoencoder to the training networks of a cache: one basis per layout (and window)."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -17,19 +17,19 @@ from wscore.pca import Pca, fit_pca
 from wscore.tokens.cache import TokenCache
 
 BLOCK = 256  # networks at once
-NARROWEST = 1e-6  # deviation of a number, as a share of the largest
-DAMPING = 0.01  # added to a sensitivity, as a share of its mean
-LARGEST = 4096  # coordinates of the largest block of a symmetric covariance; above, the plain one is taken
-FITTED = 8192  # sequences of a layout (and window) that a basis and a code are fitted to, at most
+NARROWEST = 1e-6  # minimum standard deviation of a dimension, relative to the largest
+DAMPING = 0.01  # added to a sensitivity, relative to its mean
+LARGEST = 4096  # maximum block dimension of a symmetric covariance; above it the plain one is used
+FITTED = 8192  # maximum number of sequences per layout (and window) to fit basis and code
 
 
 class LinearPathConfig(NamedTuple):
-    """How bases are fitted.
+    """Settings of the basis fit.
 
     Attributes:
-        latent_dim: most components of each.
-        symmetry: share of covariance and metric that is averaged over all orders of the hidden units, see `symmetric_pca`.
-        balance: an error in a tensor of n weights counts n ** -balance: 0 treats all weights alike, 1 all tensors.
+        latent_dim: maximum number of components per basis.
+        symmetry: weight of the covariance and metric averaged over all orders of the hidden units, see `symmetric_pca`.
+        balance: errors in a tensor of n weights are weighted by n ** -balance: 0 weights all weights equally, 1 all tensors.
         seed: of the randomised decomposition.
     """
 
@@ -40,16 +40,16 @@ class LinearPathConfig(NamedTuple):
 
 
 class LinearGroupFit(NamedTuple):
-    """What a linear path does with the sequences of one signature, entries in the order of their tokens.
+    """Fitted basis of one signature, entries in token order.
 
     Attributes:
         signature: of the layout, as in `TokenBatch.layouts`.
         mean: of the training networks.
-        analysis: columns that make coordinates of deviations from the mean.
-        synthesis: columns that make deviations of coordinates; analysis^T synthesis = 1.
+        analysis: columns that map deviations from the mean to coordinates.
+        synthesis: columns that map coordinates to deviations; analysis^T synthesis = 1.
         variances: of the coordinates.
-        floors: which weights must stay above a value (running variances above zero); -inf where there is none.
-        undone: whether the basis is one of weights without floors, so that the encoder undoes the bound of the decoder.
+        floors: lower bounds of weights (zero for running variances); -inf where there is none.
+        undone: whether the basis is fitted to unbounded weights, so that the encoder inverts the bound of the decoder.
     """
 
     signature: int
@@ -89,18 +89,18 @@ class LinearFit(NamedTuple):
     def widening(
         self, latents: Float[Tensor, "latents number"], kinds: Int64[Tensor, " latents"]
     ) -> dict[int, Float[Tensor, " rank"]]:
-        """Return how much wider each number spreads over networks of a layout than over those that a basis was fitted to.
+        """Return the ratio of expected to training standard deviation of each latent dimension, per layout.
 
-        A basis of more directions than there are training networks puts what these have in common by chance into its first
-        ones: there these networks spread more than others of their kind, and hardly at all in the last ones. The
-        variances of the covariance that the basis was made of are better, as far as that is averaged over orders of the units.
+        A basis with more directions than training networks overfits: the training networks have too much variance in the
+        leading directions and hardly any in the last ones. The variances of the covariance behind the basis are better
+        estimates, to the extent that it is averaged over orders of the units.
 
         Args:
             latents: of the training networks on the linear path alone.
             kinds: keys of their layouts.
 
         Returns:
-            Ratios of the two deviations, by signature.
+            Ratios of the standard deviations, by signature.
         """
         found = {}
         for group in self.groups:
@@ -118,8 +118,8 @@ def fit_linear_path(
 
     Args:
         cache: of the networks.
-        config: how bases are fitted.
-        sensitivity: by layout, in what metric errors are small; where there is none, tensors are balanced.
+        config: settings of the fit.
+        sensitivity: error metric by layout; layouts without one use the balance of tensors.
     """
     alike = fitted_to(cache)
     groups = [_fit_group(cache, members, config, sensitivity or {}) for members in alike if len(members) > 1]
@@ -135,9 +135,9 @@ def fit_linear_path(
 
 
 def fitted_to(cache: TokenCache) -> list[Int[np.ndarray, " items"]]:
-    """Return training items by layout and window, of each at most `FITTED`, spread evenly over all.
+    """Return training items by layout and window, at most `FITTED` of each, evenly spaced.
 
-    So the memory that a fit takes depends on the size of the networks and on the count of layouts, not on that of networks.
+    The memory of a fit thus depends on the size of networks and the number of layouts, not on the number of networks.
     """
     items = cache.indices("train")
     table = cache.table.iloc[items]
@@ -151,16 +151,16 @@ def fitted_to(cache: TokenCache) -> list[Int[np.ndarray, " items"]]:
 def _fit_group(
     cache: TokenCache, members: np.ndarray, config: LinearPathConfig, sensitivity: Sensitivities
 ) -> LinearGroupFit:
-    """Return the basis of items that are alike, fitted to weights in the order of the layout, each times its importance."""
+    """Return the basis of items of one layout and window, fitted to importance-weighted weights in layout order."""
     metric = sensitivity.get(cache.layout(members[0]).identity)
     if metric is not None:
         return _fit_sensitive(cache, members, config, metric.numpy())
     places = _places(cache, int(members[0]))
     layout = cache.layout(members[0])
-    whole = len(places) == layout.size  # not a window: a symmetry is one of whole networks
+    whole = len(places) == layout.size  # not a window: the symmetry holds only for whole networks
     order = np.argsort(places) if whole else np.arange(len(places))
     sizes = np.repeat([spec.size for spec in layout.tensors], [spec.size for spec in layout.tensors])[places]
-    importance = (sizes / sizes.mean()) ** (-config.balance / 2)  # in the order of the tokens
+    importance = (sizes / sizes.mean()) ** (-config.balance / 2)  # in token order
     units = _units(layout, config.symmetry if whole else 0.0)
     stream = lambda: (block[:, order] for block in _blocks(cache, members, importance.astype(np.float32)))  # noqa: E731
     if units is None:
@@ -176,11 +176,11 @@ def _fit_group(
 def _fit_sensitive(
     cache: TokenCache, members: np.ndarray, config: LinearPathConfig, metric: Float[np.ndarray, "all all"]
 ) -> LinearGroupFit:
-    """Return the basis whose truncation or rounding errors e are small in e^T F e.
+    """Return the basis that minimises truncation and rounding errors e in the metric e^T F e.
 
     With the damped metric F = L L^T and the covariance C of the weights, both mixed as in `symmetric_pca`, coordinates are
-    V^T L^T (x - m) with the eigenvectors V of L^T C L. They are uncorrelated, and an error of one is as bad as an error of
-    another.
+    V^T L^T (x - m) with the eigenvectors V of L^T C L. They are uncorrelated, and errors in all
+    coordinates have equal cost.
     """
     places, layout = _places(cache, int(members[0])), cache.layout(members[0])
     weights = np.concatenate([*_blocks(cache, members, np.ones(len(places), np.float32))])[:, np.argsort(places)]
@@ -205,9 +205,9 @@ def _fit_sensitive(
 
 
 def _moments(weights: np.ndarray, layout: Layout, symmetry: float, floors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return mean (D,) and covariance (D, D) in float64, a share of them averaged over all orders of the hidden units.
+    """Return mean (D,) and covariance (D, D) in float64, mixed with their average over all orders of the hidden units.
 
-    The covariance is that of the weights as they are encoded, where those with a floor have none (`linear.unbounded`).
+    The covariance is that of the weights as they are encoded, with floors removed (`linear_path.unbounded`).
     """
     mean = weights.mean(0, dtype=np.float64)
     units = _units(layout, symmetry)
@@ -226,7 +226,7 @@ def _moments(weights: np.ndarray, layout: Layout, symmetry: float, floors: np.nd
 def damped_root(
     metric: Float[np.ndarray, "weights weights"], layout: Layout, symmetry: float
 ) -> Float[np.ndarray, "weights weights"]:
-    """Return L (D, D) with L L^T the damped metric, a share of it averaged over all orders of the hidden units."""
+    """Return L (D, D) with L L^T the damped metric, mixed with its average over all orders of the hidden units."""
     lower = np.linalg.cholesky(metric + (DAMPING * np.trace(metric) / len(metric) + 1e-12) * np.eye(len(metric)))
     units = _units(layout, symmetry)
     if units is None:
@@ -237,13 +237,13 @@ def damped_root(
 
 
 def _units(layout: Layout, symmetry: float) -> Exchangeable | None:
-    """Return the hidden units over whose orders is averaged, if it is, and the blocks are small enough."""
+    """Return the hidden units to average over, if symmetry is on and the blocks are small enough."""
     units = Exchangeable(layout) if symmetry > 0 else None
     return units if units is not None and units.dim <= LARGEST else None
 
 
 def _floors(cache: TokenCache, layout: Layout) -> Float32[np.ndarray, " weights"]:
-    """Return zero as normalised where a weight (D,) of a layout is a running variance, else -inf."""
+    """Return the normalised value of 0 for running variances of a layout (D,), -inf for other weights."""
     zeros = np.asarray(cache.normalizer.normalize(layout, np.zeros(layout.size, np.float32)))
     variance = np.repeat(
         [spec.kind == "running_var" for spec in layout.tensors], [spec.size for spec in layout.tensors]
@@ -252,7 +252,7 @@ def _floors(cache: TokenCache, layout: Layout) -> Float32[np.ndarray, " weights"
 
 
 def oriented(vectors: np.ndarray) -> np.ndarray:
-    """Return the columns with signs such that the largest entry of each is positive."""
+    """Flip the signs of columns so that the largest entry of each is positive."""
     if not vectors.size:
         return vectors
     largest = np.abs(vectors).argmax(axis=0)
@@ -260,7 +260,7 @@ def oriented(vectors: np.ndarray) -> np.ndarray:
 
 
 def _unscaled(signature: int, basis: Pca, importance: np.ndarray, floors: np.ndarray) -> LinearGroupFit:
-    """Return the oblique basis for weights of a basis for weights times their importance."""
+    """Convert a basis of importance-weighted weights to an oblique basis of the weights."""
     vectors, columns = basis.basis.T, importance[:, None]
     parts = (basis.mean / importance, vectors * columns, vectors / columns)
     mean, analysis, synthesis = (torch.from_numpy(np.ascontiguousarray(part, np.float32)) for part in parts)
@@ -269,7 +269,7 @@ def _unscaled(signature: int, basis: Pca, importance: np.ndarray, floors: np.nda
 
 
 def _places(cache: TokenCache, item: int) -> Int[np.ndarray, " weights"]:
-    """Return which weight of its network each valid entry of an item is, in the order of the tokens."""
+    """Return the weight index of each valid entry of an item, in token order."""
     start, length = (int(cache.table[name].iloc[item]) for name in ("start", "length"))
     template = cache.tokenizer.template(cache.layout(item))
     part = slice(start, start + length)
@@ -277,7 +277,7 @@ def _places(cache: TokenCache, item: int) -> Int[np.ndarray, " weights"]:
 
 
 def _blocks(cache: TokenCache, items: np.ndarray, importance: np.ndarray) -> Iterator[np.ndarray]:
-    """Yield the valid entries (n, D) of items that are alike, times their importance, some items at once."""
+    """Yield the valid entries (n, D) of items of one layout and window, times their importance, in blocks."""
     for start in range(0, len(items), BLOCK):
         batch = cache.batch(items[start : start + BLOCK])
         yield batch.tokens[batch.mask].view(len(batch.tokens), -1).numpy() * importance

@@ -1,10 +1,9 @@
-"""How far rebuilt tokens are from the true ones, over valid entries only.
+"""Reconstruction losses of tokens, over valid entries only.
 
 A loss is first a mean over the valid entries of each network, then a mean over the networks of the batch. So every
-network counts the same however many weights it has, and the mean over a data set does not depend on how it was batched.
-(One mean over all valid entries of a batch would let the largest architecture decide.) Whatever stands in padding, NaN
-included, reaches neither a loss nor its gradient; a network of nothing but padding does not count. Sums are in float32
-at least.
+network has equal weight regardless of its size, and the mean over a data set does not depend on the batching. (A single
+mean over all valid entries of a batch would be dominated by the largest architecture.) Padding, even NaN, affects neither
+a loss nor its gradient; a network that is entirely padding does not count. Sums are in float32 at least.
 """
 
 from collections.abc import Callable, Mapping
@@ -28,7 +27,7 @@ def network_mse(
     """Return sum_i m_i (p_i - t_i)^2 / sum_i m_i of each network; 0 where nothing is valid.
 
     >>> target, mask = torch.zeros(1, 1, 2), torch.tensor([[[True, False]]])
-    >>> network_mse(torch.tensor([[[3.0, 99.0]]]), target, mask)  # padding never counts
+    >>> network_mse(torch.tensor([[[3.0, 99.0]]]), target, mask)  # padding is ignored
     tensor([9.])
     """
     return _mean(_difference(prediction, target, mask).square(), mask)
@@ -90,7 +89,7 @@ def combined(
     *,
     weights: Mapping[str, float],
 ) -> Float[Tensor, ""]:
-    """Return sum_k w_k loss_k over the losses named in `weights`; those of weight 0 are not computed.
+    """Return sum_k w_k loss_k over the losses in `weights`; those with weight 0 are not computed.
 
     Raises:
         ConfigError: if a name is unknown, or no weight is positive.
@@ -109,7 +108,7 @@ def combined(
 
 
 def reconstruction_loss(name: str, weights: Mapping[str, float]) -> Loss:
-    """Return the loss of this name as a function of (prediction, target, mask); `weights` belong to `combined`.
+    """Return the loss of this name as a function of (prediction, target, mask); `weights` are used by `combined`.
 
     Raises:
         ConfigError: if the name is unknown.
@@ -123,7 +122,7 @@ def reconstruction_loss(name: str, weights: Mapping[str, float]) -> Loss:
 
 
 def _valid(values: Tensor, mask: Tensor) -> Tensor:
-    """Return values with zeros in padding, in float32 at least."""
+    """Set padding to zero, in float32 at least."""
     precise = values.to(torch.promote_types(values.dtype, torch.float32))
     return torch.where(mask, precise, precise.new_zeros(()))
 

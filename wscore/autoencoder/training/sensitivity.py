@@ -1,8 +1,8 @@
-"""What networks care about: the mean curvature of their answers by their weights, layout by layout.
+"""Output sensitivity: the mean Gauss-Newton curvature of network outputs in the weights, per layout.
 
-The Gauss-Newton matrix of KL(answers || answers of the weights moved by d), of which d^T F d / 2 is the value for a small d, is
-averaged over training networks and training images. A basis and a rounding that go by it put errors where networks of the
-layout hardly notice them. It is a figure of the layout: no network that is encoded is ever run.
+The Gauss-Newton matrix F of KL(outputs || outputs at weights perturbed by d), which is d^T F d / 2 for small d, is averaged
+over training networks and training images. Basis and rounding weighted by it move errors to insensitive directions of the
+layout. It is a property of the layout: no network is run for its own encoding.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,9 +18,9 @@ from wscore.networks.datasets import Tasks, as_tasks
 from wscore.networks.images import Images
 from wscore.tokens.cache import TokenCache
 
-NETWORKS = 128  # of each layout, at most, spread evenly over its training networks
-LARGEST = 4096  # weights of a layout whose matrix is held
-TOGETHER = 512  # networks x images that are run as one
+NETWORKS = 128  # maximum number per layout, evenly spaced among its training networks
+LARGEST = 4096  # maximum number of weights of a layout with a stored matrix
+TOGETHER = 512  # networks x images run at once
 
 #: F (D, D) of layouts by their identity, in normalised units.
 Sensitivities = Mapping[str, Float[Tensor, "weights weights"]]
@@ -30,18 +30,18 @@ def output_sensitivities(
     cache: TokenCache, groups: Sequence[NetworkGroup], images: Images | Tasks, *, count: int, temperature: float,
     seed: int,
 ) -> dict[str, Tensor]:  # fmt: skip
-    """Return the mean curvature of each layout that is not too large for it.
+    """Return the mean curvature of each layout with at most `LARGEST` weights.
 
-    The curvature by the logits, diag(p) - p p^T at a temperature in spreads of the network's logits, is sampled: one direction
-    R e with R R^T = diag(p) - p p^T and e ~ N(0, 1) for every image, which is right on average.
+    The curvature in the logits, diag(p) - p p^T at a temperature in units of the spread of the network's logits, is sampled: one
+    direction R e with R R^T = diag(p) - p p^T and e ~ N(0, 1) per image, which is unbiased.
 
     Args:
         cache: of the networks' tokens.
-        groups: training networks that differ in their weights alone.
-        images: of the networks' tasks; only training images are looked at.
-        count: of them for each network.
+        groups: training networks that differ only in their weights.
+        images: of the networks' data sets; only training images are used.
+        count: images per network.
         temperature: of the divergence.
-        seed: of the images and the directions.
+        seed: for images and directions.
     """
     generator, tasks = torch.Generator().manual_seed(seed), as_tasks(images)
     sums: dict[str, Tensor] = {}
@@ -82,7 +82,7 @@ def _gradients(
     temperature: float,
     generator: torch.Generator,
 ) -> Tensor:
-    """Return J^T R e (n I, D) of some networks on images, by normalised weights."""
+    """Return J^T R e (n I, D) of some networks on images, in normalised weights."""
     layout, count = group.layout, len(images)
     with torch.no_grad():
         weights = group.weights(cache.batch(items.reshape(-1)).tokens)  # (n, D)

@@ -1,15 +1,15 @@
-"""The covariance that weights would have if the hidden units of every network stood in a random order.
+"""Permutation-symmetric weight covariance: the expectation over random orders of the hidden units.
 
-Reordering the units of a hidden layer leaves a network what it computes, so the covariance of the weights of networks that
-were never aligned commutes with every reordering. By Schur's lemma it then falls apart into small blocks, each of which can be
+Permuting the units of a hidden layer leaves the function of a network unchanged, so the weight covariance of unaligned
+networks commutes with every permutation. By Schur's lemma it is then block diagonal with small blocks, each of which can be
 estimated from few networks: with R^h = trivial + standard (sum zero) for each layer of h units,
 
     trivial        means over all units, of each kind of weight                     one block
     standard g     deviations between the units of layer g                          one block per layer, h - 1 times
     standard g, f  deviations between pairs of units of two layers                  one block per tensor, (h - 1)(f - 1) times
 
-A sample covariance of a few hundred networks has to find these blocks in noise. Which axes run over units is read off the
-layout by `unit_axes`; where that errs, the estimate is biased, which is why it is mixed with the plain one.
+A sample covariance of a few hundred networks would have to recover these blocks from noise. The axes that index units are
+inferred from the layout by `unit_axes`; errors there bias the estimate, which is why it is mixed with the plain one.
 """
 
 import math
@@ -29,11 +29,11 @@ WEIGHTS = ("linear", "conv")
 
 
 class Axes(NamedTuple):
-    """How a tensor is laid out over hidden units.
+    """Axes of a tensor that index hidden units.
 
     Attributes:
         offset: its start in the flat vector.
-        shape: rows, columns and numbers for each row and column.
+        shape: rows, columns and entries per row and column.
         row_units: layer whose units the rows are, -1 if they are not hidden units.
         column_units: layer whose units the columns are, -1 if they are not hidden units.
     """
@@ -45,17 +45,17 @@ class Axes(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Count of weights."""
+        """Number of weights."""
         return math.prod(self.shape)
 
 
 class TensorPart(NamedTuple):
-    """The share of one tensor in a component.
+    """Part of a component that lies in one tensor.
 
     Attributes:
-        axes: of the tensor.
-        spread: axes (of rows 0, columns 1) along which deviations count, in that order.
-        averaged: axes along which only the mean counts.
+        axes: axes of the tensor.
+        spread: axes (of rows 0, columns 1) along which deviations are kept, in that order.
+        averaged: axes along which only the mean is kept.
     """
 
     axes: Axes
@@ -64,16 +64,16 @@ class TensorPart(NamedTuple):
 
     @property
     def dim(self) -> int:
-        """Coordinates: one for each weight that units leave over."""
+        """Coordinates: one for each weight of the remaining axes."""
         return self.axes.size // math.prod(self.axes.shape[axis] for axis in (*self.spread, *self.averaged))
 
 
 class Component(NamedTuple):
-    """All parts that are reordered alike.
+    """All parts that transform in the same way under permutations.
 
     Attributes:
         parts: in the order of the tensors.
-        units: counts of the units along which deviations count: (), (h,) or (h, f).
+        units: numbers of units along which deviations are kept: (), (h,) or (h, f).
     """
 
     parts: list[TensorPart]
@@ -86,7 +86,7 @@ class Component(NamedTuple):
 
     @property
     def copies(self) -> int:
-        """How often the block of this component stands in the covariance."""
+        """Multiplicity of this component's block in the covariance."""
         return math.prod(count - 1 for count in self.units)
 
     def project(self, vectors: Vectors) -> Float64[np.ndarray, "n *units dim"]:
@@ -105,7 +105,7 @@ class Component(NamedTuple):
         return coordinates
 
     def add_lifted(self, coordinates: Float64[np.ndarray, "n *units dim"], vectors: Vectors) -> None:
-        """Add the vectors (n, D) of which these are the coordinates, in place: the transpose of `project`."""
+        """Add the vectors (n, D) with these coordinates, in place: the transpose of `project`."""
         ends = np.cumsum([part.dim for part in self.parts])[:-1]
         for part, values in zip(self.parts, np.split(coordinates, ends, axis=-1), strict=True):
             axes = part.axes
@@ -130,7 +130,7 @@ class Exchangeable:
 
     @property
     def dim(self) -> int:
-        """Coordinates of the largest component; its block takes 8 bytes for each pair of them."""
+        """Dimension of the largest component; its block takes 8 dim^2 bytes."""
         return max(component.dim for component in self.components.values())
 
     def average(self, vector: Float[np.ndarray, " weights"]) -> Float[np.ndarray, " weights"]:
@@ -162,11 +162,11 @@ class Exchangeable:
 
 
 def unit_axes(layout: Layout) -> list[Axes]:
-    """Return which axes of each tensor run over hidden units.
+    """Infer which axes of each tensor index hidden units.
 
-    Rows of a weight are the units of its layer, save those of the last weight (the classes). Its columns are the units of the
-    nearest earlier layer with as many units or, for a linear layer behind a flattening, as many as divide them; those of the
-    first weight (the inputs) are none. Biases and normalisation belong to the nearest earlier weight with as many rows.
+    Rows of a weight are the units of its layer, except for the last weight (classes). Its columns are the units of the nearest
+    earlier layer with the same number of units or, for a linear layer after flattening, a divisor of it; those of the first
+    weight (inputs) are no units. Biases and normalisation belong to the nearest earlier weight with the same number of rows.
     """
     last = max((place for place, spec in enumerate(layout.tensors) if spec.kind in WEIGHTS), default=-1)
     found: list[Axes] = []
@@ -183,7 +183,7 @@ def unit_axes(layout: Layout) -> list[Axes]:
 
 
 def components_of(tensors: list[Axes]) -> dict[Key, Component]:
-    """Return the components of a layout, those without any dimension left out."""
+    """Return the components of a layout that have at least one dimension."""
     components: dict[Key, Component] = {TRIVIAL: Component([], ())}
     for number, axes in enumerate(tensors):
         units = {axis: layer for axis, layer in enumerate((axes.row_units, axes.column_units)) if layer >= 0}
@@ -198,7 +198,7 @@ def components_of(tensors: list[Axes]) -> dict[Key, Component]:
 
 
 def _columns(spec: TensorSpec, layers: list[tuple[int, int]]) -> tuple[int, int]:
-    """Return how many units the second axis of a tensor runs over, and of which layer; (1, -1) if it does not."""
+    """Return the number of units indexed by the second axis of a tensor, and their layer; (1, -1) if none."""
     if spec.kind not in WEIGHTS or len(spec.shape) < 2:
         return 1, -1
     inputs = spec.shape[1]
@@ -210,15 +210,15 @@ def _columns(spec: TensorSpec, layers: list[tuple[int, int]]) -> tuple[int, int]
 def symmetric_pca(blocks: Stream, rank: int, *, seed: int, units: Exchangeable, symmetry: float) -> Pca:
     """Return the leading eigenvectors of (1 - s) C + s C', by the subspace iteration of `wscore.pca`.
 
-    C is the covariance of the networks and C' its average over all orders of their hidden units, both about the mean mixed
-    likewise. This helps where there are few networks for their length.
+    C is the covariance of the networks and C' its average over all orders of their hidden units, both about the mean, mixed in
+    the same way. This helps if there are few networks compared to their number of weights.
 
     Args:
         blocks: returns the networks in batches (n, D), the same at each call.
-        rank: most components.
-        seed: of the random start.
+        rank: maximum number of components.
+        seed: for the random initialisation.
         units: hidden units of the networks.
-        symmetry: the share s, from 0 to 1.
+        symmetry: mixing weight s in [0, 1].
     """
     count, mean = stream_mean(blocks)
     mean = ((1 - symmetry) * mean + symmetry * units.average(mean)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Gradient boosting on seven statistics of each tensor: the simple rival that every head is printed beside.
+"""Gradient boosting on seven statistics of each tensor: the main baseline of the property heads.
 
 Unterthiner et al. (2020), "Predicting neural network accuracy from weights", arXiv 2002.11448, with the table of
 `wscore.heads.weight_statistics`.
@@ -15,15 +15,15 @@ from wscore.heads.boosting import Boosted, Known, boosted, class_weights, split_
 from wscore.heads.targets import Binary, Continuous, Target
 from wscore.heads.weight_statistics import Features
 
-MAX_BINS = 127  # also the most layouts that are told apart as categories
+MAX_BINS = 127  # also the maximum number of layouts treated as categories
 
 
 class Boost(NamedTuple):
-    """What gradient boosting says, and what it looked at.
+    """Predictions of gradient boosting with feature importances.
 
     Attributes:
-        answers: (N, width): probability of true, scaled number, or probability of each name of the vocabulary.
-        gains: share of each column in the sum of the gains of all splits, largest first; columns without one left out.
+        answers: (N, width): probability of true, scaled value, or probability of each class.
+        gains: share of each column in the total split gain, largest first; columns without gain are omitted.
     """
 
     answers: Float[np.ndarray, "rows width"]
@@ -33,16 +33,16 @@ class Boost(NamedTuple):
 def boost(target: Target, train: Known, validation: Known, test: Features, *, iterations: int, seed: int) -> Boost:
     """Return what gradient boosting on statistics, fitted on the training rows, predicts for the test rows.
 
-    The validation rows, if there are any, end it after 20 iterations without gain. Columns that do not vary are left
-    out; the last column, the layout, is a category as long as there are at most `MAX_BINS` layouts.
+    Early stopping after 20 iterations without gain on the validation rows, if there are any. Constant columns are
+    dropped; the last column, the layout, is categorical if there are at most `MAX_BINS` layouts.
 
     Args:
         target: what is predicted.
         train: rows of `statistics_table`.
-        validation: likewise; may be empty.
-        test: likewise.
-        iterations: most trees (per class).
-        seed: of ties and of the binning of large tables.
+        validation: rows for early stopping; may be empty.
+        test: rows to predict.
+        iterations: maximum number of trees (per class).
+        seed: for ties and the binning of large tables.
 
     Raises:
         DataError: if no statistic varies over the training rows.
@@ -65,9 +65,8 @@ def _categories(features: Features, kept: np.ndarray) -> list[int] | None:
 def boosted_answers(model: Boosted, target: Target, features: Features) -> np.ndarray:
     """Return predictions as (N, width); a class without a training row has probability 0.
 
-    The probabilities are weighed as the classes are in the loss of the head, w_k p_k / sum_j w_j p_j, so that both
-    answer the same question. Weights in the fitting would come to the same in the limit, but sklearn bins weighted rows
-    slowly.
+    The probabilities are reweighted by the class weights of the head's loss, w_k p_k / sum_j w_j p_j, so that both are
+    comparable. Sample weights in the fit are equivalent in the limit, but scikit-learn bins weighted rows slowly.
     """
     if isinstance(target, Continuous) or isinstance(model, HistGradientBoostingRegressor):
         return model.predict(features)[:, None]

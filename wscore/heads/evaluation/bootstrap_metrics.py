@@ -1,7 +1,7 @@
-"""Metrics of property predictions under many weightings of the same networks at once: bootstrap without loops.
+"""Vectorised bootstrap of property metrics: evaluates them under many weightings of the same networks at once.
 
 Every function takes the weights W (B, N) of `wscore.evaluation.bootstrap` and returns one value per resampling (B,), NaN
-where the metric is not defined there; with weights of one it is the metric of `wscore.heads.evaluation.metrics`.
+where the metric is undefined; with unit weights it equals the metric of `wscore.heads.evaluation.metrics`.
 """
 
 import numpy as np
@@ -31,7 +31,7 @@ def binary(
 def regression(
     truth: Float[np.ndarray, " rows"], prediction: Float[np.ndarray, " rows"], weights: Weights
 ) -> dict[str, Values]:
-    """Return mse, mae, rmse, relative_error, r2, kendall_tau (tau-b) and spearman of a number."""
+    """Return mse, mae, rmse, relative_error, r2, kendall_tau (tau-b) and spearman of a continuous target."""
     error = prediction - truth
     mse, centre = mean(error**2, weights), mean(truth, weights)
     variance = np.maximum(mean(truth**2, weights) - centre**2, 0.0)
@@ -64,24 +64,24 @@ def classes(
 
 
 def _over(values: Float[np.ndarray, "sample part"]) -> Values:
-    """Return the mean of the parts that are defined."""
+    """Return the mean of the defined (non-NaN) parts."""
     known = np.isfinite(values)
     return ratio(np.where(known, values, 0.0).sum(axis=1), known.sum(axis=1).astype(float))
 
 
 def average(values: list[Values]) -> Values:
-    """Return the mean over several metrics, resampling by resampling, of those that are defined."""
+    """Return the mean over several metrics, per resampling, ignoring undefined ones."""
     return _over(np.stack(values, axis=1))
 
 
 def _steps(probability: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the order of falling probability and the first place of each set of equal ones."""
+    """Return the order of decreasing probability and the first index of each group of ties."""
     order = np.argsort(-probability, kind="stable")
     return order, np.flatnonzero(np.append(True, np.diff(probability[order]) != 0))
 
 
 def _area(truth: np.ndarray, probability: np.ndarray, weights: Weights) -> Values:
-    """Return the sum over pairs (true, false) of 1 if the true one is likelier, 1/2 if equally likely."""
+    """Return the sum over pairs (positive, negative) of 1 if the positive scores higher, 1/2 if tied."""
     order, starts = _steps(probability)
     yes, no = (np.add.reduceat(weights[:, order] * part[order], starts, axis=1) for part in (truth, ~truth))
     below = no.sum(axis=1, keepdims=True) - np.cumsum(no, axis=1)
@@ -89,7 +89,7 @@ def _area(truth: np.ndarray, probability: np.ndarray, weights: Weights) -> Value
 
 
 def _precision_sum(truth: np.ndarray, probability: np.ndarray, weights: Weights) -> Values:
-    """Return the sum over thresholds of (true ones gained) x precision."""
+    """Return the sum over thresholds of (positives gained) x precision."""
     order, starts = _steps(probability)
     yes, all_ = (
         np.add.reduceat(weights[:, order] * part, starts, axis=1) for part in (truth[order], np.ones(len(order)))

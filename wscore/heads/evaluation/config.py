@@ -11,10 +11,10 @@ class EvaluateHeadsConfig(Section, frozen=True):
     """How property heads are evaluated on held-out runs (section `evaluate_heads:`).
 
     Args:
-        ood: hold out each family or each data set in turn and evaluate heads trained without it; null = don't.
+        ood: hold out each family or each data set in turn and evaluate heads trained without it; null = skip.
         boosting_iterations: trees of the weight-statistics baseline.
-        bootstrap_samples: resamplings of the runs behind each 95% interval; 0 leaves the intervals out.
-        seed: of the baseline and the bootstrap.
+        bootstrap_samples: bootstrap resamplings of the runs for each 95% interval; 0 omits the intervals.
+        seed: for the baseline and the bootstrap.
     """
 
     ood: Literal["family", "dataset"] | None

@@ -1,15 +1,15 @@
-"""What a property head must beat, on the same held-out networks, fitted on the same training networks.
+"""Baselines (controls) of the property heads, fitted and evaluated on the same networks.
 
-    control        what it is given
-    mean           nothing: the mean, or the share of each label or name, of the training networks
-    shapes         the kinds and shapes of the tensors: the same by set of shapes, all networks if a set was never seen
-    linear_probe     the latents of the encoder: ridge regression, its strength chosen on the validation networks
-    pca              as many principal components of the weights: the same ridge regression
-    hyperparameters  how the network was trained, not its weights (for the accuracy only): gradient boosting
-    statistics       seven statistics of each tensor: gradient boosting, ended by the validation networks
+    control          input and method
+    mean             no input: mean, or class frequencies, of the training networks
+    shapes           kinds and shapes of the tensors: the same per set of shapes, over all networks for an unseen set
+    linear_probe     encoder latents: ridge regression, penalty selected on the validation networks
+    pca              the same number of principal components of the weights: the same ridge regression
+    hyperparameters  training hyperparameters instead of weights (for the accuracy only): gradient boosting
+    statistics       seven statistics of each tensor: gradient boosting, early stopping on the validation networks
 
-All take a `Case` and return what a head returns: probability of true (N, 1), scaled number (N, 1), or probability of
-each name of the vocabulary (N, K); the linear probe's are clipped to [0, 1] but don't add up to 1.
+All take a `Case` and return predictions as a head does: probability of true (N, 1), scaled value (N, 1), or probability
+of each class (N, K); those of the linear probe are clipped to [0, 1] but do not sum to 1.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -26,20 +26,20 @@ from wscore.networks.layout import Layout
 from wscore.pca import fit_pca
 from wscore.zoo.store import Zoo
 
-TOGETHER = 256  # networks whose weights are held at once
+TOGETHER = 256  # networks whose weights are held in memory at once
 STRENGTHS = tuple(10.0**exponent for exponent in range(-3, 6))  # of the ridge penalty, per unit of latent variance
 
 
 class ControlInputs(NamedTuple):
-    """What controls are given about networks.
+    """Inputs of the controls.
 
     Attributes:
         latents: (N, Z).
         statistics: (N, F), see `wscore.heads.evaluation.boosting_baseline.statistics_table`.
-        shapes: (N,) number of the set of kinds and shapes, equal for equal sets.
+        shapes: (N,) index of the set of kinds and shapes.
         components: (N, Z) of a PCA of the weights, see `weight_components`.
-        hyperparameters: (N, H) numbers, NaN where missing; names as numbers.
-        names: of the statistics.
+        hyperparameters: (N, H) numbers, NaN where missing; categories as integers.
+        names: column names of the statistics.
     """
 
     latents: Float[np.ndarray, "rows latent"]
@@ -50,12 +50,12 @@ class ControlInputs(NamedTuple):
     names: tuple[str, ...]
 
     def take(self, rows: Bool[np.ndarray, " rows"] | Int[np.ndarray, " taken"]) -> "ControlInputs":
-        """Return some of the networks."""
+        """Return a subset of the networks."""
         return ControlInputs(*(part[rows] for part in self[:-1]), names=self.names)
 
 
 class Case(NamedTuple):
-    """One target to be predicted.
+    """One target to predict.
 
     Attributes:
         target: as fitted on the training networks.
@@ -64,8 +64,8 @@ class Case(NamedTuple):
         validation: validation networks of which it is known.
         validation_values: their encoded values.
         test: networks to predict.
-        iterations: most trees of `statistics`.
-        seed: of `statistics`.
+        iterations: maximum number of trees for `statistics`.
+        seed: for `statistics`.
     """
 
     target: Target
@@ -79,12 +79,12 @@ class Case(NamedTuple):
 
 
 def training_mean(case: Case) -> Float[np.ndarray, "rows width"]:
-    """Return the mean of the training networks for every network."""
+    """Predict the training mean for every network."""
     return np.repeat(_columns(case.target, case.train_values).mean(axis=0)[None], len(case.test.shapes), axis=0)
 
 
 def shapes(case: Case) -> Float[np.ndarray, "rows width"]:
-    """Return for every network the mean of the training networks with the same shapes."""
+    """Predict the mean over the training networks with the same shapes."""
     columns, found = _columns(case.target, case.train_values), training_mean(case)
     for number in np.intersect1d(case.train.shapes, case.test.shapes):
         found[case.test.shapes == number] = columns[case.train.shapes == number].mean(axis=0)
@@ -92,7 +92,7 @@ def shapes(case: Case) -> Float[np.ndarray, "rows width"]:
 
 
 def linear_probe(case: Case) -> Float[np.ndarray, "rows width"]:
-    """Return the ridge regression of the target, or of each label or name as 0 and 1, on the standardised latents."""
+    """Return ridge regression predictions from standardised latents; labels and classes are one-hot targets."""
     return _ridge(case, *(part.latents for part in (case.train, case.validation, case.test)))
 
 
@@ -102,7 +102,7 @@ def pca_probe(case: Case) -> Float[np.ndarray, "rows width"]:
 
 
 def hyperparameters(case: Case) -> Float[np.ndarray, "rows width"]:
-    """Return what gradient boosting makes of the hyperparameters; the mean if none is there or none varies."""
+    """Return gradient boosting predictions from the hyperparameters; the mean if there are none or none varies."""
     kept = varying(case.train.hyperparameters)
     if not kept.size:
         return training_mean(case)
@@ -130,7 +130,7 @@ def _ridge(case: Case, train: np.ndarray, validation: np.ndarray, test: np.ndarr
 
 
 def statistics(case: Case) -> Boost:
-    """Return what gradient boosting makes of the weight statistics, and which of them it looks at."""
+    """Return gradient boosting predictions from the weight statistics, with feature importances."""
     return boost(
         case.target,
         Known(case.train.statistics, case.train_values),
@@ -149,7 +149,7 @@ CONTROLS: dict[str, Callable[[Case], Float[np.ndarray, "rows width"]]] = {
     "hyperparameters": hyperparameters,
     "statistics": lambda case: statistics(case).answers,
 }
-ONLY = {"hyperparameters": ("accuracy",)}  # tasks of controls that not every task has
+ONLY = {"hyperparameters": ("accuracy",)}  # tasks to which a control is restricted
 
 
 def controls_of(task: str) -> dict[str, Callable[[Case], Float[np.ndarray, "rows width"]]]:
@@ -160,16 +160,16 @@ def controls_of(task: str) -> dict[str, Callable[[Case], Float[np.ndarray, "rows
 def weight_components(
     zoo: Zoo, rows: Int[np.ndarray, " rows"], train: Bool[np.ndarray, " rows"], *, components: int, seed: int
 ) -> Float[np.ndarray, "rows component"]:
-    """Return principal components of the weights of networks, fitted on some of them.
+    """Return principal components of the weights of networks, fitted on a subset of them.
 
-    Weight vectors are taken less the mean of their layout (over the fitted networks; of an unseen layout less nothing)
-    and filled with zeros to one length.
+    Weight vectors are centred per layout (mean over the fitted networks; unseen layouts are not centred) and zero-padded
+    to a common length.
 
     Args:
-        zoo: where the networks are.
+        zoo: of the networks.
         rows: which ones, in the order of the result.
         train: which of these the PCA is fitted on.
-        components: at most so many.
+        components: maximum number of components.
         seed: of the PCA.
     """
     longest = max(layout.size for layout in zoo.layouts.values())
@@ -194,7 +194,7 @@ def weight_components(
 
 
 def hyperparameter_numbers(table: pd.DataFrame, names: Sequence[str]) -> Float[np.ndarray, "rows setting"]:
-    """Return hyperparameters as numbers (N, H), names numbered in alphabetical order; missing columns are left out."""
+    """Return hyperparameters as numbers (N, H), categories numbered alphabetically; missing columns are omitted."""
     columns = [np.zeros((len(table), 0))]
     for name in (name for name in names if name in table):
         column = pd.Series(table[name])
@@ -207,14 +207,14 @@ def hyperparameter_numbers(table: pd.DataFrame, names: Sequence[str]) -> Float[n
 
 
 def shape_numbers(layouts: list[Layout]) -> Int[np.ndarray, " rows"]:
-    """Return a number per layout, the same for those that agree in kinds and shapes; names of tensors don't count."""
+    """Return an index per layout, equal for layouts with equal kinds and shapes; tensor names are ignored."""
     seen: dict[tuple[object, ...], int] = {}
     keys = [tuple((spec.kind, spec.shape) for spec in layout.tensors) for layout in layouts]
     return np.array([seen.setdefault(key, len(seen)) for key in keys], dtype=int)
 
 
 def _columns(target: Target, values: np.ndarray) -> np.ndarray:
-    """Return encoded values as (N, width), a column of 0 and 1 per name of a vocabulary."""
+    """Return encoded values as (N, width), one-hot for a vocabulary."""
     if isinstance(target, Discrete):
         return np.eye(target.width)[values.astype(int)]
     assert isinstance(target, Binary | Continuous)
@@ -222,6 +222,6 @@ def _columns(target: Target, values: np.ndarray) -> np.ndarray:
 
 
 def _shrink(sizes: np.ndarray, strength: float, rows: int) -> np.ndarray:
-    """Return s / (s^2 + strength * rows) of the singular values, 0 for those that vanish."""
+    """Return s / (s^2 + strength * rows) of the singular values, 0 where they vanish."""
     kept = sizes > 1e-9 * max(sizes.max(initial=0.0), 1e-30)
     return np.where(kept, sizes / (sizes**2 + strength * rows), 0.0)

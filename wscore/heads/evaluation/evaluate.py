@@ -1,17 +1,15 @@
-"""Property heads on held-out networks beside their controls: scores, intervals over runs, points for plots.
+"""Evaluates property heads and their controls on held-out networks: scores, intervals over runs, points for plots.
 
 Metrics of a task by method (`ours` first, then `CONTROLS`), all floats:
 - `patterns`: macro_f1 (mean F1 over the labels that have both values), macro_f1_not_given_away (the same over those
-that the
-  shapes don't give away), macro_precision, macro_recall, macro_roc_auc, macro_average_precision, hamming_loss (share
-  of wrong labels), subset_accuracy (share of networks without a wrong one), and `<label>_f1`;
+  not leaked by the tensor shapes), macro_precision, macro_recall, macro_roc_auc, macro_average_precision, hamming_loss (share
+  of wrong labels), subset_accuracy (share of networks without a wrong label), and `<label>_f1`;
 - `accuracy`: mse, mae, rmse, r2, relative_error, kendall_tau, spearman;
 - `hyperparameters`: aggregate (see `wscore.heads.evaluation.metrics.aggregate`), continuous_r2 (mean over targets, scaled
-space),
-  discrete_accuracy, discrete_macro_f1 (means over targets), and `<target>_r2` or `<target>_accuracy`.
+  space), discrete_accuracy, discrete_macro_f1 (means over targets), and `<target>_r2` or `<target>_accuracy`.
 `<name>_low` and `<name>_high` bound the 95% bootstrap interval over runs of each of them. Every metric of every target
-is in the long table, with its interval. Labels and names with one value in the test split are left out of the means and
-named.
+is in the long table, with its interval. Targets with a single value in the test split are excluded from the means and
+listed.
 """
 
 import warnings
@@ -60,16 +58,16 @@ LABEL_METRICS = ("f1", "precision", "recall", "roc_auc", "average_precision")
 
 
 class HeadResults(NamedTuple):
-    """What the held-out networks say about one head and its controls.
+    """Predictions of one head and its controls on the held-out networks.
 
     Attributes:
         task: of the head.
         targets: of the head.
         table: metadata of the test networks.
-        encoded: their true values.
-        outputs: what each method predicts for them.
+        encoded: true values, encoded.
+        outputs: predictions by method.
         intervals: prediction intervals of the head, by target.
-        importance: share of each weight statistic in the gain of its boosted trees, by target.
+        importance: share of each weight statistic in the gain of the boosted trees, by target.
     """
 
     task: str
@@ -87,7 +85,7 @@ class HeadResults(NamedTuple):
 
 
 def control_inputs(zoo: Zoo, data: HeadData, heads: HeadsConfig, config: EvaluateHeadsConfig) -> ControlInputs:
-    """Return what the controls are given about the networks of a table, in its order."""
+    """Return the inputs of the controls for the networks of a table, in its order."""
     rows = data.table["row"].to_numpy(dtype=int)
     layouts = [zoo.layout(row) for row in rows.tolist()]
     train = (data.table["split"] == "train").to_numpy()
@@ -103,12 +101,12 @@ def control_inputs(zoo: Zoo, data: HeadData, heads: HeadsConfig, config: Evaluat
 
 
 def evaluate(head: PropertyHead, data: HeadData, rows: ControlInputs, config: EvaluateHeadsConfig) -> HeadResults:
-    """Return what a head and its controls predict for the test networks.
+    """Return the predictions of a head and its controls for the test networks.
 
     Args:
         head: as trained on the training networks of the same data.
         data: networks of all splits.
-        rows: what the controls are given about them, in the same order.
+        rows: inputs of the controls, in the same order.
         config: trees and seed of the gradient boosting.
 
     Raises:
@@ -150,11 +148,11 @@ def evaluate(head: PropertyHead, data: HeadData, rows: ControlInputs, config: Ev
 
 
 def heads_report(verdict: HeadResults, config: EvaluateHeadsConfig) -> dict[str, Any]:
-    """Return counts, the metrics of every method, and the targets that call for a remark (`metrics/heads_test.json`).
+    """Return counts, the metrics of every method, and remarks on single targets (`metrics/heads_test.json`).
 
-    The remarks are `given_away_by_shape` (1 if the shape-only control tells a label nearly always, else 0),
-    `one_valued` (1 for a target that can't be judged because all its true values are the same) and `unseen` (count of
-    test networks left out of a target because no training network has their name; warned of too).
+    The remarks are `given_away_by_shape` (1 if the shape-only control predicts a label almost perfectly, else 0),
+    `one_valued` (1 for a target that cannot be evaluated because all its true values are equal) and `unseen` (count of
+    test networks excluded from a target because no training network has their class; also raises a warning).
     """
     summary, resampling = SUMMARIES[verdict.task], RESAMPLED[verdict.task]
     weights = run_weights(verdict.runs, samples=config.bootstrap_samples, seed=config.seed)
@@ -172,15 +170,15 @@ def heads_report(verdict: HeadResults, config: EvaluateHeadsConfig) -> dict[str,
         "unseen": unseen(verdict),
     }
     for name, count in remarks["unseen"].items():
-        text = f"{name}: {count:.0f} test networks left out, no training network has their name"
+        text = f"{name}: {count:.0f} test networks excluded: their class does not occur in the training split"
         warnings.warn(text, WscoreWarning, stacklevel=2)
     return found | {name: remark for name, remark in remarks.items() if remark}
 
 
 def coverage(verdict: HeadResults, weights: Weights) -> dict[str, float]:
-    """Return how the prediction intervals of the head did, for a task of a single number with intervals.
+    """Return coverage and width of the head's prediction intervals, for a scalar task with intervals.
 
-    `coverage` is the share of the test networks whose true value lies inside, `coverage_aim` what was asked for,
+    `coverage` is the share of the test networks whose true value lies inside, `coverage_aim` the nominal coverage,
     `interval_width` the mean width in raw units.
     """
     target = verdict.targets[0]
@@ -197,23 +195,23 @@ def coverage(verdict: HeadResults, weights: Weights) -> dict[str, float]:
 
 
 def heads_summary_line(found: Mapping[str, Any]) -> str:
-    """Return the headline of all tasks in one line: ours, and the weight statistics in brackets."""
+    """Return the main score of each task in one line: ours, and the weight statistics in brackets."""
     parts = []
     for task, result in found.items():
         name = next((name for name in ("macro_f1", "r2", "aggregate") if name in result[OURS]), None)
         if name is not None:
             parts.append(f"{task} {name} {result[OURS][name]:.3f} ({result['statistics'][name]:.3f})")
-    return f"heads on held-out runs (weight statistics in brackets): {', '.join(parts) or 'nothing can be judged'}"
+    return f"heads on held-out runs (weight statistics in brackets): {', '.join(parts) or 'nothing to evaluate'}"
 
 
 def one_valued(verdict: HeadResults) -> set[str]:
-    """Return the targets whose known true values are all the same, or of which none is known."""
+    """Return the targets whose known true values are all equal, or of which none is known."""
     values, known = verdict.encoded
     return {t.name for number, t in enumerate(verdict.targets) if is_one_valued(values[known[:, number], number])}
 
 
 def unseen(verdict: HeadResults) -> dict[str, float]:
-    """Return for each vocabulary that lacks one how many test networks have a name outside it."""
+    """Return how many test networks have a class outside the vocabulary, for each target where there are any."""
     counts = {
         target.name: float(np.sum(verdict.table[target.name].notna().to_numpy() & ~verdict.encoded.known[:, number]))
         for number, target in enumerate(verdict.targets)
@@ -223,7 +221,7 @@ def unseen(verdict: HeadResults) -> dict[str, float]:
 
 
 def shape_leaked_names(verdict: HeadResults) -> set[str]:
-    """Return the labels and names that the shapes of the tensors alone tell."""
+    """Return the targets that the tensor shapes alone predict almost perfectly."""
     shapes = verdict.outputs["shapes"]
     return {
         target.name
@@ -233,7 +231,7 @@ def shape_leaked_names(verdict: HeadResults) -> set[str]:
 
 
 def scores_of(verdict: HeadResults, outputs: Outputs) -> dict[str, dict[str, float]]:
-    """Return all metrics of each target; those of a number in its scaled space and, prefixed `raw_`, in raw units."""
+    """Return all metrics of each target; continuous ones in scaled space and, prefixed `raw_`, in raw units."""
     found = {}
     for number, target in enumerate(verdict.targets):
         found[target.name] = target_scores(target, *known_rows(target, number, outputs, verdict.encoded))
@@ -246,7 +244,7 @@ def scores_of(verdict: HeadResults, outputs: Outputs) -> dict[str, dict[str, flo
 def raw_values(
     verdict: HeadResults, target: Continuous, outputs: Outputs
 ) -> tuple[Float[np.ndarray, " known"], Float[np.ndarray, " known"]]:
-    """Return true and predicted values of a number in raw units, for the networks of which it is known."""
+    """Return true and predicted values of a continuous target in raw units, where it is known."""
     truth = target.raw(verdict.table)
     known = ~np.isnan(truth)
     return truth[known], target.restore(outputs[target.name][known, 0])
@@ -285,7 +283,7 @@ def _mixed(verdict: HeadResults, outputs: Outputs) -> dict[str, float]:
 
 
 def resampled_scores(verdict: HeadResults, outputs: Outputs, weights: Weights) -> dict[str, dict[str, Values]]:
-    """Return the metrics of each target under weightings of the networks, under the names of `scores_of`."""
+    """Return the metrics of each target under bootstrap weights, named as in `scores_of`."""
     found = {}
     for number, target in enumerate(verdict.targets):
         known = verdict.encoded.known[:, number]
@@ -364,14 +362,14 @@ RESAMPLED: dict[str, Callable[[HeadResults, Outputs, Weights], dict[str, Values]
 def _means(
     scores: Mapping[str, Mapping[str, float]], targets: Sequence[str], metrics: Mapping[str, str]
 ) -> dict[str, float]:
-    """Return the mean over the targets of each metric, under its new name; nothing if there is no target."""
+    """Return the mean over the targets of each metric, under its new name; empty if there is no target."""
     if not targets:
         return {}
     return {name: float(np.mean([scores[target][metric] for target in targets])) for name, metric in metrics.items()}
 
 
 def _main(verdict: HeadResults, scores: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    """Return the main metric of each target for which it is defined."""
+    """Return the main metric of each target where it is defined."""
     mains = {target.name: MAIN[type(target)] for target in verdict.targets}
     return {f"{name}_{main}": scores[name][main] for name, main in mains.items() if main in scores[name]}
 
@@ -381,7 +379,7 @@ def _truth(verdict: HeadResults) -> np.ndarray:
 
 
 def _only(verdict: HeadResults) -> Continuous:
-    """Return the one target of a task that is a single number."""
+    """Return the single target of a scalar task."""
     (target,) = verdict.targets
     assert isinstance(target, Continuous)
     return target

@@ -1,8 +1,8 @@
-"""Metrics of property predictions. Every function returns finite floats only: what is undefined is left out.
+"""Metrics of property predictions. Every function returns finite floats only; undefined metrics are omitted.
 
-Undefined is: whatever asks for both labels, a rank or a variance when all true values are the same (ROC-AUC, average
+Undefined are: metrics that need both labels, ranks or a variance when all true values are equal (ROC-AUC, average
 precision, precision, recall, F1; R2, Kendall, Spearman), and a relative error when all true values are 0. Such
-targets are named by `is_one_valued`. Two conventions: the precision (and F1) of a label that is never predicted is 0,
+targets are detected by `is_one_valued`. Two conventions: the precision (and F1) of a label that is never predicted is 0,
 and so is the rank correlation of a constant prediction.
 """
 
@@ -17,18 +17,18 @@ from wscore.heads.targets import Binary, Continuous, Discrete, Encoded, Target, 
 
 Outputs = dict[str, Float[np.ndarray, "rows _"]]
 MAIN = {Binary: "f1", Continuous: "r2", Discrete: "accuracy"}  # the one metric of a target in compact tables
-SHAPE_LEAKED = 0.99  # balanced accuracy of the shape-only control from which on a label counts as given away
+SHAPE_LEAKED = 0.99  # balanced accuracy of the shape-only control at or above which a label counts as leaked
 
 
 def is_one_valued(values: Shaped[np.ndarray, " rows"]) -> bool:
-    """Return whether all values are the same, or there is none."""
+    """Return whether all values are equal, or there are none."""
     return not len(values) or bool((values == values[0]).all())
 
 
 def binary_scores(truth: Bool[np.ndarray, " rows"], probability: Float[np.ndarray, " rows"]) -> dict[str, float]:
     """Return accuracy, and precision, recall, f1, roc_auc, average_precision if both labels occur.
 
-    A label is predicted from probability one half on. precision = tp / (tp + fp), recall = tp / (tp + fn),
+    A label is predicted at probability >= 1/2. precision = tp / (tp + fp), recall = tp / (tp + fn),
     f1 = 2 tp / (2 tp + fp + fn); the area under the ROC curve and the average precision (sum over thresholds of
     precision times gain of recall) use the probabilities.
     """
@@ -86,12 +86,12 @@ def class_scores(truth: Int[np.ndarray, " rows"], predicted: Int[np.ndarray, " r
 def target_scores(
     target: Target, outputs: Float[np.ndarray, "rows width"], encoded: Float[np.ndarray, " rows"]
 ) -> dict[str, float]:
-    """Return the metrics of one target on rows where it is known, those of a number in its scaled space.
+    """Return the metrics of one target on rows where it is known; continuous targets in their scaled space.
 
     Args:
         target: as fitted on the training rows.
-        outputs: probability of true, scaled number, or probability of each class.
-        encoded: the true values as `encode` gives them.
+        outputs: probability of true, scaled value, or probability of each class.
+        encoded: the true values as returned by `encode`.
     """
     if isinstance(target, Binary):
         return binary_scores(encoded >= 0.5, outputs[:, 0])
@@ -119,25 +119,25 @@ def macro_f1(
     predicted: Bool[np.ndarray, "rows target"],
     known: Bool[np.ndarray, "rows target"],
 ) -> float:
-    """Return the mean F1 of the labels that occur or are predicted among their known rows; NaN if there is none."""
+    """Return the mean F1 of the labels that occur or are predicted among their known rows; NaN if there are none."""
     hits = np.sum(predicted & truth & known, axis=0)
     total = np.sum(predicted & known, axis=0) + np.sum(truth & known, axis=0)
     return float(np.mean(2 * hits[total > 0] / total[total > 0])) if (total > 0).any() else float("nan")
 
 
 def hamming_loss(wrong: Bool[np.ndarray, "rows target"], known: Bool[np.ndarray, "rows target"]) -> float:
-    """Return the share of wrong ones among all known labels."""
+    """Return the fraction of wrong predictions among all known labels."""
     return float(np.sum(wrong & known) / max(np.sum(known), 1))
 
 
 def subset_accuracy(wrong: Bool[np.ndarray, "rows target"], known: Bool[np.ndarray, "rows target"]) -> float:
-    """Return the share of networks without a wrong label, among those of which a label is known."""
+    """Return the fraction of networks without a wrong label, among those with at least one known label."""
     some = known.any(axis=1)
     return float(np.sum(~(wrong & known).any(axis=1) & some) / max(np.sum(some), 1))
 
 
 def skill(target: Target, outputs: Float[np.ndarray, "rows width"], encoded: Float[np.ndarray, " rows"]) -> float:
-    """Return what a prediction gains on the best constant: 1 if perfect, 0 if no better; NaN for a one-valued truth.
+    """Return the gain over the best constant prediction: 1 is perfect, 0 no better; NaN for a one-valued truth.
 
     R2 in the scaled space for a continuous target; (accuracy - majority) / (1 - majority) for the others, where
     majority is the share of the commonest true class.
@@ -151,22 +151,22 @@ def skill(target: Target, outputs: Float[np.ndarray, "rows width"], encoded: Flo
 
 
 def cut_skill(target: Target, outputs: Float[np.ndarray, "rows width"], encoded: Float[np.ndarray, " rows"]) -> float:
-    """Return `skill`, -1 if it is below that."""
+    """Return `skill`, clipped below at -1."""
     return float(np.maximum(skill(target, outputs, encoded), -1.0))
 
 
 def hit_share(target: Target, outputs: Float[np.ndarray, "rows width"], encoded: Float[np.ndarray, " rows"]) -> float:
-    """Return the share of the true classes of a `Binary` or `Discrete` target that are told rightly."""
+    """Return the accuracy on a `Binary` or `Discrete` target."""
     return float(np.mean(predicted_classes(target, outputs) == encoded))
 
 
 def predicted_classes(target: Target, outputs: Float[np.ndarray, "rows width"]) -> Int[np.ndarray, " rows"]:
-    """Return the predicted class of each row: 0 or 1 of a label, the likeliest of a vocabulary."""
+    """Return the predicted class of each row: 0 or 1 for a label, the most probable class of a vocabulary."""
     return (outputs[:, 0] >= 0.5).astype(int) if isinstance(target, Binary) else outputs.argmax(axis=1)
 
 
 def aggregate(targets: Targets, outputs: Outputs, encoded: Encoded) -> float:
-    """Return the mean over the targets of `cut_skill` on their known rows; one-valued ones are left out, NaN if all."""
+    """Return the mean over the targets of `cut_skill` on their known rows; one-valued targets are excluded; NaN if all are."""
     found = [cut_skill(target, *known_rows(target, number, outputs, encoded)) for number, target in enumerate(targets)]
     kept = [value for value in found if not np.isnan(value)]
     return float(np.mean(kept)) if kept else float("nan")
@@ -183,10 +183,10 @@ def known_rows(
 def is_shape_leaked(
     target: Target, outputs: Float[np.ndarray, "rows width"], encoded: Float[np.ndarray, " rows"]
 ) -> bool:
-    """Return whether outputs (of the shape-only control) hit a label nearly always: balanced accuracy at least 0.99.
+    """Return whether outputs of the shape-only control predict a label almost perfectly (balanced accuracy >= 0.99).
 
-    Balanced accuracy is the mean over the true classes of the share that is told rightly. A number or a
-    one-valued target is never given away.
+    Balanced accuracy is the mean recall over the true classes. A continuous or
+    one-valued target is never leaked.
     """
     if isinstance(target, Continuous) or is_one_valued(encoded):
         return False

@@ -1,9 +1,9 @@
-"""Property heads on networks of a kind that they never saw: a whole architecture family or data set is held out.
+"""Out-of-distribution evaluation of property heads: hold out a whole architecture family or data set.
 
-Each family (or data set) is held out in turn: head and controls are fitted anew on the training runs of all others,
-their stopping and mixing is decided by the validation runs of all others, and the test runs of the one are judged.
-Probes are dreamed anew too, from the training networks of the others. The encoder is the one that there is: it saw
-weights of all families, but no property of any network.
+Each family (or data set) is held out in turn: head and controls are refitted on the training runs of all others,
+with early stopping and mixing weights from their validation runs, and evaluated on the test runs of the held-out one.
+Probes are also regenerated from the remaining training networks. The encoder is not retrained: it was trained on
+weights of all families, but on no property of any network.
 """
 
 from typing import Any, Literal
@@ -22,7 +22,7 @@ from wscore.heads.train import HeadsConfig, fit_targets, train_head
 from wscore.zoo.store import Zoo
 
 Ood = Literal["family", "dataset"]
-ASIDE = "aside"  # split of networks that neither teach nor are judged
+ASIDE = "aside"  # split of networks used for neither training nor evaluation
 
 
 def judge_held_out(
@@ -36,8 +36,8 @@ def judge_held_out(
 ) -> dict[str, dict[str, Any]]:
     """Return the report of each task (as in `wscore.heads.evaluation.evaluate.report`) by held-out value of a column.
 
-    Targets that have one value only among the networks that are left are left out, and so is the column itself; a task
-    without targets is missing.
+    Targets with a single value among the remaining networks are excluded, and so is the column itself; a task without
+    targets is missing.
 
     Raises:
         DataError: if the column is missing or has one value only.
@@ -47,19 +47,19 @@ def judge_held_out(
     if len(values) < 2:
         raise DataError(
             "nothing can be held out", where="evaluate_heads.ood", expected=f"two values of {column} or more", got=values,
-            fix="evaluate_heads.ood: null, or a zoo with several",
+            fix="set evaluate_heads.ood: null, or use a zoo with several values",
         )  # fmt: skip
     return {value: _judge_one(column, value, zoo, data, rows, heads, features, config) for value in values}
 
 
 def hold_out(table: pd.DataFrame, column: str, value: str) -> np.ndarray:
-    """Return the splits when networks with a value neither teach nor choose, and only they are judged."""
+    """Return the splits that exclude networks with a value from training and validation and test on them only."""
     split, held = table["split"].to_numpy(dtype=object), (table[column].astype(str) == value).to_numpy()
     return np.where(held == (split == "test"), split, ASIDE)
 
 
 def learnable(heads: HeadsConfig, column: str, train: pd.DataFrame) -> HeadsConfig:
-    """Return the configuration without the targets that can't be learned from these rows, and without the column."""
+    """Return the configuration without the column and the targets that cannot be learned from these rows."""
 
     def possible(**only: Any) -> bool:
         trial = {
@@ -85,7 +85,7 @@ def learnable(heads: HeadsConfig, column: str, train: pd.DataFrame) -> HeadsConf
     tasks = tuple(task for task in heads.tasks if not empty.get(task, False))
     named = {*kept["patterns"], heads.accuracy_target, *kept["continuous"], *kept["discrete"]}
     weights = {name: weight for name, weight in heads.target_weights.items() if name in named}
-    kept["patterns"] = kept["patterns"] or heads.patterns[:1]  # of a task that is not trained
+    kept["patterns"] = kept["patterns"] or heads.patterns[:1]  # the task is not trained then
     return msgspec.structs.replace(heads, tasks=tasks, target_weights=weights, mode="frozen", **kept)
 
 
@@ -116,7 +116,7 @@ def _judge_one(
 
 
 def ood_summary_line(found: dict[str, dict[str, Any]]) -> str:
-    """Return in words how often the head is at least as good as the weight statistics, over tasks and held-out kinds."""
+    """Return how often the head is at least as good as the weight statistics, over tasks and held-out groups."""
     pairs = [
         (result["ours"][name], result["statistics"][name])
         for tasks in found.values()

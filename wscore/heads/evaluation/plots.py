@@ -1,4 +1,4 @@
-"""What property heads say beside what is true: points, ROC curves, confusion of names, scores of all methods."""
+"""Plots of property-head results: predicted vs true values, ROC curves, confusion matrices, scores of all methods."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,7 +23,7 @@ COLUMNS = 4  # panels side by side
 
 
 def draw_points(table: pd.DataFrame, path: Path) -> None:
-    """Write a PNG of predicted over true numbers: a row per target, the head beside its rival; the diagonal is perfect.
+    """Write a PNG of predicted over true values: one row per target, head next to baseline; the diagonal is perfect.
 
     Args:
         table: columns target, scale (linear or log), true, ours and statistics, in raw units.
@@ -41,7 +41,7 @@ def draw_points(table: pd.DataFrame, path: Path) -> None:
 
 
 def draw_roc(table: pd.DataFrame, path: Path) -> None:
-    """Write a PNG with one panel per label: true over false positive rate of each method.
+    """Write a PNG with one panel per label: true vs false positive rate of each method.
 
     Args:
         table: columns target, method, false_positive_rate, true_positive_rate.
@@ -61,7 +61,7 @@ def draw_roc(table: pd.DataFrame, path: Path) -> None:
 
 
 def draw_names(table: pd.DataFrame, path: Path) -> None:
-    """Write a PNG with a confusion matrix per target: share of the networks of a true name that the head calls so.
+    """Write a PNG with a row-normalised confusion matrix of the head's predictions per target.
 
     Args:
         table: columns target, true and ours.
@@ -70,7 +70,7 @@ def draw_names(table: pd.DataFrame, path: Path) -> None:
     groups = list(table.groupby("target", sort=False))
     columns = min(COLUMNS, len(groups))
     rows = -(-len(groups) // columns)
-    with figure(rows=rows, columns=columns, title="Names told by the head on held-out networks") as (canvas, axes):
+    with figure(rows=rows, columns=columns, title="Classes predicted by the head on held-out networks") as (canvas, axes):
         for panel, (target, predicted) in zip(axes, groups, strict=False):
             _confusion(panel, predicted)
             label(panel, title=str(target), x="predicted", y="true")
@@ -86,7 +86,7 @@ def draw_scores(table: pd.DataFrame, path: Path) -> None:
         path: of the PNG.
     """
     mains = table[table["main"] == 1]
-    with figure(title="Heads and controls on held-out networks", panel=(9.0, 3.8)) as (canvas, (axes,)):
+    with figure(title="Heads and baselines on held-out networks", panel=(9.0, 3.8)) as (canvas, (axes,)):
         if mains.empty:
             unavailable(axes, "no target has two values among the held-out networks")
         else:
@@ -95,7 +95,7 @@ def draw_scores(table: pd.DataFrame, path: Path) -> None:
 
 
 def draw_importance(table: pd.DataFrame, path: Path) -> None:
-    """Write a PNG with a panel per target: the statistics that the boosted trees of the rival gain most from.
+    """Write a PNG with a panel per target: the statistics with the largest gains in the boosted-tree baseline.
 
     Args:
         table: columns target, statistic and share (of all gains), largest first within a target.
@@ -104,7 +104,7 @@ def draw_importance(table: pd.DataFrame, path: Path) -> None:
     groups = list(table.groupby("target", sort=False))
     columns = min(COLUMNS, len(groups))
     rows = -(-len(groups) // columns)
-    title = "Weight statistics + boosting: which statistics count"
+    title = "Weight statistics + boosting: feature importance"
     with figure(rows=rows, columns=columns, title=title, panel=(3.6, 3.0)) as (canvas, axes):
         for panel, (target, shares) in zip(axes, groups, strict=False):
             some = shares.iloc[::-1]
@@ -125,12 +125,12 @@ DRAWINGS: dict[str, Callable[[pd.DataFrame, Path], None]] = {
 
 
 def head_method_colour(method: str) -> str:
-    """Return the colour that a method has in all figures."""
+    """Return the colour used for a method in all figures."""
     return colour(method, COLOURS.get(method, 0))
 
 
 def _scatter(axes: Axes, rows: pd.DataFrame, method: str) -> None:
-    """Draw points and the diagonal; on a logarithmic axis zeros stand one decade below the smallest other value."""
+    """Draw points and the diagonal; on a logarithmic axis zeros are drawn one decade below the smallest other value."""
     truth, predicted = rows["true"].to_numpy(float), rows[method].to_numpy(float)
     low, high = truth.min(), truth.max()
     if rows["scale"].iloc[0] == "log" and high > 0:
@@ -175,7 +175,7 @@ def _bars(axes: Axes, mains: pd.DataFrame) -> None:
 
 
 def _finish(axes: Sequence[Axes], used: int, *, legend: bool = True) -> None:
-    """Empty the panels that are left over and put the legend into the first one."""
+    """Clear unused panels and put the legend into the first one."""
     for panel in axes[used:]:
         panel.set_axis_off()
     if legend:

@@ -1,4 +1,4 @@
-"""Tables behind the plots of property heads: points, ROC curves, told names, and all scores."""
+"""Tables for the plots of property heads: points, ROC curves, predicted classes, and all scores."""
 
 from collections.abc import Callable
 
@@ -12,24 +12,24 @@ from wscore.heads.evaluation.evaluate import OURS, HeadResults, one_valued, raw_
 from wscore.heads.evaluation.metrics import MAIN
 from wscore.heads.targets import Binary, Continuous, Discrete
 
-MOST = 12  # statistics named per target
+MOST = 12  # statistics listed per target
 KEYS = ("model_id", "run_id", "checkpoint")
 
 
 def heads_tables(verdict: HeadResults, config: EvaluateHeadsConfig) -> dict[str, pd.DataFrame]:
-    """Return the tables of a verdict by name, those that have no row left out.
+    """Return the non-empty tables of the results by name.
 
-    They are `scores`, `points`, `roc`, `names` and `importance`.
+    Possible tables: `scores`, `points`, `roc`, `names` and `importance`.
     """
     found = {"scores": score_table(verdict, config), **{name: function(verdict) for name, function in TABLES.items()}}
     return {name: table for name, table in found.items() if len(table)}
 
 
 def score_table(verdict: HeadResults, config: EvaluateHeadsConfig) -> pd.DataFrame:
-    """Return target, method, metric, value, ends of its interval, and `main`.
+    """Return target, method, metric, value, interval bounds, and `main`.
 
-    `main` is 1 for the one metric that stands for the target. The ends `low` and `high` of the 95% interval over runs
-    are missing without bootstrap samples.
+    `main` is 1 for the main metric of the target. The bounds `low` and `high` of the 95% interval over runs are missing
+    without bootstrap samples.
     """
     mains = {target.name: MAIN[type(target)] for target in verdict.targets}
     weights = run_weights(verdict.runs, samples=config.bootstrap_samples, seed=config.seed)
@@ -46,7 +46,7 @@ def score_table(verdict: HeadResults, config: EvaluateHeadsConfig) -> pd.DataFra
 
 
 def point_table(verdict: HeadResults) -> pd.DataFrame:
-    """Return ids, target, scale, the true value and that of each method in raw units, for each known number."""
+    """Return ids, target, scale, the true value and the prediction of each method in raw units, for each known value."""
     parts = []
     for number, target in enumerate(verdict.targets):
         if isinstance(target, Continuous):
@@ -76,7 +76,7 @@ def roc_table(verdict: HeadResults) -> pd.DataFrame:
 
 
 def name_table(verdict: HeadResults) -> pd.DataFrame:
-    """Return ids, target, the true name and what each method says, for each known name."""
+    """Return ids, target, the true class and the prediction of each method, for each known class."""
     parts = []
     for number, target in enumerate(verdict.targets):
         if isinstance(target, Discrete):
@@ -89,7 +89,7 @@ def name_table(verdict: HeadResults) -> pd.DataFrame:
 
 
 def importance_table(verdict: HeadResults) -> pd.DataFrame:
-    """Return target, statistic and share of the gain of the boosted trees of the weight statistics, `MOST` per target."""
+    """Return target, statistic and its share of the boosted-tree gain (weight statistics), `MOST` per target."""
     rows = [
         {"target": target, "statistic": name, "share": share}
         for target, shares in verdict.importance.items()

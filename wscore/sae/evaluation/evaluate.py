@@ -1,14 +1,14 @@
-"""Judging a sparse dictionary: how sparse its codes are, what they leave unexplained, and whether rebuilt networks work.
+"""Evaluates a sparse dictionary: sparsity of codes, unexplained variance, and accuracy of reconstructed networks.
 
-    method        kept of a row                                                        floats per row
-    ours          its active codes, each a number and an index                         L0 (1 + log2(latents) / 32)
-    mean_network  nothing; the network comes back as the mean of its layout            0
+    method        stored per row                                                       floats per row
+    ours          active codes, each a value and an index                              L0 (1 + log2(latents) / 32)
+    mean_network  nothing; the network is replaced by the mean of its layout           0
     pca           scores on as many principal components as rows have active codes     rank
-    kind_pca      likewise, a basis for each kind of row (unit of one layer of one     rank
-                  layout): many bases, where the dictionary is one
-    top_entries   the entries farthest from the mean, the others become the mean       rank (1 + log2(width) / 32)
+    kind_pca      the same, one basis per kind of row (unit of one layer of one        rank
+                  layout): many bases against a single dictionary
+    top_entries   entries farthest from the mean, the others are set to the mean       rank (1 + log2(width) / 32)
 
-Everything that learns is fitted on the training split.
+All methods are fitted on the training split.
 """
 
 from collections.abc import Callable, Mapping
@@ -36,17 +36,17 @@ from wscore.training.model_folder import CONFIG, load_model, read_model_config
 
 Model = SparseAutoencoder | TiedWeightSparseAutoencoder
 Rebuild = Callable[[UnitBatch, np.ndarray], Tensor]  # rows and their kinds -> rows
-NEAR_ZERO = 0.01  # codes below it are counted as `near_zero`
+NEAR_ZERO = 0.01  # codes below this count as `near_zero`
 BINS = np.arange(-6, 0.26, 0.25)  # of log10 of the densities
 
 
 class Dictionary(NamedTuple):
-    """A trained dictionary and the rows it was made for.
+    """A trained dictionary and its input rows.
 
     Attributes:
         model: in evaluation mode.
         rows: of the networks of a cache.
-        input: what a row is.
+        input: kind of input, see `SaeConfig`.
     """
 
     model: Model
@@ -54,7 +54,7 @@ class Dictionary(NamedTuple):
     input: str
 
     def kinds(self, rows: np.ndarray) -> np.ndarray:
-        """Return the kind of each row; all alike for latents."""
+        """Return the kind of each row; a single kind for latents."""
         return self.rows.names(rows) if isinstance(self.rows, UnitRows) else np.zeros(len(rows), int)
 
     def kind_names(self) -> list[tuple[str, str]]:
@@ -101,24 +101,24 @@ def open_dictionary(folder: Path, cache: TokenCache, representations: Path) -> D
 
 
 def decoder_of(autoencoder: Path, representations: Path) -> Decoder:
-    """Return the decoder that makes networks of the latents in a folder.
+    """Return the decoder that maps the latents in a folder to networks.
 
     Raises:
-        DataError: if an encoder from elsewhere made them, whose decoder is not here.
+        DataError: if they come from an external encoder, whose decoder is not available.
         ModelError: if there is no autoencoder.
     """
     made = read_json(Path(representations) / "manifest.json").get("encoder")
     ours = read_model_config(Path(autoencoder) / "encoder")["sha256"] if (autoencoder / "encoder").is_dir() else None
     if made != ours:
         raise DataError(
-            "the latents are those of another encoder, of which no decoder is here", where=representations,
-            expected=ours, got=made, fix="set features.encoder to null, or sae.input to another one",
+            "the latents come from another encoder, whose decoder is not available", where=representations,
+            expected=ours, got=made, fix="set features.encoder to null, or choose another sae.input",
         )  # fmt: skip
     return load_model(Path(autoencoder) / "decoder", Decoder)
 
 
 class RowMean(NamedTuple):
-    """Mean of the training rows, and what its answer gets wrong there.
+    """Mean of the training rows.
 
     Attributes:
         mean: over valid entries of each column (D,).
@@ -138,9 +138,9 @@ class RowMean(NamedTuple):
 
 @torch.no_grad()
 def code_statistics(dictionary: Dictionary, chosen: np.ndarray, mean: RowMean) -> CodeStatistics:
-    """Return the statistics of the codes of some rows, in one pass.
+    """Return the statistics of the codes of selected rows, in one pass.
 
-    FVU = sum |x - x^|^2 / sum |x - m|^2 over all of them, m being the mean of the training rows: a constant shift counts.
+    FVU = sum |x - x^|^2 / sum |x - m|^2 over these rows, with m the mean of the training rows: a constant shift counts.
     """
     model = dictionary.model
     latents = model.config.latent_dim
@@ -178,19 +178,19 @@ def code_statistics(dictionary: Dictionary, chosen: np.ndarray, mean: RowMean) -
 
 
 def density_histogram(density: Float[np.ndarray, " latent"]) -> dict[str, np.ndarray]:
-    """Return how many latents have which log10 of their density; those below 1e-6 count in the lowest bin, dead ones not."""
+    """Return the histogram of log10 density; latents below 1e-6 count in the lowest bin, dead ones are excluded."""
     alive = np.log10(np.maximum(density[density > 0], 10 ** BINS[0]))
     counts, edges = np.histogram(alive, BINS)
     return {"log10_density": edges[:-1], "latents": counts}
 
 
 class RowPca:
-    """Principal components of training rows, one basis or one for each kind of row; kinds without rows answer the mean.
+    """PCA of training rows, with one basis or one per kind of row; kinds without training rows return the mean.
 
     Args:
-        dictionary: names the kinds.
+        dictionary: defines the kinds.
         components: of each basis.
-        by_kind: whether each kind has a basis and a mean of its own.
+        by_kind: whether each kind has a separate basis and mean.
     """
 
     def __init__(self, dictionary: Dictionary, components: int, *, by_kind: bool) -> None:
@@ -206,7 +206,7 @@ class RowPca:
         self.fits = {kind: _principal(*parts, components=components) for kind, parts in sums.items()}
 
     def __call__(self, batch: UnitBatch, kinds: np.ndarray) -> Tensor:
-        """Return rows as the components know them."""
+        """Return rows projected onto the components."""
         kinds = kinds if self.by_kind else np.zeros(len(kinds), int)
         rebuilt = torch.zeros_like(batch.values)
         for kind in np.unique(kinds):
@@ -218,43 +218,43 @@ class RowPca:
 
 
 class TopEntries:
-    """The entries of a row that lie farthest from the mean stay, the others become the mean.
+    """Keeps the entries of a row farthest from the mean and sets the others to the mean.
 
     Args:
         mean: of the training rows.
-        count: of entries that stay.
+        count: number of entries kept.
     """
 
     def __init__(self, mean: RowMean, count: int) -> None:
         self.mean, self.count = mean.mean, count
 
     def __call__(self, batch: UnitBatch, kinds: np.ndarray) -> Tensor:  # noqa: ARG002
-        """Return rows with few entries."""
+        """Return rows with all but `count` entries set to the mean."""
         centred = (batch.values - self.mean) * batch.mask
         kept = centred.abs().topk(min(self.count, centred.shape[1]), dim=1).indices
         return self.mean + torch.zeros_like(centred).scatter(1, kept, centred.gather(1, kept))
 
 
 class RowMethod:
-    """A way to keep the rows of a network, as a way to keep networks.
+    """Adapter from a compression method for rows to one for networks.
 
     Args:
-        dictionary: gives the rows.
-        rebuild: returns rows from rows.
-        size: floats that are kept per row.
-        maker: makes networks of rows.
+        dictionary: provides the rows.
+        rebuild: maps rows to reconstructed rows.
+        size: floats stored per row.
+        maker: assembles networks from rows.
     """
 
     def __init__(self, dictionary: Dictionary, rebuild: Rebuild, size: float, maker: "NetworkMaker") -> None:
         self.dictionary, self.rebuild, self.size, self.maker = dictionary, rebuild, size, maker
 
     def restore(self, group: LayoutGroup) -> np.ndarray:
-        """Return networks of rebuilt rows."""
+        """Return networks assembled from reconstructed rows."""
         return self.maker(group.layout, group.rows, self.rows(group.rows))
 
     @torch.no_grad()
     def rows(self, zoo_rows: np.ndarray) -> Float[np.ndarray, "networks unit width"]:
-        """Return the rebuilt rows of networks of one layout."""
+        """Return the reconstructed rows of networks of one layout."""
         chosen = self.maker.rows_of(zoo_rows)
         batch = self.dictionary.rows.batch(chosen)
         rebuilt = self.rebuild(batch, self.dictionary.kinds(chosen))
@@ -266,12 +266,12 @@ class RowMethod:
 
 
 class NetworkMaker:
-    """Makes networks of rows: by putting weights where they belong, or by the decoder of the autoencoder for latents.
+    """Assembles networks from rows: scatters weights, or applies the autoencoder's decoder to latents.
 
     Args:
-        dictionary: gives the rows.
+        dictionary: provides the rows.
         cache: of the networks.
-        mean: gives weights that are in no row.
+        mean: provides weights that are in no row.
         decoder: of the autoencoder, for latents.
     """
 
@@ -284,12 +284,12 @@ class NetworkMaker:
             self.decoder = decoder()
             if (cache.table["window"].to_numpy() > 0).any():
                 raise DataError(
-                    "networks that are cut into windows can't be rebuilt from one latent", where="sae.input",
-                    expected="networks of one window", fix="raise tokens.max_tokens, or take another sae.input",
+                    "networks that are cut into windows cannot be reconstructed from one latent", where="sae.input",
+                    expected="networks of one window", fix="raise tokens.max_tokens, or choose another sae.input",
                 )  # fmt: skip
 
     def rows_of(self, zoo_rows: np.ndarray) -> np.ndarray:
-        """Return the numbers of the rows of networks, network by network."""
+        """Return the row indices of networks, network by network."""
         if isinstance(self.rows, UnitRows):
             return self.rows.rows_of_networks(self.rows.places(zoo_rows))
         order = np.argsort(self.rows.networks)
@@ -314,7 +314,7 @@ class NetworkMaker:
 
 
 def sparse_methods(dictionary: Dictionary, maker: NetworkMaker, mean: RowMean, rank: int) -> dict[str, Method]:
-    """Return the dictionary as `ours` and every control by name, of `rank` numbers per row."""
+    """Return the dictionary as `ours` and every control by name, with `rank` numbers per row."""
     model, latents, width = dictionary.model, dictionary.model.config.latent_dim, dictionary.rows.width
     rebuilds: dict[str, tuple[Rebuild, float]] = {
         "ours": (lambda batch, kinds: model(batch.values, batch.mask), rank * (1 + np.log2(latents) / 32)),  # noqa: ARG005
@@ -337,7 +337,7 @@ def mean_network(cache: TokenCache, config: EvaluateConfig) -> MeanNetwork:
 def unexplained(
     dictionary: Dictionary, ways: Mapping[str, Method], chosen: np.ndarray, mean: RowMean
 ) -> dict[str, float]:
-    """Return the FVU of every method that keeps rows."""
+    """Return the FVU of every row-based method."""
     methods = {name: way for name, way in ways.items() if isinstance(way, RowMethod)}
     squared, spread = dict.fromkeys(methods, 0.0), 0.0
     for rows, batch in stream(dictionary.rows, chosen):
@@ -349,10 +349,10 @@ def unexplained(
 
 
 def add_recovered(found: dict[str, Any]) -> None:
-    """Add to each method of a report the share of accuracy that it recovers.
+    """Add the fraction of accuracy recovered to each method of a report.
 
-    accuracy_recovered = (accuracy - accuracy of the mean network) / (accuracy of the originals - that): 0 for the mean
-    network, 1 for the originals. Left out where the mean network is as good as the originals.
+    accuracy_recovered = (accuracy - accuracy of the mean network) / (accuracy of the originals - accuracy of the
+    mean network): 0 for the mean network, 1 for the originals. Omitted where the mean network is as good as the originals.
     """
     base = found["mean_network"].get("accuracy")
     for result in found.values():
@@ -363,14 +363,14 @@ def add_recovered(found: dict[str, Any]) -> None:
 
 
 def sparse_sentence(found: Mapping[str, Any]) -> str:
-    """Return the headline of a report in one line."""
+    """Return a one-line summary of a report."""
     codes, ours = found["codes"], found["ours"]
     sparse = f"{codes['l0']:.1f} of {codes['latents']:.0f} latents active per row"
     text = f"{sparse}, FVU {codes['fvu']:.3f} (PCA {found['pca']['fvu']:.3f})"
     if "accuracy" not in ours:
         return f"{text}; no network could be run"
     return (
-        f"{text}; rebuilt networks: accuracy {ours['accuracy']:.3f} (original {ours['accuracy_original']:.3f}, PCA "
+        f"{text}; reconstructed networks: accuracy {ours['accuracy']:.3f} (original {ours['accuracy_original']:.3f}, PCA "
         f"{found['pca']['accuracy']:.3f}, mean network {found['mean_network']['accuracy']:.3f})"
     )
 
@@ -379,8 +379,8 @@ def _principal(count: Tensor, total: Tensor, products: Tensor, rows: int, *, com
     """Return mean (D,) over valid entries and basis (D, r) of the rows whose sums are given; padding counts as the mean."""
     mean = total / count.clamp_min(1)
     # Padding holds zeros, not the mean: sum over valid pairs of (x - m)(x - m)' with x - m = 0 at padding of a column
-    # that is valid in `count` of the rows. Columns valid in different rows make it an approximation, exact where every
-    # kind of row has its padding at the same places, or where the mean is zero.
+    # that is valid in `count` of the rows. This is an approximation if columns are valid in different rows, and exact
+    # where every kind of row has the same padding, or where the mean is zero.
     centred = (
         products
         - torch.outer(mean, total)

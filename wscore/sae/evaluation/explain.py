@@ -1,13 +1,13 @@
-"""What the features of a dictionary respond to: properties of networks, layers, single networks.
+"""Explains dictionary features: which properties of networks, layers and single networks they respond to.
 
-For each latent the property that its share of a network's activity tracks best is CHOSEN on training runs and then
-TESTED on held-out runs, one network (the last checkpoint) per run, so that neither checkpoints of one run nor the search
-among properties pretend to be evidence. The tests of all latents are corrected together (Benjamini and Hochberg 1995),
-and the whole procedure is repeated with the properties shuffled among the runs: what it still discovers then is what
-chance does.
+For each latent the property best tracked by its share of a network's activity is SELECTED on training runs and then
+TESTED on held-out runs, one network (the last checkpoint) per run, so that neither repeated checkpoints of a run nor the
+search over properties inflates significance. The tests of all latents are corrected jointly (Benjamini and Hochberg
+1995), and the whole procedure is repeated with properties shuffled among the runs, which gives the number of chance
+discoveries.
 
-Two scopes: `all` compares all networks, where the shapes of the tensors tell much; `same_shapes` compares networks with
-networks of the same layout only, which no shape can tell apart.
+Two scopes: `all` compares all networks, where tensor shapes are informative; `same_shapes` compares networks of the
+same layout only, so that shapes carry no information.
 """
 
 from typing import Annotated, Any, Literal, NamedTuple
@@ -27,10 +27,10 @@ from wscore.zoo.store import REQUIRED, Zoo
 Scope = Literal["all", "same_shapes"]
 SCOPES: tuple[Scope, ...] = ("all", "same_shapes")
 Positive = Annotated[int, Meta(ge=1)]
-MOST_NAMES = 12  # values of a column of names that are tested one by one
+MOST_NAMES = 12  # maximum number of values of a categorical column tested one by one
 NO_PROPERTIES = (*REQUIRED, "state", "factory", "constants")
-TOP = 5  # networks that are named for each feature
-RARE = 10  # networks that a value of a binary property needs in each split
+TOP = 5  # top networks listed per feature
+RARE = 10  # minimum number of networks per value of a binary property in each split
 
 
 class ExplainConfig(Section):
@@ -39,11 +39,11 @@ class ExplainConfig(Section):
     Args:
         level: false discovery rate.
         shuffles: repetitions of the shuffled-label control.
-        drawn: features on the pages of pictures.
-        steered: features that are steered.
-        strength: of the steering, in mean active codes of the feature.
-        networks: held-out networks that are steered, for each feature.
-        seed: of shuffles, drawn networks and random directions.
+        drawn: features to plot.
+        steered: features to steer.
+        strength: steering strength, in units of the mean active code of the feature.
+        networks: held-out networks to steer per feature.
+        seed: for shuffles, sampled networks and random directions.
     """
 
     level: Annotated[float, Meta(gt=0, lt=1)]
@@ -56,13 +56,12 @@ class ExplainConfig(Section):
 
 
 class Activity(NamedTuple):
-    """How active latents are, by network and by kind of row.
+    """Activity of latents by network and by kind of row.
 
     Attributes:
         networks: zoo rows.
         means: mean code of each latent over the rows of each network (N, L).
-        shares: the same as shares of each network's whole activity: large weights make all codes large, which says
-            nothing about single features (N, L).
+        shares: the same relative to each network's total activity (N, L), since large weights make all codes large.
         kinds: summed codes of each latent by kind of row (K, L).
     """
 
@@ -73,11 +72,11 @@ class Activity(NamedTuple):
 
 
 class Property(NamedTuple):
-    """One thing that is known about networks.
+    """One known property of networks.
 
     Attributes:
-        name: column, or column_value for one of its names.
-        binary: whether it is true or false.
+        name: column, or column_value for one of its categories.
+        binary: whether it is boolean.
         values: by network; NaN where not known.
     """
 
@@ -87,11 +86,11 @@ class Property(NamedTuple):
 
 
 class PropertyScore(NamedTuple):
-    """How a property goes with each latent.
+    """Association of a property with each latent.
 
     Attributes:
-        effect: AUROC for a binary property, rank correlation for a number (L,).
-        z: standardised under permutation of the property within strata (L,); 0 where nothing can be told.
+        effect: AUROC for a binary property, rank correlation for a numeric one (L,).
+        z: standardised under permutation of the property within strata (L,); 0 where undefined.
     """
 
     effect: Float[np.ndarray, " latent"]
@@ -118,9 +117,9 @@ def activity(dictionary: Dictionary, split: str) -> Activity:
 
 
 def properties(table: pd.DataFrame) -> list[Property]:
-    """Return what the metadata of networks say: true or false, numbers that vary, each name of a column of names.
+    """Return the properties in the metadata of networks: booleans, varying numbers, each category of a column.
 
-    Left out are what names a network or how it is built, and marks that other columns already tell.
+    Excluded are identifiers, architecture strings, and columns that duplicate others.
     """
     found: list[Property] = []
     for name in [str(name) for name in table if name not in NO_PROPERTIES and not str(name).startswith("seed")]:
@@ -141,7 +140,7 @@ def properties(table: pd.DataFrame) -> list[Property]:
 def rank_score(
     activations: Float[np.ndarray, "networks latent"], prop: Property, strata: Int[np.ndarray, " networks"]
 ) -> PropertyScore:
-    """Return how the ranks of activations go with a property, ranks being taken within strata.
+    """Return the rank association of activations with a property, with ranks taken within strata.
 
     With a and y the ranks, centred within each stratum s of n_s networks: z = sum a y / sqrt(sum_s sum a^2 sum y^2 /
     (n_s - 1)), the exact permutation variance, ties included. Effect: AUROC = 1/2 + sum a y / sum_s n_1s n_0s for a
@@ -175,8 +174,8 @@ class Sample(NamedTuple):
 
     Attributes:
         activations: (N, L).
-        table: what is known about them.
-        strata: which of them have the same shapes.
+        table: metadata of the networks.
+        strata: index of networks with the same shapes.
     """
 
     activations: Float[np.ndarray, "networks latent"]
@@ -184,7 +183,7 @@ class Sample(NamedTuple):
     strata: Int[np.ndarray, " networks"]
 
     def shuffled(self, scope: Scope, random: np.random.Generator) -> "Sample":
-        """Return the same activations with the properties of other networks (of the same shapes, in that scope)."""
+        """Return the same activations with properties shuffled among networks (of the same shapes, in that scope)."""
         order = np.arange(len(self.table))
         for stratum in np.unique(self.strata) if scope == "same_shapes" else [None]:
             members = np.flatnonzero(self.strata == stratum) if stratum is not None else order.copy()
@@ -200,10 +199,10 @@ def sample(found: Activity, zoo: Zoo) -> Sample:
 
 
 def match_properties(train: Sample, test: Sample, alive: np.ndarray, scope: Scope, level: float) -> pd.DataFrame:
-    """Return for each live latent the property chosen on the training runs, and how it does on the held-out ones.
+    """Return for each live latent the property selected on the training runs and its score on the held-out ones.
 
     Columns: latent, scope, property, kind (binary or number), score (AUROC or rank correlation on held-out runs),
-    score_train, p, q (adjusted), discovered (q at most `level` and the same direction as in training).
+    score_train, p, q (adjusted), discovered (q at most `level` and the same sign as in training).
     """
     of_test = {one.name: one for one in properties(test.table)}
     pool = [one for one in properties(train.table) if one.name in of_test]
@@ -235,7 +234,7 @@ def match_properties(train: Sample, test: Sample, alive: np.ndarray, scope: Scop
 def explain_features(
     dictionary: Dictionary, zoo: Zoo, train: Activity, test: Activity, config: ExplainConfig
 ) -> tuple[pd.DataFrame, dict[str, float]]:
-    """Return one row per live latent and scope, and the counts of discoveries beside those of the shuffled control."""
+    """Return one row per live latent and scope, and the counts of discoveries with those of the shuffled control."""
     alive = np.flatnonzero(train.kinds.sum(0) > 0)
     parts, figures = [], {"alive": float(len(alive))}
     first, second = sample(train, zoo), sample(test, zoo)
@@ -271,7 +270,7 @@ def _strength(table: pd.DataFrame) -> float:
 def _where(
     dictionary: Dictionary, zoo: Zoo, train: Activity, test: Activity, parts: list[pd.DataFrame]
 ) -> dict[str, Any]:
-    """Return columns that name the main layer of each latent, its share of the activity, and the top held-out networks."""
+    """Return columns with the main layer of each latent, its share of the activity, and the top held-out networks."""
     latents = np.concatenate([part["latent"].to_numpy(int) for part in parts])
     names = [kind_name(zoo, *kind) for kind in dictionary.kind_names()]
     main = main_kinds(train)[latents]
@@ -286,12 +285,12 @@ def _where(
 
 
 def main_kinds(found: Activity) -> Int[np.ndarray, " latent"]:
-    """Return the kind of row on which each latent is most active altogether."""
+    """Return the kind of row with the largest total activity of each latent."""
     return found.kinds.argmax(0)
 
 
 def kind_name(zoo: Zoo, layout: str, name: str) -> str:
-    """Return a kind of row in words: family and count of weights of its networks, and the tensor."""
+    """Describe a kind of row: family and number of weights of its networks, and the tensor."""
     if not layout:
         return name
     same = zoo.table["layout"].astype(str) == layout

@@ -1,4 +1,4 @@
-"""Features as pictures: the decoder row of a latent, cut into the tensors that its entries belong to."""
+"""Images of features: the decoder row of a latent, split into the tensors of its entries."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -18,11 +18,11 @@ Image = Float[np.ndarray, "_ _"]
 
 
 class Portrait(NamedTuple):
-    """One feature to be drawn.
+    """One feature to plot.
 
     Attributes:
-        title: what is known about it, some short lines.
-        images: parts of its decoder row as pictures (H, W), side by side; a part that is no picture is one row.
+        title: short description, a few lines.
+        images: parts of its decoder row as images (H, W), side by side; other parts are single rows.
         names: of the parts.
     """
 
@@ -34,10 +34,10 @@ class Portrait(NamedTuple):
 def portraits(
     dictionary: Dictionary, zoo: Zoo, train: Activity, codes: CodeStatistics, features: pd.DataFrame, count: int
 ) -> list[Portrait]:
-    """Return the features that track a property best on held-out networks of the same shapes.
+    """Return the features that best track a property on held-out networks of the same shapes.
 
     The best feature of every property comes first, then the second of every property, and so on; within a property they
-    are ordered by their adjusted p-value, and where these are equal by their mean activation.
+    are ordered by adjusted p-value, ties by mean activation.
     """
     if features.empty or dictionary.model.config.decoder_hidden:
         return []
@@ -57,7 +57,7 @@ def portraits(
 
 
 def tile(filters: Float[np.ndarray, "filter height width"]) -> Image:
-    """Return filters as one picture as square as can be, a gap of NaN between them."""
+    """Tile filters into a nearly square image, separated by NaN."""
     count, height, width = filters.shape
     across = int(np.ceil(np.sqrt(count)))
     down = -(-count // across)
@@ -69,7 +69,7 @@ def tile(filters: Float[np.ndarray, "filter height width"]) -> Image:
 
 
 def _picture(dictionary: Dictionary, zoo: Zoo, direction: np.ndarray, kind: int) -> tuple[list[Image], list[str]]:
-    """Return the parts of a decoder row, as the entries of its main kind of row mean."""
+    """Return the parts of a decoder row, interpreted as its main kind of row."""
     if not isinstance(dictionary.rows, UnitRows):
         return [direction[None]], ["latent"]
     name, row = dictionary.rows.kinds[kind]
@@ -84,7 +84,7 @@ def _picture(dictionary: Dictionary, zoo: Zoo, direction: np.ndarray, kind: int)
 
 
 def _shape(spec: TensorSpec, values: np.ndarray, pixels: tuple[int, int, int] | None) -> Image:
-    """Return the entries of one tensor as image filters or pixels where they are whole ones, else as one row."""
+    """Return the entries of one tensor as image filters or pixels where complete, else as one row."""
     if spec.kind == "conv" and len(spec.shape) == 4 and len(values) % (spec.shape[2] * spec.shape[3]) == 0:
         return tile(values.reshape(-1, *spec.shape[2:]))
     if spec.kind == "linear" and pixels is not None and spec.shape[1] == len(values) == int(np.prod(pixels)):

@@ -1,4 +1,4 @@
-"""A sparse dictionary in pictures: training, codes, what single features look like, steering, sparsity against fidelity."""
+"""Plots of a sparse dictionary: training, codes, single features, steering, sparsity vs fidelity."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -64,12 +64,12 @@ def draw_features(portraits: Sequence[Portrait], folder: Path) -> None:
             for portrait, panel in zip(page, axes, strict=False):
                 _draw_portrait(panel, portrait)
             if not page:
-                unavailable(axes[0], "there is no live feature to be drawn")
+                unavailable(axes[0], "there is no live feature to plot")
             save(canvas, folder / f"features-{start // PER_PAGE + 1:02d}.png")
 
 
 def draw_steering(table: pd.DataFrame, path: Path) -> None:
-    """Write a PNG of the share of changed answers and of the accuracy after steering, by feature, beside random directions.
+    """Write a PNG of the share of changed predictions and the accuracy after steering, per feature vs random directions.
 
     Args:
         table: columns latent, accuracy_rebuilt, and accuracy_* and changed_* of feature and random.
@@ -89,7 +89,7 @@ def draw_steering(table: pd.DataFrame, path: Path) -> None:
             axes[1].plot(
                 places, table["accuracy_rebuilt"], "_", color=colour("truth"), markersize=12, label="not steered"
             )
-            label(axes[0], x="latent", y="changed answers (share of images)")
+            label(axes[0], x="latent", y="changed predictions (share of images)")
             label(axes[1], x="latent", y="test accuracy")
             axes[0].legend()
             axes[1].legend(loc="lower right")

@@ -1,4 +1,4 @@
-"""The whole verdict on a sparse dictionary: figures, tables and features, from one pass over each question."""
+"""Full evaluation of a sparse dictionary: metrics, tables and features."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -31,13 +31,13 @@ NOT_STEERED = pd.DataFrame(columns=["latent", "layer"])
 
 
 class SparseVerdict(NamedTuple):
-    """All that was found out about a dictionary.
+    """Evaluation results of a dictionary.
 
     Attributes:
         figures: content of `metrics/sae_test.json`.
         tables: by name of their file; `accuracy`, `agreement` and `errors` have a column per method.
-        codes: of the held-out rows.
-        portraits: of the features that are drawn.
+        codes: statistics of the held-out rows.
+        portraits: features to plot.
     """
 
     figures: dict[str, Any]
@@ -47,13 +47,13 @@ class SparseVerdict(NamedTuple):
 
 
 class EvaluationData(NamedTuple):
-    """What a dictionary is judged on.
+    """Data for the evaluation of a dictionary.
 
     Attributes:
         zoo: the networks.
         cache: their tokens.
-        probe: images on which they are run.
-        decoder: gives the decoder of the autoencoder, which rebuilds networks of latents.
+        probe: images on which the networks are run.
+        decoder: returns the autoencoder's decoder, which reconstructs networks from latents.
     """
 
     zoo: Zoo
@@ -65,7 +65,7 @@ class EvaluationData(NamedTuple):
 def judge_dictionary(
     dictionary: Dictionary, material: EvaluationData, config: EvaluateConfig, explaining: ExplainConfig
 ) -> SparseVerdict:
-    """Return what a dictionary does on the test split, beside its controls."""
+    """Evaluate a dictionary and its controls on the test split."""
     mean, chosen = RowMean.fit(dictionary.rows), dictionary.rows.rows_of("test")
     codes = code_statistics(dictionary, chosen, mean)
     maker = NetworkMaker(dictionary, material.cache, mean_network(material.cache, config), material.decoder)
@@ -96,7 +96,7 @@ def fidelity(
     codes: CodeStatistics,
     config: EvaluateConfig,
 ) -> tuple[dict[str, Any], AutoencoderResults]:
-    """Return what becomes of held-out networks that are rebuilt from few numbers per row, by method."""
+    """Return the fidelity of held-out networks reconstructed from few numbers per row, by method."""
     rank = max(1, round(codes.figures["l0"]))
     ways = sparse_methods(dictionary, maker, mean, rank)
     verdict = evaluate(

@@ -1,8 +1,8 @@
-"""Steering: a feature is turned up in the codes of held-out networks, which are then rebuilt and run.
+"""Steering: increases a feature in the codes of held-out networks, then reconstructs and runs them.
 
-Adding delta to the code of latent j adds delta d_j to every row that is steered, d_j being its atom. The control adds a
-random direction of the same length to the same rows of the same networks. Both are compared with the network rebuilt
-from its own codes, so that what the dictionary loses anyway is not counted.
+Adding delta to the code of latent j adds delta d_j to every steered row, with its atom d_j. The control adds a
+random direction of the same length to the same rows of the same networks. Both are compared with the network
+reconstructed from its unmodified codes, so that the reconstruction error of the dictionary is not counted.
 """
 
 from collections.abc import Mapping
@@ -20,15 +20,15 @@ from wscore.sae.evaluation.evaluate import CodeStatistics, Dictionary, NetworkMa
 from wscore.sae.evaluation.explain import Activity, ExplainConfig, kind_name, main_kinds
 from wscore.zoo.store import Zoo
 
-DIRECTIONS = 2  # random ones of the same norm, for each feature
+DIRECTIONS = 2  # random directions of the same norm per feature
 
 
 class Steered(NamedTuple):
-    """What becomes of networks.
+    """Effect of steering on networks.
 
     Attributes:
-        accuracy: mean share of images answered rightly.
-        changed: mean share of images answered otherwise than without steering.
+        accuracy: mean accuracy.
+        changed: mean share of images whose predicted class differs from that without steering.
     """
 
     accuracy: float
@@ -39,11 +39,11 @@ class Steering:
     """Steers networks.
 
     Args:
-        dictionary: whose features.
-        maker: makes networks of rows.
+        dictionary: provides the features.
+        maker: assembles networks from rows.
         zoo: of the networks.
-        probe: images on which they are run.
-        config: how.
+        probe: images on which the networks are run.
+        config: section `explain:`.
     """
 
     def __init__(
@@ -54,8 +54,8 @@ class Steering:
     def table(self, codes: CodeStatistics, train: Activity, test: Activity) -> pd.DataFrame:
         """Return one row per steered feature: the features with the largest share of the activity.
 
-        Columns: latent, layer, networks, delta (what is added to the code), accuracy of the rebuilt networks, accuracy
-        and share of changed answers after steering by the feature and by random directions.
+        Columns: latent, layer, networks, delta (added to the code), accuracy of the reconstructed networks, accuracy
+        and share of changed predictions after steering by the feature and by random directions.
         """
         order = np.argsort(-codes.activation, kind="stable")
         alive = order[codes.density[order] > 0][: self.config.steered]
@@ -64,7 +64,7 @@ class Steering:
 
     @torch.no_grad()
     def row(self, latent: int, codes: CodeStatistics, train: Activity, test: Activity) -> dict[str, object]:
-        """Return what steering one feature does; empty if no held-out network with its layer can be run."""
+        """Return the effect of steering one feature; empty if no held-out network with its layer can be run."""
         kind = int(main_kinds(train)[latent])
         layout, networks = self.networks(kind, latent, test)
         if not len(networks):
@@ -93,7 +93,7 @@ class Steering:
         }  # fmt: skip
 
     def networks(self, kind: int, latent: int, test: Activity) -> tuple[Layout, np.ndarray]:
-        """Return held-out networks with rows of a kind that can be run: last checkpoints, drawn.
+        """Return held-out networks with rows of a kind that can be run: last checkpoints, sampled.
 
         All are of one layout, and of the data set that most of them were trained on.
         """
@@ -113,7 +113,7 @@ class Steering:
         return layout, np.sort(drawn)
 
     def random(self, latent: int, atom: Tensor, mask: Tensor) -> list[Tensor]:
-        """Return random directions, each as long as the atom is in every row."""
+        """Return random directions with the norm of the atom in every row."""
         generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + latent)
         directions = []
         for _ in range(DIRECTIONS):
@@ -122,7 +122,7 @@ class Steering:
         return directions
 
     def answers(self, layout: Layout, networks: np.ndarray, scaled: Tensor) -> Tensor:
-        """Return the answers (networks, images) of networks made of rows in scaled units."""
+        """Return the predictions (networks, images) of networks assembled from rows in scaled units."""
         model = self.dictionary.model
         values = (scaled * model.scale + model.mean).view(len(networks), -1, scaled.shape[1]).numpy()
         weights = repair(layout, self.maker(layout, networks, values)).weights
@@ -135,7 +135,7 @@ class Steering:
 
 
 def steering_metrics(table: pd.DataFrame) -> Mapping[str, float]:
-    """Return means over the steered features, and for how many the feature changes more answers than random ones do."""
+    """Return means over the steered features, and for how many the feature changes more predictions than random directions."""
     if table.empty:
         return {"features": 0.0}
     columns = ("accuracy_rebuilt", "accuracy_feature", "accuracy_random", "changed_feature", "changed_random")
