@@ -115,7 +115,9 @@ class GramPredictorConfig(PredictorShape):
     def __post_init__(self) -> None:
         super().__post_init__()
         if list(self.lagged_snapshots) != sorted({*self.lagged_snapshots} - {*range(self.sequence_length)}):
-            raise ValueError(f"lagged_snapshots must rise from {self.sequence_length} or more, got {list(self.lagged_snapshots)}")
+            raise ValueError(
+                f"lagged_snapshots must rise from {self.sequence_length} or more, got {list(self.lagged_snapshots)}"
+            )
         if list(self.rank_splits) != sorted(set(self.rank_splits)):
             raise ValueError(f"rank_splits must rise, got {list(self.rank_splits)}")
 
