@@ -44,7 +44,7 @@ class PredictorConfig(Section):
         n_components: maximum number of components; limited by training snapshots - 1 and the numerical rank.
         mode: target of `transformer_pca`: the change (`residual`) or the weights (`absolute`).
         chunk_size: consecutive weights per series of `transformer_param` and `diffusion`.
-        sampled_series: series per tensor and window in a training step.
+        sampled_series: series per window in a training step, equally many per tensor.
         diffusion_steps: denoising steps of a sample.
         samples: samples that `diffusion` averages for a forecast.
         band: nominal coverage of its calibrated bands.

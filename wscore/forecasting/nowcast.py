@@ -377,7 +377,7 @@ def _predictor(predictor: Forecasts | Path | str | None) -> Forecasts:
 def _check(jumps: Nowcast) -> None:
     learned = getattr(getattr(jumps.predictor, "config", None), "horizons", None)
     if learned is not None and jumps.horizon not in learned:
-        expected = f"one that was learned, of {list(learned)}"
+        expected = f"a trained horizon, one of {list(learned)}"
         raise ConfigError("is out of range", where="nowcast: horizon", expected=expected, got=jumps.horizon)
     bounds = {
         "every": (jumps.every, jumps.length, math.inf),
