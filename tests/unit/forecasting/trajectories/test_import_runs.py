@@ -157,7 +157,7 @@ def test_patterns(pattern: str, name: str, fields: dict[str, str]) -> None:
 
 def test_files_that_do_not_fit_are_left_out_with_their_count(tmp_path: Path) -> None:
     save(tmp_path, ["epoch_1.pt", "epoch_2.pt", "best.pt"])
-    with pytest.warns(WscoreWarning, match=r"1 of 3 files don't fit base\.pattern"):
+    with pytest.warns(WscoreWarning, match=r"1 of 3 files don't match base\.pattern"):
         assert [file.fields["epoch"] for file in find_files(tmp_path, "epoch_{epoch}.pt")] == [1, 2]
 
 
@@ -202,11 +202,11 @@ def saved(*files: str) -> Callable[[Path], None]:
         (saved("7.pt"), "{step}.pt", r"run \w+: has a single snapshot"),
         (saved("a-1/model.pt", "a-2/model.pt"), None, r"run a-1: has a single snapshot; .*separate the runs by \{run\}"),
         (saved("1.pt", "2.pt", "5.pt", "8.pt"), None, r"evenly spaced; expected one every 3; got 1 between 1\.pt and 2"),
-        (saved("s-1.pt", "s-2.pt"), "s{step}.pt", r"base\.pattern: fits no file"),
-        (saved("1a.pt", "1b.pt", "2a.pt"), "{step}*.pt", r"not evenly spaced; .*got 1a\.pt and 1b\.pt, of one time"),
+        (saved("s-1.pt", "s-2.pt"), "s{step}.pt", r"base\.pattern: matches no file"),
+        (saved("1a.pt", "1b.pt", "2a.pt"), "{step}*.pt", r"not evenly spaced; .*got 1a\.pt and 1b\.pt, at the same time"),
         (saved("1.pt"), "{acc}.pt", r"does not give the order of the files; expected one of \{epoch\}"),
         (saved("1.pt"), "{time}.pt", r"base\.pattern: has wrong fields.*\{run\}, \{epoch\}"),
-        (saved("1.pt"), "model_{step}.pt", r"base\.pattern: fits no file; expected a match in names like 1\.pt"),
+        (saved("1.pt"), "model_{step}.pt", r"base\.pattern: matches no file; expected a match in names like 1\.pt"),
         (lambda folder: folder.mkdir(), None, r"base\.path=.*: holds no training run"),
         (lambda _: None, None, r"base\.path=.*: no such folder"),
     ],

@@ -91,7 +91,7 @@ def test_wrapped_networks_keep_their_names(tmp_path: Path) -> None:
 
 def test_bad_input_is_named(tmp_path: Path) -> None:
     recorder = wscore.record(network(), tmp_path / "run", every=1)
-    with pytest.raises(DataError, match=r"run: holds a recording already.*resume=True"):
+    with pytest.raises(DataError, match=r"run: already holds a recording.*resume=True"):
         wscore.record(network(), tmp_path / "run", every=1)
     with pytest.raises(DataError, match="run: is a recording of another network"):
         wscore.record(nn.Linear(2, 2), tmp_path / "run", every=1, resume=True)
