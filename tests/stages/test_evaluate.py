@@ -58,7 +58,7 @@ def run(capsys: pytest.CaptureFixture[str]) -> str:
 
 def test_writes_headline_table_and_pictures(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     line = run(capsys)
-    assert "agreement with the original 0.750 (best control 0.500)" in line
+    assert "agreement with the original 0.750 (best baseline 0.500)" in line
     found = json.loads((workspace / "metrics/evaluate.json").read_text())
     assert list(found) == ["evaluate"]
     assert found["evaluate"]["heads"] == {"accuracy_r2": 0.9, "accuracy_r2_best_control": 0.95}

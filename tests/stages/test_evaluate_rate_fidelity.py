@@ -77,7 +77,7 @@ def test_sizes_that_are_done_are_not_judged_again_after_an_interruption(
             raise KeyboardInterrupt
         return evaluate(*args, **kwargs)
 
-    monkeypatch.setattr(rate, "judge", interrupted)
+    monkeypatch.setattr(rate, "evaluate", interrupted)
     with pytest.raises((KeyboardInterrupt, SystemExit)):
         main(["--zoo", str(tiny_zoo), *OPTIONS])
     assert not Path("results").exists()

@@ -132,7 +132,7 @@ def test_the_predictor_is_judged_on_unseen_runs_at_the_first_and_the_last_step(w
     assert "| | skill_1 | skill_2 | accuracy_1 | accuracy_2 |" in card
     assert "| this model | -0.25 | -0.75 | 0.5 | 0.25 |" in card
     assert "| copy last | 0 | 0 | 0.75 | 0.5 |" in card
-    assert "a training run of which it saw nothing" in card
+    assert "an unseen training run" in card
 
 
 def test_twice_the_same_bytes(workplace: Path) -> None:
@@ -203,7 +203,7 @@ def test_tensorboard_reads_the_curves(workplace: Path) -> None:
 
 def test_missing_curves_are_named(workplace: Path) -> None:
     Path("plots/predictor/history.csv").unlink()
-    with pytest.raises(SystemExit, match=r"plots/predictor/history\.csv: the curves of the training are missing"):
+    with pytest.raises(SystemExit, match=r"plots/predictor/history\.csv: training curves are missing"):
         run()
 
 
@@ -216,7 +216,7 @@ def test_a_missing_model_is_named_and_nothing_is_left(workplace: Path) -> None:
 
 def test_missing_figures_are_named(workplace: Path) -> None:
     write_json(Path("metrics/heads_test.json"), {"other": {}})
-    with pytest.raises(SystemExit, match="heads_test: figures are missing"):
+    with pytest.raises(SystemExit, match="heads_test: metrics are missing"):
         run()
 
 

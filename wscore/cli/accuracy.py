@@ -1,4 +1,4 @@
-"""How often a network is right, measured on images."""
+"""Measures the accuracy of networks on images."""
 
 from collections.abc import Mapping
 
@@ -11,14 +11,14 @@ from wscore.networks.images import ImagesConfig, load_images
 
 
 class Judge:
-    """Runs networks of one architecture on the test images of a data set.
+    """Evaluates networks of one architecture on the test images of a data set.
 
     Args:
         dataset: as `data.dataset`.
         architecture: JSON text.
 
     Raises:
-        DataError: if the architecture is not known, or the images don't fit it.
+        DataError: if the architecture is unknown, or the images don't fit it.
     """
 
     def __init__(self, dataset: str, architecture: str) -> None:
@@ -35,6 +35,6 @@ class Judge:
 
     @torch.no_grad()
     def accuracy(self, state: Mapping[str, Tensor]) -> float:
-        """Return the share of the test images that a network classifies rightly."""
+        """Return the test accuracy of a network."""
         self.network.load_state_dict(dict(state))
         return float((self.network(self.images).argmax(dim=-1) == self.labels).float().mean())

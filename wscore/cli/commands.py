@@ -1,4 +1,4 @@
-"""What each command does: read, ask the library, print."""
+"""Implements the commands: read input, call the library, print."""
 
 import argparse
 import math
@@ -60,7 +60,7 @@ def decode(options: argparse.Namespace) -> None:
     for name, windows in progress(latents.items(), total=len(latents)):
         if name not in layouts:
             raise DataError(
-                "the layout is not noted with the latents", where=f"{options.latents}: {name}", fix="use --like"
+                "the latents were stored without a layout", where=f"{options.latents}: {name}", fix="use --like"
             )
         states[name] = model.decode(windows, layouts[name])
     files = _write_states(Path(options.out), states)
@@ -69,7 +69,7 @@ def decode(options: argparse.Namespace) -> None:
 
 
 def predict(options: argparse.Namespace) -> None:
-    """Tell properties of networks."""
+    """Predict properties of networks."""
     encoder = PublishedEncoder.from_pretrained(options.model)
     heads = _heads(options.model, encoder, options.heads)
     found = []
@@ -99,13 +99,13 @@ def neighbours(options: argparse.Namespace) -> None:
 
 
 def interpolate(options: argparse.Namespace) -> None:
-    """Go from one network to another, in latent space and, as a control, in a straight line of the weights."""
+    """Interpolate two networks in latent space and, as a baseline, linearly in weight space."""
     model = WeightAutoencoder.from_pretrained(options.model)
     found = [read_one(name, architecture=options.architecture) for name in (options.first, options.second)]
     first, second = (network._replace(state=model.ordered(network.state)) for network in found)
     layout = first.layout
     if second.layout != layout:
-        raise DataError("the two networks differ in their tensors", where=options.second, expected=first.name)
+        raise DataError("the two networks have different tensors", where=options.second, expected=first.name)
     ends = [model.encode_windows(network.state) for network in (first, second)]
     straight = [model.align(network.state) for network in (first, second)]
     lines = [torch.from_numpy(layout.flatten(state)) for state in straight]
@@ -173,7 +173,7 @@ def _networks(options: argparse.Namespace, encoder: PublishedEncoder) -> Iterato
     seen: set[str] = set()
     for network in progress(found):
         if network.name in seen:
-            raise DataError("two networks have the same name", where=network.name, fix="name them one at a time")
+            raise DataError("two networks have the same name", where=network.name, fix="pass them one at a time")
         seen.add(network.name)
         yield network._replace(state=encoder.layouts.ordered(network.state))
 
@@ -197,7 +197,7 @@ def _properties(network: str, predicted: Mapping[str, Mapping[str, Any]]) -> Ite
 def _history(
     options: argparse.Namespace, predictor: PublishedPredictor
 ) -> tuple[list[LoadedNetwork], list[LoadedNetwork]]:
-    """Return the snapshots to look back at and, of a recorded run, those that follow."""
+    """Return the input snapshots and, for a recorded run, those that follow."""
     texts, config = options.snapshots, predictor.model.config
     if len(texts) > 1 or not (Path(texts[0]) / "weights.npy").is_file():
         if options.at is not None:
@@ -221,7 +221,7 @@ def _history(
 
 def _write_latents(path: Path, latents: Mapping[str, Tensor], layouts: Mapping[str, Layout], identity: str) -> None:
     if path.suffix != ".safetensors":
-        raise DataError("is no .safetensors file", where=path, fix="name the output something.safetensors")
+        raise DataError("is no .safetensors file", where=path, fix="use an output name with .safetensors")
     notes = {name: layout.identity for name, layout in layouts.items()}
     kinds = {layout.identity: msgspec.to_builtins(layout) for layout in layouts.values()}
     metadata = {"encoder": identity, "networks": msgspec.json.encode(notes).decode()}
@@ -241,14 +241,14 @@ def _read_latents(path: Path) -> tuple[dict[str, Tensor], dict[str, Layout]]:
         notes = msgspec.json.decode(metadata.get("networks", "{}"), type=dict[str, str])
         kinds = msgspec.json.decode(metadata.get("layouts", "{}"), type=dict[str, Layout], strict=False)
     except (msgspec.DecodeError, msgspec.ValidationError) as error:
-        raise DataError("notes beside the latents can't be read", where=path, got=error) from error
+        raise DataError("metadata of the latents can't be read", where=path, got=error) from error
     return latents, {name: kinds[layout] for name, layout in notes.items() if layout in kinds}
 
 
 def _write_states(folder: Path, states: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Path]:
-    """Write networks as files of a new folder, whole or not at all."""
+    """Write networks as files of a new folder, atomically."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise DataError("is there already and not empty", where=folder, fix="name a new folder")
+        raise DataError("already exists and is not empty", where=folder, fix="choose a new folder")
     files = {name: f"{name.removesuffix('.safetensors').replace('/', '_')}.safetensors" for name in states}
     if len(set(files.values())) < len(files):
         raise DataError("two networks would have the same file name", where=folder, fix="write them one at a time")

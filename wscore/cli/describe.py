@@ -1,4 +1,4 @@
-"""What a network, a zoo, a recorded run or a published model is."""
+"""Describes a network, a zoo, a recorded run or a published model."""
 
 import math
 from pathlib import Path
@@ -25,7 +25,7 @@ COUNTED = ("family", "dataset", "optimizer", "activation")
 
 
 def describe_path(text: str) -> dict[str, Any] | None:
-    """Return what a folder holds, as facts and tables; None where a network is meant.
+    """Return the content of a folder as facts and tables; None for a network.
 
     Raises:
         WscoreError: if it is a zoo, run or model that can't be read.
@@ -50,7 +50,7 @@ def inspect_network(network: LoadedNetwork, model: str) -> dict[str, Any]:
 
     Args:
         network: to describe.
-        model: whose encoder may know the symmetry of networks of unknown architecture.
+        model: whose encoder may have the symmetry of networks of unknown architecture.
     """
     layout = network.layout
     tied = {name: tensor.data_ptr() if tensor.numel() else name for name, tensor in network.state.items()}
@@ -83,7 +83,7 @@ def inspect_network(network: LoadedNetwork, model: str) -> dict[str, Any]:
 
 
 def _statistics(values: Tensor) -> dict[str, float | None]:
-    """Return statistics of a tensor; none of an empty one."""
+    """Return statistics of a tensor; empty for an empty tensor."""
     if not values.numel():
         return dict.fromkeys(("mean", "std", "min", "max", "zeros"))
     found = {"mean": values.mean(), "std": values.std(correction=0), "min": values.min(), "max": values.max()}
@@ -91,7 +91,7 @@ def _statistics(values: Tensor) -> dict[str, float | None]:
 
 
 def _symmetry(network: LoadedNetwork, model: str) -> tuple[PermutationSpec | None, str]:
-    """Return which units may change places, and how that is known."""
+    """Return which units can be permuted, and the source of this information."""
     if network.architecture:
         known = parse(network.architecture)
         built = build(known)
@@ -104,8 +104,8 @@ def _symmetry(network: LoadedNetwork, model: str) -> tuple[PermutationSpec | Non
     except WscoreError:
         found = None
     if found is not None:
-        return found.spec, f"that of networks of this layout in {model}"
-    return None, f"not known: no --architecture, and {model} knows no network of this layout"
+        return found.spec, f"from networks of this layout in {model}"
+    return None, f"unknown: no --architecture, and {model} has no network of this layout"
 
 
 def _zoo(folder: Path) -> dict[str, Any]:
@@ -145,7 +145,7 @@ def _model(folder: Path) -> dict[str, Any]:
         verify(folder)
         facts["files"] = f"{len(read_checksums(folder))}, all as published"
     else:
-        facts["files"] = "not published, so not checked"
+        facts["files"] = "not published, not checked"
     known = {key: content[key] for key in ("task", "encoder", "tokens", "zoo", "kind") if key in content}
     plain = {key: value for key, value in _flat(content["config"]).items() if not isinstance(value, list | dict)}
     return {**facts, **known, "configuration": [{"key": key, "value": value} for key, value in plain.items()]}

@@ -1,4 +1,4 @@
-"""The command `wscore`: what published models say about networks in files. Nothing heavy is loaded for `--help`."""
+"""Command line `wscore`: applies published models to networks in files. Heavy imports are deferred, so `--help` is fast."""
 
 import argparse
 import importlib
@@ -70,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of all commands."""
     parser = argparse.ArgumentParser(
-        prog="wscore", description="Neural-network weights as data: ask published models about networks in files.",
+        prog="wscore", description="Neural-network weights as data: apply published models to networks in files.",
         epilog=NETWORKS, formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     parser.add_argument("--version", action="version", version=f"wscore {__version__}")
@@ -78,17 +78,17 @@ def build_parser() -> argparse.ArgumentParser:
     encode = _add(commands, "encode", "Print the latent of each network.")
     _networks(encode)
     encode.add_argument("--out", metavar="FILE", help="also write the latents to this .safetensors file, for `decode`")
-    decode = _add(commands, "decode", "Rebuild networks from latents that `encode --out` wrote.")
+    decode = _add(commands, "decode", "Rebuild networks from latents written by `encode --out`.")
     decode.add_argument("latents", metavar="FILE", help=".safetensors file of latents")
     decode.add_argument(
-        "--like", metavar="NETWORK", help="network of the layout wanted; else that noted with the latents"
+        "--like", metavar="NETWORK", help="network with the target layout; default: the layout stored with the latents"
     )
     decode.add_argument("--out", metavar="FOLDER", required=True, help="new folder for the rebuilt networks")
     predict = _add(
-        commands, "predict", "Tell properties of each network, numbers with their interval where there is one."
+        commands, "predict", "Predict properties of each network, numbers with a prediction interval if available."
     )
     _networks(predict)
-    predict.add_argument("--heads", nargs="+", metavar="NAME", help="only these heads, such as accuracy")
+    predict.add_argument("--heads", nargs="+", metavar="NAME", help="heads to use, such as accuracy (default: all)")
     neighbours = _add(commands, "neighbours", "Find the nearest networks of a zoo in latent space.")
     neighbours.add_argument("network", metavar="NETWORK")
     neighbours.add_argument("-k", type=_count, default=5, metavar="NUMBER", help="how many (default: 5)")
@@ -100,30 +100,32 @@ def build_parser() -> argparse.ArgumentParser:
     )
     _add_ways(commands)
     inspect = _add(
-        commands, "inspect", "Show layers, statistics and symmetry of a network; or what a zoo or model holds."
+        commands, "inspect", "Show layers, statistics and symmetry of a network, or the content of a zoo or model."
     )
     inspect.add_argument("path", metavar="PATH", help="network, zoo, recorded run or published model")
     return parser
 
 
 def _add_ways(commands: Any) -> None:
-    """Add the commands that go on from networks to others."""
+    """Add the commands that make new networks."""
     interpolate = _add(
-        commands, "interpolate", "Go from one network to another in latent space, beside the straight line."
+        commands,
+        "interpolate",
+        "Interpolate two networks in latent space, next to linear interpolation of the weights.",
     )
     interpolate.add_argument("first", metavar="NETWORK")
     interpolate.add_argument("second", metavar="NETWORK")
     interpolate.add_argument(
-        "--steps", type=_steps, default=5, metavar="NUMBER", help="networks, ends included (default: 5)"
+        "--steps", type=_steps, default=5, metavar="NUMBER", help="networks, including both ends (default: 5)"
     )
-    interpolate.add_argument("--images", metavar="NAME", help="data set on whose test images each network is run")
-    interpolate.add_argument("--out", metavar="FOLDER", help="new folder for the networks on the way")
+    interpolate.add_argument("--images", metavar="NAME", help="data set on whose test images each network is evaluated")
+    interpolate.add_argument("--out", metavar="FOLDER", help="new folder for the interpolated networks")
     forecast = _add(commands, "forecast", "Forecast the weights of a network from its last snapshots.")
     forecast.add_argument(
         "snapshots", nargs="+", metavar="NETWORK", help="oldest first, equally spaced; or one recorded run"
     )
     forecast.add_argument("--steps", type=_count, default=1, metavar="NUMBER", help="steps ahead (default: 1)")
-    forecast.add_argument("--at", type=int, metavar="INDEX", help="snapshot of a recorded run from which to look ahead")
+    forecast.add_argument("--at", type=int, metavar="INDEX", help="snapshot of a recorded run to forecast from")
     forecast.add_argument("--out", metavar="FOLDER", help="new folder for the forecast networks")
 
 
@@ -132,17 +134,19 @@ def _add(commands: Any, name: str, text: str) -> argparse.ArgumentParser:
         name, help=text, description=text, formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=f"examples:\n{EXAMPLES[name]}\n\n{NETWORKS}",
     )  # fmt: skip
-    command.add_argument("--json", action="store_true", help="print JSON for programs")
+    command.add_argument("--json", action="store_true", help="print JSON")
     command.add_argument(
         "--model", default=MODEL, metavar="MODEL", help=f"published models, folder or Hub id (default: {MODEL})"
     )
-    command.add_argument("--architecture", default="", metavar="JSON", help="of networks that don't tell it")
+    command.add_argument(
+        "--architecture", default="", metavar="JSON", help="architecture of networks whose file has none"
+    )
     return command
 
 
 def _networks(command: argparse.ArgumentParser) -> None:
     command.add_argument("networks", nargs="+", metavar="NETWORK")
-    command.add_argument("--limit", type=_count, metavar="NUMBER", help="at most so many networks")
+    command.add_argument("--limit", type=_count, metavar="NUMBER", help="maximum number of networks")
 
 
 def _count(text: str) -> int:

@@ -1,4 +1,4 @@
-"""Networks that are named on the command line."""
+"""Reads the networks named on the command line."""
 
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -25,9 +25,9 @@ class LoadedNetwork(NamedTuple):
     """One network.
 
     Attributes:
-        name: how it is called in tables.
+        name: name in tables.
         state: its state dict.
-        architecture: JSON text of it; empty where nobody knows.
+        architecture: as JSON text; empty if unknown.
     """
 
     name: str
@@ -36,24 +36,24 @@ class LoadedNetwork(NamedTuple):
 
     @property
     def layout(self) -> Layout:
-        """Where its tensors lie in a flat vector."""
+        """Positions of its tensors in a flat vector."""
         return layout_of(self.state)
 
 
 def named_networks(
     texts: Sequence[str], *, architecture: str = "", limit: int | None = None
 ) -> Iterator[LoadedNetwork]:
-    """Yield the networks that are named, one after the other.
+    """Yield the named networks one by one.
 
     Args:
         texts: files, folders of files, zoos, `zoo#model_id`, recorded runs, or ids on the Hub.
-        architecture: JSON text of networks of which nothing is known.
-        limit: most networks in all.
+        architecture: JSON text for networks without a known architecture.
+        limit: maximum number of networks.
 
     Raises:
         DataError: if one is missing, unreadable, or not finite.
     """
-    if len(texts) > 1 and list(texts) == sorted(texts):  # as the shell hands them over: epoch10 before epoch2
+    if len(texts) > 1 and list(texts) == sorted(texts):  # in the order of the shell: epoch10 before epoch2
         texts = sorted(texts, key=in_time)
     found = (network for text in texts for network in _read(text))
     for network in islice(found, limit):
@@ -61,7 +61,7 @@ def named_networks(
 
 
 def read_one(text: str, *, architecture: str = "") -> LoadedNetwork:
-    """Return the one network that is named.
+    """Return a single named network.
 
     Raises:
         DataError: if it is missing, or there are several.
@@ -111,7 +111,7 @@ def _of_folder(path: Path) -> Iterator[LoadedNetwork]:
         return
     found = [file.relative_to(path) for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file()]
     names = (file.as_posix() for file in found if not any(part.startswith(".") for part in file.parts))
-    files = sorted(names, key=in_time)  # epoch-9 before epoch-10: a forecast takes them as they come
+    files = sorted(names, key=in_time)  # epoch-9 before epoch-10: a forecast uses them in this order
     if not files:
         runs = sorted(one.parent.name for one in path.glob("*/weights.npy"))
         fix = f"name one of the recorded runs, such as {path / runs[0]}" if runs else None

@@ -1,4 +1,4 @@
-"""What the commands print: tables for people, JSON for programs."""
+"""Prints tables, JSON and progress."""
 
 import math
 import sys
@@ -17,7 +17,7 @@ def print_json(value: object) -> None:
 
 
 def print_table(rows: Sequence[Mapping[str, Any]], *, title: str = "") -> None:
-    """Print rows with the columns that they have, numbers to the right; a missing value is left blank."""
+    """Print rows as a table, numbers right-aligned; missing values are left blank."""
     columns = list(dict.fromkeys(name for row in rows for name in row))
     numeric = {name: all(_is_number(row.get(name)) for row in rows) for name in columns}
     cells = [[cell(row.get(name)) for name in columns] for row in rows]
@@ -33,7 +33,7 @@ def print_table(rows: Sequence[Mapping[str, Any]], *, title: str = "") -> None:
 
 
 def cell(value: object) -> str:
-    """Return a value as it stands in a table."""
+    """Return a value as a table cell."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
     if isinstance(value, bool):
@@ -47,7 +47,7 @@ def cell(value: object) -> str:
 
 
 def progress(items: Iterable[T], *, total: int | None = None, unit: str = "network") -> Iterable[T]:
-    """Return the items; while they are gone through, a terminal shows how far on standard error."""
+    """Return the items, with a progress bar on standard error if it is a terminal."""
     from tqdm import tqdm
 
     return tqdm(items, total=total, unit=unit, leave=False, disable=None, delay=1.0)

@@ -1,4 +1,4 @@
-"""Section `predictor:` of params.yaml: what is forecast from what, by which model, and how that is trained."""
+"""Section `predictor:` of params.yaml: inputs and horizons of the weight predictor, its model and its training."""
 
 from typing import Annotated, Any, Literal
 
@@ -20,48 +20,49 @@ class PredictorConfig(Section):
     """The weight predictor (section `predictor:`).
 
     Args:
-        kind: `gram` combines the last increments by what their inner products say, and works on runs and networks that
-            it never saw; `transformer_pca` reads whole weight vectors and works on the runs that it was trained on;
-            `transformer_param` reads the increments of each weight; `diffusion` draws possible futures of each weight.
-        split: `temporal` learns from the first part of the training runs, `run` from all of them.
-        sequence_length: snapshots that it looks at.
-        lagged_snapshots: further input snapshots of `gram` where the run has them, as steps back from the last one, rising;
-            those that `sequence_length` holds add nothing.
-        rank_splits: `gram` gives coefficients of their own to the changes of a matrix along its strongest directions of
-            inputs, up to each of these numbers, and to the rest; none: to a whole tensor.
-        train_split: share of each trajectory, in time, before the windows that are tested (and, for `temporal`, that
-            may be learned from).
-        holdout_runs: runs of each data set, optimiser and rate, the last ones, of which it sees nothing while training.
-        validation_runs: runs before these, on which the best epoch is chosen; 0 takes the last epoch.
-        unseen_optimizers: optimisers whose runs are not learned from but tested as `unseen_optimizer`.
-        unseen_datasets: data sets, likewise, tested as `unseen_dataset`.
+        kind: `gram` combines the last increments, with coefficients predicted from their inner products, and
+            generalises to unseen runs and networks; `transformer_pca` takes whole weight vectors and works on its
+            training runs only; `transformer_param` takes the increments of each weight; `diffusion` samples futures of
+            each weight.
+        split: `temporal` trains on the first part of each training run, `run` on whole runs.
+        sequence_length: input snapshots.
+        lagged_snapshots: further input snapshots of `gram` where the run has them, as steps back from the last one,
+            ascending; those within `sequence_length` have no effect.
+        rank_splits: `gram` splits the changes of a matrix along its strongest input directions at these ranks and
+            predicts separate coefficients for each part and the rest; empty: one set of coefficients per tensor.
+        train_split: share of each trajectory, in time, before the test windows (for `temporal`, also the part used for
+            training).
+        holdout_runs: number of last runs of each data set, optimiser and rate that are held out of training.
+        validation_runs: number of runs before these for choosing the best epoch; 0 takes the last epoch.
+        unseen_optimizers: optimisers whose runs are held out and tested as `unseen_optimizer`.
+        unseen_datasets: data sets whose runs are held out and tested as `unseen_dataset`.
         stride: snapshots per forecast step.
-        augment_strides: further strides of the training windows.
-        extrapolation_steps: steps ahead; all are forecast directly, from the same window.
-        far_step: one more step ahead, tested where the runs are long enough; null leaves it out.
-        apply_pca: `transformer_pca` reads principal components; else whole vectors.
-        n_components: most components; at most training snapshots - 1 and the numerical rank are used.
-        mode: of `transformer_pca`.
-        chunk_size: consecutive weights that `transformer_param` and `diffusion` read together.
-        sampled_series: of these, how many of each window a training step looks at.
+        augment_strides: additional strides of the training windows.
+        extrapolation_steps: steps ahead; all are forecast directly from the same window.
+        far_step: one additional horizon, tested where the runs are long enough; null: none.
+        apply_pca: whether `transformer_pca` takes principal components instead of whole vectors.
+        n_components: maximum number of components; limited by training snapshots - 1 and the numerical rank.
+        mode: target of `transformer_pca`: the change (`residual`) or the weights (`absolute`).
+        chunk_size: consecutive weights per series of `transformer_param` and `diffusion`.
+        sampled_series: series per window in a training step, equally many per tensor.
         diffusion_steps: denoising steps of a sample.
-        samples: futures that `diffusion` draws for a forecast, which is their mean.
-        band: share of the true weights that its calibrated bands are to hold.
-        augment_share: share of the windows that `gram` learns from mixed with another one, and with noise of each of two
-            kinds, drawn anew in every epoch.
-        ensemble_size: transformers of `gram`, whose coefficients are averaged.
-        model_dim: width inside, a multiple of `heads`.
+        samples: samples that `diffusion` averages for a forecast.
+        band: nominal coverage of its calibrated bands.
+        augment_share: share of the training windows of `gram` that are mixed with another window, and share that get
+            noise of each of two kinds; redrawn every epoch.
+        ensemble_size: transformers in the `gram` ensemble; their coefficients are averaged.
+        model_dim: hidden width, a multiple of `heads`.
         layers: transformer blocks.
         heads: attention heads.
-        dropout: share of activations dropped while training.
+        dropout: dropout probability.
         predictor_epochs: passes over the training windows.
         batch_size: windows per step.
-        learning_rate: highest rate of AdamW.
-        lr_factors: each kind learns at this many times the rate.
+        learning_rate: peak learning rate of AdamW.
+        lr_factors: factor on the learning rate for each kind.
         weight_decay: decoupled weight decay of AdamW.
         schedule: decay of the learning rate after the warm-up.
-        warmup: share of the steps in which the rate rises.
-        clip_norm: largest norm of the gradient; null = no limit.
+        warmup: share of the steps with linear warm-up.
+        clip_norm: gradient norm for clipping; null: no clipping.
         seed: of the initial weights, the order of the windows, dropout and noise.
     """
 
@@ -115,12 +116,12 @@ class PredictorConfig(Section):
 
     @property
     def steps(self) -> tuple[int, ...]:
-        """Steps ahead that are forecast: 1 to `extrapolation_steps`, and `far_step`."""
+        """Horizons: 1 to `extrapolation_steps`, and `far_step`."""
         near = range(1, self.extrapolation_steps + 1)
         return (*near, self.far_step) if self.far_step and self.far_step not in near else tuple(near)
 
     def gram(self) -> GramPredictorConfig:
-        """Return the shape of a `GramPredictor`."""
+        """Return the configuration of a `GramPredictor`."""
         lagged_snapshots = tuple(step for step in self.lagged_snapshots if step >= self.sequence_length)
         return GramPredictorConfig(
             **self._shape(),
@@ -130,21 +131,21 @@ class PredictorConfig(Section):
         )
 
     def pca(self, weights: int, rank: int | None) -> PcaPredictorConfig:
-        """Return the shape of a `PcaPredictor` for networks of so many weights."""
+        """Return the configuration of a `PcaPredictor` for networks with this number of weights."""
         return PcaPredictorConfig(**self._shape(), weights=weights, rank=rank, mode=self.mode)
 
     def series(self) -> SeriesPredictorConfig:
-        """Return the shape of a `SeriesPredictor`."""
+        """Return the configuration of a `SeriesPredictor`."""
         return SeriesPredictorConfig(**self._shape(), chunk_size=self.chunk_size)
 
     def diffusion(self) -> DiffusionPredictorConfig:
-        """Return the shape of a `DiffusionPredictor`."""
+        """Return the configuration of a `DiffusionPredictor`."""
         names = ("chunk_size", "samples", "band", "seed")
         chosen = {name: getattr(self, name) for name in names}
         return DiffusionPredictorConfig(**self._shape(), **chosen, steps=self.diffusion_steps)
 
     def fit(self) -> FitConfig:
-        """Return how it is trained: all epochs, in float32."""
+        """Return the training configuration: all epochs, in float32."""
         names = ("weight_decay", "schedule", "warmup", "clip_norm", "seed")
         return FitConfig(
             epochs=self.predictor_epochs,

@@ -1,4 +1,4 @@
-"""Jumps in a training of your own: forecast the weights some steps ahead, go there, and train on.
+"""Nowcasting in any training loop: jump to forecast weights, continue training, and undo jumps that did not help.
 
     jumps = wscore.nowcast(network, optimizer, every=40)
     for images, labels in batches:
@@ -9,14 +9,14 @@
         jumps.step(loss)
     jumps.finish()
     with jumps.averaged():
-        ...  # judge the network, or save it
+        ...  # evaluate or save the network
 
-After every jump the training goes on for some steps of recovery; only then is the jump judged: a forecast adds error in
-steep directions, which a few steps remove, and progress in flat ones, which remains. Until then the weights and the
-state of the optimiser from before the jump are kept, and a jump that did not pay is taken back with all that followed.
+A jump is evaluated only after some recovery steps: a forecast adds error in steep directions, which a few steps remove,
+and progress in flat ones, which remains. Until then the weights and the optimiser state from before the jump are kept;
+a jump that did not lower the loss is undone together with its recovery steps.
 
-A network that learns at a high constant rate moves about a point that is better than where it happens to be. Jumps take
-that point further along, `averaged` shows it: the mean of the last few snapshots, at no cost of steps.
+At a high constant learning rate the weights fluctuate around a point with a lower loss. `averaged` gives that point,
+the mean of the last few snapshots, at no extra steps; jumps move it forward.
 """
 
 import copy
@@ -36,28 +36,28 @@ from wscore.forecasting.trajectories.recorder import unwrapped
 from wscore.networks.layout import Layout, layout_of
 from wscore.training.model_folder import CONFIG, load_model
 
-FURTHEST = 8  # intervals: jumps further ahead were no better
-FAST = 0.5  # no jump while the losses fall by a larger share within the steps from one jump to the next
-PLACES = (Path("models/predictor"), Path("models/published/predictor"))  # what was trained last comes first
+FURTHEST = 8  # intervals; longer jumps were no better
+FAST = 0.5  # no jump while the loss falls by a larger share between two jumps
+PLACES = (Path("models/predictor"), Path("models/published/predictor"))  # a newly trained predictor comes first
 
 
 @runtime_checkable
 class Forecasts(Protocol):
-    """What a jump needs: any `WeightPredictor`, or a rule of your own."""
+    """Interface of the forecasters: any `WeightPredictor`, or your own rule."""
 
     def predict(
         self, history: Float[Tensor, "snapshot weights"], layout: Layout, horizons: Steps
     ) -> Float[Tensor, "horizon weights"]:
-        """Return the weights so many steps after the last of some equally spaced snapshots, oldest first."""
+        """Return the weights at each horizon after the last of some equally spaced snapshots, oldest first."""
         ...
 
 
 class Jump(NamedTuple):
-    """One jump, as it was judged.
+    """One evaluated jump.
 
     Attributes:
-        step: steps of the optimiser before it.
-        expected: loss to which the training would have come without it, by its trend.
+        step: optimiser steps before it.
+        expected: loss without the jump, extrapolated from the trend.
         recovered: loss after the recovery.
         accepted: whether it was kept.
     """
@@ -69,37 +69,35 @@ class Jump(NamedTuple):
 
 
 class Nowcast:
-    """Jumps ahead every so many steps, and back again where that did not pay.
+    """Jumps to forecast weights at regular intervals and undoes jumps that did not lower the loss.
 
-    With c snapshots that the predictor looks at, the weights are noted every `every // c` steps; a jump goes `horizon`
-    times as far. It is kept if the mean loss of the last half of the recovery is at most `tolerance` standard errors
-    above what the trend of the losses before it promises (`Trend`). While the losses fall fast by themselves
-    (`falls_fast`), jumps wait. Steps that are lost by jumps that are taken back are at most `budget` of all steps, and
-    one recovery more.
+    With c input snapshots of the predictor, a snapshot is taken every `every // c` steps, and a jump spans `horizon` of
+    these intervals. It is kept if the mean loss of the last half of the recovery is at most `tolerance` standard errors
+    above the loss extrapolated from before the jump (`Trend`). While the losses fall fast (`falls_fast`), there are no
+    jumps. Steps lost to undone jumps are at most a share `budget` of all steps, plus one recovery.
 
     Args:
-        network: whose parameters jump, but those that are frozen now; buffers, such as running statistics, stay and
-            follow by themselves.
-        optimizer: of these parameters; its state (momentum, moments) is kept over a jump and goes back with the weights.
-            The options of its groups don't: what a schedule has set goes on.
-        every: steps from one jump to the next.
-        horizon: how far a jump goes, in intervals between snapshots, one that the predictor has learned; null takes the
-            longest of them up to 8.
+        network: its unfrozen parameters jump; buffers, such as running statistics, are kept and adapt during recovery.
+        optimizer: of these parameters; its state (momentum, moments) is kept over a jump and restored with the weights.
+            The options of its groups are not restored: a schedule continues.
+        every: steps between jumps.
+        horizon: length of a jump in snapshot intervals, one of the predictor's horizons; null takes the longest up to
+            8.
         predictor: a forecaster, or the folder of one; null takes `models/predictor`, else `models/published/predictor`.
-        snapshots: c, where the forecaster does not say.
+        snapshots: c, for forecasters without a configuration.
         start: steps before the first jump.
-        recovery: steps after a jump before it is judged.
-        tolerance: standard errors.
-        budget: share of the steps.
-        averages: snapshots, `every // c` steps apart, whose mean `averaged` shows.
+        recovery: steps after a jump before it is evaluated.
+        tolerance: allowed excess loss in standard errors.
+        budget: largest share of steps lost to undone jumps.
+        averages: snapshots, `every // c` steps apart, in the mean of `averaged`.
 
     Attributes:
-        jumps: all that have been judged.
-        steps: of the optimiser that were counted, those lost included.
-        lost: steps that were taken back.
+        jumps: all evaluated jumps.
+        steps: counted optimiser steps, including lost ones.
+        lost: undone steps.
 
     Raises:
-        ConfigError: if a number is out of range, or the optimizer has none of the parameters.
+        ConfigError: if a number is out of range, or the optimizer has none of the network's parameters.
         ModelError: if there is no predictor in that folder.
     """
 
@@ -142,14 +140,14 @@ class Nowcast:
         own.register_step_post_hook(self._note_optimizer)
 
     def step(self, loss: float | Tensor) -> None:
-        """Count one step of the optimiser, and jump or judge if it is time; call it after `optimizer.step()`.
+        """Count one optimiser step, and jump or evaluate a jump if it is due; call it after `optimizer.step()`.
 
         Args:
-            loss: of the batch of this step. Processes that train one network together must all give their mean.
+            loss: of the batch of this step. In distributed training all processes must pass the mean loss.
 
         Raises:
-            TrainingError: if the loss is not one number or, although no jump is being judged, not finite, or if the
-                optimizer makes no steps.
+            TrainingError: if the loss is not a scalar, or not finite outside of a recovery, or if the optimizer makes
+                no steps.
         """
         self.steps += 1
         self._losses.append(_number(loss, self.steps))
@@ -163,9 +161,9 @@ class Nowcast:
             self._jump()
 
     def finish(self) -> None:
-        """Take back a jump that has not been judged yet; call it before the weights are used for anything else.
+        """Undo a jump that has not been evaluated yet; call it before the weights are used for anything else.
 
-        Without it the network keeps weights of at most `recovery` steps after a jump that may not have paid.
+        Without it the network may keep weights from up to `recovery` steps after an unevaluated jump.
         """
         if self._before is not None:
             self._go_back(self._before, len(self._losses))
@@ -173,9 +171,9 @@ class Nowcast:
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """Give the network the mean of its last snapshots, across jumps too, and its own weights back afterwards.
+        """Set the network to the mean of its last snapshots, also across jumps, and restore its weights afterwards.
 
-        Running statistics and other buffers of fractions are averaged along. Before the first snapshot nothing changes.
+        Floating-point buffers, such as running statistics, are averaged too. Before the first snapshot nothing changes.
         """
         if not self._recent:
             yield
@@ -193,7 +191,7 @@ class Nowcast:
             _put(self.network, kept)
 
     def _note(self) -> None:
-        """Remember where the network is now."""
+        """Save the current state."""
         vector = self._vector()
         self._history = [*self._history[1 - self.length :], vector]
         statistics = (one.detach().clone() for one in self._statistics())
@@ -204,7 +202,7 @@ class Nowcast:
 
     @torch.no_grad()
     def _jump(self) -> None:
-        calm = max(self.every - self.recovery, self.every // 2)  # losses that no jump has disturbed
+        calm = max(self.every - self.recovery, self.every // 2)  # losses undisturbed by jumps
         trend = fit_trend(_numbers(self._losses[-calm:]), self.steps)
         if not math.isfinite(trend.error):
             raise TrainingError("the loss is not finite", where=f"step {self.steps}", fix="lower the learning rate")
@@ -245,7 +243,7 @@ class Nowcast:
         self._forget()
 
     def _forget(self) -> None:
-        """Start a new history: increments across a jump say nothing."""
+        """Start a new history: increments across a jump are not training dynamics."""
         self._history, self._losses, self._optimized = [], [], False
 
     def _note_optimizer(self, *_: object) -> None:
@@ -256,13 +254,13 @@ class Nowcast:
 
 
 nowcast = Nowcast
-_Snapshot = tuple[Tensor, ...]  # weights as one vector, and each buffer of fractions
+_Snapshot = tuple[Tensor, ...]  # weights as one vector, and each floating-point buffer
 
 
 class Trend(NamedTuple):
     """A falling curve through losses: level - fall log(step / last step).
 
-    It flattens out, as losses do; a straight line would promise too much early in a training.
+    It flattens out, as losses do; a straight line would be too optimistic early in training.
 
     Attributes:
         level: at their end.
@@ -283,7 +281,7 @@ class Trend(NamedTuple):
     square: float
 
     def ahead(self, steps: float, count: int) -> tuple[float, float]:
-        """Return the loss that the curve promises so many steps on, and the standard error of a mean of `count` there.
+        """Return the extrapolated loss some steps ahead, and the standard error of a mean of `count` losses there.
 
         The variance at x = log(step / last step) is s^2 (1 / n + (x - m)^2 / S + 1 / count).
         """
@@ -293,7 +291,7 @@ class Trend(NamedTuple):
 
 
 def fit_trend(losses: Sequence[float], last: int) -> Trend:
-    """Return the least-squares curve through the losses of successive steps up to step `last`; a rising one is flat."""
+    """Return the least-squares curve through the losses of successive steps up to step `last`; its fall is at least 0."""
     n = len(losses)
     places = [math.log((last - n + 1 + place) / last) for place in range(n)]
     centre, mean = sum(places) / n, sum(losses) / n
@@ -308,7 +306,7 @@ def fit_trend(losses: Sequence[float], last: int) -> Trend:
 def falls_fast(losses: Sequence[float]) -> bool:
     """Return whether losses of successive steps fall by more than half, from their first third to their last.
 
-    Losses that can be negative have no such share, and are never too fast.
+    The share is undefined for losses that can be negative; these never count as fast.
 
     >>> falls_fast([2.0, 1.0, 0.5]), falls_fast([2.0, 1.9, 1.8])
     (True, False)
@@ -318,7 +316,7 @@ def falls_fast(losses: Sequence[float]) -> bool:
 
 
 class _Before(NamedTuple):
-    """What a jump that is taken back goes back to."""
+    """State from before a jump, for undoing it."""
 
     step: int
     trend: Trend
@@ -340,7 +338,7 @@ def _number(loss: float | Tensor, step: int) -> Float[Tensor, ""]:
 
 
 def _parameters(network: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, nn.Parameter]:
-    """Return the parameters that jump: those that are fractions and not frozen."""
+    """Return the parameters that jump: floating-point and not frozen."""
     own = {id(one) for group in optimizer.param_groups for one in group["params"]}
     named = dict(network.named_parameters())
     jumping = {name: one for name, one in named.items() if one.requires_grad and one.is_floating_point()}
@@ -355,7 +353,7 @@ def _values(network: nn.Module) -> dict[str, Tensor]:
 
 
 def _copies(network: nn.Module) -> dict[str, Tensor]:
-    """Return copies of what a training changes: parameters that are not frozen, and buffers, also those not saved."""
+    """Return copies of what training changes: unfrozen parameters and all buffers, also non-persistent ones."""
     frozen = {name for name, one in network.named_parameters() if not one.requires_grad}
     return {name: one.clone() for name, one in _values(network).items() if name not in frozen}
 
@@ -379,7 +377,7 @@ def _predictor(predictor: Forecasts | Path | str | None) -> Forecasts:
 def _check(jumps: Nowcast) -> None:
     learned = getattr(getattr(jumps.predictor, "config", None), "horizons", None)
     if learned is not None and jumps.horizon not in learned:
-        expected = f"one that was learned, of {list(learned)}"
+        expected = f"a trained horizon, one of {list(learned)}"
         raise ConfigError("is out of range", where="nowcast: horizon", expected=expected, got=jumps.horizon)
     bounds = {
         "every": (jumps.every, jumps.length, math.inf),

@@ -1,4 +1,4 @@
-"""Principal components of snapshots: far fewer rows than columns, in float64."""
+"""PCA of snapshots in float64, for far fewer rows than columns."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from wscore.errors import DataError
 
-RELATIVE_RANK = 1e-6  # components with a smaller share of the largest eigenvalue are rounding errors
+RELATIVE_RANK = 1e-6  # components with a smaller share of the largest eigenvalue are numerical noise
 COLUMNS_AT_ONCE = 65_536
 
 
@@ -19,9 +19,9 @@ class SnapshotPca(NamedTuple):
 
     Attributes:
         mean: (D,) float32.
-        components: (R, D) float32, orthonormal rows, the most important first.
+        components: (R, D) float32, orthonormal rows, by decreasing variance.
         variances: (R,) float64, variance along each (divided by n - 1).
-        numerical_rank: count of directions that are more than rounding errors.
+        numerical_rank: number of directions above numerical noise.
     """
 
     mean: Float[Tensor, " weights"]
@@ -31,10 +31,10 @@ class SnapshotPca(NamedTuple):
 
 
 def fit_snapshot_pca(parts: Sequence[Float[np.ndarray, "_ weights"]], ceiling: int) -> SnapshotPca:
-    """Return the principal components of the n rows of some arrays, through their n x n matrix of inner products.
+    """Return the principal components of the n rows of some arrays, from their n x n Gram matrix.
 
-    Their number is min(ceiling, n - 1, numerical rank). Signs are such that the largest entry of each direction is
-    positive, as in scikit-learn.
+    Their number is min(ceiling, n - 1, numerical rank). The largest entry of each direction is positive, as in
+    scikit-learn.
 
     Raises:
         DataError: if there are fewer than two rows or they are all equal.

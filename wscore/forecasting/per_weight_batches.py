@@ -1,4 +1,4 @@
-"""Series of single weights as training data: drawn anew in each epoch, equally many from every tensor of the network."""
+"""Training batches of per-weight series, resampled every epoch, with equally many series per tensor."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -18,16 +18,16 @@ from wscore.training.batches import TensorBatches, derive_seed
 
 
 class SeriesBatch(NamedTuple):
-    """S series of each of L tensors of B windows, in the units of `wscore.forecasting.models.per_weight`.
+    """S series of each of L tensors of B windows, in units of `wscore.forecasting.models.per_weight`.
 
     Attributes:
         values: increments, newest first.
         statistics: `gram_features` of each tensor.
-        targets: changes after the present.
+        targets: changes after the last known snapshot.
         inside: which entries are weights; short tensors don't fill a chunk.
-        copied: mean squared target of each tensor, that is the error of copy-last.
+        copied: mean squared target of each tensor, i.e. the error of copy-last.
         power: share of each tensor in the squared increments of its window.
-        known: which targets there are.
+        known: mask of existing targets.
     """
 
     values: Float[Tensor, "window tensor series increment chunk"]
@@ -40,7 +40,7 @@ class SeriesBatch(NamedTuple):
 
 
 class SeriesBatches:
-    """Batches of series of the windows of trajectories; without shuffling the same series in every epoch."""
+    """Batches of series from windows of trajectories; without shuffling, the same series in every epoch."""
 
     def __init__(self, config: PredictorConfig, materials: Sequence[RunWindows], *, shuffle: bool) -> None:
         self.config, self.materials, self.shuffle = config, materials, shuffle
@@ -95,7 +95,7 @@ class SeriesBatches:
 
 
 def draw_series(layout: Layout, config: PredictorConfig, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Return the columns (L, S, m) of equally many series of each tensor, and which of them lie in the tensor."""
+    """Return the columns (L, S, m) of equally many series per tensor, and a mask of those inside the tensor."""
     count = max(1, config.sampled_series // len(layout.tensors))
     run = np.arange(config.chunk_size)
     columns, inside = [], []
@@ -108,13 +108,13 @@ def draw_series(layout: Layout, config: PredictorConfig, random: np.random.Gener
 
 
 def series_loss(model: SeriesModel, batch: SeriesBatch) -> dict[str, Tensor]:
-    """Return the `skill_loss` of a `SeriesPredictor`, estimated from the series that were drawn."""
+    """Return the `skill_loss` of a `SeriesPredictor`, estimated from the sampled series."""
     found = model(*_flat(batch))
     return _loss(found.unflatten(0, batch.values.shape[:3]), batch)
 
 
 def denoising_loss(model: DiffusionPredictor, batch: SeriesBatch) -> dict[str, Tensor]:
-    """Return the `skill_loss` of the clean targets told from noisy ones, at a noise level drawn for each series."""
+    """Return the `skill_loss` of denoised targets, at a noise level drawn per series."""
     values, statistics = _flat(batch)
     clean = batch.targets.flatten(0, 2)  # (S, K, m)
     level = torch.rand(len(clean), device=clean.device)
@@ -126,7 +126,7 @@ def denoising_loss(model: DiffusionPredictor, batch: SeriesBatch) -> dict[str, T
 
 @torch.no_grad()
 def calibrate_bands(model: DiffusionPredictor, parts: Sequence[SeriesBatches]) -> None:
-    """Set the width of the bands so that they hold the asked share of the weights of some windows.
+    """Calibrate the width of the bands to their nominal coverage on some windows.
 
     The width of a horizon is that quantile of |true - mean| / standard deviation over the samples, tensors weighted by
     their sizes.
@@ -146,7 +146,7 @@ def calibrate_bands(model: DiffusionPredictor, parts: Sequence[SeriesBatches]) -
 
 
 def _quantile(values: Tensor, weights: Tensor, share: float) -> Tensor:
-    """Return the smallest value at and below which lies a share of the weights; 1 if nothing has weight."""
+    """Return the weighted quantile at a share; 1 if all weights are zero."""
     order = values.argsort()
     sums = weights[order].double().cumsum(0)
     if sums[-1] <= 0:

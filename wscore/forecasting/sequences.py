@@ -1,4 +1,4 @@
-"""Windows over a trajectory: c equally spaced snapshots to look at, the next K to forecast, and the split in time."""
+"""Windows over a trajectory (c equally spaced input snapshots and K targets), and the split in time."""
 
 import math
 from collections.abc import Sequence
@@ -13,11 +13,11 @@ Steps = Sequence[int]  # ahead, rising
 
 
 class Windows(NamedTuple):
-    """W windows of one trajectory, as snapshot numbers.
+    """W windows of one trajectory, as snapshot indices.
 
     Attributes:
         history: c snapshots each, oldest first; the last is the present t.
-        targets: the K snapshots some steps after it; where there is none within the bounds, the last one that is.
+        targets: the K snapshots at the horizons after it, clipped to the last one within the bounds.
         known: which targets are within the bounds.
         stride: snapshots per step.
     """
@@ -34,7 +34,7 @@ class Windows(NamedTuple):
 
 
 def split_point(count: int, train_split: float) -> int:
-    """Return how many of the `count` snapshots of a trajectory belong to the training part, the first ones.
+    """Return the number of first snapshots, of `count`, in the training part of a trajectory.
 
     >>> split_point(121, train_split=0.5)
     60
@@ -43,7 +43,7 @@ def split_point(count: int, train_split: float) -> int:
 
 
 def training_windows(stop: int, *, length: int, horizons: Steps, stride: int) -> Windows:
-    """Return all windows whose history and known targets lie before snapshot `stop`; each knows one target at least."""
+    """Return all windows whose history and known targets lie before snapshot `stop`, with at least one known target."""
     return _windows(
         np.arange((length - 1) * stride, max((length - 1) * stride, stop - stride)), stop, length, horizons, stride
     )
@@ -52,16 +52,16 @@ def training_windows(stop: int, *, length: int, horizons: Steps, stride: int) ->
 def test_windows(start: int, stop: int, *, length: int, horizons: Steps, stride: int, asked: int) -> Windows:
     """Return all windows whose targets lie in [start, stop), at least those up to `asked` steps ahead.
 
-    Histories may be earlier; further targets count as known where they are within the bounds.
+    Histories may start earlier; further targets are known where they are within the bounds.
     """
     first = max(start - 1, (length - 1) * stride)
     return _windows(np.arange(first, max(first, stop - asked * stride)), stop, length, horizons, stride)
 
 
 def reaching_back(windows: Windows, lagged_snapshots: Steps) -> Windows:
-    """Return windows with further snapshots before their history, so many steps back from the present.
+    """Return windows with further snapshots before their history, given as steps back from the present.
 
-    Before the start of the trajectory snapshot 0 is taken.
+    Indices before the start of the trajectory become snapshot 0.
     """
     further = windows.last[:, None] - windows.stride * np.asarray(lagged_snapshots, dtype=np.int64)[::-1]
     return windows._replace(history=np.concatenate([np.maximum(further, 0), windows.history], axis=1))
@@ -70,12 +70,12 @@ def reaching_back(windows: Windows, lagged_snapshots: Steps) -> Windows:
 def check_lengths(
     where: object, count: int, split: int, *, length: int, horizons: int, stride: int, least: int
 ) -> None:
-    """Refuse a trajectory of `count` snapshots from which nothing can be learned or nothing tested.
+    """Reject a trajectory of `count` snapshots that is too short for training or testing.
 
     Args:
         where: its file, for the message.
         count: snapshots.
-        split: of which so many are for training.
+        split: number of them for training.
         length: snapshots c of a window.
         horizons: steps K ahead.
         stride: snapshots per step when testing.

@@ -1,4 +1,4 @@
-"""Which runs and which windows are learned from, and which are kept for the test."""
+"""Splits runs and windows into training, validation and test."""
 
 import warnings
 from collections.abc import Sequence
@@ -19,14 +19,14 @@ from wscore.networks.layout import Layout
 
 
 class RunSplit(NamedTuple):
-    """Which runs are for what.
+    """Split of the runs.
 
     Attributes:
-        training: runs that are learned from (with `split: temporal` from their first part; the rest is tested on).
-        held_out: runs of the same data sets and optimisers that are only tested on.
-        validation: runs of the same kind that choose the best epoch, and are for no test.
-        other_optimizer: runs of optimisers that are not learned from.
-        other_dataset: runs on data sets that are not learned from.
+        training: training runs (with `split: temporal`, their first part; the rest is for testing).
+        held_out: test runs of the same data sets and optimisers.
+        validation: runs of the same kind for choosing the best epoch, not tested on.
+        other_optimizer: test runs of optimisers outside the training runs.
+        other_dataset: test runs on data sets outside the training runs.
     """
 
     training: list[Trajectory]
@@ -37,7 +37,7 @@ class RunSplit(NamedTuple):
 
     @property
     def tested(self) -> dict[str, list[Trajectory]]:
-        """Runs by what a forecast of them is a test of."""
+        """Test runs by test set."""
         return {
             "temporal": self.training,
             "unseen_run": self.held_out,
@@ -53,7 +53,7 @@ class RunWindows(NamedTuple):
         weights: float32 (N, D).
         layout: of the vectors.
         windows: over these N snapshots.
-        grams: inner products of the snapshots of the whole run, as `snapshot_grams` returns them.
+        grams: Gram matrices of the snapshots of the whole run, from `snapshot_grams`.
     """
 
     weights: Float[np.ndarray, "snapshot weights"]
@@ -63,14 +63,14 @@ class RunWindows(NamedTuple):
 
 
 def make_plan(config: PredictorConfig, runs: Sequence[Trajectory]) -> RunSplit:
-    """Return which runs are for what; of each data set, optimiser and rate the last ones are held out.
+    """Return the split of the runs; the last ones of each data set, optimiser and rate are held out.
 
     Raises:
         ConfigError: if no run is left to train on, or `train_split` leaves nothing to train or test on.
         DataError: if a trajectory is shorter than one window.
 
     Warns:
-        WscoreWarning: if a data set, or an optimiser that is not of this package, is to be left out and has no run.
+        WscoreWarning: if a held-out data set, or a held-out optimiser unknown to this package, has no run.
     """
     _check_names(config, runs)
     plan = RunSplit([], [], [], [], [])
@@ -94,7 +94,7 @@ def make_plan(config: PredictorConfig, runs: Sequence[Trajectory]) -> RunSplit:
 
 
 def reachable(config: PredictorConfig, plan: RunSplit) -> PredictorConfig:
-    """Return the configuration, without a far step that no training window reaches: nothing can be learned of it."""
+    """Return the configuration, without a far step that no training window reaches."""
     if config.far_step is None:
         return config
     needed = (config.sequence_length - 1 + config.far_step) * config.strides[0]
@@ -107,18 +107,18 @@ def _learned_until(config: PredictorConfig, run: Trajectory) -> int:
 
 
 def _check_names(config: PredictorConfig, runs: Sequence[Trajectory]) -> None:
-    """Warn of names that leave nothing out, which may be misspelt; the default names an optimiser whether it is used or not."""
+    """Warn of held-out names without a run, which may be misspelt; optimisers of this package are exempt."""
     known = {"unseen_datasets": {run.manifest.dataset for run in runs}}
     known["unseen_optimizers"] = {run.manifest.optimizer for run in runs}
     for key, found in known.items():
         wrong = set(getattr(config, key)) - found - set(get_args(OptimizerName))
         if wrong:
-            message = f"predictor.{key}: no run is of {', '.join(sorted(wrong))}, but of {', '.join(sorted(found))}"
+            message = f"predictor.{key}: no run of {', '.join(sorted(wrong))}, only of {', '.join(sorted(found))}"
             warnings.warn(message, WscoreWarning, stacklevel=3)
 
 
 def learned(config: PredictorConfig, run: Trajectory) -> RunWindows:
-    """Return the part of a run that may be learned from, with windows at every stride and offset."""
+    """Return the training part of a run, with windows at every stride and offset."""
     stop = _learned_until(config, run)
     shape = {"length": config.sequence_length, "horizons": config.steps}
     windows = [training_windows(stop, stride=stride, **shape) for stride in config.strides]
@@ -140,14 +140,14 @@ def windows_between(config: PredictorConfig, start: int, stop: int) -> Windows:
 
 
 def one_network(known: Sequence[RunWindows], where: str) -> None:
-    """Refuse runs of several networks for what fits one only.
+    """Reject runs of several networks for methods limited to one.
 
     Raises:
-        ConfigError: naming what was asked for, if the runs are not of one network.
+        ConfigError: naming the method, if the runs belong to different networks.
     """
     count = len({part.layout.identity for part in known})
     if count > 1:
-        fix = "take predictor.kind=gram, or runs of one network"
+        fix = "use predictor.kind=gram, or runs of one network"
         raise ConfigError("fits one network only", where=where, got=f"runs of {count} networks", fix=fix)
 
 

@@ -1,4 +1,4 @@
-"""What each kind of predictor is trained on, and by which loss."""
+"""Training data and loss of each kind of predictor."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -34,14 +34,14 @@ Loss = Callable[[Any, Any], Mapping[str, Tensor]]
 
 
 class Task(NamedTuple):
-    """A model and how it learns.
+    """A model with its training data and loss.
 
     Attributes:
         model: untrained.
         batches: makes batches of the windows of some trajectories, shuffled or not.
         loss: of a batch.
-        facts: what is worth knowing about the model, plain data.
-        finish: called with the trained model and batches that it did not learn from, if there are any.
+        facts: description of the model as plain data.
+        finish: called with the trained model and validation batches, or training batches if there are none.
     """
 
     model: WeightPredictor
@@ -52,7 +52,7 @@ class Task(NamedTuple):
 
 
 def gram_task(config: PredictorConfig, known: Sequence[RunWindows]) -> Task:  # noqa: ARG001
-    """Return a `GramPredictor` and inner products of the increments of each window."""
+    """Return the task of a `GramPredictor`, on Gram matrices of the increments of each window."""
     with _seeded(config):
         model = GramPredictor(config.gram())
 
@@ -64,13 +64,13 @@ def gram_task(config: PredictorConfig, known: Sequence[RunWindows]) -> Task:  # 
         if not model.training:
             return found
         losses = [gram_loss(coefficients, products, there[0], known)["loss"] for coefficients in each]
-        return {**found, "loss": torch.stack(losses).mean()}  # each learns by itself
+        return {**found, "loss": torch.stack(losses).mean()}  # members are trained independently
 
     return Task(model, lambda some, shuffle: WindowBatches(config, some, GramBatches, shuffle=shuffle), loss, {})
 
 
 def pca_task(config: PredictorConfig, known: Sequence[RunWindows]) -> Task:
-    """Return a `PcaPredictor` with the principal components of the learned snapshots, and scores of each window."""
+    """Return the task of a `PcaPredictor` with the PCA of the training snapshots, on the scores of each window."""
     one_network(known, "predictor.kind: transformer_pca")
     vectors = [part.weights for part in known]
     basis = fit_snapshot_pca(vectors, config.n_components)
@@ -86,7 +86,7 @@ def pca_task(config: PredictorConfig, known: Sequence[RunWindows]) -> Task:
 
 
 def param_task(config: PredictorConfig, known: Sequence[RunWindows]) -> Task:  # noqa: ARG001
-    """Return a `SeriesPredictor` and series of weights drawn anew from each window in each epoch."""
+    """Return the task of a `SeriesPredictor`, on series of weights resampled from each window every epoch."""
     with _seeded(config):
         model = SeriesPredictor(config.series())
     return Task(
@@ -95,7 +95,7 @@ def param_task(config: PredictorConfig, known: Sequence[RunWindows]) -> Task:  #
 
 
 def diffusion_task(config: PredictorConfig, known: Sequence[RunWindows]) -> Task:  # noqa: ARG001
-    """Return a `DiffusionPredictor` and the same series; its bands are calibrated afterwards."""
+    """Return the task of a `DiffusionPredictor`, on the same series; its bands are calibrated after training."""
     with _seeded(config):
         model = DiffusionPredictor(config.diffusion())
     return Task(
@@ -116,13 +116,13 @@ TASKS: dict[str, Callable[[PredictorConfig, Sequence[RunWindows]], Task]] = {
 
 
 class WindowBatches:
-    """Batches of the windows of runs of one or several networks, each batch of one network.
+    """Batches of windows of runs of one or several networks; each batch has a single network.
 
     Args:
         config: section `predictor:`.
         materials: windows of each run.
-        make: makes batches of the windows of one network.
-        shuffle: whether the order, also that of the networks, is a new one in every epoch.
+        make: builds batches of the windows of one network.
+        shuffle: whether the order of batches and networks is reshuffled every epoch.
     """
 
     def __init__(
@@ -148,12 +148,12 @@ class WindowBatches:
 
 
 class GramBatches:
-    """Features, inner products and known targets of windows; when learned from, some of them altered.
+    """Features, Gram matrices and known targets of windows; augmented when training.
 
     Args:
         config: section `predictor:`.
         materials: windows of runs of one network.
-        shuffle: whether they are learned from: in a new order and altered anew in every epoch.
+        shuffle: whether they are for training: reshuffled and augmented anew every epoch.
     """
 
     def __init__(self, config: PredictorConfig, materials: Sequence[RunWindows], *, shuffle: bool) -> None:
@@ -182,7 +182,7 @@ class GramBatches:
         return len(self.numbers)
 
     def epoch(self, number: int) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
-        """Yield features of the T parts, inner products of m increments and targets, known targets, and which parts are there.
+        """Yield features of the T parts, Gram matrices of m increments and targets, known targets, and existing parts.
 
         (B, T, m, F), (B, L, P, m+K, m+K), (B, K), (B, L, P)
         """
@@ -216,7 +216,7 @@ def _pca_loss(model: PcaPredictor, batch: tuple[Tensor, Tensor, Tensor]) -> dict
 
 
 class _ScoreBatches:
-    """Batches of principal-component scores, gathered when they are needed."""
+    """Batches of principal-component scores, gathered on demand."""
 
     def __init__(
         self, config: PredictorConfig, model: PcaPredictor, materials: Sequence[RunWindows], *, shuffle: bool
@@ -234,7 +234,7 @@ class _ScoreBatches:
         return len(self.numbers)
 
     def epoch(self, number: int) -> Iterator[tuple[Tensor, ...]]:
-        """Yield scores of histories (B, c, R) and targets (B, K, R), and which targets there are (B, K)."""
+        """Yield scores of histories (B, c, R) and targets (B, K, R), and known targets (B, K)."""
         for history, targets, known in self.numbers.epoch(number):
             yield self.scores[history], self.scores[targets], known.float()
 

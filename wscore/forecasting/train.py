@@ -1,7 +1,7 @@
-"""Recipe of the weight predictor: trajectories in, a trained model out.
+"""Trains the weight predictor on trajectories.
 
-It learns from windows of the training runs: of their first parts, or of all of them if `split` is `run`. Windows of the
-validation runs, if there are any, decide which epoch is the best one; nothing else that is tested reaches the model.
+It is trained on windows of the training runs: of their first parts, or of whole runs if `split` is `run`. Windows of
+the validation runs, if any, select the best epoch; no test data is used.
 """
 
 import math
@@ -31,9 +31,9 @@ class TrainedPredictor(NamedTuple):
     """A trained predictor.
 
     Attributes:
-        model: of the asked kind.
+        model: of the configured kind.
         history: its epochs.
-        facts: what it was trained on, plain data for its folder and for metrics.
+        facts: description of the training data, as plain data for its folder and for metrics.
     """
 
     model: WeightPredictor
@@ -42,7 +42,7 @@ class TrainedPredictor(NamedTuple):
 
 
 class LearnedForecaster(Forecaster):
-    """A network of the kind that section `predictor:` names, with the interface of the baselines.
+    """A model of the kind in section `predictor:`, with the interface of the baselines.
 
     Args:
         config: section `predictor:`.
@@ -61,12 +61,12 @@ class LearnedForecaster(Forecaster):
         self.callbacks, self.resume = callbacks, resume
 
     def fit(self, known: Sequence[RunWindows], validation: Sequence[RunWindows] = ()) -> None:
-        """Train the network; with validation windows it ends with its best epoch on them, else with the last one.
+        """Train the model; with validation windows the best epoch on them is kept, else the last one.
 
-        The runs may be of different networks, but for `transformer_pca`.
+        The runs may be of different networks, except for `transformer_pca`.
 
         Raises:
-            ConfigError: if they may not.
+            ConfigError: if they are of different networks and the kind does not allow it.
         """
         task, config = TASKS[self.config.kind](self.config, known), self.config
         train = task.batches(known, True)
@@ -82,7 +82,7 @@ class LearnedForecaster(Forecaster):
             resume=self.resume,
             groups=lambda model: [{"params": list(model.parameters()), "lr_factor": factor}],
         )
-        if watched is None:  # the columns are there, and empty
+        if watched is None:  # keep the columns, empty
             blank = {
                 f"validation_{name.removeprefix('train_')}": math.nan for name in self.history.best if "train_" in name
             }
@@ -104,11 +104,11 @@ def train_predictor(
     callbacks: Sequence[Callback] = (),
     resume: Resume | Path | None = None,
 ) -> TrainedPredictor:
-    """Return a predictor trained on the runs that the configuration leaves for training.
+    """Return a predictor trained on the training runs of the configured split.
 
     Args:
         config: section `predictor:`.
-        runs: all recorded runs, of one network or, but for `transformer_pca`, of several.
+        runs: all recorded runs, of one network or, except for `transformer_pca`, of several.
         callbacks: of the training.
         resume: folder for the state of an interrupted training.
 
@@ -144,7 +144,7 @@ def _all(names: Iterable[str]) -> str:
 
 
 def training_report(trained: TrainedPredictor) -> dict[str, float]:
-    """Return the figures of metrics/predictor.json: what it was trained on and how well it fits that."""
+    """Return the metrics of metrics/predictor.json: size of the training data and training fit."""
     counts = {name: float(value) for name, value in trained.facts.items() if name in COUNTS}
     best = trained.history.best
     return {
@@ -155,7 +155,7 @@ def training_report(trained: TrainedPredictor) -> dict[str, float]:
 
 
 def training_summary_line(trained: TrainedPredictor) -> str:
-    """Return the headline of a training in one line."""
+    """Return a summary of the training in one line."""
     facts = trained.facts
     source = f"{facts['windows']:,} windows of {len(facts['training_runs'])} runs"
     if "components" in facts:
@@ -179,6 +179,6 @@ def load_predictor(folder: Path) -> WeightPredictor:
     """Return the predictor in a folder.
 
     Raises:
-        ModelError: if it is missing, altered or no weight predictor.
+        ModelError: if it is missing, altered or not a weight predictor.
     """
     return load_model(folder, WeightPredictor)

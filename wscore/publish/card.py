@@ -1,4 +1,4 @@
-"""Model cards: what a model is, how to load it, how it was made, what was measured beside controls, and its limits."""
+"""Model cards: description, loading, provenance, metrics next to baselines, and limits."""
 
 from collections.abc import Sequence
 from io import StringIO
@@ -28,9 +28,9 @@ With the code installed (`pip install -e .` in a clone of wscore){root}:
 {code}
 ```
 
-## What was measured
+## Evaluation
 
-On training runs that the model has never seen, beside simple controls:
+On held-out training runs, next to simple baselines:
 
 {table}
 {note}
@@ -68,7 +68,7 @@ INDEX = """\
 
 # {name}
 
-Models of one zoo of {networks:,} trained networks (hash `{zoo}`). Each folder stands alone.
+Models of one zoo of {networks:,} trained networks (hash `{zoo}`). Each folder is self-contained.
 
 | folder | what it is |
 |---|---|
@@ -77,18 +77,18 @@ Models of one zoo of {networks:,} trained networks (hash `{zoo}`). Each folder s
 
 
 class CardPart(NamedTuple):
-    """What is particular to one published model.
+    """Content specific to one published model.
 
     Attributes:
         name: its folder below the published ones, such as `encoder` or `heads/accuracy`.
         title: of the card.
-        summary: what it is, in a few sentences.
-        code: Python that loads and uses it from the root of a clone.
+        summary: description in a few sentences.
+        code: Python example from the root of a clone.
         stage: DVC stage that makes it.
-        sections: sections of params.yaml that shape it.
-        note: what the figures' names mean.
-        limits: what it can't do, one sentence each.
-        figures: what was measured.
+        sections: sections of params.yaml that it depends on.
+        note: definitions of the metrics.
+        limits: limitations, one sentence each.
+        figures: metrics.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""What was measured of a published model, beside its controls, as a table and as the Hub's evaluation results."""
+"""Metrics of a published model next to its baselines, as a table and as evaluation results of the Hub."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -11,8 +11,8 @@ class Figures(NamedTuple):
     """Results on held-out runs.
 
     Attributes:
-        task: what was asked, as the Hub's task type, such as `weight-reconstruction`.
-        rows: metrics by method; the first method is the published model, the others are its controls.
+        task: the Hub's task type, such as `weight-reconstruction`.
+        rows: metrics by method; the first method is the published model, the others are its baselines.
     """
 
     task: str
@@ -25,15 +25,15 @@ class Figures(NamedTuple):
 
 
 def pick(found: Mapping[str, Any], names: Sequence[str]) -> dict[str, float]:
-    """Return those of the named metrics that are numbers."""
+    """Return the named metrics that are numbers."""
     return {name: float(found[name]) for name in names if isinstance(found.get(name), int | float)}
 
 
 def metrics_markdown(figures: Figures) -> str:
-    """Return one row per method; a metric that a method lacks is left blank."""
+    """Return one row per method; missing metrics are left blank."""
     columns = figures.columns
     if not columns:
-        return "Nothing was measured.\n"
+        return "No metrics.\n"
     lines = [f"| | {' | '.join(columns)} |", f"|---|{'---:|' * len(columns)}"]
     for method, row in figures.rows.items():
         cells = [f"{row[name]:.4g}" if name in row else "" for name in columns]
@@ -42,7 +42,7 @@ def metrics_markdown(figures: Figures) -> str:
 
 
 def eval_results(figures: Figures, *, dataset: str, revision: str) -> "list[EvalResult]":
-    """Return every figure, controls included, as an evaluation result of the test split of a zoo."""
+    """Return every metric, including baselines, as an evaluation result on the test split of a zoo."""
     from huggingface_hub import EvalResult
 
     ours = next(iter(figures.rows), None)

@@ -1,4 +1,4 @@
-"""What the cards of the published models say, apart from figures and origin."""
+"""Texts of the cards of published models, apart from metrics and provenance."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -21,21 +21,21 @@ READING = {
     "accuracy": ("r2", "mae", "rmse", "kendall_tau", "spearman"),
     "hyperparameters": ("aggregate", "continuous_r2", "discrete_accuracy", "discrete_macro_f1"),
 }
-SPLITS = {  # of the forecasts, the hardest first that there is
-    "unseen_run": "a training run of which it saw nothing",
-    "temporal": "later parts of the runs that it learned from",
+SPLITS = {  # test sets of the forecasts; the first available one is reported
+    "unseen_run": "an unseen training run",
+    "temporal": "later parts of its training runs",
 }
 QUESTIONS = {
-    "patterns": "which building blocks a network has",
-    "accuracy": "how accurate a network is on test images",
-    "hyperparameters": "how a network was trained and built",
+    "patterns": "the building blocks of a network",
+    "accuracy": "the test accuracy of a network",
+    "hyperparameters": "the training hyperparameters and architecture of a network",
 }
-DEFINITIONS = "The figures are defined in `docs/metrics.md` of the code."
+DEFINITIONS = "The metrics are defined in `docs/metrics.md` of the code."
 NETWORK = """\
 import torch
 from wscore.zoo.store import Zoo
 
-zoo = Zoo("data/zoo")  # any network of these families will do: network.state_dict()
+zoo = Zoo("data/zoo")  # or the state dict of any network of these families
 state = zoo.layout(0).unflatten(torch.from_numpy(zoo.weights([0])[0]))
 """
 ENCODE = """
@@ -57,14 +57,14 @@ from wscore import PublishedHead, WeightAutoencoder
 
 encoder = WeightAutoencoder.from_pretrained({encoder}).encoder
 head = PublishedHead.from_pretrained({head}, encoder=encoder)
-architecture = zoo.table["architecture"].iloc[0]  # may be left out, then the network is not run on probes
+architecture = zoo.table["architecture"].iloc[0]  # optional; without it the network is not run on probe images
 print(head.read(state, architecture))
 """
 FEATURES = """
 from wscore.publish.pretrained import PublishedDictionary
 
 dictionary = PublishedDictionary.from_pretrained({dictionary})
-codes = dictionary.encode(state)  # one row per unit of the network, few entries of each active
+codes = dictionary.encode(state)  # one sparse row per unit of the network
 rebuilt = dictionary.decode(codes, zoo.layout(0))
 print(codes.shape, (codes > 0).sum(dim=1).float().mean(), list(rebuilt))
 """
@@ -84,20 +84,20 @@ from wscore import PublishedPredictor
 from wscore.forecasting.trajectories.store import open_trajectories
 
 predictor = PublishedPredictor.from_pretrained({predictor})
-run = open_trajectories(Path("data/trajectories"))[-1]  # or the state dicts of any training run
+run = open_trajectories(Path("data/trajectories"))[-1]  # or state dicts of any training run
 history = run.weights[::-{stride}][: predictor.model.config.sequence_length][::-1]  # equally spaced, oldest first
 states = [run.layout.unflatten(torch.from_numpy(one.copy())) for one in history]
 print(list(predictor.forecast(states, horizons=1)[0]))
 """
 SYMMETRY = (
-    "Hidden units can change places without changing what a network does. They are first put into the order that fits "
-    "a reference network of the same layout best; this makes such networks alike, not equal, and layouts without a "
-    "reference are taken as they are."
+    "Permuting hidden units does not change the function of a network. They are first brought into the order that fits "
+    "a reference network of the same layout best; this does not remove all differences in order, and layouts without a "
+    "reference are not aligned."
 )
 
 
 def place(part: str, config: PublishConfig) -> str:
-    """Return the arguments of Python with which a part is loaded: a repository, or the folder in a clone."""
+    """Return the Python arguments that load a part: a repository, or the folder in a clone."""
     if part in ("encoder", "decoder"):
         own = f', side="{part}"' if config.layout == "one" or config.repo_id is None else ""
     else:
@@ -110,16 +110,16 @@ def encoder(found: Mapping[str, Any], config: PublishConfig) -> CardPart:
     return CardPart(
         name="encoder",
         title="Encoder of neural networks",
-        summary="Turns the weights of a small neural network into one short vector. Together with the decoder it is "
-        "an autoencoder; the heads read properties off its vectors.",
+        summary="Encodes the weights of a small neural network as one short vector. Together with the decoder it is "
+        "an autoencoder; the heads predict properties from its vectors.",
         code=NETWORK + ENCODE.format(encoder=place("encoder", config)),
         stage="train_autoencoder",
         sections=("data", "zoo", "tokens", "ae"),
-        note=f"Measured together with the decoder: a network is encoded, rebuilt and run again. {DEFINITIONS}",
+        note=f"Evaluated together with the decoder: a network is encoded, rebuilt and evaluated. {DEFINITIONS}",
         limits=(
-            "It was trained on the families and images named above; nothing was measured on other networks.",
+            "It was trained on the families and images named above and not evaluated on other networks.",
             SYMMETRY,
-            "A latent is a summary with losses; the table says which.",
+            "A latent is a lossy summary; see the table for its fidelity.",
         ),
         figures=card_metrics_rows("weight-reconstruction", found, REBUILDING),
     )
@@ -130,16 +130,16 @@ def decoder(found: Mapping[str, Any], config: PublishConfig) -> CardPart:
     return CardPart(
         name="decoder",
         title="Decoder of neural networks",
-        summary="Turns a short vector back into the weights of a small neural network. It needs the layout of the "
-        "network: which tensors it has, of which shapes.",
+        summary="Decodes a short vector to the weights of a small neural network. It needs the layout of the "
+        "network: names and shapes of its tensors.",
         code=NETWORK + DECODE.format(encoder=place("encoder", config), decoder=place("decoder", config)),
         stage="train_autoencoder",
         sections=("data", "zoo", "tokens", "ae"),
-        note=f"Measured together with the encoder: a network is encoded, rebuilt and run again. {DEFINITIONS}",
+        note=f"Evaluated together with the encoder: a network is encoded, rebuilt and evaluated. {DEFINITIONS}",
         limits=(
-            "It was trained on the families and images named above; nothing was measured on other networks.",
-            "Vectors that no network was encoded to may come out as anything.",
-            "Look at agreement and accuracy before you rely on a rebuilt network.",
+            "It was trained on the families and images named above and not evaluated on other networks.",
+            "The output for vectors that are not the latent of a network is arbitrary.",
+            "Check agreement and accuracy before relying on a rebuilt network.",
         ),
         figures=card_metrics_rows("weight-reconstruction", found, REBUILDING),
     )
@@ -150,16 +150,16 @@ def head(task: str, found: Mapping[str, Any], config: PublishConfig, *, encoder_
     return CardPart(
         name=f"heads/{task}",
         title=f"Head: {task}",
-        summary=f"Tells {QUESTIONS.get(task, task)} from its weights: from the vector that the encoder makes of them "
-        "and from further numbers about them. No image of any data set is looked at.",
+        summary=f"Predicts {QUESTIONS.get(task, task)} from its weights: from the latent of the encoder "
+        "and further features of the weights. No image of any data set is used.",
         code=NETWORK + READ.format(encoder=place("encoder", config), head=place(f"heads/{task}", config)),
         stage=f"train_heads@{task}",
         sections=("data", "zoo", "tokens", "ae", "features", "heads"),
         note=DEFINITIONS,
         limits=(
-            f"It reads vectors of one encoder only: that whose `model.safetensors` has the SHA-256 `{encoder_hash}`.",
-            "What the shapes of the tensors give away is no achievement: see the row `shapes only`.",
-            "It was trained on the families and images named above; nothing was measured on other networks.",
+            f"It needs latents of the encoder whose `model.safetensors` has the SHA-256 `{encoder_hash}`.",
+            "Part of the score follows from tensor shapes alone: see the row `shapes only`.",
+            "It was trained on the families and images named above and not evaluated on other networks.",
         ),
         figures=card_metrics_rows("network-property-prediction", found, READING.get(task, ())),
     )
@@ -178,18 +178,18 @@ def sparse_dictionary(found: Mapping[str, Any], content: Mapping[str, Any], conf
     return CardPart(
         name="sparse_dictionary",
         title="Sparse dictionary of neural-network weights",
-        summary=f"Takes weights apart into few active features ({what}). A sparse autoencoder whose atoms have unit norm; "
-        f"{codes['l0']:.1f} of {codes['latents']:.0f} features are active in the mean.",
+        summary=f"Decomposes weights into few active features ({what}). A sparse autoencoder with unit-norm atoms; "
+        f"{codes['l0']:.1f} of {codes['latents']:.0f} features are active on average.",
         code=NETWORK + code.format(dictionary=place("sparse_dictionary", config), encoder=place("encoder", config)),
         stage="train_sae",
         sections=("data", "zoo", "tokens", "sae"),
-        note="`fvu` is the share of the variance of the rows that is not explained; `accuracy_recovered` is 0 for the mean "
-        "network and 1 for the originals. Controls keep as many numbers per row as the dictionary has active codes. "
-        "The figures are defined in `docs/sparse_dictionary.md` of the code.",
+        note="`fvu` is the fraction of the variance of the rows that is unexplained; `accuracy_recovered` is 0 for the mean "
+        "network and 1 for the originals. Baselines keep as many numbers per row as the dictionary has active codes. "
+        "The metrics are defined in `docs/sparse_dictionary.md` of the code.",
         limits=(
-            "It was trained on the families and images named above; nothing was measured on other networks.",
-            "A feature is a direction that is often used, not a cause; `metrics/sae_test.json` has what steering changes.",
-            "Codes are a summary with losses; the table says which.",
+            "It was trained on the families and images named above and not evaluated on other networks.",
+            "Features are correlational; `metrics/sae_test.json` has the effects of steering them.",
+            "Codes are a lossy summary; see the table for their fidelity.",
         ),
         figures=card_metrics_rows("weight-reconstruction", found, SPARSE),
     )
@@ -213,16 +213,16 @@ def predictor(found: Mapping[str, Any], training: Mapping[str, Any], config: Pub
         name="predictor",
         title="Predictor of neural-network weights",
         summary="Forecasts the weights of a network some steps further in its training from its last snapshots. A "
-        "forecast is one evaluation of a small model; no image is looked at.",
+        "forecast is one evaluation of a small model; no image is used.",
         code=FORECAST.format(stride=stride, predictor=place("predictor", config)),
         stage="train_predictor",
         sections=("base", "predictor"),
         note=f"Forecast of {SPLITS[split]}, by steps ahead; a step is {stride} snapshots long. Skill is 1 - error / "
         f"error of copying the last snapshot, so that 0 is no better than copying. {DEFINITIONS}",
         limits=(
-            f"It learned from runs of {network} on {images} with {optimizer}; nothing was measured on others.",
-            "Snapshots must be equally spaced, at the distance that it was trained with.",
-            "A forecast that is closer in weights need not classify better: see the accuracies in the table.",
+            f"It was trained on runs of {network} on {images} with {optimizer} and not evaluated on others.",
+            "Snapshots must be equally spaced, at the interval used in training.",
+            "A lower weight error does not imply a higher accuracy: see the accuracies in the table.",
         ),
         figures=card_metrics_rows("weight-forecasting", methods, columns),
     )

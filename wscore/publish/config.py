@@ -1,4 +1,4 @@
-"""What is published, where and under which name (section `publish:`)."""
+"""Section `publish:`: what is published, where and under which name."""
 
 from typing import Annotated, Literal
 
@@ -13,14 +13,14 @@ class PublishConfig(Section, frozen=True):
     """Section `publish:`.
 
     Args:
-        target: `none` publishes nothing; `folder` writes what `hub` also uploads, byte for byte.
+        target: `none` publishes nothing; `folder` writes the files that `hub` also uploads.
         layout: `one` repository with a folder per model, or `separate` repositories `<repo_id>-<model>`.
         name: title of the cards; letters, digits, `-`, `_` and `.`.
         repo_id: `owner/name` on the Hub, needed to upload and named on the cards; the data sets are
             `<repo_id>-zoo` and `<repo_id>-representations`.
         private: whether a repository made by the upload is private.
         license: SPDX identifier, in lower case, of the published weights.
-        datasets: what is published as data sets beside the models.
+        datasets: data sets to publish with the models.
     """
 
     target: Literal["none", "folder", "hub"]
@@ -35,7 +35,7 @@ class PublishConfig(Section, frozen=True):
         if self.target == "hub" and self.repo_id is None:
             raise ValueError("target hub needs repo_id: owner/name on the Hub")
         if len(set(self.datasets)) < len(self.datasets):
-            raise ValueError("datasets names something twice")
+            raise ValueError("datasets has a duplicate")
 
     def repository(self, part: str) -> str | None:
         """Return the repository of a model (`encoder`, `heads/accuracy`) or data set (`zoo`), if one is named."""

@@ -1,15 +1,15 @@
-"""The zoo and its representations as data sets of the Hub, which `datasets.load_dataset` reads from folder or Hub.
+"""Writes the zoo and its representations as Hugging Face data sets for `datasets.load_dataset`, from a folder or the Hub.
 
 zoo/
   rows/<networks>-<split>-00000-of-00001.parquet   the rows of one layout: weights as fixed-length lists, names as
                                                    class labels
-  layouts.json                                     which tensor lies where in `weights`
-  README.md                                        card; configuration `all`, and one per layout
+  layouts.json                                     positions of the tensors in `weights`
+  README.md                                        card; configuration `all` and one per layout
 representations/
-  data/<split>-00000-of-00001.parquet              one latent per network, beside what is known about the network
-  manifest.json                                    which encoder made them
+  data/<split>-00000-of-00001.parquet              one latent per network, with its metadata
+  manifest.json                                    encoder that made them
 
-`Zoo` and `zoo.source: hub` read the published zoo like any other.
+`Zoo` and `zoo.source: hub` read the published zoo.
 """
 
 import re
@@ -63,7 +63,7 @@ It also streams (`load_dataset(..., streaming=True)`).{more}
 |---|---:|---:|
 {splits}
 
-A training run lies in one split as a whole.{configs}
+All checkpoints of a training run are in the same split.{configs}
 
 | column | |
 |---|---|
@@ -82,29 +82,29 @@ MEANINGS = {
     "model_id": "name of the network (one checkpoint of one training run)",
     "run_id": "training run; checkpoints of one run share it",
     "checkpoint": "number of the snapshot within its run",
-    "layout": "key of `layouts.json`, which says which tensor lies where in `weights`",
-    "architecture": "JSON from which `wscore.build` makes the network again",
-    "family": "kind of architecture",
+    "layout": "key of `layouts.json`, which has the positions of the tensors in `weights`",
+    "architecture": "JSON from which `wscore.build` builds the network",
+    "family": "architecture family",
     "widths": "units or channels of the hidden layers",
     "lr": "learning rate",
     "init_scale": "factor on the default initialisation",
-    "train_fraction": "share of the training images that the run was given",
-    "step": "optimiser steps made before the snapshot",
-    "epoch": "the same in passes over the training images",
-    "train_accuracy": "share of the training images that the snapshot classifies rightly",
-    "test_accuracy": "likewise of the test images",
+    "train_fraction": "share of the training images used by the run",
+    "step": "optimiser steps before the snapshot",
+    "epoch": "passes over the training images before the snapshot",
+    "train_accuracy": "training accuracy",
+    "test_accuracy": "test accuracy",
     "generalization_gap": "training accuracy minus test accuracy",
     "weights": "all weights as one float32 vector",
-    "latent": "what the encoder makes of the network, float32",
+    "latent": "latent of the network, float32",
 }
 
 
 class FileGroup(NamedTuple):
-    """Rows that go into one set of files.
+    """Rows of one set of files.
 
     Attributes:
         name: of the configuration.
-        length: of the weights.
+        length: number of weights.
     """
 
     name: str
@@ -112,10 +112,10 @@ class FileGroup(NamedTuple):
 
 
 def write_zoo(folder: Path, zoo: Zoo, splits: Mapping[str, str], origin: Provenance, config: PublishConfig) -> None:
-    """Write a zoo as a data set: files by layout and split, layouts.json, card and checksums.
+    """Write a zoo as a data set: files per layout and split, layouts.json, card and checksums.
 
     Args:
-        folder: is filled.
+        folder: output folder.
         zoo: the networks.
         splits: train, validation or test by `model_id`.
         origin: for the card.
@@ -155,10 +155,10 @@ def write_zoo(folder: Path, zoo: Zoo, splits: Mapping[str, str], origin: Provena
 
 
 class ZooText(NamedTuple):
-    """Names on the card of a zoo.
+    """Names for the card of a zoo.
 
     Attributes:
-        configs: configurations beside the one with everything.
+        configs: configurations other than `all`.
         columns: all columns.
     """
 
@@ -167,11 +167,11 @@ class ZooText(NamedTuple):
 
 
 def write_representations(folder: Path, source: Path, zoo: Zoo, origin: Provenance, config: PublishConfig) -> None:
-    """Write representations as a data set, each beside what the zoo knows about its network.
+    """Write representations as a data set, each with the metadata of its network.
 
     Args:
-        folder: is filled.
-        source: folder that `cache_representations` wrote; its manifest says which encoder made them.
+        folder: output folder.
+        source: folder written by `cache_representations`; its manifest names the encoder.
         zoo: whose networks they are.
         origin: for the card.
         config: for the card.
@@ -201,8 +201,8 @@ def write_representations(folder: Path, source: Path, zoo: Zoo, origin: Provenan
     text = CARD.format(
         data=_data([_config("default", "data/", present)], None, config),
         title=f"Representations of {config.name}",
-        summary="Each row is one trained network: the vector that the encoder makes of its weights, beside what is "
-        "known about it. Heads, probes and maps of the zoo can be made from it without the encoder.",
+        summary="Each row is one trained network: its latent, with the "
+        "metadata of the network. Heads, probes and maps of the zoo can be made from it without the encoder.",
         place=config.repository("representations") or "data/published/representations",
         config="",
         more="",
@@ -267,7 +267,7 @@ def _stream_rows(
 
 
 def _features(table: pd.DataFrame) -> dict[str, Any]:
-    """Return the type of each plain column: class labels for names of which there are few."""
+    """Return the type of each plain column: class labels for columns with few names."""
     from datasets import ClassLabel, Value
 
     found: dict[str, Any] = {}
@@ -306,7 +306,7 @@ def _table(rows: pd.DataFrame, features: Any) -> pa.Table:
 
 
 def _options(features: Mapping[str, Any]) -> dict[str, Any]:
-    """Return how parquet files are written: weights don't repeat themselves, so that dictionaries only cost space."""
+    """Return the parquet options: no dictionaries for weights, which do not repeat."""
     from datasets import Value
 
     texts = [name for name, kind in features.items() if isinstance(kind, Value) and kind.dtype == "string"]
@@ -324,7 +324,7 @@ def _data(configs: list[dict[str, Any]], ragged: Any, config: PublishConfig) -> 
     from huggingface_hub import DatasetCardData
 
     data = DatasetCardData(license=config.license, tags=list(TAGS), pretty_name=config.name, configs=configs)
-    if ragged is not None:  # the files of this configuration differ in their type: it has to be told
+    if ragged is not None:  # files of this configuration differ in type, so it must be given
         infos = {EVERYTHING: DatasetInfo(features=ragged, config_name=EVERYTHING)}
         DatasetInfosDict(infos).to_dataset_card_data(data)
     return data.to_yaml()
@@ -340,13 +340,13 @@ def _zoo_card(
     return CARD.format(
         data=_data(configs, ragged, config),
         title=f"Zoo {config.name}",
-        summary="Trained neural networks as data: each row is one checkpoint of one network, with all its weights, how "
-        "it was trained and how well it does.",
+        summary="Trained neural networks as data: each row is one checkpoint of a network, with all weights, "
+        "training hyperparameters and accuracies.",
         place=place,
         config=f', "{text.configs[0]}"' if several else "",
         more="\n\nIn wscore, `zoo.source: hub` with `zoo.path: "
-        f"{place}` makes the whole pipeline use it, and\n`wscore.Zoo` opens the folder.",
-        configs=f"\n\nNetworks of one shape are a configuration each, with weights of fixed length: {named}.\n"
+        f"{place}` runs the whole pipeline on it, and\n`wscore.Zoo` opens the folder.",
+        configs=f"\n\nEach layout has a configuration, with weights of fixed length: {named}.\n"
         "The default, `all`, holds every network, with weights of different lengths." if several else "",
         **_common(table, text.columns, origin, config),
     )  # fmt: skip
@@ -357,7 +357,7 @@ def _common(table: pd.DataFrame, columns: Sequence[str], origin: Provenance, con
     plain = [name for name in columns if name not in MEANINGS]
     rows = [f"| `{name}` | {MEANINGS[name]} |" for name in columns if name in MEANINGS]
     if plain:
-        rows.append(f"| {', '.join(f'`{name}`' for name in plain)} | as the names say |")
+        rows.append(f"| {', '.join(f'`{name}`' for name in plain)} | see the names |")
     return {
         "splits": "\n".join(
             f"| {split} | {counts.loc[split, 'size']:,} | {counts.loc[split, 'nunique']:,} |"

@@ -1,4 +1,4 @@
-"""The networks of a zoo that lie nearest to a latent."""
+"""Finds the networks of a zoo nearest to a latent."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +20,7 @@ class Neighbours(NamedTuple):
 
     Attributes:
         latents: (N, Z).
-        table: what is known about them, in the same order, with `model_id` and `split`.
+        table: their metadata, in the same order, with `model_id` and `split`.
     """
 
     latents: Float[np.ndarray, "networks latent"]
@@ -28,11 +28,11 @@ class Neighbours(NamedTuple):
 
     @classmethod
     def load(cls, text: str, encoder: str) -> "Neighbours":
-        """Return published representations, or those that the pipeline keeps.
+        """Return published representations, or those of the pipeline.
 
         Args:
             text: a folder, or a data set `owner/name[@revision]` on the Hub.
-            encoder: hash of the encoder that must have made them.
+            encoder: hash of the required encoder.
 
         Raises:
             DataError: if there are none, or the Hub refuses or can't be reached.
@@ -49,13 +49,13 @@ class Neighbours(NamedTuple):
         made = read_json(folder / "manifest.json").get("encoder")
         if made != encoder:
             raise ModelError(
-                "the representations are those of another encoder", where=folder, expected=encoder, got=made
+                "the representations were made by another encoder", where=folder, expected=encoder, got=made
             )
         tables = [_read(part) for part in parts]
         return cls(np.concatenate([latents for latents, _ in tables]), pd.concat([table for _, table in tables]))
 
     def nearest(self, latent: Float[np.ndarray, " latent"], count: int) -> list[dict[str, Any]]:
-        """Return what is known about the nearest networks, nearest first, with their Euclidean `distance`.
+        """Return the metadata of the nearest networks, nearest first, with their Euclidean `distance`.
 
         Raises:
             ModelError: if the latent has another length.

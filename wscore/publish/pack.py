@@ -1,4 +1,4 @@
-"""Self-contained folders of trained models and data sets: files copied, a card and checksums beside them."""
+"""Packs trained models and data sets as self-contained folders with card and checksums."""
 
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,12 +21,12 @@ NOTHING = "# Nothing is published\n\n`publish.target` is `none`.\n"
 
 
 class Sources(NamedTuple):
-    """Where the trained models lie.
+    """Folders of the trained models.
 
     Attributes:
-        autoencoder: folder with encoder/, decoder/, and beside them tokenizer, normaliser and reference networks.
+        autoencoder: folder with encoder/, decoder/, tokenizer, normaliser and reference networks.
         heads: folder with one folder per task.
-        tasks: heads that are published.
+        tasks: heads to publish.
         sae: folder of the sparse dictionary.
         predictor: folder of the weight predictor.
         plots: folder with the history.csv of each training, below `autoencoder`, `heads/<task>`, `sae` and
@@ -42,12 +42,12 @@ class Sources(NamedTuple):
 
 
 class ModelContent(NamedTuple):
-    """What goes into the folder of one model.
+    """Content of the folder of one model.
 
     Attributes:
-        part: what its card says.
-        files: names that the files get.
-        history: curves of its training.
+        part: content of its card.
+        files: source files by published name.
+        history: training curves.
     """
 
     part: CardPart
@@ -63,18 +63,18 @@ def read_metrics(files: Sequence[Path]) -> dict[str, Any]:
 def pack_models(
     out: Path, sources: Sources, metrics: Mapping[str, Any], origin: Provenance, config: PublishConfig
 ) -> list[str]:
-    """Write all models with their cards into one folder, whole or not at all, and return their names.
+    """Write all models with their cards into one folder, atomically, and return their names.
 
     Args:
-        out: replaced if it is one that was published before.
-        sources: where the models lie.
+        out: replaced if it was published before.
+        sources: folders of the models.
         metrics: as `read_metrics` returns them, with `autoencoder_test`, `heads_test`, `sae_test` and
             `predictor_test`.
         origin: for the cards.
         config: for the cards.
 
     Raises:
-        PublishError: if a model or its figures are missing, or the folder holds something else.
+        PublishError: if a model or its metrics are missing, or the folder holds something else.
     """
     check_ours(out)
     made = [] if config.target == "none" else list(plan(sources, metrics, config))
@@ -88,11 +88,11 @@ def pack_models(
 
 
 def pack_datasets(out: Path, zoo: Zoo, representations: Path, origin: Provenance, config: PublishConfig) -> list[str]:
-    """Write the data sets that `publish.datasets` names, whole or not at all, and return their names.
+    """Write the data sets in `publish.datasets`, atomically, and return their names.
 
     Raises:
         PublishError: if the split of a network is not known, or the folder holds something else.
-        DataError: if the representations are missing or those of another zoo.
+        DataError: if the representations are missing or belong to another zoo.
     """
     check_ours(out)
     names: list[str] = [] if config.target == "none" else list(config.datasets)
@@ -109,7 +109,7 @@ def pack_datasets(out: Path, zoo: Zoo, representations: Path, origin: Provenance
 
 
 def uploads(models: Path, datasets: Path, config: PublishConfig) -> list[Upload]:
-    """Return the repositories that a published folder makes on the Hub: none unless `publish.target` is `hub`."""
+    """Return the Hub repositories of a published folder: none unless `publish.target` is `hub`."""
     if config.target != "hub" or config.repo_id is None:
         return []
     if config.layout == "one":
@@ -122,7 +122,7 @@ def uploads(models: Path, datasets: Path, config: PublishConfig) -> list[Upload]
 
 
 def check_ours(folder: Path) -> None:
-    """Return if a folder may be replaced: it is not there, empty, or was published before.
+    """Return if a folder may be replaced: it is missing, empty, or was published before.
 
     Raises:
         PublishError: if it holds something else.
@@ -133,19 +133,19 @@ def check_ours(folder: Path) -> None:
     if held and CHECKSUMS not in held:
         raise PublishError(
             "is not empty and was not published by wscore", where=folder, got=", ".join(held[:5]),
-            fix="name another folder, or remove this one yourself",
+            fix="choose another folder, or remove this one yourself",
         )  # fmt: skip
 
 
 def plan(sources: Sources, metrics: Mapping[str, Any], config: PublishConfig) -> Iterator[ModelContent]:
-    """Yield what goes into each folder.
+    """Yield the content of each folder.
 
     Raises:
-        PublishError: if a model or its figures are missing.
+        PublishError: if a model or its metrics are missing.
     """
     for name in ("autoencoder_test", "heads_test", "sae_test", "predictor_test"):
         if name not in metrics:
-            raise PublishError("figures are missing", where=name, fix="run `dvc repro evaluate`")
+            raise PublishError("metrics are missing", where=name, fix="run `dvc repro evaluate`")
     shared = {file: file.name for file in sorted(sources.autoencoder.glob("[!.]*.*"))}
     sides = {"encoder": parts.encoder, "decoder": parts.decoder}
     for name, part in sides.items():
@@ -166,7 +166,7 @@ def plan(sources: Sources, metrics: Mapping[str, Any], config: PublishConfig) ->
 
 
 def model_files(folder: Path) -> dict[Path, str]:
-    """Return the files of a model folder with their names below it, hidden ones left out.
+    """Return the files of a model folder by their relative names, without hidden ones.
 
     Raises:
         PublishError: if there is no model.
@@ -182,7 +182,7 @@ def _fill(target: Path, content: ModelContent, origin: Provenance, config: Publi
         (target / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, target / name)
     if not content.history.is_file():
-        raise PublishError("the curves of the training are missing", where=content.history, fix="run `dvc repro`")
+        raise PublishError("training curves are missing", where=content.history, fix="run `dvc repro`")
     write_events(content.history, target)
     write_text(target / "README.md", write_card(content.part, origin, config))
     write_checksums(target)

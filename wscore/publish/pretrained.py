@@ -1,4 +1,4 @@
-"""Published models: networks in, latents out, and back, without the pipeline around them.
+"""Loads published models without the pipeline: networks to latents and back, properties, forecasts and sparse codes.
 
     encoder = PublishedEncoder.from_pretrained("models/published")           # a folder
     encoder = PublishedEncoder.from_pretrained("me/zoo", revision="4f1c...")  # on the Hub, at a pinned commit
@@ -42,7 +42,7 @@ from wscore.tokens.tokenizer import Tokenizer
 from wscore.training.model_folder import CONFIG, RESERVED, WEIGHTS, load_model, read_model_config, save_model
 
 P = TypeVar("P", bound="Published")
-TOGETHER = 256  # sequences that are encoded at once
+TOGETHER = 256  # sequences per encoding batch
 CARD = """---
 library_name: wscore
 tags: [wscore, weight-space-learning]
@@ -57,8 +57,8 @@ Load it with `wscore.{name}.from_pretrained(...)`.
 class Layouts:
     """The layouts that a model was trained on.
 
-    A file may keep the tensors of a network in another order than the network does (safetensors sorts them), and the
-    same network would be taken for one of an unknown layout.
+    A file may store tensors in another order than the network (safetensors sorts them), which would look like an
+    unknown layout.
 
     Args:
         folder: with layouts.json.
@@ -71,7 +71,7 @@ class Layouts:
         self._known = {_shapes(layout): layout for layout in known}
 
     def ordered(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return a state dict in the order of the known layout of the same names and shapes, or else as it is."""
+        """Return a state dict in the order of the known layout with the same names and shapes, else unchanged."""
         known = self._known.get(_shapes(layout_of(state)))
         if known is None:
             return dict(state)
@@ -79,16 +79,16 @@ class Layouts:
 
 
 class Published(nn.Module, PyTorchModelHubMixin, library_name="wscore"):
-    """A model in a folder that stands alone.
+    """A model in a self-contained folder.
 
     Args:
-        folder: of one published model; every file of it is checked against checksums.json.
+        folder: of one published model; all files are checked against checksums.json.
 
     Attributes:
-        model: the network itself.
+        model: the network.
         identity: hash of its weights.
-        facts: what config.json says beside its configuration.
-        beside: the other files of the folder: tokenizer, normaliser, and the like.
+        facts: content of config.json other than the configuration.
+        beside: other files of the folder, such as tokenizer and normaliser.
 
     Raises:
         ModelError: if the folder holds another kind of model, was altered, or is of an unknown format.
@@ -117,8 +117,8 @@ class Published(nn.Module, PyTorchModelHubMixin, library_name="wscore"):
 
         Args:
             source: a folder, `owner/name` or `owner/name@revision`.
-            revision: commit, tag or branch on the Hub; null stands for the newest.
-            part: folder within the source, if it holds several models; null stands for the usual one.
+            revision: commit, tag or branch on the Hub; null: the newest.
+            part: folder within the source, if it holds several models; null: the default.
             client: `cache_dir`, `force_download`, `local_files_only` and `token` of `huggingface_hub`.
 
         Raises:
@@ -140,7 +140,7 @@ class Published(nn.Module, PyTorchModelHubMixin, library_name="wscore"):
     def push_to_hub(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, repo_id: str, *, private: bool = True
     ) -> str:
-        """Upload the model as a repository of its own, with the token in `HF_TOKEN`, and return the commit's address.
+        """Upload the model to its own repository with the token in `HF_TOKEN`, and return the URL of the commit.
 
         Raises:
             PublishError: if the id is malformed, the token is missing, or the Hub can't be reached or refuses.
@@ -151,7 +151,7 @@ class Published(nn.Module, PyTorchModelHubMixin, library_name="wscore"):
 
 
 class PublishedEncoder(Published):
-    """Turns networks into latents."""
+    """Encodes networks as latents."""
 
     part = "encoder"
     kind = Encoder
@@ -163,13 +163,13 @@ class PublishedEncoder(Published):
         self.alignment = Alignment.load(Path(folder))
 
     def encode(self, state: Mapping[str, Tensor]) -> Float[Tensor, " latent"]:
-        """Return the latent of a network's state dict as heads take it: the mean over its windows, `leading` numbers."""
+        """Return the latent of a state dict for heads: the first `leading` entries of the mean over windows."""
         return self.encode_windows(state).mean(dim=0)[: self.model.leading]
 
     def encode_windows(self, state: Mapping[str, Tensor]) -> Float[Tensor, "window latent"]:
-        """Return one latent per window of a network (one window unless it is long), as the decoder takes them.
+        """Return one latent per window of a network (long networks have several), as input for the decoder.
 
-        Hidden units are first brought into the order of the reference of the layout, if it has one.
+        Hidden units are first aligned to the reference of the layout, if there is one.
 
         Raises:
             ModelError: if the network has weights that are not finite.
@@ -195,7 +195,7 @@ class PublishedEncoder(Published):
 
 
 class PublishedDecoder(Published):
-    """Turns latents into networks."""
+    """Decodes latents to networks."""
 
     part = "decoder"
     kind = Decoder
@@ -208,10 +208,10 @@ class PublishedDecoder(Published):
 
     @torch.no_grad()
     def decode(self, latents: Float[Tensor, "window latent"], layout: Layout) -> dict[str, Tensor]:
-        """Return the state dict that latents stand for, one latent per window of a network of this layout.
+        """Return the decoded state dict, from one latent per window of a network of this layout.
 
         Raises:
-            ModelError: if the layout has another count of windows, or the latents another length.
+            ModelError: if the number of windows does not fit the layout, or the latents have another length.
         """
         windows, size = len(self.codec.windows(layout)), self.model.config.network.latent_dim
         if latents.shape != (windows, size):
@@ -223,14 +223,14 @@ class PublishedDecoder(Published):
 
 
 class PublishedHead(Published):
-    """Tells properties of networks.
+    """Predicts properties of networks.
 
     Args:
         folder: of a published head.
-        encoder: the one that it was trained with.
+        encoder: with which the head was trained.
 
     Raises:
-        ModelError: if the folder holds no head, or the head belongs to another encoder.
+        ModelError: if the folder holds no head, or the head was trained with another encoder.
     """
 
     part = "heads"
@@ -253,16 +253,16 @@ class PublishedHead(Published):
 
     @torch.no_grad()
     def read(self, state: Mapping[str, Tensor], architecture: str | None = None) -> dict[str, Any]:
-        """Return the properties of a network's state dict by name: true or false, number, name.
+        """Return the predicted properties of a state dict by name: boolean, number or class name.
 
-        A number comes with the ends of its prediction interval, `<name>_low` and `<name>_high`.
+        Numbers have the bounds of their prediction interval, `<name>_low` and `<name>_high`.
 
         Args:
             state: of the network.
-            architecture: JSON text of it; without it the network is not run on the head's probes.
+            architecture: JSON text of it; without it the network is not run on the head's probe images.
 
         Raises:
-            ModelError: if the network has weights that are not finite, or too many for a head that reads tokens.
+            ModelError: if the network has weights that are not finite, or too many for a head with token inputs.
         """
         state = self.encoder.layouts.ordered(state)
         layout = layout_of(state)
@@ -280,7 +280,7 @@ class PublishedHead(Published):
 
     def _tokens(self, layout: Layout, vector: Float[np.ndarray, " weights"]) -> TokenBatch:
         if len(self.encoder.codec.windows(layout)) > 1:
-            raise ModelError("network is too long for a head that reads tokens", got=f"{layout.size} weights")
+            raise ModelError("network is too long for a head with token inputs", got=f"{layout.size} weights")
         return self.encoder.codec.encode(layout, self.encoder.alignment.apply(layout, vector[None]))
 
 
@@ -300,21 +300,21 @@ class PublishedPredictor(Published):
             horizons: steps ahead; a number K stands for 1, .., K.
 
         Raises:
-            ModelError: if the history is too short, of several layouts, or does not fit the predictor, or so many
-                steps were not learned.
+            ModelError: if the history is too short, of several layouts, or does not fit the predictor, or a horizon was
+                not trained.
         """
         if not history:
             raise ModelError("too few snapshots to forecast from", got=0)
         layout = layout_of(history[0])
         if any(layout_of(state) != layout for state in history):
-            raise ModelError("the snapshots are of several networks", expected="one layout")
+            raise ModelError("the snapshots belong to different networks", expected="one layout")
         vectors = torch.from_numpy(np.stack([layout.flatten(state) for state in history]))
         steps = horizons if isinstance(horizons, int) else list(horizons)
         return [layout.unflatten(one) for one in self.model.predict(vectors, layout, steps)]
 
 
 class PublishedDictionary(Published):
-    """Takes networks apart into features, and puts them together again."""
+    """Decomposes networks into sparse features, and reconstructs them."""
 
     part = "sparse_dictionary"
     kind = SparseModel
@@ -331,11 +331,11 @@ class PublishedDictionary(Published):
     def encode(self, state: Mapping[str, Tensor]) -> Float[Tensor, "unit latent"]:
         """Return the codes of each unit of a network (token, hidden unit, or the whole network).
 
-        Hidden units are first brought into the order of the reference of the layout, if it has one.
+        Hidden units are first aligned to the reference of the layout, if there is one.
 
         Raises:
             ModelError: if the network has weights that are not finite, or the dictionary was made for latents.
-            DataError: if the hidden units of the layout are not known.
+            DataError: if the hidden units of the layout are unknown.
         """
         layout = layout_of(self.layouts.ordered(state))
         units, vector = self._units(layout), layout.flatten(state)
@@ -347,10 +347,10 @@ class PublishedDictionary(Published):
 
     @torch.no_grad()
     def decode(self, codes: Float[Tensor, "unit latent"], layout: Layout) -> dict[str, Tensor]:
-        """Return the state dict that codes stand for; weights that are in no unit become the mean of their tensor.
+        """Return the state dict decoded from codes; weights outside of units become the mean of their tensor.
 
         Raises:
-            ModelError: if a network of the layout has another count of units.
+            ModelError: if the number of codes does not fit the units of the layout.
         """
         units = self._units(layout)
         if len(codes) != len(units.weights):
@@ -371,14 +371,14 @@ class PublishedDictionary(Published):
 
 
 def head_parts(source: Path | str, names: Sequence[str] | None = None) -> dict[str, Path]:
-    """Return the folders of the heads in a publication by name: of those that are named, or of all that are there.
+    """Return the folders of the heads in a publication by name: of the requested ones, or all.
 
-    Heads that are repositories of their own, `<source>-heads-<name>`, are asked for one by one.
+    Heads in separate repositories, `<source>-heads-<name>`, are requested one by one.
 
     Raises:
         PublishError: if the source is malformed.
         DataError: if the Hub refuses or can't be reached.
-        ModelError: if there is no such head, naming those that are there.
+        ModelError: if there is no such head, listing the available ones.
     """
     found = parse_source(source)
     folder = Path(found.name)
@@ -398,7 +398,7 @@ def head_parts(source: Path | str, names: Sequence[str] | None = None) -> dict[s
 
 
 def check_finite(vectors: Float[np.ndarray, "*networks weights"]) -> None:
-    """Raise ModelError if networks have weights that are not finite, telling how many."""
+    """Raise ModelError with their number if networks have non-finite weights."""
     wrong = int((~np.isfinite(vectors)).sum())
     if wrong:
         raise ModelError("network has weights that are not finite", got=wrong)

@@ -1,4 +1,4 @@
-"""Where published models come from: code, networks and parameters."""
+"""Provenance of published models: code, networks and parameters."""
 
 import json
 import subprocess
@@ -14,16 +14,17 @@ CODE = ("wscore", "stages", "params.yaml")
 
 
 class Provenance(NamedTuple):
-    """What a card says about the making of a model.
+    """Provenance on the card of a model.
 
     Attributes:
-        revision: last git commit that changed code or parameters, marked if they differ from it; `unknown` outside a clone.
+        revision: last git commit that changed code or parameters, marked if there are local changes; `unknown` outside
+            a clone.
         lock: hash of dvc.lock, of all stages but publishing itself; `unknown` without one.
         zoo: hash of the zoo's content.
-        networks: count of its rows.
-        runs: count of its training runs.
-        families: architecture families in it; empty if it does not say.
-        datasets: image data sets its networks were trained on; empty if it does not say.
+        networks: number of rows.
+        runs: number of training runs.
+        families: architecture families in it; empty if unknown.
+        datasets: training data sets of its networks; empty if unknown.
         params: all sections of params.yaml as plain data.
     """
 
@@ -38,7 +39,7 @@ class Provenance(NamedTuple):
 
 
 def gather_provenance(zoo: Zoo, params: Mapping[str, Any]) -> Provenance:
-    """Return where the models made of a zoo under these parameters come from."""
+    """Return the provenance of models made from a zoo with these parameters."""
     table = zoo.table
     return Provenance(
         revision=git_revision(),
@@ -55,7 +56,7 @@ def gather_provenance(zoo: Zoo, params: Mapping[str, Any]) -> Provenance:
 def git_revision(folder: Path = Path()) -> str:
     """Return the last commit that changed code or params.yaml, followed by `with local changes` if they differ from it.
 
-    Not HEAD: a later commit of figures or text alone must not change what is published.
+    Not HEAD: a later commit of metrics or text only must not change the published files.
     """
     commit = _git(folder, "log", "-1", "--format=%H", "--", *CODE)
     if not commit:
@@ -65,7 +66,7 @@ def git_revision(folder: Path = Path()) -> str:
 
 
 def lock_hash(folder: Path = Path()) -> str:
-    """Return the hash of what dvc.lock says about all stages but `publish`, whose own entry is not written yet."""
+    """Return the hash of dvc.lock for all stages but `publish`, whose entry is not written yet."""
     path = folder / "dvc.lock"
     if not path.is_file():
         return "unknown"

@@ -1,4 +1,4 @@
-"""Latents of one network, refined with published files alone."""
+"""Refines the latents of a network with published models only."""
 
 import numpy as np
 import torch
@@ -21,14 +21,14 @@ def refined_latents(
     images: Float[Tensor, "all ..."],
     config: RefineConfig,
 ) -> Float[Tensor, "window ..."]:
-    """Return latents of a network, one per window, fitted to what it answers on images, as they come back from store.
+    """Return latents of a network, one per window, optimised for its outputs on images, after storage rounding.
 
     Args:
-        encoder: gives the latents where the search begins.
-        decoder: of the same publication; it stays as it is.
+        encoder: gives the initial latents.
+        decoder: of the same publication; not changed.
         network: an image classifier (images to logits); put into evaluation mode, its weights are not changed.
-        images: as the network takes them, such as those it was trained on; labels are not needed.
-        config: how long to search, and on how many of the images.
+        images: inputs of the network, such as its training images; labels are not needed.
+        config: number of steps and images of the optimisation.
 
     Raises:
         ModelError: if there are no images, or the network has weights that are not finite.

@@ -1,4 +1,4 @@
-"""Training curves as TensorBoard event files, the same bytes for the same curves."""
+"""Writes training curves as TensorBoard event files, reproducible byte for byte."""
 
 from pathlib import Path
 
@@ -12,8 +12,8 @@ NAME = "runs/events.out.tfevents.0.wscore"
 def write_events(history: Path, folder: Path) -> None:
     """Write `runs/events.out.tfevents...` into a folder from the CSV of a training, one step per epoch.
 
-    TensorBoard's own writer would put the time and the name of the host into it; here the time of an event is its
-    epoch, so that publishing twice changes nothing.
+    TensorBoard's own writer would add time and host name; here the time of an event is its epoch, so publishing twice
+    gives the same file.
     """
     from tensorboard.compat.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
     from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]

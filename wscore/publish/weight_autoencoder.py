@@ -1,4 +1,4 @@
-"""A published encoder and decoder as one model: networks to latents, refined if asked for, and back."""
+"""A published encoder and decoder as one model: networks to latents, optionally refined, and back."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -33,7 +33,7 @@ class WeightAutoencoder(nn.Module, PyTorchModelHubMixin, library_name="wscore"):
         decoder: or None.
 
     Raises:
-        ModelError: if the two sides don't belong together.
+        ModelError: if encoder and decoder don't belong together.
     """
 
     def __init__(self, encoder: PublishedEncoder | None, decoder: PublishedDecoder | None) -> None:
@@ -52,8 +52,8 @@ class WeightAutoencoder(nn.Module, PyTorchModelHubMixin, library_name="wscore"):
         """Return the autoencoder in a folder or on the Hub.
 
         Args:
-            source: a folder, `owner/name` or `owner/name@revision`. One that holds a single side gives that side.
-            revision: commit, tag or branch on the Hub; null stands for the newest.
+            source: a folder, `owner/name` or `owner/name@revision`. If it holds one side only, that side is loaded.
+            revision: commit, tag or branch on the Hub; null: the newest.
             side: `both`, `encoder` or `decoder`.
             client: `cache_dir`, `force_download`, `local_files_only` and `token` of `huggingface_hub`.
 
@@ -84,30 +84,30 @@ class WeightAutoencoder(nn.Module, PyTorchModelHubMixin, library_name="wscore"):
     def refine(
         self, network: nn.Module, images: Float[Tensor, "image channel height width"], config: RefineConfig
     ) -> Float[Tensor, "window latent"]:
-        """Return latents fitted to what a network answers on images: see `wscore.publish.refine_pretrained.refined_latents`."""
+        """Return latents optimised for a network's outputs on images: see `wscore.publish.refine_pretrained.refined_latents`."""
         return refined_latents(self._side("encoder"), self._side("decoder"), network, images, config)
 
     def decode(self, latents: Float[Tensor, "window latent"], layout: Layout) -> dict[str, Tensor]:
-        """Return the network that latents stand for: see `PublishedDecoder.decode`."""
+        """Return the network decoded from latents: see `PublishedDecoder.decode`."""
         return self._side("decoder").decode(latents, layout)
 
     def align(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return a network with its hidden units in the order in which it is encoded; it computes what it computed."""
+        """Return a network with its hidden units in encoding order; its function is unchanged."""
         layout, side = layout_of(self.ordered(state)), self.encoder if self.encoder is not None else self.decoder
         assert side is not None
         return layout.unflatten(torch.from_numpy(side.alignment.apply(layout, layout.flatten(state)[None])[0]))
 
     def forward(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the network that is rebuilt from the latents of a network."""
+        """Return the reconstruction of a network from its latents."""
         return self.decode(self.encode_windows(state), layout_of(self.ordered(state)))
 
     def ordered(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return a state dict in the order of the known layout of the same names and shapes: see `Layouts`."""
+        """Return a state dict in the order of the known layout with the same names and shapes: see `Layouts`."""
         side = self.encoder if self.encoder is not None else self.decoder
         return dict(state) if side is None else side.layouts.ordered(state)
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        """Write each side into a folder of its own."""
+        """Write each side into a separate folder."""
         for side in (self.encoder, self.decoder):
             if side is not None:
                 side.save_pretrained(save_directory / side.part)

@@ -1,4 +1,4 @@
-"""The front table of README.md: one row per task, wscore beside its strongest baseline and what beats it."""
+"""Front table of README.md: one row per task, wscore next to its strongest baseline, and where it loses."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from wscore.report.table import OURS, Line, TablePart, best_of, format_number, markdown_row, sections
 
 COLUMNS = ("task", "metric", "wscore", "strongest baseline", "where wscore loses")
-PERTURBED = ("noise", "curvature_rounding")  # variants of ours, no baselines
+PERTURBED = ("noise", "curvature_rounding")  # variants of ours, not baselines
 PER_TARGET = ("_r2", "_accuracy")
 
 
@@ -14,10 +14,10 @@ class FrontRow(NamedTuple):
     """One row.
 
     Attributes:
-        name: what a reader sees.
+        name: displayed name.
         part: name of the part of the full table.
-        line: start of the name of the line; the last one that matches is taken.
-        scope: start of the names of the lines in which a loss is reported.
+        line: prefix of the name of the line; the last match is used.
+        scope: prefix of the names of the lines in which losses are reported.
     """
 
     name: str
@@ -36,7 +36,7 @@ TASKS = (
 
 
 def front_table(parts: Mapping[str, Any]) -> str:
-    """Return the table as Markdown, from what `gather` read; a task that was not measured has no row."""
+    """Return the table as Markdown from the result of `gather`; tasks without metrics have no row."""
     table = {part.name: part for part in sections(parts)}
     rows = [markdown_row(COLUMNS), markdown_row(["---", "---", "---:", "---", "---"])]
     for task in TASKS:
@@ -63,7 +63,7 @@ def _cells(task: FrontRow, part: TablePart, line: Line, parts: Mapping[str, Any]
 
 
 def _losses(task: FrontRow, part: TablePart, line: Line) -> list[str]:
-    """Return the baselines that beat ours in this line, or else the last line of the task in which one does."""
+    """Return the baselines that beat ours in this line, or else in the last line of the task where one does."""
     here = [f"{part.controls[name]}{_ratio(part, name)}: {_value(line, name)}" for name in _better(part, line)]
     others = [
         f"{other.metric.label}: {_value(other, OURS)}, {part.controls[names[0]]} {_value(other, names[0])}"
@@ -74,7 +74,7 @@ def _losses(task: FrontRow, part: TablePart, line: Line) -> list[str]:
 
 
 def _better(part: TablePart, line: Line) -> list[str]:
-    """Return the baselines, of any size, that are better than ours in a line, the best one first."""
+    """Return the baselines, of any size, that beat ours in a line, best first."""
     if line.metric.better == "neither" or OURS not in line.values:
         return []
     sign = 1 if line.metric.better == "higher" else -1
@@ -83,7 +83,7 @@ def _better(part: TablePart, line: Line) -> list[str]:
 
 
 def _targets_lost(found: Mapping[str, Any], controls: Mapping[str, str]) -> list[str]:
-    """Return the single targets of a head that a baseline predicts better, each with the best baseline."""
+    """Return the targets of a head that a baseline predicts better, each with the best baseline."""
     texts = []
     for key, value in found[OURS].items():
         rivals = {name: found[name][key] for name in controls if key in found.get(name, {})}

@@ -1,4 +1,4 @@
-"""Figures of the last evaluation in the documentation: the front table of README.md, docs/results.md and the picture.
+"""Writes results to the documentation: front table of README.md, docs/results.md and summary picture.
 
 python -m wscore.report.readme --metrics metrics --picture plots/evaluate/summary.png
 """
@@ -47,8 +47,10 @@ def copy_picture(picture: Path, target: Path) -> None:
 
 
 def main() -> None:
-    """Update the documentation of the current folder; a missing file ends with status 1 and one line on stderr."""
-    parser = argparse.ArgumentParser(prog="python -m wscore.report.readme", description="Put figures into the docs.")
+    """Update the documentation in the current folder; a missing file gives exit status 1 and one line on stderr."""
+    parser = argparse.ArgumentParser(
+        prog="python -m wscore.report.readme", description="Write results to the documentation."
+    )
     parser.add_argument("--metrics", type=Path, required=True)
     parser.add_argument("--picture", type=Path, required=True)
     options = parser.parse_args()

@@ -1,4 +1,4 @@
-"""The picture that a newcomer sees first: what is rebuilt, told and forecast, each beside its controls."""
+"""Summary picture: reconstruction, property prediction and forecasting, each next to its baselines."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +12,7 @@ from wscore.forecasting.evaluation.plots import LOWEST_SKILL, TRUTH, by_horizon
 from wscore.heads.evaluation.plots import METHODS
 from wscore.plots.style import colour, figure, label, save, unavailable
 
-LEFT_OUT = ("int8", "int4", "pruned_int8", "layout_pca_unaligned")  # larger or weaker; they stand in agreement.png
+LEFT_OUT = ("int8", "int4", "pruned_int8", "layout_pca_unaligned")  # larger or weaker methods, shown in agreement.png
 
 
 class Panel(NamedTuple):
@@ -32,10 +32,10 @@ class Panel(NamedTuple):
 
 
 def draw_summary(folder: Path, path: Path) -> None:
-    """Write a PNG of four panels from the CSV files of the evaluation stages; a missing file is named in its panel.
+    """Write a PNG of four panels from the CSV files of the evaluation stages; panels of missing files name the file.
 
     Args:
-        folder: that holds autoencoder_test/, heads_test/ and predictor_test/.
+        folder: with autoencoder_test/, heads_test/ and predictor_test/.
         path: of the PNG.
     """
     with figure(rows=2, columns=2, title="Held-out networks", panel=(4.6, 3.9)) as (canvas, axes):
@@ -50,13 +50,13 @@ def draw_summary(folder: Path, path: Path) -> None:
 
 
 def draw_rebuilt(axes: Axes, table: pd.DataFrame) -> None:
-    """Draw accuracy after the autoencoder over that of the original (columns family, original, ours or ours_refined)."""
+    """Draw accuracy of the reconstruction over that of the original (columns family, original, ours or ours_refined)."""
     scatter_accuracy(axes, table, "ours_refined" if "ours_refined" in table else "ours")
     axes.legend(title="family", markerscale=2, loc="upper left")
 
 
 def draw_told(axes: Axes, table: pd.DataFrame) -> None:
-    """Draw what heads and weight statistics say over the truth (columns true, ours, statistics)."""
+    """Draw predictions of heads and weight statistics over the true values (columns true, ours, statistics)."""
     axes.plot(*[[table["true"].min(), table["true"].max()]] * 2, color=colour("truth"), linewidth=0.8)
     for number, name in enumerate(("statistics", "ours")):
         style = {"s": 6, "alpha": 0.5, "linewidths": 0, "color": colour(name, number + 1)}
@@ -76,7 +76,7 @@ def draw_forecast(axes: Axes, table: pd.DataFrame) -> None:
 
 
 def draw_agreement_bars(axes: Axes, table: pd.DataFrame) -> None:
-    """Draw a bar per method of equal size: share of images answered as the original does (columns family, methods)."""
+    """Draw a bar per method of equal size: agreement with the original (columns family, methods)."""
     methods = [name for name in method_columns(table) if name not in LEFT_OUT][::-1]
     values = table.loc[table["family"] == "all", methods].to_numpy(float)[0]
     bars = axes.barh(
@@ -93,10 +93,10 @@ PANELS = (
     Panel(
         "autoencoder_test/agreement.csv",
         "evaluate_autoencoder",
-        "Rebuilt networks, and controls",
+        "Rebuilt networks and baselines",
         draw_agreement_bars,
     ),
-    Panel("heads_test/accuracy_points.csv", "evaluate_heads", "Accuracy told from weights", draw_told),
+    Panel("heads_test/accuracy_points.csv", "evaluate_heads", "Accuracy predicted from weights", draw_told),
     Panel("predictor_test/summary.csv", "evaluate_predictor", "Weight forecast, later in training", draw_forecast),
 )
 

@@ -1,4 +1,4 @@
-"""All results beside their baselines as Markdown tables, and the headline figures."""
+"""Markdown tables of all results next to their baselines, and the headline metrics."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -82,8 +82,8 @@ class Metric(NamedTuple):
 
     Attributes:
         key: name of the metric in the JSON file.
-        label: what a reader sees.
-        better: which way is better.
+        label: displayed name.
+        better: direction of improvement.
         digits: decimals.
     """
 
@@ -97,9 +97,9 @@ class Line(NamedTuple):
     """One metric with its values.
 
     Attributes:
-        name: in the headline figures.
-        metric: what was measured.
-        values: by method; a method that has none is missing.
+        name: in the headline metrics.
+        metric: description of the metric.
+        values: by method; methods without a value are missing.
         interval: 95% bounds of ours, or None.
     """
 
@@ -110,15 +110,15 @@ class Line(NamedTuple):
 
 
 class TablePart(NamedTuple):
-    """A part of the table with controls of its own.
+    """A part of the table with its own baselines.
 
     Attributes:
         name: in the headline figures.
         title: of the part.
-        controls: label of each control, in order.
-        rivals: the controls that are as small as ours, or have as much information: ours must beat them.
-        lines: the rows; empty if `note` says why.
-        note: what a reader must know.
+        controls: label of each baseline, in order.
+        rivals: baselines of equal size or information, with which ours is compared.
+        lines: the rows; if empty, `note` gives the reason.
+        note: remarks for the reader.
     """
 
     name: str
@@ -166,17 +166,17 @@ HEAD_METRICS = {
 
 
 def gather(folder: Path) -> dict[str, Any]:
-    """Return the content of every metrics file in a folder, below its one top-level key; None where there is no file.
+    """Return the content of every metrics file in a folder, below its single top-level key; None for missing files.
 
     Raises:
-        DataError: if a file is there but can't be read.
+        DataError: if a file can't be read.
     """
     files = {name: Path(folder) / f"{name}.json" for name in STAGES}
     return {name: next(iter(read_json(file).values())) if file.is_file() else None for name, file in files.items()}
 
 
 def sections(parts: Mapping[str, Any]) -> list[TablePart]:
-    """Return the parts of the table, from what `gather` found; a missing file is a part without rows that says so."""
+    """Return the parts of the table from the result of `gather`; a missing file gives a part without rows and a note."""
     makers = {
         "autoencoder_test": _autoencoder, "heads_test": _heads, "sae_test": _sparse, "predictor_test": _forecasts,
     }  # fmt: skip
@@ -185,14 +185,14 @@ def sections(parts: Mapping[str, Any]) -> list[TablePart]:
 
 
 def headline_values(parts: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the value of ours and of the best rival for every row, by part; `missing_parts` counts absent files."""
+    """Return the value of ours and of the best rival for every row, by part; `missing_parts` is the number of missing files."""
     table = sections(parts)
     found = {part.name: _headline(part) for part in table if part.lines}
     return {"missing_parts": float(sum(value is None for value in parts.values()))} | found
 
 
 def table_markdown(parts: Mapping[str, Any]) -> str:
-    """Return Markdown with one table per part: a row per metric, ours first, then the controls of that part."""
+    """Return Markdown with one table per part: a row per metric, ours first, then the baselines of that part."""
     texts = [_table(part) for part in sections(parts)]
     legend = (
         "↑ higher is better, ↓ lower is better; **bold**: best of wscore and the baselines of equal size or information; "
@@ -205,21 +205,21 @@ def table_markdown(parts: Mapping[str, Any]) -> str:
 
 
 def table_summary_line(parts: Mapping[str, Any]) -> str:
-    """Return the first row of each part in one line, and which files are missing."""
+    """Return the first row of each part and the missing files in one line."""
     texts = []
     for part in sections(parts):
         for line in part.lines[:1]:
             rival = best_of(line, part.rivals)
             best = "n/a" if rival is None else format_number(line.values[rival], line.metric.digits)
             texts.append(
-                f"{line.metric.label} {format_number(line.values.get(OURS), line.metric.digits)} (best control {best})"
+                f"{line.metric.label} {format_number(line.values.get(OURS), line.metric.digits)} (best baseline {best})"
             )
     missing = [name for name in STAGES if not parts.get(name)]
     return "; ".join([*texts, *([f"missing: {', '.join(missing)}"] if missing else [])])
 
 
 def best_of(line: Line, methods: Iterable[str]) -> str | None:
-    """Return which of these methods has the best value, or None if none has one or no way is better."""
+    """Return the method with the best value, or None without values or a direction of improvement."""
     names = [name for name in methods if name in line.values]
     if not names or line.metric.better == "neither":
         return None
@@ -337,7 +337,7 @@ def _has(found: Mapping[str, Any] | None, key: str) -> bool:
 
 
 def format_number(value: float | None, digits: int) -> str:
-    """Return a number as a cell: n/a where there is none, no negative zero.
+    """Return a number as a table cell: n/a if missing, no negative zero.
 
     >>> format_number(1234.5678, 1), format_number(-0.0001, 3), format_number(None, 3)
     ('1,234.6', '0.000', 'n/a')

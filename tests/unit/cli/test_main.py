@@ -194,7 +194,7 @@ def test_an_untrained_predictor_copies_the_last_snapshot(
     assert [row["change"] for row in found["steps"]] == [0.0, 0.0, 0.0]
     last = zoo.layout(int(rows[2])).unflatten(torch.from_numpy(zoo.weights([int(rows[2])])[0]))
     assert all(torch.equal(load_file(tmp_path / "future/step-4.safetensors")[name], last[name]) for name in last)
-    assert "steps ahead were not learned" in failed(capsys, "forecast", *names, "--model", models, "--steps", 3)
+    assert "horizons were not trained" in failed(capsys, "forecast", *names, "--model", models, "--steps", 3)
     assert "too few snapshots" in failed(capsys, "forecast", *names[:2], "--model", models)
     assert "--at is for a recorded run" in failed(capsys, "forecast", *names, "--model", models, "--at", 3)
 

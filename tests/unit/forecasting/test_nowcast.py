@@ -369,8 +369,8 @@ def test_bad_input_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     gram = GramPredictor(CONFIG)
     for options, message in (
         ({"every": 2}, "every: is out of range; expected 3 or more; got 2"),
-        ({"horizon": 0}, r"horizon: is out of range; expected one that was learned, of \[1, 2, 3\]; got 0"),
-        ({"horizon": 4}, r"horizon: is out of range; expected one that was learned, of \[1, 2, 3\]; got 4"),
+        ({"horizon": 0}, r"horizon: is out of range; expected a trained horizon, one of \[1, 2, 3\]; got 0"),
+        ({"horizon": 4}, r"horizon: is out of range; expected a trained horizon, one of \[1, 2, 3\]; got 4"),
         ({"horizon": 1, "recovery": 50}, "recovery: is out of range; expected 1 to 39; got 50"),
         ({"horizon": 1, "averages": 0}, "averages: is out of range; expected 1 or more; got 0"),
         ({"horizon": 1, "budget": 2.0}, "budget: is out of range; expected 0 to 1; got 2"),

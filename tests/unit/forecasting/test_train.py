@@ -88,7 +88,7 @@ def test_what_fits_one_network_only_says_so(configured, recorded) -> None:
     runs = [recorded(0, spiral), recorded(1, spiral, network="cnn_bn", dataset="b")]
     config = configured(kind="transformer_pca", holdout_runs=0)
     with pytest.raises(
-        ConfigError, match=r"transformer_pca: fits one network only; got runs of 2 networks; take .*gram"
+        ConfigError, match=r"transformer_pca: fits one network only; got runs of 2 networks; use .*gram"
     ):
         train_predictor(config, runs)
     known = [learned(config, run) for run in runs]
@@ -125,9 +125,9 @@ def test_runs_are_parted_by_optimizer_data_set_and_seed(configured, recorded) ->
 
 def test_names_that_leave_nothing_out_are_told(configured, recorded) -> None:
     runs = [recorded(seed, np.random.default_rng(seed).standard_normal((20, 1666))) for seed in range(3)]
-    with pytest.warns(WscoreWarning, match=r"unseen_datasets: no run is of mnits, but of \w+$"):
+    with pytest.warns(WscoreWarning, match=r"unseen_datasets: no run of mnits, only of \w+$"):
         make_plan(configured(unseen_datasets=("mnits",)), runs)
-    with pytest.warns(WscoreWarning, match=r"unseen_optimizers: no run is of adma, but of \w+$"):
+    with pytest.warns(WscoreWarning, match=r"unseen_optimizers: no run of adma, only of \w+$"):
         make_plan(configured(unseen_optimizers=("adam", "adma")), runs)
 
 

@@ -62,7 +62,7 @@ def test_a_card_tells_origin_parameters_and_limits() -> None:
 def test_a_card_without_figures_says_so() -> None:
     card = ModelCard(write_card(part(Figures("nothing", {})), origin(), CONFIG))
     assert card.data.eval_results is None
-    assert "Nothing was measured." in card.text
+    assert "No metrics." in card.text
 
 
 def test_the_index_names_all_parts() -> None:

@@ -1,7 +1,7 @@
-"""Forecasts that need no network, always shown beside one that does.
+"""Baseline forecasts without a neural network, reported next to every learned predictor.
 
-All have the interface of `Forecaster`, the learned predictors too: `fit` with what may be learned from, then `predict`
-from the snapshots known at the present, at the forecast's stride, oldest first.
+All share the interface of `Forecaster`, as do the learned predictors: `fit` on training windows, then `predict` from
+the last known snapshots at the forecast's stride, oldest first.
 """
 
 from abc import ABC, abstractmethod
@@ -21,7 +21,7 @@ from wscore.networks.layout import Layout
 
 AVERAGED = 3  # snapshots in LAWA
 DECAY = 0.8  # of the exponential moving average, per step
-REMEMBERED = 12  # snapshots that the moving average looks at; older ones weigh less than 7% together
+REMEMBERED = 12  # snapshots in the moving average; older ones have a total weight below 7%
 RIDGE = 1e-2  # relative to the mean eigenvalue of the normal equations
 
 Snapshots = Float[Tensor, "snapshot weights"]
@@ -29,7 +29,7 @@ Forecast = Float[Tensor, "horizon weights"]
 
 
 class Forecaster(ABC):
-    """What every way to forecast can do.
+    """Interface of all forecasting methods.
 
     Args:
         config: section `predictor:`.
@@ -39,11 +39,11 @@ class Forecaster(ABC):
         self.config = config
 
     def fit(self, known: Sequence[RunWindows], validation: Sequence[RunWindows] = ()) -> None:  # noqa: B027
-        """Learn from windows of trajectories; the base class has nothing to learn.
+        """Fit to windows of trajectories; the base class fits nothing.
 
         Args:
-            known: what may be learned from: snapshots and windows over them.
-            validation: what may choose between fits, such as the best epoch.
+            known: training snapshots and windows over them.
+            validation: windows for model selection, such as the best epoch.
         """
 
     @abstractmethod
@@ -65,13 +65,13 @@ class Linear(Forecaster):
     coefficient = 1.0
 
     def predict(self, history: Snapshots, layout: Layout, horizons: Steps) -> Forecast:  # noqa: ARG002
-        """Return the last increment continued."""
+        """Extrapolate the last increment linearly."""
         steps = torch.tensor(steps_of(horizons), dtype=history.dtype)[:, None]
         return history[-1] + self.coefficient * steps * (history[-1] - history[-2])
 
 
 class Damped(Linear):
-    """The same with the one coefficient a that fits the training windows best.
+    """`Linear` with the coefficient a fitted on the training windows by least squares.
 
     a = sum k <y_k, d> / sum k^2 |d|^2 over windows and known horizons k.
     """
@@ -88,13 +88,13 @@ class Damped(Linear):
 
 
 class OnlineAr1(Forecaster):
-    """w(t + k) = w(t) + (r + .. + r^k) d, with r fitted to the increments of this history, for each tensor.
+    """w(t + k) = w(t) + (r + .. + r^k) d, with r fitted per tensor to the increments of the given history.
 
-    r = sum <d(s), d(s - 1)> / sum |d(s - 1)|^2, within [-1, 1]. Nothing is learned beforehand.
+    r = sum <d(s), d(s - 1)> / sum |d(s - 1)|^2, within [-1, 1]. Nothing is fitted beforehand.
     """
 
     def predict(self, history: Snapshots, layout: Layout, horizons: Steps) -> Forecast:
-        """Return the last increment continued as a geometric series."""
+        """Extrapolate the last increment as a geometric series."""
         history, steps = history[-self.config.sequence_length :], torch.tensor(steps_of(horizons))
         increments = history[1:] - history[:-1]
         powers = torch.arange(1, int(steps.max()) + 1, dtype=torch.float64)
@@ -109,15 +109,15 @@ class OnlineAr1(Forecaster):
 
 
 class RidgeAr(Forecaster):
-    """w(t + k) = w(t) + sum_i b[i, k] d_i for each tensor, b by ridge regression over the training windows."""
+    """w(t + k) = w(t) + sum_i b[i, k] d_i for each tensor, with b from ridge regression over the training windows."""
 
     coefficients: Float[Tensor, "tensor increment horizon"]
 
     def fit(self, known: Sequence[RunWindows], validation: Sequence[RunWindows] = ()) -> None:  # noqa: ARG002
-        """Fit the coefficients of each tensor at the forecast's stride.
+        """Fit the per-tensor coefficients at the forecast's stride.
 
         Raises:
-            ConfigError: if the runs are not of one network.
+            ConfigError: if the runs belong to different networks.
         """
         one_network(known, "ridge_ar")
         count = self.config.sequence_length - 1
@@ -128,7 +128,7 @@ class RidgeAr(Forecaster):
         self.coefficients = _ridge(left, right).transpose(1, 2).float()  # (L, c-1, K)
 
     def predict(self, history: Snapshots, layout: Layout, horizons: Steps) -> Forecast:
-        """Return the last snapshot with the combination of increments added."""
+        """Return the last snapshot plus the fitted combination of increments."""
         chosen = [self.config.steps.index(step) for step in steps_of(horizons)]
         if len(layout.tensors) != len(self.coefficients):
             expected = f"{len(self.coefficients)} tensors"
@@ -139,7 +139,7 @@ class RidgeAr(Forecaster):
 
 
 class PcaAr(Forecaster):
-    """w(t + k) = w(t) + V y_k, each principal component of the change forecast by an autoregression of its own.
+    """w(t + k) = w(t) + V y_k, one autoregression per principal component of the change.
 
     V are the principal components of the training snapshots; y_k[r] = sum_i b[i, k, r] z_i[r] of their increments
     z = V^T d, b by ridge regression over the training windows.
@@ -149,10 +149,10 @@ class PcaAr(Forecaster):
     coefficients: Float[Tensor, "rank increment horizon"]
 
     def fit(self, known: Sequence[RunWindows], validation: Sequence[RunWindows] = ()) -> None:  # noqa: ARG002
-        """Find the components and fit an autoregression to each, at the forecast's stride.
+        """Compute the components and fit one autoregression to each, at the forecast's stride.
 
         Raises:
-            ConfigError: if the runs are not of one network.
+            ConfigError: if the runs belong to different networks.
         """
         one_network(known, "pca_ar")
         self.basis = fit_snapshot_pca([part.weights for part in known], self.config.n_components)
@@ -170,7 +170,7 @@ class PcaAr(Forecaster):
         self.coefficients = _ridge(left, right).transpose(1, 2).float()  # (R, c-1, K)
 
     def predict(self, history: Snapshots, layout: Layout, horizons: Steps) -> Forecast:
-        """Return the last snapshot with the forecast change along the components added."""
+        """Return the last snapshot plus the forecast change along the components."""
         if layout.size != len(self.basis.mean):
             raise ModelError("was fitted to another network", expected=len(self.basis.mean), got=layout.size)
         chosen = [self.config.steps.index(step) for step in steps_of(horizons)]
@@ -214,7 +214,7 @@ BASELINES: dict[str, type[Forecaster]] = {
 
 
 def fit_baselines(config: PredictorConfig, known: Sequence[RunWindows]) -> dict[str, Forecaster]:
-    """Return all baselines by name, fitted to what the predictor learns from."""
+    """Return all baselines by name, fitted on the predictor's training windows."""
     found = {name: kind(config) for name, kind in BASELINES.items()}
     for method in found.values():
         method.fit(known)
@@ -239,6 +239,6 @@ def _increments(history: Snapshots, config: PredictorConfig) -> Tensor:
 def _ridge(
     left: Float[Tensor, "part horizon increment increment"], right: Float[Tensor, "part horizon increment"]
 ) -> Float[Tensor, "part horizon increment"]:
-    """Return the solutions of A b = v with A's diagonal raised a little; zero where A is."""
+    """Solve A b = v with a small ridge on the diagonal of A; zero where A is zero."""
     mean = left.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None]
     return torch.linalg.solve(left + (RIDGE * mean + TINY) * torch.eye(left.shape[-1], dtype=left.dtype), right)

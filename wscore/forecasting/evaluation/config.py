@@ -1,4 +1,4 @@
-"""Section `forecast:` of params.yaml: how thoroughly weight forecasts are judged."""
+"""Section `forecast:` of params.yaml: how weight forecasts are evaluated."""
 
 from typing import Annotated
 
@@ -10,13 +10,14 @@ Positive = Annotated[int, msgspec.Meta(gt=0)]
 
 
 class ForecastConfig(Section):
-    """How weight forecasts are judged (section `forecast:`).
+    """Evaluation of weight forecasts (section `forecast:`).
 
     Args:
-        window_step: snapshots from one tested window of a run to the next; every window costs a forecast by each method.
-        scored_windows: of these, how many of a run, evenly spread, are run as networks; likewise of its beginning.
-        probe_images: test images on which networks are run; all if there are fewer.
-        recovery_steps: optimiser steps after which forecasts are judged again, rising.
+        window_step: snapshots between consecutive test windows of a run; every window costs one forecast per method.
+        scored_windows: evenly spaced windows per run whose forecasts are loaded into a network; as many again from the
+            beginning of the run.
+        probe_images: test images on which networks are evaluated; all if there are fewer.
+        recovery_steps: further optimiser steps after which forecasts are evaluated again, ascending.
     """
 
     window_step: Positive
@@ -26,4 +27,4 @@ class ForecastConfig(Section):
 
     def __post_init__(self) -> None:
         if list(self.recovery_steps) != sorted(set(self.recovery_steps)):
-            raise ValueError(f"must rise, got {list(self.recovery_steps)} - at `$.recovery_steps`")
+            raise ValueError(f"must be ascending, got {list(self.recovery_steps)} - at `$.recovery_steps`")

@@ -1,11 +1,11 @@
-"""How good weight forecasts are: as weights and as networks, at every horizon, beside what needs no learning.
+"""Evaluation of weight forecasts, as weights and as networks, at every horizon, next to the baselines.
 
-Each run is a test of one thing, and its windows are judged in two sets, those late in the training and all:
+Each run belongs to one test set, and is evaluated on its late windows and on all windows:
 
-    temporal           the runs that were learned from, all targets after the split
+    temporal           training runs, all targets after the split
     unseen_run         held-out runs, the same part of the training     unseen_run_all        from their beginning
-    unseen_optimizer   runs of optimisers not learned from, likewise    unseen_optimizer_all
-    unseen_dataset     runs on data sets not learned from, likewise     unseen_dataset_all
+    unseen_optimizer   optimisers held out of training, same part       unseen_optimizer_all
+    unseen_dataset     data sets held out of training, same part        unseen_dataset_all
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -40,9 +40,9 @@ class Present(NamedTuple):
     """The last known snapshot of a tested window.
 
     Attributes:
-        last: its number.
+        last: its index.
         later: whether all targets lie after the split.
-        scored: whether networks are run.
+        scored: whether the forecast networks are evaluated.
     """
 
     last: int
@@ -61,16 +61,16 @@ def judge_forecasts(
 
     Args:
         model: trained on this plan.
-        plan: which runs are for what.
+        plan: split of the runs.
         config: of the predictor.
-        probes: images on which networks are run, of each data set that is at hand.
-        settings: how thoroughly.
+        probes: evaluation images of each available data set.
+        settings: section `forecast:`.
     """
     methods = all_methods(model, plan, config)
     judged = Judged([], [], {}, [], [])
     for source, runs in plan.tested.items():
         if source == "temporal" and config.split == "run":
-            continue  # all of these runs was learned from
+            continue  # no part of these runs is held out
         for number, run in enumerate(runs):
             one = _Judge(methods, model, config, probes, settings, judged, run, source)
             one.all_windows(drawn=number == 0)
@@ -78,7 +78,7 @@ def judge_forecasts(
 
 
 def all_methods(model: WeightPredictor, plan: RunSplit, config: PredictorConfig) -> dict[str, Method]:
-    """Return the model and all baselines by name, the latter fitted to what the model has learned from."""
+    """Return the model and all baselines by name, the latter fitted on the model's training windows."""
     known = [learned(config, run) for run in plan.training]
     methods: dict[str, Method] = {OURS: model.predict}
     if isinstance(model, DiffusionPredictor):
@@ -89,9 +89,9 @@ def all_methods(model: WeightPredictor, plan: RunSplit, config: PredictorConfig)
 def forecast_window(
     methods: Mapping[str, Method], config: PredictorConfig, run: Trajectory, last: int
 ) -> tuple[Forecasts, Snapshots, list[int]]:
-    """Return the forecasts of all methods and the truth from snapshot `last` of a run, and the history they saw.
+    """Return the forecasts of all methods and the truth from snapshot `last` of a run, and the history they used.
 
-    The third part are the steps ahead: those of the configuration that the run is long enough for.
+    The third element holds the horizons: those of the configuration that lie within the run.
     """
     back = range(min(max(REMEMBERED, config.gram().reach), last // config.stride + 1))
     history = torch.from_numpy(run.weights[[last - config.stride * step for step in reversed(back)]])
@@ -102,7 +102,7 @@ def forecast_window(
 
 
 def presents(config: PredictorConfig, settings: ForecastConfig, run: Trajectory, source: str) -> list[Present]:
-    """Return the tested windows of a run: its later ones, and of runs not learned from some earlier ones too."""
+    """Return the tested windows of a run: its late ones and, for held-out runs, some earlier ones too."""
     split = split_point(len(run), config.train_split)
     later = windows_between(config, split, len(run)).last[:: settings.window_step].tolist()
     every = [] if source == "temporal" else windows_between(config, 1, len(run)).last.tolist()
@@ -112,7 +112,7 @@ def presents(config: PredictorConfig, settings: ForecastConfig, run: Trajectory,
 
 
 class _Judge:
-    """One run while it is judged."""
+    """Evaluation of one run."""
 
     def __init__(
         self,
@@ -130,7 +130,7 @@ class _Judge:
         self.probe = next((probe for probe in probes if probe.fits(run.manifest)), None)
 
     def all_windows(self, *, drawn: bool) -> None:
-        """Judge every window; with `drawn`, keep the trajectory in its own plane too."""
+        """Evaluate every window; with `drawn`, also keep the trajectory in its PCA plane."""
         plane = _plane(self.run) if drawn else None
         split = split_point(len(self.run), self.config.train_split)
         if plane is not None:
@@ -179,7 +179,7 @@ class _Judge:
                     sums[spec.name] = (before[0] + float(error), before[1] + float(reference))
 
     def _by_tensor(self, vectors: Tensor) -> np.ndarray:
-        """Return the squared lengths of the tensors of some vectors."""
+        """Return the squared norms of the tensors of some vectors."""
         return np.add.reduceat(vectors.square().numpy(), self.run.layout.offsets, axis=1)
 
     def _recoveries(self, head: WindowKey, forecasts: Forecasts, steps: list[int], probe: RecoveryImages) -> None:
@@ -204,7 +204,7 @@ class _Judge:
 
 
 def _spread(numbers: list[int], count: int) -> set[int]:
-    """Return some numbers, evenly spread, the first one and the last one among them."""
+    """Return evenly spaced entries, including the first and the last one."""
     places = np.linspace(0, len(numbers) - 1, min(count, len(numbers))) if numbers else np.empty(0)
     return {numbers[int(place)] for place in places.round()}
 
@@ -217,6 +217,8 @@ def _plane(run: Trajectory) -> Callable[[Iterable[np.ndarray]], Tensor]:
 
 def _points(run: Trajectory, series: str, start: int, numbers: Iterable[int], scores: Tensor) -> Iterator[Point]:
     epochs = run.manifest.snapshots.epoch
-    padded = torch.nn.functional.pad(scores, (0, max(0, 2 - scores.shape[1])))  # a run in a line has one component
+    padded = torch.nn.functional.pad(
+        scores, (0, max(0, 2 - scores.shape[1]))
+    )  # a straight trajectory has one component
     for number, (x, y) in zip(numbers, padded.tolist(), strict=True):
         yield Point(run.name, series, start, epochs[number], x, y)

@@ -1,4 +1,4 @@
-"""Weight forecasts: training curves, trajectories in their own plane, error and accuracy of the network by horizon."""
+"""Plots of weight forecasts: training curves, trajectories in PCA space, error and network accuracy by horizon."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -52,13 +52,13 @@ COLUMNS = 3  # panels side by side
 
 
 def draw_all(tables: Mapping[str, pd.DataFrame], history: Path, folder: Path) -> None:
-    """Write skill.png, accuracy.png, recovery.png, layers.png, paths.png, training.png and, of bands, bands.png.
+    """Write skill.png, accuracy.png, recovery.png, layers.png, paths.png, training.png and, with bands, bands.png.
 
     Args:
         tables: `summary`, `recovery`, `layers`, `paths`, `base` and, if forecasts have bands, `bands`, with the columns
-            that their drawings name.
+            listed at each plot function.
         history: CSV of the predictor's training.
-        folder: where to.
+        folder: output folder.
     """
     draw_skill(tables["summary"], folder / "skill.png")
     draw_forecast_accuracy(tables["summary"], folder / "accuracy.png")
@@ -71,7 +71,7 @@ def draw_all(tables: Mapping[str, pd.DataFrame], history: Path, folder: Path) ->
 
 
 def draw_skill(summary: pd.DataFrame, path: Path) -> None:
-    """Write a PNG with a panel per split: skill of every method by horizon, cut off at -1.
+    """Write a PNG with a panel per split: skill of every method by horizon, clipped at -1.
 
     Args:
         summary: columns split, horizon, method, skill.
@@ -114,7 +114,7 @@ def draw_forecast_accuracy(summary: pd.DataFrame, path: Path) -> None:
 
 
 def draw_recovery(recovery: pd.DataFrame, path: Path) -> None:
-    """Write a PNG with a panel per split: loss of forecast networks over further steps of training, and copy-last's.
+    """Write a PNG with a panel per split: test loss after further training from forecasts and from copy-last.
 
     Args:
         recovery: columns split, method, steps, loss.
@@ -138,7 +138,7 @@ def draw_recovery(recovery: pd.DataFrame, path: Path) -> None:
 
 
 def draw_layers(layers: pd.DataFrame, path: Path) -> None:
-    """Write a PNG with a panel per split: skill of the predictor for each tensor, one and the most steps ahead but the far one.
+    """Write a PNG with a panel per split: per-tensor skill at the first and the last regular horizon.
 
     Args:
         layers: columns split, method, horizon, tensor, skill.
@@ -195,7 +195,7 @@ def draw_paths(paths: pd.DataFrame, path: Path) -> None:
 
 
 def draw_bands(bands: pd.DataFrame, path: Path) -> None:
-    """Write a PNG with the share of the true weights that the bands of a forecast hold, and how wide they are.
+    """Write a PNG of the coverage and the width of the forecast bands.
 
     Args:
         bands: columns split, horizon, aimed, covered, width.
@@ -238,10 +238,10 @@ def draw_predictor_training(base: pd.DataFrame, history: Path, path: Path) -> No
         if np.isfinite(base[["train_loss", "test_loss"]].to_numpy(float)).any():
             _log(losses)
         else:
-            unavailable(losses, "no losses were noted down")
+            unavailable(losses, "no losses recorded")
         _legend(canvas, [accuracies])
         if not np.isfinite(base["test_accuracy"]).any():
-            unavailable(accuracies, "no accuracies were noted down")
+            unavailable(accuracies, "no accuracies recorded")
         draw_curves(predictor, read_history(history), "loss")
         if predictor.get_yscale() == "log":
             _log(predictor)
@@ -252,10 +252,10 @@ def draw_predictor_training(base: pd.DataFrame, history: Path, path: Path) -> No
 
 @contextmanager
 def panels(count: int, *, title: str, panel: tuple[float, float] = PANEL) -> Iterator[tuple[Figure, Sequence[Axes]]]:
-    """Yield a figure of at least `count` panels, a few side by side; those behind them are switched off.
+    """Yield a figure with a grid of at least `count` panels; unused ones are hidden.
 
     Args:
-        count: panels that are drawn into.
+        count: panels that are used.
         title: text above all panels.
         panel: width and height of one panel in inches.
     """
@@ -267,7 +267,7 @@ def panels(count: int, *, title: str, panel: tuple[float, float] = PANEL) -> Ite
 
 
 def split_name(split: str) -> str:
-    """Return what a set of windows is called: `unseen_run_sgd_all` is that of one optimiser, all of it."""
+    """Return the label of a set of windows, such as `unseen_run_sgd_all` (one optimiser, all windows)."""
     if split in SPLITS:
         return SPLITS[split]
     whole = split.removesuffix("_all")
@@ -279,9 +279,9 @@ def split_name(split: str) -> str:
 
 
 def by_horizon(axes: Axes, rows: pd.DataFrame, metric: str) -> None:
-    """Draw one metric of every method over the horizon into a panel; methods that have none are left out.
+    """Draw one metric over the horizon, one line per method; methods without the metric are omitted.
 
-    The far step is not joined to the others: fewer windows reach so far, so that they are others.
+    The far step is not connected to the others: it is measured on fewer windows.
 
     Args:
         axes: of the panel.
@@ -314,17 +314,17 @@ def _log(axes: Axes) -> None:
 
 
 class _Plain(LogFormatter):
-    """The ticks of a logarithmic axis that are named, without powers of ten."""
+    """Tick labels of a logarithmic axis as plain numbers."""
 
     def __call__(self, x: float, pos: int | None = None) -> str:
-        """Return the text beside a tick."""
+        """Return the label of a tick."""
         return f"{x:g}" if super().__call__(x, pos) else ""
 
 
 def _legend(canvas: Figure, axes: Sequence[Axes]) -> None:
-    """Put one legend for all panels below them, where it hides nothing."""
+    """Put one shared legend below the panels."""
     known = {name: line for panel in axes for line, name in zip(*panel.get_legend_handles_labels(), strict=True)}
-    if known:  # nothing is drawn of networks that can't be run
+    if known:  # networks that can't be run have no curves
         canvas.legend(list(known.values()), list(known), loc="outside lower center", ncols=min(6, len(known)))
 
 

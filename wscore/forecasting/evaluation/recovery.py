@@ -1,4 +1,4 @@
-"""Forecast weights as networks: what they do at once, and after some more steps of the training that they come from."""
+"""Evaluation of forecast weights as networks: immediately, and after some further steps of training."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple, get_args
@@ -18,10 +18,10 @@ from wscore.networks.lenet import run_networks as run_network
 
 
 class RecoveryImages(NamedTuple):
-    """Images on which networks are run and trained on.
+    """Images on which networks are evaluated and trained.
 
     Attributes:
-        dataset: where they are from; networks of other data sets are not run.
+        dataset: name of the data set; networks trained on other data sets are not evaluated.
         images: test images with values in [0, 1].
         labels: their classes.
         train_images: images for recovery steps.
@@ -35,17 +35,17 @@ class RecoveryImages(NamedTuple):
     train_labels: Int[Tensor, " train_images"]
 
     def fits(self, manifest: Manifest) -> bool:
-        """Return whether networks of a run can be judged on these images."""
+        """Return whether networks of a run can be evaluated on these images."""
         return manifest.network is not None and manifest.dataset == self.dataset
 
 
 class ProbeScore(NamedTuple):
-    """What one network does on the probe images.
+    """Results of one network on the probe images.
 
     Attributes:
-        accuracy: share in the right class.
+        accuracy: share of correctly classified images.
         loss: mean cross-entropy (nats).
-        classes: its answers.
+        classes: predicted classes.
     """
 
     accuracy: float
@@ -58,14 +58,14 @@ class Recovery(NamedTuple):
 
     Attributes:
         run: name of the run.
-        source: what forecasts of this run are a test of.
+        source: test set of the run.
         last: the last snapshot known.
         later: whether all targets of the window lie after the split.
         horizon: steps ahead of the forecast.
-        method: whose forecast.
-        steps: optimiser steps made since.
+        method: that made the forecast.
+        steps: optimiser steps since the forecast.
         accuracy: on the probe images.
-        loss: likewise (nats).
+        loss: on the probe images (nats).
     """
 
     run: str
@@ -80,13 +80,13 @@ class Recovery(NamedTuple):
 
 
 def draw_recovery_images(images: Images, count: int) -> RecoveryImages:
-    """Return `count` test images of a fixed draw, or all if there are fewer, and all training images."""
+    """Return a fixed sample of `count` test images (all if there are fewer) and all training images."""
     chosen = torch.from_numpy(np.sort(np.random.default_rng(0).permutation(len(images.x_test))[:count]))
     return RecoveryImages(images.name, images.x_test[chosen], images.y_test[chosen], images.x_train, images.y_train)
 
 
 def score(network: nn.Module, layout: Layout, vector: Float[Tensor, " weights"], probe: RecoveryImages) -> ProbeScore:
-    """Return what a network with these weights does on the probe images."""
+    """Return the score of a network with these weights on the probe images."""
     logits = run_network(network, layout, vector[None], probe.images)
     found = scores(logits, probe.labels)
     return ProbeScore(float(found.accuracy), float(found.loss), logits[0].argmax(-1))
@@ -95,7 +95,7 @@ def score(network: nn.Module, layout: Layout, vector: Float[Tensor, " weights"],
 def score_all(
     run: Trajectory, forecasts: Mapping[str, Float[Tensor, "horizon weights"]], probe: RecoveryImages
 ) -> dict[str, list[ProbeScore]]:
-    """Return the score of every method's forecast at every horizon; equal forecasts are run once."""
+    """Return the score of every method's forecast at every horizon; equal forecasts are evaluated once."""
     spec = run.manifest.network
     assert spec is not None
     network = build_network(spec).eval()
@@ -114,18 +114,18 @@ def recover(
     probe: RecoveryImages,
     steps: Sequence[int],
 ) -> Iterator[tuple[str, int, ProbeScore]]:
-    """Yield the score of each network after each of some counts of steps of its run's own training, 0 first.
+    """Yield the score of each network after 0 and further numbers of training steps with the run's own settings.
 
-    All take the same batches. The optimiser starts anew, without the moments that the run had gathered: they belong to
-    other weights. So do copies and averages, which makes them comparable. Of a run from elsewhere, of which nobody knows
-    how it was trained, nothing is yielded.
+    All use the same batches. The optimiser state is reset, since the moments of the run belong to other weights; this
+    holds for copies and averages too, so that methods are comparable. Nothing is yielded for imported runs with unknown
+    training settings.
 
     Args:
-        run: where the weights come from; its manifest says how it was trained.
+        run: source of the weights; its manifest has the training settings.
         vectors: weights by method.
-        last: snapshot that was the present, for the learning rate and the draw of the batches.
-        probe: images to train on and to judge on.
-        steps: counts of steps, rising.
+        last: last known snapshot, which sets the learning rate and the order of the batches.
+        probe: images for training and evaluation.
+        steps: numbers of steps, ascending.
     """
     manifest = run.manifest
     if manifest.optimizer not in get_args(OptimizerName) or manifest.snapshots.lr[last] is None:

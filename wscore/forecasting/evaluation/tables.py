@@ -1,4 +1,4 @@
-"""What `judge_forecasts` found out, as metrics, tables and one line."""
+"""Results of `judge_forecasts` as metrics, tables and a summary line."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ OURS, TRUTH = "ours", "truth"
 NO_RIVALS = (OURS, TRUTH, "one_sample")
 SOURCES = ("temporal", "unseen_run", "unseen_optimizer", "unseen_dataset")
 METRICS = ("skill", "skill_sd", "mse", "cosine", "accuracy", "loss", "agreement")
-NOTABLE = 0.1  # skill below which nothing is foreseen: nine tenths of the change are missed
+NOTABLE = 0.1  # skill below which a run counts as not forecastable: 90% of the change is missed
 TINY = 1e-30
 
 
@@ -22,7 +22,7 @@ class WindowKey(NamedTuple):
     Attributes:
         run: name of the run.
         optimizer: of the run.
-        source: what forecasts of this run are a test of: `temporal`, `unseen_run`, ..
+        source: test set of the run: `temporal`, `unseen_run`, ..
         last: the last snapshot known.
         later: whether all targets of the window lie after the split.
     """
@@ -42,11 +42,12 @@ class Entry(NamedTuple):
         horizon: steps ahead.
         method: `ours`, a baseline, or `truth`.
         mse: mean squared error of the weights.
-        copied: that of copy-last.
+        copied: MSE of copy-last.
         cosine: between forecast and true change; NaN where one is zero.
-        accuracy: of the network with these weights; NaN where it was not run.
-        loss: likewise (nats).
-        agreement: share of the images on which it answers as the true later network; likewise.
+        accuracy: of the network with these weights; NaN where it was not evaluated.
+        loss: cross-entropy in nats; NaN where it was not evaluated.
+        agreement: share of the images with the same predicted class as the true later network; NaN where it was not
+            evaluated.
     """
 
     head: WindowKey
@@ -61,14 +62,14 @@ class Entry(NamedTuple):
 
 
 class Coverage(NamedTuple):
-    """How many of the true weights the bands of a forecast hold.
+    """Coverage of the forecast bands.
 
     Attributes:
         head: the window.
         horizon: steps ahead.
-        covered: share of the weights.
+        covered: share of the true weights inside the bands.
         width: RMS width of the bands / RMS of the true change.
-        aimed: share that they are to hold.
+        aimed: nominal coverage.
     """
 
     head: WindowKey
@@ -79,7 +80,7 @@ class Coverage(NamedTuple):
 
 
 class Point(NamedTuple):
-    """A snapshot or forecast in the plane of a run's own first two principal components.
+    """A snapshot or forecast in the plane of the run's first two principal components.
 
     Attributes:
         run: name of the run.
@@ -99,14 +100,15 @@ class Point(NamedTuple):
 
 
 class Judged(NamedTuple):
-    """What was found out.
+    """Raw results of the evaluation.
 
     Attributes:
         entries: one per window, horizon and method.
         points: of one run of each source.
-        layers: (squared errors, those of copy-last) by tensor, summed over windows, by (source, later, horizon, method).
+        layers: (squared error, squared error of copy-last) by tensor, summed over windows, by (source, later, horizon,
+            method).
         recoveries: forecasts after further steps of training.
-        coverages: of the bands of forecasts, if they have any.
+        coverages: of the forecast bands, if there are any.
     """
 
     entries: list[Entry]
@@ -127,9 +129,9 @@ class Pooled(NamedTuple):
         skill: 1 - sum of errors / sum of errors of copy-last.
         mse: mean squared error of the weights.
         cosine: mean cosine between forecast and true change; NaN without a forecast change.
-        accuracy: mean over the networks that were run; NaN if none was.
-        loss: likewise (nats).
-        agreement: likewise, of answers equal to those of the true later network.
+        accuracy: mean over the evaluated networks; NaN if none was.
+        loss: mean cross-entropy (nats).
+        agreement: mean share of predicted classes equal to those of the true later network.
         skill_sd: standard deviation of the skill over runs; NaN for one run.
         skill_worst: lowest skill of a window.
         skill_positive: share of windows with positive skill.
@@ -151,7 +153,7 @@ class Pooled(NamedTuple):
 
 
 def pooled_metrics(judged: Judged) -> list[Pooled]:
-    """Return the pooled figures of every split, horizon and method."""
+    """Return the pooled metrics of every split, horizon and method."""
     return [
         _pooled(split, horizon, method, entries)
         for split, part in _splits(judged).items()
@@ -164,8 +166,7 @@ def forecast_report(judged: Judged) -> dict[str, Any]:
 
     <split>.h<horizon>.<method>.<metric>; <split>.recovery.r<steps>.<method>.<metric> of forecasts
     `extrapolation_steps` ahead; <split>.tensors.<name>.h<horizon> skill of single tensors; <split>.bands.h<horizon>;
-    and a few counts: `forecastable` counts the horizons at which the predictor has positive skill, `skill_mean` is over
-    them all.
+    and counts: `forecastable` is the number of horizons with positive skill, `skill_mean` the mean over all horizons.
     """
     found: dict[str, Any] = {}
     for row in pooled_metrics(judged):
@@ -199,7 +200,7 @@ def _extras(judged: Judged, split: str) -> dict[str, dict[str, Any]]:
 
 
 def by_method(found: Mapping[str, Any], split: str) -> dict[str, dict[str, float]]:
-    """Return the figures of one split of a report by method, as `skill_1`, `accuracy_1`, .. (metric and horizon)."""
+    """Return the metrics of one split of a report by method, as `skill_1`, `accuracy_1`, .. (metric and horizon)."""
     methods: dict[str, dict[str, float]] = {}
     for key, entries in _horizons(found.get(split, {})).items():
         for method, figures in entries.items():
@@ -208,16 +209,16 @@ def by_method(found: Mapping[str, Any], split: str) -> dict[str, dict[str, float
 
 
 def forecast_summary_line(found: Mapping[str, Any]) -> str:
-    """Return the skill one and the most steps ahead of each split in one line, with a verdict where there is none."""
+    """Return the skill at the first and last horizon of each split in one line, noting splits without skill."""
     return "; ".join(_verdict(split, found[split]) for split in found if not split.endswith("_all"))
 
 
 def forecast_tables(judged: Judged) -> dict[str, pd.DataFrame]:
-    """Return the tables that are kept and drawn, by name.
+    """Return the tables that are written and plotted, by name.
 
-    `summary` has the fields of `Pooled`, `paths` those of `Point`, `recovery` and `layers` see below; `skill_<split>`,
-    `accuracy_<split>` and `loss_<split>` have a row per horizon and a column per method. Forecasts with bands have `bands`,
-    see below, too.
+    `summary` has the fields of `Pooled`, `paths` those of `Point`; for `recovery`, `layers` and `bands` see the functions
+    that make them; `skill_<split>`, `accuracy_<split>` and `loss_<split>` have a row per horizon and a
+    column per method. Forecasts with bands add `bands`.
     """
     rows = pooled_metrics(judged)
     found = {"summary": pd.DataFrame(rows), "paths": pd.DataFrame(judged.points)}
@@ -234,7 +235,7 @@ def forecast_tables(judged: Judged) -> dict[str, pd.DataFrame]:
 def recoveries(judged: Judged) -> pd.DataFrame:
     """Return a row per split, method and count of steps: windows, mean accuracy and loss, and `loss_wins`.
 
-    `loss_wins` is the share of the windows in which the loss is lower than that of copy-last after the same steps.
+    `loss_wins` is the share of windows with a lower loss than copy-last after the same number of steps.
     """
     found = []
     for split in [name for name in _names(judged) if any(_belongs(one, name) for one in judged.recoveries)]:
@@ -268,7 +269,7 @@ def layers(judged: Judged) -> pd.DataFrame:
 
 
 def bands(judged: Judged) -> pd.DataFrame:
-    """Return a row per split and horizon: the share of the weights aimed at and covered, mean width of the bands."""
+    """Return a row per split and horizon: nominal and actual coverage and mean width of the bands."""
     columns = ["split", "horizon", "aimed", "covered", "width"]
     found = []
     for split in _names(judged):
@@ -290,7 +291,7 @@ def _splits(judged: Judged) -> dict[str, list[Entry]]:
 
 
 def _names(judged: Judged) -> list[str]:
-    """Return the sets of windows: of each source the later ones, all if that is more, and both by optimiser."""
+    """Return the sets of windows: per source the later ones, all of them if there are more, and both by optimiser."""
     heads = dict.fromkeys(entry.head for entry in judged.entries)
     found = []
     for source in SOURCES:
@@ -374,7 +375,7 @@ def _verdict(split: str, found: Mapping[str, Any]) -> str:
 
 
 def near_steps(steps: Iterable[int]) -> list[int]:
-    """Return the steps ahead that follow on each other, without the far one behind a gap."""
+    """Return the consecutive horizons, without the far step."""
     rising = sorted(steps)
     return [step for number, step in enumerate(rising) if step == rising[0] + number]
 

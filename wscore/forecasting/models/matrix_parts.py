@@ -1,13 +1,13 @@
-"""Parts of the changes of a weight matrix: along its strongest directions of inputs, and the rest.
+"""Splits changes of a weight matrix into parts along its strongest input directions, and the rest.
 
-The changes d_1..d_m of a matrix (outputs, inputs) have the directions V, eigenvectors of sum_i d_i^T d_i, strongest first.
-With edges (3, 20) and projections Q_b on directions 1 to 3, 4 to 20 and all others, the three parts d Q_b of a change d have
-no inner products with each other, and their sum is d. A vector, such as a bias, is one part, and so is a matrix without edges.
+The input directions V of the changes d_1..d_m of a matrix (outputs, inputs) are the eigenvectors of sum_i d_i^T d_i,
+strongest first. With edges (3, 20) and projections Q_b on directions 1 to 3, 4 to 20 and all others, the three parts d
+Q_b of a change d are orthogonal and sum to d. A vector, such as a bias, is one part, and so is a matrix without edges.
 
     sum_b beta_b d Q_b = beta_last d + L V^T
 
-so that a combination of parts is one of whole changes and a product of thin matrices. Renumbered neurons renumber the
-directions and change no inner product.
+so a combination of parts is a combination of whole changes plus a product of thin matrices. Permuting neurons permutes
+the entries of the directions and leaves all inner products unchanged.
 """
 
 from collections.abc import Callable, Iterator
@@ -19,23 +19,23 @@ from torch import Tensor
 
 from wscore.networks.layout import Layout, TensorSpec
 
-EXACT = 512  # the most inputs of a matrix whose directions are computed exactly
-SPARE, ROUNDS = 8, 2  # directions more than needed, and passes over the matrix, where they are approximated
-COLUMNS_AT_ONCE = 262_144  # weights that are looked at together
-NOTHING = 1e-10  # share of squared changes below which a part or a direction is rounding
+EXACT = 512  # largest number of inputs for which directions are computed exactly
+SPARE, ROUNDS = 8, 2  # oversampled directions and passes over the matrix of the approximation
+COLUMNS_AT_ONCE = 262_144  # weights per chunk
+NOTHING = 1e-10  # share of the squared changes below which a part or direction is numerical noise
 
 Blocks = list[slice]
-Edges = tuple[int, ...]  # of the directions, where a part ends and the next one starts; the last part is the rest
-Reader = Callable[[slice], Tensor]  # of a run of weights, the changes (vectors, weights), in float64
+Edges = tuple[int, ...]  # boundaries between parts, as numbers of directions; the last part is the rest
+Reader = Callable[[slice], Tensor]  # maps a slice of weights to their changes (vectors, weights), in float64
 
 
 class Seen(NamedTuple):
-    """Changes of a tensor as seen from its directions; of a vector there are none.
+    """Changes of a tensor in the basis of its directions; vectors have no directions.
 
     Attributes:
-        directions: V, orthonormal columns, at most as many as the last edge says.
+        directions: V, orthonormal columns, at most as many as the last edge.
         along: d V.
-        grams: inner products of the changes in each part.
+        grams: Gram matrix of the changes in each part.
     """
 
     directions: Float[Tensor, "input direction"]
@@ -44,12 +44,12 @@ class Seen(NamedTuple):
 
 
 def is_matrix(spec: TensorSpec) -> bool:
-    """Return whether a tensor has parts."""
+    """Return whether a tensor is a matrix, and so has parts."""
     return len(spec.shape) > 1
 
 
 def present_parts(layout: Layout, count: int) -> Float[Tensor, "tensor part"]:
-    """Return 1 for the parts, of so many, that a tensor can have: all, or the last one."""
+    """Return a mask of the parts that each tensor has: all `count`, or the last one only."""
     there = torch.zeros(len(layout.tensors), count)
     there[:, -1] = 1
     there[[is_matrix(spec) for spec in layout.tensors]] = 1
@@ -57,7 +57,7 @@ def present_parts(layout: Layout, count: int) -> Float[Tensor, "tensor part"]:
 
 
 def row_blocks(spec: TensorSpec, part: slice, at_once: int) -> Iterator[slice]:
-    """Yield runs of whole rows of a tensor, of about `at_once` weights, as places in the vector."""
+    """Yield slices of whole rows of a tensor, of about `at_once` weights, in the flat vector."""
     row = spec.size // spec.shape[0] if is_matrix(spec) else 1
     step = max(at_once // row, 1) * row
     for start in range(part.start, part.stop, step):
@@ -67,14 +67,14 @@ def row_blocks(spec: TensorSpec, part: slice, at_once: int) -> Iterator[slice]:
 def seen_tensors(
     read: Reader, layout: Layout, present: int, edges: Edges, at_once: int = COLUMNS_AT_ONCE
 ) -> list[Seen]:
-    """Return the changes of every tensor as seen from the directions of the first `present` ones.
+    """Return the changes of every tensor in the directions of the first `present` changes.
 
     Args:
-        read: the changes of a run of weights.
+        read: returns the changes of a slice of weights.
         layout: of the vectors.
-        present: how many changes the directions are of.
-        edges: of the parts.
-        at_once: weights that are looked at together.
+        present: number of changes that define the directions.
+        edges: boundaries between parts.
+        at_once: weights per chunk.
     """
     return [
         (_matrix if edges and is_matrix(spec) else _vector)(
@@ -87,7 +87,7 @@ def seen_tensors(
 def near_directions(
     read: Reader, spec: TensorSpec, blocks: Blocks, present: int, count: int
 ) -> Float[Tensor, "input direction"]:
-    """Return about the `count` strongest directions of the first changes of a matrix with many inputs, by subspace iteration."""
+    """Return approximately the `count` strongest directions of the first changes of a wide matrix, by subspace iteration."""
     inputs = spec.size // spec.shape[0]
     width = min(count + SPARE, inputs)
     generator = torch.Generator().manual_seed(0)
@@ -100,7 +100,7 @@ def near_directions(
 def correction(
     seen: Seen, coefficients: Float[Tensor, "part increment horizon"], edges: Edges
 ) -> Float[Tensor, "horizon output direction"]:
-    """Return L of a combination of parts, beside its coefficients of whole changes, those of the last part."""
+    """Return L of a combination of parts; its coefficients of whole changes are those of the last part."""
     count, found = coefficients.shape[1], coefficients.to(seen.along)
     bins = torch.bucketize(torch.arange(seen.along.shape[2]), torch.tensor(edges), right=True).to(found.device)
     return torch.einsum("mrb,bmk->krb", seen.along[:count], found[bins] - found[-1])
@@ -128,7 +128,7 @@ def _vector(read: Reader, spec: TensorSpec, blocks: Blocks, present: int, edges:
 
 
 def _strongest(covariance: Tensor, most: int) -> Tensor:
-    """Return the eigenvectors of the largest eigenvalues, strongest first; those of zero are any, and are left out."""
+    """Return the eigenvectors of the largest eigenvalues, strongest first, without those of zero eigenvalues."""
     found = torch.linalg.eigh(covariance)
     count = int((found.eigenvalues > NOTHING * found.eigenvalues[-1]).sum())
     return found.eigenvectors.flip(1)[:, : min(count, most)]

@@ -1,10 +1,10 @@
-"""Forecasters that look at each weight by itself: its last increments, and what its layer does meanwhile.
+"""Per-weight forecasters: each weight is forecast from its own last increments and statistics of its tensor.
 
 A weight's series is its last c - 1 increments d_i, newest first, in units of the RMS increment s of its tensor in this
-window, with the window statistics of `gram_features` beside each. Targets are (w(t + k) - w(t)) / (s sqrt(k)).
+window, each joined with the window statistics of `gram_features`. Targets are (w(t + k) - w(t)) / (s sqrt(k)).
 
     SeriesPredictor     the mean of the targets, from a transformer over the increments
-    DiffusionPredictor  samples of the targets, from a denoiser; their mean is the forecast, their spread makes bands
+    DiffusionPredictor  samples of the targets, from a denoiser; their mean is the forecast, their spread gives bands
 
 With `chunk_size` m > 1 a series is one of m consecutive weights of a tensor.
 """
@@ -40,26 +40,26 @@ from wscore.training.model_folder import register
 
 SERIES_AT_ONCE = 16_384
 TIME_FEATURES = 16  # of the noise level, even
-LARGEST = 10.0  # a forecast change of one weight lies within so many times s sqrt(k)
+LARGEST = 10.0  # bound on the forecast change of one weight, in units of s sqrt(k)
 
 
 class SeriesPredictorConfig(PredictorShape):
-    """Shape of a `SeriesPredictor`.
+    """Configuration of a `SeriesPredictor`.
 
     Args:
-        chunk_size: weights m of a series.
+        chunk_size: weights m per series.
     """
 
     chunk_size: Count
 
 
 class DiffusionPredictorConfig(SeriesPredictorConfig):
-    """Shape of a `DiffusionPredictor`.
+    """Configuration of a `DiffusionPredictor`.
 
     Args:
-        steps: denoising steps of a sample.
-        samples: drawn for a forecast, which is their mean.
-        band: share of the true weights that the calibrated bands are to hold.
+        steps: denoising steps per sample.
+        samples: drawn per forecast, which is their mean.
+        band: nominal coverage of the calibrated bands.
         seed: of the noise.
     """
 
@@ -73,7 +73,7 @@ class Series(NamedTuple):
     """Series of consecutive weights of one tensor.
 
     Attributes:
-        place: where the weights lie in the vector.
+        place: slice of the weights in the flat vector.
         values: increments in units of `scale`; the last series is padded with zeros.
         statistics: `gram_features` of the tensor.
         scale: RMS increment s of the tensor.
@@ -86,7 +86,7 @@ class Series(NamedTuple):
 
 
 class Bands(NamedTuple):
-    """A forecast with its uncertainty, weight by weight.
+    """A forecast with a band per weight.
 
     Attributes:
         mean: the forecast.
@@ -108,7 +108,7 @@ def scales(
 
 
 class SeriesModel(WeightPredictor):
-    """What both forecasters of series share: the way from snapshots to series and back."""
+    """Base class of the series forecasters: snapshots to series and back."""
 
     config: SeriesPredictorConfig
 
@@ -119,7 +119,7 @@ class SeriesModel(WeightPredictor):
         """Return the expected targets of series."""
 
     def series(self, history: Float[Tensor, "snapshot weights"], layout: Layout) -> Iterator[Series]:
-        """Yield all weights of c snapshots as series, some thousands at a time."""
+        """Yield all weights of c snapshots as series, some thousand at a time."""
         grams = increment_grams(history, layout)
         statistics, sizes = gram_features(grams[None], layout)[0], scales(grams, layout).float()
         step = SERIES_AT_ONCE * self.config.chunk_size
@@ -184,10 +184,10 @@ class SeriesPredictor(SeriesModel):
 class DiffusionPredictor(SeriesModel):
     """x(1) ~ N(0, 1), then x(u) = cos(pi u / 2) x0 + sin(pi u / 2) e with x0 = net(x(v), v, series), for u < v.
 
-    The network tells the clean targets x0 from noisy ones (Salimans & Ho 2022), deterministically from one level to the
-    next lower one (DDIM, Song et al. 2021), e being the noise that its x0 leaves. A sample has the irreducible error
-    twice, so that it is further from the truth than the mean; bands are mean +- width x standard deviation of the
-    samples, with the width of each horizon fitted on windows that nothing else was learned from (`calibrate`).
+    The network predicts the clean targets x0 from noisy ones (Salimans & Ho 2022); sampling goes deterministically to
+    the next lower noise level (DDIM, Song et al. 2021), e being the noise implied by x0. A sample has twice the
+    irreducible error, so it is further from the truth than the mean. Bands are mean +- width x standard deviation of
+    the samples, with the width of each horizon calibrated on held-out windows (`calibrate_bands`).
     """
 
     def __init__(self, config: DiffusionPredictorConfig) -> None:
@@ -212,7 +212,7 @@ class DiffusionPredictor(SeriesModel):
         level: Float[Tensor, "*#sample #series"],
         condition: Float[Tensor, "series hidden"],
     ) -> Float[Tensor, "*sample series horizon chunk"]:
-        """Return the clean targets x0 that are expected behind noisy ones at a noise level in [0, 1]."""
+        """Return the predicted clean targets x0 from noisy ones at a noise level in [0, 1]."""
         hidden = self.noisy(noisy.flatten(-2)) + condition + self.level(_waves(level))
         for block in self.blocks:
             hidden = hidden + block(hidden)
@@ -221,7 +221,7 @@ class DiffusionPredictor(SeriesModel):
     def conditioned(
         self, values: Float[Tensor, "series increment chunk"], statistics: Float[Tensor, "series increment feature"]
     ) -> Float[Tensor, "series hidden"]:
-        """Return what the denoiser is told about each series."""
+        """Return the conditioning of the denoiser for each series."""
         return self.condition(torch.cat([values, statistics], dim=-1).flatten(1))
 
     def draw(
@@ -250,7 +250,7 @@ class DiffusionPredictor(SeriesModel):
         return self.draw(values, statistics, self.config.samples, self.generator()).mean(0)
 
     def generator(self) -> torch.Generator:
-        """Return a fresh source of noise: the same forecast twice is the same."""
+        """Return a freshly seeded generator, so that forecasts are reproducible."""
         return torch.Generator().manual_seed(self.config.seed)
 
     @torch.no_grad()
@@ -264,7 +264,7 @@ class DiffusionPredictor(SeriesModel):
     def sample(
         self, history: Float[Tensor, "snapshot weights"], layout: Layout, horizons: Steps, count: int
     ) -> Float[Tensor, "sample horizon weights"]:
-        """Return several possible futures; arguments and errors as for `predict`."""
+        """Return sampled futures; arguments and errors as for `predict`."""
         history, chosen = checked(history, layout, self.config, horizons)
         found = history.new_empty(count, len(chosen), layout.size)
         noise = self.generator()
@@ -288,7 +288,7 @@ class DiffusionPredictor(SeriesModel):
 
 
 def features_of(config: SeriesPredictorConfig) -> int:
-    """Return how many statistics `gram_features` has for an increment."""
+    """Return the number of `gram_features` per increment."""
     return 2 * (config.sequence_length - 1) + 4 + len(KINDS_TOLD_APART)
 
 

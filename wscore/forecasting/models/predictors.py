@@ -1,4 +1,4 @@
-"""Networks that forecast the next snapshots of a training run from its last ones.
+"""Models that forecast the next snapshots of a training run from its last ones.
 
 The two here, and those of `per_weight`, forecast the CHANGE from the last snapshot w(t), directly for each of
 K steps ahead, and start as copy-last:
@@ -6,9 +6,8 @@ K steps ahead, and start as copy-last:
     GramPredictor   w(t + k) = w(t) + sum_i beta[i, k, part] d_i       d_i = w(t - i + 1) - w(t - i)
     PcaPredictor    w(t + k) = w(t) + V (z(t + k) - z(t))              z = V^T (w - mean), z(t + k) from a transformer
 
-The first sees nothing but inner products of the increments d_i, so that it fits networks of any architecture and width
-and is indifferent to the order of neurons. The second knows the directions V of the runs that it was trained on, and
-only these.
+The inputs of the first are inner products of the increments d_i, so it applies to networks of any architecture and
+width and is invariant to permutations of neurons. The second is limited to the directions V of its training runs.
 """
 
 from abc import abstractmethod
@@ -27,27 +26,27 @@ from wscore.networks.layout import Layout
 from wscore.training.model_folder import register
 
 TINY = 1e-30
-CAUTION = 10.0  # how much a disagreement of the transformers of a `GramPredictor` shortens its forecast
+CAUTION = 10.0  # how strongly disagreement in the ensemble of a `GramPredictor` shrinks its forecast
 BOUND = 1.5  # a coefficient of horizon k lies within +-BOUND sqrt(k)
 LOG_RANGE = 6.0
 KINDS_TOLD_APART = ("conv", "linear")
-COLUMNS_AT_ONCE = 262_144  # weights that are looked at together, so that memory does not grow with the network
+COLUMNS_AT_ONCE = 262_144  # weights per chunk, so that memory does not grow with the network
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Steps = int | Sequence[int]
 
 
 class WeightPredictor(nn.Module):
-    """What every weight predictor can do.
+    """Interface of all weight predictors.
 
-    Folders of format 1 may give `horizons` as a number K, which meant 1, .., K; since format 2 they are a list.
+    In format 1, `horizons` may be a number K for 1, .., K; since format 2 it is a list.
     """
 
     folder_format: ClassVar[int] = 2
 
     @staticmethod
     def upgraded(config: Any, format: int) -> Any:  # noqa: A002, ARG004
-        """Return the configuration in a folder of an older format as it is written now."""
+        """Convert the configuration of an older format to the current one."""
         horizons = config.get("horizons") if isinstance(config, dict) else None
         return {**config, "horizons": steps_of(horizons)} if isinstance(horizons, int) else config
 
@@ -58,25 +57,26 @@ class WeightPredictor(nn.Module):
         """Return the weights some steps after the last of some equally spaced snapshots, oldest first.
 
         Args:
-            history: w(t - c + 1), .., w(t); of more snapshots the last c count, and those that the configuration adds.
+            history: w(t - c + 1), .., w(t); of a longer history, the last c snapshots and the configured lagged ones
+                are used.
             layout: of the vectors.
             horizons: steps ahead, one row of the result each; a number K stands for 1, .., K.
 
         Raises:
-            ModelError: if the history is too short or does not fit, or a step was not learned.
+            ModelError: if the history is too short or does not fit, or a horizon was not trained.
         """
 
 
 class PredictorShape(Section):
-    """What all predictors are told about their shape.
+    """Configuration shared by all predictors.
 
     Args:
-        sequence_length: snapshots c that it looks at, 3 or more (two increments have an inner product).
-        horizons: the K steps ahead that it forecasts, such as (1, 2, 3, 10).
-        model_dim: width H inside, a multiple of `heads`; 32 to 96 are reasonable.
+        sequence_length: input snapshots c, 3 or more (an inner product needs two increments).
+        horizons: K steps ahead, such as (1, 2, 3, 10).
+        model_dim: hidden width H, a multiple of `heads`; 32 to 96 are reasonable.
         layers: transformer blocks.
         heads: attention heads.
-        dropout: share of activations dropped while training.
+        dropout: dropout probability.
     """
 
     sequence_length: Annotated[int, msgspec.Meta(ge=3)]
@@ -90,21 +90,21 @@ class PredictorShape(Section):
         if self.model_dim % self.heads:
             raise ValueError(f"model_dim {self.model_dim} is not a multiple of heads {self.heads}")
         if list(self.horizons) != sorted(set(self.horizons)):
-            raise ValueError(f"horizons must rise, got {list(self.horizons)}")
+            raise ValueError(f"horizons must be ascending, got {list(self.horizons)}")
 
     @property
     def reach(self) -> int:
-        """Snapshots of a history that count, at most."""
+        """Largest number of snapshots used from a history."""
         return self.sequence_length
 
 
 class GramPredictorConfig(PredictorShape):
-    """Shape of a `GramPredictor`.
+    """Configuration of a `GramPredictor`.
 
     Args:
-        lagged_snapshots: further snapshots where the history has them, as steps back from the last one. They rise
-            and are `sequence_length` or more, such as (5, 6, 8) for 5.
-        rank_splits: edges of the parts of a matrix (see `matrix_parts`), rising; none: a matrix is one part.
+        lagged_snapshots: further input snapshots where the history has them, as steps back from the last one; ascending
+            and `sequence_length` or more, such as (5, 6, 8) for 5.
+        rank_splits: ranks at which a matrix is split into parts (see `matrix_parts`), ascending; empty: one part.
         ensemble_size: transformers whose coefficients are averaged.
     """
 
@@ -116,30 +116,29 @@ class GramPredictorConfig(PredictorShape):
         super().__post_init__()
         if list(self.lagged_snapshots) != sorted({*self.lagged_snapshots} - {*range(self.sequence_length)}):
             raise ValueError(
-                f"lagged_snapshots must rise from {self.sequence_length} or more, got {list(self.lagged_snapshots)}"
+                f"lagged_snapshots must be ascending from {self.sequence_length} or more, got {list(self.lagged_snapshots)}"
             )
         if list(self.rank_splits) != sorted(set(self.rank_splits)):
-            raise ValueError(f"rank_splits must rise, got {list(self.rank_splits)}")
+            raise ValueError(f"rank_splits must be ascending, got {list(self.rank_splits)}")
 
     @property
     def reach(self) -> int:
-        """Snapshots of a history that count, at most."""
+        """Largest number of snapshots used from a history."""
         return self.back[0] + 1
 
     @property
     def back(self) -> tuple[int, ...]:
-        """Steps back of all snapshots that it looks at, the oldest first."""
+        """Steps back of all input snapshots, the oldest first."""
         return (*reversed(self.lagged_snapshots), *range(self.sequence_length - 1, -1, -1))
 
 
 class PcaPredictorConfig(PredictorShape):
-    """Shape of a `PcaPredictor`.
+    """Configuration of a `PcaPredictor`.
 
     Args:
-        weights: numbers D of a network.
+        weights: number of weights D of a network.
         rank: principal components R; null feeds whole weight vectors.
-        mode: `residual` forecasts the change, `absolute` the vector itself (kept for comparison: it is far worse than
-            copying).
+        mode: `residual` forecasts the change, `absolute` the vector itself (for comparison: far worse than copy-last).
     """
 
     weights: Count
@@ -166,7 +165,7 @@ class GramMember(nn.Module):
     def forward(
         self, features: Float[Tensor, "window tensor increment feature"]
     ) -> Float[Tensor, "window tensor increment horizon"]:
-        """Return the coefficient of every increment, for each tensor and horizon."""
+        """Return the coefficient of every increment for each tensor and horizon."""
         tokens = self.inputs(features.flatten(0, 1)) + self.recency  # (W L, c-1, H)
         raw = self.head(self.blocks(tokens))  # (W L, c-1, K)
         return (self.bound * torch.tanh(raw)).unflatten(0, features.shape[:2])
@@ -174,14 +173,14 @@ class GramMember(nn.Module):
 
 @register
 class GramPredictor(WeightPredictor):
-    """w(t + k) = w(t) + s_k sum_i beta[i, k, part] d_i, beta the mean over transformers that differ by chance.
+    """w(t + k) = w(t) + s_k sum_i beta[i, k, part] d_i, beta averaged over an ensemble of transformers.
 
-    d_i are the c - 1 last increments, and those between the `lagged_snapshots` before these: zero where the history does not
-    reach so far back. Those of a weight matrix have three parts, along their strongest directions of inputs and outside of
-    these (`matrix_parts`), and each has coefficients of its own. What is known of it are inner products of increments
-    (`part_features`). s_k = E / (E + 10 V) makes the forecast shorter where the transformers disagree: E is the squared length
-    of the mean forecast change of the network, V the variance of the transformers' changes around it. What they were not
-    taught is nearly copied.
+    d_i are the last c - 1 increments and those between the `lagged_snapshots` before them, zero where the history is
+    too short. Increments of a weight matrix are split along their strongest input directions and the rest
+    (`matrix_parts`), with separate coefficients per part. The features are inner products of increments
+    (`part_features`). s_k = E / (E + 10 V) shrinks the forecast where the ensemble disagrees: E is the squared norm of
+    the mean forecast change of the network, V the variance of the members' changes around it. Far from the training
+    data the forecast is close to copy-last.
     """
 
     folder_format: ClassVar[int] = 6
@@ -193,7 +192,7 @@ class GramPredictor(WeightPredictor):
 
     @staticmethod
     def upgraded(config: Any, format: int) -> None:  # noqa: A002
-        """Refuse folders of older formats, whose transformers knew whole tensors only."""
+        """Reject folders of older formats, whose transformers had coefficients for whole tensors only."""
 
     def forward(
         self,
@@ -218,10 +217,10 @@ class GramPredictor(WeightPredictor):
     def predict(
         self, history: Float[Tensor, "snapshot weights"], layout: Layout, horizons: Steps
     ) -> Float[Tensor, "horizon weights"]:
-        """Return the weights some steps after the last snapshot, as `WeightPredictor.predict` says.
+        """Return the weights some steps after the last snapshot, see `WeightPredictor.predict`.
 
-        Beside the history and the result it needs memory for `COLUMNS_AT_ONCE` weights and for some dozens of numbers of
-        every input and output, however large the network.
+        Besides the history and the result it needs memory for `COLUMNS_AT_ONCE` weights and some dozen numbers per
+        input and output, however large the network.
         """
         history, chosen = checked(history, layout, self.config, horizons)
         rows = [max(len(history) - 1 - step, 0) for step in self.config.back]
@@ -260,7 +259,7 @@ def agreed(
     each: Float[Tensor, "member window tensor increment horizon"],
     grams: Float[Tensor, "window tensor increment increment"],
 ) -> Float[Tensor, "window tensor increment horizon"]:
-    """Return the mean of coefficients, shortened by their disagreement as `GramPredictor` says."""
+    """Return the mean of the coefficients, shrunk by the ensemble disagreement as in `GramPredictor`."""
     mean, count = each.mean(0), len(each)
     if count == 1:
         return mean
@@ -277,9 +276,9 @@ def agreed(
 class PcaPredictor(WeightPredictor):
     """z(t + k) = z(t) + s head(transformer((z - z(t)) / s)), where z = V^T (w - mean).
 
-    s is the RMS length of the window's increments in PCA space. Dividing by it makes early and late windows alike, and
-    the forecast of a run that leaves the known directions V shrinks to copy-last. `absolute` is
-    z(t + k) = scale head(transformer(z / scale)) with one scale for all, and without w(t).
+    s is the RMS norm of the window's increments in PCA space. Dividing by it normalises early and late windows, and the
+    forecast of a run that leaves the span of V shrinks to copy-last. `absolute` is
+    z(t + k) = scale head(transformer(z / scale)) with one global scale, and without w(t).
     """
 
     def __init__(self, config: PcaPredictorConfig) -> None:
@@ -316,17 +315,17 @@ class PcaPredictor(WeightPredictor):
         return centred @ self.components.T if self.config.rank else centred
 
     def expand(self, scores: Float[Tensor, "horizon rank"]) -> Float[Tensor, "horizon weights"]:
-        """Return V z: the weights, or changes of weights, that scores stand for, without the mean."""
+        """Return V z: the weights, or weight changes, of scores, without the mean."""
         return scores @ self.components if self.config.rank else scores
 
     @torch.no_grad()
     def predict(
         self, history: Float[Tensor, "snapshot weights"], layout: Layout, horizons: Steps
     ) -> Float[Tensor, "horizon weights"]:
-        """Return the weights some steps after the last snapshot, as `WeightPredictor.predict` says.
+        """Return the weights some steps after the last snapshot, see `WeightPredictor.predict`.
 
         Raises:
-            ModelError: if the network is another one than that of the training, beside the other reasons.
+            ModelError: if the network differs from that of the training, or as for `WeightPredictor.predict`.
         """
         if layout.size != self.config.weights:
             raise ModelError("was trained on another network", expected=self.config.weights, got=layout.size)
@@ -338,11 +337,11 @@ class PcaPredictor(WeightPredictor):
         return history[-1] + self.expand(future - scores[-1])
 
 
-INPUT_GAIN = 3.0  # brings a unit vector of some dozen scores to entries that a freshly initialised layer reacts to
+INPUT_GAIN = 3.0  # scales the entries of a unit vector of some dozen scores to the usual input range of a linear layer
 
 
 def blocks_of(layout: Layout) -> Iterator[tuple[int, slice]]:
-    """Yield the number of each tensor with runs of at most `COLUMNS_AT_ONCE` of its weights."""
+    """Yield the index of each tensor with slices of at most `COLUMNS_AT_ONCE` of its weights."""
     for number, part in enumerate(layout.slices().values()):
         for start in range(part.start, part.stop, COLUMNS_AT_ONCE):
             yield number, slice(start, min(start + COLUMNS_AT_ONCE, part.stop))
@@ -351,7 +350,7 @@ def blocks_of(layout: Layout) -> Iterator[tuple[int, slice]]:
 def increments(
     history: Float[Tensor, "snapshot weights"], block: slice, rows: list[int] | None = None
 ) -> Float[Tensor, "increment columns"]:
-    """Return the differences of some weights from row to row of the history, or of some rows of it, newest first."""
+    """Return the increments of some weights between rows of the history, or between chosen rows, newest first."""
     own = history[:, block] if rows is None else history[rows, block]
     return (own[1:] - own[:-1]).flip(0)
 
@@ -359,7 +358,7 @@ def increments(
 def increment_grams(
     history: Float[Tensor, "snapshot weights"], layout: Layout, rows: list[int] | None = None
 ) -> Float[Tensor, "tensor increment increment"]:
-    """Return the inner products of the `increments`, newest first, per tensor, in float64."""
+    """Return the Gram matrix of the `increments`, newest first, per tensor, in float64."""
     count = len(history if rows is None else rows) - 1
     grams = torch.zeros(len(layout.tensors), count, count, dtype=torch.float64, device=history.device)
     for number, block in blocks_of(layout):
@@ -371,12 +370,12 @@ def increment_grams(
 def gram_features(
     grams: Float[Tensor, "window tensor increment increment"], layout: Layout, recent: int | None = None
 ) -> Float[Tensor, "window tensor increment feature"]:
-    """Return what a `GramPredictor` is told about each increment of each tensor, as float32.
+    """Return the input features of a `GramPredictor` for each increment of each tensor, as float32.
 
     From G[i, j] = <d_i, d_j> of the tensor and their sum over all tensors: cosines with all increments (tensor,
     network), log length relative to the `recent` newest ones, or all (tensor, network), log RMS of these in the tensor
-    relative to the network, log10 of the tensor's size, and flags for convolutional and linear weights. All are free of scale;
-    nothing depends on the order of neurons.
+    relative to the network, log10 of the tensor's size, and flags for convolutional and linear weights. All are
+    scale-free and invariant to permutations of neurons.
     """
     sizes = grams.new_tensor([spec.size for spec in layout.tensors])
     network = grams.sum(1, keepdim=True)  # (W, 1, m, m)
@@ -399,11 +398,11 @@ def gram_features(
 def part_features(
     grams: Float[Tensor, "window tensor part increment increment"], layout: Layout, recent: int
 ) -> Float[Tensor, "window present increment feature"]:
-    """Return what a `GramPredictor` is told about each increment of each part of each tensor, as float32.
+    """Return the input features of a `GramPredictor` for each increment of each part of each tensor, as float32.
 
-    To the `gram_features` of the tensor are added, of the part: cosines with all increments, log length relative to the
-    `recent` newest ones, log RMS of these relative to the tensor, and which part it is. Parts that a tensor does not have
-    are left out.
+    In addition to the `gram_features` of the tensor, for the part: cosines with all increments, log length relative to
+    the `recent` newest ones, log RMS of these relative to the tensor, and a one-hot index of the part. Parts that a
+    tensor does not have are omitted.
     """
     tensors, there = grams.sum(2), present_parts(layout, grams.shape[2]).bool().to(grams.device)
     power = grams.diagonal(dim1=-2, dim2=-1)[..., :recent].mean(-1)  # (W, L, P)
@@ -440,10 +439,10 @@ def steps_of(horizons: Steps) -> list[int]:
 def checked(
     history: Float[Tensor, "snapshot weights"], layout: Layout, config: PredictorShape, horizons: Steps
 ) -> tuple[Float[Tensor, "last weights"], list[int]]:
-    """Return the last snapshots that count as float32 and where the asked steps are among the learned ones.
+    """Return the used snapshots as float32, and the indices of the requested horizons among the trained ones.
 
     Raises:
-        ModelError: if the history is too short, the vectors don't fit the layout, or a step was not learned.
+        ModelError: if the history is too short, the vectors don't fit the layout, or a horizon was not trained.
     """
     if history.shape[1] != layout.size:
         raise ModelError("weight vectors do not fit the layout", expected=layout.size, got=history.shape[1])
@@ -452,12 +451,12 @@ def checked(
     wanted = steps_of(horizons)
     unknown = [step for step in wanted if step not in config.horizons]
     if unknown:
-        raise ModelError("so many steps ahead were not learned", expected=f"of {list(config.horizons)}", got=unknown)
+        raise ModelError("horizons were not trained", expected=f"some of {list(config.horizons)}", got=unknown)
     return history[-config.reach :].float(), [config.horizons.index(step) for step in wanted]
 
 
 def transformer(config: PredictorShape, *, feed_forward: int) -> nn.TransformerEncoder:
-    """Return pre-norm transformer blocks with a last norm."""
+    """Return pre-norm transformer blocks with a final norm."""
     width = config.model_dim
     block = nn.TransformerEncoderLayer(
         width, config.heads, feed_forward * width, config.dropout, "gelu", batch_first=True, norm_first=True
@@ -466,7 +465,7 @@ def transformer(config: PredictorShape, *, feed_forward: int) -> nn.TransformerE
 
 
 def zero(layer: nn.Linear) -> nn.Linear:
-    """Return a linear layer with its weights set to zero: a model that ends in it starts as copy-last."""
+    """Zero a linear layer, so that a model that ends in it starts as copy-last."""
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
     return layer

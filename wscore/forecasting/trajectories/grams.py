@@ -1,9 +1,9 @@
-"""Inner products of snapshots: what a `GramPredictor` and the fitted baselines learn from, however many weights a network has.
+"""Gram matrices of snapshots: the training data of `GramPredictor` and the fitted baselines, independent of network size.
 
-For each tensor of the network G[a, b] = <w(a) - w(0), w(b) - w(0)> over the N snapshots of a trajectory. Increments
-and targets of any window are differences of snapshots, so that their inner products are sums of entries of G: no
-baseline touches the weights again. The parts of a matrix differ from window to window (`matrix_parts`), so that their
-inner products are computed for each window (`part_grams`).
+For each tensor of the network G[a, b] = <w(a) - w(0), w(b) - w(0)> over the N snapshots of a trajectory. Increments and
+targets of any window are differences of snapshots, so their inner products are sums of entries of G, and the baselines
+need no weights. The parts of a matrix differ between windows (`matrix_parts`), so their inner products are computed per
+window (`part_grams`).
 """
 
 from collections.abc import Sequence
@@ -18,18 +18,18 @@ from wscore.forecasting.sequences import Windows
 from wscore.networks.layout import Layout
 
 TINY = 1e-30
-WORST = 5.0  # a forecast that is worse than this many times copy-last teaches no more
+WORST = 5.0  # cap on the error relative to copy-last, to bound gradients
 LAYER_SHARE = 0.5
 COLUMNS_AT_ONCE = 65_536
-NOISE_RANGE = (-5.0, 1.0)  # logarithms of squared increments that noise adds, relative to those that are there
-MIXING_RANGE = (-4.0, 2.0)  # likewise of those of another window
-SHORTENED = 0.5  # share of the windows that are taught with a part of the older history only
+NOISE_RANGE = (-5.0, 1.0)  # range of log squared increments of added noise, relative to the window's
+MIXING_RANGE = (-4.0, 2.0)  # range of log squared increments of the mixed-in window, relative to the window's
+SHORTENED = 0.5  # share of the training windows with a truncated older history
 
 
 def snapshot_grams(
     weights: Float[np.ndarray, "snapshot weights"], layout: Layout
 ) -> Float[Tensor, "tensor snapshot snapshot"]:
-    """Return the inner products of snapshots relative to the first one, per tensor, in float64."""
+    """Return the Gram matrices of snapshots relative to the first one, per tensor, in float64."""
     grams = np.zeros((len(layout.tensors), len(weights), len(weights)))
     for number, part in enumerate(layout.slices().values()):
         for start in range(part.start, part.stop, COLUMNS_AT_ONCE):
@@ -42,7 +42,7 @@ def snapshot_grams(
 def window_grams(
     grams: Float[Tensor, "tensor snapshot snapshot"], windows: Windows
 ) -> Float[Tensor, "window tensor vector vector"]:
-    """Return the inner products of each window's vectors: increments d_1..d_(c-1), newest first, then y_1..y_K.
+    """Return the Gram matrices of each window's vectors: increments d_1..d_(c-1), newest first, then y_1..y_K.
 
     d_i = w(t - i + 1) - w(t - i) and y_k = w(t + k) - w(t), steps of the window's stride; float64.
     """
@@ -56,9 +56,9 @@ def window_grams(
 def part_grams(
     weights: Float[np.ndarray, "snapshot weights"], layout: Layout, windows: Windows, increments: int, edges: Edges
 ) -> Float[Tensor, "window tensor part vector vector"]:
-    """Return the inner products of each window's vectors as `window_grams` does, in the parts of each tensor.
+    """Return the Gram matrices of each window's vectors as in `window_grams`, for each part of each tensor.
 
-    The directions of a matrix, with the edges of its parts, are those of the first `increments` vectors of the window; float64.
+    The directions that define the parts of a matrix are those of the first `increments` vectors of the window; float64.
     """
     differences = _differences(windows.history.shape[1], windows.targets.shape[1])
     found = []
@@ -72,7 +72,7 @@ def part_grams(
 def gathered(
     grams: Float[Tensor, "window tensor part vector vector"], there: Float[Tensor, "tensor part"]
 ) -> Float[Tensor, "window tensor part vector vector"]:
-    """Return the inner products with those of parts that a tensor can't have added to its last part."""
+    """Return the Gram matrices with non-existing parts of a tensor added to its last part."""
     kept = grams * there[..., None, None]
     last = torch.zeros_like(there)
     last[:, -1] = 1
@@ -80,11 +80,11 @@ def gathered(
 
 
 def noise_grams(back: Sequence[int], steps: Sequence[int]) -> Float[Tensor, "kind vector vector"]:
-    """Return what noise adds to the inner products of a window's vectors on average, in squared increments that it adds.
+    """Return the expected Gram matrices of two kinds of weight noise, in units of the squared increment that they add.
 
-    Vectors as in `window_grams`, of snapshots so many steps back, the oldest first. The first kind is an error of every
-    snapshot by itself, w(t) + e(t): increments next to each other are opposed. The second one are errors that add up,
-    w(t) + e(1) + .. + e(t): increments know nothing of each other.
+    Vectors as in `window_grams`, of snapshots `back` steps before the last, the oldest first. The first kind is
+    independent noise per snapshot, w(t) + e(t): consecutive increments are anticorrelated. The second is a random walk,
+    w(t) + e(1) + .. + e(t): increments are uncorrelated.
     """
     times = torch.tensor([*(-step for step in back), *steps], dtype=torch.float64) + max(back)
     differences = _differences(len(back), len(steps))
@@ -100,10 +100,10 @@ def with_noise(
     increments: int,
     generator: torch.Generator,
 ) -> Float[Tensor, "window tensor vector vector"]:
-    """Return the inner products of windows after noise on the weights, each kind in a share of the windows.
+    """Return the Gram matrices of windows with weight noise, each kind in a share of the windows.
 
-    The squared increments of the noise are 0.7% to 270% of those of the window, the same in all of its tensors. Vectors
-    that are zero, as history that is not there, stay so.
+    The squared increments of the noise are 0.7% to 270% of those of the window, the same in all of its tensors. Zero
+    vectors, such as missing history, stay zero.
     """
     low, high = NOISE_RANGE
     present = _present(grams, increments)  # (W, L)
@@ -123,10 +123,10 @@ def mixed(
     increments: int,
     generator: torch.Generator,
 ) -> tuple[Float[Tensor, "window tensor *part vector vector"], Float[Tensor, "window horizon"]]:
-    """Return windows, in a share of which every tensor goes on with the weights of another tensor in another window.
+    """Return windows; in a share of them every tensor is concatenated with another tensor of another window.
 
-    The inner products of a tensor that consists of two parts are the sums of theirs. The squared increments of the second
-    part are 2% to 740% of those of the first. Targets are known where both are.
+    The Gram matrix of two concatenated tensors is the sum of theirs. The squared increments of the second
+    part are 2% to 740% of those of the first. A target is known if it is known in both.
     """
     low, high = MIXING_RANGE
     order = torch.randperm(len(grams), generator=generator)
@@ -145,9 +145,9 @@ def shortened(
     lagged_snapshots: int,
     generator: torch.Generator,
 ) -> Float[Tensor, "window tensor vector vector"]:
-    """Return windows, half of which have lost a random part of the `older` vectors that follow the increments.
+    """Return windows, half of them with a random part of the `older` vectors after the increments removed.
 
-    So a network learns what to do at the start of a run, where there is no older history, from all of the run.
+    This trains the case without older history, at the start of a run, on windows of the whole run.
     """
     draws = torch.rand(2, len(grams), generator=generator)
     kept = torch.where(draws[0] < SHORTENED, (draws[1] * (lagged_snapshots + 1)).floor(), lagged_snapshots)
@@ -182,7 +182,7 @@ def gram_loss(
     there: Float[Tensor, "tensor part"],
     known: Float[Tensor, "window horizon"],
 ) -> dict[str, Float[Tensor, ""]]:
-    """Return the `skill_loss` of forecasts sum_i beta_i d_i in the parts that are there."""
+    """Return the `skill_loss` of forecasts sum_i beta_i d_i over the existing parts."""
     every = coefficients.new_zeros(*grams.shape[:3], *coefficients.shape[2:])
     every[:, there.bool()] = coefficients
     error, copied = relative_errors(every, grams)
@@ -209,7 +209,7 @@ def skill_loss(
 def normalised(
     grams: Float[Tensor, "window *tensor vector vector"], increments: int
 ) -> Float[Tensor, "window *tensor vector vector"]:
-    """Return the inner products in units of the window's mean squared increment, as float32: losses don't change."""
+    """Return the Gram matrices in units of the window's mean squared increment, as float32; losses are unchanged."""
     squares = _present(grams, increments).flatten(1).sum(1)  # (W,)
     return (grams / squares.clamp_min(TINY).reshape(-1, *[1] * (grams.ndim - 1))).float()
 

@@ -1,15 +1,15 @@
-"""Training runs from elsewhere: a folder of state dicts, or of recordings, as trajectories.
+"""Imports training runs, from a folder of state dicts or recordings, as trajectories.
 
-`base.pattern` says how the files of state dicts are named, relative to `base.path`. It is matched against the end of the
-path; `*` stands for anything within a name, and a field in braces for what it says:
+`base.pattern` is the naming scheme of the state dicts, relative to `base.path`. It is matched against the end of the
+path; `*` matches anything within a name, and a field in braces matches:
 
-    {run}                   text; the run. Without it each folder is a run
-    {epoch} {step}          numbers; the time. One of them is needed, unless `{batch}` or `{pct}` is there
+    {run}                   text; the run. Without it, each folder is a run
+    {epoch} {step}          numbers; the time. One of them is required, unless `{batch}` or `{pct}` is given
     {batch} {pct}           numbers; batch within the epoch, or per cent of the epoch
     {acc} {loss} {lr}       numbers; test accuracy (as share or per cent), test loss, learning rate
 
-as in `{run}/epoch_{epoch}_batch_{pct}pct_acc_{acc}.pt`. Without a pattern the one number that differs between the names
-of a folder is the time.
+as in `{run}/epoch_{epoch}_batch_{pct}pct_acc_{acc}.pt`. Without a pattern, the single number that differs between file
+names in a folder is the time.
 """
 
 import re
@@ -45,20 +45,20 @@ from wscore.networks.images import Images
 from wscore.networks.layout import Layout, layout_of
 from wscore.networks.lenet import NetworkSpec, accuracy_and_loss, network_layout
 
-NUMBER = r"(?<!\d)\d+(?:\.\d+)?(?:[eE][-+]?\d+)?(?!\d)"  # the whole of it, and "-" before it is no sign
+NUMBER = r"(?<!\d)\d+(?:\.\d+)?(?:[eE][-+]?\d+)?(?!\d)"  # never part of a longer number; a preceding "-" is not a sign
 FIELDS = {"run": r"[^/]+?", **dict.fromkeys(("epoch", "step", "batch", "pct", "acc", "loss", "lr"), NUMBER)}
 TIMES = ("epoch", "step", "batch", "pct")
 EXAMPLE = "epoch_{epoch}_batch_{pct}pct_acc_{acc}.pt"
-WIDEST, NARROWEST = 1.5, 0.5  # gaps between snapshots, relative to the middle one, that count as even
+WIDEST, NARROWEST = 1.5, 0.5  # range of gaps between snapshots, relative to the median, that counts as even
 
 
 class RunFiles(NamedTuple):
-    """What the files of all runs hold.
+    """Content common to the files of all runs.
 
     Attributes:
-        layout: of the tensors, in the order of `base.network` if they are those of it.
-        spec: what to build of it; None if that is not known.
-        first: file that tells what the others must hold too.
+        layout: of the tensors, in the order of `base.network` if they match it.
+        spec: specification of the network; None if unknown.
+        first: reference file, which all others must match.
     """
 
     layout: Layout
@@ -83,10 +83,10 @@ class SnapshotFile(NamedTuple):
 def import_runs(config: BaseConfig, images: Images, out: Path) -> list[Manifest]:
     """Write the runs in `base.path` as trajectories below `out` and return their manifests.
 
-    State dicts of `base.network` are scored on the images; those of other networks are kept as weights only.
+    State dicts of `base.network` are evaluated on the images; those of other networks are kept as weights only.
 
     Raises:
-        ConfigError: if `base.path` is missing, or `base.pattern` is malformed, fits no file or is needed.
+        ConfigError: if `base.path` is missing, or `base.pattern` is malformed, matches no file or is required.
         DataError: naming the file, if one is unreadable or not finite, a snapshot is missing, or networks are mixed.
     """
     folder = _folder(config.path)
@@ -106,10 +106,10 @@ def import_runs(config: BaseConfig, images: Images, out: Path) -> list[Manifest]
 
 
 def find_files(folder: Path, pattern: str | None) -> list[SnapshotFile]:
-    """Return the state dicts below a folder that a pattern fits; without one, all of them, with their numbers as time.
+    """Return the state dicts below a folder that match a pattern; without one, all, timed by the numbers in their names.
 
     Raises:
-        ConfigError: if the pattern is malformed or fits nothing, or none is given and names differ in several numbers.
+        ConfigError: if the pattern is malformed or matches nothing, or without one if names differ in several numbers.
         DataError: if there is no state dict.
     """
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
@@ -124,9 +124,11 @@ def find_files(folder: Path, pattern: str | None) -> list[SnapshotFile]:
     found = [_named(path, match, folder) for path, match in matches if match]
     if not found:
         first = paths[0].relative_to(folder).as_posix()
-        raise ConfigError("fits no file", where="base.pattern", expected=f"a match in names like {first}", got=pattern)
+        raise ConfigError(
+            "matches no file", where="base.pattern", expected=f"a match in names like {first}", got=pattern
+        )
     if len(found) < len(paths):
-        message = f"{len(paths) - len(found)} of {len(paths)} files don't fit base.pattern and were left out"
+        message = f"{len(paths) - len(found)} of {len(paths)} files don't match base.pattern and were skipped"
         warnings.warn(message, WscoreWarning, stacklevel=2)
     return found
 
@@ -135,7 +137,7 @@ def pattern_expression(pattern: str) -> re.Pattern[str]:
     """Return the regular expression of a pattern such as `epoch_{epoch}_acc_{acc}.pt`.
 
     Raises:
-        ConfigError: if a field is unknown or named twice, or none of them tells the time.
+        ConfigError: if a field is unknown or named twice, or none of them gives the time.
 
     >>> found = pattern_expression("epoch_{epoch}_acc_{acc}.pt").search("runs/epoch_12_acc_0.97.pt")
     >>> found and (found["epoch"], found["acc"])
@@ -148,7 +150,7 @@ def pattern_expression(pattern: str) -> re.Pattern[str]:
         raise ConfigError("has wrong fields", where="base.pattern", expected=expected, got=pattern)
     if not set(names) & set(TIMES):
         expected = f"one of {', '.join(f'{{{name}}}' for name in TIMES)}, as in {EXAMPLE}"
-        raise ConfigError("does not tell the order of the files", where="base.pattern", expected=expected, got=pattern)
+        raise ConfigError("does not give the order of the files", where="base.pattern", expected=expected, got=pattern)
     parts = re.split(r"(\{.*?\}|\*)", pattern)
     text = "".join(_expression(part) for part in parts)
     return re.compile(f"(?:^|/){text}$")
@@ -178,7 +180,7 @@ def _by_folder(paths: Iterable[Path]) -> dict[Path, list[Path]]:
 
 
 def _by_number(paths: Sequence[Path], folder: Path) -> list[SnapshotFile]:
-    """Return the files of one folder, with the one number that differs between their names as `step`."""
+    """Return the files of one folder, with the single number that differs between their names as `step`."""
     run = _run_of(paths[0].parent, folder)
     if len(paths) == 1:
         return [SnapshotFile(paths[0], run, {"step": 0.0})]
@@ -188,7 +190,7 @@ def _by_number(paths: Sequence[Path], folder: Path) -> list[SnapshotFile]:
     if len(varying) != 1:
         got = ", ".join(path.relative_to(folder).as_posix() for path in paths[:3])
         raise ConfigError(
-            "is needed: the names don't tell the order of the files", where="base.pattern", expected=EXAMPLE, got=got
+            "is required: the names don't give the order of the files", where="base.pattern", expected=EXAMPLE, got=got
         )
     return [SnapshotFile(path, run, {"step": float(text)}) for path, text in zip(paths, varying[0], strict=True)]
 
@@ -197,7 +199,7 @@ def _in_order(found: Sequence[SnapshotFile]) -> dict[str, list[SnapshotFile]]:
     """Return the files of each run in order of time, checked to be evenly spaced.
 
     Raises:
-        DataError: if two are of the same time, or one is missing.
+        DataError: if two have the same time, or one is missing.
     """
     batches = batches_of(found)
     runs: dict[str, list[tuple[float, SnapshotFile]]] = {}
@@ -210,12 +212,12 @@ def _in_order(found: Sequence[SnapshotFile]) -> dict[str, list[SnapshotFile]]:
 
 
 def batches_of(files: Sequence[SnapshotFile]) -> list[float]:
-    """Return the numbers of batches that occur, in order."""
+    """Return the batch numbers that occur, sorted."""
     return sorted({file.fields["batch"] for file in files if "batch" in file.fields})
 
 
 def _time(fields: Mapping[str, float], batches: Sequence[float]) -> float:
-    """Return the time of a file, in epochs or else in steps; batches of an epoch are taken as evenly spaced."""
+    """Return the time of a file, in epochs or else in steps; batches within an epoch count as evenly spaced."""
     if "step" in fields and "epoch" not in fields:
         return fields["step"]
     part = fields.get("pct", 0.0) / 100
@@ -228,14 +230,14 @@ def _check_spacing(run: str, files: Sequence[tuple[float, SnapshotFile]]) -> Non
     where = f"{files[0][1].path.parent}, run {run}"
     if len(files) < 2:
         raise DataError(
-            "has a single snapshot", where=where, expected="several", fix="tell runs by {run} in base.pattern"
+            "has a single snapshot", where=where, expected="several", fix="separate the runs by {run} in base.pattern"
         )
     middle = float(np.median(np.diff([time for time, _ in files])))
     for (early, first), (late, second) in pairwise(files):
         names = f"{first.path.name} and {second.path.name}"
         if late - early < NARROWEST * middle or late == early:
-            got = f"{names}, of one time" if late == early else f"{late - early:g} between {names}"
-            fix, expected = "leave one out by base.pattern", f"one every {middle:g}"
+            got = f"{names}, at the same time" if late == early else f"{late - early:g} between {names}"
+            fix, expected = "exclude one by base.pattern", f"one every {middle:g}"
             raise DataError("snapshots are not evenly spaced", where=where, expected=expected, got=got, fix=fix)
         if late - early > WIDEST * middle:
             expected = f"one every {middle:g}"
@@ -243,7 +245,7 @@ def _check_spacing(run: str, files: Sequence[tuple[float, SnapshotFile]]) -> Non
 
 
 def _network_of(path: Path, config: BaseConfig, images: Images) -> RunFiles:
-    """Return what a file holds: some formats sort tensors by name, so that their order says nothing."""
+    """Return the content of a file; its tensor order is ignored, since some formats sort by name."""
     layout, spec = layout_of(read_network_state(path)), network_spec(config, images)
     known = network_layout(spec)
     if _shapes(layout) == _shapes(known):
@@ -265,7 +267,7 @@ def _import_run(
     for place, file in enumerate(files):
         state = read_network_state(file.path)
         if _shapes(layout_of(state)) != _shapes(layout):
-            fix = "put the runs of each network into a folder of their own"
+            fix = "put the runs of each network into separate folders"
             raise DataError("is of another network", where=file.path, expected=f"as {first}", fix=fix)
         if place == 0:
             warn_of_rounding(state, file.path)
@@ -309,7 +311,7 @@ def _columns(files: Sequence[SnapshotFile]) -> dict[str, Any]:
 def _scored(
     columns: Mapping[str, Any], spec: NetworkSpec, weights: np.ndarray, images: Images, count: int
 ) -> dict[str, Any]:
-    """Return the columns with losses and accuracies where the names don't tell them."""
+    """Return the columns with losses and accuracies computed where the names don't give them."""
     vectors: Tensor = torch.from_numpy(np.asarray(weights))
     train = accuracy_and_loss(spec, vectors, images.x_train[:count], images.y_train[:count])
     test = accuracy_and_loss(spec, vectors, images.x_test[:count], images.y_test[:count])
@@ -325,11 +327,11 @@ def _scored(
 
 
 def _check_recordings(folders: Sequence[Path]) -> None:
-    """Check recordings where they lie, so that what is wrong is named there."""
+    """Check recordings in place, so that errors name the original files."""
     runs = [Trajectory(folder) for folder in folders]
     for run in runs[1:]:
         if run.layout != runs[0].layout:
-            fix = "put the runs of each network into a folder of their own"
+            fix = "put the runs of each network into separate folders"
             raise DataError("is of another network", where=run.folder, expected=f"as {runs[0].folder}", fix=fix)
 
 
@@ -338,11 +340,11 @@ def _copy_recording(folder: Path, name: str, out: Path, images: Images) -> Manif
     spec, (channels, size) = manifest.network, images.x_test.shape[1:3]
     if spec is not None and (spec.channels, spec.size) != (channels, size):
         expected, got = f"{spec.channels} x {spec.size} x {spec.size}", f"{channels} x {size} x {size}"
-        fix = "set base.dataset and base.size to the images that it was trained on"
-        raise DataError("is a network for other images", where=folder, expected=expected, got=got, fix=fix)
+        fix = "set base.dataset and base.size to its training images"
+        raise DataError("expects images of another shape", where=folder, expected=expected, got=got, fix=fix)
     target = out / name
     if target.exists():
-        raise DataError("two recordings have one name", where=folder, got=name, fix="rename one of the folders")
+        raise DataError("two recordings have the same name", where=folder, got=name, fix="rename one of the folders")
     target.mkdir()
     shutil.copyfile(folder / WEIGHTS, target / WEIGHTS)
     write_run_manifest(target, manifest)

@@ -1,4 +1,4 @@
-"""Optimisers by name, as recordings and benchmarks use them."""
+"""Builds optimisers by name, for recordings and benchmarks."""
 
 from collections.abc import Iterable
 from typing import Annotated, Literal
@@ -18,7 +18,7 @@ class OptimizerSpec(Section):
 
     Args:
         name: `momentum` is SGD with momentum 0.9.
-        lr: learning rate, the highest of a schedule.
+        lr: learning rate, the peak of a schedule.
     """
 
     name: OptimizerName
@@ -28,7 +28,7 @@ class OptimizerSpec(Section):
 def make_optimizer(
     spec: OptimizerSpec, parameters: Iterable[nn.Parameter], *, weight_decay: float = 0.0
 ) -> torch.optim.Optimizer:
-    """Return an optimiser of some parameters; `weight_decay` is an L2 penalty, decoupled for `adamw`."""
+    """Return an optimiser for some parameters; `weight_decay` is an L2 penalty, decoupled for `adamw`."""
     chosen = list(parameters)
     if spec.name == "adam":
         return torch.optim.Adam(chosen, lr=spec.lr, weight_decay=weight_decay)

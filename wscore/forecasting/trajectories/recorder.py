@@ -1,4 +1,4 @@
-"""Recording of a training of your own, in any PyTorch loop.
+"""Records the weights of a network in any PyTorch training loop.
 
     with wscore.record(network, "recordings/run-0", every=100, optimizer=optimizer) as recorder:
         for images, labels in batches:
@@ -6,8 +6,8 @@
             optimizer.step()
             recorder.step(train_loss=loss)
 
-The folder is a trajectory as `train_base` writes it, and whole after every snapshot. Folders of one network below
-`recordings/` are forecast with `base.source: folder` and `base.path: recordings`.
+The folder is a trajectory in the format of `train_base`, complete after every snapshot. Folders of one network below
+`recordings/` are used for forecasting with `base.source: folder` and `base.path: recordings`.
 """
 
 import os
@@ -44,29 +44,30 @@ WRAPPED = ("_orig_mod", "module")  # torch.compile, data parallel
 
 
 class Recorder:
-    """Writes the weights of a network to a folder every so many steps; the weights it starts from are snapshot 0.
+    """Writes the weights of a network to a folder at regular intervals; the initial weights are snapshot 0.
 
     Args:
         network: a module whose state dict is recorded, as float32.
         folder: of the trajectory; its name is the name of the run.
-        every: steps from one snapshot to the next.
-        optimizer: whose learning rate and name are noted down.
-        steps_per_epoch: to note down epochs.
-        spec: what `wscore.networks.lenet.build_network` makes such a network of; without it forecasts are judged
-            as weights only.
-        dataset: name of the data, noted down.
-        seed: of the run, noted down.
-        resume: go on with the recording that lies in the folder, from its last snapshot.
-        at: with `resume`, steps that the network has made, as your checkpoint knows; later snapshots are dropped. None is
-            the step of the last snapshot.
+        every: steps between snapshots.
+        optimizer: whose learning rate and name are recorded.
+        steps_per_epoch: for recording epochs.
+        spec: from which `wscore.networks.lenet.build_network` builds the network; without it forecasts are evaluated as
+            weights only.
+        dataset: name of the data, recorded.
+        seed: of the run, recorded.
+        resume: continue the recording in the folder from its last snapshot.
+        at: with `resume`, training step of the network, from your checkpoint; later snapshots are dropped. None: the
+            step of the last snapshot.
 
     Raises:
-        DataError: if the folder holds a recording and `resume` is not set, or it is of another network, optimizer or
-            distance, or if the network is not the one of step `at`.
-        TrainingError: if a weight is not finite; from `step` too, as a DataError if somebody else writes to the folder.
+        DataError: if the folder holds a recording and `resume` is not set, or it has another network, optimizer or
+            interval, or if the weights are not those of step `at`.
+        TrainingError: if a weight is not finite; also raised by `step`, as is a DataError if another process writes to
+            the folder.
 
     Warns:
-        WscoreWarning: if weights are bfloat16 or coarser, which rounds away much of what changes between snapshots.
+        WscoreWarning: if weights are bfloat16 or coarser, which rounds away most changes between snapshots.
     """
 
     def __init__(
@@ -116,7 +117,7 @@ class Recorder:
         test_loss: float | Tensor | None = None,
         test_accuracy: float | Tensor | None = None,
     ) -> None:
-        """Count one step of the optimiser, and take a snapshot if it is due; scores are the newest since the last one.
+        """Count one optimiser step, and take a snapshot if it is due, with the latest scores since the previous one.
 
         Raises:
             TrainingError: if a weight is not finite.
@@ -133,16 +134,16 @@ class Recorder:
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        """Nothing is left to do: every snapshot is on the disk already."""
+        """Do nothing: every snapshot is already on disk."""
 
     def _begin(self, at: int) -> None:
         if (self.folder / MANIFEST).is_file():
-            fix = "choose another folder, or `resume=True` to go on"
-            raise DataError("holds a recording already", where=self.folder, fix=fix)
+            fix = "choose another folder, or resume with `resume=True`"
+            raise DataError("already holds a recording", where=self.folder, fix=fix)
         if at:
-            raise DataError("holds no recording to go on with", where=self.folder, got=f"at={at}")
+            raise DataError("holds no recording to resume", where=self.folder, got=f"at={at}")
         if not self._file.is_new():
-            raise DataError("is not of a recording", where=self._file.path, fix="choose another folder")
+            raise DataError("does not belong to a recording", where=self._file.path, fix="choose another folder")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError) as error:
@@ -158,26 +159,26 @@ class Recorder:
         self.steps = kept[-1] if at is None else at
         if not kept or self.steps - kept[-1] >= self.every:
             expected = f"0 to {known.snapshots.step[-1] + self.every - 1}"
-            raise DataError("is not reached by the recording", where=f"{self.folder}, at", expected=expected, got=at)
+            raise DataError("is beyond the recording", where=f"{self.folder}, at", expected=expected, got=at)
         if self.steps == kept[-1] and not np.array_equal(self._file.row(len(kept) - 1), self._vector()):
-            fix = "load the weights of that step, or say which step they are of by `at`"
-            raise DataError(f"the network is not the one of step {self.steps}", where=self.folder, fix=fix)
+            fix = "load the weights of that step, or pass their step as `at`"
+            raise DataError(f"the weights are not those of step {self.steps}", where=self.folder, fix=fix)
         self.columns = {name: list(column)[: len(kept)] for name, column in to_plain(known.snapshots).items()}
         self._write_manifest()
         self._file.cut(len(kept))
 
     def _check_same(self, known: Manifest) -> None:
-        """Refuse to go on with a recording of something else."""
+        """Reject a recording of another network, optimizer or interval."""
         if known.layout != self._manifest.layout:
             raise DataError("is a recording of another network", where=self.folder, fix="choose another folder")
         if known.optimizer != self._manifest.optimizer:
             where, expected = f"{self.folder}, optimizer", known.optimizer
             got, fix = self._manifest.optimizer, "choose another folder"
-            raise DataError("is another one than before", where=where, expected=expected, got=got, fix=fix)
+            raise DataError("differs from the recording", where=where, expected=expected, got=got, fix=fix)
         distance = next((late - early for early, late in pairwise(known.snapshots.step)), self.every)
         if distance != self.every:
             where, expected = f"{self.folder}, every", distance
-            raise DataError("is another one than before", where=where, expected=expected, got=self.every)
+            raise DataError("differs from the recording", where=where, expected=expected, got=self.every)
 
     def _vector(self) -> np.ndarray:
         return self._manifest.layout.flatten(self.network.state_dict())
@@ -186,7 +187,7 @@ class Recorder:
         vector = self._vector()
         if not np.isfinite(vector).all():
             raise TrainingError(
-                "weights are not finite", where=f"{self.folder}, step {self.steps}", fix="lower the rate"
+                "weights are not finite", where=f"{self.folder}, step {self.steps}", fix="lower the learning rate"
             )
         self._file.append(vector)
         known: Mapping[str, float | None] = {
@@ -209,20 +210,20 @@ record = Recorder
 
 
 def unwrapped(network: nn.Module) -> nn.Module:
-    """Return the network inside the wrappers of `torch.compile` and of data parallel training."""
+    """Return the network without the wrappers of `torch.compile` and data-parallel training."""
     parts = dict(network.named_children())
     wrapped = len(parts) == 1 and next(iter(parts)) in WRAPPED
     return unwrapped(next(iter(parts.values()))) if wrapped else network
 
 
 class _Rows:
-    """A .npy file of float32 rows that grows: numpy leaves room in the header for the count of rows."""
+    """A growing .npy file of float32 rows; numpy's header has room for the row count."""
 
     def __init__(self, path: Path, width: int) -> None:
         self.path, self.width, self.count = path, width, 0
 
     def is_new(self) -> bool:
-        """Return whether there is no such file, or only what a recording leaves that is killed before its manifest."""
+        """Return whether the file is missing, or a remnant of a recording killed before its first manifest."""
         if not self.path.is_file():
             return True
         with self.path.open("rb") as stream:
@@ -241,22 +242,22 @@ class _Rows:
         return rows[number]
 
     def cut(self, count: int) -> None:
-        """Keep the first rows; a file that does not exist is made."""
+        """Keep the first rows; create the file if it does not exist."""
         self.count = count
         with self.path.open("r+b" if self.path.is_file() else "w+b") as stream:
             start = self._write_header(stream)
             stream.truncate(start + 4 * self.width * count)
 
     def append(self, row: np.ndarray) -> None:
-        """Write one more row, then the count of rows.
+        """Append a row, then update the row count.
 
         Raises:
             DataError: if the file does not end where this recorder left it.
         """
         with self.path.open("r+b") as stream:
             if stream.seek(0, os.SEEK_END) != HEADER + 4 * self.width * self.count:
-                fix = "give each recorder a folder of its own"
-                raise DataError("was changed by somebody else", where=self.path, fix=fix)
+                fix = "give each recorder a separate folder"
+                raise DataError("was changed by another process", where=self.path, fix=fix)
             stream.write(row.astype("<f4").tobytes())
             stream.flush()
             self.count += 1

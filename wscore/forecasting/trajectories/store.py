@@ -1,8 +1,8 @@
-"""Trajectories on disk: the weights of one training run at set intervals, and what is known about each snapshot.
+"""Trajectories on disk: the weights of one training run at regular intervals, with metadata of each snapshot.
 
 data/trajectories/sgd-seed-0/
   weights.npy     float32 [N, D] or longer, read through a memory map (bfloat16 would destroy the small increments)
-  manifest.json   network, layout, how it was trained; step, epoch, learning rate, losses and accuracy of every snapshot
+  manifest.json   network, layout, training settings; step, epoch, learning rate, losses and accuracy of every snapshot
 """
 
 import warnings
@@ -26,19 +26,19 @@ from wscore.networks.lenet import NetworkSpec
 
 WEIGHTS, MANIFEST = "weights.npy", "manifest.json"
 ROWS_AT_ONCE = 16
-COARSE = 0.005  # relative rounding step from which on increments suffer: bfloat16 has 0.0078, float16 0.00098
+COARSE = 0.005  # relative rounding error above which increments are damaged: bfloat16 has 0.0078, float16 0.00098
 
 
 class SnapshotColumns(Section):
-    """What is known about the N snapshots of a trajectory, in order of time; null is what nobody knows.
+    """Metadata of the N snapshots of a trajectory, in order of time; null where unknown.
 
     Args:
-        step: optimiser steps made before it, or its place where that is not known.
-        epoch: the same in passes over the training images, likewise.
+        step: optimiser steps before it, or its index if unknown.
+        epoch: the same in passes over the training images, or its index if unknown.
         lr: learning rate of the step that led to it; of the first step for the initial weights.
         train_loss: mean cross-entropy (nats) on training images.
-        test_loss: likewise on test images.
-        test_accuracy: share of the test images classified rightly.
+        test_loss: mean cross-entropy (nats) on test images.
+        test_accuracy: share of correctly classified test images.
     """
 
     step: tuple[int, ...]
@@ -50,18 +50,18 @@ class SnapshotColumns(Section):
 
 
 class Manifest(Section):
-    """Everything about a trajectory but its weights.
+    """Metadata of a trajectory.
 
     Args:
         format: version of this file.
         run: name of the run, also of its folder.
-        seed: of initialisation and of the order of the images; of a run that comes from elsewhere, its number.
-        dataset: images on which it was trained, `unknown` if nobody said.
-        optimizer: likewise, and below it its settings.
+        seed: of initialisation and data order; index of the run if it was imported.
+        dataset: training images, `unknown` if not given.
+        optimizer: its name, `unknown` if not given.
         weight_decay: of the optimiser.
         batch_size: images per step.
-        snapshots_per_epoch: how densely it was recorded.
-        network: what the weights belong to; null if that can't be built here, so that it can't be run on images.
+        snapshots_per_epoch: recording density.
+        network: specification of the network; null if it can't be built here, so that it can't be evaluated on images.
         layout: where each tensor lies in a weight vector.
         snapshots: one entry per row of weights.npy.
     """
@@ -80,7 +80,7 @@ class Manifest(Section):
 
     @property
     def network_name(self) -> str:
-        """Name of the network, `unknown` if it can't be built here."""
+        """Name of the network, `unknown` if it can't be built."""
         return self.network.name if self.network else "unknown"
 
 
@@ -89,7 +89,7 @@ class Trajectory:
 
     Attributes:
         folder: where it lies.
-        manifest: everything but the weights.
+        manifest: its metadata.
         weights: float32 [N, D], read-only.
 
     Raises:
@@ -104,7 +104,7 @@ class Trajectory:
         _check(self)
 
     def __len__(self) -> int:
-        """Return the count of snapshots N."""
+        """Return the number of snapshots N."""
         return len(self.weights)
 
     @property
@@ -127,7 +127,7 @@ def read_run_manifest(path: Path) -> Manifest:
     try:
         return msgspec.convert(read_json(path), Manifest, strict=True)
     except msgspec.ValidationError as error:
-        raise DataError("is no manifest of a trajectory", where=path, got=error, fix="record it again") from error
+        raise DataError("is not a trajectory manifest", where=path, got=error, fix="record it again") from error
 
 
 def write_run_manifest(folder: Path, manifest: Manifest) -> None:
@@ -143,7 +143,7 @@ def write_trajectory(folder: Path, manifest: Manifest, weights: Float[np.ndarray
 
 
 def read_weights(path: Path, count: int) -> np.ndarray:
-    """Return the first rows of a file; a recording that goes on, or was killed, may have written more than are wanted.
+    """Return the first rows of a file; an ongoing or killed recording may have written more.
 
     Raises:
         DataError: if the file is missing or no array.
@@ -157,7 +157,7 @@ def read_weights(path: Path, count: int) -> np.ndarray:
 
 
 def warn_of_rounding(state: Mapping[str, Tensor], where: object) -> None:
-    """Warn of weights that are stored more coarsely than in float16."""
+    """Warn of weights with less precision than float16."""
     kinds = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in state.values() if _is_coarse(tensor)})
     if kinds:
         message = f"{where}: weights are {', '.join(kinds)}, which rounds away small changes between snapshots"
@@ -169,10 +169,10 @@ def _is_coarse(tensor: Tensor) -> bool:
 
 
 def open_trajectories(folder: Path) -> list[Trajectory]:
-    """Return all trajectories below a folder, ordered by seed.
+    """Return all trajectories below a folder, sorted by seed.
 
     Raises:
-        DataError: if there is none, one is malformed, or they are not of one network.
+        DataError: if there is none, one is malformed, or they belong to different networks.
     """
     paths = sorted(path.parent for path in Path(folder).glob(f"*/{MANIFEST}"))
     orphans = sorted({path.parent for path in Path(folder).glob(f"*/{WEIGHTS}")} - set(paths))
@@ -184,7 +184,7 @@ def open_trajectories(folder: Path) -> list[Trajectory]:
     for run in runs[1:]:
         if run.layout != runs[0].layout:
             expected = f"the {len(runs[0].layout.tensors)} tensors of {runs[0].name}"
-            fix = "put the runs of each network into a folder of their own"
+            fix = "put the runs of each network into separate folders"
             raise DataError(
                 "is of another network than the other runs", where=run.folder / MANIFEST, expected=expected, fix=fix
             )

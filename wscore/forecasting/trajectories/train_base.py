@@ -1,16 +1,17 @@
-"""Recording of base trainings: one network per optimiser and seed, its weights and scores kept at set intervals.
+"""Trains base networks, one per optimiser and seed, and records weights and scores at regular intervals.
 
-Each run is trained on one thread, `workers` of them at a time in processes of their own. On CPUs that is faster than
-`torch.func.vmap` over the seeds (see `benchmarks/forecast.py`): a convolution with weights of its own for each network
-becomes a grouped one.
+Each run is trained on one thread, with `workers` processes in parallel. On CPUs that is faster than
+`torch.func.vmap` over the seeds (see `benchmarks/forecast.py`): convolutions with separate weights per network become
+grouped ones.
 
-A killed recording goes on with the epoch in which it stopped, in a folder named after parameters, images and code:
+A killed recording resumes at the epoch in which it stopped, in a folder named after a hash of parameters, images and
+code:
 
 .cache/base/<hash>/
-    images.safetensors              what the workers train on
+    images.safetensors              training and test images
     sgd-0.01-seed-0/weights.npy     snapshots so far (the rest of the array is not filled yet)
-    sgd-0.01-seed-0/state-7.safetensors  weights and optimiser state after the last whole epoch
-    sgd-0.01-seed-0/progress.json   that epoch, and the scores of the snapshots so far
+    sgd-0.01-seed-0/state-7.safetensors  weights and optimiser state after the last complete epoch
+    sgd-0.01-seed-0/progress.json   number of that epoch, and the scores of the snapshots so far
 """
 
 import inspect
@@ -43,14 +44,14 @@ IMAGES, STATE, PROGRESS = "images.safetensors", "state-{}.safetensors", "progres
 SPLITS = ("x_train", "y_train", "x_test", "y_test")
 SCORES = ("train_loss", "test_loss", "test_accuracy")
 CODE = ("forecasting/trajectories/train_base.py", "forecasting/trajectories/optimizers.py", "networks/lenet.py")
-FREE = ("source", "path", "pattern", "further_datasets", "optimizers", "seeds")  # do not change a run's bits
+FREE = ("source", "path", "pattern", "further_datasets", "optimizers", "seeds")  # do not change a run's results
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Seed = Annotated[int, msgspec.Meta(ge=0, lt=2**32)]
 
 
 class FurtherDataset(Section):
-    """Another data set on which networks are trained, with the size and the counts of the first one.
+    """A further training data set, with the image size and counts of the first one.
 
     Args:
         dataset: as in section `data:`.
@@ -64,32 +65,31 @@ class FurtherDataset(Section):
 
 
 class BaseConfig(Section):
-    """Which networks are trained, how, and how often they are recorded (section `base:`).
+    """Networks to train and record, and their training (section `base:`).
 
     Args:
-        source: `train` trains them; `folder` takes what lies in `path`.
+        source: `train` trains them; `folder` imports runs from `path`.
         path: folder of state dicts or of recordings by `wscore.record`.
-        pattern: how the state dicts are named (see `import_runs`); null where one number tells their
-            order.
-        network: key of `NETWORKS`, or `module:function` of your own.
+        pattern: naming scheme of the state dicts (see `import_runs`); null if a single number gives their order.
+        network: key of `NETWORKS`, or your own `module:function`.
         dataset: as in section `data:`.
         root: likewise.
         revision: likewise.
-        further_datasets: of the same network; on each of them the same runs are recorded.
-        size: height and width to which images are resized; `lenet5` takes 28 or 32.
-        max_train: at most so many training images; null takes all.
-        max_test: likewise for test images.
+        further_datasets: data sets for the same network; the same runs are recorded on each.
+        size: height and width of the resized images; `lenet5` needs 28 or 32.
+        max_train: maximum number of training images; null: all.
+        max_test: maximum number of test images; null: all.
         optimizers: each of them trains one run per seed.
         schedule: of the learning rate over all steps.
-        warmup: share of the steps in which the rate rises to it.
+        warmup: share of the steps with linear warm-up.
         weight_decay: L2 penalty; decoupled for `adamw`.
         batch_size: images per step.
         epochs: passes over the training images.
-        snapshots_per_epoch: at even distances, to whole steps; the initial weights are snapshot 0.
-        snapshot_steps: steps from one snapshot to the next, instead of `snapshots_per_epoch`.
+        snapshots_per_epoch: evenly spaced, rounded to steps; the initial weights are snapshot 0.
+        snapshot_steps: steps between snapshots, instead of `snapshots_per_epoch`.
         seeds: one run each, of every optimiser.
-        shift: pixels by which each training image is moved at most, up or down and to either side, anew every time.
-        probe_images: of each split; every snapshot is scored on them, and the last one on all.
+        shift: largest random shift of the training images in pixels, vertical and horizontal, redrawn every time.
+        probe_images: images per split on which every snapshot is scored; the last one is scored on all.
     """
 
     source: Literal["train", "folder"]
@@ -127,13 +127,13 @@ class BaseConfig(Section):
 
     @property
     def images(self) -> ImagesConfig:
-        """The images, as section `data:` would name them."""
+        """The images, as in section `data:`."""
         names = ("dataset", "root", "revision", "size", "max_train", "max_test")
         return ImagesConfig(**{name: getattr(self, name) for name in names})
 
     @property
     def each(self) -> "list[BaseConfig]":
-        """Configurations of one data set each."""
+        """Configurations, one per data set."""
         alone = msgspec.structs.replace(self, further_datasets=())
         others = [to_plain(one) for one in self.further_datasets]
         return [alone, *(msgspec.structs.replace(alone, **other) for other in others)]
@@ -147,8 +147,8 @@ class Recipe(NamedTuple):
         optimizer: of this one.
         seed: of this one.
         spec: network that is trained.
-        cache: folder that survives a kill, which holds the images.
-        prefix: of its name, which tells the data set.
+        cache: folder with the images, kept when a recording is killed.
+        prefix: of its name, the data set.
     """
 
     config: BaseConfig
@@ -160,7 +160,7 @@ class Recipe(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Name of the run; it says of data set, optimiser and rate what tells the runs apart."""
+        """Name of the run, with data set, optimiser and rate where they differ between runs."""
         others = [one for one in self.config.optimizers if one != self.optimizer]
         lr = f"-{self.optimizer.lr:g}" if any(one.name == self.optimizer.name for one in others) else ""
         optimizer = f"{self.optimizer.name}{lr}-" if others else ""
@@ -168,15 +168,15 @@ class Recipe(NamedTuple):
 
     @property
     def folder(self) -> Path:
-        """Where the run is kept until all are whole."""
+        """Folder of the run until all are complete."""
         return self.cache / f"{self.optimizer.name}-{self.optimizer.lr!r}-seed-{self.seed}"
 
 
 class RunProgress(Section):
-    """How far a run has come.
+    """Progress of a run.
 
     Args:
-        epoch: whole epochs done.
+        epoch: completed epochs.
         snapshots: scores of the snapshots so far.
     """
 
@@ -185,7 +185,7 @@ class RunProgress(Section):
 
 
 def record_runs(config: BaseConfig, images: Images, out: Path, further: Sequence[Images] = ()) -> list[Manifest]:
-    """Train a network per optimiser, seed and data set, write a trajectory each below `out`, return their manifests.
+    """Train a network per optimiser, seed and data set, write their trajectories below `out` and return the manifests.
 
     Args:
         config: section `base:`.
@@ -214,7 +214,7 @@ def record_runs(config: BaseConfig, images: Images, out: Path, further: Sequence
 
 
 def _discard(recipes: Sequence[Recipe]) -> None:
-    """Remove what is kept of runs, and their images unless another recording, of other seeds or optimisers, needs them."""
+    """Remove the cached runs, and their images unless another recording (other seeds or optimisers) needs them."""
     for recipe in recipes:
         shutil.rmtree(recipe.folder)
     for cache in {recipe.cache for recipe in recipes}:
@@ -223,11 +223,11 @@ def _discard(recipes: Sequence[Recipe]) -> None:
 
 
 def _recipes(config: BaseConfig, images: Images, first: Images, *, prefix: str) -> list[Recipe]:
-    """Return the runs on one data set, whose images lie in their cache from then on."""
+    """Return the runs on one data set and cache its images."""
     spec, wanted = network_spec(config, images), network_spec(config, first)
     if spec != wanted:
         where, expected, got = f"base.further_datasets: {images.name}", _describe(wanted), _describe(spec)
-        raise ConfigError("makes another network", where=where, expected=expected, got=got, fix="leave it out")
+        raise ConfigError("results in a different network", where=where, expected=expected, got=got, fix="leave it out")
     build_network(spec)
     snapshot_steps(config, len(images.x_train))
     cache = CACHE / run_identity(config, images)
@@ -249,7 +249,7 @@ def _plain(name: str) -> str:
 
 
 def run_identity(config: BaseConfig, images: Images) -> str:
-    """Return a hash of what decides the bits of every run: parameters, images, code, version of torch."""
+    """Return a hash of everything that determines the runs: parameters, images, code, version of torch."""
     plain = {key: value for key, value in to_plain(config).items() if key not in FREE}
     own = inspect.getsourcefile(find_builder(config.network))
     sources = [source_code(*CODE), *([Path(own).read_bytes()] if own else [])]
@@ -258,7 +258,7 @@ def run_identity(config: BaseConfig, images: Images) -> str:
 
 
 def recording_report(manifests: Sequence[Manifest]) -> dict[str, float]:
-    """Return the figures of metrics/base.json: means over the runs at their end, and counts."""
+    """Return the metrics of metrics/base.json: means of the final scores over runs, and counts."""
     ends = {name: [_known(getattr(run.snapshots, name)[-1]) for run in manifests] for name in SCORES}
     return {
         "runs": float(len(manifests)),
@@ -271,7 +271,7 @@ def recording_report(manifests: Sequence[Manifest]) -> dict[str, float]:
 
 
 def recording_summary_line(manifests: Sequence[Manifest]) -> str:
-    """Return the headline of a recording in one line."""
+    """Return a summary of the recording in one line."""
     found = recording_report(manifests)
     size = f"{found['runs']:.0f} runs of {manifests[0].network_name} ({found['weights']:,.0f} weights)"
     counts = sorted({len(run.snapshots.step) for run in manifests})
@@ -285,7 +285,7 @@ def _known(value: float | None) -> float:
 
 
 def network_spec(config: BaseConfig, images: Images) -> NetworkSpec:
-    """Return the network that fits the images.
+    """Return the network specification for the images.
 
     Raises:
         ConfigError: if the images are not square.
@@ -319,12 +319,12 @@ def snapshot_steps(config: BaseConfig, n_train: int) -> list[int]:
 
 
 def record(recipe: Recipe) -> Manifest:
-    """Train one network and leave its snapshots in the recipe's folder, from where a killed run stopped."""
+    """Train one network, resuming a killed run, and leave its snapshots in the recipe's folder."""
     return _Recording(recipe).run()
 
 
 class _Recording:
-    """One run while it is trained."""
+    """Training of one run."""
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe, self.config, self.spec = recipe, recipe.config, recipe.spec
@@ -365,7 +365,7 @@ class _Recording:
                 self._snapshot(number)
 
     def _moved(self, images: Tensor, number: int) -> Tensor:
-        """Return the images of step `number`, moved if the configuration says so."""
+        """Return the images of step `number`, shifted if configured."""
         most = self.config.shift
         if not most:
             return images
@@ -384,7 +384,7 @@ class _Recording:
         test = self._scores(vector, self.x_test, self.y_test, None if self._last() else self.config.probe_images)
         if not (math.isfinite(train[1]) and np.isfinite(vector).all()):
             where = f"train_base, {self.recipe.optimizer.name}, seed {self.recipe.seed}, step {step}"
-            fix = "lower its rate in base.optimizers"
+            fix = "lower its learning rate in base.optimizers"
             raise TrainingError("the loss is not finite", where=where, got=train[1], fix=fix)
         self.weights[len(self.columns["step"])] = vector
         row = (step, step / self.steps_per_epoch, self._rate(step), train[1], test[1], test[0])
@@ -454,7 +454,7 @@ def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def epoch_batches(count: int, batch_size: int, seed: int, epoch: int) -> Iterator[Tensor]:
-    """Yield the image numbers of each batch of an epoch; the order is a function of seed and epoch only."""
+    """Yield the image indices of each batch of an epoch; the order depends on seed and epoch only."""
     order = torch.from_numpy(np.random.default_rng([seed, epoch]).permutation(count))
     yield from order.split(batch_size)
 
@@ -462,7 +462,7 @@ def epoch_batches(count: int, batch_size: int, seed: int, epoch: int) -> Iterato
 def moved(
     images: Float[Tensor, "image channel row column"], shifts: Int[Tensor, "image 2"]
 ) -> Float[Tensor, "image channel row column"]:
-    """Return each image moved down and to the right by its own count of pixels; what comes in at the edges is 0."""
+    """Return each image shifted down and right by its number of pixels, padded with 0."""
     most = int(shifts.abs().max())
     padded = nn.functional.pad(images, (most,) * 4).movedim(1, -1)  # (B, H + 2 most, W + 2 most, C)
     rows, columns = (
@@ -473,14 +473,14 @@ def moved(
 
 
 def _device(name: str) -> torch.device:
-    """Return the device of that name; so small a network gains nothing from a GPU, so that `auto` is the CPU."""
+    """Return the device of that name; `auto` is the CPU, since such small networks gain nothing from a GPU."""
     if (name == "cuda" and not torch.cuda.is_available()) or (name == "mps" and not torch.backends.mps.is_available()):
         fix = "set it to auto in machine.yaml or WSCORE_DEVICE"
         raise ConfigError("is not available on this machine", where="device", got=name, fix=fix)
     return torch.device("cpu" if name == "auto" else name)
 
 
-@lru_cache(maxsize=1)  # runs on one data set follow on each other
+@lru_cache(maxsize=1)  # runs on one data set are consecutive
 def _images(path: Path) -> tuple[Tensor, ...]:
     tensors = read_tensors(path)
     return tuple(tensors[name] for name in SPLITS)

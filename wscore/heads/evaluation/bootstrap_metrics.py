@@ -21,7 +21,7 @@ def binary(
     found = {
         "precision": hits / np.maximum(predicted, 1.0),
         "recall": ratio(hits, true),
-        "f1": ratio(2 * hits, true + guessed),
+        "f1": ratio(2 * hits, true + predicted),
         "roc_auc": ratio(_area(truth, probability, weights), true * other),
         "average_precision": ratio(_precision_sum(truth, probability, weights), true),
     }

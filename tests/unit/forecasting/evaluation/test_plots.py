@@ -78,8 +78,8 @@ def test_recorded_runs_are_told_apart_by_data_set_and_optimizer(
     draw_predictor_training(pd.DataFrame(rows), history, tmp_path / "training.png")
     names = [text.get_text() for legend in drawn[0].legends for text in legend.get_texts()]
     assert names == ["digits, sgd", "digits, adam", "mnist, sgd"]
-    assert texts(drawn[0].axes[0]) == ([] if known else ["no losses were noted down"])
-    assert texts(drawn[0].axes[1]) == ([] if known else ["no accuracies were noted down"])
+    assert texts(drawn[0].axes[0]) == ([] if known else ["no losses recorded"])
+    assert texts(drawn[0].axes[1]) == ([] if known else ["no accuracies recorded"])
 
 
 def test_training_losses_alone_are_drawn(drawn: list[Figure], tmp_path: Path) -> None:

@@ -212,7 +212,7 @@ def test_older_snapshots_are_trained_on_and_looked_at_as_far_as_there_are_some()
     assert torch.allclose(nearer, model.predict(torch.from_numpy(weights[:13]), LAYOUT, 3))  # not more than 7 back
     assert not torch.allclose(nearer, model.predict(torch.from_numpy(weights[6:13]), LAYOUT, 3))
     for wrong in ((3,), (5, 5), (7, 5)):
-        with pytest.raises(ValueError, match="lagged_snapshots must rise from 4 or more"):
+        with pytest.raises(ValueError, match="lagged_snapshots must be ascending from 4 or more"):
             GramPredictorConfig(**SHAPE, lagged_snapshots=wrong, rank_splits=EDGES, ensemble_size=1)
 
 
@@ -343,9 +343,9 @@ def test_steps_far_apart_are_forecast_too() -> None:
     assert model.predict(walk(), LAYOUT, [10]).shape == (1, LAYOUT.size)
     with pytest.raises(ModelError, match=r"not learned; expected of \[1, 10\]; got \[2\]"):
         model.predict(walk(), LAYOUT, 2)
-    with pytest.raises(ValueError, match=r"horizons must rise, got \[2, 1\]"):
+    with pytest.raises(ValueError, match=r"horizons must be ascending, got \[2, 1\]"):
         GramPredictorConfig(**{**SHAPE, "horizons": (2, 1)}, lagged_snapshots=(), rank_splits=EDGES, ensemble_size=1)
-    with pytest.raises(ValueError, match=r"rank_splits must rise, got \[3, 3\]"):
+    with pytest.raises(ValueError, match=r"rank_splits must be ascending, got \[3, 3\]"):
         GramPredictorConfig(**SHAPE, lagged_snapshots=(), rank_splits=(3, 3), ensemble_size=1)
 
 

@@ -133,7 +133,9 @@ def test_recordings_are_named_by_their_folders(tmp_path: Path, images: Images) -
 def test_recordings_of_networks_for_other_images_are_refused(tmp_path: Path, images: Images) -> None:
     spec = NetworkSpec(name="mlp", channels=3, size=8, classes=10)
     wscore.record(build_network(spec), tmp_path / "in" / "one", every=1, spec=spec)
-    with pytest.raises(DataError, match=r"one: is a network for other images; expected 3 x 8 x 8; got 1 x 8 x 8.*base"):
+    with pytest.raises(
+        DataError, match=r"one: expects images of another shape; expected 3 x 8 x 8; got 1 x 8 x 8.*base"
+    ):
         import_runs(configured(tmp_path / "in"), images, tmp_path / "out")
 
 
@@ -155,7 +157,7 @@ def test_patterns(pattern: str, name: str, fields: dict[str, str]) -> None:
 
 def test_files_that_do_not_fit_are_left_out_with_their_count(tmp_path: Path) -> None:
     save(tmp_path, ["epoch_1.pt", "epoch_2.pt", "best.pt"])
-    with pytest.warns(WscoreWarning, match=r"1 of 3 files don't fit base\.pattern"):
+    with pytest.warns(WscoreWarning, match=r"1 of 3 files don't match base\.pattern"):
         assert [file.fields["epoch"] for file in find_files(tmp_path, "epoch_{epoch}.pt")] == [1, 2]
 
 
@@ -190,21 +192,21 @@ def saved(*files: str) -> Callable[[Path], None]:
     ("prepare", "pattern", "message"),
     [
         (mixed, None, r"2\.pt: is of another network; expected as .*1\.pt"),
-        (mixed_runs, None, r"in/b/1\.pt: is of another network; expected as .*in/a/1\.pt.*a folder of their own"),
+        (mixed_runs, None, r"in/b/1\.pt: is of another network; expected as .*in/a/1\.pt.*separate folders"),
         (mixed_recordings, None, r"in/b: is of another network; expected as .*in/a; put the runs"),
         (broken_recording, None, r"in/a/weights\.npy: no such file"),
         (not_finite, None, r"2\.pt: weight: holds numbers that are not finite; got 12 of 12"),
         (saved("1.pt", "2.pt", "3.pt", "5.pt"), None, r"snapshot is missing; expected one every 1.*between 3\.pt and 5"),
-        (saved("a.pt", "b.pt"), None, r"base\.pattern: is needed: the names don't tell the order"),
+        (saved("a.pt", "b.pt"), None, r"base\.pattern: is required: the names don't give the order"),
         (saved("1-1.pt", "2-2.pt"), None, r"base\.pattern: is needed"),
         (saved("7.pt"), "{step}.pt", r"run \w+: has a single snapshot"),
-        (saved("a-1/model.pt", "a-2/model.pt"), None, r"run a-1: has a single snapshot; .*tell runs by \{run\}"),
+        (saved("a-1/model.pt", "a-2/model.pt"), None, r"run a-1: has a single snapshot; .*separate the runs by \{run\}"),
         (saved("1.pt", "2.pt", "5.pt", "8.pt"), None, r"evenly spaced; expected one every 3; got 1 between 1\.pt and 2"),
-        (saved("s-1.pt", "s-2.pt"), "s{step}.pt", r"base\.pattern: fits no file"),
-        (saved("1a.pt", "1b.pt", "2a.pt"), "{step}*.pt", r"not evenly spaced; .*got 1a\.pt and 1b\.pt, of one time"),
-        (saved("1.pt"), "{acc}.pt", r"does not tell the order of the files; expected one of \{epoch\}"),
+        (saved("s-1.pt", "s-2.pt"), "s{step}.pt", r"base\.pattern: matches no file"),
+        (saved("1a.pt", "1b.pt", "2a.pt"), "{step}*.pt", r"not evenly spaced; .*got 1a\.pt and 1b\.pt, at the same time"),
+        (saved("1.pt"), "{acc}.pt", r"does not give the order of the files; expected one of \{epoch\}"),
         (saved("1.pt"), "{time}.pt", r"base\.pattern: has wrong fields.*\{run\}, \{epoch\}"),
-        (saved("1.pt"), "model_{step}.pt", r"base\.pattern: fits no file; expected a match in names like 1\.pt"),
+        (saved("1.pt"), "model_{step}.pt", r"base\.pattern: matches no file; expected a match in names like 1\.pt"),
         (lambda folder: folder.mkdir(), None, r"base\.path=.*: holds no training run"),
         (lambda _: None, None, r"base\.path=.*: no such folder"),
     ],

@@ -91,7 +91,7 @@ def test_wrapped_networks_keep_their_names(tmp_path: Path) -> None:
 
 def test_bad_input_is_named(tmp_path: Path) -> None:
     recorder = wscore.record(network(), tmp_path / "run", every=1)
-    with pytest.raises(DataError, match=r"run: holds a recording already.*resume=True"):
+    with pytest.raises(DataError, match=r"run: already holds a recording.*resume=True"):
         wscore.record(network(), tmp_path / "run", every=1)
     with pytest.raises(DataError, match="run: is a recording of another network"):
         wscore.record(nn.Linear(2, 2), tmp_path / "run", every=1, resume=True)
@@ -141,26 +141,26 @@ def test_a_recording_that_is_not_gone_on_with_rightly_is_refused_and_stays(tmp_p
     before = hash_folder(folder)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     for message, changes in {
-        r"run, every: is another one than before; expected 2; got 3": {"every": 3},
-        r"run, optimizer: is another one than before; expected sgd; got adam": {
+        r"run, every: differs from the recording; expected 2; got 3": {"every": 3},
+        r"run, optimizer: differs from the recording; expected sgd; got adam": {
             "optimizer": torch.optim.Adam(model.parameters())
         },
-        r"run, at: is not reached by the recording; expected 0 to 9; got 10": {"at": 10},
-        r"run: the network is not the one of step 4; load the weights": {"at": 4},
+        r"run, at: is beyond the recording; expected 0 to 9; got 10": {"at": 10},
+        r"run: the weights are not those of step 4; load the weights": {"at": 4},
     }.items():
         with pytest.raises(DataError, match=message):
             wscore.record(model, folder, **{"every": 2, "optimizer": optimizer, "resume": True, **changes})
-    with pytest.raises(DataError, match="run: the network is not the one of step 8"):
+    with pytest.raises(DataError, match="run: the weights are not those of step 8"):
         wscore.record(network(), folder, every=2, optimizer=optimizer, resume=True)
     assert hash_folder(folder) == before
-    with pytest.raises(DataError, match="other: holds no recording to go on with; got at=3"):
+    with pytest.raises(DataError, match="other: holds no recording to resume; got at=3"):
         wscore.record(model, tmp_path / "other", every=2, resume=True, at=3)
 
 
 def test_files_of_others_are_left_alone(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "weights.npy").write_bytes(b"of another program")
-    with pytest.raises(DataError, match=r"weights\.npy: is not of a recording; choose another folder"):
+    with pytest.raises(DataError, match=r"weights\.npy: does not belong to a recording; choose another folder"):
         wscore.record(network(), tmp_path / "run", every=1)
     with pytest.raises(DataError, match=r"weights\.npy: is no folder"):
         wscore.record(network(), tmp_path / "run" / "weights.npy", every=1)
@@ -179,7 +179,7 @@ def test_two_recorders_at_one_folder_do_not_mix_their_snapshots(tmp_path: Path) 
     first = wscore.record(model, tmp_path / "run", every=1)
     second = wscore.record(model, tmp_path / "run", every=1, resume=True)
     second.step()
-    with pytest.raises(DataError, match=r"weights\.npy: was changed by somebody else; give each recorder a folder"):
+    with pytest.raises(DataError, match=r"weights\.npy: was changed by another process; give each recorder a folder"):
         first.step()
     assert len(Trajectory(tmp_path / "run")) == 2
     second.step()

@@ -315,7 +315,9 @@ def test_further_data_sets_that_do_not_fit_are_named(images: Images) -> None:
     coloured = images._replace(
         name="coloured", x_train=images.x_train.expand(-1, 3, 8, 8), x_test=images.x_test.expand(-1, 3, 8, 8)
     )
-    message = "base.further_datasets: coloured: makes another network; expected 1 x 8 x 8, 10 classes; got 3 x 8 x 8"
+    message = (
+        "base.further_datasets: coloured: results in a different network; expected 1 x 8 x 8, 10 classes; got 3 x 8 x 8"
+    )
     with pytest.raises(ConfigError, match=message):
         record_runs(config, images, Path("out"), [coloured])
     plain = msgspec.to_builtins(CONFIG)
