@@ -109,12 +109,13 @@ def _of_folder(path: Path) -> Iterator[LoadedNetwork]:
         for step, vector in zip(run.manifest.snapshots.step, run.weights, strict=True):
             yield LoadedNetwork(f"{run.name}@{step}", run.layout.unflatten(torch.from_numpy(vector.copy())), "")
         return
-    found = [file.relative_to(path) for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file()]
-    names = (file.as_posix() for file in found if not any(part.startswith(".") for part in file.parts))
+    runs = sorted(one.parent for one in path.glob("*/weights.npy"))
+    found = [file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file()]
+    inside = [file.relative_to(path) for file in found if not set(runs) & set(file.parents)]
+    names = (file.as_posix() for file in inside if not any(part.startswith(".") for part in file.parts))
     files = sorted(names, key=in_time)  # epoch-9 before epoch-10: a forecast uses them in this order
     if not files:
-        runs = sorted(one.parent.name for one in path.glob("*/weights.npy"))
-        fix = f"name one of the recorded runs, such as {path / runs[0]}" if runs else None
+        fix = f"name one of the recorded runs, such as {runs[0]}" if runs else None
         raise DataError("no networks here", where=path, expected=f"a zoo, or files *{', *'.join(SUFFIXES)}", fix=fix)
     for file in files:
         yield LoadedNetwork(file, read_network_state(path / file), "")
