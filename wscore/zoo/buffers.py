@@ -1,6 +1,6 @@
-"""Masks and tables of indices of networks of others: kept beside the weights, so that state dicts can be made whole again.
+"""Constant buffers of imported networks (masks, index tables), stored with the zoo so that state dicts can be completed.
 
-They belong to the architecture and are mostly the same in all networks of a zoo: every distinct set is kept once.
+They belong to the architecture and are usually shared by all networks of a zoo, so each distinct set is stored once.
 """
 
 import hashlib
@@ -14,12 +14,12 @@ from torch import Tensor
 from wscore.io import read_tensors, write_json, write_tensors
 from wscore.zoo.store import CONSTANTS
 
-LARGEST = 1 << 26  # bytes of one set
-MOST = 256  # sets
+LARGEST = 1 << 26  # bytes per set
+MOST = 256  # maximum number of sets
 
 
 def set_key(constants: Mapping[str, Tensor]) -> str:
-    """Return a hash of names, types, shapes and values; empty for none."""
+    """Return a hash of names, dtypes, shapes and values; empty if there are no constants."""
     if not constants:
         return ""
     digest = hashlib.sha256()
@@ -30,12 +30,12 @@ def set_key(constants: Mapping[str, Tensor]) -> str:
 
 
 def is_small(constants: Mapping[str, Tensor]) -> bool:
-    """Return whether a set is small enough to be kept."""
+    """Return whether a set is small enough to be stored."""
     return sum(tensor.numel() * tensor.element_size() for tensor in constants.values()) <= LARGEST
 
 
 def write_sets(path: Path, sets: Mapping[str, Mapping[str, Tensor]]) -> None:
-    """Write sets by key; a shard that has none leaves no file."""
+    """Write sets by key; writes no file if there are none."""
     tensors = {f"{key}/{name}": tensor.contiguous() for key, some in sets.items() for name, tensor in some.items()}
     if tensors:
         write_tensors(path, tensors)
@@ -45,8 +45,8 @@ def collect(paths: Iterable[Path], keys: Iterable[str], folder: Path) -> None:
     """Write constants.safetensors and constants.json of a zoo from the files of its shards.
 
     Args:
-        paths: files that `write_sets` wrote, some of which may be missing.
-        keys: of the networks that are kept; an empty one for a network without constants.
+        paths: files written by `write_sets`; some may be missing.
+        keys: of the kept networks; empty for a network without constants.
         folder: of the zoo.
     """
     networks = Counter(key for key in keys if key)

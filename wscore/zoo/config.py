@@ -1,4 +1,4 @@
-"""Section `zoo:` of params.yaml: where the networks come from and how they are trained."""
+"""Configuration of the zoo (section `zoo` of params.yaml): source of the networks and how they are trained."""
 
 from typing import Annotated, Literal
 
@@ -20,17 +20,17 @@ Weights = Annotated[int, msgspec.Meta(ge=1)]
 
 
 class ColumnsConfig(Section):
-    """Which column of a table holds what (source: hub or parquet).
+    """Names of the columns of a table (source: hub or parquet).
 
     Args:
         weights: a flat list of numbers, nested lists by tensor name, or JSON text of these or of
             {"config": {...}, "weights": {...}}.
-        layout: JSON {tensor name: shape} of a flat list; null takes `zoo.reading.layout`.
+        layout: JSON {tensor name: shape} of a flat list; null uses `zoo.reading.layout`.
         id: unique name of a network; null numbers the rows.
-        run: training run; null makes every row a run of its own.
+        run: training run; null makes each row a separate run.
         checkpoint: number that orders the checkpoints of a run.
         architecture: JSON for `wscore.networks.architectures.parse`.
-        metadata: columns that become metadata, JSON text taken apart; null takes all others.
+        metadata: metadata columns, JSON objects are flattened; null takes all remaining columns.
     """
 
     weights: str
@@ -43,23 +43,23 @@ class ColumnsConfig(Section):
 
 
 class ReadingConfig(Section):
-    """How networks of others are read (all sources but `generate`).
+    """How imported networks are read (every source except `generate`).
 
     Args:
-        name_pattern: columns told from file names: `epoch_{epoch:d}_acc_{accuracy:f}`, or a regular expression.
+        name_pattern: metadata from file names: `epoch_{epoch:d}_acc_{accuracy:f}`, or a regular expression.
         run_column: metadata column that names the training run.
         checkpoint_column: metadata column that orders the checkpoints of a run.
-        state_key: dotted key of the state dict in a checkpoint file; null finds it.
-        max_weights: a network of more numbers is excluded without being loaded.
+        state_key: dotted key of the state dict in a checkpoint file; null detects it.
+        max_weights: larger networks are excluded without being loaded.
         columns: of a table.
-        layout: shape by tensor name, in order, of flat lists and vectors that come without a layout.
+        layout: shape by tensor name, in order, for flat lists and vectors without a layout.
         dataset: zoo_dataset: `joint` reads all data sets, else the name of one.
-        topk: zoo_dataset: at most so many networks of each data set, the first ones.
-        normalize: zoo_dataset: each vector by its own mean and deviation (zscore) or its own range (minmax), kept in
-            the columns `weight_shift` and `weight_scale`.
-        max_len: zoo_dataset: vectors are padded with zeros to this length, and longer ones excluded.
-        factory: name in `data.factories` of what builds networks without an architecture and a column `factory`.
-        factory_columns: metadata columns that are handed to it by name; whole numbers as integers.
+        topk: zoo_dataset: maximum number of networks per data set, the first ones.
+        normalize: zoo_dataset: normalizes each vector by its own mean and standard deviation (zscore) or range (minmax),
+            stored in the columns `weight_shift` and `weight_scale`.
+        max_len: zoo_dataset: vectors are zero-padded to this length, and longer ones excluded.
+        factory: name in `data.factories`: builds networks that have neither an architecture nor a column `factory`.
+        factory_columns: metadata columns passed to it as keyword arguments; whole numbers as integers.
     """
 
     name_pattern: str | None
@@ -78,16 +78,16 @@ class ReadingConfig(Section):
 
 
 class HygieneConfig(Section):
-    """Which networks of others are excluded, and which may not be split from each other.
+    """Filtering of imported networks, and which of them must share a split.
 
     Args:
         constant: networks whose weight matrices are all constant.
-        duplicates: networks with the same weights as an earlier one; kept ones share their split.
-        near_duplicates: networks of nearly the same weights; `group`: they share their split.
-        near: relative distance |a - b| / |a| below which two networks are nearly the same; 0 looks for none.
-        lineage: whether runs that share an identical layer share their split.
-        required: metadata columns without which a network is excluded.
-        minimum: least value of metadata columns, such as {test_accuracy: 0.2} to leave out untrained networks.
+        duplicates: exact copies of an earlier network; if kept, they share its split.
+        near_duplicates: near copies of an earlier network; `group`: they share its split.
+        near: relative distance |a - b| / |a| below which networks are near duplicates; 0 disables the search.
+        lineage: whether runs that share an identical layer share a split.
+        required: metadata columns that every network must have; others are excluded.
+        minimum: minimum of metadata columns, such as {test_accuracy: 0.2} to exclude untrained networks.
     """
 
     constant: Literal["keep", "exclude"]
@@ -100,15 +100,15 @@ class HygieneConfig(Section):
 
 
 class VarietyConfig(Section):
-    """Further kinds of training runs; with the values [default], [0, 0], 0, 0 and [none] there are none of them.
+    """Additional training conditions; off with the values [default], [0, 0], 0, 0 and [none].
 
     Args:
-        inits: choices of initialisation of weight matrices and kernels: PyTorch's, He normal, Glorot uniform, orthogonal.
-        label_noise: share of a run's labels that are replaced by random ones, uniform between the two.
-        random_labels: share of the runs all of whose labels are random.
-        class_subset: share of the runs that see only some of the classes.
-        augmentations: choices of what is done to training images: nothing, shifts by a pixel, mirroring, noise of
-            deviation 0.1, or a square of zeros.
+        inits: choices of initialization of weight matrices and kernels: PyTorch's, He normal, Glorot uniform, orthogonal.
+        label_noise: fraction of a run's labels replaced by random ones, uniform between the two.
+        random_labels: fraction of runs trained on random labels only.
+        class_subset: fraction of runs trained on a subset of the classes.
+        augmentations: choices of augmentation of training images: none, shifts by a pixel, horizontal flips, noise with
+            standard deviation 0.1, or a square of zeros.
     """
 
     inits: Annotated[tuple[Literal["default", "kaiming", "xavier", "orthogonal"], ...], msgspec.Meta(min_length=1)]
@@ -119,45 +119,45 @@ class VarietyConfig(Section):
 
     @property
     def is_off(self) -> bool:
-        """Whether all runs are of the usual kind."""
+        """Whether no run has an additional condition."""
         usual = (self.inits, self.augmentations) == (("default",), ("none",))
         return usual and not (self.label_noise[1] or self.random_labels or self.class_subset)
 
 
 class ZooConfig(Section):
-    """Which networks (section `zoo:`). Pairs are [lowest, highest].
+    """Networks of the zoo (section `zoo:`). Pairs are [lowest, highest].
 
     Args:
-        source: `generate` trains them; `folder` reads checkpoints of your own; `hub` reads a published zoo or table, by
-            its id or from a local folder; `parquet` a local table; `zoo_dataset`, `ray_tune` and `small_cnn_zoo` folders
-            as they are published (see docs/zoos.md).
+        source: `generate` trains them; `folder` reads your own checkpoints; `hub` reads a published zoo or table, by
+            its id or from a local folder; `parquet` a local table; `zoo_dataset`, `ray_tune` and `small_cnn_zoo` read
+            folders in their published form (see docs/zoos.md).
         path: folder, or id of a data set on the Hub; unused by `generate`.
-        revision: pinned revision on the Hub; null takes the newest.
-        run_pattern: regular expression over the path of a checkpoint relative to `path`, with a group `run` and
-            optionally `checkpoint`; null takes the folder of the file as its run.
-        reading: how networks of others are read.
+        revision: pinned revision on the Hub; null uses the newest.
+        run_pattern: regular expression on the path of a checkpoint relative to `path`, with a group `run` and
+            optionally `checkpoint`; null makes each folder a run.
+        reading: how imported networks are read.
         hygiene: which of them are excluded.
-        n_runs: count of training runs, spread evenly over the families.
-        n_networks: instead, count of networks: as many runs are trained as it takes to keep exactly so many, and the last
-            run gives its last checkpoints only; null trains `n_runs`.
+        n_runs: number of training runs, spread evenly over the families.
+        n_networks: exact number of networks instead: trains as many runs as needed and keeps only the last checkpoints
+            of the last run; null trains `n_runs`.
         families: keys of `wscore.networks.architectures.FAMILIES`.
         widths: choices of hidden widths of each family.
-        checkpoints: snapshots per run, dense at its start, the last one at its end.
-        epochs: passes over a run's training data.
+        checkpoints: snapshots per run, denser early in training; the last one is the final network.
+        epochs: of a run, over its training data.
         batch_sizes: choices.
         optimizers: choices.
-        lr: of sgd, log-uniform; momentum takes a fifth of it, adam and adamw a twentieth.
-        weight_decay: log-uniform; a quarter of the runs have none.
-        dropout: of the features that enter the head; a third of the runs have none.
-        init_scale: log-uniform factor on PyTorch's default initialisation of weight matrices and kernels.
-        train_fraction: share of the training images that a run sees, a random subset of its own.
+        lr: learning rate of sgd, log-uniform; 1/5 of it for momentum, 1/20 for adam and adamw.
+        weight_decay: log-uniform; 0 for a quarter of the runs.
+        dropout: rate before the head; 0 for a third of the runs.
+        init_scale: log-uniform factor on PyTorch's default initialization of weight matrices and kernels.
+        train_fraction: fraction of the training images; each run draws its own random subset.
         activations: choices.
         poolings: choices; networks without convolutions have `none`.
-        variety: further kinds of runs.
-        max_weight: a checkpoint with a weight beyond this, or a loss that is not finite, has diverged.
-        diverged: whether networks that diverged are excluded or, where their weights are finite, kept with the state
-            `diverged`. Networks of others beyond `max_weight` are excluded in any case.
-        seed: of everything that is drawn.
+        variety: additional training conditions.
+        max_weight: a checkpoint with a larger weight, or with a loss that is not finite, has diverged.
+        diverged: whether diverged networks are excluded or, if their weights are finite, kept with the state
+            `diverged`. Imported networks beyond `max_weight` are always excluded.
+        seed: of all random draws.
     """
 
     source: Literal["generate", "folder", "hub", "parquet", "zoo_dataset", "ray_tune", "small_cnn_zoo"]
@@ -188,11 +188,11 @@ class ZooConfig(Section):
 
     @property
     def runs(self) -> int:
-        """Count of runs that are trained at first; more follow where `n_networks` asks for them."""
+        """Number of runs trained at first; more follow if `n_networks` requires them."""
         return self.n_runs if self.n_networks is None else -(-self.n_networks // self.checkpoints)
 
     def __post_init__(self) -> None:
-        """Refuse pairs out of order, unknown families and families without widths."""
+        """Reject pairs out of order, unknown families and families without widths."""
         for name in ("epochs", "lr", "weight_decay", "dropout", "init_scale", "train_fraction"):
             lowest, highest = getattr(self, name)
             if lowest > highest:

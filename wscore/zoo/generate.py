@@ -1,8 +1,8 @@
-"""A zoo trained from scratch, shard by shard: what an interrupted generation has finished is not trained again.
+"""Generation of a zoo by training it from scratch, shard by shard; interrupted generations resume at the last shard.
 
-A shard is one group of runs that train together. Finished shards lie in `.cache/zoo/<identity>/` until the zoo is
-whole, outside of the outputs that DVC removes before a stage starts. The identity covers the parameters, the images and
-the code that decide the bytes; the number of worker processes is not one of them.
+A shard is a group of runs trained together. Finished shards are kept in `.cache/zoo/<identity>/` until the zoo is
+complete, outside of the outputs that DVC removes before a stage starts. The identity covers all parameters, images and
+code that determine the result; the number of worker processes does not.
 """
 
 import shutil
@@ -35,9 +35,9 @@ from wscore.zoo.training import own_images, own_labels, train_group
 
 CACHE = Path(".cache/zoo")
 RUNS_PER_PART = 1024
-GROUP = 32  # most runs that are trained together
-MOST = 10  # times the runs that n_networks would take if none diverged
-POOR = 0.5  # of the way from guessing to all of a run's own images: a network that ends below it is marked as poor
+GROUP = 32  # maximum number of runs trained together
+MOST = 10  # maximum number of runs, relative to those needed for n_networks if none diverged
+POOR = 0.5  # training accuracy between chance (0) and perfect (1) below which a final network is marked as poor
 CODE = (
     "networks/architectures.py", "networks/inference.py", "networks/layout.py", "networks/stacked.py",
     "zoo/generate.py", "zoo/sampling.py", "zoo/store.py", "zoo/training.py",
@@ -48,14 +48,14 @@ TENSORS = ("x_train", "y_train", "x_test", "y_test")
 
 
 class TrainJob(NamedTuple):
-    """What a worker needs to know besides the shard.
+    """Settings shared by all shards.
 
     Attributes:
-        folder: where shards and the images lie.
-        classes: (name, count of classes) of each data set.
+        folder: of the shards and the images.
+        classes: (name, number of classes) of each data set.
         checkpoints: snapshots per run.
-        max_weight: largest weight of a network that has not diverged.
-        diverged: whether networks that have are kept where their weights are finite.
+        max_weight: magnitude of a weight above which a network has diverged.
+        diverged: whether diverged networks with finite weights are kept.
     """
 
     folder: Path
@@ -66,11 +66,11 @@ class TrainJob(NamedTuple):
 
 
 class Shard(NamedTuple):
-    """Runs that train together.
+    """Runs trained together.
 
     Attributes:
         number: of the shard, from 0.
-        part: number of the parquet file that its rows end in.
+        part: number of the parquet file of its rows.
         runs: the runs, the longest first.
     """
 
@@ -79,19 +79,19 @@ class Shard(NamedTuple):
     runs: tuple[RunPlan, ...]
 
     def path(self, folder: Path) -> Path:
-        """Return where the finished shard lies."""
+        """Return the path of the finished shard."""
         return folder / f"shard-{self.number:05d}.parquet"
 
 
 def generate_zoo(config: ZooConfig, images: Images | Tasks, out: Path) -> int:
-    """Train a zoo, write it to a folder and return how many checkpoints were excluded as diverged.
+    """Train a zoo, write it to a folder and return the number of checkpoints excluded as diverged.
 
     Raises:
-        DataError: if not one checkpoint is left, or too many diverge for `n_networks`.
+        DataError: if no checkpoint is left, or too many diverge for `n_networks`.
         WscoreError: if a worker process dies.
     """
     tasks = as_tasks(images)
-    folder = Path.cwd() / CACHE / zoo_identity(config, tasks)  # workers elsewhere may have another working directory
+    folder = Path.cwd() / CACHE / zoo_identity(config, tasks)  # absolute, since workers may have another directory
     classes = tuple((one.name, one.classes) for one in tasks.images)
     job = TrainJob(folder, classes, config.checkpoints, config.max_weight, config.diverged == "keep")
     _keep_images(tasks, folder)
@@ -112,9 +112,9 @@ def generate_zoo(config: ZooConfig, images: Images | Tasks, out: Path) -> int:
 
 
 def plan_shards(config: ZooConfig, images: Images | Tasks, runs: range | None = None, first: int = 0) -> list[Shard]:
-    """Return the shards of some runs of a zoo (all of them); `first` is the number of the first one.
+    """Return the shards of some runs of a zoo (default: all); `first` is the number of the first shard.
 
-    Each belongs to one block of consecutive runs, which becomes one parquet file.
+    Each shard belongs to one block of consecutive runs, which becomes one parquet file.
     """
     tasks, runs = as_tasks(images), range(config.runs) if runs is None else runs
     shards: list[Shard] = []
@@ -127,7 +127,7 @@ def plan_shards(config: ZooConfig, images: Images | Tasks, runs: range | None = 
 
 
 def zoo_identity(config: ZooConfig, images: Images | Tasks) -> str:
-    """Return a hash of all that decides the bytes of a generated zoo: parameters, images, code, version of torch."""
+    """Return a hash of everything that determines a generated zoo: parameters, images, code, version of torch."""
     plain = {
         key: value
         for key, value in to_plain(config).items()
@@ -140,7 +140,7 @@ def zoo_identity(config: ZooConfig, images: Images | Tasks) -> str:
 
 
 def train_shard(shard: Shard, job: TrainJob) -> int:
-    """Train the runs of one shard, judge their checkpoints, write the rows and return the count of runs."""
+    """Train the runs of one shard, evaluate their checkpoints, write the rows and return the number of runs."""
     images = _images(job, shard.runs[0].dataset)
     layout = layout_of(build(shard.runs[0].architecture).state_dict())
     recorded = train_group(shard.runs, images, job.checkpoints)
@@ -161,9 +161,9 @@ def train_shard(shard: Shard, job: TrainJob) -> int:
 
 
 def state_of(run: RunPlan, measured: dict[str, float], *, last: bool) -> str:
-    """Return `early` before the last checkpoint of a run; there `trained`, or `poor` where it hardly fits its own images.
+    """Return `early` before the last checkpoint of a run, and `trained` or `poor` (underfitted) for the last one.
 
-    Poor is a training accuracy below 1/c + (1 - 1/c) / 2, half of the way from guessing among its c classes to all right.
+    Poor means a training accuracy below 1/c + (1 - 1/c) / 2, halfway from chance among its c classes to perfect.
     """
     if not last:
         return "early"
@@ -174,9 +174,9 @@ def state_of(run: RunPlan, measured: dict[str, float], *, last: bool) -> str:
 def score_checkpoints(
     run: RunPlan, layout: Layout, weights: torch.Tensor, images: Images
 ) -> Iterator[dict[str, float]]:
-    """Yield accuracies and losses of each checkpoint on the run's own training images and on all test images.
+    """Yield accuracies and losses of each checkpoint on the run's training images and on all test images.
 
-    Training images have the labels that the run learnt, test images their true ones.
+    Training images are evaluated with the labels used in training, test images with the true ones.
     """
     own = torch.from_numpy(own_images(run, len(images.x_train), images.y_train))
     labels = own_labels(run, images.y_train, images.classes)
@@ -233,7 +233,7 @@ def row(
 
 
 def _variety(run: RunPlan) -> dict[str, Any]:
-    """Return the columns of what is unusual about a run; none in a zoo of usual runs."""
+    """Return the columns of a run's additional conditions; empty if the zoo has none."""
     if run.variety is None:
         return {}
     return {
@@ -253,7 +253,7 @@ def _drawn(config: ZooConfig, tasks: Tasks, number: int) -> RunPlan:
 
 
 def _train(config: ZooConfig, tasks: Tasks, job: TrainJob) -> list[Shard]:
-    """Train all runs, and further ones until as many networks as `n_networks` are kept; return their shards."""
+    """Train all runs, and further ones until `n_networks` networks are kept; return their shards."""
     shards = plan_shards(config, tasks)
     _train_missing(shards, job)
     trained, kept = config.runs, _count(shards, job)
@@ -298,7 +298,7 @@ def _images(job: TrainJob, dataset: str) -> Images:
 
 
 def _diverged(shards: Sequence[Shard], config: ZooConfig, kept: set[str], runs: int) -> list[Rejected]:
-    """Return the checkpoints of the first runs that were planned and not kept."""
+    """Return the planned checkpoints of the first runs that were not kept."""
     detail = f"zoo.max_weight is {config.max_weight:g}"
     planned = sorted((run for shard in shards for run in shard.runs if run.number < runs), key=lambda run: run.number)
     names = (
@@ -310,10 +310,10 @@ def _diverged(shards: Sequence[Shard], config: ZooConfig, kept: set[str], runs: 
 
 
 def _assemble(shards: Sequence[Shard], folder: Path, out: Path, most: int | None) -> tuple[set[str], int]:
-    """Write the rows of all shards by run and checkpoint, one parquet file per part.
+    """Write the rows of all shards, sorted by run and checkpoint, one parquet file per part.
 
-    Returns the names of all networks that are kept and the count of runs that are part of the zoo as a whole: where `most`
-    networks are enough, the run that exceeds them gives its last checkpoints, and those after it nothing.
+    Returns the names of all kept networks and the number of runs that are complete. With a limit of `most` networks, the
+    run that exceeds it contributes only its last checkpoints, and later runs nothing.
     """
     kept: set[str] = set()
     used: set[str] = set()
@@ -345,7 +345,7 @@ def _assemble(shards: Sequence[Shard], folder: Path, out: Path, most: int | None
 
 
 def _cut(table: pd.DataFrame, most: int) -> tuple[pd.DataFrame, int]:
-    """Return the first `most` rows, of the last run among them its last checkpoints, and the count of whole runs."""
+    """Return `most` rows, with only the last checkpoints of the last run, and the number of complete runs."""
     last = table["run_id"].iloc[most - 1]
     runs = table["run_id"].to_numpy()
     before, own = np.flatnonzero(runs < last), np.flatnonzero(runs == last)

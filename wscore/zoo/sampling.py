@@ -1,4 +1,4 @@
-"""What each training run of a zoo is: architecture, hyperparameters and seeds, drawn from the run's number alone."""
+"""Random sampling of training runs: architecture, hyperparameters and seeds, determined by seed and run number."""
 
 import itertools
 import math
@@ -18,13 +18,13 @@ T = TypeVar("T")
 
 
 class Variety(msgspec.Struct, frozen=True, kw_only=True):
-    """What is unusual about a training run.
+    """Additional conditions of a training run.
 
     Args:
-        init: of weight matrices and kernels.
-        label_noise: share of its labels that are random, 1 for a run of random labels.
-        classes: those that it sees.
-        augmentation: of its images.
+        init: initialization of weight matrices and kernels.
+        label_noise: fraction of random labels, 1 for a run on random labels only.
+        classes: classes in its training data.
+        augmentation: of its training images.
     """
 
     init: str
@@ -34,25 +34,25 @@ class Variety(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RunPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """One training run before it starts.
+    """Specification of one training run.
 
     Args:
         number: of the run, from 0.
-        architecture: the network.
+        architecture: of the network.
         optimizer: sgd, momentum, adam or adamw.
         lr: constant learning rate.
         momentum: of the optimizer `momentum`, else 0.
         weight_decay: L2 penalty; decoupled for adamw.
-        dropout: probability to drop a feature that enters the head.
+        dropout: rate before the head.
         init_scale: factor on the initial weight matrices and kernels.
-        batch_size: images of one step.
-        epochs: passes over the run's own images.
-        train_fraction: share of the training images that are its own.
-        train_size: their count.
+        batch_size: images per step.
+        epochs: over the run's subset of the images.
+        train_fraction: fraction of the training images in the subset.
+        train_size: number of images in the subset.
         seed_init: of the initial weights.
-        seed_data: of the subset, the order of the batches, dropout, labels and augmentation.
-        variety: what is unusual about it; None where a zoo has only usual runs.
-        dataset: name of its images.
+        seed_data: of the subset, batch order, dropout, labels and augmentation.
+        variety: additional conditions; None if the zoo has none.
+        dataset: name of its image data set.
     """
 
     number: int
@@ -79,17 +79,17 @@ class RunPlan(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def steps_per_epoch(self) -> int:
-        """Whole batches in one pass; a subset smaller than a batch is repeated to fill one."""
+        """Full batches per epoch; a subset smaller than a batch is repeated to fill one."""
         return max(1, self.train_size // self.batch_size)
 
     @property
     def steps(self) -> int:
-        """Count of optimizer steps."""
+        """Number of optimizer steps."""
         return self.epochs * self.steps_per_epoch
 
 
 def turn(config: ZooConfig, number: int, datasets: int) -> int:
-    """Return which data set a run is trained on: they take turns, each after a run of every family."""
+    """Return the index of the data set of a run: data sets alternate, each after one run of every family."""
     return number // len(config.families) % datasets
 
 
@@ -98,7 +98,7 @@ def draw_run(
 ) -> RunPlan:
     """Return run `number` of a zoo on `images` training images of a shape.
 
-    It depends on the seed and the number, not on how many runs there are; families take turns.
+    It depends on the seed and the number, not on the total number of runs; families alternate.
     """
     family = config.families[number % len(config.families)]
     rng = np.random.default_rng([config.seed, number])
@@ -125,10 +125,10 @@ def draw_run(
 
 
 def checkpoint_steps(steps: int, checkpoints: int) -> list[int]:
-    """Return after which steps a run is recorded: ceil(steps (c / checkpoints)^2) for c = 1, 2, ...
+    """Return the steps after which a run is recorded: ceil(steps (c / checkpoints)^2) for c = 1, 2, ...
 
-    Networks change fastest at the start, so checkpoints lie denser there; the last one is the end. No two are the same
-    step, and a run of fewer steps than checkpoints is recorded after each step.
+    Networks change fastest early in training, so checkpoints are denser there; the last one is the final step. Steps are
+    distinct, and a run with fewer steps than checkpoints is recorded after each step.
 
     >>> checkpoint_steps(100, checkpoints=4)
     [7, 25, 57, 100]
@@ -141,8 +141,7 @@ def checkpoint_steps(steps: int, checkpoints: int) -> list[int]:
 def group_runs(runs: Sequence[RunPlan], size: int) -> list[tuple[RunPlan, ...]]:
     """Return the runs in groups of at most `size` that share images, architecture and batch size, the longest run first.
 
-    Where images or networks are large, a group is smaller, so that a layer of all its networks holds `LARGEST` numbers
-    at most.
+    Groups of large images or networks are smaller, so that a layer of all networks together has at most `LARGEST` values.
     """
     alike: dict[tuple[str, int, str], list[RunPlan]] = {}
     for run in runs:
@@ -157,7 +156,7 @@ def group_runs(runs: Sequence[RunPlan], size: int) -> list[tuple[RunPlan, ...]]:
 
 
 def layer_size(architecture: Architecture) -> int:
-    """Return how many numbers enter the largest layer for one image, a 3x3 neighbourhood counted nine times."""
+    """Return the input size of the largest layer for one image, unfolded (nine values per input of a 3x3 kernel)."""
     channels, height, width = architecture.input
     if architecture.family == "vit":
         tokens = (height // (height // PATCHES)) * (width // (width // PATCHES))
@@ -171,7 +170,7 @@ def layer_size(architecture: Architecture) -> int:
 
 
 def _draw_variety(config: ZooConfig, number: int, classes: int) -> Variety:
-    """Return what is unusual about a run, from numbers of its own: the rest of the run does not depend on it."""
+    """Return the additional conditions of a run, from a separate random stream that leaves the rest of it unchanged."""
     rng, kinds = np.random.default_rng([config.seed, number, 1]), config.variety
     noise = float(rng.uniform(*kinds.label_noise))
     if rng.random() < kinds.random_labels:

@@ -1,4 +1,4 @@
-"""Where a zoo comes from: `zoo.source` names a function that writes it to a folder."""
+"""Sources of a zoo: `zoo.source` selects the function that writes it to a folder."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -14,11 +14,11 @@ from wscore.zoo.readers.tables import plan_hub, plan_parquet
 
 
 def fetch_zoo(config: ZooConfig, data: DataConfig | ImagesConfig, out: Path) -> int:
-    """Write the zoo that a configuration names and return how many checkpoints were excluded.
+    """Write the zoo of a configuration and return the number of excluded checkpoints.
 
     Raises:
-        ConfigError: if a parameter that the source needs is missing.
-        DataError: if images or networks are missing, or not one network is fit.
+        ConfigError: if a parameter required by the source is missing.
+        DataError: if images or networks are missing, or all networks are excluded.
     """
     if config.source == "generate":
         return generate_zoo(config, load_tasks(data), out)

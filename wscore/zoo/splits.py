@@ -1,4 +1,4 @@
-"""Which runs are trained on, which choose the epoch, and which are only judged: told from the run id alone."""
+"""Assignment of runs to the training, validation and test split by a hash of the run id."""
 
 import hashlib
 from collections.abc import Sequence
@@ -15,12 +15,12 @@ def assign_splits(
 ) -> np.ndarray:
     """Return "train", "validation" or "test" for each run id, in order.
 
-    A run's place u in [0, 1) is the SHA-256 of `seed/run id`: test if u < test_fraction, validation if u is below
+    The SHA-256 of `seed/run id` maps a run to u in [0, 1): test if u < test_fraction, validation if u <
     test_fraction + validation_fraction, else train. So all checkpoints of a run share a split, a run keeps its split
-    when others are added or removed, and the fractions are met in expectation.
+    when others are added or removed, and the fractions hold in expectation.
 
     Raises:
-        ConfigError: if a fraction is negative or nothing is left to train on.
+        ConfigError: if a fraction is negative or no training data is left.
 
     >>> print(assign_splits(["run-0", "run-1", "run-0"], validation_fraction=0.2, test_fraction=0.2, seed=0))
     ['validation' 'train' 'validation']
@@ -44,6 +44,6 @@ def assign_splits(
 
 
 def _position(run: str, seed: int) -> float:
-    """Return a number in [0, 1) told from the run id and the seed (53 bits of SHA-256)."""
+    """Return a number in [0, 1) from the run id and the seed (53 bits of SHA-256)."""
     digest = hashlib.sha256(f"{seed}/{run}".encode()).digest()
     return (int.from_bytes(digest[:8], "big") >> 11) / 2**53

@@ -1,13 +1,12 @@
-"""A zoo on disk: parquet shards of rows (one row = one checkpoint of one network) and the layouts as JSON.
+"""Storage of a zoo: parquet shards (one row = one checkpoint of one network) and layouts as JSON.
 
 zoo/
   rows/part-00000.parquet   one row per checkpoint: REQUIRED columns, `weights` as list<float32>, any metadata
   layouts.json              {layout identity: {"tensors": [...], "counters": {...}}}
-  source.json               where networks of others come from
-  excluded.csv             what was left out, with reasons
-  rebuilding.csv            networks of others: which can be built again, and why others can't
-  constants.json            networks of others: masks and tables of indices that are no weights; constants.safetensors
-                            holds them
+  source.json               origin of imported networks
+  excluded.csv              excluded networks, with reasons
+  rebuilding.csv            which imported networks can be rebuilt, and why others can't
+  constants.json            masks and index tables of imported networks, stored in constants.safetensors
   README.md                 card that lets `datasets.load_dataset("zoo")` and pandas read the rows
 """
 
@@ -33,10 +32,10 @@ from wscore.io import atomic_file, hash_folder, read_json, read_tensors, write_c
 from wscore.networks.layout import Layout
 from wscore.networks.records import Rejected
 
-ROW_GROUP = 256  # rows read at once, fewer where networks are large
+ROW_GROUP = 256  # rows read at once, fewer for large networks
 WEIGHTS_PER_GROUP = 1 << 24
 EXCLUDED = "excluded.csv"
-OTHERS = "other_files.csv"  # of a source that are no checkpoints
+OTHERS = "other_files.csv"  # files of a source that are not checkpoints
 CONSTANTS = "constants.safetensors"
 REQUIRED = ("model_id", "run_id", "checkpoint", "layout", "architecture")
 CARD = """---
@@ -53,12 +52,12 @@ network again. Checkpoints of one training run share `run_id`.
 
 
 class Weights(NamedTuple):
-    """Reads the weights of a zoo without its metadata, in any process that sees the same files.
+    """Reader of the weights of a zoo without its metadata; can be sent to any process that sees the same files.
 
     Attributes:
         parts: parquet files, as absolute paths.
         groups: (groups, 3): part, number within the part and first row of every row group.
-        total: count of rows.
+        total: number of rows.
     """
 
     parts: tuple[Path, ...]
@@ -67,7 +66,7 @@ class Weights(NamedTuple):
 
     @classmethod
     def of(cls, parts: Sequence[Path], groups: Sequence[tuple[int, int, int]]) -> "Weights":
-        """Return the reader of files with row groups (part, number within the part, count of rows)."""
+        """Return the reader of files with row groups (part, number within the part, number of rows)."""
         table = np.array(groups, np.int64).reshape(-1, 3)
         ends = np.cumsum(table[:, 2])
         table[:, 2] = ends - table[:, 2]
@@ -102,15 +101,15 @@ class Weights(NamedTuple):
                 if vector.size != found.shape[1]:
                     sizes, folder = sorted({vector.size, found.shape[1]}), self.parts[part].parent.parent
                     raise DataError("rows of different layouts were asked for at once", where=folder, got=sizes)
-                found[place] = vector  # a copy: nothing of the group stays in memory
+                found[place] = vector  # a copy, so that the row group can be freed
         return np.zeros((0, 0), np.float32) if found is None else found
 
 
 class Zoo:
-    """Rows of networks, read lazily: metadata is one table in memory, weights stay on disk until asked for.
+    """A zoo of networks, read lazily: metadata is one table in memory, weights stay on disk until needed.
 
     Attributes:
-        table: metadata of all rows without weights, in the order of the files; its index is the row number 0..N-1.
+        table: metadata of all rows, without weights, in the order of the files; its index is the row number 0..N-1.
         layouts: layout of each identity.
     """
 
@@ -118,7 +117,7 @@ class Zoo:
         """Open a zoo folder.
 
         Raises:
-            DataError: if the folder, its layouts or a required column is missing, or it holds no row.
+            DataError: if the folder, its layouts or a required column is missing, or it has no rows.
         """
         self.folder = Path(folder)
         self.parts = sorted((self.folder / "rows").glob("*.parquet"))
@@ -140,12 +139,12 @@ class Zoo:
 
     @cached_property
     def identity(self) -> str:
-        """Hash of the whole content."""
+        """Hash of the folder's content."""
         return hash_folder(self.folder)
 
     @cached_property
     def reader(self) -> "Weights":
-        """What reads the weights alone: little enough to be sent to another process."""
+        """Reader of the weights only, small enough to send to a worker."""
         groups = []
         for number, part in enumerate(self.parts):
             meta = pq.ParquetFile(part).metadata
@@ -153,12 +152,12 @@ class Zoo:
         return Weights.of(self.parts, groups)
 
     def excluded(self) -> pd.DataFrame:
-        """Return what was left out when the zoo was made: columns model_id, reason and detail."""
+        """Return the excluded networks: columns model_id, reason and detail."""
         path = self.folder / EXCLUDED
         return pd.read_csv(path) if path.is_file() else pd.DataFrame({"model_id": [], "reason": [], "detail": []})
 
     def constants(self, row: int) -> dict[str, Tensor]:
-        """Return the masks and tables of indices of one network, by name; none if it has none or they were not kept."""
+        """Return the masks and index tables of one network by name; empty if it has none or they were not stored."""
         key = str(self.table["constants"].iloc[row]) if "constants" in self.table else ""
         return dict(self._constants.get(key, {}))
 
@@ -185,7 +184,7 @@ class Zoo:
 
         Args:
             start: first row.
-            end: row before which to stop; None goes on to the last.
+            end: row before which to stop; None reads to the end.
         """
         return self.reader.stream(start, len(self) if end is None else end)
 
@@ -198,12 +197,12 @@ class Zoo:
         return self.reader.weights(rows)
 
     def last_checkpoints(self, rows: Int[np.ndarray, " rows"] | None = None) -> Int[np.ndarray, " runs"]:
-        """Return the row of the last checkpoint of each run, of some rows or of all, in ascending order."""
+        """Return the row of the last checkpoint of each run among the given rows (default: all), in ascending order."""
         table = self.table if rows is None else self.table.iloc[rows]
         return np.sort(table.groupby("run_id", sort=False)["checkpoint"].idxmax().to_numpy())
 
     def families(self) -> Iterator[tuple[str, Layout, np.ndarray]]:
-        """Yield (architecture JSON, layout, row numbers) of every set of rows that differ in their weights alone."""
+        """Yield (architecture JSON, layout, row numbers) of every set of rows that differ in their weights only."""
         for key, rows in self.table.groupby(["architecture", "layout"], sort=True):
             architecture, layout = cast(tuple[str, str], key)
             yield architecture, self.layouts[layout], rows.index.to_numpy()
@@ -213,7 +212,7 @@ def write_part(path: Path, table: pd.DataFrame, weights: Iterable[np.ndarray]) -
     """Write one parquet shard atomically: metadata columns plus `weights`, in row groups of at most `ROW_GROUP`.
 
     Raises:
-        OSError: naming the shard, if the system refuses to write it, as on a full disk.
+        OSError: naming the shard, if it can't be written, for example because the disk is full.
     """
     vectors = [np.ascontiguousarray(vector, dtype=np.float32) for vector in weights]
     offsets = np.cumsum([0, *(vector.size for vector in vectors)], dtype=np.int64)
@@ -222,7 +221,7 @@ def write_part(path: Path, table: pd.DataFrame, weights: Iterable[np.ndarray]) -
     content = pa.Table.from_pandas(table.reset_index(drop=True), preserve_index=False)
     content = content.append_column("weights", column)
     texts = [name for name in table.columns if pd.api.types.is_string_dtype(table[name])]
-    dictionary: Any = texts  # pyarrow's annotation knows only true and false
+    dictionary: Any = texts  # pyarrow's annotation allows only bool
     group = max(1, min(ROW_GROUP, WEIGHTS_PER_GROUP // max([1, *(vector.size for vector in vectors)])))
     try:
         with atomic_file(path) as temporary:
@@ -234,7 +233,7 @@ def write_part(path: Path, table: pd.DataFrame, weights: Iterable[np.ndarray]) -
 
 
 def write_excluded(folder: Path, rejected: Sequence[Rejected]) -> None:
-    """Write the list of what was left out of a zoo, with reasons."""
+    """Write the list of excluded networks, with reasons."""
     write_csv(folder / EXCLUDED, {name: [getattr(item, name) for item in rejected] for name in Rejected._fields})
 
 
@@ -257,7 +256,7 @@ def read_part(path: Path) -> tuple[pd.DataFrame, list[np.ndarray]]:
 
 
 def is_whole(path: Path) -> bool:
-    """Return whether a shard was written to its end."""
+    """Return whether a shard is complete."""
     try:
         pq.ParquetFile(path).close()
     except (OSError, pa.ArrowInvalid):
@@ -266,12 +265,12 @@ def is_whole(path: Path) -> bool:
 
 
 def count_rows(path: Path) -> int:
-    """Return the count of rows of a shard."""
+    """Return the number of rows of a shard."""
     return pq.ParquetFile(path).metadata.num_rows
 
 
 def read_metadata(part: Path) -> pd.DataFrame:
-    """Return the columns of one shard but for the weights.
+    """Return all columns of one shard except the weights.
 
     Raises:
         DataError: if the file is not readable.
@@ -285,7 +284,7 @@ def read_metadata(part: Path) -> pd.DataFrame:
 
 
 def _with_names(table: pd.DataFrame, metadata: dict[bytes, bytes] | None) -> pd.DataFrame:
-    """Return a table with the class labels of a Hub data set, which are kept as numbers there, as the names they are."""
+    """Return a table with class labels of a Hub data set, stored there as integers, replaced by their names."""
     found = json.loads((metadata or {}).get(b"huggingface", b"{}"))
     for name, kind in found.get("info", {}).get("features", {}).items():
         if isinstance(kind, dict) and kind.get("_type") == "ClassLabel" and name in table:
@@ -295,7 +294,7 @@ def _with_names(table: pd.DataFrame, metadata: dict[bytes, bytes] | None) -> pd.
 
 
 def _read_group(part: Path, group: int) -> list[np.ndarray]:
-    """Return the vectors of one row group as views of one array; lists of any kind and precision are read."""
+    """Return the vectors of one row group as views of one array; reads lists of any type and precision."""
     column = pq.ParquetFile(part).read_row_group(group, columns=["weights"]).column("weights")
     array = column.cast(pa.large_list(pa.float32())).combine_chunks()
     lists = array if isinstance(array, pa.LargeListArray) else array.chunk(0)

@@ -1,4 +1,4 @@
-"""A zoo in a few numbers."""
+"""Summary statistics of a zoo: counts, accuracy quantiles and exclusions."""
 
 from collections import Counter
 
@@ -15,13 +15,13 @@ MEASURED = ("test_accuracy", "generalization_gap")
 
 
 def zoo_statistics(zoo: Zoo) -> dict[str, float]:
-    """Return counts of a zoo, quantiles of what was measured on its networks, and counts and medians by family.
+    """Return counts, quantiles of accuracy and generalization gap, and counts and median accuracies by family.
 
-    `excluded_<reason>` counts what was left out; `groups` the sets of runs that share a split and `groups_joined` those
-    of more than one run; `networks_<state>` the networks of each state (see `wscore.zoo.generate.state_of`). Of networks of
-    others `networks_early` are checkpoints before the last of their run, `networks_poor` last ones that stay below half
-    the median accuracy of the last ones of their family, and `networks_buildable` those that can be built again;
-    `networks_with_constants` have masks or tables of indices. Columns that a foreign zoo lacks are left out.
+    `excluded_<reason>` counts excluded networks; `groups` the sets of runs that share a split and `groups_joined` those
+    with more than one run; `networks_<state>` the networks in each state (see `wscore.zoo.generate.state_of`). In imported
+    zoos, `networks_early` are checkpoints before the last of their run, `networks_poor` final ones below half the median
+    accuracy of the final ones of their family, `networks_buildable` those that can be rebuilt, and
+    `networks_with_constants` those with masks or index tables. Statistics of missing columns are omitted.
     """
     table = zoo.table
     sizes = np.array([zoo.layouts[str(name)].size for name in table["layout"]])
@@ -49,14 +49,14 @@ def zoo_statistics(zoo: Zoo) -> dict[str, float]:
 
 
 def how_runs_are_told(zoo: Zoo) -> str:
-    """Return what tells which networks belong to one run, for a line of output; empty where nothing was to be told."""
+    """Return how networks were assigned to runs, for the summary line; empty if unknown."""
     path = zoo.folder / "source.json"
     runs = read_json(path).get("runs") if path.is_file() else None
     return f" by {runs}" if runs else ""
 
 
 def _other_files(zoo: Zoo) -> dict[str, float]:
-    """Return how many files of the source are no checkpoints, by suffix."""
+    """Return the number of files in the source that are not checkpoints, by suffix."""
     path = zoo.folder / OTHERS
     if not path.is_file():
         return {}
@@ -66,7 +66,7 @@ def _other_files(zoo: Zoo) -> dict[str, float]:
 
 
 def exclusion_table(zoo: Zoo) -> dict[str, list[object]]:
-    """Return the table of what was kept and what was excluded, by reason, as columns."""
+    """Return the table of kept and excluded networks, by reason, as columns."""
     reasons = Counter(zoo.excluded()["reason"].astype(str))
     total = len(zoo) + sum(reasons.values())
     rows = [("kept", len(zoo), "in the zoo"), *((n, count, REASONS.get(n, "")) for n, count in reasons.most_common())]

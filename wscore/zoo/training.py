@@ -1,4 +1,4 @@
-"""Training of many networks of one architecture at once, each with its own images, order, optimizer and rates."""
+"""Batched training of many networks of one architecture, each with its own data, batch order, optimizer and rates."""
 
 from collections.abc import Iterator, Sequence
 
@@ -19,15 +19,15 @@ EPS = 1e-8
 INITS = {
     "kaiming": nn.init.kaiming_normal_, "xavier": nn.init.xavier_uniform_, "orthogonal": nn.init.orthogonal_,
 }  # fmt: skip
-BLOCK = 64  # steps whose batches are drawn at once
+BLOCK = 64  # steps for which batches are drawn at once
 
 
 def train_group(runs: Sequence[RunPlan], images: Images, checkpoints: int) -> Float[Tensor, "runs checkpoints weights"]:
-    """Return the flat weights of every run at each of its checkpoints; checkpoints that a short run lacks are NaN.
+    """Return the flat weights of every run at each of its checkpoints; missing checkpoints of short runs are NaN.
 
-    The runs share architecture and batch size and are sorted by falling count of steps, so that those still training
-    are always the first ones: they are views of one matrix of weights, and nothing is computed for the others. No run
-    depends on which others are trained beside it.
+    The runs share architecture and batch size and are sorted by decreasing number of steps, so that the runs still in
+    training are a leading slice of the weight matrix, and nothing is computed for finished ones. The result of a run
+    does not depend on the other runs in its group.
     """
     layout = layout_of(build(runs[0].architecture).state_dict())
     weights = torch.stack([initial_weights(run, layout) for run in runs])  # (M, D)
@@ -50,7 +50,7 @@ def train_group(runs: Sequence[RunPlan], images: Images, checkpoints: int) -> Fl
 
 
 def initial_weights(run: RunPlan, layout: Layout) -> Float[Tensor, " weights"]:
-    """Return PyTorch's default initialisation under the run's seed, weight matrices and kernels times `init_scale`."""
+    """Return the initial weights under the run's seed, with weight matrices and kernels scaled by `init_scale`."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(run.seed_init)
         state = build(run.architecture).state_dict()
@@ -65,7 +65,7 @@ def initial_weights(run: RunPlan, layout: Layout) -> Float[Tensor, " weights"]:
 
 
 def own_images(run: RunPlan, count: int, labels: Int[Tensor, " images"] | None = None) -> np.ndarray:
-    """Return the numbers of the training images that a run sees, out of `count`; `labels` for a subset of the classes."""
+    """Return the indices of a run's training images, out of `count`; needs `labels` for a subset of the classes."""
     order = np.random.default_rng([run.seed_data, 0]).permutation(count)
     if run.variety is not None and labels is not None:
         seen = order[np.isin(labels.numpy()[order], run.variety.classes)]
@@ -74,7 +74,7 @@ def own_images(run: RunPlan, count: int, labels: Int[Tensor, " images"] | None =
 
 
 def own_labels(run: RunPlan, labels: Int[Tensor, " images"], classes: int) -> Int[Tensor, " images"]:
-    """Return the labels that a run learns: some or all replaced by random classes that it sees."""
+    """Return the training labels of a run: some or all replaced by random ones among its classes."""
     if run.variety is None or run.variety.label_noise == 0:
         return labels
     rng = np.random.default_rng([run.seed_data, 3])
@@ -85,7 +85,7 @@ def own_labels(run: RunPlan, labels: Int[Tensor, " images"], classes: int) -> In
 
 
 class BatchStream:
-    """Batches, dropout masks and augmentation of one run, in order, drawn from its data seed."""
+    """Batches, dropout masks and augmentation of one run, drawn in order from its data seed."""
 
     def __init__(self, run: RunPlan, count: int, labels: Tensor | None = None) -> None:
         self.run = run
@@ -96,7 +96,7 @@ class BatchStream:
         self.left = np.empty((0, run.batch_size), dtype=np.int64)
 
     def indices(self, steps: int) -> np.ndarray:
-        """Return the images of the next steps, (steps, batch)."""
+        """Return the image indices of the next steps, (steps, batch)."""
         parts = [self.left]
         while sum(map(len, parts)) < steps:
             length = self.run.steps_per_epoch * self.run.batch_size
@@ -108,11 +108,11 @@ class BatchStream:
 
     @property
     def augmentation(self) -> str:
-        """What is done to the run's images."""
+        """Augmentation of the run's images."""
         return "none" if self.run.variety is None else self.run.variety.augmentation
 
     def augment(self, x: Tensor) -> Tensor:
-        """Return a batch (batch, channel, height, width) as the run sees it."""
+        """Return an augmented batch (batch, channel, height, width)."""
         height, width = x.shape[-2:]
         if self.augmentation == "shift":
             rows, columns = self.changes.integers(-1, 2, size=2).tolist()
@@ -137,7 +137,7 @@ class BatchStream:
 
 
 def _augmented(x: Tensor, streams: Sequence[BatchStream]) -> Tensor:
-    """Return the batches (active, batch, channel, height, width) of all runs as they see them."""
+    """Return the augmented batches (active, batch, channel, height, width) of all runs."""
     if all(stream.augmentation == "none" for stream in streams):
         return x
     parts = [
@@ -147,9 +147,10 @@ def _augmented(x: Tensor, streams: Sequence[BatchStream]) -> Tensor:
 
 
 class StackedOptimizer:
-    """SGD, momentum, Adam and AdamW in one update; each network follows its own rule.
+    """SGD, momentum, Adam and AdamW in one batched update, with one optimizer per network.
 
-    Gradient g (plus weight_decay w, but for AdamW), step t, (a, b) = (momentum, 1), or (beta1, 1 - beta1) for Adam:
+    With gradient g (plus weight_decay w, except for AdamW), step t and (a, b) = (momentum, 1), or (beta1, 1 - beta1) for
+    Adam:
 
         m <- a m + b g        v <- beta2 v + (1 - beta2) g^2
         w <- w - lr m                                                        SGD, momentum
@@ -171,7 +172,7 @@ class StackedOptimizer:
         self.second = torch.zeros_like(decay)
 
     def step(self, weights: Float[Tensor, "active weights"], gradient: Float[Tensor, "active weights"]) -> None:
-        """Update the weights of the first networks in place."""
+        """Update the weights of the active networks in place."""
         self.steps += 1
         live = slice(len(weights))
         adam, first, second = self.adam[live], self.first[live], self.second[live]
@@ -184,7 +185,7 @@ class StackedOptimizer:
 
 
 def trainable(layout: Layout) -> Float[Tensor, " weights"]:
-    """Return 1 where a weight is trained and 0 where it is a running statistic."""
+    """Return 1 for trained weights and 0 for running statistics."""
     marks = [torch.full((spec.size,), float(_is_trained(spec.kind))) for spec in layout.tensors]
     return torch.cat(marks)
 
@@ -198,7 +199,7 @@ def _column(values: Sequence[bool | float]) -> Tensor:
 
 
 def _due(runs: Sequence[RunPlan], checkpoints: int) -> dict[int, list[tuple[int, int]]]:
-    """Return which (run, checkpoint) are recorded after each step."""
+    """Return the (run, checkpoint) pairs recorded after each step."""
     due: dict[int, list[tuple[int, int]]] = {}
     for place, run in enumerate(runs):
         for number, step in enumerate(checkpoint_steps(run.steps, checkpoints)):
@@ -207,7 +208,7 @@ def _due(runs: Sequence[RunPlan], checkpoints: int) -> dict[int, list[tuple[int,
 
 
 def _batches(runs: Sequence[RunPlan], streams: Sequence[BatchStream]) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """Yield for each step the images (active, batch) and masks (active, batch, feature) of the runs still training."""
+    """Yield image indices (active, batch) and dropout masks (active, batch, feature) of the active runs at each step."""
     features = build(runs[0].architecture).head.in_features
     done = 0
     while active := sum(run.steps > done for run in runs):
@@ -224,10 +225,10 @@ def _batches(runs: Sequence[RunPlan], streams: Sequence[BatchStream]) -> Iterato
 def _gradient(
     network: Classifier, layout: Layout, weights: Tensor, x: Tensor, y: Tensor, keep: Tensor | None
 ) -> Float[Tensor, "active weights"]:
-    """Return the gradient of each network's mean cross-entropy; the sum over networks keeps them apart."""
+    """Return the gradient of each network's mean cross-entropy; summing over networks does not mix their gradients."""
     state = layout.unflatten(weights)
     trained = [spec.name for spec in layout.tensors if _is_trained(spec.kind)]
-    for name in trained:  # copies: autograd would not allow the running statistics beside them to change
+    for name in trained:  # copies, since running statistics in the same matrix are updated in place
         state[name] = state[name].clone().requires_grad_()
     logits = run_stacked(network, state, x, keep)
     loss = nn.functional.cross_entropy(logits.mT, y, reduction="none").mean(-1).sum()
