@@ -1,7 +1,7 @@
-"""Weight matching: every network is put into the order of units in which it is closest to one reference.
+"""Weight matching: permutes the units of networks to bring their weights closest to a reference.
 
-Ainsworth et al. 2022, "Git Re-Basin", algorithm 1: maximise the sum over tensors of <reference, P(network)>, one
-group's order at a time; each step is a linear assignment problem; sweep over the groups until nothing changes.
+Ainsworth et al. 2022, "Git Re-Basin", algorithm 1: maximize the sum over tensors of <reference, P(network)>, one group
+of units at a time; each step is a linear assignment problem; sweep over the groups until nothing changes.
 """
 
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ def match_weights(
 ) -> dict[str, Int[Tensor, "networks unit"]]:
     """Return for every group the order (networks, units) that brings stacked networks closest to the reference.
 
-    `permute(spec, state, orders)` applies it. Running statistics of normalisation layers have no say.
+    `permute(spec, state, orders)` applies it. Running statistics of normalization layers are ignored.
 
     Args:
         spec: symmetry of the networks.
@@ -55,7 +55,7 @@ def similarity(
 
     Args:
         spec: symmetry of the networks.
-        group: whose units are compared.
+        group: of units to compare.
         reference: stack of one state dict, tensors (1, *shape).
         state: stacked state dicts, tensors (networks, *shape).
     """
@@ -71,7 +71,7 @@ def similarity(
 
 
 def assign(similarity: Float[Tensor, "networks unit unit2"]) -> Int[Tensor, "networks unit"]:
-    """Return the best order of each network; ties keep the present order.
+    """Return the best order of each network; ties keep the current order.
 
     >>> assign(torch.tensor([[[0.0, 1.0], [1.0, 0.0]]]))
     tensor([[1, 0]])

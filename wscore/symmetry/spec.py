@@ -1,8 +1,8 @@
-"""Permutation symmetry of a network: which axes of its tensors may be reordered together without changing the function.
+"""Permutation symmetry of a network: which tensor axes can be permuted together without changing the function.
 
-The hidden units of a layer can be put into any order if the axes that produce them and the axes that consume them
-follow (Hecht-Nielsen 1990; Ainsworth et al. 2022, "Git Re-Basin"). A group is one set of units; every tensor axis that
-runs over a group is bound to it.
+The hidden units of a layer can be permuted if the axes that produce them and the axes that consume them are permuted
+alike (Hecht-Nielsen 1990; Ainsworth et al. 2022, "Git Re-Basin"). A group is a set of units; every tensor axis that runs
+over a group is bound to it.
 """
 
 from collections.abc import Iterator, Mapping
@@ -20,10 +20,10 @@ State = dict[str, Tensor]
 
 
 class Axis(Section):
-    """How one axis of a tensor runs over a group: length = repeat * units * block, units vary in the middle.
+    """How one axis of a tensor runs over a group: length = repeat * units * block, with units in the middle.
 
     Args:
-        group: name of the group, or null for an axis that must stay as it is.
+        group: name of the group, or null for an axis that must not be permuted.
         repeat: outer repetitions (positions after flattening channels-last features; query, key and value rows).
         block: consecutive entries of one unit (height x width after flattening feature maps; size of a head).
     """
@@ -42,10 +42,10 @@ class Binding(NamedTuple):
 
 
 class PermutationSpec(Section):
-    """The groups of a network and what every axis of every tensor is bound to.
+    """The groups of a network and the binding of every axis of every tensor.
 
     Args:
-        units: count of units of each group.
+        units: number of units of each group.
         axes: for each tensor of the state dict, one entry per axis.
     """
 
@@ -65,7 +65,7 @@ class PermutationSpec(Section):
 
 
 def identity_orders(spec: PermutationSpec, count: int) -> dict[str, Int[Tensor, "networks unit"]]:
-    """Return for every group the order that changes nothing, for `count` networks."""
+    """Return the identity order of every group, for `count` networks."""
     return {group: torch.arange(units).expand(count, units).clone() for group, units in spec.units.items()}
 
 
@@ -84,7 +84,7 @@ def permute(spec: PermutationSpec, state: Mapping[str, Tensor], orders: Mapping[
 
     Args:
         spec: symmetry of the network.
-        state: tensors (networks, *shape), of which those that the spec does not name are left alone.
+        state: tensors (networks, *shape); those not in the spec are left unchanged.
         orders: for some or all groups, orders (networks, units).
 
     Raises:
@@ -100,7 +100,7 @@ def permute(spec: PermutationSpec, state: Mapping[str, Tensor], orders: Mapping[
 def by_unit(
     tensor: Float[Tensor, "networks ..."], axis: int, how: Axis, units: int
 ) -> Float[Tensor, "networks unit rest"]:
-    """Return a stacked tensor with one row per unit of the group that `axis` (counted without the stack) runs over."""
+    """Return a stacked tensor as one row per unit of the group bound to `axis` (counted without the stack axis)."""
     parts = tensor.unflatten(axis + 1, (how.repeat, units, how.block))
     return parts.movedim(axis + 2, 1).flatten(2)  # (M, U, rest)
 

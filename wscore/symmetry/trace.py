@@ -1,8 +1,8 @@
-"""Permutation specs derived from the network itself: its graph is traced and units are followed from layer to layer.
+"""Derivation of permutation specs by tracing a network and following its units from layer to layer.
 
-Every value in the graph carries the axis along which its units lie and the group that they belong to. Layers that mix
-units start a new group, layers that treat units alike pass it on, sums tie two groups into one. What the rules below do
-not know is refused by name: a wrong spec would change the function of a network without a word.
+Every value in the graph carries the axis of its units and their group. Layers that mix units start a new group, layers
+that act on units separately pass it on, and sums merge groups. Layers and operations without a rule raise an error: a
+wrong spec would silently change the function of a network.
 """
 
 import operator
@@ -50,10 +50,10 @@ JOINING = {
 
 
 class Units(NamedTuple):
-    """Where the units of a value lie.
+    """Position of the units in a value.
 
     Attributes:
-        axis: axis of the value (batch axis included).
+        axis: of the value (batch axis included).
         group: number of the group.
         repeat: outer repetitions along that axis.
         block: entries per unit along that axis.
@@ -66,7 +66,7 @@ class Units(NamedTuple):
 
 
 class Groups:
-    """Disjoint sets of axes (union-find), each with a count of units; fixed ones may not be reordered."""
+    """Disjoint sets of axes (union-find), each with a number of units; fixed ones must not be permuted."""
 
     def __init__(self) -> None:
         self.parent: list[int] = []
@@ -87,7 +87,7 @@ class Groups:
         return group
 
     def tie(self, first: Units, second: Units) -> None:
-        """Make one group of two; where their units are laid out differently neither may be reordered any more."""
+        """Merge two groups; if their units are laid out differently, fix both instead."""
         a, b = self.find(first.group), self.find(second.group)
         if (first.repeat, first.block, self.units[a]) != (second.repeat, second.block, self.units[b]):
             self.fixed[a] = self.fixed[b] = True
@@ -96,15 +96,15 @@ class Groups:
         self.fixed[a] = self.fixed[a] or self.fixed[b]
 
     def fix(self, units: Units) -> None:
-        """Forbid to reorder a group."""
+        """Mark a group as fixed."""
         self.fixed[self.find(units.group)] = True
 
 
 def derive_spec(network: nn.Module, example: Tensor) -> PermutationSpec:
-    """Return the permutation spec of a network, found by tracing it on one example batch (at least one input).
+    """Return the permutation spec of a network, derived by tracing it on an example batch (at least one input).
 
     Raises:
-        ModelError: naming the layer or operation without a rule, or the reason why the graph can't be traced.
+        ModelError: naming the layer or operation without a rule, or the reason why tracing failed.
     """
     return _Tracer(network, example).spec()
 
@@ -121,7 +121,7 @@ class _Tracer:
         self.graph = _graph(network, example)
 
     def spec(self) -> PermutationSpec:
-        """Visit all nodes and write down which axes are bound."""
+        """Visit all nodes and return the spec."""
         for node in self.graph.graph.nodes:
             VISITORS[node.op](self, node)
         free = {
@@ -143,7 +143,7 @@ class _Tracer:
         )
 
     def bind(self, tensor: str, axis: int, units: Units) -> None:
-        """Bind one axis of a tensor of the state dict; a tensor used twice ties its groups."""
+        """Bind one axis of a tensor of the state dict; a tensor used twice merges its groups."""
         if tensor not in self.bound:
             return
         before = self.bound[tensor][axis]
@@ -186,7 +186,7 @@ class _Tracer:
     def call_function(self, node: torch.fx.Node) -> None:
         target = node.target
         if "tensor_meta" not in node.meta:
-            return  # a size or another plain number
+            return  # a size or another number
         if target in KEEPING:
             self.values[node] = self.source(node)
         elif target in JOINING:
@@ -197,7 +197,7 @@ class _Tracer:
             raise ModelError("no symmetry rule for this operation", where=node.name, got=target, fix=ADVICE)
 
     def join(self, node: torch.fx.Node) -> Units:
-        """Tie the operands of a sum or product: the same axis counted from the end must hold their units."""
+        """Merge the groups of the operands of a sum or product; their unit axes must agree, counted from the end."""
         operands = [(value, self.values[value]) for value in node.all_input_nodes if value in self.values]
         shape = _shape(node)
         first = operands[0][1]._replace(axis=operands[0][1].axis + len(shape) - len(_shape(operands[0][0])))
@@ -210,7 +210,7 @@ class _Tracer:
 
 
 def _check_plain(name: str, layer: nn.Module) -> None:
-    """Refuse a layer that makes its weights of other tensors: weight norm, spectral norm, pruning.
+    """Reject a layer whose weights are computed from other tensors: weight norm, spectral norm, pruning.
 
     Raises:
         ModelError: naming the layer.
@@ -241,7 +241,7 @@ def _conv(tracer: _Tracer, node: torch.fx.Node, name: str, layer: nn.Conv2d) -> 
         outgoing = Units(1, tracer.groups.new(layer.out_channels))
         tracer.bind(f"{name}.weight", 1, incoming)
     elif layer.groups == layer.in_channels == layer.out_channels:
-        outgoing = incoming  # depthwise: every channel keeps to itself
+        outgoing = incoming  # depthwise: channels are not mixed
     else:
         tracer.groups.fix(incoming)
         outgoing = Units(1, tracer.groups.new(layer.out_channels, fixed=True))
@@ -286,10 +286,10 @@ def _flatten_layer(tracer: _Tracer, node: torch.fx.Node, name: str, layer: nn.Fl
 
 
 def _attention(tracer: _Tracer, node: torch.fx.Node, name: str, layer: nn.MultiheadAttention) -> Units:
-    """Heads may be reordered as blocks; the embedding axes follow the residual stream."""
+    """Heads are permuted as blocks; the embedding axes follow the residual stream."""
     sources = {tracer.values[_node(argument, node)] for argument in node.args[:3]}
     if len(sources) != 1 or layer.in_proj_weight is None or layer.bias_k is not None:
-        raise ModelError("only self-attention with one embedding size is known", where=name, fix=ADVICE)
+        raise ModelError("only self-attention with one embedding size is supported", where=name, fix=ADVICE)
     stream = sources.pop()
     size, heads = layer.embed_dim // layer.num_heads, tracer.groups.new(layer.num_heads)
     tracer.bind(f"{name}.in_proj_weight", 0, Units(0, heads, repeat=3, block=size))
@@ -371,7 +371,7 @@ def _reduce(tracer: _Tracer, node: torch.fx.Node) -> Units:
 def _getitem(tracer: _Tracer, node: torch.fx.Node) -> Units:
     source = _node(node.args[0], node)
     if not hasattr(source.meta["tensor_meta"], "shape"):
-        return tracer.values[source]  # one of several results, as attention returns
+        return tracer.values[source]  # one of several outputs, as in attention
     index = node.args[1] if isinstance(node.args[1], tuple) else (node.args[1],)
     units = tracer.source(node)
     if any(entry != slice(None) for entry in index[units.axis : units.axis + 1]):
@@ -437,7 +437,7 @@ def _parameters(network: nn.Module) -> list[tuple[str, Any]]:
 
 
 def _at(tracer: _Tracer, node: torch.fx.Node, name: str, axis: int) -> Units:
-    """Return the units of the input; they must lie along the axis that the layer mixes, unless they are fixed."""
+    """Return the units of the input; their axis must be the one that the layer mixes, unless they are fixed."""
     units = tracer.source(node)
     if units.axis == axis:
         return units

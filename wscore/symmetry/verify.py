@@ -1,4 +1,4 @@
-"""Numerical proof of a permutation spec: allowed orders leave the function alone, uncoupled ones don't."""
+"""Numerical check of a permutation spec: allowed permutations preserve the function, uncoupled ones don't."""
 
 from typing import NamedTuple
 
@@ -11,11 +11,11 @@ from wscore.symmetry.spec import PermutationSpec, permute, random_orders
 
 
 class SymmetryCheck(NamedTuple):
-    """What a check of a spec found.
+    """Result of the check of a spec.
 
     Attributes:
         coupled: largest relative change of the outputs under a random allowed permutation.
-        uncoupled: smallest relative change when one axis of a group is permuted without its fellows.
+        uncoupled: smallest relative change when a single axis of a group is permuted without the others.
     """
 
     coupled: float
@@ -27,7 +27,7 @@ def verify_spec(
 ) -> SymmetryCheck:
     """Return how outputs on `example` change under allowed and under uncoupled permutations.
 
-    Buffers of normalisation layers are randomised first, since fresh ones are constant and would hide a missing axis.
+    Parameters and buffers of normalization layers are randomized first: constant ones would hide a missing axis.
 
     Raises:
         ModelError: if an allowed permutation changes the outputs by more than `tolerance` (relative to their norm).
@@ -51,7 +51,7 @@ def verify_spec(
 
 
 def _apart(spec: PermutationSpec, group: str) -> list[PermutationSpec]:
-    """Return specs that bind one axis of the group alone."""
+    """Return specs that each bind a single axis of the group."""
     free = list(spec.bindings(group))
     singles = []
     for tensor, axis, how in free:

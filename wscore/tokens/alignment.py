@@ -1,9 +1,9 @@
-"""Every network of a zoo in the order of units in which it lies closest to one reference of its layout.
+"""Alignment of a zoo: permutes the hidden units of every network to match a reference network of its layout.
 
-Networks that compute the same function differ by the order of their hidden units, which an autoencoder would have to
-remember. One reference per layout is chosen among the runs that are trained on; the last checkpoint of every run is
-matched to it (`wscore.symmetry.matching`) and all checkpoints of the run take the order that was found, so that a run
-stays one trajectory. Aligned networks compute what they computed before.
+Networks with the same function can differ in the order of their hidden units, which an autoencoder would have to encode.
+One reference per layout is chosen among the training runs. The last checkpoint of every run is matched to it
+(`wscore.symmetry.matching`), and all checkpoints of the run are permuted by the same order, so that a run remains one
+trajectory. Alignment does not change the function of a network.
 """
 
 import contextlib
@@ -36,15 +36,15 @@ HERE = Workers("tokens.parallel")  # this process
 
 
 class Matching(NamedTuple):
-    """Networks of one layout that are matched together, by whatever process.
+    """Networks of one layout that are matched together.
 
     Attributes:
-        weights: reads them.
+        weights: reader of the networks.
         layout: of the networks.
-        reference: what they are matched to.
+        reference: to match them to.
         rows: their rows in the zoo.
         runs: their runs.
-        path: where the result is kept; None keeps it nowhere.
+        path: file of the result; None does not save it.
     """
 
     weights: Weights
@@ -60,7 +60,7 @@ class Matching(NamedTuple):
 
 
 def match_part(job: Matching) -> Orders:
-    """Return the orders of the networks of a job; those that lie at its path already are read, not found again."""
+    """Return the orders of the networks of a job; an existing result at its path is reused."""
     if job.path is None:
         return job.find()
     if not job.path.is_file():
@@ -69,11 +69,11 @@ def match_part(job: Matching) -> Orders:
 
 
 class Alignment:
-    """References by layout identity, and the orders that were found for the runs of one zoo.
+    """References by layout identity, and the matched unit orders of the runs of one zoo.
 
     Attributes:
-        references: reference of each layout; empty means that nothing is aligned.
-        specs: which units of each layout may be reordered, known also of layouts that are not aligned.
+        references: reference of each layout; empty without alignment.
+        specs: permutation spec of each layout, also of layouts that are not aligned.
     """
 
     def __init__(self, references: dict[str, Reference], specs: Mapping[str, PermutationSpec] | None = None) -> None:
@@ -83,14 +83,14 @@ class Alignment:
 
     @classmethod
     def fit(cls, zoo: Zoo, trained: np.ndarray, *, workers: Workers = HERE) -> "Alignment":
-        """Return the alignment of a zoo; references come from the rows marked in `trained` (one flag per row).
+        """Return the alignment of a zoo; references are chosen among the rows marked in `trained` (one flag per row).
 
-        Layouts without a run to train on stay as they are, and so, with a warning, do those of unknown architecture.
+        Layouts without a training run are not aligned; nor, with a warning, are those of unknown architecture.
 
         Args:
             zoo: the networks.
-            trained: flags of the rows that are trained on.
-            workers: match the networks, `TOGETHER` at once; what is found does not depend on them.
+            trained: flags of the rows in the training split.
+            workers: that match the networks, `TOGETHER` at once; they do not affect the result.
 
         Raises:
             ModelError: if the symmetry of a network can't be derived, naming the layer.
@@ -100,7 +100,7 @@ class Alignment:
         jobs = [job for name, reference in references.items() for job in _matchings(zoo, name, reference)]
         alignment.placed = _placings(jobs, workers)
         if unknown:
-            reason = "networks of unknown architecture can't be built again, so their symmetry is not known"
+            reason = "networks of unknown architecture can't be rebuilt, so their symmetry is not known"
             warnings.warn(
                 f"{unknown} of {len(zoo.layouts)} layouts are not aligned: {reason}", WscoreWarning, stacklevel=2
             )
@@ -108,7 +108,7 @@ class Alignment:
 
     @classmethod
     def symmetries(cls, zoo: Zoo) -> "Alignment":
-        """Return an alignment that leaves networks as they are and knows their symmetry, where that can be derived."""
+        """Return an alignment without references: networks stay unaligned, with their symmetry where it can be derived."""
         specs: dict[str, PermutationSpec] = {}
         for architecture, layout, rows in zoo.families():
             if architecture and layout.identity not in specs:
@@ -127,14 +127,14 @@ class Alignment:
     def apply(
         self, layout: Layout, vectors: Float[np.ndarray, "networks weights"]
     ) -> Float[np.ndarray, "networks weights"]:
-        """Return networks matched to the reference one by one; those of a layout without reference as they are."""
+        """Return networks individually matched to the reference; unchanged if their layout has none."""
         known = layout.identity in self.references and len(vectors) > 0
         return self.permute(layout, vectors, self.match(layout, vectors)) if known else vectors
 
     def apply_runs(
         self, layout: Layout, vectors: Float[np.ndarray, "networks weights"], runs: np.ndarray
     ) -> Float[np.ndarray, "networks weights"]:
-        """Return networks of the zoo, each in the order found for its run."""
+        """Return networks of the zoo permuted by the orders of their runs."""
         assert set(self.references) == set(self.placed), "orders of runs are known after `fit` only"
         return self.placed.apply_runs(layout, vectors, runs)
 
@@ -159,7 +159,7 @@ class Alignment:
     def permute(
         self, layout: Layout, vectors: Float[np.ndarray, "networks weights"], orders: dict[str, Tensor]
     ) -> Float[np.ndarray, "networks weights"]:
-        """Return networks in given orders (networks, units) by group.
+        """Return networks permuted by orders (networks, units) of each group.
 
         Raises:
             DataError: if there is no reference for the layout.
@@ -179,14 +179,14 @@ def _match(layout: Layout, reference: Reference, vectors: np.ndarray) -> dict[st
 
 
 def _references(zoo: Zoo, trained: np.ndarray) -> tuple[dict[str, Reference], int]:
-    """Return the reference of each layout, and the count of layouts of unknown architecture."""
+    """Return the reference of each layout, and the number of layouts of unknown architecture."""
     found: dict[str, Reference] = {}
     unknown = 0
     for name in sorted(set(zoo.table["layout"].astype(str))):
         last = _last_rows(zoo, name)
         candidates = last[trained[last]]
         if not len(candidates):
-            continue  # nothing to learn an order from: these networks stay as they are
+            continue  # no training run to choose a reference from
         row = _choose(zoo, candidates)
         if not zoo.table["architecture"].iloc[row]:
             unknown += 1
@@ -204,7 +204,7 @@ def _matchings(zoo: Zoo, layout: str, reference: Reference) -> Iterator[Matching
 
 
 def _placings(jobs: list[Matching], workers: Workers) -> Placed:
-    """Return the orders that workers find."""
+    """Return the orders computed by the workers."""
     if workers.shards is not None:
         jobs = [job._replace(path=workers.shards / f"orders-{n:05d}.safetensors") for n, job in enumerate(jobs)]
     parts: dict[str, list[Orders]] = {}
@@ -222,7 +222,7 @@ def _placings(jobs: list[Matching], workers: Workers) -> Placed:
 
 
 def _finite(weights: Weights, rows: np.ndarray) -> np.ndarray:
-    """Return weights for matching; values that are not finite count as zero here and are refused when they are cached."""
+    """Return weights for matching; values that are not finite are set to zero here and raise an error when tokenized."""
     return np.nan_to_num(weights.weights(rows), nan=0.0, posinf=0.0, neginf=0.0)
 
 
@@ -232,14 +232,14 @@ def _last_rows(zoo: Zoo, layout: str) -> np.ndarray:
 
 
 def _choose(zoo: Zoo, rows: np.ndarray) -> int:
-    """Return the row of the reference: of the runs that are trained on, the one with the best training accuracy."""
+    """Return the row of the reference: the training run with the best training accuracy."""
     if "train_accuracy" not in zoo.table:
         return int(rows[0])
     return int(rows[int(zoo.table["train_accuracy"].iloc[rows].fillna(-1).to_numpy().argmax())])
 
 
 def _spec(zoo: Zoo, layout: str, row: int) -> PermutationSpec:
-    """Return the spec of a layout, proven on one network."""
+    """Return the spec of a layout, verified on one network."""
     text = str(zoo.table["architecture"].iloc[row])
     network = build(text)
     state = zoo.layouts[layout].unflatten(torch.from_numpy(_finite(zoo.reader, np.array([row]))[0]))

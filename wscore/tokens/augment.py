@@ -12,12 +12,11 @@ def augment(batch: TokenBatch, *, noise: float, dropout: float, generator: torch
 
     Args:
         batch: B networks; mask and features are shared with the result.
-        noise: standard deviation of the noise as a share of the standard deviation of each token's weights; a token of
-            a single weight, which has none, gets no noise.
-        dropout: probability with which each weight becomes 0, which is the mean where weights are normalised; the
-            others are not scaled up.
-        generator: source of randomness; the draws are made on its device, so that one on the CPU gives the same views
-            whatever the device of the batch.
+        noise: standard deviation of the noise relative to the standard deviation of each token's weights; tokens with a
+            single weight get no noise.
+        dropout: probability with which each weight is set to 0, the mean of normalized weights; the others are not
+            rescaled.
+        generator: of the draws, which are made on its device, so that a CPU generator gives the same views on any device.
     """
     tokens = batch.tokens
     if noise > 0:
@@ -28,7 +27,7 @@ def augment(batch: TokenBatch, *, noise: float, dropout: float, generator: torch
 
 
 def token_deviation(batch: TokenBatch) -> Float[Tensor, "batch token 1"]:
-    """Return the (population) standard deviation of the weights of each token; 0 for tokens of padding."""
+    """Return the (population) standard deviation of the weights of each token; 0 for padding tokens."""
     count = batch.mask.sum(-1, keepdim=True).clamp(min=1)
     zeros = batch.tokens.new_zeros(())
     mean = torch.where(batch.mask, batch.tokens, zeros).sum(-1, keepdim=True) / count

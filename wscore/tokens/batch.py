@@ -1,4 +1,4 @@
-"""Several tokenized networks side by side: what every model over weights is given."""
+"""Batches of tokenized networks, the input of all models over weights."""
 
 from typing import NamedTuple
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from wscore.tokens.tokenizer import FEATURES
 
-EXACT = [column for column, name in enumerate(FEATURES) if name != "log_size"]  # the same bits on every machine
+EXACT = [column for column, name in enumerate(FEATURES) if name != "log_size"]  # bit-identical on every machine
 STEP, MIX = -7046029254386353131, -4658895280553007687  # odd constants of splitmix64, as signed 64-bit numbers
 
 
@@ -17,9 +17,9 @@ class TokenBatch(NamedTuple):
     """Padded token sequences of B networks (or windows of networks).
 
     Attributes:
-        tokens: weights, normalised where the cache says so; zero where `mask` is False.
+        tokens: weights, normalized by the cache's normalizer; zero where `mask` is False.
         mask: True where an entry of `tokens` is a weight, False in padding (of a token or of the sequence).
-        features: what each token is, see `wscore.tokens.tokenizer.FEATURES`; zero for tokens of padding.
+        features: of each token, see `wscore.tokens.tokenizer.FEATURES`; zero for padding tokens.
         layouts: `layout_key` of each sequence, equal for sequences of one layout (and window).
     """
 
@@ -30,12 +30,12 @@ class TokenBatch(NamedTuple):
 
     @property
     def token_mask(self) -> Bool[Tensor, "batch token"]:
-        """True where a token holds at least one weight: what attention may look at."""
+        """True where a token holds at least one weight: attention mask."""
         return self.mask.any(dim=-1)
 
     @property
     def networks(self) -> int:
-        """Count B of sequences (`len` counts the fields)."""
+        """Number B of sequences (`len` counts the fields)."""
         return self.tokens.shape[0]
 
     def to(self, device: torch.device | str) -> "TokenBatch":
@@ -43,14 +43,14 @@ class TokenBatch(NamedTuple):
         return TokenBatch(*(part.to(device) for part in self))
 
     def repeat(self, count: int) -> "TokenBatch":
-        """Return all sequences `count` times, one copy of the batch after the other."""
+        """Return the batch concatenated with itself, `count` copies in all."""
         return TokenBatch(*(part.repeat(count, *[1] * (part.ndim - 1)) for part in self))
 
 
 def layout_key(mask: Bool[np.ndarray, "token dim"], features: Float32[np.ndarray, "token feature"]) -> int:
-    """Return a number that is equal for sequences that differ in their weights alone, whatever the padding behind them.
+    """Return a key that is equal for sequences that differ in their weights only, independent of sequence padding.
 
-    It is an integer hash of the mask and of the features but the logarithm, so that it is the same on every machine.
+    An integer hash of the mask and of all features except the logarithm, so that it is the same on every machine.
     """
     present = torch.from_numpy(np.ascontiguousarray(mask))
     exact = np.where(mask.any(-1, keepdims=True), features, np.float32(0))[:, EXACT]  # (T, 4)

@@ -1,12 +1,12 @@
-"""A zoo as tokens on disk: written once by streaming, then read batch by batch through a memory map.
+"""Token cache on disk: written once by streaming over a zoo, then read in batches through a memory map.
 
 tokens/
   tokens.npy         raw tokens (all tokens of all networks, dim) float32, padding as zeros
-  index.parquet      one row per item, that is per network or window of a network
+  index.parquet      one row per item, i.e. per network or window of a network
   layouts.json       {layout identity: {"tensors": [...], "counters": {...}}}
   tokenizer.json     granularity, chunk size, entries per token
-  symmetry.json      permutation spec of each layout of which it is known
-  references.safetensors   networks that the others are aligned to; empty without alignment
+  symmetry.json      permutation spec of each layout, where known
+  references.safetensors   reference networks of the alignment; empty without alignment
   normalizer.json    shifts and scales, fitted on the training split
   manifest.json      configuration, identity of zoo and cache, size and hash of the files above
 """
@@ -42,24 +42,24 @@ from wscore.zoo.store import Zoo
 
 CODEC = ("tokenizer.json", "normalizer.json", "symmetry.json", "references.safetensors", "layouts.json")
 SHARDS = Path(".cache/tokens")
-REMEMBERED = 1 << 25  # entries of all remembered frames together, 9 bytes each
+REMEMBERED = 1 << 25  # entries of all cached frames together, 9 bytes each
 Item = int | np.integer
 Items = Sequence[Item] | np.ndarray
 
 
 class CacheSummary(NamedTuple):
-    """What a cache holds.
+    """Counts and sizes of a cache.
 
     Attributes:
-        networks: count of networks in each split.
-        runs: count of runs in each split.
-        layouts: count of layouts.
-        windowed: count of networks that are cut into windows.
-        items: count of networks and windows of networks.
-        tokens: count of tokens.
+        networks: number of networks in each split.
+        runs: number of runs in each split.
+        layouts: number of layouts.
+        windowed: number of networks split into windows.
+        items: number of items (networks or windows of networks).
+        tokens: number of tokens.
         token_dim: entries per token.
         max_tokens: tokens of the longest item.
-        padding_share: share of the entries of tokens.npy that hold no weight.
+        padding_share: fraction of the entries of tokens.npy that are padding.
         megabytes: size of tokens.npy in MB.
     """
 
@@ -92,7 +92,7 @@ class CacheSummary(NamedTuple):
 
 
 class _Frame(NamedTuple):
-    """What the networks of one layout have in common, token by token: (T, dim), and (T, 5) for the features."""
+    """Arrays shared by all networks of one layout, per token: (T, dim), and (T, 5) for the features."""
 
     mask: np.ndarray
     features: np.ndarray
@@ -101,17 +101,17 @@ class _Frame(NamedTuple):
 
 
 class TokenCache:
-    """Reads a cache folder. An item is a network, or a window of a network that is longer than allowed.
+    """Reads a cache folder. An item is a network, or a window of a network longer than the maximum length.
 
     Attributes:
         table: one row per item, its index is the item number; columns: row (of the zoo), model_id, run_id, split,
             layout, window (0 for the first), start (its first token within the network), offset (its first token in
-            tokens.npy), length (count of tokens). The windows of a network follow each other.
+            tokens.npy), length (number of tokens). The windows of a network are consecutive.
         layouts: layout of each identity.
-        tokenizer: makes tokens of other networks in the same way.
+        tokenizer: also applicable to other networks.
         normalizer: fitted on the training split.
-        codec: makes weights of tokens.
-        alignment: puts the units of other networks into the order of this cache.
+        codec: converts between tokens and weights.
+        alignment: aligns other networks to the references of this cache.
         manifest: configuration, identities and file hashes.
         max_tokens: tokens of the longest item, to which batches are padded.
         identity: hash of zoo and configuration.
@@ -164,15 +164,15 @@ class TokenCache:
         return np.flatnonzero(self.table["split"].to_numpy() == split)
 
     def verify(self) -> None:
-        """Read every byte of the cache and compare it with the manifest.
+        """Check the hash of every file of the cache.
 
         Raises:
-            DataError: naming the first file whose content is not what was written.
+            DataError: naming the first altered file.
         """
         verify_files(self.folder, self.manifest)
 
     def copy_codec(self, folder: Path) -> None:
-        """Copy what it takes to tokenize other networks in the same way: tokenizer, normaliser, alignment, layouts."""
+        """Copy the files needed to tokenize other networks in the same way: tokenizer, normalizer, alignment, layouts."""
         for name in CODEC:
             shutil.copyfile(self.folder / name, folder / name)
 
@@ -186,11 +186,11 @@ class TokenCache:
 
     @property
     def stored(self) -> Float32[np.ndarray, "token dim"]:
-        """Raw tokens of all items one after the other, a read-only view of the file."""
+        """Concatenated raw tokens of all items, a read-only view of the file."""
         return self._tokens
 
     def batch(self, items: Items) -> TokenBatch:
-        """Return items side by side, normalised and padded to `max_tokens`; work is shared by items of one layout."""
+        """Return a batch of items, normalized and padded to `max_tokens`."""
         numbers = np.asarray(items, dtype=np.int64)
         shape = (len(numbers), self.max_tokens)
         tokens = np.zeros((*shape, self.token_dim), np.float32)
@@ -208,7 +208,7 @@ class TokenCache:
         return TokenBatch._make([*parts, self.keys(numbers)])
 
     def keys(self, items: Items) -> Int64[Tensor, " item"]:
-        """Return a number for each item that is equal for items of one layout (and window), see `TokenBatch.layouts`."""
+        """Return a key for each item that is equal for items of one layout (and window), see `TokenBatch.layouts`."""
         numbers = np.asarray(items, dtype=np.int64)
         keys = np.zeros(len(numbers), np.int64)
         for places in group_places(self._code[numbers], self._window[numbers]):
@@ -216,13 +216,13 @@ class TokenCache:
         return torch.from_numpy(keys)
 
     def to_weights(self, items: Items, tokens: Float[Tensor | np.ndarray, "item token dim"]) -> list[np.ndarray]:
-        """Return the raw weights (D,) of whole networks from normalised tokens, padded to any length.
+        """Return the raw weights (D,) of whole networks from normalized tokens, padded to any length.
 
-        The inverse of `batch`: exact bit for bit without normalisation. One vector per item; the windows of a network
-        make one vector together, at the place of the first of them.
+        The inverse of `batch`, bit for bit without normalization. One vector per network; networks split into windows
+        take the position of their first item.
 
         Raises:
-            DataError: if a window of a network is missing, naming the network.
+            DataError: naming a network with missing or repeated windows.
         """
         values = tokens.detach().to("cpu", torch.float32).numpy() if isinstance(tokens, Tensor) else tokens
         numbers, vectors = np.asarray(items, dtype=np.int64), dict[int, np.ndarray]()
@@ -241,9 +241,9 @@ class TokenCache:
         return np.repeat(firsts - np.cumsum(counts) + counts, counts) + np.arange(counts.sum())
 
     def weights(self, rows: Int[np.ndarray, " network"]) -> Float32[np.ndarray, "network weights"]:
-        """Return raw weights of networks of one layout, bit for bit as the tokens hold them.
+        """Return the raw weights of networks of one layout, bit-identical to their tokens.
 
-        Where the cache aligns networks, their hidden units are in the aligned order.
+        If the cache is aligned, hidden units are in the aligned order.
         """
         firsts = np.searchsorted(self._row, rows)
         layout = self.layout(firsts[0])
@@ -260,19 +260,19 @@ class TokenCache:
                 yield self.layouts[str(name)], self.weights(part)
 
     def networks(self, items: Items) -> Int[np.ndarray, " network"]:
-        """Return the zoo row of each vector that `to_weights` makes of the same items, in the same order."""
+        """Return the zoo row of each vector that `to_weights` returns for the same items, in the same order."""
         numbers = np.asarray(items, dtype=np.int64)
         kept = self._windows[self._code[numbers]] == 1
         kept[np.unique(self._row[numbers], return_index=True)[1]] = True
         return self._row[numbers[kept]]
 
     def codes(self, items: Items) -> Int[np.ndarray, " item"]:
-        """Return a number of the layout of each item."""
+        """Return the layout of each item as an integer code."""
         return self._code[np.asarray(items, dtype=np.int64)]
 
     @property
     def item_weights(self) -> Int[np.ndarray, " item"]:
-        """Count of weights of each item."""
+        """Number of weights of each item."""
         counts = np.zeros(len(self), np.int64)
         for places in group_places(self._code, self._window):
             start, length = int(self._start[places[0]]), int(self._length[places[0]])
@@ -280,7 +280,7 @@ class TokenCache:
         return counts
 
     def windows(self, item: Item) -> int:
-        """Return into how many windows an item's network is cut."""
+        """Return the number of windows of an item's network."""
         return int(self._windows[self._code[item]])
 
     @property
@@ -320,7 +320,7 @@ class TokenCache:
 
 
 def _evenly(places: np.ndarray) -> slice | np.ndarray:
-    """Return places as a slice if the distance between neighbours is always the same, so that no copy is needed."""
+    """Return evenly spaced places as a slice, which avoids a copy."""
     step = int(places[1] - places[0]) if len(places) > 1 else 1
     if step > 0 and np.all(np.diff(places) == step):
         return slice(int(places[0]), int(places[-1]) + 1, step)
@@ -328,17 +328,18 @@ def _evenly(places: np.ndarray) -> slice | np.ndarray:
 
 
 def build_cache(zoo: Zoo, config: TokensConfig, folder: Path, *, workers: Workers = HERE) -> CacheSummary:
-    """Write the cache of a zoo, one block of networks in memory at a time; the folder appears whole or not at all.
+    """Write the cache of a zoo atomically, with one block of networks in memory at a time.
 
     Args:
         zoo: the networks.
-        config: how they become tokens.
+        config: section `tokens`.
         folder: of the cache.
-        workers: who does the work; the bytes don't depend on it. Other processes keep what they have finished in
-            `.cache/tokens/`, so that an interrupted run goes on.
+        workers: that align and tokenize; they do not affect the result. Other processes save finished blocks in
+            `.cache/tokens/`, so that an interrupted run can resume.
 
     Raises:
-        DataError: if a split gets no run, a network has weights that are not finite or do not fit its layout, naming it.
+        DataError: if a split gets no run, or a network (which is named) has weights that are not finite or do not fit
+            its layout.
     """
     layouts = _used_layouts(zoo)
     tokenizer = Tokenizer.fit(config.granularity, config.chunk_size, layouts.values())
@@ -367,7 +368,7 @@ def build_cache(zoo: Zoo, config: TokensConfig, folder: Path, *, workers: Worker
 
 
 def _with_shards(workers: Workers, zoo: Zoo, config: TokensConfig) -> Workers:
-    """Return the workers with the folder of their shards, whose name covers all that decides what these hold."""
+    """Return the workers with a folder for their shards, named by a hash of everything that determines the content."""
     if not workers.elsewhere:
         return workers
     code = source_code("tokens", "symmetry", "networks", "zoo")
@@ -397,7 +398,7 @@ def summarize(cache: TokenCache) -> CacheSummary:
 
 
 def _used_layouts(zoo: Zoo) -> dict[str, Layout]:
-    """Return the layouts that rows of the zoo refer to, by identity."""
+    """Return the layouts used by rows of the zoo, by identity."""
     used = sorted(set(zoo.table["layout"].astype(str)))
     unknown = [name for name in used if name not in zoo.layouts]
     if unknown:

@@ -1,4 +1,4 @@
-"""Networks as batches of tokens and back: cut into tokens, normalised, and where they are long into windows."""
+"""Codec between weight vectors and token batches: tokenization, normalization and windows of long networks."""
 
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,9 +21,9 @@ class TokenCodec:
     """Maps weight vectors (n, D) of any layout to token sequences (n W, T, dim) of their W windows, and back.
 
     Args:
-        tokenizer: cuts networks into tokens.
+        tokenizer: splits networks into tokens.
         normalizer: scales their weights.
-        longest: tokens of the longest sequence; longer networks are cut into windows of nearly equal length.
+        longest: maximum sequence length; longer networks are split into windows of nearly equal length.
     """
 
     def __init__(self, tokenizer: Tokenizer, normalizer: Normalizer, longest: int) -> None:
@@ -36,12 +36,12 @@ class TokenCodec:
         return cls(tokenizer, Normalizer.load(Path(folder) / "normalizer.json"), longest)
 
     def windows(self, layout: Layout) -> list[slice]:
-        """Return which tokens of a network of this layout each of its windows holds."""
+        """Return the token range of each window of a network of this layout."""
         spans = cut_windows(self.tokenizer.count(layout), self.longest)
         return [slice(start, start + length) for start, length in spans]
 
     def encode(self, layout: Layout, vectors: Float[np.ndarray, "networks weights"]) -> TokenBatch:
-        """Return the windows of networks, those of the first network first, normalised and padded to the longest of them."""
+        """Return the normalized windows of networks, grouped by network and padded to the longest window."""
         template = self.tokenizer.template(layout)
         tokens = self.tokenizer.encode(layout, self.normalizer.normalize(layout, vectors))
         parts, windows = (tokens, *(part[None] for part in template[:2])), self.windows(layout)
@@ -51,7 +51,7 @@ class TokenCodec:
         return TokenBatch(padded[0], *copies)
 
     def decode(self, layout: Layout, tokens: Float[Array, "window token dim"]) -> Float[Array, "networks weights"]:
-        """Return raw weights from normalised tokens, padded to any length: the inverse of `encode`. Tensors keep gradients."""
+        """Return raw weights from normalized tokens, padded to any length: the inverse of `encode`. Tensors keep gradients."""
         return self.normalizer.restore(layout, self.tokenizer.decode(layout, self._joined(layout, tokens)))
 
     def _joined(self, layout: Layout, tokens: Array) -> Array:

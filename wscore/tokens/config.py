@@ -1,4 +1,4 @@
-"""Configuration of tokens: section `tokens` of params.yaml."""
+"""Configuration of the tokens (section `tokens` of params.yaml)."""
 
 from typing import Annotated, Literal
 
@@ -12,17 +12,17 @@ Fraction = Annotated[float, Meta(gt=0, lt=1)]
 
 
 class TokensConfig(Section, frozen=True):
-    """How a zoo becomes tokens.
+    """How a zoo is split, aligned, tokenized and normalized.
 
     Args:
         granularity: `neuron` or `chunk`, see `wscore.tokens.tokenizer.Tokenizer`.
-        chunk_size: weights per token for `chunk`, most weights per token for `neuron`.
-        max_tokens: longest sequence; longer networks are cut into windows of nearly equal length.
-        align: `weights` puts the hidden units of every network into the order that fits a reference best, see
-            `wscore.tokens.alignment`; `none` takes networks as they are.
+        chunk_size: weights per token for `chunk`, maximum weights per token for `neuron`.
+        max_tokens: maximum sequence length; longer networks are split into windows of nearly equal length.
+        align: `weights` permutes the hidden units of every network to match a reference, see `wscore.tokens.alignment`;
+            `none` leaves networks unaligned.
         normalization: see `wscore.tokens.normalizer.Normalizer`.
-        validation_fraction: share of the runs, in expectation.
-        test_fraction: share of the runs, in expectation.
+        validation_fraction: expected fraction of the runs.
+        test_fraction: expected fraction of the runs.
         seed: of the split.
     """
 

@@ -1,4 +1,4 @@
-"""Items of a cache: which networks there are, in which split, and how long ones are cut into windows."""
+"""Index of a token cache: networks, their split, and the windows of long networks."""
 
 import itertools
 
@@ -14,7 +14,7 @@ from wscore.zoo.store import Zoo
 
 
 def cut_windows(tokens: int, longest: int) -> list[tuple[int, int]]:
-    """Return (start, length) of the fewest windows of at most `longest` tokens, as equal in length as can be.
+    """Return (start, length) of the fewest windows of at most `longest` tokens, of nearly equal length.
 
     >>> cut_windows(10, longest=4)
     [(0, 3), (3, 3), (6, 4)]
@@ -29,8 +29,8 @@ def make_index(zoo: Zoo, tokenizer: Tokenizer, config: TokensConfig, splits: np.
 
     Args:
         zoo: the networks.
-        tokenizer: says how many tokens each has.
-        config: says how long an item may be, and what happens to longer networks.
+        tokenizer: determines their number of tokens.
+        config: its `max_tokens` is the maximum length of an item.
         splits: split of each row of the zoo.
     """
     names = zoo.table["layout"].astype(str).to_numpy()
@@ -53,10 +53,10 @@ def make_index(zoo: Zoo, tokenizer: Tokenizer, config: TokensConfig, splits: np.
 
 
 def split_rows(zoo: Zoo, config: TokensConfig) -> np.ndarray:
-    """Return the split of every row of the zoo, told from its group: its run, or all runs that are related to it.
+    """Return the split of every row of the zoo, assigned by group: its run, or all runs related to it.
 
     Raises:
-        DataError: if a split gets no run, naming the fraction and the count of runs.
+        DataError: if a split gets no run, naming the fraction and the number of runs.
     """
     runs = zoo.table["group" if "group" in zoo.table else "run_id"].astype(str).to_numpy()
     fractions = {"validation_fraction": config.validation_fraction, "test_fraction": config.test_fraction}
@@ -75,7 +75,7 @@ def split_rows(zoo: Zoo, config: TokensConfig) -> np.ndarray:
 
 
 def group_places(*codes: Int[np.ndarray, " place"]) -> list[np.ndarray]:
-    """Return the places at which all codes agree, ascending, for each distinct combination of codes."""
+    """Return the ascending indices of each distinct combination of codes."""
     if not codes[0].size:
         return []
     order = np.lexsort(codes)

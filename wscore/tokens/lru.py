@@ -1,4 +1,4 @@
-"""A dictionary that forgets: arrays of each layout are kept for reuse, yet many layouts do not fill the memory."""
+"""Cache of bounded size for per-layout arrays."""
 
 from collections.abc import Callable
 from typing import Generic, TypeVar
@@ -7,10 +7,10 @@ T = TypeVar("T")
 
 
 class Recent(Generic[T]):
-    """Values made once per key; the oldest are dropped when all together are larger than `limit`.
+    """Cached values by key; the oldest are dropped when their total size exceeds `limit`.
 
     Args:
-        limit: largest sum of sizes that is kept; the newest value is kept however large it is.
+        limit: maximum total size; the newest value is kept even if it is larger.
     """
 
     def __init__(self, limit: int) -> None:
@@ -22,7 +22,7 @@ class Recent(Generic[T]):
         return len(self._values)
 
     def get(self, key: str, make: Callable[[], T], *, size: Callable[[T], int]) -> T:
-        """Return the value of `key`, made now if it is not known."""
+        """Return the value of `key`, computed if it is not cached."""
         if key not in self._values:
             value = make()
             self._values[key] = value, size(value)

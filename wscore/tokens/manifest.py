@@ -1,4 +1,4 @@
-"""Manifest of a cache folder: what it was made from, and size and hash of its files."""
+"""Manifest of a cache folder: its source zoo and configuration, and size and hash of its files."""
 
 import hashlib
 from pathlib import Path
@@ -25,7 +25,7 @@ REBUILD = "run `dvc repro tokenize`"
 
 
 def write_cache_manifest(folder: Path, *, zoo: str, config: TokensConfig, max_tokens: int) -> None:
-    """Write manifest.json for the other files of a cache; `zoo` is the identity of the zoo they were made from."""
+    """Write manifest.json for the other files of a cache; `zoo` is the identity of the source zoo."""
     plain = recipe(config)
     files = {name: {"bytes": (folder / name).stat().st_size, "hash": _hash_file(folder / name)} for name in FILES}
     manifest = {
@@ -40,15 +40,15 @@ def write_cache_manifest(folder: Path, *, zoo: str, config: TokensConfig, max_to
 
 
 def recipe(config: TokensConfig) -> dict[str, Any]:
-    """Return the parameters that decide the tokens; who does the work is none of them."""
+    """Return the parameters that determine the tokens."""
     return {name: value for name, value in to_plain(config).items() if name in TokensConfig.__struct_fields__}
 
 
 def read_cache_manifest(folder: Path) -> dict[str, Any]:
-    """Return the manifest after comparing the files with it: the size of all, the content of all but tokens.npy.
+    """Return the manifest after checking the files: the size of all, the content of all except tokens.npy.
 
     Raises:
-        DataError: if the folder is no cache, or a file is missing, altered or of another version.
+        DataError: if the folder is not a cache, or a file is missing, altered or of another version.
     """
     path = folder / "manifest.json"
     if not path.is_file():
@@ -63,10 +63,10 @@ def read_cache_manifest(folder: Path) -> dict[str, Any]:
 
 
 def verify_files(folder: Path, manifest: dict[str, Any]) -> None:
-    """Read every byte of the files and compare it with the manifest.
+    """Check the hash of every file.
 
     Raises:
-        DataError: naming the first file whose content is not what was written.
+        DataError: naming the first altered file.
     """
     _check_content(folder, manifest, FILES)
 

@@ -1,4 +1,4 @@
-"""Weights brought to a common scale, by statistics of the training networks only, and back."""
+"""Normalization of weights with statistics of the training networks, and its inverse."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -17,28 +17,28 @@ from wscore.networks.layout import Layout
 Normalization = Literal["none", "zscore", "minmax", "layer"]
 Array = TypeVar("Array", np.ndarray, Tensor)
 
-#: Smallest scale of a tensor, as a share of the scale of all weights: where the training networks hardly differ, others
-#: that do are not blown up.
+#: Minimum scale of a tensor relative to the scale of all weights: prevents huge normalized values of other networks in
+#: tensors that hardly vary over the training networks.
 FLOOR = 1e-3
-PART = 1 << 18  # weights whose moments are taken at once
+PART = 1 << 18  # weights processed at once when computing moments
 LARGEST = 3.4e38  # of float32
 
 
 class Affine(Section, frozen=True):
-    """normalised = (raw - shift) / scale."""
+    """normalized = (raw - shift) / scale."""
 
     shift: Annotated[float, msgspec.Meta(gt=-LARGEST, lt=LARGEST)]
     scale: Annotated[float, msgspec.Meta(gt=0, lt=LARGEST)]
 
 
 class Normalizer(Section, frozen=True):
-    """Shift and scale of every weight: of its tensor if its layout is known, else of its kind, else of all weights.
+    """Shift and scale of every weight: per tensor if the layout is known, else per kind of tensor, else global.
 
     Args:
-        mode: `none` changes nothing; `zscore` has one mean and standard deviation for all weights; `minmax` maps the
-            range of all weights to [-1, 1]; `layer` has a mean and standard deviation for each tensor of each layout
-            and, for layouts that were not trained on, for each kind of tensor.
-        overall: for weights of which nothing else is known.
+        mode: `none` is the identity; `zscore` uses one mean and standard deviation for all weights; `minmax` maps the
+            range of all weights to [-1, 1]; `layer` uses a mean and standard deviation for each tensor of each layout
+            and, for layouts not seen in training, for each kind of tensor.
+        overall: global fallback.
         kinds: by kind of tensor, for unknown layouts.
         layouts: by layout identity, one per tensor.
     """
@@ -50,16 +50,16 @@ class Normalizer(Section, frozen=True):
 
     @classmethod
     def load(cls, path: Path) -> "Normalizer":
-        """Return the normaliser saved at `path`.
+        """Return the normalizer saved at `path`.
 
         Raises:
             DataError: if the file is missing or is not JSON.
-            ConfigError: if it does not describe a normaliser.
+            ConfigError: if it does not describe a normalizer.
         """
         return convert(read_json(path), cls, where=str(path))
 
     def save(self, path: Path) -> None:
-        """Write the normaliser as JSON; its numbers come back exactly."""
+        """Write the normalizer as JSON; numbers round-trip exactly."""
         write_json(path, to_plain(self))
 
     def statistics(self, layout: Layout) -> tuple[Float32[np.ndarray, " weights"], Float32[np.ndarray, " weights"]]:
@@ -71,7 +71,7 @@ class Normalizer(Section, frozen=True):
         return shift, np.repeat(np.array([part.scale for part in affine], np.float32), sizes)
 
     def normalize(self, layout: Layout, vectors: Float[Array, "*n weights"]) -> Float[Array, "*n weights"]:
-        """Return raw weights (..., D) of one layout on the common scale: (raw - shift) / scale."""
+        """Return the normalized weights (..., D) of one layout: (raw - shift) / scale."""
         if self.mode == "none":
             return vectors
         shift, scale = self.statistics(layout)
@@ -80,7 +80,7 @@ class Normalizer(Section, frozen=True):
         return (vectors - shift) / scale
 
     def restore(self, layout: Layout, vectors: Float[Array, "*n weights"]) -> Float[Array, "*n weights"]:
-        """Return normalised weights (..., D) of one layout on their own scale: normalised * scale + shift."""
+        """Return the raw weights (..., D) of one layout: normalized * scale + shift."""
         if self.mode == "none":
             return vectors
         shift, scale = self.statistics(layout)
@@ -90,14 +90,14 @@ class Normalizer(Section, frozen=True):
 
 
 class Moments(NamedTuple):
-    """Moments of groups of numbers, which can be merged without the numbers.
+    """Mergeable moments of groups of numbers.
 
     Attributes:
-        n: how many numbers; low and high are +inf and -inf where there are none.
-        mean: their mean.
-        deviation: sum of their squared deviations from the mean.
-        low: the smallest.
-        high: the largest.
+        n: count; low and high are +inf and -inf where it is 0.
+        mean: of each group.
+        deviation: sum of squared deviations from the mean.
+        low: minimum.
+        high: maximum.
     """
 
     n: Float64[np.ndarray, " group"]
@@ -108,7 +108,7 @@ class Moments(NamedTuple):
 
 
 def fit_normalizer(mode: Normalization, blocks: Iterable[tuple[Layout, np.ndarray]]) -> Normalizer:
-    """Return the normaliser of networks given as blocks of (layout, weights (n, D))."""
+    """Return the normalizer fitted on blocks of (layout, weights (n, D))."""
     fit = NormalizerFit(mode)
     for layout, vectors in blocks:
         fit.add(layout, vectors)
@@ -116,7 +116,7 @@ def fit_normalizer(mode: Normalization, blocks: Iterable[tuple[Layout, np.ndarra
 
 
 class NormalizerFit:
-    """Gathers the statistics of a normaliser from blocks of networks.
+    """Accumulates the statistics of a normalizer over blocks of networks.
 
     Args:
         mode: see `Normalizer`.
@@ -128,18 +128,18 @@ class NormalizerFit:
         self._moments: dict[str, Moments] = {}
 
     def add(self, layout: Layout, vectors: Float[np.ndarray, "networks weights"]) -> None:
-        """Take the weights (n, D) of more networks of one layout into account."""
+        """Add the weights (n, D) of networks of one layout."""
         if self.mode != "none" and len(vectors):
             self.merge(layout, tensor_moments(layout, vectors))
 
     def merge(self, layout: Layout, moments: Moments) -> None:
-        """Take the moments of the tensors of more networks of one layout into account."""
+        """Add the moments of the tensors of networks of one layout."""
         known = self._moments.get(layout.identity)
         self._layouts[layout.identity] = layout
         self._moments[layout.identity] = moments if known is None else merge_moments(known, moments)
 
     def finish(self) -> Normalizer:
-        """Return the normaliser; without any network it changes nothing."""
+        """Return the fitted normalizer; the identity without any networks."""
         if not self._moments:
             return Normalizer(mode=self.mode, overall=Affine(shift=0.0, scale=1.0), kinds={}, layouts={})
         names = sorted(self._moments)
@@ -184,13 +184,13 @@ def tensor_moments(layout: Layout, vectors: Float[np.ndarray, "networks weights"
 
 
 def _parts(vectors: Float[np.ndarray, "networks weights"]) -> Iterator[np.ndarray]:
-    """Yield some networks at once: numbers of double precision take room."""
+    """Yield batches of networks, to limit the memory of float64 copies."""
     some = max(1, PART // max(1, vectors.shape[1]))
     return (vectors[start : start + some] for start in range(0, len(vectors), some))
 
 
 def merge_moments(first: Moments, second: Moments) -> Moments:
-    """Return the moments of two sets of numbers together, group by group (Chan, Golub and LeVeque, 1983)."""
+    """Return the combined moments of two sets of numbers, group by group (Chan, Golub and LeVeque, 1983)."""
     count = first.n + second.n
     share = second.n / np.maximum(count, 1)
     delta = second.mean - first.mean

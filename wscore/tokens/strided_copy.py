@@ -1,9 +1,9 @@
-"""Rectangles of numbers moved between flat weights and tokens, at nearly the speed at which memory is copied.
+"""Strided copies of rectangles between flat weights and tokens, at nearly the speed of a memory copy.
 
 A layer's tokens are rows, one per unit; a tensor fills some columns of all of them. Such a rectangle is moved as one
-strided copy whose items are whole rows: NumPy then spends one `memmove` per row instead of one inner loop, which counts
-where rows are short. Networks, or the units of a large one, are taken in tiles that stay in the cache of the processor
-while all rectangles that touch them are moved.
+strided copy whose items are whole rows: NumPy then uses one `memmove` per row instead of an inner loop, which matters
+for short rows. Networks, or the units of a large one, are processed in tiles that stay in the CPU cache while all
+rectangles that touch them are moved.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,7 +16,7 @@ from jaxtyping import Shaped
 
 TILE = 1 << 19  # bytes of tokens moved at once; see benchmarks/tokenize.py
 STRIP = 1 << 12  # bytes of a network's tokens that are moved together
-LONG = 1 << 12  # entries of a row that is moved as numbers
+LONG = 1 << 12  # entries from which a row is moved as numbers
 
 
 class Move(NamedTuple):
@@ -24,11 +24,11 @@ class Move(NamedTuple):
 
     Attributes:
         block: number of the layer's block of tokens; rectangles of one block share their rows.
-        source: place of the first number in the flat vector, rows one after the other; -1 stands for padding with zeros.
-        target: place of the first number in the flat tokens.
-        units: count of rows.
-        width: numbers of a row.
-        step: entries of tokens from one row to the next.
+        source: index of the first number in the flat vector, where rows are consecutive; -1 for zero padding.
+        target: index of the first number in the flat tokens.
+        units: number of rows.
+        width: numbers per row.
+        step: token entries from one row to the next.
     """
 
     block: int
@@ -42,7 +42,7 @@ class Move(NamedTuple):
 def fill_tokens(
     moves: Sequence[Move], vectors: Shaped[np.ndarray, "networks weights"], tokens: Shaped[np.ndarray, "networks entry"]
 ) -> None:
-    """Fill tokens from weights; both are contiguous."""
+    """Fill tokens from weights; both must be contiguous."""
     if not len(tokens):
         return
     pairs = []
@@ -56,7 +56,7 @@ def fill_tokens(
 def fill_weights(
     moves: Sequence[Move], tokens: Shaped[np.ndarray, "networks entry"], vectors: Shaped[np.ndarray, "networks weights"]
 ) -> None:
-    """Fill weights from tokens; both are contiguous."""
+    """Fill weights from tokens; both must be contiguous."""
     if not len(tokens):
         return
     moves = [move for move in moves if move.source >= 0]
@@ -83,7 +83,7 @@ def _copy(moves: Sequence[Move], pairs: Sequence[tuple[np.ndarray, np.ndarray]],
 
 
 def _strips(moves: Sequence[Move], item: int) -> Iterator[list[int]]:
-    """Yield places of rectangles that are moved together: blocks one by one, but small neighbours at once."""
+    """Yield indices of rectangles moved together: one block at a time, with small consecutive blocks merged."""
     strip, size = [], 0
     for _, block in groupby(range(len(moves)), lambda place: moves[place].block):
         places = list(block)

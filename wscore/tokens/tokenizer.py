@@ -1,9 +1,9 @@
-"""Networks as sequences of equally long tokens, and back bit for bit.
+"""Tokenizer: converts weight vectors to sequences of tokens of equal length, and back bit for bit.
 
-Everything rests on one integer map per layout: entry (t, j) names the weight that stands at place j of token t, or -1
-for padding; every weight stands at exactly one place. The map is made of a few rectangles (the rows of one tensor beside
-those of another), so that arrays are moved rectangle by rectangle, which is nearly as fast as copying; where rows are short,
-and for tensors, which keep their gradient, entries are looked up one by one.
+Each layout has one integer map: entry (t, j) is the index of the weight at position j of token t, or -1 for padding;
+every weight has exactly one position. The map consists of a few rectangles (rows of one tensor next to those of another),
+so that arrays are moved rectangle by rectangle, nearly as fast as a copy. Where rows are short, and for tensors, which
+keep their gradient, entries are gathered by index.
 """
 
 from collections.abc import Iterable
@@ -28,26 +28,26 @@ Granularity = Literal["neuron", "chunk"]
 Array = TypeVar("Array", np.ndarray, Tensor)
 
 #: Columns of a token's features.
-#: layer: index of its layer in the layout; kind: place in `KINDS` of the kind of its first weight;
-#: position_in_layer, position_in_model: share of the layer's and of the model's tokens that come before it, in [0, 1);
-#: log_size: log10 of the count of weights of its tensor (chunk) or of its layer (neuron).
+#: layer: index of its layer in the layout; kind: index in `KINDS` of the kind of its first weight;
+#: position_in_layer, position_in_model: fraction of the layer's and of the model's tokens before it, in [0, 1);
+#: log_size: log10 of the number of weights of its tensor (chunk) or of its layer (neuron).
 FEATURES = ("layer", "kind", "position_in_layer", "log_size", "position_in_model")
 
 WEIGHT_KINDS = ("linear", "conv")
 NORM_KINDS = ("norm_weight", "norm_bias", "running_mean", "running_var")
-SHORT = 8  # numbers of a row; see benchmarks/tokenize.py
-CACHED = 1 << 18  # entries
-REMEMBERED = 1 << 25  # entries of all remembered templates together, 9 bytes each
+SHORT = 8  # mean numbers per row below which gathering is faster; see benchmarks/tokenize.py
+CACHED = 1 << 18  # entries gathered at once
+REMEMBERED = 1 << 25  # entries of all cached templates together, 9 bytes each
 
 
 class Template(NamedTuple):
-    """How the weights of one layout lie in T tokens of `dim` entries.
+    """Arrangement of the weights of one layout in T tokens of `dim` entries.
 
     Attributes:
         mask: True where an entry holds a weight.
-        features: what each token is, see `FEATURES`.
-        gather: place in the flat vector of the weight at each entry, -1 for padding.
-        scatter: its inverse: flat entry (token * dim + place) at which each weight stands.
+        features: of each token, see `FEATURES`.
+        gather: index in the flat vector of the weight at each entry, -1 for padding.
+        scatter: its inverse: flat entry (token * dim + position) of each weight.
     """
 
     mask: Bool[np.ndarray, "token dim"]
@@ -57,12 +57,12 @@ class Template(NamedTuple):
 
 
 class _Plan(NamedTuple):
-    """How arrays of one layout are moved.
+    """Copy plan of one layout.
 
     Attributes:
-        moves: rectangles of numbers.
-        tokens: count of tokens.
-        fine: whether rows are so short that an index per number is faster.
+        moves: rectangles to copy.
+        tokens: number of tokens.
+        fine: whether rows are so short that gathering by index is faster.
     """
 
     moves: tuple[Move, ...]
@@ -71,21 +71,21 @@ class _Plan(NamedTuple):
 
 
 class _Block(NamedTuple):
-    """Weights of one layer that are cut together: places in the flat vector, one row per unit."""
+    """Weights of one layer that are tokenized together: indices in the flat vector, one row per unit."""
 
     layer: int
     units: Int[np.ndarray, "unit width"]
 
 
 class Tokenizer(Section, frozen=True, dict=True):
-    """Cuts flat weight vectors of any layout into tokens and puts them together again.
+    """Splits flat weight vectors of any layout into tokens and joins them again.
 
     Args:
-        granularity: `chunk` cuts each tensor into runs of `chunk_size` weights; `neuron` makes one token per output
-            unit of a layer, from its incoming weights, its bias and its channel of a normalisation layer that follows.
-            A unit wider than a token is cut into several. No token crosses tensors (chunk) or units (neuron).
-        chunk_size: weights per token for `chunk`, most weights per token for `neuron`.
-        token_dim: entries of a token, padding included.
+        granularity: `chunk` splits each tensor into pieces of `chunk_size` consecutive weights; `neuron` makes one token
+            per output unit of a layer, from its incoming weights, its bias and its parameters of a normalization layer
+            that follows. A unit wider than a token is split. No token spans several tensors (chunk) or units (neuron).
+        chunk_size: weights per token for `chunk`, maximum weights per token for `neuron`.
+        token_dim: entries per token, padding included.
     """
 
     granularity: Granularity
@@ -94,7 +94,7 @@ class Tokenizer(Section, frozen=True, dict=True):
 
     @classmethod
     def fit(cls, granularity: Granularity, chunk_size: int, layouts: Iterable[Layout]) -> "Tokenizer":
-        """Return the tokenizer whose tokens are as long as the widest unit (neuron), at most `chunk_size`."""
+        """Return the tokenizer with tokens as long as the widest unit (neuron), at most `chunk_size`."""
         width = chunk_size
         if granularity == "neuron":
             blocks = (block for layout in layouts for block in _neurons(layout))
@@ -116,11 +116,11 @@ class Tokenizer(Section, frozen=True, dict=True):
         write_json(path, to_plain(self))
 
     def template(self, layout: Layout) -> Template:
-        """Return mask, features and index maps of a layout; remembered, so asking again costs nothing."""
+        """Return mask, features and index maps of a layout (cached)."""
         return self._templates.get(layout.identity, lambda: _template(self, layout), size=lambda made: made.mask.size)
 
     def count(self, layout: Layout) -> int:
-        """Return the count T of tokens of a network of this layout."""
+        """Return the number T of tokens of a network of this layout."""
         return self._plan(layout).tokens
 
     def encode(
@@ -131,11 +131,11 @@ class Tokenizer(Section, frozen=True, dict=True):
         Args:
             layout: of the networks.
             vectors: their flat weights.
-            out: contiguous array (networks, tokens, dim) that an array's tokens are written to, such as a part of a
-                file in memory; None makes one.
+            out: contiguous output array (networks, tokens, dim) for array inputs, such as part of a memory map; None
+                creates one.
 
         Raises:
-            DataError: if the vectors do not have the layout's count of weights.
+            DataError: if the vectors do not have the layout's number of weights.
         """
         _check_shape("weight vectors do not fit the layout", vectors.shape[1:], (layout.size,))
         if isinstance(vectors, Tensor):
@@ -159,11 +159,11 @@ class Tokenizer(Section, frozen=True, dict=True):
 
         Args:
             layout: of the networks.
-            tokens: as `encode` makes them.
-            out: contiguous array (networks, weights) that the weights of an array's tokens are written to; None makes one.
+            tokens: as returned by `encode`.
+            out: contiguous output array (networks, weights) for array inputs; None creates one.
 
         Raises:
-            DataError: if the tokens are not as many or as long as the layout's.
+            DataError: if number or length of the tokens do not match the layout.
         """
         if isinstance(tokens, Tensor):
             _check_shape("tokens do not fit the layout", tokens.shape[1:], self.template(layout).mask.shape)
@@ -180,13 +180,13 @@ class Tokenizer(Section, frozen=True, dict=True):
         return out
 
     def _gather(self, layout: Layout, vectors: np.ndarray, tokens: np.ndarray) -> None:
-        """Fill tokens by the index map, so many networks at once as stay in the cache of the processor."""
+        """Fill tokens by the index map, with as many networks at once as fit in the CPU cache."""
         gather = self.template(layout).gather.reshape(-1)
         some = max(1, CACHED // max(1, gather.size))
         for start in range(0, len(vectors), some):
             part = vectors[start : start + some]
             padded = np.empty((len(part), layout.size + 1), vectors.dtype)
-            padded[:, :-1], padded[:, -1] = part, 0  # -1, the place of padding, wraps around to this zero
+            padded[:, :-1], padded[:, -1] = part, 0  # -1, the index of padding, wraps around to this zero
             np.take(padded, gather, axis=1, mode="wrap", out=tokens[start : start + some])
 
     def _plan(self, layout: Layout) -> _Plan:
@@ -229,7 +229,7 @@ def _template(tokenizer: Tokenizer, layout: Layout) -> Template:
 
 
 def _plan(tokenizer: Tokenizer, layout: Layout) -> _Plan:
-    """Return the rectangles of a layout in the order of the tokens, those of a row one after the other."""
+    """Return the rectangles of a layout in token order; those of one row are consecutive."""
     dim, first = tokenizer.token_dim, 0
     moves: list[Move] = []
     for block, (units, specs) in enumerate(_rows(tokenizer, layout)):
@@ -262,12 +262,12 @@ def _chunks(layout: Layout) -> list[_Block]:
 def _neurons(layout: Layout) -> list[_Block]:
     """One block per layer, one row per output unit.
 
-    Tensors of a layer with the same count of units share its block; one with another count (such as the bias of a
-    transposed convolution) makes a block of its own. A normalisation layer joins the last weight layer before it if it
-    has as many channels as that has units, which is right where normalisation follows convolution in the state dict and
-    in residual streams; otherwise it is a layer of its own with one token per channel. A layout does not say what feeds
-    what: in a state dict of another order a token may hold two channels that merely share a number. The inverse stays
-    exact.
+    Tensors of a layer with the same number of units share its block; a tensor with another number (such as the bias of a
+    transposed convolution) gets a separate block. A normalization layer joins the last weight layer before it if it has
+    as many channels as that layer has units, which is correct if normalization follows convolution in the state dict and
+    in residual streams; otherwise it becomes a separate layer with one token per channel. A layout does not record the
+    connections of layers: with another order of the state dict, a token may combine unrelated channels of the same
+    index. The inverse is still exact.
     """
     tensors, offsets = layout.tensors, layout.offsets
     blocks = []
@@ -278,7 +278,7 @@ def _neurons(layout: Layout) -> list[_Block]:
 
 
 def _grouped(layout: Layout) -> dict[tuple[int, int], list[int]]:
-    """Return which tensors (by their place in the layout) share the block of a layer and a count of units."""
+    """Return which tensors (by index in the layout) share a block, by layer and number of units."""
     groups: dict[tuple[int, int], list[int]] = {}
     last = (-1, -1)
     for place, spec in enumerate(layout.tensors):
@@ -297,7 +297,7 @@ def _units(spec: TensorSpec) -> int:
 
 
 def _cut(units: np.ndarray, dim: int) -> np.ndarray:
-    """Return rows of `dim` entries: each unit (a row) cut in pieces, the last one padded with -1."""
+    """Return rows of `dim` entries: each unit (a row) is split into pieces, the last one padded with -1."""
     count, width = units.shape
     pieces = -(-width // dim)
     padded = np.full((count, pieces * dim), -1, np.int64)
@@ -316,7 +316,7 @@ def _features(layout: Layout, blocks: list[_Block], counts: list[int], gather: n
 
 
 def _share_before(labels: np.ndarray) -> np.ndarray:
-    """Return, for each entry, which share of the entries with its label comes before it."""
+    """Return for each entry the fraction of entries with the same label that come before it."""
     _, label, counts = np.unique(labels, return_inverse=True, return_counts=True)
     order = np.argsort(label, kind="stable")
     rank = np.empty(len(labels), int)

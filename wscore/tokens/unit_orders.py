@@ -1,4 +1,4 @@
-"""How networks of a zoo are put in order once the orders of their runs are known: little enough for another process."""
+"""Applies matched unit permutations to networks by run; small enough to send to a worker."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -15,10 +15,10 @@ Orders = dict[str, np.ndarray]  # (networks, units) of each group of units
 
 
 class Reference(NamedTuple):
-    """What networks of one layout are matched to.
+    """Reference network of one layout.
 
     Attributes:
-        spec: which units may be reordered.
+        spec: permutation symmetry of the layout.
         vector: flat weights of the reference network.
     """
 
@@ -27,10 +27,10 @@ class Reference(NamedTuple):
 
 
 class Placing(NamedTuple):
-    """How the runs of one layout are put in order.
+    """Unit orders of the runs of one layout.
 
     Attributes:
-        spec: which units may be reordered.
+        spec: permutation symmetry of the layout.
         places: row of each run in the orders.
         orders: by group, (runs, units).
     """
@@ -40,7 +40,7 @@ class Placing(NamedTuple):
     orders: Orders
 
     def only(self, runs: np.ndarray) -> "Placing":
-        """Return the part about some runs."""
+        """Return the orders of some runs only."""
         names = np.unique(runs.astype(str)).tolist()
         return Placing(self.spec, {name: place for place, name in enumerate(names)}, self.of(np.array(names)))
 
@@ -51,16 +51,16 @@ class Placing(NamedTuple):
 
 
 class Placed(dict[str, Placing]):
-    """How networks of a zoo are put in order by their runs, by layout; networks of other layouts stay as they are."""
+    """Unit orders of the runs of a zoo, by layout; networks of other layouts are left unchanged."""
 
     def only(self, runs: Mapping[str, np.ndarray]) -> "Placed":
-        """Return the part about some runs of each layout, which is little enough to be sent to another process."""
+        """Return the orders of some runs of each layout only, small enough to send to a worker."""
         return Placed({name: self[name].only(some) for name, some in runs.items() if name in self})
 
     def apply_runs(
         self, layout: Layout, vectors: Float[np.ndarray, "networks weights"], runs: np.ndarray
     ) -> Float[np.ndarray, "networks weights"]:
-        """Return networks, each in the order found for its run."""
+        """Return networks permuted by the orders of their runs."""
         if layout.identity not in self or not len(vectors):
             return vectors
         placing = self[layout.identity]
@@ -69,17 +69,17 @@ class Placed(dict[str, Placing]):
 
 
 def compact(orders: Mapping[str, Tensor]) -> Orders:
-    """Return orders in two bytes per unit where that is enough."""
+    """Return orders with two bytes per unit where possible."""
     kinds = {group: np.int16 if order.shape[1] < 1 << 15 else np.int64 for group, order in orders.items()}
     return {group: order.numpy().astype(kinds[group]) for group, order in orders.items()}
 
 
 def join_orders(parts: Sequence[Orders]) -> Orders:
-    """Return the orders of several sets of networks of one layout, one after the other."""
+    """Return the concatenated orders of several sets of networks of one layout."""
     return {group: np.concatenate([part[group] for part in parts]) for group in parts[0]}
 
 
 def permuted(layout: Layout, spec: PermutationSpec, vectors: np.ndarray, orders: Mapping[str, Tensor]) -> np.ndarray:
-    """Return networks of one layout in given orders (networks, units) by group."""
+    """Return networks of one layout permuted by orders (networks, units) of each group."""
     state = permute(spec, layout.unflatten(torch.from_numpy(np.ascontiguousarray(vectors))), orders)
     return torch.cat([state[tensor.name].flatten(1) for tensor in layout.tensors], dim=1).numpy()

@@ -1,10 +1,9 @@
-"""Blocks of networks that become tokens together, in this process or in others: the same bytes either way.
+"""Writes the tokens of a zoo block by block, in this process or in workers, with bit-identical results.
 
-A block is a run of consecutive rows of the zoo, cut by the count of their weights alone, and what comes out of it, its
-tokens and the moments of its training networks, depends on nothing but its networks. The tokens of all blocks follow each
-other in tokens.npy; the moments are combined in the order of the blocks, so that the normaliser is the same to the last
-bit whoever computed them. Other processes write each block to a shard beside a file with its moments; both are whole or
-absent, and a shard that is there is not made again.
+A block is a range of consecutive rows of the zoo, bounded by their total number of weights. Its tokens and the moments of
+its training networks depend only on its networks. The tokens of all blocks are concatenated in tokens.npy, and the moments
+are merged in block order, so that the normalizer is bit-identical wherever they were computed. Workers write each block to
+a shard and its moments to a second file; both are atomic, and finished shards are not computed again.
 """
 
 import shutil
@@ -34,12 +33,12 @@ ENTRIES = 1 << 20  # of tokens written at once
 
 
 class WriteJob(NamedTuple):
-    """What all blocks have in common.
+    """Settings shared by all blocks.
 
     Attributes:
-        weights: reads the networks.
-        tokenizer: makes their tokens.
-        mode: of the normalisation; `none` takes no moments.
+        weights: reader of the networks.
+        tokenizer: of the networks.
+        mode: of the normalization; `none` computes no moments.
         zoo: folder, for messages.
     """
 
@@ -55,12 +54,12 @@ class RowRange(NamedTuple):
     Attributes:
         start: the first row.
         layouts: of the networks.
-        codes: number of each network's layout among them.
+        codes: index of each network's layout among them.
         models: name of each network.
         runs: run of each network.
-        trained: whether each network is trained on.
-        placed: puts these networks in order.
-        path: of the shard; None if there is none.
+        trained: whether each network is in the training split.
+        placed: unit orders of these networks.
+        path: of the shard; None without shards.
     """
 
     start: int
@@ -73,7 +72,7 @@ class RowRange(NamedTuple):
     path: Path | None
 
     def moments(self) -> Path:
-        """Return where the moments lie beside the shard."""
+        """Return the path of the moments, next to the shard."""
         assert self.path is not None
         return self.path.with_suffix(".safetensors")
 
@@ -81,13 +80,13 @@ class RowRange(NamedTuple):
 def plan_blocks(
     zoo: Zoo, trained: Bool[np.ndarray, " row"], placed: Placed, shards: Path | None = None
 ) -> Iterator[RowRange]:
-    """Yield the blocks of a zoo: consecutive rows of `BLOCK` weights, the last row taken whole.
+    """Yield the blocks of a zoo: consecutive rows with `BLOCK` weights in total, rounded up to whole rows.
 
     Args:
         zoo: the networks.
-        trained: whether each of them is trained on.
-        placed: puts them in order.
-        shards: folder of the shards, if there are any.
+        trained: whether each of them is in the training split.
+        placed: their unit orders.
+        shards: folder of the shards; None without shards.
     """
     codes, names = pd.factorize(zoo.table["layout"].astype(str))
     layouts = [zoo.layouts[str(name)] for name in names]
@@ -105,7 +104,7 @@ def plan_blocks(
 
 
 def row_ranges(sizes: Int[np.ndarray, " row"], most: int) -> list[tuple[int, int]]:
-    """Return (start, end) of consecutive rows that reach a size together, the last one whatever is left."""
+    """Return (start, end) of consecutive rows whose sizes add up to at least `most`, except for the last range."""
     ends = np.cumsum(sizes)
     found, start, done = [], 0, 0
     while start < len(sizes):
@@ -118,17 +117,17 @@ def row_ranges(sizes: Int[np.ndarray, " row"], most: int) -> list[tuple[int, int
 def write_tokens(
     path: Path, blocks: Iterable[RowRange], job: WriteJob, *, shape: tuple[int, int], workers: Workers
 ) -> NormalizerFit:
-    """Write tokens.npy in the order of the zoo, and return the statistics of the networks that are trained on.
+    """Write tokens.npy in the order of the zoo, and return the statistics of the training networks.
 
     Args:
         path: of the file.
-        blocks: of all networks, with a shard each if other processes do the work.
-        job: what they have in common.
-        shape: count of tokens and entries of a token.
-        workers: who does the work.
+        blocks: of all networks, each with a shard if the work runs in other processes.
+        job: settings shared by all blocks.
+        shape: number of tokens and entries per token.
+        workers: that tokenize the blocks.
 
     Raises:
-        DataError: if a network does not fit its layout or has weights that are not finite, naming it.
+        DataError: naming a network that does not fit its layout or has weights that are not finite.
     """
     fit = NormalizerFit(job.mode)
     with path.open("wb") as stream:
@@ -148,7 +147,7 @@ def write_tokens(
 
 
 def write_shard(block: RowRange, job: WriteJob) -> int:
-    """Write the tokens of a block and its moments to files of their own, unless they are there; return its count of rows."""
+    """Write the tokens and moments of a block to its shard files, unless they exist; return its number of rows."""
     path = block.path
     assert path is not None
     if not (path.is_file() and block.moments().is_file()):
@@ -181,7 +180,7 @@ def write_block(block: RowRange, job: WriteJob, stream: BinaryIO) -> dict[str, M
 def _encode(
     block: RowRange, tokenizer: Tokenizer, groups: dict[int, tuple[np.ndarray, np.ndarray]], stream: BinaryIO
 ) -> None:
-    """Write tokens of networks (n, D), given by layout with their places in the block, some `ENTRIES` at once."""
+    """Write tokens of networks (n, D), given by layout with their positions in the block, about `ENTRIES` at once."""
     lengths = np.array([tokenizer.count(layout) for layout in block.layouts])[block.codes]
     size = max(1, ENTRIES // (int(lengths.max()) * tokenizer.token_dim))
     for start in range(0, len(lengths), size):
@@ -212,7 +211,7 @@ def _read_moments(path: Path) -> dict[str, Moments]:
 def _prepared(
     block: RowRange, job: WriteJob, layout: Layout, places: np.ndarray, vectors: Sequence[np.ndarray]
 ) -> np.ndarray:
-    """Return checked and aligned networks of one layout as (n, D); what that takes in between is kept small."""
+    """Return checked and aligned networks of one layout as (n, D), in batches to limit memory."""
     networks = np.empty((len(places), layout.size), np.float32)
     some = max(1, PART // layout.size)
     for start in range(0, len(places), some):
@@ -235,6 +234,6 @@ def _stack(zoo: str, layout: Layout, models: np.ndarray, vectors: Sequence[np.nd
             where=models[place],
             expected="finite numbers",
             got=f"{layout.size - finite[place]} of {layout.size} NaN or infinite",
-            fix=f"leave it out of {zoo}",
+            fix=f"exclude it from {zoo}",
         )
     return networks
