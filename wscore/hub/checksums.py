@@ -1,8 +1,8 @@
-"""Fingerprints of the files of a published folder, by which a missing or altered one is found out.
+"""Checksums of a published folder, to detect missing and altered files.
 
     checksums.json   {"format": 1, "files": {"config.json": "sha256...", "model.safetensors": "sha256...", ...}}
 
-Cards and TensorBoard files stand in it and are not checked: they may be edited without harm to the model.
+Cards and TensorBoard files are listed but not checked: they can be edited without affecting the model.
 """
 
 import hashlib
@@ -14,12 +14,12 @@ from wscore.io import read_json, write_json
 CHECKSUMS = "checksums.json"
 FORMAT = 1
 FREE = ("README.md", ".gitattributes")
-READ = ("*.json", "*.safetensors")  # what a model is made of
+READ = ("*.json", "*.safetensors")  # files of a model
 AGAIN = "publish it again (`dvc repro publish`) or fetch it again"
 
 
 def write_checksums(folder: Path) -> None:
-    """Write checksums.json over the files below a folder, hidden ones left out."""
+    """Write checksums.json for all files in a folder, except hidden ones."""
     files = sorted(path for path in Path(folder).rglob("*") if path.is_file())
     names = {path.relative_to(folder).as_posix(): path for path in files}
     kept = {
@@ -32,7 +32,7 @@ def read_checksums(folder: Path) -> dict[str, str]:
     """Return the SHA-256 of each file of a published folder by its name.
 
     Raises:
-        ModelError: if the folder was not made by wscore, or by a version of another format.
+        ModelError: if the folder was not written by wscore, or has another format.
     """
     path = Path(folder) / CHECKSUMS
     if not path.is_file():
@@ -52,10 +52,10 @@ def read_checksums(folder: Path) -> dict[str, str]:
 
 
 def confined(folder: Path, name: str) -> Path:
-    """Return the path of a file of a published folder.
+    """Return the path of a file of a published folder, after checking that it is inside the folder.
 
     Raises:
-        ModelError: if the name is absolute, leads upwards, or is a link out of the folder (but into the Hub's cache).
+        ModelError: if the name is absolute, contains `..`, or links out of the folder (except into the Hub's cache).
     """
     parts = name.replace("\\", "/").split("/")
     if not name or "\0" in name or any(part in ("", ".", "..") or part.endswith(":") for part in parts):
@@ -70,10 +70,10 @@ def confined(folder: Path, name: str) -> Path:
 
 
 def verify(folder: Path) -> None:
-    """Return if every file of a published folder is there and as it was written.
+    """Check every file of a published folder against its checksum.
 
     Raises:
-        ModelError: naming the first file that is missing, altered, or there without being named.
+        ModelError: naming the first file that is missing, altered or not listed.
     """
     files = read_checksums(folder)
     if not files:

@@ -1,4 +1,4 @@
-"""The Hugging Face Hub, with an answer within seconds when it is out of reach, silent or busy.
+"""Downloads from the Hugging Face Hub with bounded waiting: fails within seconds if the Hub can't be reached.
 
 `HF_ENDPOINT`, `HF_HUB_OFFLINE`, `HF_TOKEN` and the proxy variables are respected.
 """
@@ -23,29 +23,29 @@ if TYPE_CHECKING:
 
 ENDPOINT = "https://huggingface.co"
 PROBE_SECONDS = 3.0
-SILENCE_SECONDS = 60.0  # without an answer; the client itself would wait for ever
-LONGEST_PAUSE = 60.0  # that the Hub may ask for when it is busy
+SILENCE_SECONDS = 60.0  # timeout of a request; the client has none by default
+LONGEST_PAUSE = 60.0  # maximum Retry-After of a busy Hub
 ATTEMPTS = 4
-FIRST_PAUSE = 1.0  # seconds before the second attempt, doubled before each further one
-ENOUGH = 15.0  # seconds of vain attempts, the client's own included, after which there is no further one
+FIRST_PAUSE = 1.0  # seconds before the second attempt, doubled for each further one
+ENOUGH = 15.0  # seconds of failed attempts, including the client's retries, after which there are no more
 WAITS = ("connect", "read", "write", "pool")
 PASSING = (429, 500, 502, 503, 504)
 ZOO_FILES = ("*.parquet", "layouts.json")
 FIX = "see `HF_ENDPOINT` and `HF_HUB_OFFLINE`, or use local files (`data.root`, `zoo.path`)"
 T = TypeVar("T")
-STOPPED = threading.Event()  # by Ctrl-C
-ANSWERS: WeakSet[Any] = WeakSet()  # that may still be read
+STOPPED = threading.Event()  # set by Ctrl-C
+ANSWERS: WeakSet[Any] = WeakSet()  # responses that may still be read
 
 
 class HubError(OSError):
-    """The Hub is silent, or asks for more patience than we have; the client does not try again after it."""
+    """The Hub timed out, or requested too long a pause; not retried by the client."""
 
 
 def load_hub_dataset(repository: str, revision: str | None, *, name: str | None = None) -> "DatasetDict":
-    """Return all splits of a Hub data set at a revision (null: the newest); `name` picks one of its configurations.
+    """Return all splits of a Hub data set at a revision (null: the newest); `name` selects a configuration.
 
-    With `HF_HUB_OFFLINE=1` only the local cache is read. Otherwise the endpoint (`HF_ENDPOINT`) is first tried with one
-    TCP connection of at most 3 s, since the client's own retries take much longer.
+    With `HF_HUB_OFFLINE=1` only the local cache is read. Otherwise the endpoint (`HF_ENDPOINT`) is first tested with one
+    TCP connection of at most 3 s, since the client's retries take much longer.
 
     Raises:
         DataError: if the Hub can't be reached, or has no such data set or revision.
@@ -54,7 +54,7 @@ def load_hub_dataset(repository: str, revision: str | None, *, name: str | None 
     bound_waiting()
     from datasets import DatasetDict, config, load_dataset
 
-    # Offline the client takes whatever revision it cached last, so each pinned one has a cache of its own.
+    # Offline the client uses the revision cached last, so each pinned one gets a separate cache.
     cache = None if revision is None else str(Path(config.HF_DATASETS_CACHE, "pinned", revision))
     try:
         with stopped_by_signals():
@@ -66,9 +66,9 @@ def load_hub_dataset(repository: str, revision: str | None, *, name: str | None 
 
 
 def download_zoo(repository: str, revision: str | None) -> Path:
-    """Return the local copy of a published zoo or table at a revision (null: the newest), downloading what is missing.
+    """Return the local copy of a published zoo or table at a revision (null: the newest), downloading missing files.
 
-    The name of the folder is the commit. After an interrupted download the files that were whole are not fetched again.
+    The name of the folder is the commit. An interrupted download resumes without fetching complete files again.
 
     Raises:
         DataError: if the Hub can't be reached, or has no such data set or revision.
@@ -85,18 +85,18 @@ def download(
     fix: str = FIX,
     **client: Any,
 ) -> Path:
-    """Return the local copy of a repository at a revision (null: the newest), downloading what is missing.
+    """Return the local copy of a repository at a revision (null: the newest), downloading missing files.
 
     Args:
         repository: `owner/name`.
         revision: commit, tag or branch.
         kind: of repository.
-        patterns: only files that match one of them.
+        patterns: download only files that match one of them.
         fix: advice in the error.
-        client: more options of `huggingface_hub.snapshot_download`.
+        client: further options of `huggingface_hub.snapshot_download`.
 
     Raises:
-        DataError: if the Hub can't be reached or is silent, or has no such repository, revision, or right to read it.
+        DataError: if the Hub can't be reached or times out, the repository or revision does not exist, or access is denied.
     """
     check_reachable(repository, fix=fix)
     bound_waiting()
@@ -115,10 +115,10 @@ def download(
 
 
 def check_reachable(repository: str, *, fix: str = FIX) -> None:
-    """Return if the endpoint accepts a TCP connection within 3 s, or is behind a proxy, or is not to be asked.
+    """Check that the endpoint accepts a TCP connection within 3 s; skipped offline and behind a proxy.
 
     Raises:
-        DataError: naming the endpoint if it doesn't.
+        DataError: naming the endpoint, if it does not.
     """
     if is_offline() or os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy"):
         return
@@ -133,21 +133,21 @@ def check_reachable(repository: str, *, fix: str = FIX) -> None:
 
 
 def is_offline() -> bool:
-    """Return whether the Hub is not to be asked (`HF_HUB_OFFLINE`)."""
+    """Return whether offline mode is on (`HF_HUB_OFFLINE`)."""
     return os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on")
 
 
 def bound_waiting() -> None:
-    """Give the Hub's shared HTTP client limits to its patience, keeping its hooks.
+    """Set timeouts on the Hub's shared HTTP client, keeping its hooks.
 
-    Without them a server that accepts a connection and says nothing would hold us for ever; with a plain time limit
-    the client would start six times anew. A silent server, or one that asks for a pause of more than a minute, raises
-    a `HubError` at once. Large files go through it too (`HF_HUB_DISABLE_XET`): the client of Xet, a compiled library,
-    waits without end for an upload that is never confirmed.
+    Without a timeout, a server that accepts a connection and never responds would block forever; with a plain timeout the
+    client would retry six times. A request that times out, or a response with a Retry-After of more than a minute, raises
+    a `HubError` at once. Large files use this client too (`HF_HUB_DISABLE_XET`): the client of Xet, a compiled library,
+    waits forever for an upload that is never confirmed.
     """
     from huggingface_hub import constants, get_session, set_client_factory
 
-    constants.HF_HUB_DISABLE_XET = True  # the environment was read when the client was imported
+    constants.HF_HUB_DISABLE_XET = True  # the environment variable is read only on import
     session = get_session()
     kind = type(session)
     if getattr(kind, "patience", None) == SILENCE_SECONDS:
@@ -159,9 +159,9 @@ def bound_waiting() -> None:
 
 @contextmanager
 def stopped_by_signals() -> Iterator[None]:
-    """Let Ctrl-C and, where it is taken as that, SIGTERM end the transfers of the block.
+    """Abort the transfers of the block on Ctrl-C and, if handled alike, SIGTERM.
 
-    Left alone the client, whose threads know of no signal, would first finish the files that it has begun.
+    Otherwise the client, whose threads ignore signals, would first finish the files in transfer.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -170,7 +170,7 @@ def stopped_by_signals() -> Iterator[None]:
 
     def stop(number: int, frame: Any) -> None:
         STOPPED.set()
-        threading.Thread(target=_hang_up, daemon=True).start()  # a lock that it needs may be held here
+        threading.Thread(target=_hang_up, daemon=True).start()  # in a thread: this one may hold a lock that it needs
         usual[signal.Signals(number)](number, frame)  # pyright: ignore[reportCallIssue, reportOptionalCall]
 
     try:
@@ -185,7 +185,7 @@ def stopped_by_signals() -> Iterator[None]:
 
 
 def _hang_up() -> None:
-    """End all connections on which an answer may still come in, so that nobody waits for it."""
+    """Shut down all connections with pending responses."""
     for answer in list(ANSWERS):
         stream = answer.extensions.get("network_stream")
         connection = None if stream is None else stream.get_extra_info("socket")
@@ -195,9 +195,9 @@ def _hang_up() -> None:
 
 
 def persist(call: Callable[[], T]) -> T:
-    """Return what a call returns, made again after errors that pass: a busy or broken server, a lost connection.
+    """Return the result of a call, retried after transient errors: a busy or failing server, a lost connection.
 
-    The last error is raised as it is; so are a refusal, a silence and a missing file, at once.
+    Raises the last error; denied access, timeouts and missing files are raised at once.
     """
     start, attempt = time.monotonic(), 1
     while True:
@@ -211,12 +211,12 @@ def persist(call: Callable[[], T]) -> T:
 
 
 def client_errors() -> tuple[type[Exception], ...]:
-    """Return what the Hub's client raises; which HTTP library it is built on depends on its version."""
+    """Return the exceptions of the Hub's client; its HTTP library depends on its version."""
     return (_transport(), OSError, ValueError, RuntimeError)
 
 
 def explain_hub_error(error: Exception) -> str:
-    """Return what the Hub's client complains about in one line, with its token and long addresses left out."""
+    """Return the first line of an error of the Hub's client, with the token masked."""
     error = _root(error)
     status = getattr(getattr(error, "response", None), "status_code", None)
     reasons = {
@@ -233,7 +233,7 @@ def explain_hub_error(error: Exception) -> str:
 
 
 def rejected(repository: str, revision: str | None, error: Exception, *, fix: str = FIX) -> DataError:
-    """Return the error of a user for one of the Hub's client."""
+    """Return the user-facing error for an exception of the Hub's client."""
     where = repository if revision is None else f"{repository} at {revision}"
     return DataError("can't be loaded from the Hub", where=where, got=explain_hub_error(error), fix=fix)
 
@@ -245,7 +245,7 @@ def _transport() -> type[Exception]:
 
 
 def _root(error: Exception) -> Exception:
-    """Return what went wrong below the errors in which the client wraps it."""
+    """Return the cause that the client wraps in other errors."""
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     wraps = isinstance(error, RuntimeError | LocalEntryNotFoundError)
@@ -262,7 +262,7 @@ def _passes(error: Exception) -> bool:
 
 
 def _send(base: Any) -> Callable[..., Any]:
-    """Return the method `send` of an HTTP client that loses its patience."""
+    """Return a method `send` of an HTTP client with timeouts."""
     silence = getattr(sys.modules[base.__module__.partition(".")[0]], "TimeoutException", TimeoutError)
 
     def send(self: Any, request: Any, **options: Any) -> Any:
@@ -270,7 +270,7 @@ def _send(base: Any) -> Callable[..., Any]:
             raise HubError("stopped")
         asked = request.extensions.get("timeout", {})
         limits = {name: SILENCE_SECONDS if asked.get(name) is None else asked[name] for name in WAITS}
-        request.extensions = {**request.extensions, "timeout": limits}  # some calls ask for no limit at all
+        request.extensions = {**request.extensions, "timeout": limits}  # some calls set no timeout
         try:
             response = base.send(self, request, **options)
         except silence as error:

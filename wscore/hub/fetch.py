@@ -1,4 +1,4 @@
-"""Published models, from a folder or from the Hub at a pinned revision."""
+"""Locating published models in a folder or on the Hub, at a pinned revision."""
 
 import os
 from pathlib import Path
@@ -14,11 +14,11 @@ EXPECTED = "a folder of published models, or owner/name or owner/name@revision o
 
 
 class Source(NamedTuple):
-    """Where published models lie.
+    """Location of published models.
 
     Attributes:
         name: a folder, or `owner/name` on the Hub.
-        revision: commit, tag or branch on the Hub; None stands for the newest.
+        revision: commit, tag or branch on the Hub; None is the newest.
     """
 
     name: str
@@ -26,11 +26,11 @@ class Source(NamedTuple):
 
 
 def parse_source(text: str | Path, revision: str | None = None) -> Source:
-    """Return where models lie, told from a folder, `owner/name` or `owner/name@revision`.
+    """Return the location of models from a folder, `owner/name` or `owner/name@revision`.
 
     Raises:
         PublishError: if it is neither a folder nor a well-formed id.
-        ModelError: if a path is no folder, or two revisions are named.
+        ModelError: if a path is not a folder, or two revisions are given.
 
     >>> parse_source("owner/name@4f1c2ab")
     Source(name='owner/name', revision='4f1c2ab')
@@ -48,17 +48,17 @@ def parse_source(text: str | Path, revision: str | None = None) -> Source:
 
 
 def fetch(text: str | Path, revision: str | None = None, *, part: str = "", **client: Any) -> Path:
-    """Return the folder of a published model, downloaded if it lies on the Hub.
+    """Return the folder of a published model, downloaded if it is on the Hub.
 
     Args:
-        text: a folder, `owner/name` or `owner/name@revision`. An id that is also a folder is taken as the folder.
-        revision: commit, tag or branch on the Hub; null stands for the newest.
-        part: folder within it, such as `encoder`, if it holds several models.
-        client: more options of `huggingface_hub.snapshot_download`.
+        text: a folder, `owner/name` or `owner/name@revision`. An existing folder takes precedence over an id.
+        revision: commit, tag or branch on the Hub; null is the newest.
+        part: subfolder, such as `encoder`, if there are several models.
+        client: further options of `huggingface_hub.snapshot_download`.
 
     Raises:
         PublishError: if the id is malformed.
-        DataError: if the Hub refuses or can't be reached.
+        DataError: if the Hub can't be reached or denies access.
         ModelError: if there is no such model.
     """
     source = parse_source(text, revision)
@@ -70,14 +70,14 @@ def fetch(text: str | Path, revision: str | None = None, *, part: str = "", **cl
         first = [f"{part}/*", CHECKSUMS, "config.json"] if part else None
         folder = download(source.name, source.revision, patterns=first, fix=FIX, **client)
         if part and not (folder / part).is_dir() and (folder / "config.json").is_file():
-            folder = download(source.name, source.revision, fix=FIX, **client)  # a repository of this part alone
+            folder = download(source.name, source.revision, fix=FIX, **client)  # a repository of this part only
     return locate(folder, part)
 
 
 def exists(source: Source) -> bool:
-    """Return whether there is such a repository on the Hub; without an answer that it isn't there, there is.
+    """Return whether a repository exists on the Hub; true unless the Hub reports that it does not.
 
-    Offline, one that was fetched before.
+    Offline, whether it was fetched before.
     """
     from huggingface_hub import HfApi, constants
     from huggingface_hub.errors import RepositoryNotFoundError
@@ -92,12 +92,12 @@ def exists(source: Source) -> bool:
     except RepositoryNotFoundError:
         return False
     except client_errors():
-        return True  # the download will tell what is wrong
+        return True  # the download raises the error
     return True
 
 
 def locate(folder: Path, part: str = "") -> Path:
-    """Return where a part lies: below the folder, or the folder itself if it holds one model only.
+    """Return the folder of a part: a subfolder, or the folder itself if it contains a single model.
 
     Raises:
         ModelError: if neither is the case.

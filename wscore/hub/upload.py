@@ -1,7 +1,7 @@
-"""Upload of published folders to the Hugging Face Hub: bounded in time, with the token from the environment only.
+"""Upload of published folders to the Hugging Face Hub with bounded waiting; the token comes from the environment only.
 
-What was uploaded before is known by the `checksums.json` at the root of the repository: files that stand in the old one
-and not in the new one are removed there; files that somebody else put beside them stay.
+Files of an earlier upload are identified by `checksums.json` in the root of the repository: those that the new one no
+longer lists are deleted; files that others added are kept.
 """
 
 import json
@@ -17,17 +17,17 @@ from wscore.hub.client import bound_waiting, check_reachable, client_errors, exp
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
-AGAIN = "the local folder is whole; put it right and `dvc repro publish`"
+AGAIN = "the local folder is complete; fix this and run `dvc repro publish`"
 MESSAGE = "Publish with wscore"
-KEPT = (".gitattributes", "README.md")  # of the repository as a whole
+KEPT = (".gitattributes", "README.md")  # never deleted
 
 
 class Upload(NamedTuple):
-    """One repository and what is to be in it.
+    """A repository and its content.
 
     Attributes:
         repo_id: `owner/name`.
-        folder: its whole content.
+        folder: with the complete content.
         kind: of repository.
     """
 
@@ -37,15 +37,15 @@ class Upload(NamedTuple):
 
 
 def upload(uploads: Sequence[Upload], *, private: bool = True) -> list[str]:
-    """Upload folders, each as one repository, and return the address of the newest commit of each.
+    """Upload folders, each as one repository, and return the URL of the newest commit of each.
 
-    The token is read from `HF_TOKEN`; `HF_ENDPOINT`, `HF_HUB_OFFLINE` and the proxy variables are respected. A
-    repository that exists is updated, and left as it is if nothing changed; a new one is private unless told otherwise.
-    What was transferred before an interruption is not transferred again.
+    The token is read from `HF_TOKEN`; `HF_ENDPOINT`, `HF_HUB_OFFLINE` and the proxy variables are respected. Existing
+    repositories are updated, and unchanged if the content is the same; new ones are private by default. Interrupted
+    uploads resume without transferring files again.
 
     Raises:
-        PublishError: if an id is malformed, the token is missing, the Hub can't be reached in 3 s, is silent, or
-            refuses.
+        PublishError: if an id is malformed, the token is missing, the Hub can't be reached in 3 s, times out or denies
+            access.
     """
     for one in uploads:
         check_repo_id(one.repo_id)
@@ -56,7 +56,7 @@ def upload(uploads: Sequence[Upload], *, private: bool = True) -> list[str]:
     if not token:
         raise PublishError("no token for the Hub", where=where, expected="HF_TOKEN in the environment", fix=AGAIN)
     if is_offline():
-        raise PublishError("the Hub is not to be asked", where=where, got="HF_HUB_OFFLINE", fix=f"unset it; {AGAIN}")
+        raise PublishError("offline mode is on", where=where, got="HF_HUB_OFFLINE", fix=f"unset it; {AGAIN}")
     try:
         check_reachable(uploads[0].repo_id)
     except DataError as error:
@@ -65,10 +65,10 @@ def upload(uploads: Sequence[Upload], *, private: bool = True) -> list[str]:
 
 
 def check_repo_id(repo_id: str, *, where: str = "publish.repo_id", expected: str = "owner/name") -> None:
-    """Return if an id has the form `owner/name` that the Hub takes.
+    """Check that an id has the form `owner/name` and is valid on the Hub.
 
     Raises:
-        PublishError: if it has not.
+        PublishError: if it is not.
     """
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id
@@ -107,13 +107,13 @@ def _push(one: Upload, private: bool, token: str) -> str:
 
 
 def _stale_files(api: "HfApi", one: Upload) -> list[str]:
-    """Return the files of an earlier upload that are no longer part of it."""
+    """Return the files of an earlier upload that the new one no longer contains."""
     from huggingface_hub.errors import EntryNotFoundError
 
     try:
         path = api.hf_hub_download(one.repo_id, CHECKSUMS, repo_type=one.kind)
     except EntryNotFoundError:
-        return []  # a new repository, or one of somebody else
+        return []  # a new repository, or one not uploaded by wscore
     try:
         before = json.loads(Path(path).read_text(encoding="utf-8"))["files"]
     except (ValueError, TypeError, KeyError):

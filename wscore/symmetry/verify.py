@@ -27,7 +27,7 @@ def verify_spec(
 ) -> SymmetryCheck:
     """Return how outputs on `example` change under allowed and under uncoupled permutations.
 
-    Parameters and buffers of normalization layers are randomized first: constant ones would hide a missing axis.
+    Biases and normalization parameters and buffers are randomized first: constant ones would hide a missing axis.
 
     Raises:
         ModelError: if an allowed permutation changes the outputs by more than `tolerance` (relative to their norm).
