@@ -100,7 +100,7 @@ def test_a_malformed_id_is_refused(repo_id: str) -> None:
 
 def test_a_missing_token_is_named(folder: Path, hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HF_TOKEN")
-    with pytest.raises(PublishError, match=r"no token.*HF_TOKEN in the environment.*local folder is whole"):
+    with pytest.raises(PublishError, match=r"no token.*HF_TOKEN in the environment.*local folder is complete"):
         push(folder)
     assert hub.requests == []
 
