@@ -96,7 +96,7 @@ def test_a_behaviour_loss_without_networks_that_can_be_rebuilt(
     write_params(tokens={"align": "none"})
     tokenize(foreign)
     with pytest.raises(
-        SystemExit, match=r"can't be rebuilt and run.*set ae\.behaviour\.share to 0 and ae\.select to loss"
+        SystemExit, match=r"cannot be built and run.*set ae\.behaviour\.share to 0 and ae\.select to loss"
     ):
         train(foreign)
     assert not Path("model").exists()

@@ -53,7 +53,7 @@ def test_judges_the_autoencoder_beside_its_controls(
     workspace: Path, tiny_zoo: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run(tiny_zoo)
-    assert "held-out networks rebuilt at" in capsys.readouterr().out
+    assert "held-out networks reconstructed at" in capsys.readouterr().out
     content = json.loads((workspace / "metrics/autoencoder_test.json").read_text())
     assert list(content) == ["autoencoder_test"]
     found = content["autoencoder_test"]

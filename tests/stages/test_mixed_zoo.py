@@ -138,8 +138,8 @@ def test_networks_of_a_data_set_that_is_not_named_are_counted_as_not_run(made, m
     assert fits == (zoo.table["dataset"] == "digits").tolist()
     row = int(np.flatnonzero(zoo.table["dataset"] == "bars")[0])
     reason = more.way(shown.kinds(zoo.table)[row], zoo.layout(row)).reason
-    assert reason == "data.dataset names digits, stripes and not their data set"
-    with pytest.warns(WscoreWarning, match=f"{fits.count(False)} of {len(zoo)} networks can't be run, .*{reason}"):
+    assert reason == "data.dataset lists digits, stripes and not their data set"
+    with pytest.warns(WscoreWarning, match=f"{fits.count(False)} of {len(zoo)} networks cannot be run, .*{reason}"):
         _warn_of_the_unknown(zoo, np.arange(len(zoo)), shown)
 
 
@@ -147,7 +147,7 @@ def test_networks_that_no_factory_builds_are_warned_of_with_the_reason(made, mon
     tasks, zoo = tasks_of(made, monkeypatch), Zoo(made / "zoo")
     zoo.table = zoo.table.assign(architecture="", factory="mixer")
     shown = draw_probe_images(tasks, load_section(EvaluateConfig, "evaluate"))
-    reason = f"{len(zoo)} of {len(zoo)} networks can't be run, .*data.factories does not name 'mixer'"
+    reason = f"{len(zoo)} of {len(zoo)} networks cannot be run, .*data.factories does not list 'mixer'"
     with pytest.warns(WscoreWarning, match=reason):
         _warn_of_the_unknown(zoo, np.arange(len(zoo)), shown)
     assert not any(shown.fits(kind, zoo.layout(row)) for row, kind in enumerate(shown.kinds(zoo.table)))
@@ -156,8 +156,8 @@ def test_networks_that_no_factory_builds_are_warned_of_with_the_reason(made, mon
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ({"dataset": ["digits", "digits"], "root": None}, "data.dataset: names one twice"),
-        ({"dataset": ["digits", "bars"], "root": "bars"}, "data.root: of which data set?"),
+        ({"dataset": ["digits", "digits"], "root": None}, "data.dataset: lists a data set twice"),
+        ({"dataset": ["digits", "bars"], "root": "bars"}, "data.root: is ambiguous for several data sets"),
         ({"dataset": ["digits"], "root": {"bars": "bars"}}, "data.root.bars: not in data.dataset"),
         ({"dataset": ["digits", "bars"], "root": None}, "data.dataset: unknown data set"),
         ({"dataset": [], "root": None}, "data.dataset"),

@@ -86,7 +86,7 @@ def test_representations_that_do_not_fit(workspace: Path) -> None:
     assert "representations.parquet: is not a table of representations" in stop("accuracy")
     table.to_parquet("representations/representations.parquet")
     write_json(Path("representations/manifest.json"), manifest | {"zoo": "another"})
-    assert "those of another zoo" in (message := stop("accuracy"))
+    assert "belong to another zoo" in (message := stop("accuracy"))
     assert "run `dvc repro cache_representations`" in message
     write_json(Path("representations/manifest.json"), manifest)
     main(arguments("accuracy"))

@@ -170,7 +170,9 @@ def read_blocks(folder: Path) -> dict[str, FeatureTable]:
         raise DataError("no features here", where=folder, expected=VALUES, fix="run `dvc repro cache_representations`")
     values, names = read_tensors(folder / VALUES), read_json(folder / NAMES)
     if {name: tensor.shape[1] for name, tensor in values.items()} != {name: len(some) for name, some in names.items()}:
-        raise DataError("features and column names do not match", where=folder, fix="run `dvc repro cache_representations`")
+        raise DataError(
+            "features and their names do not match", where=folder, fix="run `dvc repro cache_representations`"
+        )
     return {name: FeatureTable(values[name].numpy(), tuple(names[name])) for name in names}
 
 

@@ -330,7 +330,7 @@ def _transform(values: np.ndarray, scale: Scale, floor: float | None, *, where: 
     if scale in ("logit", "log_error"):
         if (values < 0).any() or (values > 1).any():
             got = [float(np.nanmin(values)), float(np.nanmax(values))]
-            raise DataError(f"is not a fraction, which a {scale} scale requires", where=where, expected="0 to 1", got=got)
+            raise DataError(f"is not a fraction, as a {scale} scale needs", where=where, expected="0 to 1", got=got)
         above, below = values + EDGE, 1 - values + EDGE
         return np.log(above / below) if scale == "logit" else -np.log10(below)
     if scale == "linear" or floor is None:

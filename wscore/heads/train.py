@@ -57,9 +57,7 @@ BLOCK = 512  # networks read at once
 BINS = 63  # histogram bins per feature in boosting
 RATE = 0.1  # learning rate of boosting
 SHARE = 0.3  # fraction of features considered per split, for trees on all features
-BOOSTED = (
-    16384  # maximum number of training networks for trees, sampled (trees keep several copies in memory);
-)
+BOOSTED = 16384  # maximum number of training networks for trees, sampled (trees keep several copies in memory);
 # a quarter as many validation networks are used for early stopping
 READER = {"width": 64, "blocks": 2, "heads": 4, "outputs": 128}  # attention over tokens
 

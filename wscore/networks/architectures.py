@@ -342,9 +342,7 @@ def parse(text: str) -> Architecture:
     try:
         return msgspec.json.decode(text, type=Architecture)
     except (msgspec.DecodeError, msgspec.ValidationError) as error:
-        raise DataError(
-            "is not a valid architecture", where="architecture", got=f"{text[:80]!r}: {error}"
-        ) from error
+        raise DataError("is not a valid architecture", where="architecture", got=f"{text[:80]!r}: {error}") from error
 
 
 def _convolutional(architecture: Architecture, *, norm: bool) -> Classifier:

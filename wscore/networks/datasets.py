@@ -51,12 +51,16 @@ class DataConfig(Section):
     def __post_init__(self) -> None:
         """Reject repeated data sets, and folders or revisions that are ambiguous among several data sets."""
         if len(set(self.datasets)) < len(self.datasets):
-            raise ConfigError("lists a data set twice", where="data.dataset", got=list(self.datasets), fix="list each once")
+            raise ConfigError(
+                "lists a data set twice", where="data.dataset", got=list(self.datasets), fix="list each once"
+            )
         for key in ("root", "revision"):
             value = getattr(self, key)
             if isinstance(value, str) and len(self.datasets) > 1:
                 example = f"{{{self.datasets[0]}: {value}}}"
-                raise ConfigError("is ambiguous for several data sets", where=f"data.{key}", expected=f"such as {example}", got=value)
+                raise ConfigError(
+                    "is ambiguous for several data sets", where=f"data.{key}", expected=f"such as {example}", got=value
+                )
             unknown = sorted(set(value) - set(self.datasets)) if isinstance(value, dict) else []
             if unknown:
                 raise ConfigError(

@@ -156,7 +156,7 @@ def build_foreign(text: str, target: str) -> nn.Module:
     except BROKEN as error:
         raise DataError(f"{target} fails", where=text, got=f"{type(error).__name__}: {error}") from error
     if not isinstance(module, nn.Module):
-        raise DataError(f"{target} does not return a network", where=text, expected="nn.Module", got=type(module).__name__)
+        raise DataError(f"{target} returns no network", where=text, expected="nn.Module", got=type(module).__name__)
     return module
 
 

@@ -97,7 +97,7 @@ def build_network(spec: NetworkSpec, seed: int = 0) -> nn.Module:
         network = builder(spec)
     if not isinstance(network, nn.Module):
         got = type(network).__name__
-        raise ConfigError("does not return a network", where=f"base.network: {spec.name}", expected="a torch module", got=got)
+        raise ConfigError("returns no network", where=f"base.network: {spec.name}", expected="a torch module", got=got)
     return network.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
 

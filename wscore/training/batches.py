@@ -41,7 +41,7 @@ class TensorBatches:
     def __init__(self, *tensors: Shaped[Tensor, "..."], batch_size: int, seed: int = 0, shuffle: bool = True) -> None:
         counts = {len(tensor) for tensor in tensors}
         if len(counts) != 1 or 0 in counts:
-            raise TrainingError("cannot make batches", expected="tensors with the same number of items", got=sorted(counts))
+            raise TrainingError("cannot make batches", expected="tensors of equal length", got=sorted(counts))
         self.tensors = tensors
         self.items = counts.pop()
         self.batch_size = batch_size

@@ -63,5 +63,5 @@ def test_a_changed_shape_is_refused(tmp_path: Path):
     save_model(tmp_path, Head(config()))
     path = tmp_path / "config.json"
     path.write_text(path.read_text().replace('"hidden_dim": 7', '"hidden_dim": 8'))
-    with pytest.raises(ModelError, match="do not fit"):
+    with pytest.raises(ModelError, match="do not match"):
         load_model(tmp_path)

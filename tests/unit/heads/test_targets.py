@@ -139,8 +139,8 @@ def test_only_the_given_rows_decide():
     ("function", "message"),
     [
         (lambda: binary("has_nrom"), r"heads.patterns: the zoo has no column for the label 'has_nrom'.*has_norm, maybe"),
-        (lambda: binary("optimizer"), r"optimizer: is neither true nor false.*\['sgd', 'adam'\].*optimizer_VALUE"),
-        (lambda: binary("lr"), "lr: is neither true nor false"),
+        (lambda: binary("optimizer"), r"optimizer: is not a boolean column.*\['sgd', 'adam'\].*optimizer_VALUE"),
+        (lambda: binary("lr"), "lr: is not a boolean column"),
         (lambda: binary("has_norm", "pooling_min", "same"), r"heads.patterns.*pooling_min \(only False\), same \(only True\)"),
         (lambda: binary("has_norm", "pooling_min"), "leave these out, keep: has_norm"),
         (lambda: continuous(learning_rate="log"), "heads.continuous: learning_rate: the zoo has no column 'learning_rate'"),
@@ -157,7 +157,7 @@ def test_what_cannot_be_learned_is_refused_by_name(function, message: str):
         function()
 
 
-@pytest.mark.parametrize(("value", "message"), [(-1.0, "negative value under a log scale"), (math.inf, "infinite")])
+@pytest.mark.parametrize(("value", "message"), [(-1.0, "negative value on a log scale"), (math.inf, "infinite")])
 def test_values_that_a_log_scale_cannot_take(value: float, message: str):
     bad = table().assign(lr=[0.1, 0.2, 0.3, value])
     with pytest.raises(DataError, match=f"lr: .*{message}"):

@@ -276,16 +276,16 @@ def test_a_folder_of_another_task_or_model_is_refused(tmp_path: Path):
 
 def test_latents_of_another_encoder_are_refused():
     other = data()._replace(latents=np.zeros((240, 5), np.float32))
-    with pytest.raises(ModelError, match=r"'latent' do not fit the head; expected 4 numbers.*got 5, of which 4"):
+    with pytest.raises(ModelError, match=r"'latent' do not match the head; expected 4 numbers.*got 5, of which 4"):
         predict_properties(train("accuracy", data(), epochs=1), other)
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"features": "latent+gradients"}, "no choice of features"),
+        ({"features": "latent+gradients"}, "not a valid choice of features"),
         ({"features": "tokens", "members": ["boosting"]}, "features tokens need network"),
-        ({"features": "tokens", "members": ["network", "boosting"]}, "boosting has no features"),
+        ({"features": "tokens", "members": ["network", "boosting"]}, "boosting has no input features"),
         ({"mode": "finetune", "features": "statistics"}, "finetune needs latent"),
         ({"accuracy_scale": "cubic"}, "heads.accuracy_scale"),
         ({"coverage": 1.0}, "heads.coverage"),

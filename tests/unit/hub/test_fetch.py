@@ -296,7 +296,7 @@ SPOILT = {
     "newer format": (rewrite("config.json", format=99), "unknown format; expected at most 2; got 99"),
     "another class": (rewrite("config.json", **{"class": "Decoder"}), "expected Encoder; got Decoder"),
     "unknown class": (rewrite("config.json", **{"class": "Nobody"}), "unknown model class"),
-    "other sizes": (rewrite("config.json", config={"network": None}), "configuration does not fit its class"),
+    "other sizes": (rewrite("config.json", config={"network": None}), "configuration does not match its class"),
     "lying header": (lie_about_lengths, "is not a readable safetensors file"),
 }
 

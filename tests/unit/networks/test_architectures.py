@@ -61,9 +61,9 @@ def test_scores_count_right_answers():
 
 
 def test_bad_descriptions_are_refused():
-    with pytest.raises(DataError, match="not known"):
+    with pytest.raises(DataError, match="is unknown"):
         build("")
-    with pytest.raises(DataError, match="no description"):
+    with pytest.raises(DataError, match="not a valid architecture"):
         build('{"family": "mlp"}')
     with pytest.raises(DataError, match=r"unknown family.*gnn"):
         build(msgspec.structs.replace(architecture("mlp"), family="gnn"))

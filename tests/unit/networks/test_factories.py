@@ -205,7 +205,7 @@ def test_weights_that_do_not_fit_are_told_by_name_and_reason(others, target, rea
     tasks = load_tasks(data(mixer=target))
     found = subjects(cached(zoo), zoo, np.arange(len(zoo)), tasks)
     assert all(group.way.answer is None for group in found)
-    with pytest.raises(Exception, match="can't be rebuilt and run") as stop:
+    with pytest.raises(Exception, match="cannot be built and run") as stop:
         train_autoencoder(cached(zoo), load_section(AeConfig, "ae", PARAMS), zoo=zoo, images=tasks)
     assert "ae.behaviour" in str(stop.value)
 
@@ -219,7 +219,7 @@ def test_logits_of_too_few_classes_are_no_answer(others):
     zoo = read(others, images, factory="mixer", factory_columns=())
     (kind,) = draw_probe_images(load_tasks(images), load_section(EvaluateConfig, "evaluate", PARAMS)).kinds(zoo.table)
     reason = load_tasks(images).way(kind, zoo.layout(0)).reason
-    assert reason == "answers 2 images of digits with (2, 2), not logits of 10 classes"
+    assert reason == "returns (2, 2) for 2 images of digits, not logits of 10 classes"
 
 
 @pytest.mark.parametrize(
@@ -228,7 +228,7 @@ def test_logits_of_too_few_classes_are_no_answer(others):
         ("nowhere:Net", r"data\.factories\.mixer: cannot be imported; got nowhere:Net: ModuleNotFoundError.*nowhere"),
         ("othernets:nothing", r"data\.factories\.mixer: cannot be imported; got othernets:nothing: AttributeError"),
         ("otherbroken:Net", r"cannot be imported; got otherbroken:Net: .*nothing_of_this_name"),
-        ("othernets:constant", r"data\.factories\.mixer: is no function"),
+        ("othernets:constant", r"data\.factories\.mixer: is not a function"),
     ],
 )
 def test_imports_that_fail_name_key_and_module(others, target, message):
@@ -242,7 +242,7 @@ def test_nothing_is_imported_that_params_do_not_name(others):
     named = ["othertrap:anything", '{"name": "othertrap:anything"}', '{"name": "othertrap"}', "__import__('othertrap')"]
     table["factory"] = (named * 3)[: len(table)]
     table.to_csv(others / "metadata.csv", index=False)
-    with pytest.warns(WscoreWarning, match="data.factories does not name"):
+    with pytest.warns(WscoreWarning, match="data.factories does not list"):
         zoo = read(others, data(mixer="othernets:Mixer"))
     tasks = Tasks(load_tasks(data()).images, {"mixer": "othernets:Mixer"})
     assert all(group.way.answer is None for group in subjects(cached(zoo), zoo, np.arange(len(zoo)), tasks))

@@ -48,7 +48,7 @@ def test_what_does_not_fit_is_named():
         layout.flatten({name: value for name, value in state().items() if name != "3.bias"})
     with pytest.raises(DataError, match=r"3\.bias: wrong shape; expected \(4,\); got \(5,\)"):
         layout.flatten({**state(), "3.bias": torch.zeros(5)})
-    with pytest.raises(DataError, match="does not fit the layout"):
+    with pytest.raises(DataError, match="does not match the layout"):
         layout.unflatten(torch.zeros(layout.size + 1))
 
 

@@ -44,7 +44,7 @@ def test_lenet5_has_the_weights_of_the_classic(channels: int, size: int, classes
 def test_what_does_not_fit_is_named() -> None:
     with pytest.raises(
         ConfigError,
-        match=r"base\.network: unknown network; expected lenet5, mlp, cnn_bn, vit or module:function of your own; got lenet",
+        match=r"base\.network: unknown network; expected lenet5, mlp, cnn_bn, vit or a custom module:function; got lenet",
     ):
         build_network(NetworkSpec(name="lenet", channels=1, size=28, classes=10))
     with pytest.raises(ConfigError, match=r"base\.size.*expected 28 or 32; got 8"):

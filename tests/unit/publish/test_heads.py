@@ -86,7 +86,7 @@ def test_an_encoder_from_elsewhere(work: Work, tmp_path: Path):
         name = last.table["model_id"].iloc[place]
         assert np.asarray(found[name]) == pytest.approx(last.latents[place], abs=1e-5)
     foreign.codec.normalizer.layouts.clear()
-    with pytest.raises(ModelError, match=r"features.encoder.*not made for networks of this zoo"):
+    with pytest.raises(ModelError, match=r"features.encoder.*not trained on networks of this zoo"):
         cache_representations(work.cache, work.zoo, tmp_path / "no", tmp_path / "bad", None, foreign)
     assert not (tmp_path / "bad").exists()
 

@@ -78,5 +78,5 @@ def test_published_representations(work: Work, folders: list[Path], tmp_path: Pa
 
 
 def test_latents_of_another_encoder_are_not_decoded_by_ours(work: Work, folders: list[Path], tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"latents are those of another encoder.*features\.encoder"):
+    with pytest.raises(DataError, match=r"latents come from another encoder.*features\.encoder"):
         decoder_of(tmp_path, folders[0])

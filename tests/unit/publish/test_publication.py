@@ -192,7 +192,7 @@ def test_a_stage_takes_an_encoder_from_the_hub_at_a_pinned_revision(
         encoded(None)  # the newest one was made for other networks
     message = str(stopped.value.code)
     layouts = len(set(Zoo(tiny_zoo).table["layout"]))
-    assert message.startswith("cache_representations: features.encoder: was not made for networks of this zoo")
+    assert message.startswith("cache_representations: features.encoder: was not trained on networks of this zoo")
     assert f"expected one of its 1 layouts; got {layouts} others" in message
     assert "\n" not in message
     with pytest.raises(SystemExit, match=f"me/zoo at {'9' * 40}.*404"):

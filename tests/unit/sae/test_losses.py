@@ -55,13 +55,13 @@ def test_kl_at_its_ends_is_finite_and_pulls_back(rate: float) -> None:
 
 @pytest.mark.parametrize("rate", [-0.1, 1.1])
 def test_kl_refuses_what_is_no_rate(rate: float) -> None:
-    with pytest.raises(TrainingError, match="is no rate"):
+    with pytest.raises(TrainingError, match="is not a rate"):
         kl_divergence(torch.tensor([rate]), 0.05)
 
 
 def test_kl_refuses_bad_targets_and_an_epsilon_that_float32_does_not_know() -> None:
     for target in (0.0, 1.0, -0.5):
-        with pytest.raises(TrainingError, match="target is no rate"):
+        with pytest.raises(TrainingError, match="target is not a rate"):
             kl_divergence_sparsity_loss(torch.ones(2, 3), target)
     with pytest.raises(TrainingError, match="epsilon is too small"):
         kl_divergence_sparsity_loss(torch.ones(2, 3), 0.05, 1e-10)

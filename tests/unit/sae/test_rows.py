@@ -101,5 +101,5 @@ def test_entries_of_a_row_are_told_by_tensor(zoo: Zoo, cache: TokenCache) -> Non
 
 
 def test_unknown_hidden_units_are_named(cache: TokenCache) -> None:
-    with pytest.raises(DataError, match="hidden units of a layout are not known"):
+    with pytest.raises(DataError, match="hidden units of a layout are unknown"):
         unit_map("neurons", next(iter(cache.layouts.values())), cache.tokenizer, None)

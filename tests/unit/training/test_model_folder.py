@@ -102,8 +102,8 @@ CHANGES = {
     "no format": ({"format": 0}, "unknown format; expected 1 or more; got 0"),
     "unknown class": ({"class": "NoSuchModel"}, "unknown model class"),
     "config mistyped": ({"config": {"width": "three", "shape": [2]}}, "config.width"),
-    "config of other shape": ({"config": {"width": 4, "shape": [2]}}, "do not fit"),
-    "config not a mapping": ({"config": 3}, "does not fit its class"),
+    "config of other shape": ({"config": {"width": 4, "shape": [2]}}, "do not match"),
+    "config not a mapping": ({"config": 3}, "does not match its class"),
 }
 
 

@@ -1,14 +1,14 @@
-"""What an autoencoder must beat: simpler ways to keep a network in few numbers, on the same runs, by the same metrics.
+"""Baselines (controls) of the autoencoder: simpler compression methods, on the same runs with the same metrics.
 
-    control       kept of a network                                                    stored floats
-    mean_network  its layout; comes back as the mean of the training networks of it    1
+    control       stored per network                                                   stored floats
+    mean_network  its layout; reconstructed as the mean training network of that       1
     pca           scores on the principal components of the padded, normalised token   latent_dim + 1
-                  matrix of all layouts: just what the autoencoder is given
+                  matrix of all layouts: the input of the autoencoder
     layout_pca    scores on the principal components of its own layout, a basis each    latent_dim + 1
-    noise         everything, plus noise as far away as the autoencoder's result        none: it is no code
+    noise         the original, plus noise of the norm of the autoencoder's error      none: not a code
     int8, int4    every weight, rounded; one scale per tensor                           D bits / 32 + tensors + 1
 
-A network of several windows has as many codes. Whatever learns is fitted on the training split only.
+A network of several windows has one code per window. All methods are fitted on the training split only.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -26,18 +26,18 @@ from wscore.tokens.batch import TokenBatch
 from wscore.tokens.cache import TokenCache
 
 Vectors = Float[np.ndarray, "networks weights"]
-Block = Float[np.ndarray, "_ _"]  # one of several, each with its own axes
-#: Floats that are kept of a window, or of a network by the identity of its layout.
+Block = Float[np.ndarray, "_ _"]  # one of several with different axes
+#: Floats stored per window, or per network by layout identity.
 Size = int | float | Mapping[str, float]
 Codec = Callable[[TokenBatch], Float[Tensor, "batch token dim"]]
-AT_ONCE = 256  # windows that go through a codec together
+AT_ONCE = 256  # windows passed through a codec at once
 
 
 class LayoutGroup(NamedTuple):
     """Networks of one layout.
 
     Attributes:
-        layout: of all of them.
+        layout: of all networks.
         rows: their row numbers in the zoo (n,).
         weights: their weights (n, D), in raw units, hidden units in the order of the cache.
     """
@@ -49,25 +49,25 @@ class LayoutGroup(NamedTuple):
 
 @runtime_checkable
 class Method(Protocol):
-    """A way to keep networks in few numbers and get them back."""
+    """A compression method for networks."""
 
     def restore(self, group: LayoutGroup) -> Vectors:
-        """Return what the method makes of each network, in raw units (n, D)."""
+        """Return the reconstruction of each network, in raw units (n, D)."""
         ...
 
     def floats(self, layout: Layout) -> float | None:
-        """Return the count of 32-bit floats stored per network, the layout's index included; None if it is no code."""
+        """Return the number of 32-bit floats stored per network, including the layout index; None if it is not a code."""
         ...
 
 
 class TokenMethod:
-    """Anything that maps normalised tokens to normalised tokens: the autoencoder, or PCA of the token matrix.
+    """A codec from normalised tokens to normalised tokens: the autoencoder, or PCA of the token matrix.
 
     Args:
-        cache: of the tokens; gives windows, normalisation and the inverse.
-        codec: returns rebuilt tokens (B, T, dim) of a batch.
-        size: floats that the codec keeps per window, or of networks of each layout.
-        numbers: that these floats hold per window; None is one each.
+        cache: of the tokens; provides windows, normalisation and its inverse.
+        codec: returns reconstructed tokens (B, T, dim) of a batch.
+        size: floats stored per window, or per network by layout.
+        numbers: latent dimensions stored in these floats per window; None for one each.
     """
 
     def __init__(self, cache: TokenCache, codec: Codec, size: Size, numbers: int | None = None) -> None:
@@ -75,7 +75,7 @@ class TokenMethod:
         self.numbers = int(self._largest()) if numbers is None else numbers
 
     def restore(self, group: LayoutGroup) -> Vectors:
-        """Return the networks after all their windows went through the codec."""
+        """Return the networks after passing all windows through the codec."""
         items = self.cache.items(group.rows)
         return np.stack(self.cache.to_weights(items, self.rebuild(items))).astype(np.float32, copy=False)
 
@@ -86,7 +86,7 @@ class TokenMethod:
             return torch.cat([self.codec(self.cache.batch(part)).cpu() for part in parts])
 
     def floats(self, layout: Layout) -> float:
-        """Return windows x size + 1, or what is said of the layout."""
+        """Return windows x size + 1, or the size given for the layout."""
         if isinstance(self.size, Mapping):
             return self.size[layout.identity]
         windows = self.cache.table["window"].to_numpy(int)[self.cache.table["layout"].to_numpy() == layout.identity]
@@ -97,7 +97,7 @@ class TokenMethod:
 
 
 class MeanNetwork:
-    """The mean training network of each layout; without any, the mean training weight of each kind of tensor.
+    """The mean training network of each layout; for unseen layouts, the mean training weight of each kind of tensor.
 
     Args:
         batches: training networks (layout, weights (n, D)), each once.
@@ -128,21 +128,21 @@ class MeanNetwork:
         return np.tile(self.mean(group.layout).astype(np.float32), (len(group.weights), 1))
 
     def floats(self, layout: Layout) -> float:  # noqa: ARG002
-        """Return 1: the layout's index."""
+        """Return 1: the layout index."""
         return 1.0
 
 
 class TokenPca:
-    """The codec of PCA over whole token matrices: (B, T, dim) flattened, as the autoencoder sees them.
+    """PCA codec over whole token matrices: (B, T, dim) flattened, as input to the autoencoder.
 
-    Entries that are padding in every fitted window are left out of the fit and come back as 0.
+    Entries that are padding in every fitted window are excluded from the fit and reconstructed as 0.
 
     Args:
         cache: of the tokens.
-        items: windows that are fitted.
+        items: windows to fit.
         components: as many as the autoencoder has latent dimensions.
         batch_size: windows read at once.
-        seed: of the first guess.
+        seed: of the initial guess.
     """
 
     def __init__(self, cache: TokenCache, items: np.ndarray, components: int, *, batch_size: int, seed: int) -> None:
@@ -155,7 +155,7 @@ class TokenPca:
         self.spread = max(float(np.sqrt(np.mean(np.concatenate(scores) ** 2))) if self.pca.basis.size else 0.0, 1e-12)
 
     def __call__(self, batch: TokenBatch) -> Float[Tensor, "batch token dim"]:
-        """Return the tokens as the components know them."""
+        """Return the tokens projected onto the components."""
         x = _flat_tokens(batch)
         rebuilt = np.zeros_like(x)
         rebuilt[:, self.columns] = self.pca.project(x[:, self.columns])
@@ -163,16 +163,16 @@ class TokenPca:
 
 
 class LayoutPca(TokenMethod):
-    """PCA by layout (and window): a basis for each, so that no component is spent on telling layouts apart.
+    """PCA by layout (and window): one basis each, so that no component is spent on distinguishing layouts.
 
-    A layout without training networks comes back as zeros in normalised units.
+    Layouts without training networks are reconstructed as zeros in normalised units.
 
     Args:
         cache: of the tokens; the training split is fitted.
         components: per window, as many as the autoencoder has latent dimensions.
         batch_size: windows read at once.
-        seed: of the first guess.
-        kept: floats in which the components are kept, of a window or by layout; None is one each.
+        seed: of the initial guess.
+        kept: floats that store the components, per window or by layout; None for one each.
     """
 
     def __init__(
@@ -186,7 +186,7 @@ class LayoutPca(TokenMethod):
         }
 
     def rebuild(self, items: np.ndarray) -> Float[Tensor, "batch token dim"]:
-        """Return the tokens of windows as the components of their layout know them."""
+        """Return the tokens of windows projected onto the components of their layout."""
         batch = self.cache.batch(items)
         tokens = torch.zeros_like(batch.tokens)
         for key, rows in self.kinds(items).items():
@@ -195,7 +195,7 @@ class LayoutPca(TokenMethod):
         return tokens
 
     def kinds(self, items: np.ndarray) -> dict[tuple[str, int], np.ndarray]:
-        """Return the places among these items of each layout and window."""
+        """Return the indices among these items of each layout and window."""
         return self.cache.table.iloc[items].groupby(["layout", "window"], sort=True).indices  # pyright: ignore
 
 
@@ -203,8 +203,8 @@ class Noise:
     """The original plus Gaussian noise whose norm is that of another method's error, network by network.
 
     Args:
-        other: the method whose error is matched.
-        seed: of the noise; a network's noise depends on it and on the network's row only.
+        other: method whose error norm is matched.
+        seed: of the noise, which depends only on it and on the network's row.
     """
 
     def __init__(self, other: Method, *, seed: int) -> None:
@@ -240,7 +240,7 @@ class Quantized:
         return np.concatenate(parts, axis=1)
 
     def floats(self, layout: Layout) -> float:
-        """Return the integers counted in floats, one scale per tensor and the layout's index."""
+        """Return the integers counted in floats, one scale per tensor and the layout index."""
         return layout.size * self.bits / 32 + len(layout.tensors) + 1
 
     def _round(self, values: np.ndarray) -> np.ndarray:

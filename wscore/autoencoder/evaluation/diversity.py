@@ -1,7 +1,7 @@
-"""Diversity and novelty: how far networks lie from each other and from the nearest training network.
+"""Diversity and novelty: distances of networks from each other and from the nearest training network.
 
-Distances are Euclidean, between networks of one layout, in units of the tokens' normalisation: in raw units a few running
-variances would outweigh all else.
+Distances are Euclidean, between networks of one layout, in normalised units: in raw units a few running variances
+would dominate.
 """
 
 import numpy as np
@@ -11,12 +11,12 @@ from wscore.networks.layout import Layout
 from wscore.tokens.cache import TokenCache
 
 Vectors = Float[np.ndarray, "networks weights"]
-MOST = 256  # networks of each layout that are compared with each other
-MOST_TRAINED = 2048  # training networks of each layout in which the nearest one is looked for
+MOST = 256  # maximum number of networks per layout compared with each other
+MOST_TRAINED = 2048  # maximum number of training networks per layout searched for the nearest
 
 
 class TrainingNetworks:
-    """Normalised training networks by layout, the first ones of each.
+    """Normalised training networks by layout, the first of each.
 
     Args:
         cache: of the tokens.
@@ -32,7 +32,7 @@ class TrainingNetworks:
         self.networks = {name: np.concatenate(found) for name, found in parts.items()}
 
     def normalize(self, layout: Layout, vectors: Vectors) -> Vectors:
-        """Return raw weights (n, D) in units of the normalisation."""
+        """Normalise raw weights (n, D)."""
         return np.asarray(self.cache.normalizer.normalize(layout, vectors.astype(np.float32)))
 
     def nearest(self, layout: Layout, vectors: Vectors) -> Float[np.ndarray, " networks"]:
@@ -43,10 +43,10 @@ class TrainingNetworks:
 
 
 class Spread:
-    """Gathers what a method makes of networks, up to `MOST` of each layout.
+    """Collects reconstructions of a method, up to `MOST` per layout.
 
     Args:
-        training: training networks, with the normalisation.
+        training: training networks; provides the normalisation.
     """
 
     def __init__(self, training: TrainingNetworks) -> None:
@@ -56,7 +56,7 @@ class Spread:
         self.rebuilt: dict[str, list[np.ndarray]] = {}
 
     def add(self, layout: Layout, original: Vectors, rebuilt: Vectors) -> None:
-        """Take in raw networks (n, D) of one layout and what came back of them."""
+        """Add raw networks (n, D) of one layout and their reconstructions."""
         self.layouts[layout.identity] = layout
         budget_bytes = MOST - sum(map(len, self.originals.get(layout.identity, [])))
         for store, vectors in ((self.originals, original), (self.rebuilt, rebuilt)):
@@ -65,8 +65,8 @@ class Spread:
     def summary(self) -> dict[str, float]:
         """Return diversity and novelty, means over networks.
 
-        diversity: mean distance between two rebuilt networks over that between their originals: 0 for one network for all.
-        nearest_training_distance: distance to the nearest training network over that of the original: 0 for a copy of one.
+        diversity: mean distance between two reconstructed networks over that between their originals: 0 if all are equal.
+        nearest_training_distance: distance to the nearest training network over that of the original: 0 for a copy.
         """
         pairs = {"diversity": pairwise, "nearest_training_distance": self._nearest}
         found = {}

@@ -1,4 +1,4 @@
-"""Judging ways to keep networks: every method rebuilds every held-out network, which is then measured and run."""
+"""Evaluates compression methods: every held-out network is reconstructed by every method, then measured and run."""
 
 import warnings
 from collections.abc import Iterator, Mapping
@@ -41,7 +41,7 @@ from wscore.zoo.store import Zoo
 
 OURS = "ours"
 CURVATURE_ROUNDING = "curvature_rounding"
-PCA_BITS = 8  # of a component, where the autoencoder's numbers have as many as each is worth
+PCA_BITS = 8  # bits per PCA component if the autoencoder allocates bits per dimension
 
 
 class Questions(NamedTuple):
@@ -57,11 +57,11 @@ class Questions(NamedTuple):
 
 
 class ProbeImages:
-    """Images on which networks are compared, each on those of its data set.
+    """Images on which networks are compared, each on its own data set.
 
     Args:
-        tasks: all images, which say how networks are run.
-        questions: those that are asked, by data set.
+        tasks: all images; determines how networks are run.
+        questions: test images in use, by data set.
     """
 
     def __init__(self, tasks: Tasks, questions: Mapping[str, Questions]) -> None:
@@ -72,11 +72,11 @@ class ProbeImages:
         return kinds_of(table, self.tasks)
 
     def fits(self, kind: NetworkKey, layout: Layout) -> bool:
-        """Return whether networks can be built and take the images of their data set."""
+        """Return whether networks can be built and run on the images of their data set."""
         return self.tasks.way(kind, layout).answer is not None
 
     def logits(self, kind: NetworkKey, layout: Layout, weights: np.ndarray) -> Float[Tensor, "networks images classes"]:
-        """Return what networks answer."""
+        """Return the logits of networks."""
         return self.tasks.way(kind, layout).logits(torch.from_numpy(weights), self.questions[kind.task].images)
 
     def labels(self, kind: NetworkKey) -> Int[Tensor, " images"]:
@@ -85,7 +85,7 @@ class ProbeImages:
 
 
 class MetricAccumulator:
-    """What is counted of one method while batches of networks go by."""
+    """Accumulates the metrics of one method over batches of networks."""
 
     def __init__(self, mean: MeanNetwork, cache: TokenCache, training: TrainingNetworks) -> None:
         self.cache = cache
@@ -95,7 +95,7 @@ class MetricAccumulator:
         self.networks = self.weights = self.floats = self.variances = self.others = 0.0
 
     def add(self, group: LayoutGroup, repaired: Repaired, floats: float | None) -> None:
-        """Count a batch of networks and what came back."""
+        """Add a batch of networks and their reconstructions."""
         layout, weights = group.layout, group.weights
         self.raw.add(layout, weights, repaired.weights)
         self.normalised.add(layout, self._normalise(layout, weights), self._normalise(layout, repaired.weights))
@@ -109,8 +109,8 @@ class MetricAccumulator:
     def summary(self) -> dict[str, float]:
         """Return the structural metrics, the compression and the counts of repaired weights.
 
-        Errors are in raw units (those of the weights); normalised_mse and normalised_r2 in units of the tokens'
-        normalisation. expansion is 1 where more floats are stored than the network has.
+        Errors are in raw units (those of the weights); normalised_mse and normalised_r2 in
+        normalised units. expansion is 1 where more floats are stored than the network has.
         """
         normalised = self.normalised.overall()
         counts = {"repaired_variances": self.variances, "repaired_weights": self.others}
@@ -131,11 +131,11 @@ class MetricAccumulator:
 
 
 class AutoencoderResults(NamedTuple):
-    """All that was found out.
+    """Evaluation results of all methods.
 
     Attributes:
         networks: one row per network and method: model_id, run_id, checkpoint, family, method and `COLUMNS`, which are
-            NaN where the network can't be run.
+            NaN where the network cannot be run.
         tallies: of each method.
         families: the same for the networks of each family.
     """
@@ -146,7 +146,7 @@ class AutoencoderResults(NamedTuple):
 
 
 def held_out(cache: TokenCache, config: EvaluateConfig) -> np.ndarray:
-    """Return the row numbers of the networks of the test split, at most `max_networks` drawn at random, in order."""
+    """Return the row numbers of the networks of the test split, at most `max_networks` sampled at random, in order."""
     rows = np.unique(cache.table["row"].to_numpy()[np.asarray(cache.indices("test"))])
     if config.max_networks is not None and config.max_networks < len(rows):
         rows = np.random.default_rng(config.seed).choice(rows, config.max_networks, replace=False)
@@ -154,7 +154,7 @@ def held_out(cache: TokenCache, config: EvaluateConfig) -> np.ndarray:
 
 
 def draw_probe_images(images: Images | Tasks, config: EvaluateConfig) -> ProbeImages:
-    """Return the test images of a fixed draw, at most `probe_images` of each data set."""
+    """Return a fixed random sample of test images, at most `probe_images` of each data set."""
     tasks, questions = as_tasks(images), {}
     for one in tasks.images:
         order = np.random.default_rng(config.seed).permutation(len(one.x_test))[: config.probe_images]
@@ -170,19 +170,19 @@ def methods(
     refinement: Refinement | None = None,
     code: Code | None = None,
 ) -> dict[str, Method]:
-    """Return the autoencoder as `ours` and every control by name, those that learn fitted on the training split.
+    """Return the autoencoder as `ours` and every control by name, fitted on the training split where needed.
 
-    With a refinement there are also `ours_refined` and, as its control, `layout_pca_refined`: both start from the latents
-    of the single pass and fit them by the same rule. Where bits are allocated, `ours_by_curvature` rounds the latents of the
-    single pass by the curvature of what each network answers, and does not move them.
+    With a refinement there are also `ours_refined` and, as its control, `layout_pca_refined`: both optimize the
+    single-pass latents with the same procedure. If bits are allocated per dimension, `curvature_rounding` rounds the single-pass
+    latents by the curvature of each network's outputs, without optimizing them.
 
     Args:
         cache: tokens of the networks.
         model: maps a `TokenBatch` to something with `latent` (B, ...) and `tokens` (B, T, dim).
         config: of the evaluation.
-        refinement: how latents are refined, or None.
-        code: how the autoencoder's latents are kept; None keeps every number as a float. PCA gets as many bytes for numbers
-            of as many bits (`PCA_BITS` where bits are allocated), which are not rounded: that can only help it.
+        refinement: inputs of the refinement, or None.
+        code: quantisation of the autoencoder's latents; None for floats. PCA gets the same bytes and bits per component
+            (`PCA_BITS` if bits are allocated per dimension) but is not rounded, which favours it.
     """
     train = cache.indices("train")
     with torch.no_grad():
@@ -213,7 +213,7 @@ def methods(
 
 
 def rebuilt(model: Any, batch: TokenBatch, code: Code | None) -> Float[Tensor, "batch token dim"]:
-    """Return what an autoencoder makes of a batch, its latents stored in between."""
+    """Return the tokens reconstructed by an autoencoder from quantised latents."""
     if code is None:
         return model(batch).tokens
     return model.decoder(code.rounded(model.encoder(batch), batch.layouts), batch)
@@ -222,16 +222,16 @@ def rebuilt(model: Any, batch: TokenBatch, code: Code | None) -> Float[Tensor, "
 def evaluate(
     zoo: Zoo, rows: np.ndarray, ways: Mapping[str, Method], probe: ProbeImages, *, cache: TokenCache, batch_size: int
 ) -> AutoencoderResults:
-    """Return what every method makes of these networks, at most `batch_size` of them in memory at once.
+    """Evaluate every method on these networks, at most `batch_size` of them in memory at once.
 
-    Rebuilt weights are compared with those in the cache, rebuilt networks with those of the zoo.
+    Reconstructed weights are compared with those in the cache, outputs with those of the networks in the zoo.
 
     Args:
-        zoo: where the networks are.
-        rows: their row numbers.
-        ways: methods by name, among them `mean_network`, with which R2 compares.
-        probe: images on which they are run.
-        cache: of their tokens.
+        zoo: of the networks.
+        rows: row numbers of the networks.
+        ways: methods by name, including `mean_network`, the reference of R2.
+        probe: images on which the networks are run.
+        cache: tokens of the networks.
         batch_size: networks at once.
     """
     mean = ways["mean_network"]
@@ -263,7 +263,7 @@ def _groups(
 
 
 def _alike(zoo: Zoo, rows: np.ndarray, probe: ProbeImages) -> Iterator[tuple[NetworkKey, Layout, np.ndarray]]:
-    """Yield the rows that differ in their weights alone, in order, by architecture, layout, factory and images."""
+    """Yield the rows that differ only in their weights, in order, by architecture, layout, factory and images."""
     rows = np.sort(rows)
     table = zoo.table.iloc[rows]
     groups: dict[tuple[NetworkKey, str], list[int]] = {}
@@ -274,13 +274,13 @@ def _alike(zoo: Zoo, rows: np.ndarray, probe: ProbeImages) -> Iterator[tuple[Net
 
 
 def _warn_of_the_unknown(zoo: Zoo, rows: np.ndarray, probe: ProbeImages) -> None:
-    """Say how many networks can't be run, and why the first of them can't, unless none says how it is built."""
+    """Warn how many networks cannot be run, and why the first cannot, unless all lack an architecture."""
     stuck = [group for group in _alike(zoo, rows, probe) if not probe.fits(*group[:2])]
-    predicted = [group for group in stuck if group[0].architecture or group[0].factory]
-    if predicted:
-        (kind, layout, members), count = predicted[0], sum(len(group[2]) for group in stuck)
+    described = [group for group in stuck if group[0].architecture or group[0].factory]
+    if described:
+        (kind, layout, members), count = described[0], sum(len(group[2]) for group in stuck)
         first = f"{zoo.table['model_id'].iloc[int(members[0])]}: {probe.tasks.way(kind, layout).reason}"
-        message = f"{count} of {len(rows)} networks can't be run, so that what they answer is not available; {first}"
+        message = f"{count} of {len(rows)} networks cannot be run, so their outputs are not available; {first}"
         warnings.warn(message, WscoreWarning, stacklevel=3)
 
 

@@ -1,10 +1,9 @@
-"""Does a rebuilt network still do what the original does? Accuracy, agreement, output divergence, rank of accuracies.
+"""Functional fidelity of reconstructed networks: accuracy, agreement, output divergence, rank correlation of accuracies.
 
-Rules for broken networks, applied to every method alike and counted, never dropped:
+Rules for broken networks, applied to every method and counted, never dropped:
 - A running variance that decodes to a negative or non-finite number becomes `SMALLEST_VARIANCE`; any other non-finite
   weight becomes 0.
-- An image on which a network gives a non-finite logit counts as answered wrongly, as agreeing with nothing, and as a
-  uniform output.
+- An image with a non-finite logit counts as misclassified, as disagreement, and as a uniform output.
 """
 
 from typing import NamedTuple
@@ -24,14 +23,14 @@ COLUMNS = ("accuracy_original", "accuracy", "agreement", "kl", "non_finite")
 
 
 class Comparison(NamedTuple):
-    """What happened to each network; all of shape (networks,), float64.
+    """Comparison of each network with its original; all of shape (networks,), float64.
 
     Attributes:
-        accuracy_original: share of images that the original answers rightly.
-        accuracy: likewise of the rebuilt network.
-        agreement: share of images on which both give the same answer.
-        kl: mean over images of KL(original || rebuilt) of the output distributions, in nats.
-        non_finite: share of images on which the rebuilt network gives a non-finite logit.
+        accuracy_original: accuracy of the original.
+        accuracy: accuracy of the reconstructed network.
+        agreement: share of images with the same predicted class.
+        kl: mean over images of KL(original || reconstructed) of the output distributions, in nats.
+        non_finite: share of images on which the reconstructed network has a non-finite logit.
     """
 
     accuracy_original: Float[np.ndarray, " networks"]
@@ -42,12 +41,12 @@ class Comparison(NamedTuple):
 
 
 class Repaired(NamedTuple):
-    """Weights that a network can run with, and how many were replaced.
+    """Repaired weights, and how many were replaced.
 
     Attributes:
         weights: the weights, copied only if something was replaced.
-        variances: count of replaced running variances.
-        others: count of other non-finite weights set to 0.
+        variances: number of replaced running variances.
+        others: number of other non-finite weights set to 0.
     """
 
     weights: Float[np.ndarray, "networks weights"]
@@ -56,7 +55,7 @@ class Repaired(NamedTuple):
 
 
 def repair(layout: Layout, vectors: Float[np.ndarray, "networks weights"]) -> Repaired:
-    """Return decoded weights (n, D) with impossible values replaced by the rules of this module."""
+    """Return decoded weights (n, D) with invalid values replaced by the rules of this module."""
     is_variance = np.repeat(
         [spec.kind == "running_var" for spec in layout.tensors], [spec.size for spec in layout.tensors]
     )
@@ -75,7 +74,7 @@ def compare(
     restored: Float[Tensor, "networks images classes"],
     labels: Int[Tensor, " images"],
 ) -> Comparison:
-    """Return how rebuilt networks answer beside their originals, from the logits of both on the same images."""
+    """Compare reconstructed networks with their originals, from the logits of both on the same images."""
     first, first_log, first_ok = _answers(original)
     second, second_log, second_ok = _answers(restored)
     divergence = (first_log.exp() * (first_log - second_log)).sum(-1)  # (M, N)
@@ -89,7 +88,7 @@ def compare(
 
 
 def rank_correlation(first: Float[np.ndarray, " rows"], second: Float[np.ndarray, " rows"]) -> float:
-    """Return Spearman's rank correlation; 0 where a side is constant and ranks nothing."""
+    """Return Spearman's rank correlation; 0 where a side is constant."""
     if not (np.ptp(first) and np.ptp(second)):
         return 0.0
     return float(spearmanr(first, second)[0])  # pyright: ignore[reportArgumentType]
@@ -99,7 +98,7 @@ def summarise(rows: pd.DataFrame) -> dict[str, float]:
     """Return the function metrics of one method from its table of networks (columns `COLUMNS`).
 
     accuracy_original, accuracy, agreement, kl and non_finite_share are means over networks, kl_median is a median (one
-    diverged network can rule the mean); accuracy_change is the mean of |accuracy - accuracy_original|; rank_correlation
+    diverged network can dominate the mean); accuracy_change is the mean of |accuracy - accuracy_original|; rank_correlation
     is Spearman's, of the two accuracies.
     """
     values = {name: rows[name].to_numpy(float) for name in COLUMNS}
@@ -129,7 +128,7 @@ def intervals(rows: pd.DataFrame, *, samples: int, seed: int) -> dict[str, float
 
 
 def _answers(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return answers (M, N), log probabilities (M, N, C) in float64, and where all logits are finite (M, N)."""
+    """Return predicted classes (M, N), log probabilities (M, N, C) in float64, and where all logits are finite (M, N)."""
     finite = logits.isfinite().all(-1)
     safe = torch.where(finite[..., None], logits, 0).double()  # float64: differences of float32 logits cannot overflow
     return safe.argmax(-1), safe.log_softmax(-1), finite

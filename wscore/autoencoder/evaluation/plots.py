@@ -1,4 +1,4 @@
-"""Rebuilt networks beside their originals: accuracies, agreement by family, errors by kind of tensor."""
+"""Plots of reconstructed networks against their originals: accuracy, agreement by family, errors by kind of tensor."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -29,11 +29,11 @@ NAMES = {
     "curvature_rounding": "autoencoder, rounded by curvature",
 }
 KEYS = ("model_id", "run_id", "checkpoint", "family", "original", "networks", "kind")
-NOTHING = "no held-out network could be run: its architecture is not known"
+NOTHING = "no held-out network could be run: its architecture is unknown"
 
 
 def draw_rebuilt_accuracy(table: pd.DataFrame, path: Path) -> None:
-    """Write a PNG with one panel per method: accuracy of rebuilt networks over that of their originals, by family.
+    """Write a PNG with one panel per method: accuracy of reconstructed vs original networks, by family.
 
     Args:
         table: columns family, original and one per method.
@@ -58,12 +58,12 @@ def draw_rebuilt_accuracy(table: pd.DataFrame, path: Path) -> None:
 
 
 def scatter_accuracy(axes: Axes, table: pd.DataFrame, method: str) -> None:
-    """Draw rebuilt over original accuracy of one method into a panel, with the diagonal on which nothing is lost."""
+    """Draw reconstructed over original accuracy of one method into a panel, with the diagonal of equal accuracy."""
     axes.plot([0, 1], [0, 1], color=colour("truth"), linewidth=0.8)
     for number, (family, rows) in enumerate(table.groupby("family", sort=True)):
         axes.scatter(rows["original"], rows[method], s=5, alpha=0.6, color=colour(str(family), number), label=family)
     axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
-    label(axes, x="accuracy of the original", y="accuracy of the rebuilt network")
+    label(axes, x="accuracy of the original", y="accuracy of the reconstructed network")
 
 
 def draw_agreement_by_family(table: pd.DataFrame, path: Path) -> None:
@@ -73,7 +73,7 @@ def draw_agreement_by_family(table: pd.DataFrame, path: Path) -> None:
         table: columns family and one per method.
         path: of the PNG.
     """
-    with figure(title="Same answer as the original, by family", panel=(8.0, 3.6)) as (canvas, (axes,)):
+    with figure(title="Agreement with the original, by family", panel=(8.0, 3.6)) as (canvas, (axes,)):
         bars(axes, table, "family")
         axes.set_ylim(0, 1)
         label(axes, y="agreement (share of test images)")
@@ -87,7 +87,7 @@ def draw_errors(table: pd.DataFrame, path: Path) -> None:
         table: columns kind and one per method.
         path: of the PNG.
     """
-    with figure(title="Error of rebuilt weights, by kind of tensor", panel=(8.0, 3.6)) as (canvas, (axes,)):
+    with figure(title="Error of reconstructed weights, by kind of tensor", panel=(8.0, 3.6)) as (canvas, (axes,)):
         bars(axes, table, "kind")
         axes.set_yscale("log")
         label(axes, y=r"relative error $\|w - \hat w\| / \|w\|$ (raw units)")
@@ -124,11 +124,11 @@ def bars(axes: Axes, table: pd.DataFrame, groups: str, methods: Sequence[str] | 
 
 
 def method_columns(table: pd.DataFrame) -> list[str]:
-    """Return the columns of a table that hold methods."""
+    """Return the method columns of a table."""
     return [str(name) for name in table.columns if name not in KEYS]
 
 
 def autoencoder_method_colour(method: str) -> str:
-    """Return the colour that a method has in all figures."""
+    """Return the colour used for a method in all figures."""
     role = {"mean_network": "mean", "ours_refined": "ours"}.get(method, method)
     return colour(role, list(NAMES).index(method) if method in NAMES else 0)

@@ -1,4 +1,4 @@
-"""Latents refined at encoding time, of the autoencoder and, as its control, of PCA: how much of the gain is the decoder's."""
+"""Refines latents at encoding time, for the autoencoder and, as a control for the decoder's part of the gain, PCA."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -32,12 +32,12 @@ Latents = Float[Tensor, "windows latent"]
 
 
 class Refinement(NamedTuple):
-    """What it takes to refine latents.
+    """Inputs of the refinement of latents.
 
     Attributes:
-        zoo: says how networks are built.
-        images: of every data set, each for its own networks; only training images are looked at.
-        config: how latents are refined.
+        zoo: provides the architectures.
+        images: of every data set, for its own networks; only training images are used.
+        config: of the refinement.
     """
 
     zoo: Zoo
@@ -47,10 +47,10 @@ class Refinement(NamedTuple):
 
 @runtime_checkable
 class Coder(Protocol):
-    """A code whose latents can be moved.
+    """A coder with latents that can be optimized.
 
     Attributes:
-        code: how latents are stored; None as floats.
+        code: quantisation of latents; None for floats.
     """
 
     code: Code | None
@@ -60,12 +60,12 @@ class Coder(Protocol):
         ...
 
     def decode(self, latents: Latents, items: np.ndarray) -> Float[Tensor, "windows token dim"]:
-        """Return normalised tokens; of the items only the shape is looked at."""
+        """Return normalised tokens; only the shape of the items is used."""
         ...
 
     @property
     def floats(self) -> Callable[[Layout], float]:
-        """Count of floats stored per network of a layout."""
+        """Number of floats stored per network of a layout."""
         ...
 
 
@@ -75,8 +75,8 @@ class ModelCoder:
     Args:
         cache: of the tokens.
         model: with an `encoder` and a `decoder`.
-        code: how latents are kept; None as floats.
-        floats: 32-bit floats that a network of a layout takes.
+        code: quantisation of latents; None for floats.
+        floats: size per network of a layout in 32-bit floats.
     """
 
     def __init__(self, cache: TokenCache, model: Any, code: Code | None, floats: Callable[[Layout], float]) -> None:
@@ -85,20 +85,20 @@ class ModelCoder:
 
     @torch.no_grad()
     def encode(self, items: np.ndarray) -> Latents:
-        """Return what the encoder makes of windows."""
+        """Return the latents of windows."""
         parts = np.array_split(items, -(-len(items) // AT_ONCE))
         latents = torch.cat([self.model.encoder(self.cache.batch(part)) for part in parts])
         self.shape = tuple(latents.shape[1:])
         return latents.flatten(1)
 
     def decode(self, latents: Latents, items: np.ndarray) -> Float[Tensor, "windows token dim"]:
-        """Return what the decoder makes of latents."""
+        """Return the tokens decoded from latents."""
         frame = self.cache.batch(items).repeat(len(latents) // len(items))
         return self.model.decoder(latents.unflatten(1, self.shape), frame)
 
 
 class PcaCoder:
-    """PCA by layout: scores in units of the root mean square of the training networks' scores, which are not rounded.
+    """PCA by layout: scores, without rounding, in units of the RMS of the training scores.
 
     Args:
         pca: fitted on the training split.
@@ -128,7 +128,7 @@ class PcaCoder:
         parts = []
         for place, part in enumerate(latents.unflatten(0, (-1, len(items))).unbind(1)):  # window by window
             (key,) = self.pca.kinds(items[place : place + 1])
-            if key not in self.pca.fits:  # no training network: zeros, whatever the latent is
+            if key not in self.pca.fits:  # no training network: zeros for any latent
                 parts.append(0 * part[:, :1].expand(-1, size))
                 continue
             fit = self.pca.fits[key]
@@ -147,19 +147,19 @@ class PcaCoder:
 
 
 class Refined:
-    """A code whose latents are fitted to what their networks answer on training images.
+    """A coder whose latents are optimized to match the original's outputs on training images.
 
-    Networks that can't be run come back as the code alone rebuilds them.
+    Networks that cannot be run are reconstructed by the coder alone.
 
     Args:
-        coder: the code.
-        setting: zoo, images and how.
+        coder: coder to refine.
+        setting: zoo, images and configuration.
 
     Attributes:
         seconds: spent on refining so far.
         refined: networks refined so far.
-        rounding: of these seconds, what it took to round the latents of the encoder by the curvature of every network.
-        rounded: what that alone makes of the networks, by their rows, where the search begins with it.
+        rounding: seconds of these spent on curvature-aware rounding of the encoder's latents.
+        rounded: networks after that rounding alone, by row, if the search starts from it.
     """
 
     def __init__(self, coder: Coder, cache: TokenCache, setting: Refinement) -> None:
@@ -169,7 +169,7 @@ class Refined:
         self.images = {one.name: draw_images(one.x_train, setting.config) for one in tasks.images}
         self.seconds, self.rounding, self.refined = 0.0, 0.0, 0
         self.rounded: dict[int, np.ndarray] = {}
-        self.syntheses: dict[str, Tensor] = {}  # measured once: linear paths are the same everywhere
+        self.syntheses: dict[str, Tensor] = {}  # computed once: linear paths are the same for all latents
 
     def restore(self, group: LayoutGroup) -> Vectors:
         """Return the networks decoded from their refined latents."""
@@ -193,12 +193,12 @@ class Refined:
         return weights
 
     def _stored(self, some: NetworkGroup, networks: tuple[Callable[[Tensor], Tensor], Tensor], start: Tensor) -> Tensor:
-        """Return refined latents as they come back after being stored; of networks that can't be run those of the code.
+        """Return refined, quantised latents; for networks that cannot be run, those of the coder.
 
         Args:
             some: the networks.
-            networks: what makes weights of latents, and the original weights.
-            start: latents of the code.
+            networks: map from latents to weights, and the original weights.
+            start: latents of the coder.
         """
         code = self.coder.code
         kinds = self.cache.keys(some.items[0])
@@ -220,7 +220,7 @@ class Refined:
         return torch.cat(found)
 
     def _searched(self, problem: Problem, start: Tensor, code: EntropyCode, kinds: Tensor, row: int) -> Tensor:
-        """Return refined latents of one network, and keep what its first rounding makes of it."""
+        """Return refined latents of one network, and store its reconstruction after the first rounding."""
         since = time.perf_counter()
         first = one_pass(problem, start, code, self.setting.config, kinds)
         self.rounding += time.perf_counter() - since
@@ -229,22 +229,22 @@ class Refined:
         return search(problem, first, code, self.setting.config, kinds).latents
 
     def floats(self, layout: Layout) -> float:
-        """Return what the code stores: refinement adds nothing."""
+        """Return the size of the code: refinement adds nothing."""
         return self.coder.floats(layout)
 
 
 class CurvatureRounding:
-    """What a search begins with: latents of the encoder, rounded by the curvature of every network and not moved.
+    """Starting point of the search: encoder latents after curvature-aware rounding, not optimized.
 
     Args:
-        refined: the search, asked for the same networks before or now.
+        refined: the search on the same networks, run now if it was not before.
     """
 
     def __init__(self, refined: Refined) -> None:
         self.refined = refined
 
     def restore(self, group: LayoutGroup) -> Vectors:
-        """Return the networks decoded from latents that were rounded once; as the code alone does where none can be run."""
+        """Return networks decoded from the rounded latents; networks that cannot be run as the coder alone decodes them."""
         found = self.refined.restore(group) if any(int(row) not in self.refined.rounded for row in group.rows) else None
         rows = [self.refined.rounded.get(int(row)) for row in group.rows]
         if found is None:
@@ -252,12 +252,12 @@ class CurvatureRounding:
         return np.stack([found[place] if one is None else one for place, one in enumerate(rows)])
 
     def floats(self, layout: Layout) -> float:
-        """Return what the code stores."""
+        """Return the size of the code."""
         return self.refined.floats(layout)
 
 
 def seconds_per_network(ways: Mapping[str, object]) -> dict[str, float]:
-    """Return the mean seconds of encoding one network with its answers, by method."""
+    """Return the mean seconds per refined network, by method."""
     found = {}
     for name, way in ways.items():
         if isinstance(way, Refined):

@@ -1,4 +1,4 @@
-"""What `judge` found out, as metrics and tables."""
+"""Metrics and tables from the results of `evaluate`."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -19,8 +19,8 @@ FAMILY_WEIGHTS = ("r2", "normalised_r2", "cosine", "relative_error", "diversity"
 def autoencoder_report(verdict: AutoencoderResults, config: EvaluateConfig) -> dict[str, Any]:
     """Return counts, then all metrics by method, by family and by kind of tensor (`metrics/autoencoder_test.json`).
 
-    Function metrics are over the networks that can be run; where there is none they are left out, and
-    `networks_not_run` says so.
+    Function metrics are over the networks that can be run; they are omitted if there are none, see
+    `networks_not_run`.
     """
     every, run = _of(verdict.networks, OURS), _runnable(verdict)
     counts = {
@@ -37,11 +37,11 @@ def autoencoder_report(verdict: AutoencoderResults, config: EvaluateConfig) -> d
 
 
 def autoencoder_summary_line(found: Mapping[str, Any], seconds: Mapping[str, float] | None = None) -> str:
-    """Return the headline of a report in one line; `seconds` are those of refining one network, by method."""
+    """Return a one-line summary of a report; `seconds` is the refinement time per network, by method."""
     ours = found[OURS]
-    size = f"{found['networks']:,.0f} held-out networks rebuilt at {ours['compression_ratio']:.1f}x"
+    size = f"{found['networks']:,.0f} held-out networks reconstructed at {ours['compression_ratio']:.1f}x"
     if "agreement" not in ours:
-        return f"{size}: R2 {ours['r2']:.3f}; none could be run, since their architecture is not known"
+        return f"{size}: R2 {ours['r2']:.3f}; none could be run, since their architecture is unknown"
     rival = f"PCA {found['pca']['agreement']:.3f}, mean network {found['mean_network']['agreement']:.3f}"
     text = f"{size}: agreement {ours['agreement']:.3f} ({rival}), R2 {ours['r2']:.3f}"
     refined = found.get(f"{OURS}_refined")
@@ -52,7 +52,7 @@ def autoencoder_summary_line(found: Mapping[str, Any], seconds: Mapping[str, flo
 
 
 def autoencoder_tables(verdict: AutoencoderResults) -> dict[str, pd.DataFrame]:
-    """Return the tables that are kept and drawn, by name."""
+    """Return the tables that are saved and plotted, by name."""
     return {
         "accuracy": accuracy_table(verdict),
         "agreement": agreement_table(verdict),
@@ -61,14 +61,14 @@ def autoencoder_tables(verdict: AutoencoderResults) -> dict[str, pd.DataFrame]:
 
 
 def accuracy_table(verdict: AutoencoderResults) -> pd.DataFrame:
-    """Return one row per network that was run: ids, family, accuracy (`original`) and that after each method."""
+    """Return one row per network that was run: ids, family, original accuracy (`original`) and that of each method."""
     run = _runnable(verdict)
     table = _of(run, OURS)[[*KEYS, "accuracy_original"]].set_axis([*KEYS, "original"], axis=1).reset_index(drop=True)
     return table.assign(**_by_method(verdict, run, lambda rows: rows["accuracy"].to_numpy())).sort_values(by=KEYS)
 
 
 def agreement_table(verdict: AutoencoderResults) -> pd.DataFrame:
-    """Return one row per family after one for all: family, networks and the mean agreement of each method."""
+    """Return one row for all networks, then one per family: family, networks and the mean agreement of each method."""
     run = _runnable(verdict)
     parts = {"all": run, **{str(family): part for family, part in run.groupby("family", sort=True)}} if len(run) else {}
     rows = [
@@ -80,7 +80,7 @@ def agreement_table(verdict: AutoencoderResults) -> pd.DataFrame:
 
 
 def error_table(verdict: AutoencoderResults) -> pd.DataFrame:
-    """Return one row per kind of tensor after one for all: kind and the relative error of each method (raw units)."""
+    """Return one row for all tensors, then one per kind: kind and the relative error of each method (raw units)."""
     errors = {name: {"all": tally.raw.overall(), **tally.raw.by_kind()} for name, tally in verdict.tallies.items()}
     kinds = list(errors[OURS])
     columns = {name: [by_kind[kind]["relative_error"] for kind in kinds] for name, by_kind in errors.items()}

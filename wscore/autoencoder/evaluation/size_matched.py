@@ -1,4 +1,4 @@
-"""Controls of the same size as the autoencoder: the same bytes for plain coders, the same numbers for an unaligned PCA."""
+"""Controls of the same size as the autoencoder: equal bytes for plain coders, equal components for an unaligned PCA."""
 
 from wscore.autoencoder.evaluation.controls import Method, TokenMethod
 from wscore.autoencoder.evaluation.size_matched_coders import CODERS, Compressed
@@ -9,12 +9,12 @@ from wscore.zoo.store import Zoo
 
 
 def sized_controls(zoo: Zoo, cache: TokenCache, ours: Method, config: EvaluateConfig) -> dict[str, Method]:
-    """Return controls by name that keep of a network as much as `ours` does.
+    """Return controls by name with the same size per network as `ours`.
 
     Args:
-        zoo: the networks as they are.
+        zoo: the original (unaligned) networks.
         cache: their tokens.
-        ours: the method whose size is matched.
+        ours: method whose size is matched.
         config: of the evaluation.
     """
     found: dict[str, Method] = {name: Compressed(name, ours) for name in CODERS}

@@ -1,12 +1,12 @@
-"""Controls of equal bytes: what plain quantisation, pruning and a general compressor make of the same space.
+"""Size-matched controls: plain quantisation and pruning with a general-purpose compressor at equal bytes.
 
-    quantized     weights as multiples of one step per tensor, the finest steps whose compressed integers fit
+    quantized     weights as multiples of one step per tensor, the finest steps that fit after compression
     pruned_int8   the largest weights of each tensor in 8 bits, as many as fit; the others become 0
-    pruned_int4   likewise in 4 bits
+    pruned_int4   the same with 4 bits
 
-Biases, normalisation and running statistics are few and sensitive: they keep 8 bits. Everything is packed by zstd, one frame for
-each network; a step or scale for each tensor (float16) and the layout's index count as well. Where not even the coarsest setting
-fits (all weights 0, the rest in 8 bits) nothing is kept and zeros come back.
+Biases, normalisation and running statistics are few and sensitive: they keep 8 bits. Everything is compressed with zstd, one
+frame per network; a step or scale per tensor (float16) and the layout index are counted too. If not even the coarsest setting
+fits (all weights 0, the rest in 8 bits) nothing is stored and the reconstruction is zero.
 """
 
 from collections.abc import Callable
@@ -20,17 +20,17 @@ from wscore.networks.layout import Layout
 
 Vectors = Float[np.ndarray, "networks weights"]
 COARSE = ("linear", "conv")  # kinds of tensors that are quantised coarsely or pruned
-LEVELS = 64  # settings that are tried, by bisection
+LEVELS = 64  # number of settings, searched by bisection
 SCALE_BYTES, INDEX_BYTES = 2, 4
 ZSTD = pa.Codec("zstd", compression_level=19)
 
 
 class Compressed:
-    """Networks in as many bytes as another method takes for them.
+    """Compresses networks to the bytes used by another method.
 
     Args:
-        coding: how weights become bytes: key of `CODERS`.
-        other: the method whose size is the budget.
+        coding: coding of weights: key of `CODERS`.
+        other: method whose size is the budget.
     """
 
     def __init__(self, coding: str, other: Method) -> None:
@@ -42,13 +42,13 @@ class Compressed:
         return np.stack([self.squeeze(group.layout, vector, budget)[0] for vector in group.weights])
 
     def floats(self, layout: Layout) -> float:
-        """Return the budget: no network takes more, most take a few bytes less."""
+        """Return the budget: no network exceeds it, most take a few bytes less."""
         return self._bytes(layout) / 4
 
     def squeeze(
         self, layout: Layout, vector: Float[np.ndarray, " weights"], budget: float
     ) -> tuple[Float[np.ndarray, " weights"], int]:
-        """Return a network (D,) after the finest setting that fits `budget` bytes, and the bytes that it takes."""
+        """Return a network (D,) coded with the finest setting that fits `budget` bytes, and its size in bytes."""
         low, high, best = 0, LEVELS, (np.zeros_like(vector), 0)
         while low <= high:
             middle = (low + high) // 2
@@ -66,7 +66,7 @@ class Compressed:
         return 4 * floats
 
     def _code(self, layout: Layout, vector: np.ndarray, quality: float) -> tuple[np.ndarray, bytes]:
-        """Return the weights and the uncompressed bytes at a quality from 0 (no weight is kept) to 1."""
+        """Return the weights and the uncompressed bytes at a quality from 0 (no weight kept) to 1."""
         restored, parts = np.zeros_like(vector), []
         for spec, part in zip(layout.tensors, layout.slices().values(), strict=True):
             coder = CODERS[self.coding] if spec.kind in COARSE else _fine
@@ -80,7 +80,7 @@ def _fine(values: np.ndarray, quality: float) -> tuple[np.ndarray, bytes]:  # no
 
 
 def _quantized(values: np.ndarray, quality: float) -> tuple[np.ndarray, bytes]:
-    """One step for all: from twice the largest weight (nothing is kept) down to a 127th of it, by equal ratios."""
+    """Use one step for all: from twice the largest weight (nothing kept) down to 1/127 of it, geometrically spaced."""
     step = 2.01 * (1 / (2.01 * 127)) ** quality * np.abs(values).max(initial=0)
     return _rounded(values, np.float16(step))
 
@@ -111,7 +111,7 @@ def _scale(values: np.ndarray, largest: int) -> np.float16:
 
 
 def _rounded(values: np.ndarray, step: np.float16) -> tuple[np.ndarray, bytes]:
-    """Return the nearest multiples of a step, and how many steps each is as one byte; zeros without a step."""
+    """Return the nearest multiples of a step, and their integer multipliers as bytes; zeros if the step is 0."""
     size = float(step)
     if not size or not np.isfinite(size):
         return np.zeros_like(values), bytes(values.size)

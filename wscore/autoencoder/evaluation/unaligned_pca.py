@@ -1,4 +1,4 @@
-"""PCA of networks whose hidden units stand in the order in which training left them: what alignment is worth."""
+"""PCA of unaligned networks, a control for the benefit of alignment."""
 
 from collections.abc import Iterator, Mapping
 
@@ -15,18 +15,18 @@ Vectors = Float[np.ndarray, "networks weights"]
 
 
 class UnalignedPca:
-    """Scores on the principal components of each layout, in normalised units, of networks that were not aligned.
+    """PCA by layout, in normalised units, of networks in their original unit order.
 
-    What comes back is put into the order of the cache, so that it can be compared with the same networks as every other method.
-    A layout without training networks comes back as zeros in normalised units.
+    Reconstructions are permuted to the order of the cache, so that they are compared with the same networks as every other
+    method. Layouts without training networks are reconstructed as zeros in normalised units.
 
     Args:
-        zoo: the networks as they are.
-        cache: gives splits, normalisation and order.
-        components: numbers kept of a network.
+        zoo: the original networks.
+        cache: provides splits, normalisation and order.
+        components: components stored per network.
         batch_size: networks read at once.
-        seed: of the first guess.
-        kept: floats that they are kept in, of all or by layout; None is one each.
+        seed: of the initial guess.
+        kept: floats that store them, for all or by layout; None for one each.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class UnalignedPca:
         }
 
     def restore(self, group: LayoutGroup) -> Vectors:
-        """Return networks as the components of their layout know them, hidden units in the order of the cache."""
+        """Return networks projected onto the components of their layout, hidden units in the order of the cache."""
         layout = group.layout
         known = self.fits.get(layout.identity)
         normal = self._normal(layout, group.rows)
@@ -55,7 +55,7 @@ class UnalignedPca:
         return alignment.permute(layout, restored, alignment.match(layout, self._last(group.rows)))
 
     def floats(self, layout: Layout) -> float:
-        """Return the floats of the components + 1: the layout's index; or what is said of the layout."""
+        """Return the floats of the components + 1 for the layout index, or the size given for the layout."""
         return self.kept[layout.identity] if isinstance(self.kept, Mapping) else self.kept + 1.0
 
     def _fit(self, layout: Layout, rows: np.ndarray, seed: int) -> Pca:
@@ -69,7 +69,7 @@ class UnalignedPca:
         return np.asarray(self.cache.normalizer.normalize(layout, self.zoo.weights(rows).astype(np.float32)))
 
     def _last(self, rows: np.ndarray) -> np.ndarray:
-        """Return the weights of the last checkpoint of the run of each row (of one layout): it decides the order."""
+        """Return the weights of the last checkpoint of the run of each row (of one layout), which determines the order."""
         table = self.zoo.table
         alike = np.flatnonzero(table["layout"] == table["layout"].iloc[rows[0]])
         last = self.zoo.last_checkpoints(alike)

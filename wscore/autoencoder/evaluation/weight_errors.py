@@ -1,4 +1,4 @@
-"""How far rebuilt weights lie from the originals: streaming errors, overall and per kind of layer."""
+"""Reconstruction errors of weights: streaming, overall and per kind of layer."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -14,16 +14,16 @@ METRICS = ("mse", "mae", "rmse", "cosine", "relative_error", "r2")
 
 
 class Sums(NamedTuple):
-    """Running totals over some of the weights of many networks.
+    """Running totals over selected weights of many networks.
 
     Attributes:
-        weights: count of weights.
+        weights: number of weights.
         squared: sum of (w - w^)^2.
         absolute: sum of |w - w^|.
-        variation: sum of (w - m)^2, m being the reference that R2 compares with.
-        networks: count of networks.
+        variation: sum of (w - m)^2, with the reference m of R2.
+        networks: number of networks.
         cosine: sum over networks of the cosine of w and w^.
-        non_zero: count of networks with |w| > 0.
+        non_zero: number of networks with |w| > 0.
         relative: sum over those of |w - w^| / |w|.
     """
 
@@ -77,10 +77,10 @@ def metrics(sums: Sums) -> dict[str, float]:
 
 
 class StructureErrors:
-    """Errors of many networks of any layouts, batch by batch; nothing but totals is kept.
+    """Errors of networks of any layout, accumulated batch by batch; only totals are stored.
 
     Args:
-        reference: gives the vector m (D,) of a layout with which R2 compares: the mean network of the training split.
+        reference: returns the R2 reference m (D,) of a layout: the mean network of the training split.
     """
 
     def __init__(self, reference: Reference) -> None:
@@ -89,7 +89,7 @@ class StructureErrors:
         self.kinds: dict[str, Sums] = {}
 
     def add(self, layout: Layout, original: Vectors, restored: Vectors) -> None:
-        """Count networks (n, D) of one layout and their reconstructions (n, D)."""
+        """Add networks (n, D) of one layout and their reconstructions (n, D)."""
         reference = self.reference(layout)
         self.total += measure(original, restored, reference)
         for kind, columns in kind_columns(layout).items():

@@ -66,7 +66,7 @@ class Reconstruction(NamedTuple):
 
 @register
 class Encoder(nn.Module):
-    """z = linear(x) + network(x). With a linear path the network is initialised to output zero, so that z starts as the linear projection.
+    """z = linear(x) + network(x). With a linear path the network initially outputs zero, so that z starts as its projection.
 
     Since format 2 of its folders the linear path inverts the decoder's bound on weights with a floor. Folders of
     format 1 without a linear path can still be loaded.

@@ -97,7 +97,7 @@ class MlpDecoder(nn.Module):
         self.outputs = nn.Linear(config.hidden_dim, config.token_dim * (config.max_tokens if flat else 1))
 
     def forward(self, latent: Float[Tensor, "batch latent"], batch: TokenBatch) -> Float[Tensor, "batch token dim"]:
-        """Return tokens from latents; of the batch only mask and features are looked at. Padding comes out as zero."""
+        """Return tokens from latents; only mask and features of the batch are used. Padding is zero."""
         batch = without_padding(batch)
         places = self.embedding(batch.features)  # (B, T, H)
         hidden = self.inputs(latent) + pool(places, batch.token_mask, "mean")  # (B, H)
@@ -139,7 +139,7 @@ def pool(
 
 
 def pad_tokens(tokens: Float[Tensor, "batch token dim"], length: int) -> Float[Tensor, "batch length dim"]:
-    """Return sequences lengthened with zeros.
+    """Zero-pad sequences along the token axis.
 
     Raises:
         ModelError: if they are longer than `length`.
@@ -151,7 +151,7 @@ def pad_tokens(tokens: Float[Tensor, "batch token dim"], length: int) -> Float[T
 def check_length(tokens: int, most: int) -> None:
     """Raise ModelError if a sequence is longer than the model was built for."""
     if tokens > most:
-        fix = "train the autoencoder on a cache with sequences as long, or set ae.pooling=mean"
+        fix = "train the autoencoder on a cache with sequences of this length, or set ae.pooling=mean"
         raise ModelError(
-            "sequences are longer than the model takes", expected=f"at most {most} tokens", got=tokens, fix=fix
+            "sequences are longer than the model supports", expected=f"at most {most} tokens", got=tokens, fix=fix
         )

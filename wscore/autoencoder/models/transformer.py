@@ -78,7 +78,7 @@ class TransformerEncoder(nn.Module):
 
 
 class TransformerDecoder(nn.Module):
-    """memory = reshape(W z) to (M, H); x = e(token); blocks with self-attention and cross-attention to memory; token = W_t LN(x)."""
+    """memory = reshape(W z) to (M, H); x = e(token); blocks with self- and cross-attention to memory; token = W_t LN(x)."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()

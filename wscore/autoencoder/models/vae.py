@@ -22,7 +22,7 @@ from wscore.errors import ModelError
 from wscore.tokens.batch import TokenBatch
 
 LOG_VARIANCES = (-30.0, 20.0)  # clamp range, for numerical stability of exp in float32
-FIRST_LOG_VARIANCE = -6.0  # initial value: posteriors start narrow, otherwise sampling noise would swamp the linear path
+FIRST_LOG_VARIANCE = -6.0  # initial value: wide posteriors would swamp the linear path with noise
 GROUPS = 8  # maximum number of groups of the normalisation
 
 
@@ -216,7 +216,7 @@ def unpack(
 def _occupied(mask: Tensor, length: int) -> Tensor:
     counts = mask.flatten(1).sum(1)  # (B,)
     if int(counts.max()) > length:
-        fix = "train the autoencoder on a cache with networks of this size, or cut them into windows (tokens.max_tokens)"
+        fix = "train the autoencoder on a cache with networks this large, or cut them into windows (tokens.max_tokens)"
         raise ModelError(
             "networks are larger than the VAE's vector",
             expected=f"at most {length} weights",

@@ -62,7 +62,7 @@ class NetworkBatch(NamedTuple):
         features: features of each token.
         layouts: keys of layout and window, see `TokenBatch`.
         items: indices of the windows in their cache.
-        subject: which `Subjects` they belong to, the same for all; -1 if unspecified.
+        subject: index of their `NetworkGroup`, the same for all; -1 if unspecified.
         rise: warm-up factor of the behaviour loss at this point of the training.
     """
 

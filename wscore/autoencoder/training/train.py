@@ -1,4 +1,4 @@
-"""Recipe of the autoencoder: a token cache in, encoder and decoder out."""
+"""Trains the autoencoder: a token cache in, encoder and decoder out."""
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -53,10 +53,10 @@ Share = Annotated[float, Meta(ge=0, lt=1)]
 Weight = Annotated[float, Meta(ge=0)]
 Losses = dict[str, Tensor]
 Objective = Callable[["TrainingModule", NetworkBatch], Losses]
-#: What the loop watches, lower is better, for each value of `ae.select`.
+#: Monitored scalar (lower is better) for each value of `ae.select`.
 MONITORS = {"agreement": "disagreement", "loss": "loss", "reconstruction": "reconstruction", "behaviour": "behaviour"}
 BITS = (4, 6, 8, 12, 16, 32)  # of allocation `uniform`
-BLOCK = 256  # networks at once where nothing is trained
+BLOCK = 256  # networks at once outside training
 
 
 class LossWeights(Section):
@@ -68,15 +68,15 @@ class LossWeights(Section):
 
 
 class VaeOptions(Section):
-    """What the convolutional VAE needs besides (`ae.vae`).
+    """Options of the convolutional VAE (`ae.vae`).
 
     Args:
         input: `image`: the weight vector is an image; `linear`: learned linear maps into and out of the convolutions.
         channels: of the first convolution; each level doubles them.
-        levels: times the image is halved.
+        levels: number of downsampling steps.
         kl_weight: the loss is the reconstruction + kl_weight KL / weights of the network, in nats.
-        encoding: latents that the decoder is trained on: `sampled` from the posterior or its mean (`deterministic`).
-        checkpointing: compute activations again instead of keeping them.
+        encoding: decoder inputs in training: `sampled` from the posterior or its mean (`deterministic`).
+        checkpointing: activation checkpointing.
     """
 
     input: Literal["image", "linear"]
@@ -92,49 +92,49 @@ class AeConfig(Section):
 
     Args:
         arch: `mlp`, `transformer` or `vae`.
-        latent_dim: numbers Z per latent.
-        latent_bits: of a number where latents are stored. `uniform`: 4, 6, 8, 12, 16, or 32 for floats; `waterfilling`: the
-            mean over the numbers that a layout has.
-        allocation: `uniform`: the same bits for every number; `waterfilling`: as many as each is worth.
-        hidden_dim: width of the layers inside; a multiple of `heads` for the transformer.
+        latent_dim: latent dimension Z.
+        latent_bits: average bits per latent dimension. `uniform`: 4, 6, 8, 12, 16, or 32 for floats; `waterfilling`: the mean
+            over the dimensions of a layout.
+        allocation: `uniform`: equal bits for every dimension; `waterfilling`: bits according to the variance.
+        hidden_dim: hidden width; a multiple of `heads` for the transformer.
         layers: blocks on each side.
         heads: attention heads (transformer).
-        memory: slots made from the latent that the decoder attends to (transformer).
-        vae: what the VAE needs besides.
-        pooling: how tokens become one vector.
-        positions: how the place of a token is embedded.
-        dropout: share of activations left out in training.
+        memory: memory slots computed from the latent, attended to by the decoder (transformer).
+        vae: options of the VAE.
+        pooling: aggregation of tokens into one vector.
+        positions: kind of position embedding.
+        dropout: dropout rate.
         linear_path: `pca` adds principal components of each layout, so that training starts from PCA; or `none`.
-        linear_lr: learning rate of the linear path, as a share of lr; 0 leaves it as it was fitted.
-        symmetry: share of their covariance that is averaged over all orders of the hidden units; 0 for a plain PCA.
-        balance: their errors in a tensor of n weights count n ** -balance: 0 for a plain PCA, 1 for tensors that all
-            count alike. It serves layouts whose sensitivity is not known.
-        sensitivity: training images on which it is measured what training networks care about, for each network; the basis
-            puts errors elsewhere. 0 leaves it out, and so does `behaviour.share: 0`, for it runs networks.
-        loss: of the reconstruction, over valid entries.
+        linear_lr: learning rate of the linear path relative to lr; 0 freezes it.
+        symmetry: weight of the covariance averaged over all orders of the hidden units; 0 for a plain PCA.
+        balance: PCA errors in a tensor of n weights are weighted by n ** -balance: 0 for a plain PCA, 1 for equal weight per
+            tensor. Used for layouts without sensitivity.
+        sensitivity: training images per network used to estimate output sensitivity (Gauss-Newton); the basis is weighted by
+            it. Off at 0, and with `behaviour.share: 0`, since it runs networks.
+        loss: reconstruction loss, over valid entries.
         loss_weights: for `combined`.
-        behaviour: loss on the answers of decoded networks.
-        select: the epoch that is kept: highest `agreement` of validation networks with what is decoded of them, or lowest
+        behaviour: loss on the outputs of decoded networks.
+        select: criterion of the best epoch: highest `agreement` of validation networks with their reconstructions, or lowest
             validation `loss`, `reconstruction` or `behaviour`.
-        interpolate: share of the networks of a batch that are replaced, in training, by a point between them and another of
-            the same shape.
-        gamma: share of the contrastive loss; the total is (1 - gamma) fit + gamma contrastive, where fit is
+        interpolate: fraction of the networks of a training batch that are replaced by a point between them and another
+            network of the same shape.
+        gamma: weight of the contrastive loss; the total is (1 - gamma) fit + gamma contrastive, where fit is
             (1 - share) reconstruction + share behaviour.
         temperature: of the contrastive loss.
-        projection_dim: numbers that the contrastive loss compares.
+        projection_dim: dimension of the projections compared by the contrastive loss.
         noise: of the contrastive views, relative to the standard deviation of each token.
-        token_dropout: share of the weights that a contrastive view sets to zero.
-        epochs: most passes over the training networks.
+        token_dropout: fraction of the weights set to zero in a contrastive view.
+        epochs: maximum number of passes over the training networks.
         batch_size: networks per step.
-        lr: highest learning rate of AdamW.
+        lr: peak learning rate of AdamW.
         weight_decay: decoupled weight decay of AdamW.
         schedule: decay of the learning rate after the warm-up.
-        warmup: share of the steps in which the rate rises.
-        clip_norm: largest norm of the gradient; null = no limit.
+        warmup: fraction of the steps with linear warm-up.
+        clip_norm: maximum gradient norm; null = no clipping.
         accumulate: batches per optimizer step.
-        patience: epochs without improvement of the validation loss.
+        patience: epochs without improvement of the monitored value before stopping.
         precision: of the forward pass.
-        seed: of the initial weights, the order of the batches, dropout and views.
+        seed: for initial weights, batch order, dropout and views.
     """
 
     arch: Literal["mlp", "transformer", "vae"]
@@ -186,24 +186,26 @@ class AeConfig(Section):
         if self.loss == "combined" and not any(to_plain(self.loss_weights).values()):
             raise ValueError("Expected one of `loss_weights` to be positive for loss `combined`")
         if self.select in ("agreement", "behaviour") and not self.behaviour.share:
-            raise ValueError(f"select `{self.select}` needs `behaviour.share` above 0, for else no network is run")
+            raise ValueError(
+                f"select `{self.select}` needs `behaviour.share` above 0, since otherwise no network is run"
+            )
 
 
 def with_latent_bits(config: AeConfig, latent_bits: float | None) -> AeConfig:
-    """Return the configuration with latents of another size, or as it is without one."""
+    """Return the configuration with another `latent_bits`; unchanged if None."""
     if latent_bits is None:
         return config
     return convert(to_plain(config) | {"latent_bits": latent_bits}, AeConfig, where="ae")
 
 
 class TrainedAutoencoder(NamedTuple):
-    """A trained autoencoder and how it came about.
+    """A trained autoencoder and its training history.
 
     Attributes:
         model: in evaluation mode, with the weights of its best epoch.
-        code: how its latents are stored.
+        code: quantisation of its latents.
         history: one row per epoch.
-        figures: what is worth knowing about it, as floats.
+        figures: metrics, as floats.
     """
 
     model: Autoencoder
@@ -212,7 +214,7 @@ class TrainedAutoencoder(NamedTuple):
     figures: dict[str, float]
 
     def summary(self) -> str:
-        """Return one line for the user."""
+        """Return a one-line summary."""
         size = self.figures["compression"]
         kind = f"{size:.1f}x smaller" if size > 1 else f"an EXPANSION to {1 / size:.1f}x the weights"
         return (
@@ -222,14 +224,14 @@ class TrainedAutoencoder(NamedTuple):
 
 
 class CacheBatches:
-    """Batches of cached networks; each epoch has an order of its own unless `shuffle` is off.
+    """Batches of cached networks, reshuffled every epoch if `shuffle` is set.
 
     Args:
         cache: of tokens.
-        items: numbers of the items that are used.
+        items: indices of the items in use.
         batch_size: items per batch.
-        seed: with the epoch number it decides the order.
-        shuffle: whether there is one.
+        seed: determines the order, together with the epoch number.
+        shuffle: whether to reshuffle every epoch.
     """
 
     def __init__(self, cache: TokenCache, items: np.ndarray, *, batch_size: int, seed: int, shuffle: bool) -> None:
@@ -237,10 +239,10 @@ class CacheBatches:
 
     def __len__(self) -> int:
         count = len(self.items)
-        return max(1, min(-(-count // self.batch_size), count // 2))  # two items or more in each, to be contrasted
+        return max(1, min(-(-count // self.batch_size), count // 2))  # at least two each, for the contrastive loss
 
     def epoch(self, number: int) -> Iterator[NetworkBatch]:
-        """Yield the batches of one epoch, as equal in size as can be; every window stands alone."""
+        """Yield the batches of one epoch, of nearly equal size; every window is a separate item."""
         items = self.items
         if self.shuffle:
             items = items[permutation(len(items), self.seed, number).numpy()]
@@ -249,7 +251,7 @@ class CacheBatches:
 
 
 class TrainingModule(nn.Module):
-    """What is trained: the autoencoder and the projection head, which serves the contrastive loss alone."""
+    """The autoencoder and the projection head, which is used only by the contrastive loss."""
 
     def __init__(self, config: AeConfig, sizes: AutoencoderConfig) -> None:
         super().__init__()
@@ -260,20 +262,20 @@ class TrainingModule(nn.Module):
         self.widening: dict[int, Tensor] = {}
 
     def forward(self, batch: TokenBatch) -> Reconstruction:
-        """Return latents, tokens reconstructed of them as they come back from store, and, of a VAE, posteriors.
+        """Return latents, tokens reconstructed from the quantised latents, and, for a VAE, posteriors.
 
-        Gradients pass through the rounding as if there were none.
+        The rounding uses a straight-through gradient.
         """
         return self.autoencoder(batch, self.code)
 
 
 class TrainingData(NamedTuple):
-    """What an autoencoder is trained on.
+    """Training data and loss of an autoencoder.
 
     Attributes:
         train: batches of the training split.
         validation: batches of the validation split.
-        loss: of a batch.
+        loss: loss of a batch.
     """
 
     train: CacheBatches | SameShapeBatches
@@ -290,21 +292,21 @@ def train_autoencoder(
     callbacks: Sequence[Callback] = (),
     resume: Path | None = None,
 ) -> TrainedAutoencoder:
-    """Return an autoencoder trained on the training split, the epoch that is best on the validation split (`ae.select`).
+    """Return an autoencoder trained on the training split, from the best epoch on the validation split (`ae.select`).
 
-    With a linear path, epoch 0 is the PCA from which training starts; it takes part in the choice.
+    With a linear path, epoch 0 is the PCA initialisation; it is a candidate too.
 
     Args:
         cache: tokens of the networks.
         config: of the training.
-        zoo: that the cache was made of; needed by the behaviour loss.
-        images: of the task, or of several; needed by the behaviour loss, which looks at training images only.
+        zoo: source of the cache; needed by the behaviour loss.
+        images: of one or several data sets; needed by the behaviour loss, which uses training images only.
         callbacks: of the loop.
         resume: folder for the state of an interrupted training.
 
     Raises:
-        TrainingError: if a loss is not finite, or the behaviour loss is on and there are networks that can't be run.
-        ConfigError: if the device is missing.
+        TrainingError: if a loss is not finite, or the behaviour loss is on and some networks cannot be run.
+        ConfigError: if the device is not available.
     """
     trainee = start(cache, config, zoo, images)
     material = prepare(cache, config, zoo, images)
@@ -332,13 +334,13 @@ def train_autoencoder(
 def latent_code(
     model: Autoencoder, cache: TokenCache, config: AeConfig, widening: Mapping[int, Tensor] | None = None
 ) -> Code:
-    """Return how latents are stored, so that it suits those of the training networks.
+    """Return the code of the latents, fitted to those of the training networks.
 
     Args:
-        model: makes the latents.
+        model: computes the latents.
         cache: of the networks.
-        config: how many bits there are, and how they are spread.
-        widening: of the latents of a layout, by signature, see `LinearFit.widening`; where bits are spread over the numbers.
+        config: number and allocation of bits.
+        widening: of the latents of a layout, by signature, see `LinearFit.widening`; used for bit allocation.
     """
     latents, kinds = _encoded(model, cache)
     if config.allocation == "uniform":
@@ -366,7 +368,7 @@ def _encoded(model: Autoencoder, cache: TokenCache) -> tuple[Tensor, Tensor]:
 
 
 def prepare(cache: TokenCache, config: AeConfig, zoo: Zoo | None, images: Images | Tasks | None) -> TrainingData:
-    """Return batches and loss: of any windows side by side, or with the behaviour loss of networks that are run together."""
+    """Return batches and loss: batches of arbitrary windows, or of networks run together for the behaviour loss."""
     size = {"batch_size": config.batch_size, "seed": config.seed}
     if not config.behaviour.share:
         train = CacheBatches(cache, cache.indices("train"), shuffle=True, **size)
@@ -385,7 +387,7 @@ def prepare(cache: TokenCache, config: AeConfig, zoo: Zoo | None, images: Images
 
 
 def autoencoder_parameter_groups(model: TrainingModule, config: AeConfig) -> list[dict[str, Any]]:
-    """Return AdamW's groups: the networks, and without decay the linear paths if they are trained."""
+    """Return AdamW's groups: the networks, and, without weight decay, the linear paths if they are trained."""
     linear = [
         path for side in (model.autoencoder.encoder, model.autoencoder.decoder) if (path := side.linear) is not None
     ]
@@ -402,9 +404,9 @@ def autoencoder_parameter_groups(model: TrainingModule, config: AeConfig) -> lis
 def start(
     cache: TokenCache, config: AeConfig, zoo: Zoo | None = None, images: Images | Tasks | None = None
 ) -> TrainingModule:
-    """Return what is trained as it is before: random, or with a linear path the PCA of the training networks.
+    """Return the initial model: random, plus the PCA of the training networks if it has a linear path.
 
-    With zoo and images it is a PCA of what the networks care about (`ae.sensitivity`).
+    With zoo and images the PCA is weighted by output sensitivity (`ae.sensitivity`).
     """
     how = LinearPathConfig(config.latent_dim, config.symmetry, config.balance, config.seed)
     known = {}
@@ -448,9 +450,8 @@ def mean_losses(model: TrainingModule, batches: CacheBatches | SameShapeBatches,
 def autoencoder_objective(config: AeConfig, behaviour: Behaviour | None = None) -> Objective:
     """Return the loss (1 - gamma) fit + gamma NT-Xent with fit = (1 - s) reconstruction + s behaviour.
 
-    The share s of the behaviour loss is that of the configuration times how far the loss has risen. What is reconstructed
-    is the clean (or interpolated) network. A batch of a single network has no other to be told from: its contrastive loss is
-    0.
+    The weight s of the behaviour loss is the configured share times its warm-up factor. The reconstruction target is the clean
+    (or interpolated) network. A batch with a single network has no negatives: its contrastive loss is 0.
     """
     rebuilt = reconstruction_loss(config.loss, to_plain(config.loss_weights))
 
@@ -478,7 +479,7 @@ def autoencoder_objective(config: AeConfig, behaviour: Behaviour | None = None) 
 
 
 def interpolated(batch: NetworkBatch, share: float) -> NetworkBatch:
-    """Return a batch with a share of its networks replaced by points between them and others; windows alone stay as they are."""
+    """Replace a fraction of the networks of a batch by points between them and others; single windows are unchanged."""
     if not share or batch.networks < 2 or int(batch.subject[0]) < 0:
         return batch
     others = batch.tokens[torch.randperm(batch.networks)]
@@ -487,7 +488,7 @@ def interpolated(batch: NetworkBatch, share: float) -> NetworkBatch:
 
 
 def nats_per_weight(posterior: Posterior, batch: TokenBatch) -> Tensor:
-    """Return the mean over networks of KL(posterior || N(0, 1)) divided by their count of weights."""
+    """Return the mean over networks of KL(posterior || N(0, 1)) divided by their number of weights."""
     weights = batch.mask.flatten(1).sum(1).clamp(min=1)  # (B,)
     return (kl_standard_normal(posterior.mean, posterior.log_variance) / weights).mean()
 
@@ -503,7 +504,7 @@ def contrastive(model: TrainingModule, windows: TokenBatch, config: AeConfig) ->
 
 
 def sizes(cache: TokenCache, config: AeConfig, linear: LinearFit | None = None) -> AutoencoderConfig:
-    """Return the sizes of both sides for a cache, with a linear path or without."""
+    """Return the configuration of both sides for a cache, with or without a linear path."""
     if config.arch == "vae":
         return AutoencoderConfig(network=_vae(cache, config), linear=None if linear is None else linear.config)
     common = {
@@ -533,7 +534,7 @@ def _vae(cache: TokenCache, config: AeConfig) -> VaeConfig:
 
 
 def autoencoder_metrics(model: Autoencoder, cache: TokenCache, history: History, code: Code) -> dict[str, float]:
-    """Return size, length of training, validation loss, and R2 of normalised weights on the validation split.
+    """Return model size, training length, validation loss, and R2 of normalised weights on the validation split.
 
     R2 = 1 - sum (x - x^)^2 / sum (x - m)^2 over valid entries, where m is the mean training network of the same layout.
     """
@@ -557,7 +558,7 @@ def autoencoder_metrics(model: Autoencoder, cache: TokenCache, history: History,
 
 
 def stored_sizes(cache: TokenCache, code: Code) -> dict[str, float]:
-    """Return the 32-bit floats that a network of each layout takes: those of its windows, and one for its layout."""
+    """Return the size per network of each layout in 32-bit floats: those of its windows, and one for its layout."""
     first = cache.table.reset_index(drop=True).drop_duplicates(["layout", "window"])
     found: dict[str, float] = {}
     for layout, kind in zip(first["layout"].astype(str), cache.keys(first.index.to_numpy()).tolist(), strict=True):
@@ -566,7 +567,7 @@ def stored_sizes(cache: TokenCache, code: Code) -> dict[str, float]:
 
 
 def validation_r2(model: Autoencoder, cache: TokenCache, code: Code) -> float:
-    """Return R2 of normalised weights on the validation split, latents as they come back from store, see `figures`."""
+    """Return R2 of normalised weights on the validation split with quantised latents, see `autoencoder_metrics`."""
     means: dict[int, Tensor] = {}
     counts: dict[int, int] = {}
     for batch, keys in _stream(cache, "train"):

@@ -70,7 +70,7 @@ def draw_names(table: pd.DataFrame, path: Path) -> None:
     groups = list(table.groupby("target", sort=False))
     columns = min(COLUMNS, len(groups))
     rows = -(-len(groups) // columns)
-    with figure(rows=rows, columns=columns, title="Classes predicted by the head on held-out networks") as (canvas, axes):
+    with figure(rows=rows, columns=columns, title="Confusion of classes on held-out networks") as (canvas, axes):
         for panel, (target, predicted) in zip(axes, groups, strict=False):
             _confusion(panel, predicted)
             label(panel, title=str(target), x="predicted", y="true")

@@ -223,7 +223,7 @@ def test_networks_of_unknown_architecture_are_measured_but_not_run(zoo, cache, d
     assert "agreement" not in found["ours"]
     assert found["ours"]["r2"] == pytest.approx(1)
     assert found["families"] == {}
-    assert "architecture is not known" in autoencoder_summary_line(found)
+    assert "architecture is unknown" in autoencoder_summary_line(found)
     assert len(accuracy_table(nothing)) == len(agreement_table(nothing)) == 0
 
 

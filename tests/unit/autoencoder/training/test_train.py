@@ -182,7 +182,7 @@ def test_an_expansion_is_said_to_be_one(cache: TokenCache) -> None:
 
 def test_selection_by_agreement_needs_networks_to_run() -> None:
     section = read_yaml(ROOT / "params.yaml")["ae"]
-    with pytest.raises(ConfigError, match="above 0, for else no network is run"):
+    with pytest.raises(ConfigError, match="above 0, since otherwise no network is run"):
         convert({**section, "behaviour": {**section["behaviour"], "share": 0.0}}, AeConfig, where="ae")
 
 
@@ -227,7 +227,7 @@ def test_the_behaviour_loss_without_what_it_needs_is_refused(cache: TokenCache, 
     config = configured(behaviour=section.behaviour, select="agreement")
     with pytest.raises(TrainingError, match="share to 0"):
         train_autoencoder(cache, config)
-    with pytest.raises(TrainingError, match="can't be rebuilt and run"):
+    with pytest.raises(TrainingError, match="cannot be built and run"):
         train_autoencoder(cache, config, zoo=Zoo(tiny_zoo), images=digits._replace(x_train=torch.zeros(5, 3, 9, 9)))
 
 

@@ -287,7 +287,7 @@ def test_a_network_of_your_own(images: Images, monkeypatch: pytest.MonkeyPatch) 
     for wrong in ("own_networks:absent", "absent:line"):
         with pytest.raises(ConfigError, match=r"base\.network: cannot be imported; got"):
             record_runs(configured(network=wrong), images, Path("out"))
-    with pytest.raises(ConfigError, match=r"base\.network: own_networks:nothing: makes no network"):
+    with pytest.raises(ConfigError, match=r"base\.network: own_networks:nothing: returns no network"):
         record_runs(configured(network="own_networks:nothing"), images, Path("out"))
 
 

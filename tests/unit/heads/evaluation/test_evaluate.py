@@ -184,7 +184,7 @@ def test_names_that_no_training_network_has_are_counted_and_warned_of():
     given.table.loc[given.table.index[given.table["split"] == "test"][:3], "act"] = "gelu"
     found = verdict("hyperparameters", given)
     assert unseen(found) == {"act": 3}
-    with pytest.warns(WscoreWarning, match="act: 3 test networks left out"):
+    with pytest.warns(WscoreWarning, match="act: 3 test networks excluded"):
         assert heads_report(found, CONFIG)["unseen"] == {"act": 3}
 
 
@@ -199,7 +199,7 @@ def test_a_test_split_that_says_nothing():
         found = verdict(task, given)
         assert one_valued(found) == {target.name for target in found.targets}
         assert all(math.isfinite(value) for value in numbers(heads_report(found, CONFIG)))
-        assert "nothing can be judged" in heads_summary_line({task: heads_report(found, CONFIG)})
+        assert "nothing to evaluate" in heads_summary_line({task: heads_report(found, CONFIG)})
         assert "roc" not in heads_tables(found, CONFIG)
 
 
