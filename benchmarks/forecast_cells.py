@@ -10,8 +10,8 @@ training settings, another learning rate, another optimiser, or other images, ea
 
     epochs     20 epochs of the 1,198 digits in batches of 8; strides of 1, 2, 3 and 6 snapshots, 6 being an epoch
     shifted    2,000 steps of batches of 64, every digit shifted by up to 3 pixels whenever it is drawn; strides of
-               1, 2, 5 and 10 snapshots of 10 steps. Tested on another seed, on letters in the fonts of matplotlib, at other rates,
-               and on 20 epochs of unshifted digits, with snapshots every 5 and 20 steps
+               1, 2, 5 and 10 snapshots of 10 steps. Tested on another seed, on letters in the fonts of matplotlib, at
+               other rates, and on 20 epochs of unshifted digits, with snapshots every 5 and 20 steps
     nine       nine single runs of `shifted`, from the same folder: seed 2 of SGD 0.01, Adam 0.001 and SGD 0.05 and of both
                still digits, and both seeds of SGD 0.01 and Adam 0.001 on letters, each a separate cell
     again      the same with other runs: seed 4, and two further seeds of letters
