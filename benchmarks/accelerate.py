@@ -119,7 +119,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--root", default=None, help="folder of its files")
     parser.add_argument("--networks", nargs="+", default=["mlp"])
     parser.add_argument("--optimizers", nargs="+", default=["momentum", "adam"], choices=RATES)
-    parser.add_argument("--methods", nargs="+", default=METHODS[1:], choices=METHODS[1:], help="beside plain training")
+    parser.add_argument(
+        "--methods", nargs="+", default=METHODS[1:], choices=METHODS[1:], help="methods next to plain training"
+    )
     parser.add_argument(
         "--seeds", nargs="+", type=int, default=[20, 21, 22, 23, 24], help="those below 20 were used in development"
     )

@@ -58,7 +58,7 @@ def main() -> None:
     print(f"one by one  {single:8.2f} ms per step of {SEEDS} seeds   ratio 1.00")
     print(f"vmap        {stacked:8.2f} ms per step of {SEEDS} seeds   ratio {stacked / single:.2f}")
     layout, history = network_layout(SPEC), torch.randn(3, network_layout(SPEC).size)
-    print(f"lenet5, {layout.size:,} weights, forecasts of {HORIZONS} horizons beside a step of batch {BATCH}")
+    print(f"lenet5, {layout.size:,} weights, forecasts of {HORIZONS} horizons next to a step of batch {BATCH}")
     for name, model in predictors(layout).items():
         count = options.repeats if name in ("gram", "transformer_pca") else 2
         report(name, best(lambda model=model: model.predict(history, layout, HORIZONS), count), single / SEEDS, layout)
@@ -115,7 +115,7 @@ def large(width: int, repeats: int) -> None:
     extra = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - before
     print(f"perceptron, {layout.size:,} weights; history {history.nbytes / 2**20:,.0f} MiB, result {result:,.0f} MiB")
     report("gram", best(lambda: model.predict(history, layout, HORIZONS), repeats), training, layout)
-    print(f"                  {max(0.0, extra - result):10.0f} MiB of memory at most beside history and result")
+    print(f"                  {max(0.0, extra - result):10.0f} MiB of memory at most besides history and result")
 
 
 def resident() -> float:
