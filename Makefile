@@ -1,4 +1,4 @@
-# `make repro` and `make test` need nothing but Python 3.11 or newer, git and a package index: they make their own .venv.
+# `make repro` and `make test` need only Python 3.11 or newer, git and a package index; they create .venv.
 #   PYTHON     interpreter from which .venv is made                 make repro PYTHON=python3.12
 #   PIP_ARGS   more arguments for pip, such as an index             make repro PIP_ARGS="--extra-index-url https://..."
 #   JOBS       test processes                                       make test JOBS=4
@@ -26,7 +26,7 @@ unexport PYTHONHOME
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-repro: $(READY) ## run the whole pipeline, or what changed since last time
+repro: $(READY) ## run the whole pipeline, or the stages that changed
 	dvc repro $(ARGS)
 
 test: $(READY) ## run all tests
@@ -35,7 +35,7 @@ test: $(READY) ## run all tests
 quick: $(READY) ## run the unit tests that are not slow
 	python -m pytest -n $(JOBS) -m "not slow" $(ARGS) tests/unit
 
-fuzz: $(READY) ## damage files of every format for hours (FUZZ=examples of each test)
+fuzz: $(READY) ## fuzz the readers of every file format for hours (FUZZ=examples per test)
 	WSCORE_FUZZ=$(FUZZ) python -m pytest tests/properties/test_checkpoints.py tests/properties/test_readers.py $(ARGS)
 
 smoke: $(READY) ## run the whole pipeline on very little data, in a scratch copy (.smoke)
@@ -45,25 +45,25 @@ smoke: $(READY) ## run the whole pipeline on very little data, in a scratch copy
 	git -C $(SMOKE) init --quiet
 	cd $(SMOKE) && python -m wscore.presets presets/smoke.yaml params.yaml && dvc repro && cat metrics/table.md
 
-rate-fidelity: $(READY) ## study: agreement over the numbers kept of a network (trains one autoencoder per size)
+rate-fidelity: $(READY) ## study: agreement over compressed size (trains one autoencoder per size)
 	dvc repro studies/rate_fidelity/dvc.yaml $(ARGS)
 
-autoencoder-seeds: $(READY) ## study: spread of the autoencoder's figures over seeds and splits (trains one for each)
+autoencoder-seeds: $(READY) ## study: spread of the autoencoder's metrics over seeds and splits (trains one for each)
 	dvc repro studies/autoencoder_seeds/dvc.yaml $(ARGS)
 
-sae-pareto: $(READY) ## study: sparsity of a dictionary against fidelity, all sparsities beside PCA
+sae-pareto: $(READY) ## study: sparsity of a dictionary against fidelity, all kinds of sparsity next to PCA
 	dvc repro studies/sae_pareto/dvc.yaml $(ARGS)
 
-latents: $(READY) ## study: networks between two others, and networks drawn from the latent space
+latents: $(READY) ## study: interpolation and sampling in latent space
 	dvc repro studies/latents/dvc.yaml $(ARGS)
 
-check: $(READY) ## formatting, lint, types and all tests, with the share of lines that they run
+check: $(READY) ## formatting, lint, types and all tests, with coverage
 	ruff format --check .
 	ruff check .
 	pyright
 	$(MAKE) test ARGS="--cov=wscore --cov-report=term:skip-covered $(ARGS)"
 
-format: $(READY) ## put the code into the house format
+format: $(READY) ## format the code and apply lint fixes
 	ruff format .
 	ruff check --fix .
 
@@ -71,10 +71,10 @@ ui: $(READY) ## browse this clone's MLflow runs at http://127.0.0.1:5000 (PORT=.
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --workers 1 --port $(PORT) \
 		--backend-store-uri sqlite:///$(CURDIR)/mlflow.db $(ARGS)
 
-bench: $(READY) ## time the hot paths beside named rivals
+bench: $(READY) ## time the hot paths next to reference implementations
 	for file in benchmarks/[a-z]*.py; do python -m "benchmarks.$$(basename "$$file" .py)" || exit 1; done
 
-readme: $(READY) ## write the figures of the last evaluation to README.md, docs/results.md and docs/summary.png
+readme: $(READY) ## write the results of the last evaluation to README.md, docs/results.md and docs/summary.png
 	python -m wscore.report.readme --metrics metrics --picture plots/evaluate/summary.png
 
 clean: ## remove the scratch copy, rendered plots, training logs and tool caches (results and .venv stay)

@@ -1,17 +1,17 @@
-"""What jumps save: steps and time to the loss that plain training with a tuned rate reaches, beside other ways to save.
+"""Benchmark: steps and time saved by jumps, to the loss of plain training with a tuned rate, next to other methods.
 
     python -m benchmarks.accelerate [--dataset mnist --root PATH] [--networks lenet5 mlp] [--optimizers momentum adam]
 
-For every network and optimizer the learning rate is tuned first, by the mean validation loss of three seeds that are
-not used again. At that rate, seed by seed: plain training, jumps by the learned predictor (also at twice the rate),
-jumps on a straight line, Lookahead, and the rate times 2, 3 and 5. Every run is judged twice, every ten steps: as it is,
-at a jump before it, and by the mean of its last five snapshots, with jumps of its last six, which are closer together
-(these cost no steps). Printed is the share of the steps and of the CPU time (forecasts included) that each saves on the
-way to the test loss, and to the test accuracy, that plain training as it is first reaches at 90% of its length, and in
-the last column to the loss that it reaches with the average: median, worst and best seed. A target that is never
-reached counts as a saving of -1.
+For every network and optimizer the learning rate is tuned first, by the mean validation loss of three separate seeds.
+At that rate, seed by seed: plain training, jumps by the learned predictor (also at twice the rate), jumps on a straight
+line, Lookahead, and the rate times 2, 3 and 5. Every run is evaluated twice, every ten steps: with its current
+weights (just before a jump), and with the mean of its last five snapshots (with jumps: its last six, at a smaller
+interval), at no cost of steps. Printed is the share of steps and of CPU time (including forecasts) that each method
+saves until the test loss, and the test accuracy, that plain training without averaging reaches at 90% of its
+length, and in the last column until the loss that it reaches with averaging: median, worst and best seed. A target
+that is never reached counts as a saving of -1.
 
-Every run is kept in `--out` as soon as it is done, and not done again: the benchmark can be stopped at any time.
+Every completed run is stored in `--out` and not repeated, so the benchmark can be stopped at any time.
 """
 
 import argparse
@@ -50,7 +50,7 @@ TARGET, SMOOTHED, HELD_BACK = 0.9, 5, 6
 
 
 class Case(NamedTuple):
-    """What is trained, how, and for how long."""
+    """One training setting."""
 
     dataset: str
     network: str
@@ -59,7 +59,7 @@ class Case(NamedTuple):
 
 
 class Curve(NamedTuple):
-    """What is known every `EVALUATE_EVERY` steps: step, loss and accuracy, as it is and averaged, CPU seconds so far."""
+    """Curves at every `EVALUATE_EVERY` steps: step, loss and accuracy, current and averaged, CPU seconds so far."""
 
     step: list[int]
     loss: list[float]
@@ -82,7 +82,7 @@ class Store:
                 self.runs[entry["key"]] = Curve(**entry["curve"])
 
     def get(self, key: str, make: Any) -> Curve:
-        """Return a run; if it is not there yet, make it."""
+        """Return a run; train it if it is missing."""
         if key not in self.runs:
             self.runs[key] = make()
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -104,7 +104,7 @@ def main() -> None:
         case = Case(options.dataset, network, optimizer, options.steps)
         rate = tuned(case, images, store)
         curves: dict[str, list[Curve]] = {method: [] for method in ("plain", *options.methods)}
-        for seed, method in product(options.seeds, curves):  # what is compared runs close together in time
+        for seed, method in product(options.seeds, curves):  # compared methods run close together in time
             curves[method].append(run(case, images, store, method, rate, seed, model))
         seeds = " ".join(map(str, options.seeds))
         print(f"\n{case.dataset}, {network}, {optimizer}, tuned rate {rate:g}, {case.steps} steps, seeds {seeds}\n")
@@ -119,9 +119,11 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--root", default=None, help="folder of its files")
     parser.add_argument("--networks", nargs="+", default=["mlp"])
     parser.add_argument("--optimizers", nargs="+", default=["momentum", "adam"], choices=RATES)
-    parser.add_argument("--methods", nargs="+", default=METHODS[1:], choices=METHODS[1:], help="beside plain training")
     parser.add_argument(
-        "--seeds", nargs="+", type=int, default=[20, 21, 22, 23, 24], help="those below 20 were looked at"
+        "--methods", nargs="+", default=METHODS[1:], choices=METHODS[1:], help="methods next to plain training"
+    )
+    parser.add_argument(
+        "--seeds", nargs="+", type=int, default=[20, 21, 22, 23, 24], help="those below 20 were used in development"
     )
     parser.add_argument("--test-images", type=int, default=1000)
     parser.add_argument("--steps", type=int, default=600)
@@ -132,7 +134,7 @@ def arguments() -> argparse.Namespace:
 
 
 def tuned(case: Case, images: Images, store: Store) -> float:
-    """Return the rate with the lowest mean validation loss at the end; validation images are held back from training."""
+    """Return the rate with the lowest final mean validation loss; validation images are held out of training."""
     count = len(images.x_train) // HELD_BACK
     inner = images._replace(
         x_train=images.x_train[count:], y_train=images.y_train[count:],
@@ -152,7 +154,7 @@ def tuned(case: Case, images: Images, store: Store) -> float:
 
 
 def run(case: Case, images: Images, store: Store, method: str, rate: float, seed: int, model: WeightPredictor) -> Curve:
-    """Return the curve of one run, kept from an earlier time or trained now."""
+    """Return the curve of one run, stored or newly trained."""
     factor = FACTORS.get(method, 1.0)
     which = f"/{identity(model)}" if method.startswith("jumps") else ""
     key = f"{'/'.join(map(str, case))}/{method}/{rate:g}/{seed}{which}"
@@ -160,7 +162,7 @@ def run(case: Case, images: Images, store: Store, method: str, rate: float, seed
 
 
 def identity(model: WeightPredictor) -> str:
-    """Return a short hash of the weights of a predictor: the runs of another one are not taken for its own."""
+    """Return a short hash of the weights of a predictor, which separates its runs from those of others."""
     return hashlib.sha256(b"".join(one.numpy().tobytes() for one in model.state_dict().values())).hexdigest()[:8]
 
 
@@ -173,7 +175,7 @@ def train(
     model: WeightPredictor | None = None,
     first: int = 0,
 ) -> Curve:
-    """Train once, judged after step `first`; the seed decides initial weights and batches, whatever the method."""
+    """Train once, evaluated after step `first`; initial weights and batches depend on the seed only, not on the method."""
     channels, size = images.x_train.shape[1:3]
     network = build_network(NetworkSpec(name=case.network, channels=channels, size=size, classes=images.classes), seed)
     optimizer = make_optimizer(OptimizerSpec(name=case.optimizer, lr=rate), network.parameters())
@@ -192,7 +194,7 @@ def train(
             _put(network, slow)
         seconds += time.process_time() - start
         due = step % EVALUATE_EVERY == 0 and step > first
-        found = judged(network, images) if due else ()  # before a jump, that is after the recovery from the last one
+        found = judged(network, images) if due else ()  # before a jump, i.e. after the recovery from the last one
         start = time.process_time()
         if jumps is not None:
             jumps.step(loss)
@@ -213,7 +215,7 @@ def train(
 def accelerator(
     method: str, network: nn.Module, optimizer: torch.optim.Optimizer, model: WeightPredictor | None
 ) -> Nowcast | None:
-    """Return what jumps, if the method does: the same rule of acceptance for both kinds of forecast."""
+    """Return the jumps of the method, if any; both kinds of forecast use the same acceptance rule."""
     if method.startswith("jumps"):
         return Nowcast(network, optimizer, predictor=model)
     if method == "line":
@@ -243,7 +245,7 @@ def judged(network: nn.Module, images: Images) -> tuple[float, float]:
 
 @contextmanager
 def mean_of(network: nn.Module, states: Sequence[Mapping[str, Tensor]]) -> Iterator[None]:
-    """Give a network the mean of some states, running statistics included, and its own one back afterwards."""
+    """Set a network to the mean of some states, including running statistics, and restore it afterwards."""
     kept = _state(network)
     floating = {name for name, one in kept.items() if one.is_floating_point()}
     network.load_state_dict({**kept, **{name: torch.stack([one[name] for one in states]).mean(0) for name in floating}})
@@ -252,7 +254,7 @@ def mean_of(network: nn.Module, states: Sequence[Mapping[str, Tensor]]) -> Itera
 
 
 def table(curves: Mapping[str, Sequence[Curve]]) -> Iterator[str]:
-    """Yield a table in Markdown, one row per method: savings as it is and, to the right, averaged."""
+    """Yield a table in Markdown, one row per method: savings with current and, to the right, averaged weights."""
     yield "| | steps to the loss | CPU time | averaged: steps to the loss | CPU time | steps to the accuracy | {} |".format(
         "steps to the averaged loss"
     )
@@ -279,7 +281,7 @@ def averaged(curve: Curve) -> Curve:
 
 
 def saving(plain: Curve, other: Curve, target: str, cost: str) -> float:
-    """Return 1 - cost of the other / cost of plain training, to what plain training reaches at 90% of its length."""
+    """Return 1 - cost of the method / cost of plain training, until the level of plain training at 90% of its length."""
     sign = 1 if target == "loss" else -1
     smooth = [np.convolve(sign * np.array(getattr(one, target)), np.ones(SMOOTHED) / SMOOTHED, "valid")
               for one in (plain, other)]  # fmt: skip
@@ -294,7 +296,7 @@ def saving(plain: Curve, other: Curve, target: str, cost: str) -> float:
 
 
 def spread(old: Sequence[Curve], new: Sequence[Curve], target: str, cost: str) -> str:
-    """Return the savings over the seeds in words: median, worst and best."""
+    """Return the savings over the seeds as text: median, worst and best."""
     values = [saving(*pair, target, cost) for pair in zip(old, new, strict=True)]
     if len(set(values)) == 1:
         return "never" if values[0] == -1 else f"{values[0]:.0%}"

@@ -1,11 +1,11 @@
-"""How much slower training gets beside other work: idle OpenMP threads that sleep (as wscore sets) against those that spin.
+"""Benchmark: slow-down of training under other load, with sleeping (as set by wscore) and spinning idle OpenMP threads.
 
     python -m benchmarks.busy_machine [--repeats 3] [--busy 2]
 
-Times what `train_heads` does most, small steps of a perceptron and histogram boosting, in a process of its own: alone and
-beside loops that keep cores busy. Prints seconds (the best of the repeats, which alternate) and their ratio to the quiet
-machine with GNU OpenMP's own setting. With as many loops as cores the work gets half of each, so that 2 is what lost
-cores explain.
+Times the main work of `train_heads`, small steps of a perceptron and histogram boosting, in a separate process: alone
+and next to busy loops. Prints seconds (the best of the repeats, which alternate) and their ratio to the quiet machine
+with the default of GNU OpenMP. With as many loops as cores the work gets half of each core, which explains a ratio of
+2.
 """
 
 import argparse
@@ -31,7 +31,7 @@ def main() -> None:
     """Time every setting on a quiet and a busy machine, print one table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--busy", type=int, default=os.cpu_count(), help="loops beside the work")
+    parser.add_argument("--busy", type=int, default=os.cpu_count(), help="busy loops next to the work")
     parser.add_argument("--work", action="store_true", help="do the work once and print its seconds")
     options = parser.parse_args()
     if options.work:
@@ -61,7 +61,7 @@ def measure(setting: dict[str, str]) -> float:
 
 @contextmanager
 def loops(count: int) -> Iterator[None]:
-    """Keep so many cores busy within the block."""
+    """Keep a number of cores busy within the block."""
     processes = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
     try:
         yield

@@ -1,10 +1,10 @@
-"""What base training and forecasting cost: seeds one by one beside `torch.func.vmap`, a forecast beside a training step.
+"""Benchmark: cost of base training (sequential seeds or `torch.func.vmap`) and of a forecast, next to a training step.
 
     python -m benchmarks.forecast [--repeats 10] [--large-width 3350]
 
 Prints milliseconds (the best of the repeats, on one thread) per step of three LeNet-5; per forecast of five horizons
-with its cost per million weights, for every kind of predictor, beside one training step of the same LeNet-5; and the
-same for `gram` on a network of 25 million weights, with the memory that the forecast needs beside history and result.
+with its cost per million weights, for every kind of predictor, next to one training step of the same LeNet-5; and the
+same for `gram` on a network of 25 million weights, with the memory of the forecast besides history and result.
 """
 
 import argparse
@@ -58,7 +58,7 @@ def main() -> None:
     print(f"one by one  {single:8.2f} ms per step of {SEEDS} seeds   ratio 1.00")
     print(f"vmap        {stacked:8.2f} ms per step of {SEEDS} seeds   ratio {stacked / single:.2f}")
     layout, history = network_layout(SPEC), torch.randn(3, network_layout(SPEC).size)
-    print(f"lenet5, {layout.size:,} weights, forecasts of {HORIZONS} horizons beside a step of batch {BATCH}")
+    print(f"lenet5, {layout.size:,} weights, forecasts of {HORIZONS} horizons next to a step of batch {BATCH}")
     for name, model in predictors(layout).items():
         count = options.repeats if name in ("gram", "transformer_pca") else 2
         report(name, best(lambda model=model: model.predict(history, layout, HORIZONS), count), single / SEEDS, layout)
@@ -66,7 +66,7 @@ def main() -> None:
 
 
 def report(name: str, forecast: float, step: float, layout: Layout) -> None:
-    """Print what a forecast costs, per million weights and in training steps."""
+    """Print the cost of a forecast, per million weights and in training steps."""
     each = forecast / layout.size * 1e6
     print(f"{name:18}{forecast:10.2f} ms {each:10.1f} ms per million weights {forecast / step:8.2f} training steps")
 
@@ -89,7 +89,7 @@ def predictors(layout: Layout) -> dict[str, WeightPredictor]:
 
 
 def large(width: int, repeats: int) -> None:
-    """Time a forecast and a training step of a large perceptron, and measure what memory the forecast adds."""
+    """Time a forecast and a training step of a large perceptron, and measure the memory added by the forecast."""
     network = nn.Sequential(
         nn.Flatten(), nn.Linear(784, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width)
     )
@@ -115,17 +115,17 @@ def large(width: int, repeats: int) -> None:
     extra = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - before
     print(f"perceptron, {layout.size:,} weights; history {history.nbytes / 2**20:,.0f} MiB, result {result:,.0f} MiB")
     report("gram", best(lambda: model.predict(history, layout, HORIZONS), repeats), training, layout)
-    print(f"                  {max(0.0, extra - result):10.0f} MiB of memory at most beside history and result")
+    print(f"                  {max(0.0, extra - result):10.0f} MiB of memory at most besides history and result")
 
 
 def resident() -> float:
-    """Return the memory that this process has now, in MiB (Linux)."""
+    """Return the current memory of this process in MiB (Linux)."""
     pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
     return pages * resource.getpagesize() / 2**20
 
 
 def one_by_one(x: Tensor, y: Tensor) -> Callable[[], None]:
-    """Return a step of each network after the other, as recordings are made."""
+    """Return a step of sequential training of the networks, as in recordings."""
     networks = [build_network(SPEC, seed) for seed in range(SEEDS)]
     optimizers = [torch.optim.SGD(network.parameters(), lr=0.01) for network in networks]
     images = [some.contiguous(memory_format=torch.channels_last) for some in x]
@@ -140,7 +140,7 @@ def one_by_one(x: Tensor, y: Tensor) -> Callable[[], None]:
 
 
 def vmapped(x: Tensor, y: Tensor) -> Callable[[], None]:
-    """Return a step of all networks together."""
+    """Return a step of stacked training of all networks."""
     networks = [build_network(SPEC, seed) for seed in range(SEEDS)]
     parameters, _ = stack_module_state(networks)
     optimizer = torch.optim.SGD(list(parameters.values()), lr=0.01)
@@ -155,7 +155,7 @@ def vmapped(x: Tensor, y: Tensor) -> Callable[[], None]:
 
 
 def best(function: Callable[[], object], repeats: int) -> float:
-    """Return the shortest time of a call in milliseconds, after one to warm up."""
+    """Return the shortest time of a call in milliseconds, after one warm-up call."""
     function()
     times = []
     for _ in range(repeats):

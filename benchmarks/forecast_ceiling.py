@@ -1,18 +1,18 @@
-"""What the best forecast could reach that knows everything but the batches to come.
+"""Upper bound on forecast skill, given everything but the future batches.
 
-A training step depends on the images that are drawn for it, and nothing in the past of a run tells which these will be.
-From chosen snapshots on, the training is therefore continued several times, each time with batches and moves of the images
-drawn anew; weights, state of the optimiser, and which images are left in the epoch are those of the run. With the
-displacement y = w(t + k) - w(t) of each continuation,
+A training step depends on the randomly drawn batch, which is not predictable from the past of a run. From chosen
+snapshots, the training is therefore continued several times with newly drawn batches and image shifts; weights,
+optimiser state, and the remaining images of the epoch are those of the run. With the displacement y = w(t + k) - w(t)
+of each continuation,
 
     ceiling = 1 - E|y - E y|^2 / E|y|^2
 
-is the skill of the forecast E y, and no point forecast has a higher one in expectation. The run itself is one more
-continuation. Variances are unbiased (n - 1), so that the ceiling is too, but for the ratio.
+is the skill of the forecast E y, the highest expected skill of any point forecast. The run itself is one more
+continuation. Variances are unbiased (n - 1), and so is the ceiling up to the ratio.
 
-`starts` says from where: a stride takes all of its windows that begin at one of these snapshots. Skill is pooled over
-windows, so each of the tested windows counts for the start nearest to it, with its own squared displacement.
-The sums of each start are kept in a folder, and an interrupted measurement goes on with the next start.
+`starts` are the snapshots of the continuations; a stride uses all starts within its windows. Skill is pooled over
+windows, so each tested window is assigned to the nearest start, with its own squared displacement. The sums of each
+start are cached in a folder, and an interrupted measurement resumes with the next start.
 """
 
 import copy
@@ -36,18 +36,19 @@ from wscore.io import read_json, write_json
 from wscore.networks.images import Images
 from wscore.networks.lenet import build_network
 
-STRAY = 0.01  # of the last change between snapshots: so far a replayed run may be from the recorded one
-CONTINUED = 2  # third number of the seeds, so that no continuation has the random numbers of a run
+STRAY = 0.01  # largest deviation of a replayed run from the recorded one, relative to the last change between snapshots
+CONTINUED = 2  # third entry of the seeds, so that continuations share no random numbers with a run
 
 
 class Continued(Section):
-    """What the continuations of a run from one snapshot on have in common, and what not.
+    """Statistics of the continuations of a run from one snapshot.
 
     Args:
         lags: snapshots after it.
         energy: at each lag, the mean of |y|^2.
-        variance: likewise, the variance of y, summed over the weights.
-        surprise: likewise, |y - mean of the others|^2 of the run itself, scaled so that its expectation is the variance.
+        variance: at each lag, the variance of y, summed over the weights.
+        surprise: at each lag, |y - mean of the others|^2 of the run itself, scaled so that its expectation is the
+            variance.
     """
 
     lags: tuple[int, ...]
@@ -57,12 +58,12 @@ class Continued(Section):
 
 
 class Lost(NamedTuple):
-    """What is lost to the draw of the batches at one stride and horizon, from each start of a run.
+    """Variance due to batch sampling at one stride and horizon, from each start of a run.
 
     Attributes:
-        weights: squared displacements of the windows that count for the start.
+        weights: squared displacements of the windows assigned to the start.
         share: E|y - E y|^2 / E|y|^2.
-        surprise: the same of the run itself.
+        surprise: the same for the run itself.
     """
 
     weights: Float[np.ndarray, " start"]
@@ -71,13 +72,13 @@ class Lost(NamedTuple):
 
 
 class Ceiling(NamedTuple):
-    """The skill that no forecast exceeds on average.
+    """Upper bound on the expected skill of a forecast.
 
     Attributes:
-        skill: itself.
-        error: its standard error, from how much the starts differ.
-        itself: the skill of forecasting the run itself with the mean of its continuations, for comparison: where it is
-            not near the ceiling, the continuations are not like the run.
+        skill: the bound.
+        error: its standard error, from the variation between starts.
+        itself: skill of the mean of the continuations as a forecast of the run itself; if it is far from the ceiling,
+            the continuations are not representative of the run.
     """
 
     skill: float
@@ -86,7 +87,7 @@ class Ceiling(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """From where a run is continued.
+    """Starts of the continuations of a run.
 
     Attributes:
         last: for each stride, the snapshots at which its tested windows end.
@@ -104,12 +105,12 @@ class Plan(NamedTuple):
         return [start for start in self.starts if low <= start <= high]
 
     def lags(self, start: int) -> list[int]:
-        """Return how many snapshots after a start somebody wants to know."""
+        """Return the required numbers of snapshots after a start."""
         return sorted({stride * step for stride in self.last if start in self.used(stride) for step in self.horizons})
 
 
 def plan_of(windows: Mapping[int, Windows], horizons: Sequence[int], count: int) -> Plan:
-    """Return a plan with `count` starts: the middles of equal parts of the time in which windows of any stride end."""
+    """Return a plan with `count` starts: the midpoints of equal parts of the time in which windows of any stride end."""
     last = {stride: some.last for stride, some in windows.items()}
     low, high = min(some[0] for some in last.values()), max(some[-1] for some in last.values())
     parts = (np.arange(count) + 0.5) / count
@@ -117,21 +118,21 @@ def plan_of(windows: Mapping[int, Windows], horizons: Sequence[int], count: int)
 
 
 class Training:
-    """A network while it is trained at a constant rate, with batches from outside.
+    """Training of a network at a constant rate, with given batches.
 
     Attributes:
-        config: how it is trained; of its optimisers and seeds only those of the run count.
+        config: of the training; of its optimisers and seeds only those of the run are used.
         seed: of the run.
         images: training images and labels.
         network: in training.
-        optimizer: likewise.
-        steps: made so far.
+        optimizer: of the training.
+        steps: taken so far.
     """
 
     def __init__(self, config: BaseConfig, run: Trajectory, images: Images) -> None:
         manifest = run.manifest
         if manifest.network is None:
-            raise DataError("belongs to no network that can be built", where=run.folder, fix="record it here")
+            raise DataError("belongs to a network that can't be built", where=run.folder, fix="record it here")
         self.config, self.seed, self.steps = config, manifest.seed, 0
         self.images = images.x_train.contiguous(memory_format=torch.channels_last), images.y_train
         self.network = build_network(manifest.network, self.seed)
@@ -145,7 +146,7 @@ class Training:
         return self.layout.flatten(self.network.state_dict())
 
     def step(self, chosen: Tensor, random: np.random.Generator) -> None:
-        """Train on the chosen images, moved at random if the configuration says so."""
+        """Train on the chosen images, randomly shifted if configured."""
         images, labels = (part[chosen] for part in self.images)
         most = self.config.shift
         if most:
@@ -156,7 +157,7 @@ class Training:
         self.steps += 1
 
     def replay(self, step: int) -> None:
-        """Go on as the recorded run did, up to a step."""
+        """Replay the recorded run up to a step."""
         count, size = len(self.images[1]), self.config.batch_size
         while self.steps < step:
             epoch, done = divmod(self.steps, -(-count // size))
@@ -164,7 +165,7 @@ class Training:
                 self.step(chosen, np.random.default_rng([self.seed, self.steps + 1, 1]))
 
     def go_on(self, steps: Sequence[int], random: np.random.Generator) -> Float[np.ndarray, "lag weights"]:
-        """Return the weights after more steps on batches that are drawn here."""
+        """Return the weights after further steps on newly drawn batches."""
         count, size = len(self.images[1]), self.config.batch_size
         batches = coming(count, size, self.seed, self.steps, random)
         present, found = self.steps, []
@@ -176,7 +177,7 @@ class Training:
 
 
 def coming(count: int, size: int, seed: int, step: int, random: np.random.Generator) -> Iterator[Tensor]:
-    """Yield batches as they may come after a step of a run: first what is left in the epoch, in a new order."""
+    """Yield possible batches after a step of a run: first the rest of the epoch, in a new order."""
     epoch, done = divmod(step, -(-count // size))
     left = torch.cat(list(epoch_batches(count, size, seed, epoch))[done:])
     while True:
@@ -187,10 +188,10 @@ def coming(count: int, size: int, seed: int, step: int, random: np.random.Genera
 def measure(
     config: BaseConfig, run: Trajectory, images: Images, plan: Plan, repeats: int, folder: Path
 ) -> dict[int, Continued]:
-    """Return what continuations of a run have in common by the snapshot from which they start, kept in a folder.
+    """Return the statistics of the continuations of a run by start, cached in a folder.
 
     Raises:
-        DataError: if the training does not repeat what was recorded.
+        DataError: if the training does not reproduce the recording.
     """
     training = Training(config, run, images)
     found = {}
@@ -207,7 +208,7 @@ def measure(
 
 
 def continued(training: Training, run: Trajectory, start: int, lags: Sequence[int], repeats: int) -> Continued:
-    """Return what `repeats` continuations and the run itself have in common from a snapshot on."""
+    """Return the statistics of `repeats` continuations and the run itself from a snapshot."""
     steps = np.asarray(run.manifest.snapshots.step)
     more = (steps[start + np.asarray(lags)] - steps[start]).tolist()
     present = run.weights[start].astype(np.float64)
@@ -225,7 +226,7 @@ def continued(training: Training, run: Trajectory, start: int, lags: Sequence[in
 
 
 def lost_of(run: Trajectory, plan: Plan, found: Mapping[int, Continued], stride: int, step: int) -> Lost:
-    """Return what is lost in a run at a stride, so many strides ahead."""
+    """Return the loss from batch sampling in a run at a stride and horizon."""
     starts, last = plan.used(stride), plan.last[stride]
     nearest = np.abs(last[:, None] - np.asarray(starts)).argmin(1)  # (W,)
     weights = np.zeros(len(starts))
@@ -253,9 +254,9 @@ def _check(training: Training, run: Trajectory, start: int) -> None:
     allowed = STRAY * np.linalg.norm(run.weights[start] - run.weights[start - 1])
     if not away <= allowed:
         raise DataError(
-            "is not repeated by the same training",
+            "is not reproduced by the same training",
             where=run.folder,
             expected=f"weights of snapshot {start} within {allowed:.2g}",
             got=f"{away:.2g}",
-            fix="record it anew on this machine",
+            fix="record it again on this machine",
         )

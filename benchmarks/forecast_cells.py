@@ -1,36 +1,36 @@
-"""How far a `gram` predictor carries: unseen seeds, data sets, learning rates, optimisers and strides, cell by cell.
+"""Generalisation of a `gram` predictor to unseen seeds, data sets, learning rates, optimisers and strides, by cell.
 
     python -m benchmarks.forecast_cells --folder .cache/cells [--images fashion=path mnist=path] [--length 5]
     python -m benchmarks.forecast_cells --folder .cache/shifted --study shifted [--ceiling 8 --starts 6]
     python -m benchmarks.forecast_cells --folder .cache/shifted --study shifted [--older 5 6 7 8]
 
-Records LeNet-5 (kept in the folder, some minutes the first time), trains one predictor on SGD and Adam runs of two seeds
-at several strides, with a third seed to choose the epoch, and tests it on runs of two other seeds: with the settings of the
-training, with another learning rate, another optimiser, other images, each also at strides that were not trained on.
+Records LeNet-5 (cached in the folder; some minutes the first time), trains one predictor on SGD and Adam runs of two
+seeds at several strides, with a third seed for choosing the epoch, and tests it on runs of two other seeds: with the
+training settings, another learning rate, another optimiser, or other images, each also at untrained strides.
 
     epochs     20 epochs of the 1,198 digits in batches of 8; strides of 1, 2, 3 and 6 snapshots, 6 being an epoch
-    shifted    2,000 steps of batches of 64, every digit moved by up to 3 pixels whenever it is drawn; strides of 1, 2, 5
-               and 10 snapshots of 10 steps. Tested on another seed, on letters in the fonts of matplotlib, at other rates,
-               and on 20 epochs of digits that stay in place, with snapshots every 5 and 20 steps
+    shifted    2,000 steps of batches of 64, every digit shifted by up to 3 pixels whenever it is drawn; strides of
+               1, 2, 5 and 10 snapshots of 10 steps. Tested on another seed, on letters in the fonts of matplotlib, at
+               other rates, and on 20 epochs of unshifted digits, with snapshots every 5 and 20 steps
     nine       nine single runs of `shifted`, from the same folder: seed 2 of SGD 0.01, Adam 0.001 and SGD 0.05 and of both
-               still digits, and both seeds of SGD 0.01 and Adam 0.001 on letters, each a cell of its own
+               still digits, and both seeds of SGD 0.01 and Adam 0.001 on letters, each a separate cell
     again      the same with other runs: seed 4, and two further seeds of letters
 
 `--images` adds data sets to `epochs`, from idx, npz or parquet files, cut to as many training images as there are
-digits. `--older` are further snapshots that the predictor looks at where a run has them, as steps back.
+digits. `--older` are lagged input snapshots of the predictor, as steps back.
 
-Prints the skill 1 and 5 steps ahead of every cell over all windows of its runs, with half the distance between its two
-seeds, beside that of the baselines (fitted at the stride of the cell to what the predictor learned from) and of two
-that know the future and so bound what any combination of the same increments can reach:
+Prints the skill 1 and 5 steps ahead of every cell over all windows of its runs, with half the difference between its
+two seeds, next to the baselines (fitted on the training runs of the predictor at the stride of the cell) and two
+oracles fitted on the test targets, which bound the skill of any combination of the same increments:
 
-    fixed      one coefficient per increment and tensor, fitted to the very windows that are tested
-    oracle     the best coefficients of each window for itself
+    fixed      one coefficient per increment and tensor, fitted on the test windows
+    oracle     the best coefficients of each window
 
-`--ceiling 8` adds what the best forecast could reach that knows network, images and optimiser, but not the batches to come
-(see `benchmarks/forecast_ceiling.py`): each run is continued so often from `--starts` snapshots, with new batches and
-moves of the images. Both bounds above know these too, so that they may be higher.
+`--ceiling 8` adds the upper bound for forecasts given network, images and optimiser, but not the future batches (see
+`benchmarks/forecast_ceiling.py`): each run is continued 8 times from `--starts` snapshots, with new batches and image
+shifts. Both oracles above use the future batches too, so they may be higher.
 
-Then means, minima, shares above 0 and one line of verdict. The exit status is 1 if a cell has no positive skill.
+Then means, minima, shares above 0 and a summary line. The exit status is 1 if a cell has no positive skill.
 """
 
 import argparse
@@ -66,8 +66,8 @@ TRAIN_IMAGES, PROBED = 1200, 100
 BASELINES = ("online_ar1", "damped", "ridge_ar", "linear", "lawa", "ema")
 OURS, BOUNDS = "gram", ("fixed", "oracle")
 COLUMNS = (OURS, *BASELINES, *BOUNDS)
-RIDGE = 1e-3  # of the bounds, relative to the mean squared increment
-EVERY = 3  # of so many windows one is tested
+RIDGE = 1e-3  # ridge of the oracles, relative to the mean squared increment
+EVERY = 3  # every third window is tested
 
 
 class Cell(NamedTuple):
@@ -76,8 +76,8 @@ class Cell(NamedTuple):
     Attributes:
         name: of setting and stride.
         skill: of each column and horizon, over all runs.
-        spread: of ours, half the distance between the runs' lowest and highest.
-        ceilings: of each horizon; none where they are not measured.
+        spread: of ours, half the range over runs.
+        ceilings: of each horizon; empty if not measured.
     """
 
     name: str
@@ -87,11 +87,11 @@ class Cell(NamedTuple):
 
 
 class Effort(NamedTuple):
-    """How thoroughly the ceilings are measured.
+    """Settings of the ceilings.
 
     Attributes:
         repeats: continuations from each start.
-        starts: snapshots of each run from which it is continued.
+        starts: snapshots per run from which it is continued.
     """
 
     repeats: int
@@ -99,14 +99,14 @@ class Effort(NamedTuple):
 
 
 class Setting(NamedTuple):
-    """Runs of one kind that are tested.
+    """Test runs of one kind.
 
     Attributes:
         name: what is unseen.
-        changes: in section `base:`.
-        strides: at which they are tested, in snapshots.
-        apart: seeds whose runs are cells of their own; none makes one cell of all runs of the study.
-        seeds: that are recorded, if not those of the study.
+        changes: to section `base:`.
+        strides: test strides, in snapshots.
+        apart: seeds whose runs are separate cells; empty: one cell with all runs of the study.
+        seeds: of the runs, if not those of the study.
     """
 
     name: str
@@ -116,21 +116,21 @@ class Setting(NamedTuple):
     seeds: Sequence[int] = ()
 
     def groups(self, runs: Sequence[Trajectory]) -> dict[str, list[Trajectory]]:
-        """Return the runs of each cell by its name."""
+        """Return the runs of each cell by name."""
         if not self.apart:
             return {self.name: list(runs)}
         return {f"{self.name}, seed {seed}": [run for run in runs if run.manifest.seed == seed] for seed in self.apart}
 
 
 class Study(NamedTuple):
-    """What is learned from and what is tested.
+    """Training runs and test settings of a study.
 
     Attributes:
-        training: changes of section `base:` for the runs that are learned from.
+        training: changes to section `base:` for the training runs.
         trained: their seeds.
-        validated: seeds that choose the epoch.
+        validated: seeds for choosing the epoch.
         tested: seeds of the cells.
-        strides: that are learned from.
+        strides: of the training windows.
         settings: the cells.
     """
 
@@ -148,13 +148,13 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--study", choices=("epochs", "shifted", "nine", "again"), default="epochs")
     parser.add_argument("--images", nargs="*", default=[], metavar="NAME=PATH", help="more data sets for `epochs`")
-    parser.add_argument("--length", type=int, default=5, help="snapshots that the predictor looks at")
-    parser.add_argument("--older", type=int, nargs="*", default=[], help="and further ones, so many steps back")
+    parser.add_argument("--length", type=int, default=5, help="input snapshots of the predictor")
+    parser.add_argument("--older", type=int, nargs="*", default=[], help="lagged input snapshots, as steps back")
     parser.add_argument("--epochs", type=int, default=14, help="of the predictor")
     parser.add_argument(
-        "--ceiling", type=int, default=0, metavar="TIMES", help="so often a run is continued; 0: no ceiling"
+        "--ceiling", type=int, default=0, metavar="TIMES", help="continuations per start; 0: no ceiling"
     )
-    parser.add_argument("--starts", type=int, default=6, help="snapshots of each run from which it is continued")
+    parser.add_argument("--starts", type=int, default=6, help="snapshots per run from which it is continued")
     options = parser.parse_args()
     torch.set_num_threads(1)
     studies = {
@@ -173,7 +173,7 @@ def main() -> None:
 
 
 def show(found: Sequence[Cell]) -> None:
-    """Print a row per cell, means, minima and shares above 0, and the verdict."""
+    """Print a row per cell, means, minima and shares above 0, and the summary."""
     print(f"{'1 / 5 ahead':44}{OURS:>20}" + "".join(f"{name:>14}" for name in COLUMNS[1:]) + f"{'ceiling':>22}")
     for cell in found:
         ours = " / ".join(f"{skill:.2f}±{spread:.2f}" for skill, spread in zip(cell.skill[0], cell.spread, strict=True))
@@ -184,7 +184,7 @@ def show(found: Sequence[Cell]) -> None:
     for name, rows in (("mean", table.mean(0)), ("minimum", table.min(0)), ("share above 0", (table > 0).mean(0))):
         text = [f"{near:.3f} / {far:.3f}" for near, far in rows]
         print(f"{name:44}{text[0]:>20}" + "".join(f"{one:>14}" for one in text[1:]))
-    best = table[:, 1 : 1 + len(BASELINES)].max(1)  # (cells, horizons): of each cell the best baseline
+    best = table[:, 1 : 1 + len(BASELINES)].max(1)  # (cells, horizons): the best baseline of each cell
     for number, step in enumerate(HORIZONS):
         ours, limit = table[:, 0, number], table[:, -1, number]
         print(
@@ -220,7 +220,7 @@ def epochs(images: Sequence[str]) -> Study:
 
 
 def shifted(folder: Path) -> Study:
-    """Return the study of runs on images that are moved at random."""
+    """Return the study of runs on randomly shifted images."""
     letters = folder / "images"
     if not letters.is_dir():
         write_glyphs(letters)
@@ -253,7 +253,7 @@ def nine(folder: Path) -> Study:
 
 
 def again(folder: Path) -> Study:
-    """Return the study of nine runs with runs that `nine` does not have."""
+    """Return the study of nine further runs, disjoint from `nine`."""
     study, further = nine(folder), (6, 7)
     settings = [
         one._replace(name=f"{one.name}, other seeds", apart=further, seeds=further)
@@ -265,7 +265,7 @@ def again(folder: Path) -> Study:
 
 
 def recorded(folder: Path, name: str, seeds: Sequence[int], changes: Mapping[str, Any]) -> list[Trajectory]:
-    """Return runs from the folder, recorded there if they are missing."""
+    """Return runs from the folder; record them if they are missing."""
     place = folder / plain_name(name)
     if not place.is_dir():
         config = base_config(seeds, changes)
@@ -297,18 +297,18 @@ def predictor_config(options: argparse.Namespace, study: Study) -> PredictorConf
 
 
 class Learner(NamedTuple):
-    """The trained predictor and what it was trained on.
+    """The trained predictor with its training runs.
 
     Attributes:
-        model: the one that all cells are tested with.
-        runs: that it learned from.
+        model: used for all cells.
+        runs: of its training.
     """
 
     model: LearnedForecaster
     runs: list[Trajectory]
 
     def methods(self, config: PredictorConfig) -> dict[str, Method]:
-        """Return it and the baselines, these fitted at a stride."""
+        """Return the predictor and the baselines fitted at a stride."""
         known = [learned(config, run) for run in self.runs]
         found: dict[str, Method] = {OURS: self.model.predict}
         for name in BASELINES:
@@ -319,7 +319,7 @@ class Learner(NamedTuple):
 
 
 def train(folder: Path, study: Study, config: PredictorConfig) -> Learner:
-    """Return the one predictor that all cells are tested with."""
+    """Return the predictor for all cells."""
     runs = recorded(folder, "training", (*study.trained, *study.validated), study.training)
     known, watched = ([run for run in runs if run.manifest.seed in seeds] for seeds in (study.trained, study.validated))
     model = LearnedForecaster(config)
@@ -395,7 +395,7 @@ def tested_windows(config: PredictorConfig, run: Trajectory) -> Windows:
 def best_coefficients(
     grams: Float[Tensor, "window tensor vector vector"], increments: int
 ) -> Float[Tensor, "window tensor increment horizon"]:
-    """Return the coefficients that forecast the targets best, by ridge regression that knows the targets."""
+    """Return the best coefficients by ridge regression on the test targets."""
     own, cross = grams[..., :increments, :increments], grams[..., :increments, increments:]
     mean = own.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None]
     return torch.linalg.solve(own + (RIDGE * mean + TINY) * torch.eye(increments, dtype=own.dtype), cross)

@@ -1,7 +1,7 @@
-"""Images of the letters A to J from the fonts that come with matplotlib: a data set that needs no download.
+"""Data set of the letters A to J in the fonts of matplotlib, without a download.
 
-Every image shows one letter in one font, at a size, an angle and a place drawn at random. The fonts of the test images
-are those of the training images, the drawings are others.
+Every image shows one letter in one font, at a random size, angle and position. Training and test images share the fonts
+but are drawn independently.
 """
 
 from pathlib import Path

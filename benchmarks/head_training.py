@@ -1,11 +1,11 @@
-"""What a cache of latents saves: training a head on cached latents beside making them anew for every batch.
+"""Benchmark: training a head on cached latents, next to encoding them for every batch.
 
     python -m benchmarks.head_training [--networks 1024] [--epochs 2] [--repeats 3]
 
-Prints CPU milliseconds per epoch (the best of the repeats, which alternate) and how many times faster the cache is, on
-the latents of this pipeline's encoder alone. `weights` starts from the weights of the networks, as a data set without
-any cache would: units put in order, weights normalised, cut into tokens, encoded. `tokens` reads the token cache and
-encodes. Needs the pipeline's zoo, tokens and autoencoder (`dvc repro train_autoencoder`).
+Prints CPU milliseconds per epoch (the best of the repeats, which alternate) and the speed-up by the cache, on the
+latents of this pipeline's encoder only. `weights` starts from the weights of the networks, as a data set without any
+cache: align, normalise, tokenize, encode. `tokens` reads the token cache and encodes. Needs the pipeline's zoo, tokens
+and autoencoder (`dvc repro train_autoencoder`).
 """
 
 import argparse
@@ -34,7 +34,7 @@ Make = Callable[[np.ndarray], Tensor]
 
 
 class MadeAnew:
-    """Batches whose latents are made again each time."""
+    """Batches whose latents are encoded every time."""
 
     def __init__(self, make: Make, items: np.ndarray, values: Tensor, batch_size: int) -> None:
         self.make, self.items, self.values = make, items, values
@@ -84,7 +84,7 @@ def main() -> None:
 
 
 def from_weights(encoder: Encoder, cache: TokenCache, zoo: Zoo) -> Make:
-    """Return what makes latents of items from weights in memory."""
+    """Return a function that encodes items from weights in memory."""
     rows = cache.table["row"].to_numpy(int)
     weights = {row: vector.copy() for row, vector in zoo.stream()}
     codes = np.unique(cache.table["layout"].to_numpy(str), return_inverse=True)[1]
@@ -106,18 +106,18 @@ def from_weights(encoder: Encoder, cache: TokenCache, zoo: Zoo) -> Make:
 
 
 def from_tokens(encoder: Encoder, cache: TokenCache) -> Make:
-    """Return what makes latents of items from the token cache."""
+    """Return a function that encodes items from the token cache."""
     return lambda items: encode(encoder, cache.batch(items))
 
 
 def pad(batch: TokenBatch, length: int) -> TokenBatch:
-    """Return a batch with sequences of one length."""
+    """Return a batch with sequences of equal length."""
     padded = (torch.nn.functional.pad(part, (0, 0, 0, length - part.shape[1])) for part in batch[:3])
     return TokenBatch(*padded, batch.layouts)
 
 
 def epoch_time(batches: MadeAnew | TensorBatches, heads: HeadsConfig, latent_dim: int, epochs: int) -> float:
-    """Return the CPU milliseconds that an epoch of training takes."""
+    """Return the CPU milliseconds of a training epoch."""
     shape = {"hidden_dim": heads.hidden_dim, "layers": heads.layers, "dropout": heads.dropout, "outputs": {"y": 1}}
     model = Head(HeadConfig(inputs=latent_dim, **shape, encoder=None, reader=None))
     config = FitConfig.of(heads, epochs=epochs, accumulate=1, precision="no", patience=epochs)

@@ -1,15 +1,14 @@
-"""Peak memory of the stages that read a zoo, at two sizes of the zoo: it should hardly grow.
+"""Benchmark: peak memory of the stages that read a zoo, at two zoo sizes; it should hardly grow.
 
     python -m benchmarks.memory [--networks 2000 50000] [--stages tokenize_zoo ...]
 
-Every stage runs in a process of its own on a zoo of small perceptrons (about 160 random weights) that is written without
-training; `generate_zoo` trains one. Two figures are given for each, both peaks over the life of the process:
+Every stage runs in a separate process on a zoo of small perceptrons (about 160 random weights) written without
+training; `generate_zoo` trains one. Two peaks over the life of the process are given for each:
 
-- own: memory that the process has taken for itself (`RssAnon` in /proc/PID/status, read every 5 ms): what has to fit
-- all: own memory and the pages of files that are mapped, such as tokens.npy (`VmHWM`), which the system drops if it needs
-  the memory for something else
+- own: anonymous memory (`RssAnon` in /proc/PID/status, read every 5 ms), which must fit into RAM
+- all: own memory and pages of mapped files, such as tokens.npy (`VmHWM`), which the system may drop
 
-What must grow is the table of metadata; what must not is the memory for weights and tokens. Linux only; takes minutes.
+The metadata table grows with the zoo; the memory for weights and tokens must not. Linux only; takes minutes.
 """
 
 import argparse
@@ -49,7 +48,7 @@ TEXT = "{:<22}{:>10}{:>10}{:>9}{:>12}{:>10}{:>10}{:>9}{:>12}"
 
 
 class Peak(NamedTuple):
-    """Largest memory of a process in MB, and how long it ran.
+    """Peak memory of a process in MB, and its run time.
 
     Attributes:
         own: anonymous pages.
@@ -63,10 +62,16 @@ class Peak(NamedTuple):
 
 
 def main() -> None:
-    """Print the peaks of each stage at each size, and how much the larger zoo needs more."""
+    """Print the peaks of each stage at each size, and the growth with the larger zoo."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", type=int, nargs=2, default=[2000, 50000])
-    parser.add_argument("--stages", nargs="+", choices=list(STAGES), default=list(STAGES), help="others run unmeasured")
+    parser.add_argument(
+        "--stages",
+        nargs="+",
+        choices=list(STAGES),
+        default=list(STAGES),
+        help="stages to measure; others run unmeasured",
+    )
     options = parser.parse_args()
     few, many = options.networks
     peaks = {count: measure(count, options.stages) for count in (few, many)}
@@ -82,7 +87,7 @@ def main() -> None:
 
 
 def measure(count: int, stages: list[str]) -> dict[str, Peak]:
-    """Return the peak memory of each stage on a zoo of so many networks; stages after the last one asked for are left."""
+    """Return the peak memory of each stage on a zoo of `count` networks, up to the last requested stage."""
     last = max(list(STAGES).index(stage) for stage in stages)
     with tempfile.TemporaryDirectory() as name:
         folder, found = Path(name), {}
@@ -103,7 +108,7 @@ def measure(count: int, stages: list[str]) -> dict[str, Peak]:
 
 
 def write_zoo(folder: Path, count: int) -> None:
-    """Write random networks, part by part."""
+    """Write random networks in parts."""
     layout, rng = layout_of(build(KNOWN).state_dict()), np.random.default_rng(0)
     for part, start in enumerate(range(0, count, PER_PART)):
         numbers = range(start, min(start + PER_PART, count))
@@ -121,7 +126,7 @@ def write_zoo(folder: Path, count: int) -> None:
 def write_params(folder: Path, count: int) -> None:
     """Write the parameters of the repository with the published zoo as source and one short epoch of training.
 
-    Those in `generated` train a zoo of as many networks instead: perceptrons of two hidden units, in a few steps.
+    With `generated`, a zoo of as many networks is trained instead: perceptrons of two hidden units, in a few steps.
     """
     yaml = YAML()
     content = yaml.load((ROOT / "params.yaml").read_text(encoding="utf-8"))

@@ -1,11 +1,11 @@
-"""Speed of a training step of a sparse dictionary beside a plain dense one in PyTorch.
+"""Benchmark: speed of a training step of a sparse dictionary, next to a plain dense one in PyTorch.
 
     python -m benchmarks.sae
 
-Prints rows per second of forward, backward, AdamW step and renormalisation for each sparsity, and in brackets times the
-rival: a sparse autoencoder as one would write it first (two `nn.Linear`, ReLU, mean squared error plus L1, the same
-optimizer), with nothing that keeps atoms at unit norm, no threshold, no top-k. Half of the latents count as dead where
-the auxiliary loss is measured. Best of several runs, one thread. Takes about a minute and a half.
+Prints rows per second of forward, backward, AdamW step and renormalisation for each sparsity, and in brackets the ratio
+to a naive sparse autoencoder (two `nn.Linear`, ReLU, mean squared error plus L1, the same optimizer) without unit-norm
+atoms, threshold or top-k. Half of the latents count as dead where the auxiliary loss is measured. Best of several runs,
+one thread. Takes about a minute and a half.
 """
 
 import time
@@ -30,7 +30,7 @@ PARAMS = Path(__file__).parents[1] / "params.yaml"
 
 
 class Dense(nn.Module):
-    """The rival."""
+    """The naive reference."""
 
     def __init__(self, width: int, latents: int) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class Case(NamedTuple):
 
     Attributes:
         name: of the step.
-        step: does it.
+        step: callable that runs it.
     """
 
     name: str
@@ -55,7 +55,7 @@ class Case(NamedTuple):
 
 
 def dense_step(width: int, latents: int, x: Tensor) -> Callable[[], object]:
-    """Return a training step of the rival."""
+    """Return a training step of the reference."""
     model = Dense(width, latents)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.0, fused=True)
 
@@ -69,7 +69,7 @@ def dense_step(width: int, latents: int, x: Tensor) -> Callable[[], object]:
 
 
 def sparse_step(sparsity: str, width: int, latents: int, x: Tensor, *, dead: bool = False) -> Callable[[], object]:
-    """Return a training step of a dictionary, as the training loop does it."""
+    """Return a training step of a dictionary as in the training loop."""
     section = read_yaml(PARAMS)["sae"]
     changes = {"sparsity": sparsity, "latent_dim": latents, "k": K, "dead": "auxiliary" if dead else "none"}
     config = convert({**section, **changes}, SaeConfig, where="sae")
@@ -90,7 +90,7 @@ def sparse_step(sparsity: str, width: int, latents: int, x: Tensor, *, dead: boo
 
 
 def seconds(step: Callable[[], object]) -> float:
-    """Return the shortest time that a step took after one to warm up."""
+    """Return the shortest time of a step after one warm-up step."""
     step()
     best, end = float("inf"), time.perf_counter() + SECONDS
     for number in count():
@@ -103,7 +103,7 @@ def seconds(step: Callable[[], object]) -> float:
 
 
 def cases(width: int, latents: int, x: Tensor) -> Iterator[Case]:
-    """Yield all measurements of one size, the rival first; each model is gone before the next is made."""
+    """Yield all measurements of one size, the reference first; each model is freed before the next is built."""
     yield Case("plain dense PyTorch", dense_step(width, latents, x))
     for name in SPARSITIES:
         yield Case(name, sparse_step(name, width, latents, x))

@@ -1,16 +1,16 @@
-"""Speed of tokenising beside a copy of the same bytes and beside loops over networks, layers and units.
+"""Benchmark: speed of tokenizing, next to a memory copy and to loops over networks, layers and units.
 
     python -m benchmarks.tokenize [--only NAME] [--seconds 3]
 
-MB of float32 weights per second on one thread. All ways take turns on the same weights for some seconds, and the shortest
-time of each counts, so that other work on the machine disturbs them alike. The copy is the bound that no tokenizer can
-beat: from one array into another that exists already, as ours does too. Rivals:
+MB of float32 weights per second on one thread. All variants alternate on the same weights for some seconds, and the
+shortest time of each counts, so that other load on the machine affects them alike. The copy, into a preallocated array
+as in ours, is an upper bound for any tokenizer. References:
 
-- unit loop: what one would write first: for every network, layer and output unit (neuron) or run of weights (chunk)
+- unit loop: the naive version: for every network, layer and output unit (neuron) or run of weights (chunk)
   gather, pad, append; and back
 - layer loop: the same, but all units of a layer at once, by reshape and pad
 
-Both make the same tokens, which is checked. To cut tokens into windows costs nothing, for windows are views of them;
+Both make the same tokens, which is checked. Cutting tokens into windows is free, since windows are views;
 `windows` joins the windows of at most 512 tokens again and decodes: two copies at least.
 """
 
@@ -27,21 +27,21 @@ from wscore.networks.layout import Layout, layers_of, layout_of
 from wscore.tokens.index import cut_windows
 from wscore.tokens.tokenizer import Granularity, Tokenizer
 
-MEGABYTES = 24  # of weights per case
+MEGABYTES = 24  # weights per case
 CHUNK = 64
-ROUNDS = 3  # at least; the loops over small networks take a second each
+ROUNDS = 3  # at least; the loops over small networks take a second per repeat
 TEXT = "{:<17}{:>11} {:<13}{:>5} {:>7}{:>16}{:>16}{:>8}{:>14}{:>14}"
 Way = Callable[[], object]
 
 
 class Cut(NamedTuple):
-    """Tensors that are cut together.
+    """Tensors that are tokenized together.
 
     Attributes:
-        units: count of rows.
-        slices: where the tensors lie in the flat vector.
+        units: number of rows.
+        slices: positions of the tensors in the flat vector.
         widths: numbers per row of each.
-        tokens: tokens of a row.
+        tokens: tokens per row.
     """
 
     units: int
@@ -150,7 +150,7 @@ def decode_layers(cuts: list[Cut], tokens: np.ndarray) -> np.ndarray:
 
 
 def cuts_of(tokenizer: Tokenizer, layout: Layout) -> list[Cut]:
-    """Return what is cut together: found once, not in the loops that are timed."""
+    """Return the tensors that are tokenized together; computed once, outside of the timed loops."""
     slices, cuts = layout.slices(), []
     for units, names in unit_groups(tokenizer, layout):
         widths = [(slices[name].stop - slices[name].start) // units for name in names]
@@ -159,7 +159,7 @@ def cuts_of(tokenizer: Tokenizer, layout: Layout) -> list[Cut]:
 
 
 def unit_groups(tokenizer: Tokenizer, layout: Layout) -> list[tuple[int, list[str]]]:
-    """Return which tensors are cut together, and into how many units: found once, not in the loops that are timed."""
+    """Return the tensors that are tokenized together and their unit counts; computed once, outside of the timed loops."""
     if tokenizer.granularity == "chunk":
         return [(1, [spec.name]) for spec in layout.tensors]
     groups: list[tuple[int, list[str]]] = []
@@ -173,12 +173,12 @@ def unit_groups(tokenizer: Tokenizer, layout: Layout) -> list[tuple[int, list[st
 
 
 def shortest(ways: dict[str, Way], seconds: float) -> dict[str, float]:
-    """Return the shortest time of each way; they take turns."""
+    """Return the shortest time of each variant; they alternate."""
     best, end, rounds = dict.fromkeys(ways, float("inf")), time.perf_counter() + seconds, 0
     while time.perf_counter() < end or rounds < ROUNDS:
         for name, work in ways.items():
             if rounds >= ROUNDS and best[name] > seconds / 10:
-                continue  # slow ones have had their turns
+                continue  # slow ones are done
             start = time.perf_counter()
             work()
             best[name] = min(best[name], time.perf_counter() - start)
@@ -187,13 +187,13 @@ def shortest(ways: dict[str, Way], seconds: float) -> dict[str, float]:
 
 
 def measure(layout: Layout, granularity: Granularity, seconds: float) -> tuple[Tokenizer, dict[str, float]]:
-    """Return the tokenizer of a layout and the MB of weights per second of each way."""
+    """Return the tokenizer of a layout and the MB of weights per second of each variant."""
     count = max(int(MEGABYTES * 1e6 / 4 / layout.size), 1)
     vectors = np.random.default_rng(0).standard_normal((count, layout.size)).astype(np.float32)
     tokenizer = Tokenizer.fit(granularity, CHUNK, [layout])
     cuts, dim = cuts_of(tokenizer, layout), tokenizer.token_dim
     tokens, back = tokenizer.encode(layout, vectors), np.zeros_like(vectors)
-    few = slice(max(1, count // 50))  # the loops' time per network does not depend on how many there are
+    few = slice(max(1, count // 50))  # the time per network of the loops does not depend on the number of networks
     for encode, decode in ((encode_units, decode_units), (encode_layers, decode_layers)):
         assert np.array_equal(encode(cuts, dim, vectors[few]), tokens[few])
         assert np.array_equal(decode(cuts, tokens[few]), vectors[few])
@@ -218,7 +218,7 @@ def measure(layout: Layout, granularity: Granularity, seconds: float) -> tuple[T
 def from_windows(
     tokenizer: Tokenizer, layout: Layout, windows: list[np.ndarray], into: tuple[np.ndarray, np.ndarray]
 ) -> np.ndarray:
-    """Return the weights of tokens that come in windows (networks, length, dim); arrays for tokens and weights are given."""
+    """Return the weights of tokens that come in windows (networks, length, dim); into given arrays for tokens and weights."""
     whole, back = into
     if len(windows) == 1:
         return tokenizer.decode(layout, windows[0], back)

@@ -1,10 +1,10 @@
-"""What the training loop costs per step beside a plain PyTorch loop that does the same arithmetic.
+"""Benchmark: cost of the training loop per step, next to a plain PyTorch loop with the same arithmetic.
 
     python -m benchmarks.training_loop [--steps 2000] [--repeats 5]
 
 Prints CPU milliseconds per step (the best of the repeats, which alternate) and their ratio. The plain loop shuffles,
-clips and steps as ours does, but has no schedule, no means of the losses, no check for non-finite ones, no callback
-and no validation.
+clips and steps in the same way, but has no schedule, loss averages, check for non-finite losses, callbacks or
+validation.
 """
 
 import argparse
@@ -46,7 +46,7 @@ def network() -> nn.Module:
 
 
 def plain(x: Tensor, y: Tensor, epochs: int) -> None:
-    """Train by a loop that does only what it must."""
+    """Train with a minimal loop."""
     model = network()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.01, fused=True)
     for _ in range(epochs):
@@ -60,7 +60,7 @@ def plain(x: Tensor, y: Tensor, epochs: int) -> None:
 
 
 def ours(x: Tensor, y: Tensor, epochs: int) -> None:
-    """Train by the project's loop, with one small batch of validation per epoch."""
+    """Train with the project's loop and one small validation batch per epoch."""
     config = FitConfig(
         epochs=epochs, lr=1e-3, weight_decay=0.01, schedule="cosine", warmup=0.05, clip_norm=1.0, accumulate=1,
         patience=epochs, precision="no", seed=0,

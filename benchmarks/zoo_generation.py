@@ -1,13 +1,13 @@
-"""How fast networks are trained together, against one after the other, on the same networks, data, batches and steps.
+"""Benchmark: stacked against sequential training, on the same networks, data, batches and steps.
 
     python -m benchmarks.zoo_generation [--runs 32] [--epochs 3] [--families mlp cnn ...]
 
-Rivals, all on one thread:
-- sequential: the textbook loop, one `nn.Module` and one `torch.optim` optimizer at a time, batches by tensor indexing
+Variants, all on one thread:
+- sequential: the standard loop, one `nn.Module` and one `torch.optim` optimizer at a time, batches by tensor indexing
 - vmap: our loop, but with `torch.func.vmap` over the plain module (convolutions become grouped convolutions)
-- stacked: what `wscore.zoo.training.train_group` does
+- stacked: `wscore.zoo.training.train_group`
 
-A two-sample Kolmogorov-Smirnov test says whether stacked and sequential networks reach the same test accuracies.
+A two-sample Kolmogorov-Smirnov test compares the test accuracies of stacked and sequential networks.
 """
 
 import argparse
@@ -40,7 +40,7 @@ TEXT = "{:14} {:>8} {:>8} {:>12} {:>12} {:>12} {:>10} {:>10} {:>8} {:>8}"
 
 
 class Trained(NamedTuple):
-    """What one way of training needed and reached.
+    """Cost and results of one variant.
 
     Attributes:
         seconds: CPU time.
@@ -61,7 +61,7 @@ def main() -> None:
     torch.set_num_threads(1)
     images = load_images(load_section(DataConfig, "data", PARAMS).each()[0])
     heads = ("family", "networks", "steps", "sequential/s", "vmap/s", "stacked/s", "/sequent.", "/vmap", "KS", "p")
-    print("networks trained per CPU second, ratios of stacked to its rivals, and the test of equal accuracies")
+    print("networks trained per CPU second, speed-ups of stacked, and the test of equal accuracies")
     print(TEXT.format(*heads), flush=True)
     found: list[tuple[Trained, ...]] = []
     for family in options.families:
@@ -73,7 +73,7 @@ def main() -> None:
 
 
 def plan(family: str, count: int, epochs: int, images: Images) -> tuple[RunPlan, ...]:
-    """Return runs of one architecture and batch size, else drawn as those of the default zoo but for their length."""
+    """Return runs of one architecture and batch size, otherwise sampled as in the default zoo except for their length."""
     config = load_section(ZooConfig, "zoo", PARAMS)
     config = msgspec.structs.replace(
         config,
@@ -102,12 +102,12 @@ def measured(train: Callable[[], Tensor], runs: Sequence[RunPlan], images: Image
 
 
 def train_together(runs: Sequence[RunPlan], images: Images) -> Trained:
-    """Train as a generated zoo is trained."""
+    """Train as in zoo generation."""
     return measured(lambda: training.train_group(runs, images, 1)[:, 0], runs, images)
 
 
 def train_by_vmap(runs: Sequence[RunPlan], images: Images) -> Trained:
-    """Train by the same loop, the networks batched by `torch.func.vmap`."""
+    """Train with the same loop, networks batched by `torch.func.vmap`."""
     with torch.device("meta"):
         plain = build(runs[0].architecture).train()
 
@@ -120,12 +120,12 @@ def train_by_vmap(runs: Sequence[RunPlan], images: Images) -> Trained:
 
 
 def train_in_turn(runs: Sequence[RunPlan], images: Images) -> Trained:
-    """Train one network after the other with PyTorch's own layers and optimizers."""
+    """Train one network after the other with PyTorch's layers and optimizers."""
     return measured(lambda: torch.stack([train_alone(run, images) for run in runs]), runs, images)
 
 
 def train_alone(run: RunPlan, images: Images) -> Tensor:
-    """Return the flat weights of one network after the textbook loop, on the batches and masks of its run."""
+    """Return the flat weights of one network after the standard loop, on the batches and masks of its run."""
     network = build(run.architecture)
     layout = layout_of(network.state_dict())
     network.load_state_dict(layout.unflatten(training.initial_weights(run, layout)))
@@ -142,7 +142,7 @@ def train_alone(run: RunPlan, images: Images) -> Tensor:
 
 
 def pooled(parts: Sequence[Trained]) -> Trained:
-    """Return several measurements as one."""
+    """Return the sum of several measurements."""
     return Trained(sum(part.seconds for part in parts), np.concatenate([part.accuracy for part in parts]))
 
 

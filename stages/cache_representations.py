@@ -12,7 +12,7 @@ from wscore.zoo.store import Zoo
 
 @stage(features=FeaturesConfig)
 def main(run: Run, *, zoo: Path, tokens: Path, autoencoder: Path, out: Path) -> str:
-    """Write the latents of all networks, with their identities and splits, and the other features of the heads."""
+    """Write the latents of all networks, with ids and splits, and the other features of the heads."""
     config = run.params["features"]
     foreign = None
     if config.encoder is not None:

@@ -1,4 +1,4 @@
-"""Gather what the stages measured: headline figures, one table with controls, a summary picture, training curves."""
+"""Gather the metrics of all stages: headline metrics, a table with baselines, a summary picture, training curves."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from wscore.runner import Run, stage
 
 @stage()
 def main(run: Run, *, metrics: Path, plots: Path, headline_file: Path, table: Path, out: Path) -> str:
-    """Write the headline figures and the table of all measured figures, and draw what a newcomer sees first."""
+    """Write the headline metrics, the table of all metrics and the summary picture."""
     parts = gather(metrics)
     figures = headline_values(parts)
     write_json(headline_file, {"evaluate": figures})

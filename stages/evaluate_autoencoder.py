@@ -1,4 +1,4 @@
-"""Judge the autoencoder on held-out runs, as weights and as networks, beside its controls."""
+"""Evaluate the autoencoder on held-out runs, in weight space and function, next to baselines."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from wscore.zoo.store import Zoo
 
 @stage(evaluate=EvaluateConfig, data=DataConfig, refine=RefineConfig)
 def main(run: Run, *, zoo: Path, tokens: Path, autoencoder: Path, metrics: Path, plots: Path) -> str:
-    """Rebuild every held-out network by every method and compare it with its original."""
+    """Rebuild every held-out network with every method and compare it with the original."""
     config, networks, cache = run.params["evaluate"], Zoo(zoo), TokenCache(tokens)
     images = load_tasks(run.params["data"])
     refinement = Refinement(networks, images, run.params["refine"])

@@ -1,4 +1,4 @@
-"""Judge every property head on held-out runs, beside its controls."""
+"""Evaluate every property head on held-out runs, next to baselines."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from wscore.zoo.store import Zoo
 
 @stage(features=FeaturesConfig, heads=HeadsConfig, evaluate_heads=EvaluateHeadsConfig)
 def main(run: Run, *, zoo: Path, tokens: Path, representations: Path, heads: Path, metrics: Path, plots: Path) -> str:
-    """Predict the properties of the held-out networks by every method and compare them with the truth."""
+    """Predict the properties of held-out networks with every method and compare them with the true values."""
     config, kind, networks = run.params["evaluate_heads"], run.params["heads"], Zoo(zoo)
     features = run.params["features"]
     data = read_head_data(representations, networks, TokenCache(tokens) if kind.reads_tokens else None)

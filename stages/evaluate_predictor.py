@@ -1,4 +1,4 @@
-"""Judge weight forecasts on later windows and on runs that were not learned from, beside the baselines."""
+"""Evaluate weight forecasts on later windows and on held-out runs, next to baselines."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from wscore.runner import Run, stage
 
 @stage(forecast=ForecastConfig, base=BaseConfig, predictor=PredictorConfig)
 def main(run: Run, *, trajectories: Path, predictor: Path, history: Path, metrics: Path, plots: Path) -> str:
-    """Forecast every test window by every method and compare weights and networks with what really came."""
+    """Forecast every test window with every method and compare weights and networks with the true future."""
     config, settings, runs = run.params["predictor"], run.params["forecast"], open_trajectories(trajectories)
     probes = [draw_recovery_images(load_images(one.images), settings.probe_images) for one in run.params["base"].each]
     plan = make_plan(config, runs)

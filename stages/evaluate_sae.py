@@ -1,4 +1,4 @@
-"""Judge the sparse dictionary on held-out runs: sparsity, fidelity, function, and what its features respond to."""
+"""Evaluate the sparse dictionary on held-out runs: sparsity, fidelity, function and feature explanations."""
 
 from pathlib import Path
 
@@ -28,7 +28,7 @@ def main(
     metrics: Path,
     plots: Path,
 ) -> str:
-    """Rebuild held-out networks from their codes, explain and steer the features, beside controls."""
+    """Rebuild held-out networks from their codes, explain and steer the features, next to baselines."""
     config, cache = run.params["evaluate"], TokenCache(tokens)
     images = draw_probe_images(load_tasks(run.params["data"]), config)
     material = EvaluationData(Zoo(zoo), cache, images, lambda: decoder_of(autoencoder, representations))

@@ -1,4 +1,4 @@
-"""Train the zoo of networks, or read one: `zoo.source` says which."""
+"""Train or read the zoo of networks, by `zoo.source`."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from wscore.zoo.summary import how_runs_are_told, zoo_statistics
 
 @stage(data=DataConfig, zoo=ZooConfig)
 def main(run: Run, *, out: Path, report: Path, metrics: Path) -> str:
-    """Write the zoo, its key figures and a table of what was kept and excluded."""
+    """Write the zoo, its metrics and a table of kept and excluded networks."""
     excluded = fetch_zoo(run.params["zoo"], run.params["data"], out)
     zoo = Zoo(out)
     summary = zoo_statistics(zoo)

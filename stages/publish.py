@@ -1,4 +1,4 @@
-"""Pack the trained models and data sets as self-contained folders with cards, and upload them if that is asked for."""
+"""Pack the trained models and data sets as self-contained folders with cards, and optionally upload them."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from wscore.publish.provenance import gather_provenance
 from wscore.runner import Run, stage
 from wscore.zoo.store import Zoo
 
-# Only `publish` is used here; the other sections are written on the cards as they are.
+# Only `publish` is used here; the other sections are copied to the cards.
 RECORDED = dict.fromkeys(("data", "zoo", "tokens", "ae", "features", "heads", "sae", "base", "predictor"), dict)
 
 
@@ -28,7 +28,7 @@ def main(
     out: Path,
     datasets: Path,
 ) -> str:
-    """Write models/published and data/published and return what is in them."""
+    """Write models/published and data/published and return a summary."""
     config, networks = run.params["publish"], Zoo(zoo)
     origin = gather_provenance(networks, {name: run.params[name] for name in RECORDED})
     sources = Sources(autoencoder, heads, run.params["heads"]["tasks"], sae, predictor, plots)

@@ -9,12 +9,12 @@ from wscore.tokens.cache import build_cache
 from wscore.tokens.config import TokensConfig
 from wscore.zoo.store import Zoo
 
-PER_PROCESS = 100_000  # networks for which one more process is worth its start
+PER_PROCESS = 100_000  # networks per process that are worth its start-up
 
 
 @stage(tokens=TokensConfig)
 def main(run: Run, *, zoo: Path, out: Path, metrics: Path) -> str:
-    """Write the token cache of a zoo and what it holds."""
+    """Write the token cache of a zoo and its metrics."""
     networks = Zoo(zoo)
     workers = workers_here("tokens", most=1 + len(networks) // PER_PROCESS)
     summary = build_cache(networks, run.params["tokens"], out, workers=workers)

@@ -21,12 +21,12 @@ def main(
 
     Args:
         run: params and tracker.
-        zoo: folder of the networks that the tokens were made of.
+        zoo: folder of the tokenized networks.
         tokens: token cache.
         out: model folder.
         history: CSV of losses by epoch.
-        metrics: JSON of figures.
-        latent_bits: of a number instead of ae.latent_bits.
+        metrics: JSON of metrics.
+        latent_bits: replaces ae.latent_bits.
     """
     config, cache = with_latent_bits(run.params["ae"], latent_bits), TokenCache(tokens)
     trained = train_autoencoder(

@@ -1,4 +1,4 @@
-"""Train the base network once per optimizer and seed and record its weights, or take in runs from elsewhere."""
+"""Train the base network per optimizer and seed and record its weights, or import runs."""
 
 from pathlib import Path
 

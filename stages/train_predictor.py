@@ -13,7 +13,7 @@ from wscore.training.callbacks import Progress, TensorBoard, TrackerLogger, resu
 
 @stage(predictor=PredictorConfig)
 def main(run: Run, *, trajectories: Path, out: Path, history: Path, metrics: Path) -> str:
-    """Learn to forecast the next snapshots from the last ones."""
+    """Train a model to forecast the next snapshots from the last ones."""
     config, runs = run.params["predictor"], open_trajectories(trajectories)
     trained = train_predictor(
         config,

@@ -1,4 +1,4 @@
-"""Learn a sparse dictionary of networks' weights."""
+"""Train a sparse dictionary of network weights."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Study: the default autoencoder with several seeds and on several splits, with the spread of its figures."""
+"""Study: spread of the default autoencoder's metrics over seeds and splits."""
 
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from wscore.zoo.store import Zoo
     tokens=TokensConfig,
 )
 def main(run: Run, *, zoo: Path, tokens: Path, splits: Path, out: Path) -> str:
-    """Train and judge with every seed and on every split, and write the figures with their means and deviations."""
+    """Train and evaluate with every seed and on every split, and write the metrics with means and deviations."""
     params = run.params
     recipe = Recipe(params["tokens"], params["ae"], params["refine"], params["evaluate"])
     images, config, cache = load_tasks(params["data"]), params["autoencoder_seeds"], TokenCache(tokens)

@@ -1,4 +1,4 @@
-"""How much the figures of the autoencoder depend on its seed and on the split, beside those of every control."""
+"""Variation of the autoencoder's metrics over seeds and splits, next to every baseline."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -28,12 +28,12 @@ Seed = Annotated[int, msgspec.Meta(ge=0)]
 
 
 class SeedsConfig(Section):
-    """Which seeds and splits are tried (section `autoencoder_seeds:`).
+    """Seeds and splits of the study (section `autoencoder_seeds:`).
 
     Args:
-        seeds: of training and refinement, on the split of `tokens.seed`; all of them must differ.
-        splits: further seeds of the split, each with the first of the seeds.
-        networks: held-out networks that are judged in each.
+        seeds: of training and refinement, on the split of `tokens.seed`; distinct.
+        splits: further seeds of the split, each with the first training seed.
+        networks: held-out networks evaluated in each.
     """
 
     seeds: Annotated[tuple[Seed, ...], msgspec.Meta(min_length=2)]
@@ -50,10 +50,10 @@ class Recipe(NamedTuple):
     """The sections of the default pipeline that an autoencoder depends on.
 
     Attributes:
-        tokens: how the zoo becomes tokens.
-        ae: how it is trained.
-        refine: how latents are refined.
-        evaluate: how it is judged.
+        tokens: tokenization.
+        ae: training.
+        refine: refinement of latents.
+        evaluate: evaluation.
     """
 
     tokens: TokensConfig
@@ -70,12 +70,12 @@ def every_seed(
 
     Args:
         zoo: the networks.
-        cache: their tokens as the pipeline splits them.
+        cache: their tokens with the split of the pipeline.
         images: of every data set.
-        recipe: of the default pipeline.
+        recipe: sections of the default pipeline.
         config: seeds and splits.
-        folder: where the tokens of the other splits are written.
-        parts: keeps the rows of the trainings that are done and judged.
+        folder: for the tokens of the other splits.
+        parts: cache of the rows of completed trainings.
     """
     records, parts = [], parts or Parts(None)
     for seed, split, tokens in _variants(zoo, cache, recipe, config, folder):
@@ -92,12 +92,12 @@ def every_seed(
 def spread(table: pd.DataFrame, own_split: int) -> pd.DataFrame:
     """Return for each method and headline the mean and the standard deviation (n - 1) over seeds and over splits.
 
-    Columns are method, metric, seeds_mean, seeds_sd, seeds (count), and the same over splits, which is the first seed on every
-    split; a deviation of one value is missing.
+    Columns are method, metric, seeds_mean, seeds_sd, seeds (count), and the same over splits (the first seed on every
+    split); the deviation of a single value is missing.
 
     Args:
         table: from `every_seed`.
-        own_split: the split on which the seeds were tried.
+        own_split: the split of the seeds.
     """
     first = table["seed"].iloc[0]
     parts = {"seeds": table[table["split"] == own_split], "splits": table[table["seed"] == first]}
@@ -113,7 +113,7 @@ def spread(table: pd.DataFrame, own_split: int) -> pd.DataFrame:
 
 
 def headline(found: pd.DataFrame) -> str:
-    """Return the agreement of ours, refined if it was, with its deviations in one line."""
+    """Return the agreement of ours (refined if available) with its deviations in one line."""
     names = [name for name in ("ours_refined", OURS) if name in set(found["method"])]
     row = found[(found["method"] == names[0]) & (found["metric"] == "agreement")].iloc[0]
     text = f"agreement {row['seeds_mean']:.3f}, sd {row['seeds_sd']:.4f} over {row['seeds']} seeds"
@@ -133,7 +133,7 @@ def _variants(
 
 
 def _judged(zoo: Zoo, cache: TokenCache, images: Tasks, recipe: Recipe, resume: Path | None) -> Records:
-    """Return method, `HEADLINES` and compression_ratio of an autoencoder trained anew and of every control."""
+    """Return method, `HEADLINES` and compression_ratio of a newly trained autoencoder and of every baseline."""
     shown = images if recipe.ae.behaviour.share else None
     trained = train_autoencoder(cache, recipe.ae, zoo=zoo, images=shown, resume=resume)
     config = recipe.evaluate

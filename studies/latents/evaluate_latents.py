@@ -1,4 +1,4 @@
-"""Follow paths between held-out networks and draw new ones, in the latent space and beside controls."""
+"""Evaluate interpolation between held-out networks and sampling of new ones in latent space, next to baselines."""
 
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from wscore.zoo.store import Zoo
 
 @stage(latents=LatentsConfig, evaluate=EvaluateConfig, data=DataConfig)
 def main(run: Run, *, zoo: Path, tokens: Path, autoencoder: Path, out: Path) -> str:
-    """Judge interpolated and drawn networks by accuracy, novelty and diversity."""
+    """Evaluate interpolated and sampled networks by accuracy, novelty and diversity."""
     config, images = run.params["latents"], load_tasks(run.params["data"])
     space = LatentSpace(Zoo(zoo), TokenCache(tokens), load_autoencoder(autoencoder))
     train = images.map(lambda one: one._replace(x_test=one.x_train, y_test=one.y_train))

@@ -1,17 +1,17 @@
-"""What latents are good for: paths between two networks, and new networks drawn near trained ones of a given accuracy.
+"""Interpolates networks in latent space, and samples new networks near trained ones of a given accuracy.
 
 path            networks between a (t = 0) and b (t = 1)
-latent          decode((1 - t) z_a + t z_b): begins and ends at the reconstructions
-latent_residual the same plus (1 - t) r_a + t r_b, where r = w - decode(z): begins and ends at the networks themselves
+latent          decode((1 - t) z_a + t z_b): starts and ends at the reconstructions
+latent_residual the same plus (1 - t) r_a + t r_b, where r = w - decode(z): starts and ends at the networks themselves
 aligned         (1 - t) w_a + t w_b, hidden units in the order of the cache
-unaligned       the same, hidden units in the order in which training left them
+unaligned       the same, hidden units in their original order
 
-draw            a new network of an architecture and a band of accuracies
+draw            a new network, given an architecture and a band of accuracies
 kde             decode(z + bandwidth e), z of a training network, e from the Gaussian of its band
 gaussian        decode(z), z from a Gaussian fitted to the latents of the band (covariance shrunk, Ledoit and Wolf 2004)
 prior           decode(z), z from N(0, 1): of a VAE only, whatever the band
 mean_network    control: the mean of the weights of the band
-train_noise     control: a training network of the band plus noise, as far from it as kde draws are from theirs
+train_noise     control: a training network of the band plus noise of the same norm as the shift of kde draws
 train           control: training networks of the band themselves
 """
 
@@ -39,19 +39,19 @@ from wscore.zoo.store import Zoo
 Vectors = Float[np.ndarray, "networks weights"]
 PATHS = ("latent", "latent_residual", "aligned", "unaligned")
 DRAWS = ("kde", "gaussian", "prior", "mean_network", "train_noise", "train")
-FEWEST = 3  # networks of one architecture in a band, to fit anything to
-BLOCK = 256  # networks encoded, decoded or run at once
+FEWEST = 3  # fewest networks of one architecture in a band for a fit
+BLOCK = 256  # networks encoded, decoded or evaluated at once
 ACTIVE = (
-    0.01  # variance of a latent's mean over networks above which it is in use (Burda et al. 2016, arXiv 1509.00519)
+    0.01  # variance of a latent's mean over networks above which it is active (Burda et al. 2016, arXiv 1509.00519)
 )
 
 
 class LatentsConfig(Section):
-    """Which paths are followed and which networks are drawn (section `latents:`).
+    """Paths and samples of the study (section `latents:`).
 
     Args:
         pairs: of held-out networks of one architecture, last checkpoints of two runs.
-        steps: networks on each path, both ends included.
+        steps: networks on each path, including both ends.
         bands: edges of the bands of accuracy on training images, ascending.
         samples: draws of each method for each architecture and band.
         bandwidth: of the kernel density estimate, as a share of the standard deviation of the band.
@@ -71,12 +71,12 @@ class LatentsConfig(Section):
 
 
 class Population(NamedTuple):
-    """Networks of one architecture that are encoded as a whole.
+    """Networks of one architecture, each encoded in a single window.
 
     Attributes:
-        kind: how they are built and on which images they are run.
+        kind: architecture and evaluation images.
         layout: of their weights.
-        items: their numbers in the cache.
+        items: their indices in the cache.
     """
 
     kind: NetworkKey
@@ -85,7 +85,7 @@ class Population(NamedTuple):
 
 
 class LatentSpace:
-    """Networks as latents and back.
+    """Encodes networks to latents and decodes them.
 
     Args:
         zoo: the networks.
@@ -98,7 +98,7 @@ class LatentSpace:
         self.rows = cache.table["row"].to_numpy(int)
 
     def populations(self, split: str, probe: ProbeImages) -> list[Population]:
-        """Return the networks of a split by kind: those that can be run and are not cut into windows.
+        """Return the networks of a split by kind: those that can be evaluated and have a single window.
 
         Raises:
             DataError: if there is none.
@@ -114,7 +114,7 @@ class LatentSpace:
             if probe.fits(kind, self.cache.layouts[layout]) and self.cache.windows(own[0]) == 1
         ]
         if not found:
-            reason = "no network can be run and is encoded as a whole"
+            reason = "no network can be evaluated and encoded in a single window"
             fix = "use a zoo of known architectures and raise tokens.max_tokens"
             raise DataError(reason, where=f"{split} split of {self.cache.folder}", fix=fix)
         return found
@@ -127,7 +127,7 @@ class LatentSpace:
 
     @torch.no_grad()
     def decode(self, population: Population, latents: Float[Tensor, "networks latent"]) -> Vectors:
-        """Return raw weights (n, D) of latents that are read as networks of a population."""
+        """Return raw weights (n, D) of latents decoded as networks of a population."""
         vectors = []
         for part in latents.split(BLOCK):
             alike = np.repeat(population.items[:1], len(part))
@@ -135,7 +135,7 @@ class LatentSpace:
         return np.stack(vectors)
 
     def weights(self, items: np.ndarray, *, aligned: bool = True) -> Vectors:
-        """Return raw weights (n, D) of items of one layout, in the order of the cache or as training left them."""
+        """Return raw weights (n, D) of items of one layout, with units in the order of the cache or in the original order."""
         rows = self.rows[items]
         return self.cache.weights(rows) if aligned else self.zoo.weights(rows)
 
@@ -179,7 +179,8 @@ def interpolate(space: LatentSpace, probe: ProbeImages, config: LatentsConfig) -
 def barriers(table: pd.DataFrame) -> dict[str, float]:
     """Return for each path the mean over pairs of max over t of (line between the ends' accuracies - accuracy at t).
 
-    Entezari et al. 2022 (arXiv 2110.06296), of accuracy instead of error; the ends are those of the path itself.
+    As in Entezari et al. 2022 (arXiv 2110.06296), but for accuracy instead of error; the ends are those of the path
+    itself.
     """
     found: dict[str, list[float]] = {}
     for _, rows in table.sort_values(by="t").groupby(["path", "pair"], sort=False):
@@ -191,9 +192,9 @@ def barriers(table: pd.DataFrame) -> dict[str, float]:
 
 
 def draw(space: LatentSpace, train: ProbeImages, test: ProbeImages, config: LatentsConfig) -> pd.DataFrame:
-    """Return one row per architecture, band and method: what its draws are like (see `_judge`).
+    """Return one row per architecture, band and method: metrics of its samples (see `_judge`).
 
-    Bands are told by accuracy on training images, draws are judged on test images.
+    Bands are by accuracy on training images; samples are evaluated on test images.
 
     Raises:
         DataError: if no architecture has `FEWEST` training networks in a band.
@@ -214,12 +215,12 @@ def draw(space: LatentSpace, train: ProbeImages, test: ProbeImages, config: Late
                 rows.append({**head, "method": name, **_judge(space, members, vectors, test, training, float(scale))})
     if not rows:
         fix = "lower the edges of latents.bands, or train more runs (zoo.n_runs)"
-        raise DataError("no band holds enough training networks of one architecture", expected=FEWEST, fix=fix)
+        raise DataError("no band has enough training networks of one architecture", expected=FEWEST, fix=fix)
     return pd.DataFrame(rows)
 
 
 def by_band(table: pd.DataFrame) -> pd.DataFrame:
-    """Return one row per band and method: means over the architectures of `draw`, all of which count alike."""
+    """Return one row per band and method: unweighted means over the architectures of `draw`."""
     values = ["accuracy", "accuracy_best", "novelty", "diversity"]
     rows = []
     for _, part in table.groupby(["low", "high", "method"], sort=True):
@@ -232,7 +233,7 @@ def by_band(table: pd.DataFrame) -> pd.DataFrame:
 
 @torch.no_grad()
 def latent_statistics(space: LatentSpace) -> dict[str, float]:
-    """Return what the latents of the training networks are like, as floats.
+    """Return statistics of the latents of the training networks, as floats.
 
     latent_mean and latent_std are means over dimensions of |mean| and standard deviation over networks, active_units counts the
     dimensions whose variance is above `ACTIVE`; of a VAE also kl (nats per network) and posterior_std, means over networks.
@@ -255,7 +256,7 @@ def latent_statistics(space: LatentSpace) -> dict[str, float]:
 
 
 def sentence(paths: pd.DataFrame, draws: pd.DataFrame) -> str:
-    """Return the headline in one line."""
+    """Return a summary in one line."""
     found, best = barriers(paths), by_band(draws)
     top = best[best["low"] == best["low"].max()].set_index("method")["accuracy"]
     kinds = ", ".join(f"{name} {top[name]:.3f}" for name in ("kde", "gaussian", "mean_network", "train_noise", "train"))
@@ -282,7 +283,7 @@ def _pairs(
 def _draws(
     space: LatentSpace, members: Population, training: TrainingNetworks, config: LatentsConfig, rng: np.random.Generator
 ) -> Mapping[str, Vectors]:
-    """Return raw weights (samples, D) by method, drawn near the members of a band."""
+    """Return raw weights (samples, D) by method, sampled near the members of a band."""
     latents, originals = space.encode(members.items), space.weights(members.items)
     count, width = config.samples, latents.shape[1]
     mean, root = _gaussian(latents.numpy())
@@ -322,10 +323,10 @@ def _judge(
     training: TrainingNetworks,
     scale: float,
 ) -> dict[str, float]:
-    """Return mean and best accuracy on test images, novelty and diversity of draws.
+    """Return mean and best test accuracy, novelty and diversity of samples.
 
-    novelty: distance to the nearest training network over that of held-out networks; 0 for a copy. diversity: mean distance
-    between two draws over that between two members of the band; 0 for one network for all.
+    novelty: distance to the nearest training network, relative to that of held-out networks; 0 for a copy. diversity:
+    mean distance between two samples, relative to that between two members of the band; 0 if all are equal.
     """
     found = accuracies(members, vectors, probe)
     normal = training.normalize(members.layout, vectors)

@@ -1,4 +1,4 @@
-"""Paths between networks and networks drawn from the latent space."""
+"""Plots of interpolation paths and of networks sampled in latent space."""
 
 from pathlib import Path
 
@@ -38,14 +38,16 @@ def draw_paths(table: pd.DataFrame, path: Path) -> None:
     with figure(title="Between two held-out networks", panel=(6.4, 3.8)) as (canvas, (axes,)):
         for number, (name, text) in enumerate(PATHS.items()):
             tint, style = colour("ours" if name == "latent" else name, number), "--" if name == "aligned" else "-"
-            axes.plot(table["t"], table[name], color=tint, linestyle=style, label=text)  # dashed: may lie on another
+            axes.plot(
+                table["t"], table[name], color=tint, linestyle=style, label=text
+            )  # dashed, since lines may coincide
         axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
-        label(axes, x="share of the way from one network to the other", y="test accuracy, mean over pairs")
+        label(axes, x="interpolation coefficient", y="test accuracy, mean over pairs")
         save(canvas, path)
 
 
 def draw_samples(table: pd.DataFrame, path: Path) -> None:
-    """Write a PNG of accuracy, novelty and diversity of drawn networks by band.
+    """Write a PNG of accuracy, novelty and diversity of sampled networks by band.
 
     Args:
         table: columns low, high, method, accuracy, novelty, diversity.

@@ -1,4 +1,4 @@
-"""Judge autoencoders of several sizes on held-out runs, each beside every control of the same size."""
+"""Evaluate autoencoders of several sizes on held-out runs, each next to every baseline of the same size."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from wscore.zoo.store import Zoo
 
 @stage(rate_fidelity=RateFidelityConfig, evaluate=EvaluateConfig, data=DataConfig, refine=RefineConfig)
 def main(run: Run, *, zoo: Path, tokens: Path, autoencoders: Path, out: Path) -> str:
-    """Rebuild every held-out network at every size by every method and compare it with its original."""
+    """Rebuild every held-out network at every size with every method and compare it with the original."""
     params, own, cache = run.params, run.params["rate_fidelity"], TokenCache(tokens)
     config = msgspec.structs.replace(params["evaluate"], max_networks=own.networks)
     models = {size: autoencoders / str(size) for size in own.latent_bits}

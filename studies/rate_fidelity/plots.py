@@ -1,4 +1,4 @@
-"""Fidelity over size: one line per method whose size can be chosen, one point per method with a size of its own."""
+"""Plots fidelity over size: one line per method with variable size, one point per method with fixed size."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ PANELS = {
     "accuracy_change": "mean absolute accuracy change",
     "rank_correlation": "rank correlation of accuracies",
 }
-#: One for each method in turn: there are more methods than colours.
+#: Markers, cycled over the methods: there are more methods than colours.
 MARKERS = "osD^vP*X<>phd8H|+"
 
 
@@ -25,7 +25,7 @@ def draw_curve(table: pd.DataFrame, path: Path) -> None:
         path: of the PNG.
     """
     codes = table.dropna(subset=["stored_floats", *PANELS])
-    with figure(columns=len(PANELS), title="What is kept of a network by how many numbers", panel=(4.6, 3.8)) as (
+    with figure(columns=len(PANELS), title="Rate and fidelity of compressed networks", panel=(4.6, 3.8)) as (
         canvas,
         axes,
     ):

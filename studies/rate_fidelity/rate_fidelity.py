@@ -1,4 +1,4 @@
-"""How much of a network is kept by how many numbers: every method judged at every size on the same held-out networks."""
+"""Rate and fidelity: every method evaluated at every size on the same held-out networks."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -30,11 +30,11 @@ COLUMNS = (
 
 
 class RateFidelityConfig(Section):
-    """Which sizes are compared (section `rate_fidelity:`).
+    """Sizes of the study (section `rate_fidelity:`).
 
     Args:
-        latent_bits: of a number of a latent in the mean, one autoencoder each; all else is as in section `ae`.
-        networks: held-out networks that are judged, the same at every size.
+        latent_bits: average bits per latent dimension, one autoencoder each; otherwise as in section `ae`.
+        networks: evaluated held-out networks, the same at every size.
     """
 
     latent_bits: Annotated[tuple[Annotated[float, msgspec.Meta(gt=0, le=32)], ...], msgspec.Meta(min_length=1)]
@@ -52,7 +52,7 @@ def curve(
 ) -> pd.DataFrame:
     """Return one row per size and method: latent_bits, method and `COLUMNS`, over the networks of the test split.
 
-    Function metrics are missing where no network can be run, sizes where a method is no code.
+    Function metrics are missing if no network can be evaluated, sizes if a method is not a compressed code.
 
     Args:
         zoo: the networks.
@@ -60,8 +60,8 @@ def curve(
         models: folder of the autoencoder of each size.
         images: on which networks are compared.
         config: of the evaluation.
-        refine: how latents are refined besides, or None.
-        parts: keeps the rows of the sizes that are done.
+        refine: refinement of latents, or None.
+        parts: cache of the rows of completed sizes.
     """
     refinement = None if refine is None else Refinement(zoo, images, refine)
     rows, shown = held_out(cache, config), draw_probe_images(images, config)
@@ -80,7 +80,7 @@ def curve(
 
 
 def wide(table: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """Return one row per size, by the floats that ours stores, with one column per method that is a code."""
+    """Return one row per size, by the stored floats of ours, with one column per method that is a compressed code."""
     codes = table.dropna(subset=["stored_floats"])
     names = list(dict.fromkeys(codes["method"]))
     values = codes.pivot_table(index="latent_bits", columns="method", values=metric, dropna=False, sort=False)[names]

@@ -1,7 +1,7 @@
-"""Sparsity against fidelity: dictionaries of every sparsity at several strengths, beside PCA, on networks of one layout.
+"""Sparsity against fidelity: all kinds of sparsity at several strengths, next to PCA, on networks of one layout.
 
-The setting keeps everything else equal: multilayer perceptrons of one layout, a row per hidden unit (all weights that
-lead in, its bias, all that lead out), the same size, steps and learning rate for all.
+Everything else is equal: perceptrons of one layout, a row per hidden unit (incoming weights, bias, outgoing weights),
+and the same size, steps and learning rate for all.
 """
 
 from collections.abc import Mapping
@@ -37,7 +37,7 @@ from wscore.zoo.store import Zoo
 
 Positive = Annotated[int, Meta(ge=1)]
 Weights = tuple[Annotated[float, Meta(ge=0)], ...]
-LEVELS = (4, 8, 16, 32, 64)  # of L0, at which curves are compared
+LEVELS = (4, 8, 16, 32, 64)  # L0 values at which curves are compared
 PER_CODE = ("topk", "batchtopk", "jumprelu")
 
 
@@ -45,18 +45,18 @@ class ParetoConfig(Section):
     """Study of sparsity against fidelity (section `sae_pareto:`).
 
     Args:
-        runs: perceptrons that are trained.
+        runs: number of trained perceptrons.
         width: their hidden units.
         run_epochs: passes over their training data.
-        lr_of_runs: of their training with momentum, as in `zoo.lr`.
+        lr_of_runs: learning rate of their training with momentum, as in `zoo.lr`.
         latent_dim: atoms of every dictionary.
         batch_size: rows per step.
         epochs: passes over the training rows.
-        lr: highest learning rate of AdamW.
+        lr: peak learning rate of AdamW.
         k: active codes of topk, batchtopk and jumprelu, and ranks of PCA.
-        l1: weights of that penalty.
-        kl: likewise.
-        hoyer: likewise.
+        l1: weights of the L1 penalty.
+        kl: weights of the KL penalty.
+        hoyer: weights of the Hoyer penalty.
     """
 
     runs: Positive
@@ -74,7 +74,7 @@ class ParetoConfig(Section):
 
 
 def pareto_zoo(zoo: ZooConfig, config: ParetoConfig) -> ZooConfig:
-    """Return the section `zoo` for the study: perceptrons of one layout that differ in their seed alone."""
+    """Return the section `zoo` for the study: perceptrons of one layout that differ only in their seed."""
     changes = {
         "source": "generate", "n_runs": config.runs, "n_networks": None, "families": ["mlp"], "widths": {"mlp": [[config.width]]},
         "checkpoints": 1, "epochs": [config.run_epochs] * 2, "batch_sizes": [32], "optimizers": ["momentum"],
@@ -85,7 +85,7 @@ def pareto_zoo(zoo: ZooConfig, config: ParetoConfig) -> ZooConfig:
 
 
 def pareto_tokens(tokens: TokensConfig) -> TokensConfig:
-    """Return the section `tokens` for the study: units as they are, a sixth of the runs held out."""
+    """Return the section `tokens` for the study: unaligned units, a sixth of the runs held out."""
     changes = {"granularity": "neuron", "align": "none", "normalization": "layer", "validation_fraction": 0.1,
                "test_fraction": 0.16}  # fmt: skip
     return convert({**recipe(tokens), **changes}, TokensConfig, where="sae_pareto")
@@ -159,7 +159,7 @@ def pareto(
 
 
 def at_levels(table: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """Return a metric of each sparsity at the L0 of `LEVELS`, interpolated over log L0; NaN beyond what was measured."""
+    """Return a metric of each sparsity at the L0 of `LEVELS`, interpolated over log L0; NaN outside of the measured range."""
     columns: dict[str, list[float]] = {}
     for name, part in table.groupby("sparsity", sort=False):
         ordered = part.sort_values(by="l0")

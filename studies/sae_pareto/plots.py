@@ -1,4 +1,4 @@
-"""Sparsity against fidelity, one line per sparsity."""
+"""Plots fidelity over sparsity, one line per kind of sparsity."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ NAMES = {
     "l1": "L1", "kl": "KL", "hoyer": "Hoyer", "topk": "TopK", "batchtopk": "BatchTopK", "jumprelu": "JumpReLU",
     "pca": "PCA (L0 = rank)",
 }  # fmt: skip
-PANELS = {"fvu": "share of the variance unexplained", "accuracy_recovered": "share of accuracy recovered"}
+PANELS = {"fvu": "fraction of variance unexplained", "accuracy_recovered": "fraction of accuracy recovered"}
 
 
 def draw_pareto(table: pd.DataFrame, path: Path) -> None:

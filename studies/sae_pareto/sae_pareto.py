@@ -1,4 +1,4 @@
-"""Study: all sparsities of a dictionary at several strengths, beside PCA, on perceptrons of one layout."""
+"""Study: all kinds of sparsity at several strengths, next to PCA, on perceptrons of one layout."""
 
 from pathlib import Path
 

@@ -1,7 +1,7 @@
-"""Many dictionaries of the same rows trained in one loop: one pass over the data and one optimizer serve them all.
+"""Trains many dictionaries of the same rows in one loop, with one pass over the data and one optimizer.
 
-Members have weights of their own and their losses are summed, so that no gradient of one reaches another, and AdamW
-works entry by entry: each member ends with the weights it would have reached alone.
+Members share no weights and their losses are summed, so their gradients are independent, and AdamW is elementwise: each
+member ends with the weights of a separate training.
 """
 
 from collections.abc import Sequence
@@ -34,7 +34,7 @@ class Member(NamedTuple):
 
     Attributes:
         name: unique.
-        config: how it is trained; all members share what `SHARED` names.
+        config: of its training; all members have equal values of `SHARED`.
     """
 
     name: str
@@ -42,14 +42,14 @@ class Member(NamedTuple):
 
 
 class Sweep(nn.Module):
-    """The trainees of all members."""
+    """The training modules of all members."""
 
     def __init__(self, trainees: Sequence[SparseTrainingModule]) -> None:
         super().__init__()
         self.members = nn.ModuleList(trainees)
 
     def forward(self, batch: UnitBatch) -> list[Tensor]:
-        """Return what each member makes of rows."""
+        """Return the output of each member for rows."""
         return [member(batch) for member in self.members]
 
     def normalize(self) -> None:
@@ -59,12 +59,12 @@ class Sweep(nn.Module):
 
 
 def train_sweep(rows: NetworkRows, members: Sequence[Member]) -> dict[str, Model]:
-    """Return the trained dictionaries by name, with their last weights: all members see the same count of steps.
+    """Return the trained dictionaries by name, with their final weights, after the same number of steps.
 
-    Gradients are not clipped, since a common norm would couple the members, and nothing is resampled.
+    Gradients are not clipped, since a common norm would couple the members, and dead atoms are not resampled.
 
     Raises:
-        ConfigError: if members differ in what they share, or there is none.
+        ConfigError: if members differ in a shared value, or there are none.
         TrainingError: if a row or a loss is not finite.
     """
     if not members:
@@ -91,7 +91,7 @@ def train_sweep(rows: NetworkRows, members: Sequence[Member]) -> dict[str, Model
 
 
 def _total(losses: Sequence[Objective]):
-    """Return the sum of the members' losses, and a figure that falls at every step, so that the last epoch is the best."""
+    """Return the sum of the members' losses, and a value that decreases every step, so that the last epoch counts as best."""
     steps = 0
 
     def loss(sweep: Sweep, batch: UnitBatch) -> Losses:

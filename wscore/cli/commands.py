@@ -32,7 +32,7 @@ ABOUT = ("test_accuracy", "family", "optimizer", "activation", "lr", "epoch")
 
 
 def encode(options: argparse.Namespace) -> None:
-    """Print the latents of networks and write them if asked to."""
+    """Print the latents of networks and optionally write them."""
     encoder = PublishedEncoder.from_pretrained(options.model)
     found: list[dict[str, Any]] = []
     latents: dict[str, Tensor] = {}

@@ -15,8 +15,8 @@ from wscore.report.table import gather, table_markdown
 BEGIN, END = "<!-- table:begin -->", "<!-- table:end -->"
 RESULTS = """# Results
 
-Written by `make readme` from `metrics/`: all figures of the last run of the pipeline, on held-out training runs, beside their
-baselines. What the metrics and the baselines are: [metrics](metrics.md).
+Written by `make readme` from `metrics/`: all metrics of the last run of the pipeline, on held-out training runs, next
+to baselines. Definitions: [metrics](metrics.md).
 """
 
 

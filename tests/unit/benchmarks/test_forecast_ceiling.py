@@ -123,5 +123,5 @@ def test_an_interrupted_measurement_goes_on(images: Images, monkeypatch: pytest.
 def test_refuses_a_run_that_the_training_does_not_repeat(images: Images) -> None:
     config, run = recorded(images)
     other = msgspec.structs.replace(config, batch_size=15)
-    with pytest.raises(DataError, match="is not repeated by the same training"):
+    with pytest.raises(DataError, match="is not reproduced by the same training"):
         measure(other, run, images, plan_for(run, 2), 2, Path("kept"))

@@ -131,7 +131,7 @@ def read_run_manifest(path: Path) -> Manifest:
 
 
 def write_run_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write the manifest of a trajectory beside its weights."""
+    """Write the manifest of a trajectory to its folder."""
     write_json(Path(folder) / MANIFEST, to_plain(manifest))
 
 

@@ -55,8 +55,8 @@ class FurtherDataset(Section):
 
     Args:
         dataset: as in section `data:`.
-        root: likewise.
-        revision: likewise.
+        root: as in section `data:`.
+        revision: as in section `data:`.
     """
 
     dataset: str
@@ -73,8 +73,8 @@ class BaseConfig(Section):
         pattern: naming scheme of the state dicts (see `import_runs`); null if a single number gives their order.
         network: key of `NETWORKS`, or your own `module:function`.
         dataset: as in section `data:`.
-        root: likewise.
-        revision: likewise.
+        root: as in section `data:`.
+        revision: as in section `data:`.
         further_datasets: data sets for the same network; the same runs are recorded on each.
         size: height and width of the resized images; `lenet5` needs 28 or 32.
         max_train: maximum number of training images; null: all.

@@ -198,7 +198,7 @@ def saved(*files: str) -> Callable[[Path], None]:
         (not_finite, None, r"2\.pt: weight: holds numbers that are not finite; got 12 of 12"),
         (saved("1.pt", "2.pt", "3.pt", "5.pt"), None, r"snapshot is missing; expected one every 1.*between 3\.pt and 5"),
         (saved("a.pt", "b.pt"), None, r"base\.pattern: is required: the names don't give the order"),
-        (saved("1-1.pt", "2-2.pt"), None, r"base\.pattern: is needed"),
+        (saved("1-1.pt", "2-2.pt"), None, r"base\.pattern: is required"),
         (saved("7.pt"), "{step}.pt", r"run \w+: has a single snapshot"),
         (saved("a-1/model.pt", "a-2/model.pt"), None, r"run a-1: has a single snapshot; .*separate the runs by \{run\}"),
         (saved("1.pt", "2.pt", "5.pt", "8.pt"), None, r"evenly spaced; expected one every 3; got 1 between 1\.pt and 2"),
