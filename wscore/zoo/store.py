@@ -82,7 +82,7 @@ class Weights(NamedTuple):
                         yield first + shift, vector
 
     def weights(self, rows: Sequence[int] | np.ndarray) -> Float[np.ndarray, "rows weights"]:
-        """Return the weights (n, D) of rows that share one layout, in the order asked for.
+        """Return the weights (n, D) of rows that share one layout, in the given order.
 
         Raises:
             DataError: if the rows have different numbers of weights.
@@ -100,7 +100,7 @@ class Weights(NamedTuple):
                     found = np.empty((len(rows), vector.size), np.float32)
                 if vector.size != found.shape[1]:
                     sizes, folder = sorted({vector.size, found.shape[1]}), self.parts[part].parent.parent
-                    raise DataError("rows of different layouts were asked for at once", where=folder, got=sizes)
+                    raise DataError("rows of different layouts can't be read together", where=folder, got=sizes)
                 found[place] = vector  # a copy, so that the row group can be freed
         return np.zeros((0, 0), np.float32) if found is None else found
 
@@ -189,7 +189,7 @@ class Zoo:
         return self.reader.stream(start, len(self) if end is None else end)
 
     def weights(self, rows: Sequence[int] | np.ndarray) -> Float[np.ndarray, "rows weights"]:
-        """Return the weights (n, D) of rows that share one layout, in the order asked for.
+        """Return the weights (n, D) of rows that share one layout, in the given order.
 
         Raises:
             DataError: if the rows have different numbers of weights.

@@ -200,7 +200,7 @@ def test_a_silent_server_is_given_up_at_once(
 def test_large_files_go_by_http_where_xet_is_offered(
     folder: Path, hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The client of Xet can't be told how long to wait."""
+    """The client of Xet has no timeout setting."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", False)
     hub.xet = tmp_path / "xet"
     hub.know(folder)
