@@ -256,7 +256,7 @@ def fit_continuous(
         scales: linear or log, by column.
         train: metadata of the training rows.
         weights: of single targets in the loss, 1 where not named.
-        key: parameter that asks for the columns, for the error.
+        key: parameter that lists the columns, for error messages.
 
     Raises:
         DataError: if a column is missing, not numeric, infinite or negative on a log scale, or columns have only
@@ -285,7 +285,7 @@ def fit_discrete(
         train: metadata of the training rows.
         balance: weight each class by 1 / (its share of the rows x number of classes).
         weights: of single targets in the loss, 1 where not named.
-        key: parameter that asks for the columns, for the error.
+        key: parameter that lists the columns, for error messages.
 
     Raises:
         DataError: if a column is missing or columns have only one value.

@@ -9,7 +9,7 @@ from torch import Tensor
 from wscore.errors import DataError
 
 REASONS = {
-    "unreadable": "the file is cut off, damaged, or can't be opened",
+    "unreadable": "the file is truncated, damaged, or cannot be opened",
     "code": "the file contains Python objects that would execute code",
     "no_checkpoint": "the file holds no tensors by name",
     "too_large": "more numbers than zoo.reading.max_weights, or claims to unpack to more than it holds",
