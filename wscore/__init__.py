@@ -16,6 +16,7 @@ __version__ = "0.1.0"
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 if TYPE_CHECKING:
+    from wscore.autoencoder.coding.codec import WeightCodec as WeightCodec
     from wscore.errors import WscoreError as WscoreError
     from wscore.forecasting.nowcast import nowcast as nowcast
     from wscore.forecasting.trajectories.recorder import record as record
@@ -45,6 +46,7 @@ HOMES = {
     "SparseAutoencoder": "wscore.sae.model",
     "TiedWeightSparseAutoencoder": "wscore.sae.model",
     "WeightAutoencoder": "wscore.publish.weight_autoencoder",
+    "WeightCodec": "wscore.autoencoder.coding.codec",
     "WscoreError": "wscore.errors",
     "Zoo": "wscore.zoo.store",
     "nowcast": "wscore.forecasting.nowcast",

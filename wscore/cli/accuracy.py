@@ -28,13 +28,17 @@ class Judge:
             ImagesConfig(dataset=dataset, root=None, revision=None, size=size, max_train=None, max_test=None)
         )
         self.network = build(known).eval()
-        self.images, self.labels = images.x_test, images.y_test
+        self.images, self.labels, self.training = images.x_test, images.y_test, images.x_train
         if tuple(self.images.shape[1:]) != known.input:
             raise DataError("images don't fit the network", where=dataset, expected=known.input,
                             got=tuple(self.images.shape[1:]))  # fmt: skip
 
-    @torch.no_grad()
     def accuracy(self, state: Mapping[str, Tensor]) -> float:
         """Return the test accuracy of a network."""
+        return float((self.logits(state).argmax(dim=-1) == self.labels).float().mean())
+
+    @torch.no_grad()
+    def logits(self, state: Mapping[str, Tensor]) -> Tensor:
+        """Return the logits (images, classes) of a network on the test images."""
         self.network.load_state_dict(dict(state))
-        return float((self.network(self.images).argmax(dim=-1) == self.labels).float().mean())
+        return self.network(self.images)

@@ -19,7 +19,15 @@ A network is a file of a state dict (.safetensors; .pt, .pth with tensors only; 
 the Hugging Face Hub. A model is a folder of published models or owner/name[@revision]. HF_TOKEN, HF_ENDPOINT and
 HF_HUB_OFFLINE are respected. Exit status: 0 done, 1 bad input, 2 wrong usage, 130 interrupted.
 """
+MODULES = {"compress": "wscore.cli.compression", "decompress": "wscore.cli.compression"}  # of all others: commands
 EXAMPLES = {
+    "compress": """\
+  wscore compress checkpoint.safetensors --ratio 20 --out checkpoint.wsz
+  wscore compress data/zoo#ID --ratio 20 --images digits --out small.wsz
+  wscore compress epoch2.pt --reference epoch1.pt --ratio 50 --out epoch2.wsz""",
+    "decompress": """\
+  wscore decompress checkpoint.wsz --out checkpoint.safetensors
+  wscore decompress epoch2.wsz --reference epoch1.pt --out epoch2.safetensors""",
     "encode": """\
   wscore encode checkpoint.safetensors
   wscore encode data/zoo --limit 100 --out latents.safetensors
@@ -51,7 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = build_parser().parse_args(arguments)
     warnings.showwarning = _show_warning
     name = options.command
-    run: Callable[[argparse.Namespace], None] = getattr(importlib.import_module("wscore.cli.commands"), name)
+    module = importlib.import_module(MODULES.get(name, "wscore.cli.commands"))
+    run: Callable[[argparse.Namespace], None] = getattr(module, name)
     try:
         run(options)
         sys.stdout.flush()
@@ -99,6 +108,7 @@ def build_parser() -> argparse.ArgumentParser:
         help=f"published representations, folder or Hub id (default: {AMONG})",
     )
     _add_ways(commands)
+    _add_compression(commands)
     inspect = _add(
         commands, "inspect", "Show layers, statistics and symmetry of a network, or the content of a zoo or model."
     )
@@ -127,6 +137,20 @@ def _add_ways(commands: Any) -> None:
     forecast.add_argument("--steps", type=_count, default=1, metavar="NUMBER", help="steps ahead (default: 1)")
     forecast.add_argument("--at", type=int, metavar="INDEX", help="snapshot of a recorded run to forecast from")
     forecast.add_argument("--out", metavar="FOLDER", help="new folder for the forecast networks")
+
+
+def _add_compression(commands: Any) -> None:
+    compress = _add(commands, "compress", "Write a network as a small file, for `decompress`.")
+    compress.add_argument("network", metavar="NETWORK")
+    compress.add_argument("--ratio", type=float, default=10.0, metavar="NUMBER", help="times smaller (default: 10)")
+    compress.add_argument(
+        "--images", metavar="NAME", help="data set of the network: its outputs are kept, and measured"
+    )
+    decompress = _add(commands, "decompress", "Rebuild the network in a file of `compress`.")
+    decompress.add_argument("file", metavar="FILE")
+    for command, out in ((compress, "file to write, .wsz"), (decompress, ".safetensors file to write")):
+        command.add_argument("--out", metavar="FILE", required=True, help=out)
+        command.add_argument("--reference", metavar="NETWORK", help="network from which differences are coded")
 
 
 def _add(commands: Any, name: str, text: str) -> argparse.ArgumentParser:

@@ -1,0 +1,308 @@
+"""One small code for networks of every width and layout."""
+
+import hashlib
+from collections.abc import Iterable
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from wscore.autoencoder.coding import one_step, own_steps
+from wscore.autoencoder.coding.blocks import Block, Structure
+from wscore.autoencoder.coding.config import CodecConfig
+from wscore.autoencoder.coding.coordinates import Coordinates
+from wscore.autoencoder.coding.fit import Population, fit_roles
+from wscore.autoencoder.coding.format import REFERENCE_HASH, Content, Mode, check_size, pack, unpack
+from wscore.autoencoder.coding.quantise import dequantise, quantise, soft_bits
+from wscore.autoencoder.coding.roles import Role, find_role
+from wscore.autoencoder.coding.running import answer_of
+from wscore.autoencoder.coding.search import Originals, SearchConfig
+from wscore.autoencoder.coding.state import (
+    Entry,
+    Exact,
+    State,
+    check_same,
+    entries_of,
+    entries_of_layout,
+    exact_values,
+    layout_of_entries,
+    rebuilt,
+    state_of,
+    weights_of,
+)
+from wscore.config import convert, to_plain
+from wscore.errors import DataError, ModelError
+from wscore.io import read_json, read_tensors, write_json, write_tensors
+from wscore.networks.architectures import Architecture
+from wscore.networks.inference import Answer
+from wscore.networks.layout import Layout, layout_of
+
+CONFIG, WEIGHTS = "config.json", "codec.safetensors"
+MOST_OWN = 1 << 22  # weights up to which steps for each tensor are tried: adaptive tables are slow
+TOGETHER = 64  # networks that are searched at once
+ROUNDED, RUN = SearchConfig(steps=0), SearchConfig()
+TENSORS = ("matrix", "log_stds", "mean")  # of a role
+
+
+class RateDistortion(NamedTuple):
+    """Networks as they come back, with gradients, and what they take.
+
+    Attributes:
+        vectors: decoded weights.
+        bits: of each network, but for the header of its file.
+    """
+
+    vectors: Float[Tensor, "n weights"]
+    bits: Float[Tensor, " n"]
+
+
+class WeightCodec:
+    """Compresses networks: coordinates of their weights as whole numbers, packed by a range coder.
+
+    Coordinates and their statistics come from a zoo, by the role that weights play, for networks of every width. Without a
+    zoo, or for networks unlike any in it, they come from the network itself.
+
+    Args:
+        config: what it knows.
+        roles: statistics by role.
+
+    >>> network = torch.nn.Linear(64, 32)
+    >>> codec = WeightCodec()
+    >>> data = codec.compress(network, ratio=10.0)
+    >>> len(data) <= 4 * (64 * 32 + 32) / 10
+    True
+    >>> [(name, tuple(tensor.shape)) for name, tensor in codec.decompress(data).items()]
+    [('weight', (32, 64)), ('bias', (32,))]
+    """
+
+    def __init__(self, config: CodecConfig | None = None, roles: dict[str, Role] | None = None) -> None:
+        self.config, self.roles = config or CodecConfig(), dict(roles or {})
+        self._numbers = {entries: number for number, entries in enumerate(self.config.layouts)}
+        self._codes: dict[tuple[str, bool], Coordinates] = {}
+        digest = hashlib.blake2b(repr(to_plain(self.config)).encode())
+        for _, role in sorted(self.roles.items()):
+            for name in TENSORS:
+                digest.update(getattr(role, name).numpy().tobytes())
+        #: Hash of all that it knows.
+        self.identity = digest.digest()
+
+    @classmethod
+    def fit(
+        cls, populations: Iterable[Population], *, images: int = 64, temperature: float = 0.5, seed: int = 0
+    ) -> "WeightCodec":
+        """Return a codec of a zoo, see `fit.fit_roles`."""
+        return cls(*fit_roles(populations, images=images, temperature=temperature, seed=seed))
+
+    @classmethod
+    def from_folder(cls, folder: Path) -> "WeightCodec":
+        """Return the codec that `save` wrote.
+
+        Raises:
+            DataError: if a file is missing or not readable.
+            ConfigError: if config.json is not that of a codec.
+        """
+        config = convert(read_json(Path(folder) / CONFIG), CodecConfig, where=str(Path(folder) / CONFIG))
+        tensors = read_tensors(Path(folder) / WEIGHTS)
+        missing = [key for key in config.roles if not all(f"{key}/{name}" in tensors for name in TENSORS)]
+        if missing:
+            raise DataError("roles are missing", where=Path(folder) / WEIGHTS, expected=missing[0])
+        roles = {}
+        for key, figures in config.roles.items():
+            matrix, stds, mean = (tensors[f"{key}/{name}"] for name in TENSORS)
+            roles[key] = Role(matrix, stds.long(), mean, figures.weight, figures.level)
+        return cls(config, roles)
+
+    def save(self, folder: Path) -> None:
+        """Write config.json and codec.safetensors into a folder."""
+        tensors = {f"{key}/{name}": getattr(role, name) for key, role in self.roles.items() for name in TENSORS}
+        narrow = {name: value.short() if name.endswith("log_stds") else value for name, value in tensors.items()}
+        write_tensors(Path(folder) / WEIGHTS, narrow)
+        write_json(Path(folder) / CONFIG, to_plain(self.config))
+
+    def coordinates(self, layout: Layout, *, plain: bool = False) -> Coordinates:
+        """Return the coordinates of networks of a layout; plain ones are the weights, tensor by tensor."""
+        key = (layout.identity, plain)
+        if key not in self._codes:
+            structure = Structure(layout, (lambda _: False) if plain else self._whole, units=not plain)
+            known = not plain and Structure(layout).signature in self.config.structures
+            roles = {} if plain else self.roles
+            self._codes[key] = Coordinates(structure, roles, known=known, relative=self.config.relative)
+        return self._codes[key]
+
+    def compress(
+        self,
+        network: State | nn.Module,
+        *,
+        ratio: float = 10.0,
+        reference: State | nn.Module | None = None,
+        images: Float[Tensor, "images ..."] | None = None,
+        architecture: Architecture | str | nn.Module | None = None,
+        search: SearchConfig = RUN,
+    ) -> bytes:
+        """Return a network as the bytes of a file, `ratio` times smaller than its weights in float32.
+
+        With images the network is run, and numbers are searched that keep its outputs; else weights are rounded.
+
+        Args:
+            network: state dict or module.
+            ratio: bytes of the weights in float32 to those of the file.
+            reference: network of the same layout that the reader has; differences from it are coded.
+            images: training inputs of a classifier.
+            architecture: how a state dict is run; a module runs itself.
+            search: how numbers are searched.
+
+        Raises:
+            DataError: if a weight is not finite or a tensor is of a type that is not kept.
+            ModelError: if the file can't be as small, the network can't be run, or the reference has another layout.
+        """
+        state = state_of(network)
+        layout, entries = layout_of(state), entries_of(state)
+        answer = None if images is None else answer_of(network, architecture, layout, images)
+        originals = Originals(weights_of(layout, state), _base(layout, reference), answer, images)
+        frame = _Frame(self, self._numbers.get(entries, entries), originals.base, exact_values(state))
+        modes = self._modes(layout)
+        if len(modes) == 1:
+            return self._files(modes[0], layout, originals, ratio, frame, search)[0][0]
+        found, refused = [], None
+        for mode in modes:
+            try:
+                (data,), back = self._files(mode, layout, originals, ratio, frame, search)
+            except ModelError as error:  # a mode that needs more bytes
+                refused = error
+                continue
+            found.append((_distance(layout, originals, back, search), data))
+        if not found:
+            assert refused is not None, "there is a mode"
+            raise refused
+        return min(found, key=lambda pair: pair[0])[1]
+
+    def compress_vectors(
+        self,
+        layout: Layout,
+        vectors: Float[Tensor, "n weights"],
+        *,
+        ratio: float,
+        answer: Answer | None = None,
+        images: Float[Tensor, "images ..."] | None = None,
+        search: SearchConfig = RUN,
+    ) -> list[bytes]:
+        """Return files of networks of one layout of a zoo, in one go; arguments as of `compress`.
+
+        Raises:
+            ModelError: if a file can't be as small.
+        """
+        entries = entries_of_layout(layout)
+        frame = _Frame(self, self._numbers.get(entries, entries), None, {})
+        files = []
+        for some in vectors.split(TOGETHER):
+            files += self._files(Mode.BLOCKS, layout, Originals(some, None, answer, images), ratio, frame, search)[0]
+        return files
+
+    def decompress(self, data: bytes, reference: State | nn.Module | None = None) -> dict[str, Tensor]:
+        """Return the state dict in the bytes of a file.
+
+        Args:
+            data: that `compress` returned.
+            reference: the network that was given to it.
+
+        Raises:
+            DataError: if the bytes are not a file of this codec, or are damaged.
+            ModelError: if the reference is missing or another one.
+        """
+        content = unpack(data, self.identity)
+        entries = self._entries(content)
+        layout = layout_of_entries(entries)
+        check_size(layout.size, len(data))
+        base = _check_reference(content, layout, reference)
+        code = self.coordinates(layout, plain=content.mode == Mode.OWN)
+        if content.mode == Mode.OWN:
+            vectors = own_steps.decompress(code, content.payload, base)
+        else:
+            vectors = one_step.decompress(code, content.step, content.payload, base)
+        return rebuilt(entries, layout, vectors[0], content.exact)
+
+    def forward(self, layout: Layout, vectors: Float[Tensor, "n weights"], *, ratio: float) -> RateDistortion:
+        """Return networks as they come back at a compression, with straight-through gradients, and their bits."""
+        code = self.coordinates(layout)
+        y = code.forward(vectors)
+        stored = quantise(code, y.detach(), torch.full((len(y),), 32 * layout.size / ratio).double())
+        rounded = y + (dequantise(code, stored) - y).detach()
+        return RateDistortion(code.inverse(rounded), soft_bits(code, y, stored))
+
+    def _whole(self, block: Block) -> bool:
+        return find_role(block, self.roles) is not None
+
+    def _modes(self, layout: Layout) -> list[Mode]:
+        known = self.coordinates(layout).known
+        return [Mode.BLOCKS] if known or layout.size > MOST_OWN else [Mode.BLOCKS, Mode.OWN]
+
+    def _files(
+        self, mode: Mode, layout: Layout, originals: Originals, ratio: float, frame: "_Frame", search: SearchConfig
+    ) -> tuple[list[bytes], Float[Tensor, "n weights"]]:
+        if not 0 < ratio < float("inf"):
+            raise ModelError("is no compression", where="ratio", expected="a number above 0", got=ratio)
+        size, pack_one = int(4 * layout.size / ratio), partial(frame.file, mode)
+        code, way = self.coordinates(layout, plain=mode == Mode.OWN), own_steps if mode == Mode.OWN else one_step
+        return way.compress(code, originals, size, pack_one, search)
+
+    def _entries(self, content: Content) -> tuple[Entry, ...]:
+        if not isinstance(content.layout, int):
+            return content.layout
+        if content.layout >= len(self.config.layouts):
+            raise DataError("names a layout that the codec does not have", got=content.layout)
+        return self.config.layouts[content.layout]
+
+
+class _Frame(NamedTuple):
+    """What files have around their numbers."""
+
+    codec: WeightCodec
+    layout: int | tuple[Entry, ...]
+    base: Float[Tensor, "1 weights"] | None
+    exact: Exact
+
+    def file(self, mode: Mode, step: int, payload: bytes) -> bytes:
+        reference = b"" if self.base is None else _hash(self.base)
+        return pack(Content(mode, self.layout, reference, self.exact, step, payload), self.codec.identity)
+
+
+def _hash(base: Float[Tensor, "1 weights"]) -> bytes:
+    """Return by which a file knows its reference again."""
+    return hashlib.blake2b(base.numpy().tobytes(), digest_size=REFERENCE_HASH).digest()
+
+
+def _base(layout: Layout, reference: State | nn.Module | None) -> Float[Tensor, "1 weights"] | None:
+    if reference is None:
+        return None
+    state = state_of(reference)
+    check_same(layout, layout_of(state), "reference")
+    return weights_of(layout, state)
+
+
+def _check_reference(content: Content, layout: Layout, reference: State | nn.Module | None) -> Tensor | None:
+    if not content.reference:
+        return None
+    if reference is None:
+        raise ModelError("is the difference from another network", where="reference",
+                         expected=f"the network of hash {content.reference.hex()}", fix="name it by --reference")  # fmt: skip
+    base = _base(layout, reference)
+    if base is None or _hash(base) != content.reference:
+        got = None if base is None else _hash(base).hex()
+        raise ModelError("the reference is another network", where="reference", expected=content.reference.hex(),
+                         got=got)  # fmt: skip
+    return base
+
+
+def _distance(layout: Layout, originals: Originals, back: Tensor, search: SearchConfig) -> float:
+    """Return the divergence of the outputs, or the sum over tensors of n weights of relative squared errors, each by n^-0.5."""
+    if originals.answer is not None:
+        return float(originals.divergence(back, search))
+    total = 0.0
+    for place in layout.slices().values():
+        own, new = originals.vectors[:, place], back[:, place]
+        share = float((own - new).square().sum() / own.square().sum().clamp_min(1e-30))
+        total += share / max(own.shape[1], 1) ** 0.5
+    return total

@@ -1,0 +1,29 @@
+"""What a codec knows but for the tensors of its roles: config.json beside codec.safetensors."""
+
+import msgspec
+
+from wscore.autoencoder.coding.state import Entry
+from wscore.config import Section
+
+
+class RoleFigures(Section):
+    """Figures of one role beside its tensors, see `roles.Role`."""
+
+    weight: float
+    level: int
+
+
+class CodecConfig(Section):
+    """What a codec knows but for the tensors of its roles.
+
+    Args:
+        layouts: tensors of state dicts that files name by their number.
+        structures: hashes of the structures of networks that were seen.
+        roles: by their keys.
+        relative: what the square of a relative error counts, see `Coordinates`.
+    """
+
+    layouts: tuple[tuple[Entry, ...], ...] = ()
+    structures: tuple[str, ...] = ()
+    roles: dict[str, RoleFigures] = msgspec.field(default_factory=dict)
+    relative: float = 1.0

@@ -1,0 +1,133 @@
+"""Weights of one layout as numbers that are coded with one step, and back."""
+
+import math
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from wscore.autoencoder.coding.blocks import Block, Structure
+from wscore.autoencoder.coding.roles import OCTAVE, UNKNOWN, Role, find_role
+
+QUARTER = 2  # eighths of an octave in a unit of scales
+MOST = 64  # largest scale
+
+
+class _Piece(NamedTuple):
+    """A block and how it is coded: y = (x - mean) A 2^(shift / 8) for its vectors x in units of its widths."""
+
+    block: Block
+    role: Role
+    width: Float[Tensor, " dim"]
+    mean: Float[Tensor, " dim"]
+    shift: int
+    inverted: Float[Tensor, "run run"]
+
+    def forward(self, vectors: Float[Tensor, "n copies dim"]) -> Float[Tensor, "n numbers"]:
+        x = vectors * self.width - self.mean
+        runs = len(self.role.matrix)
+        y = x if runs == 1 else x.reshape(len(x), -1, runs) @ self.role.matrix.to(x)
+        return y.flatten(1) * 2.0 ** (self.shift / OCTAVE)
+
+    def inverse(self, y: Float[Tensor, "n numbers"]) -> Float[Tensor, "n copies dim"]:
+        runs = len(self.role.matrix)
+        x = y * 2.0 ** (-self.shift / OCTAVE)
+        if runs > 1:
+            x = x.reshape(len(x), -1, runs) @ self.inverted.to(x)
+        return (x.reshape(len(y), self.block.copies, self.block.dim) + self.mean) / self.width
+
+    def pullback(self, rows: Float[Tensor, "n copies dim"]) -> Float[Tensor, "n numbers"]:
+        x, runs = rows / self.width, len(self.role.matrix)
+        if runs > 1:
+            x = x.reshape(len(x), -1, runs) @ self.inverted.mT.to(x)
+        return x.flatten(1) * 2.0 ** (-self.shift / OCTAVE)
+
+
+class Coordinates:
+    """Coordinates y of networks of one layout, block after block, orthonormal but for the matrices of the roles.
+
+    Where networks of this structure were seen, an error of 1 costs the same in every coordinate. Where they were not, it does so
+    once the coordinates are multiplied by 2^(shift / 8), with which an error counts relative to the root mean square of its
+    layer, which only the network tells.
+
+    Attributes:
+        size: count of coordinates, and of weights.
+        groups: block of each coordinate.
+        log_stds: log2 of its standard deviation, in eighths.
+
+    Args:
+        structure: blocks of the layout.
+        roles: what is known of them.
+        known: whether networks of this structure were seen.
+        relative: what the square of a relative error in a layer of n weights counts, times sqrt(n).
+    """
+
+    def __init__(
+        self, structure: Structure, roles: Mapping[str, Role], *, known: bool = False, relative: float = 1.0
+    ) -> None:
+        self.structure, self.known, self.size = structure, known, structure.size
+        self.pieces = [_piece(block, find_role(block, roles) or UNKNOWN, known, relative) for block in structure.blocks]
+        sizes = torch.tensor([block.copies * block.dim for block in structure.blocks], dtype=torch.int64)
+        self.groups = torch.arange(len(sizes)).repeat_interleave(sizes)
+        parts = [
+            piece.role.log_stds.repeat(size // len(piece.role.log_stds)) + piece.shift
+            for piece, size in zip(self.pieces, sizes.tolist(), strict=True)
+        ]
+        self.log_stds = torch.cat(parts) if parts else torch.zeros(0, dtype=torch.int64)
+        self._largest = torch.tensor(_largest(structure.blocks), dtype=torch.int64)
+        self._levels = torch.tensor([piece.role.level for piece in self.pieces], dtype=torch.int64)
+
+    def forward(self, vectors: Float[Tensor, "n weights"]) -> Float[Tensor, "n weights"]:
+        """Return coordinates of weights; differentiable."""
+        blocks = self.structure.split(self.structure.smooth(vectors))
+        parts = [piece.forward(x) for piece, x in zip(self.pieces, blocks, strict=True)]
+        return torch.cat(parts, 1) if parts else vectors
+
+    def inverse(self, y: Float[Tensor, "n weights"]) -> Float[Tensor, "n weights"]:
+        """Return weights of coordinates; differentiable."""
+        parts = [piece.inverse(y[:, piece.block.slice]) for piece in self.pieces]
+        return self.structure.unsmooth(self.structure.join(parts)) if parts else y
+
+    def pullback(self, rows: Float[Tensor, "n weights"]) -> Float[Tensor, "n weights"]:
+        """Return gradients by coordinates of gradients by smooth weights (`Structure.smooth`)."""
+        parts = [piece.pullback(x) for piece, x in zip(self.pieces, self.structure.split(rows), strict=True)]
+        return torch.cat(parts, 1) if parts else rows
+
+    def scales(self, y: Float[Tensor, "n weights"]) -> Int[Tensor, "n block"]:
+        """Return log2 of the root mean square of each block beside what its role says, in quarters of an octave."""
+        ratio = (y * (self.log_stds / -OCTAVE).exp2()).square()
+        means = [ratio[:, piece.block.slice].mean(1) for piece in self.pieces]
+        found = torch.stack(means, 1) if means else y.new_zeros(len(y), 0)
+        return (found.clamp_min(1e-30).log2() / 2 * OCTAVE / QUARTER).round().clamp(-MOST, MOST).long()
+
+    def shifts(self, scales: Int[Tensor, "n block"]) -> Int[Tensor, "n block"]:
+        """Return by how many eighths of an octave the coordinates of each block are shifted."""
+        if self.known:
+            return torch.zeros_like(scales)
+        return -(self._levels + QUARTER * scales)[:, self._largest]
+
+
+def _piece(block: Block, role: Role, known: bool, relative: float) -> _Piece:
+    width = block.per_number(lambda part: part.width)
+    mean = torch.zeros(block.dim)
+    if not block.counts and len(role.mean) == block.dim:
+        mean = role.mean * block.per_number(lambda part: part.averaged)
+    if known:
+        shift = -0.5 * OCTAVE * math.log2(math.prod(block.counts))
+    else:  # a squared error in x counts relative / sqrt(n), one in units of its root mean square
+        shift = 0.5 * OCTAVE * math.log2(relative / role.weight / math.sqrt(block.parts[0].axes.spec.size))
+    return _Piece(block, role, width, mean, round(shift), torch.linalg.inv(role.matrix.double()).float())
+
+
+def _largest(blocks: list[Block]) -> list[int]:
+    """Return for each block the largest one with weights of the same first tensor."""
+    sizes = [block.copies * block.dim for block in blocks]
+    return [
+        max(
+            (other for other, own in enumerate(blocks) if any(part.axes is block.parts[0].axes for part in own.parts)),
+            key=sizes.__getitem__,
+        )
+        for block in blocks
+    ]

@@ -1,0 +1,83 @@
+"""A codec fitted to a zoo in one pass over its networks."""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from wscore.autoencoder.coding.blocks import Structure
+from wscore.autoencoder.coding.config import CodecConfig, RoleFigures
+from wscore.autoencoder.coding.gauss_newton import gauss_newton_rows
+from wscore.autoencoder.coding.roles import Role, RoleSums
+from wscore.autoencoder.coding.state import entries_of_layout
+from wscore.networks.inference import Answer
+from wscore.networks.layout import Layout
+
+NETWORKS = 128  # of each layout whose outputs are looked at, at most, spread evenly over them
+TOGETHER = 512  # networks x images that are run as one
+BLOCK = 256  # networks that are added at once
+
+
+class Population(NamedTuple):
+    """Networks that differ in their weights alone.
+
+    Attributes:
+        layout: of all of them.
+        weights: (n, D), may be read from disk as it is indexed.
+        answer: how they are run; None if they can't be.
+        images: training images of their task.
+    """
+
+    layout: Layout
+    weights: np.ndarray
+    answer: Answer | None
+    images: torch.Tensor | None
+
+
+def fit_roles(
+    populations: Iterable[Population], *, images: int, temperature: float, seed: int
+) -> tuple[CodecConfig, dict[str, Role]]:
+    """Return what a codec knows of the roles that occur in networks.
+
+    Args:
+        populations: of networks; each is looked at once.
+        images: for each network whose outputs are looked at.
+        temperature: of the softmax, in spreads of the logits.
+        seed: of the images and of the directions in which outputs are looked at.
+    """
+    sums, generator = RoleSums(), torch.Generator().manual_seed(seed)
+    structures: dict[str, Structure] = {}
+    populations = list(populations)
+    totals: dict[str, int] = {}
+    for population in populations:
+        totals[population.layout.identity] = totals.get(population.layout.identity, 0) + len(population.weights)
+    for population in populations:
+        structure = structures.setdefault(population.layout.identity, Structure(population.layout))
+        for start in range(0, len(population.weights), BLOCK):
+            sums.add(structure, torch.from_numpy(population.weights[start : start + BLOCK]))
+        share = min(1.0, NETWORKS / totals[population.layout.identity])
+        _add_sensitivity(sums, structure, population, share, images, temperature, generator)
+    roles = sums.roles()
+    config = CodecConfig(
+        layouts=tuple(entries_of_layout(structure.layout) for _, structure in sorted(structures.items())),
+        structures=tuple(sorted({structure.signature for structure in structures.values()})),
+        roles={key: RoleFigures(weight=role.weight, level=role.level) for key, role in roles.items()},
+        relative=sums.relative(roles),
+    )
+    return config, roles
+
+
+def _add_sensitivity(
+    sums: RoleSums, structure: Structure, population: Population, share: float, count: int, temperature: float,
+    generator: torch.Generator,
+) -> None:  # fmt: skip
+    if population.answer is None or population.images is None:
+        return
+    total = len(population.weights)
+    chosen = torch.linspace(0, total - 1, max(1, round(share * total))).long().unique()
+    for part in chosen.split(max(1, TOGETHER // count)):
+        weights = torch.from_numpy(population.weights[part.numpy()])
+        drawn = population.images[torch.randint(len(population.images), (count,), generator=generator)]
+        rows = gauss_newton_rows(population.answer, weights, drawn, temperature=temperature, generator=generator)
+        sums.add_rows(structure, structure.smooth_rows(weights, rows))

@@ -1,0 +1,179 @@
+"""The file of a compressed network (.wsz).
+
+    magic 1 | version, mode, flags 1 | checksum 2 or 8 | codec 2 | layout | [reference 4] | [exact values] | [step 2] | numbers
+
+The checksum covers all other bytes and is verified before any of them is believed. A layout of the codec's own zoo is a
+number, any other one is written out: names, shapes, types. Integer tensors and those that hold one value throughout come
+back exactly.
+"""
+
+import hashlib
+import struct
+import zlib
+from enum import IntEnum
+from typing import Any, NamedTuple
+
+import msgspec
+
+from wscore.autoencoder.coding.state import Entry, Exact, check_entries, inflated
+from wscore.errors import DataError
+
+MAGIC, VERSION = 0xB7, 1  # the version is in the upper two bits of its byte, the mode in the next two
+LONG, INLINE, REFERENCE, EXACT = 1, 2, 4, 8
+SMALL = 4096  # bytes from which on the checksum is long
+CODEC, REFERENCE_HASH, STEP = 2, 4, struct.Struct("<h")
+MOST_TEXT = 1 << 26  # bytes of a layout
+EXPANSION = 1 << 16  # most bytes of weights for each byte of a file
+ALWAYS = 1 << 26  # bytes of weights that any file may have
+
+
+class Mode(IntEnum):
+    """How numbers stand for weights.
+
+    Attributes:
+        BLOCKS: coordinates by role, one step, tables by their deviations.
+        OWN: the weights themselves, a step for each tensor, adaptive tables.
+    """
+
+    BLOCKS = 0
+    OWN = 1
+
+
+class Content(NamedTuple):
+    """What a file holds.
+
+    Attributes:
+        mode: how numbers stand for weights.
+        layout: number of the layout in the codec, or the tensors written out.
+        reference: hash of the network of which the differences are coded, or empty.
+        exact: values of tensors by their number: one value, or all as zlib bytes.
+        step: log2 of the one step, in 1 / 32; not kept in mode OWN.
+        payload: bytes of the numbers.
+    """
+
+    mode: Mode
+    layout: int | tuple[Entry, ...]
+    reference: bytes
+    exact: Exact
+    step: int
+    payload: bytes
+
+
+def pack(content: Content, codec: bytes) -> bytes:
+    """Return the bytes of a file, made by the codec of an identity."""
+    inline = not isinstance(content.layout, int)
+    flags = INLINE * inline + REFERENCE * bool(content.reference) + EXACT * bool(content.exact)
+    parts = [codec[:CODEC]]
+    parts.append(_number(content.layout) if isinstance(content.layout, int) else _text(content.layout))
+    parts.append(content.reference)
+    if content.exact:
+        parts.append(_sized(msgspec.msgpack.encode(content.exact)))
+    if content.mode != Mode.OWN:
+        parts.append(STEP.pack(content.step))
+    body = b"".join([*parts, content.payload])
+    flags |= LONG if len(body) >= SMALL else 0
+    return sealed(bytes([MAGIC, VERSION << 6 | content.mode << 4 | flags]), body)
+
+
+def sealed(head: bytes, body: bytes) -> bytes:
+    """Return head and body of a file with the checksum of both."""
+    return head + _checksum(head, body) + body
+
+
+def unpack(data: bytes, codec: bytes) -> Content:
+    """Return the content of a file.
+
+    Raises:
+        DataError: if it is not one, is damaged or cut short, is of another version or was made by another codec.
+    """
+    if len(data) < 2 or data[0] != MAGIC:
+        raise DataError("is not a compressed network", expected="a file that `wscore compress` wrote")
+    version, mode, flags = data[1] >> 6, data[1] >> 4 & 3, data[1] & 15
+    if version != VERSION or mode not in list(Mode):
+        raise DataError("is of another version", expected=VERSION, got=version, fix="update wscore")
+    size = 8 if flags & LONG else 2
+    head, check, body = data[:2], data[2 : 2 + size], data[2 + size :]
+    if _checksum(head, body) != check:
+        raise DataError("is damaged or cut short: its checksum does not fit", fix="copy or compress it again")
+    if body[:CODEC] != codec[:CODEC]:
+        raise DataError(
+            "was made by another codec", expected=codec[:CODEC].hex(), got=body[:CODEC].hex(), fix="name it by --model"
+        )
+    reader = _Reader(body, CODEC)
+    layout = _entries(reader.sized()) if flags & INLINE else reader.number()
+    reference = reader.take(REFERENCE_HASH) if flags & REFERENCE else b""
+    exact = _decoded(reader.sized(), Exact) if flags & EXACT else {}
+    step = 0 if mode == Mode.OWN else STEP.unpack(reader.take(STEP.size))[0]
+    return Content(Mode(mode), layout, reference, exact, step, body[reader.place :])
+
+
+def check_size(weights: int, size: int) -> None:
+    """Refuse files that claim more weights than any of their size holds.
+
+    Raises:
+        DataError: if so.
+    """
+    most = max(ALWAYS, EXPANSION * size)
+    if 4 * weights > most:
+        raise DataError(
+            "claims more weights than its size allows", expected=f"at most {most // 4:,}", got=f"{weights:,}"
+        )
+
+
+def _text(entries: tuple[Entry, ...]) -> bytes:
+    return _sized(zlib.compress(msgspec.msgpack.encode([tuple(entry) for entry in entries]), 9))
+
+
+def _entries(text: bytes) -> tuple[Entry, ...]:
+    found = _decoded(inflated(text, MOST_TEXT), list[tuple[str, tuple[int, ...], str]])
+    entries = tuple(Entry(*entry) for entry in found)
+    check_entries(entries)
+    return entries
+
+
+def _decoded(data: bytes, kind: Any) -> Any:
+    try:
+        return msgspec.msgpack.decode(data, type=kind)
+    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+        raise DataError("is damaged", got=str(error)) from error
+
+
+def _checksum(head: bytes, body: bytes) -> bytes:
+    return hashlib.blake2b(head + body, digest_size=8 if head[1] & LONG else 2).digest()
+
+
+def _sized(data: bytes) -> bytes:
+    return _number(len(data)) + data
+
+
+def _number(value: int) -> bytes:
+    """Return a whole number, seven bits to a byte."""
+    found = bytearray()
+    while value >= 0x80:
+        found.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*found, value])
+
+
+class _Reader:
+    def __init__(self, data: bytes, place: int) -> None:
+        self.data, self.place = data, place
+
+    def take(self, size: int) -> bytes:
+        found = self.data[self.place : self.place + size]
+        if len(found) < size:
+            raise DataError("ends too early", expected=f"{size} more bytes", got=len(found))
+        self.place += size
+        return found
+
+    def number(self) -> int:
+        value = 0
+        for shift in range(0, 35, 7):
+            (byte,) = self.take(1)
+            value |= (byte & 0x7F) << shift
+            if byte < 0x80:
+                return value
+        raise DataError("is damaged: a number is too long")
+
+    def sized(self) -> bytes:
+        return self.take(self.number())

@@ -1,0 +1,152 @@
+"""Files of networks whose coordinates are coded with one step and fixed tables, rounded or, where networks are run, searched."""
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from wscore.autoencoder.coding.coordinates import Coordinates
+from wscore.autoencoder.coding.quantise import (
+    COARSEST,
+    FINE,
+    FINEST,
+    Quantised,
+    TablePrices,
+    dequantise,
+    quantise,
+    rows_of,
+    side_bits,
+    units,
+)
+from wscore.autoencoder.coding.range_coder import decoder
+from wscore.autoencoder.coding.search import Originals, SearchConfig, fitted, search
+from wscore.autoencoder.coding.table_coder import decode_numbers, decode_scales, encode_numbers
+from wscore.errors import DataError, ModelError
+
+FINER = 0.9  # step of a search beside that of rounding: numbers that it lowers pay for it
+ATTEMPTS = 6  # at filling the bytes
+Frame = Callable[[int, bytes], bytes]  # step and payload -> file
+Coarser = Callable[[Tensor, Tensor], Quantised]  # rows of networks and bits for each -> those networks in fewer bits
+
+
+def compress(
+    code: Coordinates, originals: Originals, size: int, frame: Frame, config: SearchConfig
+) -> tuple[list[bytes], Float[Tensor, "n weights"]]:
+    """Return files of at most `size` bytes, and the weights that they hold.
+
+    Args:
+        code: coordinates of the layout.
+        originals: the networks.
+        size: bytes of each.
+        frame: makes a file of a step and numbers.
+        config: of the search, where networks can be run.
+
+    Raises:
+        ModelError: if a file can't be as small.
+    """
+    base = torch.zeros(1, code.size) if originals.base is None else code.forward(originals.base)
+    y = code.forward(originals.vectors) - base
+    bits = torch.full((len(y),), 8.0 * (size - len(frame(0, b"")))).double()
+    again = lambda rows, bits: quantise(code, y[rows], bits)  # noqa: E731
+    files, stored = _filled(code, quantise(code, y, bits), again, bits, size, frame)
+    if max(map(len, files), default=0) > size:
+        raise _too_small(code, quantise(code, y, torch.full((len(y),), -1.0).double()), frame)
+    back = code.inverse(dequantise(code, stored) + base)
+    if originals.answer is None:
+        return files, back
+    found = _searched(code, originals, base, stored, bits, config)
+    new, found = _filled(code, found, partial(_lowered, code, found), bits, size, frame)
+    moved = code.inverse(dequantise(code, found) + base)
+    better = originals.divergence(moved, config) < originals.divergence(back, config)
+    kept = [one if use else other for one, other, use in zip(new, files, better.tolist(), strict=True)]
+    return kept, torch.where(better[:, None], moved, back)
+
+
+def decompress(
+    code: Coordinates, step: int, payload: bytes, base: Float[Tensor, "1 weights"] | None
+) -> Float[Tensor, "1 weights"]:
+    """Return the weights in a file.
+
+    Raises:
+        DataError: if its numbers are damaged.
+    """
+    if not FINEST <= step <= COARSEST:
+        raise DataError("its step is damaged", expected=f"{FINEST} to {COARSEST}", got=step)
+    source = decoder(payload)
+    scales, families = decode_scales(source, code)
+    empty = torch.zeros(1, 0, dtype=torch.int64)
+    stored = Quantised(empty, torch.tensor([step]), scales, code.shifts(scales), families)
+    y = dequantise(code, decode_numbers(source, code, stored))
+    return code.inverse(y if base is None else y + code.forward(base))
+
+
+class _Prices:
+    """Bits of numbers by the tables of networks, which stay as they are."""
+
+    def __init__(self, code: Coordinates, stored: Quantised) -> None:
+        self.tables = TablePrices(rows_of(code, stored), stored.families[:, code.groups])
+
+    def bits(self, numbers: Float[Tensor, "n weights"]) -> Float[Tensor, "n weights"]:
+        """Return the bits of whole numbers."""
+        return self.tables(numbers.abs().clamp_max(1 << 30).int())
+
+    def learn(self, numbers: Float[Tensor, "n weights"]) -> None:
+        """Leave the tables as they are."""
+
+
+def _searched(
+    code: Coordinates, originals: Originals, base: Tensor, rounded: Quantised, bits: Tensor, config: SearchConfig
+) -> Quantised:
+    y = code.forward(originals.vectors) - base
+    steps = (rounded.steps + round(FINE * torch.tensor(FINER).log2().item())).clamp_min(FINEST)
+    start = rounded._replace(steps=steps)
+    unit, room = units(code, start), bits - side_bits(code, start.scales)
+    decode = lambda numbers: code.inverse(base + numbers * unit)  # noqa: E731
+    problem = originals.problem(decode, _Prices(code, start), room.float())
+    return start._replace(numbers=search(problem, y / unit, config).numbers.long())
+
+
+def _lowered(code: Coordinates, stored: Quantised, rows: Tensor, bits: Tensor) -> Quantised:
+    """Return some networks with numbers lowered until they take no more than some bits."""
+    some = Quantised(*(part[rows] for part in stored))
+    room = (bits - side_bits(code, some.scales)).float()
+    return some._replace(numbers=fitted(_Prices(code, some), some.numbers.float(), room).to(some.numbers.dtype))
+
+
+def _filled(
+    code: Coordinates, stored: Quantised, again: Coarser, bits: Tensor, size: int, frame: Frame
+) -> tuple[list[bytes], Quantised]:
+    """Return files, and networks in fewer bits where those are too large for their bytes, which tables tell but nearly."""
+    files, bits = _files(code, stored, frame), bits.clone()
+    for _ in range(ATTEMPTS):
+        over = torch.tensor([max(0, len(data) - size) for data in files])
+        if not (rows := over.nonzero()[:, 0]).numel() or bool((stored.steps[rows] >= COARSEST).all()):
+            break
+        bits[rows] -= 8.0 * over[rows]
+        new = again(rows, bits[rows])
+        for part, values in zip(stored, new, strict=True):
+            part[rows] = values
+        for row, data in zip(rows.tolist(), _files(code, new, frame), strict=True):
+            files[row] = data
+    return files, stored
+
+
+def _files(code: Coordinates, stored: Quantised, frame: Frame) -> list[bytes]:
+    steps = stored.steps.tolist()
+    return [frame(step, encode_numbers(code, stored, row)) for row, step in enumerate(steps)]
+
+
+def _too_small(code: Coordinates, least: Quantised, frame: Frame) -> ModelError:
+    size = max(map(len, _files(code, least, frame)))
+    return too_small(code.size, size)
+
+
+def too_small(weights: int, size: int) -> ModelError:
+    """Return the error of a network that takes at least so many bytes."""
+    most = 4 * weights / size
+    return ModelError(
+        "the network can't be compressed that far", where="ratio",
+        expected=f"at most {int(10 * most) / 10:.1f} ({size} bytes)",
+    )  # fmt: skip

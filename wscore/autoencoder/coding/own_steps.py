@@ -1,0 +1,210 @@
+"""A network coded by itself: one step for each tensor, and numbers that the network's own outputs decide where it can be run.
+
+No zoo is needed, so that networks of any size and kind can be coded. Steps follow the mean curvature of each tensor (reverse
+water-filling), or its size where the network is not run; numbers are found by `search` and coded by `adaptive`. With a
+reference, a network that the reader has too, they are steps from there.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, Shaped
+from torch import Tensor
+
+from wscore.autoencoder.coding import adaptive
+from wscore.autoencoder.coding.coordinates import Coordinates
+from wscore.autoencoder.coding.gauss_newton import gauss_newton_rows
+from wscore.autoencoder.coding.one_step import Frame, too_small
+from wscore.autoencoder.coding.search import PRICE, Originals, SearchConfig, fitted, rounded, search
+from wscore.errors import DataError
+
+OCTAVE = 8  # parts in which steps are counted
+MEASURED, AT_ONCE = 256, 32  # images on which curvature is measured
+SLACK = 1.3  # bits at the start of a search beside those of the budget
+FINEST, COARSEST = -60 * OCTAVE, 60 * OCTAVE
+PRIOR = 3.0  # numbers of the matrix's mean that every row and column begins with, as in `adaptive`
+LEAST = 1e-3  # mean magnitude
+ATTEMPTS, CLOSE = 8, 0.985  # at filling the bytes, and the share that is enough
+CALIBRATED = 20  # times prices are learned until they are measured
+Shapes = Sequence[tuple[int, int]]
+
+
+class OwnCode(NamedTuple):
+    """A network as whole numbers.
+
+    Attributes:
+        steps: log2 of the step of each tensor, in eighths.
+        numbers: coordinates in steps.
+    """
+
+    steps: Int[Tensor, " tensors"]
+    numbers: Int[Tensor, " weights"]
+
+
+class MatrixPrices:
+    """Bits of numbers in matrices of strong and weak rows and columns, geometric about a mean magnitude of each place.
+
+    Args:
+        shapes: of the matrices.
+        measured: whether what numbers take is corrected, at times, by what they are packed to.
+    """
+
+    def __init__(self, shapes: Shapes, *, measured: bool = True) -> None:
+        self.shapes, self.sizes = shapes, [rows * columns for rows, columns in shapes]
+        self.head = self.tail = torch.zeros(0)
+        self.measured, self.calls, self.scale = measured, 0, 1.0
+
+    def bits(self, numbers: Float[Tensor, "n weights"]) -> Float[Tensor, "n weights"]:
+        """Return the bits of whole numbers."""
+        magnitudes = numbers.abs()
+        return self.scale * (self.head + magnitudes * self.tail + (magnitudes > 0))
+
+    def learn(self, numbers: Float[Tensor, "n weights"]) -> None:
+        """Take the means of rows and columns from numbers of one network, and at times the bits of all from what is packed."""
+        parts = numbers.abs().split(self.sizes, 1)
+        means = torch.cat([_expected(part, shape) for part, shape in zip(parts, self.shapes, strict=True)], 1)
+        self.head, self.tail = torch.log2(1 + means), torch.log2(1 + 1 / means)
+        if self.measured and self.calls % CALIBRATED == 0:
+            self.scale *= 8 * len(_encoded(self.shapes, numbers[0])) / float(self.bits(numbers).sum().clamp_min(1))
+        self.calls += 1
+
+
+def compress(
+    code: Coordinates, originals: Originals, size: int, frame: Frame, config: SearchConfig
+) -> tuple[list[bytes], Float[Tensor, "1 weights"]]:
+    """Return the file of one network, of at most `size` bytes, and the weights that it holds.
+
+    Args:
+        code: plain coordinates of the layout.
+        originals: the network.
+        size: bytes.
+        frame: makes a file of a step, which is not kept, and numbers.
+        config: of the search, where the network can be run.
+
+    Raises:
+        ModelError: if the file can't be as small.
+    """
+    shapes, overhead = _shapes(code), len(frame(0, b"")) + 2 * len(code.pieces)
+    base = torch.zeros(1, code.size) if originals.base is None else code.forward(originals.base)
+    y, budget = code.forward(originals.vectors) - base, torch.tensor([8.0 * max(size - overhead, 1)])
+    runs = originals.answer is not None
+    relative = _by_curvature(code, originals, config) if runs else _by_size(code, y if originals.base is None else base)
+    steps = _affordable(code, MatrixPrices(shapes, measured=False), y, relative, budget * (SLACK if runs else 1.0))
+    unit, prices = _units(code, steps), MatrixPrices(shapes)
+    points = y / unit
+    if runs:
+        decode = lambda numbers: code.inverse(base + numbers * unit)  # noqa: E731
+        found = search(originals.problem(decode, prices, budget), points, config)
+        numbers, points = found.numbers, found.points
+    else:
+        prices.learn(points.round())
+        numbers = rounded(prices, points, PRICE)[0]
+    numbers = _filled(shapes, numbers, points, prices, size - overhead)
+    if (used := overhead + len(_encoded(shapes, numbers[0]))) > size:
+        raise too_small(code.size, used)
+    own = OwnCode(steps, numbers[0].long())
+    payload = steps.numpy().astype("<i2").tobytes() + _encoded(shapes, own.numbers)
+    return [frame(0, payload)], _weights(code, own, originals.base)
+
+
+def decompress(
+    code: Coordinates, payload: bytes, base: Float[Tensor, "1 weights"] | None
+) -> Float[Tensor, "1 weights"]:
+    """Return the weights in a file.
+
+    Raises:
+        DataError: if its numbers are damaged.
+    """
+    head = 2 * len(code.pieces)
+    if len(payload) < head:
+        raise DataError("ends too early", expected=f"at least {head} bytes", got=len(payload))
+    steps = torch.from_numpy(np.frombuffer(payload[:head], "<i2").astype(np.int64))
+    if not bool((steps.abs() <= COARSEST).all()):
+        raise DataError("its steps are damaged", expected=f"{FINEST} to {COARSEST}", got=int(steps.abs().max()))
+    matrices = adaptive.decode(payload[head:], _shapes(code))
+    numbers = torch.from_numpy(np.concatenate([matrix.reshape(-1) for matrix in matrices]))
+    return _weights(code, OwnCode(steps, numbers), base)
+
+
+def _shapes(code: Coordinates) -> Shapes:
+    """Return the shape of each tensor as a matrix of output units by all else; vectors are one row."""
+    specs = [block.parts[0].axes.spec for block in code.structure.blocks]
+    return [(spec.shape[0], spec.size // spec.shape[0]) if len(spec.shape) > 1 else (1, spec.size) for spec in specs]
+
+
+def _expected(magnitudes: Float[Tensor, "n size"], shape: tuple[int, int]) -> Float[Tensor, "n size"]:
+    matrix = magnitudes.view(-1, *shape)
+    whole = matrix.mean((1, 2), keepdim=True) + LEAST
+    row = (matrix.sum(2, keepdim=True) + PRIOR * whole) / (shape[1] + PRIOR)
+    column = (matrix.sum(1, keepdim=True) + PRIOR * whole) / (shape[0] + PRIOR)
+    return (row * column / whole).flatten(1)
+
+
+def _encoded(shapes: Shapes, numbers: Shaped[Tensor, " weights"]) -> bytes:
+    parts = numbers.long().split([rows * columns for rows, columns in shapes])
+    return adaptive.encode([part.numpy().reshape(shape) for part, shape in zip(parts, shapes, strict=True)])
+
+
+def _weights(code: Coordinates, own: OwnCode, base: Float[Tensor, "1 weights"] | None) -> Float[Tensor, "1 weights"]:
+    y = own.numbers.float() * _units(code, own.steps)
+    return code.inverse(y[None] + (0 if base is None else code.forward(base)))
+
+
+def _filled(shapes: Shapes, numbers: Tensor, points: Tensor, prices: MatrixPrices, size: int) -> Tensor:
+    """Return numbers, or others next to `points`, that take at most `size` bytes and hardly fewer; else those of fewest."""
+    budget, best, least = prices.bits(numbers).sum(1), numbers, 0
+    for _ in range(ATTEMPTS):
+        used = len(_encoded(shapes, numbers[0]))
+        best, least = (numbers, used) if least < used <= size else (best, least)
+        if CLOSE * size <= used <= size:
+            break
+        budget = budget * (1 + CLOSE) / 2 * max(size, 1) / used
+        numbers = fitted(prices, points, budget)
+    return best if least else numbers
+
+
+def _units(code: Coordinates, steps: Int[Tensor, " tensors"]) -> Float[Tensor, " weights"]:
+    return (steps / OCTAVE).double().exp2().float()[code.groups]
+
+
+def _by_curvature(code: Coordinates, originals: Originals, config: SearchConfig) -> Float[Tensor, " tensors"]:
+    """Return log2 of the steps with which an error of a step costs the same in every tensor, in eighths."""
+    answer, random = originals.answer, torch.Generator().manual_seed(config.seed)
+    assert answer is not None, "the network is run"
+    run: Callable[[Tensor, Tensor], Tensor] = lambda points, x: answer(code.inverse(points), x)  # noqa: E731
+    y, total = code.forward(originals.vectors), torch.zeros(code.size)
+    for part in originals.chosen(MEASURED, config.seed).split(AT_ONCE):
+        total += gauss_newton_rows(run, y, part, temperature=config.temperature, generator=random)[0].square().sum(0)
+    means = _means(code, total)
+    return -OCTAVE / 2 * means.clamp_min(means.max() * 1e-6).clamp_min(1e-30).log2()
+
+
+def _by_size(code: Coordinates, y: Float[Tensor, "1 weights"]) -> Float[Tensor, " tensors"]:
+    """Return log2 of the steps with which squared errors relative to a tensor of n weights cost n^-1/2, in eighths."""
+    counts = torch.bincount(code.groups)
+    return OCTAVE / 2 * (_means(code, y[0].square()).clamp_min(1e-30).log2() + counts.log2() / 2)
+
+
+def _means(code: Coordinates, values: Float[Tensor, " weights"]) -> Float[Tensor, " tensors"]:
+    counts = torch.bincount(code.groups)
+    return torch.zeros(len(counts)).index_add(0, code.groups, values) / counts
+
+
+def _affordable(
+    code: Coordinates, prices: MatrixPrices, y: Float[Tensor, "1 weights"], shape: Float[Tensor, " tensors"],
+    bits: Float[Tensor, "1"],
+) -> Int[Tensor, " tensors"]:  # fmt: skip
+    """Return the finest steps of these proportions with which the network rounded number by number takes at most `bits`."""
+    low, high = FINEST, COARSEST
+    while high - low > 1:
+        middle = (low + high) // 2
+        numbers = y / _units(code, _clamped(shape + middle))
+        prices.learn(numbers.round())
+        low, high = (low, middle) if rounded(prices, numbers, PRICE)[1] <= bits else (middle, high)
+    return _clamped(shape + high)
+
+
+def _clamped(steps: Float[Tensor, " tensors"]) -> Int[Tensor, " tensors"]:
+    return steps.round().clamp(FINEST, COARSEST).long()

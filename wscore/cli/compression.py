@@ -1,0 +1,67 @@
+"""The commands `compress` and `decompress`."""
+
+import argparse
+from pathlib import Path
+
+from wscore.autoencoder.coding.codec import WEIGHTS, WeightCodec
+from wscore.cli.accuracy import Judge
+from wscore.cli.main import MODEL
+from wscore.cli.networks import read_one
+from wscore.cli.output import print_json, print_table
+from wscore.errors import DataError
+from wscore.io import atomic_file, write_tensors
+
+
+def compress(options: argparse.Namespace) -> None:
+    """Write a network as a small file; report its size and, where it can be run, what it still does."""
+    codec = read_codec(options.model)
+    network = read_one(options.network, architecture=options.architecture)
+    reference = read_one(options.reference).state if options.reference else None
+    judge = Judge(options.images, network.architecture) if options.images else None
+    data = codec.compress(
+        network.state,
+        ratio=options.ratio,
+        reference=reference,
+        images=None if judge is None else judge.training,
+        architecture=network.architecture or None,
+    )
+    back = codec.decompress(data, reference)
+    row = {"network": network.name, "file": options.out, "bytes": len(data)}
+    row["ratio"] = 4 * network.layout.size / len(data)
+    if judge is not None:
+        original, found = judge.logits(network.state), judge.logits(back)
+        row["agreement"] = float((original.argmax(-1) == found.argmax(-1)).float().mean())
+        row |= {"accuracy": judge.accuracy(back), "original accuracy": judge.accuracy(network.state)}
+    with atomic_file(Path(options.out)) as temporary:
+        temporary.write_bytes(data)
+    print_json(row) if options.json else print_table([row])
+
+
+def decompress(options: argparse.Namespace) -> None:
+    """Write the network in a file of `compress` as a state dict."""
+    path, out = Path(options.file), Path(options.out)
+    if out.suffix != ".safetensors":
+        raise DataError("is no .safetensors file", where=out, fix="name the output something.safetensors")
+    if not path.is_file():
+        raise DataError("no such file", where=path, expected="a file that `wscore compress` wrote")
+    reference = read_one(options.reference).state if options.reference else None
+    data = path.read_bytes()
+    state = read_codec(options.model).decompress(data, reference)
+    write_tensors(out, {name: tensor.clone() for name, tensor in state.items()})
+    weights = sum(tensor.numel() for tensor in state.values() if tensor.is_floating_point())
+    row = {"file": options.out, "tensors": len(state), "weights": weights, "ratio": 4 * weights / len(data)}
+    print_json(row) if options.json else print_table([row])
+
+
+def read_codec(model: str) -> WeightCodec:
+    """Return the codec in a folder or its subfolder `codec`; one that knows no zoo if the default folder has none.
+
+    Raises:
+        DataError: if another folder has none.
+    """
+    for folder in (Path(model), Path(model) / "codec"):
+        if (folder / WEIGHTS).is_file():
+            return WeightCodec.from_folder(folder)
+    if model != MODEL:
+        raise DataError("holds no codec", where=model, expected=f"a folder with {WEIGHTS}")
+    return WeightCodec()
