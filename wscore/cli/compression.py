@@ -11,6 +11,8 @@ from wscore.cli.output import print_json, print_table
 from wscore.errors import DataError
 from wscore.io import atomic_file, write_tensors
 
+FITTED = Path("models/codec")  # of the pipeline
+
 
 def compress(options: argparse.Namespace) -> None:
     """Write a network as a small file; report its size and, where it can be run, what it still does."""
@@ -54,12 +56,12 @@ def decompress(options: argparse.Namespace) -> None:
 
 
 def read_codec(model: str) -> WeightCodec:
-    """Return the codec in a folder or its subfolder `codec`; one that knows no zoo if the default folder has none.
+    """Return the codec in a folder or its subfolder `codec`; by default also the pipeline's, or one without a zoo.
 
     Raises:
         DataError: if another folder has none.
     """
-    for folder in (Path(model), Path(model) / "codec"):
+    for folder in (Path(model), Path(model) / "codec", *([FITTED] if model == MODEL else [])):
         if (folder / WEIGHTS).is_file():
             return WeightCodec.from_folder(folder)
     if model != MODEL:

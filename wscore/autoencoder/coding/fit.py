@@ -1,18 +1,21 @@
 """A codec fitted to a zoo in one pass over its networks."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from jaxtyping import Int
 
 from wscore.autoencoder.coding.blocks import Structure
 from wscore.autoencoder.coding.config import CodecConfig, RoleFigures
 from wscore.autoencoder.coding.gauss_newton import gauss_newton_rows
 from wscore.autoencoder.coding.roles import Role, RoleSums
 from wscore.autoencoder.coding.state import entries_of_layout
+from wscore.networks.datasets import NetworkKey, Tasks, kinds_of
 from wscore.networks.inference import Answer
 from wscore.networks.layout import Layout
+from wscore.zoo.store import Zoo
 
 NETWORKS = 128  # of each layout whose outputs are looked at, at most, spread evenly over them
 TOGETHER = 512  # networks x images that are run as one
@@ -33,6 +36,17 @@ class Population(NamedTuple):
     weights: np.ndarray
     answer: Answer | None
     images: torch.Tensor | None
+
+
+def populations_of(zoo: Zoo, rows: Int[np.ndarray, " network"], tasks: Tasks) -> Iterator[Population]:
+    """Yield the networks of some rows of a zoo, those of one layout that are run alike together, in order of appearance."""
+    groups: dict[tuple[str, NetworkKey], list[int]] = {}
+    for row, key in zip(rows, kinds_of(zoo.table.iloc[rows], tasks), strict=True):
+        groups.setdefault((zoo.layout(int(row)).identity, key), []).append(int(row))
+    for (name, key), members in groups.items():
+        layout, images = zoo.layouts[name], tasks.of(key.task)
+        answer = tasks.way(key, layout).answer
+        yield Population(layout, zoo.weights(np.array(members)), answer, images.x_train if answer and images else None)
 
 
 def fit_roles(
