@@ -198,7 +198,11 @@ class Nowcast:
         self._recent = [*self._recent, (vector, *statistics)][-self.averages :]
 
     def _statistics(self) -> list[Tensor]:
-        return [one for one in self.network.buffers() if one.is_floating_point()]
+        """Return the buffers that can be averaged: all fractions but the unit vectors of a power iteration."""
+        vectors = ("_u", "_v")  # of spectral normalisation, old and new; a mean of them is shorter than 1
+        return [
+            one for name, one in self.network.named_buffers() if one.is_floating_point() and not name.endswith(vectors)
+        ]
 
     @torch.no_grad()
     def _jump(self) -> None:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ LEAVES = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked"
 FLAX = {"kernel": "weight", "scale": "weight", "embedding": "weight", "mean": "running_mean", "var": "running_var"}
 
 
+@lru_cache(maxsize=1 << 16)  # names recur from file to file
 def tensor_order(name: str) -> tuple[list[Any], int, list[Any]]:
     """Return a key that sorts tensors by module, layer 2 before layer 10, and within it by what they are."""
     module, _, leaf = name.rpartition(".")

@@ -8,6 +8,7 @@ one network in several parts, which are joined, or, if all of them are state dic
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -241,9 +242,10 @@ def _moment(name: str) -> bool:
     return any(part.lower() in MOMENTS for part in name.split("."))
 
 
-def _words(name: str) -> set[str]:
+@lru_cache(maxsize=1 << 16)  # names recur from file to file
+def _words(name: str) -> frozenset[str]:
     """Return the words of a name: `netG_EMA` has net, g and ema."""
-    return {word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+", name)}
+    return frozenset(word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+", name))
 
 
 def _without_moments(flat: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:

@@ -384,3 +384,16 @@ def test_bad_input_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     jumps.step(float("nan"))
     with pytest.raises(TrainingError, match="step 4: the loss is not finite; lower the learning rate"):
         jumps.step(1.0)
+
+
+def test_vectors_of_a_power_iteration_are_not_averaged() -> None:
+    layer = torch.nn.utils.parametrizations.spectral_norm(torch.nn.Linear(16, 8))
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+    still = Rule(lambda history, _: history[-1])
+    jumps = wscore.nowcast(layer, optimizer, predictor=still, every=12, horizon=1, snapshots=3, start=10**9, recovery=6)
+    for _ in range(40):
+        layer(torch.rand(4, 16)).square().mean().backward()
+        optimizer.step()
+        jumps.step(1.0)
+    with jumps.averaged():
+        assert all(float(vector.norm()) == pytest.approx(1, abs=1e-5) for vector in layer.buffers())

@@ -88,6 +88,7 @@ class Recorder:
             raise DataError("is too small", where="every", expected="1 or more", got=every)
         self.folder, self.network, self.optimizer = Path(folder), unwrapped(network), optimizer
         self.every, self.steps_per_epoch = every, steps_per_epoch
+        _check_real(self.network)
         self.columns: dict[str, list[float | None]] = {name: [] for name in SnapshotColumns.__struct_fields__}
         self._scores: dict[str, float | Tensor] = {}
         self._manifest = Manifest(
@@ -207,6 +208,18 @@ class Recorder:
 
 
 record = Recorder
+
+
+def _check_real(network: nn.Module) -> None:
+    """Refuse complex weights, which a recording of float32 numbers can't hold.
+
+    Raises:
+        DataError: naming the tensor.
+    """
+    for name, tensor in network.state_dict().items():
+        if tensor.is_complex():
+            fix = "keep it as a real parameter with a last axis of 2 (torch.view_as_complex in forward)"
+            raise DataError("is complex and can't be recorded", where=name, got=tensor.dtype, fix=fix)
 
 
 def unwrapped(network: nn.Module) -> nn.Module:

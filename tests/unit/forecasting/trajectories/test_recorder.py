@@ -184,3 +184,9 @@ def test_two_recorders_at_one_folder_do_not_mix_their_snapshots(tmp_path: Path) 
     assert len(Trajectory(tmp_path / "run")) == 2
     second.step()
     assert len(Trajectory(tmp_path / "run")) == 3
+
+
+def test_complex_weights_are_refused_by_name(tmp_path: Path) -> None:
+    network = nn.ParameterDict({"spectral": nn.Parameter(torch.rand(2, dtype=torch.complex64))})
+    with pytest.raises(DataError, match="spectral: is complex and can't be recorded"):
+        wscore.record(network, tmp_path / "run", every=1)
