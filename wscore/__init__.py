@@ -6,6 +6,7 @@ The public names are loaded from their modules when they are first used, so that
 """
 
 import os
+import warnings
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -56,8 +57,15 @@ HOMES = {
 }
 
 
+#: Former public names.
+RENAMED = {"accelerate": "nowcast"}
+
+
 def __getattr__(name: str) -> Any:
-    """Return a public name from its module."""
+    """Return a public name from its module; a former name gives the present one with a warning."""
+    if name in RENAMED:
+        warnings.warn(f"wscore.{name} is called wscore.{RENAMED[name]} now", DeprecationWarning, stacklevel=2)
+        return __getattr__(RENAMED[name])
     if name not in HOMES:
         raise AttributeError(f"module 'wscore' has no attribute {name!r}; it has {', '.join(HOMES)}")
     value = globals()[name] = getattr(import_module(HOMES[name]), name)

@@ -12,6 +12,7 @@ import math
 import os
 import re
 import types
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, dataclass_transform, get_args, get_origin, get_type_hints
@@ -20,10 +21,11 @@ import msgspec
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from wscore.errors import ConfigError
+from wscore.errors import ConfigError, WscoreWarning
 
 PARAMS = Path("params.yaml")
 MACHINE = Path("machine.yaml")
+MOVED = ("workers", "parallel", "device", "group_size")  # keys of sections before there were machine settings
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 T = TypeVar("T")
@@ -103,7 +105,19 @@ def load_section(section: type[T], name: str, path: Path = PARAMS) -> T:
     content = read_yaml(path)
     if name not in content:
         raise ConfigError("section is missing", where=f"{path}: {name}", fix=f"add the section `{name}:`")
-    return convert(content[name], section, where=f"{path}: {name}")
+    where = f"{path}: {name}"
+    return convert(_without_moved(content[name], section, where), section, where=where)
+
+
+def _without_moved(value: Any, section: type, where: str) -> Any:
+    """Return a section without machine settings, which older files hold; a warning names them."""
+    if not isinstance(value, dict) or not issubclass(section, Section):
+        return value
+    moved = [key for key in MOVED if key in value and key not in section.__struct_fields__]
+    if moved:
+        message = f"{where}: {', '.join(moved)} ignored: set by machine.yaml or the environment, see docs/machine.md"
+        warnings.warn(message, WscoreWarning, stacklevel=3)
+    return {key: item for key, item in value.items() if key not in moved}
 
 
 def convert(value: object, section: type[T], *, where: str) -> T:

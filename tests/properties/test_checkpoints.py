@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from wscore.config import load_section
-from wscore.networks.checkpoints import read_checkpoint, read_networks
+from wscore.networks.checkpoints import read_checkpoint, read_file_networks
 from wscore.networks.layout import layout_of
 from wscore.networks.records import REASONS, RawNetwork, Rejected, RejectedError
 from wscore.zoo.config import ZooConfig
@@ -168,7 +168,7 @@ def damaged(draw):
 
 def outcome(path):
     try:
-        return read_networks(path, key=None, most=MOST)
+        return read_file_networks(path, key=None, most=MOST)
     except RejectedError as error:
         return error
 

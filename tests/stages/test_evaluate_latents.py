@@ -73,7 +73,7 @@ def test_it_follows_paths_and_draws_networks_beside_controls(
 
 def test_bands_without_enough_networks_stop_the_stage_without_output(workspace: Path, zoo: Path) -> None:
     (workspace / "params.yaml").write_text(PARAMS.replace("[0.0, 1.0]", "[0.9999, 1.0]"))
-    with pytest.raises(SystemExit, match="no band holds enough training networks"):
+    with pytest.raises(SystemExit, match="no band has enough training networks"):
         run(zoo)
     assert not (workspace / "results").exists()
 

@@ -8,7 +8,7 @@ import pytest
 from msgspec import Meta
 
 from wscore.config import MachineConfig, Section, convert, describe_type, flatten, load_machine, load_section, read_yaml
-from wscore.errors import ConfigError
+from wscore.errors import ConfigError, WscoreWarning
 
 
 class Weights(Section):
@@ -198,3 +198,14 @@ def test_a_wrong_variable_is_named(plain_machine: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("WSCORE_WORKERS", "many")
     with pytest.raises(ConfigError, match=r"WSCORE_WORKERS\.workers: does not fit; expected a whole number >= 1"):
         load_machine()
+
+
+def test_machine_settings_of_an_older_file_are_named_and_ignored(tmp_path: Path) -> None:
+    params = tmp_path / "params.yaml"
+    params.write_text("part: { rate: 0.5, workers: 8, device: cuda }\n")
+
+    class Part(Section, frozen=True):
+        rate: float
+
+    with pytest.warns(WscoreWarning, match="part: workers, device ignored: set by machine.yaml"):
+        assert load_section(Part, "part", params) == Part(rate=0.5)

@@ -35,3 +35,8 @@ def test_the_package_alone_loads_nothing_heavy() -> None:
     code = "import sys, wscore; print(*sys.modules)"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not set(result.stdout.split()) & HEAVY
+
+
+def test_a_former_name_still_works_and_says_so() -> None:
+    with pytest.warns(DeprecationWarning, match="wscore.accelerate is called wscore.nowcast now"):
+        assert wscore.accelerate is wscore.nowcast

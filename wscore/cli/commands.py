@@ -14,7 +14,7 @@ from torch import Tensor
 
 from wscore.cli.accuracy import Judge
 from wscore.cli.describe import describe_path, inspect_network
-from wscore.cli.networks import LoadedNetwork, named_networks, read_one
+from wscore.cli.networks import LoadedNetwork, read_networks, read_one
 from wscore.cli.output import print_json, print_table, progress
 from wscore.errors import DataError
 from wscore.forecasting.trajectories.store import Trajectory
@@ -169,7 +169,7 @@ def inspect(options: argparse.Namespace) -> None:
 
 
 def _networks(options: argparse.Namespace, encoder: PublishedEncoder) -> Iterator[LoadedNetwork]:
-    found = named_networks(options.networks, architecture=options.architecture, limit=options.limit)
+    found = read_networks(options.networks, architecture=options.architecture, limit=options.limit)
     seen: set[str] = set()
     for network in progress(found):
         if network.name in seen:
@@ -202,7 +202,7 @@ def _history(
     if len(texts) > 1 or not (Path(texts[0]) / "weights.npy").is_file():
         if options.at is not None:
             raise DataError("--at is for a recorded run", got=", ".join(texts))
-        return list(deque(named_networks(texts), maxlen=config.reach)), []
+        return list(deque(read_networks(texts), maxlen=config.reach)), []
     run, stride = Trajectory(Path(texts[0])), int(predictor.facts.get("training", {}).get("stride", 1))
     at = len(run) - 1 if options.at is None else options.at
     least = stride * (config.sequence_length - 1)

@@ -40,9 +40,7 @@ class LoadedNetwork(NamedTuple):
         return layout_of(self.state)
 
 
-def named_networks(
-    texts: Sequence[str], *, architecture: str = "", limit: int | None = None
-) -> Iterator[LoadedNetwork]:
+def read_networks(texts: Sequence[str], *, architecture: str = "", limit: int | None = None) -> Iterator[LoadedNetwork]:
     """Yield the named networks one by one.
 
     Args:
@@ -66,7 +64,7 @@ def read_one(text: str, *, architecture: str = "") -> LoadedNetwork:
     Raises:
         DataError: if it is missing, or there are several.
     """
-    found = list(named_networks([text], architecture=architecture, limit=2))
+    found = list(read_networks([text], architecture=architecture, limit=2))
     if len(found) != 1:
         raise DataError("is not one network", where=text, fix="name a file, or one network of a zoo as ZOO#MODEL_ID")
     return found[0]

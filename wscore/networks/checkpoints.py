@@ -43,19 +43,19 @@ BROKEN = (
 
 
 def read_checkpoint(path: Path, *, key: str | None, most: int) -> Checkpoint:
-    """Return the only network in a file: see `read_networks`.
+    """Return the only network in a file: see `read_file_networks`.
 
     Raises:
         RejectedError: also if there are several.
     """
-    found = read_networks(path, key=key, most=most)
+    found = read_file_networks(path, key=key, most=most)
     if len(found) > 1:
         places = ", ".join(network.key for network in found[:6])
         raise RejectedError("no_checkpoint", f"{len(found)} networks ({places}), not one")
     return found[0]
 
 
-def read_networks(path: Path, *, key: str | None, most: int) -> list[Checkpoint]:
+def read_file_networks(path: Path, *, key: str | None, most: int) -> list[Checkpoint]:
     """Return the networks in a file.
 
     Args:

@@ -4,7 +4,7 @@ zoo/
   rows/part-00000.parquet   one row per checkpoint: REQUIRED columns, `weights` as list<float32>, any metadata
   layouts.json              {layout identity: {"tensors": [...], "counters": {...}}}
   source.json               origin of imported networks
-  excluded.csv              excluded networks, with reasons
+  set_aside.csv             excluded networks, with reasons
   rebuilding.csv            which imported networks can be rebuilt, and why others can't
   constants.json            masks and index tables of imported networks, stored in constants.safetensors
   README.md                 card that lets `datasets.load_dataset("zoo")` and pandas read the rows
@@ -34,7 +34,7 @@ from wscore.networks.records import Rejected
 
 ROW_GROUP = 256  # rows read at once, fewer for large networks
 WEIGHTS_PER_GROUP = 1 << 24
-EXCLUDED = "excluded.csv"
+EXCLUDED = "set_aside.csv"  # the name in zoos of every version
 OTHERS = "other_files.csv"  # files of a source that are not checkpoints
 CONSTANTS = "constants.safetensors"
 REQUIRED = ("model_id", "run_id", "checkpoint", "layout", "architecture")

@@ -68,7 +68,7 @@ def excluded(tmp_path: Path) -> Callable[[], dict[str, str]]:
     """`excluded()` is the reason why each network is not in the zoo that `read_zoo` wrote."""
 
     def listed() -> dict[str, str]:
-        return dict(pd.read_csv(tmp_path / "zoo" / "excluded.csv")[["model_id", "reason"]].to_numpy().tolist())
+        return dict(pd.read_csv(tmp_path / "zoo" / "set_aside.csv")[["model_id", "reason"]].to_numpy().tolist())
 
     return listed
 

@@ -57,7 +57,7 @@ def test_rows_that_are_no_networks_are_excluded_by_name(zoo_config, tiny_zoo, tm
     folder, name = changed(tiny_zoo, tmp_path / "in", change)
     with pytest.warns(WscoreWarning, match=rf"1 excluded: 1 {message}"):
         assert fetch_zoo(zoo_config(source="hub", path=str(folder), max_weight=1e6), DATA, tmp_path / "zoo") == 1
-    listed = pd.read_csv(tmp_path / "zoo" / "excluded.csv")
+    listed = pd.read_csv(tmp_path / "zoo" / "set_aside.csv")
     assert listed[["model_id", "reason"]].to_numpy().tolist() == [[name, message]]
     assert len(Zoo(tmp_path / "zoo")) == 23
 

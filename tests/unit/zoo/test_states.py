@@ -96,7 +96,7 @@ def test_the_last_run_gives_its_last_checkpoints_and_all_others_are_whole(zoo_co
     zoo, whole = Zoo(Path("zoo")).table, Zoo(Path("whole")).table
     assert len(whole) == 51
     assert list(zoo["model_id"]) == [name for name in whole["model_id"] if name != "run-000016-0"]
-    assert not (Path("zoo") / "excluded.csv").exists()
+    assert not (Path("zoo") / "set_aside.csv").exists()
     pd.testing.assert_frame_equal(zoo.iloc[:48], whole.iloc[:48])
 
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from wscore.errors import ConfigError, DataError, WscoreWarning
 from wscore.io import content_hash
-from wscore.networks.checkpoints import BROKEN, SUFFIXES, file_kind, load_file, read_networks, shown
+from wscore.networks.checkpoints import BROKEN, SUFFIXES, file_kind, load_file, read_file_networks, shown
 from wscore.networks.records import RawNetwork, Rejected, RejectedError
 from wscore.networks.selection import Checkpoint, select_all
 from wscore.zoo.config import ReadingConfig, ZooConfig
@@ -173,7 +173,7 @@ def read_files(folder: Path, reading: ReadingConfig, files: list[File]) -> Itera
 def _networks(folder: Path, file: File, reading: ReadingConfig) -> list[Checkpoint]:
     key, most = reading.state_key, reading.max_weights
     if not file.shards:
-        return read_networks(folder / file.path, key=key, most=most)
+        return read_file_networks(folder / file.path, key=key, most=most)
     content: dict[str, Any] = {}
     for shard in file.shards:
         if not (folder / shard).is_file():

@@ -272,7 +272,7 @@ def test_what_does_not_fit_is_named() -> None:
         model = untrained(kind)
         with pytest.raises(ModelError, match="too few snapshots to forecast from; expected 4; got 3"):
             model.predict(walk(3), LAYOUT, 1)
-        with pytest.raises(ModelError, match=r"not learned; expected of \[1, 2, 3\]; got \[4\]"):
+        with pytest.raises(ModelError, match=r"not trained; expected some of \[1, 2, 3\]; got \[4\]"):
             model.predict(walk(), LAYOUT, 4)
     other = layout_of(nn.Linear(3, 2).state_dict())
     with pytest.raises(ModelError, match=f"another network; expected {LAYOUT.size}; got 8"):
@@ -316,7 +316,7 @@ def test_gram_folders_of_older_formats_are_refused(tmp_path) -> None:
     assert content["format"] == 6
     for old in (1, 2, 3, 4, 5):
         write_json(tmp_path / "config.json", {**content, "format": old})
-        with pytest.raises(ModelError, match=f"older format; expected 6; got {old}; make the model again"):
+        with pytest.raises(ModelError, match=f"older format; expected 6; got {old}; recreate the model"):
             load_model(tmp_path, WeightPredictor)
 
 
@@ -341,7 +341,7 @@ def test_steps_far_apart_are_forecast_too() -> None:
         GramPredictorConfig(**{**SHAPE, "horizons": (1, 10)}, lagged_snapshots=(), rank_splits=EDGES, ensemble_size=1)
     )
     assert model.predict(walk(), LAYOUT, [10]).shape == (1, LAYOUT.size)
-    with pytest.raises(ModelError, match=r"not learned; expected of \[1, 10\]; got \[2\]"):
+    with pytest.raises(ModelError, match=r"not trained; expected some of \[1, 10\]; got \[2\]"):
         model.predict(walk(), LAYOUT, 2)
     with pytest.raises(ValueError, match=r"horizons must be ascending, got \[2, 1\]"):
         GramPredictorConfig(**{**SHAPE, "horizons": (2, 1)}, lagged_snapshots=(), rank_splits=EDGES, ensemble_size=1)

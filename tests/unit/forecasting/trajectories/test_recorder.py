@@ -179,7 +179,9 @@ def test_two_recorders_at_one_folder_do_not_mix_their_snapshots(tmp_path: Path) 
     first = wscore.record(model, tmp_path / "run", every=1)
     second = wscore.record(model, tmp_path / "run", every=1, resume=True)
     second.step()
-    with pytest.raises(DataError, match=r"weights\.npy: was changed by another process; give each recorder a folder"):
+    with pytest.raises(
+        DataError, match=r"weights\.npy: was changed by another process; give each recorder a separate folder"
+    ):
         first.step()
     assert len(Trajectory(tmp_path / "run")) == 2
     second.step()

@@ -67,7 +67,10 @@ BROKEN = {
     "pickled": (lambda folder: np.save(folder / "weights.npy", np.array([{}])), "not a readable array"),
     "other type": (overwrite(np.zeros((4, 26))), r"weights\.npy: does not fit its manifest; expected float32"),
     "other length": (overwrite(np.zeros((3, 26), np.float32)), "does not fit its manifest"),
-    "unknown format": (spoil(lambda content: content.update(format=2)), r"manifest\.json: is no manifest"),
+    "unknown format": (
+        spoil(lambda content: content.update(format=2)),
+        r"manifest\.json: is not a trajectory manifest",
+    ),
     "missing key": (spoil(lambda content: content.pop("layout")), "layout"),
     "column too short": (spoil(lambda content: content["snapshots"]["lr"].pop()), "differ in length"),
     "out of order": (spoil(steps(0, 2, 1, 3)), r"snapshots\.step: snapshots are not in order"),

@@ -130,7 +130,7 @@ def test_every_file_is_opened_or_listed(read_zoo, excluded, tmp_path):
     assert set(excluded()) == {"l.pt", "h.bin", "j.pt"}
     summary = zoo_statistics(zoo)
     assert (summary["other_files"], summary["other_files_csv"], summary["other_files_md"]) == (4, 2, 1)
-    details = (tmp_path / "zoo" / "excluded.csv").read_text()
+    details = (tmp_path / "zoo" / "set_aside.csv").read_text()
     assert all(word in details for word in ("git lfs pull", "HTML page", "JSON text"))
     assert "runs" in read_json(tmp_path / "zoo" / "source.json")
 

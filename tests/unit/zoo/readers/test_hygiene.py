@@ -107,7 +107,7 @@ def test_metadata_that_is_asked_for_decides(read_zoo, excluded, tmp_path):
         )
     assert "1 of 4 checkpoints don't fit zoo.reading.name_pattern" in str(caught[0].message)
     assert "2 excluded" in str(caught[1].message)
-    rows = pd.read_csv(tmp_path / "zoo" / "excluded.csv").set_index("model_id")
+    rows = pd.read_csv(tmp_path / "zoo" / "set_aside.csv").set_index("model_id")
     assert rows.loc["x", "detail"] == "accuracy"
     assert list(zoo.table["accuracy"]) == [0.2, 0.3]
     assert excluded() == {"acc_0.1": "below_minimum", "x": "missing_metadata"}
