@@ -13,6 +13,7 @@ from wscore.autoencoder.coding.roles import OCTAVE, UNKNOWN, Role, find_role
 
 QUARTER = 2  # eighths of an octave in a unit of scales
 MOST = 64  # largest scale
+NONE = -(1 << 20)  # share of a block in a layer to which it does not belong
 
 
 class _Piece(NamedTuple):
@@ -76,7 +77,7 @@ class Coordinates:
             for piece, size in zip(self.pieces, sizes.tolist(), strict=True)
         ]
         self.log_stds = torch.cat(parts) if parts else torch.zeros(0, dtype=torch.int64)
-        self._largest = torch.tensor(_largest(structure.blocks), dtype=torch.int64)
+        self._shares = _shares(structure.blocks)
         self._levels = torch.tensor([piece.role.level for piece in self.pieces], dtype=torch.int64)
 
     def forward(self, vectors: Float[Tensor, "n weights"]) -> Float[Tensor, "n weights"]:
@@ -106,7 +107,8 @@ class Coordinates:
         """Return by how many eighths of an octave the coordinates of each block are shifted."""
         if self.known:
             return torch.zeros_like(scales)
-        return -(self._levels + QUARTER * scales)[:, self._largest]
+        energies = (self._levels + QUARTER * scales)[:, None] + self._shares  # (n, block, block)
+        return -energies.amax(2) if scales.shape[1] else torch.zeros_like(scales)
 
 
 def _piece(block: Block, role: Role, known: bool, relative: float) -> _Piece:
@@ -121,13 +123,16 @@ def _piece(block: Block, role: Role, known: bool, relative: float) -> _Piece:
     return _Piece(block, role, width, mean, round(shift), torch.linalg.inv(role.matrix.double()).float())
 
 
-def _largest(blocks: list[Block]) -> list[int]:
-    """Return for each block the largest one with weights of the same first tensor."""
+def _shares(blocks: list[Block]) -> Int[Tensor, "block block"]:
+    """Return what each block adds to the root mean square of a layer, in eighths of an octave: of every block's own layer.
+
+    A layer is all blocks with weights of the first tensor of a block; others have no share in it.
+    """
     sizes = [block.copies * block.dim for block in blocks]
-    return [
-        max(
-            (other for other, own in enumerate(blocks) if any(part.axes is block.parts[0].axes for part in own.parts)),
-            key=sizes.__getitem__,
-        )
-        for block in blocks
-    ]
+    found = torch.full((len(blocks), len(blocks)), NONE)
+    for row, block in enumerate(blocks):
+        mine = [n for n, own in enumerate(blocks) if any(part.axes is block.parts[0].axes for part in own.parts)]
+        total = sum(sizes[n] for n in mine)
+        for n in mine:
+            found[row, n] = round(0.5 * OCTAVE * math.log2(sizes[n] / total))
+    return found

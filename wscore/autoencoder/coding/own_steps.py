@@ -27,6 +27,8 @@ FINEST, COARSEST = -60 * OCTAVE, 60 * OCTAVE
 PRIOR = 3.0  # numbers of the matrix's mean that every row and column begins with, as in `adaptive`
 LEAST = 1e-3  # mean magnitude
 ATTEMPTS, CLOSE = 8, 0.985  # at filling the bytes, and the share that is enough
+LARGEST = 2.0**36  # number at the start
+CORRECTIONS = 3  # of steps that leave bytes over
 CALIBRATED = 20  # times prices are learned until they are measured
 Shapes = Sequence[tuple[int, int]]
 
@@ -90,10 +92,10 @@ def compress(
     base = torch.zeros(1, code.size) if originals.base is None else code.forward(originals.base)
     y, budget = code.forward(originals.vectors) - base, torch.tensor([8.0 * max(size - overhead, 1)])
     runs = originals.answer is not None
-    relative = _by_curvature(code, originals, config) if runs else _by_size(code, y if originals.base is None else base)
-    steps = _affordable(code, MatrixPrices(shapes, measured=False), y, relative, budget * (SLACK if runs else 1.0))
+    relative = _by_curvature(code, originals, config) if runs else _by_size(code, y.square() + base.square())
+    steps = _affordable(code, shapes, y, relative, budget * (SLACK if runs else 1.0))
     unit, prices = _units(code, steps), MatrixPrices(shapes)
-    points = y / unit
+    points = (y / unit).clamp(-LARGEST, LARGEST)
     if runs:
         decode = lambda numbers: code.inverse(base + numbers * unit)  # noqa: E731
         found = search(originals.problem(decode, prices, budget), points, config)
@@ -181,10 +183,10 @@ def _by_curvature(code: Coordinates, originals: Originals, config: SearchConfig)
     return -OCTAVE / 2 * means.clamp_min(means.max() * 1e-6).clamp_min(1e-30).log2()
 
 
-def _by_size(code: Coordinates, y: Float[Tensor, "1 weights"]) -> Float[Tensor, " tensors"]:
+def _by_size(code: Coordinates, squares: Float[Tensor, "1 weights"]) -> Float[Tensor, " tensors"]:
     """Return log2 of the steps with which squared errors relative to a tensor of n weights cost n^-1/2, in eighths."""
     counts = torch.bincount(code.groups)
-    return OCTAVE / 2 * (_means(code, y[0].square()).clamp_min(1e-30).log2() + counts.log2() / 2)
+    return OCTAVE / 2 * (_means(code, squares[0]).clamp_min(1e-30).log2() + counts.log2() / 2)
 
 
 def _means(code: Coordinates, values: Float[Tensor, " weights"]) -> Float[Tensor, " tensors"]:
@@ -193,17 +195,23 @@ def _means(code: Coordinates, values: Float[Tensor, " weights"]) -> Float[Tensor
 
 
 def _affordable(
-    code: Coordinates, prices: MatrixPrices, y: Float[Tensor, "1 weights"], shape: Float[Tensor, " tensors"],
+    code: Coordinates, shapes: Shapes, y: Float[Tensor, "1 weights"], relative: Float[Tensor, " tensors"],
     bits: Float[Tensor, "1"],
 ) -> Int[Tensor, " tensors"]:  # fmt: skip
-    """Return the finest steps of these proportions with which the network rounded number by number takes at most `bits`."""
-    low, high = FINEST, COARSEST
+    """Return the finest steps of these proportions with which the network rounded number by number takes about `bits`."""
+    prices, low, high = MatrixPrices(shapes, measured=False), FINEST, COARSEST
     while high - low > 1:
         middle = (low + high) // 2
-        numbers = y / _units(code, _clamped(shape + middle))
+        numbers = y / _units(code, _clamped(relative + middle))
         prices.learn(numbers.round())
         low, high = (low, middle) if rounded(prices, numbers, PRICE)[1] <= bits else (middle, high)
-    return _clamped(shape + high)
+    for _ in range(CORRECTIONS):  # numbers of many bits take fewer than their prices
+        numbers = (y / _units(code, _clamped(relative + high))).clamp(-LARGEST, LARGEST).round()
+        spare = float(bits) / code.size - 8 * len(_encoded(shapes, numbers[0])) / code.size
+        if (octaves := int(OCTAVE * spare)) < 1:
+            break
+        high -= octaves
+    return _clamped(relative + high)
 
 
 def _clamped(steps: Float[Tensor, " tensors"]) -> Int[Tensor, " tensors"]:

@@ -161,9 +161,8 @@ def inflated(data: bytes, most: int) -> bytes:
 
 
 def _narrowed(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    if not tensor.is_floating_point():
-        return tensor.to(dtype)
-    return tensor.clamp(torch.finfo(dtype).min, torch.finfo(dtype).max).to(dtype)
+    most = torch.finfo(torch.float16).max
+    return (tensor.clamp(-most, most) if dtype == torch.float16 else tensor).to(dtype)
 
 
 def _restored(tensor: Tensor, value: float | bytes, name: str) -> Tensor:
