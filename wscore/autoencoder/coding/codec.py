@@ -23,6 +23,7 @@ from wscore.autoencoder.coding.search import Originals, SearchConfig
 from wscore.autoencoder.coding.state import (
     Entry,
     Exact,
+    Network,
     State,
     check_same,
     entries_of,
@@ -134,7 +135,7 @@ class WeightCodec:
 
     def compress(
         self,
-        network: State | nn.Module,
+        network: Network,
         *,
         ratio: float = 10.0,
         reference: State | nn.Module | None = None,

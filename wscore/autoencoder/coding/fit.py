@@ -11,7 +11,7 @@ from wscore.autoencoder.coding.blocks import Structure
 from wscore.autoencoder.coding.config import CodecConfig, RoleFigures
 from wscore.autoencoder.coding.gauss_newton import gauss_newton_rows
 from wscore.autoencoder.coding.roles import Role, RoleSums
-from wscore.autoencoder.coding.state import entries_of_layout
+from wscore.autoencoder.coding.state import Entry, entries_of, entries_of_layout
 from wscore.networks.datasets import NetworkKey, Tasks, kinds_of
 from wscore.networks.inference import Answer
 from wscore.networks.layout import Layout
@@ -74,7 +74,11 @@ def fit_roles(
         _add_sensitivity(sums, structure, population, share, images, temperature, generator)
     roles = sums.roles()
     config = CodecConfig(
-        layouts=tuple(entries_of_layout(structure.layout) for _, structure in sorted(structures.items())),
+        layouts=tuple(
+            dict.fromkeys(
+                entries for _, structure in sorted(structures.items()) for entries in _orders(structure.layout)
+            )
+        ),
         structures=tuple(sorted({structure.signature for structure in structures.values()})),
         roles={key: RoleFigures(weight=role.weight, level=role.level) for key, role in roles.items()},
         relative=sums.relative(roles),
@@ -95,3 +99,8 @@ def _add_sensitivity(
         drawn = population.images[torch.randint(len(population.images), (count,), generator=generator)]
         rows = gauss_newton_rows(population.answer, weights, drawn, temperature=temperature, generator=generator)
         sums.add_rows(structure, structure.smooth_rows(weights, rows))
+
+
+def _orders(layout: Layout) -> list[tuple[Entry, ...]]:
+    """Return the tensors of a layout as modules and as zoos order them: counters with their layer, or last."""
+    return [entries_of_layout(layout), entries_of(layout.unflatten(torch.zeros(layout.size)))]

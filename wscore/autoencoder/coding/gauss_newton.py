@@ -11,7 +11,7 @@ from wscore.networks.inference import Answer
 def gauss_newton_rows(
     answer: Answer,
     weights: Float[Tensor, "n weights"],
-    images: Float[Tensor, "m channel height width"],
+    images: Float[Tensor, "m *input"],
     *,
     temperature: float,
     generator: torch.Generator,

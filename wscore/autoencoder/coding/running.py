@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from wscore.autoencoder.coding.state import State, check_same
+from wscore.autoencoder.coding.state import Network, check_same
 from wscore.errors import ModelError
 from wscore.networks.architectures import Architecture, build
 from wscore.networks.inference import Answer, ModuleAnswer, StackedAnswer, differentiable
@@ -11,7 +11,7 @@ from wscore.networks.layout import Layout, layout_of
 
 
 def answer_of(
-    network: State | nn.Module, architecture: Architecture | str | nn.Module | None, layout: Layout, images: Tensor
+    network: Network, architecture: Architecture | str | nn.Module | None, layout: Layout, images: Tensor
 ) -> Answer:
     """Return how a network is run: by itself, a module of its tensors, or an architecture of the zoo.
 

@@ -3,7 +3,7 @@
 import math
 import zlib
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -20,6 +20,7 @@ NAMES = {dtype: name for name, dtype in DTYPES.items()}
 LARGEST = 2.0**60  # weight: its square is a number of float32
 LONGEST, MOST_AXES = 1 << 40, 16  # of shapes
 State = Mapping[str, Tensor]
+Network = Mapping[str, Any] | nn.Module  # what a user gives; what is no tensor in it is refused by name
 Exact = dict[int, int | float | bytes]
 
 
@@ -31,7 +32,7 @@ class Entry(NamedTuple):
     dtype: str
 
 
-def entries_of(state: State) -> tuple[Entry, ...]:
+def entries_of(state: Mapping[str, Any]) -> tuple[Entry, ...]:
     """Return the entries of a state dict, in its order.
 
     Raises:
@@ -78,7 +79,7 @@ def layout_of_entries(entries: tuple[Entry, ...]) -> Layout:
         return layout_of({entry.name: torch.empty(entry.shape, dtype=DTYPES[entry.dtype]) for entry in entries})
 
 
-def state_of(network: State | nn.Module) -> dict[str, Tensor]:
+def state_of(network: Network) -> dict[str, Tensor]:
     """Return the state dict of a network on the CPU, in its order.
 
     Raises:
@@ -165,7 +166,7 @@ def _narrowed(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     return (tensor.clamp(-most, most) if dtype == torch.float16 else tensor).to(dtype)
 
 
-def _restored(tensor: Tensor, value: float | bytes, name: str) -> Tensor:
+def _restored(tensor: Tensor, value: float | int | bytes, name: str) -> Tensor:
     if not isinstance(value, bytes):
         limits = torch.finfo(tensor.dtype) if tensor.is_floating_point() else None
         limits = torch.iinfo(torch.uint8 if tensor.dtype == torch.bool else tensor.dtype) if limits is None else limits

