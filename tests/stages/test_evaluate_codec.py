@@ -29,7 +29,7 @@ CHANGES = {
         "search": {"steps": 2, "batch": 8},
     },
     "data": {},
-    "tokens": {"validation_fraction": 0.3, "test_fraction": 0.3},
+    "tokens": {"validation_fraction": 0.2, "test_fraction": 0.6},
     "zoo": {"epochs": [1, 1], "checkpoints": 1},
 }  # fmt: skip
 
@@ -59,7 +59,7 @@ def test_every_method_is_compared_on_the_same_networks_at_the_same_bytes(workspa
         if method not in FREE:
             assert (part["bytes"] <= 4 * part["weights"] / ratio).all(), method
     means = table.set_index(["ratio", "method"])["agreement"]
-    assert means[RATIOS[0], "int8"] > 0.95 > means[RATIOS[0], "mean_network"]
+    assert means[RATIOS[0], "int8"] > 0.9 > means[RATIOS[0], "mean_network"]
     assert set(pd.read_csv("results/unseen_widths.csv")["method"]) == {"single_pass", "plain"}
     facts = json.loads(Path("results/facts.json").read_text())
     assert facts["decoder_bytes"] == sum(path.stat().st_size for path in Path("codec").iterdir())
@@ -71,9 +71,6 @@ def test_every_method_is_compared_on_the_same_networks_at_the_same_bytes(workspa
 def test_networks_that_are_done_are_not_coded_again_after_an_interruption(
     workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run(workspace, workspace)
-    whole = Path("results/networks.csv").read_text()
-    shutil.rmtree("results")
     done: list[str] = []
 
     def counted(make: Callable[..., Any], stop: int) -> Callable[..., Any]:
@@ -86,14 +83,18 @@ def test_networks_that_are_done_are_not_coded_again_after_an_interruption(
         return counting
 
     records = codec_study._records
-    monkeypatch.setattr(codec_study, "_records", counted(records, 2))
+    monkeypatch.setattr(codec_study, "_records", counted(records, 100))
+    run(workspace, workspace)
+    groups, whole = len(done), Path("results/networks.csv").read_text()
+    shutil.rmtree("results")
+    done.clear()
+    monkeypatch.setattr(codec_study, "_records", counted(records, 1))
     with pytest.raises((KeyboardInterrupt, SystemExit)):
         run(workspace, workspace)
     assert not Path("results").exists()
     monkeypatch.setattr(codec_study, "_records", counted(records, 100))
     run(workspace, workspace)
-    rows = pd.read_csv("results/networks.csv")
-    assert len(done) < 2 * rows["model_id"].nunique()
+    assert len(done) == groups > 1
     assert Path("results/networks.csv").read_text() == whole
 
 
