@@ -1,0 +1,214 @@
+"""The codec beside NNCodec and plain quantisation on LeNet-5, without a zoo: bytes, agreement on test images, times.
+
+    python -m benchmarks.codec [--trajectories FOLDER] [--nncodec PYTHON]
+
+Trains LeNet-5 on the built-in digits by SGD and by Adam for 20 epochs (section `base`; kept in `--trajectories`). The last
+snapshot is coded at about 10x, 25x and 60x, then all 20, each as the difference from the last one that came back. Rivals have no
+more bytes than the codec:
+
+    codec         search with the training images
+    rounded       the codec on the weights alone
+    zstd          one step for all weights, biases in 8 bits, zstd
+    NNCodec       ISO/IEC 15938-17, DeepCABAC with trellis quantisation, the finest QP that fits; needs no data
+
+Seconds are multiples of those that zstd takes to compress in the same run, its search for the step included. NNCodec wants
+packages of its own: it is installed into `.cache/nncodec` (some minutes), or taken from the interpreter `--nncodec`; if neither
+works it is left out, with the reason.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from wscore.autoencoder.coding.codec import WeightCodec
+from wscore.autoencoder.evaluation.controls import Quantized
+from wscore.autoencoder.evaluation.size_matched_coders import Compressed
+from wscore.config import load_section
+from wscore.forecasting.trajectories.optimizers import OptimizerSpec
+from wscore.forecasting.trajectories.store import Trajectory, open_trajectories
+from wscore.forecasting.trajectories.train_base import BaseConfig, record_runs
+from wscore.networks.images import Images, load_images
+from wscore.networks.layout import Layout
+from wscore.networks.lenet import build_network
+
+RATIOS, CHAIN_RATIO = (10.0, 25.0, 60.0), {"sgd": 35.0, "adam": 45.0}
+QPS = tuple(range(-44, -3, 2))
+NNCODEC, WORKER = Path(".cache/nncodec"), Path(__file__).with_name("_nncodec.py")
+PACKAGES = ("nncodec==2.1.3", "numpy<2")
+State = dict[str, Tensor]
+
+
+class Result(NamedTuple):
+    """Networks that came back.
+
+    Attributes:
+        back: one state dict each.
+        size: bytes of all files.
+        encode: seconds.
+        decode: seconds.
+    """
+
+    back: list[State]
+    size: int
+    encode: float
+    decode: float
+
+
+class Case(NamedTuple):
+    """Networks that are coded one after the other.
+
+    Attributes:
+        name: what is printed.
+        module: runs them.
+        layout: of all of them.
+        states: their weights.
+        ratio: bytes in float32 to those of a file.
+    """
+
+    name: str
+    module: nn.Module
+    layout: Layout
+    states: list[State]
+    ratio: float
+
+    @property
+    def room(self) -> int:
+        """Bytes of a file."""
+        return int(4 * self.layout.size / self.ratio)
+
+
+def by_codec(case: Case, images: Tensor | None) -> Result:
+    """Return networks through files of the codec, each from the last one that came back."""
+    codec, back, size, seconds, base = WeightCodec(), [], 0, [0.0, 0.0], None
+    run = {} if images is None else {"images": images, "architecture": case.module}
+    for state in case.states:
+        start = time.perf_counter()
+        data = codec.compress(state, ratio=case.ratio, reference=base, **run)
+        middle = time.perf_counter()
+        base = codec.decompress(data, reference=base)
+        seconds = [seconds[0] + middle - start, seconds[1] + time.perf_counter() - middle]
+        back.append(base)
+        size += len(data)
+    return Result(back, size, *seconds)
+
+
+def by_zstd(case: Case) -> Result:
+    """Return networks quantised with one step and compressed by zstd, as differences likewise."""
+    coder, base, back, size = Compressed("quantized", Quantized(8)), np.zeros(case.layout.size, np.float32), [], 0
+    start = time.perf_counter()
+    for state in case.states:
+        restored, used = coder.squeeze(case.layout, case.layout.flatten(state) - base, case.room)
+        base = base + restored
+        back.append(case.layout.unflatten(torch.from_numpy(base)))
+        size += used
+    return Result(back, size, time.perf_counter() - start, float("nan"))
+
+
+def by_nncodec(case: Case, python: Path) -> Result:
+    """Return networks at the finest QP with which all files together take no more than those of the codec."""
+    with tempfile.TemporaryDirectory() as folder:
+        source, target = Path(folder) / "in.npz", Path(folder) / "out.npz"
+        np.savez(
+            source,
+            **{f"{n}/{name}": value.numpy() for n, state in enumerate(case.states) for name, value in state.items()},
+        )
+        command = [str(python), str(WORKER), str(source), str(target), *map(str, QPS)]
+        found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True, cwd=folder).stdout)
+        fits = [qp for qp in QPS if sum(found[str(qp)]["sizes"]) <= len(case.states) * case.room]
+        best = found[str(chosen := min(fits, default=QPS[-1]))]
+        with np.load(target) as arrays:
+            back = [
+                {name: torch.from_numpy(arrays[f"{chosen}/{n}/{name}"]) for name in state}
+                for n, state in enumerate(case.states)
+            ]
+    return Result(back, sum(best["sizes"]), best["encode"], best["decode"])
+
+
+def cases(runs: Sequence[Trajectory]) -> Iterator[Case]:
+    """Yield what is coded of each run."""
+    for run in runs:
+        spec, layout = run.manifest.network, run.manifest.layout
+        assert spec is not None, "LeNet-5 can be built"
+        states = [layout.unflatten(torch.from_numpy(np.array(weights))) for weights in run.weights[1:]]
+        module, optimizer = build_network(spec).eval(), run.manifest.optimizer
+        for ratio in RATIOS:
+            yield Case(f"{optimizer}, last snapshot, {ratio:g}x", module, layout, states[-1:], ratio)
+        yield Case(f"{optimizer}, {len(states)} snapshots", module, layout, states, CHAIN_RATIO[optimizer])
+
+
+@torch.no_grad()
+def agreement(case: Case, back: list[State], images: Images) -> list[float]:
+    """Return the share of test images that each network puts into the class of its original."""
+    run = lambda state: torch.func.functional_call(case.module, state, (images.x_test,)).argmax(1)  # noqa: E731
+    return [float((run(one) == run(two)).float().mean()) for one, two in zip(case.states, back, strict=True)]
+
+
+def find_nncodec(named: Path | None) -> Path | None:
+    """Return an interpreter that has NNCodec, installed if need be; None, with a printed reason, if there is none."""
+    python = named or NNCODEC / "bin" / "python"
+    commands = [[str(python), "-c", "import nncodec"]]
+    if named is None and not python.exists():
+        install = [str(python), "-m", "pip", "install", "--quiet", *PACKAGES]
+        commands = [[sys.executable, "-m", "venv", str(NNCODEC)], install, *commands]
+    for command in commands:
+        try:
+            subprocess.run(command, check=True, capture_output=True, text=True)
+        except (OSError, subprocess.CalledProcessError) as error:
+            reason = (getattr(error, "stderr", "") or str(error)).strip().splitlines()[-1]
+            print(f"NNCodec is left out: {' '.join(command[:4])} ...: {reason}")
+            return None
+    return python.absolute()
+
+
+def trajectories(folder: Path, images: Images, config: BaseConfig) -> list[Trajectory]:
+    """Return the recorded runs, training them if the folder is not there."""
+    if not folder.is_dir():
+        optimizers = (OptimizerSpec(name="sgd", lr=0.01), OptimizerSpec(name="adam", lr=0.001))
+        changes = {"network": "lenet5", "optimizers": optimizers, "seeds": (0,), "snapshots_per_epoch": 1}
+        record_runs(msgspec.structs.replace(config, **changes), images, folder)
+    return open_trajectories(folder)
+
+
+def main() -> None:
+    """Print one line per case and method."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--trajectories", type=Path, default=Path(".cache/benchmarks/lenet5"))
+    parser.add_argument("--nncodec", type=Path)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    config = load_section(BaseConfig, "base")
+    images, python = load_images(config.images), find_nncodec(options.nncodec)
+    methods: dict[str, Callable[[Case], Result]] = {
+        "zstd": by_zstd,
+        "rounded": lambda case: by_codec(case, None),
+        "codec": lambda case: by_codec(case, images.x_train),
+    }
+    if python is not None:
+        methods["NNCodec"] = lambda case: by_nncodec(case, python)
+    print(f"\n{'':<28}{'':<10}{'bytes':>9}{'ratio':>8}{'agreement':>11}{'worst':>8}{'encode':>9}{'decode':>9}")
+    for case in cases(trajectories(options.trajectories, images, config)):
+        unit = 0.0
+        for name, method in methods.items():
+            result = method(case)
+            unit = unit or result.encode
+            found, whole = agreement(case, result.back, images), 4 * case.layout.size * len(case.states)
+            print(
+                f"{case.name:<28}{name:<10}{result.size:>9,}{whole / result.size:>7.1f}x{np.mean(found):>11.4f}{min(found):>8.3f}"
+                f"{result.encode / unit:>8.2f}x{result.decode / unit:>8.2f}x",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""Controls of the codec: they fit their bytes, come back from them, and use what they claim to use."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from wscore.autoencoder.coding.search import SearchConfig
+from wscore.autoencoder.evaluation.codec_controls import (
+    LEVELS,
+    OFFSETS,
+    Networks,
+    TensorCode,
+    TensorCoder,
+    curvature,
+    decoded,
+    plain,
+    round_in_turn,
+    searched,
+)
+from wscore.autoencoder.training.behaviour_loss import behaviour_kl
+from wscore.networks.inference import ModuleAnswer
+from wscore.networks.layout import layout_of
+
+ROOM = 36  # bytes for 123 weights
+
+
+@pytest.fixture(scope="module")
+def networks() -> Networks:
+    """Perceptrons on images of which only half of the pixels are ever lit."""
+    torch.manual_seed(0)
+    module = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 6), torch.nn.ReLU(), torch.nn.Linear(6, 3))
+    layout = layout_of(module.state_dict())
+    vectors = 0.5 * torch.randn(2, layout.size)
+    images = torch.rand(300, 1, 4, 4)
+    images[:, :, :2] = 0
+    return Networks(layout, ModuleAnswer(module, layout), vectors, images)
+
+
+def divergence(networks: Networks, vectors: Tensor) -> float:
+    images = networks.images[None]
+    return float(behaviour_kl(networks.answer(networks.vectors, images), networks.answer(vectors, images), 0.5).mean())
+
+
+def test_every_control_fits_its_bytes_and_each_beats_the_one_before(networks: Networks) -> None:
+    room = torch.full((2,), ROOM)
+    rounded = curvature(networks, [ROOM, 5 * ROOM])
+    config = SearchConfig(steps=150, batch=64, lr=0.1, temperature=0.5, noise=0.0, seed=0)
+    first, second = plain(networks, room), decoded(networks, rounded[0])
+    third = decoded(networks, searched(networks, rounded[0], room, config))
+    assert all((coded.sizes <= ROOM).all() for coded in (first, second, third))
+    losses = [divergence(networks, coded.vectors) for coded in (first, second, third)]
+    assert losses[2] < losses[1] < 0.5 * losses[0]
+    assert divergence(networks, decoded(networks, rounded[1]).vectors) < 0.2 * losses[1]
+
+
+def test_networks_come_back_from_their_bytes_alone(networks: Networks) -> None:
+    coder, random = TensorCoder(networks.layout), torch.Generator().manual_seed(0)
+    numbers = (5 * torch.randn(1, networks.layout.size, generator=random)).round()
+    offsets = torch.randint(OFFSETS, (coder.count,), generator=random)
+    code = TensorCode(7, offsets, coder.levels(numbers)[0], numbers[0].long())
+    payload = coder.encode(code)
+    back = coder.decode(7, payload)
+    assert all(torch.equal(getattr(back, name), getattr(code, name)) for name in ("offsets", "levels", "numbers"))
+    assert len(payload) == pytest.approx(float(coder.total(numbers)) / 8, abs=5)
+
+
+def test_the_table_of_fewest_bits_is_taken(networks: Networks) -> None:
+    coder = TensorCoder(networks.layout)
+    numbers = torch.zeros(1, networks.layout.size)
+    numbers[:, coder.groups == 0] = 300.0
+    levels = coder.levels(numbers)[0]
+    assert levels[0] >= LEVELS - 3
+    assert (levels[1:] == 0).all()
+
+
+def test_rounding_in_turn_lowers_the_form_and_is_plain_where_nothing_is_coupled() -> None:
+    random = torch.Generator().manual_seed(0)
+    targets = 3 * torch.randn(1, 1, 150, generator=random)
+    rows = torch.randn(40, 150, generator=random)
+    form = rows.mT @ rows + 0.1 * torch.eye(150)
+    factor = torch.linalg.cholesky(form.flip(0, 1)).flip(0, 1)
+    half = torch.tensor([0.5])
+    cost = lambda numbers: float((numbers - targets)[0, 0] @ form @ (numbers - targets)[0, 0])  # noqa: E731
+    assert cost(round_in_turn(targets, factor[None], half)) < 0.3 * cost(targets.round())
+    assert torch.equal(round_in_turn(targets, torch.eye(150)[None], half), targets.round())

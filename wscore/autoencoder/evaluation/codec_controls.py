@@ -1,0 +1,350 @@
+"""What a codec learned from a zoo must beat at the same bytes: codes of one network that look at no other network.
+
+    plain       each tensor rounded with a step relative to its own size, coded by the codec's own tables
+    curvature   steps and rounding from the network's own Gauss-Newton matrix on training images
+    search      numbers in the steps of `curvature`, found by the codec's search
+
+`curvature` (OBS: Hassibi & Stork 1993; GPTQ: Frantar et al. 2023): with G the Gauss-Newton matrix of the divergence of softmax
+outputs, steps are proportional to the mean of its diagonal over a tensor to the power -1/2 (reverse water-filling), and weights
+are rounded in turn, those behind making up for the errors of those before. Temperature, damping and dead zone of each network
+and size are those with the lowest divergence on training images. All bytes are those of a range coder, and are decoded again.
+"""
+
+from collections.abc import Callable, Sequence
+from itertools import product
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from wscore.autoencoder.coding.codec import WeightCodec
+from wscore.autoencoder.coding.coordinates import Coordinates
+from wscore.autoencoder.coding.quantise import Quantised, dequantise, quantise
+from wscore.autoencoder.coding.range_coder import STREAM, decoder, encoder, read, shortest
+from wscore.autoencoder.coding.search import Originals, SearchConfig, search
+from wscore.autoencoder.coding.table_coder import encode_numbers
+from wscore.autoencoder.coding.tables import LAPLACE, table
+from wscore.autoencoder.training.behaviour_loss import behaviour_kl, spread
+from wscore.networks.inference import Answer
+from wscore.networks.layout import Layout
+
+TEMPERATURES = (0.5, 4.0)  # of the curvature, in spreads of the logits; the larger one is that of the logits themselves
+DAMPINGS = (0.01, 0.03, 0.1)  # shares of the mean diagonal
+DEAD_ZONES = (0.0, 0.1)  # by how much the rounding threshold lies beyond 1/2
+CURVED, JUDGED = 256, 512  # training images: of the curvature, and of the choice between settings
+LEVELS, LOWEST, OFFSETS = (
+    32,
+    -22,
+    16,
+)  # Laplace tables (in quarters of an octave from 2^(-22/8)), and steps beside the network's
+STEP_BITS = 9  # of table and step of a tensor
+OFFSET_MODEL, LEVEL_MODEL = STREAM.model.Uniform(OFFSETS), STREAM.model.Uniform(LEVELS)
+END_BITS = 8  # that the range coder may take beyond what the tables say
+BLOCK = 64  # weights that are rounded before their errors are passed on
+FINE = 32  # parts of an octave in which a network's step is counted
+LEARNED = 10  # steps of a search after which tables are chosen anew
+TRIES = 8  # at fitting the bytes
+
+
+class Networks(NamedTuple):
+    """Networks that differ in their weights alone.
+
+    Attributes:
+        layout: of all of them.
+        answer: how they are run.
+        vectors: their weights (n, D).
+        images: training images of their task.
+    """
+
+    layout: Layout
+    answer: Answer
+    vectors: Float[Tensor, "n weights"]
+    images: Float[Tensor, "images channel height width"]
+
+
+class Coded(NamedTuple):
+    """Networks that came back from bytes.
+
+    Attributes:
+        vectors: their weights (n, D).
+        sizes: bytes that each took.
+    """
+
+    vectors: Float[Tensor, "n weights"]
+    sizes: Int[Tensor, " n"]
+
+
+class TensorCode(NamedTuple):
+    """A network as whole numbers with a step for each tensor.
+
+    Attributes:
+        step: log2 of the network's step, in `FINE` parts.
+        offsets: log2 of the step of each tensor beside it, in halves, from 0 to `OFFSETS` - 1.
+        levels: Laplace table of each tensor.
+        numbers: coordinates in steps.
+    """
+
+    step: int
+    offsets: Int[Tensor, " tensors"]
+    levels: Int[Tensor, " tensors"]
+    numbers: Int[Tensor, " weights"]
+
+
+class TensorCoder:
+    """Whole numbers as bytes, by a Laplace table for each tensor; `learn` and `bits` price them in a search.
+
+    Args:
+        layout: of the networks.
+    """
+
+    def __init__(self, layout: Layout) -> None:
+        sizes = torch.tensor([spec.size for spec in layout.tensors])
+        self.layout, self.count = layout, len(sizes)
+        self.side_bits = STEP_BITS * self.count + END_BITS
+        self.groups = torch.arange(self.count).repeat_interleave(sizes)
+        self.members = torch.nn.functional.one_hot(self.groups, self.count).float()  # (D, tensors)
+        own = [table(LAPLACE, LOWEST + 2 * level) for level in range(LEVELS)]
+        self.largest = own[-1].reach
+        self.table = torch.full((LEVELS, self.largest + 1), 1e6)
+        for level, each in enumerate(own):
+            self.table[level, : each.reach + 1] = torch.from_numpy(each.bits[:-1]).float()
+        self.chosen, self.calls = torch.zeros(1, self.count, dtype=torch.int64), 0
+
+    def levels(self, numbers: Float[Tensor, "n weights"]) -> Int[Tensor, "n tensors"]:
+        """Return the tables with which each tensor takes fewest bits."""
+        magnitudes = numbers.abs().long()
+        return torch.stack([own[magnitudes] @ self.members for own in self.table]).argmin(0)
+
+    def learn(self, numbers: Float[Tensor, "n weights"]) -> None:
+        """Take the tables that fit numbers best, at times."""
+        if self.calls % LEARNED == 0:
+            self.chosen = self.levels(numbers.clamp(-self.largest, self.largest))
+        self.calls += 1
+
+    def bits(self, numbers: Float[Tensor, "n weights"]) -> Float[Tensor, "n weights"]:
+        """Return the bits of whole numbers by the tables taken last."""
+        return self.table[self.chosen[:, self.groups], numbers.abs().clamp_max(self.largest).long()]
+
+    def total(self, numbers: Float[Tensor, "n weights"]) -> Float[Tensor, " n"]:
+        """Return the bits of networks with tables of their own, those of tables and steps included."""
+        self.chosen = self.levels(numbers)
+        return self.bits(numbers).sum(1) + self.side_bits
+
+    def encode(self, code: TensorCode) -> bytes:
+        """Return the bytes of a network but for its step, which belongs to the header of a file."""
+        sink = encoder()
+        for values, model in ((code.offsets, OFFSET_MODEL), (code.levels, LEVEL_MODEL)):
+            sink.encode(values.numpy().astype(np.int32), model)
+        for tensor, level in enumerate(code.levels.tolist()):
+            own = table(LAPLACE, LOWEST + 2 * level)
+            symbols = code.numbers[self.groups == tensor].numpy() + own.reach
+            sink.encode(symbols.astype(np.int32), own.model)
+        return shortest(sink)
+
+    def decode(self, step: int, payload: bytes) -> TensorCode:
+        """Return the network in bytes."""
+        source = decoder(payload)
+        offsets, levels = (torch.from_numpy(read(source, model, self.count)) for model in (OFFSET_MODEL, LEVEL_MODEL))
+        parts = []
+        for spec, level in zip(self.layout.tensors, levels.tolist(), strict=True):
+            own = table(LAPLACE, LOWEST + 2 * level)
+            parts.append(read(source, own.model, spec.size) - own.reach)
+        return TensorCode(step, offsets, levels, torch.from_numpy(np.concatenate(parts)))
+
+
+class Rounding(NamedTuple):
+    """Networks rounded to a size by their curvature, and what a search starts from.
+
+    Attributes:
+        step: of each network, see `TensorCode`.
+        offsets: of its tensors.
+        numbers: whole numbers.
+    """
+
+    step: Int[Tensor, " n"]
+    offsets: Int[Tensor, "n tensors"]
+    numbers: Float[Tensor, "n weights"]
+
+
+def coordinates(layout: Layout) -> Coordinates:
+    """Return the weights themselves as coordinates, running variances as logs."""
+    return WeightCodec().coordinates(layout, plain=True)
+
+
+def plain(networks: Networks, room: Int[Tensor, " n"]) -> Coded:
+    """Return networks rounded tensor by tensor, in `room` bytes each."""
+    code = coordinates(networks.layout)
+    stored = fill(code, room, lambda bits: quantise(code, code.forward(networks.vectors), bits))
+    return Coded(code.inverse(dequantise(code, stored)), payloads(code, stored))
+
+
+def fill(code: Coordinates, room: Int[Tensor, " n"], make: Callable[[Tensor], Quantised]) -> Quantised:
+    """Return what `make` makes of as many bits as the range coder leaves of `room` bytes."""
+    bits = 8.0 * room.double()
+    for _ in range(TRIES):
+        over = (payloads(code, stored := make(bits)) - room).clamp_min(0)
+        if not over.any():
+            break
+        bits = bits - 8.0 * over
+    return stored
+
+
+def payloads(code: Coordinates, stored: Quantised) -> Int[Tensor, " n"]:
+    """Return the bytes of networks but for the headers of their files."""
+    return torch.tensor([len(encode_numbers(code, stored, row)) for row in range(len(stored.steps))])
+
+
+def curvature(networks: Networks, rooms: Sequence[int]) -> list[Rounding]:
+    """Return networks rounded by their own curvature, once for each of some counts of bytes."""
+    found = [_round_network(networks, one[None], rooms) for one in networks.vectors]
+    return [Rounding(*(torch.cat(parts) for parts in zip(*each, strict=True))) for each in zip(*found, strict=True)]
+
+
+def searched(networks: Networks, start: Rounding, room: Int[Tensor, " n"], config: SearchConfig) -> Rounding:
+    """Return networks searched for in the steps of `start`; no worse on training images."""
+    code, coder = coordinates(networks.layout), TensorCoder(networks.layout)
+    size = _sizes(start.step, start.offsets)[:, coder.groups]
+    originals = Originals(networks.vectors, None, networks.answer, networks.images)
+    problem = originals.problem(lambda numbers: code.inverse(numbers * size), coder, 8.0 * room - coder.side_bits)
+    found = search(problem, code.forward(networks.vectors) / size, config, start.numbers)
+    return start._replace(numbers=found.numbers)
+
+
+def decoded(networks: Networks, rounding: Rounding) -> Coded:
+    """Return networks as they come back from their bytes."""
+    code, coder = coordinates(networks.layout), TensorCoder(networks.layout)
+    levels, y, sizes = coder.levels(rounding.numbers), [], []
+    for row, step in enumerate(rounding.step.tolist()):
+        own = TensorCode(step, rounding.offsets[row], levels[row], rounding.numbers[row].long())
+        payload = coder.encode(own)
+        back = coder.decode(step, payload)
+        y.append(back.numbers * _sizes(torch.tensor(step), back.offsets)[coder.groups])
+        sizes.append(len(payload))
+    return Coded(code.inverse(torch.stack(y)), torch.tensor(sizes))
+
+
+def _sizes(step: Int[Tensor, "*n"], offsets: Int[Tensor, "*n tensors"]) -> Float[Tensor, "*n tensors"]:
+    return (step[..., None] / FINE + (offsets - OFFSETS // 2) / 2).double().exp2().float()
+
+
+def _round_network(networks: Networks, vector: Float[Tensor, "1 weights"], rooms: Sequence[int]) -> list[Rounding]:
+    code, coder = coordinates(networks.layout), TensorCoder(networks.layout)
+    y = code.forward(vector)
+    matrices = _curvatures(networks, code, y)  # (temperatures, D, D)
+    means = _tensor_means(coder, matrices.diagonal(dim1=1, dim2=2))
+    middle = means.log2() - (means.log2() * coder.members.mean(0)).sum(1, keepdim=True)
+    offsets = (-middle + OFFSETS // 2).round().long().clamp(0, OFFSETS - 1)  # (temperatures, tensors), in halves
+    settings = list(product(range(len(TEMPERATURES)), DAMPINGS))
+    unit = _sizes(torch.zeros(len(settings), dtype=torch.int64), torch.stack([offsets[t] for t, _ in settings]))[
+        :, coder.groups
+    ]
+    factors = torch.stack([_factor(matrices[t], damping) for t, damping in settings]) * unit[:, :, None]
+    kinds = list(product(rooms, DEAD_ZONES))
+    job = _Fit(coder, y / unit, factors, torch.tensor([8.0 * room for room, _ in kinds]), [zone for _, zone in kinds])
+    steps, numbers = job.run()  # (settings, kinds), (settings, kinds, D)
+    weights = code.inverse((numbers * unit[:, None] * (steps / FINE).exp2()[..., None]).flatten(0, 1))
+    losses = _losses(networks, vector, weights).view(len(settings), len(rooms), len(DEAD_ZONES))
+    best = losses.permute(1, 0, 2).flatten(1).argmin(1).tolist()
+    found = []
+    for place, choice in enumerate(best):
+        setting, zone = divmod(choice, len(DEAD_ZONES))
+        kind = place * len(DEAD_ZONES) + zone
+        own = offsets[settings[setting][0]]
+        found.append(Rounding(steps[setting, kind][None], own[None], numbers[setting, kind][None]))
+    return found
+
+
+class _Fit(NamedTuple):
+    """Rounding of one network under several settings (s) to several sizes and dead zones (k)."""
+
+    coder: TensorCoder
+    y: Float[Tensor, "s weights"]  # in units of a step of 1
+    factors: Float[Tensor, "s weights weights"]
+    bits: Float[Tensor, " k"]
+    zones: list[float]
+
+    def run(self) -> tuple[Tensor, Tensor]:
+        """Return the finest steps (s, k) whose numbers fit, and the numbers (s, k, D); nothing is left where none do."""
+        top = self.y.abs().amax(1, keepdim=True).clamp_min(1e-20).log2().expand(-1, len(self.bits))
+        low = (FINE * (top - np.log2(self.coder.largest))).floor().long()
+        high = (FINE * (top + 2)).ceil().long()
+        best = torch.zeros(*low.shape, self.y.shape[1])
+        while (high - low > 1).any():
+            middle = (low + high) // 2
+            numbers = self._rounded(middle)
+            fits = self.coder.total(numbers.flatten(0, 1)).view_as(low) <= self.bits
+            best = torch.where(fits[..., None], numbers, best)
+            low, high = torch.where(fits, low, middle), torch.where(fits, middle, high)
+        return high, best
+
+    def _rounded(self, steps: Int[Tensor, "s k"]) -> Float[Tensor, "s k weights"]:
+        targets = self.y[:, None] / (steps / FINE).exp2()[..., None]
+        zones = 0.5 - torch.tensor(self.zones)
+        return round_in_turn(targets, self.factors, zones).clamp(-self.coder.largest, self.coder.largest)
+
+
+def round_in_turn(
+    targets: Float[Tensor, "s k weights"], factors: Float[Tensor, "s weights weights"], zones: Float[Tensor, " k"]
+) -> Float[Tensor, "s k weights"]:
+    """Return numbers rounded one after the other where a form F F^T (F upper triangular) says what errors cost.
+
+    Number j goes next to where the form is lowest given the errors e_i of those before: target_j - sum_i F_ij e_i / F_jj; it goes
+    to the larger neighbour only from 1 - `zones` on.
+    """
+    numbers, pull = torch.zeros_like(targets), torch.zeros_like(targets)
+    for start in range(0, targets.shape[2], BLOCK):
+        part = slice(start, start + BLOCK)
+        inner, here = factors[:, None, part, part], pull[:, :, part].clone()
+        errors = torch.zeros_like(here)
+        for place in range(here.shape[2]):
+            wanted = targets[:, :, start + place] - here[:, :, place] / inner[..., place, place]
+            chosen = wanted.sign() * (wanted.abs() + zones).floor()
+            numbers[:, :, start + place] = chosen
+            errors[:, :, place] = chosen - targets[:, :, start + place]
+            here[:, :, place:] += errors[:, :, place, None] * inner[..., place, place:]
+        pull[:, :, start + BLOCK :] += errors @ factors[:, part, start + BLOCK :]
+    return numbers
+
+
+def _factor(matrix: Float[Tensor, "weights weights"], damping: float) -> Float[Tensor, "weights weights"]:
+    """Return the upper triangular factor of a damped matrix."""
+    damped = matrix + damping * matrix.diagonal().mean() * torch.eye(len(matrix))
+    return torch.linalg.cholesky(damped.flip(0, 1)).flip(0, 1)
+
+
+def _curvatures(
+    networks: Networks, code: Coordinates, y: Float[Tensor, "1 weights"]
+) -> Float[Tensor, "t weights weights"]:
+    """Return the Gauss-Newton matrices of the divergence at each temperature, with a mean diagonal of 1."""
+    images = _drawn(networks.images, CURVED)
+    copies = y.expand(len(images), -1).clone().requires_grad_(True)
+    logits = networks.answer(code.inverse(copies), images[:, None])[:, 0]  # (m, C)
+    classes = logits.shape[1]
+    rows = [torch.autograd.grad(logits[:, c].sum(), copies, retain_graph=c + 1 < classes)[0] for c in range(classes)]
+    jacobian = torch.nan_to_num(torch.stack(rows, 1))  # (m, C, D)
+    logits = logits.detach()
+    found = []
+    for temperature in TEMPERATURES:
+        shares = (logits / (temperature * spread(logits[None]))).softmax(-1)
+        centred = jacobian - (shares[:, None] @ jacobian)
+        half = (centred * shares.sqrt()[:, :, None]).flatten(0, 1)
+        matrix = half.mT @ half
+        found.append(matrix / matrix.diagonal().mean().clamp_min(1e-30))
+    return torch.stack(found)
+
+
+def _tensor_means(coder: TensorCoder, values: Float[Tensor, "n weights"]) -> Float[Tensor, "n tensors"]:
+    return (values @ coder.members / coder.members.sum(0)).clamp_min(1e-6)
+
+
+@torch.no_grad()
+def _losses(networks: Networks, vector: Float[Tensor, "1 weights"], weights: Float[Tensor, "n weights"]) -> Tensor:
+    images = _drawn(networks.images, JUDGED)[None]
+    expected = networks.answer(vector, images).expand(len(weights), -1, -1)
+    return torch.nan_to_num(behaviour_kl(expected, networks.answer(weights, images), 0.5), nan=torch.inf)
+
+
+def _drawn(images: Tensor, count: int) -> Tensor:
+    return images[torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:count]]
