@@ -183,11 +183,13 @@ def plain(networks: Networks, room: Int[Tensor, " n"]) -> Coded:
 def fill(code: Coordinates, room: Int[Tensor, " n"], make: Callable[[Tensor], Quantised]) -> Quantised:
     """Return what `make` makes of as many bits as the range coder leaves of `room` bytes."""
     bits = 8.0 * room.double()
-    for _ in range(TRIES):
-        over = (payloads(code, stored := make(bits)) - room).clamp_min(0)
+    stored = make(bits)
+    for _ in range(TRIES - 1):
+        over = (payloads(code, stored) - room).clamp_min(0)
         if not over.any():
             break
         bits = bits - 8.0 * over
+        stored = make(bits)
     return stored
 
 
