@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from wscore.autoencoder.coding.range_coder import STREAM, decoder, encoder, read, shortest
+from wscore.autoencoder.coding.range_coder import STREAM, decoder, encoder, read_words, shortest
 from wscore.errors import DataError
 
 CATEGORICAL, FAIR = STREAM.model.Categorical(perfect=False), STREAM.model.Uniform(2)
@@ -34,7 +34,7 @@ LATE = np.array([0, 3, 4, 4, 5, 5, 6, 6, 7, 7, 7, 8, 8, 8, 9, 9])  # passes of a
 Matrix = Int64[np.ndarray, "_ _"]  # one of several, each with its own axes
 
 
-def encode(matrices: Sequence[Matrix]) -> bytes:
+def encode_matrix(matrices: Sequence[Matrix]) -> bytes:
     """Return matrices of whole numbers, one after the other, as bytes."""
     sink, tables = encoder(), _Tables()
     for matrix in matrices:
@@ -52,7 +52,7 @@ def encode(matrices: Sequence[Matrix]) -> bytes:
     return shortest(sink)
 
 
-def decode(payload: bytes, shapes: Sequence[tuple[int, int]]) -> list[Matrix]:
+def decode_matrix(payload: bytes, shapes: Sequence[tuple[int, int]]) -> list[Matrix]:
     """Return the matrices in bytes, given their shapes.
 
     Raises:
@@ -66,9 +66,9 @@ def _decode(source: Any, tables: "_Tables", shape: tuple[int, int]) -> Matrix:
     matrix, context = np.zeros(shape, np.int64), _Context(shape)
     for rows, columns in _passes(shape):
         levels = context.levels(rows, columns)
-        symbols = read(source, CATEGORICAL, tables.shares(levels))
+        symbols = read_words(source, CATEGORICAL, tables.shares(levels))
         magnitudes, used = symbols.copy(), symbols > 0
-        signs = 1 - 2 * read(source, FAIR, int(used.sum()))
+        signs = 1 - 2 * read_words(source, FAIR, int(used.sum()))
         for place in np.flatnonzero(symbols == ESCAPE):
             magnitudes[place] += _ungolomb(source)
         matrix[rows[used], columns[used]] = signs * magnitudes[used]
@@ -161,8 +161,8 @@ def _golomb(number: int) -> list[int]:
 
 def _ungolomb(source: Any) -> int:
     length = 0
-    while read(source, FAIR):
+    while read_words(source, FAIR):
         length += 1
         if length > LARGEST_BITS:
             raise DataError("the compressed numbers are damaged", expected=f"numbers below 2^{LARGEST_BITS}")
-    return int("1" + "".join(str(read(source, FAIR)) for _ in range(length)), 2) - 1
+    return int("1" + "".join(str(read_words(source, FAIR)) for _ in range(length)), 2) - 1

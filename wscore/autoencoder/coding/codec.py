@@ -15,23 +15,23 @@ from wscore.autoencoder.coding.blocks import Block, Structure
 from wscore.autoencoder.coding.config import CodecConfig
 from wscore.autoencoder.coding.coordinates import Coordinates
 from wscore.autoencoder.coding.fit import Population, fit_roles
-from wscore.autoencoder.coding.format import REFERENCE_HASH, Content, Mode, check_size, pack, unpack
+from wscore.autoencoder.coding.format import REFERENCE_HASH, Content, Mode, check_size, pack_file, unpack_file
 from wscore.autoencoder.coding.quantise import dequantise, quantise, soft_bits
 from wscore.autoencoder.coding.roles import Role, find_role
 from wscore.autoencoder.coding.running import answer_of
 from wscore.autoencoder.coding.search import Originals, SearchConfig
 from wscore.autoencoder.coding.state import (
-    Entry,
     Exact,
     Network,
     State,
+    TensorEntry,
     check_same,
     entries_of,
     entries_of_layout,
     exact_values,
     layout_of_entries,
-    rebuilt,
-    state_of,
+    network_state,
+    rebuild_state,
     weights_of,
 )
 from wscore.config import convert, to_plain
@@ -159,7 +159,7 @@ class WeightCodec:
             DataError: if a weight is not finite or a tensor is of a type that is not kept.
             ModelError: if the file can't be as small, the network can't be run, or the reference has another layout.
         """
-        state = state_of(network)
+        state = network_state(network)
         layout, entries = layout_of(state), entries_of(state)
         answer = None if images is None else answer_of(network, architecture, layout, images)
         originals = Originals(weights_of(layout, state), _base(layout, reference), answer, images)
@@ -213,7 +213,7 @@ class WeightCodec:
             DataError: if the bytes are not a file of this codec, or are damaged.
             ModelError: if the reference is missing or another one.
         """
-        content = unpack(data, self.identity)
+        content = unpack_file(data, self.identity)
         entries = self._entries(content)
         layout = layout_of_entries(entries)
         check_size(layout.size, len(data))
@@ -223,7 +223,7 @@ class WeightCodec:
             vectors = own_steps.decompress(code, content.payload, base)
         else:
             vectors = one_step.decompress(code, content.step, content.payload, base)
-        return rebuilt(entries, layout, vectors[0], content.exact)
+        return rebuild_state(entries, layout, vectors[0], content.exact)
 
     def forward(self, layout: Layout, vectors: Float[Tensor, "n weights"], *, ratio: float) -> RateDistortion:
         """Return networks as they come back at a compression, with straight-through gradients, and their bits."""
@@ -249,7 +249,7 @@ class WeightCodec:
         code, way = self.coordinates(layout, plain=mode == Mode.OWN), own_steps if mode == Mode.OWN else one_step
         return way.compress(code, originals, size, pack_one, search)
 
-    def _entries(self, content: Content) -> tuple[Entry, ...]:
+    def _entries(self, content: Content) -> tuple[TensorEntry, ...]:
         if not isinstance(content.layout, int):
             return content.layout
         if content.layout >= len(self.config.layouts):
@@ -261,13 +261,13 @@ class _Frame(NamedTuple):
     """What files have around their numbers."""
 
     codec: WeightCodec
-    layout: int | tuple[Entry, ...]
+    layout: int | tuple[TensorEntry, ...]
     base: Float[Tensor, "1 weights"] | None
     exact: Exact
 
     def file(self, mode: Mode, step: int, payload: bytes) -> bytes:
         reference = b"" if self.base is None else _hash(self.base)
-        return pack(Content(mode, self.layout, reference, self.exact, step, payload), self.codec.identity)
+        return pack_file(Content(mode, self.layout, reference, self.exact, step, payload), self.codec.identity)
 
 
 def _hash(base: Float[Tensor, "1 weights"]) -> bytes:
@@ -278,7 +278,7 @@ def _hash(base: Float[Tensor, "1 weights"]) -> bytes:
 def _base(layout: Layout, reference: State | nn.Module | None) -> Float[Tensor, "1 weights"] | None:
     if reference is None:
         return None
-    state = state_of(reference)
+    state = network_state(reference)
     check_same(layout, layout_of(state), "reference")
     return weights_of(layout, state)
 

@@ -2,7 +2,7 @@
 
 import msgspec
 
-from wscore.autoencoder.coding.state import Entry
+from wscore.autoencoder.coding.state import TensorEntry
 from wscore.config import Section
 
 
@@ -23,7 +23,7 @@ class CodecConfig(Section):
         relative: what the square of a relative error counts, see `Coordinates`.
     """
 
-    layouts: tuple[tuple[Entry, ...], ...] = ()
+    layouts: tuple[tuple[TensorEntry, ...], ...] = ()
     structures: tuple[str, ...] = ()
     roles: dict[str, RoleFigures] = msgspec.field(default_factory=dict)
     relative: float = 1.0

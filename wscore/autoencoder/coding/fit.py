@@ -11,7 +11,7 @@ from wscore.autoencoder.coding.blocks import Structure
 from wscore.autoencoder.coding.config import CodecConfig, RoleFigures
 from wscore.autoencoder.coding.gauss_newton import gauss_newton_rows
 from wscore.autoencoder.coding.roles import Role, RoleSums
-from wscore.autoencoder.coding.state import Entry, entries_of, entries_of_layout
+from wscore.autoencoder.coding.state import TensorEntry, entries_of, entries_of_layout
 from wscore.networks.datasets import NetworkKey, Tasks, kinds_of
 from wscore.networks.inference import Answer
 from wscore.networks.layout import Layout
@@ -101,6 +101,6 @@ def _add_sensitivity(
         sums.add_rows(structure, structure.smooth_rows(weights, rows))
 
 
-def _orders(layout: Layout) -> list[tuple[Entry, ...]]:
+def _orders(layout: Layout) -> list[tuple[TensorEntry, ...]]:
     """Return the tensors of a layout as modules and as zoos order them: counters with their layer, or last."""
     return [entries_of_layout(layout), entries_of(layout.unflatten(torch.zeros(layout.size)))]

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from wscore.autoencoder.coding.state import Entry, Exact, check_entries, inflated
+from wscore.autoencoder.coding.state import Exact, TensorEntry, check_entries, inflated
 from wscore.errors import DataError
 
 MAGIC, VERSION = 0xB7, 1  # the version is in the upper two bits of its byte, the mode in the next two
@@ -52,14 +52,14 @@ class Content(NamedTuple):
     """
 
     mode: Mode
-    layout: int | tuple[Entry, ...]
+    layout: int | tuple[TensorEntry, ...]
     reference: bytes
     exact: Exact
     step: int
     payload: bytes
 
 
-def pack(content: Content, codec: bytes) -> bytes:
+def pack_file(content: Content, codec: bytes) -> bytes:
     """Return the bytes of a file, made by the codec of an identity."""
     inline = not isinstance(content.layout, int)
     flags = INLINE * inline + REFERENCE * bool(content.reference) + EXACT * bool(content.exact)
@@ -80,7 +80,7 @@ def sealed(head: bytes, body: bytes) -> bytes:
     return head + _checksum(head, body) + body
 
 
-def unpack(data: bytes, codec: bytes) -> Content:
+def unpack_file(data: bytes, codec: bytes) -> Content:
     """Return the content of a file.
 
     Raises:
@@ -120,13 +120,13 @@ def check_size(weights: int, size: int) -> None:
         )
 
 
-def _text(entries: tuple[Entry, ...]) -> bytes:
+def _text(entries: tuple[TensorEntry, ...]) -> bytes:
     return _sized(zlib.compress(msgspec.msgpack.encode([tuple(entry) for entry in entries]), 9))
 
 
-def _entries(text: bytes) -> tuple[Entry, ...]:
+def _entries(text: bytes) -> tuple[TensorEntry, ...]:
     found = _decoded(inflated(text, MOST_TEXT), list[tuple[str, tuple[int, ...], str]])
-    entries = tuple(Entry(*entry) for entry in found)
+    entries = tuple(TensorEntry(*entry) for entry in found)
     check_entries(entries)
     return entries
 

@@ -125,7 +125,7 @@ def decompress(
     steps = torch.from_numpy(np.frombuffer(payload[:head], "<i2").astype(np.int64))
     if not bool((steps.abs() <= COARSEST).all()):
         raise DataError("its steps are damaged", expected=f"{FINEST} to {COARSEST}", got=int(steps.abs().max()))
-    matrices = adaptive.decode(payload[head:], _shapes(code))
+    matrices = adaptive.decode_matrix(payload[head:], _shapes(code))
     numbers = torch.from_numpy(np.concatenate([matrix.reshape(-1) for matrix in matrices]))
     return _weights(code, OwnCode(steps, numbers), base)
 
@@ -146,7 +146,7 @@ def _expected(magnitudes: Float[Tensor, "n size"], shape: tuple[int, int]) -> Fl
 
 def _encoded(shapes: Shapes, numbers: Shaped[Tensor, " weights"]) -> bytes:
     parts = numbers.long().split([rows * columns for rows, columns in shapes])
-    return adaptive.encode([part.numpy().reshape(shape) for part, shape in zip(parts, shapes, strict=True)])
+    return adaptive.encode_matrix([part.numpy().reshape(shape) for part, shape in zip(parts, shapes, strict=True)])
 
 
 def _weights(code: Coordinates, own: OwnCode, base: Float[Tensor, "1 weights"] | None) -> Float[Tensor, "1 weights"]:

@@ -22,7 +22,7 @@ def decoder(payload: bytes) -> Any:
     return STREAM.queue.RangeDecoder(np.frombuffer(padded, ">u4").astype(np.uint32))
 
 
-def read(source: Any, *model: Any) -> np.ndarray:
+def read_words(source: Any, *model: Any) -> np.ndarray:
     """Return the next symbols: of `decoder.decode(*model)`.
 
     Raises:

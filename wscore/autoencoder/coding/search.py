@@ -93,7 +93,7 @@ class Originals(NamedTuple):
         answer, images = self.answer, self.images
         assert answer is not None, "networks are run"
         assert images is not None, "networks are run"
-        return Problem(
+        return SearchProblem(
             outputs=lambda numbers, x: answer(decode(numbers), x[None]),
             originals=lambda x: answer(self.vectors, x[None]),
             images=images,
@@ -110,7 +110,7 @@ class Originals(NamedTuple):
         return torch.nan_to_num(found, nan=torch.inf)
 
 
-class Problem(NamedTuple):
+class SearchProblem(NamedTuple):
     """Networks that differ in their weights alone, as functions of numbers.
 
     Attributes:
@@ -143,7 +143,7 @@ class Found(NamedTuple):
 
 
 def search(
-    problem: Problem,
+    problem: SearchProblem,
     start: Float[Tensor, "n weights"],
     config: SearchConfig,
     known: Float[Tensor, "n weights"] | None = None,
@@ -168,7 +168,7 @@ def search(
 
 
 class _Search:
-    def __init__(self, problem: Problem, start: Tensor, config: SearchConfig) -> None:
+    def __init__(self, problem: SearchProblem, start: Tensor, config: SearchConfig) -> None:
         self.problem, self.config = problem, config
         self.random = torch.Generator().manual_seed(config.seed)
         self.held = problem.images[torch.randperm(len(problem.images), generator=self.random)[:HELD]]

@@ -24,7 +24,7 @@ Network = Mapping[str, Any] | nn.Module  # what a user gives; what is no tensor 
 Exact = dict[int, int | float | bytes]
 
 
-class Entry(NamedTuple):
+class TensorEntry(NamedTuple):
     """One tensor of a state dict: its name, shape and type."""
 
     name: str
@@ -32,7 +32,7 @@ class Entry(NamedTuple):
     dtype: str
 
 
-def entries_of(state: Mapping[str, Any]) -> tuple[Entry, ...]:
+def entries_of(state: Mapping[str, Any]) -> tuple[TensorEntry, ...]:
     """Return the entries of a state dict, in its order.
 
     Raises:
@@ -44,15 +44,15 @@ def entries_of(state: Mapping[str, Any]) -> tuple[Entry, ...]:
         if tensor.dtype not in NAMES or tensor.layout != torch.strided:
             raise DataError("type is not kept", where=name, expected=f"dense, {', '.join(DTYPES)}",
                             got=f"{tensor.layout}, {tensor.dtype}")  # fmt: skip
-    return tuple(Entry(name, tuple(tensor.shape), NAMES[tensor.dtype]) for name, tensor in state.items())
+    return tuple(TensorEntry(name, tuple(tensor.shape), NAMES[tensor.dtype]) for name, tensor in state.items())
 
 
-def entries_of_layout(layout: Layout) -> tuple[Entry, ...]:
+def entries_of_layout(layout: Layout) -> tuple[TensorEntry, ...]:
     """Return the entries of float32 networks of a layout, counters behind the other tensors of their modules."""
-    counters = [Entry(name, shape, "int64") for name, shape in layout.counters.items()]
-    found: list[Entry] = []
+    counters = [TensorEntry(name, shape, "int64") for name, shape in layout.counters.items()]
+    found: list[TensorEntry] = []
     for place, spec in enumerate(layout.tensors):
-        found.append(Entry(spec.name, spec.shape, "float32"))
+        found.append(TensorEntry(spec.name, spec.shape, "float32"))
         if place + 1 == len(layout.tensors) or layout.tensors[place + 1].layer != spec.layer:
             own = [entry for entry in counters if entry.name.rpartition(".")[0] == spec.name.rpartition(".")[0]]
             found += own
@@ -60,7 +60,7 @@ def entries_of_layout(layout: Layout) -> tuple[Entry, ...]:
     return (*found, *counters)
 
 
-def check_entries(entries: tuple[Entry, ...]) -> None:
+def check_entries(entries: tuple[TensorEntry, ...]) -> None:
     """Refuse entries of which no state dict consists.
 
     Raises:
@@ -73,13 +73,13 @@ def check_entries(entries: tuple[Entry, ...]) -> None:
         raise DataError("its layout is damaged", got="two tensors of one name")
 
 
-def layout_of_entries(entries: tuple[Entry, ...]) -> Layout:
+def layout_of_entries(entries: tuple[TensorEntry, ...]) -> Layout:
     """Return the layout of state dicts of some entries."""
     with torch.device("meta"):
         return layout_of({entry.name: torch.empty(entry.shape, dtype=DTYPES[entry.dtype]) for entry in entries})
 
 
-def state_of(network: Network) -> dict[str, Tensor]:
+def network_state(network: Network) -> dict[str, Tensor]:
     """Return the state dict of a network on the CPU, in its order.
 
     Raises:
@@ -117,8 +117,8 @@ def check_same(layout: Layout, other: Layout, where: str) -> None:
         raise ModelError(f"the {where} has another layout", where=where, expected=expected, got=f"{other.size:,}")
 
 
-def rebuilt(
-    entries: tuple[Entry, ...], layout: Layout, vector: Float[Tensor, " weights"], exact: Exact
+def rebuild_state(
+    entries: tuple[TensorEntry, ...], layout: Layout, vector: Float[Tensor, " weights"], exact: Exact
 ) -> dict[str, Tensor]:
     """Return the state dict of some entries whose weights are a vector.
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from wscore.autoencoder.coding.coordinates import MOST, Coordinates
 from wscore.autoencoder.coding.quantise import Quantised, rows_of, scale_differences, scale_rows, scales_of
-from wscore.autoencoder.coding.range_coder import STREAM, encoder, read, shortest
+from wscore.autoencoder.coding.range_coder import STREAM, encoder, read_words, shortest
 from wscore.autoencoder.coding.tables import FAMILIES, GAUSS, HIGH, LOW, OCTAVE, Table, table
 from wscore.errors import DataError
 
@@ -41,7 +41,7 @@ def decode_scales(source: Any, code: Coordinates) -> tuple[Tensor, Tensor]:
         )
     families = np.zeros(len(scales), np.int64)
     if not code.known and scales:
-        families = read(source, STREAM.model.Uniform(2), len(scales))
+        families = read_words(source, STREAM.model.Uniform(2), len(scales))
     return torch.tensor([scales], dtype=torch.int64).view(1, -1), torch.from_numpy(families)[None]
 
 
@@ -76,21 +76,21 @@ def _encode(sink: Any, numbers: np.ndarray, rows: np.ndarray, families: np.ndarr
 def _decode(source: Any, rows: np.ndarray, families: np.ndarray) -> np.ndarray:
     below, key = _split(rows, families)
     order = np.argsort(key, kind="stable")
-    symbols = [read(source, _table(group).model, end - start) for group, start, end in _runs(key[order])]
+    symbols = [read_words(source, _table(group).model, end - start) for group, start, end in _runs(key[order])]
     sorted_symbols, reach = np.concatenate([np.zeros(0, np.int64), *symbols]), _reaches()[key]
     high = np.zeros(len(rows), np.int64)
     high[order] = sorted_symbols
     far = order[sorted_symbols == 2 * reach[order] + 1]
     high -= reach
     if len(far):
-        halves = [read(source, STREAM.model.Uniform(HALF_WORD), len(far)) for _ in range(2)]
+        halves = [read_words(source, STREAM.model.Uniform(HALF_WORD), len(far)) for _ in range(2)]
         high[far] = (halves[0] | halves[1] << 16).astype(np.uint32).astype(np.int32)
     numbers = (high << below) - (1 << below >> 1)
     if below.any():
         order = np.argsort(below, kind="stable")
         for bits, start, end in _runs(below[order]):
             if bits:
-                numbers[order[start:end]] += read(source, STREAM.model.Uniform(1 << bits), end - start)
+                numbers[order[start:end]] += read_words(source, STREAM.model.Uniform(1 << bits), end - start)
     return numbers
 
 

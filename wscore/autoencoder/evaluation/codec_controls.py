@@ -22,7 +22,7 @@ from torch import Tensor
 from wscore.autoencoder.coding.codec import WeightCodec
 from wscore.autoencoder.coding.coordinates import Coordinates
 from wscore.autoencoder.coding.quantise import Quantised, dequantise, quantise
-from wscore.autoencoder.coding.range_coder import STREAM, decoder, encoder, read, shortest
+from wscore.autoencoder.coding.range_coder import STREAM, decoder, encoder, read_words, shortest
 from wscore.autoencoder.coding.search import Originals, SearchConfig, search
 from wscore.autoencoder.coding.table_coder import encode_numbers
 from wscore.autoencoder.coding.tables import LAPLACE, table
@@ -146,11 +146,13 @@ class TensorCoder:
     def decode(self, step: int, payload: bytes) -> TensorCode:
         """Return the network in bytes."""
         source = decoder(payload)
-        offsets, levels = (torch.from_numpy(read(source, model, self.count)) for model in (OFFSET_MODEL, LEVEL_MODEL))
+        offsets, levels = (
+            torch.from_numpy(read_words(source, model, self.count)) for model in (OFFSET_MODEL, LEVEL_MODEL)
+        )
         parts = []
         for spec, level in zip(self.layout.tensors, levels.tolist(), strict=True):
             own = table(LAPLACE, LOWEST + 2 * level)
-            parts.append(read(source, own.model, spec.size) - own.reach)
+            parts.append(read_words(source, own.model, spec.size) - own.reach)
         return TensorCode(step, offsets, levels, torch.from_numpy(np.concatenate(parts)))
 
 

@@ -17,10 +17,10 @@ from wscore import WeightCodec
 from wscore.autoencoder.coding import one_step, own_steps
 from wscore.autoencoder.coding.blocks import Structure
 from wscore.autoencoder.coding.fit import Population
-from wscore.autoencoder.coding.format import INLINE, MAGIC, VERSION, Content, Mode, pack, sealed
+from wscore.autoencoder.coding.format import INLINE, MAGIC, VERSION, Content, Mode, pack_file, sealed
 from wscore.autoencoder.coding.rotation import rotate, unrotate
 from wscore.autoencoder.coding.search import Originals, SearchConfig
-from wscore.autoencoder.coding.state import Entry, entries_of, exact_values, weights_of
+from wscore.autoencoder.coding.state import TensorEntry, entries_of, exact_values, weights_of
 from wscore.errors import DataError, ModelError, WscoreError
 from wscore.networks.architectures import Architecture, build
 from wscore.networks.inference import StackedAnswer
@@ -300,7 +300,7 @@ def honest() -> list[bytes]:
 
 
 def _file(content: Content, codec: bytes, step: int, payload: bytes) -> bytes:
-    return pack(content._replace(step=step, payload=payload), codec)
+    return pack_file(content._replace(step=step, payload=payload), codec)
 
 
 @settings(max_examples=150, deadline=None)
@@ -321,8 +321,8 @@ def test_flips_cuts_and_splices_behind_a_right_checksum_end_in_networks_or_error
 
 def test_a_layout_that_claims_too_much_is_refused_before_memory_is_taken() -> None:
     plain = WeightCodec()
-    entries = (Entry("w", (1 << 20, 1 << 20), "float32"),)
-    data = pack(Content(Mode.BLOCKS, entries, b"", {}, 0, b""), plain.identity)
+    entries = (TensorEntry("w", (1 << 20, 1 << 20), "float32"),)
+    data = pack_file(Content(Mode.BLOCKS, entries, b"", {}, 0, b""), plain.identity)
     with pytest.raises(DataError, match="more weights than its size allows"):
         plain.decompress(data)
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from wscore.autoencoder.coding.search import PRICE, Problem, SearchConfig, fitted, rounded, search
+from wscore.autoencoder.coding.search import PRICE, SearchConfig, SearchProblem, fitted, rounded, search
 
 CONFIG = SearchConfig(steps=200, batch=64, lr=0.1, temperature=0.5, noise=0.0, seed=0)
 
@@ -19,13 +19,13 @@ class Logarithmic:
         pass
 
 
-def linear_problem(budget: float, networks: int = 3) -> tuple[Problem, Tensor]:
+def linear_problem(budget: float, networks: int = 3) -> tuple[SearchProblem, Tensor]:
     """Return networks that are matrices (4 classes x 16 inputs) of numbers, on inputs of three dimensions."""
     random = torch.Generator().manual_seed(0)
     exact = 2 * torch.randn(networks, 64, generator=random)
     images = (torch.randn(200, 3, generator=random) @ torch.randn(3, 16, generator=random)).view(200, 1, 4, 4)
     run = lambda numbers, x: x.flatten(1) @ numbers.view(-1, 4, 16).mT  # noqa: E731
-    return Problem(run, lambda x: run(exact, x), images, Logarithmic(), torch.full((networks,), budget)), exact
+    return SearchProblem(run, lambda x: run(exact, x), images, Logarithmic(), torch.full((networks,), budget)), exact
 
 
 @pytest.mark.parametrize("budget", [40.0, 60.0, 120.0])
