@@ -22,7 +22,7 @@ INERT = (
     "wscore/errors.py", "wscore/tracking.py", "wscore/runner.py", "wscore/presets.py",
     "wscore/hub/client.py", "wscore/hub/fetch.py", "wscore/hub/upload.py",
 )  # fmt: skip
-WIDTH = 120
+WIDTH = 136
 DEPS = re.compile(r"^( *)deps:(?: \[[^]]*\]\n|\n(?:\1 +- .*\n)*)", re.MULTILINE)
 COMMAND = re.compile(r"python -m ((?:stages|studies\.\w+)\.\w+)")
 

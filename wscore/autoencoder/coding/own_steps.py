@@ -23,6 +23,13 @@ from wscore.errors import DataError
 OCTAVE = 8  # parts in which steps are counted
 MEASURED, AT_ONCE = 256, 32  # images on which curvature is measured
 SLACK = 1.3  # bits at the start of a search beside those of the budget
+SHARES = (
+    1.0,
+    0.8,
+    0.6,
+    0.4,
+    0.2,
+)  # of the budget, tried until the file is small enough: estimates of tiny networks err
 FINEST, COARSEST = -60 * OCTAVE, 60 * OCTAVE
 PRIOR = 3.0  # numbers of the matrix's mean that every row and column begins with, as in `adaptive`
 LEAST = 1e-3  # mean magnitude
@@ -90,25 +97,29 @@ def compress(
     """
     shapes, overhead = _shapes(code), len(frame(0, b"")) + 2 * len(code.pieces)
     base = torch.zeros(1, code.size) if originals.base is None else code.forward(originals.base)
-    y, budget = code.forward(originals.vectors) - base, torch.tensor([8.0 * max(size - overhead, 1)])
-    runs = originals.answer is not None
+    y, runs = code.forward(originals.vectors) - base, originals.answer is not None
     relative = _by_curvature(code, originals, config) if runs else _by_size(code, y.square() + base.square())
-    steps = _affordable(code, shapes, y, relative, budget * (SLACK if runs else 1.0))
-    unit, prices = _units(code, steps), MatrixPrices(shapes)
-    points = (y / unit).clamp(-LARGEST, LARGEST)
-    if runs:
-        decode = lambda numbers: code.inverse(base + numbers * unit)  # noqa: E731
-        found = search(originals.problem(decode, prices, budget), points, config)
-        numbers, points = found.numbers, found.points
-    else:
-        prices.learn(points.round())
-        numbers = rounded(prices, points, PRICE)[0]
-    numbers = _filled(shapes, numbers, points, prices, size - overhead)
-    if (used := overhead + len(_encoded(shapes, numbers[0]))) > size:
-        raise too_small(code.size, used)
-    own = OwnCode(steps, numbers[0].long())
-    payload = steps.numpy().astype("<i2").tobytes() + _encoded(shapes, own.numbers)
-    return [frame(0, payload)], _weights(code, own, originals.base)
+
+    def coded(share: float) -> OwnCode:
+        budget, prices = torch.tensor([share * 8.0 * max(size - overhead, 1)]), MatrixPrices(shapes)
+        steps = _affordable(code, shapes, y, relative, budget * (SLACK if runs else 1.0))
+        unit = _units(code, steps)
+        points = (y / unit).clamp(-LARGEST, LARGEST)
+        if runs:
+            decode = lambda numbers: code.inverse(base + numbers * unit)  # noqa: E731
+            found = search(originals.problem(decode, prices, budget), points, config)
+            numbers, points = found.numbers, found.points
+        else:
+            prices.learn(points.round())
+            numbers = rounded(prices, points, PRICE)[0]
+        return OwnCode(steps, _filled(shapes, numbers, points, prices, size - overhead)[0].long())
+
+    for share in SHARES:
+        own = coded(share)
+        packed = _encoded(shapes, own.numbers)
+        if overhead + len(packed) <= size:
+            return [frame(0, own.steps.numpy().astype("<i2").tobytes() + packed)], _weights(code, own, originals.base)
+    raise too_small(code.size, overhead + len(packed))
 
 
 def decompress(

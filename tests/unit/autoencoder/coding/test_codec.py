@@ -294,7 +294,7 @@ def honest() -> list[bytes]:
         code, originals = codec.coordinates(layout, plain=mode == Mode.OWN), Originals(weights_of(layout, state))
         content = Content(mode, entries, b"", exact_values(state), 0, b"")
         frame = partial(_file, content, codec.identity)
-        files += way.compress(code, originals, 1000, frame, SearchConfig())[0]
+        files += way.compress(code, originals, 250, frame, SearchConfig())[0]
     assert all(described(codec.decompress(data)) == described(state) for data in files)
     return files
 
