@@ -114,12 +114,14 @@ def compress(
             numbers = rounded(prices, points, PRICE)[0]
         return OwnCode(steps, _filled(shapes, numbers, points, prices, size - overhead)[0].long())
 
+    used = size
     for share in SHARES:
         own = coded(share)
         packed = _encoded(shapes, own.numbers)
-        if overhead + len(packed) <= size:
+        used = overhead + len(packed)
+        if used <= size:
             return [frame(0, own.steps.numpy().astype("<i2").tobytes() + packed)], _weights(code, own, originals.base)
-    raise too_small(code.size, overhead + len(packed))
+    raise too_small(code.size, used)
 
 
 def decompress(

@@ -88,7 +88,7 @@ class Originals(NamedTuple):
         order = torch.randperm(len(self.images), generator=torch.Generator().manual_seed(seed))
         return self.images[order[:count]]
 
-    def problem(self, decode: Callable[[Tensor], Tensor], prices: "Prices", budget: Tensor) -> "Problem":
+    def problem(self, decode: Callable[[Tensor], Tensor], prices: "Prices", budget: Tensor) -> "SearchProblem":
         """Return the search for numbers that `decode` turns into weights."""
         answer, images = self.answer, self.images
         assert answer is not None, "networks are run"
