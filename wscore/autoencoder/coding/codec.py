@@ -137,7 +137,7 @@ class WeightCodec:
         self,
         network: Network,
         *,
-        ratio: float = 10.0,
+        ratio: float | int = 10,
         reference: State | nn.Module | None = None,
         images: Float[Tensor, "images ..."] | None = None,
         architecture: Architecture | str | nn.Module | None = None,
@@ -185,7 +185,7 @@ class WeightCodec:
         layout: Layout,
         vectors: Float[Tensor, "n weights"],
         *,
-        ratio: float,
+        ratio: float | int,
         answer: Answer | None = None,
         images: Float[Tensor, "images ..."] | None = None,
         search: SearchConfig = RUN,
@@ -241,7 +241,13 @@ class WeightCodec:
         return [Mode.BLOCKS] if known or layout.size > MOST_OWN else [Mode.BLOCKS, Mode.OWN]
 
     def _files(
-        self, mode: Mode, layout: Layout, originals: Originals, ratio: float, frame: "_Frame", search: SearchConfig
+        self,
+        mode: Mode,
+        layout: Layout,
+        originals: Originals,
+        ratio: float | int,
+        frame: "_Frame",
+        search: SearchConfig,
     ) -> tuple[list[bytes], Float[Tensor, "n weights"]]:
         if not 0 < ratio < float("inf"):
             raise ModelError("is no compression", where="ratio", expected="a number above 0", got=ratio)
