@@ -29,7 +29,7 @@ CHANGES = {
         "search": {"steps": 2, "batch": 8},
     },
     "data": {},
-    "tokens": {"validation_fraction": 0.2, "test_fraction": 0.6},
+    "tokens": {"validation_fraction": 0.4, "test_fraction": 0.3},
     "zoo": {"epochs": [1, 1], "checkpoints": 1},
 }  # fmt: skip
 
