@@ -22,20 +22,20 @@ def main(run: Run, *, zoo: Path, tokens: Path, representations: Path, heads: Pat
     config, kind, networks = run.params["evaluate_heads"], run.params["heads"], Zoo(zoo)
     features = run.params["features"]
     data = read_head_data(representations, networks, TokenCache(tokens) if kind.reads_tokens else None)
-    rows, found = control_inputs(networks, data, kind, config), {}
+    rows, report = control_inputs(networks, data, kind, config), {}
     with atomic_folder(plots) as folder:
         for task in kind.tasks:
             verdict = evaluate(load_head(heads / task, task), data, rows, config)
-            found[task] = heads_report(verdict, config)
+            report[task] = heads_report(verdict, config)
             for name, table in heads_tables(verdict, config).items():
                 write_csv(folder / f"{task}_{name}.csv", table.to_dict("series"))
                 DRAWINGS[name](table, folder / f"{task}_{name}.png")
     elsewhere = {} if config.ood is None else judge_held_out(config.ood, networks, data, rows, kind, features, config)
-    content = {"heads_test": found} | ({"heads_held_out": elsewhere} if elsewhere else {})
+    content = {"heads_test": report} | ({"heads_held_out": elsewhere} if elsewhere else {})
     write_json(metrics, content)
     run.tracker.log_metrics(content)
     run.tracker.log_artifacts(plots)
-    return heads_summary_line(found) + (f"; {ood_summary_line(elsewhere)}" if elsewhere else "")
+    return heads_summary_line(report) + (f"; {ood_summary_line(elsewhere)}" if elsewhere else "")
 
 
 if __name__ == "__main__":

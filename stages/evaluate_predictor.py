@@ -21,19 +21,19 @@ from wscore.runner import Run, stage
 def main(run: Run, *, trajectories: Path, predictor: Path, history: Path, metrics: Path, plots: Path) -> str:
     """Forecast every test window with every method and compare weights and networks with the true future."""
     config, settings, runs = run.params["predictor"], run.params["forecast"], open_trajectories(trajectories)
-    probes = [draw_recovery_images(load_images(one.images), settings.probe_images) for one in run.params["base"].each]
+    probes = [draw_recovery_images(load_images(dataset.images), settings.probe_images) for dataset in run.params["base"].each]
     plan = make_plan(config, runs)
-    judged = judge_forecasts(load_predictor(predictor), plan, reachable(config, plan), probes, settings)
-    found = forecast_report(judged)
-    write_json(metrics, {"predictor_test": found})
+    results = judge_forecasts(load_predictor(predictor), plan, reachable(config, plan), probes, settings)
+    report = forecast_report(results)
+    write_json(metrics, {"predictor_test": report})
     with atomic_folder(plots) as folder:
-        kept = {**forecast_tables(judged), "base": curves(runs)}
+        kept = {**forecast_tables(results), "base": curves(runs)}
         for name, table in kept.items():
             write_csv(folder / f"{name}.csv", dict(table))
         draw_all(kept, history, folder)
-    run.tracker.log_metrics({"predictor_test": found})
+    run.tracker.log_metrics({"predictor_test": report})
     run.tracker.log_artifacts(plots)
-    return forecast_summary_line(found)
+    return forecast_summary_line(report)
 
 
 if __name__ == "__main__":

@@ -32,20 +32,20 @@ def main(
     config, cache = run.params["evaluate"], TokenCache(tokens)
     images = draw_probe_images(load_tasks(run.params["data"]), config)
     material = EvaluationData(Zoo(zoo), cache, images, lambda: decoder_of(autoencoder, representations))
-    found = judge_dictionary(open_dictionary(sae, cache, representations), material, config, run.params["explain"])
-    write_json(metrics, {"sae_test": found.figures})
+    results = judge_dictionary(open_dictionary(sae, cache, representations), material, config, run.params["explain"])
+    write_json(metrics, {"sae_test": results.figures})
     with atomic_folder(plots) as folder:
-        for name, table in found.tables.items():
+        for name, table in results.tables.items():
             write_csv(folder / f"{name}.csv", dict(table))
         for name, draw in DRAWINGS.items():
-            draw(found.tables[name], folder / f"{name}.png")
-        draw_codes(found.tables["latents"], found.codes.counts, found.codes.errors, folder / "codes.png")
-        draw_features(found.portraits, folder)
-        draw_steering(found.tables["steering"], folder / "steering.png")
+            draw(results.tables[name], folder / f"{name}.png")
+        draw_codes(results.tables["latents"], results.codes.counts, results.codes.errors, folder / "codes.png")
+        draw_features(results.portraits, folder)
+        draw_steering(results.tables["steering"], folder / "steering.png")
         draw_sae_training(history, folder / "training.png")
-    run.tracker.log_metrics({"sae_test": found.figures})
+    run.tracker.log_metrics({"sae_test": results.figures})
     run.tracker.log_artifacts(plots)
-    return sparse_sentence(found.figures)
+    return sparse_sentence(results.figures)
 
 
 if __name__ == "__main__":

@@ -15,13 +15,13 @@ def main(run: Run, *, out: Path, metrics: Path) -> str:
     config = run.params["base"]
     images = load_images(config.images)
     if config.source == "train":
-        further = [load_images(one.images) for one in config.each[1:]]
+        further = [load_images(dataset.images) for dataset in config.each[1:]]
         manifests = record_runs(config, images, out, further)
     else:
         manifests = import_runs(config, images, out)
-    found = recording_report(manifests)
-    write_json(metrics, {"base": found})
-    run.tracker.log_metrics({"base": found})
+    report = recording_report(manifests)
+    write_json(metrics, {"base": report})
+    run.tracker.log_metrics({"base": report})
     return recording_summary_line(manifests)
 
 

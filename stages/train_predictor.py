@@ -24,9 +24,9 @@ def main(run: Run, *, trajectories: Path, out: Path, history: Path, metrics: Pat
     with atomic_folder(out) as folder:
         save_predictor(folder, trained)
     trained.history.to_csv(history)
-    found = training_report(trained)
-    write_json(metrics, {"predictor": found})
-    run.tracker.log_metrics({"predictor": found})
+    report = training_report(trained)
+    write_json(metrics, {"predictor": report})
+    run.tracker.log_metrics({"predictor": report})
     run.tracker.log_artifacts(out)
     return training_summary_line(trained)
 

@@ -27,19 +27,19 @@ def run_weights(runs: Shaped[np.ndarray, " rows"], *, samples: int, seed: int) -
     names, codes = np.unique(runs, return_inverse=True)
     random = np.random.default_rng(seed)
     drawn = [random.integers(len(names), size=len(names)) for _ in range(samples if len(names) > 1 else 0)]
-    counts = [np.bincount(some, minlength=len(names))[codes] for some in drawn]
+    counts = [np.bincount(draw, minlength=len(names))[codes] for draw in drawn]
     return np.array(counts, dtype=float).reshape(-1, len(codes))
 
 
 def bounds(values: Mapping[str, Values]) -> dict[str, float]:
     """Return the bounds of the 95% percentile interval of each metric as `<name>_low` and `<name>_high`."""
-    found = {}
+    intervals = {}
     for name, each in values.items():
         defined = each[np.isfinite(each)]
         if len(defined):
             low, high = np.quantile(defined, [TAIL, 1 - TAIL])
-            found |= {f"{name}_low": float(low), f"{name}_high": float(high)}
-    return found
+            intervals |= {f"{name}_low": float(low), f"{name}_high": float(high)}
+    return intervals
 
 
 def mean(values: Float[np.ndarray, " rows"] | Bool[np.ndarray, " rows"], weights: Weights) -> Values:
@@ -56,19 +56,19 @@ def rank_correlations(
     truth: Float[np.ndarray, " rows"], prediction: Float[np.ndarray, " rows"], weights: Weights
 ) -> dict[str, Values]:
     """Return tau-b and Spearman's rho from signs of pairwise differences; 0 where a side is constant."""
-    agree, true_pairs, told_pairs = (np.zeros(len(weights)) for _ in range(3))
-    true_rank, told_rank = np.zeros(weights.shape), np.zeros(weights.shape)
+    agree, true_pairs, predicted_pairs = (np.zeros(len(weights)) for _ in range(3))
+    true_rank, predicted_rank = np.zeros(weights.shape), np.zeros(weights.shape)
     for start in range(0, len(truth), BLOCK):
-        part = slice(start, start + BLOCK)
-        true, predicted = (np.sign(values[part, None] - values[None, :]) for values in (truth, prediction))  # (n, N)
-        own = weights[:, part]
-        agree += np.einsum("bn,bn->b", own @ (true * predicted), weights)
-        true_pairs += np.einsum("bn,bn->b", own @ np.abs(true), weights)
-        told_pairs += np.einsum("bn,bn->b", own @ np.abs(predicted), weights)
-        true_rank[:, part], told_rank[:, part] = weights @ true.T, weights @ predicted.T
-    tau = agree / np.sqrt(np.maximum(true_pairs * told_pairs, 1e-30))
+        block = slice(start, start + BLOCK)
+        true, predicted = (np.sign(values[block, None] - values[None, :]) for values in (truth, prediction))  # (n, N)
+        block_weights = weights[:, block]
+        agree += np.einsum("bn,bn->b", block_weights @ (true * predicted), weights)
+        true_pairs += np.einsum("bn,bn->b", block_weights @ np.abs(true), weights)
+        predicted_pairs += np.einsum("bn,bn->b", block_weights @ np.abs(predicted), weights)
+        true_rank[:, block], predicted_rank[:, block] = weights @ true.T, weights @ predicted.T
+    tau = agree / np.sqrt(np.maximum(true_pairs * predicted_pairs, 1e-30))
     covariance, true_size, told_size = (
         (weights * left * right).sum(axis=1)
-        for left, right in ((true_rank, told_rank), (true_rank, true_rank), (told_rank, told_rank))
+        for left, right in ((true_rank, predicted_rank), (true_rank, true_rank), (predicted_rank, predicted_rank))
     )
     return {"kendall_tau": tau, "spearman": covariance / np.sqrt(np.maximum(true_size * told_size, 1e-30))}

@@ -136,8 +136,8 @@ class Nowcast:
         self._losses: list[Tensor] = []
         self._before: _Before | None = None
         self._optimized = False
-        own = getattr(optimizer, "optimizer", optimizer)  # Hugging Face's `Accelerator` wraps it
-        own.register_step_post_hook(self._note_optimizer)
+        inner = getattr(optimizer, "optimizer", optimizer)  # Hugging Face's `Accelerator` wraps it
+        inner.register_step_post_hook(self._note_optimizer)
 
     def step(self, loss: float | Tensor) -> None:
         """Count one optimiser step, and jump or evaluate a jump if it is due; call it after `optimizer.step()`.
@@ -183,8 +183,8 @@ class Nowcast:
         with torch.no_grad():
             for name, value in self.layout.unflatten(means[0]).items():
                 self.parameters[name].copy_(value)
-            for own, value in zip(self._statistics(), means[1:], strict=True):
-                own.copy_(value)
+            for buffer, value in zip(self._statistics(), means[1:], strict=True):
+                buffer.copy_(value)
         try:
             yield
         finally:
@@ -194,14 +194,14 @@ class Nowcast:
         """Save the current state."""
         vector = self._vector()
         self._history = [*self._history[1 - self.length :], vector]
-        statistics = (one.detach().clone() for one in self._statistics())
+        statistics = (buffer.detach().clone() for buffer in self._statistics())
         self._recent = [*self._recent, (vector, *statistics)][-self.averages :]
 
     def _statistics(self) -> list[Tensor]:
         """Return the buffers that can be averaged: all fractions but the unit vectors of a power iteration."""
         vectors = ("_u", "_v")  # of spectral normalisation, old and new; a mean of them is shorter than 1
         return [
-            one for name, one in self.network.named_buffers() if one.is_floating_point() and not name.endswith(vectors)
+            buffer for name, buffer in self.network.named_buffers() if buffer.is_floating_point() and not name.endswith(vectors)
         ]
 
     @torch.no_grad()
@@ -334,47 +334,47 @@ def _numbers(losses: Sequence[Tensor]) -> list[float]:
 
 
 def _number(loss: float | Tensor, step: int) -> Float[Tensor, ""]:
-    found = torch.as_tensor(loss).detach()
-    if found.numel() != 1:
-        got = f"shape {tuple(found.shape)}"
+    value = torch.as_tensor(loss).detach()
+    if value.numel() != 1:
+        got = f"shape {tuple(value.shape)}"
         raise TrainingError("the loss is not one number", where=f"step {step}", got=got, fix="give its mean")
-    return found.reshape(())
+    return value.reshape(())
 
 
 def _parameters(network: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, nn.Parameter]:
     """Return the parameters that jump: floating-point and not frozen."""
-    own = {id(one) for group in optimizer.param_groups for one in group["params"]}
+    optimized = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     named = dict(network.named_parameters())
-    jumping = {name: one for name, one in named.items() if one.requires_grad and one.is_floating_point()}
-    if not any(id(one) in own for one in jumping.values()):
+    jumping = {name: parameter for name, parameter in named.items() if parameter.requires_grad and parameter.is_floating_point()}
+    if not any(id(parameter) in optimized for parameter in jumping.values()):
         expected = "one that trains parameters of the network"
         raise ConfigError("has none of the parameters", where="nowcast: optimizer", expected=expected)
     return jumping
 
 
 def _values(network: nn.Module) -> dict[str, Tensor]:
-    return {name: one.detach() for name, one in (*network.named_parameters(), *network.named_buffers())}
+    return {name: tensor.detach() for name, tensor in (*network.named_parameters(), *network.named_buffers())}
 
 
 def _copies(network: nn.Module) -> dict[str, Tensor]:
     """Return copies of what training changes: unfrozen parameters and all buffers, also non-persistent ones."""
-    frozen = {name for name, one in network.named_parameters() if not one.requires_grad}
-    return {name: one.clone() for name, one in _values(network).items() if name not in frozen}
+    frozen = {name for name, parameter in network.named_parameters() if not parameter.requires_grad}
+    return {name: tensor.clone() for name, tensor in _values(network).items() if name not in frozen}
 
 
 def _put(network: nn.Module, copies: dict[str, Tensor]) -> None:
-    own = _values(network)
+    tensors = _values(network)
     for name, value in copies.items():
-        own[name].copy_(value)
+        tensors[name].copy_(value)
 
 
 def _predictor(predictor: Forecasts | Path | str | None) -> Forecasts:
     if predictor is None:
-        found = [place for place in PLACES if (place / CONFIG).is_file()]
-        if not found:
+        folders = [place for place in PLACES if (place / CONFIG).is_file()]
+        if not folders:
             fix = "run `dvc repro train_predictor`, or name the folder of a predictor"
             raise ModelError("no weight predictor here", where=PLACES[0], expected=f"{CONFIG} and weights", fix=fix)
-        predictor = found[0]
+        predictor = folders[0]
     return load_model(Path(predictor), WeightPredictor) if isinstance(predictor, Path | str) else predictor
 
 

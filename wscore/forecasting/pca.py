@@ -39,7 +39,7 @@ def fit_snapshot_pca(parts: Sequence[Float[np.ndarray, "_ weights"]], ceiling: i
     Raises:
         DataError: if there are fewer than two rows or they are all equal.
     """
-    count = sum(len(part) for part in parts)
+    count = sum(len(snapshots) for snapshots in parts)
     blocks = [(start, start + COLUMNS_AT_ONCE) for start in range(0, parts[0].shape[1], COLUMNS_AT_ONCE)]
     gram = np.zeros((count, count))
     for start, stop in blocks:
@@ -59,7 +59,7 @@ def fit_snapshot_pca(parts: Sequence[Float[np.ndarray, "_ weights"]], ceiling: i
 
 
 def _centred(parts: Sequence[np.ndarray], start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
-    rows = np.concatenate([part[:, start:stop] for part in parts]).astype(np.float64)
+    rows = np.concatenate([snapshots[:, start:stop] for snapshots in parts]).astype(np.float64)
     mean = rows.mean(axis=0)
     return rows - mean, mean
 

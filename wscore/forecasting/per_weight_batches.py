@@ -45,11 +45,11 @@ class SeriesBatches:
     def __init__(self, config: PredictorConfig, materials: Sequence[RunWindows], *, shuffle: bool) -> None:
         self.config, self.materials, self.shuffle = config, materials, shuffle
         self.layout = materials[0].layout
-        each = [(number, some) for number, part in enumerate(materials) for some in part.windows]
-        rows = [np.concatenate([some.history, some.targets], axis=1) for _, some in each]
-        sources = np.concatenate([np.full(len(some.last), number) for number, some in each])
-        known = torch.from_numpy(np.concatenate([some.known for _, some in each])).float()
-        facts = [self._facts(materials[number], some) for number, some in each]
+        each = [(number, windows) for number, run in enumerate(materials) for windows in run.windows]
+        rows = [np.concatenate([windows.history, windows.targets], axis=1) for _, windows in each]
+        sources = np.concatenate([np.full(len(windows.last), number) for number, windows in each])
+        known = torch.from_numpy(np.concatenate([windows.known for _, windows in each])).float()
+        facts = [self._facts(materials[number], windows) for number, windows in each]
         parts = [torch.cat(column) for column in zip(*facts, strict=True)]
         numbers = [torch.from_numpy(sources), torch.from_numpy(np.concatenate(rows))]
         self.windows = TensorBatches(
@@ -81,17 +81,17 @@ class SeriesBatches:
         targets = (whole[:, count:] - whole[:, count - 1 : count]) / (scale * roots)
         return increments.movedim(1, 3), targets.movedim(1, 3)  # (B, L, S, c-1, m), (B, L, S, K, m)
 
-    def _facts(self, material: RunWindows, some: Any) -> tuple[Tensor, ...]:
+    def _facts(self, run: RunWindows, windows: Any) -> tuple[Tensor, ...]:
         count = self.config.sequence_length - 1
-        grams = window_grams(material.grams, some)  # (W, L, c-1+K, c-1+K)
-        own = grams[..., :count, :count]
+        grams = window_grams(run.grams, windows)  # (W, L, c-1+K, c-1+K)
+        history_grams = grams[..., :count, :count]
         sizes = grams.new_tensor([spec.size for spec in self.layout.tensors])
-        scale = scales(own, self.layout)  # (W, L)
+        scale = scales(history_grams, self.layout)  # (W, L)
         units = (sizes * scale.square())[..., None] * grams.new_tensor(self.config.steps)
         copied = grams[..., count:, count:].diagonal(dim1=-2, dim2=-1) / units
         power = sizes * scale.square()
         power = power / power.sum(1, keepdim=True).clamp_min(TINY)
-        return scale.float(), gram_features(own, self.layout), copied.float(), power.float()
+        return scale.float(), gram_features(history_grams, self.layout), copied.float(), power.float()
 
 
 def draw_series(layout: Layout, config: PredictorConfig, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -109,8 +109,8 @@ def draw_series(layout: Layout, config: PredictorConfig, random: np.random.Gener
 
 def series_loss(model: SeriesModel, batch: SeriesBatch) -> dict[str, Tensor]:
     """Return the `skill_loss` of a `SeriesPredictor`, estimated from the sampled series."""
-    found = model(*_flat(batch))
-    return _loss(found.unflatten(0, batch.values.shape[:3]), batch)
+    predicted = model(*_flat(batch))
+    return _loss(predicted.unflatten(0, batch.values.shape[:3]), batch)
 
 
 def denoising_loss(model: DiffusionPredictor, batch: SeriesBatch) -> dict[str, Tensor]:
@@ -120,8 +120,8 @@ def denoising_loss(model: DiffusionPredictor, batch: SeriesBatch) -> dict[str, T
     level = torch.rand(len(clean), device=clean.device)
     angle = (torch.pi / 2 * level)[:, None, None]
     noisy = angle.cos() * clean + angle.sin() * torch.randn_like(clean)
-    found = model.denoise(noisy, level, model.conditioned(values, statistics))
-    return _loss(found.unflatten(0, batch.values.shape[:3]), batch)
+    predicted = model.denoise(noisy, level, model.conditioned(values, statistics))
+    return _loss(predicted.unflatten(0, batch.values.shape[:3]), batch)
 
 
 @torch.no_grad()
@@ -134,7 +134,7 @@ def calibrate_bands(model: DiffusionPredictor, parts: Sequence[SeriesBatches]) -
     ratios: list[Tensor] = []
     weights: list[Tensor] = []
     noise = model.generator()
-    for batch, layout in ((batch, part.layout) for part in parts for batch in part.epoch(1)):
+    for batch, layout in ((batch, batches.layout) for batches in parts for batch in batches.epoch(1)):
         drawn = model.draw(*_flat(batch), model.config.samples, noise)  # (N, S, K, m)
         miss = (batch.targets.flatten(0, 2) - drawn.mean(0)).abs() / drawn.std(0).clamp_min(TINY)
         share = (batch.power.new_tensor([spec.size for spec in layout.tensors]))[None, :, None, None, None]
@@ -160,9 +160,9 @@ def _flat(batch: SeriesBatch) -> tuple[Tensor, Tensor]:
     return values.flatten(0, 2), statistics.flatten(0, 2)
 
 
-def _loss(found: Tensor, batch: SeriesBatch) -> dict[str, Tensor]:
+def _loss(predicted: Tensor, batch: SeriesBatch) -> dict[str, Tensor]:
     inside = batch.inside[:, :, :, None, :]
-    squares = (found - batch.targets).square() * inside
+    squares = (predicted - batch.targets).square() * inside
     error = squares.sum((2, 4)) / inside.sum((2, 4)).clamp_min(1)  # (B, L, K)
     power = batch.power[..., None]
     return skill_loss(error * power, batch.copied * power, batch.known)

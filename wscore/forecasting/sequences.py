@@ -49,13 +49,13 @@ def training_windows(stop: int, *, length: int, horizons: Steps, stride: int) ->
     )
 
 
-def test_windows(start: int, stop: int, *, length: int, horizons: Steps, stride: int, asked: int) -> Windows:
+def test_windows(start: int, stop: int, *, length: int, horizons: Steps, stride: int, furthest: int) -> Windows:
     """Return all windows whose targets lie in [start, stop), at least those up to `asked` steps ahead.
 
     Histories may start earlier; further targets are known where they are within the bounds.
     """
     first = max(start - 1, (length - 1) * stride)
-    return _windows(np.arange(first, max(first, stop - asked * stride)), stop, length, horizons, stride)
+    return _windows(np.arange(first, max(first, stop - furthest * stride)), stop, length, horizons, stride)
 
 
 def reaching_back(windows: Windows, lagged_snapshots: Steps) -> Windows:

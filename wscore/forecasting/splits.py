@@ -85,9 +85,9 @@ def make_plan(config: PredictorConfig, runs: Sequence[Trajectory]) -> RunSplit:
             plan.validation.extend(group[kept : kept + config.validation_runs])
             plan.held_out.extend(group[kept + config.validation_runs :])
     if not plan.training:
-        found = ", ".join(sorted({f"{run.manifest.optimizer} on {run.manifest.dataset}" for run in runs}))
+        kinds = ", ".join(sorted({f"{run.manifest.optimizer} on {run.manifest.dataset}" for run in runs}))
         where = "predictor.unseen_optimizers, predictor.unseen_datasets"
-        raise ConfigError("leave no run to train on", where=where, got=f"runs of {found}", fix="set them to []")
+        raise ConfigError("leave no run to train on", where=where, got=f"runs of {kinds}", fix="set them to []")
     for run in runs:
         _check_length(config, run)
     return plan
@@ -110,10 +110,10 @@ def _check_names(config: PredictorConfig, runs: Sequence[Trajectory]) -> None:
     """Warn of held-out names without a run, which may be misspelt; optimisers of this package are exempt."""
     known = {"unseen_datasets": {run.manifest.dataset for run in runs}}
     known["unseen_optimizers"] = {run.manifest.optimizer for run in runs}
-    for key, found in known.items():
-        wrong = set(getattr(config, key)) - found - set(get_args(OptimizerName))
+    for key, names in known.items():
+        wrong = set(getattr(config, key)) - names - set(get_args(OptimizerName))
         if wrong:
-            message = f"predictor.{key}: no run of {', '.join(sorted(wrong))}, only of {', '.join(sorted(found))}"
+            message = f"predictor.{key}: no run of {', '.join(sorted(wrong))}, only of {', '.join(sorted(names))}"
             warnings.warn(message, WscoreWarning, stacklevel=3)
 
 
@@ -123,7 +123,7 @@ def learned(config: PredictorConfig, run: Trajectory) -> RunWindows:
     shape = {"length": config.sequence_length, "horizons": config.steps}
     windows = [training_windows(stop, stride=stride, **shape) for stride in config.strides]
     grams = snapshot_grams(run.weights, run.layout)
-    return RunWindows(run.weights[:stop], run.layout, [some for some in windows if len(some.last)], grams)
+    return RunWindows(run.weights[:stop], run.layout, [group for group in windows if len(group.last)], grams)
 
 
 def later(config: PredictorConfig, run: Trajectory) -> RunWindows:
@@ -145,7 +145,7 @@ def one_network(known: Sequence[RunWindows], where: str) -> None:
     Raises:
         ConfigError: naming the method, if the runs belong to different networks.
     """
-    count = len({part.layout.identity for part in known})
+    count = len({run.layout.identity for run in known})
     if count > 1:
         fix = "use predictor.kind=gram, or runs of one network"
         raise ConfigError("fits one network only", where=where, got=f"runs of {count} networks", fix=fix)

@@ -59,20 +59,20 @@ def gram_task(config: PredictorConfig, known: Sequence[RunWindows]) -> Task:  # 
     def loss(model: GramPredictor, batch: tuple[Tensor, Tensor, Tensor, Tensor]) -> Mapping[str, Tensor]:
         features, products, known, there = batch  # (B, T, m, F), (B, L, P, m+K, m+K), (B, K), (B, L, P)
         each, increments = model.each(features), features.shape[2]  # (M, B, T, m, K)
-        own = products[:, there[0].bool()][..., :increments, :increments]
-        found = gram_loss(agreed(each, own), products, there[0], known)
+        seen_products = products[:, there[0].bool()][..., :increments, :increments]
+        pooled = gram_loss(agreed(each, seen_products), products, there[0], known)
         if not model.training:
-            return found
+            return pooled
         losses = [gram_loss(coefficients, products, there[0], known)["loss"] for coefficients in each]
-        return {**found, "loss": torch.stack(losses).mean()}  # members are trained independently
+        return {**pooled, "loss": torch.stack(losses).mean()}  # members are trained independently
 
-    return Task(model, lambda some, shuffle: WindowBatches(config, some, GramBatches, shuffle=shuffle), loss, {})
+    return Task(model, lambda runs, shuffle: WindowBatches(config, runs, GramBatches, shuffle=shuffle), loss, {})
 
 
 def pca_task(config: PredictorConfig, known: Sequence[RunWindows]) -> Task:
     """Return the task of a `PcaPredictor` with the PCA of the training snapshots, on the scores of each window."""
     one_network(known, "predictor.kind: transformer_pca")
-    vectors = [part.weights for part in known]
+    vectors = [snapshots.weights for snapshots in known]
     basis = fit_snapshot_pca(vectors, config.n_components)
     rank = len(basis.components) if config.apply_pca else None
     with _seeded(config):
@@ -80,9 +80,9 @@ def pca_task(config: PredictorConfig, known: Sequence[RunWindows]) -> Task:
     model.mean.copy_(basis.mean)
     if rank is not None:
         model.components.copy_(basis.components)
-    model.scale.copy_(torch.cat([_scores(model, part) for part in vectors]).square().mean().sqrt())
+    model.scale.copy_(torch.cat([_scores(model, snapshots) for snapshots in vectors]).square().mean().sqrt())
     facts = {"components": rank or 0, "numerical_rank": basis.numerical_rank}
-    return Task(model, lambda some, shuffle: _ScoreBatches(config, model, some, shuffle=shuffle), _pca_loss, facts)
+    return Task(model, lambda runs, shuffle: _ScoreBatches(config, model, runs, shuffle=shuffle), _pca_loss, facts)
 
 
 def param_task(config: PredictorConfig, known: Sequence[RunWindows]) -> Task:  # noqa: ARG001
@@ -90,7 +90,7 @@ def param_task(config: PredictorConfig, known: Sequence[RunWindows]) -> Task:  #
     with _seeded(config):
         model = SeriesPredictor(config.series())
     return Task(
-        model, lambda some, shuffle: WindowBatches(config, some, SeriesBatches, shuffle=shuffle), series_loss, {}
+        model, lambda runs, shuffle: WindowBatches(config, runs, SeriesBatches, shuffle=shuffle), series_loss, {}
     )
 
 
@@ -100,7 +100,7 @@ def diffusion_task(config: PredictorConfig, known: Sequence[RunWindows]) -> Task
         model = DiffusionPredictor(config.diffusion())
     return Task(
         model,
-        lambda some, shuffle: WindowBatches(config, some, SeriesBatches, shuffle=shuffle),
+        lambda runs, shuffle: WindowBatches(config, runs, SeriesBatches, shuffle=shuffle),
         denoising_loss,
         {},
         lambda model, batches: calibrate_bands(model, batches.parts),
@@ -135,12 +135,12 @@ class WindowBatches:
         self.seed, self.shuffle = config.seed, shuffle
 
     def __len__(self) -> int:
-        return sum(len(part) for part in self.parts)
+        return sum(len(batches) for batches in self.parts)
 
     def epoch(self, number: int) -> Iterator[Any]:
         """Yield the batches of one epoch."""
-        running = [part.epoch(number) for part in self.parts]
-        turns = torch.repeat_interleave(torch.tensor([len(part) for part in self.parts]))
+        running = [batches.epoch(number) for batches in self.parts]
+        turns = torch.repeat_interleave(torch.tensor([len(batches) for batches in self.parts]))
         if self.shuffle:
             turns = turns[permutation(len(turns), self.seed, number)]
         for turn in turns.tolist():
@@ -165,17 +165,17 @@ class GramBatches:
         self.there = present_parts(self.layout, len(shape.rank_splits) + 1)
         products = [
             part_grams(
-                part.weights,
+                run.weights,
                 self.layout,
-                reaching_back(some, self.lagged_snapshots),
+                reaching_back(windows, self.lagged_snapshots),
                 self.increments,
                 shape.rank_splits,
             )
-            for part in materials
-            for some in part.windows
+            for run in materials
+            for windows in run.windows
         ]
         products = torch.cat([normalised(vectors, self.increments) for vectors in products])
-        known = torch.cat([torch.from_numpy(some.known).float() for part in materials for some in part.windows])
+        known = torch.cat([torch.from_numpy(windows.known).float() for run in materials for windows in run.windows])
         self.numbers = TensorBatches(products, known, batch_size=config.batch_size, seed=config.seed, shuffle=shuffle)
 
     def __len__(self) -> int:
@@ -225,7 +225,7 @@ class _ScoreBatches:
         rows: list[list[np.ndarray]] = []
         start = 0
         for material in materials:
-            rows += [[some.history + start, some.targets + start, some.known] for some in material.windows]
+            rows += [[windows.history + start, windows.targets + start, windows.known] for windows in material.windows]
             start += len(material.weights)
         parts = [torch.from_numpy(np.concatenate(column)) for column in zip(*rows, strict=True)]
         self.numbers = TensorBatches(*parts, batch_size=config.batch_size, seed=config.seed, shuffle=shuffle)

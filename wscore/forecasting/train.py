@@ -132,8 +132,8 @@ def train_predictor(
         "training_runs": [run.name for run in plan.training],
         "validation_runs": [run.name for run in plan.validation],
         "held_out_runs": [run.name for run in plan.held_out],
-        "snapshots": sum(len(part.weights) for part in known),
-        "windows": sum(len(some.last) for part in known for some in part.windows),
+        "snapshots": sum(len(run.weights) for run in known),
+        "windows": sum(len(windows.last) for run in known for windows in run.windows),
         **forecaster.facts,
     }
     return TrainedPredictor(forecaster.model, forecaster.history, facts)

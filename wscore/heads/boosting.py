@@ -72,13 +72,13 @@ def boosted(target: Target, train: Known, validation: Known, *, iterations: int,
 
 def varying(features: Features) -> np.ndarray:
     """Return the indices of the columns with at least two distinct values, ignoring NaN."""
-    some = max(1, AT_ONCE // max(1, len(features)))
+    step = max(1, AT_ONCE // max(1, len(features)))
     kept = [np.zeros(0, np.int64)]
-    for start in range(0, features.shape[1], some):
-        part = features[:, start : start + some]
-        found = np.isfinite(part)
-        low = np.where(found, part, np.inf).min(axis=0, initial=np.inf)
-        kept.append(start + np.flatnonzero(np.where(found, part, -np.inf).max(axis=0, initial=-np.inf) > low))
+    for start in range(0, features.shape[1], step):
+        columns = features[:, start : start + step]
+        finite = np.isfinite(columns)
+        low = np.where(finite, columns, np.inf).min(axis=0, initial=np.inf)
+        kept.append(start + np.flatnonzero(np.where(finite, columns, -np.inf).max(axis=0, initial=-np.inf) > low))
     return np.concatenate(kept)
 
 
@@ -94,10 +94,10 @@ def split_gains(model: Any, kept: Int[np.ndarray, " column"]) -> dict[int, float
         model: as `boosted` returns it.
         kept: indices of the columns that it was fitted on.
     """
-    nodes = [tree.nodes for some in model._predictors for tree in some]  # noqa: SLF001
+    nodes = [tree.nodes for iteration in model._predictors for tree in iteration]  # noqa: SLF001
     gains = np.zeros(len(kept))
-    for some in nodes:
-        inner = some[some["is_leaf"] == 0]
+    for tree_nodes in nodes:
+        inner = tree_nodes[tree_nodes["is_leaf"] == 0]
         np.add.at(gains, inner["feature_idx"].astype(int), np.maximum(inner["gain"], 0.0))
     order = [place for place in np.argsort(-gains, kind="stable").tolist() if gains[place] > 0]
     return {int(kept[place]): float(gains[place] / gains.sum()) for place in order}
@@ -147,30 +147,30 @@ def _grow(model: Any, target: Target, kept: np.ndarray) -> Grown:
     compares the predictions.
     """
     base = np.asarray(model._baseline_prediction, float).reshape(-1)  # noqa: SLF001
-    trees = [[_tree(tree.nodes, kept) for tree in some] for some in model._predictors]  # noqa: SLF001
+    trees = [[_tree(tree.nodes, kept) for tree in iteration] for iteration in model._predictors]  # noqa: SLF001
     if isinstance(target, Binary):
         base = base + np.log(target.positive_weight)
     if isinstance(target, Discrete):
         if len(base) < target.width:  # for two classes scikit-learn stores only the logit of the second
-            base, trees = np.append(0.0, base), [[STUMP, *some] for some in trees]
+            base, trees = np.append(0.0, base), [[STUMP, *iteration] for iteration in trees]
         base = base + np.log(class_weights(target))
-    return Grown([tree for some in trees for tree in some], base)
+    return Grown([tree for iteration in trees for tree in iteration], base)
 
 
 def _tree(nodes: np.ndarray, kept: np.ndarray) -> Tree:
-    leaf, own = nodes["is_leaf"].astype(bool), np.arange(len(nodes))
+    leaf, numbers = nodes["is_leaf"].astype(bool), np.arange(len(nodes))
     return {
         "feature": np.where(leaf, 0, kept[np.where(leaf, 0, nodes["feature_idx"])]),
         "threshold": np.where(leaf, 0.0, nodes["num_threshold"]),
-        "left": np.where(leaf, own, nodes["left"].astype(np.int64)),
-        "right": np.where(leaf, own, nodes["right"].astype(np.int64)),
+        "left": np.where(leaf, numbers, nodes["left"].astype(np.int64)),
+        "right": np.where(leaf, numbers, nodes["right"].astype(np.int64)),
         "missing_left": nodes["missing_go_to_left"].astype(bool),
         "value": nodes["value"].astype(float),
     }
 
 
 def _plant(targets: Targets, grown: Mapping[str, Grown], inputs: int) -> Forest:
-    trees = [tree for found in grown.values() for tree in found.trees]
+    trees = [tree for ensemble in grown.values() for tree in ensemble.trees]
     sizes = np.array([len(tree["value"]) for tree in trees], dtype=np.int64)
     roots = np.cumsum(sizes) - sizes
     config = ForestConfig(
@@ -187,7 +187,7 @@ def _plant(targets: Targets, grown: Mapping[str, Grown], inputs: int) -> Forest:
         for name in Nodes._fields
         if name not in ("root", "base")
     }
-    base = np.concatenate([found.base for found in grown.values()])
+    base = np.concatenate([ensemble.base for ensemble in grown.values()])
     forest = Forest(config)
     forest.fill(
         Nodes(**{name: torch.from_numpy(values) for name, values in (columns | {"root": roots, "base": base}).items()})

@@ -59,13 +59,13 @@ def fit_intervals(
     targets: Targets, outputs: Mapping[str, Float[np.ndarray, "rows _"]], encoded: Encoded, *, coverage: float
 ) -> dict[str, Intervals]:
     """Return the intervals of all continuous targets, from predictions for validation networks."""
-    found = {}
+    intervals = {}
     for number, target in enumerate(targets):
         known = encoded.known[:, number]
         if isinstance(target, Continuous) and known.any():
             predicted = outputs[target.name][known, 0].astype(float)
-            found[target.name] = _fit(predicted, encoded.values[known, number].astype(float), coverage)
-    return found
+            intervals[target.name] = _fit(predicted, encoded.values[known, number].astype(float), coverage)
+    return intervals
 
 
 def _fit(predicted: np.ndarray, truth: np.ndarray, coverage: float) -> Intervals:

@@ -84,11 +84,11 @@ class HeadData(NamedTuple):
         parts = [
             self.latents if block == "latent" else self.blocks[block].values for block in blocks if self.names(block)
         ]
-        ends = np.cumsum([0, *(part.shape[1] for part in parts)])
+        ends = np.cumsum([0, *(values.shape[1] for values in parts)])
         made = held((len(self.table), int(ends[-1])), np.float32)
         for start in range(0, len(made), ROWS):
-            for part, first, end in zip(parts, ends[:-1], ends[1:], strict=True):
-                made[start : start + ROWS, first:end] = part[start : start + ROWS]
+            for values, first, end in zip(parts, ends[:-1], ends[1:], strict=True):
+                made[start : start + ROWS, first:end] = values[start : start + ROWS]
         return made
 
     def items(self) -> Int[np.ndarray, " rows"]:
@@ -140,8 +140,8 @@ def read_head_data(representations: Path, zoo: Zoo, tokens: TokenCache | None = 
         )  # fmt: skip
     joined = zoo_rows.loc[table["model_id"]].reset_index(drop=True)
     rows = joined["row"].to_numpy(int)
-    found = read_blocks(folder) if (folder / VALUES).is_file() else {}
-    blocks = {name: FeatureTable(taken(block.values, rows), block.names) for name, block in found.items()}
+    stored = read_blocks(folder) if (folder / VALUES).is_file() else {}
+    blocks = {name: FeatureTable(taken(block.values, rows), block.names) for name, block in stored.items()}
     joined = joined.assign(split=table["split"].to_numpy())
     return HeadData(latents, joined, manifest["encoder"], blocks, tokens, read_probes(folder))
 
@@ -178,8 +178,8 @@ class HeadBatches:
         """Yield the batches of one epoch."""
         count = len(self.rows)
         order = permutation(count, self.seed, number) if self.shuffle else torch.arange(count)
-        for some in order.split(self.batch_size):
-            yield (*(tensor[some] for tensor in self.tensors), self.cache.batch(self.rows[some.numpy()]))
+        for indices in order.split(self.batch_size):
+            yield (*(tensor[indices] for tensor in self.tensors), self.cache.batch(self.rows[indices.numpy()]))
 
 
 def held(shape: tuple[int, ...], dtype: Any) -> np.ndarray:
@@ -214,14 +214,14 @@ def _read_representations(folder: Path) -> tuple[pd.DataFrame, np.ndarray, dict[
 
 def _read_latents(path: Path, count: int) -> np.ndarray:
     """Return the column `latent` as (N, Z) float32, read in chunks of rows."""
-    found: np.ndarray | None = None
+    latents: np.ndarray | None = None
     done = 0
     with pq.ParquetFile(path) as file:
         for batch in file.iter_batches(ROWS, columns=["latent"]):
-            some = np.stack(batch.column("latent").to_numpy(zero_copy_only=False)).astype(np.float32)
-            found = held((count, some.shape[1]), np.float32) if found is None else found
-            found[done : done + len(some)] = some
-            done += len(some)
-    if found is None:
+            chunk = np.stack(batch.column("latent").to_numpy(zero_copy_only=False)).astype(np.float32)
+            latents = held((count, chunk.shape[1]), np.float32) if latents is None else latents
+            latents[done : done + len(chunk)] = chunk
+            done += len(chunk)
+    if latents is None:
         raise ValueError("no row")
-    return found
+    return latents

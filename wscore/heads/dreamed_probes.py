@@ -149,13 +149,13 @@ def _members(zoo: Zoo, rows: np.ndarray) -> Iterator[Member]:
 
 def _shapes(zoo: Zoo) -> Iterator[Member]:
     """Yield the networks that are equal up to activation, pooling and weights."""
-    found: dict[tuple[str, str], Member] = {}
+    merged: dict[tuple[str, str], Member] = {}
     for member in _members(zoo, np.arange(len(zoo))):
         plain = msgspec.structs.replace(member.architecture, activation="relu", pooling="none")
         key = (plain.to_json(), member.layout.identity)
-        rows = [found[key].rows] if key in found else []
-        found[key] = member._replace(rows=np.sort(np.concatenate([*rows, member.rows])))
-    yield from found.values()
+        rows = [merged[key].rows] if key in merged else []
+        merged[key] = member._replace(rows=np.sort(np.concatenate([*rows, member.rows])))
+    yield from merged.values()
 
 
 def _dream(zoo: Zoo, members: list[Member], count: int, steps: int, seed: int) -> Probes:
@@ -169,11 +169,11 @@ def _dream(zoo: Zoo, members: list[Member], count: int, steps: int, seed: int) -
         loss = SMOOTHNESS * _roughness(images)
         drawn = random.choice(len(members), min(GROUPS, len(members)), replace=False)
         for number in drawn.tolist():
-            member, some = members[number], weights[number]
-            asked = random.choice(len(some), min(MEMBERS, len(some)), replace=False)
+            member, vectors = members[number], weights[number]
+            chosen = random.choice(len(vectors), min(MEMBERS, len(vectors)), replace=False)
             noisy = (images + NOISE * torch.randn(images.shape, generator=generator)).clamp(0, 1)
-            answered = StackedAnswer(member.architecture, member.layout)(some[asked], noisy[None])  # (n, P, C)
-            loss = loss + nn.functional.cross_entropy(answered.mT, labels.expand(len(asked), -1)) / len(drawn)
+            answered = StackedAnswer(member.architecture, member.layout)(vectors[chosen], noisy[None])  # (n, P, C)
+            loss = loss + nn.functional.cross_entropy(answered.mT, labels.expand(len(chosen), -1)) / len(drawn)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -194,9 +194,9 @@ def _roughness(images: Tensor) -> Tensor:
 def _answers(guess: Architecture, layout: Layout, vectors: Tensor, images: Tensor) -> Iterator[np.ndarray]:
     """Yield logits (n, P, C) of some networks at a time."""
     chunk = _at_once(guess, images)
-    for part in vectors.split(chunk):
-        found = logits(StackedAnswer(guess, layout), part, images, chunk=chunk)
-        yield found.nan_to_num(0.0, LARGEST, -LARGEST).clamp(-LARGEST, LARGEST).numpy()
+    for chunk_vectors in vectors.split(chunk):
+        outputs = logits(StackedAnswer(guess, layout), chunk_vectors, images, chunk=chunk)
+        yield outputs.nan_to_num(0.0, LARGEST, -LARGEST).clamp(-LARGEST, LARGEST).numpy()
 
 
 def _at_once(architecture: Architecture, images: Tensor) -> int:

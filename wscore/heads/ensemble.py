@@ -70,18 +70,18 @@ class Blend(nn.Module):
 
     def members(self, inputs: Float[Tensor, "batch input"], tokens: TokenBatch | None = None) -> list[Answers]:
         """Return the outputs of each member: of the networks together, then of each forest."""
-        found: list[Answers] = []
+        outputs: list[Answers] = []
         if len(self.networks):
             each = [answers(network(inputs, tokens), self.config.kinds) for network in self.networks]
-            found.append({name: torch.stack([one[name] for one in each]).mean(dim=0) for name in self.config.kinds})
-        return [*found, *(answers(forest(inputs), self.config.kinds) for forest in self.forests)]
+            outputs.append({name: torch.stack([output[name] for output in each]).mean(dim=0) for name in self.config.kinds})
+        return [*outputs, *(answers(forest(inputs), self.config.kinds) for forest in self.forests)]
 
     def forward(self, inputs: Float[Tensor, "batch input"], tokens: TokenBatch | None = None) -> Answers:
         """Return the outputs (batch, width) of each property."""
-        found = self.members(inputs, tokens)
+        outputs = self.members(inputs, tokens)
         mixed = {}
         for name, shares in zip(self.config.kinds, self.share.unbind(), strict=True):
-            mixed[name] = torch.stack([s * each[name] for s, each in zip(shares, found, strict=True)]).sum(dim=0)
+            mixed[name] = torch.stack([s * each[name] for s, each in zip(shares, outputs, strict=True)]).sum(dim=0)
         return mixed
 
 

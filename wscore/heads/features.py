@@ -108,8 +108,8 @@ def probe_block(
         train: rows of the training networks.
         config: count of probes and how they are made.
     """
-    asked = train[np.isin(train, zoo.last_checkpoints())]
-    probes = dream(zoo, asked, count=config.probes, steps=config.probe_steps, seed=config.seed)
+    last = train[np.isin(train, zoo.last_checkpoints())]
+    probes = dream(zoo, last, count=config.probes, steps=config.probe_steps, seed=config.seed)
     return probe_table(zoo, probes), probes
 
 
@@ -132,16 +132,16 @@ def network_features(
         probes: as stored with the head.
         architecture: of the network; its activation and pooling are ignored.
     """
-    found = {"statistics": _named_statistics(layout, vector[None]), "spectra": network_numbers(layout, vector[None])}
+    computed = {"statistics": _named_statistics(layout, vector[None]), "spectra": network_numbers(layout, vector[None])}
     fitting = None if architecture is None else probes.get(probe_key(architecture))
     if architecture is not None and fitting is not None:
         member = Member(architecture, layout, np.zeros(1, int))
         answers = probe_numbers(member, torch.from_numpy(vector[None].astype(np.float32)), fitting)
-        found["probes"] = dict(zip(probe_names(), answers.T, strict=True))
+        computed["probes"] = dict(zip(probe_names(), answers.T, strict=True))
     blocks = {}
     for block in (block for block in COMPUTED if block in names):
         missing = np.full(1, np.nan)
-        columns = [np.asarray(found.get(block, {}).get(name, missing), float) for name in names[block]]
+        columns = [np.asarray(computed.get(block, {}).get(name, missing), float) for name in names[block]]
         blocks[block] = FeatureTable(_narrow(np.stack(columns, axis=1)), tuple(names[block]))
     return blocks
 
@@ -156,7 +156,7 @@ def write_blocks(folder: Path, blocks: Blocks, probes: ProbeSets) -> None:
 def write_probes(folder: Path, probes: ProbeSets) -> None:
     """Write probes as one safetensors file; no file if there are none."""
     if probes:
-        tensors = {f"{key}/{part}": value for key, some in probes.items() for part, value in some._asdict().items()}
+        tensors = {f"{key}/{field}": value for key, probe_set in probes.items() for field, value in probe_set._asdict().items()}
         write_tensors(folder / PROBES, tensors)
 
 
@@ -169,7 +169,7 @@ def read_blocks(folder: Path) -> dict[str, FeatureTable]:
     if not (folder / VALUES).is_file():
         raise DataError("no features here", where=folder, expected=VALUES, fix="run `dvc repro cache_representations`")
     values, names = read_tensors(folder / VALUES), read_json(folder / NAMES)
-    if {name: tensor.shape[1] for name, tensor in values.items()} != {name: len(some) for name, some in names.items()}:
+    if {name: tensor.shape[1] for name, tensor in values.items()} != {name: len(columns) for name, columns in names.items()}:
         raise DataError(
             "features and their names do not match", where=folder, fix="run `dvc repro cache_representations`"
         )

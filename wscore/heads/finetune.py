@@ -12,8 +12,8 @@ from wscore.training.state import TrainingState
 def finetune_parameter_groups(model: Head, *, encoder: float, head: float) -> list[dict[str, Any]]:
     """Return AdamW's groups: encoder parameters and all others, with learning-rate factors."""
     live = [] if model.encoder is None else list(model.encoder.parameters())
-    own = {id(parameter) for parameter in live}
-    rest = [parameter for parameter in model.parameters() if id(parameter) not in own]
+    encoder_ids = {id(parameter) for parameter in live}
+    rest = [parameter for parameter in model.parameters() if id(parameter) not in encoder_ids]
     groups = [{"params": rest, "lr_factor": head}]
     return [*groups, {"params": live, "lr_factor": encoder}] if live else groups
 
@@ -56,6 +56,6 @@ class Unfreeze(Callback):
 
     def _set(self, model: nn.Module, frozen: int) -> None:
         if isinstance(model.encoder, nn.Module):
-            for place, part in enumerate(encoder_parts(model.encoder)):
-                for parameter in part:
+            for place, layer in enumerate(encoder_parts(model.encoder)):
+                for parameter in layer:
                     parameter.requires_grad_(place >= frozen)

@@ -83,11 +83,11 @@ class Head(nn.Module):
     @torch.no_grad()
     def standardise(self, inputs: Float[Tensor, "networks input"]) -> None:
         """Set mean and standard deviation from training networks; constant inputs are only centred."""
-        some = max(1, AT_ONCE // max(1, len(inputs)))
-        for part, mean, std in zip(*(x.split(some, -1) for x in (inputs, self.mean, self.std)), strict=True):
-            known = part.isfinite()
+        width = max(1, AT_ONCE // max(1, len(inputs)))
+        for columns, mean, std in zip(*(x.split(width, -1) for x in (inputs, self.mean, self.std)), strict=True):
+            known = columns.isfinite()
             count = known.sum(dim=0).clamp(min=1)
-            clean = torch.where(known, part, 0.0).double()
+            clean = torch.where(known, columns, 0.0).double()
             middle = clean.sum(dim=0) / count
             spread = (torch.where(known, clean - middle, 0.0).square().sum(dim=0) / count).sqrt()
             mean.copy_(middle)

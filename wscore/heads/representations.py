@@ -105,9 +105,9 @@ def encode_anew(
     for key in np.unique(keys):
         layout = zoo.layouts[str(key)]
         places = np.flatnonzero(keys == key)
-        for some in np.array_split(places, -(-len(places) // BLOCK)):
-            latents = encoder.encode_many(layout, zoo.weights(rows[some]))  # (n, windows, Z)
-            yield rows[some], first[some], latents.mean(dim=1)[:, : encoder.model.leading].numpy().astype(np.float32)
+        for chunk in np.array_split(places, -(-len(places) // BLOCK)):
+            latents = encoder.encode_many(layout, zoo.weights(rows[chunk]))  # (n, windows, Z)
+            yield rows[chunk], first[chunk], latents.mean(dim=1)[:, : encoder.model.leading].numpy().astype(np.float32)
 
 
 def check_fit(encoder: LatentSource, layouts: Sequence[Layout]) -> None:
@@ -122,9 +122,9 @@ def check_fit(encoder: LatentSource, layouts: Sequence[Layout]) -> None:
             "was not trained on networks of this zoo", where=where, expected=f"one of its {len(known.layouts)} layouts",
             got=f"{len(layouts)} others", fix="use an encoder trained on such networks, or null",
         )  # fmt: skip
-    found, wanted = encoder.codec.tokenizer.token_dim, encoder.model.config.network.token_dim
-    if found != wanted:
-        raise ModelError("tokenizer and encoder differ", where=where, expected=f"tokens of {wanted}", got=found)
+    made, wanted = encoder.codec.tokenizer.token_dim, encoder.model.config.network.token_dim
+    if made != wanted:
+        raise ModelError("tokenizer and encoder differ", where=where, expected=f"tokens of {wanted}", got=made)
 
 
 def _splits(cache: TokenCache, networks: int) -> np.ndarray:
@@ -150,14 +150,14 @@ def iterate_latents(encoder: Encoder, cache: TokenCache) -> Iterator[tuple[np.nd
     rows, windows = cache.table["row"].to_numpy(), cache.table["window"].to_numpy()
     heads = np.append(np.flatnonzero(windows == 0), len(rows))  # first item of each network, and the end
     for start in range(0, len(heads) - 1, BLOCK):
-        part, last = heads[start : start + BLOCK], int(heads[min(start + BLOCK, len(heads) - 1)])
-        part = part[part < last]
-        items = np.arange(int(part[0]), last)
+        firsts, last = heads[start : start + BLOCK], int(heads[min(start + BLOCK, len(heads) - 1)])
+        firsts = firsts[firsts < last]
+        items = np.arange(int(firsts[0]), last)
         with torch.no_grad():
-            latents = torch.cat([encoder(cache.batch(some)) for some in np.array_split(items, -(-len(items) // BLOCK))])
-        sums = np.add.reduceat(latents[:, : encoder.leading].double().numpy(), part - part[0], axis=0)
-        counts = np.diff(np.append(part, last))[:, None]
-        yield rows[part], part, (sums / counts).astype(np.float32)
+            latents = torch.cat([encoder(cache.batch(batch)) for batch in np.array_split(items, -(-len(items) // BLOCK))])
+        sums = np.add.reduceat(latents[:, : encoder.leading].double().numpy(), firsts - firsts[0], axis=0)
+        counts = np.diff(np.append(firsts, last))[:, None]
+        yield rows[firsts], firsts, (sums / counts).astype(np.float32)
 
 
 def _schema(latent_dim: int) -> pa.Schema:

@@ -47,7 +47,7 @@ def network_numbers(layout: Layout, vectors: Float[np.ndarray, "rows weights"]) 
     """Return the features of networks (n, D) that share a layout, by name such as `conv[-1].singular1`."""
     parts = {spec.name: vectors[:, span].astype(np.float64) for spec, span in _spans(layout)}
     matrices = [spec for spec in layout.tensors if spec.kind in MATRICES]
-    found: Numbers = {}
+    features: Numbers = {}
     for spec, (kind, place) in zip(layout.tensors, tensor_roles(layout), strict=True):
         numbers = _moments(parts[spec.name])
         if spec.kind in MATRICES:
@@ -56,11 +56,11 @@ def network_numbers(layout: Layout, vectors: Float[np.ndarray, "rows weights"]) 
             numbers |= _ends(stacked, first=spec is matrices[0], last=spec is matrices[-1])
         else:
             numbers |= _spread("value", parts[spec.name]) | {"largest": _log(np.abs(parts[spec.name]).max(axis=1))}
-        found |= {f"{kind}[-{place}].{name}": column for name, column in numbers.items()}
+        features |= {f"{kind}[-{place}].{name}": column for name, column in numbers.items()}
     for number, (lower, upper) in enumerate(itertools.pairwise(matrices)):
         pair = _balance(_matrix(lower, parts[lower.name]), _matrix(upper, parts[upper.name]))
-        found |= {f"pair[-{len(matrices) - 1 - number}].{name}": column for name, column in pair.items()}
-    return found | _norm_layers(layout, parts)
+        features |= {f"pair[-{len(matrices) - 1 - number}].{name}": column for name, column in pair.items()}
+    return features | _norm_layers(layout, parts)
 
 
 def _spans(layout: Layout) -> list[tuple[TensorSpec, slice]]:
@@ -107,8 +107,8 @@ def _spectrum(stacked: Matrices) -> Numbers:
     sizes = np.linalg.svd(stacked.reshape(*stacked.shape[:2], -1), compute_uv=False)  # (n, rank)
     energy = np.maximum((sizes**2).sum(axis=1), SMALLEST)
     share = sizes**2 / energy[:, None]
-    found = {f"singular{k + 1}": _log(sizes[:, k]) for k in range(min(SINGULAR, sizes.shape[1]))}
-    return found | {
+    features = {f"singular{k + 1}": _log(sizes[:, k]) for k in range(min(SINGULAR, sizes.shape[1]))}
+    return features | {
         "singular_last": _log(sizes[:, -1]),
         "effective_rank": -(share * np.log(share + SMALLEST)).sum(axis=1),
         "stable_rank": energy / np.maximum(sizes[:, 0] ** 2, SMALLEST),
@@ -119,19 +119,19 @@ def _neurons(stacked: Matrices) -> Numbers:
     """Return quantiles of the norms of rows and columns, cosines between rows, and magnitudes of the sums of both."""
     rows = stacked.reshape(*stacked.shape[:2], -1)  # (n, out, in * kernel)
     norms = np.linalg.norm(rows, axis=2)
-    found = _spread("row", _log(norms)) | _spread("column", _log(_rms(stacked, (1, 3))))
+    features = _spread("row", _log(norms)) | _spread("column", _log(_rms(stacked, (1, 3))))
     unit = rows / np.maximum(norms[..., None], SMALLEST)
     first, second = np.triu_indices(rows.shape[1], 1)
     if len(first):
         cosines = (unit @ unit.mT)[:, first, second]
-        found |= {
+        features |= {
             "cosine_high": cosines.max(axis=1),
             "cosine_low": cosines.min(axis=1),
             "cosine_mean": cosines.mean(axis=1),
             "cosine_size": np.abs(cosines).mean(axis=1),
         }
     sums = {"row_sum": rows.sum(axis=2), "column_sum": rows.sum(axis=1)}
-    return found | {name: _log(_rms(values, 1)) for name, values in sums.items()}
+    return features | {name: _log(_rms(values, 1)) for name, values in sums.items()}
 
 
 def _kernel(stacked: Matrices) -> Numbers:
@@ -139,20 +139,20 @@ def _kernel(stacked: Matrices) -> Numbers:
     places = stacked.shape[3]
     if places == 1:
         return {}
-    found = {f"kernel{k + 1}": _log(_rms(stacked[..., k], (1, 2))) for k in range(min(places, KERNEL))}
+    features = {f"kernel{k + 1}": _log(_rms(stacked[..., k], (1, 2))) for k in range(min(places, KERNEL))}
     share = _log(_rms(stacked.mean(axis=3), (1, 2))) - _log(_rms(stacked, (1, 2, 3)))
-    return found | {"kernel_mean": share}
+    return features | {"kernel_mean": share}
 
 
 def _ends(stacked: Matrices, *, first: bool, last: bool) -> Numbers:
     """Return norms by input of the first layer and by output of the last one, whose order is fixed."""
     inputs, outputs = _log(_rms(stacked, (1, 3))), _log(_rms(stacked, (2, 3)))
-    found: Numbers = {}
+    features: Numbers = {}
     if first and inputs.shape[1] <= INPUTS:
-        found |= {f"input{k + 1}": inputs[:, k] for k in range(inputs.shape[1])}
+        features |= {f"input{k + 1}": inputs[:, k] for k in range(inputs.shape[1])}
     if last:
-        found |= {f"output{k + 1}": outputs[:, k] for k in range(min(OUTPUTS, outputs.shape[1]))}
-    return found
+        features |= {f"output{k + 1}": outputs[:, k] for k in range(min(OUTPUTS, outputs.shape[1]))}
+    return features
 
 
 def _balance(lower: Matrices, upper: Float[np.ndarray, "rows above columns places"]) -> Numbers:
@@ -167,7 +167,7 @@ def _balance(lower: Matrices, upper: Float[np.ndarray, "rows above columns place
     entering = _log(_rms(lower, (2, 3)))
     ratio, apart = leaving - entering, [side - side.mean(axis=1, keepdims=True) for side in (leaving, entering)]
     spread = np.maximum(leaving.std(axis=1) * entering.std(axis=1), 1e-9)
-    found = {
+    features = {
         "balance_mean": ratio.mean(axis=1),
         "balance_std": ratio.std(axis=1),
         "balance_correlation": (apart[0] * apart[1]).mean(axis=1) / spread,
@@ -176,14 +176,14 @@ def _balance(lower: Matrices, upper: Float[np.ndarray, "rows above columns place
     }
     if upper.shape[2] == units and upper.shape[3] == lower.shape[3] == 1:
         sizes = np.linalg.svd(upper[..., 0] @ lower[..., 0], compute_uv=False)
-        found |= {f"product{k + 1}": _log(sizes[:, k]) for k in range(min(3, sizes.shape[1]))}
-    return found
+        features |= {f"product{k + 1}": _log(sizes[:, k]) for k in range(min(3, sizes.shape[1]))}
+    return features
 
 
 def _norm_layers(layout: Layout, parts: Mapping[str, np.ndarray]) -> Numbers:
     """Return effective scale weight / sqrt(var) and mean / sqrt(var) of each batch normalisation, per channel."""
     layers = [spec.name.rpartition(".")[0] for spec in layout.tensors if spec.kind == "running_var"]
-    found: Numbers = {}
+    features: Numbers = {}
     for number, layer in enumerate(layers):
         prefix = f"{layer}." if layer else ""
         tensors = [parts.get(prefix + name) for name in ("weight", "bias", "running_mean", "running_var")]
@@ -193,5 +193,5 @@ def _norm_layers(layout: Layout, parts: Mapping[str, np.ndarray]) -> Numbers:
         deviation = np.sqrt(np.maximum(var, 0) + BATCH_NORM_EPS)
         numbers = _spread("scale", weight / deviation) | _spread("offset", mean / deviation)
         numbers["shift_per_scale"] = (bias / np.maximum(np.abs(weight), 1e-6)).mean(axis=1)
-        found |= {f"norm[-{len(layers) - number}].{name}": column for name, column in numbers.items()}
-    return found
+        features |= {f"norm[-{len(layers) - number}].{name}": column for name, column in numbers.items()}
+    return features

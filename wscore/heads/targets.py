@@ -235,15 +235,15 @@ def fit_binary(
         DataError: if a column is missing or not binary, or labels have only one value.
     """
     drafts = [_parse(name, train, key=key) for name in names]
-    found = [_known(draft.encode(train)) for draft in drafts]
-    _refuse_constant({name: values > 0 for name, values in zip(names, found, strict=True)}, key=key)
+    labels = [_known(draft.encode(train)) for draft in drafts]
+    _refuse_constant({name: values > 0 for name, values in zip(names, labels, strict=True)}, key=key)
     return tuple(
         msgspec.structs.replace(
             draft,
             positive_weight=float((values == 0).sum() / values.sum()) if balance else 1.0,
             weight=weights.get(draft.name, 1.0),
         )
-        for draft, values in zip(drafts, found, strict=True)
+        for draft, values in zip(drafts, labels, strict=True)
     )
 
 
@@ -358,11 +358,11 @@ def _known(values: np.ndarray) -> np.ndarray:
 
 def _refuse_constant(values: Mapping[str, np.ndarray], *, key: str) -> None:
     """Reject targets with fewer than two values in the training rows; the error lists all of them."""
-    bad = {name: found for name, found in values.items() if len(np.unique(found)) < 2}
+    bad = {name: column for name, column in values.items() if len(np.unique(column)) < 2}
     if not bad:
         return
     rest = [name for name in values if name not in bad]
-    named = ", ".join(f"{name} ({f'only {found[0]}' if len(found) else 'no value'})" for name, found in bad.items())
+    named = ", ".join(f"{name} ({f'only {column[0]}' if len(column) else 'no value'})" for name, column in bad.items())
     raise DataError(
         "nothing to learn, a column has one value in all training rows",
         where=key,

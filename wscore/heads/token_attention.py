@@ -113,8 +113,8 @@ def _attention(config: ReaderConfig) -> nn.ModuleDict:
 
 def _attend(attention: nn.ModuleDict, x: Tensor, seen: Tensor, heads: int) -> Tensor:
     """Return softmax(q k^T / sqrt(d)) v over the visible tokens; a token that sees none attends to itself."""
-    own = torch.eye(x.shape[1], dtype=torch.bool, device=x.device)
+    diagonal = torch.eye(x.shape[1], dtype=torch.bool, device=x.device)
     parts = attention["into"](x).unflatten(-1, (3, heads, -1)).movedim(2, 0)  # (3, B, T, heads, d)
-    query, key, value = (part.transpose(1, 2) for part in parts)  # (B, heads, T, d)
-    mixed = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=(seen | own)[:, None])
+    query, key, value = (projected.transpose(1, 2) for projected in parts)  # (B, heads, T, d)
+    mixed = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=(seen | diagonal)[:, None])
     return attention["out"](mixed.transpose(1, 2).flatten(2))

@@ -240,14 +240,14 @@ def train_head(
         DataError: if the training or validation split is empty, or a target cannot be learned.
     """
     train, validation = data.part("train"), data.part("validation")
-    for name, part in (("training", train), ("validation", validation)):
-        if not len(part.table):
+    for name, subset in (("training", train), ("validation", validation)):
+        if not len(subset.table):
             raise DataError(
                 f"there is no {name} network", where="heads", fix="make more runs, or change the fractions in tokens"
             )
     targets = fit_targets(task, config, train.table)
     folds = [
-        Fold(part, part.inputs(config.blocks), encode_targets(targets, part.table)) for part in (train, validation)
+        Fold(subset, subset.inputs(config.blocks), encode_targets(targets, subset.table)) for subset in (train, validation)
     ]
     _warn_of_trees(config, folds)
     forests = [_forest(member, config, targets, *folds) for member in config.members if member != "network"]
@@ -338,7 +338,7 @@ def head_loss(targets: Targets) -> Callable[[Head, Sequence[Any]], Mapping[str, 
 def outputs_of(model: Blend, data: HeadData, inputs: Float[np.ndarray, "rows input"]) -> Outputs:
     """Return the outputs of a model by target, computed in blocks of networks."""
     parts = [_answers(model, data, inputs, rows) for rows in _blocks(len(inputs))]
-    return {name: np.concatenate([part[name].numpy() for part in parts]) for name in model.config.kinds}
+    return {name: np.concatenate([block[name].numpy() for block in parts]) for name in model.config.kinds}
 
 
 def predict_properties(head: PropertyHead, data: HeadData) -> Outputs:
@@ -350,12 +350,12 @@ def predict_properties(head: PropertyHead, data: HeadData) -> Outputs:
         ModelError: if the features are not those it was trained on.
     """
     for block, names in head.features.items():
-        found = data.names(block)
-        if found != tuple(names):
+        columns = data.names(block)
+        if columns != tuple(names):
             raise ModelError(
                 f"the features {block!r} do not match the head", where=f"head for {head.task}",
                 expected=f"{len(names)} numbers, the first {list(names[:1])}",
-                got=f"{len(found)}, of which {len(set(found) & set(names))} are the same",
+                got=f"{len(columns)}, of which {len(set(columns) & set(names))} are the same",
             )  # fmt: skip
     return outputs_of(head.model.eval(), data, data.inputs(tuple(head.features)))
 
@@ -397,9 +397,9 @@ def load_head(folder: Path, task: str | None = None) -> PropertyHead:
         ModelError: if it is missing, altered, no head, or was trained for another task.
     """
     content = read_model_config(folder)
-    found = content.get("task", content["class"])
-    if not {"task", "encoder", "features", "targets", "intervals"} <= set(content) or task not in (None, found):
-        raise ModelError("holds no head for this task", where=folder, expected=task or "a head", got=found)
+    saved_task = content.get("task", content["class"])
+    if not {"task", "encoder", "features", "targets", "intervals"} <= set(content) or task not in (None, saved_task):
+        raise ModelError("holds no head for this task", where=folder, expected=task or "a head", got=saved_task)
     where = str(Path(folder) / CONFIG)
     try:
         saved = convert({"targets": content["targets"]}, SavedTargets, where=where)
@@ -411,7 +411,7 @@ def load_head(folder: Path, task: str | None = None) -> PropertyHead:
     if kinds != model.config.kinds:
         raise ModelError("outputs and targets differ", where=where, expected=kinds, got=model.config.kinds)
     features = {block: tuple(names) for block, names in content["features"].items()}
-    return PropertyHead(found, model, saved.targets, content["encoder"], features, intervals, read_probes(Path(folder)))
+    return PropertyHead(saved_task, model, saved.targets, content["encoder"], features, intervals, read_probes(Path(folder)))
 
 
 def target_kind(target: Target) -> Literal["binary", "continuous", "discrete"]:
@@ -444,8 +444,8 @@ def _forest(member: str, config: HeadsConfig, targets: Targets, train: Fold, val
 def _warn_of_trees(config: HeadsConfig, folds: Sequence[Fold]) -> None:
     counts = [len(fold.inputs) for fold in folds]
     if set(config.members) != {"network"} and any(np.greater(counts, _most())):
-        most, own = (" and ".join(f"{count:,}" for count in some) for some in (_most(), counts))
-        message = f"trees are fitted on at most {most} of {own} training and validation networks"
+        most, given = (" and ".join(f"{count:,}" for count in numbers) for numbers in (_most(), counts))
+        message = f"trees are fitted on at most {most} of {given} training and validation networks"
         warnings.warn(message, WscoreWarning, stacklevel=3)
 
 
@@ -460,7 +460,7 @@ def _few(fold: Fold, most: int, seed: int) -> Fold:
     if count <= most:
         return fold
     rows = np.sort(np.random.default_rng(derive_seed(seed, "trees", count)).permutation(count)[:most])
-    return fold._replace(inputs=fold.inputs[rows], encoded=Encoded(*(part[rows] for part in fold.encoded)))
+    return fold._replace(inputs=fold.inputs[rows], encoded=Encoded(*(values[rows] for values in fold.encoded)))
 
 
 def _only_statistics(fold: Fold, config: HeadsConfig) -> Float[np.ndarray, "rows input"]:
@@ -509,14 +509,14 @@ def _blend(targets: Targets, networks: Sequence[Head], forests: Sequence[Forest]
 def _mix(model: Blend, targets: Targets, validation: Fold) -> None:
     """Choose the mixing weights of the members per target on the validation networks."""
     tokens = (lambda rows: _tokens(validation.data, rows)) if model.reads_tokens else (lambda _: None)
-    found: list[list[Answers]] = [
+    outputs: list[list[Answers]] = [
         model.members(torch.from_numpy(validation.inputs[rows]), tokens(rows))
         for rows in _blocks(len(validation.inputs))
     ]
     for number, target in enumerate(targets):
         known = validation.encoded.known[:, number]
         each = [
-            np.concatenate([part[member][target.name].numpy() for part in found])[known]
+            np.concatenate([block[member][target.name].numpy() for block in outputs])[known]
             for member in range(model.share.shape[1])
         ]
         shares = best_shares(target, each, validation.encoded.values[known, number])

@@ -78,7 +78,7 @@ class Forest(nn.Module):
     @torch.no_grad()
     def forward(self, inputs: Float[Tensor, "batch input"]) -> dict[str, Float[Tensor, "batch _"]]:
         """Return the outputs (batch, width) of each property in float64; NaN is a missing input."""
-        parts = [self._sums(part.double()) for part in inputs.split(BLOCK)]
+        parts = [self._sums(block.double()) for block in inputs.split(BLOCK)]
         whole = torch.cat(parts) if parts else inputs.new_zeros(0, len(self.get_buffer("base")), dtype=torch.float64)
         return dict(zip(self.config.outputs, whole.split(list(self.config.outputs.values()), dim=1), strict=True))
 

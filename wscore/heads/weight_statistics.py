@@ -40,7 +40,7 @@ def tensor_statistics(
 ) -> Float[np.ndarray, "rows tensor statistic"]:
     """Return `STATISTICS` of each tensor of networks (n, D) that share a layout, in float64."""
     parts = [vectors[:, span].astype(np.float64) for span in layout.slices().values()]
-    return np.stack([_statistics(part) for part in parts], axis=1)  # (n, tensors, 7)
+    return np.stack([_statistics(tensor) for tensor in parts], axis=1)  # (n, tensors, 7)
 
 
 def tensor_roles(layout: Layout) -> list[tuple[str, int]]:
@@ -53,23 +53,23 @@ def statistics_table(zoo: Zoo) -> FeatureTable:
     """Return the statistics of all networks of a zoo, row by row; the weights are streamed, never all held in memory."""
     layouts = sorted(zoo.layouts)
     roles = {key: tensor_roles(zoo.layouts[key]) for key in layouts}
-    order = sorted({role for found in roles.values() for role in found})
-    columns = {key: [order.index(role) for role in found] for key, found in roles.items()}
+    order = sorted({role for tensors in roles.values() for role in tensors})
+    columns = {key: [order.index(role) for role in tensors] for key, tensors in roles.items()}
     names = [f"{kind}[-{position}].{name}" for kind, position in order for name in STATISTICS]
     values = scratch_array((len(zoo), len(names) + 1), float)
     values[:, :-1] = np.nan
     keys = zoo.table["layout"].astype(str).tolist()
     for key, rows, vectors in chunks(zoo, keys):
-        found = tensor_statistics(zoo.layouts[key], vectors)  # (n, tensors, 7)
+        statistics = tensor_statistics(zoo.layouts[key], vectors)  # (n, tensors, 7)
         places = np.add.outer(np.array(columns[key]) * len(STATISTICS), np.arange(len(STATISTICS))).ravel()
-        values[np.array(rows)[:, None], places] = found.reshape(len(rows), -1)
+        values[np.array(rows)[:, None], places] = statistics.reshape(len(rows), -1)
     values[:, -1] = [layouts.index(key) for key in keys]
     return FeatureTable(values, (*names, "layout"))
 
 
-def _statistics(part: np.ndarray) -> np.ndarray:
-    percentiles = np.percentile(part, PERCENTILES, axis=1).T
-    return np.column_stack([part.mean(axis=1), part.std(axis=1), percentiles])
+def _statistics(weights: np.ndarray) -> np.ndarray:
+    percentiles = np.percentile(weights, PERCENTILES, axis=1).T
+    return np.column_stack([weights.mean(axis=1), weights.std(axis=1), percentiles])
 
 
 def chunks(zoo: Zoo, keys: Sequence[str]) -> Iterator[tuple[str, list[int], np.ndarray]]:

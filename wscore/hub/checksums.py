@@ -41,11 +41,11 @@ def read_checksums(folder: Path) -> dict[str, str]:
         content = read_json(path)
     except DataError as error:
         raise ModelError(str(error)) from error
-    found = content.get("format") if isinstance(content, dict) else None
+    version = content.get("format") if isinstance(content, dict) else None
     files = content.get("files") if isinstance(content, dict) else None
-    if found != FORMAT or not isinstance(files, dict) or not all(isinstance(value, str) for value in files.values()):
-        fix = "update wscore" if isinstance(found, int) and found > FORMAT else AGAIN
-        raise ModelError("unknown format", where=path, expected=f"format {FORMAT}", got=f"format {found}", fix=fix)
+    if version != FORMAT or not isinstance(files, dict) or not all(isinstance(value, str) for value in files.values()):
+        fix = "update wscore" if isinstance(version, int) and version > FORMAT else AGAIN
+        raise ModelError("unknown format", where=path, expected=f"format {FORMAT}", got=f"format {version}", fix=fix)
     for name in files:
         confined(Path(folder), name)
     return files
@@ -58,7 +58,7 @@ def confined(folder: Path, name: str) -> Path:
         ModelError: if the name is absolute, contains `..`, or links out of the folder (except into the Hub's cache).
     """
     parts = name.replace("\\", "/").split("/")
-    if not name or "\0" in name or any(part in ("", ".", "..") or part.endswith(":") for part in parts):
+    if not name or "\0" in name or any(component in ("", ".", "..") or component.endswith(":") for component in parts):
         raise ModelError("names a file outside of the folder", where=folder / CHECKSUMS, got=name[:200], fix=AGAIN)
     path, place = folder / name, folder.absolute()
     roots = [place.resolve()]

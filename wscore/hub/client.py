@@ -268,8 +268,8 @@ def _send(base: Any) -> Callable[..., Any]:
     def send(self: Any, request: Any, **options: Any) -> Any:
         if STOPPED.is_set():
             raise HubError("stopped")
-        asked = request.extensions.get("timeout", {})
-        limits = {name: SILENCE_SECONDS if asked.get(name) is None else asked[name] for name in WAITS}
+        timeouts = request.extensions.get("timeout", {})
+        limits = {name: SILENCE_SECONDS if timeouts.get(name) is None else timeouts[name] for name in WAITS}
         request.extensions = {**request.extensions, "timeout": limits}  # some calls set no timeout
         try:
             response = base.send(self, request, **options)

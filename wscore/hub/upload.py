@@ -47,8 +47,8 @@ def upload(uploads: Sequence[Upload], *, private: bool = True) -> list[str]:
         PublishError: if an id is malformed, the token is missing, the Hub can't be reached in 3 s, times out or denies
             access.
     """
-    for one in uploads:
-        check_repo_id(one.repo_id)
+    for item in uploads:
+        check_repo_id(item.repo_id)
     if not uploads:
         return []
     where = f"publish.repo_id={uploads[0].repo_id}"
@@ -61,7 +61,7 @@ def upload(uploads: Sequence[Upload], *, private: bool = True) -> list[str]:
         check_reachable(uploads[0].repo_id)
     except DataError as error:
         raise PublishError("the Hub can't be reached", where=where, got=error.__cause__, fix=AGAIN) from error
-    return [_push(one, private, token) for one in uploads]
+    return [_push(item, private, token) for item in uploads]
 
 
 def check_repo_id(repo_id: str, *, where: str = "publish.repo_id", expected: str = "owner/name") -> None:
@@ -82,43 +82,43 @@ def check_repo_id(repo_id: str, *, where: str = "publish.repo_id", expected: str
         raise PublishError("malformed repository id", where=where, expected=expected, got=repo_id)
 
 
-def _push(one: Upload, private: bool, token: str) -> str:
+def _push(item: Upload, private: bool, token: str) -> str:
     from huggingface_hub import HfApi
 
     bound_waiting()
     api = HfApi(endpoint=os.environ.get("HF_ENDPOINT") or None, token=token, library_name="wscore")
     try:
-        persist(lambda: api.create_repo(one.repo_id, repo_type=one.kind, private=private, exist_ok=True))
-        stale = persist(lambda: _stale_files(api, one))
+        persist(lambda: api.create_repo(item.repo_id, repo_type=item.kind, private=private, exist_ok=True))
+        stale = persist(lambda: _stale_files(api, item))
         commit = persist(
             lambda: api.upload_folder(
-                repo_id=one.repo_id,
-                repo_type=one.kind,
-                folder_path=one.folder,
+                repo_id=item.repo_id,
+                repo_type=item.kind,
+                folder_path=item.folder,
                 commit_message=MESSAGE,
                 ignore_patterns=[".*", "*/.*"],
                 delete_patterns=stale or None,
             )
         )
     except client_errors() as error:
-        where = f"publish.repo_id={one.repo_id}"
+        where = f"publish.repo_id={item.repo_id}"
         raise PublishError("the upload failed", where=where, got=explain_hub_error(error), fix=AGAIN) from None
     return commit.commit_url
 
 
-def _stale_files(api: "HfApi", one: Upload) -> list[str]:
+def _stale_files(api: "HfApi", item: Upload) -> list[str]:
     """Return the files of an earlier upload that the new one no longer contains."""
     from huggingface_hub.errors import EntryNotFoundError
 
     try:
-        path = api.hf_hub_download(one.repo_id, CHECKSUMS, repo_type=one.kind)
+        path = api.hf_hub_download(item.repo_id, CHECKSUMS, repo_type=item.kind)
     except EntryNotFoundError:
         return []  # a new repository, or one not uploaded by wscore
     try:
         before = json.loads(Path(path).read_text(encoding="utf-8"))["files"]
     except (ValueError, TypeError, KeyError):
         return []
-    now = read_checksums(one.folder)
+    now = read_checksums(item.folder)
     return sorted(str(name) for name in before if name not in now and not _is_pattern(str(name)) and name not in KEPT)
 
 

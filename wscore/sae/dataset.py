@@ -66,10 +66,10 @@ class LatentRows:
         path, advice = Path(folder) / "representations.parquet", "run `dvc repro cache_representations`"
         if not path.is_file():
             raise DataError("no representations here", where=folder, expected=path.name, fix=advice)
-        found = read_json(Path(folder) / "manifest.json").get("tokens")
-        if found != cache.identity:
+        identity = read_json(Path(folder) / "manifest.json").get("tokens")
+        if identity != cache.identity:
             raise DataError(
-                "the representations were computed from other tokens", where=folder, expected=cache.identity, got=found,
+                "the representations were computed from other tokens", where=folder, expected=cache.identity, got=identity,
                 fix=advice,
             )  # fmt: skip
         table = pd.read_parquet(path, columns=["model_id", "split", "latent"])
@@ -165,8 +165,8 @@ class RowBatches:
         order = self.chosen
         if self.shuffle:
             order = order[permutation(len(order), self.seed, number).numpy()]
-        for part in np.array_split(order, len(self)):
-            yield self.rows.batch(part)
+        for indices in np.array_split(order, len(self)):
+            yield self.rows.batch(indices)
 
 
 def open_rows(
@@ -185,8 +185,8 @@ def open_rows(
 def stream(rows: NetworkRows, chosen: np.ndarray) -> Iterator[tuple[np.ndarray, UnitBatch]]:
     """Yield rows in blocks: indices and contents."""
     for start in range(0, len(chosen), BLOCK):
-        part = chosen[start : start + BLOCK]
-        yield part, rows.batch(part)
+        block = chosen[start : start + BLOCK]
+        yield block, rows.batch(block)
 
 
 def fit_scaler(rows: NetworkRows, chosen: np.ndarray, how: Scaling) -> Scaler:
@@ -204,8 +204,8 @@ def fit_scaler(rows: NetworkRows, chosen: np.ndarray, how: Scaling) -> Scaler:
     if not len(chosen):
         raise TrainingError("there are no training rows", where="sae", expected="at least one training network")
     count, total = np.zeros(rows.width), np.zeros(rows.width)
-    for part, batch in stream(rows, chosen):
-        _check_finite(part, batch, rows)
+    for block, batch in stream(rows, chosen):
+        _check_finite(block, batch, rows)
         count += batch.mask.sum(0).numpy()
         total += batch.values.double().sum(0).numpy()
     mean = total / np.maximum(count, 1)
@@ -234,14 +234,14 @@ def _scaler(mean: np.ndarray, squares: np.ndarray, count: np.ndarray, rows: int,
         spread = float((squares + count * mean**2).sum() / rows)
     else:
         centre, spread = mean, float((squares / scale**2).sum() / rows)
-    tensors = [torch.from_numpy(part.astype(np.float32)) for part in (mean, scale, centre)]
+    tensors = [torch.from_numpy(values.astype(np.float32)) for values in (mean, scale, centre)]
     return Scaler(tensors[0], tensors[1], tensors[2], spread)
 
 
-def _check_finite(part: np.ndarray, batch: UnitBatch, rows: NetworkRows) -> None:
+def _check_finite(block: np.ndarray, batch: UnitBatch, rows: NetworkRows) -> None:
     wrong = (~batch.values.isfinite()).any(dim=1).numpy()
     if wrong.any():
-        network = int(rows.networks[rows.network[part[int(wrong.argmax())]]])
+        network = int(rows.networks[rows.network[block[int(wrong.argmax())]]])
         raise TrainingError(
             "rows are not finite", where="sae.input", expected="finite numbers",
             got=f"{int(wrong.sum())} of {len(wrong)} rows with NaN or infinite entries, first in row {network} of the zoo",

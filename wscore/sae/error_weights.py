@@ -52,26 +52,26 @@ def emphasised(zoo: Zoo, cache: TokenCache, images: Images | Tasks, *, power: fl
 def tensor_sensitivities(zoo: Zoo, cache: TokenCache, images: Images | Tasks, *, seed: int) -> Sensitivities:
     """Return the sensitivity s_t of every tensor of every layout whose networks can be run on the images."""
     rng = np.random.default_rng(derive_seed(seed, "emphasis"))
-    tasks, found = as_tasks(images), dict[str, list[np.ndarray]]()
-    probes = {one.name: one.x_train[np.sort(rng.permutation(len(one.x_train))[:IMAGES])] for one in tasks.images}
+    tasks, measured = as_tasks(images), dict[str, list[np.ndarray]]()
+    probes = {dataset.name: dataset.x_train[np.sort(rng.permutation(len(dataset.x_train))[:IMAGES])] for dataset in tasks.images}
     for kind, layout, weights in _training_networks(zoo, cache, tasks, rng):
         way = tasks.way(kind, layout)
         if way.answer is not None:
             scale = cache.normalizer.statistics(layout)[1]
-            found.setdefault(layout.identity, []).append(_measure(way, layout, weights, scale, probes[kind.task], rng))
-    return {name: tuple(np.mean(parts, axis=0).tolist()) for name, parts in found.items()}
+            measured.setdefault(layout.identity, []).append(_measure(way, layout, weights, scale, probes[kind.task], rng))
+    return {name: tuple(np.mean(parts, axis=0).tolist()) for name, parts in measured.items()}
 
 
-def rescaled(normalizer: Normalizer, layouts: Mapping[str, Layout], found: Sensitivities, power: float) -> Normalizer:
+def rescaled(normalizer: Normalizer, layouts: Mapping[str, Layout], sensitivities: Sensitivities, power: float) -> Normalizer:
     """Return a normaliser whose scale of tensor t is divided by (s_t / median s)^(power / 2).
 
     Tensors of unmeasured layouts use the geometric mean over tensors of their kind.
     """
-    known = [value for values in found.values() for value in values if value > 0]
+    known = [value for values in sensitivities.values() for value in values if value > 0]
     if not known:
         return normalizer
     middle = float(np.median(known))
-    factors = {name: [max(value / middle, LEAST) ** (power / 2) for value in values] for name, values in found.items()}
+    factors = {name: [max(value / middle, LEAST) ** (power / 2) for value in values] for name, values in sensitivities.items()}
     by_kind: dict[str, list[float]] = {}
     for name, values in factors.items():
         for spec, value in zip(layouts[name].tensors, values, strict=True):
@@ -80,9 +80,9 @@ def rescaled(normalizer: Normalizer, layouts: Mapping[str, Layout], found: Sensi
     kinds = {kind: _divided(normalizer.kinds.get(kind, normalizer.overall), factor) for kind, factor in usual.items()}
     made = {}
     for name, layout in layouts.items():
-        own = factors.get(name) or [usual.get(spec.kind, 1.0) for spec in layout.tensors]
+        divisors = factors.get(name) or [usual.get(spec.kind, 1.0) for spec in layout.tensors]
         old = normalizer.layouts.get(name) or [normalizer.kinds.get(s.kind, normalizer.overall) for s in layout.tensors]
-        made[name] = tuple(_divided(part, factor) for part, factor in zip(old, own, strict=True))
+        made[name] = tuple(_divided(transform, factor) for transform, factor in zip(old, divisors, strict=True))
     return Normalizer(mode="layer", overall=normalizer.overall, kinds={**normalizer.kinds, **kinds}, layouts=made)
 
 
@@ -110,11 +110,11 @@ def _measure(
     answers = way.logits(torch.from_numpy(weights), images).log_softmax(-1)
     values = []
     for spec, offset in zip(layout.tensors, layout.offsets, strict=True):
-        part, noisy = slice(offset, offset + spec.size), weights.copy()
-        noise = rng.standard_normal((len(weights), spec.size)) * (NOISE * scale[part])
-        noisy[:, part] += noise.astype(np.float32)
+        span, noisy = slice(offset, offset + spec.size), weights.copy()
+        noise = rng.standard_normal((len(weights), spec.size)) * (NOISE * scale[span])
+        noisy[:, span] += noise.astype(np.float32)
         if spec.kind == "running_var":
-            noisy[:, part] = np.maximum(noisy[:, part], VARIANCE * weights[:, part])
+            noisy[:, span] = np.maximum(noisy[:, span], VARIANCE * weights[:, span])
         others = way.logits(torch.from_numpy(noisy), images).log_softmax(-1)
         divergence = (answers.exp() * (answers - others)).sum(-1).nan_to_num(MOST).clamp(0, MOST)
         values.append(float(divergence.mean()) / spec.size)

@@ -152,8 +152,8 @@ class UnitRows:
         made = {
             name: unit_map(view, layout, cache.tokenizer, specs.get(name)) for name, layout in cache.layouts.items()
         }
-        self.width = max(one.weights.shape[1] for one in made.values())
-        self.maps = {name: one.padded(self.width) for name, one in made.items()}
+        self.width = max(units.weights.shape[1] for units in made.values())
+        self.maps = {name: units.padded(self.width) for name, units in made.items()}
         heads = np.flatnonzero(cache.table["window"].to_numpy() == 0)
         self.networks = cache.table["row"].to_numpy(np.int64)[heads]
         self._split = cache.table["split"].to_numpy(str)[heads]
@@ -198,9 +198,9 @@ class UnitRows:
             starts[name], first = first, first + len(units.weights)
             parts.append(self._part(cache.layouts[name], units.weights))
             known = list(dict.fromkeys(units.names))
-            kinds += [len(self.kinds) + known.index(one) for one in units.names]
-            self.kinds += [(name, one) for one in known]
-        self._places, self._mask, self._shift, self._scale = (np.concatenate(part) for part in zip(*parts, strict=True))
+            kinds += [len(self.kinds) + known.index(unit) for unit in units.names]
+            self.kinds += [(name, unit) for unit in known]
+        self._places, self._mask, self._shift, self._scale = (np.concatenate(columns) for columns in zip(*parts, strict=True))
         self._kind = np.array(kinds)
         counts = np.array([len(self.maps[name].weights) for name in self._layout])
         self._first = np.concatenate([[0], np.cumsum(counts)])
@@ -243,10 +243,10 @@ def _neurons(layout: Layout, spec: PermutationSpec) -> UnitMap:
     flat = layout.unflatten(torch.arange(layout.size, dtype=torch.float64))
     rows, names = [], []
     for group, units in spec.units.items():
-        bound = sorted(spec.bindings(group), key=lambda one: list(flat).index(one.tensor))
-        parts = [by_unit(flat[one.tensor][None], one.axis, one.how, units)[0] for one in bound if one.tensor in flat]
+        bound = sorted(spec.bindings(group), key=lambda binding: list(flat).index(binding.tensor))
+        parts = [by_unit(flat[binding.tensor][None], binding.axis, binding.how, units)[0] for binding in bound if binding.tensor in flat]
         rows.append(torch.cat(parts, dim=1).long().numpy())  # (units, entries)
         names += [bound[0].tensor] * units
-    width = max(part.shape[1] for part in rows)
-    padded = [np.pad(part, ((0, 0), (0, width - part.shape[1])), constant_values=-1) for part in rows]
+    width = max(entries.shape[1] for entries in rows)
+    padded = [np.pad(entries, ((0, 0), (0, width - entries.shape[1])), constant_values=-1) for entries in rows]
     return UnitMap(np.concatenate(padded), tuple(names))

@@ -120,11 +120,11 @@ class TrainedSae(NamedTuple):
 
     def summary(self) -> str:
         """Return a one-line summary."""
-        found = self.figures
+        figures = self.figures
         return (
-            f"best epoch {self.history.best_epoch} of {found['epochs']:.0f}, validation: {found['validation_l0']:.1f} of "
-            f"{found['latents']:.0f} latents active per row, {found['validation_fvu']:.3f} of the variance unexplained, "
-            f"{found['dead_fraction']:.1%} of the latents dead"
+            f"best epoch {self.history.best_epoch} of {figures['epochs']:.0f}, validation: {figures['validation_l0']:.1f} of "
+            f"{figures['latents']:.0f} latents active per row, {figures['validation_fvu']:.3f} of the variance unexplained, "
+            f"{figures['dead_fraction']:.1%} of the latents dead"
         )
 
 
@@ -327,12 +327,12 @@ def calibrate_threshold(model: Model, rows: NetworkRows, chosen: np.ndarray) -> 
     Uses evenly spaced training rows, as many as `CALIBRATION` activations allow.
     """
     count = max(1, CALIBRATION // model.config.latent_dim)
-    part = chosen[:: -(-len(chosen) // count)]
+    sampled = chosen[:: -(-len(chosen) // count)]
     positive: list[Tensor] = []
-    for _, batch in stream(rows, part):
+    for _, batch in stream(rows, sampled):
         values = model.preactivations(model.scaled(batch.values, batch.mask)).relu().flatten()
         positive.append(values[values > 0])
-    values, wanted = torch.cat(positive), model.config.k * len(part)
+    values, wanted = torch.cat(positive), model.config.k * len(sampled)
     if wanted < len(values):
         kept, dropped = values.topk(wanted + 1).values[-2:]
         model.threshold.fill_(float((kept.double() + dropped.double()) / 2))

@@ -140,7 +140,7 @@ class Alignment:
 
     def save(self, folder: Path) -> None:
         """Write references.safetensors and symmetry.json."""
-        vectors = {name: torch.from_numpy(one.vector) for name, one in self.references.items()}
+        vectors = {name: torch.from_numpy(reference.vector) for name, reference in self.references.items()}
         write_tensors(folder / "references.safetensors", vectors)
         write_json(folder / "symmetry.json", {name: to_plain(spec) for name, spec in self.specs.items()})
 
@@ -180,7 +180,7 @@ def _match(layout: Layout, reference: Reference, vectors: np.ndarray) -> dict[st
 
 def _references(zoo: Zoo, trained: np.ndarray) -> tuple[dict[str, Reference], int]:
     """Return the reference of each layout, and the number of layouts of unknown architecture."""
-    found: dict[str, Reference] = {}
+    references: dict[str, Reference] = {}
     unknown = 0
     for name in sorted(set(zoo.table["layout"].astype(str))):
         last = _last_rows(zoo, name)
@@ -191,8 +191,8 @@ def _references(zoo: Zoo, trained: np.ndarray) -> tuple[dict[str, Reference], in
         if not zoo.table["architecture"].iloc[row]:
             unknown += 1
             continue
-        found[name] = Reference(_spec(zoo, name, row), _finite(zoo.reader, np.array([row]))[0])
-    return found, unknown
+        references[name] = Reference(_spec(zoo, name, row), _finite(zoo.reader, np.array([row]))[0])
+    return references, unknown
 
 
 def _matchings(zoo: Zoo, layout: str, reference: Reference) -> Iterator[Matching]:
@@ -209,14 +209,14 @@ def _placings(jobs: list[Matching], workers: Workers) -> Placed:
         jobs = [job._replace(path=workers.shards / f"orders-{n:05d}.safetensors") for n, job in enumerate(jobs)]
     parts: dict[str, list[Orders]] = {}
     runs: dict[str, list[str]] = {}
-    for job, found in zip(jobs, workers.map(match_part, jobs), strict=True):
-        parts.setdefault(job.layout.identity, []).append(found)
+    for job, orders in zip(jobs, workers.map(match_part, jobs), strict=True):
+        parts.setdefault(job.layout.identity, []).append(orders)
         runs.setdefault(job.layout.identity, []).extend(job.runs.tolist())
     specs = {job.layout.identity: job.reference.spec for job in jobs}
     return Placed(
         {
-            name: Placing(specs[name], {run: row for row, run in enumerate(runs[name])}, join_orders(some))
-            for name, some in parts.items()
+            name: Placing(specs[name], {run: row for row, run in enumerate(runs[name])}, join_orders(pieces))
+            for name, pieces in parts.items()
         }
     )
 

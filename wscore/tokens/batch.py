@@ -40,11 +40,11 @@ class TokenBatch(NamedTuple):
 
     def to(self, device: torch.device | str) -> "TokenBatch":
         """Return the same batch on another device."""
-        return TokenBatch(*(part.to(device) for part in self))
+        return TokenBatch(*(tensor.to(device) for tensor in self))
 
     def repeat(self, count: int) -> "TokenBatch":
         """Return the batch concatenated with itself, `count` copies in all."""
-        return TokenBatch(*(part.repeat(count, *[1] * (part.ndim - 1)) for part in self))
+        return TokenBatch(*(tensor.repeat(count, *[1] * (tensor.ndim - 1)) for tensor in self))
 
 
 def layout_key(mask: Bool[np.ndarray, "token dim"], features: Float32[np.ndarray, "token feature"]) -> int:

@@ -199,12 +199,12 @@ class TokenCache:
         for places in group_places(self._code[numbers], self._window[numbers]):
             first = int(numbers[places[0]])
             start, length = int(self._start[first]), int(self._length[first])
-            frame = _Frame(*(part[start : start + length] for part in self._frame(self.layout(first))))
+            frame = _Frame(*(array[start : start + length] for array in self._frame(self.layout(first))))
             raw = self._tokens[self._offset[numbers[places], None] + np.arange(length)]  # (n, length, dim)
             tokens[places, :length] = raw if self._plain else (raw - frame.shift) / frame.scale
             mask[places, :length] = frame.mask
             features[places, :length] = frame.features
-        parts = (torch.from_numpy(part) for part in (tokens, mask, features))
+        parts = (torch.from_numpy(array) for array in (tokens, mask, features))
         return TokenBatch._make([*parts, self.keys(numbers)])
 
     def keys(self, items: Items) -> Int64[Tensor, " item"]:
@@ -256,8 +256,8 @@ class TokenCache:
         layouts, rows = table["layout"].to_numpy(str), table["row"].to_numpy(int)
         for name in np.unique(layouts):
             same = np.unique(rows[layouts == name])
-            for part in np.array_split(same, -(-len(same) // batch_size)):
-                yield self.layouts[str(name)], self.weights(part)
+            for batch in np.array_split(same, -(-len(same) // batch_size)):
+                yield self.layouts[str(name)], self.weights(batch)
 
     def networks(self, items: Items) -> Int[np.ndarray, " network"]:
         """Return the zoo row of each vector that `to_weights` returns for the same items, in the same order."""
@@ -294,13 +294,13 @@ class TokenCache:
         place = int(self._code[item]), int(self._window[item])
         if place not in self._keys:
             frame, start = self._frame(self.layout(item)), int(self._start[item])
-            part = slice(start, start + int(self._length[item]))
-            self._keys[place] = layout_key(frame.mask[part], frame.features[part])
+            window = slice(start, start + int(self._length[item]))
+            self._keys[place] = layout_key(frame.mask[window], frame.features[window])
         return self._keys[place]
 
     def _make_frame(self, layout: Layout) -> _Frame:
         mask, features, _, _ = self.tokenizer.template(layout)
-        shift, scale = (self.tokenizer.encode(layout, part[None])[0] for part in self.normalizer.statistics(layout))
+        shift, scale = (self.tokenizer.encode(layout, statistic[None])[0] for statistic in self.normalizer.statistics(layout))
         return _Frame(mask, features, shift, np.where(mask, scale, np.float32(1)))
 
     def _check_complete(self, items: np.ndarray, windows: int) -> None:

@@ -44,10 +44,10 @@ class TokenCodec:
         """Return the normalized windows of networks, grouped by network and padded to the longest window."""
         template = self.tokenizer.template(layout)
         tokens = self.tokenizer.encode(layout, self.normalizer.normalize(layout, vectors))
-        parts, windows = (tokens, *(part[None] for part in template[:2])), self.windows(layout)
-        padded = [torch.from_numpy(_cut(part, windows)) for part in parts]  # (n W, T, dim), (W, T, dim), (W, T, 5)
-        keys = torch.tensor([layout_key(template.mask[part], template.features[part]) for part in windows])
-        copies = [part.repeat(len(vectors), *[1] * (part.ndim - 1)) for part in (*padded[1:], keys)]
+        parts, windows = (tokens, *(array[None] for array in template[:2])), self.windows(layout)
+        padded = [torch.from_numpy(_cut(array, windows)) for array in parts]  # (n W, T, dim), (W, T, dim), (W, T, 5)
+        keys = torch.tensor([layout_key(template.mask[window], template.features[window]) for window in windows])
+        copies = [array.repeat(len(vectors), *[1] * (array.ndim - 1)) for array in (*padded[1:], keys)]
         return TokenBatch(padded[0], *copies)
 
     def decode(self, layout: Layout, tokens: Float[Array, "window token dim"]) -> Float[Array, "networks weights"]:
@@ -56,7 +56,7 @@ class TokenCodec:
 
     def _joined(self, layout: Layout, tokens: Array) -> Array:
         """Return the tokens of whole networks (n, T, dim)."""
-        lengths = [part.stop - part.start for part in self.windows(layout)]
+        lengths = [window.stop - window.start for window in self.windows(layout)]
         if len(lengths) == 1:
             return tokens[:, : lengths[0]]
         parts = [tokens[place :: len(lengths), :length] for place, length in enumerate(lengths)]
@@ -66,8 +66,8 @@ class TokenCodec:
 
 def _cut(tokens: np.ndarray, windows: list[slice]) -> np.ndarray:
     """Return the windows (n W, T, ...) of tokens (n, all, ...), padded with zeros."""
-    longest = max(part.stop - part.start for part in windows)
+    longest = max(window.stop - window.start for window in windows)
     result = np.zeros((len(tokens), len(windows), longest, *tokens.shape[2:]), tokens.dtype)
-    for place, part in enumerate(windows):
-        result[:, place, : part.stop - part.start] = tokens[:, part]
+    for place, window in enumerate(windows):
+        result[:, place, : window.stop - window.start] = tokens[:, window]
     return result.reshape(-1, *result.shape[2:])

@@ -20,7 +20,7 @@ def cut_windows(tokens: int, longest: int) -> list[tuple[int, int]]:
     [(0, 3), (3, 3), (6, 4)]
     """
     count = -(-tokens // longest)
-    edges = [tokens * part // count for part in range(count + 1)]
+    edges = [tokens * number // count for number in range(count + 1)]
     return [(start, end - start) for start, end in itertools.pairwise(edges)]
 
 

@@ -67,8 +67,8 @@ class Normalizer(Section, frozen=True):
         known = self.layouts.get(layout.identity)
         affine = known or tuple(self.kinds.get(spec.kind, self.overall) for spec in layout.tensors)
         sizes = [spec.size for spec in layout.tensors]
-        shift = np.repeat(np.array([part.shift for part in affine], np.float32), sizes)
-        return shift, np.repeat(np.array([part.scale for part in affine], np.float32), sizes)
+        shift = np.repeat(np.array([transform.shift for transform in affine], np.float32), sizes)
+        return shift, np.repeat(np.array([transform.scale for transform in affine], np.float32), sizes)
 
     def normalize(self, layout: Layout, vectors: Float[Array, "*n weights"]) -> Float[Array, "*n weights"]:
         """Return the normalized weights (..., D) of one layout: (raw - shift) / scale."""
@@ -172,21 +172,21 @@ def tensor_moments(layout: Layout, vectors: Float[np.ndarray, "networks weights"
     mean, deviation = np.zeros(len(sizes)), np.zeros(len(sizes))
     low, high = np.full(len(sizes), np.inf), np.full(len(sizes), -np.inf)
     sums = [
-        np.add.reduceat(part, starts, axis=1, dtype=np.float64) for part in _parts(vectors)
+        np.add.reduceat(block, starts, axis=1, dtype=np.float64) for block in _parts(vectors)
     ]  # (n, tensors) together
     mean[used] = np.concatenate(sums).sum(0) / count[used]
     middle = np.repeat(mean, sizes)  # float64, and so are the squares
-    squares = [np.add.reduceat(np.square(part - middle), starts, axis=1) for part in _parts(vectors)]
+    squares = [np.add.reduceat(np.square(block - middle), starts, axis=1) for block in _parts(vectors)]
     deviation[used] = np.concatenate(squares).sum(0)
-    low[used] = np.min([np.minimum.reduceat(part, starts, axis=1).min(0) for part in _parts(vectors)], axis=0)
-    high[used] = np.max([np.maximum.reduceat(part, starts, axis=1).max(0) for part in _parts(vectors)], axis=0)
+    low[used] = np.min([np.minimum.reduceat(block, starts, axis=1).min(0) for block in _parts(vectors)], axis=0)
+    high[used] = np.max([np.maximum.reduceat(block, starts, axis=1).max(0) for block in _parts(vectors)], axis=0)
     return Moments(count, mean, deviation, low, high)
 
 
 def _parts(vectors: Float[np.ndarray, "networks weights"]) -> Iterator[np.ndarray]:
     """Yield batches of networks, to limit the memory of float64 copies."""
-    some = max(1, PART // max(1, vectors.shape[1]))
-    return (vectors[start : start + some] for start in range(0, len(vectors), some))
+    rows = max(1, PART // max(1, vectors.shape[1]))
+    return (vectors[start : start + rows] for start in range(0, len(vectors), rows))
 
 
 def merge_moments(first: Moments, second: Moments) -> Moments:
@@ -212,7 +212,7 @@ def pool_moments(parts: Moments) -> Moments:
 
 
 def _pick(parts: Moments, chosen: np.ndarray) -> Moments:
-    return Moments(*(part[chosen] for part in parts))
+    return Moments(*(values[chosen] for values in parts))
 
 
 def _each(parts: Moments, floor: float) -> tuple[Affine, ...]:

@@ -71,15 +71,15 @@ def _copy(moves: Sequence[Move], pairs: Sequence[tuple[np.ndarray, np.ndarray]],
     for strip in _strips(moves, tokens.itemsize):
         head = moves[strip[0]]
         size = tokens.itemsize * sum(moves[place].step * moves[place].units for place in strip)
-        some, rows = max(1, TILE // size), head.units
+        networks, rows = max(1, TILE // size), head.units
         if size > TILE and len(strip) > 1:  # strips of several blocks are never as large
             rows = max(1, TILE // (head.step * tokens.itemsize))
-        for network, first in product(range(0, len(tokens), some), range(0, head.units, rows)):
+        for network, first in product(range(0, len(tokens), networks), range(0, head.units, rows)):
             for place in strip:
                 goal, source = pairs[place]
                 if rows < head.units:
                     goal, source = goal[:, first : first + rows], source[:, first : first + rows]
-                goal[network : network + some] = source[network : network + some]
+                goal[network : network + networks] = source[network : network + networks]
 
 
 def _strips(moves: Sequence[Move], item: int) -> Iterator[list[int]]:

@@ -182,12 +182,12 @@ class Tokenizer(Section, frozen=True, dict=True):
     def _gather(self, layout: Layout, vectors: np.ndarray, tokens: np.ndarray) -> None:
         """Fill tokens by the index map, with as many networks at once as fit in the CPU cache."""
         gather = self.template(layout).gather.reshape(-1)
-        some = max(1, CACHED // max(1, gather.size))
-        for start in range(0, len(vectors), some):
-            part = vectors[start : start + some]
-            padded = np.empty((len(part), layout.size + 1), vectors.dtype)
-            padded[:, :-1], padded[:, -1] = part, 0  # -1, the index of padding, wraps around to this zero
-            np.take(padded, gather, axis=1, mode="wrap", out=tokens[start : start + some])
+        step = max(1, CACHED // max(1, gather.size))
+        for start in range(0, len(vectors), step):
+            batch = vectors[start : start + step]
+            padded = np.empty((len(batch), layout.size + 1), vectors.dtype)
+            padded[:, :-1], padded[:, -1] = batch, 0  # -1, the index of padding, wraps around to this zero
+            np.take(padded, gather, axis=1, mode="wrap", out=tokens[start : start + step])
 
     def _plan(self, layout: Layout) -> _Plan:
         return self._plans.get(layout.identity, lambda: _plan(self, layout), size=lambda made: len(made.moves))

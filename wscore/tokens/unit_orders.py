@@ -55,7 +55,7 @@ class Placed(dict[str, Placing]):
 
     def only(self, runs: Mapping[str, np.ndarray]) -> "Placed":
         """Return the orders of some runs of each layout only, small enough to send to a worker."""
-        return Placed({name: self[name].only(some) for name, some in runs.items() if name in self})
+        return Placed({name: self[name].only(chosen) for name, chosen in runs.items() if name in self})
 
     def apply_runs(
         self, layout: Layout, vectors: Float[np.ndarray, "networks weights"], runs: np.ndarray
@@ -76,7 +76,7 @@ def compact(orders: Mapping[str, Tensor]) -> Orders:
 
 def join_orders(parts: Sequence[Orders]) -> Orders:
     """Return the concatenated orders of several sets of networks of one layout."""
-    return {group: np.concatenate([part[group] for part in parts]) for group in parts[0]}
+    return {group: np.concatenate([orders[group] for orders in parts]) for group in parts[0]}
 
 
 def permuted(layout: Layout, spec: PermutationSpec, vectors: np.ndarray, orders: Mapping[str, Tensor]) -> np.ndarray:

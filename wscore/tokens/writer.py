@@ -92,12 +92,12 @@ def plan_blocks(
     layouts = [zoo.layouts[str(name)] for name in names]
     sizes = np.array([layout.size for layout in layouts])[codes]
     for number, (start, stop) in enumerate(row_ranges(sizes, BLOCK)):
-        used, own = np.unique(codes[start:stop], return_inverse=True)
+        used, numbers = np.unique(codes[start:stop], return_inverse=True)
         rows = slice(start, stop)
         models, runs = (zoo.table[name].iloc[rows].astype(str).to_numpy(object) for name in ("model_id", "run_id"))
-        by_layout = {layouts[code].identity: runs[own == place] for place, code in enumerate(used)}
+        by_layout = {layouts[code].identity: runs[numbers == place] for place, code in enumerate(used)}
         yield RowRange(
-            start, tuple(layouts[code] for code in used), own, models, runs, trained[rows],
+            start, tuple(layouts[code] for code in used), numbers, models, runs, trained[rows],
             placed if shards is None else placed.only(by_layout),
             None if shards is None else shards / f"tokens-{number:05d}.bin",
         )  # fmt: skip
@@ -106,12 +106,12 @@ def plan_blocks(
 def row_ranges(sizes: Int[np.ndarray, " row"], most: int) -> list[tuple[int, int]]:
     """Return (start, end) of consecutive rows whose sizes add up to at least `most`, except for the last range."""
     ends = np.cumsum(sizes)
-    found, start, done = [], 0, 0
+    ranges, start, done = [], 0, 0
     while start < len(sizes):
         stop = min(len(sizes), int(np.searchsorted(ends, done + most)) + 1)
-        found.append((start, stop))
+        ranges.append((start, stop))
         start, done = stop, int(ends[stop - 1])
-    return found
+    return ranges
 
 
 def write_tokens(
@@ -137,8 +137,8 @@ def write_tokens(
                 for block in blocks:
                     _merge(fit, block, write_block(block, job, stream))
             return fit
-        some = list(blocks)
-        for block, _ in zip(some, workers.map(partial(write_shard, job=job), some), strict=True):
+        listed = list(blocks)
+        for block, _ in zip(listed, workers.map(partial(write_shard, job=job), listed), strict=True):
             assert block.path is not None
             with block.path.open("rb") as shard:
                 shutil.copyfileobj(shard, stream, 1 << 22)
@@ -152,8 +152,8 @@ def write_shard(block: RowRange, job: WriteJob) -> int:
     assert path is not None
     if not (path.is_file() and block.moments().is_file()):
         with atomic_file(path) as temporary, temporary.open("wb") as stream:
-            found = write_block(block, job, stream)
-            tensors = {f"{name}/{field}": torch.from_numpy(values) for name, moments in found.items()
+            by_layout = write_block(block, job, stream)
+            tensors = {f"{name}/{field}": torch.from_numpy(values) for name, moments in by_layout.items()
                        for field, values in moments._asdict().items()}  # fmt: skip
             write_tensors(block.moments(), tensors)
     return len(block.codes)
@@ -184,20 +184,20 @@ def _encode(
     lengths = np.array([tokenizer.count(layout) for layout in block.layouts])[block.codes]
     size = max(1, ENTRIES // (int(lengths.max()) * tokenizer.token_dim))
     for start in range(0, len(lengths), size):
-        own = lengths[start : start + size]
-        tokens = np.empty((int(own.sum()), tokenizer.token_dim), "<f4")
-        firsts = np.cumsum(own) - own
+        counts = lengths[start : start + size]
+        tokens = np.empty((int(counts.sum()), tokenizer.token_dim), "<f4")
+        firsts = np.cumsum(counts) - counts
         for code, (places, networks) in groups.items():
-            part = slice(*np.searchsorted(places, (start, start + size)))
-            made = tokenizer.encode(block.layouts[code], networks[part])
-            tokens[firsts[places[part] - start, None] + np.arange(made.shape[1])] = made
+            inside = slice(*np.searchsorted(places, (start, start + size)))
+            made = tokenizer.encode(block.layouts[code], networks[inside])
+            tokens[firsts[places[inside] - start, None] + np.arange(made.shape[1])] = made
         stream.write(tokens.data)
 
 
-def _merge(fit: NormalizerFit, block: RowRange, found: dict[str, Moments]) -> None:
+def _merge(fit: NormalizerFit, block: RowRange, moments: dict[str, Moments]) -> None:
     for layout in block.layouts:
-        if layout.identity in found:
-            fit.merge(layout, found[layout.identity])
+        if layout.identity in moments:
+            fit.merge(layout, moments[layout.identity])
 
 
 def _read_moments(path: Path) -> dict[str, Moments]:
@@ -213,11 +213,11 @@ def _prepared(
 ) -> np.ndarray:
     """Return checked and aligned networks of one layout as (n, D), in batches to limit memory."""
     networks = np.empty((len(places), layout.size), np.float32)
-    some = max(1, PART // layout.size)
-    for start in range(0, len(places), some):
-        part = slice(start, start + some)
-        checked = _stack(job.zoo, layout, block.models[places[part]], vectors[part])
-        networks[part] = block.placed.apply_runs(layout, checked, block.runs[places[part]])
+    step = max(1, PART // layout.size)
+    for start in range(0, len(places), step):
+        batch = slice(start, start + step)
+        checked = _stack(job.zoo, layout, block.models[places[batch]], vectors[batch])
+        networks[batch] = block.placed.apply_runs(layout, checked, block.runs[places[batch]])
     return networks
 
 

@@ -56,8 +56,8 @@ class TensorBatches:
         if not self.shuffle:
             yield from zip(*(tensor.split(self.batch_size) for tensor in self.tensors), strict=True)
             return
-        for some in permutation(self.items, self.seed, number).split(self.batch_size):
-            yield tuple(tensor[some.to(tensor.device)] for tensor in self.tensors)
+        for indices in permutation(self.items, self.seed, number).split(self.batch_size):
+            yield tuple(tensor[indices.to(tensor.device)] for tensor in self.tensors)
 
 
 def permutation(count: int, seed: int, epoch: int) -> Int[Tensor, " count"]:

@@ -108,15 +108,15 @@ def load_model(folder: Path, kind: type[M] = nn.Module) -> M:
             configuration and the weights do not match.
     """
     content = read_model_config(folder)
-    found = find_model(content["class"], where=Path(folder) / CONFIG)
-    if not issubclass(found, kind):
-        raise ModelError("holds a model of another class", where=folder, expected=kind.__name__, got=found.__name__)
-    plain = _current(content, found, where=Path(folder) / CONFIG)
+    model_class = find_model(content["class"], where=Path(folder) / CONFIG)
+    if not issubclass(model_class, kind):
+        raise ModelError("holds a model of another class", where=folder, expected=kind.__name__, got=model_class.__name__)
+    plain = _current(content, model_class, where=Path(folder) / CONFIG)
     try:
-        config = convert(plain, config_class(found), where=f"{Path(folder) / CONFIG}: config")
+        config = convert(plain, config_class(model_class), where=f"{Path(folder) / CONFIG}: config")
     except ConfigError as error:
         raise ModelError(f"configuration does not match its class: {error}", where=folder) from error
-    model = getattr(found, "from_config", found)(config)
+    model = getattr(model_class, "from_config", model_class)(config)
     _fill(model, _read_weights(Path(folder), content), where=folder)
     return model.eval()
 
@@ -149,16 +149,16 @@ def format_of(model: type[nn.Module]) -> int:
 
 def _current(content: Mapping[str, Any], model: type[nn.Module], *, where: Path) -> Any:
     """Return the configuration in a folder, upgraded to the current format."""
-    found, newest = content["format"], format_of(model)
-    if found > newest:
-        raise ModelError("unknown format", where=where, expected=f"at most {newest}", got=found, fix="update wscore")
-    if found == newest:
+    saved, newest = content["format"], format_of(model)
+    if saved > newest:
+        raise ModelError("unknown format", where=where, expected=f"at most {newest}", got=saved, fix="update wscore")
+    if saved == newest:
         return content["config"]
     upgraded = getattr(model, "upgraded", None)
-    plain = None if upgraded is None else upgraded(content["config"], found)
+    plain = None if upgraded is None else upgraded(content["config"], saved)
     if plain is None:
         fix = "recreate the model with this version of wscore"
-        raise ModelError("is of an older format", where=where, expected=newest, got=found, fix=fix)
+        raise ModelError("is of an older format", where=where, expected=newest, got=saved, fix=fix)
     return plain
 
 

@@ -138,5 +138,5 @@ def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
-def _fits(found: dict[str, Tensor], expected: dict[str, Tensor]) -> bool:
-    return {n: (t.shape, t.dtype) for n, t in found.items()} == {n: (t.shape, t.dtype) for n, t in expected.items()}
+def _fits(saved: dict[str, Tensor], expected: dict[str, Tensor]) -> bool:
+    return {n: (t.shape, t.dtype) for n, t in saved.items()} == {n: (t.shape, t.dtype) for n, t in expected.items()}

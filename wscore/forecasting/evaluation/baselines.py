@@ -99,12 +99,12 @@ class OnlineAr1(Forecaster):
         increments = history[1:] - history[:-1]
         powers = torch.arange(1, int(steps.max()) + 1, dtype=torch.float64)
         change = []
-        for part in layout.slices().values():
-            own = increments[:, part].double()
-            squares = own[:-1].square().sum()
-            ratio = (own[1:] * own[:-1]).sum() / squares.clamp_min(TINY)
+        for columns in layout.slices().values():
+            changes = increments[:, columns].double()
+            squares = changes[:-1].square().sum()
+            ratio = (changes[1:] * changes[:-1]).sum() / squares.clamp_min(TINY)
             sums = (ratio.clamp(-1, 1) ** powers).cumsum(0)[steps - 1]  # (K,)
-            change.append(sums[:, None] * own[-1])
+            change.append(sums[:, None] * changes[-1])
         return history[-1] + torch.cat(change, dim=1).to(history.dtype)
 
 
@@ -135,7 +135,7 @@ class RidgeAr(Forecaster):
             raise ModelError("was fitted to another network", expected=expected, got=len(layout.tensors))
         increments = _increments(history, self.config)
         parts = zip(self.coefficients, layout.slices().values(), strict=True)
-        return history[-1] + torch.cat([own[:, chosen].T @ increments[:, part] for own, part in parts], dim=1)
+        return history[-1] + torch.cat([weights[:, chosen].T @ increments[:, columns] for weights, columns in parts], dim=1)
 
 
 class PcaAr(Forecaster):
@@ -155,16 +155,16 @@ class PcaAr(Forecaster):
             ConfigError: if the runs belong to different networks.
         """
         one_network(known, "pca_ar")
-        self.basis = fit_snapshot_pca([part.weights for part in known], self.config.n_components)
+        self.basis = fit_snapshot_pca([run.weights for run in known], self.config.n_components)
         left = right = torch.zeros(())
-        for material in known:
-            scores = torch.stack([self._scores(row) for row in material.weights]).double()  # (N, R)
-            for some in material.windows:
-                if some.stride == self.config.stride:
-                    past = scores[some.history]  # (W, c, R)
+        for run in known:
+            scores = torch.stack([self._scores(row) for row in run.weights]).double()  # (N, R)
+            for windows in run.windows:
+                if windows.stride == self.config.stride:
+                    past = scores[windows.history]  # (W, c, R)
                     steps = (past[:, 1:] - past[:, :-1]).flip(1)
-                    future = scores[some.targets] - past[:, -1:]  # (W, K, R)
-                    mask = torch.from_numpy(some.known).double()
+                    future = scores[windows.targets] - past[:, -1:]  # (W, K, R)
+                    mask = torch.from_numpy(windows.known).double()
                     left = left + torch.einsum("wir,wjr,wk->rkij", steps, steps, mask)
                     right = right + torch.einsum("wir,wkr,wk->rki", steps, future, mask)
         self.coefficients = _ridge(left, right).transpose(1, 2).float()  # (R, c-1, K)
@@ -215,19 +215,19 @@ BASELINES: dict[str, type[Forecaster]] = {
 
 def fit_baselines(config: PredictorConfig, known: Sequence[RunWindows]) -> dict[str, Forecaster]:
     """Return all baselines by name, fitted on the predictor's training windows."""
-    found = {name: kind(config) for name, kind in BASELINES.items()}
-    for method in found.values():
+    methods = {name: kind(config) for name, kind in BASELINES.items()}
+    for method in methods.values():
         method.fit(known)
-    return found
+    return methods
 
 
 def _windows(config: PredictorConfig, known: Sequence[RunWindows]) -> list[tuple[Tensor, Tensor]]:
     """Return inner products (W, L, c-1+K, c-1+K) and known targets (W, K) of the windows at the forecast's stride."""
     return [
-        (window_grams(part.grams, some), torch.from_numpy(some.known).double())
-        for part in known
-        for some in part.windows
-        if some.stride == config.stride
+        (window_grams(run.grams, windows), torch.from_numpy(windows.known).double())
+        for run in known
+        for windows in run.windows
+        if windows.stride == config.stride
     ]
 
 

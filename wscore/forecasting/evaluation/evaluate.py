@@ -67,14 +67,14 @@ def judge_forecasts(
         settings: section `forecast:`.
     """
     methods = all_methods(model, plan, config)
-    judged = Judged([], [], {}, [], [])
+    results = Judged([], [], {}, [], [])
     for source, runs in plan.tested.items():
         if source == "temporal" and config.split == "run":
             continue  # no part of these runs is held out
         for number, run in enumerate(runs):
-            one = _Judge(methods, model, config, probes, settings, judged, run, source)
-            one.all_windows(drawn=number == 0)
-    return judged
+            evaluation = _Judge(methods, model, config, probes, settings, results, run, source)
+            evaluation.all_windows(drawn=number == 0)
+    return results
 
 
 def all_methods(model: WeightPredictor, plan: RunSplit, config: PredictorConfig) -> dict[str, Method]:
@@ -96,9 +96,9 @@ def forecast_window(
     back = range(min(max(REMEMBERED, config.gram().reach), last // config.stride + 1))
     history = torch.from_numpy(run.weights[[last - config.stride * step for step in reversed(back)]])
     steps = [step for step in config.steps if last + config.stride * step < len(run)]
-    found = {name: method(history, run.layout, steps) for name, method in methods.items()}
+    forecasts = {name: method(history, run.layout, steps) for name, method in methods.items()}
     truth = torch.from_numpy(run.weights[[last + config.stride * step for step in steps]])
-    return {**found, TRUTH: truth}, history, steps
+    return {**forecasts, TRUTH: truth}, history, steps
 
 
 def presents(config: PredictorConfig, settings: ForecastConfig, run: Trajectory, source: str) -> list[Present]:
@@ -166,12 +166,12 @@ class _Judge:
             lengths = change.norm(dim=1) * truth.norm(dim=1)
             cosines = torch.where(lengths > 0, (change * truth).sum(1) / lengths, torch.nan).tolist()
             for number, step in enumerate(steps):
-                own = scores[name][number] if scores else ProbeScore(np.nan, np.nan, torch.empty(0))
-                same = float((own.classes == scores[TRUTH][number].classes).double().mean()) if scores else np.nan
+                score = scores[name][number] if scores else ProbeScore(np.nan, np.nan, torch.empty(0))
+                same = float((score.classes == scores[TRUTH][number].classes).double().mean()) if scores else np.nan
                 figures = (errors[number].sum(), copied[number].sum())
                 mse, reference = (float(value) / truth.shape[1] for value in figures)
                 self.judged.entries.append(
-                    Entry(head, step, name, mse, reference, cosines[number], own.accuracy, own.loss, same)
+                    Entry(head, step, name, mse, reference, cosines[number], score.accuracy, score.loss, same)
                 )
                 sums = self.judged.layers.setdefault((head.source, head.later, step, name), {})
                 for spec, error, reference in zip(self.run.layout.tensors, errors[number], copied[number], strict=True):
@@ -185,10 +185,10 @@ class _Judge:
     def _recoveries(self, head: WindowKey, forecasts: Forecasts, steps: list[int], probe: RecoveryImages) -> None:
         horizon = min(self.config.extrapolation_steps, steps[-1])
         vectors = {name: forecasts[name][steps.index(horizon)] for name in RECOVERED}
-        found = recover(self.run, vectors, head.last, probe, self.settings.recovery_steps)
+        recovered = recover(self.run, vectors, head.last, probe, self.settings.recovery_steps)
         place = (head.run, head.source, head.last, head.later, horizon)
         self.judged.recoveries.extend(
-            Recovery(*place, name, count, own.accuracy, own.loss) for name, count, own in found
+            Recovery(*place, name, count, score.accuracy, score.loss) for name, count, score in recovered
         )
 
     def _coverages(self, head: WindowKey, history: Tensor, truth: Tensor, steps: list[int]) -> None:

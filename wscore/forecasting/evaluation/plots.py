@@ -144,8 +144,8 @@ def draw_layers(layers: pd.DataFrame, path: Path) -> None:
         layers: columns split, method, horizon, tensor, skill.
         path: of the PNG.
     """
-    own = pd.DataFrame(layers[(layers["method"] == OURS) & ~layers["split"].str.endswith("_all")])
-    splits = list(own.groupby("split", sort=False))
+    ours = pd.DataFrame(layers[(layers["method"] == OURS) & ~layers["split"].str.endswith("_all")])
+    splits = list(ours.groupby("split", sort=False))
     height = max(PANEL[1], 0.3 * len(set(layers["tensor"])))
     with panels(len(splits), title="Skill by tensor", panel=(4.2, height)) as (canvas, axes):
         for (split, rows), panel in zip(splits, axes, strict=False):

@@ -88,8 +88,8 @@ def draw_recovery_images(images: Images, count: int) -> RecoveryImages:
 def score(network: nn.Module, layout: Layout, vector: Float[Tensor, " weights"], probe: RecoveryImages) -> ProbeScore:
     """Return the score of a network with these weights on the probe images."""
     logits = run_network(network, layout, vector[None], probe.images)
-    found = scores(logits, probe.labels)
-    return ProbeScore(float(found.accuracy), float(found.loss), logits[0].argmax(-1))
+    result = scores(logits, probe.labels)
+    return ProbeScore(float(result.accuracy), float(result.loss), logits[0].argmax(-1))
 
 
 def score_all(
@@ -99,12 +99,12 @@ def score_all(
     spec = run.manifest.network
     assert spec is not None
     network = build_network(spec).eval()
-    found = {}
+    by_method = {}
     for name, forecast in forecasts.items():
         same = bool((forecast[1:] == forecast[:1]).all())
         scores = [score(network, run.layout, row, probe) for row in (forecast[:1] if same else forecast)]
-        found[name] = scores * len(forecast) if same else scores
-    return found
+        by_method[name] = scores * len(forecast) if same else scores
+    return by_method
 
 
 def recover(

@@ -152,133 +152,133 @@ class Pooled(NamedTuple):
     skill_positive: float
 
 
-def pooled_metrics(judged: Judged) -> list[Pooled]:
+def pooled_metrics(results: Judged) -> list[Pooled]:
     """Return the pooled metrics of every split, horizon and method."""
     return [
         _pooled(split, horizon, method, entries)
-        for split, part in _splits(judged).items()
-        for (horizon, method), entries in _groups(part).items()
+        for split, chosen in _splits(results).items()
+        for (horizon, method), entries in _groups(chosen).items()
     ]
 
 
-def forecast_report(judged: Judged) -> dict[str, Any]:
+def forecast_report(results: Judged) -> dict[str, Any]:
     """Return the content of metrics/predictor_test.json, by split (`<split>_<optimizer>` where there are several).
 
     <split>.h<horizon>.<method>.<metric>; <split>.recovery.r<steps>.<method>.<metric> of forecasts
     `extrapolation_steps` ahead; <split>.tensors.<name>.h<horizon> skill of single tensors; <split>.bands.h<horizon>;
     and counts: `forecastable` is the number of horizons with positive skill, `skill_mean` the mean over all horizons.
     """
-    found: dict[str, Any] = {}
-    for row in pooled_metrics(judged):
-        split = found.setdefault(row.split, {"windows": 0.0, "skill_mean": 0.0, "forecastable": 0.0})
+    report: dict[str, Any] = {}
+    for row in pooled_metrics(results):
+        split = report.setdefault(row.split, {"windows": 0.0, "skill_mean": 0.0, "forecastable": 0.0})
         split["windows"] = max(split["windows"], float(row.windows))
         figures = {name: getattr(row, name) for name in METRICS if np.isfinite(getattr(row, name))}
         split.setdefault(f"h{row.horizon}", {})[row.method] = figures
-    for name, split in found.items():
+    for name, split in report.items():
         skills = [entries[OURS]["skill"] for entries in _horizons(split).values()]
         split |= {"skill_mean": float(np.mean(skills)), "forecastable": float(sum(skill > 0 for skill in skills))}
-        split |= {key: part for key, part in _extras(judged, name).items() if part}
-    return found
+        split |= {key: metrics for key, metrics in _extras(results, name).items() if metrics}
+    return report
 
 
-def _extras(judged: Judged, split: str) -> dict[str, dict[str, Any]]:
+def _extras(results: Judged, split: str) -> dict[str, dict[str, Any]]:
     recovery: dict[str, Any] = {}
-    rows = recoveries(judged)
+    rows = recoveries(results)
     for row in pd.DataFrame(rows[rows["split"] == split]).to_dict("records"):
         place = recovery.setdefault(f"r{row['steps']}", {})
         place[row["method"]] = {name: row[name] for name in ("accuracy", "loss", "loss_wins")}
     tensors: dict[str, Any] = {}
-    for row in layers(judged).to_dict("records"):
+    for row in layers(results).to_dict("records"):
         if row["split"] == split and row["method"] == OURS:
             tensors.setdefault(row["tensor"].replace(".", "_"), {})[f"h{row['horizon']}"] = row["skill"]
     held = {
         f"h{row['horizon']}": {name: row[name] for name in ("covered", "width")}
-        for row in bands(judged).to_dict("records")
+        for row in bands(results).to_dict("records")
         if row["split"] == split
     }
     return {"recovery": recovery, "tensors": tensors, "bands": held}
 
 
-def by_method(found: Mapping[str, Any], split: str) -> dict[str, dict[str, float]]:
+def by_method(report: Mapping[str, Any], split: str) -> dict[str, dict[str, float]]:
     """Return the metrics of one split of a report by method, as `skill_1`, `accuracy_1`, .. (metric and horizon)."""
     methods: dict[str, dict[str, float]] = {}
-    for key, entries in _horizons(found.get(split, {})).items():
+    for key, entries in _horizons(report.get(split, {})).items():
         for method, figures in entries.items():
             methods.setdefault(method, {}).update({f"{name}_{key[1:]}": value for name, value in figures.items()})
     return methods
 
 
-def forecast_summary_line(found: Mapping[str, Any]) -> str:
+def forecast_summary_line(report: Mapping[str, Any]) -> str:
     """Return the skill at the first and last horizon of each split in one line, noting splits without skill."""
-    return "; ".join(_verdict(split, found[split]) for split in found if not split.endswith("_all"))
+    return "; ".join(_verdict(split, report[split]) for split in report if not split.endswith("_all"))
 
 
-def forecast_tables(judged: Judged) -> dict[str, pd.DataFrame]:
+def forecast_tables(results: Judged) -> dict[str, pd.DataFrame]:
     """Return the tables that are written and plotted, by name.
 
     `summary` has the fields of `Pooled`, `paths` those of `Point`; for `recovery`, `layers` and `bands` see the functions
     that make them; `skill_<split>`, `accuracy_<split>` and `loss_<split>` have a row per horizon and a
     column per method. Forecasts with bands add `bands`.
     """
-    rows = pooled_metrics(judged)
-    found = {"summary": pd.DataFrame(rows), "paths": pd.DataFrame(judged.points)}
-    found |= {"recovery": recoveries(judged), "layers": layers(judged)}
-    if judged.coverages:
-        found["bands"] = bands(judged)
+    rows = pooled_metrics(results)
+    tables = {"summary": pd.DataFrame(rows), "paths": pd.DataFrame(results.points)}
+    tables |= {"recovery": recoveries(results), "layers": layers(results)}
+    if results.coverages:
+        tables["bands"] = bands(results)
     for split in dict.fromkeys(row.split for row in rows):
-        part = [row for row in rows if row.split == split]
+        chosen = [row for row in rows if row.split == split]
         for metric in ("skill", "accuracy", "loss"):
-            found[f"{metric}_{split}"] = pd.DataFrame(list(_wide(part, metric)))
-    return found
+            tables[f"{metric}_{split}"] = pd.DataFrame(list(_wide(chosen, metric)))
+    return tables
 
 
-def recoveries(judged: Judged) -> pd.DataFrame:
+def recoveries(results: Judged) -> pd.DataFrame:
     """Return a row per split, method and count of steps: windows, mean accuracy and loss, and `loss_wins`.
 
     `loss_wins` is the share of windows with a lower loss than copy-last after the same number of steps.
     """
-    found = []
-    for split in [name for name in _names(judged) if any(_belongs(one, name) for one in judged.recoveries)]:
-        own = [one for one in judged.recoveries if _belongs(one, split)]
-        copied = {(one.run, one.last, one.steps): one.loss for one in own if one.method == "copy_last"}
-        for method, steps in dict.fromkeys((one.method, one.steps) for one in own):
-            rows = [one for one in own if (one.method, one.steps) == (method, steps)]
-            wins = [one.loss < copied[one.run, one.last, one.steps] for one in rows]
-            accuracy, loss = (float(np.mean([getattr(one, name) for one in rows])) for name in ("accuracy", "loss"))
-            found.append((split, method, steps, len(rows), accuracy, loss, float(np.mean(wins))))
+    table = []
+    for split in [name for name in _names(results) if any(_belongs(entry, name) for entry in results.recoveries)]:
+        chosen = [entry for entry in results.recoveries if _belongs(entry, split)]
+        copied = {(entry.run, entry.last, entry.steps): entry.loss for entry in chosen if entry.method == "copy_last"}
+        for method, steps in dict.fromkeys((entry.method, entry.steps) for entry in chosen):
+            rows = [entry for entry in chosen if (entry.method, entry.steps) == (method, steps)]
+            wins = [entry.loss < copied[entry.run, entry.last, entry.steps] for entry in rows]
+            accuracy, loss = (float(np.mean([getattr(entry, name) for entry in rows])) for name in ("accuracy", "loss"))
+            table.append((split, method, steps, len(rows), accuracy, loss, float(np.mean(wins))))
     columns = ["split", "method", "steps", "windows", "accuracy", "loss", "loss_wins"]
-    return pd.DataFrame(found, columns=pd.Index(columns))
+    return pd.DataFrame(table, columns=pd.Index(columns))
 
 
-def layers(judged: Judged) -> pd.DataFrame:
+def layers(results: Judged) -> pd.DataFrame:
     """Return a row per split, method, horizon and tensor with its skill."""
-    found = []
-    for split in _names(judged):
+    table = []
+    for split in _names(results):
         if split.removesuffix("_all") not in SOURCES:
             continue
         sums: dict[tuple[str, int, str], np.ndarray] = {}
-        for (source, later, horizon, method), tensors in judged.layers.items():
+        for (source, later, horizon, method), tensors in results.layers.items():
             if source == split.removesuffix("_all") and (later or split.endswith("_all")):
                 for tensor, pair in tensors.items():
                     key = (method, horizon, tensor)
                     sums[key] = sums.get(key, np.zeros(2)) + pair
         for (method, horizon, tensor), (error, copied) in sums.items():
             skill = 1 - float(error) / max(float(copied), TINY)
-            found.append({"split": split, "method": method, "horizon": horizon, "tensor": tensor, "skill": skill})
-    return pd.DataFrame(found, columns=pd.Index(["split", "method", "horizon", "tensor", "skill"]))
+            table.append({"split": split, "method": method, "horizon": horizon, "tensor": tensor, "skill": skill})
+    return pd.DataFrame(table, columns=pd.Index(["split", "method", "horizon", "tensor", "skill"]))
 
 
-def bands(judged: Judged) -> pd.DataFrame:
+def bands(results: Judged) -> pd.DataFrame:
     """Return a row per split and horizon: nominal and actual coverage and mean width of the bands."""
     columns = ["split", "horizon", "aimed", "covered", "width"]
-    found = []
-    for split in _names(judged):
-        for step in sorted({one.horizon for one in judged.coverages}):
-            own = [one for one in judged.coverages if one.horizon == step and _belongs(one.head, split)]
-            if own:
-                means = (float(np.mean([getattr(one, name) for one in own])) for name in columns[2:])
-                found.append((split, step, *means))
-    return pd.DataFrame(found, columns=pd.Index(columns))
+    table = []
+    for split in _names(results):
+        for step in sorted({entry.horizon for entry in results.coverages}):
+            chosen = [entry for entry in results.coverages if entry.horizon == step and _belongs(entry.head, split)]
+            if chosen:
+                means = (float(np.mean([getattr(entry, name) for entry in chosen])) for name in columns[2:])
+                table.append((split, step, *means))
+    return pd.DataFrame(table, columns=pd.Index(columns))
 
 
 def _wide(rows: Sequence[Pooled], metric: str) -> Iterator[dict[str, Any]]:
@@ -286,21 +286,21 @@ def _wide(rows: Sequence[Pooled], metric: str) -> Iterator[dict[str, Any]]:
         yield {"horizon": horizon} | {row.method: getattr(row, metric) for row in rows if row.horizon == horizon}
 
 
-def _splits(judged: Judged) -> dict[str, list[Entry]]:
-    return {name: [one for one in judged.entries if _belongs(one.head, name)] for name in _names(judged)}
+def _splits(results: Judged) -> dict[str, list[Entry]]:
+    return {name: [entry for entry in results.entries if _belongs(entry.head, name)] for name in _names(results)}
 
 
-def _names(judged: Judged) -> list[str]:
+def _names(results: Judged) -> list[str]:
     """Return the sets of windows: per source the later ones, all of them if there are more, and both by optimiser."""
-    heads = dict.fromkeys(entry.head for entry in judged.entries)
-    found = []
+    heads = dict.fromkeys(entry.head for entry in results.entries)
+    names = []
     for source in SOURCES:
-        own = [head for head in heads if head.source == source]
-        optimizers = list(dict.fromkeys(head.optimizer for head in own))
+        of_source = [head for head in heads if head.source == source]
+        optimizers = list(dict.fromkeys(head.optimizer for head in of_source))
         kinds = ["", *(f"_{name}" for name in optimizers if len(optimizers) > 1)]
-        parts = ["", "_all"] if any(not head.later for head in own) else [""]
-        found += [source + kind + part for kind in kinds for part in parts if own]
-    return found
+        parts = ["", "_all"] if any(not head.later for head in of_source) else [""]
+        names += [source + kind + suffix for kind in kinds for suffix in parts if of_source]
+    return names
 
 
 def _belongs(head: WindowKey | Recovery, split: str) -> bool:
@@ -352,8 +352,8 @@ def _horizons(split: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     return {key: value for key, value in split.items() if key[0] == "h" and key[1:].isdigit()}
 
 
-def _verdict(split: str, found: Mapping[str, Any]) -> str:
-    horizons = _horizons(found)
+def _verdict(split: str, report: Mapping[str, Any]) -> str:
+    horizons = _horizons(report)
     steps = near_steps(_step(key) for key in horizons)
     first, last = steps[0], steps[-1]
     near, far = f"h{first}", f"h{last}"
@@ -370,7 +370,7 @@ def _verdict(split: str, found: Mapping[str, Any]) -> str:
         if skill < NOTABLE:
             return f"{text}, not forecastable here"
         return f"{text}, no skill, but {name.replace('_', ' ')} has {skill:+.3f} at {step}"
-    skill, name, _ = max(one for one in rivals if one[2] == last)
+    skill, name, _ = max(rival for rival in rivals if rival[2] == last)
     return f"{text} (best baseline {skill:+.3f}, {name.replace('_', ' ')})"
 
 

@@ -56,12 +56,12 @@ def present_parts(layout: Layout, count: int) -> Float[Tensor, "tensor part"]:
     return there
 
 
-def row_blocks(spec: TensorSpec, part: slice, at_once: int) -> Iterator[slice]:
+def row_blocks(spec: TensorSpec, columns: slice, at_once: int) -> Iterator[slice]:
     """Yield slices of whole rows of a tensor, of about `at_once` weights, in the flat vector."""
     row = spec.size // spec.shape[0] if is_matrix(spec) else 1
     step = max(at_once // row, 1) * row
-    for start in range(part.start, part.stop, step):
-        yield slice(start, min(start + step, part.stop))
+    for start in range(columns.start, columns.stop, step):
+        yield slice(start, min(start + step, columns.stop))
 
 
 def seen_tensors(
@@ -78,9 +78,9 @@ def seen_tensors(
     """
     return [
         (_matrix if edges and is_matrix(spec) else _vector)(
-            read, spec, list(row_blocks(spec, part, at_once)), present, edges
+            read, spec, list(row_blocks(spec, columns, at_once)), present, edges
         )
-        for spec, part in zip(layout.tensors, layout.slices().values(), strict=True)
+        for spec, columns in zip(layout.tensors, layout.slices().values(), strict=True)
     ]
 
 
@@ -101,9 +101,9 @@ def correction(
     seen: Seen, coefficients: Float[Tensor, "part increment horizon"], edges: Edges
 ) -> Float[Tensor, "horizon output direction"]:
     """Return L of a combination of parts; its coefficients of whole changes are those of the last part."""
-    count, found = coefficients.shape[1], coefficients.to(seen.along)
-    bins = torch.bucketize(torch.arange(seen.along.shape[2]), torch.tensor(edges), right=True).to(found.device)
-    return torch.einsum("mrb,bmk->krb", seen.along[:count], found[bins] - found[-1])
+    count, shares = coefficients.shape[1], coefficients.to(seen.along)
+    bins = torch.bucketize(torch.arange(seen.along.shape[2]), torch.tensor(edges), right=True).to(shares.device)
+    return torch.einsum("mrb,bmk->krb", seen.along[:count], shares[bins] - shares[-1])
 
 
 def _matrix(read: Reader, spec: TensorSpec, blocks: Blocks, present: int, edges: Edges) -> Seen:
@@ -129,17 +129,17 @@ def _vector(read: Reader, spec: TensorSpec, blocks: Blocks, present: int, edges:
 
 def _strongest(covariance: Tensor, most: int) -> Tensor:
     """Return the eigenvectors of the largest eigenvalues, strongest first, without those of zero eigenvalues."""
-    found = torch.linalg.eigh(covariance)
-    count = int((found.eigenvalues > NOTHING * found.eigenvalues[-1]).sum())
-    return found.eigenvectors.flip(1)[:, : min(count, most)]
+    spectrum = torch.linalg.eigh(covariance)
+    count = int((spectrum.eigenvalues > NOTHING * spectrum.eigenvalues[-1]).sum())
+    return spectrum.eigenvectors.flip(1)[:, : min(count, most)]
 
 
 def _applied(read: Reader, spec: TensorSpec, blocks: Blocks, present: int, basis: Tensor | None) -> Tensor:
     """Return sum_i d_i^T d_i over the first changes, or its product with a basis."""
     products = []
     for block in blocks:
-        own = _matrices(read(block)[:present], spec).flatten(0, 1)
-        products = [sum(products, own.T @ (own if basis is None else own @ basis))]
+        matrices = _matrices(read(block)[:present], spec).flatten(0, 1)
+        products = [sum(products, matrices.T @ (matrices if basis is None else matrices @ basis))]
     return products[0]
 
 

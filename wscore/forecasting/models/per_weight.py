@@ -136,9 +136,9 @@ class SeriesModel(WeightPredictor):
         """Return the weights some steps after the last snapshot, as `WeightPredictor.predict` says."""
         history, chosen = checked(history, layout, self.config, horizons)
         forecast = history.new_empty(len(chosen), layout.size)
-        for some in self.series(history, layout):
-            change = self._whole(self(some.values, expanded(some)), some)  # (K, columns)
-            forecast[:, some.place] = history[-1, some.place] + change[chosen]
+        for series in self.series(history, layout):
+            change = self._whole(self(series.values, expanded(series)), series)  # (K, columns)
+            forecast[:, series.place] = history[-1, series.place] + change[chosen]
         return forecast
 
     def _cut(self, columns: Tensor) -> Tensor:
@@ -147,16 +147,16 @@ class SeriesModel(WeightPredictor):
         padded = nn.functional.pad(columns, (0, -columns.shape[1] % size))
         return padded.unflatten(1, (-1, size)).transpose(0, 1)
 
-    def _whole(self, targets: Tensor, some: Series) -> Tensor:
+    def _whole(self, targets: Tensor, series: Series) -> Tensor:
         """Return the change (.., K, n) of weights for scaled targets (.., S, K, m) of their series."""
-        units = some.scale * torch.tensor(self.config.horizons, device=targets.device).float().sqrt()[:, None]
+        units = series.scale * torch.tensor(self.config.horizons, device=targets.device).float().sqrt()[:, None]
         joined = targets.clamp(-LARGEST, LARGEST).transpose(-3, -2).flatten(-2)
-        return units * joined[..., : some.place.stop - some.place.start]
+        return units * joined[..., : series.place.stop - series.place.start]
 
 
-def expanded(some: Series) -> Float[Tensor, "series increment feature"]:
+def expanded(series: Series) -> Float[Tensor, "series increment feature"]:
     """Return the statistics once per series."""
-    return some.statistics.expand(len(some.values), -1, -1)
+    return series.statistics.expand(len(series.values), -1, -1)
 
 
 @register
@@ -266,25 +266,25 @@ class DiffusionPredictor(SeriesModel):
     ) -> Float[Tensor, "sample horizon weights"]:
         """Return sampled futures; arguments and errors as for `predict`."""
         history, chosen = checked(history, layout, self.config, horizons)
-        found = history.new_empty(count, len(chosen), layout.size)
+        samples = history.new_empty(count, len(chosen), layout.size)
         noise = self.generator()
-        for some in self.series(history, layout):
-            change = self._whole(self.draw(some.values, expanded(some), count, noise), some)
-            found[:, :, some.place] = history[-1, some.place] + change[:, chosen]
-        return found
+        for series in self.series(history, layout):
+            change = self._whole(self.draw(series.values, expanded(series), count, noise), series)
+            samples[:, :, series.place] = history[-1, series.place] + change[:, chosen]
+        return samples
 
     @torch.no_grad()
     def bands(self, history: Float[Tensor, "snapshot weights"], layout: Layout, horizons: Steps) -> Bands:
         """Return the forecast with calibrated bands; arguments and errors as for `predict`."""
         history, chosen = checked(history, layout, self.config, horizons)
-        found = Bands(*(history.new_empty(len(chosen), layout.size) for _ in Bands._fields))
+        bands = Bands(*(history.new_empty(len(chosen), layout.size) for _ in Bands._fields))
         noise = self.generator()
-        for some in self.series(history, layout):
-            drawn = self._whole(self.draw(some.values, expanded(some), self.config.samples, noise), some)
+        for series in self.series(history, layout):
+            drawn = self._whole(self.draw(series.values, expanded(series), self.config.samples, noise), series)
             middle, spread = drawn.mean(0)[chosen], drawn.std(0)[chosen] * self.width[chosen, None]
-            for target, values in zip(found, (middle, middle - spread, middle + spread), strict=True):
-                target[:, some.place] = history[-1, some.place] + values
-        return found
+            for target, values in zip(bands, (middle, middle - spread, middle + spread), strict=True):
+                target[:, series.place] = history[-1, series.place] + values
+        return bands
 
 
 def features_of(config: SeriesPredictorConfig) -> int:

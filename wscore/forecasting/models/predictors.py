@@ -228,18 +228,18 @@ class GramPredictor(WeightPredictor):
         seen = seen_tensors(
             lambda block: increments(history, block, rows).double(), layout, recent, edges, COLUMNS_AT_ONCE
         )
-        coefficients = self.coefficients(torch.stack([one.grams for one in seen]), layout)[..., chosen]  # (L, P, m, K)
+        coefficients = self.coefficients(torch.stack([tensor.grams for tensor in seen]), layout)[..., chosen]  # (L, P, m, K)
         forecast = history.new_empty(len(chosen), layout.size)
         for number, block in blocks_of(layout):
             change = coefficients[number, -1].T @ increments(history, block, rows)
             forecast[:, block] = history[-1, block] + change
         parts = zip(layout.tensors, layout.slices().values(), seen, coefficients, strict=True)
-        for spec, part, own, found in parts if edges else ():
-            outer = correction(own, found, edges).to(history)  # (K, R, k)
-            for block in row_blocks(spec, part, COLUMNS_AT_ONCE) if is_matrix(spec) else ():
+        for spec, columns, tensor, shares in parts if edges else ():
+            outer = correction(tensor, shares, edges).to(history)  # (K, R, k)
+            for block in row_blocks(spec, columns, COLUMNS_AT_ONCE) if is_matrix(spec) else ():
                 row = spec.size // spec.shape[0]
-                lines = slice((block.start - part.start) // row, (block.stop - part.start) // row)
-                forecast[:, block] += (outer[:, lines] @ own.directions.to(history).T).flatten(1)
+                lines = slice((block.start - columns.start) // row, (block.stop - columns.start) // row)
+                forecast[:, block] += (outer[:, lines] @ tensor.directions.to(history).T).flatten(1)
         return forecast
 
     def coefficients(
@@ -249,9 +249,9 @@ class GramPredictor(WeightPredictor):
         features = part_features(grams[None], layout, self.config.sequence_length - 1)
         there = present_parts(layout, grams.shape[1]).bool().to(grams.device)
         unit = grams.diagonal(dim1=-2, dim2=-1).sum().clamp_min(TINY)
-        found = self(features, (grams[there] / unit)[None])[0]  # (T, m, K)
-        every = found.new_zeros(*grams.shape[:3], found.shape[-1])
-        every[there] = found
+        predicted = self(features, (grams[there] / unit)[None])[0]  # (T, m, K)
+        every = predicted.new_zeros(*grams.shape[:3], predicted.shape[-1])
+        every[there] = predicted
         return every
 
 
@@ -342,17 +342,17 @@ INPUT_GAIN = 3.0  # scales the entries of a unit vector of some dozen scores to 
 
 def blocks_of(layout: Layout) -> Iterator[tuple[int, slice]]:
     """Yield the index of each tensor with slices of at most `COLUMNS_AT_ONCE` of its weights."""
-    for number, part in enumerate(layout.slices().values()):
-        for start in range(part.start, part.stop, COLUMNS_AT_ONCE):
-            yield number, slice(start, min(start + COLUMNS_AT_ONCE, part.stop))
+    for number, columns in enumerate(layout.slices().values()):
+        for start in range(columns.start, columns.stop, COLUMNS_AT_ONCE):
+            yield number, slice(start, min(start + COLUMNS_AT_ONCE, columns.stop))
 
 
 def increments(
     history: Float[Tensor, "snapshot weights"], block: slice, rows: list[int] | None = None
 ) -> Float[Tensor, "increment columns"]:
     """Return the increments of some weights between rows of the history, or between chosen rows, newest first."""
-    own = history[:, block] if rows is None else history[rows, block]
-    return (own[1:] - own[:-1]).flip(0)
+    snapshots = history[:, block] if rows is None else history[rows, block]
+    return (snapshots[1:] - snapshots[:-1]).flip(0)
 
 
 def increment_grams(
@@ -362,8 +362,8 @@ def increment_grams(
     count = len(history if rows is None else rows) - 1
     grams = torch.zeros(len(layout.tensors), count, count, dtype=torch.float64, device=history.device)
     for number, block in blocks_of(layout):
-        own = increments(history, block, rows).double()
-        grams[number] += own @ own.T
+        changes = increments(history, block, rows).double()
+        grams[number] += changes @ changes.T
     return grams
 
 

@@ -31,9 +31,9 @@ def snapshot_grams(
 ) -> Float[Tensor, "tensor snapshot snapshot"]:
     """Return the Gram matrices of snapshots relative to the first one, per tensor, in float64."""
     grams = np.zeros((len(layout.tensors), len(weights), len(weights)))
-    for number, part in enumerate(layout.slices().values()):
-        for start in range(part.start, part.stop, COLUMNS_AT_ONCE):
-            block = weights[:, start : min(start + COLUMNS_AT_ONCE, part.stop)].astype(np.float64)
+    for number, columns in enumerate(layout.slices().values()):
+        for start in range(columns.start, columns.stop, COLUMNS_AT_ONCE):
+            block = weights[:, start : min(start + COLUMNS_AT_ONCE, columns.stop)].astype(np.float64)
             block -= block[0].copy()
             grams[number] += block @ block.T
     return torch.from_numpy(grams)
@@ -61,12 +61,12 @@ def part_grams(
     The directions that define the parts of a matrix are those of the first `increments` vectors of the window; float64.
     """
     differences = _differences(windows.history.shape[1], windows.targets.shape[1])
-    found = []
+    grams = []
     for points in np.concatenate([windows.history, windows.targets], axis=1):
         vectors = differences @ torch.from_numpy(weights[points].astype(np.float64))  # (V, D)
         seen = seen_tensors(lambda block, vectors=vectors: vectors[:, block], layout, increments, edges)
-        found.append(torch.stack([one.grams for one in seen]))
-    return torch.stack(found)
+        grams.append(torch.stack([tensor.grams for tensor in seen]))
+    return torch.stack(grams)
 
 
 def gathered(
@@ -133,10 +133,10 @@ def mixed(
     other = grams[order][:, torch.randint(grams.shape[1], grams.shape[1:2], generator=generator)]
     draws = torch.rand(2, len(grams), generator=generator)
     size = (low + (high - low) * draws[0]).exp() * (draws[1] < share)
-    present, added = (_present(one, increments).reshape(*grams.shape[:2], -1).sum(-1) for one in (grams, other))
+    present, added = (_present(products, increments).reshape(*grams.shape[:2], -1).sum(-1) for products in (grams, other))
     ratio = size[:, None] * present / added.clamp_min(TINY)  # (W, L)
-    found = torch.where((size > 0)[:, None], known * known[order], known)
-    return grams + ratio.reshape(*ratio.shape, *[1] * (grams.ndim - 2)) * other, found
+    known_in_both = torch.where((size > 0)[:, None], known * known[order], known)
+    return grams + ratio.reshape(*ratio.shape, *[1] * (grams.ndim - 2)) * other, known_in_both
 
 
 def shortened(
@@ -170,9 +170,9 @@ def relative_errors(
     |y - sum_i beta_i d_i|^2 = <y, y> - 2 sum_i beta_i <d_i, y> + sum_ij beta_i beta_j <d_i, d_j>
     """
     m = coefficients.shape[-2]
-    own, cross = grams[..., :m, :m], grams[..., :m, m:]  # (W, L, m, m), (W, L, m, K)
+    inner, cross = grams[..., :m, :m], grams[..., :m, m:]  # (W, L, m, m), (W, L, m, K)
     copied = grams[..., m:, m:].diagonal(dim1=-2, dim2=-1)  # (W, L, K)
-    explained = 2 * (coefficients * cross).sum(-2) - (coefficients * (own @ coefficients)).sum(-2)
+    explained = 2 * (coefficients * cross).sum(-2) - (coefficients * (inner @ coefficients)).sum(-2)
     return copied - explained, copied
 
 

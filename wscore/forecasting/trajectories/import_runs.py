@@ -113,7 +113,7 @@ def find_files(folder: Path, pattern: str | None) -> list[SnapshotFile]:
         DataError: if there is no state dict.
     """
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-    paths = [path for path in paths if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
+    paths = [path for path in paths if not any(component.startswith(".") for component in path.relative_to(folder).parts)]
     if not paths:
         expected = f"files *{', *'.join(SUFFIXES)}, or recordings by wscore.record"
         raise DataError("holds no training run", where=f"base.path={folder}", expected=expected)
@@ -121,16 +121,16 @@ def find_files(folder: Path, pattern: str | None) -> list[SnapshotFile]:
         return [file for group in _by_folder(paths).values() for file in _by_number(group, folder)]
     expression = pattern_expression(pattern)
     matches = [(path, expression.search(path.relative_to(folder).as_posix())) for path in paths]
-    found = [_named(path, match, folder) for path, match in matches if match]
-    if not found:
+    files = [_named(path, match, folder) for path, match in matches if match]
+    if not files:
         first = paths[0].relative_to(folder).as_posix()
         raise ConfigError(
             "matches no file", where="base.pattern", expected=f"a match in names like {first}", got=pattern
         )
-    if len(found) < len(paths):
-        message = f"{len(paths) - len(found)} of {len(paths)} files don't match base.pattern and were skipped"
+    if len(files) < len(paths):
+        message = f"{len(paths) - len(files)} of {len(paths)} files don't match base.pattern and were skipped"
         warnings.warn(message, WscoreWarning, stacklevel=2)
-    return found
+    return files
 
 
 def pattern_expression(pattern: str) -> re.Pattern[str]:
@@ -139,8 +139,8 @@ def pattern_expression(pattern: str) -> re.Pattern[str]:
     Raises:
         ConfigError: if a field is unknown or named twice, or none of them gives the time.
 
-    >>> found = pattern_expression("epoch_{epoch}_acc_{acc}.pt").search("runs/epoch_12_acc_0.97.pt")
-    >>> found and (found["epoch"], found["acc"])
+    >>> match = pattern_expression("epoch_{epoch}_acc_{acc}.pt").search("runs/epoch_12_acc_0.97.pt")
+    >>> match and (match["epoch"], match["acc"])
     ('12', '0.97')
     """
     names = re.findall(r"\{(.*?)\}", pattern)
@@ -152,14 +152,14 @@ def pattern_expression(pattern: str) -> re.Pattern[str]:
         expected = f"one of {', '.join(f'{{{name}}}' for name in TIMES)}, as in {EXAMPLE}"
         raise ConfigError("does not give the order of the files", where="base.pattern", expected=expected, got=pattern)
     parts = re.split(r"(\{.*?\}|\*)", pattern)
-    text = "".join(_expression(part) for part in parts)
+    text = "".join(_expression(token) for token in parts)
     return re.compile(f"(?:^|/){text}$")
 
 
-def _expression(part: str) -> str:
-    if part == "*":
+def _expression(token: str) -> str:
+    if token == "*":
         return "[^/]*"
-    return f"(?P<{part[1:-1]}>{FIELDS[part[1:-1]]})" if part.startswith("{") else re.escape(part)
+    return f"(?P<{token[1:-1]}>{FIELDS[token[1:-1]]})" if token.startswith("{") else re.escape(token)
 
 
 def _named(path: Path, match: re.Match[str], folder: Path) -> SnapshotFile:
@@ -195,15 +195,15 @@ def _by_number(paths: Sequence[Path], folder: Path) -> list[SnapshotFile]:
     return [SnapshotFile(path, run, {"step": float(text)}) for path, text in zip(paths, varying[0], strict=True)]
 
 
-def _in_order(found: Sequence[SnapshotFile]) -> dict[str, list[SnapshotFile]]:
+def _in_order(unsorted: Sequence[SnapshotFile]) -> dict[str, list[SnapshotFile]]:
     """Return the files of each run in order of time, checked to be evenly spaced.
 
     Raises:
         DataError: if two have the same time, or one is missing.
     """
-    batches = batches_of(found)
+    batches = batches_of(unsorted)
     runs: dict[str, list[tuple[float, SnapshotFile]]] = {}
-    for file in found:
+    for file in unsorted:
         runs.setdefault(file.run, []).append((_time(file.fields, batches), file))
     ordered = {name: sorted(files, key=lambda item: item[0]) for name, files in sorted(runs.items())}
     for name, files in ordered.items():
@@ -220,10 +220,10 @@ def _time(fields: Mapping[str, float], batches: Sequence[float]) -> float:
     """Return the time of a file, in epochs or else in steps; batches within an epoch count as evenly spaced."""
     if "step" in fields and "epoch" not in fields:
         return fields["step"]
-    part = fields.get("pct", 0.0) / 100
+    fraction = fields.get("pct", 0.0) / 100
     if "batch" in fields:
-        part = batches.index(fields["batch"]) / len(batches)
-    return fields.get("epoch", 0.0) + part
+        fraction = batches.index(fields["batch"]) / len(batches)
+    return fields.get("epoch", 0.0) + fraction
 
 
 def _check_spacing(run: str, files: Sequence[tuple[float, SnapshotFile]]) -> None:
@@ -318,8 +318,8 @@ def _scored(
     scores = {"train_loss": train.loss, "test_loss": test.loss, "test_accuracy": test.accuracy}
     filled = {
         name: [
-            found if predicted is None else predicted
-            for predicted, found in zip(columns[name], values.tolist(), strict=True)
+            measured if given is None else given
+            for given, measured in zip(columns[name], values.tolist(), strict=True)
         ]
         for name, values in scores.items()
     }

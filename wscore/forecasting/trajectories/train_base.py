@@ -119,9 +119,9 @@ class BaseConfig(Section):
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"Seeds must differ, got {list(self.seeds)} - at `$.seeds`")
         if len(set(self.optimizers)) != len(self.optimizers):
-            names = [f"{one.name} {one.lr:g}" for one in self.optimizers]
+            names = [f"{optimizer.name} {optimizer.lr:g}" for optimizer in self.optimizers]
             raise ValueError(f"Optimizers must differ in name or lr, got {names} - at `$.optimizers`")
-        datasets = [one.dataset for one in (self, *self.further_datasets)]
+        datasets = [config.dataset for config in (self, *self.further_datasets)]
         if len(set(datasets)) != len(datasets):
             raise ValueError(f"Data sets must differ in name, got {datasets} - at `$.further_datasets`")
 
@@ -135,7 +135,7 @@ class BaseConfig(Section):
     def each(self) -> "list[BaseConfig]":
         """Configurations, one per data set."""
         alone = msgspec.structs.replace(self, further_datasets=())
-        others = [to_plain(one) for one in self.further_datasets]
+        others = [to_plain(config) for config in self.further_datasets]
         return [alone, *(msgspec.structs.replace(alone, **other) for other in others)]
 
 
@@ -161,8 +161,8 @@ class Recipe(NamedTuple):
     @property
     def name(self) -> str:
         """Name of the run, with data set, optimiser and rate where they differ between runs."""
-        others = [one for one in self.config.optimizers if one != self.optimizer]
-        lr = f"-{self.optimizer.lr:g}" if any(one.name == self.optimizer.name for one in others) else ""
+        others = [optimizer for optimizer in self.config.optimizers if optimizer != self.optimizer]
+        lr = f"-{self.optimizer.lr:g}" if any(optimizer.name == self.optimizer.name for optimizer in others) else ""
         optimizer = f"{self.optimizer.name}{lr}-" if others else ""
         return f"{self.prefix}{optimizer}seed-{self.seed}"
 
@@ -200,8 +200,8 @@ def record_runs(config: BaseConfig, images: Images, out: Path, further: Sequence
     sets = [images, *further]
     recipes = [
         recipe
-        for alone, some in zip(config.each, sets, strict=True)
-        for recipe in _recipes(alone, some, images, prefix="" if some is images else f"{_plain(some.name)}-")
+        for alone, dataset in zip(config.each, sets, strict=True)
+        for recipe in _recipes(alone, dataset, images, prefix="" if dataset is images else f"{_plain(dataset.name)}-")
     ]
     manifests = list(workers_here("base").map(record, recipes))
     with atomic_folder(out) as folder:
@@ -251,8 +251,8 @@ def _plain(name: str) -> str:
 def run_identity(config: BaseConfig, images: Images) -> str:
     """Return a hash of everything that determines the runs: parameters, images, code, version of torch."""
     plain = {key: value for key, value in to_plain(config).items() if key not in FREE}
-    own = inspect.getsourcefile(find_builder(config.network))
-    sources = [source_code(*CODE), *([Path(own).read_bytes()] if own else [])]
+    builder_file = inspect.getsourcefile(find_builder(config.network))
+    sources = [source_code(*CODE), *([Path(builder_file).read_bytes()] if builder_file else [])]
     content = [getattr(images, name).contiguous().numpy().tobytes() for name in SPLITS]
     return content_hash(msgspec.json.encode(plain), *content, *sources, torch.__version__)
 
@@ -272,11 +272,11 @@ def recording_report(manifests: Sequence[Manifest]) -> dict[str, float]:
 
 def recording_summary_line(manifests: Sequence[Manifest]) -> str:
     """Return a summary of the recording in one line."""
-    found = recording_report(manifests)
-    size = f"{found['runs']:.0f} runs of {manifests[0].network_name} ({found['weights']:,.0f} weights)"
+    report = recording_report(manifests)
+    size = f"{report['runs']:.0f} runs of {manifests[0].network_name} ({report['weights']:,.0f} weights)"
     counts = sorted({len(run.snapshots.step) for run in manifests})
     count = f"{counts[0]:,}" if len(counts) == 1 else f"{counts[0]:,} to {counts[-1]:,}"
-    accuracy = f", test accuracy {found['test_accuracy']:.3f}" if math.isfinite(found["test_accuracy"]) else ""
+    accuracy = f", test accuracy {report['test_accuracy']:.3f}" if math.isfinite(report["test_accuracy"]) else ""
     return f"{size}, {count} snapshots each{accuracy}"
 
 
@@ -334,7 +334,7 @@ class _Recording:
             recipe.optimizer, self.network.parameters(), weight_decay=self.config.weight_decay
         )
         self.layout: Layout = layout_of(self.network.state_dict())
-        self.x, self.y, self.x_test, self.y_test = (part.to(device) for part in _images(recipe.cache / IMAGES))
+        self.x, self.y, self.x_test, self.y_test = (tensor.to(device) for tensor in _images(recipe.cache / IMAGES))
         self.x = self.x.contiguous(memory_format=torch.channels_last)
         self.steps_per_epoch = math.ceil(len(self.x) / self.config.batch_size)
         self.steps = snapshot_steps(self.config, len(self.x))
@@ -392,8 +392,8 @@ class _Recording:
             column.append(value)
 
     def _scores(self, vector: np.ndarray, x: Tensor, y: Tensor, count: int | None) -> tuple[float, float]:
-        judged = accuracy_and_loss(self.spec, torch.from_numpy(vector)[None], x[:count], y[:count])
-        return float(judged.accuracy[0]), float(judged.loss[0])
+        scores = accuracy_and_loss(self.spec, torch.from_numpy(vector)[None], x[:count], y[:count])
+        return float(scores.accuracy[0]), float(scores.loss[0])
 
     def _last(self) -> bool:
         return len(self.columns["step"]) == len(self.steps) - 1

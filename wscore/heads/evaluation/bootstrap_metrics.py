@@ -15,17 +15,17 @@ def binary(
 ) -> dict[str, Values]:
     """Return accuracy, precision, recall, f1, roc_auc and average_precision of a label."""
     said = probability >= 0.5
-    hits, true, predicted = (weights @ part.astype(float) for part in (said & truth, truth, said))
+    hits, true, predicted = (weights @ mask.astype(float) for mask in (said & truth, truth, said))
     other = weights.sum(axis=1) - true
     both = (true > 0) & (other > 0)
-    found = {
+    scores = {
         "precision": hits / np.maximum(predicted, 1.0),
         "recall": ratio(hits, true),
         "f1": ratio(2 * hits, true + predicted),
         "roc_auc": ratio(_area(truth, probability, weights), true * other),
         "average_precision": ratio(_precision_sum(truth, probability, weights), true),
     }
-    return {"accuracy": mean(said == truth, weights)} | {k: np.where(both, v, np.nan) for k, v in found.items()}
+    return {"accuracy": mean(said == truth, weights)} | {k: np.where(both, v, np.nan) for k, v in scores.items()}
 
 
 def regression(
@@ -36,16 +36,16 @@ def regression(
     mse, centre = mean(error**2, weights), mean(truth, weights)
     variance = np.maximum(mean(truth**2, weights) - centre**2, 0.0)
     varies = variance > 1e-12 * (1 + centre**2)
-    some = truth != 0
-    relative = np.abs(error / np.where(some, truth, 1.0))
-    found = {
+    nonzero = truth != 0
+    relative = np.abs(error / np.where(nonzero, truth, 1.0))
+    scores = {
         "mse": mse,
         "mae": mean(np.abs(error), weights),
         "rmse": np.sqrt(mse),
-        "relative_error": ratio(weights @ np.where(some, relative, 0.0), weights @ some.astype(float)),
+        "relative_error": ratio(weights @ np.where(nonzero, relative, 0.0), weights @ nonzero.astype(float)),
     }
     ranks = {"r2": 1 - ratio(mse, variance), **rank_correlations(truth, prediction, weights)}
-    return found | {name: np.where(varies, values, np.nan) for name, values in ranks.items()}
+    return scores | {name: np.where(varies, values, np.nan) for name, values in ranks.items()}
 
 
 def classes(
@@ -53,7 +53,7 @@ def classes(
 ) -> dict[str, Values]:
     """Return accuracy, macro_f1 (over the classes that occur) and majority (share of the commonest class)."""
     count = int(max(truth.max(initial=0), predicted.max(initial=0))) + 1
-    true, guessed = (weights @ np.eye(count)[part] for part in (truth, predicted))  # (B, K)
+    true, guessed = (weights @ np.eye(count)[labels] for labels in (truth, predicted))  # (B, K)
     hits = weights @ (np.eye(count)[truth] * (truth == predicted)[:, None])
     f1 = np.where(true > 0, ratio(2 * hits, true + guessed), np.nan)
     return {
@@ -83,7 +83,7 @@ def _steps(probability: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _area(truth: np.ndarray, probability: np.ndarray, weights: Weights) -> Values:
     """Return the sum over pairs (positive, negative) of 1 if the positive scores higher, 1/2 if tied."""
     order, starts = _steps(probability)
-    yes, no = (np.add.reduceat(weights[:, order] * part[order], starts, axis=1) for part in (truth, ~truth))
+    yes, no = (np.add.reduceat(weights[:, order] * mask[order], starts, axis=1) for mask in (truth, ~truth))
     below = no.sum(axis=1, keepdims=True) - np.cumsum(no, axis=1)
     return (yes * (below + no / 2)).sum(axis=1)
 
@@ -92,7 +92,7 @@ def _precision_sum(truth: np.ndarray, probability: np.ndarray, weights: Weights)
     """Return the sum over thresholds of (positives gained) x precision."""
     order, starts = _steps(probability)
     yes, all_ = (
-        np.add.reduceat(weights[:, order] * part, starts, axis=1) for part in (truth[order], np.ones(len(order)))
+        np.add.reduceat(weights[:, order] * values, starts, axis=1) for values in (truth[order], np.ones(len(order)))
     )
     precision = np.cumsum(yes, axis=1) / np.maximum(np.cumsum(all_, axis=1), 1e-9)
     return (yes * precision).sum(axis=1)

@@ -51,7 +51,7 @@ class ControlInputs(NamedTuple):
 
     def take(self, rows: Bool[np.ndarray, " rows"] | Int[np.ndarray, " taken"]) -> "ControlInputs":
         """Return a subset of the networks."""
-        return ControlInputs(*(part[rows] for part in self[:-1]), names=self.names)
+        return ControlInputs(*(values[rows] for values in self[:-1]), names=self.names)
 
 
 class Case(NamedTuple):
@@ -85,20 +85,20 @@ def training_mean(case: Case) -> Float[np.ndarray, "rows width"]:
 
 def shapes(case: Case) -> Float[np.ndarray, "rows width"]:
     """Predict the mean over the training networks with the same shapes."""
-    columns, found = _columns(case.target, case.train_values), training_mean(case)
+    columns, predicted = _columns(case.target, case.train_values), training_mean(case)
     for number in np.intersect1d(case.train.shapes, case.test.shapes):
-        found[case.test.shapes == number] = columns[case.train.shapes == number].mean(axis=0)
-    return found
+        predicted[case.test.shapes == number] = columns[case.train.shapes == number].mean(axis=0)
+    return predicted
 
 
 def linear_probe(case: Case) -> Float[np.ndarray, "rows width"]:
     """Return ridge regression predictions from standardised latents; labels and classes are one-hot targets."""
-    return _ridge(case, *(part.latents for part in (case.train, case.validation, case.test)))
+    return _ridge(case, *(inputs.latents for inputs in (case.train, case.validation, case.test)))
 
 
 def pca_probe(case: Case) -> Float[np.ndarray, "rows width"]:
     """Return the same as `linear_probe` on principal components of the weights."""
-    return _ridge(case, *(part.components for part in (case.train, case.validation, case.test)))
+    return _ridge(case, *(inputs.components for inputs in (case.train, case.validation, case.test)))
 
 
 def hyperparameters(case: Case) -> Float[np.ndarray, "rows width"]:
@@ -107,8 +107,8 @@ def hyperparameters(case: Case) -> Float[np.ndarray, "rows width"]:
     if not kept.size:
         return training_mean(case)
     train, validation = (
-        Known(part.hyperparameters[:, kept], values)
-        for part, values in ((case.train, case.train_values), (case.validation, case.validation_values))
+        Known(inputs.hyperparameters[:, kept], values)
+        for inputs, values in ((case.train, case.train_values), (case.validation, case.validation_values))
     )
     model = boosted(case.target, train, validation, iterations=case.iterations, seed=case.seed)
     return boosted_answers(model, case.target, case.test.hyperparameters[:, kept])
@@ -118,15 +118,15 @@ def _ridge(case: Case, train: np.ndarray, validation: np.ndarray, test: np.ndarr
     columns = _columns(case.target, case.train_values)
     centre, spread = train.mean(axis=0), train.std(axis=0)
     spread = np.where(spread > 1e-6 * (1 + np.abs(centre)), spread, 1.0)
-    train, validation, test = ((part.astype(np.float64) - centre) / spread for part in (train, validation, test))
+    train, validation, test = ((inputs.astype(np.float64) - centre) / spread for inputs in (train, validation, test))
     left, sizes, right = np.linalg.svd(train, full_matrices=False)
     projected = left.T @ (columns - columns.mean(axis=0))  # (R, K)
     weights = [right.T @ (projected * _shrink(sizes, strength, len(train))[:, None]) for strength in STRENGTHS]
     truth = _columns(case.target, case.validation_values) - columns.mean(axis=0)
     errors = [float(np.sum((validation @ weight - truth) ** 2)) for weight in weights]
     chosen = weights[int(np.argmin(errors))] if len(truth) else weights[STRENGTHS.index(1.0)]
-    found = test @ chosen + columns.mean(axis=0)
-    return found if isinstance(case.target, Continuous) else found.clip(0.0, 1.0)
+    predicted = test @ chosen + columns.mean(axis=0)
+    return predicted if isinstance(case.target, Continuous) else predicted.clip(0.0, 1.0)
 
 
 def statistics(case: Case) -> Boost:
@@ -185,11 +185,11 @@ def weight_components(
     def batches(chosen: np.ndarray) -> Iterator[np.ndarray]:
         for key in np.unique(keys):
             places = np.flatnonzero((keys == key) & chosen)
-            yield from (batch(some) for some in np.split(places, range(TOGETHER, len(places), TOGETHER)) if len(some))
+            yield from (batch(chunk) for chunk in np.split(places, range(TOGETHER, len(places), TOGETHER)) if len(chunk))
 
-    found = fit_pca(lambda: batches(train), components, seed=seed)
+    pca = fit_pca(lambda: batches(train), components, seed=seed)
     order = np.concatenate([np.flatnonzero(keys == key) for key in np.unique(keys)])
-    scores = np.concatenate([(part - found.mean) @ found.basis.T for part in batches(np.ones(len(rows), bool))])
+    scores = np.concatenate([(vectors - pca.mean) @ pca.basis.T for vectors in batches(np.ones(len(rows), bool))])
     return scores[np.argsort(order)]
 
 

@@ -156,12 +156,12 @@ def heads_report(verdict: HeadResults, config: EvaluateHeadsConfig) -> dict[str,
     """
     summary, resampling = SUMMARIES[verdict.task], RESAMPLED[verdict.task]
     weights = run_weights(verdict.runs, samples=config.bootstrap_samples, seed=config.seed)
-    found: dict[str, Any] = {"networks": float(len(verdict.table)), "runs": float(len(set(verdict.runs)))}
+    report: dict[str, Any] = {"networks": float(len(verdict.table)), "runs": float(len(set(verdict.runs)))}
     for method, outputs in verdict.outputs.items():
-        found[method] = summary(verdict, outputs)
+        report[method] = summary(verdict, outputs)
         ends = bounds(resampling(verdict, outputs, weights)) if len(weights) else {}
-        found[method] |= {name: value for name, value in ends.items() if name.rpartition("_")[0] in found[method]}
-    found[OURS] |= coverage(verdict, weights)
+        report[method] |= {name: value for name, value in ends.items() if name.rpartition("_")[0] in report[method]}
+    report[OURS] |= coverage(verdict, weights)
     given = {target.name: float(target.name in shape_leaked_names(verdict)) for target in verdict.targets}
     named = [target.name for target in verdict.targets if not isinstance(target, Continuous)]
     remarks = {
@@ -172,7 +172,7 @@ def heads_report(verdict: HeadResults, config: EvaluateHeadsConfig) -> dict[str,
     for name, count in remarks["unseen"].items():
         text = f"{name}: {count:.0f} test networks excluded: their class does not occur in the training split"
         warnings.warn(text, WscoreWarning, stacklevel=2)
-    return found | {name: remark for name, remark in remarks.items() if remark}
+    return report | {name: remark for name, remark in remarks.items() if remark}
 
 
 def coverage(verdict: HeadResults, weights: Weights) -> dict[str, float]:
@@ -190,14 +190,14 @@ def coverage(verdict: HeadResults, weights: Weights) -> dict[str, float]:
     truth = target.raw(verdict.table)[known]
     inside = (truth >= low) & (truth <= high)
     ends = bounds({"coverage": mean(inside, weights[:, known])}) if len(weights) else {}
-    found = {"coverage": float(np.mean(inside)), "coverage_aim": intervals.coverage}
-    return {**found, "interval_width": float(np.mean(high - low)), **ends}
+    shares = {"coverage": float(np.mean(inside)), "coverage_aim": intervals.coverage}
+    return {**shares, "interval_width": float(np.mean(high - low)), **ends}
 
 
-def heads_summary_line(found: Mapping[str, Any]) -> str:
+def heads_summary_line(report: Mapping[str, Any]) -> str:
     """Return the main score of each task in one line: ours, and the weight statistics in brackets."""
     parts = []
-    for task, result in found.items():
+    for task, result in report.items():
         name = next((name for name in ("macro_f1", "r2", "aggregate") if name in result[OURS]), None)
         if name is not None:
             parts.append(f"{task} {name} {result[OURS][name]:.3f} ({result['statistics'][name]:.3f})")
@@ -232,13 +232,13 @@ def shape_leaked_names(verdict: HeadResults) -> set[str]:
 
 def scores_of(verdict: HeadResults, outputs: Outputs) -> dict[str, dict[str, float]]:
     """Return all metrics of each target; continuous ones in scaled space and, prefixed `raw_`, in raw units."""
-    found = {}
+    scores = {}
     for number, target in enumerate(verdict.targets):
-        found[target.name] = target_scores(target, *known_rows(target, number, outputs, verdict.encoded))
+        scores[target.name] = target_scores(target, *known_rows(target, number, outputs, verdict.encoded))
         if isinstance(target, Continuous):
             raw = regression_scores(*raw_values(verdict, target, outputs))
-            found[target.name] |= {f"raw_{name}": value for name, value in raw.items() if name != "n"}
-    return found
+            scores[target.name] |= {f"raw_{name}": value for name, value in raw.items() if name != "n"}
+    return scores
 
 
 def raw_values(
@@ -252,11 +252,11 @@ def raw_values(
 
 def _labels(verdict: HeadResults, outputs: Outputs) -> dict[str, float]:
     scores, alike, given = scores_of(verdict, outputs), one_valued(verdict), shape_leaked_names(verdict)
-    judged = [name for name in scores if name not in alike]
-    hidden = [name for name in judged if name not in given]
+    scored = [name for name in scores if name not in alike]
+    hidden = [name for name in scored if name not in given]
     wrong = (_label_matrix(verdict, outputs) != _truth(verdict)) & verdict.encoded.known
     return {
-        **_means(scores, judged, {f"macro_{metric}": metric for metric in LABEL_METRICS}),
+        **_means(scores, scored, {f"macro_{metric}": metric for metric in LABEL_METRICS}),
         **_means(scores, hidden, {"macro_f1_not_shape_leaked": "f1"}),
         "hamming_loss": hamming_loss(wrong, verdict.encoded.known),
         "subset_accuracy": subset_accuracy(wrong, verdict.encoded.known),
@@ -265,17 +265,17 @@ def _labels(verdict: HeadResults, outputs: Outputs) -> dict[str, float]:
 
 
 def _scalar(verdict: HeadResults, outputs: Outputs) -> dict[str, float]:
-    found = regression_scores(*raw_values(verdict, _only(verdict), outputs))
-    return {name: value for name, value in found.items() if name != "n"}
+    scores = regression_scores(*raw_values(verdict, _only(verdict), outputs))
+    return {name: value for name, value in scores.items() if name != "n"}
 
 
 def _mixed(verdict: HeadResults, outputs: Outputs) -> dict[str, float]:
     scores, alike = scores_of(verdict, outputs), one_valued(verdict)
-    judged = [target for target in verdict.targets if target.name not in alike]
-    numbers = [target.name for target in judged if isinstance(target, Continuous)]
-    names = [target.name for target in judged if isinstance(target, Discrete)]
+    scored = [target for target in verdict.targets if target.name not in alike]
+    numbers = [target.name for target in scored if isinstance(target, Continuous)]
+    names = [target.name for target in scored if isinstance(target, Discrete)]
     return {
-        **({"aggregate": aggregate(verdict.targets, outputs, verdict.encoded)} if judged else {}),
+        **({"aggregate": aggregate(verdict.targets, outputs, verdict.encoded)} if scored else {}),
         **_means(scores, numbers, {"continuous_r2": "r2"}),
         **_means(scores, names, {"discrete_accuracy": "accuracy", "discrete_macro_f1": "macro_f1"}),
         **_main(verdict, scores),
@@ -284,34 +284,34 @@ def _mixed(verdict: HeadResults, outputs: Outputs) -> dict[str, float]:
 
 def resampled_scores(verdict: HeadResults, outputs: Outputs, weights: Weights) -> dict[str, dict[str, Values]]:
     """Return the metrics of each target under bootstrap weights, named as in `scores_of`."""
-    found = {}
+    scores = {}
     for number, target in enumerate(verdict.targets):
         known = verdict.encoded.known[:, number]
         said, true = known_rows(target, number, outputs, verdict.encoded)
         if isinstance(target, Binary):
-            found[target.name] = resampled.binary(true >= 0.5, said[:, 0], weights[:, known])
+            scores[target.name] = resampled.binary(true >= 0.5, said[:, 0], weights[:, known])
         elif isinstance(target, Discrete):
-            found[target.name] = resampled.classes(true.astype(int), predicted_classes(target, said), weights[:, known])
+            scores[target.name] = resampled.classes(true.astype(int), predicted_classes(target, said), weights[:, known])
         else:
             scaled = resampled.regression(true, said[:, 0].astype(float), weights[:, known])
             raw = resampled.regression(*raw_values(verdict, target, outputs), weights[:, known])
-            found[target.name] = scaled | {f"raw_{name}": values for name, values in raw.items()}
-    return found
+            scores[target.name] = scaled | {f"raw_{name}": values for name, values in raw.items()}
+    return scores
 
 
 def _resampled_labels(verdict: HeadResults, outputs: Outputs, weights: Weights) -> dict[str, Values]:
     scores, alike, given = resampled_scores(verdict, outputs, weights), one_valued(verdict), shape_leaked_names(verdict)
-    judged = [name for name in scores if name not in alike]
-    hidden = [name for name in judged if name not in given]
+    scored = [name for name in scores if name not in alike]
+    hidden = [name for name in scored if name not in given]
     known = verdict.encoded.known
     wrong = (_label_matrix(verdict, outputs) != _truth(verdict)) & known
-    some = known.any(axis=1)
+    labelled = known.any(axis=1)
     return {
-        **_resampled_means(scores, judged, {f"macro_{metric}": metric for metric in LABEL_METRICS}),
+        **_resampled_means(scores, scored, {f"macro_{metric}": metric for metric in LABEL_METRICS}),
         **_resampled_means(scores, hidden, {"macro_f1_not_shape_leaked": "f1"}),
         "hamming_loss": (weights @ wrong.sum(axis=1)) / np.maximum(weights @ known.sum(axis=1), 1),
-        "subset_accuracy": mean(~wrong[some].any(axis=1), weights[:, some]),
-        **{f"{name}_f1": scores[name]["f1"] for name in judged},
+        "subset_accuracy": mean(~wrong[labelled].any(axis=1), weights[:, labelled]),
+        **{f"{name}_f1": scores[name]["f1"] for name in scored},
     }
 
 
@@ -323,15 +323,15 @@ def _resampled_scalar(verdict: HeadResults, outputs: Outputs, weights: Weights) 
 
 def _resampled_mixed(verdict: HeadResults, outputs: Outputs, weights: Weights) -> dict[str, Values]:
     scores, alike = resampled_scores(verdict, outputs, weights), one_valued(verdict)
-    judged = [target for target in verdict.targets if target.name not in alike]
-    numbers = [target.name for target in judged if isinstance(target, Continuous)]
-    names = [target.name for target in judged if isinstance(target, Discrete)]
+    scored = [target for target in verdict.targets if target.name not in alike]
+    numbers = [target.name for target in scored if isinstance(target, Continuous)]
+    names = [target.name for target in scored if isinstance(target, Discrete)]
     gains = [scores[name]["r2"] for name in numbers]
     for name in names:
         majority = scores[name]["majority"]
         gains.append((scores[name]["accuracy"] - majority) / np.where(majority < 1, 1 - majority, np.nan))
     return {
-        **({"aggregate": resampled.average([np.maximum(gain, -1.0) for gain in gains])} if judged else {}),
+        **({"aggregate": resampled.average([np.maximum(gain, -1.0) for gain in gains])} if scored else {}),
         **_resampled_means(scores, numbers, {"continuous_r2": "r2"}),
         **_resampled_means(scores, names, {"discrete_accuracy": "accuracy", "discrete_macro_f1": "macro_f1"}),
         **{f"{name}_r2": scores[name]["r2"] for name in numbers},

@@ -57,9 +57,9 @@ def regression_scores(truth: Float[np.ndarray, " rows"], prediction: Float[np.nd
     error = prediction - truth
     scores = {"n": float(len(truth)), "mse": float(np.mean(error**2)), "mae": float(np.mean(np.abs(error)))}
     scores["rmse"] = scores["mse"] ** 0.5
-    some = truth != 0
-    if some.any():
-        scores["relative_error"] = float(np.mean(np.abs(error[some] / truth[some])))
+    nonzero = truth != 0
+    if nonzero.any():
+        scores["relative_error"] = float(np.mean(np.abs(error[nonzero] / truth[nonzero])))
     if not is_one_valued(truth):
         scores["r2"] = r2(truth, prediction)
         scores["kendall_tau"] = kendall_tau(truth, prediction)
@@ -132,8 +132,8 @@ def hamming_loss(wrong: Bool[np.ndarray, "rows target"], known: Bool[np.ndarray,
 
 def subset_accuracy(wrong: Bool[np.ndarray, "rows target"], known: Bool[np.ndarray, "rows target"]) -> float:
     """Return the fraction of networks without a wrong label, among those with at least one known label."""
-    some = known.any(axis=1)
-    return float(np.sum(~(wrong & known).any(axis=1) & some) / max(np.sum(some), 1))
+    labelled = known.any(axis=1)
+    return float(np.sum(~(wrong & known).any(axis=1) & labelled) / max(np.sum(labelled), 1))
 
 
 def skill(target: Target, outputs: Float[np.ndarray, "rows width"], encoded: Float[np.ndarray, " rows"]) -> float:
@@ -167,8 +167,8 @@ def predicted_classes(target: Target, outputs: Float[np.ndarray, "rows width"]) 
 
 def aggregate(targets: Targets, outputs: Outputs, encoded: Encoded) -> float:
     """Return the mean over the targets of `cut_skill` on their known rows; one-valued targets are excluded; NaN if all are."""
-    found = [cut_skill(target, *known_rows(target, number, outputs, encoded)) for number, target in enumerate(targets)]
-    kept = [value for value in found if not np.isnan(value)]
+    skills = [cut_skill(target, *known_rows(target, number, outputs, encoded)) for number, target in enumerate(targets)]
+    kept = [value for value in skills if not np.isnan(value)]
     return float(np.mean(kept)) if kept else float("nan")
 
 

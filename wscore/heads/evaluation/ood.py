@@ -115,11 +115,11 @@ def _judge_one(
     }
 
 
-def ood_summary_line(found: dict[str, dict[str, Any]]) -> str:
+def ood_summary_line(report: dict[str, dict[str, Any]]) -> str:
     """Return how often the head is at least as good as the weight statistics, over tasks and held-out groups."""
     pairs = [
         (result["ours"][name], result["statistics"][name])
-        for tasks in found.values()
+        for tasks in report.values()
         for result in tasks.values()
         for name in ("macro_f1", "r2", "aggregate")
         if name in result["ours"]

@@ -107,8 +107,8 @@ def draw_importance(table: pd.DataFrame, path: Path) -> None:
     title = "Weight statistics + boosting: feature importance"
     with figure(rows=rows, columns=columns, title=title, panel=(3.6, 3.0)) as (canvas, axes):
         for panel, (target, shares) in zip(axes, groups, strict=False):
-            some = shares.iloc[::-1]
-            panel.barh(some["statistic"], some["share"], color=head_method_colour("statistics"))
+            rising = shares.iloc[::-1]
+            panel.barh(rising["statistic"], rising["share"], color=head_method_colour("statistics"))
             panel.grid(visible=False, axis="y")
             label(panel, title=str(target), x="share of the gain")
         _finish(axes, len(groups), legend=False)

@@ -21,8 +21,8 @@ def heads_tables(verdict: HeadResults, config: EvaluateHeadsConfig) -> dict[str,
 
     Possible tables: `scores`, `points`, `roc`, `names` and `importance`.
     """
-    found = {"scores": score_table(verdict, config), **{name: function(verdict) for name, function in TABLES.items()}}
-    return {name: table for name, table in found.items() if len(table)}
+    tables = {"scores": score_table(verdict, config), **{name: function(verdict) for name, function in TABLES.items()}}
+    return {name: table for name, table in tables.items() if len(table)}
 
 
 def score_table(verdict: HeadResults, config: EvaluateHeadsConfig) -> pd.DataFrame:

@@ -348,30 +348,30 @@ def unexplained(
     return {name: value / max(spread, 1e-12) for name, value in squared.items()}
 
 
-def add_recovered(found: dict[str, Any]) -> None:
+def add_recovered(report: dict[str, Any]) -> None:
     """Add the fraction of accuracy recovered to each method of a report.
 
     accuracy_recovered = (accuracy - accuracy of the mean network) / (accuracy of the originals - accuracy of the
     mean network): 0 for the mean network, 1 for the originals. Omitted where the mean network is as good as the originals.
     """
-    base = found["mean_network"].get("accuracy")
-    for result in found.values():
+    base = report["mean_network"].get("accuracy")
+    for result in report.values():
         if isinstance(result, dict) and "accuracy_original" in result and base is not None:
             gap = result["accuracy_original"] - base
             if abs(gap) > 1e-9:
                 result["accuracy_recovered"] = (result["accuracy"] - base) / gap
 
 
-def sparse_sentence(found: Mapping[str, Any]) -> str:
+def sparse_sentence(report: Mapping[str, Any]) -> str:
     """Return a one-line summary of a report."""
-    codes, ours = found["codes"], found["ours"]
+    codes, ours = report["codes"], report["ours"]
     sparse = f"{codes['l0']:.1f} of {codes['latents']:.0f} latents active per row"
-    text = f"{sparse}, FVU {codes['fvu']:.3f} (PCA {found['pca']['fvu']:.3f})"
+    text = f"{sparse}, FVU {codes['fvu']:.3f} (PCA {report['pca']['fvu']:.3f})"
     if "accuracy" not in ours:
         return f"{text}; no network could be run"
     return (
         f"{text}; reconstructed networks: accuracy {ours['accuracy']:.3f} (original {ours['accuracy_original']:.3f}, PCA "
-        f"{found['pca']['accuracy']:.3f}, mean network {found['mean_network']['accuracy']:.3f})"
+        f"{report['pca']['accuracy']:.3f}, mean network {report['mean_network']['accuracy']:.3f})"
     )
 
 

@@ -106,11 +106,11 @@ def activity(dictionary: Dictionary, split: str) -> Activity:
     means = torch.zeros(len(places), model.config.latent_dim, dtype=torch.float64)
     kinds = torch.zeros(len(dictionary.kind_names()), model.config.latent_dim, dtype=torch.float64)
     start = 0
-    for part, batch in stream(rows, chosen):
+    for block, batch in stream(rows, chosen):
         codes = model.encode(batch.values, batch.mask).double()
-        means.index_add_(0, torch.from_numpy(local[start : start + len(part)]), codes)
-        kinds.index_add_(0, torch.from_numpy(dictionary.kinds(part)), codes)
-        start += len(part)
+        means.index_add_(0, torch.from_numpy(local[start : start + len(block)]), codes)
+        kinds.index_add_(0, torch.from_numpy(dictionary.kinds(block)), codes)
+        start += len(block)
     means /= torch.from_numpy(np.bincount(local))[:, None]
     shares = means / means.sum(1, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
     return Activity(rows.networks[places], means.numpy(), shares.numpy(), kinds.numpy())
@@ -121,20 +121,20 @@ def properties(table: pd.DataFrame) -> list[Property]:
 
     Excluded are identifiers, architecture strings, and columns that duplicate others.
     """
-    found: list[Property] = []
+    candidates: list[Property] = []
     for name in [str(name) for name in table if name not in NO_PROPERTIES and not str(name).startswith("seed")]:
         column = table[name]
         known = column.notna().to_numpy()
         if pd.api.types.is_bool_dtype(column):
-            found.append(Property(name, True, column.to_numpy(float)))
+            candidates.append(Property(name, True, column.to_numpy(float)))
         elif pd.api.types.is_numeric_dtype(column):
-            found.append(Property(name, False, column.to_numpy(float)))
+            candidates.append(Property(name, False, column.to_numpy(float)))
         else:
             values = column.astype(str).to_numpy()
             names = sorted(set(values[known]))
             if 2 <= len(names) <= MOST_NAMES:
-                found += [Property(f"{name}_{one}", True, np.where(known, values == one, np.nan)) for one in names]
-    return [one for one in found if _varies(one)]
+                candidates += [Property(f"{name}_{value}", True, np.where(known, values == value, np.nan)) for value in names]
+    return [candidate for candidate in candidates if _varies(candidate)]
 
 
 def rank_score(
@@ -191,11 +191,11 @@ class Sample(NamedTuple):
         return self._replace(table=self.table.iloc[order].reset_index(drop=True))
 
 
-def sample(found: Activity, zoo: Zoo) -> Sample:
+def sample(active: Activity, zoo: Zoo) -> Sample:
     """Return the last checkpoint of each run."""
-    last = np.isin(found.networks, zoo.last_checkpoints())
-    table = zoo.table.iloc[found.networks[last]].reset_index(drop=True)
-    return Sample(found.shares[last], table, np.unique(table["layout"].astype(str), return_inverse=True)[1])
+    last = np.isin(active.networks, zoo.last_checkpoints())
+    table = zoo.table.iloc[active.networks[last]].reset_index(drop=True)
+    return Sample(active.shares[last], table, np.unique(table["layout"].astype(str), return_inverse=True)[1])
 
 
 def match_properties(train: Sample, test: Sample, alive: np.ndarray, scope: Scope, level: float) -> pd.DataFrame:
@@ -204,15 +204,15 @@ def match_properties(train: Sample, test: Sample, alive: np.ndarray, scope: Scop
     Columns: latent, scope, property, kind (binary or number), score (AUROC or rank correlation on held-out runs),
     score_train, p, q (adjusted), discovered (q at most `level` and the same sign as in training).
     """
-    of_test = {one.name: one for one in properties(test.table)}
-    pool = [one for one in properties(train.table) if one.name in of_test]
-    strata = [part.strata if scope == "same_shapes" else np.zeros(len(part.table), int) for part in (train, test)]
+    of_test = {candidate.name: candidate for candidate in properties(test.table)}
+    pool = [candidate for candidate in properties(train.table) if candidate.name in of_test]
+    strata = [runs.strata if scope == "same_shapes" else np.zeros(len(runs.table), int) for runs in (train, test)]
     if not pool or not len(alive):
         return pd.DataFrame(
             columns=["latent", "scope", "property", "kind", "score", "score_train", "p", "q", "discovered"]
         )
-    chosen_by = [rank_score(train.activations[:, alive], one, strata[0]) for one in pool]
-    tested_by = [rank_score(test.activations[:, alive], of_test[one.name], strata[1]) for one in pool]
+    chosen_by = [rank_score(train.activations[:, alive], candidate, strata[0]) for candidate in pool]
+    tested_by = [rank_score(test.activations[:, alive], of_test[candidate.name], strata[1]) for candidate in pool]
     z = np.stack([score.z for score in chosen_by])  # (P, L)
     best, each = np.abs(z).argmax(0), np.arange(len(alive))
     z_test = np.stack([score.z for score in tested_by])[best, each]
@@ -247,9 +247,9 @@ def explain_features(
         ]
         figures |= {
             f"discovered_{scope}": _discoveries(table),
-            f"discovered_{scope}_shuffled": float(np.mean([_discoveries(one) for one in shuffled])),
+            f"discovered_{scope}_shuffled": float(np.mean([_discoveries(control) for control in shuffled])),
             f"strength_{scope}": _strength(table),
-            f"strength_{scope}_shuffled": float(np.mean([_strength(one) for one in shuffled])),
+            f"strength_{scope}_shuffled": float(np.mean([_strength(control) for control in shuffled])),
         }
         parts.append(table)
     return pd.concat(parts, ignore_index=True).assign(**_where(dictionary, zoo, train, test, parts)), figures
@@ -271,7 +271,7 @@ def _where(
     dictionary: Dictionary, zoo: Zoo, train: Activity, test: Activity, parts: list[pd.DataFrame]
 ) -> dict[str, Any]:
     """Return columns with the main layer of each latent, its share of the activity, and the top held-out networks."""
-    latents = np.concatenate([part["latent"].to_numpy(int) for part in parts])
+    latents = np.concatenate([table["latent"].to_numpy(int) for table in parts])
     names = [kind_name(zoo, *kind) for kind in dictionary.kind_names()]
     main = main_kinds(train)[latents]
     shares = train.kinds[main, latents] / np.maximum(train.kinds[:, latents].sum(0), 1e-30)
@@ -284,9 +284,9 @@ def _where(
     return {"layer": [names[kind] for kind in main], "layer_share": shares, "top_networks": top}
 
 
-def main_kinds(found: Activity) -> Int[np.ndarray, " latent"]:
+def main_kinds(active: Activity) -> Int[np.ndarray, " latent"]:
     """Return the kind of row with the largest total activity of each latent."""
-    return found.kinds.argmax(0)
+    return active.kinds.argmax(0)
 
 
 def kind_name(zoo: Zoo, layout: str, name: str) -> str:

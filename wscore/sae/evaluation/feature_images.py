@@ -62,9 +62,9 @@ def tile(filters: Float[np.ndarray, "filter height width"]) -> Image:
     across = int(np.ceil(np.sqrt(count)))
     down = -(-count // across)
     picture = np.full((down * (height + 1) - 1, across * (width + 1) - 1), np.nan)
-    for number, one in enumerate(filters):
+    for number, pixels in enumerate(filters):
         top, left = number // across * (height + 1), number % across * (width + 1)
-        picture[top : top + height, left : left + width] = one
+        picture[top : top + height, left : left + width] = pixels
     return picture
 
 

@@ -81,9 +81,9 @@ def draw_steering(table: pd.DataFrame, path: Path) -> None:
             axes[1].set_axis_off()
         else:
             places = np.arange(len(table))
-            for part, panel in zip(("changed", "accuracy"), axes, strict=True):
-                panel.bar(places - 0.2, table[f"{part}_feature"], 0.4, color=BLUE, label="feature")
-                panel.bar(places + 0.2, table[f"{part}_random"], 0.4, color=colour("mean"), label="random, same norm")
+            for metric, panel in zip(("changed", "accuracy"), axes, strict=True):
+                panel.bar(places - 0.2, table[f"{metric}_feature"], 0.4, color=BLUE, label="feature")
+                panel.bar(places + 0.2, table[f"{metric}_random"], 0.4, color=colour("mean"), label="random, same norm")
                 panel.set_xticks(places, [str(latent) for latent in table["latent"]], rotation=60)
                 panel.grid(visible=False, axis="x")
             axes[1].plot(

@@ -76,7 +76,7 @@ def judge_dictionary(
     if not dictionary.model.config.decoder_hidden:
         steering = Steering(dictionary, maker, material.zoo, material.probe, explaining)
         steered = steering.table(codes, train, test)
-    found = {
+    report = {
         "codes": codes.figures,
         **figures,
         "features": counts,
@@ -85,7 +85,7 @@ def judge_dictionary(
     kept = {name: table.rename(columns={OURS: "dictionary"}) for name, table in autoencoder_tables(verdict).items()}
     kept |= {"features": features, "steering": steered, **_latents(codes)}
     drawn = portraits(dictionary, material.zoo, train, codes, features, explaining.drawn)
-    return SparseVerdict(found, kept, codes, drawn)
+    return SparseVerdict(report, kept, codes, drawn)
 
 
 def fidelity(
@@ -103,11 +103,11 @@ def fidelity(
         material.zoo, held_out(material.cache, config), ways, material.probe, cache=material.cache,
         batch_size=config.batch_size,
     )  # fmt: skip
-    found = autoencoder_report(verdict, config)
-    add_recovered(found)
+    report = autoencoder_report(verdict, config)
+    add_recovered(report)
     for name, value in unexplained(dictionary, ways, dictionary.rows.rows_of("test"), mean).items():
-        found[name]["fvu"] = value
-    return {"rank": float(rank), **found}, verdict
+        report[name]["fvu"] = value
+    return {"rank": float(rank), **report}, verdict
 
 
 def _latents(codes: CodeStatistics) -> dict[str, pd.DataFrame]:

@@ -79,7 +79,7 @@ class Steering:
         ways = {"feature": [atom], "random": self.random(latent, atom, batch.mask)}
         base = self.answers(layout, networks, plain)
         right = self.probe.labels(self.probe.kinds(self.zoo.table.iloc[networks[:1]])[0])
-        found = {
+        effects = {
             name: _mean([
                 _compare(self.answers(layout, networks, plain + delta * steered[:, None] * way), base, right)
                 for way in directions
@@ -89,7 +89,7 @@ class Steering:
         return {
             "latent": latent, "layer": kind_name(self.zoo, *self.dictionary.kind_names()[kind]),
             "networks": len(networks), "delta": delta, "accuracy_rebuilt": float((base == right).double().mean()),
-            **{f"{part}_{name}": value for name, one in found.items() for part, value in one._asdict().items()},
+            **{f"{metric}_{name}": value for name, effect in effects.items() for metric, value in effect._asdict().items()},
         }  # fmt: skip
 
     def networks(self, kind: int, latent: int, test: Activity) -> tuple[Layout, np.ndarray]:
@@ -104,8 +104,8 @@ class Steering:
         name = name or str(pd.Series(layouts).mode().iloc[0])  # latents: the most frequent layout
         kinds = self.probe.kinds(table)
         layout = self.zoo.layouts[name]
-        alike = [own == name and self.probe.fits(one, layout) for own, one in zip(layouts, kinds, strict=True)]
-        tasks = pd.Series([one.task if fits else "" for one, fits in zip(kinds, alike, strict=True)])
+        alike = [identity == name and self.probe.fits(key, layout) for identity, key in zip(layouts, kinds, strict=True)]
+        tasks = pd.Series([key.task if fits else "" for key, fits in zip(kinds, alike, strict=True)])
         common = pd.Series(tasks[tasks != ""]).mode()
         members = rows[(tasks == common.iloc[0]).to_numpy()] if len(common) else rows[:0]
         random = np.random.default_rng((self.config.seed, latent))
@@ -129,7 +129,7 @@ class Steering:
         kinds = self.probe.kinds(self.zoo.table.iloc[networks])
         answers = torch.zeros(len(networks), len(self.probe.labels(kinds[0])), dtype=torch.long)
         for kind in sorted(set(kinds)):
-            same = np.flatnonzero([one == kind for one in kinds])
+            same = np.flatnonzero([other == kind for other in kinds])
             answers[same] = self.probe.logits(kind, layout, weights[same]).argmax(-1)
         return answers
 
@@ -152,4 +152,4 @@ def _compare(answers: Tensor, base: Tensor, labels: Tensor) -> Steered:
 
 
 def _mean(results: list[Steered]) -> Steered:
-    return Steered(*(float(np.mean(part)) for part in zip(*results, strict=True)))
+    return Steered(*(float(np.mean(values)) for values in zip(*results, strict=True)))
