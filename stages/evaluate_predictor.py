@@ -4,7 +4,7 @@ from pathlib import Path
 
 from wscore.forecasting.config import PredictorConfig
 from wscore.forecasting.evaluation.config import ForecastConfig
-from wscore.forecasting.evaluation.evaluate import judge_forecasts
+from wscore.forecasting.evaluation.evaluate import evaluate_forecasts
 from wscore.forecasting.evaluation.plots import draw_all
 from wscore.forecasting.evaluation.recovery import draw_recovery_images
 from wscore.forecasting.evaluation.tables import forecast_report, forecast_summary_line, forecast_tables
@@ -21,9 +21,11 @@ from wscore.runner import Run, stage
 def main(run: Run, *, trajectories: Path, predictor: Path, history: Path, metrics: Path, plots: Path) -> str:
     """Forecast every test window with every method and compare weights and networks with the true future."""
     config, settings, runs = run.params["predictor"], run.params["forecast"], open_trajectories(trajectories)
-    probes = [draw_recovery_images(load_images(dataset.images), settings.probe_images) for dataset in run.params["base"].each]
+    probes = [
+        draw_recovery_images(load_images(dataset.images), settings.probe_images) for dataset in run.params["base"].each
+    ]
     plan = make_plan(config, runs)
-    results = judge_forecasts(load_predictor(predictor), plan, reachable(config, plan), probes, settings)
+    results = evaluate_forecasts(load_predictor(predictor), plan, reachable(config, plan), probes, settings)
     report = forecast_report(results)
     write_json(metrics, {"predictor_test": report})
     with atomic_folder(plots) as folder:

@@ -7,10 +7,10 @@ from wscore.evaluation.config import EvaluateConfig
 from wscore.io import atomic_folder, write_csv, write_json
 from wscore.networks.datasets import DataConfig, load_tasks
 from wscore.runner import Run, stage
-from wscore.sae.evaluation.evaluate import decoder_of, open_dictionary, sparse_sentence
+from wscore.sae.evaluation.evaluate import decoder_of, open_dictionary, sparse_summary_line
 from wscore.sae.evaluation.explain import ExplainConfig
 from wscore.sae.evaluation.plots import DRAWINGS, draw_codes, draw_features, draw_sae_training, draw_steering
-from wscore.sae.evaluation.report import EvaluationData, judge_dictionary
+from wscore.sae.evaluation.report import EvaluationData, evaluate_dictionary
 from wscore.tokens.cache import TokenCache
 from wscore.zoo.store import Zoo
 
@@ -32,7 +32,7 @@ def main(
     config, cache = run.params["evaluate"], TokenCache(tokens)
     images = draw_probe_images(load_tasks(run.params["data"]), config)
     material = EvaluationData(Zoo(zoo), cache, images, lambda: decoder_of(autoencoder, representations))
-    results = judge_dictionary(open_dictionary(sae, cache, representations), material, config, run.params["explain"])
+    results = evaluate_dictionary(open_dictionary(sae, cache, representations), material, config, run.params["explain"])
     write_json(metrics, {"sae_test": results.figures})
     with atomic_folder(plots) as folder:
         for name, table in results.tables.items():
@@ -45,7 +45,7 @@ def main(
         draw_sae_training(history, folder / "training.png")
     run.tracker.log_metrics({"sae_test": results.figures})
     run.tracker.log_artifacts(plots)
-    return sparse_sentence(results.figures)
+    return sparse_summary_line(results.figures)
 
 
 if __name__ == "__main__":

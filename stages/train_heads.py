@@ -35,7 +35,9 @@ def main(
         save_head(folder, head)
     record.to_csv(history)
     run.tracker.log_artifacts(out)
-    return f"{task}: best epoch {record.best_epoch} of {len(record)}, validation loss {record.best['validation_loss']:.4f}"
+    return (
+        f"{task}: best epoch {record.best_epoch} of {len(record)}, validation loss {record.best['validation_loss']:.4f}"
+    )
 
 
 if __name__ == "__main__":

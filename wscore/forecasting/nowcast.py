@@ -154,7 +154,7 @@ class Nowcast:
         if len(self._losses) % self.interval == 0:
             self._note()
         if self._before is not None and len(self._losses) == self.recovery:
-            self._judge(self._before)
+            self._decide(self._before)
         full = len(self._history) == self.length and len(self._losses) % self.interval == 0
         ready = full and len(self._losses) >= self.every and self.steps >= self.start
         if ready and self.lost <= self.budget * self.steps and not falls_fast(_numbers(self._losses[-self.every :])):
@@ -201,7 +201,9 @@ class Nowcast:
         """Return the buffers that can be averaged: all fractions but the unit vectors of a power iteration."""
         vectors = ("_u", "_v")  # of spectral normalisation, old and new; a mean of them is shorter than 1
         return [
-            buffer for name, buffer in self.network.named_buffers() if buffer.is_floating_point() and not name.endswith(vectors)
+            buffer
+            for name, buffer in self.network.named_buffers()
+            if buffer.is_floating_point() and not name.endswith(vectors)
         ]
 
     @torch.no_grad()
@@ -229,7 +231,7 @@ class Nowcast:
         for name, value in self.layout.unflatten(future).items():
             self.parameters[name].copy_(value)
 
-    def _judge(self, before: "_Before") -> None:
+    def _decide(self, before: "_Before") -> None:
         recovered = _numbers(self._losses)[-math.ceil(self.recovery / 2) :]
         expected, error = before.trend.ahead(self.recovery - len(recovered) / 2, len(recovered))
         mean = sum(recovered) / len(recovered)
@@ -345,7 +347,11 @@ def _parameters(network: nn.Module, optimizer: torch.optim.Optimizer) -> dict[st
     """Return the parameters that jump: floating-point and not frozen."""
     optimized = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     named = dict(network.named_parameters())
-    jumping = {name: parameter for name, parameter in named.items() if parameter.requires_grad and parameter.is_floating_point()}
+    jumping = {
+        name: parameter
+        for name, parameter in named.items()
+        if parameter.requires_grad and parameter.is_floating_point()
+    }
     if not any(id(parameter) in optimized for parameter in jumping.values()):
         expected = "one that trains parameters of the network"
         raise ConfigError("has none of the parameters", where="nowcast: optimizer", expected=expected)

@@ -42,14 +42,14 @@ class SeriesBatch(NamedTuple):
 class SeriesBatches:
     """Batches of series from windows of trajectories; without shuffling, the same series in every epoch."""
 
-    def __init__(self, config: PredictorConfig, materials: Sequence[RunWindows], *, shuffle: bool) -> None:
-        self.config, self.materials, self.shuffle = config, materials, shuffle
-        self.layout = materials[0].layout
-        each = [(number, windows) for number, run in enumerate(materials) for windows in run.windows]
+    def __init__(self, config: PredictorConfig, runs: Sequence[RunWindows], *, shuffle: bool) -> None:
+        self.config, self.runs, self.shuffle = config, runs, shuffle
+        self.layout = runs[0].layout
+        each = [(number, windows) for number, run in enumerate(runs) for windows in run.windows]
         rows = [np.concatenate([windows.history, windows.targets], axis=1) for _, windows in each]
         sources = np.concatenate([np.full(len(windows.last), number) for number, windows in each])
         known = torch.from_numpy(np.concatenate([windows.known for _, windows in each])).float()
-        facts = [self._facts(materials[number], windows) for number, windows in each]
+        facts = [self._facts(runs[number], windows) for number, windows in each]
         parts = [torch.cat(column) for column in zip(*facts, strict=True)]
         numbers = [torch.from_numpy(sources), torch.from_numpy(np.concatenate(rows))]
         self.windows = TensorBatches(
@@ -65,7 +65,7 @@ class SeriesBatches:
         for sources, rows, scale, statistics, copied, power, known in self.windows.epoch(number):
             columns, inside = draw_series(self.layout, self.config, random)
             pairs = zip(sources.tolist(), rows.numpy(), strict=True)
-            chosen = np.stack([self.materials[source].weights[np.ix_(row, columns.ravel())] for source, row in pairs])
+            chosen = np.stack([self.runs[source].weights[np.ix_(row, columns.ravel())] for source, row in pairs])
             whole = torch.from_numpy(chosen).unflatten(-1, columns.shape)  # (B, c+K, L, S, m)
             values, targets = self._scaled(whole, scale[:, None, :, None, None])
             mask = torch.from_numpy(inside)

@@ -50,7 +50,7 @@ def training_windows(stop: int, *, length: int, horizons: Steps, stride: int) ->
 
 
 def test_windows(start: int, stop: int, *, length: int, horizons: Steps, stride: int, furthest: int) -> Windows:
-    """Return all windows whose targets lie in [start, stop), at least those up to `asked` steps ahead.
+    """Return all windows whose targets lie in [start, stop), at least those up to `furthest` steps ahead.
 
     Histories may start earlier; further targets are known where they are within the bounds.
     """

@@ -136,7 +136,7 @@ def later(config: PredictorConfig, run: Trajectory) -> RunWindows:
 def windows_between(config: PredictorConfig, start: int, stop: int) -> Windows:
     """Return the windows whose targets up to `extrapolation_steps` lie in [start, stop), at the forecast's stride."""
     shape = {"length": config.sequence_length, "horizons": config.steps, "stride": config.stride}
-    return test_windows(start, stop, **shape, asked=config.extrapolation_steps)
+    return test_windows(start, stop, **shape, furthest=config.extrapolation_steps)
 
 
 def one_network(known: Sequence[RunWindows], where: str) -> None:

@@ -120,17 +120,17 @@ class WindowBatches:
 
     Args:
         config: section `predictor:`.
-        materials: windows of each run.
+        runs: windows of each run.
         make: builds batches of the windows of one network.
         shuffle: whether the order of batches and networks is reshuffled every epoch.
     """
 
     def __init__(
-        self, config: PredictorConfig, materials: Sequence[RunWindows], make: Callable[..., Any], *, shuffle: bool
+        self, config: PredictorConfig, runs: Sequence[RunWindows], make: Callable[..., Any], *, shuffle: bool
     ) -> None:
         groups: dict[str, list[RunWindows]] = {}
-        for material in materials:
-            groups.setdefault(material.layout.identity, []).append(material)
+        for run in runs:
+            groups.setdefault(run.layout.identity, []).append(run)
         self.parts = [make(config, group, shuffle=shuffle) for group in groups.values()]
         self.seed, self.shuffle = config.seed, shuffle
 
@@ -152,12 +152,12 @@ class GramBatches:
 
     Args:
         config: section `predictor:`.
-        materials: windows of runs of one network.
+        runs: windows of runs of one network.
         shuffle: whether they are for training: reshuffled and augmented anew every epoch.
     """
 
-    def __init__(self, config: PredictorConfig, materials: Sequence[RunWindows], *, shuffle: bool) -> None:
-        shape, self.layout = config.gram(), materials[0].layout
+    def __init__(self, config: PredictorConfig, runs: Sequence[RunWindows], *, shuffle: bool) -> None:
+        shape, self.layout = config.gram(), runs[0].layout
         self.increments, self.lagged_snapshots = shape.sequence_length - 1, shape.lagged_snapshots
         self.seed, self.share = config.seed, config.augment_share if shuffle else 0.0
         self.older_lost = shuffle and bool(self.lagged_snapshots)
@@ -171,11 +171,11 @@ class GramBatches:
                 self.increments,
                 shape.rank_splits,
             )
-            for run in materials
+            for run in runs
             for windows in run.windows
         ]
         products = torch.cat([normalised(vectors, self.increments) for vectors in products])
-        known = torch.cat([torch.from_numpy(windows.known).float() for run in materials for windows in run.windows])
+        known = torch.cat([torch.from_numpy(windows.known).float() for run in runs for windows in run.windows])
         self.numbers = TensorBatches(products, known, batch_size=config.batch_size, seed=config.seed, shuffle=shuffle)
 
     def __len__(self) -> int:
@@ -219,14 +219,14 @@ class _ScoreBatches:
     """Batches of principal-component scores, gathered on demand."""
 
     def __init__(
-        self, config: PredictorConfig, model: PcaPredictor, materials: Sequence[RunWindows], *, shuffle: bool
+        self, config: PredictorConfig, model: PcaPredictor, runs: Sequence[RunWindows], *, shuffle: bool
     ) -> None:
-        self.scores = torch.cat([_scores(model, material.weights) for material in materials])
+        self.scores = torch.cat([_scores(model, run.weights) for run in runs])
         rows: list[list[np.ndarray]] = []
         start = 0
-        for material in materials:
-            rows += [[windows.history + start, windows.targets + start, windows.known] for windows in material.windows]
-            start += len(material.weights)
+        for run in runs:
+            rows += [[windows.history + start, windows.targets + start, windows.known] for windows in run.windows]
+            start += len(run.weights)
         parts = [torch.from_numpy(np.concatenate(column)) for column in zip(*rows, strict=True)]
         self.numbers = TensorBatches(*parts, batch_size=config.batch_size, seed=config.seed, shuffle=shuffle)
 

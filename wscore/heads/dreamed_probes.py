@@ -39,7 +39,7 @@ LARGEST = 1e4  # logits are clipped here
 LEAST = -20.0  # log probabilities are clipped here
 NUMBERS = 1 << 22  # activations of the largest layer held at once
 HELD = 1 << 20  # network weights held in memory at once
-ASKED = 1024  # networks whose outputs are held
+NETWORKS = 1024  # networks whose outputs are held
 RELATIVE = 6  # first measures that are also compared between hypotheses
 
 
@@ -100,7 +100,7 @@ def probe_table(zoo: Zoo, probes: ProbeSets) -> FeatureTable:
         if fitting is not None:
             size = _at_once(member.architecture, fitting.images)
             size *= max(
-                1, min(HELD // member.layout.size, ASKED) // size
+                1, min(HELD // member.layout.size, NETWORKS) // size
             )  # whole batches, so that the batch composition is always the same
             for start in range(0, len(member.rows), size):
                 rows = member.rows[start : start + size]
@@ -119,10 +119,7 @@ def probe_numbers(
         guess = msgspec.structs.replace(member.architecture, activation=activation, pooling=kept)
         if guess not in measured:
             measured[guess] = np.concatenate(
-                [
-                    _measure(answered, probes.labels)
-                    for answered in _answers(guess, member.layout, vectors, probes.images)
-                ]
+                [_measure(outputs, probes.labels) for outputs in _outputs(guess, member.layout, vectors, probes.images)]
             )
         each.append(measured[guess])
     stacked = np.stack(each, axis=-1)  # (n, measures, hypotheses)
@@ -172,8 +169,8 @@ def _dream(zoo: Zoo, members: list[Member], count: int, steps: int, seed: int) -
             member, vectors = members[number], weights[number]
             chosen = random.choice(len(vectors), min(MEMBERS, len(vectors)), replace=False)
             noisy = (images + NOISE * torch.randn(images.shape, generator=generator)).clamp(0, 1)
-            answered = StackedAnswer(member.architecture, member.layout)(vectors[chosen], noisy[None])  # (n, P, C)
-            loss = loss + nn.functional.cross_entropy(answered.mT, labels.expand(len(chosen), -1)) / len(drawn)
+            outputs = StackedAnswer(member.architecture, member.layout)(vectors[chosen], noisy[None])  # (n, P, C)
+            loss = loss + nn.functional.cross_entropy(outputs.mT, labels.expand(len(chosen), -1)) / len(drawn)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -191,7 +188,7 @@ def _roughness(images: Tensor) -> Tensor:
     return (across**2).mean() + (down**2).mean()
 
 
-def _answers(guess: Architecture, layout: Layout, vectors: Tensor, images: Tensor) -> Iterator[np.ndarray]:
+def _outputs(guess: Architecture, layout: Layout, vectors: Tensor, images: Tensor) -> Iterator[np.ndarray]:
     """Yield logits (n, P, C) of some networks at a time."""
     chunk = _at_once(guess, images)
     for chunk_vectors in vectors.split(chunk):

@@ -14,7 +14,7 @@ from wscore.tokens.batch import TokenBatch
 from wscore.training.model_folder import register
 
 Kind = Literal["binary", "continuous", "discrete"]
-Answers = dict[str, Float[Tensor, "batch _"]]
+Predictions = dict[str, Float[Tensor, "batch _"]]
 
 
 class BlendConfig(Section):
@@ -68,15 +68,17 @@ class Blend(nn.Module):
         """Whether it needs tokens."""
         return any(network.reads_tokens for network in self.networks if isinstance(network, Head))
 
-    def members(self, inputs: Float[Tensor, "batch input"], tokens: TokenBatch | None = None) -> list[Answers]:
+    def members(self, inputs: Float[Tensor, "batch input"], tokens: TokenBatch | None = None) -> list[Predictions]:
         """Return the outputs of each member: of the networks together, then of each forest."""
-        outputs: list[Answers] = []
+        outputs: list[Predictions] = []
         if len(self.networks):
-            each = [answers(network(inputs, tokens), self.config.kinds) for network in self.networks]
-            outputs.append({name: torch.stack([output[name] for output in each]).mean(dim=0) for name in self.config.kinds})
-        return [*outputs, *(answers(forest(inputs), self.config.kinds) for forest in self.forests)]
+            each = [to_predictions(network(inputs, tokens), self.config.kinds) for network in self.networks]
+            outputs.append(
+                {name: torch.stack([output[name] for output in each]).mean(dim=0) for name in self.config.kinds}
+            )
+        return [*outputs, *(to_predictions(forest(inputs), self.config.kinds) for forest in self.forests)]
 
-    def forward(self, inputs: Float[Tensor, "batch input"], tokens: TokenBatch | None = None) -> Answers:
+    def forward(self, inputs: Float[Tensor, "batch input"], tokens: TokenBatch | None = None) -> Predictions:
         """Return the outputs (batch, width) of each property."""
         outputs = self.members(inputs, tokens)
         mixed = {}
@@ -85,7 +87,7 @@ class Blend(nn.Module):
         return mixed
 
 
-def answers(raw: Answers, kinds: dict[str, Kind]) -> Answers:
+def to_predictions(raw: Predictions, kinds: dict[str, Kind]) -> Predictions:
     """Map logits to probabilities and leave numbers unchanged; float32."""
     functions = {"binary": torch.sigmoid, "continuous": lambda x: x, "discrete": lambda x: x.softmax(dim=1)}
     return {name: functions[kind](raw[name]).float() for name, kind in kinds.items()}

@@ -156,7 +156,9 @@ def write_blocks(folder: Path, blocks: Blocks, probes: ProbeSets) -> None:
 def write_probes(folder: Path, probes: ProbeSets) -> None:
     """Write probes as one safetensors file; no file if there are none."""
     if probes:
-        tensors = {f"{key}/{field}": value for key, probe_set in probes.items() for field, value in probe_set._asdict().items()}
+        tensors = {
+            f"{key}/{field}": value for key, probe_set in probes.items() for field, value in probe_set._asdict().items()
+        }
         write_tensors(folder / PROBES, tensors)
 
 
@@ -169,7 +171,9 @@ def read_blocks(folder: Path) -> dict[str, FeatureTable]:
     if not (folder / VALUES).is_file():
         raise DataError("no features here", where=folder, expected=VALUES, fix="run `dvc repro cache_representations`")
     values, names = read_tensors(folder / VALUES), read_json(folder / NAMES)
-    if {name: tensor.shape[1] for name, tensor in values.items()} != {name: len(columns) for name, columns in names.items()}:
+    if {name: tensor.shape[1] for name, tensor in values.items()} != {
+        name: len(columns) for name, columns in names.items()
+    }:
         raise DataError(
             "features and their names do not match", where=folder, fix="run `dvc repro cache_representations`"
         )

@@ -19,7 +19,7 @@ from wscore.heads.boosting import Examples, fit_forest
 from wscore.heads.conformal import Intervals, SavedIntervals, fit_intervals
 from wscore.heads.dataset import NOTHING, HeadBatches, HeadData
 from wscore.heads.dreamed_probes import ProbeSets
-from wscore.heads.ensemble import Answers, Blend, BlendConfig
+from wscore.heads.ensemble import Blend, BlendConfig, Predictions
 from wscore.heads.ensemble_weights import best_shares, error_of
 from wscore.heads.features import parse_features, read_probes, write_probes
 from wscore.heads.finetune import Unfreeze, finetune_parameter_groups
@@ -247,7 +247,8 @@ def train_head(
             )
     targets = fit_targets(task, config, train.table)
     folds = [
-        Fold(subset, subset.inputs(config.blocks), encode_targets(targets, subset.table)) for subset in (train, validation)
+        Fold(subset, subset.inputs(config.blocks), encode_targets(targets, subset.table))
+        for subset in (train, validation)
     ]
     _warn_of_trees(config, folds)
     forests = [_forest(member, config, targets, *folds) for member in config.members if member != "network"]
@@ -260,8 +261,8 @@ def train_head(
     model = _blend(targets, networks, forests)
     _mix(model, targets, folds[1])
     features = {block: data.names(block) for block in config.blocks}
-    answered = outputs_of(model, folds[1].data, folds[1].inputs)
-    intervals = fit_intervals(targets, answered, folds[1].encoded, coverage=config.coverage)
+    predicted = outputs_of(model, folds[1].data, folds[1].inputs)
+    intervals = fit_intervals(targets, predicted, folds[1].encoded, coverage=config.coverage)
     probes = data.probes if "probes" in features else {}
     head = PropertyHead(task, model, targets, data.encoder, features, intervals, probes)
     return head, histories[0] if histories else _bare_history(model, targets, folds)
@@ -337,7 +338,7 @@ def head_loss(targets: Targets) -> Callable[[Head, Sequence[Any]], Mapping[str, 
 @torch.no_grad()
 def outputs_of(model: Blend, data: HeadData, inputs: Float[np.ndarray, "rows input"]) -> Outputs:
     """Return the outputs of a model by target, computed in blocks of networks."""
-    parts = [_answers(model, data, inputs, rows) for rows in _blocks(len(inputs))]
+    parts = [_predictions(model, data, inputs, rows) for rows in _blocks(len(inputs))]
     return {name: np.concatenate([block[name].numpy() for block in parts]) for name in model.config.kinds}
 
 
@@ -411,7 +412,9 @@ def load_head(folder: Path, task: str | None = None) -> PropertyHead:
     if kinds != model.config.kinds:
         raise ModelError("outputs and targets differ", where=where, expected=kinds, got=model.config.kinds)
     features = {block: tuple(names) for block, names in content["features"].items()}
-    return PropertyHead(saved_task, model, saved.targets, content["encoder"], features, intervals, read_probes(Path(folder)))
+    return PropertyHead(
+        saved_task, model, saved.targets, content["encoder"], features, intervals, read_probes(Path(folder))
+    )
 
 
 def target_kind(target: Target) -> Literal["binary", "continuous", "discrete"]:
@@ -509,7 +512,7 @@ def _blend(targets: Targets, networks: Sequence[Head], forests: Sequence[Forest]
 def _mix(model: Blend, targets: Targets, validation: Fold) -> None:
     """Choose the mixing weights of the members per target on the validation networks."""
     tokens = (lambda rows: _tokens(validation.data, rows)) if model.reads_tokens else (lambda _: None)
-    outputs: list[list[Answers]] = [
+    outputs: list[list[Predictions]] = [
         model.members(torch.from_numpy(validation.inputs[rows]), tokens(rows))
         for rows in _blocks(len(validation.inputs))
     ]
@@ -523,7 +526,7 @@ def _mix(model: Blend, targets: Targets, validation: Fold) -> None:
         model.share[number] = torch.tensor(shares)
 
 
-def _answers(model: Blend, data: HeadData, inputs: np.ndarray, rows: np.ndarray) -> Answers:
+def _predictions(model: Blend, data: HeadData, inputs: np.ndarray, rows: np.ndarray) -> Predictions:
     return model(torch.from_numpy(inputs[rows]), _tokens(data, rows) if model.reads_tokens else None)
 
 
@@ -542,11 +545,11 @@ def _bare_history(model: Blend, targets: Targets, folds: Sequence[Fold]) -> Hist
     history = History("validation_loss")
     row: dict[str, float | int] = {"epoch": 1, "step": 1, "lr": 0.0}
     for name, fold in zip(("train", "validation"), folds, strict=True):
-        answered = outputs_of(model, fold.data, fold.inputs)
+        predicted = outputs_of(model, fold.data, fold.inputs)
         losses = []
         for number, target in enumerate(targets):
             known = fold.encoded.known[:, number]
-            losses.append(error_of(target, answered[target.name][known], fold.encoded.values[known, number]))
+            losses.append(error_of(target, predicted[target.name][known], fold.encoded.values[known, number]))
         row[f"{name}_loss"] = float(np.mean(losses))
     history.rows.append(row)
     return history

@@ -34,7 +34,7 @@ ZOO_FILES = ("*.parquet", "layouts.json")
 FIX = "see `HF_ENDPOINT` and `HF_HUB_OFFLINE`, or use local files (`data.root`, `zoo.path`)"
 T = TypeVar("T")
 STOPPED = threading.Event()  # set by Ctrl-C
-ANSWERS: WeakSet[Any] = WeakSet()  # responses that may still be read
+RESPONSES: WeakSet[Any] = WeakSet()  # responses that may still be read
 
 
 class HubError(OSError):
@@ -186,8 +186,8 @@ def stopped_by_signals() -> Iterator[None]:
 
 def _hang_up() -> None:
     """Shut down all connections with pending responses."""
-    for answer in list(ANSWERS):
-        stream = answer.extensions.get("network_stream")
+    for response in list(RESPONSES):
+        stream = response.extensions.get("network_stream")
         connection = None if stream is None else stream.get_extra_info("socket")
         if connection is not None:
             with suppress(OSError):
@@ -275,7 +275,7 @@ def _send(base: Any) -> Callable[..., Any]:
             response = base.send(self, request, **options)
         except silence as error:
             raise HubError(f"no answer from {request.url.host} ({error or type(error).__name__})") from error
-        ANSWERS.add(response)
+        RESPONSES.add(response)
         pause = response.headers.get("Retry-After", "")
         if response.status_code in PASSING and pause.isdecimal() and int(pause) > LONGEST_PAUSE:
             raise HubError(f"{response.status_code}, the Hub asks to wait for {int(pause):,} s")

@@ -53,16 +53,23 @@ def tensor_sensitivities(zoo: Zoo, cache: TokenCache, images: Images | Tasks, *,
     """Return the sensitivity s_t of every tensor of every layout whose networks can be run on the images."""
     rng = np.random.default_rng(derive_seed(seed, "emphasis"))
     tasks, measured = as_tasks(images), dict[str, list[np.ndarray]]()
-    probes = {dataset.name: dataset.x_train[np.sort(rng.permutation(len(dataset.x_train))[:IMAGES])] for dataset in tasks.images}
+    probes = {
+        dataset.name: dataset.x_train[np.sort(rng.permutation(len(dataset.x_train))[:IMAGES])]
+        for dataset in tasks.images
+    }
     for kind, layout, weights in _training_networks(zoo, cache, tasks, rng):
         way = tasks.way(kind, layout)
         if way.answer is not None:
             scale = cache.normalizer.statistics(layout)[1]
-            measured.setdefault(layout.identity, []).append(_measure(way, layout, weights, scale, probes[kind.task], rng))
+            measured.setdefault(layout.identity, []).append(
+                _measure(way, layout, weights, scale, probes[kind.task], rng)
+            )
     return {name: tuple(np.mean(parts, axis=0).tolist()) for name, parts in measured.items()}
 
 
-def rescaled(normalizer: Normalizer, layouts: Mapping[str, Layout], sensitivities: Sensitivities, power: float) -> Normalizer:
+def rescaled(
+    normalizer: Normalizer, layouts: Mapping[str, Layout], sensitivities: Sensitivities, power: float
+) -> Normalizer:
     """Return a normaliser whose scale of tensor t is divided by (s_t / median s)^(power / 2).
 
     Tensors of unmeasured layouts use the geometric mean over tensors of their kind.
@@ -71,7 +78,9 @@ def rescaled(normalizer: Normalizer, layouts: Mapping[str, Layout], sensitivitie
     if not known:
         return normalizer
     middle = float(np.median(known))
-    factors = {name: [max(value / middle, LEAST) ** (power / 2) for value in values] for name, values in sensitivities.items()}
+    factors = {
+        name: [max(value / middle, LEAST) ** (power / 2) for value in values] for name, values in sensitivities.items()
+    }
     by_kind: dict[str, list[float]] = {}
     for name, values in factors.items():
         for spec, value in zip(layouts[name].tensors, values, strict=True):
@@ -107,7 +116,7 @@ def _measure(
     way: NetworkRunner, layout: Layout, weights: np.ndarray, scale: np.ndarray, images: Tensor, rng: np.random.Generator
 ) -> np.ndarray:
     """Return the sensitivity of each tensor (T,) of some networks (n, D)."""
-    answers = way.logits(torch.from_numpy(weights), images).log_softmax(-1)
+    log_probabilities = way.logits(torch.from_numpy(weights), images).log_softmax(-1)
     values = []
     for spec, offset in zip(layout.tensors, layout.offsets, strict=True):
         span, noisy = slice(offset, offset + spec.size), weights.copy()
@@ -116,6 +125,6 @@ def _measure(
         if spec.kind == "running_var":
             noisy[:, span] = np.maximum(noisy[:, span], VARIANCE * weights[:, span])
         others = way.logits(torch.from_numpy(noisy), images).log_softmax(-1)
-        divergence = (answers.exp() * (answers - others)).sum(-1).nan_to_num(MOST).clamp(0, MOST)
+        divergence = (log_probabilities.exp() * (log_probabilities - others)).sum(-1).nan_to_num(MOST).clamp(0, MOST)
         values.append(float(divergence.mean()) / spec.size)
     return np.array(values)

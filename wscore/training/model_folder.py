@@ -110,7 +110,9 @@ def load_model(folder: Path, kind: type[M] = nn.Module) -> M:
     content = read_model_config(folder)
     model_class = find_model(content["class"], where=Path(folder) / CONFIG)
     if not issubclass(model_class, kind):
-        raise ModelError("holds a model of another class", where=folder, expected=kind.__name__, got=model_class.__name__)
+        raise ModelError(
+            "holds a model of another class", where=folder, expected=kind.__name__, got=model_class.__name__
+        )
     plain = _current(content, model_class, where=Path(folder) / CONFIG)
     try:
         config = convert(plain, config_class(model_class), where=f"{Path(folder) / CONFIG}: config")

@@ -14,7 +14,7 @@ from wscore.forecasting.trajectories.grams import relative_errors, skill_loss, w
 
 
 @pytest.fixture
-def material(configured, recorded) -> Callable[..., RunWindows]:
+def run(configured, recorded) -> Callable[..., RunWindows]:
     def walk(number: int, size: int) -> np.ndarray:
         random = np.random.default_rng(0)
         return random.standard_normal(size) + 0.1 * random.standard_normal((20, size))[: number + 1].sum(0)
@@ -22,8 +22,8 @@ def material(configured, recorded) -> Callable[..., RunWindows]:
     return lambda **changes: learned(configured(**changes), recorded(0, walk))
 
 
-def test_equally_many_series_of_every_tensor_and_none_across_two(configured, material) -> None:
-    layout, config = material().layout, configured(chunk_size=5, sampled_series=24)
+def test_equally_many_series_of_every_tensor_and_none_across_two(configured, run) -> None:
+    layout, config = run().layout, configured(chunk_size=5, sampled_series=24)
     columns, inside = draw_series(layout, config, np.random.default_rng(0))
     assert columns.shape == inside.shape == (len(layout.tensors), 24 // len(layout.tensors), 5)
     for part, own, real in zip(layout.slices().values(), columns, inside, strict=True):
@@ -34,8 +34,8 @@ def test_equally_many_series_of_every_tensor_and_none_across_two(configured, mat
             assert len(set(row[:count].tolist())) == count
 
 
-def test_values_and_targets_are_scaled_changes_of_the_weights(configured, material) -> None:
-    config, made = configured(batch_size=100, sampled_series=6000), material()
+def test_values_and_targets_are_scaled_changes_of_the_weights(configured, run) -> None:
+    config, made = configured(batch_size=100, sampled_series=6000), run()
     batch = next(SeriesBatches(config, [made], shuffle=False).epoch(1))
     windows = made.windows[0]
     weights = np.asarray(made.weights, np.float64)
@@ -53,9 +53,9 @@ def test_values_and_targets_are_scaled_changes_of_the_weights(configured, materi
         assert estimate == pytest.approx(squares.mean(), rel=0.2)
 
 
-def test_the_loss_of_all_series_is_that_of_the_vectors(configured, material) -> None:
+def test_the_loss_of_all_series_is_that_of_the_vectors(configured, run) -> None:
     """Copy-last has loss 1.5 exactly; the estimate from many series comes close, whatever is drawn."""
-    config, made = configured(batch_size=100, sampled_series=12_000), material()
+    config, made = configured(batch_size=100, sampled_series=12_000), run()
     batch = next(SeriesBatches(config, [made], shuffle=False).epoch(1))
     found = series_loss(SeriesPredictor(config.series()), batch)
     grams = window_grams(made.grams, made.windows[0])
@@ -65,17 +65,17 @@ def test_the_loss_of_all_series_is_that_of_the_vectors(configured, material) -> 
     assert found["loss"].item() == pytest.approx(1.5, rel=0.02)
 
 
-def test_the_same_series_in_every_epoch_without_shuffling(configured, material) -> None:
-    made = material()
+def test_the_same_series_in_every_epoch_without_shuffling(configured, run) -> None:
+    made = run()
     still, moving = (SeriesBatches(configured(), [made], shuffle=shuffle) for shuffle in (False, True))
     first, second = ([next(batches.epoch(number)).values for number in (1, 2)] for batches in (still, moving))
     assert torch.equal(*first)
     assert not torch.equal(*second)
 
 
-def test_calibrated_bands_hold_the_asked_share_of_the_weights(configured, material, monkeypatch) -> None:
+def test_calibrated_bands_hold_the_asked_share_of_the_weights(configured, run, monkeypatch) -> None:
     config = configured(batch_size=100, sampled_series=3000, samples=500, band=0.8)
-    model, batches = DiffusionPredictor(config.diffusion()), SeriesBatches(config, [material()], shuffle=False)
+    model, batches = DiffusionPredictor(config.diffusion()), SeriesBatches(config, [run()], shuffle=False)
     spread = torch.tensor([1.0, 4.0])[:, None]
 
     def draw(values: Tensor, statistics: Tensor, count: int, generator: torch.Generator) -> Tensor:

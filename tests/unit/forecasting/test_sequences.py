@@ -25,7 +25,7 @@ def test_training_windows_by_hand() -> None:
 
 
 def test_later_windows_by_hand() -> None:
-    found = sequences.test_windows(4, 9, length=2, horizons=(1, 2), stride=2, asked=2)
+    found = sequences.test_windows(4, 9, length=2, horizons=(1, 2), stride=2, furthest=2)
     assert found.history.tolist() == [[1, 3], [2, 4]]
     assert found.targets.tolist() == [[5, 7], [6, 8]]
     assert found.known.all()
@@ -38,7 +38,7 @@ def test_older_snapshots_by_hand() -> None:
 
 
 def test_a_far_target_counts_where_there_is_one() -> None:
-    found = sequences.test_windows(3, 9, length=2, horizons=(1, 5), stride=1, asked=1)
+    found = sequences.test_windows(3, 9, length=2, horizons=(1, 5), stride=1, furthest=1)
     assert found.last.tolist() == [2, 3, 4, 5, 6, 7]
     assert found.known.tolist() == [[True, True], [True, True]] + 4 * [[True, False]]
     assert found.targets.tolist()[:3] == [[3, 7], [4, 8], [5, 5]]
@@ -58,7 +58,7 @@ def test_nothing_that_is_learned_from_lies_behind_the_split(shape: dict[str, int
 
 @given(SHAPES, st.integers(0, 40), st.integers(0, 40))
 def test_every_target_of_a_test_window_lies_behind_the_split(shape: dict[str, int], split: int, more: int) -> None:
-    found = sequences.test_windows(split, split + more, **steps(shape), asked=shape["horizons"])
+    found = sequences.test_windows(split, split + more, **steps(shape), furthest=shape["horizons"])
     assert found.known.all()
     assert (found.targets >= split).all()
     assert (found.targets < split + more).all()
@@ -74,7 +74,7 @@ def test_what_passes_the_check_has_windows_to_learn_from_and_to_test_on(
         check_lengths("here", count, split, **shape, least=1)
     except (ConfigError, DataError):
         return
-    assert len(sequences.test_windows(split, count, **steps(shape), asked=shape["horizons"]).last)
+    assert len(sequences.test_windows(split, count, **steps(shape), furthest=shape["horizons"]).last)
     assert training_windows(split, **{**steps(shape), "stride": 1}).known.all(axis=1).any()
 
 

@@ -135,7 +135,9 @@ class RidgeAr(Forecaster):
             raise ModelError("was fitted to another network", expected=expected, got=len(layout.tensors))
         increments = _increments(history, self.config)
         parts = zip(self.coefficients, layout.slices().values(), strict=True)
-        return history[-1] + torch.cat([weights[:, chosen].T @ increments[:, columns] for weights, columns in parts], dim=1)
+        return history[-1] + torch.cat(
+            [weights[:, chosen].T @ increments[:, columns] for weights, columns in parts], dim=1
+        )
 
 
 class PcaAr(Forecaster):

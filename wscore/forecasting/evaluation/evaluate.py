@@ -20,7 +20,7 @@ from wscore.forecasting.config import PredictorConfig
 from wscore.forecasting.evaluation.baselines import REMEMBERED, fit_baselines
 from wscore.forecasting.evaluation.config import ForecastConfig
 from wscore.forecasting.evaluation.recovery import ProbeScore, Recovery, RecoveryImages, recover, score_all
-from wscore.forecasting.evaluation.tables import OURS, TRUTH, Coverage, Entry, Judged, Point, WindowKey
+from wscore.forecasting.evaluation.tables import OURS, TRUTH, Coverage, Entry, ForecastResults, Point, WindowKey
 from wscore.forecasting.models.per_weight import DiffusionPredictor
 from wscore.forecasting.models.predictors import Steps, WeightPredictor
 from wscore.forecasting.pca import fit_snapshot_pca
@@ -50,13 +50,13 @@ class Present(NamedTuple):
     scored: bool
 
 
-def judge_forecasts(
+def evaluate_forecasts(
     model: WeightPredictor,
     plan: RunSplit,
     config: PredictorConfig,
     probes: Sequence[RecoveryImages],
     settings: ForecastConfig,
-) -> Judged:
+) -> ForecastResults:
     """Return the errors of all methods on all test windows.
 
     Args:
@@ -67,12 +67,12 @@ def judge_forecasts(
         settings: section `forecast:`.
     """
     methods = all_methods(model, plan, config)
-    results = Judged([], [], {}, [], [])
+    results = ForecastResults([], [], {}, [], [])
     for source, runs in plan.tested.items():
         if source == "temporal" and config.split == "run":
             continue  # no part of these runs is held out
         for number, run in enumerate(runs):
-            evaluation = _Judge(methods, model, config, probes, settings, results, run, source)
+            evaluation = _RunEvaluation(methods, model, config, probes, settings, results, run, source)
             evaluation.all_windows(drawn=number == 0)
     return results
 
@@ -111,7 +111,7 @@ def presents(config: PredictorConfig, settings: ForecastConfig, run: Trajectory,
     return [Present(last, last >= later[0], last in scored) for last in (*earlier, *later)]
 
 
-class _Judge:
+class _RunEvaluation:
     """Evaluation of one run."""
 
     def __init__(
@@ -121,12 +121,12 @@ class _Judge:
         config: PredictorConfig,
         probes: Sequence[RecoveryImages],
         settings: ForecastConfig,
-        judged: Judged,
+        results: ForecastResults,
         run: Trajectory,
         source: str,
     ) -> None:
         self.methods, self.model, self.config, self.settings = methods, model, config, settings
-        self.judged, self.run, self.source = judged, run, source
+        self.results, self.run, self.source = results, run, source
         self.probe = next((probe for probe in probes if probe.fits(run.manifest)), None)
 
     def all_windows(self, *, drawn: bool) -> None:
@@ -134,7 +134,7 @@ class _Judge:
         plane = _plane(self.run) if drawn else None
         split = split_point(len(self.run), self.config.train_split)
         if plane is not None:
-            self.judged.points.extend(_points(self.run, TRUTH, 0, range(len(self.run)), plane(self.run.weights)))
+            self.results.points.extend(_points(self.run, TRUTH, 0, range(len(self.run)), plane(self.run.weights)))
         for present in presents(self.config, self.settings, self.run, self.source):
             forecasts, history, steps = forecast_window(self.methods, self.config, self.run, present.last)
             head = WindowKey(self.run.name, self.run.manifest.optimizer, self.source, present.last, present.later)
@@ -148,7 +148,7 @@ class _Judge:
             if plane is not None and present.later and (present.last - split + 1) % self.config.stride == 0:
                 line = plane(torch.cat([history[-1:], forecasts[OURS]]).numpy())
                 numbers = [present.last + self.config.stride * step for step in (0, *steps)]
-                self.judged.points.extend(_points(self.run, OURS, present.last, numbers, line))
+                self.results.points.extend(_points(self.run, OURS, present.last, numbers, line))
 
     def _entries(
         self,
@@ -170,10 +170,10 @@ class _Judge:
                 same = float((score.classes == scores[TRUTH][number].classes).double().mean()) if scores else np.nan
                 figures = (errors[number].sum(), copied[number].sum())
                 mse, reference = (float(value) / truth.shape[1] for value in figures)
-                self.judged.entries.append(
+                self.results.entries.append(
                     Entry(head, step, name, mse, reference, cosines[number], score.accuracy, score.loss, same)
                 )
-                sums = self.judged.layers.setdefault((head.source, head.later, step, name), {})
+                sums = self.results.layers.setdefault((head.source, head.later, step, name), {})
                 for spec, error, reference in zip(self.run.layout.tensors, errors[number], copied[number], strict=True):
                     before = sums.get(spec.name, (0.0, 0.0))
                     sums[spec.name] = (before[0] + float(error), before[1] + float(reference))
@@ -187,7 +187,7 @@ class _Judge:
         vectors = {name: forecasts[name][steps.index(horizon)] for name in RECOVERED}
         recovered = recover(self.run, vectors, head.last, probe, self.settings.recovery_steps)
         place = (head.run, head.source, head.last, head.later, horizon)
-        self.judged.recoveries.extend(
+        self.results.recoveries.extend(
             Recovery(*place, name, count, score.accuracy, score.loss) for name, count, score in recovered
         )
 
@@ -200,7 +200,7 @@ class _Judge:
         moved = (truth - history[-1]).double().square().mean(1).sqrt()
         for number, step in enumerate(steps):
             width = float(widths[number] / moved[number].clamp_min(1e-30))
-            self.judged.coverages.append(Coverage(head, step, float(inside[number]), width, self.config.band))
+            self.results.coverages.append(Coverage(head, step, float(inside[number]), width, self.config.band))
 
 
 def _spread(numbers: list[int], count: int) -> set[int]:

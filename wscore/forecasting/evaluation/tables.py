@@ -1,4 +1,4 @@
-"""Results of `judge_forecasts` as metrics, tables and a summary line."""
+"""Results of `evaluate_forecasts` as metrics, tables and a summary line."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -99,7 +99,7 @@ class Point(NamedTuple):
     y: float
 
 
-class Judged(NamedTuple):
+class ForecastResults(NamedTuple):
     """Raw results of the evaluation.
 
     Attributes:
@@ -152,7 +152,7 @@ class Pooled(NamedTuple):
     skill_positive: float
 
 
-def pooled_metrics(results: Judged) -> list[Pooled]:
+def pooled_metrics(results: ForecastResults) -> list[Pooled]:
     """Return the pooled metrics of every split, horizon and method."""
     return [
         _pooled(split, horizon, method, entries)
@@ -161,7 +161,7 @@ def pooled_metrics(results: Judged) -> list[Pooled]:
     ]
 
 
-def forecast_report(results: Judged) -> dict[str, Any]:
+def forecast_report(results: ForecastResults) -> dict[str, Any]:
     """Return the content of metrics/predictor_test.json, by split (`<split>_<optimizer>` where there are several).
 
     <split>.h<horizon>.<method>.<metric>; <split>.recovery.r<steps>.<method>.<metric> of forecasts
@@ -181,7 +181,7 @@ def forecast_report(results: Judged) -> dict[str, Any]:
     return report
 
 
-def _extras(results: Judged, split: str) -> dict[str, dict[str, Any]]:
+def _extras(results: ForecastResults, split: str) -> dict[str, dict[str, Any]]:
     recovery: dict[str, Any] = {}
     rows = recoveries(results)
     for row in pd.DataFrame(rows[rows["split"] == split]).to_dict("records"):
@@ -210,10 +210,10 @@ def by_method(report: Mapping[str, Any], split: str) -> dict[str, dict[str, floa
 
 def forecast_summary_line(report: Mapping[str, Any]) -> str:
     """Return the skill at the first and last horizon of each split in one line, noting splits without skill."""
-    return "; ".join(_verdict(split, report[split]) for split in report if not split.endswith("_all"))
+    return "; ".join(_split_summary(split, report[split]) for split in report if not split.endswith("_all"))
 
 
-def forecast_tables(results: Judged) -> dict[str, pd.DataFrame]:
+def forecast_tables(results: ForecastResults) -> dict[str, pd.DataFrame]:
     """Return the tables that are written and plotted, by name.
 
     `summary` has the fields of `Pooled`, `paths` those of `Point`; for `recovery`, `layers` and `bands` see the functions
@@ -232,7 +232,7 @@ def forecast_tables(results: Judged) -> dict[str, pd.DataFrame]:
     return tables
 
 
-def recoveries(results: Judged) -> pd.DataFrame:
+def recoveries(results: ForecastResults) -> pd.DataFrame:
     """Return a row per split, method and count of steps: windows, mean accuracy and loss, and `loss_wins`.
 
     `loss_wins` is the share of windows with a lower loss than copy-last after the same number of steps.
@@ -250,7 +250,7 @@ def recoveries(results: Judged) -> pd.DataFrame:
     return pd.DataFrame(table, columns=pd.Index(columns))
 
 
-def layers(results: Judged) -> pd.DataFrame:
+def layers(results: ForecastResults) -> pd.DataFrame:
     """Return a row per split, method, horizon and tensor with its skill."""
     table = []
     for split in _names(results):
@@ -268,7 +268,7 @@ def layers(results: Judged) -> pd.DataFrame:
     return pd.DataFrame(table, columns=pd.Index(["split", "method", "horizon", "tensor", "skill"]))
 
 
-def bands(results: Judged) -> pd.DataFrame:
+def bands(results: ForecastResults) -> pd.DataFrame:
     """Return a row per split and horizon: nominal and actual coverage and mean width of the bands."""
     columns = ["split", "horizon", "aimed", "covered", "width"]
     table = []
@@ -286,11 +286,11 @@ def _wide(rows: Sequence[Pooled], metric: str) -> Iterator[dict[str, Any]]:
         yield {"horizon": horizon} | {row.method: getattr(row, metric) for row in rows if row.horizon == horizon}
 
 
-def _splits(results: Judged) -> dict[str, list[Entry]]:
+def _splits(results: ForecastResults) -> dict[str, list[Entry]]:
     return {name: [entry for entry in results.entries if _belongs(entry.head, name)] for name in _names(results)}
 
 
-def _names(results: Judged) -> list[str]:
+def _names(results: ForecastResults) -> list[str]:
     """Return the sets of windows: per source the later ones, all of them if there are more, and both by optimiser."""
     heads = dict.fromkeys(entry.head for entry in results.entries)
     names = []
@@ -352,7 +352,7 @@ def _horizons(split: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     return {key: value for key, value in split.items() if key[0] == "h" and key[1:].isdigit()}
 
 
-def _verdict(split: str, report: Mapping[str, Any]) -> str:
+def _split_summary(split: str, report: Mapping[str, Any]) -> str:
     horizons = _horizons(report)
     steps = near_steps(_step(key) for key in horizons)
     first, last = steps[0], steps[-1]

@@ -21,7 +21,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from wscore.forecasting.models.predictors import (
-    KINDS_TOLD_APART,
+    FLAGGED_KINDS,
     TINY,
     Count,
     PredictorShape,
@@ -289,7 +289,7 @@ class DiffusionPredictor(SeriesModel):
 
 def features_of(config: SeriesPredictorConfig) -> int:
     """Return the number of `gram_features` per increment."""
-    return 2 * (config.sequence_length - 1) + 4 + len(KINDS_TOLD_APART)
+    return 2 * (config.sequence_length - 1) + 4 + len(FLAGGED_KINDS)
 
 
 def _waves(level: Tensor) -> Tensor:

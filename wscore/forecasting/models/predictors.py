@@ -29,7 +29,7 @@ TINY = 1e-30
 CAUTION = 10.0  # how strongly disagreement in the ensemble of a `GramPredictor` shrinks its forecast
 BOUND = 1.5  # a coefficient of horizon k lies within +-BOUND sqrt(k)
 LOG_RANGE = 6.0
-KINDS_TOLD_APART = ("conv", "linear")
+FLAGGED_KINDS = ("conv", "linear")
 COLUMNS_AT_ONCE = 262_144  # weights per chunk, so that memory does not grow with the network
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
@@ -155,7 +155,7 @@ class GramMember(nn.Module):
     def __init__(self, config: GramPredictorConfig) -> None:
         super().__init__()
         increments, parts = len(config.back) - 1, len(config.rank_splits) + 1
-        self.inputs = nn.Linear(3 * increments + 6 + len(KINDS_TOLD_APART) + parts, config.model_dim)
+        self.inputs = nn.Linear(3 * increments + 6 + len(FLAGGED_KINDS) + parts, config.model_dim)
         self.recency = nn.Parameter(0.02 * torch.randn(increments, config.model_dim))
         self.blocks = transformer(config, feed_forward=2)
         self.head = zero(nn.Linear(config.model_dim, len(config.horizons)))
@@ -228,7 +228,9 @@ class GramPredictor(WeightPredictor):
         seen = seen_tensors(
             lambda block: increments(history, block, rows).double(), layout, recent, edges, COLUMNS_AT_ONCE
         )
-        coefficients = self.coefficients(torch.stack([tensor.grams for tensor in seen]), layout)[..., chosen]  # (L, P, m, K)
+        coefficients = self.coefficients(torch.stack([tensor.grams for tensor in seen]), layout)[
+            ..., chosen
+        ]  # (L, P, m, K)
         forecast = history.new_empty(len(chosen), layout.size)
         for number, block in blocks_of(layout):
             change = coefficients[number, -1].T @ increments(history, block, rows)
@@ -381,7 +383,7 @@ def gram_features(
     network = grams.sum(1, keepdim=True)  # (W, 1, m, m)
     power = grams.diagonal(dim1=-2, dim2=-1)[..., :recent].mean(-1) / sizes  # (W, L)
     overall = network.diagonal(dim1=-2, dim2=-1)[..., :recent].mean(-1) / sizes.sum()  # (W, 1)
-    flags = grams.new_tensor([[spec.kind == kind for kind in KINDS_TOLD_APART] for spec in layout.tensors])
+    flags = grams.new_tensor([[spec.kind == kind for kind in FLAGGED_KINDS] for spec in layout.tensors])
     columns = [
         _cosines(grams),
         _cosines(network),

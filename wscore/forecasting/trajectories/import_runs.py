@@ -113,7 +113,9 @@ def find_files(folder: Path, pattern: str | None) -> list[SnapshotFile]:
         DataError: if there is no state dict.
     """
     paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-    paths = [path for path in paths if not any(component.startswith(".") for component in path.relative_to(folder).parts)]
+    paths = [
+        path for path in paths if not any(component.startswith(".") for component in path.relative_to(folder).parts)
+    ]
     if not paths:
         expected = f"files *{', *'.join(SUFFIXES)}, or recordings by wscore.record"
         raise DataError("holds no training run", where=f"base.path={folder}", expected=expected)
@@ -152,14 +154,14 @@ def pattern_expression(pattern: str) -> re.Pattern[str]:
         expected = f"one of {', '.join(f'{{{name}}}' for name in TIMES)}, as in {EXAMPLE}"
         raise ConfigError("does not give the order of the files", where="base.pattern", expected=expected, got=pattern)
     parts = re.split(r"(\{.*?\}|\*)", pattern)
-    text = "".join(_expression(token) for token in parts)
+    text = "".join(_expression(piece) for piece in parts)
     return re.compile(f"(?:^|/){text}$")
 
 
-def _expression(token: str) -> str:
-    if token == "*":
+def _expression(piece: str) -> str:
+    if piece == "*":
         return "[^/]*"
-    return f"(?P<{token[1:-1]}>{FIELDS[token[1:-1]]})" if token.startswith("{") else re.escape(token)
+    return f"(?P<{piece[1:-1]}>{FIELDS[piece[1:-1]]})" if piece.startswith("{") else re.escape(piece)
 
 
 def _named(path: Path, match: re.Match[str], folder: Path) -> SnapshotFile:
@@ -318,8 +320,7 @@ def _scored(
     scores = {"train_loss": train.loss, "test_loss": test.loss, "test_accuracy": test.accuracy}
     filled = {
         name: [
-            measured if given is None else given
-            for given, measured in zip(columns[name], values.tolist(), strict=True)
+            measured if given is None else given for given, measured in zip(columns[name], values.tolist(), strict=True)
         ]
         for name, values in scores.items()
     }

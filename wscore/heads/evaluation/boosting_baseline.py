@@ -22,11 +22,11 @@ class Boost(NamedTuple):
     """Predictions of gradient boosting with feature importances.
 
     Attributes:
-        answers: (N, width): probability of true, scaled value, or probability of each class.
+        outputs: (N, width): probability of true, scaled value, or probability of each class.
         gains: share of each column in the total split gain, largest first; columns without gain are omitted.
     """
 
-    answers: Float[np.ndarray, "rows width"]
+    outputs: Float[np.ndarray, "rows width"]
     gains: dict[int, float]
 
 
@@ -54,7 +54,7 @@ def boost(target: Target, train: Known, validation: Known, test: Features, *, it
     categories = _categories(train.features, kept)
     options = {"max_bins": MAX_BINS, "categorical_features": categories}
     model = boosted(target, *known, iterations=iterations, seed=seed, **options)
-    return Boost(boosted_answers(model, target, test[:, kept]), split_gains(model, kept))
+    return Boost(boosted_outputs(model, target, test[:, kept]), split_gains(model, kept))
 
 
 def _categories(features: Features, kept: np.ndarray) -> list[int] | None:
@@ -62,7 +62,7 @@ def _categories(features: Features, kept: np.ndarray) -> list[int] | None:
     return [len(kept) - 1] if kept[-1] == layout and features[:, layout].max() < MAX_BINS else None
 
 
-def boosted_answers(model: Boosted, target: Target, features: Features) -> np.ndarray:
+def boosted_outputs(model: Boosted, target: Target, features: Features) -> np.ndarray:
     """Return predictions as (N, width); a class without a training row has probability 0.
 
     The probabilities are reweighted by the class weights of the head's loss, w_k p_k / sum_j w_j p_j, so that both are

@@ -14,8 +14,8 @@ def binary(
     truth: Bool[np.ndarray, " rows"], probability: Float[np.ndarray, " rows"], weights: Weights
 ) -> dict[str, Values]:
     """Return accuracy, precision, recall, f1, roc_auc and average_precision of a label."""
-    said = probability >= 0.5
-    hits, true, predicted = (weights @ mask.astype(float) for mask in (said & truth, truth, said))
+    positive = probability >= 0.5
+    hits, true, predicted = (weights @ mask.astype(float) for mask in (positive & truth, truth, positive))
     other = weights.sum(axis=1) - true
     both = (true > 0) & (other > 0)
     scores = {
@@ -25,7 +25,7 @@ def binary(
         "roc_auc": ratio(_area(truth, probability, weights), true * other),
         "average_precision": ratio(_precision_sum(truth, probability, weights), true),
     }
-    return {"accuracy": mean(said == truth, weights)} | {k: np.where(both, v, np.nan) for k, v in scores.items()}
+    return {"accuracy": mean(positive == truth, weights)} | {k: np.where(both, v, np.nan) for k, v in scores.items()}
 
 
 def regression(

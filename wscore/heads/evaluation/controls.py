@@ -20,7 +20,7 @@ import pandas as pd
 from jaxtyping import Bool, Float, Int
 
 from wscore.heads.boosting import Known, boosted, varying
-from wscore.heads.evaluation.boosting_baseline import Boost, boost, boosted_answers
+from wscore.heads.evaluation.boosting_baseline import Boost, boost, boosted_outputs
 from wscore.heads.targets import Binary, Continuous, Discrete, Target
 from wscore.networks.layout import Layout
 from wscore.pca import fit_pca
@@ -111,7 +111,7 @@ def hyperparameters(case: Case) -> Float[np.ndarray, "rows width"]:
         for inputs, values in ((case.train, case.train_values), (case.validation, case.validation_values))
     )
     model = boosted(case.target, train, validation, iterations=case.iterations, seed=case.seed)
-    return boosted_answers(model, case.target, case.test.hyperparameters[:, kept])
+    return boosted_outputs(model, case.target, case.test.hyperparameters[:, kept])
 
 
 def _ridge(case: Case, train: np.ndarray, validation: np.ndarray, test: np.ndarray) -> np.ndarray:
@@ -147,7 +147,7 @@ CONTROLS: dict[str, Callable[[Case], Float[np.ndarray, "rows width"]]] = {
     "linear_probe": linear_probe,
     "pca": pca_probe,
     "hyperparameters": hyperparameters,
-    "statistics": lambda case: statistics(case).answers,
+    "statistics": lambda case: statistics(case).outputs,
 }
 ONLY = {"hyperparameters": ("accuracy",)}  # tasks to which a control is restricted
 
@@ -185,7 +185,9 @@ def weight_components(
     def batches(chosen: np.ndarray) -> Iterator[np.ndarray]:
         for key in np.unique(keys):
             places = np.flatnonzero((keys == key) & chosen)
-            yield from (batch(chunk) for chunk in np.split(places, range(TOGETHER, len(places), TOGETHER)) if len(chunk))
+            yield from (
+                batch(chunk) for chunk in np.split(places, range(TOGETHER, len(places), TOGETHER)) if len(chunk)
+            )
 
     pca = fit_pca(lambda: batches(train), components, seed=seed)
     order = np.concatenate([np.flatnonzero(keys == key) for key in np.unique(keys)])

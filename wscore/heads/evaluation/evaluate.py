@@ -1,7 +1,7 @@
 """Evaluates property heads and their controls on held-out networks: scores, intervals over runs, points for plots.
 
 Metrics of a task by method (`ours` first, then `CONTROLS`), all floats:
-- `patterns`: macro_f1 (mean F1 over the labels that have both values), macro_f1_not_given_away (the same over those
+- `patterns`: macro_f1 (mean F1 over the labels that have both values), macro_f1_not_shape_leaked (the same over those
   not leaked by the tensor shapes), macro_precision, macro_recall, macro_roc_auc, macro_average_precision, hamming_loss (share
   of wrong labels), subset_accuracy (share of networks without a wrong label), and `<label>_f1`;
 - `accuracy`: mse, mae, rmse, r2, relative_error, kendall_tau, spearman;
@@ -140,34 +140,34 @@ def evaluate(head: PropertyHead, data: HeadData, rows: ControlInputs, config: Ev
         for name, control in controls.items():
             if name != STATISTICS:
                 outputs[name][target.name] = control(case)
-        told_by = statistics(case)
-        outputs[STATISTICS][target.name] = told_by.answers
-        importance[target.name] = {rows.names[k]: gain for k, gain in told_by.gains.items()}
+        boosted_statistics = statistics(case)
+        outputs[STATISTICS][target.name] = boosted_statistics.outputs
+        importance[target.name] = {rows.names[k]: gain for k, gain in boosted_statistics.gains.items()}
     held_out = Encoded(encoded.values[split == "test"], encoded.known[split == "test"])
     return HeadResults(head.task, head.targets, test.table, held_out, outputs, head.intervals, importance)
 
 
-def heads_report(verdict: HeadResults, config: EvaluateHeadsConfig) -> dict[str, Any]:
+def heads_report(results: HeadResults, config: EvaluateHeadsConfig) -> dict[str, Any]:
     """Return counts, the metrics of every method, and remarks on single targets (`metrics/heads_test.json`).
 
-    The remarks are `given_away_by_shape` (1 if the shape-only control predicts a label almost perfectly, else 0),
+    The remarks are `shape_leaked` (1 if the shape-only control predicts a label almost perfectly, else 0),
     `one_valued` (1 for a target that cannot be evaluated because all its true values are equal) and `unseen` (count of
     test networks excluded from a target because no training network has their class; also raises a warning).
     """
-    summary, resampling = SUMMARIES[verdict.task], RESAMPLED[verdict.task]
-    weights = run_weights(verdict.runs, samples=config.bootstrap_samples, seed=config.seed)
-    report: dict[str, Any] = {"networks": float(len(verdict.table)), "runs": float(len(set(verdict.runs)))}
-    for method, outputs in verdict.outputs.items():
-        report[method] = summary(verdict, outputs)
-        ends = bounds(resampling(verdict, outputs, weights)) if len(weights) else {}
+    summary, resampling = SUMMARIES[results.task], RESAMPLED[results.task]
+    weights = run_weights(results.runs, samples=config.bootstrap_samples, seed=config.seed)
+    report: dict[str, Any] = {"networks": float(len(results.table)), "runs": float(len(set(results.runs)))}
+    for method, outputs in results.outputs.items():
+        report[method] = summary(results, outputs)
+        ends = bounds(resampling(results, outputs, weights)) if len(weights) else {}
         report[method] |= {name: value for name, value in ends.items() if name.rpartition("_")[0] in report[method]}
-    report[OURS] |= coverage(verdict, weights)
-    given = {target.name: float(target.name in shape_leaked_names(verdict)) for target in verdict.targets}
-    named = [target.name for target in verdict.targets if not isinstance(target, Continuous)]
+    report[OURS] |= coverage(results, weights)
+    given = {target.name: float(target.name in shape_leaked_names(results)) for target in results.targets}
+    named = [target.name for target in results.targets if not isinstance(target, Continuous)]
     remarks = {
         "shape_leaked": {name: given[name] for name in named},
-        "one_valued": dict.fromkeys(sorted(one_valued(verdict)), 1.0),
-        "unseen": unseen(verdict),
+        "one_valued": dict.fromkeys(sorted(one_valued(results)), 1.0),
+        "unseen": unseen(results),
     }
     for name, count in remarks["unseen"].items():
         text = f"{name}: {count:.0f} test networks excluded: their class does not occur in the training split"
@@ -175,19 +175,19 @@ def heads_report(verdict: HeadResults, config: EvaluateHeadsConfig) -> dict[str,
     return report | {name: remark for name, remark in remarks.items() if remark}
 
 
-def coverage(verdict: HeadResults, weights: Weights) -> dict[str, float]:
+def coverage(results: HeadResults, weights: Weights) -> dict[str, float]:
     """Return coverage and width of the head's prediction intervals, for a scalar task with intervals.
 
     `coverage` is the share of the test networks whose true value lies inside, `coverage_aim` the nominal coverage,
     `interval_width` the mean width in raw units.
     """
-    target = verdict.targets[0]
-    if verdict.task != "accuracy" or target.name not in verdict.intervals or not isinstance(target, Continuous):
+    target = results.targets[0]
+    if results.task != "accuracy" or target.name not in results.intervals or not isinstance(target, Continuous):
         return {}
-    known = verdict.encoded.known[:, 0]
-    intervals = verdict.intervals[target.name]
-    low, high = (target.restore(end) for end in intervals.bounds(verdict.outputs[OURS][target.name][known, 0]))
-    truth = target.raw(verdict.table)[known]
+    known = results.encoded.known[:, 0]
+    intervals = results.intervals[target.name]
+    low, high = (target.restore(end) for end in intervals.bounds(results.outputs[OURS][target.name][known, 0]))
+    truth = target.raw(results.table)[known]
     inside = (truth >= low) & (truth <= high)
     ends = bounds({"coverage": mean(inside, weights[:, known])}) if len(weights) else {}
     shares = {"coverage": float(np.mean(inside)), "coverage_aim": intervals.coverage}
@@ -204,107 +204,109 @@ def heads_summary_line(report: Mapping[str, Any]) -> str:
     return f"heads on held-out runs (weight statistics in brackets): {', '.join(parts) or 'nothing to evaluate'}"
 
 
-def one_valued(verdict: HeadResults) -> set[str]:
+def one_valued(results: HeadResults) -> set[str]:
     """Return the targets whose known true values are all equal, or of which none is known."""
-    values, known = verdict.encoded
-    return {t.name for number, t in enumerate(verdict.targets) if is_one_valued(values[known[:, number], number])}
+    values, known = results.encoded
+    return {t.name for number, t in enumerate(results.targets) if is_one_valued(values[known[:, number], number])}
 
 
-def unseen(verdict: HeadResults) -> dict[str, float]:
+def unseen(results: HeadResults) -> dict[str, float]:
     """Return how many test networks have a class outside the vocabulary, for each target where there are any."""
     counts = {
-        target.name: float(np.sum(verdict.table[target.name].notna().to_numpy() & ~verdict.encoded.known[:, number]))
-        for number, target in enumerate(verdict.targets)
+        target.name: float(np.sum(results.table[target.name].notna().to_numpy() & ~results.encoded.known[:, number]))
+        for number, target in enumerate(results.targets)
         if isinstance(target, Discrete)
     }
     return {name: count for name, count in counts.items() if count}
 
 
-def shape_leaked_names(verdict: HeadResults) -> set[str]:
+def shape_leaked_names(results: HeadResults) -> set[str]:
     """Return the targets that the tensor shapes alone predict almost perfectly."""
-    shapes = verdict.outputs["shapes"]
+    shapes = results.outputs["shapes"]
     return {
         target.name
-        for number, target in enumerate(verdict.targets)
-        if is_shape_leaked(target, *known_rows(target, number, shapes, verdict.encoded))
+        for number, target in enumerate(results.targets)
+        if is_shape_leaked(target, *known_rows(target, number, shapes, results.encoded))
     }
 
 
-def scores_of(verdict: HeadResults, outputs: Outputs) -> dict[str, dict[str, float]]:
+def scores_of(results: HeadResults, outputs: Outputs) -> dict[str, dict[str, float]]:
     """Return all metrics of each target; continuous ones in scaled space and, prefixed `raw_`, in raw units."""
     scores = {}
-    for number, target in enumerate(verdict.targets):
-        scores[target.name] = target_scores(target, *known_rows(target, number, outputs, verdict.encoded))
+    for number, target in enumerate(results.targets):
+        scores[target.name] = target_scores(target, *known_rows(target, number, outputs, results.encoded))
         if isinstance(target, Continuous):
-            raw = regression_scores(*raw_values(verdict, target, outputs))
+            raw = regression_scores(*raw_values(results, target, outputs))
             scores[target.name] |= {f"raw_{name}": value for name, value in raw.items() if name != "n"}
     return scores
 
 
 def raw_values(
-    verdict: HeadResults, target: Continuous, outputs: Outputs
+    results: HeadResults, target: Continuous, outputs: Outputs
 ) -> tuple[Float[np.ndarray, " known"], Float[np.ndarray, " known"]]:
     """Return true and predicted values of a continuous target in raw units, where it is known."""
-    truth = target.raw(verdict.table)
+    truth = target.raw(results.table)
     known = ~np.isnan(truth)
     return truth[known], target.restore(outputs[target.name][known, 0])
 
 
-def _labels(verdict: HeadResults, outputs: Outputs) -> dict[str, float]:
-    scores, alike, given = scores_of(verdict, outputs), one_valued(verdict), shape_leaked_names(verdict)
+def _labels(results: HeadResults, outputs: Outputs) -> dict[str, float]:
+    scores, alike, given = scores_of(results, outputs), one_valued(results), shape_leaked_names(results)
     scored = [name for name in scores if name not in alike]
     hidden = [name for name in scored if name not in given]
-    wrong = (_label_matrix(verdict, outputs) != _truth(verdict)) & verdict.encoded.known
+    wrong = (_label_matrix(results, outputs) != _truth(results)) & results.encoded.known
     return {
         **_means(scores, scored, {f"macro_{metric}": metric for metric in LABEL_METRICS}),
         **_means(scores, hidden, {"macro_f1_not_shape_leaked": "f1"}),
-        "hamming_loss": hamming_loss(wrong, verdict.encoded.known),
-        "subset_accuracy": subset_accuracy(wrong, verdict.encoded.known),
-        **_main(verdict, scores),
+        "hamming_loss": hamming_loss(wrong, results.encoded.known),
+        "subset_accuracy": subset_accuracy(wrong, results.encoded.known),
+        **_main(results, scores),
     }
 
 
-def _scalar(verdict: HeadResults, outputs: Outputs) -> dict[str, float]:
-    scores = regression_scores(*raw_values(verdict, _only(verdict), outputs))
+def _scalar(results: HeadResults, outputs: Outputs) -> dict[str, float]:
+    scores = regression_scores(*raw_values(results, _only(results), outputs))
     return {name: value for name, value in scores.items() if name != "n"}
 
 
-def _mixed(verdict: HeadResults, outputs: Outputs) -> dict[str, float]:
-    scores, alike = scores_of(verdict, outputs), one_valued(verdict)
-    scored = [target for target in verdict.targets if target.name not in alike]
+def _mixed(results: HeadResults, outputs: Outputs) -> dict[str, float]:
+    scores, alike = scores_of(results, outputs), one_valued(results)
+    scored = [target for target in results.targets if target.name not in alike]
     numbers = [target.name for target in scored if isinstance(target, Continuous)]
     names = [target.name for target in scored if isinstance(target, Discrete)]
     return {
-        **({"aggregate": aggregate(verdict.targets, outputs, verdict.encoded)} if scored else {}),
+        **({"aggregate": aggregate(results.targets, outputs, results.encoded)} if scored else {}),
         **_means(scores, numbers, {"continuous_r2": "r2"}),
         **_means(scores, names, {"discrete_accuracy": "accuracy", "discrete_macro_f1": "macro_f1"}),
-        **_main(verdict, scores),
+        **_main(results, scores),
     }
 
 
-def resampled_scores(verdict: HeadResults, outputs: Outputs, weights: Weights) -> dict[str, dict[str, Values]]:
+def resampled_scores(results: HeadResults, outputs: Outputs, weights: Weights) -> dict[str, dict[str, Values]]:
     """Return the metrics of each target under bootstrap weights, named as in `scores_of`."""
     scores = {}
-    for number, target in enumerate(verdict.targets):
-        known = verdict.encoded.known[:, number]
-        said, true = known_rows(target, number, outputs, verdict.encoded)
+    for number, target in enumerate(results.targets):
+        known = results.encoded.known[:, number]
+        predicted, true = known_rows(target, number, outputs, results.encoded)
         if isinstance(target, Binary):
-            scores[target.name] = resampled.binary(true >= 0.5, said[:, 0], weights[:, known])
+            scores[target.name] = resampled.binary(true >= 0.5, predicted[:, 0], weights[:, known])
         elif isinstance(target, Discrete):
-            scores[target.name] = resampled.classes(true.astype(int), predicted_classes(target, said), weights[:, known])
+            scores[target.name] = resampled.classes(
+                true.astype(int), predicted_classes(target, predicted), weights[:, known]
+            )
         else:
-            scaled = resampled.regression(true, said[:, 0].astype(float), weights[:, known])
-            raw = resampled.regression(*raw_values(verdict, target, outputs), weights[:, known])
+            scaled = resampled.regression(true, predicted[:, 0].astype(float), weights[:, known])
+            raw = resampled.regression(*raw_values(results, target, outputs), weights[:, known])
             scores[target.name] = scaled | {f"raw_{name}": values for name, values in raw.items()}
     return scores
 
 
-def _resampled_labels(verdict: HeadResults, outputs: Outputs, weights: Weights) -> dict[str, Values]:
-    scores, alike, given = resampled_scores(verdict, outputs, weights), one_valued(verdict), shape_leaked_names(verdict)
+def _resampled_labels(results: HeadResults, outputs: Outputs, weights: Weights) -> dict[str, Values]:
+    scores, alike, given = resampled_scores(results, outputs, weights), one_valued(results), shape_leaked_names(results)
     scored = [name for name in scores if name not in alike]
     hidden = [name for name in scored if name not in given]
-    known = verdict.encoded.known
-    wrong = (_label_matrix(verdict, outputs) != _truth(verdict)) & known
+    known = results.encoded.known
+    wrong = (_label_matrix(results, outputs) != _truth(results)) & known
     labelled = known.any(axis=1)
     return {
         **_resampled_means(scores, scored, {f"macro_{metric}": metric for metric in LABEL_METRICS}),
@@ -315,15 +317,15 @@ def _resampled_labels(verdict: HeadResults, outputs: Outputs, weights: Weights) 
     }
 
 
-def _resampled_scalar(verdict: HeadResults, outputs: Outputs, weights: Weights) -> dict[str, Values]:
-    target = _only(verdict)
-    known = verdict.encoded.known[:, 0]
-    return resampled.regression(*raw_values(verdict, target, outputs), weights[:, known])
+def _resampled_scalar(results: HeadResults, outputs: Outputs, weights: Weights) -> dict[str, Values]:
+    target = _only(results)
+    known = results.encoded.known[:, 0]
+    return resampled.regression(*raw_values(results, target, outputs), weights[:, known])
 
 
-def _resampled_mixed(verdict: HeadResults, outputs: Outputs, weights: Weights) -> dict[str, Values]:
-    scores, alike = resampled_scores(verdict, outputs, weights), one_valued(verdict)
-    scored = [target for target in verdict.targets if target.name not in alike]
+def _resampled_mixed(results: HeadResults, outputs: Outputs, weights: Weights) -> dict[str, Values]:
+    scores, alike = resampled_scores(results, outputs, weights), one_valued(results)
+    scored = [target for target in results.targets if target.name not in alike]
     numbers = [target.name for target in scored if isinstance(target, Continuous)]
     names = [target.name for target in scored if isinstance(target, Discrete)]
     gains = [scores[name]["r2"] for name in numbers]
@@ -368,22 +370,22 @@ def _means(
     return {name: float(np.mean([scores[target][metric] for target in targets])) for name, metric in metrics.items()}
 
 
-def _main(verdict: HeadResults, scores: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+def _main(results: HeadResults, scores: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
     """Return the main metric of each target where it is defined."""
-    mains = {target.name: MAIN[type(target)] for target in verdict.targets}
+    mains = {target.name: MAIN[type(target)] for target in results.targets}
     return {f"{name}_{main}": scores[name][main] for name, main in mains.items() if main in scores[name]}
 
 
-def _truth(verdict: HeadResults) -> np.ndarray:
-    return verdict.encoded.values >= 0.5
+def _truth(results: HeadResults) -> np.ndarray:
+    return results.encoded.values >= 0.5
 
 
-def _only(verdict: HeadResults) -> Continuous:
+def _only(results: HeadResults) -> Continuous:
     """Return the single target of a scalar task."""
-    (target,) = verdict.targets
+    (target,) = results.targets
     assert isinstance(target, Continuous)
     return target
 
 
-def _label_matrix(verdict: HeadResults, outputs: Outputs) -> np.ndarray:
-    return np.column_stack([outputs[target.name][:, 0] >= 0.5 for target in verdict.targets])
+def _label_matrix(results: HeadResults, outputs: Outputs) -> np.ndarray:
+    return np.column_stack([outputs[target.name][:, 0] >= 0.5 for target in results.targets])

@@ -25,7 +25,7 @@ Ood = Literal["family", "dataset"]
 ASIDE = "aside"  # split of networks used for neither training nor evaluation
 
 
-def judge_held_out(
+def evaluate_held_out(
     column: Ood,
     zoo: Zoo,
     data: HeadData,
@@ -49,7 +49,7 @@ def judge_held_out(
             "nothing can be held out", where="evaluate_heads.ood", expected=f"two values of {column} or more", got=values,
             fix="set evaluate_heads.ood: null, or use a zoo with several values",
         )  # fmt: skip
-    return {value: _judge_one(column, value, zoo, data, rows, heads, features, config) for value in values}
+    return {value: _evaluate_without(column, value, zoo, data, rows, heads, features, config) for value in values}
 
 
 def hold_out(table: pd.DataFrame, column: str, value: str) -> np.ndarray:
@@ -89,7 +89,7 @@ def learnable(heads: HeadsConfig, column: str, train: pd.DataFrame) -> HeadsConf
     return msgspec.structs.replace(heads, tasks=tasks, target_weights=weights, mode="frozen", **kept)
 
 
-def _judge_one(
+def _evaluate_without(
     column: Ood,
     value: str,
     zoo: Zoo,

@@ -362,7 +362,7 @@ def add_recovered(report: dict[str, Any]) -> None:
                 result["accuracy_recovered"] = (result["accuracy"] - base) / gap
 
 
-def sparse_sentence(report: Mapping[str, Any]) -> str:
+def sparse_summary_line(report: Mapping[str, Any]) -> str:
     """Return a one-line summary of a report."""
     codes, ours = report["codes"], report["ours"]
     sparse = f"{codes['l0']:.1f} of {codes['latents']:.0f} latents active per row"

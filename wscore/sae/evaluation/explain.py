@@ -133,7 +133,9 @@ def properties(table: pd.DataFrame) -> list[Property]:
             values = column.astype(str).to_numpy()
             names = sorted(set(values[known]))
             if 2 <= len(names) <= MOST_NAMES:
-                candidates += [Property(f"{name}_{value}", True, np.where(known, values == value, np.nan)) for value in names]
+                candidates += [
+                    Property(f"{name}_{value}", True, np.where(known, values == value, np.nan)) for value in names
+                ]
     return [candidate for candidate in candidates if _varies(candidate)]
 
 

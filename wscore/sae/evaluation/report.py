@@ -30,7 +30,7 @@ from wscore.zoo.store import Zoo
 NOT_STEERED = pd.DataFrame(columns=["latent", "layer"])
 
 
-class SparseVerdict(NamedTuple):
+class DictionaryResults(NamedTuple):
     """Evaluation results of a dictionary.
 
     Attributes:
@@ -62,19 +62,19 @@ class EvaluationData(NamedTuple):
     decoder: Callable[[], Decoder]
 
 
-def judge_dictionary(
-    dictionary: Dictionary, material: EvaluationData, config: EvaluateConfig, explaining: ExplainConfig
-) -> SparseVerdict:
+def evaluate_dictionary(
+    dictionary: Dictionary, data: EvaluationData, config: EvaluateConfig, explaining: ExplainConfig
+) -> DictionaryResults:
     """Evaluate a dictionary and its controls on the test split."""
     mean, chosen = RowMean.fit(dictionary.rows), dictionary.rows.rows_of("test")
     codes = code_statistics(dictionary, chosen, mean)
-    maker = NetworkMaker(dictionary, material.cache, mean_network(material.cache, config), material.decoder)
-    figures, verdict = fidelity(dictionary, material, maker, mean, codes, config)
+    maker = NetworkMaker(dictionary, data.cache, mean_network(data.cache, config), data.decoder)
+    figures, results = fidelity(dictionary, data, maker, mean, codes, config)
     train, test = activity(dictionary, "train"), activity(dictionary, "test")
-    features, counts = explain_features(dictionary, material.zoo, train, test, explaining)
+    features, counts = explain_features(dictionary, data.zoo, train, test, explaining)
     steered = NOT_STEERED
     if not dictionary.model.config.decoder_hidden:
-        steering = Steering(dictionary, maker, material.zoo, material.probe, explaining)
+        steering = Steering(dictionary, maker, data.zoo, data.probe, explaining)
         steered = steering.table(codes, train, test)
     report = {
         "codes": codes.figures,
@@ -82,15 +82,15 @@ def judge_dictionary(
         "features": counts,
         "steering": dict(steering_metrics(steered)),
     }
-    kept = {name: table.rename(columns={OURS: "dictionary"}) for name, table in autoencoder_tables(verdict).items()}
+    kept = {name: table.rename(columns={OURS: "dictionary"}) for name, table in autoencoder_tables(results).items()}
     kept |= {"features": features, "steering": steered, **_latents(codes)}
-    drawn = portraits(dictionary, material.zoo, train, codes, features, explaining.drawn)
-    return SparseVerdict(report, kept, codes, drawn)
+    drawn = portraits(dictionary, data.zoo, train, codes, features, explaining.drawn)
+    return DictionaryResults(report, kept, codes, drawn)
 
 
 def fidelity(
     dictionary: Dictionary,
-    material: EvaluationData,
+    data: EvaluationData,
     maker: NetworkMaker,
     mean: RowMean,
     codes: CodeStatistics,
@@ -99,15 +99,15 @@ def fidelity(
     """Return the fidelity of held-out networks reconstructed from few numbers per row, by method."""
     rank = max(1, round(codes.figures["l0"]))
     ways = sparse_methods(dictionary, maker, mean, rank)
-    verdict = evaluate(
-        material.zoo, held_out(material.cache, config), ways, material.probe, cache=material.cache,
+    results = evaluate(
+        data.zoo, held_out(data.cache, config), ways, data.probe, cache=data.cache,
         batch_size=config.batch_size,
     )  # fmt: skip
-    report = autoencoder_report(verdict, config)
+    report = autoencoder_report(results, config)
     add_recovered(report)
     for name, value in unexplained(dictionary, ways, dictionary.rows.rows_of("test"), mean).items():
         report[name]["fvu"] = value
-    return {"rank": float(rank), **report}, verdict
+    return {"rank": float(rank), **report}, results
 
 
 def _latents(codes: CodeStatistics) -> dict[str, pd.DataFrame]:

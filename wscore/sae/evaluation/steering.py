@@ -77,11 +77,11 @@ class Steering:
         plain = model.reconstruct(model.encode(batch.values, batch.mask))  # scaled units
         atom = model.atoms()[latent].expand_as(plain) * batch.mask
         ways = {"feature": [atom], "random": self.random(latent, atom, batch.mask)}
-        base = self.answers(layout, networks, plain)
+        base = self.predictions(layout, networks, plain)
         right = self.probe.labels(self.probe.kinds(self.zoo.table.iloc[networks[:1]])[0])
         effects = {
             name: _mean([
-                _compare(self.answers(layout, networks, plain + delta * steered[:, None] * way), base, right)
+                _compare(self.predictions(layout, networks, plain + delta * steered[:, None] * way), base, right)
                 for way in directions
             ])
             for name, directions in ways.items()
@@ -104,7 +104,9 @@ class Steering:
         name = name or str(pd.Series(layouts).mode().iloc[0])  # latents: the most frequent layout
         kinds = self.probe.kinds(table)
         layout = self.zoo.layouts[name]
-        alike = [identity == name and self.probe.fits(key, layout) for identity, key in zip(layouts, kinds, strict=True)]
+        alike = [
+            identity == name and self.probe.fits(key, layout) for identity, key in zip(layouts, kinds, strict=True)
+        ]
         tasks = pd.Series([key.task if fits else "" for key, fits in zip(kinds, alike, strict=True)])
         common = pd.Series(tasks[tasks != ""]).mode()
         members = rows[(tasks == common.iloc[0]).to_numpy()] if len(common) else rows[:0]
@@ -121,17 +123,17 @@ class Steering:
             directions.append(drawn * atom.norm(dim=1, keepdim=True) / drawn.norm(dim=1, keepdim=True).clamp_min(1e-12))
         return directions
 
-    def answers(self, layout: Layout, networks: np.ndarray, scaled: Tensor) -> Tensor:
+    def predictions(self, layout: Layout, networks: np.ndarray, scaled: Tensor) -> Tensor:
         """Return the predictions (networks, images) of networks assembled from rows in scaled units."""
         model = self.dictionary.model
         values = (scaled * model.scale + model.mean).view(len(networks), -1, scaled.shape[1]).numpy()
         weights = repair(layout, self.maker(layout, networks, values)).weights
         kinds = self.probe.kinds(self.zoo.table.iloc[networks])
-        answers = torch.zeros(len(networks), len(self.probe.labels(kinds[0])), dtype=torch.long)
+        predictions = torch.zeros(len(networks), len(self.probe.labels(kinds[0])), dtype=torch.long)
         for kind in sorted(set(kinds)):
             same = np.flatnonzero([other == kind for other in kinds])
-            answers[same] = self.probe.logits(kind, layout, weights[same]).argmax(-1)
-        return answers
+            predictions[same] = self.probe.logits(kind, layout, weights[same]).argmax(-1)
+        return predictions
 
 
 def steering_metrics(table: pd.DataFrame) -> Mapping[str, float]:
@@ -147,8 +149,8 @@ def steering_metrics(table: pd.DataFrame) -> Mapping[str, float]:
     }
 
 
-def _compare(answers: Tensor, base: Tensor, labels: Tensor) -> Steered:
-    return Steered(float((answers == labels).double().mean()), float((answers != base).double().mean()))
+def _compare(predictions: Tensor, base: Tensor, labels: Tensor) -> Steered:
+    return Steered(float((predictions == labels).double().mean()), float((predictions != base).double().mean()))
 
 
 def _mean(results: list[Steered]) -> Steered:

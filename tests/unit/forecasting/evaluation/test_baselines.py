@@ -27,8 +27,8 @@ def method(configured) -> Callable[[str], Forecaster]:
 @pytest.fixture
 def fitted(configured, recorded) -> Callable[..., tuple[dict[str, Forecaster], RunWindows]]:
     def make(path: Callable[[int, int], np.ndarray]) -> tuple[dict[str, Forecaster], RunWindows]:
-        material = learned(configured(), recorded(0, path))
-        return fit_baselines(configured(), [material]), material
+        run = learned(configured(), recorded(0, path))
+        return fit_baselines(configured(), [run]), run
 
     return make
 
@@ -62,13 +62,13 @@ def test_fitted_coefficients_continue_geometric_increments(fitted) -> None:
         start, direction = np.random.default_rng(0).standard_normal((2, size))
         return start + direction * (1 - 0.8**number) / 0.2
 
-    methods, material = fitted(spiral)
-    weights = torch.from_numpy(np.array(material.weights))
+    methods, run = fitted(spiral)
+    weights = torch.from_numpy(np.array(run.weights))
     wanted = weights[8:10] - weights[7]
     for name in ("ridge_ar", "pca_ar"):
-        found = methods[name].predict(weights[:8], material.layout, 2) - weights[7]
+        found = methods[name].predict(weights[:8], run.layout, 2) - weights[7]
         assert torch.allclose(found, wanted, atol=0.02 * float(wanted.abs().max())), name
-    damped = methods["damped"].predict(weights[:8], material.layout, 2) - weights[7]
+    damped = methods["damped"].predict(weights[:8], run.layout, 2) - weights[7]
     assert 0.5 < float(damped[0].norm() / wanted[0].norm()) < 1.1
 
 
@@ -77,11 +77,11 @@ def test_ridge_has_coefficients_of_its_own_for_each_tensor(fitted) -> None:
         rate = np.where(np.arange(size) < 512, 0.9, 0.3)
         return (1 - rate**number) / (1 - rate) * np.random.default_rng(1).standard_normal(size)
 
-    methods, material = fitted(path)
-    first = next(iter(material.layout.slices().values()))
+    methods, run = fitted(path)
+    first = next(iter(run.layout.slices().values()))
     assert first.stop == 512
-    weights = torch.from_numpy(np.array(material.weights))
-    found = methods["ridge_ar"].predict(weights[2:5], material.layout, 1)[0]
+    weights = torch.from_numpy(np.array(run.weights))
+    found = methods["ridge_ar"].predict(weights[2:5], run.layout, 1)[0]
     assert torch.allclose(found[first], weights[5, first], atol=0.02)
     assert torch.allclose(found[512:544], weights[5, 512:544], atol=0.02)
 
@@ -94,7 +94,7 @@ def test_what_was_fitted_to_another_network_says_so(fitted) -> None:
 
 
 def test_a_standing_network_is_forecast_to_stand(fitted) -> None:
-    methods, material = fitted(lambda n, size: np.random.default_rng(n).standard_normal(size))
-    still = torch.ones(5, material.layout.size)
+    methods, run = fitted(lambda n, size: np.random.default_rng(n).standard_normal(size))
+    still = torch.ones(5, run.layout.size)
     for name, one in methods.items():
-        assert torch.allclose(one.predict(still, material.layout, 2), still[:2]), name
+        assert torch.allclose(one.predict(still, run.layout, 2), still[:2]), name

@@ -12,10 +12,10 @@ from torch import Tensor
 from wscore.config import load_section
 from wscore.forecasting.config import PredictorConfig
 from wscore.forecasting.evaluation.config import ForecastConfig
-from wscore.forecasting.evaluation.evaluate import judge_forecasts
+from wscore.forecasting.evaluation.evaluate import evaluate_forecasts
 from wscore.forecasting.evaluation.recovery import RecoveryImages, draw_recovery_images
 from wscore.forecasting.evaluation.tables import (
-    Judged,
+    ForecastResults,
     by_method,
     forecast_report,
     forecast_summary_line,
@@ -56,8 +56,8 @@ SETTINGS = ForecastConfig(window_step=1, scored_windows=2, probe_images=30, reco
 
 def judged_by(
     model: WeightPredictor, plan: RunSplit, config: PredictorConfig, seen: RecoveryImages, **changes: object
-) -> Judged:
-    return judge_forecasts(model, plan, config, [seen], msgspec.structs.replace(SETTINGS, **changes))
+) -> ForecastResults:
+    return evaluate_forecasts(model, plan, config, [seen], msgspec.structs.replace(SETTINGS, **changes))
 
 
 def line(seed: int) -> np.ndarray:
@@ -306,7 +306,7 @@ def test_the_spread_is_over_runs(plan, config, images) -> None:
     row = next(row for row in pooled_metrics(judged) if (row.split, row.method, row.horizon) == ("temporal", "ours", 1))
     skills = []
     for run in ("seed-0", "seed-1"):
-        own = Judged([entry for entry in judged.entries if entry.head.run == run], [], {}, [], [])
+        own = ForecastResults([entry for entry in judged.entries if entry.head.run == run], [], {}, [], [])
         skills += [one.skill for one in pooled_metrics(own) if (one.method, one.horizon) == ("ours", 1)]
     assert row.skill_sd == pytest.approx(np.std(skills, ddof=1))
     assert min(skills) <= row.skill <= max(skills)

@@ -143,7 +143,7 @@ def test_aggregate_is_the_mean_skill_with_bad_ones_cut_and_one_valued_ones_left_
     )
 
 
-def test_given_away_means_balanced_accuracy():
+def test_shape_leaked_means_balanced_accuracy():
     truth = np.array([1.0] + [0.0] * 199)
     assert is_shape_leaked(LABEL, truth[:, None], truth)
     assert not is_shape_leaked(LABEL, np.zeros((200, 1)), truth)  # right 99.5% of the time, but never on the rare label
