@@ -95,7 +95,7 @@ def probe_table(zoo: Zoo, probes: ProbeSets) -> FeatureTable:
     names = probe_names()
     values = scratch_array((len(zoo), len(names)), np.float32)
     values[:] = np.nan
-    for member in _shapes(zoo):
+    for member in _members_by_shape(zoo):
         fitting = probes.get(probe_key(member.architecture))
         if fitting is not None:
             size = _at_once(member.architecture, fitting.images)
@@ -144,7 +144,7 @@ def _members(zoo: Zoo, rows: np.ndarray) -> Iterator[Member]:
                 yield Member(architecture, layout, numbers[chosen[numbers]])
 
 
-def _shapes(zoo: Zoo) -> Iterator[Member]:
+def _members_by_shape(zoo: Zoo) -> Iterator[Member]:
     """Yield the networks that are equal up to activation, pooling and weights."""
     merged: dict[tuple[str, str], Member] = {}
     for member in _members(zoo, np.arange(len(zoo))):
@@ -161,7 +161,7 @@ def _dream(zoo: Zoo, members: list[Member], count: int, steps: int, seed: int) -
     labels = torch.arange(count) % architecture.classes
     images = (0.4 + 0.3 * torch.randn(count, *architecture.input, generator=generator)).requires_grad_()
     optimizer = torch.optim.Adam([images], lr=RATE)
-    weights = [_draw(zoo, member.rows, random) for member in members]
+    weights = [_draw_networks(zoo, member.rows, random) for member in members]
     for _ in range(steps):
         loss = SMOOTHNESS * _roughness(images)
         drawn = random.choice(len(members), min(GROUPS, len(members)), replace=False)
@@ -179,7 +179,7 @@ def _dream(zoo: Zoo, members: list[Member], count: int, steps: int, seed: int) -
     return Probes(images.detach(), labels)
 
 
-def _draw(zoo: Zoo, rows: np.ndarray, random: np.random.Generator) -> Float[Tensor, "networks weights"]:
+def _draw_networks(zoo: Zoo, rows: np.ndarray, random: np.random.Generator) -> Float[Tensor, "networks weights"]:
     return torch.from_numpy(zoo.weights(np.sort(random.choice(rows, min(KEPT, len(rows)), replace=False))))
 
 

@@ -55,7 +55,7 @@ def network_numbers(layout: Layout, vectors: Float[np.ndarray, "rows weights"]) 
             numbers |= _spectrum(stacked) | _neurons(stacked) | _kernel(stacked)
             numbers |= _ends(stacked, first=spec is matrices[0], last=spec is matrices[-1])
         else:
-            numbers |= _spread("value", parts[spec.name]) | {"largest": _log(np.abs(parts[spec.name]).max(axis=1))}
+            numbers |= _quantiles("value", parts[spec.name]) | {"largest": _log(np.abs(parts[spec.name]).max(axis=1))}
         features |= {f"{kind}[-{place}].{name}": column for name, column in numbers.items()}
     for number, (lower, upper) in enumerate(itertools.pairwise(matrices)):
         pair = _balance(_matrix(lower, parts[lower.name]), _matrix(upper, parts[upper.name]))
@@ -79,7 +79,7 @@ def _rms(values: np.ndarray, axes: int | tuple[int, ...]) -> np.ndarray:
     return np.sqrt(np.mean(values**2, axis=axes))
 
 
-def _spread(name: str, values: np.ndarray) -> Numbers:
+def _quantiles(name: str, values: np.ndarray) -> Numbers:
     """Return the quantiles of each row."""
     return dict(zip((f"{name}_p{q}" for q in QUANTILES), np.percentile(values, QUANTILES, axis=1), strict=True))
 
@@ -119,7 +119,7 @@ def _neurons(stacked: Matrices) -> Numbers:
     """Return quantiles of the norms of rows and columns, cosines between rows, and magnitudes of the sums of both."""
     rows = stacked.reshape(*stacked.shape[:2], -1)  # (n, out, in * kernel)
     norms = np.linalg.norm(rows, axis=2)
-    features = _spread("row", _log(norms)) | _spread("column", _log(_rms(stacked, (1, 3))))
+    features = _quantiles("row", _log(norms)) | _quantiles("column", _log(_rms(stacked, (1, 3))))
     unit = rows / np.maximum(norms[..., None], SMALLEST)
     first, second = np.triu_indices(rows.shape[1], 1)
     if len(first):
@@ -191,7 +191,7 @@ def _norm_layers(layout: Layout, parts: Mapping[str, np.ndarray]) -> Numbers:
             continue
         weight, bias, mean, var = (tensor for tensor in tensors if tensor is not None)
         deviation = np.sqrt(np.maximum(var, 0) + BATCH_NORM_EPS)
-        numbers = _spread("scale", weight / deviation) | _spread("offset", mean / deviation)
+        numbers = _quantiles("scale", weight / deviation) | _quantiles("offset", mean / deviation)
         numbers["shift_per_scale"] = (bias / np.maximum(np.abs(weight), 1e-6)).mean(axis=1)
         features |= {f"norm[-{len(layers) - number}].{name}": column for name, column in numbers.items()}
     return features

@@ -235,7 +235,7 @@ def fit_binary(
         DataError: if a column is missing or not binary, or labels have only one value.
     """
     drafts = [_parse(name, train, key=key) for name in names]
-    labels = [_known(draft.encode(train)) for draft in drafts]
+    labels = [_without_nan(draft.encode(train)) for draft in drafts]
     _refuse_constant({name: values > 0 for name, values in zip(names, labels, strict=True)}, key=key)
     return tuple(
         msgspec.structs.replace(
@@ -262,7 +262,7 @@ def fit_continuous(
         DataError: if a column is missing, not numeric, infinite or negative on a log scale, or columns have only
             one value.
     """
-    raw = {name: _known(_numbers(train, name, key=key)) for name in scales}
+    raw = {name: _without_nan(_numbers(train, name, key=key)) for name in scales}
     _refuse_constant(raw, key=key)
     targets = []
     for name, scale in scales.items():
@@ -352,7 +352,7 @@ def _parse(name: str, table: pd.DataFrame, *, key: str) -> Binary:
     raise DataError(f"the zoo has no column for the label {name!r}", where=key, expected=expected)
 
 
-def _known(values: np.ndarray) -> np.ndarray:
+def _without_nan(values: np.ndarray) -> np.ndarray:
     return values[~np.isnan(values)]
 
 

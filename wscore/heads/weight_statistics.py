@@ -79,10 +79,10 @@ def chunks(zoo: Zoo, keys: Sequence[str]) -> Iterator[tuple[str, list[int], np.n
         group = waiting.setdefault(keys[row], [])
         group.append((row, vector))
         if len(group) == CHUNK:
-            yield _stack(keys[row], waiting.pop(keys[row]))
+            yield _chunk(keys[row], waiting.pop(keys[row]))
     for key, group in waiting.items():
-        yield _stack(key, group)
+        yield _chunk(key, group)
 
 
-def _stack(key: str, group: Sequence[tuple[int, np.ndarray]]) -> tuple[str, list[int], np.ndarray]:
+def _chunk(key: str, group: Sequence[tuple[int, np.ndarray]]) -> tuple[str, list[int], np.ndarray]:
     return key, [row for row, _ in group], np.stack([vector for _, vector in group])

@@ -86,6 +86,25 @@ def figure(
         yield canvas, axes
 
 
+@contextmanager
+def panels(
+    count: int, *, columns: int = 3, title: str = "", panel: tuple[float, float] = PANEL
+) -> Iterator[tuple[Figure, Sequence[Axes]]]:
+    """Yield a figure with a grid of at least `count` panels; unused ones are hidden.
+
+    Args:
+        count: panels that are used.
+        columns: most panels side by side.
+        title: text above all panels.
+        panel: width and height of one panel in inches.
+    """
+    columns = min(columns, max(1, count))
+    with figure(rows=max(1, -(-count // columns)), columns=columns, title=title, panel=panel) as (canvas, axes):
+        for spare in axes[count:]:
+            spare.set_axis_off()
+        yield canvas, axes
+
+
 def label(axes: Axes, *, title: str = "", x: str = "", y: str = "") -> None:
     """Name a panel and its axes; units go in brackets."""
     axes.set_title(title)

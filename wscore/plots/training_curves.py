@@ -8,10 +8,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from wscore.errors import DataError
-from wscore.plots.style import colour, figure, label, save, unavailable
+from wscore.plots.style import colour, label, panels, save, unavailable
 
 SPLITS = ("train", "validation")
-COLUMNS = 3  # panels side by side
 
 
 def find_histories(folder: Path) -> dict[str, Path]:
@@ -31,14 +30,10 @@ def draw_histories(histories: Mapping[str, Path], path: Path, *, metric: str = "
     Raises:
         DataError: if a file is missing or lacks a column.
     """
-    count = max(1, len(histories))
-    columns = min(COLUMNS, count)
-    with figure(rows=-(-count // columns), columns=columns, title="Training", panel=(3.8, 3.0)) as (canvas, axes):
+    with panels(len(histories), title="Training", panel=(3.8, 3.0)) as (canvas, axes):
         for (name, history), panel in zip(histories.items(), axes, strict=False):
             draw_curves(panel, read_history(history, metric), metric)
             label(panel, title=name.replace("_", " "), x="epoch", y=metric)
-        for panel in axes[len(histories) :]:
-            panel.set_axis_off()
         if histories:
             axes[0].legend()
         else:

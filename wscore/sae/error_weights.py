@@ -62,7 +62,7 @@ def tensor_sensitivities(zoo: Zoo, cache: TokenCache, images: Images | Tasks, *,
         if way.answer is not None:
             scale = cache.normalizer.statistics(layout)[1]
             measured.setdefault(layout.identity, []).append(
-                _measure(way, layout, weights, scale, probes[kind.task], rng)
+                _sensitivities(way, layout, weights, scale, probes[kind.task], rng)
             )
     return {name: tuple(np.mean(parts, axis=0).tolist()) for name, parts in measured.items()}
 
@@ -112,7 +112,7 @@ def _training_networks(
         yield kind, zoo.layouts[layout], zoo.weights(np.sort(rows))
 
 
-def _measure(
+def _sensitivities(
     way: NetworkRunner, layout: Layout, weights: np.ndarray, scale: np.ndarray, images: Tensor, rng: np.random.Generator
 ) -> np.ndarray:
     """Return the sensitivity of each tensor (T,) of some networks (n, D)."""

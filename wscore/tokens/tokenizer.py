@@ -218,7 +218,7 @@ class Tokenizer(Section, frozen=True, dict=True):
 def _template(tokenizer: Tokenizer, layout: Layout) -> Template:
     dim = tokenizer.token_dim
     blocks = _chunks(layout) if tokenizer.granularity == "chunk" else _neurons(layout)
-    pieces = [_cut(block.units, dim) for block in blocks]
+    pieces = [_split_units(block.units, dim) for block in blocks]
     gather = np.concatenate([np.zeros((0, dim), np.int64), *pieces])
     mask = gather >= 0
     scatter = np.empty(layout.size, np.int64)
@@ -296,7 +296,7 @@ def _units(spec: TensorSpec) -> int:
     return spec.shape[0] if spec.shape else 1
 
 
-def _cut(units: np.ndarray, dim: int) -> np.ndarray:
+def _split_units(units: np.ndarray, dim: int) -> np.ndarray:
     """Return rows of `dim` entries: each unit (a row) is split into pieces, the last one padded with -1."""
     count, width = units.shape
     pieces = -(-width // dim)

@@ -139,7 +139,7 @@ class _Trainer:
         torch.manual_seed(derive_seed(self.config.seed, "epoch", state.epoch, self.engine.rank))
         self.model.train()
         means = _Means(self.engine, f"epoch {state.epoch}, training")
-        for group in _grouped(batches.epoch(state.epoch), self.config.accumulate):
+        for group in _batched(batches.epoch(state.epoch), self.config.accumulate):
             self.train_step(state, group, means)
             for hook in hooks:
                 hook(state)
@@ -222,7 +222,7 @@ class _Means:
         return dict(zip(self.values, (sums[:-1] / sums[-1]).tolist(), strict=True))
 
 
-def _grouped(batches: Iterable[Any], count: int) -> Iterator[list[Any]]:
+def _batched(batches: Iterable[Any], count: int) -> Iterator[list[Any]]:
     iterator = iter(batches)
     while group := list(islice(iterator, count)):
         yield group

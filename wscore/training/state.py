@@ -112,7 +112,7 @@ def restore_training(path: Path, state: TrainingState) -> bool:
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         warnings.warn(f"{path}: unreadable ({error}); training starts afresh", WscoreWarning, stacklevel=2)
         return False
-    if not _fits(_below(tensors, "model/"), state.model.state_dict()):
+    if not _fits(tensors_below(tensors, "model/"), state.model.state_dict()):
         warnings.warn(f"{path}: of another model; training starts afresh", WscoreWarning, stacklevel=2)
         return False
     _restore(state, tensors, plain)
@@ -120,10 +120,10 @@ def restore_training(path: Path, state: TrainingState) -> bool:
 
 
 def _restore(state: TrainingState, tensors: dict[str, Tensor], plain: dict[str, Any]) -> None:
-    state.model.load_state_dict(_below(tensors, "model/"))
-    state.best = _below(tensors, "best/")
+    state.model.load_state_dict(tensors_below(tensors, "model/"))
+    state.best = tensors_below(tensors, "best/")
     moments = {int(index): dict(values) for index, values in plain["optimizer"].items()}
-    for name, tensor in _below(tensors, "optimizer/").items():
+    for name, tensor in tensors_below(tensors, "optimizer/").items():
         index, _, key = name.partition("/")
         moments[int(index)][key] = tensor
     groups = state.optimizer.state_dict()["param_groups"]
@@ -134,7 +134,8 @@ def _restore(state: TrainingState, tensors: dict[str, Tensor], plain: dict[str, 
         state.scaler.load_state_dict(plain["scaler"])
 
 
-def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def tensors_below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Return the tensors whose names begin with a prefix, under the rest of their names."""
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 

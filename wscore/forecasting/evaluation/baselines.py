@@ -80,7 +80,7 @@ class Damped(Linear):
         """Fit the coefficient at the forecast's stride."""
         product, square = 0.0, 0.0
         steps = torch.tensor(self.config.steps, dtype=torch.float64)
-        for grams, mask in _windows(self.config, known):
+        for grams, mask in _grams_and_masks(self.config, known):
             whole = grams.sum(1)  # (W, c-1+K, c-1+K)
             product += float((steps * whole[:, 0, -len(steps) :] * mask).sum())
             square += float((steps.square() * whole[:, :1, 0] * mask).sum())
@@ -122,7 +122,7 @@ class RidgeAr(Forecaster):
         one_network(known, "ridge_ar")
         count = self.config.sequence_length - 1
         left = right = torch.zeros(())
-        for grams, mask in _windows(self.config, known):
+        for grams, mask in _grams_and_masks(self.config, known):
             left = left + torch.einsum("wlij,wk->lkij", grams[..., :count, :count], mask)
             right = right + torch.einsum("wlik,wk->lki", grams[..., :count, count:], mask)
         self.coefficients = _ridge(left, right).transpose(1, 2).float()  # (L, c-1, K)
@@ -223,7 +223,7 @@ def fit_baselines(config: PredictorConfig, known: Sequence[RunWindows]) -> dict[
     return methods
 
 
-def _windows(config: PredictorConfig, known: Sequence[RunWindows]) -> list[tuple[Tensor, Tensor]]:
+def _grams_and_masks(config: PredictorConfig, known: Sequence[RunWindows]) -> list[tuple[Tensor, Tensor]]:
     """Return inner products (W, L, c-1+K, c-1+K) and known targets (W, K) of the windows at the forecast's stride."""
     return [
         (window_grams(run.grams, windows), torch.from_numpy(windows.known).double())

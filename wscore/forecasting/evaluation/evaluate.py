@@ -107,7 +107,7 @@ def presents(config: PredictorConfig, settings: ForecastConfig, run: Trajectory,
     later = windows_between(config, split, len(run)).last[:: settings.window_step].tolist()
     every = [] if source == "temporal" else windows_between(config, 1, len(run)).last.tolist()
     earlier = [last for last in every if last < later[0]][:: max(config.stride, settings.window_step)]
-    scored = {*_spread(later, settings.scored_windows), *_spread(earlier, settings.scored_windows)}
+    scored = {*_evenly_spaced(later, settings.scored_windows), *_evenly_spaced(earlier, settings.scored_windows)}
     return [Present(last, last >= later[0], last in scored) for last in (*earlier, *later)]
 
 
@@ -203,7 +203,7 @@ class _RunEvaluation:
             self.results.coverages.append(Coverage(head, step, float(inside[number]), width, self.config.band))
 
 
-def _spread(numbers: list[int], count: int) -> set[int]:
+def _evenly_spaced(numbers: list[int], count: int) -> set[int]:
     """Return evenly spaced entries, including the first and the last one."""
     places = np.linspace(0, len(numbers) - 1, min(count, len(numbers))) if numbers else np.empty(0)
     return {numbers[int(place)] for place in places.round()}

@@ -1,7 +1,6 @@
 """Plots of weight forecasts: training curves, trajectories in PCA space, error and network accuracy by horizon."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter
 
 from wscore.forecasting.evaluation.tables import near_steps
-from wscore.plots.style import GREEN, PANEL, PINK, RED, SKY, YELLOW, colour, figure, label, save, unavailable
+from wscore.plots.style import GREEN, PANEL, PINK, RED, SKY, YELLOW, colour, figure, label, panels, save, unavailable
 from wscore.plots.training_curves import draw_curves, read_history
 
 OURS, COPY, TRUTH = "ours", "copy_last", "truth"
@@ -48,7 +47,6 @@ SPLITS = {
     "unseen_dataset_all": "unseen data set, all of it",
 }
 LOWEST_SKILL = -1.0
-COLUMNS = 3  # panels side by side
 
 
 def draw_all(tables: Mapping[str, pd.DataFrame], history: Path, folder: Path) -> None:
@@ -107,7 +105,7 @@ def draw_forecast_accuracy(summary: pd.DataFrame, path: Path) -> None:
             by_horizon(left, rows, "accuracy")
             label(left, title=split_name(str(split)), x="steps ahead", y="test accuracy")
             by_horizon(right, rows, "loss")
-            _log(right)
+            _log_axis(right)
             label(right, title=split_name(str(split)), x="steps ahead", y="test loss (nats)")
         _legend(canvas, axes)
         save(canvas, path)
@@ -128,7 +126,7 @@ def draw_recovery(recovery: pd.DataFrame, path: Path) -> None:
                 if method in lines:
                     panel.plot(lines[method]["steps"], lines[method]["loss"], label=name, **_line(method))
             if lines:
-                _log(panel)
+                _log_axis(panel)
                 panel.set_xticks(sorted(set(rows["steps"])))
                 label(panel, title=split_name(str(split)), x="optimiser steps", y="test loss (nats)")
             else:
@@ -236,7 +234,7 @@ def draw_predictor_training(base: pd.DataFrame, history: Path, path: Path) -> No
         label(losses, title="recorded runs, dotted: training loss", x="epoch", y="loss (nats)")
         label(accuracies, title="recorded runs", x="epoch", y="test accuracy")
         if np.isfinite(base[["train_loss", "test_loss"]].to_numpy(float)).any():
-            _log(losses)
+            _log_axis(losses)
         else:
             unavailable(losses, "no losses recorded")
         _legend(canvas, [accuracies])
@@ -244,26 +242,10 @@ def draw_predictor_training(base: pd.DataFrame, history: Path, path: Path) -> No
             unavailable(accuracies, "no accuracies recorded")
         draw_curves(predictor, read_history(history), "loss")
         if predictor.get_yscale() == "log":
-            _log(predictor)
+            _log_axis(predictor)
         predictor.legend()
         label(predictor, title="predictor", x="epoch", y="loss")
         save(canvas, path)
-
-
-@contextmanager
-def panels(count: int, *, title: str, panel: tuple[float, float] = PANEL) -> Iterator[tuple[Figure, Sequence[Axes]]]:
-    """Yield a figure with a grid of at least `count` panels; unused ones are hidden.
-
-    Args:
-        count: panels that are used.
-        title: text above all panels.
-        panel: width and height of one panel in inches.
-    """
-    columns = min(COLUMNS, max(1, count))
-    with figure(rows=max(1, -(-count // columns)), columns=columns, title=title, panel=panel) as (canvas, axes):
-        for spare in axes[count:]:
-            spare.set_axis_off()
-        yield canvas, axes
 
 
 def split_name(split: str) -> str:
@@ -306,7 +288,7 @@ def _gapped(rows: pd.DataFrame, metric: str) -> tuple[list[float], list[float]]:
     return horizons[:near] + gap + horizons[near:], values[:near] + gap + values[near:]
 
 
-def _log(axes: Axes) -> None:
+def _log_axis(axes: Axes) -> None:
     """Make the y axis logarithmic, with plain numbers."""
     axes.set_yscale("log")
     for ticks in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):

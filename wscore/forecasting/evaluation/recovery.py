@@ -130,9 +130,9 @@ def recover(
     manifest = run.manifest
     if manifest.optimizer not in get_args(OptimizerName) or manifest.snapshots.lr[last] is None:
         return
-    batches = list(_batches(manifest, last, len(probe.train_labels), max(steps, default=0)))
+    batches = list(_batch_indices(manifest, last, len(probe.train_labels), max(steps, default=0)))
     for name, vector in vectors.items():
-        network = _network(manifest.network, run, vector)
+        network = _load_network(manifest.network, run, vector)
         rate = manifest.snapshots.lr[last] or manifest.snapshots.lr[0]
         spec = OptimizerSpec(name=manifest.optimizer, lr=rate)  # pyright: ignore[reportArgumentType]
         optimizer = make_optimizer(spec, network.parameters(), weight_decay=manifest.weight_decay or 0.0)
@@ -152,14 +152,14 @@ def recover(
                 network.train()
 
 
-def _network(spec: NetworkSpec | None, run: Trajectory, vector: Tensor) -> nn.Module:
+def _load_network(spec: NetworkSpec | None, run: Trajectory, vector: Tensor) -> nn.Module:
     assert spec is not None
     network = build_network(spec)
     network.load_state_dict({name: tensor.clone() for name, tensor in run.layout.unflatten(vector).items()})
     return network
 
 
-def _batches(manifest: Manifest, last: int, count: int, steps: int) -> Iterator[Tensor]:
+def _batch_indices(manifest: Manifest, last: int, count: int, steps: int) -> Iterator[Tensor]:
     random, size = np.random.default_rng([manifest.seed, last]), manifest.batch_size or 64
     for _ in range(steps):
         yield torch.from_numpy(random.choice(count, min(size, count), replace=False))

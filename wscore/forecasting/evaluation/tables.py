@@ -156,8 +156,8 @@ def pooled_metrics(results: ForecastResults) -> list[Pooled]:
     """Return the pooled metrics of every split, horizon and method."""
     return [
         _pooled(split, horizon, method, entries)
-        for split, chosen in _splits(results).items()
-        for (horizon, method), entries in _groups(chosen).items()
+        for split, chosen in _entries_by_split(results).items()
+        for (horizon, method), entries in _by_horizon_and_method(chosen).items()
     ]
 
 
@@ -238,7 +238,7 @@ def recoveries(results: ForecastResults) -> pd.DataFrame:
     `loss_wins` is the share of windows with a lower loss than copy-last after the same number of steps.
     """
     table = []
-    for split in [name for name in _names(results) if any(_belongs(entry, name) for entry in results.recoveries)]:
+    for split in [name for name in _split_names(results) if any(_belongs(entry, name) for entry in results.recoveries)]:
         chosen = [entry for entry in results.recoveries if _belongs(entry, split)]
         copied = {(entry.run, entry.last, entry.steps): entry.loss for entry in chosen if entry.method == "copy_last"}
         for method, steps in dict.fromkeys((entry.method, entry.steps) for entry in chosen):
@@ -253,7 +253,7 @@ def recoveries(results: ForecastResults) -> pd.DataFrame:
 def layers(results: ForecastResults) -> pd.DataFrame:
     """Return a row per split, method, horizon and tensor with its skill."""
     table = []
-    for split in _names(results):
+    for split in _split_names(results):
         if split.removesuffix("_all") not in SOURCES:
             continue
         sums: dict[tuple[str, int, str], np.ndarray] = {}
@@ -272,7 +272,7 @@ def bands(results: ForecastResults) -> pd.DataFrame:
     """Return a row per split and horizon: nominal and actual coverage and mean width of the bands."""
     columns = ["split", "horizon", "aimed", "covered", "width"]
     table = []
-    for split in _names(results):
+    for split in _split_names(results):
         for step in sorted({entry.horizon for entry in results.coverages}):
             chosen = [entry for entry in results.coverages if entry.horizon == step and _belongs(entry.head, split)]
             if chosen:
@@ -286,11 +286,11 @@ def _wide(rows: Sequence[Pooled], metric: str) -> Iterator[dict[str, Any]]:
         yield {"horizon": horizon} | {row.method: getattr(row, metric) for row in rows if row.horizon == horizon}
 
 
-def _splits(results: ForecastResults) -> dict[str, list[Entry]]:
-    return {name: [entry for entry in results.entries if _belongs(entry.head, name)] for name in _names(results)}
+def _entries_by_split(results: ForecastResults) -> dict[str, list[Entry]]:
+    return {name: [entry for entry in results.entries if _belongs(entry.head, name)] for name in _split_names(results)}
 
 
-def _names(results: ForecastResults) -> list[str]:
+def _split_names(results: ForecastResults) -> list[str]:
     """Return the sets of windows: per source the later ones, all of them if there are more, and both by optimiser."""
     heads = dict.fromkeys(entry.head for entry in results.entries)
     names = []
@@ -309,7 +309,7 @@ def _belongs(head: WindowKey | Recovery, split: str) -> bool:
     return whole in names and (head.later or split.endswith("_all"))
 
 
-def _groups(entries: Sequence[Entry]) -> dict[tuple[int, str], list[Entry]]:
+def _by_horizon_and_method(entries: Sequence[Entry]) -> dict[tuple[int, str], list[Entry]]:
     groups: dict[tuple[int, str], list[Entry]] = {}
     for entry in sorted(entries, key=lambda entry: entry.horizon):
         groups.setdefault((entry.horizon, entry.method), []).append(entry)

@@ -38,6 +38,7 @@ from wscore.networks.layout import Layout, layout_of
 from wscore.networks.lenet import NetworkSpec, accuracy_and_loss, build_network, find_builder
 from wscore.parallel import workers_here
 from wscore.training.schedule import Schedule, rate
+from wscore.training.state import tensors_below
 
 CACHE = Path(".cache/base")
 IMAGES, STATE, PROGRESS = "images.safetensors", "state-{}.safetensors", "progress.json"
@@ -259,7 +260,7 @@ def run_identity(config: BaseConfig, images: Images) -> str:
 
 def recording_report(manifests: Sequence[Manifest]) -> dict[str, float]:
     """Return the metrics of metrics/base.json: means of the final scores over runs, and counts."""
-    ends = {name: [_known(getattr(run.snapshots, name)[-1]) for run in manifests] for name in SCORES}
+    ends = {name: [_or_nan(getattr(run.snapshots, name)[-1]) for run in manifests] for name in SCORES}
     return {
         "runs": float(len(manifests)),
         "weights": float(manifests[0].layout.size),
@@ -280,7 +281,7 @@ def recording_summary_line(manifests: Sequence[Manifest]) -> str:
     return f"{size}, {count} snapshots each{accuracy}"
 
 
-def _known(value: float | None) -> float:
+def _or_nan(value: float | None) -> float:
     return math.nan if value is None else value
 
 
@@ -419,9 +420,9 @@ class _Recording:
             return 0
         progress = msgspec.convert(read_json(path), RunProgress)
         tensors = read_tensors(self.recipe.folder / STATE.format(progress.epoch))
-        self.network.load_state_dict(_below(tensors, "network"))
+        self.network.load_state_dict(tensors_below(tensors, "network."))
         moments: dict[int, dict[str, Tensor]] = {}
-        for name, tensor in _below(tensors, "optimizer").items():
+        for name, tensor in tensors_below(tensors, "optimizer.").items():
             number, _, entry = name.partition(".")
             moments.setdefault(int(number), {})[entry] = tensor
         groups = self.optimizer.state_dict()["param_groups"]
@@ -445,12 +446,6 @@ class _Recording:
             layout=self.layout,
             snapshots=msgspec.convert(self.columns, SnapshotColumns, strict=False),
         )
-
-
-def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {
-        name.removeprefix(f"{prefix}."): tensor for name, tensor in tensors.items() if name.startswith(f"{prefix}.")
-    }
 
 
 def epoch_batches(count: int, batch_size: int, seed: int, epoch: int) -> Iterator[Tensor]:

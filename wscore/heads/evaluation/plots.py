@@ -1,13 +1,13 @@
 """Plots of property-head results: predicted vs true values, ROC curves, confusion matrices, scores of all methods."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from wscore.plots.style import colour, figure, label, save, unavailable
+from wscore.plots.style import colour, figure, label, panels, save, unavailable
 
 METHODS = {
     "ours": "head",
@@ -48,15 +48,13 @@ def draw_roc(table: pd.DataFrame, path: Path) -> None:
         path: of the PNG.
     """
     groups = list(table.groupby("target", sort=False))
-    columns = min(COLUMNS, len(groups))
-    rows = -(-len(groups) // columns)
-    with figure(rows=rows, columns=columns, title="Building blocks: ROC on held-out networks") as (canvas, axes):
+    with panels(len(groups), columns=COLUMNS, title="Building blocks: ROC on held-out networks") as (canvas, axes):
         for panel, (target, curves) in zip(axes, groups, strict=False):
             for name, curve in curves.groupby("method", sort=False):
                 x, y = curve["false_positive_rate"], curve["true_positive_rate"]
                 panel.plot(x, y, color=head_method_colour(str(name)), label=METHODS.get(str(name), str(name)))
             label(panel, title=str(target), x="false positive rate", y="true positive rate")
-        _finish(axes, len(groups))
+        axes[0].legend(loc="lower right")
         save(canvas, path)
 
 
@@ -68,13 +66,10 @@ def draw_names(table: pd.DataFrame, path: Path) -> None:
         path: of the PNG.
     """
     groups = list(table.groupby("target", sort=False))
-    columns = min(COLUMNS, len(groups))
-    rows = -(-len(groups) // columns)
-    with figure(rows=rows, columns=columns, title="Confusion of classes on held-out networks") as (canvas, axes):
+    with panels(len(groups), columns=COLUMNS, title="Confusion of classes on held-out networks") as (canvas, axes):
         for panel, (target, predicted) in zip(axes, groups, strict=False):
             _confusion(panel, predicted)
             label(panel, title=str(target), x="predicted", y="true")
-        _finish(axes, len(groups), legend=False)
         save(canvas, path)
 
 
@@ -102,16 +97,13 @@ def draw_importance(table: pd.DataFrame, path: Path) -> None:
         path: of the PNG.
     """
     groups = list(table.groupby("target", sort=False))
-    columns = min(COLUMNS, len(groups))
-    rows = -(-len(groups) // columns)
     title = "Weight statistics + boosting: feature importance"
-    with figure(rows=rows, columns=columns, title=title, panel=(3.6, 3.0)) as (canvas, axes):
+    with panels(len(groups), columns=COLUMNS, title=title, panel=(3.6, 3.0)) as (canvas, axes):
         for panel, (target, shares) in zip(axes, groups, strict=False):
             rising = shares.iloc[::-1]
             panel.barh(rising["statistic"], rising["share"], color=head_method_colour("statistics"))
             panel.grid(visible=False, axis="y")
             label(panel, title=str(target), x="share of the gain")
-        _finish(axes, len(groups), legend=False)
         save(canvas, path)
 
 
@@ -172,11 +164,3 @@ def _bars(axes: Axes, mains: pd.DataFrame) -> None:
     axes.set_ylim(top=1.02)
     label(axes, y="score (1 is perfect; cut at -0.2)")
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
-
-
-def _finish(axes: Sequence[Axes], used: int, *, legend: bool = True) -> None:
-    """Clear unused panels and put the legend into the first one."""
-    for panel in axes[used:]:
-        panel.set_axis_off()
-    if legend:
-        axes[0].legend(loc="lower right")
