@@ -5,7 +5,7 @@ from pathlib import Path
 from wscore.heads.dataset import read_head_data
 from wscore.heads.evaluation.config import EvaluateHeadsConfig
 from wscore.heads.evaluation.evaluate import control_inputs, evaluate, heads_report, heads_summary_line
-from wscore.heads.evaluation.ood import evaluate_held_out, ood_summary_line
+from wscore.heads.evaluation.ood import evaluate_ood, ood_summary_line
 from wscore.heads.evaluation.plots import DRAWINGS
 from wscore.heads.evaluation.tables import heads_tables
 from wscore.heads.features import FeaturesConfig
@@ -30,9 +30,7 @@ def main(run: Run, *, zoo: Path, tokens: Path, representations: Path, heads: Pat
             for name, table in heads_tables(verdict, config).items():
                 write_csv(folder / f"{task}_{name}.csv", table.to_dict("series"))
                 DRAWINGS[name](table, folder / f"{task}_{name}.png")
-    elsewhere = (
-        {} if config.ood is None else evaluate_held_out(config.ood, networks, data, rows, kind, features, config)
-    )
+    elsewhere = {} if config.ood is None else evaluate_ood(config.ood, networks, data, rows, kind, features, config)
     content = {"heads_test": report} | ({"heads_held_out": elsewhere} if elsewhere else {})
     write_json(metrics, content)
     run.tracker.log_metrics(content)

@@ -21,9 +21,7 @@ from wscore.runner import Run, stage
 def main(run: Run, *, trajectories: Path, predictor: Path, history: Path, metrics: Path, plots: Path) -> str:
     """Forecast every test window with every method and compare weights and networks with the true future."""
     config, settings, runs = run.params["predictor"], run.params["forecast"], open_trajectories(trajectories)
-    probes = [
-        draw_recovery_images(load_images(dataset.images), settings.probe_images) for dataset in run.params["base"].each
-    ]
+    probes = [draw_recovery_images(load_images(base.images), settings.probe_images) for base in run.params["base"].each]
     plan = make_plan(config, runs)
     results = evaluate_forecasts(load_predictor(predictor), plan, reachable(config, plan), probes, settings)
     report = forecast_report(results)

@@ -23,7 +23,7 @@ def main(
     data = read_head_data(representations, networks, TokenCache(tokens) if config.reads_tokens else None)
     encoder = load_model(autoencoder / "encoder", Encoder) if config.mode == "finetune" else None
     identity = (str(to_plain(config)), task, networks.identity, hash_folder(representations))
-    head, record = train_head(
+    head, curve = train_head(
         task,
         config,
         data,
@@ -33,11 +33,9 @@ def main(
     )
     with atomic_folder(out) as folder:
         save_head(folder, head)
-    record.to_csv(history)
+    curve.to_csv(history)
     run.tracker.log_artifacts(out)
-    return (
-        f"{task}: best epoch {record.best_epoch} of {len(record)}, validation loss {record.best['validation_loss']:.4f}"
-    )
+    return f"{task}: best epoch {curve.best_epoch} of {len(curve)}, validation loss {curve.best['validation_loss']:.4f}"
 
 
 if __name__ == "__main__":

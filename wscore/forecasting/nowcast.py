@@ -200,11 +200,7 @@ class Nowcast:
     def _statistics(self) -> list[Tensor]:
         """Return the buffers that can be averaged: all fractions but the unit vectors of a power iteration."""
         vectors = ("_u", "_v")  # of spectral normalisation, old and new; a mean of them is shorter than 1
-        return [
-            buffer
-            for name, buffer in self.network.named_buffers()
-            if buffer.is_floating_point() and not name.endswith(vectors)
-        ]
+        return [b for name, b in self.network.named_buffers() if b.is_floating_point() and not name.endswith(vectors)]
 
     @torch.no_grad()
     def _jump(self) -> None:
@@ -345,14 +341,10 @@ def _number(loss: float | Tensor, step: int) -> Float[Tensor, ""]:
 
 def _parameters(network: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, nn.Parameter]:
     """Return the parameters that jump: floating-point and not frozen."""
-    optimized = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    optimized = {id(p) for group in optimizer.param_groups for p in group["params"]}
     named = dict(network.named_parameters())
-    jumping = {
-        name: parameter
-        for name, parameter in named.items()
-        if parameter.requires_grad and parameter.is_floating_point()
-    }
-    if not any(id(parameter) in optimized for parameter in jumping.values()):
+    jumping = {name: p for name, p in named.items() if p.requires_grad and p.is_floating_point()}
+    if not any(id(p) in optimized for p in jumping.values()):
         expected = "one that trains parameters of the network"
         raise ConfigError("has none of the parameters", where="nowcast: optimizer", expected=expected)
     return jumping

@@ -73,9 +73,7 @@ class Blend(nn.Module):
         outputs: list[Predictions] = []
         if len(self.networks):
             each = [to_predictions(network(inputs, tokens), self.config.kinds) for network in self.networks]
-            outputs.append(
-                {name: torch.stack([output[name] for output in each]).mean(dim=0) for name in self.config.kinds}
-            )
+            outputs.append({name: torch.stack([p[name] for p in each]).mean(dim=0) for name in self.config.kinds})
         return [*outputs, *(to_predictions(forest(inputs), self.config.kinds) for forest in self.forests)]
 
     def forward(self, inputs: Float[Tensor, "batch input"], tokens: TokenBatch | None = None) -> Predictions:

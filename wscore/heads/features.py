@@ -156,9 +156,7 @@ def write_blocks(folder: Path, blocks: Blocks, probes: ProbeSets) -> None:
 def write_probes(folder: Path, probes: ProbeSets) -> None:
     """Write probes as one safetensors file; no file if there are none."""
     if probes:
-        tensors = {
-            f"{key}/{field}": value for key, probe_set in probes.items() for field, value in probe_set._asdict().items()
-        }
+        tensors = {f"{key}/{name}": value for key, probe in probes.items() for name, value in probe._asdict().items()}
         write_tensors(folder / PROBES, tensors)
 
 
@@ -172,7 +170,7 @@ def read_blocks(folder: Path) -> dict[str, FeatureTable]:
         raise DataError("no features here", where=folder, expected=VALUES, fix="run `dvc repro cache_representations`")
     values, names = read_tensors(folder / VALUES), read_json(folder / NAMES)
     if {name: tensor.shape[1] for name, tensor in values.items()} != {
-        name: len(columns) for name, columns in names.items()
+        name: len(named) for name, named in names.items()
     }:
         raise DataError(
             "features and their names do not match", where=folder, fix="run `dvc repro cache_representations`"

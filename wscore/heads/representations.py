@@ -154,9 +154,7 @@ def iterate_latents(encoder: Encoder, cache: TokenCache) -> Iterator[tuple[np.nd
         firsts = firsts[firsts < last]
         items = np.arange(int(firsts[0]), last)
         with torch.no_grad():
-            latents = torch.cat(
-                [encoder(cache.batch(batch)) for batch in np.array_split(items, -(-len(items) // BLOCK))]
-            )
+            latents = torch.cat([encoder(cache.batch(at)) for at in np.array_split(items, -(-len(items) // BLOCK))])
         sums = np.add.reduceat(latents[:, : encoder.leading].double().numpy(), firsts - firsts[0], axis=0)
         counts = np.diff(np.append(firsts, last))[:, None]
         yield rows[firsts], firsts, (sums / counts).astype(np.float32)

@@ -240,15 +240,14 @@ def train_head(
         DataError: if the training or validation split is empty, or a target cannot be learned.
     """
     train, validation = data.part("train"), data.part("validation")
-    for name, subset in (("training", train), ("validation", validation)):
-        if not len(subset.table):
+    for name, rows in (("training", train), ("validation", validation)):
+        if not len(rows.table):
             raise DataError(
                 f"there is no {name} network", where="heads", fix="make more runs, or change the fractions in tokens"
             )
     targets = fit_targets(task, config, train.table)
     folds = [
-        Fold(subset, subset.inputs(config.blocks), encode_targets(targets, subset.table))
-        for subset in (train, validation)
+        Fold(rows, rows.inputs(config.blocks), encode_targets(targets, rows.table)) for rows in (train, validation)
     ]
     _warn_of_trees(config, folds)
     forests = [_forest(member, config, targets, *folds) for member in config.members if member != "network"]
@@ -398,9 +397,9 @@ def load_head(folder: Path, task: str | None = None) -> PropertyHead:
         ModelError: if it is missing, altered, no head, or was trained for another task.
     """
     content = read_model_config(folder)
-    saved_task = content.get("task", content["class"])
-    if not {"task", "encoder", "features", "targets", "intervals"} <= set(content) or task not in (None, saved_task):
-        raise ModelError("holds no head for this task", where=folder, expected=task or "a head", got=saved_task)
+    named = content.get("task", content["class"])
+    if not {"task", "encoder", "features", "targets", "intervals"} <= set(content) or task not in (None, named):
+        raise ModelError("holds no head for this task", where=folder, expected=task or "a head", got=named)
     where = str(Path(folder) / CONFIG)
     try:
         saved = convert({"targets": content["targets"]}, SavedTargets, where=where)
@@ -412,9 +411,7 @@ def load_head(folder: Path, task: str | None = None) -> PropertyHead:
     if kinds != model.config.kinds:
         raise ModelError("outputs and targets differ", where=where, expected=kinds, got=model.config.kinds)
     features = {block: tuple(names) for block, names in content["features"].items()}
-    return PropertyHead(
-        saved_task, model, saved.targets, content["encoder"], features, intervals, read_probes(Path(folder))
-    )
+    return PropertyHead(named, model, saved.targets, content["encoder"], features, intervals, read_probes(Path(folder)))
 
 
 def target_kind(target: Target) -> Literal["binary", "continuous", "discrete"]:

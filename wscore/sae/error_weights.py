@@ -52,35 +52,26 @@ def emphasised(zoo: Zoo, cache: TokenCache, images: Images | Tasks, *, power: fl
 def tensor_sensitivities(zoo: Zoo, cache: TokenCache, images: Images | Tasks, *, seed: int) -> Sensitivities:
     """Return the sensitivity s_t of every tensor of every layout whose networks can be run on the images."""
     rng = np.random.default_rng(derive_seed(seed, "emphasis"))
-    tasks, measured = as_tasks(images), dict[str, list[np.ndarray]]()
-    probes = {
-        dataset.name: dataset.x_train[np.sort(rng.permutation(len(dataset.x_train))[:IMAGES])]
-        for dataset in tasks.images
-    }
+    tasks, means = as_tasks(images), dict[str, list[np.ndarray]]()
+    probes = {data.name: data.x_train[np.sort(rng.permutation(len(data.x_train))[:IMAGES])] for data in tasks.images}
     for kind, layout, weights in _training_networks(zoo, cache, tasks, rng):
         way = tasks.way(kind, layout)
         if way.answer is not None:
             scale = cache.normalizer.statistics(layout)[1]
-            measured.setdefault(layout.identity, []).append(
-                _sensitivities(way, layout, weights, scale, probes[kind.task], rng)
-            )
-    return {name: tuple(np.mean(parts, axis=0).tolist()) for name, parts in measured.items()}
+            means.setdefault(layout.identity, []).append(_measure(way, layout, weights, scale, probes[kind.task], rng))
+    return {name: tuple(np.mean(parts, axis=0).tolist()) for name, parts in means.items()}
 
 
-def rescaled(
-    normalizer: Normalizer, layouts: Mapping[str, Layout], sensitivities: Sensitivities, power: float
-) -> Normalizer:
+def rescaled(normalizer: Normalizer, layouts: Mapping[str, Layout], given: Sensitivities, power: float) -> Normalizer:
     """Return a normaliser whose scale of tensor t is divided by (s_t / median s)^(power / 2).
 
     Tensors of unmeasured layouts use the geometric mean over tensors of their kind.
     """
-    known = [value for values in sensitivities.values() for value in values if value > 0]
+    known = [value for values in given.values() for value in values if value > 0]
     if not known:
         return normalizer
     middle = float(np.median(known))
-    factors = {
-        name: [max(value / middle, LEAST) ** (power / 2) for value in values] for name, values in sensitivities.items()
-    }
+    factors = {name: [max(value / middle, LEAST) ** (power / 2) for value in values] for name, values in given.items()}
     by_kind: dict[str, list[float]] = {}
     for name, values in factors.items():
         for spec, value in zip(layouts[name].tensors, values, strict=True):
@@ -112,7 +103,7 @@ def _training_networks(
         yield kind, zoo.layouts[layout], zoo.weights(np.sort(rows))
 
 
-def _sensitivities(
+def _measure(
     way: NetworkRunner, layout: Layout, weights: np.ndarray, scale: np.ndarray, images: Tensor, rng: np.random.Generator
 ) -> np.ndarray:
     """Return the sensitivity of each tensor (T,) of some networks (n, D)."""

@@ -200,9 +200,7 @@ class UnitRows:
             known = list(dict.fromkeys(units.names))
             kinds += [len(self.kinds) + known.index(unit) for unit in units.names]
             self.kinds += [(name, unit) for unit in known]
-        self._places, self._mask, self._shift, self._scale = (
-            np.concatenate(columns) for columns in zip(*parts, strict=True)
-        )
+        self._places, self._mask, self._shift, self._scale = (np.concatenate(x) for x in zip(*parts, strict=True))
         self._kind = np.array(kinds)
         counts = np.array([len(self.maps[name].weights) for name in self._layout])
         self._first = np.concatenate([[0], np.cumsum(counts)])
@@ -245,12 +243,8 @@ def _neurons(layout: Layout, spec: PermutationSpec) -> UnitMap:
     flat = layout.unflatten(torch.arange(layout.size, dtype=torch.float64))
     rows, names = [], []
     for group, units in spec.units.items():
-        bound = sorted(spec.bindings(group), key=lambda binding: list(flat).index(binding.tensor))
-        parts = [
-            by_unit(flat[binding.tensor][None], binding.axis, binding.how, units)[0]
-            for binding in bound
-            if binding.tensor in flat
-        ]
+        bound = sorted(spec.bindings(group), key=lambda b: list(flat).index(b.tensor))
+        parts = [by_unit(flat[b.tensor][None], b.axis, b.how, units)[0] for b in bound if b.tensor in flat]
         rows.append(torch.cat(parts, dim=1).long().numpy())  # (units, entries)
         names += [bound[0].tensor] * units
     width = max(entries.shape[1] for entries in rows)

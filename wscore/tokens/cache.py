@@ -300,9 +300,7 @@ class TokenCache:
 
     def _make_frame(self, layout: Layout) -> _Frame:
         mask, features, _, _ = self.tokenizer.template(layout)
-        shift, scale = (
-            self.tokenizer.encode(layout, statistic[None])[0] for statistic in self.normalizer.statistics(layout)
-        )
+        shift, scale = (self.tokenizer.encode(layout, row[None])[0] for row in self.normalizer.statistics(layout))
         return _Frame(mask, features, shift, np.where(mask, scale, np.float32(1)))
 
     def _check_complete(self, items: np.ndarray, windows: int) -> None:

@@ -171,23 +171,17 @@ def tensor_moments(layout: Layout, vectors: Float[np.ndarray, "networks weights"
     count = sizes * float(len(vectors))
     mean, deviation = np.zeros(len(sizes)), np.zeros(len(sizes))
     low, high = np.full(len(sizes), np.inf), np.full(len(sizes), -np.inf)
-    sums = [
-        np.add.reduceat(block, starts, axis=1, dtype=np.float64) for block in _network_batches(vectors)
-    ]  # (n, tensors) together
+    sums = [np.add.reduceat(x, starts, axis=1, dtype=np.float64) for x in _batches(vectors)]  # (n, tensors) together
     mean[used] = np.concatenate(sums).sum(0) / count[used]
     middle = np.repeat(mean, sizes)  # float64, and so are the squares
-    squares = [np.add.reduceat(np.square(block - middle), starts, axis=1) for block in _network_batches(vectors)]
+    squares = [np.add.reduceat(np.square(x - middle), starts, axis=1) for x in _batches(vectors)]
     deviation[used] = np.concatenate(squares).sum(0)
-    low[used] = np.min(
-        [np.minimum.reduceat(block, starts, axis=1).min(0) for block in _network_batches(vectors)], axis=0
-    )
-    high[used] = np.max(
-        [np.maximum.reduceat(block, starts, axis=1).max(0) for block in _network_batches(vectors)], axis=0
-    )
+    low[used] = np.min([np.minimum.reduceat(x, starts, axis=1).min(0) for x in _batches(vectors)], axis=0)
+    high[used] = np.max([np.maximum.reduceat(x, starts, axis=1).max(0) for x in _batches(vectors)], axis=0)
     return Moments(count, mean, deviation, low, high)
 
 
-def _network_batches(vectors: Float[np.ndarray, "networks weights"]) -> Iterator[np.ndarray]:
+def _batches(vectors: Float[np.ndarray, "networks weights"]) -> Iterator[np.ndarray]:
     """Yield batches of networks, to limit the memory of float64 copies."""
     rows = max(1, PART // max(1, vectors.shape[1]))
     return (vectors[start : start + rows] for start in range(0, len(vectors), rows))

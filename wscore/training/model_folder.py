@@ -108,17 +108,15 @@ def load_model(folder: Path, kind: type[M] = nn.Module) -> M:
             configuration and the weights do not match.
     """
     content = read_model_config(folder)
-    model_class = find_model(content["class"], where=Path(folder) / CONFIG)
-    if not issubclass(model_class, kind):
-        raise ModelError(
-            "holds a model of another class", where=folder, expected=kind.__name__, got=model_class.__name__
-        )
-    plain = _current(content, model_class, where=Path(folder) / CONFIG)
+    named = find_model(content["class"], where=Path(folder) / CONFIG)
+    if not issubclass(named, kind):
+        raise ModelError("holds a model of another class", where=folder, expected=kind.__name__, got=named.__name__)
+    plain = _current(content, named, where=Path(folder) / CONFIG)
     try:
-        config = convert(plain, config_class(model_class), where=f"{Path(folder) / CONFIG}: config")
+        config = convert(plain, config_class(named), where=f"{Path(folder) / CONFIG}: config")
     except ConfigError as error:
         raise ModelError(f"configuration does not match its class: {error}", where=folder) from error
-    model = getattr(model_class, "from_config", model_class)(config)
+    model = getattr(named, "from_config", named)(config)
     _fill(model, _read_weights(Path(folder), content), where=folder)
     return model.eval()
 

@@ -135,9 +135,7 @@ class RidgeAr(Forecaster):
             raise ModelError("was fitted to another network", expected=expected, got=len(layout.tensors))
         increments = _increments(history, self.config)
         parts = zip(self.coefficients, layout.slices().values(), strict=True)
-        return history[-1] + torch.cat(
-            [weights[:, chosen].T @ increments[:, columns] for weights, columns in parts], dim=1
-        )
+        return history[-1] + torch.cat([b[:, chosen].T @ increments[:, span] for b, span in parts], dim=1)
 
 
 class PcaAr(Forecaster):

@@ -228,9 +228,7 @@ class GramPredictor(WeightPredictor):
         seen = seen_tensors(
             lambda block: increments(history, block, rows).double(), layout, recent, edges, COLUMNS_AT_ONCE
         )
-        coefficients = self.coefficients(torch.stack([tensor.grams for tensor in seen]), layout)[
-            ..., chosen
-        ]  # (L, P, m, K)
+        coefficients = self.coefficients(torch.stack([t.grams for t in seen]), layout)[..., chosen]  # (L, P, m, K)
         forecast = history.new_empty(len(chosen), layout.size)
         for number, block in blocks_of(layout):
             change = coefficients[number, -1].T @ increments(history, block, rows)

@@ -133,9 +133,7 @@ def mixed(
     other = grams[order][:, torch.randint(grams.shape[1], grams.shape[1:2], generator=generator)]
     draws = torch.rand(2, len(grams), generator=generator)
     size = (low + (high - low) * draws[0]).exp() * (draws[1] < share)
-    present, added = (
-        _present(products, increments).reshape(*grams.shape[:2], -1).sum(-1) for products in (grams, other)
-    )
+    present, added = (_present(g, increments).reshape(*grams.shape[:2], -1).sum(-1) for g in (grams, other))
     ratio = size[:, None] * present / added.clamp_min(TINY)  # (W, L)
     known_in_both = torch.where((size > 0)[:, None], known * known[order], known)
     return grams + ratio.reshape(*ratio.shape, *[1] * (grams.ndim - 2)) * other, known_in_both

@@ -185,9 +185,7 @@ def weight_components(
     def batches(chosen: np.ndarray) -> Iterator[np.ndarray]:
         for key in np.unique(keys):
             places = np.flatnonzero((keys == key) & chosen)
-            yield from (
-                batch(chunk) for chunk in np.split(places, range(TOGETHER, len(places), TOGETHER)) if len(chunk)
-            )
+            yield from (batch(at) for at in np.split(places, range(TOGETHER, len(places), TOGETHER)) if len(at))
 
     pca = fit_pca(lambda: batches(train), components, seed=seed)
     order = np.concatenate([np.flatnonzero(keys == key) for key in np.unique(keys)])

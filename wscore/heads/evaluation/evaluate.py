@@ -286,17 +286,15 @@ def resampled_scores(results: HeadResults, outputs: Outputs, weights: Weights) -
     """Return the metrics of each target under bootstrap weights, named as in `scores_of`."""
     scores = {}
     for number, target in enumerate(results.targets):
-        known = results.encoded.known[:, number]
+        drawn = weights[:, results.encoded.known[:, number]]
         predicted, true = known_rows(target, number, outputs, results.encoded)
         if isinstance(target, Binary):
-            scores[target.name] = resampled.binary(true >= 0.5, predicted[:, 0], weights[:, known])
+            scores[target.name] = resampled.binary(true >= 0.5, predicted[:, 0], drawn)
         elif isinstance(target, Discrete):
-            scores[target.name] = resampled.classes(
-                true.astype(int), predicted_classes(target, predicted), weights[:, known]
-            )
+            scores[target.name] = resampled.classes(true.astype(int), predicted_classes(target, predicted), drawn)
         else:
-            scaled = resampled.regression(true, predicted[:, 0].astype(float), weights[:, known])
-            raw = resampled.regression(*raw_values(results, target, outputs), weights[:, known])
+            scaled = resampled.regression(true, predicted[:, 0].astype(float), drawn)
+            raw = resampled.regression(*raw_values(results, target, outputs), drawn)
             scores[target.name] = scaled | {f"raw_{name}": values for name, values in raw.items()}
     return scores
 

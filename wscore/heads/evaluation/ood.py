@@ -25,7 +25,7 @@ Ood = Literal["family", "dataset"]
 ASIDE = "aside"  # split of networks used for neither training nor evaluation
 
 
-def evaluate_held_out(
+def evaluate_ood(
     column: Ood,
     zoo: Zoo,
     data: HeadData,

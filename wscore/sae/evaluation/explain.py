@@ -121,22 +121,20 @@ def properties(table: pd.DataFrame) -> list[Property]:
 
     Excluded are identifiers, architecture strings, and columns that duplicate others.
     """
-    candidates: list[Property] = []
+    pool: list[Property] = []
     for name in [str(name) for name in table if name not in NO_PROPERTIES and not str(name).startswith("seed")]:
         column = table[name]
         known = column.notna().to_numpy()
         if pd.api.types.is_bool_dtype(column):
-            candidates.append(Property(name, True, column.to_numpy(float)))
+            pool.append(Property(name, True, column.to_numpy(float)))
         elif pd.api.types.is_numeric_dtype(column):
-            candidates.append(Property(name, False, column.to_numpy(float)))
+            pool.append(Property(name, False, column.to_numpy(float)))
         else:
             values = column.astype(str).to_numpy()
             names = sorted(set(values[known]))
             if 2 <= len(names) <= MOST_NAMES:
-                candidates += [
-                    Property(f"{name}_{value}", True, np.where(known, values == value, np.nan)) for value in names
-                ]
-    return [candidate for candidate in candidates if _varies(candidate)]
+                pool += [Property(f"{name}_{value}", True, np.where(known, values == value, np.nan)) for value in names]
+    return [entry for entry in pool if _varies(entry)]
 
 
 def rank_score(

@@ -104,9 +104,7 @@ class Steering:
         name = name or str(pd.Series(layouts).mode().iloc[0])  # latents: the most frequent layout
         kinds = self.probe.kinds(table)
         layout = self.zoo.layouts[name]
-        alike = [
-            identity == name and self.probe.fits(key, layout) for identity, key in zip(layouts, kinds, strict=True)
-        ]
+        alike = [used == name and self.probe.fits(key, layout) for used, key in zip(layouts, kinds, strict=True)]
         tasks = pd.Series([key.task if fits else "" for key, fits in zip(kinds, alike, strict=True)])
         common = pd.Series(tasks[tasks != ""]).mode()
         members = rows[(tasks == common.iloc[0]).to_numpy()] if len(common) else rows[:0]
