@@ -26,5 +26,5 @@ for weights in (state, rebuilt):
     with torch.no_grad():
         predicted.append(network(images.x_test).argmax(dim=1))
 print(f"{zoo.layout(row).size} weights, {latents.numel()} latent numbers")
-print(f"accuracy {[round(float((one == images.y_test).float().mean()), 3) for one in predicted]}")
+print(f"accuracy {[round(float((classes == images.y_test).float().mean()), 3) for classes in predicted]}")
 print(f"agreement {float((predicted[0] == predicted[1]).float().mean()):.3f}")

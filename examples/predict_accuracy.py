@@ -14,9 +14,9 @@ head = PublishedHead.from_pretrained("models/published", part="heads/accuracy", 
 
 zoo, cache = Zoo("data/zoo"), TokenCache("data/tokens")
 for row in np.unique(cache.networks(cache.indices("test")))[:5].tolist():
-    found = head.read(zoo.state_dict(row), zoo.table["architecture"][row])
-    low, high = found["test_accuracy_low"], found["test_accuracy_high"]
+    predicted = head.read(zoo.state_dict(row), zoo.table["architecture"][row])
+    low, high = predicted["test_accuracy_low"], predicted["test_accuracy_high"]
     true = zoo.table["test_accuracy"][row]
     print(
-        f"{zoo.table['model_id'][row]}: predicted {found['test_accuracy']:.3f} [{low:.3f}, {high:.3f}], true {true:.3f}"
+        f"{zoo.table['model_id'][row]}: predicted {predicted['test_accuracy']:.3f} [{low:.3f}, {high:.3f}], true {true:.3f}"
     )
