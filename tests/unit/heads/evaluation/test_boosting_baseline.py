@@ -23,16 +23,16 @@ def learnable(rows: int) -> tuple[np.ndarray, np.ndarray]:
 
 def test_boosting_learns_numbers_labels_and_names():
     (x, y), (x_test, y_test), (x_val, y_val) = learnable(400), learnable(100), learnable(101)
-    number = boost(NUMBER, Known(x, y), Known(x_val, y_val), x_test, iterations=60, seed=0).answers
+    number = boost(NUMBER, Known(x, y), Known(x_val, y_val), x_test, iterations=60, seed=0).outputs
     assert number.shape == (100, 1)
     assert np.corrcoef(number[:, 0], y_test)[0, 1] > 0.98
-    label = boost(LABEL, Known(x, y > 1), Known(x_val, y_val > 1), x_test, iterations=60, seed=0).answers
+    label = boost(LABEL, Known(x, y > 1), Known(x_val, y_val > 1), x_test, iterations=60, seed=0).outputs
     assert label.shape == (100, 1)
     assert np.mean((label[:, 0] >= 0.5) == (y_test > 1)) > 0.9
     classes = np.digitize(y, [0.5, 1.5]).astype(float)
     name = boost(
         NAME, Known(x, classes), NOTHING._replace(features=np.zeros((0, 4))), x_test, iterations=30, seed=0
-    ).answers
+    ).outputs
     assert name.shape == (100, 3)
     assert name.sum(axis=1) == pytest.approx(1)
     assert np.mean(name.argmax(axis=1) == np.digitize(y_test, [0.5, 1.5])) > 0.9
@@ -42,7 +42,7 @@ def test_boosting_is_repeatable_and_a_name_without_a_row_is_impossible():
     x, y = learnable(60)
     known = Known(x, np.where(y > 1, 2.0, 0.0))
     first, second = (
-        boost(NAME, known, known, x, iterations=5, seed=1).answers for _ in range(2)
+        boost(NAME, known, known, x, iterations=5, seed=1).outputs for _ in range(2)
     )  # fmt: skip
     assert np.array_equal(first, second)
     assert not first[:, 1].any()
@@ -51,9 +51,9 @@ def test_boosting_is_repeatable_and_a_name_without_a_row_is_impossible():
 def test_probabilities_are_weighed_as_in_the_loss_of_the_head():
     x, y = learnable(200)
     known = Known(x, (y > 2).astype(float))
-    plain = boost(LABEL, known, known, x, iterations=5, seed=0).answers[:, 0]
+    plain = boost(LABEL, known, known, x, iterations=5, seed=0).outputs[:, 0]
     heavy = Binary(name="y", column="y", value=None, positive_weight=9.0, weight=1.0)
-    found = boost(heavy, known, known, x, iterations=5, seed=0).answers[:, 0]
+    found = boost(heavy, known, known, x, iterations=5, seed=0).outputs[:, 0]
     assert found == pytest.approx(9 * plain / (9 * plain + 1 - plain))
 
 
