@@ -188,6 +188,11 @@ def read_tensors(path: Path) -> dict[str, Any]:
         raise DataError("is not a readable safetensors file", where=path, got=str(error)) from error
 
 
+def tensors_below(tensors: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """Return the tensors whose names begin with a prefix, under the rest of their names."""
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
 def create_array(path: Path, shape: tuple[int, ...], dtype: Any) -> np.memmap:
     """Return a new memory-mapped .npy file with its space on disk already allocated.
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from wscore.config import Section, convert, to_plain
 from wscore.errors import WscoreWarning
-from wscore.io import write_tensors
+from wscore.io import tensors_below, write_tensors
 from wscore.training.engine import Precision
 from wscore.training.history import History
 from wscore.training.schedule import Schedule
@@ -132,11 +132,6 @@ def _restore(state: TrainingState, tensors: dict[str, Tensor], plain: dict[str, 
     state.epoch, state.step, state.stop = plain["epoch"], plain["step"], plain["stop"]
     if state.scaler is not None and "scaler" in plain:
         state.scaler.load_state_dict(plain["scaler"])
-
-
-def tensors_below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """Return the tensors whose names begin with a prefix, under the rest of their names."""
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 def _fits(saved: dict[str, Tensor], expected: dict[str, Tensor]) -> bool:

@@ -42,7 +42,9 @@ def recorded(images: Images, **changes: object) -> tuple[BaseConfig, Trajectory]
 
 
 def plan_for(run: Trajectory, count: int, strides: tuple[int, ...] = (1, 3)) -> Plan:
-    windows = {stride: windows_of(1, len(run), length=2, horizons=(1, 2), stride=stride, furthest=2) for stride in strides}
+    windows = {
+        stride: windows_of(1, len(run), length=2, horizons=(1, 2), stride=stride, furthest=2) for stride in strides
+    }
     return plan_of(windows, (1, 2), count)
 
 

@@ -4,7 +4,7 @@ import torch
 
 from wscore.errors import DataError
 from wscore.heads.boosting import Examples, Known, boosted, class_weights, fit_forest, split_gains
-from wscore.heads.ensemble import answers
+from wscore.heads.ensemble import to_predictions
 from wscore.heads.targets import Binary, Continuous, Discrete, Encoded
 from wscore.heads.train import target_kind
 
@@ -27,10 +27,12 @@ def examples(rows: int, seed: int = 0) -> Examples:
     return Examples(x, Encoded(values, known))
 
 
-def test_a_forest_answers_as_the_model_that_it_was_made_of():
+def test_a_forest_predicts_as_the_model_that_it_was_made_of():
     train, validation, test = examples(300), examples(80, 1), examples(50, 2)
     forest = fit_forest(TARGETS, train, validation, iterations=12, seed=0)
-    found = answers(forest(torch.from_numpy(test.features)), {target.name: target_kind(target) for target in TARGETS})
+    found = to_predictions(
+        forest(torch.from_numpy(test.features)), {target.name: target_kind(target) for target in TARGETS}
+    )
     kept = [0, 1, 3]
     for number, target in enumerate(TARGETS):
         some = [

@@ -32,13 +32,21 @@ from wscore.config import Section, load_machine, to_plain
 from wscore.errors import ConfigError, TrainingError
 from wscore.forecasting.trajectories.optimizers import OptimizerSpec, make_optimizer
 from wscore.forecasting.trajectories.store import WEIGHTS, Manifest, SnapshotColumns, write_run_manifest
-from wscore.io import atomic_folder, content_hash, read_json, read_tensors, source_code, write_json, write_tensors
+from wscore.io import (
+    atomic_folder,
+    content_hash,
+    read_json,
+    read_tensors,
+    source_code,
+    tensors_below,
+    write_json,
+    write_tensors,
+)
 from wscore.networks.images import Images, ImagesConfig
 from wscore.networks.layout import Layout, layout_of
 from wscore.networks.lenet import NetworkSpec, accuracy_and_loss, build_network, find_builder
 from wscore.parallel import workers_here
 from wscore.training.schedule import Schedule, rate
-from wscore.training.state import tensors_below
 
 CACHE = Path(".cache/base")
 IMAGES, STATE, PROGRESS = "images.safetensors", "state-{}.safetensors", "progress.json"
