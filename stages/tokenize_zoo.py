@@ -23,7 +23,7 @@ def main(run: Run, *, zoo: Path, out: Path, metrics: Path) -> str:
     figures = {"tokens": summary.figures()}
     write_json(metrics, figures)
     run.tracker.log_metrics(figures)
-    absent = absent_widths(networks.table["architecture"], config.unseen_widths)
+    absent = absent_widths(networks.table["architecture"].to_numpy(str), config.unseen_widths)
     return summary.sentence() + (f"; no network has the unseen widths {absent}" if absent else "")
 
 

@@ -30,7 +30,7 @@ def assign_splits(
 
     >>> runs = ["run-0", "run-1", "run-0", "run-2", "run-3"]
     >>> print(assign_splits(runs, validation_fraction=0.25, test_fraction=0.25, seed=0))
-    ['test' 'train' 'test' 'train' 'validation']
+    ['train' 'train' 'train' 'test' 'validation']
     """
     if validation_fraction < 0 or test_fraction < 0 or validation_fraction + test_fraction >= 1:
         raise ConfigError(
