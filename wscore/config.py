@@ -189,7 +189,7 @@ def _bounds(meta: msgspec.Meta) -> str:
     return " and".join(limits) if meta.pattern is None else f" that matches {meta.pattern}"
 
 
-def _explain(message: str, value: object, section: type, where: str, *, own: bool) -> ConfigError:
+def _explain(message: str, value: Any, section: type, where: str, *, own: bool) -> ConfigError:
     """Return an error that names the key in params.yaml, from a message `Expected `int`, got `str` - at `$.ae.layers``.
 
     Messages of msgspec are rephrased; those raised by a section itself (`own`) are kept.
