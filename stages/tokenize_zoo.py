@@ -7,6 +7,7 @@ from wscore.parallel import workers_here
 from wscore.runner import Run, stage
 from wscore.tokens.cache import build_cache
 from wscore.tokens.config import TokensConfig
+from wscore.zoo.splits import absent_widths
 from wscore.zoo.store import Zoo
 
 PER_PROCESS = 100_000  # networks per process that are worth its start-up
@@ -17,11 +18,13 @@ def main(run: Run, *, zoo: Path, out: Path, metrics: Path) -> str:
     """Write the token cache of a zoo and its metrics."""
     networks = Zoo(zoo)
     workers = workers_here("tokens", most=1 + len(networks) // PER_PROCESS)
-    summary = build_cache(networks, run.params["tokens"], out, workers=workers)
+    config = run.params["tokens"]
+    summary = build_cache(networks, config, out, workers=workers)
     figures = {"tokens": summary.figures()}
     write_json(metrics, figures)
     run.tracker.log_metrics(figures)
-    return summary.sentence()
+    absent = absent_widths(networks.table["architecture"].to_numpy(str), config.unseen_widths)
+    return summary.sentence() + (f"; no network has the unseen widths {absent}" if absent else "")
 
 
 if __name__ == "__main__":

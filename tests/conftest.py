@@ -2,7 +2,7 @@
 
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 os.environ["WSCORE_TRACKING"] = "off"
@@ -47,17 +47,26 @@ def digits() -> Images:
 
 @pytest.fixture(scope="session")
 def make_tiny_zoo(digits: Images) -> Callable[..., Path]:
-    """`make(folder, families=..., runs=3, checkpoints=2)` writes a zoo of tiny networks and returns the folder.
+    """`make(folder, families=..., runs=3, checkpoints=2, widths=(WIDTHS,))` writes a zoo of tiny networks and returns the folder.
 
-    Bodies are random, heads fitted by least squares on noisy targets: accuracies are true, differ, cost no training.
+    Bodies are random, heads fitted by least squares on noisy targets: accuracies are true, differ, cost no training. The
+    runs of a family take the widths in turn.
     """
 
-    def make(folder: Path, *, families: tuple[str, ...] = tuple(WIDTHS), runs: int = 3, checkpoints: int = 2) -> Path:
+    def make(
+        folder: Path,
+        *,
+        families: tuple[str, ...] = tuple(WIDTHS),
+        runs: int = 3,
+        checkpoints: int = 2,
+        widths: Sequence[Mapping[str, tuple[int, ...]]] = (WIDTHS,),
+    ) -> Path:
         rows, vectors, layouts = [], [], {}
         for number in range(runs * len(families)):
             family = families[number % len(families)]
+            width = widths[number // len(families) % len(widths)][family]
             for checkpoint in range(checkpoints):
-                row, vector, layout = tiny_row(digits, family, number, checkpoint, checkpoints)
+                row, vector, layout = tiny_row(digits, family, number, checkpoint, checkpoints, width)
                 rows.append(row)
                 vectors.append(vector)
                 layouts[layout.identity] = layout
@@ -84,11 +93,11 @@ def shared_data() -> Path:
     return folder
 
 
-def tiny_row(digits: Images, family: str, number: int, checkpoint: int, checkpoints: int):
+def tiny_row(digits: Images, family: str, number: int, checkpoint: int, checkpoints: int, widths: tuple[int, ...]):
     rng = np.random.default_rng([number, checkpoint])
     activation, pooling = ("relu", "tanh", "gelu")[number // 4 % 3], ("max", "avg")[number // 2 % 2]
     architecture = Architecture(
-        family=family, input=(1, 8, 8), classes=10, widths=WIDTHS[family], activation=activation,
+        family=family, input=(1, 8, 8), classes=10, widths=widths, activation=activation,
         pooling="none" if family == "mlp" else pooling,
     )  # fmt: skip
     with torch.random.fork_rng(devices=[]):

@@ -189,14 +189,19 @@ def _bounds(meta: msgspec.Meta) -> str:
     return " and".join(limits) if meta.pattern is None else f" that matches {meta.pattern}"
 
 
-def _explain(message: str, value: object, section: type, where: str, *, own: bool) -> ConfigError:
+def _explain(message: str, value: Any, section: type, where: str, *, own: bool) -> ConfigError:
     """Return an error that names the key in params.yaml, from a message `Expected `int`, got `str` - at `$.ae.layers``.
 
     Messages of msgspec are rephrased; those raised by a section itself (`own`) are kept.
     """
     reason, _, place = message.partition(" - at ")
     kind: Any = section
-    for name, index in re.findall(r"\.(\w+)|\[(\d+)\]", place):
+    for name, index in re.findall(r"\.(\w+)|\[(\d+|\.\.\.)\]", place):
+        if index == "...":  # a value of a mapping, whose key msgspec does not tell
+            key, kind = _wrong_entry(value, kind)
+            where += f".{key}"
+            value = value.get(key)
+            continue
         where += f".{name}" if name else f"[{index}]"
         value = value[name or int(index)] if isinstance(value, Mapping | list | tuple) else value
         kind = _fields(kind).get(name) if name else next(iter(get_args(kind)), None)
@@ -209,6 +214,17 @@ def _explain(message: str, value: object, section: type, where: str, *, own: boo
     text_number = isinstance(value, str) and re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", value, re.IGNORECASE)
     fix = "write the number without quotes" if text_number else advice
     return ConfigError("does not fit", where=where, expected=describe_type(kind), got=_found(value), fix=fix)
+
+
+def _wrong_entry(value: Any, kind: Any) -> tuple[Any, Any]:
+    """Return the first key of a mapping whose value is invalid, and the annotation of the values."""
+    _, values = next(get_args(part) for part in (kind, *get_args(kind)) if get_origin(part) is dict)
+    for key, item in value.items():
+        try:
+            msgspec.convert(item, values, strict=True)
+        except msgspec.ValidationError:
+            return key, values
+    return "...", None  # a key
 
 
 def _wrong_key(key: str, fields: Mapping[str, Any], where: str, *, missing: bool) -> ConfigError:

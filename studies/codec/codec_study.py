@@ -41,7 +41,7 @@ from wscore.networks.images import Images
 from wscore.networks.inference import StackedAnswer, logits
 from wscore.networks.layout import Layout
 from wscore.tokens.config import TokensConfig
-from wscore.zoo.splits import assign_splits
+from wscore.tokens.index import split_rows
 from wscore.zoo.store import Zoo
 
 HEADER = 9  # bytes of a file of a layout that the codec knows; controls are granted as many
@@ -80,11 +80,7 @@ class Drawn(NamedTuple):
 
 def open_zoo(zoo: Zoo, images: Images, split: TokensConfig | None) -> SplitZoo:
     """Return a zoo with the split of section `tokens`, or all of it for tests."""
-    runs = zoo.table["run_id"].to_numpy(str)
-    if split is None:
-        return SplitZoo(zoo, np.full(len(runs), "test"), images)
-    fractions = {name: getattr(split, name) for name in ("validation_fraction", "test_fraction")}
-    return SplitZoo(zoo, assign_splits(runs, seed=split.seed, **fractions), images)
+    return SplitZoo(zoo, np.full(len(zoo), "test") if split is None else split_rows(zoo, split), images)
 
 
 def draw(source: SplitZoo, split: str, *, runs: int, seed: int) -> list[Drawn]:

@@ -86,8 +86,8 @@ def pareto_zoo(zoo: ZooConfig, config: ParetoConfig) -> ZooConfig:
 
 def pareto_tokens(tokens: TokensConfig) -> TokensConfig:
     """Return the section `tokens` for the study: unaligned units, a sixth of the runs held out."""
-    changes = {"granularity": "neuron", "align": "none", "normalization": "layer", "validation_fraction": 0.1,
-               "test_fraction": 0.16}  # fmt: skip
+    changes = {"granularity": "neuron", "align": "none", "normalization": "layer", "unseen_widths": {},
+               "validation_fraction": 0.1, "test_fraction": 0.16}  # fmt: skip
     return convert({**recipe(tokens), **changes}, TokensConfig, where="sae_pareto")
 
 

@@ -29,7 +29,7 @@ SIZES = {
 }  # fmt: skip
 CONFIG = TokensConfig(
     granularity="neuron", chunk_size=80, max_tokens=64, align="weights", normalization="layer",
-    validation_fraction=0.2, test_fraction=0.2, seed=0,
+    unseen_widths={}, validation_fraction=0.2, test_fraction=0.2, seed=0,
 )  # fmt: skip
 
 

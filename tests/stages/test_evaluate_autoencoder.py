@@ -19,7 +19,7 @@ refine: { steps: 3, rounds: 2, images: 20, curvature_images: 5, temperature: 0.5
 """
 TOKENS = TokensConfig(
     granularity="neuron", chunk_size=32, max_tokens=512, align="none", normalization="layer",
-    validation_fraction=0.2, test_fraction=0.3, seed=0,
+    unseen_widths={}, validation_fraction=0.2, test_fraction=0.3, seed=0,
 )  # fmt: skip
 
 

@@ -32,7 +32,7 @@ def workspace(tmp_path: Path, zoo: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     (tmp_path / "params.yaml").write_text(PARAMS)
     config = TokensConfig(
         granularity="neuron", chunk_size=80, max_tokens=512, align="weights", normalization="layer",
-        validation_fraction=0.2, test_fraction=0.3, seed=0,
+        unseen_widths={}, validation_fraction=0.2, test_fraction=0.3, seed=0,
     )  # fmt: skip
     build_cache(Zoo(zoo), config, tmp_path / "tokens")
     cache = TokenCache(tmp_path / "tokens")

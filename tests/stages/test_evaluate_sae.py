@@ -37,7 +37,7 @@ def workspace(make_tiny_zoo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     make_tiny_zoo(tmp_path / "zoo", families=("mlp", "cnn_bn"), runs=6)
     config = TokensConfig(
         granularity="neuron", chunk_size=80, max_tokens=512, align="none", normalization="layer",
-        validation_fraction=0.2, test_fraction=0.4, seed=0,
+        unseen_widths={}, validation_fraction=0.2, test_fraction=0.4, seed=0,
     )  # fmt: skip
     build_cache(Zoo(tmp_path / "zoo"), config, tmp_path / "tokens")
     monkeypatch.setattr(features, "RARE", 1)  # twelve networks are too few to tell anything

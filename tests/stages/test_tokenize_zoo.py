@@ -16,6 +16,7 @@ tokens:
   max_tokens: 512
   align: none
   normalization: layer
+  unseen_widths: {}
   validation_fraction: 0.2
   test_fraction: 0.3
   seed: 0

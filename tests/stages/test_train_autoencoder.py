@@ -40,7 +40,7 @@ def workspace(tiny_zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     (tmp_path / "zoo").symlink_to(tiny_zoo)
     config = TokensConfig(
         granularity="neuron", chunk_size=40, max_tokens=14, align="none", normalization="layer",
-        validation_fraction=0.2, test_fraction=0.3, seed=0,
+        unseen_widths={}, validation_fraction=0.2, test_fraction=0.3, seed=0,
     )  # fmt: skip
     build_cache(Zoo(tiny_zoo), config, tmp_path / "tokens")
     return tmp_path

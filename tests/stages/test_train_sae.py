@@ -24,7 +24,7 @@ def inputs(tiny_zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("inputs")
     config = TokensConfig(
         granularity="neuron", chunk_size=40, max_tokens=512, align="none", normalization="layer",
-        validation_fraction=0.2, test_fraction=0.3, seed=0,
+        unseen_widths={}, validation_fraction=0.2, test_fraction=0.3, seed=0,
     )  # fmt: skip
     build_cache(Zoo(tiny_zoo), config, folder / "tokens")
     with pytest.MonkeyPatch.context() as patch:

@@ -79,7 +79,7 @@ def test_numbers_are_read_as_dvc_writes_them(written: str, tmp_path: Path) -> No
     ("[4, 16]", "[4, x]", "ae.epochs[1]", "a whole number", "the text 'x'"),
     ("[a, b]", "a", "ae.tasks", "a list of values, each one of a, b", "the text 'a'"),
     ("[a, b]", "[a, c]", "ae.tasks[1]", "one of a, b", "the text 'c'"),
-    ("{lr: log}", "{lr: x}", "ae.targets", "a mapping of names to values, each one of log, linear", "{'lr': 'x'}"),
+    ("{lr: log}", "{lr: x}", "ae.targets.lr", "one of log, linear", "the text 'x'"),
     ("size: null", "size: 2", "ae.size", "a whole number >= 8 or null", "2"),
     ("contrastive: false", "contrastive: no", "ae.contrastive", "true or false", "the text 'no'"),
     (GOOD, "ae:", "ae", "a mapping", "null"),

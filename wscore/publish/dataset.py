@@ -30,7 +30,7 @@ from wscore.io import read_json, write_json, write_text
 from wscore.networks.architectures import parse
 from wscore.publish.config import PublishConfig
 from wscore.publish.provenance import Provenance
-from wscore.zoo.splits import SPLITS
+from wscore.zoo.splits import ALL_SPLITS
 from wscore.zoo.store import ROW_GROUP, Zoo, write_layouts
 
 EVERYTHING = "all"
@@ -117,7 +117,7 @@ def write_zoo(folder: Path, zoo: Zoo, splits: Mapping[str, str], origin: Provena
     Args:
         folder: output folder.
         zoo: the networks.
-        splits: train, validation or test by `model_id`.
+        splits: train, validation, test or unseen by `model_id`.
         origin: for the card.
         config: for the card.
 
@@ -127,8 +127,8 @@ def write_zoo(folder: Path, zoo: Zoo, splits: Mapping[str, str], origin: Provena
     from datasets import Features, List, Value
 
     named = np.array([splits.get(str(name), "") for name in zoo.table["model_id"]])
-    if not set(named) <= set(SPLITS):
-        raise PublishError("networks are in no split", where=zoo.folder, got=int((~np.isin(named, SPLITS)).sum()))
+    if not set(named) <= set(ALL_SPLITS):
+        raise PublishError("networks are in no split", where=zoo.folder, got=int((~np.isin(named, ALL_SPLITS)).sum()))
     groups = _groups(zoo)
     known = _features(zoo.table)
     ragged = Features({**known, "weights": List(Value("float32"))})
@@ -138,7 +138,7 @@ def write_zoo(folder: Path, zoo: Zoo, splits: Mapping[str, str], origin: Provena
     _stream_rows(folder / "rows", zoo, named, groups, fixed)
     write_layouts(folder, zoo.layouts.values())
     names = sorted({group.name for group in groups.values()})
-    present = [split for split in SPLITS if split in named]
+    present = [split for split in ALL_SPLITS if split in named]
     configs = [_config(EVERYTHING, "rows/*-", present, default=True)]
     if len(names) == 1:
         ragged = next(iter(fixed.values()))
@@ -190,7 +190,7 @@ def write_representations(folder: Path, source: Path, zoo: Zoo, origin: Provenan
     lists = {str(name): len(joined[name].iloc[0]) for name in joined if isinstance(joined[name].iloc[0], np.ndarray)}
     plain = _features(joined.drop(columns=["split", *lists]))
     features = Features({**plain, **{name: List(Value("float32"), length=size) for name, size in lists.items()}})
-    present = [split for split in SPLITS if split in set(joined["split"])]
+    present = [split for split in ALL_SPLITS if split in set(joined["split"])]
     for split in present:
         path = folder / "data" / f"{split}-00000-of-00001.parquet"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -361,7 +361,7 @@ def _common(table: pd.DataFrame, columns: Sequence[str], origin: Provenance, con
     return {
         "splits": "\n".join(
             f"| {split} | {counts.loc[split, 'size']:,} | {counts.loc[split, 'nunique']:,} |"
-            for split in SPLITS
+            for split in ALL_SPLITS
             if split in counts.index
         ),
         "columns": "\n".join(rows),

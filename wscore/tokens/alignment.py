@@ -8,7 +8,7 @@ trajectory. Alignment does not change the function of a network.
 
 import contextlib
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -85,7 +85,8 @@ class Alignment:
     def fit(cls, zoo: Zoo, trained: np.ndarray, *, workers: Workers = HERE) -> "Alignment":
         """Return the alignment of a zoo; references are chosen among the rows marked in `trained` (one flag per row).
 
-        Layouts without a training run are not aligned; nor, with a warning, are those of unknown architecture.
+        Layouts without a training run are not aligned, only their symmetry is derived; with a warning, nor are those of
+        unknown architecture.
 
         Args:
             zoo: the networks.
@@ -96,7 +97,7 @@ class Alignment:
             ModelError: if the symmetry of a network can't be derived, naming the layer.
         """
         references, unknown = _references(zoo, trained)
-        alignment = cls(references)
+        alignment = cls(references, _symmetries(zoo, known=references))
         jobs = [job for name, reference in references.items() for job in _matchings(zoo, name, reference)]
         alignment.placed = _placings(jobs, workers)
         if unknown:
@@ -109,12 +110,7 @@ class Alignment:
     @classmethod
     def symmetries(cls, zoo: Zoo) -> "Alignment":
         """Return an alignment without references: networks stay unaligned, with their symmetry where it can be derived."""
-        specs: dict[str, PermutationSpec] = {}
-        for architecture, layout, rows in zoo.families():
-            if architecture and layout.identity not in specs:
-                with contextlib.suppress(ModelError):
-                    specs[layout.identity] = _spec(zoo, layout.identity, int(rows[0]))
-        return cls({}, specs)
+        return cls({}, _symmetries(zoo))
 
     def match(self, layout: Layout, vectors: Float[np.ndarray, "networks weights"]) -> dict[str, Tensor]:
         """Return the orders (networks, units) by group that bring networks closest to the reference of their layout.
@@ -193,6 +189,16 @@ def _references(zoo: Zoo, trained: np.ndarray) -> tuple[dict[str, Reference], in
             continue
         references[name] = Reference(_spec(zoo, name, row), _finite(zoo.reader, np.array([row]))[0])
     return references, unknown
+
+
+def _symmetries(zoo: Zoo, *, known: Collection[str] = ()) -> dict[str, PermutationSpec]:
+    """Return the spec of each layout that is not `known`, where it can be derived."""
+    specs: dict[str, PermutationSpec] = {}
+    for architecture, layout, rows in zoo.families():
+        if architecture and layout.identity not in {*specs, *known}:
+            with contextlib.suppress(ModelError):
+                specs[layout.identity] = _spec(zoo, layout.identity, int(rows[0]))
+    return specs
 
 
 def _matchings(zoo: Zoo, layout: str, reference: Reference) -> Iterator[Matching]:

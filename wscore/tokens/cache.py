@@ -37,7 +37,7 @@ from wscore.tokens.manifest import read_cache_manifest, recipe, verify_files, wr
 from wscore.tokens.normalizer import Normalizer
 from wscore.tokens.tokenizer import FEATURES, Tokenizer
 from wscore.tokens.writer import WriteJob, plan_blocks, write_tokens
-from wscore.zoo.splits import SPLITS
+from wscore.zoo.splits import ALL_SPLITS
 from wscore.zoo.store import Zoo
 
 CODEC = ("tokenizer.json", "normalizer.json", "symmetry.json", "references.safetensors", "layouts.json")
@@ -83,7 +83,7 @@ class CacheSummary(NamedTuple):
 
     def sentence(self) -> str:
         """Return one line for the user."""
-        parts = ", ".join(f"{count:,} {split}" for split, count in self.networks.items())
+        parts = ", ".join(f"{count:,} {split}" for split, count in self.networks.items() if count)
         cut = f", {self.windowed:,} of them cut into windows" if self.windowed else ""
         return (
             f"{sum(self.networks.values()):,} networks of {sum(self.runs.values()):,} runs ({parts}){cut}: "
@@ -159,8 +159,8 @@ class TokenCache:
         Raises:
             DataError: if there is no such split.
         """
-        if split not in SPLITS:
-            raise DataError("no such split", expected=SPLITS, got=split)
+        if split not in ALL_SPLITS:
+            raise DataError("no such split", expected=ALL_SPLITS, got=split)
         return np.flatnonzero(self.table["split"].to_numpy() == split)
 
     def verify(self) -> None:
@@ -384,8 +384,8 @@ def summarize(cache: TokenCache) -> CacheSummary:
     tokens = int(cache.table["length"].to_numpy().sum())
     weights = sum(cache.layouts[name].size for name in networks["layout"])
     return CacheSummary(
-        networks={split: int(np.sum(networks["split"] == split)) for split in SPLITS},
-        runs={split: len(set(networks["run_id"][networks["split"] == split])) for split in SPLITS},
+        networks={split: int(np.sum(networks["split"] == split)) for split in ALL_SPLITS},
+        runs={split: len(set(networks["run_id"][networks["split"] == split])) for split in ALL_SPLITS},
         layouts=len(cache.layouts),
         windowed=int(np.sum(cache.table["window"].to_numpy() == 1)),
         items=len(cache),

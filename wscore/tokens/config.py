@@ -5,6 +5,8 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from wscore.config import Section
+from wscore.errors import ConfigError
+from wscore.networks.architectures import FAMILIES, Width
 from wscore.tokens.normalizer import Normalization
 from wscore.tokens.tokenizer import Granularity
 
@@ -21,8 +23,10 @@ class TokensConfig(Section, frozen=True):
         align: `weights` permutes the hidden units of every network to match a reference, see `wscore.tokens.alignment`;
             `none` leaves networks unaligned.
         normalization: see `wscore.tokens.normalizer.Normalizer`.
-        validation_fraction: expected fraction of the runs.
-        test_fraction: expected fraction of the runs.
+        unseen_widths: hidden widths by family; runs of these are the split `unseen`, which nothing is fitted, selected or
+            tested on. Widths that no network has are ignored.
+        validation_fraction: fraction of the other runs.
+        test_fraction: fraction of the other runs.
         seed: of the split.
     """
 
@@ -31,6 +35,7 @@ class TokensConfig(Section, frozen=True):
     max_tokens: Annotated[int, Meta(ge=1)]
     align: Literal["none", "weights"]
     normalization: Normalization
+    unseen_widths: dict[str, tuple[Annotated[tuple[Width, ...], Meta(min_length=1)], ...]]
     validation_fraction: Fraction
     test_fraction: Fraction
     seed: Annotated[int, Meta(ge=0)]
@@ -38,3 +43,7 @@ class TokensConfig(Section, frozen=True):
     def __post_init__(self) -> None:
         if self.validation_fraction + self.test_fraction >= 1:
             raise ValueError("Expected `validation_fraction` + `test_fraction` < 1: nothing is left to train on")
+        for family in self.unseen_widths:
+            if family not in FAMILIES:
+                known = ", ".join(FAMILIES)
+                raise ConfigError("unknown family", where="tokens.unseen_widths", expected=known, got=family)

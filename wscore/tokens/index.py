@@ -1,16 +1,19 @@
 """Index of a token cache: networks, their split, and the windows of long networks."""
 
 import itertools
+import warnings
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Int
 
-from wscore.errors import DataError
+from wscore.errors import DataError, WscoreWarning
 from wscore.tokens.config import TokensConfig
 from wscore.tokens.tokenizer import Tokenizer
-from wscore.zoo.splits import SPLITS, assign_splits
+from wscore.zoo.splits import SPLITS, UNSEEN, assign_splits, have_widths
 from wscore.zoo.store import Zoo
+
+FEW = 10  # held-out runs below which a warning says that intervals are wide
 
 
 def cut_windows(tokens: int, longest: int) -> list[tuple[int, int]]:
@@ -55,12 +58,17 @@ def make_index(zoo: Zoo, tokenizer: Tokenizer, config: TokensConfig, splits: np.
 def split_rows(zoo: Zoo, config: TokensConfig) -> np.ndarray:
     """Return the split of every row of the zoo, assigned by group: its run, or all runs related to it.
 
+    Groups with a network of `config.unseen_widths` are the split `unseen`; the fractions are those of the others.
+
     Raises:
-        DataError: if a split gets no run, naming the fraction and the number of runs.
+        DataError: if a split other than `unseen` gets no run, naming the fraction and the number of runs.
     """
-    runs = zoo.table["group" if "group" in zoo.table else "run_id"].astype(str).to_numpy()
+    groups = zoo.table["group" if "group" in zoo.table else "run_id"].astype(str).to_numpy()
+    architectures = zoo.table["architecture"].astype(str).to_numpy()
+    unseen = np.isin(groups, groups[have_widths(architectures, config.unseen_widths)])
     fractions = {"validation_fraction": config.validation_fraction, "test_fraction": config.test_fraction}
-    splits = assign_splits(runs, **fractions, seed=config.seed)
+    splits = np.full(len(groups), UNSEEN, dtype="<U10")
+    splits[~unseen] = assign_splits(groups[~unseen], **fractions, seed=config.seed)
     for name in SPLITS:
         if name not in splits:
             keys = [key for key in fractions if key.startswith(name)] or list(fractions)
@@ -68,9 +76,13 @@ def split_rows(zoo: Zoo, config: TokensConfig) -> np.ndarray:
                 f"no run falls in the {name} split",
                 where=", ".join(f"tokens.{key} = {fractions[key]}" for key in keys),
                 expected="at least one run in each split",
-                got=f"{len(set(runs))} runs in {zoo.folder}",
-                fix="add runs (zoo.n_runs), or change the fractions or tokens.seed",
+                got=f"{len(set(groups[~unseen]))} runs in {zoo.folder}",
+                fix="add runs (zoo.n_runs), or change the fractions or tokens.unseen_widths",
             )
+    tested = len(set(groups[splits == "test"]))
+    if tested < FEW:
+        message = f"only {tested} runs in the test split: results on held-out networks will be imprecise"
+        warnings.warn(message, WscoreWarning, stacklevel=2)
     return splits
 
 

@@ -141,7 +141,7 @@ class ZooConfig(Section):
         n_networks: exact number of networks instead: trains as many runs as needed and keeps only the last checkpoints
             of the last run; null trains `n_runs`.
         families: keys of `wscore.networks.architectures.FAMILIES`.
-        widths: choices of hidden widths of each family.
+        widths: choices of hidden widths of each family, which its runs take equally often.
         checkpoints: snapshots per run, denser early in training; the last one is the final network.
         epochs: of a run, over its training data.
         batch_sizes: choices.

@@ -98,15 +98,15 @@ def draw_run(
 ) -> RunPlan:
     """Return run `number` of a zoo on `images` training images of a shape.
 
-    It depends on the seed and the number, not on the total number of runs; families alternate.
+    It depends on the seed and the number, not on the total number of runs. Families alternate, and each family takes its
+    widths equally often.
     """
-    family = config.families[number % len(config.families)]
     rng = np.random.default_rng([config.seed, number])
     optimizer = _choice(rng, config.optimizers)
     fraction = float(rng.uniform(*config.train_fraction))
     return RunPlan(
         number=number,
-        architecture=_draw_architecture(rng, config, family, shape, classes),
+        architecture=_draw_architecture(rng, config, number, shape, classes),
         optimizer=optimizer,
         lr=_log_uniform(rng, config.lr) * LR_SHARE[optimizer],
         momentum=MOMENTUM if optimizer == "momentum" else 0.0,
@@ -187,17 +187,25 @@ def _draw_variety(config: ZooConfig, number: int, classes: int) -> Variety:
 
 
 def _draw_architecture(
-    rng: np.random.Generator, config: ZooConfig, family: str, shape: tuple[int, int, int], classes: int
+    rng: np.random.Generator, config: ZooConfig, number: int, shape: tuple[int, int, int], classes: int
 ) -> Architecture:
+    family = config.families[number % len(config.families)]
     pooling = _choice(rng, config.poolings)
     return Architecture(
         family=family,
         input=shape,
         classes=classes,
-        widths=_choice(rng, config.widths[family]),
+        widths=_turn_of_widths(config, number, config.widths[family]),
         activation=_choice(rng, config.activations),
         pooling=pooling if TRAITS[family].has_conv_layers else "none",
     )
+
+
+def _turn_of_widths(config: ZooConfig, number: int, choices: Sequence[T]) -> T:
+    """Return the choice of a run: each block of as many runs of a family takes every choice once, in random order."""
+    place, family = divmod(number, len(config.families))
+    block, place = divmod(place, len(choices))
+    return choices[int(np.random.default_rng([config.seed, family, block, 2]).permutation(len(choices))[place])]
 
 
 def _choice(rng: np.random.Generator, options: Sequence[T]) -> T:

@@ -32,7 +32,7 @@ def models(tiny_zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Small untrained models as they are published, and the representations of the zoo beside them."""
     config = TokensConfig(
         granularity="neuron", chunk_size=64, max_tokens=512, align="weights",
-        normalization="layer", validation_fraction=0.2, test_fraction=0.2, seed=0,
+        normalization="layer", unseen_widths={}, validation_fraction=0.2, test_fraction=0.2, seed=0,
     )  # fmt: skip
     folder = tmp_path_factory.mktemp("cli")
     build_cache(Zoo(tiny_zoo), config, folder / "tokens")

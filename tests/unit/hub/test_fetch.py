@@ -66,7 +66,7 @@ def original(tiny_zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Encoder and decoder as they are published."""
     config = TokensConfig(
         granularity="neuron", chunk_size=64, max_tokens=512, align="weights",
-        normalization="layer", validation_fraction=0.2, test_fraction=0.2, seed=0,
+        normalization="layer", unseen_widths={}, validation_fraction=0.2, test_fraction=0.2, seed=0,
     )  # fmt: skip
     folder = tmp_path_factory.mktemp("original")
     build_cache(Zoo(tiny_zoo), config, folder / "tokens")

@@ -28,7 +28,7 @@ from wscore.zoo.store import Zoo
 def cache(request: pytest.FixtureRequest, tiny_zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> TokenCache:
     config = TokensConfig(
         granularity="neuron", chunk_size=64, max_tokens=request.param, align="weights",
-        normalization="layer", validation_fraction=0.2, test_fraction=0.2, seed=0,
+        normalization="layer", unseen_widths={}, validation_fraction=0.2, test_fraction=0.2, seed=0,
     )  # fmt: skip
     folder = tmp_path_factory.mktemp("publish") / "tokens"
     build_cache(Zoo(tiny_zoo), config, folder)

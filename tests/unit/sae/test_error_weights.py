@@ -25,7 +25,7 @@ def zoo(tiny_zoo: Path) -> Zoo:
 def cache(zoo: Zoo, tmp_path_factory: pytest.TempPathFactory) -> TokenCache:
     config = TokensConfig(
         granularity="neuron", chunk_size=40, max_tokens=512, align="none", normalization="layer",
-        validation_fraction=0.2, test_fraction=0.2, seed=0,
+        unseen_widths={}, validation_fraction=0.2, test_fraction=0.2, seed=0,
     )  # fmt: skip
     folder = tmp_path_factory.mktemp("emphasis") / "tokens"
     build_cache(zoo, config, folder)

@@ -17,7 +17,7 @@ from wscore.zoo.store import Zoo
 def configured(align: str) -> TokensConfig:
     return TokensConfig(
         granularity="neuron", chunk_size=32, max_tokens=512, align=align, normalization="none",
-        validation_fraction=0.3, test_fraction=0.3, seed=0,
+        unseen_widths={}, validation_fraction=0.3, test_fraction=0.3, seed=0,
     )  # fmt: skip
 
 
@@ -68,6 +68,17 @@ def test_references_are_chosen_among_trained_runs_only(tiny_zoo: Path) -> None:
             trained[np.flatnonzero(last & (zoo.table["layout"] == other))[0]] |= other != layout
         found = Alignment.fit(zoo, trained).references[layout].vector
         assert np.array_equal(found, zoo.weights(np.array([worst]))[0])
+
+
+def test_layouts_without_a_training_run_keep_their_order_and_have_a_symmetry(tiny_zoo: Path) -> None:
+    zoo = Zoo(tiny_zoo)
+    layout = str(zoo.table["layout"].iloc[0])
+    rows = np.flatnonzero(zoo.table["layout"] == layout)
+    alignment = Alignment.fit(zoo, (zoo.table["layout"] != layout).to_numpy())
+    assert layout not in alignment.references
+    assert alignment.specs[layout] == Alignment.fit(zoo, np.ones(len(zoo), bool)).specs[layout]
+    runs = zoo.table["run_id"].astype(str).to_numpy()[rows]
+    assert np.array_equal(alignment.apply_runs(zoo.layouts[layout], zoo.weights(rows), runs), zoo.weights(rows))
 
 
 def test_a_cache_keeps_its_alignment_and_can_match_other_networks(tiny_zoo: Path, tmp_path: Path) -> None:

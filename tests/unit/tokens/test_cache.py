@@ -19,7 +19,7 @@ from wscore.zoo.store import Zoo, write_layouts, write_part
 CONFIG = {
     "granularity": "neuron", "chunk_size": 32, "max_tokens": 512, "align": "none",
     "normalization": "layer",
-    "validation_fraction": 0.2, "test_fraction": 0.3, "seed": 0,
+    "unseen_widths": {}, "validation_fraction": 0.2, "test_fraction": 0.3, "seed": 0,
 }  # fmt: skip
 WINDOWS = {"whole": 512, "windows": 7}
 LINEAR = layout_of({"fc.weight": torch.zeros(4, 5), "fc.bias": torch.zeros(4)})

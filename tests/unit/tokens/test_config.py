@@ -7,7 +7,7 @@ from wscore.tokens.config import TokensConfig
 GOOD = {
     "granularity": "neuron", "chunk_size": 32, "max_tokens": 512, "align": "none",
     "normalization": "layer",
-    "validation_fraction": 0.2, "test_fraction": 0.3, "seed": 0,
+    "unseen_widths": {"mlp": [[4]]}, "validation_fraction": 0.2, "test_fraction": 0.3, "seed": 0,
 }  # fmt: skip
 
 
@@ -26,6 +26,9 @@ def test_a_good_section_loads():
         ({"normalization": "batch"}, "tokens.normalization"),
         ({"validation_fraction": 0.0}, "tokens.validation_fraction"),
         ({"validation_fraction": 0.5, "test_fraction": 0.5}, "tokens"),
+        ({"unseen_widths": {"mpl": [[4]]}}, "tokens.unseen_widths"),
+        ({"unseen_widths": {"mlp": [4]}}, "tokens.unseen_widths.mlp[0]"),
+        ({"unseen_widths": {"cnn": [[4]], "mlp": [[]]}}, "tokens.unseen_widths.mlp[0]"),
         ({"test_fraction": 1.0}, "tokens.test_fraction"),
         ({"seed": None}, "tokens.seed"),
         ({"chunksize": 32}, "tokens.chunksize"),

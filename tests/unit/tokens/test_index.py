@@ -3,7 +3,8 @@ import pandas as pd
 import pytest
 import torch
 
-from wscore.errors import DataError
+from wscore.errors import DataError, WscoreWarning
+from wscore.networks.architectures import Architecture
 from wscore.networks.layout import layout_of
 from wscore.tokens.config import TokensConfig
 from wscore.tokens.index import cut_windows, make_index, split_rows
@@ -15,24 +16,34 @@ LARGE = layout_of({"fc.weight": torch.zeros(5, 3)})
 CONFIG = {
     "granularity": "neuron", "chunk_size": 3, "max_tokens": 3, "align": "none",
     "normalization": "none",
-    "validation_fraction": 0.3, "test_fraction": 0.3, "seed": 0,
+    "unseen_widths": {}, "validation_fraction": 0.3, "test_fraction": 0.3, "seed": 0,
 }  # fmt: skip
+
+
+def write_zoo(folder, *, runs=8, architectures=("",), **columns):
+    """A zoo of runs of two checkpoints; networks of two and of five tokens, and the architectures, in turn."""
+    layouts = [(SMALL, LARGE)[run % 2] for run in range(runs) for _ in range(2)]
+    rows = [
+        {"model_id": f"m{run}-{checkpoint}", "run_id": f"r{run}", "checkpoint": checkpoint}
+        | {"architecture": architectures[run % len(architectures)]}
+        for run in range(runs)
+        for checkpoint in range(2)
+    ]
+    table = pd.DataFrame(rows).assign(layout=[layout.identity for layout in layouts], **columns)
+    write_part(folder / "rows" / "part-00000.parquet", table, [np.zeros(layout.size) for layout in layouts])
+    write_layouts(folder, [SMALL, LARGE])
+    return Zoo(folder)
+
+
+def perceptron(width):
+    return Architecture(
+        family="mlp", input=(1, 2, 2), classes=2, widths=(width,), activation="relu", pooling="none"
+    ).to_json()
 
 
 @pytest.fixture(scope="module")
 def zoo(tmp_path_factory):
-    """Eight runs of two checkpoints, networks of two and of five tokens in turn."""
-    folder = tmp_path_factory.mktemp("items") / "zoo"
-    layouts = [(SMALL, LARGE)[run % 2] for run in range(8) for _ in range(2)]
-    rows = [
-        {"model_id": f"m{run}-{checkpoint}", "run_id": f"r{run}", "checkpoint": checkpoint, "architecture": ""}
-        for run in range(8)
-        for checkpoint in range(2)
-    ]
-    table = pd.DataFrame(rows).assign(layout=[layout.identity for layout in layouts])
-    write_part(folder / "rows" / "part-00000.parquet", table, [np.zeros(layout.size) for layout in layouts])
-    write_layouts(folder, [SMALL, LARGE])
-    return Zoo(folder)
+    return write_zoo(tmp_path_factory.mktemp("items") / "zoo")
 
 
 def index(zoo, **change):
@@ -85,3 +96,33 @@ def test_a_run_is_in_one_split(zoo):
 def test_an_empty_split_is_refused_with_its_fraction(zoo, fractions, message):
     with pytest.raises(DataError, match=message):
         index(zoo, validation_fraction=fractions[0], test_fraction=fractions[1])
+
+
+def test_unseen_widths_are_a_split_and_the_fractions_count_the_rest(tmp_path):
+    zoo = write_zoo(tmp_path / "zoo", runs=60, architectures=[perceptron(3), perceptron(4), perceptron(5), ""])
+    config = {"validation_fraction": 0.2, "test_fraction": 0.3}
+    runs = index(zoo, unseen_widths={"mlp": [[4], [7]]}, **config).groupby("run_id")["split"].agg(["first", "nunique"])
+    assert (runs["nunique"] == 1).all()
+    unseen = {f"r{number}" for number in range(1, 60, 4)}
+    assert set(runs.index[runs["first"] == "unseen"]) == unseen
+    assert runs["first"].value_counts().to_dict() == {"train": 22, "unseen": 15, "test": 14, "validation": 9}
+    without = index(zoo, **config).groupby("run_id")["split"].first()
+    assert without.value_counts().to_dict() == {"train": 30, "test": 18, "validation": 12}
+
+
+def test_runs_related_to_unseen_ones_are_unseen(tmp_path):
+    groups = np.repeat([f"g{run // 2}" for run in range(60)], 2)
+    zoo = write_zoo(tmp_path / "zoo", runs=60, architectures=[perceptron(3)] * 59 + [perceptron(4)], group=groups)
+    table = index(zoo, unseen_widths={"mlp": [[4]]})
+    assert set(table.loc[table["split"] == "unseen", "run_id"]) == {"r58", "r59"}
+
+
+def test_few_test_runs_are_warned_of(tmp_path):
+    with pytest.warns(WscoreWarning, match="only 9 runs in the test split"):
+        index(write_zoo(tmp_path / "few", runs=30))
+    index(write_zoo(tmp_path / "enough", runs=32))
+
+
+def test_a_zoo_of_unseen_widths_alone_is_refused(tmp_path):
+    with pytest.raises(DataError, match=r"no run falls in the train split.*unseen_widths"):
+        index(write_zoo(tmp_path / "zoo", architectures=[perceptron(3)]), unseen_widths={"mlp": [[3]]})

@@ -24,7 +24,7 @@ from wscore.zoo.store import Zoo
 ROOT = Path(__file__).parents[3]
 CONFIG = TokensConfig(
     granularity="neuron", chunk_size=32, max_tokens=512, align="none", normalization="layer",
-    validation_fraction=0.2, test_fraction=0.3, seed=0,
+    unseen_widths={}, validation_fraction=0.2, test_fraction=0.3, seed=0,
 )  # fmt: skip
 
 

@@ -37,6 +37,15 @@ def test_draws_fill_the_ranges_and_the_families_take_turns(zoo_config):
     assert all((run.architecture.pooling == "none") == (run.architecture.family == "mlp") for run in runs)
 
 
+def test_runs_of_a_family_take_its_widths_equally_often_in_no_fixed_order(zoo_config):
+    config = zoo_config(families=("mlp", "cnn"), widths={"mlp": ((4,), (5,), (6,)), "cnn": ((2, 3),)})
+    widths = [run.architecture.widths for run in draw(config, range(0, 180, 2))]
+    assert set(Counter(widths).values()) == {30}
+    blocks = {tuple(widths[start : start + 3]) for start in range(0, 90, 3)}
+    assert all(len(set(block)) == 3 for block in blocks)
+    assert len(blocks) == 6
+
+
 def test_sizes_of_the_subsets_follow_the_fraction(zoo_config):
     for run in draw(zoo_config(train_fraction=(0.3, 0.9)), range(50), images=777):
         assert run.train_size == round(run.train_fraction * 777)

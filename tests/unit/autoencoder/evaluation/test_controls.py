@@ -21,7 +21,7 @@ LAYOUT = layout_of({"fc.weight": torch.zeros(2, 3), "fc.bias": torch.zeros(2)})
 CONFIG = {
     "granularity": "neuron", "chunk_size": 32, "max_tokens": 512, "align": "none",
     "normalization": "layer",
-    "validation_fraction": 0.2, "test_fraction": 0.3, "seed": 0,
+    "unseen_widths": {}, "validation_fraction": 0.2, "test_fraction": 0.3, "seed": 0,
 }  # fmt: skip
 
 

@@ -25,7 +25,7 @@ from wscore.zoo.store import Zoo, write_layouts, write_part
 CONFIG = EvaluateConfig(max_networks=None, probe_images=60, bootstrap_samples=20, seed=0)
 TOKENS = TokensConfig(
     granularity="neuron", chunk_size=32, max_tokens=512, normalization="layer",
-    validation_fraction=0.2, test_fraction=0.4, seed=8, align="weights",
+    unseen_widths={}, validation_fraction=0.2, test_fraction=0.4, seed=8, align="weights",
 )  # fmt: skip
 
 

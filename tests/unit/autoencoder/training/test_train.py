@@ -41,7 +41,7 @@ def cache(tiny_zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> TokenCach
     folder = tmp_path_factory.mktemp("tokens") / "tokens"
     config = TokensConfig(
         granularity="neuron", chunk_size=40, max_tokens=512, align="none", normalization="layer",
-        validation_fraction=0.2, test_fraction=0.3, seed=0,
+        unseen_widths={}, validation_fraction=0.2, test_fraction=0.3, seed=0,
     )  # fmt: skip
     build_cache(Zoo(tiny_zoo), config, folder)
     return TokenCache(folder)
