@@ -28,12 +28,11 @@ from typing import NamedTuple
 
 import msgspec
 import numpy as np
+import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
 from wscore.autoencoder.coding.codec import WeightCodec
-from wscore.autoencoder.evaluation.controls import Quantized
-from wscore.autoencoder.evaluation.size_matched_coders import Compressed
 from wscore.config import load_section
 from wscore.forecasting.trajectories.optimizers import OptimizerSpec
 from wscore.forecasting.trajectories.store import Trajectory, open_trajectories
@@ -45,6 +44,7 @@ from wscore.networks.lenet import build_network
 RATIOS, CHAIN_RATIO = (10.0, 25.0, 60.0), {"sgd": 35.0, "adam": 45.0}
 QPS = tuple(range(-44, -3, 2))
 NNCODEC, WORKER = Path(".cache/nncodec"), Path(__file__).with_name("_nncodec.py")
+LEVELS, ZSTD = 64, pa.Codec("zstd", compression_level=19)  # steps that are tried
 PACKAGES = ("nncodec==2.1.3", "numpy<2")
 State = dict[str, Tensor]
 
@@ -105,14 +105,32 @@ def by_codec(case: Case, images: Tensor | None) -> Result:
 
 def by_zstd(case: Case) -> Result:
     """Return networks quantised with one step and compressed by zstd, as differences likewise."""
-    coder, base, back, size = Compressed("quantized", Quantized(8)), np.zeros(case.layout.size, np.float32), [], 0
+    base, back, size = np.zeros(case.layout.size, np.float32), [], 0
     start = time.perf_counter()
     for state in case.states:
-        restored, used = coder.squeeze(case.layout, case.layout.flatten(state) - base, case.room)
+        restored, used = squeezed(case.layout, case.layout.flatten(state) - base, case.room)
         base = base + restored
         back.append(case.layout.unflatten(torch.from_numpy(base)))
         size += used
     return Result(back, size, time.perf_counter() - start, float("nan"))
+
+
+def squeezed(layout: Layout, vector: np.ndarray, room: int) -> tuple[np.ndarray, int]:
+    """Return a network with the finest step that fits `room` bytes after zstd, relative to each tensor, and its bytes."""
+    best = (np.zeros_like(vector), 0)
+    for share in np.geomspace(2.01, 1 / 127, LEVELS):
+        restored, parts = np.zeros_like(vector), []
+        for spec, place in zip(layout.tensors, layout.slices().values(), strict=True):
+            largest = np.abs(vector[place]).max(initial=0)
+            step = float(np.float16(largest * (share if spec.kind in ("linear", "conv") else 1 / 127))) or 1.0
+            numbers = np.clip(np.rint(vector[place] / step), -128, 127)
+            restored[place] = numbers * step
+            parts.append(numbers.astype(np.int8).tobytes())
+        size = len(ZSTD.compress(b"".join(parts), asbytes=True)) + 2 * len(layout.tensors)
+        if size > room:
+            break
+        best = restored, size
+    return best
 
 
 def by_nncodec(case: Case, python: Path) -> Result:

@@ -20,6 +20,7 @@ def main(
     zoo: Path,
     representations: Path,
     autoencoder: Path,
+    codec: Path,
     heads: Path,
     sae: Path,
     predictor: Path,
@@ -31,7 +32,7 @@ def main(
     """Write models/published and data/published and return a summary."""
     config, networks = run.params["publish"], Zoo(zoo)
     origin = gather_provenance(networks, {name: run.params[name] for name in RECORDED})
-    sources = Sources(autoencoder, heads, run.params["heads"]["tasks"], sae, predictor, plots)
+    sources = Sources(autoencoder, codec, heads, run.params["heads"]["tasks"], sae, predictor, plots)
     names = pack_models(out, sources, read_metrics(metrics), origin, config)
     tables = pack_datasets(datasets, networks, representations, origin, config)
     run.tracker.log_metrics({"published_models": len(names), "published_datasets": len(tables)})

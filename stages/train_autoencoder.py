@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from wscore.autoencoder.models.autoencoder import save_autoencoder
-from wscore.autoencoder.training.train import AeConfig, train_autoencoder, with_latent_bits
+from wscore.autoencoder.training.train import AeConfig, train_autoencoder
 from wscore.config import to_plain
 from wscore.io import atomic_folder, write_json
 from wscore.networks.datasets import DataConfig, load_tasks
@@ -14,9 +14,7 @@ from wscore.zoo.store import Zoo
 
 
 @stage(ae=AeConfig, data=DataConfig)
-def main(
-    run: Run, *, zoo: Path, tokens: Path, out: Path, history: Path, metrics: Path, latent_bits: float | None = None
-) -> str:
+def main(run: Run, *, zoo: Path, tokens: Path, out: Path, history: Path, metrics: Path) -> str:
     """Train an autoencoder and keep the epoch that is best on the validation split.
 
     Args:
@@ -26,9 +24,8 @@ def main(
         out: model folder.
         history: CSV of losses by epoch.
         metrics: JSON of metrics.
-        latent_bits: replaces ae.latent_bits.
     """
-    config, cache = with_latent_bits(run.params["ae"], latent_bits), TokenCache(tokens)
+    config, cache = run.params["ae"], TokenCache(tokens)
     trained = train_autoencoder(
         cache,
         config,
@@ -38,7 +35,7 @@ def main(
         resume=resume_folder(run.name, str(to_plain(config)), str(to_plain(run.params["data"])), cache.identity),
     )
     with atomic_folder(out) as folder:
-        save_autoencoder(folder, trained.model, extra={"tokens": cache.identity}, code=trained.code)
+        save_autoencoder(folder, trained.model, extra={"tokens": cache.identity})
         cache.copy_codec(folder)
     trained.history.to_csv(history)
     write_json(metrics, {"ae": trained.figures})

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from studies.autoencoder_seeds.seeds import Recipe, SeedsConfig, every_seed, headline, spread
-from wscore.autoencoder.coding.refine import RefineConfig
 from wscore.autoencoder.training.train import AeConfig
 from wscore.config import to_plain
 from wscore.evaluation.config import EvaluateConfig
@@ -17,18 +16,11 @@ from wscore.training.callbacks import resume_folder
 from wscore.zoo.store import Zoo
 
 
-@stage(
-    autoencoder_seeds=SeedsConfig,
-    ae=AeConfig,
-    data=DataConfig,
-    evaluate=EvaluateConfig,
-    refine=RefineConfig,
-    tokens=TokensConfig,
-)
+@stage(autoencoder_seeds=SeedsConfig, ae=AeConfig, data=DataConfig, evaluate=EvaluateConfig, tokens=TokensConfig)
 def main(run: Run, *, zoo: Path, tokens: Path, splits: Path, out: Path) -> str:
     """Train and evaluate with every seed and on every split, and write the metrics with means and deviations."""
     params = run.params
-    recipe = Recipe(params["tokens"], params["ae"], params["refine"], params["evaluate"])
+    recipe = Recipe(params["tokens"], params["ae"], params["evaluate"])
     images, config, cache = load_tasks(params["data"]), params["autoencoder_seeds"], TokenCache(tokens)
     about = [str(to_plain(part)) for part in (*recipe, params["data"])]
     parts = Parts(resume_folder(run.name, *about, str(config.networks), cache.identity))

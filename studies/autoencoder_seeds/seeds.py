@@ -9,11 +9,8 @@ import msgspec
 import numpy as np
 import pandas as pd
 
-from wscore.autoencoder.coding.refine import RefineConfig
 from wscore.autoencoder.evaluation.evaluate import OURS, draw_probe_images, evaluate, held_out, methods
-from wscore.autoencoder.evaluation.refined import Refinement
 from wscore.autoencoder.evaluation.report import autoencoder_report
-from wscore.autoencoder.evaluation.size_matched import sized_controls
 from wscore.autoencoder.training.train import AeConfig, train_autoencoder
 from wscore.config import Section
 from wscore.evaluation.config import EvaluateConfig
@@ -31,7 +28,7 @@ class SeedsConfig(Section):
     """Seeds and splits of the study (section `autoencoder_seeds:`).
 
     Args:
-        seeds: of training and refinement, on the split of `tokens.seed`; distinct.
+        seeds: of training, on the split of `tokens.seed`; distinct.
         splits: further seeds of the split, each with the first training seed.
         networks: held-out networks evaluated in each.
     """
@@ -52,13 +49,11 @@ class Recipe(NamedTuple):
     Attributes:
         tokens: tokenization.
         ae: training.
-        refine: refinement of latents.
         evaluate: evaluation.
     """
 
     tokens: TokensConfig
     ae: AeConfig
-    refine: RefineConfig
     evaluate: EvaluateConfig
 
 
@@ -80,7 +75,7 @@ def every_seed(
     records, parts = [], parts or Parts(None)
     for seed, split, tokens in _variants(zoo, cache, recipe, config, folder):
         own = recipe._replace(
-            ae=msgspec.structs.replace(recipe.ae, seed=seed), refine=msgspec.structs.replace(recipe.refine, seed=seed),
+            ae=msgspec.structs.replace(recipe.ae, seed=seed),
             evaluate=msgspec.structs.replace(recipe.evaluate, max_networks=config.networks),
         )  # fmt: skip
         name = f"seed-{seed}-split-{split}"
@@ -113,9 +108,8 @@ def spread(table: pd.DataFrame, own_split: int) -> pd.DataFrame:
 
 
 def headline(found: pd.DataFrame) -> str:
-    """Return the agreement of ours (refined if available) with its deviations in one line."""
-    names = [name for name in ("ours_refined", OURS) if name in set(found["method"])]
-    row = found[(found["method"] == names[0]) & (found["metric"] == "agreement")].iloc[0]
+    """Return the agreement of ours with its deviations in one line."""
+    row = found[(found["method"] == OURS) & (found["metric"] == "agreement")].iloc[0]
     text = f"agreement {row['seeds_mean']:.3f}, sd {row['seeds_sd']:.4f} over {row['seeds']} seeds"
     return text + (f", {row['splits_sd']:.4f} over {row['splits']} splits" if row["splits"] > 1 else "")
 
@@ -137,9 +131,7 @@ def _judged(zoo: Zoo, cache: TokenCache, images: Tasks, recipe: Recipe, resume: 
     shown = images if recipe.ae.behaviour.share else None
     trained = train_autoencoder(cache, recipe.ae, zoo=zoo, images=shown, resume=resume)
     config = recipe.evaluate
-    ways = methods(cache, trained.model, config, Refinement(zoo, images, recipe.refine), trained.code)
-    ways |= sized_controls(zoo, cache, ways[OURS], config)
-    rows = held_out(cache, config)
+    ways, rows = methods(cache, trained.model, config), held_out(cache, config)
     verdict = evaluate(zoo, rows, ways, draw_probe_images(images, config), cache=cache, batch_size=config.batch_size)
     found = autoencoder_report(verdict, config)
     wanted = (*HEADLINES, "compression_ratio")

@@ -14,8 +14,7 @@ from wscore.presets import apply_preset
 
 SKIPPED = ("fetch_zoo", "evaluate")  # the zoo is a fixture, the figures are those of the repository
 TINY = """
-ae: {latent_dim: 8, hidden_dim: 8, layers: 1, epochs: 1, batch_size: 8, sensitivity: 4}
-refine: {steps: 2, images: 32, curvature_images: 8}
+ae: {latent_dim: 8, hidden_dim: 8, layers: 1, epochs: 1, batch_size: 8}
 features: {probes: 10, probe_steps: 2}
 heads: {tasks: [accuracy], hidden_dim: 8, layers: 1, copies: 1, epochs: 1, boosting_rounds: 2}
 sae: {latent_dim: 16, k: 4, epochs: 1}

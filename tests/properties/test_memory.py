@@ -10,7 +10,6 @@ import pandas as pd
 
 from wscore.autoencoder.models.autoencoder import AutoencoderConfig, Encoder
 from wscore.autoencoder.models.mlp import MlpConfig
-from wscore.autoencoder.training.fit_linear_path import LinearPathConfig, fit_linear_path
 from wscore.autoencoder.training.train import CacheBatches
 from wscore.heads.representations import iterate_latents
 from wscore.heads.weight_statistics import statistics_table
@@ -25,7 +24,7 @@ PER_NETWORK = 3_000  # bytes: less than a quarter of a network's weights
 KNOWN = Architecture(family="mlp", input=(1, 8, 8), classes=10, widths=(44,), activation="relu", pooling="none")
 SIZES = {
     "tokens.writer.BLOCK": 1 << 18, "tokens.writer.PART": 1 << 16, "tokens.writer.ENTRIES": 1 << 18,
-    "tokens.alignment.TOGETHER": 64, "autoencoder.training.fit_linear_path.BLOCK": 64, "heads.representations.BLOCK": 64,
+    "tokens.alignment.TOGETHER": 64, "heads.representations.BLOCK": 64,
 }  # fmt: skip
 CONFIG = TokensConfig(
     granularity="neuron", chunk_size=80, max_tokens=64, align="weights", normalization="layer",
@@ -71,10 +70,9 @@ def stages(folder, count):
         token_dim=cache.token_dim, max_tokens=cache.max_tokens, latent_dim=8, hidden_dim=8, layers=0, pooling="mean",
         positions="sinusoidal", dropout=0.0,
     )  # fmt: skip
-    encoder = Encoder(AutoencoderConfig(network=sizes, linear=None)).eval()
+    encoder = Encoder(AutoencoderConfig(network=sizes)).eval()
     batches = CacheBatches(cache, cache.indices("train"), batch_size=64, seed=0, shuffle=True)
     peaks["batches"] = traced(lambda: last(batches.epoch(1)))[0]
-    peaks["linear path"] = traced(lambda: fit_linear_path(cache, LinearPathConfig(4, 0.0, 0.5, 0)))[0]
     peaks["latents"] = traced(lambda: last(iterate_latents(encoder, cache)))[0]
     peaks["statistics"] = traced(lambda: statistics_table(zoo))[0]
     return peaks

@@ -19,12 +19,10 @@ ROOT = Path(__file__).parents[2]
 CHANGES = {
     "autoencoder_seeds": {"seeds": [0, 3], "splits": [5], "networks": 4},
     "ae": {
-        "latent_dim": 4, "hidden_dim": 8, "layers": 1, "heads": 2, "epochs": 1, "batch_size": 8, "linear_path": "none",
-        "arch": "mlp",
+        "latent_dim": 4, "hidden_dim": 8, "layers": 1, "heads": 2, "epochs": 1, "batch_size": 8, "arch": "mlp",
     },
     "tokens": {"chunk_size": 40, "validation_fraction": 0.2, "test_fraction": 0.3}, "data": {"max_train": 100},
     "evaluate": {"probe_images": 30, "bootstrap_samples": 0},
-    "refine": {"steps": 2, "images": 20, "curvature_images": 0},
 }  # fmt: skip
 
 
@@ -62,13 +60,13 @@ def test_every_seed_and_split_is_trained_and_judged_beside_the_controls(
     main(["--zoo", str(tiny_zoo), "--tokens", "tokens", "--splits", "splits", "--out", "results"])
     runs, found = pd.read_csv("results/runs.csv"), pd.read_csv("results/spread.csv")
     assert set(zip(runs["seed"], runs["split"], strict=True)) == {(0, 0), (3, 0), (0, 5)}
-    methods = {"ours", "ours_refined", "layout_pca_refined", "mean_network", "layout_pca", "quantized", "noise", "int8"}
+    methods = {"ours", "mean_network", "pca", "layout_pca", "noise"}
     for _, part in runs.groupby(["seed", "split"]):
         assert methods <= set(part["method"])
     assert runs[list(HEADLINES)].notna().all(axis=None)
     ours = runs[runs["method"] == "ours"]
     assert ours["r2"].nunique() == 3  # another seed gives another autoencoder
-    fixed = found[(found["method"] == "int8") & (found["metric"] == "agreement")]
+    fixed = found[(found["method"] == "mean_network") & (found["metric"] == "agreement")]
     assert fixed["seeds_sd"].to_list() == [0]  # the same networks, which nothing was trained for
     assert np.isfinite(found["splits_sd"]).all()
     split = TokenCache(Path("splits/split-5")).table["split"].to_numpy()

@@ -1,12 +1,17 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from stages.evaluate_autoencoder import main
+from wscore.autoencoder.coding.codec import WeightCodec
+from wscore.autoencoder.coding.fit import populations_of
 from wscore.autoencoder.models.autoencoder import Autoencoder, AutoencoderConfig, save_autoencoder
 from wscore.autoencoder.models.mlp import MlpConfig
+from wscore.networks.datasets import as_tasks
+from wscore.networks.images import Images
 from wscore.tokens.cache import TokenCache, build_cache
 from wscore.tokens.config import TokensConfig
 from wscore.zoo.store import Zoo
@@ -15,7 +20,6 @@ PARAMS = """
 data: { dataset: digits, root: null, revision: null, size: null, max_train: null, max_test: null, factories: {} }
 evaluate:
   { max_networks: null, probe_images: 50, bootstrap_samples: 10, seed: 0 }
-refine: { steps: 3, rounds: 2, images: 20, curvature_images: 5, temperature: 0.5, rate: 1.0, seed: 0 }
 """
 TOKENS = TokensConfig(
     granularity="neuron", chunk_size=32, max_tokens=512, align="none", normalization="layer",
@@ -24,14 +28,17 @@ TOKENS = TokensConfig(
 
 
 @pytest.fixture
-def workspace(tmp_path: Path, tiny_zoo: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An untrained autoencoder of six numbers per network over the tiny zoo."""
+def workspace(tmp_path: Path, tiny_zoo: Path, digits: Images, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An untrained autoencoder of six numbers per network and a codec over the tiny zoo."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "params.yaml").write_text(PARAMS)
     build_cache(Zoo(tiny_zoo), TOKENS, tmp_path / "tokens")
     cache = TokenCache(tmp_path / "tokens")
     network = MlpConfig(**mlp(cache))
-    save_autoencoder(tmp_path / "autoencoder", Autoencoder(AutoencoderConfig(network=network, linear=None)), extra={})
+    save_autoencoder(tmp_path / "autoencoder", Autoencoder(AutoencoderConfig(network=network)), extra={})
+    train = np.unique(cache.networks(cache.indices("train")))
+    (tmp_path / "codec").mkdir()
+    WeightCodec.fit(populations_of(Zoo(tiny_zoo), train, as_tasks(digits)), images=8).save(tmp_path / "codec")
     return tmp_path
 
 
@@ -45,7 +52,7 @@ def mlp(cache: TokenCache) -> dict[str, object]:
 
 
 def run(zoo: Path) -> None:
-    main(["--zoo", str(zoo), "--tokens", "tokens", "--autoencoder", "autoencoder",
+    main(["--zoo", str(zoo), "--tokens", "tokens", "--autoencoder", "autoencoder", "--codec", "codec",
           "--metrics", "metrics/autoencoder_test.json", "--plots", "plots/autoencoder_test"])  # fmt: skip
 
 
@@ -53,28 +60,24 @@ def test_judges_the_autoencoder_beside_its_controls(
     workspace: Path, tiny_zoo: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run(tiny_zoo)
-    assert "held-out networks reconstructed at" in capsys.readouterr().out
+    assert "held-out networks reconstructed from 6 numbers: agreement" in capsys.readouterr().out
     content = json.loads((workspace / "metrics/autoencoder_test.json").read_text())
     assert list(content) == ["autoencoder_test"]
     found = content["autoencoder_test"]
     methods = [
         "ours",
-        "ours_refined",
-        "layout_pca_refined",
         "mean_network",
         "pca",
         "layout_pca",
+        "codec_coordinates",
         "noise",
-        "int8",
-        "int4",
     ]
-    methods += ["quantized", "pruned_int8", "pruned_int4"]
     assert [name for name in found if name in methods] == methods
     assert found["ours"]["stored_floats"] == 7
-    assert found["int8"]["agreement"] > found["ours"]["agreement"]
-    assert found["quantized"]["stored_floats"] == found["ours"]["stored_floats"]
+    assert found["codec_coordinates"]["stored_floats"] == found["pca"]["stored_floats"] == 7
+    assert found["codec_coordinates"]["agreement"] > found["ours"]["agreement"]
     assert found["mean_network"]["diversity"] == pytest.approx(0, abs=1e-6)
-    assert found["int8"]["diversity"] == pytest.approx(1, abs=0.02)
+    assert 0 < found["pca"]["diversity"] < 1.1
     assert set(found["ours"]) == set(found["pca"])
     tables = {
         name: pd.read_csv(workspace / f"plots/autoencoder_test/{name}.csv")

@@ -40,7 +40,7 @@ def workspace(tmp_path: Path, zoo: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
         weights=int(cache.item_weights.max()), max_tokens=cache.max_tokens, latent_dim=4, input="image", channels=2,
         levels=2, encoding="sampled", positions="sinusoidal", dropout=0.0, checkpointing=False,
     )  # fmt: skip
-    save_autoencoder(tmp_path / "autoencoder", Autoencoder(AutoencoderConfig(network=network, linear=None)), extra={})
+    save_autoencoder(tmp_path / "autoencoder", Autoencoder(AutoencoderConfig(network=network)), extra={})
     return tmp_path
 
 

@@ -8,7 +8,10 @@ import pytest
 import torch
 
 from stages.publish import main
+from wscore.autoencoder.coding.codec import WeightCodec
+from wscore.cli.compression import read_codec
 from wscore.config import PARAMS
+from wscore.errors import ModelError
 from wscore.heads.mlp_head import Head, HeadConfig
 from wscore.io import write_csv, write_json
 from wscore.presets import apply_preset
@@ -56,6 +59,8 @@ def workplace(tmp_path: Path, tiny_zoo: Path, monkeypatch: pytest.MonkeyPatch) -
         save_model(Path("models") / folder, model)
     for name in ("tokenizer.json", "normalizer.json"):
         write_json(Path("models/autoencoder") / name, {})
+    Path("models/codec").mkdir()
+    WeightCodec().save(Path("models/codec"))
     (tmp_path / "zoo").symlink_to(tiny_zoo)
     write_representations(Zoo(tiny_zoo))
     for name in ("autoencoder", "heads/accuracy", "sae", "predictor"):
@@ -82,11 +87,11 @@ def preset(text: str) -> None:
     apply_preset(path, PARAMS)
 
 
-def run() -> None:
+def run(*more: str) -> None:
     main([
         "--zoo", "zoo", "--representations", "representations", "--autoencoder", "models/autoencoder",
-        "--heads", "models/heads", "--sae", "models/sae", "--predictor", "models/predictor",
-        "--metrics", *(f"metrics/{name}.json" for name in FIGURES), "--plots", "plots",
+        "--codec", "models/codec", "--heads", "models/heads", "--sae", "models/sae", "--predictor", "models/predictor",
+        "--metrics", *(f"metrics/{name}.json" for name in (*FIGURES, *more)), "--plots", "plots",
         "--out", "published", "--datasets", "datasets",
     ])  # fmt: skip
 
@@ -100,6 +105,7 @@ def test_every_model_has_what_it_needs(workplace: Path, capsys: pytest.CaptureFi
     model = {"config.json", "model.safetensors", "README.md", "checksums.json", "runs/events.out.tfevents.0.wscore"}
     sided = model | {"tokenizer.json", "normalizer.json"}
     wanted = {"README.md", "checksums.json"}
+    wanted |= {f"codec/{name}" for name in ("config.json", "codec.safetensors", "README.md", "checksums.json")}
     own = ("heads/accuracy", "sparse_dictionary", "predictor")
     for part, names in (("encoder", sided), ("decoder", sided), *((name, model) for name in own)):
         wanted |= {f"{part}/{name}" for name in names}
@@ -110,7 +116,8 @@ def test_every_model_has_what_it_needs(workplace: Path, capsys: pytest.CaptureFi
     )
     summary = capsys.readouterr().out
     assert summary == (
-        "5 models (encoder, decoder, heads/accuracy, sparse_dictionary, predictor) and 2 data sets (zoo, representations)\n"
+        "6 models (encoder, decoder, codec, heads/accuracy, sparse_dictionary, predictor) "
+        "and 2 data sets (zoo, representations)\n"
     )
 
 
@@ -124,6 +131,24 @@ def test_cards_hold_figures_controls_and_origin(workplace: Path) -> None:
     head = Path("published/heads/accuracy/README.md").read_text()
     assert json.loads(Path("published/encoder/config.json").read_text())["sha256"] in head
     assert "| this model | 0.75 |" in head
+
+
+def test_the_codec_tells_its_size_and_what_was_measured(workplace: Path) -> None:
+    run()
+    card = Path("published/codec/README.md").read_text()
+    size = sum(path.stat().st_size for path in Path("models/codec").iterdir())
+    assert f"take {size / 1000:,.0f} kB" in card
+    assert "No metrics." in card
+    write_json(Path("metrics/codec_test.json"), {"codec_test": {"20x": {"search": {"agreement": 0.75}}, "networks": 3}})
+    run("codec_test")
+    card = Path("published/codec/README.md").read_text()
+    assert "| 20x, search | 0.75 |" in card
+    assert 'WeightCodec.from_folder(fetch("models/published", part="codec"))' in card
+    assert read_codec("published").identity == WeightCodec().identity
+    with Path("published/codec/codec.safetensors").open("ab") as file:
+        file.write(b"x")
+    with pytest.raises(ModelError, match=r"codec\.safetensors"):
+        read_codec("published")
 
 
 def test_the_predictor_is_judged_on_unseen_runs_at_the_first_and_the_last_step(workplace: Path) -> None:

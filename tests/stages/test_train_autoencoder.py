@@ -56,7 +56,7 @@ def test_an_encoder_is_trained_and_encodes_every_network_once(workspace: Path, t
     train_autoencoder.main(AE)
     figures = json.loads(Path("ae.json").read_text())["ae"]
     assert figures["epochs"] == 2
-    assert list(pd.read_csv("history.csv")["epoch"]) == [0, 1, 2]
+    assert list(pd.read_csv("history.csv")["epoch"]) == [1, 2]
     out = ["--zoo", str(tiny_zoo), "--tokens", "tokens", "--autoencoder", "models/autoencoder", "--out", "latents"]
     cache_representations.main(out)
     table = pd.read_parquet("latents/representations.parquet")
@@ -96,7 +96,7 @@ def test_an_encoder_of_other_tokens_is_refused(workspace: Path, tiny_zoo: Path) 
         ({"latent_dim": "sixty"}, "ae.latent_dim"),
         ({"latent_dim": -1}, "ae.latent_dim"),
         ({"arch": "transformer", "heads": 3}, "not a multiple of heads"),
-        ({"linear_path": "svd"}, "ae.linear_path"),
+        ({"linear_path": "pca"}, "ae.linear_path: no such parameter"),
     ],
 )
 def test_bad_parameters_are_named(workspace: Path, changes: dict[str, object], message: str) -> None:

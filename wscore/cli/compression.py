@@ -9,6 +9,8 @@ from wscore.cli.main import MODEL
 from wscore.cli.networks import read_one
 from wscore.cli.output import print_json, print_table
 from wscore.errors import DataError
+from wscore.hub.checksums import CHECKSUMS, verify
+from wscore.hub.fetch import fetch
 from wscore.io import atomic_file, write_tensors
 
 FITTED = Path("models/codec")  # of the pipeline
@@ -56,14 +58,20 @@ def decompress(options: argparse.Namespace) -> None:
 
 
 def read_codec(model: str) -> WeightCodec:
-    """Return the codec in a folder or its subfolder `codec`; by default also the pipeline's, or one without a zoo.
+    """Return the codec in a folder or its subfolder `codec`, or on the Hub; by default also the pipeline's, or one without a zoo.
 
     Raises:
         DataError: if another folder has none.
+        ModelError: if it was altered after it was published.
     """
-    for folder in (Path(model), Path(model) / "codec", *([FITTED] if model == MODEL else [])):
-        if (folder / WEIGHTS).is_file():
-            return WeightCodec.from_folder(folder)
-    if model != MODEL:
+    places = (Path(model), Path(model) / "codec", *([FITTED] if model == MODEL else []))
+    folder = next((place for place in places if (place / WEIGHTS).is_file()), None)
+    if folder is None and model == MODEL:
+        return WeightCodec()
+    if folder is None and not Path(model).is_dir():
+        folder = fetch(model, part="codec")
+    if folder is None or not (folder / WEIGHTS).is_file():
         raise DataError("holds no codec", where=model, expected=f"a folder with {WEIGHTS}")
-    return WeightCodec()
+    if (folder / CHECKSUMS).is_file():
+        verify(folder)
+    return WeightCodec.from_folder(folder)

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from wscore.autoencoder.coding.codec import WEIGHTS as CODEC_WEIGHTS
+from wscore.autoencoder.coding.codec import WeightCodec
 from wscore.cli.networks import LoadedNetwork, zoo_folder
 from wscore.errors import DataError, ModelError, WscoreError, printable
 from wscore.forecasting.trajectories.store import Trajectory
@@ -40,6 +42,8 @@ def describe_path(text: str) -> dict[str, Any] | None:
         return _zoo(folder)
     if (folder / "weights.npy").is_file():
         return _run(folder)
+    if (folder / CODEC_WEIGHTS).is_file():
+        return _codec(folder)
     if (folder / CONFIG).is_file():
         return _model(folder)
     return _publication(folder) if (folder / CHECKSUMS).is_file() else None
@@ -141,14 +145,23 @@ def _model(folder: Path) -> dict[str, Any]:
     content = read_model_config(folder)
     facts: dict[str, Any] = {"model": str(folder), "class": content["class"], "format": content["format"],
                              "SHA-256 of the weights": content["sha256"]}  # fmt: skip
-    if (folder / CHECKSUMS).is_file():
-        verify(folder)
-        facts["files"] = f"{len(read_checksums(folder))}, all as published"
-    else:
-        facts["files"] = "not published, not checked"
+    facts["files"] = _checked(folder)
     known = {key: content[key] for key in ("task", "encoder", "tokens", "zoo", "kind") if key in content}
     plain = {key: value for key, value in _flat(content["config"]).items() if not isinstance(value, list | dict)}
     return {**facts, **known, "configuration": [{"key": key, "value": value} for key, value in plain.items()]}
+
+
+def _codec(folder: Path) -> dict[str, Any]:
+    codec = WeightCodec.from_folder(folder)
+    return {"model": str(folder), "class": WeightCodec.__name__, "hash": codec.identity.hex(), "files": _checked(folder),
+            "layouts that files name by number": len(codec.config.layouts), "roles": len(codec.roles)}  # fmt: skip
+
+
+def _checked(folder: Path) -> str:
+    if not (folder / CHECKSUMS).is_file():
+        return "not published, not checked"
+    verify(folder)
+    return f"{len(read_checksums(folder))}, all as published"
 
 
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
@@ -160,6 +173,10 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
     return found
 
 
+def _class_name(folder: Path) -> str:
+    return WeightCodec.__name__ if (folder / CODEC_WEIGHTS).is_file() else read_model_config(folder)["class"]
+
+
 def _publication(folder: Path) -> dict[str, Any]:
     rows = []
     for path in sorted(folder.rglob(CONFIG)):
@@ -169,7 +186,7 @@ def _publication(folder: Path) -> dict[str, Any]:
             state = "as published"
         except (ModelError, DataError) as error:
             state = str(error)
-        rows.append({"part": where, "class": read_model_config(path.parent)["class"], "files": state})
+        rows.append({"part": where, "class": _class_name(path.parent), "files": state})
     if not rows:
         raise DataError("holds no model", where=folder, expected="folders with config.json")
     return {"published": str(folder), "models": len(rows), "parts": rows}

@@ -67,9 +67,9 @@ def cache_representations(
     """
     if foreign is None:
         encoder, identity = load_model(folder, Encoder), _checked(folder, cache)
-        encoded, latent_dim = iterate_latents(encoder, cache), encoder.leading
+        encoded, latent_dim = iterate_latents(encoder, cache), encoder.latent_dim
     else:
-        identity, latent_dim = foreign.identity, foreign.model.leading
+        identity, latent_dim = foreign.identity, foreign.model.latent_dim
         encoded = encode_anew(foreign, cache, zoo)
     count = 0
     checkpoints = zoo.table["checkpoint"].to_numpy()
@@ -107,7 +107,7 @@ def encode_anew(
         places = np.flatnonzero(keys == key)
         for chunk in np.array_split(places, -(-len(places) // BLOCK)):
             latents = encoder.encode_many(layout, zoo.weights(rows[chunk]))  # (n, windows, Z)
-            yield rows[chunk], first[chunk], latents.mean(dim=1)[:, : encoder.model.leading].numpy().astype(np.float32)
+            yield rows[chunk], first[chunk], latents.mean(dim=1).numpy().astype(np.float32)
 
 
 def check_fit(encoder: LatentSource, layouts: Sequence[Layout]) -> None:
@@ -146,7 +146,7 @@ def _checked(folder: Path, cache: TokenCache) -> str:
 
 
 def iterate_latents(encoder: Encoder, cache: TokenCache) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Yield (rows of the zoo (n,), first item of each (n,), latents (n, `leading`)) of all networks in blocks."""
+    """Yield (rows of the zoo (n,), first item of each (n,), latents (n, Z)) of all networks in blocks."""
     rows, windows = cache.table["row"].to_numpy(), cache.table["window"].to_numpy()
     heads = np.append(np.flatnonzero(windows == 0), len(rows))  # first item of each network, and the end
     for start in range(0, len(heads) - 1, BLOCK):
@@ -155,7 +155,7 @@ def iterate_latents(encoder: Encoder, cache: TokenCache) -> Iterator[tuple[np.nd
         items = np.arange(int(firsts[0]), last)
         with torch.no_grad():
             latents = torch.cat([encoder(cache.batch(at)) for at in np.array_split(items, -(-len(items) // BLOCK))])
-        sums = np.add.reduceat(latents[:, : encoder.leading].double().numpy(), firsts - firsts[0], axis=0)
+        sums = np.add.reduceat(latents.double().numpy(), firsts - firsts[0], axis=0)
         counts = np.diff(np.append(firsts, last))[:, None]
         yield rows[firsts], firsts, (sums / counts).astype(np.float32)
 

@@ -1,6 +1,6 @@
 """Texts of the cards of published models, apart from metrics and provenance."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from wscore.forecasting.evaluation.tables import by_method, near_steps
@@ -15,6 +15,7 @@ REBUILDING = (
     "agreement", "accuracy_original", "accuracy", "accuracy_change", "rank_correlation",
     "r2", "relative_error", "cosine", "mse", "compression_ratio",
 )  # fmt: skip
+COMPRESSING = ("compression_ratio", "agreement", "accuracy_original", "accuracy", "accuracy_change", "rank_correlation")
 SPARSE = ("fvu", "agreement", "accuracy_original", "accuracy", "accuracy_recovered", "r2", "compression_ratio")
 READING = {
     "patterns": ("macro_f1", "macro_f1_not_shape_leaked", "macro_roc_auc", "hamming_loss", "subset_accuracy"),
@@ -51,6 +52,15 @@ encoder = WeightAutoencoder.from_pretrained({encoder})
 decoder = WeightAutoencoder.from_pretrained({decoder})
 rebuilt = decoder.decode(encoder.encode_windows(state), zoo.layout(0))
 print(list(rebuilt))
+"""
+COMPRESS = """
+from wscore import WeightCodec
+from wscore.hub.fetch import fetch
+
+codec = WeightCodec.from_folder(fetch({codec}))  # `wscore compress` and `decompress` use it too
+data = codec.compress(state, ratio=20)  # bytes; with images and architecture, numbers are searched that keep the outputs
+rebuilt = codec.decompress(data)
+print(len(data), list(rebuilt))
 """
 READ = """
 from wscore import PublishedHead, WeightAutoencoder
@@ -143,6 +153,42 @@ def decoder(found: Mapping[str, Any], config: PublishConfig) -> CardPart:
         ),
         figures=card_metrics_rows("weight-reconstruction", found, REBUILDING),
     )
+
+
+def codec(found: Mapping[str, Any], size: int, config: PublishConfig) -> CardPart:
+    """Return the texts of the weight codec.
+
+    Args:
+        found: content of metrics/codec_test.json, empty if there is none.
+        size: bytes of its files.
+        config: says where it will lie.
+    """
+    return CardPart(
+        name="codec",
+        title="Weight codec",
+        summary=f"Compresses any neural network to a file of the size that you ask for. Its statistics of weights by role, "
+        f"for networks of every width, take {size / 1000:,.0f} kB.",
+        code=NETWORK + COMPRESS.format(codec=place("codec", config)),
+        stage="fit_codec",
+        sections=("data", "zoo", "tokens"),
+        note=f"Networks are compressed to files, decompressed and run, at each compression ratio. {DEFINITIONS}",
+        limits=(
+            "A file can only be read with the codec that wrote it.",
+            "Networks unlike those of the zoo are coded by their own statistics.",
+            "The codec is lossy: check agreement and accuracy before relying on a decompressed network.",
+        ),
+        figures=Figures("weight-compression", {name: pick(values, COMPRESSING) for name, values in _measured(found)}),
+    )
+
+
+def _measured(found: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield (name, metrics) of all methods and ratios in nested results, families left out."""
+    for key, value in found.items():
+        if isinstance(value, Mapping) and key != "families":
+            name = (*path, str(key).replace("_", " "))
+            if "agreement" in value:
+                yield ", ".join(name), value
+            yield from _measured(value, name)
 
 
 def head(task: str, found: Mapping[str, Any], config: PublishConfig, *, encoder_hash: str) -> CardPart:

@@ -25,6 +25,7 @@ class Sources(NamedTuple):
 
     Attributes:
         autoencoder: folder with encoder/, decoder/, tokenizer, normaliser and reference networks.
+        codec: folder of the weight codec.
         heads: folder with one folder per task.
         tasks: heads to publish.
         sae: folder of the sparse dictionary.
@@ -34,6 +35,7 @@ class Sources(NamedTuple):
     """
 
     autoencoder: Path
+    codec: Path
     heads: Path
     tasks: Sequence[str]
     sae: Path
@@ -47,12 +49,12 @@ class ModelContent(NamedTuple):
     Attributes:
         part: content of its card.
         files: source files by published name.
-        history: training curves.
+        history: training curves; None for a model that is fitted in one pass.
     """
 
     part: CardPart
     files: Mapping[Path, str]
-    history: Path
+    history: Path | None
 
 
 def read_metrics(files: Sequence[Path]) -> dict[str, Any]:
@@ -69,7 +71,7 @@ def pack_models(
         out: replaced if it was published before.
         sources: folders of the models.
         metrics: as `read_metrics` returns them, with `autoencoder_test`, `heads_test`, `sae_test` and
-            `predictor_test`.
+            `predictor_test`; `codec_test` is shown if it is there.
         origin: for the cards.
         config: for the cards.
 
@@ -152,6 +154,9 @@ def plan(sources: Sources, metrics: Mapping[str, Any], config: PublishConfig) ->
         files = {**model_files(sources.autoencoder / name), **shared}
         history = sources.plots / "autoencoder/history.csv"
         yield ModelContent(part(metrics["autoencoder_test"], config), files, history)
+    files = model_files(sources.codec)
+    size = sum(file.stat().st_size for file in files)
+    yield ModelContent(parts.codec(metrics.get("codec_test", {}), size, config), files, None)
     encoder_hash = read_json(sources.autoencoder / "encoder" / "config.json")["sha256"]
     for task in sources.tasks:
         part = parts.head(task, metrics["heads_test"].get(task, {}), config, encoder_hash=encoder_hash)
@@ -181,8 +186,9 @@ def _fill(target: Path, content: ModelContent, origin: Provenance, config: Publi
     for file, name in content.files.items():
         (target / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, target / name)
-    if not content.history.is_file():
-        raise PublishError("training curves are missing", where=content.history, fix="run `dvc repro`")
-    write_events(content.history, target)
+    if content.history is not None:
+        if not content.history.is_file():
+            raise PublishError("training curves are missing", where=content.history, fix="run `dvc repro`")
+        write_events(content.history, target)
     write_text(target / "README.md", write_card(content.part, origin, config))
     write_checksums(target)

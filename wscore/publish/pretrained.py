@@ -43,6 +43,7 @@ from wscore.training.model_folder import CONFIG, RESERVED, WEIGHTS, load_model, 
 
 P = TypeVar("P", bound="Published")
 TOGETHER = 256  # sequences per encoding batch
+NAMED = 8  # layouts that an error names
 CARD = """---
 library_name: wscore
 tags: [wscore, weight-space-learning]
@@ -67,15 +68,31 @@ class Layouts:
     def __init__(self, folder: Path) -> None:
         path = Path(folder) / "layouts.json"
         plain = read_json(path) if path.is_file() else {}
-        known = [msgspec.convert(value, Layout, strict=False) for value in plain.values()]
-        self._known = {_shapes(layout): layout for layout in known}
+        self.known = {name: msgspec.convert(value, Layout, strict=False) for name, value in plain.items()}
+        self._by_shapes = {_shapes(layout): layout for layout in self.known.values()}
 
     def ordered(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return a state dict in the order of the known layout with the same names and shapes, else unchanged."""
-        known = self._known.get(_shapes(layout_of(state)))
+        known = self._by_shapes.get(_shapes(layout_of(state)))
         if known is None:
             return dict(state)
         return {name: state[name] for name in (*(spec.name for spec in known.tensors), *known.counters)}
+
+    def check(self, layout: Layout) -> None:
+        """Refuse a layout that the model was not trained on.
+
+        Raises:
+            ModelError: if so, with the layouts that it knows.
+        """
+        if layout.identity in self.known:
+            return
+        sizes = sorted({(known.size, len(known.tensors)) for known in self.known.values()})
+        shown = ", ".join(f"{_size(*size)}" for size in sizes[:NAMED]) + (", ..." if len(sizes) > NAMED else "")
+        raise ModelError(
+            "the autoencoder was not trained on networks with these names and shapes of tensors",
+            expected=f"one of its {len(self.known)} layouts ({shown})", got=_size(layout.size, len(layout.tensors)),
+            fix="`wscore compress` takes any network",
+        )  # fmt: skip
 
 
 class Published(nn.Module, PyTorchModelHubMixin, library_name="wscore"):
@@ -163,8 +180,8 @@ class PublishedEncoder(Published):
         self.alignment = Alignment.load(Path(folder))
 
     def encode(self, state: Mapping[str, Tensor]) -> Float[Tensor, " latent"]:
-        """Return the latent of a state dict for heads: the first `leading` entries of the mean over windows."""
-        return self.encode_windows(state).mean(dim=0)[: self.model.leading]
+        """Return the latent of a state dict for heads: the mean over its windows."""
+        return self.encode_windows(state).mean(dim=0)
 
     def encode_windows(self, state: Mapping[str, Tensor]) -> Float[Tensor, "window latent"]:
         """Return one latent per window of a network (long networks have several), as input for the decoder.
@@ -172,7 +189,7 @@ class PublishedEncoder(Published):
         Hidden units are first aligned to the reference of the layout, if there is one.
 
         Raises:
-            ModelError: if the network has weights that are not finite.
+            ModelError: if the network has weights that are not finite, or a layout that the encoder was not trained on.
         """
         layout = layout_of(self.layouts.ordered(state))
         return self.encode_many(layout, layout.flatten(state)[None])[0]
@@ -184,8 +201,9 @@ class PublishedEncoder(Published):
         """Return the latents of many networks of one layout, given as flat weights.
 
         Raises:
-            ModelError: if a network has weights that are not finite.
+            ModelError: if a network has weights that are not finite, or the encoder was not trained on the layout.
         """
+        self.layouts.check(layout)
         check_finite(vectors)
         windows = len(self.codec.windows(layout))
         step = max(1, TOGETHER // windows)
@@ -211,8 +229,10 @@ class PublishedDecoder(Published):
         """Return the decoded state dict, from one latent per window of a network of this layout.
 
         Raises:
-            ModelError: if the number of windows does not fit the layout, or the latents have another length.
+            ModelError: if the decoder was not trained on the layout, the number of windows does not fit it, or the latents
+                have another length.
         """
+        self.layouts.check(layout)
         windows, size = len(self.codec.windows(layout)), self.model.config.network.latent_dim
         if latents.shape != (windows, size):
             expected = f"{windows} x {size}: one per window"
@@ -262,7 +282,8 @@ class PublishedHead(Published):
             architecture: JSON text of it; without it the network is not run on the head's probe images.
 
         Raises:
-            ModelError: if the network has weights that are not finite, or too many for a head with token inputs.
+            ModelError: if the network has weights that are not finite, or too many for a head with token inputs, or the
+                head reads latents and the encoder was not trained on the layout.
         """
         state = self.encoder.layouts.ordered(state)
         layout = layout_of(state)
@@ -270,8 +291,10 @@ class PublishedHead(Published):
         check_finite(vector[None])
         known = parse(architecture) if architecture else None
         blocks = network_features(layout, vector, self.head.features, self.head.probes, known)
-        latent = self.encoder.encode(state).numpy()[None]
-        parts = [latent if name == "latent" else blocks[name].values for name in self.head.features]
+        parts = [
+            self.encoder.encode(state).numpy()[None] if name == "latent" else blocks[name].values
+            for name in self.head.features
+        ]
         inputs = np.concatenate([np.zeros((1, 0), np.float32), *parts], axis=1)
         tokens = self._tokens(layout, vector) if self.head.model.reads_tokens else None
         answers = self.head.model(torch.from_numpy(inputs), tokens)
@@ -402,6 +425,10 @@ def check_finite(vectors: Float[np.ndarray, "*networks weights"]) -> None:
     wrong = int((~np.isfinite(vectors)).sum())
     if wrong:
         raise ModelError("network has weights that are not finite", got=wrong)
+
+
+def _size(weights: int, tensors: int) -> str:
+    return f"{weights:,} weights in {tensors} tensors"
 
 
 def _shapes(layout: Layout) -> frozenset[tuple[str, tuple[int, ...]]]:

@@ -1,4 +1,4 @@
-"""A published encoder and decoder as one model: networks to latents, optionally refined, and back."""
+"""A published encoder and decoder as one model: networks to latents and back."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +10,6 @@ from huggingface_hub import PyTorchModelHubMixin
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from wscore.autoencoder.coding.refine import RefineConfig
 from wscore.autoencoder.models.autoencoder import Decoder
 from wscore.errors import ModelError
 from wscore.hub.checksums import write_checksums
@@ -19,7 +18,6 @@ from wscore.hub.upload import Upload, upload
 from wscore.io import write_text
 from wscore.networks.layout import Layout, layout_of
 from wscore.publish.pretrained import CARD, PublishedDecoder, PublishedEncoder
-from wscore.publish.refine_pretrained import refined_latents
 from wscore.training.model_folder import read_model_config
 
 A = TypeVar("A", bound="WeightAutoencoder")
@@ -80,12 +78,6 @@ class WeightAutoencoder(nn.Module, PyTorchModelHubMixin, library_name="wscore"):
     def encode_windows(self, state: Mapping[str, Tensor]) -> Float[Tensor, "window latent"]:
         """Return one latent per window of a network: see `PublishedEncoder.encode_windows`."""
         return self._side("encoder").encode_windows(state)
-
-    def refine(
-        self, network: nn.Module, images: Float[Tensor, "image channel height width"], config: RefineConfig
-    ) -> Float[Tensor, "window latent"]:
-        """Return latents optimised for a network's outputs on images: see `wscore.publish.refine_pretrained.refined_latents`."""
-        return refined_latents(self._side("encoder"), self._side("decoder"), network, images, config)
 
     def decode(self, latents: Float[Tensor, "window latent"], layout: Layout) -> dict[str, Tensor]:
         """Return the network decoded from latents: see `PublishedDecoder.decode`."""

@@ -40,7 +40,8 @@ from wscore.tokens.writer import WriteJob, plan_blocks, write_tokens
 from wscore.zoo.splits import ALL_SPLITS
 from wscore.zoo.store import Zoo
 
-CODEC = ("tokenizer.json", "normalizer.json", "symmetry.json", "references.safetensors", "layouts.json")
+CODEC = ("tokenizer.json", "normalizer.json", "symmetry.json", "references.safetensors")
+LAYOUTS = "layouts.json"
 SHARDS = Path(".cache/tokens")
 REMEMBERED = 1 << 25  # entries of all cached frames together, 9 bytes each
 Item = int | np.integer
@@ -172,9 +173,15 @@ class TokenCache:
         verify_files(self.folder, self.manifest)
 
     def copy_codec(self, folder: Path) -> None:
-        """Copy the files needed to tokenize other networks in the same way: tokenizer, normalizer, alignment, layouts."""
+        """Write the files needed to tokenize other networks in the same way, with the layouts of the training split only."""
         for name in CODEC:
             shutil.copyfile(self.folder / name, folder / name)
+        layouts = read_json(self.folder / LAYOUTS)
+        write_json(folder / LAYOUTS, {name: layouts[name] for name in self.trained_layouts()})
+
+    def trained_layouts(self) -> list[str]:
+        """Return the identities of the layouts of the training split, sorted."""
+        return sorted(set(self.table["layout"].iloc[self.indices("train")].astype(str)))
 
     def layout(self, item: Item) -> Layout:
         """Return the layout of an item's network."""

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import wscore
+from wscore.autoencoder.coding.codec import WeightCodec
 from wscore.autoencoder.models.autoencoder import AutoencoderConfig, Decoder, Encoder
 from wscore.autoencoder.models.mlp import MlpConfig
 from wscore.cli.main import EXAMPLES, build_parser, main
@@ -44,7 +45,7 @@ def models(tiny_zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     out = folder / "published"
     for name, kind in (("encoder", Encoder), ("decoder", Decoder)):
-        save_model(out / name, kind(AutoencoderConfig(network=network, linear=None)))
+        save_model(out / name, kind(AutoencoderConfig(network=network)))
         cache.copy_codec(out / name)
         write_checksums(out / name)
     forecast = GramPredictorConfig(
@@ -60,6 +61,9 @@ def models(tiny_zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     save_model(out / "predictor", GramPredictor(forecast), extra={"training": {"stride": 1}})
     write_checksums(out / "predictor")
+    (out / "codec").mkdir()
+    WeightCodec().save(out / "codec")
+    write_checksums(out / "codec")
     write_checksums(out)
     write_representations(folder / "representations", out, Zoo(tiny_zoo))
     return out
@@ -183,6 +187,23 @@ def test_a_way_through_latent_space_starts_and_ends_at_the_networks(
     assert "different tensors" in failed(capsys, "interpolate", ends[0], other, "--model", models)
 
 
+def test_layouts_that_were_not_trained_on_are_refused(models: Path, tmp_path: Path, capsys: Output) -> None:
+    save_file(torch.nn.Linear(5, 3).state_dict(), tmp_path / "other.safetensors")
+    save_file({"x": torch.zeros(1, 8)}, tmp_path / "latents.safetensors")
+    other, among = tmp_path / "other.safetensors", models.parent / "representations"
+    commands = [
+        ("encode", other),
+        ("neighbours", other, "--among", among),
+        ("interpolate", other, other),
+        ("decode", tmp_path / "latents.safetensors", "--like", other, "--out", tmp_path / "rebuilt"),
+    ]
+    for command in commands:
+        message = failed(capsys, *command, "--model", models)
+        assert "was not trained on networks with these names and shapes of tensors" in message
+        assert "got 18 weights in 2 tensors; `wscore compress` takes any network" in message
+    assert not (tmp_path / "rebuilt").exists()
+
+
 def test_an_untrained_predictor_copies_the_last_snapshot(
     models: Path, tiny_zoo: Path, tmp_path: Path, capsys: Output
 ) -> None:
@@ -244,8 +265,14 @@ def test_a_network_is_described(models: Path, checkpoint: Path, tiny_zoo: Path, 
 
 def test_zoos_and_models_are_described(models: Path, tiny_zoo: Path, capsys: Output) -> None:
     assert output_of(capsys, "inspect", tiny_zoo)["networks"] == len(Zoo(tiny_zoo))
-    assert {row["part"] for row in output_of(capsys, "inspect", models)["parts"]} == {"decoder", "encoder", "predictor"}
+    assert {row["part"] for row in output_of(capsys, "inspect", models)["parts"]} == {
+        "codec",
+        "decoder",
+        "encoder",
+        "predictor",
+    }
     assert output_of(capsys, "inspect", models / "encoder")["class"] == "Encoder"
+    assert output_of(capsys, "inspect", models / "codec")["files"] == "2, all as published"
     main(["inspect", str(models)])
     assert "as published" in capsys.readouterr().out
 

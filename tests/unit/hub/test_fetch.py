@@ -77,7 +77,7 @@ def original(tiny_zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     )  # fmt: skip
     torch.manual_seed(0)
     for name, kind in (("encoder", Encoder), ("decoder", Decoder)):
-        save_model(folder / "made" / name, kind(AutoencoderConfig(network=network, linear=None)), extra={"tokens": "x"})
+        save_model(folder / "made" / name, kind(AutoencoderConfig(network=network)), extra={"tokens": "x"})
         cache.copy_codec(folder / "made" / name)
         (folder / "made" / name / "README.md").write_text("a card")
         write_checksums(folder / "made" / name)

@@ -149,7 +149,6 @@ def test_the_behaviour_loss_and_the_agreement_of_networks_of_a_factory(others, t
     cache = cached(zoo)
     config = msgspec.structs.replace(
         load_section(AeConfig, "ae", PARAMS), latent_dim=3, hidden_dim=8, layers=1, epochs=2,
-        linear_path="none",
     )  # fmt: skip
     trained = train_autoencoder(cache, config, zoo=zoo, images=tasks)
     rows = pd.DataFrame(trained.history.rows)

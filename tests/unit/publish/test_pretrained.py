@@ -8,14 +8,13 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-from wscore.autoencoder.coding.refine import RefineConfig
 from wscore.autoencoder.models.autoencoder import AutoencoderConfig, Decoder, Encoder
 from wscore.autoencoder.models.mlp import MlpConfig
 from wscore.errors import ModelError
 from wscore.hub.checksums import write_checksums
 from wscore.io import write_json
-from wscore.networks.architectures import build, parse
 from wscore.networks.inference import differentiable
+from wscore.networks.layout import layout_of
 from wscore.publish.pretrained import PublishedDecoder, PublishedEncoder
 from wscore.publish.weight_autoencoder import WeightAutoencoder
 from wscore.tokens.cache import TokenCache, build_cache
@@ -44,7 +43,7 @@ def published(cache: TokenCache, tmp_path_factory: pytest.TempPathFactory) -> Pa
     folder = tmp_path_factory.mktemp("published")
     torch.manual_seed(0)
     for name, kind in (("encoder", Encoder), ("decoder", Decoder)):
-        save_model(folder / name, kind(AutoencoderConfig(network=network, linear=None)))
+        save_model(folder / name, kind(AutoencoderConfig(network=network)))
         cache.copy_codec(folder / name)
         write_checksums(folder / name)
     return folder
@@ -95,33 +94,23 @@ def test_wrong_input_is_named(published: Path, tiny_zoo: Path) -> None:
         PublishedEncoder(published / "decoder")
 
 
-REFINE = RefineConfig(steps=12, rounds=2, images=40, curvature_images=8, temperature=0.5, rate=1.0, seed=0)
+def test_a_layout_that_was_not_trained_on_is_refused_by_name(published: Path) -> None:
+    model = WeightAutoencoder.from_pretrained(published)
+    other = nn.Sequential(nn.Linear(64, 7), nn.ReLU(), nn.Linear(7, 10)).state_dict()
+    reason = (
+        r"was not trained on networks with these names and shapes of tensors; expected one of its \d layouts "
+        r"\([\d,]+ weights in \d+ tensors, .*\); got 535 weights in 4 tensors; `wscore compress` takes any network"
+    )
+    for call in (model.encode, model.encode_windows, model):
+        with pytest.raises(ModelError, match=reason):
+            call(other)
+    with pytest.raises(ModelError, match=reason):
+        model.decode(torch.zeros(1, 8), layout_of(other))
 
 
-@pytest.mark.parametrize("row", [1, 9, 17])
-def test_refined_latents_make_networks_that_answer_more_alike(published: Path, tiny_zoo: Path, row: int) -> None:
-    """By the files of a publication alone, in one window and in several."""
-    zoo, model = Zoo(tiny_zoo), WeightAutoencoder.from_pretrained(published)
-    layout = zoo.layout(row)
-    network = build(parse(str(zoo.table["architecture"][row])))
-    network.load_state_dict(layout.unflatten(torch.from_numpy(zoo.weights([row])[0])))
-    images = torch.rand(60, 1, 8, 8)
-    latents = model.refine(network, images, REFINE)
-    original = network.eval()(images)
-
-    def distance(latents: torch.Tensor) -> float:
-        network.load_state_dict(model.decode(latents, layout))
-        return float((network.eval()(images) - original).detach().square().mean())
-
-    start = model.encode_windows(layout.unflatten(torch.from_numpy(zoo.weights([row])[0])))
-    assert latents.shape == start.shape
-    assert distance(latents) < distance(start)
-
-
-def test_refining_without_images_is_refused(published: Path, tiny_zoo: Path) -> None:
-    network = build(parse(str(Zoo(tiny_zoo).table["architecture"][0])))
-    with pytest.raises(ModelError, match="without images"):
-        WeightAutoencoder.from_pretrained(published).refine(network, torch.zeros(0, 1, 8, 8), REFINE)
+def test_a_layout_of_held_out_networks_alone_is_not_known(published: Path, cache: TokenCache) -> None:
+    known = PublishedEncoder(published / "encoder").layouts.known
+    assert sorted(known) == sorted(set(cache.table["layout"].iloc[cache.indices("train")]))
 
 
 def test_networks_with_batch_norm_pass_gradients_on_to_their_statistics() -> None:

@@ -42,7 +42,7 @@ class Work:
             pooling="flatten", positions="sinusoidal", dropout=0.0,
         )  # fmt: skip
         torch.manual_seed(0)
-        encoder = Encoder(AutoencoderConfig(network=network, linear=None))
+        encoder = Encoder(AutoencoderConfig(network=network))
         save_model(folder / "encoder", encoder, extra={"tokens": self.cache.identity})
         self.cache.copy_codec(folder / "encoder")
         write_checksums(folder / "encoder")

@@ -1,17 +1,18 @@
 """Baselines (controls) of the autoencoder: simpler compression methods, on the same runs with the same metrics.
 
-    control       stored per network                                                   stored floats
-    mean_network  its layout; reconstructed as the mean training network of that       1
-    pca           scores on the principal components of the padded, normalised token   latent_dim + 1
-                  matrix of all layouts: the input of the autoencoder
-    layout_pca    scores on the principal components of its own layout, a basis each    latent_dim + 1
-    noise         the original, plus noise of the norm of the autoencoder's error      none: not a code
-    int8, int4    every weight, rounded; one scale per tensor                           D bits / 32 + tensors + 1
+    control            stored per network                                                 stored floats
+    mean_network       its layout; reconstructed as the mean training network of that     1
+    pca                scores on the principal components of the padded, normalised       latent_dim + 1
+                       token matrix of all layouts: the input of the autoencoder
+    layout_pca         scores on the principal components of its layout, a basis each      latent_dim + 1
+    codec_coordinates  the coordinates of the weight codec with the largest variance      latent_dim + 1
+    noise              the original, plus noise of the norm of the autoencoder's error    none: not a code
 
-A network of several windows has one code per window. All methods are fitted on the training split only.
+A network of several windows has one code per window. All methods are fitted on the training split only. No number is
+quantised.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -19,6 +20,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from wscore.autoencoder.coding.codec import WeightCodec
 from wscore.autoencoder.evaluation.weight_errors import kind_columns
 from wscore.networks.layout import Layout
 from wscore.pca import fit_pca
@@ -27,8 +29,6 @@ from wscore.tokens.cache import TokenCache
 
 Vectors = Float[np.ndarray, "networks weights"]
 Block = Float[np.ndarray, "_ _"]  # one of several with different axes
-#: Floats stored per window, or per network by layout identity.
-Size = int | float | Mapping[str, float]
 Codec = Callable[[TokenBatch], Float[Tensor, "batch token dim"]]
 AT_ONCE = 256  # windows passed through a codec at once
 
@@ -66,13 +66,11 @@ class TokenMethod:
     Args:
         cache: of the tokens; provides windows, normalisation and its inverse.
         codec: returns reconstructed tokens (B, T, dim) of a batch.
-        size: floats stored per window, or per network by layout.
-        numbers: latent dimensions stored in these floats per window; None for one each.
+        size: floats stored per window.
     """
 
-    def __init__(self, cache: TokenCache, codec: Codec, size: Size, numbers: int | None = None) -> None:
+    def __init__(self, cache: TokenCache, codec: Codec, size: int) -> None:
         self.cache, self.codec, self.size = cache, codec, size
-        self.numbers = int(self._largest()) if numbers is None else numbers
 
     def restore(self, group: LayoutGroup) -> Vectors:
         """Return the networks after passing all windows through the codec."""
@@ -86,14 +84,9 @@ class TokenMethod:
             return torch.cat([self.codec(self.cache.batch(part)).cpu() for part in parts])
 
     def floats(self, layout: Layout) -> float:
-        """Return windows x size + 1, or the size given for the layout."""
-        if isinstance(self.size, Mapping):
-            return self.size[layout.identity]
+        """Return windows x size + 1."""
         windows = self.cache.table["window"].to_numpy(int)[self.cache.table["layout"].to_numpy() == layout.identity]
         return (windows.max(initial=0) + 1.0) * self.size + 1
-
-    def _largest(self) -> float:
-        return float(max(self.size.values()) if isinstance(self.size, Mapping) else self.size)
 
 
 class MeanNetwork:
@@ -172,13 +165,10 @@ class LayoutPca(TokenMethod):
         components: per window, as many as the autoencoder has latent dimensions.
         batch_size: windows read at once.
         seed: of the initial guess.
-        kept: floats that store the components, per window or by layout; None for one each.
     """
 
-    def __init__(
-        self, cache: TokenCache, components: int, *, batch_size: int, seed: int, kept: Size | None = None
-    ) -> None:
-        super().__init__(cache, lambda batch: batch.tokens, components if kept is None else kept, components)
+    def __init__(self, cache: TokenCache, components: int, *, batch_size: int, seed: int) -> None:
+        super().__init__(cache, lambda batch: batch.tokens, components)
         items = np.asarray(cache.indices("train"))
         self.fits = {
             key: TokenPca(cache, items[rows], components, batch_size=batch_size, seed=seed)
@@ -197,6 +187,33 @@ class LayoutPca(TokenMethod):
     def kinds(self, items: np.ndarray) -> dict[tuple[str, int], np.ndarray]:
         """Return the indices among these items of each layout and window."""
         return self.cache.table.iloc[items].groupby(["layout", "window"], sort=True).indices  # pyright: ignore
+
+
+class CodecCoordinates:
+    """As many coordinates of the weight codec as another method stores: those of largest variance in the training networks.
+
+    Errors count as they change outputs there. All other coordinates are at their mean, which is 0.
+
+    Args:
+        codec: fitted on the training split.
+        other: method whose size is matched.
+    """
+
+    def __init__(self, codec: WeightCodec, other: TokenMethod) -> None:
+        self.codec, self.other = codec, other
+
+    @torch.no_grad()
+    def restore(self, group: LayoutGroup) -> Vectors:
+        """Return the networks with the other coordinates at their mean."""
+        code = self.codec.coordinates(group.layout)
+        kept = code.log_stds.argsort(descending=True, stable=True)[: int(self.floats(group.layout)) - 1]
+        coordinates = code.forward(torch.from_numpy(group.weights))  # (n, D)
+        cut = torch.zeros_like(coordinates).index_copy(1, kept, coordinates[:, kept])
+        return code.inverse(cut).numpy()
+
+    def floats(self, layout: Layout) -> float:
+        """Return the floats of the other method."""
+        return self.other.floats(layout)
 
 
 class Noise:

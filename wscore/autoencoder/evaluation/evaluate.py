@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -10,38 +10,30 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from wscore.autoencoder.coding.entropy import Code, EntropyCode
-from wscore.autoencoder.coding.refine import weighs_bits
-from wscore.autoencoder.coding.uniform import FLOAT
+from wscore.autoencoder.coding.codec import WeightCodec
 from wscore.autoencoder.evaluation.controls import (
+    CodecCoordinates,
     LayoutGroup,
     LayoutPca,
     MeanNetwork,
     Method,
     Noise,
-    Quantized,
-    Size,
     TokenMethod,
     TokenPca,
 )
 from wscore.autoencoder.evaluation.diversity import Spread, TrainingNetworks
 from wscore.autoencoder.evaluation.fidelity import COLUMNS, Repaired, compare, repair
-from wscore.autoencoder.evaluation.refined import CurvatureRounding, ModelCoder, PcaCoder, Refined, Refinement
 from wscore.autoencoder.evaluation.weight_errors import StructureErrors
-from wscore.autoencoder.training.train import stored_sizes
 from wscore.errors import WscoreWarning
 from wscore.evaluation.config import EvaluateConfig
 from wscore.networks.architectures import parse
 from wscore.networks.datasets import NetworkKey, Tasks, as_tasks, kinds_of
 from wscore.networks.images import Images
 from wscore.networks.layout import Layout
-from wscore.tokens.batch import TokenBatch
 from wscore.tokens.cache import TokenCache
 from wscore.zoo.store import Zoo
 
 OURS = "ours"
-CURVATURE_ROUNDING = "curvature_rounding"
-PCA_BITS = 8  # bits per PCA component if the autoencoder allocates bits per dimension
 
 
 class Questions(NamedTuple):
@@ -164,59 +156,29 @@ def draw_probe_images(images: Images | Tasks, config: EvaluateConfig) -> ProbeIm
 
 
 def methods(
-    cache: TokenCache,
-    model: nn.Module,
-    config: EvaluateConfig,
-    refinement: Refinement | None = None,
-    code: Code | None = None,
+    cache: TokenCache, model: nn.Module, config: EvaluateConfig, codec: WeightCodec | None = None
 ) -> dict[str, Method]:
     """Return the autoencoder as `ours` and every control by name, fitted on the training split where needed.
 
-    With a refinement there are also `ours_refined` and, as its control, `layout_pca_refined`: both optimize the
-    single-pass latents with the same procedure. If bits are allocated per dimension, `curvature_rounding` rounds the single-pass
-    latents by the curvature of each network's outputs, without optimizing them.
-
     Args:
         cache: tokens of the networks.
-        model: maps a `TokenBatch` to something with `latent` (B, ...) and `tokens` (B, T, dim).
+        model: maps a `TokenBatch` to something with `latent` (B, Z) and `tokens` (B, T, dim).
         config: of the evaluation.
-        refinement: inputs of the refinement, or None.
-        code: quantisation of the autoencoder's latents; None for floats. PCA gets the same bytes and bits per component
-            (`PCA_BITS` if bits are allocated per dimension) but is not rounded, which favours it.
+        codec: fitted on the training split; without it there are no `codec_coordinates`.
     """
     train = cache.indices("train")
     with torch.no_grad():
         size = model(cache.batch(train[:1])).latent[0].numel()
-    kept: Size = size if code is None else stored_sizes(cache, code)
-    if isinstance(code, EntropyCode) and isinstance(kept, Mapping):
-        size = min(size, round(max(kept.values()) * FLOAT / PCA_BITS))
-    ours = TokenMethod(cache, lambda batch: rebuilt(model, batch, code), kept, size)
+    ours = TokenMethod(cache, lambda batch: model(batch).tokens, size)
     options = {"batch_size": config.batch_size, "seed": config.seed}
-    layout_pca = LayoutPca(cache, size, kept=kept, **options)
-    refined: dict[str, Method] = {}
-    if refinement is not None and refinement.config.steps:
-        coders = {OURS: ModelCoder(cache, model, code, ours.floats), "layout_pca": PcaCoder(layout_pca)}
-        searches = {name: Refined(coder, cache, refinement) for name, coder in coders.items()}
-        refined = {f"{name}_refined": way for name, way in searches.items()}
-        if weighs_bits(code, refinement.config):
-            refined[CURVATURE_ROUNDING] = CurvatureRounding(searches[OURS])
     return {
         OURS: ours,
-        **refined,
         "mean_network": MeanNetwork(cache.of_split("train", config.batch_size)),
-        "pca": TokenMethod(cache, TokenPca(cache, train, size, **options), kept, size),
-        "layout_pca": layout_pca,
+        "pca": TokenMethod(cache, TokenPca(cache, train, size, **options), size),
+        "layout_pca": LayoutPca(cache, size, **options),
+        **({} if codec is None else {"codec_coordinates": CodecCoordinates(codec, ours)}),
         "noise": Noise(ours, seed=config.seed),
-        "int8": Quantized(8),
-        "int4": Quantized(4),
     }
-
-
-def rebuilt(model: Any, batch: TokenBatch, code: Code | None) -> Float[Tensor, "batch token dim"]:
-    """Return the tokens reconstructed by an autoencoder from quantised latents."""
-    if code is None:
-        return model(batch).tokens
-    return model.decoder(code.rounded(model.encoder(batch), batch.layouts), batch)
 
 
 def evaluate(

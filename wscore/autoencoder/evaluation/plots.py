@@ -15,18 +15,10 @@ NAMES = {
     "pca": "PCA, same size",
     "layout_pca": "PCA per layout, same size",
     "noise": "noise of equal norm",
-    "int8": "int8 weights",
-    "int4": "int4 weights",
-    "quantized": "quantised + zstd, same bytes",
-    "pruned_int8": "pruned, 8 bits + zstd, same bytes",
-    "pruned_int4": "pruned, 4 bits + zstd, same bytes",
-    "layout_pca_unaligned": "PCA per layout, unaligned",
+    "codec_coordinates": "codec coordinates, same size",
     "dictionary": "sparse dictionary",
     "kind_pca": "PCA per kind of row, same size",
     "top_entries": "largest entries, same count",
-    "ours_refined": "autoencoder, refined",
-    "layout_pca_refined": "PCA per layout, refined",
-    "curvature_rounding": "autoencoder, rounded by curvature",
 }
 KEYS = ("model_id", "run_id", "checkpoint", "family", "original", "networks", "kind")
 NOTHING = "no held-out network could be run: its architecture is unknown"
@@ -130,5 +122,5 @@ def method_columns(table: pd.DataFrame) -> list[str]:
 
 def autoencoder_method_colour(method: str) -> str:
     """Return the colour used for a method in all figures."""
-    role = {"mean_network": "mean", "ours_refined": "ours"}.get(method, method)
+    role = {"mean_network": "mean"}.get(method, method)
     return colour(role, list(NAMES).index(method) if method in NAMES else 0)

@@ -36,19 +36,15 @@ def autoencoder_report(verdict: AutoencoderResults, config: EvaluateConfig) -> d
     return {**counts, **methods, "families": families, "kinds": verdict.tallies[OURS].raw.by_kind()}
 
 
-def autoencoder_summary_line(found: Mapping[str, Any], seconds: Mapping[str, float] | None = None) -> str:
-    """Return a one-line summary of a report; `seconds` is the refinement time per network, by method."""
+def autoencoder_summary_line(found: Mapping[str, Any]) -> str:
+    """Return a one-line summary of a report."""
     ours = found[OURS]
-    size = f"{found['networks']:,.0f} held-out networks reconstructed at {ours['compression_ratio']:.1f}x"
+    size = f"{found['networks']:,.0f} held-out networks reconstructed from {ours['stored_floats'] - 1:,.0f} numbers"
     if "agreement" not in ours:
         return f"{size}: R2 {ours['r2']:.3f}; none could be run, since their architecture is unknown"
-    rival = f"PCA {found['pca']['agreement']:.3f}, mean network {found['mean_network']['agreement']:.3f}"
-    text = f"{size}: agreement {ours['agreement']:.3f} ({rival}), R2 {ours['r2']:.3f}"
-    refined = found.get(f"{OURS}_refined")
-    if refined is None:
-        return text
-    pace = f" in {seconds[f'{OURS}_refined']:.2f} s each" if seconds else ""
-    return f"{text}; refined{pace} {refined['agreement']:.3f} (PCA {found['layout_pca_refined']['agreement']:.3f})"
+    rivals = {"PCA": "pca", "PCA per layout": "layout_pca", "mean network": "mean_network"}
+    text = ", ".join(f"{name} {found[key]['agreement']:.3f}" for name, key in rivals.items())
+    return f"{size}: agreement {ours['agreement']:.3f} ({text}), R2 {ours['r2']:.3f}"
 
 
 def autoencoder_tables(verdict: AutoencoderResults) -> dict[str, pd.DataFrame]:

@@ -22,7 +22,7 @@ from wscore.errors import ModelError
 from wscore.tokens.batch import TokenBatch
 
 LOG_VARIANCES = (-30.0, 20.0)  # clamp range, for numerical stability of exp in float32
-FIRST_LOG_VARIANCE = -6.0  # initial value: wide posteriors would swamp the linear path with noise
+FIRST_LOG_VARIANCE = -6.0  # initial value: wide posteriors would swamp the means with noise
 GROUPS = 8  # maximum number of groups of the normalisation
 
 

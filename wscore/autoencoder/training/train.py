@@ -1,17 +1,14 @@
 """Trains the autoencoder: a token cache in, encoder and decoder out."""
 
-import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, cast
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 import torch
 from msgspec import Meta
 from torch import Tensor, nn
 
-from wscore.autoencoder.coding.entropy import Code, EntropyCode
-from wscore.autoencoder.coding.uniform import FLOAT, Bits, LatentCode
 from wscore.autoencoder.models.autoencoder import Autoencoder, AutoencoderConfig, Reconstruction
 from wscore.autoencoder.models.embeddings import Positions
 from wscore.autoencoder.models.mlp import MlpConfig, Pooling
@@ -28,11 +25,9 @@ from wscore.autoencoder.training.behaviour import (
     runnable,
 )
 from wscore.autoencoder.training.contrastive_loss import nt_xent
-from wscore.autoencoder.training.fit_linear_path import LinearFit, LinearPathConfig, fit_linear_path, fitted_to
 from wscore.autoencoder.training.kl_loss import kl_standard_normal
 from wscore.autoencoder.training.reconstruction_loss import reconstruction_loss
-from wscore.autoencoder.training.sensitivity import output_sensitivities
-from wscore.config import Section, convert, to_plain
+from wscore.config import Section, to_plain
 from wscore.errors import TrainingError
 from wscore.networks.datasets import Tasks
 from wscore.networks.images import Images
@@ -55,7 +50,6 @@ Losses = dict[str, Tensor]
 Objective = Callable[["TrainingModule", NetworkBatch], Losses]
 #: Monitored scalar (lower is better) for each value of `ae.select`.
 MONITORS = {"agreement": "disagreement", "loss": "loss", "reconstruction": "reconstruction", "behaviour": "behaviour"}
-BITS = (4, 6, 8, 12, 16, 32)  # of allocation `uniform`
 BLOCK = 256  # networks at once outside training
 
 
@@ -93,9 +87,6 @@ class AeConfig(Section):
     Args:
         arch: `mlp`, `transformer` or `vae`.
         latent_dim: latent dimension Z.
-        latent_bits: average bits per latent dimension. `uniform`: 4, 6, 8, 12, 16, or 32 for floats; `waterfilling`: the mean
-            over the dimensions of a layout.
-        allocation: `uniform`: equal bits for every dimension; `waterfilling`: bits according to the variance.
         hidden_dim: hidden width; a multiple of `heads` for the transformer.
         layers: blocks on each side.
         heads: attention heads (transformer).
@@ -104,13 +95,6 @@ class AeConfig(Section):
         pooling: aggregation of tokens into one vector.
         positions: kind of position embedding.
         dropout: dropout rate.
-        linear_path: `pca` adds principal components of each layout, so that training starts from PCA; or `none`.
-        linear_lr: learning rate of the linear path relative to lr; 0 freezes it.
-        symmetry: weight of the covariance averaged over all orders of the hidden units; 0 for a plain PCA.
-        balance: PCA errors in a tensor of n weights are weighted by n ** -balance: 0 for a plain PCA, 1 for equal weight per
-            tensor. Used for layouts without sensitivity.
-        sensitivity: training images per network used to estimate output sensitivity (Gauss-Newton); the basis is weighted by
-            it. Off at 0, and with `behaviour.share: 0`, since it runs networks.
         loss: reconstruction loss, over valid entries.
         loss_weights: for `combined`.
         behaviour: loss on the outputs of decoded networks.
@@ -139,8 +123,6 @@ class AeConfig(Section):
 
     arch: Literal["mlp", "transformer", "vae"]
     latent_dim: Count
-    latent_bits: Annotated[float, Meta(ge=0.25, le=FLOAT)]
-    allocation: Literal["uniform", "waterfilling"]
     hidden_dim: Count
     layers: Annotated[int, Meta(ge=0)]
     heads: Count
@@ -149,11 +131,6 @@ class AeConfig(Section):
     pooling: Pooling
     positions: Positions
     dropout: Share
-    linear_path: Literal["none", "pca"]
-    linear_lr: Weight
-    symmetry: Annotated[float, Meta(ge=0, le=1)]
-    balance: Annotated[float, Meta(ge=0, le=1)]
-    sensitivity: Annotated[int, Meta(ge=0)]
     loss: Literal["mse", "mae", "cosine", "combined"]
     loss_weights: LossWeights
     behaviour: BehaviourConfig
@@ -179,10 +156,6 @@ class AeConfig(Section):
     def __post_init__(self) -> None:
         if self.arch == "transformer" and self.hidden_dim % self.heads:
             raise ValueError(f"hidden_dim {self.hidden_dim} is not a multiple of heads {self.heads}")
-        if self.allocation == "uniform" and self.latent_bits not in BITS:
-            raise ValueError(
-                f"Expected `latent_bits` of allocation `uniform` to be one of {BITS}, got {self.latent_bits}"
-            )
         if self.loss == "combined" and not any(to_plain(self.loss_weights).values()):
             raise ValueError("Expected one of `loss_weights` to be positive for loss `combined`")
         if self.select in ("agreement", "behaviour") and not self.behaviour.share:
@@ -191,25 +164,16 @@ class AeConfig(Section):
             )
 
 
-def with_latent_bits(config: AeConfig, latent_bits: float | None) -> AeConfig:
-    """Return the configuration with another `latent_bits`; unchanged if None."""
-    if latent_bits is None:
-        return config
-    return convert(to_plain(config) | {"latent_bits": latent_bits}, AeConfig, where="ae")
-
-
 class TrainedAutoencoder(NamedTuple):
     """A trained autoencoder and its training history.
 
     Attributes:
         model: in evaluation mode, with the weights of its best epoch.
-        code: quantisation of its latents.
         history: one row per epoch.
         figures: metrics, as floats.
     """
 
     model: Autoencoder
-    code: Code
     history: History
     figures: dict[str, float]
 
@@ -258,15 +222,10 @@ class TrainingModule(nn.Module):
         self.autoencoder = Autoencoder(sizes)
         head = ProjectionConfig(latent_dim=sizes.network.latent_dim, projection_dim=config.projection_dim)
         self.projection = ProjectionHead(head) if config.gamma > 0 else None
-        self.code: Code | None = None
-        self.widening: dict[int, Tensor] = {}
 
     def forward(self, batch: TokenBatch) -> Reconstruction:
-        """Return latents, tokens reconstructed from the quantised latents, and, for a VAE, posteriors.
-
-        The rounding uses a straight-through gradient.
-        """
-        return self.autoencoder(batch, self.code)
+        """Return latents, tokens reconstructed from them, and, for a VAE, posteriors."""
+        return self.autoencoder(batch)
 
 
 class TrainingData(NamedTuple):
@@ -294,8 +253,6 @@ def train_autoencoder(
 ) -> TrainedAutoencoder:
     """Return an autoencoder trained on the training split, from the best epoch on the validation split (`ae.select`).
 
-    With a linear path, epoch 0 is the PCA initialisation; it is a candidate too.
-
     Args:
         cache: tokens of the networks.
         config: of the training.
@@ -308,63 +265,13 @@ def train_autoencoder(
         TrainingError: if a loss is not finite, or the behaviour loss is on and some networks cannot be run.
         ConfigError: if the device is not available.
     """
-    trainee = start(cache, config, zoo, images)
-    material = prepare(cache, config, zoo, images)
-    monitor = MONITORS[config.select]
-    parts = {"train": material.train, "validation": material.validation}
-    parts = parts if trainee.autoencoder.config.linear is not None else {}
-    first = {
-        f"{k}_{name}": v for k, part in parts.items() for name, v in mean_losses(trainee, part, material.loss).items()
-    }
-    initial = copy.deepcopy(trainee.state_dict())
+    trainee, material = start(cache, config), prepare(cache, config, zoo, images)
     history = fit(
         trainee, train=material.train, validation=material.validation, loss=material.loss, config=FitConfig.of(config),
-        monitor=monitor, callbacks=callbacks, resume=resume, groups=lambda model: autoencoder_parameter_groups(model, config),
+        monitor=MONITORS[config.select], callbacks=callbacks, resume=resume,
     )  # fmt: skip
-    if first:
-        history.rows.insert(0, {"epoch": 0, "step": 0, "lr": 0.0, **first})
-        if history.best_epoch == 0:
-            trainee.load_state_dict(initial)
-    code = latent_code(trainee.autoencoder, cache, config, trainee.widening)
-    return TrainedAutoencoder(
-        trainee.autoencoder, code, history, autoencoder_metrics(trainee.autoencoder, cache, history, code)
-    )
-
-
-def latent_code(
-    model: Autoencoder, cache: TokenCache, config: AeConfig, widening: Mapping[int, Tensor] | None = None
-) -> Code:
-    """Return the code of the latents, fitted to those of the training networks.
-
-    Args:
-        model: computes the latents.
-        cache: of the networks.
-        config: number and allocation of bits.
-        widening: of the latents of a layout, by signature, see `LinearFit.widening`; used for bit allocation.
-    """
-    latents, kinds = _encoded(model, cache)
-    if config.allocation == "uniform":
-        return LatentCode.fit(latents, cast("Bits", int(config.latent_bits)))
-    for kind, factors in (widening or {}).items():
-        rows = (kinds == kind).nonzero()[:, 0]
-        centre = latents[rows].mean(0)
-        wider = nn.functional.pad(factors, (0, latents.shape[1] - len(factors)), value=1.0)
-        latents[rows] = centre + (latents[rows] - centre) * wider
-    groups = () if model.config.linear is None else model.config.linear.groups
-    ranks = {group.signature: group.rank for group in groups if group.rank}
-    return EntropyCode.fit(latents, kinds, ranks, config.latent_bits)
-
-
-@torch.no_grad()
-def _encoded(model: Autoencoder, cache: TokenCache) -> tuple[Tensor, Tensor]:
-    """Return latents and layout keys of the training networks, see `fitted_to`."""
-    latents, kinds = [], []
-    items = np.sort(np.concatenate(fitted_to(cache)))
-    for start in range(0, len(items), BLOCK):
-        batch = cache.batch(items[start : start + BLOCK])
-        latents.append(model.encoder(batch))
-        kinds.append(batch.layouts)
-    return torch.cat(latents), torch.cat(kinds)
+    model = trainee.autoencoder
+    return TrainedAutoencoder(model, history, autoencoder_metrics(model, cache, history))
 
 
 def prepare(cache: TokenCache, config: AeConfig, zoo: Zoo | None, images: Images | Tasks | None) -> TrainingData:
@@ -386,65 +293,11 @@ def prepare(cache: TokenCache, config: AeConfig, zoo: Zoo | None, images: Images
     return TrainingData(train, validation, autoencoder_objective(config, behaviour))
 
 
-def autoencoder_parameter_groups(model: TrainingModule, config: AeConfig) -> list[dict[str, Any]]:
-    """Return AdamW's groups: the networks, and, without weight decay, the linear paths if they are trained."""
-    linear = [
-        path for side in (model.autoencoder.encoder, model.autoencoder.decoder) if (path := side.linear) is not None
-    ]
-    for path in linear:
-        path.means.requires_grad_(config.linear_lr > 0)
-        path.bases.requires_grad_(config.linear_lr > 0)
-    own = [parameter for path in linear for parameter in path.parameters() if parameter.requires_grad]
-    taken = {id(parameter) for path in linear for parameter in path.parameters()}
-    rest = [parameter for parameter in model.parameters() if parameter.requires_grad and id(parameter) not in taken]
-    groups: list[dict[str, Any]] = [{"params": rest}]
-    return [*groups, {"params": own, "lr_factor": config.linear_lr, "weight_decay": 0.0}] if own else groups
-
-
-def start(
-    cache: TokenCache, config: AeConfig, zoo: Zoo | None = None, images: Images | Tasks | None = None
-) -> TrainingModule:
-    """Return the initial model: random, plus the PCA of the training networks if it has a linear path.
-
-    With zoo and images the PCA is weighted by output sensitivity (`ae.sensitivity`).
-    """
-    how = LinearPathConfig(config.latent_dim, config.symmetry, config.balance, config.seed)
-    known = {}
-    if (
-        config.linear_path == "pca"
-        and config.sensitivity
-        and config.behaviour.share
-        and zoo is not None
-        and images is not None
-    ):
-        groups = runnable(cache, zoo, "train", images)
-        options = {"count": config.sensitivity, "temperature": config.behaviour.temperature, "seed": config.seed}
-        known = output_sensitivities(cache, groups, images, **options)
-    linear = fit_linear_path(cache, how, known) if config.linear_path == "pca" else None
+def start(cache: TokenCache, config: AeConfig) -> TrainingModule:
+    """Return the initial model, its weights drawn by the seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(config.seed, "autoencoder"))
-        trainee = TrainingModule(config, sizes(cache, config, linear))
-    if linear is not None:
-        linear.fill(trainee.autoencoder)
-        if config.allocation == "waterfilling":
-            trainee.widening = linear.widening(*_encoded(trainee.autoencoder, cache))
-            trainee.code = latent_code(trainee.autoencoder, cache, config, trainee.widening)
-    return trainee
-
-
-@torch.no_grad()
-def mean_losses(model: TrainingModule, batches: CacheBatches | SameShapeBatches, loss: Objective) -> dict[str, float]:
-    """Return the mean of each scalar of a loss over the items of one pass, in evaluation mode."""
-    model.eval()
-    sums: dict[str, float] = {}
-    count = 0
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive_seed(batches.seed, "scores"))
-        for batch in batches.epoch(1):
-            count += batch.networks
-            for name, value in loss(model, batch).items():
-                sums[name] = sums.get(name, 0.0) + float(value) * batch.networks
-    return {name: value / count for name, value in sums.items()}
+        return TrainingModule(config, sizes(cache, config))
 
 
 def autoencoder_objective(config: AeConfig, behaviour: Behaviour | None = None) -> Objective:
@@ -503,10 +356,10 @@ def contrastive(model: TrainingModule, windows: TokenBatch, config: AeConfig) ->
     return nt_xent(first, second, config.temperature)
 
 
-def sizes(cache: TokenCache, config: AeConfig, linear: LinearFit | None = None) -> AutoencoderConfig:
-    """Return the configuration of both sides for a cache, with or without a linear path."""
+def sizes(cache: TokenCache, config: AeConfig) -> AutoencoderConfig:
+    """Return the configuration of both sides for a cache."""
     if config.arch == "vae":
-        return AutoencoderConfig(network=_vae(cache, config), linear=None if linear is None else linear.config)
+        return AutoencoderConfig(network=_vae(cache, config))
     common = {
         "token_dim": cache.token_dim,
         "max_tokens": cache.max_tokens,
@@ -521,7 +374,7 @@ def sizes(cache: TokenCache, config: AeConfig, linear: LinearFit | None = None) 
         if config.arch == "mlp"
         else TransformerConfig(model_dim=config.hidden_dim, heads=config.heads, memory=config.memory, **common)
     )
-    return AutoencoderConfig(network=network, linear=None if linear is None else linear.config)
+    return AutoencoderConfig(network=network)
 
 
 def _vae(cache: TokenCache, config: AeConfig) -> VaeConfig:
@@ -533,41 +386,29 @@ def _vae(cache: TokenCache, config: AeConfig) -> VaeConfig:
     )  # fmt: skip
 
 
-def autoencoder_metrics(model: Autoencoder, cache: TokenCache, history: History, code: Code) -> dict[str, float]:
+def autoencoder_metrics(model: Autoencoder, cache: TokenCache, history: History) -> dict[str, float]:
     """Return model size, training length, validation loss, and R2 of normalised weights on the validation split.
 
     R2 = 1 - sum (x - x^)^2 / sum (x - m)^2 over valid entries, where m is the mean training network of the same layout.
     """
-    sizes = stored_sizes(cache, code)
-    names = cache.table["layout"][cache.table["window"] == 0].astype(str)
-    compression = sum(cache.layouts[name].size for name in names) / sum(sizes[name] for name in names)
+    networks = float((cache.table["window"] == 0).sum())
+    stored = len(cache) * model.encoder.latent_dim + networks  # one for the layout of each network
+    compression = float(cache.item_weights.sum()) / stored
+    disagreement = history.best.get("validation_disagreement")
     return {
         "parameters": float(sum(parameter.numel() for parameter in model.parameters())),
         "epochs": float(history.rows[-1]["epoch"]),
         "best_epoch": float(history.best_epoch),
         "validation_loss": history.best["validation_loss"],
-        **(
-            {"validation_agreement": 1 - disagreement}
-            if (disagreement := history.best.get("validation_disagreement")) is not None
-            else {}
-        ),
-        "validation_r2": validation_r2(model, cache, code),
+        **({} if disagreement is None else {"validation_agreement": 1 - disagreement}),
+        "validation_r2": validation_r2(model, cache),
         "compression": compression,
         "expansion": float(compression < 1),
     }
 
 
-def stored_sizes(cache: TokenCache, code: Code) -> dict[str, float]:
-    """Return the size per network of each layout in 32-bit floats: those of its windows, and one for its layout."""
-    first = cache.table.reset_index(drop=True).drop_duplicates(["layout", "window"])
-    found: dict[str, float] = {}
-    for layout, kind in zip(first["layout"].astype(str), cache.keys(first.index.to_numpy()).tolist(), strict=True):
-        found[layout] = found.get(layout, 1.0) + code.floats(kind)
-    return found
-
-
-def validation_r2(model: Autoencoder, cache: TokenCache, code: Code) -> float:
-    """Return R2 of normalised weights on the validation split with quantised latents, see `autoencoder_metrics`."""
+def validation_r2(model: Autoencoder, cache: TokenCache) -> float:
+    """Return R2 of normalised weights on the validation split, see `autoencoder_metrics`."""
     means: dict[int, Tensor] = {}
     counts: dict[int, int] = {}
     for batch, keys in _stream(cache, "train"):
@@ -580,7 +421,7 @@ def validation_r2(model: Autoencoder, cache: TokenCache, code: Code) -> float:
             centre = torch.stack(
                 [means[key] / counts[key] if key in means else torch.zeros_like(batch.tokens[0]) for key in keys]
             )
-            tokens = model.decoder(code.rounded(model.encode(batch)[0], batch.layouts), batch)
+            tokens = model(batch).tokens
             error += float(((tokens - batch.tokens)[batch.mask]).square().double().sum())
             spread += float(((batch.tokens - centre)[batch.mask]).square().sum())
     return 1 - error / max(spread, 1e-12)

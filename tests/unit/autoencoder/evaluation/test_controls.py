@@ -3,7 +3,10 @@ import pytest
 import torch
 from sklearn.decomposition import PCA
 
+from wscore.autoencoder.coding.codec import WeightCodec
+from wscore.autoencoder.coding.fit import Population
 from wscore.autoencoder.evaluation.controls import (
+    CodecCoordinates,
     LayoutGroup,
     LayoutPca,
     MeanNetwork,
@@ -165,3 +168,21 @@ def test_layout_pca_without_training_networks_gives_normal_zeros(zoo, cache):
     some = networks(zoo, cache, "train", layout)
     expected = cache.normalizer.restore(some.layout, np.zeros_like(some.weights))
     np.testing.assert_allclose(method.restore(some), expected, atol=1e-6)
+
+
+def test_coordinates_of_the_codec_are_those_of_largest_variance_and_all_of_them_are_the_network(zoo, cache):
+    layout = layouts_of(zoo, cache, "train")[0]
+    some = networks(zoo, cache, "train", layout)
+    codec = WeightCodec.fit([Population(some.layout, some.weights, None, None)])
+    errors = [
+        float(np.square(CodecCoordinates(codec, TokenMethod(cache, None, size)).restore(some) - some.weights).sum())
+        for size in (2, 20, some.layout.size)
+    ]
+    assert errors[0] > errors[1] > 1e-2
+    assert errors[2] < 1e-4
+    code, stored = codec.coordinates(some.layout), TokenMethod(cache, None, 2)
+    kept = int(stored.floats(some.layout)) - 1
+    cut = code.forward(torch.from_numpy(CodecCoordinates(codec, stored).restore(some)))
+    alive = (cut.abs() > 1e-3).any(0)
+    assert int(alive.sum()) <= kept
+    assert code.log_stds[alive].min() >= code.log_stds.sort(descending=True).values[kept - 1]

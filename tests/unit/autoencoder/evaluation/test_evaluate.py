@@ -5,6 +5,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from wscore.autoencoder.coding.codec import WeightCodec
+from wscore.autoencoder.coding.fit import populations_of
 from wscore.autoencoder.evaluation.controls import MeanNetwork, TokenMethod
 from wscore.autoencoder.evaluation.evaluate import draw_probe_images, evaluate, held_out, methods
 from wscore.autoencoder.evaluation.report import (
@@ -17,6 +19,7 @@ from wscore.autoencoder.evaluation.report import (
     error_table,
 )
 from wscore.evaluation.config import EvaluateConfig
+from wscore.networks.datasets import as_tasks
 from wscore.networks.inference import StackedAnswer, logits, scores
 from wscore.tokens.cache import TokenCache, build_cache
 from wscore.tokens.config import TokensConfig
@@ -58,9 +61,15 @@ def cache(zoo, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def judged(zoo, cache, digits):
+def codec(zoo, cache, digits):
+    rows = np.unique(cache.networks(cache.indices("train")))
+    return WeightCodec.fit(populations_of(zoo, rows, as_tasks(digits)), images=8)
+
+
+@pytest.fixture(scope="module")
+def judged(zoo, cache, codec, digits):
     def run(factor=1.0, config=CONFIG):
-        ways = methods(cache, Scaled(factor), config)
+        ways = methods(cache, Scaled(factor), config, codec)
         rows = held_out(cache, config)
         return evaluate(zoo, rows, ways, draw_probe_images(digits, config), cache=cache, batch_size=config.batch_size)
 
@@ -147,19 +156,18 @@ def test_at_most_so_many_networks(cache):
 def test_batches_change_nothing(judged, perfect, monkeypatch):
     monkeypatch.setenv("WSCORE_EVALUATION_BATCH", "3")
     whole, parts = autoencoder_report(perfect, CONFIG), autoencoder_report(judged(), CONFIG)
-    for name in ("ours", "mean_network", "noise", "int4"):
+    for name in ("ours", "mean_network", "noise", "layout_pca", "codec_coordinates"):
         assert whole[name] == pytest.approx(parts[name], rel=1e-4, abs=1e-6), name
 
 
 def test_compression_counts_stored_floats(zoo, cache, perfect):
     found = autoencoder_report(perfect, CONFIG)
     sizes = np.array([zoo.layout(int(row)).size for row in held_out(cache, CONFIG)])
-    for name in ("ours", "pca", "layout_pca"):
+    for name in ("ours", "pca", "layout_pca", "codec_coordinates"):
         assert found[name]["stored_floats"] == pytest.approx(5 + 1)
         assert found[name]["compression_ratio"] == pytest.approx(sizes.sum() / (6 * len(sizes)))
         assert found[name]["expansion"] == 0
     assert found["mean_network"]["stored_floats"] == 1
-    assert 3 < found["int8"]["compression_ratio"] < 4
     assert "compression_ratio" not in found["noise"]
 
 
@@ -247,7 +255,7 @@ def test_tables_agree_with_the_report(perfect):
         assert sized | set(FAMILY_METRICS) | set(FAMILY_WEIGHTS) == set(entry["ours"])
         assert entry["ours"]["r2"] == pytest.approx(1)
         assert entry["mean_network"]["r2"] == pytest.approx(0, abs=1e-6)
-        assert agreement.loc[family, "int4"] == pytest.approx(entry["int4"]["agreement"])
+        assert agreement.loc[family, "pca"] == pytest.approx(entry["pca"]["agreement"])
     errors = error_table(perfect).set_index("kind")
     assert errors.loc["all", "pca"] == pytest.approx(found["pca"]["relative_error"])
     assert list(errors.index) == ["all", *found["kinds"]]

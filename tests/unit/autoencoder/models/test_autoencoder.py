@@ -14,13 +14,11 @@ from wscore.autoencoder.models.autoencoder import (
     load_autoencoder,
     save_autoencoder,
 )
-from wscore.autoencoder.models.linear_path import LinearConfig, LinearGroup
 from wscore.autoencoder.models.mlp import MlpConfig
 from wscore.autoencoder.models.transformer import TransformerConfig
 from wscore.autoencoder.models.vae import VaeConfig
 from wscore.errors import ModelError
 from wscore.io import read_json, write_json
-from wscore.tokens.batch import TokenBatch
 from wscore.tokens.cache import TokenCache, build_cache
 from wscore.tokens.config import TokensConfig
 from wscore.training.model_folder import load_model
@@ -38,9 +36,7 @@ def cache(tiny_zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> TokenCach
     return TokenCache(folder)
 
 
-def configured(
-    cache: TokenCache, arch: str, pooling: str = "flatten", positions: str = "sinusoidal", linear: bool = False
-):
+def configured(cache: TokenCache, arch: str, pooling: str = "flatten", positions: str = "sinusoidal"):
     common = {
         "token_dim": cache.token_dim, "max_tokens": cache.max_tokens, "latent_dim": 6, "layers": 1, "pooling": pooling,
         "positions": positions, "dropout": 0.0,
@@ -53,10 +49,7 @@ def configured(
             levels=2, encoding="sampled", positions=positions, dropout=0.0, checkpointing=False,
         ),
     }[arch]()  # fmt: skip
-    batch = cache.batch([0])
-    group = LinearGroup(signature=int(batch.layouts[0]), weights=int(batch.mask.sum()), rank=4)
-    path = LinearConfig(latent_dim=6, scale=2.0, groups=(group,)) if linear else None
-    return AutoencoderConfig(network=network, linear=path)
+    return AutoencoderConfig(network=network)
 
 
 VARIANTS = [
@@ -92,11 +85,8 @@ def test_a_network_is_encoded_alike_in_any_company(cache: TokenCache, arch: str)
 
 
 @pytest.mark.parametrize("arch", ["mlp", "transformer", "vae"])
-@pytest.mark.parametrize("linear", [False, True])
-def test_each_side_comes_back_bit_for_bit_on_its_own(
-    cache: TokenCache, tmp_path: Path, arch: str, linear: bool
-) -> None:
-    model = Autoencoder(configured(cache, arch, linear=linear)).eval()
+def test_each_side_comes_back_bit_for_bit_on_its_own(cache: TokenCache, tmp_path: Path, arch: str) -> None:
+    model = Autoencoder(configured(cache, arch)).eval()
     for parameter in model.parameters():
         parameter.data.add_(0.01 * torch.randn(parameter.shape))
     save_autoencoder(tmp_path, model, extra={"tokens": cache.identity})
@@ -117,36 +107,17 @@ def test_sides_of_different_models_are_refused(cache: TokenCache, tmp_path: Path
         load_autoencoder(tmp_path / "a")
 
 
-def test_a_linear_path_is_the_projection_on_its_basis(cache: TokenCache) -> None:
-    model = Autoencoder(configured(cache, "mlp", linear=True)).eval()
-    batch: TokenBatch = cache.batch([0])
-    weights = batch.tokens[batch.mask]
-    basis, _ = torch.linalg.qr(torch.randn(len(weights), 4))
-    for side in (model.encoder.linear, model.decoder.linear):
-        side.means[0].data.fill_(0.5)
-        side.bases[0].data.copy_(basis)
-    expected = (weights - 0.5) @ basis @ basis.T + 0.5
-    assert torch.allclose(model(batch).tokens[batch.mask], expected, atol=1e-5)
-
-
 def test_keys_tell_layouts_apart_and_nothing_else(cache: TokenCache) -> None:
     found = cache.batch(np.arange(len(cache))).layouts.tolist()
     names = cache.table["layout"].tolist()
     assert len(set(zip(found, names, strict=True))) == len(set(names)) == len(set(found))
 
 
-@pytest.mark.parametrize("linear", [False, True])
-def test_encoders_of_format_1_are_read_unless_their_linear_path_made_other_latents(cache, linear, tmp_path) -> None:
-    model = Autoencoder(configured(cache, "mlp", linear=linear))
-    save_autoencoder(tmp_path, model, extra={})
-    file = tmp_path / "encoder/config.json"
-    content = read_json(file)
-    assert content["format"] == 2
-    write_json(file, {**content, "format": 1})
-    if linear:
-        with pytest.raises(ModelError, match=r"encoder/config\.json: is of an older format; expected 2; got 1"):
-            load_model(tmp_path / "encoder", Encoder)
-    else:
-        torch.testing.assert_close(
-            load_model(tmp_path / "encoder", Encoder)(cache.batch([0])), model.encoder(cache.batch([0])), rtol=0, atol=0
-        )
+@pytest.mark.parametrize(("side", "kind", "newest"), [("encoder", Encoder, 3), ("decoder", Decoder, 2)])
+def test_folders_of_older_formats_are_refused(cache, side, kind, newest, tmp_path) -> None:
+    save_autoencoder(tmp_path, Autoencoder(configured(cache, "mlp")), extra={})
+    content = read_json(tmp_path / side / "config.json")
+    assert content["format"] == newest
+    write_json(tmp_path / side / "config.json", {**content, "format": newest - 1})
+    with pytest.raises(ModelError, match=rf"config\.json: is of an older format; expected {newest}; got {newest - 1}"):
+        load_model(tmp_path / side, kind)

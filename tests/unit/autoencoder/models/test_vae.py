@@ -86,7 +86,7 @@ def test_draws_have_the_mean_and_variance_of_the_posterior() -> None:
 
 @pytest.mark.parametrize(("encoding", "differs"), [("sampled", True), ("deterministic", False)])
 def test_latents_are_drawn_only_while_a_sampled_one_is_trained(encoding: str, differs: bool) -> None:
-    model = Autoencoder(AutoencoderConfig(network=configured(50, encoding=encoding), linear=None))
+    model = Autoencoder(AutoencoderConfig(network=configured(50, encoding=encoding)))
     batch = batch_of(50)
     assert torch.equal(model.train()(batch).latent, model(batch).latent) is not differs
     model.eval()
@@ -95,10 +95,7 @@ def test_latents_are_drawn_only_while_a_sampled_one_is_trained(encoding: str, di
 
 
 def test_checkpointing_gives_the_same_gradients() -> None:
-    kept, again = (
-        Autoencoder(AutoencoderConfig(network=configured(50, checkpointing=flag), linear=None))
-        for flag in (False, True)
-    )
+    kept, again = (Autoencoder(AutoencoderConfig(network=configured(50, checkpointing=flag))) for flag in (False, True))
     again.load_state_dict(kept.state_dict())
     batch = batch_of(50)
     for model in (kept, again):
@@ -116,7 +113,7 @@ def test_a_loss_over_shapes_that_would_broadcast_is_refused() -> None:
 
 
 def test_the_autoencoder_asserts_that_it_gives_back_the_shape_it_was_given(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = Autoencoder(AutoencoderConfig(network=configured(50), linear=None)).eval()
+    model = Autoencoder(AutoencoderConfig(network=configured(50))).eval()
     monkeypatch.setattr(model.decoder, "forward", lambda _, batch: batch.tokens[:, 0])
     with pytest.raises(AssertionError, match="broadcast"):
         model(batch_of(50))
@@ -125,7 +122,7 @@ def test_the_autoencoder_asserts_that_it_gives_back_the_shape_it_was_given(monke
 def test_state_dicts_for_a_whole_batch_load_and_are_those_of_the_decoder(cache: TokenCache, tiny_zoo: Path) -> None:
     zoo, items = Zoo(tiny_zoo), np.arange(len(cache))
     network = configured(int(cache.item_weights.max()), max_tokens=cache.max_tokens)
-    model = Autoencoder(AutoencoderConfig(network=network, linear=None)).eval()
+    model = Autoencoder(AutoencoderConfig(network=network)).eval()
     with torch.no_grad():
         found = model(cache.batch(items))
     states = reconstruct_to_model_weights(model.decoder, found.latent, cache, items)

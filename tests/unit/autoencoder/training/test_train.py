@@ -1,4 +1,4 @@
-"""The autoencoder recipe learns, repeats itself bit for bit, starts from PCA, and mixes its losses as it says."""
+"""The autoencoder recipe learns, repeats itself bit for bit, and mixes its losses as it says."""
 
 from pathlib import Path
 
@@ -7,19 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from wscore.autoencoder.coding.entropy import EntropyCode
 from wscore.autoencoder.models.autoencoder import Autoencoder
-from wscore.autoencoder.training import fit_linear_path as linear_path
 from wscore.autoencoder.training.behaviour import alone
-from wscore.autoencoder.training.fit_linear_path import LinearPathConfig, fit_linear_path
 from wscore.autoencoder.training.train import (
     AeConfig,
     CacheBatches,
     TrainingData,
     TrainingModule,
     autoencoder_objective,
-    latent_code,
-    mean_losses,
     prepare,
     sizes,
     start,
@@ -28,7 +23,6 @@ from wscore.autoencoder.training.train import (
 from wscore.config import convert, load_section, read_yaml
 from wscore.errors import ConfigError, TrainingError
 from wscore.networks.images import Images
-from wscore.tokens.batch import TokenBatch
 from wscore.tokens.cache import TokenCache, build_cache
 from wscore.tokens.config import TokensConfig
 from wscore.zoo.store import Zoo
@@ -64,9 +58,8 @@ def test_every_loss_trains_every_architecture(cache: TokenCache, arch: str, loss
     assert ("validation_contrastive" in trained.history.rows[0]) == (gamma > 0)
 
 
-@pytest.mark.parametrize("linear_path", ["none", "pca"])
-def test_the_same_seed_gives_the_same_bits_and_another_does_not(cache: TokenCache, linear_path: str) -> None:
-    config = configured(linear_path=linear_path, gamma=0.2, dropout=0.1)
+def test_the_same_seed_gives_the_same_bits_and_another_does_not(cache: TokenCache) -> None:
+    config = configured(gamma=0.2, dropout=0.1)
     first, second = (train_autoencoder(cache, config).model.state_dict() for _ in range(2))
     other = train_autoencoder(cache, msgspec.structs.replace(config, seed=1)).model.state_dict()
     assert all(torch.equal(first[name], second[name]) for name in first)
@@ -75,7 +68,7 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not(cache: TokenCach
 
 def test_it_overfits_eight_networks(cache: TokenCache) -> None:
     torch.manual_seed(0)
-    config = configured(linear_path="none", latent_dim=16, hidden_dim=128)
+    config = configured(latent_dim=16, hidden_dim=128)
     model, loss, batch = (
         TrainingModule(config, sizes(cache, config)),
         autoencoder_objective(config),
@@ -91,63 +84,8 @@ def test_it_overfits_eight_networks(cache: TokenCache) -> None:
     assert total.item() < 0.02 * start
 
 
-def floors_of(model: Autoencoder, batch: TokenBatch) -> np.ndarray:
-    linear = model.decoder.linear
-    assert linear is not None
-    ((group, _),) = linear.rows(batch)
-    return linear.floors[group].numpy()
-
-
-def test_training_starts_from_the_pca_of_each_layout(cache: TokenCache) -> None:
-    config, items = configured(latent_dim=3, epochs=1, lr=1e-12, symmetry=0.0, balance=0.0), cache.indices("train")
-    model = train_autoencoder(cache, config).model
-    for layout in set(cache.table["layout"]):
-        same = np.array([item for item in items if cache.table["layout"][item] == layout])
-        if len(same) < 2:
-            continue
-        batch = cache.batch(same)
-        weights = batch.tokens[batch.mask].view(len(same), -1).double().numpy()
-        centred = weights - weights.mean(0)
-        basis = np.linalg.svd(centred, full_matrices=False)[2][: min(3, len(same) - 1)]
-        expected = centred @ basis.T @ basis + weights.mean(0)
-        found = model(batch).tokens[batch.mask].view(len(same), -1).detach().numpy()
-        free = ~np.isfinite(floors_of(model, batch))  # running variances are kept above zero
-        assert np.allclose(found[:, free], expected[:, free], atol=1e-3)
-        assert (found[:, ~free] > floors_of(model, batch)[~free]).all()
-
-
-@pytest.mark.parametrize(("symmetry", "balance"), [(0.0, 0.0), (0.75, 0.75), (1.0, 1.0)])
-def test_every_linear_path_projects_on_as_many_directions_as_the_latent_has(cache, symmetry, balance) -> None:
-    linear = fit_linear_path(cache, LinearPathConfig(3, symmetry, balance, 0))
-    for group in linear.groups:
-        rank = group.analysis.shape[1]
-        assert rank <= 3
-        assert torch.allclose(group.analysis.T @ group.synthesis, torch.eye(rank), atol=1e-4)
-    trained = train_autoencoder(cache, configured(symmetry=symmetry, balance=balance))
-    assert trained.history.rows[0]["epoch"] == 0
-
-
-@pytest.mark.parametrize("symmetry", [0.0, 1.0])
-def test_numbers_are_coded_by_how_new_networks_spread(cache: TokenCache, symmetry: float) -> None:
-    config = configured(latent_dim=40, symmetry=symmetry)
-    trainee, linear = start(cache, config), fit_linear_path(cache, LinearPathConfig(40, symmetry, config.balance, 0))
-    assert linear is not None
-    code, plain = trainee.code, latent_code(trainee.autoencoder, cache, config)
-    assert isinstance(code, EntropyCode)
-    assert isinstance(plain, EntropyCode)
-    assert trainee.widening.keys() == {group.signature for group in linear.groups}
-    for group in linear.groups:
-        own, other = (next(g for g in c.groups if g.signature == group.signature) for c in (code, plain))
-        wanted = np.sqrt(group.variances) / linear.config.scale
-        held = group.variances > 1e-4 * group.variances.max()
-        assert np.abs(2.0 ** (np.array(own.log_stds) / 8) / wanted - 1)[held].max() < 0.05  # parts of an octave
-        assert own.centres == pytest.approx(other.centres, abs=1e-4)
-        moved = np.abs(np.array(own.log_stds) - np.array(other.log_stds))[held].max()
-        assert moved > 8 if symmetry else moved <= 1  # plain PCA has no better guess than what it has seen
-
-
 def test_contrast_alone_changes_the_encoder_and_leaves_the_decoder(cache: TokenCache) -> None:
-    config = configured(gamma=1.0, linear_path="none")
+    config = configured(gamma=1.0)
     model = TrainingModule(config, sizes(cache, config))
     scalars = autoencoder_objective(config)(model, alone(cache.batch(np.arange(6)), np.arange(6)))
     assert torch.equal(scalars["loss"], scalars["contrastive"])
@@ -157,7 +95,7 @@ def test_contrast_alone_changes_the_encoder_and_leaves_the_decoder(cache: TokenC
 
 
 def test_a_single_network_takes_no_part_in_the_contrast(cache: TokenCache) -> None:
-    config = configured(gamma=0.5, linear_path="none")
+    config = configured(gamma=0.5)
     scalars = autoencoder_objective(config)(
         TrainingModule(config, sizes(cache, config)), alone(cache.batch([0]), np.arange(1))
     )
@@ -174,7 +112,7 @@ def test_batches_are_a_function_of_seed_and_epoch(cache: TokenCache) -> None:
 
 
 def test_an_expansion_is_said_to_be_one(cache: TokenCache) -> None:
-    trained = train_autoencoder(cache, configured(latent_dim=5000, epochs=1, allocation="uniform", latent_bits=8))
+    trained = train_autoencoder(cache, configured(latent_dim=5000, epochs=1))
     assert trained.figures["compression"] < 1
     assert "EXPANSION" in trained.summary()
     assert isinstance(trained.model, Autoencoder)
@@ -191,14 +129,21 @@ def behaving(cache: TokenCache, tiny_zoo: Path, digits: Images) -> tuple[AeConfi
     section = load_section(AeConfig, "ae", ROOT / "params.yaml")
     config = configured(
         behaviour=msgspec.structs.replace(section.behaviour, images=20, warmup=0.0), select="agreement",
-        linear_path="none", latent_dim=16, hidden_dim=128,
+        latent_dim=16, hidden_dim=128,
     )  # fmt: skip
     return config, prepare(cache, config, Zoo(tiny_zoo), digits), start(cache, config)
 
 
+@torch.no_grad()
+def mean_behaviour(model: TrainingModule, data: TrainingData) -> float:
+    """Return the mean behaviour loss over the training batches, in evaluation mode."""
+    model.eval()
+    return float(np.mean([float(data.loss(model, batch)["behaviour"]) for batch in data.train.epoch(1)]))
+
+
 def test_the_behaviour_loss_falls(behaving: tuple[AeConfig, TrainingData, TrainingModule]) -> None:
     _, material, trainee = behaving
-    before = mean_losses(trainee, material.train, material.loss)["behaviour"]
+    before = mean_behaviour(trainee, material)
     optimizer = torch.optim.Adam([p for p in trainee.parameters() if p.requires_grad], 1e-3)
     torch.manual_seed(0)
     for number in range(1, 13):
@@ -208,7 +153,7 @@ def test_the_behaviour_loss_falls(behaving: tuple[AeConfig, TrainingData, Traini
             material.loss(trainee, batch)["loss"].backward()
             torch.nn.utils.clip_grad_norm_(trainee.parameters(), 1.0)
             optimizer.step()
-    assert mean_losses(trainee, material.train, material.loss)["behaviour"] < 0.9 * before
+    assert mean_behaviour(trainee, material) < 0.9 * before
 
 
 def test_training_by_behaviour_keeps_the_epoch_with_the_best_agreement(
@@ -238,10 +183,6 @@ def test_the_behaviour_loss_without_what_it_needs_is_refused(cache: TokenCache, 
             {"loss": "combined", "loss_weights": {"mse": 0, "mae": 0, "cosine": 0}},
             "one of `loss_weights` to be positive",
         ),
-        (
-            {"allocation": "uniform", "latent_bits": 5},
-            r"`latent_bits` of allocation `uniform` to be one of \(4, 6.*got 5",
-        ),
         ({"behaviour": {"noisy": 0.6, "mixed": 0.6}}, "`noisy` \\+ `mixed` to be at most 1"),
     ],
 )
@@ -251,16 +192,3 @@ def test_settings_that_contradict_each_other_are_refused_in_so_many_words(change
     with pytest.raises(ConfigError, match=message) as error:
         convert({**section, **changes}, AeConfig, where="ae")
     assert len(str(error.value)) < 200  # not the whole section
-
-
-def test_of_many_networks_a_layout_shows_some_that_lie_evenly(
-    cache: TokenCache, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole = linear_path.fitted_to(cache)
-    monkeypatch.setattr(linear_path, "FITTED", 3)
-    thinned = linear_path.fitted_to(cache)
-    assert max(len(members) for members in whole) > 3
-    for members, some in zip(whole, thinned, strict=True):
-        assert len(some) == min(3, len(members))
-        assert {int(some[0]), int(some[-1])} == {int(members[0]), int(members[-1])}
-        assert set(some.tolist()) <= set(members.tolist())
