@@ -1,30 +1,36 @@
-"""Compress a network into a latent, rebuild it and compare the two on test images.
+"""Compress a network to a tenth of its bytes, rebuild it and compare the two on test images.
 
 python examples/compress.py    # in the root of the repository, after `make repro`
 """
 
 import torch
 
-from wscore import WeightAutoencoder, Zoo, build
+from wscore import WeightCodec, Zoo, build
 from wscore.config import load_section
+from wscore.hub.fetch import fetch
 from wscore.networks.datasets import DataConfig
 from wscore.networks.images import load_images
 
 zoo = Zoo("data/zoo")
 row = int(zoo.table["test_accuracy"].idxmax())
 state, architecture = zoo.state_dict(row), zoo.table["architecture"][row]
-
-model = WeightAutoencoder.from_pretrained("models/published")
-latents = model.encode_windows(state)  # (windows, numbers); one window unless the network is long
-rebuilt = model.decode(latents, zoo.layout(row))
-
 images = load_images(load_section(DataConfig, "data").only("this example"))
+
+codec = WeightCodec.from_folder(fetch("models/published", part="codec"))
+data = codec.compress(state, ratio=10, images=images.x_train, architecture=architecture)  # without images: a single pass
+rebuilt = codec.decompress(data)
+
 predicted = []
 for weights in (state, rebuilt):
     network = build(architecture).eval()
     network.load_state_dict(weights)
     with torch.no_grad():
         predicted.append(network(images.x_test).argmax(dim=1))
+<<<<<<< HEAD
 print(f"{zoo.layout(row).size} weights, {latents.numel()} latent numbers")
 print(f"accuracy {[round(float((classes == images.y_test).float().mean()), 3) for classes in predicted]}")
+=======
+print(f"{zoo.layout(row).size} weights, {len(data)} bytes")
+print(f"accuracy {[round(float((one == images.y_test).float().mean()), 3) for one in predicted]}")
+>>>>>>> 34798a7 (Docs and tests of the autoencoder at its own length; the codec is published)
 print(f"agreement {float((predicted[0] == predicted[1]).float().mean()):.3f}")

@@ -12,7 +12,7 @@ from tests.contract.imports import ROOT
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("examples")]
 PRINTED = {
-    "compress": (r"\d+ weights, 8 latent numbers", r"accuracy \[0\.\d+, 0\.\d+\]", r"agreement [01]\.\d{3}"),
+    "compress": (r"\d+ weights, \d+ bytes", r"accuracy \[0\.\d+, 0\.\d+\]", r"agreement [01]\.\d{3}"),
     "predict_accuracy": (r"run-\d+-\d: predicted -?\d\.\d{3} \[.+, .+\], true 0\.\d{3}",),
     "forecast": (r"seed-1: 1 steps ahead, skill -?\d+\.\d{3}",),
 }

@@ -293,7 +293,7 @@ SPOILT = {
     "broken checksums": (lambda folder: (folder / CHECKSUMS).write_text("{"), "is not valid JSON"),
     "newer checksums": (rewrite(CHECKSUMS, format=2), "expected format 1; got format 2; update wscore"),
     "older checksums": (rewrite(CHECKSUMS, format=0), "expected format 1; got format 0; publish it again"),
-    "newer format": (rewrite("config.json", format=99), "unknown format; expected at most 2; got 99"),
+    "newer format": (rewrite("config.json", format=99), "unknown format; expected at most 3; got 99"),
     "another class": (rewrite("config.json", **{"class": "Decoder"}), "expected Encoder; got Decoder"),
     "unknown class": (rewrite("config.json", **{"class": "Nobody"}), "unknown model class"),
     "other sizes": (rewrite("config.json", config={"network": None}), "configuration does not match its class"),

@@ -391,7 +391,7 @@ def autoencoder_metrics(model: Autoencoder, cache: TokenCache, history: History)
 
     R2 = 1 - sum (x - x^)^2 / sum (x - m)^2 over valid entries, where m is the mean training network of the same layout.
     """
-    networks = float((cache.table["window"] == 0).sum())
+    networks = len(set(cache.table["row"]))
     stored = len(cache) * model.encoder.latent_dim + networks  # one for the layout of each network
     compression = float(cache.item_weights.sum()) / stored
     disagreement = history.best.get("validation_disagreement")

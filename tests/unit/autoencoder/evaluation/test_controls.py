@@ -175,12 +175,12 @@ def test_coordinates_of_the_codec_are_those_of_largest_variance_and_all_of_them_
     some = networks(zoo, cache, "train", layout)
     codec = WeightCodec.fit([Population(some.layout, some.weights, None, None)])
     errors = [
-        float(np.square(CodecCoordinates(codec, TokenMethod(cache, None, size)).restore(some) - some.weights).sum())
+        float(np.square(CodecCoordinates(codec, TokenMethod(cache, lambda batch: batch.tokens, size)).restore(some) - some.weights).sum())
         for size in (2, 20, some.layout.size)
     ]
     assert errors[0] > errors[1] > 1e-2
     assert errors[2] < 1e-4
-    code, stored = codec.coordinates(some.layout), TokenMethod(cache, None, 2)
+    code, stored = codec.coordinates(some.layout), TokenMethod(cache, lambda batch: batch.tokens, 2)
     kept = int(stored.floats(some.layout)) - 1
     cut = code.forward(torch.from_numpy(CodecCoordinates(codec, stored).restore(some)))
     alive = (cut.abs() > 1e-3).any(0)
