@@ -17,7 +17,9 @@ state, architecture = zoo.state_dict(row), zoo.table["architecture"][row]
 images = load_images(load_section(DataConfig, "data").only("this example"))
 
 codec = WeightCodec.from_folder(fetch("models/published", part="codec"))
-data = codec.compress(state, ratio=10, images=images.x_train, architecture=architecture)  # without images: a single pass
+data = codec.compress(
+    state, ratio=10, images=images.x_train, architecture=architecture
+)  # without images: a single pass
 rebuilt = codec.decompress(data)
 
 predicted = []
@@ -26,11 +28,6 @@ for weights in (state, rebuilt):
     network.load_state_dict(weights)
     with torch.no_grad():
         predicted.append(network(images.x_test).argmax(dim=1))
-<<<<<<< HEAD
-print(f"{zoo.layout(row).size} weights, {latents.numel()} latent numbers")
-print(f"accuracy {[round(float((classes == images.y_test).float().mean()), 3) for classes in predicted]}")
-=======
 print(f"{zoo.layout(row).size} weights, {len(data)} bytes")
-print(f"accuracy {[round(float((one == images.y_test).float().mean()), 3) for one in predicted]}")
->>>>>>> 34798a7 (Docs and tests of the autoencoder at its own length; the codec is published)
+print(f"accuracy {[round(float((classes == images.y_test).float().mean()), 3) for classes in predicted]}")
 print(f"agreement {float((predicted[0] == predicted[1]).float().mean()):.3f}")

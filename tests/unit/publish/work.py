@@ -33,11 +33,7 @@ class Work:
         self.zoo, self.folder = Zoo(zoo), folder
         tokens = TokensConfig(
             granularity="neuron", chunk_size=64, max_tokens=512, align="weights",
-<<<<<<< HEAD
             normalization="layer", unseen_widths={}, validation_fraction=0.3, test_fraction=0.2, seed=0,
-=======
-            normalization="layer", validation_fraction=0.3, test_fraction=0.2, seed=14,  # each layout is in the training split
->>>>>>> 34798a7 (Docs and tests of the autoencoder at its own length; the codec is published)
         )  # fmt: skip
         build_cache(self.zoo, tokens, folder / "tokens")
         self.cache = TokenCache(folder / "tokens")

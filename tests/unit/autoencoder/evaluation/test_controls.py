@@ -175,7 +175,12 @@ def test_coordinates_of_the_codec_are_those_of_largest_variance_and_all_of_them_
     some = networks(zoo, cache, "train", layout)
     codec = WeightCodec.fit([Population(some.layout, some.weights, None, None)])
     errors = [
-        float(np.square(CodecCoordinates(codec, TokenMethod(cache, lambda batch: batch.tokens, size)).restore(some) - some.weights).sum())
+        float(
+            np.square(
+                CodecCoordinates(codec, TokenMethod(cache, lambda batch: batch.tokens, size)).restore(some)
+                - some.weights
+            ).sum()
+        )
         for size in (2, 20, some.layout.size)
     ]
     assert errors[0] > errors[1] > 1e-2
