@@ -35,7 +35,7 @@ class BehaviourConfig(Section):
         noise: standard deviation of Gaussian noise on noisy images (pixels lie in [0, 1]).
         noisy: fraction of images with noise.
         mixed: fraction of images that are means of two images.
-        warmup: fraction of the epochs in which the weight of the loss rises from 0 to its share.
+        warmup: fraction of the epochs on reconstruction alone, before networks are run.
         validation_images: training images on which the agreement of validation networks is measured.
     """
 
@@ -63,7 +63,7 @@ class NetworkBatch(NamedTuple):
         layouts: keys of layout and window, see `TokenBatch`.
         items: indices of the windows in their cache.
         subject: index of their `NetworkGroup`, the same for all; -1 if unspecified.
-        rise: warm-up factor of the behaviour loss at this point of the training.
+        behaving: 1 if the behaviour loss counts at this point of the training, 0 before.
     """
 
     tokens: Float[Tensor, "networks window token dim"]
@@ -72,7 +72,7 @@ class NetworkBatch(NamedTuple):
     layouts: Int64[Tensor, "networks window"]
     items: Int64[Tensor, "networks window"]
     subject: Int64[Tensor, " networks"]
-    rise: Float[Tensor, " networks"]
+    behaving: Float[Tensor, " networks"]
 
     @property
     def networks(self) -> int:
@@ -106,14 +106,14 @@ class SameShapeBatches:
         batch_size: approximate number of networks per batch.
         seed: determines the order, together with the epoch number.
         shuffle: whether to reshuffle every epoch.
-        rising: warm-up epochs of the behaviour loss.
+        quiet: epochs before the behaviour loss counts.
     """
 
     def __init__(
         self, cache: TokenCache, groups: Sequence[NetworkGroup], *, first: int, batch_size: int, seed: int, shuffle: bool,
-        rising: float = 0.0,
+        quiet: float = 0.0,
     ) -> None:  # fmt: skip
-        self.cache, self.groups, self.seed, self.shuffle, self.rising = cache, groups, seed, shuffle, rising
+        self.cache, self.groups, self.seed, self.shuffle, self.quiet = cache, groups, seed, shuffle, quiet
         self.first = first
         self.parts = [max(1, round(len(group.rows) / batch_size)) for group in groups]
 
@@ -130,16 +130,15 @@ class SameShapeBatches:
             batches += [(code, group.items[part]) for part in np.array_split(order, parts)]
         turns = permutation(len(batches), self.seed, number).tolist() if self.shuffle else range(len(batches))
         for place, turn in enumerate(turns):
-            risen = (number - 1 + place / len(batches)) / self.rising if self.rising > 0 and self.shuffle else 1.0
             code, chosen = batches[turn]
-            yield self._batch(code, chosen, min(1.0, risen))
+            yield self._batch(code, chosen, behaving=number - 1 + place / len(batches) >= self.quiet)
 
-    def _batch(self, code: int, items: np.ndarray, rise: float) -> NetworkBatch:
+    def _batch(self, code: int, items: np.ndarray, *, behaving: bool) -> NetworkBatch:
         flat, count = self.cache.batch(items.reshape(-1)), len(items)
         windows = (part.unflatten(0, items.shape) for part in flat)
         numbers = torch.from_numpy(np.ascontiguousarray(items, np.int64))
-        subject, risen = torch.full((count,), self.first + code), torch.full((count,), rise)
-        return NetworkBatch._make([*windows, numbers, subject, risen])
+        subject, weights = torch.full((count,), self.first + code), torch.full((count,), float(behaving))
+        return NetworkBatch._make([*windows, numbers, subject, weights])
 
 
 class Behaviour:

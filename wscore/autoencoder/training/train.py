@@ -51,6 +51,7 @@ Objective = Callable[["TrainingModule", NetworkBatch], Losses]
 #: Monitored scalar (lower is better) for each value of `ae.select`.
 MONITORS = {"agreement": "disagreement", "loss": "loss", "reconstruction": "reconstruction", "behaviour": "behaviour"}
 BLOCK = 256  # networks at once outside training
+BEHAVIOUR = ("behaviour", "disagreement")  # scalars of the behaviour loss
 
 
 class LossWeights(Section):
@@ -286,8 +287,8 @@ def prepare(cache: TokenCache, config: AeConfig, zoo: Zoo | None, images: Images
             "the behaviour loss needs the zoo and the images of its task", where="ae.behaviour", fix=REMEDY
         )
     groups, others = (runnable(cache, zoo, split, images) for split in ("train", "validation"))
-    rising = config.behaviour.warmup * config.epochs
-    train = SameShapeBatches(cache, groups, first=0, shuffle=True, rising=rising, **size)
+    quiet = config.behaviour.warmup * config.epochs
+    train = SameShapeBatches(cache, groups, first=0, shuffle=True, quiet=quiet, **size)
     validation = SameShapeBatches(cache, others, first=len(groups), shuffle=False, **size)
     behaviour = Behaviour([*groups, *others], images, config.behaviour, config.seed)
     return TrainingData(train, validation, autoencoder_objective(config, behaviour))
@@ -303,10 +304,11 @@ def start(cache: TokenCache, config: AeConfig) -> TrainingModule:
 def autoencoder_objective(config: AeConfig, behaviour: Behaviour | None = None) -> Objective:
     """Return the loss (1 - gamma) fit + gamma NT-Xent with fit = (1 - s) reconstruction + s behaviour.
 
-    The weight s of the behaviour loss is the configured share times its warm-up factor. The reconstruction target is the clean
-    (or interpolated) network. A batch with a single network has no negatives: its contrastive loss is 0.
+    The weight s of the behaviour loss is the configured share, and 0 before it counts; networks are not run then, and its
+    scalars are NaN. The reconstruction target is the clean (or interpolated) network. A batch with a single network has no
+    negatives: its contrastive loss is 0.
     """
-    rebuilt = reconstruction_loss(config.loss, to_plain(config.loss_weights))
+    rebuilt, unknown = reconstruction_loss(config.loss, to_plain(config.loss_weights)), torch.tensor(torch.nan)
 
     def loss(model: TrainingModule, batch: NetworkBatch) -> Losses:
         if model.training:
@@ -317,9 +319,9 @@ def autoencoder_objective(config: AeConfig, behaviour: Behaviour | None = None) 
         terms = {"reconstruction": reconstruction}
         fit = reconstruction
         if behaviour is not None:
-            terms |= behaviour(batch, found[1], training=model.training)
-            share = config.behaviour.share * batch.rise[0]
-            fit = (1 - share) * reconstruction + share * terms["behaviour"]
+            share = config.behaviour.share * float(batch.behaving[0])
+            terms |= behaviour(batch, found[1], training=model.training) if share else dict.fromkeys(BEHAVIOUR, unknown)
+            fit = (1 - share) * reconstruction + share * terms["behaviour"] if share else reconstruction
         if found[2] is not None:
             terms["kl"] = nats_per_weight(found[2], windows)
         if model.projection is not None:
