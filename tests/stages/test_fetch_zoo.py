@@ -16,7 +16,7 @@ from wscore.zoo.store import Zoo
 ROOT = Path(__file__).parents[2]
 OPTIONS = ["--out", "data/zoo", "--report", "plots/zoo/report.csv", "--metrics", "metrics/zoo.json"]
 TINY = {
-    "zoo": {"n_runs": 4, "checkpoints": 2, "epochs": [1, 2], "train_fraction": [0.5, 1.0]},
+    "zoo": {"n_runs": 4, "checkpoints": 2, "epochs": [2, 2], "train_fraction": [0.5, 1.0]},
     "data": {"max_train": 150, "max_test": 50},
 }
 
