@@ -4,7 +4,7 @@ from pathlib import Path
 
 from wscore.heads.dataset import read_head_data
 from wscore.heads.evaluation.config import EvaluateHeadsConfig
-from wscore.heads.evaluation.evaluate import control_inputs, evaluate, heads_report, heads_summary_line
+from wscore.heads.evaluation.evaluate import control_inputs, evaluate, heads_report, heads_summary_line, unseen_report
 from wscore.heads.evaluation.ood import evaluate_ood, ood_summary_line
 from wscore.heads.evaluation.plots import DRAWINGS
 from wscore.heads.evaluation.tables import heads_tables
@@ -22,20 +22,22 @@ def main(run: Run, *, zoo: Path, tokens: Path, representations: Path, heads: Pat
     config, kind, networks = run.params["evaluate_heads"], run.params["heads"], Zoo(zoo)
     features = run.params["features"]
     data = read_head_data(representations, networks, TokenCache(tokens) if kind.reads_tokens else None)
-    rows, report = control_inputs(networks, data, kind, config), {}
+    rows, report, unseen = control_inputs(networks, data, kind, config), {}, {}
     with atomic_folder(plots) as folder:
         for task in kind.tasks:
             verdict = evaluate(load_head(heads / task, task), data, rows, config)
             report[task] = heads_report(verdict, config)
+            unseen |= {task: found} if (found := unseen_report(verdict, report[task], config)) else {}
             for name, table in heads_tables(verdict, config).items():
                 write_csv(folder / f"{task}_{name}.csv", table.to_dict("series"))
                 DRAWINGS[name](table, folder / f"{task}_{name}.png")
     elsewhere = {} if config.ood is None else evaluate_ood(config.ood, networks, data, rows, kind, features, config)
-    content = {"heads_test": report} | ({"heads_held_out": elsewhere} if elsewhere else {})
+    sections = {"heads_test": report, "heads_unseen": unseen, "heads_held_out": elsewhere}
+    content = {name: found for name, found in sections.items() if found}
     write_json(metrics, content)
     run.tracker.log_metrics(content)
     run.tracker.log_artifacts(plots)
-    return heads_summary_line(report) + (f"; {ood_summary_line(elsewhere)}" if elsewhere else "")
+    return heads_summary_line(report, unseen) + (f"; {ood_summary_line(elsewhere)}" if elsewhere else "")
 
 
 if __name__ == "__main__":

@@ -8,10 +8,11 @@ import pytest
 
 from stages.evaluate_heads import main
 from stages.train_heads import main as train
-from tests.stages.heads_workspace import SPLITS, write_params, write_representations
+from tests.stages.heads_workspace import SPLITS, read_representations, write_params, write_representations
 from wscore.heads.evaluation.controls import controls_of
 from wscore.heads.evaluation.evaluate import OURS
 from wscore.heads.train import TASKS
+from wscore.io import write_json
 from wscore.zoo.store import Zoo, read_part, write_part
 
 ARGUMENTS = [
@@ -113,3 +114,20 @@ def test_each_data_set_is_held_out_in_turn(workspace: Path, capsys: pytest.Captu
         assert {result["runs"] for result in tasks.values()} == {int(judged.sum())}, name
         assert all(math.isfinite(value) for value in tasks["accuracy"][OURS].values())
     assert "held out: ours at least as good in" in capsys.readouterr().out
+
+
+def test_networks_of_unseen_widths_have_a_section(workspace: Path, capsys: pytest.CaptureFixture) -> None:
+    write_params(workspace, tasks=["accuracy"])
+    table, manifest = read_representations(workspace / "representations")
+    (workspace / "representations").unlink()
+    (workspace / "representations").mkdir()
+    held = sorted(set(table.loc[table["split"] == "test", "run_id"]))[:2]
+    table.loc[table["run_id"].isin(held), "split"] = "unseen"
+    table.to_parquet(workspace / "representations/representations.parquet")
+    write_json(workspace / "representations/manifest.json", manifest)
+    main(ARGUMENTS)
+    content = json.loads(Path("metrics/heads_test.json").read_text())
+    assert list(content) == ["heads_test", "heads_unseen"]
+    assert (content["heads_test"]["accuracy"]["runs"], content["heads_unseen"]["accuracy"]["runs"]) == (2, 2)
+    assert {OURS, *controls_of("accuracy")} <= set(content["heads_unseen"]["accuracy"])
+    assert "; on unseen widths: accuracy r2 " in capsys.readouterr().out

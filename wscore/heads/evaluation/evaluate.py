@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Shaped
+from jaxtyping import Bool, Float, Shaped
 
 from wscore.errors import DataError, ModelError, WscoreWarning
 from wscore.evaluation.bootstrap import Values, Weights, bounds, mean, run_weights
@@ -51,8 +51,11 @@ from wscore.heads.evaluation.metrics import (
 from wscore.heads.targets import Binary, Continuous, Discrete, Encoded, Targets, encode_targets
 from wscore.heads.train import HeadsConfig, PropertyHead, predict_properties
 from wscore.heads.weight_statistics import statistics_table
+from wscore.zoo.splits import UNSEEN
 from wscore.zoo.store import Zoo
 
+TEST = "test"
+MAIN_SCORES = ("macro_f1", "r2", "aggregate")  # of the tasks
 OURS, STATISTICS = "ours", "statistics"
 LABEL_METRICS = ("f1", "precision", "recall", "roc_auc", "average_precision")
 
@@ -68,6 +71,7 @@ class HeadResults(NamedTuple):
         outputs: predictions by method.
         intervals: prediction intervals of the head, by target.
         importance: share of each weight statistic in the gain of the boosted trees, by target.
+        unseen: the same of networks of unseen widths; None if there are none.
     """
 
     task: str
@@ -77,11 +81,21 @@ class HeadResults(NamedTuple):
     outputs: Mapping[str, Outputs]
     intervals: Mapping[str, Intervals] = NOTHING
     importance: Mapping[str, Mapping[str, float]] = NOTHING
+    unseen: "HeadResults | None" = None
 
     @property
     def runs(self) -> Shaped[np.ndarray, " rows"]:
         """Run of each test network."""
         return self.table["run_id"].to_numpy(dtype=str)
+
+    def take(self, rows: Bool[np.ndarray, " rows"]) -> "HeadResults":
+        """Return the results on some of the networks."""
+        outputs = {
+            method: {name: values[rows] for name, values in predicted.items()}
+            for method, predicted in self.outputs.items()
+        }
+        encoded = Encoded(self.encoded.values[rows], self.encoded.known[rows])
+        return self._replace(table=self.table[rows], encoded=encoded, outputs=outputs)
 
 
 def control_inputs(zoo: Zoo, data: HeadData, heads: HeadsConfig, config: EvaluateHeadsConfig) -> ControlInputs:
@@ -101,7 +115,7 @@ def control_inputs(zoo: Zoo, data: HeadData, heads: HeadsConfig, config: Evaluat
 
 
 def evaluate(head: PropertyHead, data: HeadData, rows: ControlInputs, config: EvaluateHeadsConfig) -> HeadResults:
-    """Return the predictions of a head and its controls for the test networks.
+    """Return the predictions of a head and its controls for the test networks and those of unseen widths.
 
     Args:
         head: as trained on the training networks of the same data.
@@ -117,14 +131,16 @@ def evaluate(head: PropertyHead, data: HeadData, rows: ControlInputs, config: Ev
         raise ModelError(
             "reads latents of another encoder", where=f"head for {head.task}", expected=head.encoder, got=data.encoder
         )
-    test = data.part("test")
-    if not len(test.table):
-        raise DataError("there is no test network", where="heads", fix="make more runs, or raise tokens.test_fraction")
-    encoded = encode_targets(head.targets, data.table)
     split = data.table["split"].to_numpy(dtype=str)
+    if not (split == TEST).any():
+        raise DataError("there is no test network", where="heads", fix="make more runs, or raise tokens.test_fraction")
+    held_out = np.isin(split, (TEST, UNSEEN))
+    encoded = encode_targets(head.targets, data.table)
     importance: dict[str, dict[str, float]] = {}
     controls = controls_of(head.task)
-    outputs: dict[str, Outputs] = {OURS: predict_properties(head, test)} | {name: {} for name in controls}
+    outputs: dict[str, Outputs] = {OURS: predict_properties(head, data.take(held_out))} | {
+        name: {} for name in controls
+    }
     for number, target in enumerate(head.targets):
         train, validation = ((split == name) & encoded.known[:, number] for name in ("train", "validation"))
         case = Case(
@@ -133,7 +149,7 @@ def evaluate(head: PropertyHead, data: HeadData, rows: ControlInputs, config: Ev
             train_values=encoded.values[train, number],
             validation=rows.take(validation),
             validation_values=encoded.values[validation, number],
-            test=rows.take(split == "test"),
+            test=rows.take(held_out),
             iterations=config.boosting_iterations,
             seed=config.seed,
         )
@@ -143,8 +159,10 @@ def evaluate(head: PropertyHead, data: HeadData, rows: ControlInputs, config: Ev
         boosted_statistics = statistics(case)
         outputs[STATISTICS][target.name] = boosted_statistics.outputs
         importance[target.name] = {rows.names[k]: gain for k, gain in boosted_statistics.gains.items()}
-    held_out = Encoded(encoded.values[split == "test"], encoded.known[split == "test"])
-    return HeadResults(head.task, head.targets, test.table, held_out, outputs, head.intervals, importance)
+    known = Encoded(encoded.values[held_out], encoded.known[held_out])
+    results = HeadResults(head.task, head.targets, data.table[held_out], known, outputs, head.intervals, importance)
+    unseen_widths = results.take(split[held_out] == UNSEEN)
+    return results.take(split[held_out] == TEST)._replace(unseen=unseen_widths if len(unseen_widths.table) else None)
 
 
 def heads_report(results: HeadResults, config: EvaluateHeadsConfig) -> dict[str, Any]:
@@ -194,14 +212,38 @@ def coverage(results: HeadResults, weights: Weights) -> dict[str, float]:
     return {**shares, "interval_width": float(np.mean(high - low)), **ends}
 
 
-def heads_summary_line(report: Mapping[str, Any]) -> str:
+def unseen_report(results: HeadResults, report: Mapping[str, Any], config: EvaluateHeadsConfig) -> dict[str, Any]:
+    """Return the metrics of every method on networks of unseen widths; empty if there are none.
+
+    `loss` is the main score on the test networks minus that on them.
+
+    Args:
+        results: of the test networks.
+        report: that `heads_report` makes of these.
+        config: of the bootstrap.
+    """
+    if results.unseen is None:
+        return {}
+    found = heads_report(results.unseen, config)
+    for name in (name for name in MAIN_SCORES if name in report[OURS] and name in found[OURS]):
+        for method in results.outputs:
+            found[method]["loss"] = report[method][name] - found[method][name]
+    return found
+
+
+def heads_summary_line(report: Mapping[str, Any], unseen_widths: Mapping[str, Any] = NOTHING) -> str:
     """Return the main score of each task in one line: ours, and the weight statistics in brackets."""
-    parts = []
-    for task, result in report.items():
-        name = next((name for name in ("macro_f1", "r2", "aggregate") if name in result[OURS]), None)
-        if name is not None:
-            parts.append(f"{task} {name} {result[OURS][name]:.3f} ({result['statistics'][name]:.3f})")
-    return f"heads on held-out runs (weight statistics in brackets): {', '.join(parts) or 'nothing to evaluate'}"
+    line = f"heads on held-out runs (weight statistics in brackets): {_main_scores(report) or 'nothing to evaluate'}"
+    return line + (f"; on unseen widths: {_main_scores(unseen_widths)}" if unseen_widths else "")
+
+
+def _main_scores(report: Mapping[str, Any]) -> str:
+    return ", ".join(
+        f"{task} {name} {result[OURS][name]:.3f} ({result[STATISTICS][name]:.3f})"
+        for task, result in report.items()
+        for name in MAIN_SCORES
+        if name in result[OURS]
+    )
 
 
 def one_valued(results: HeadResults) -> set[str]:

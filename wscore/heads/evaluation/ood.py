@@ -16,7 +16,7 @@ from wscore.errors import DataError
 from wscore.heads.dataset import HeadData
 from wscore.heads.evaluation.config import EvaluateHeadsConfig
 from wscore.heads.evaluation.controls import ControlInputs, weight_components
-from wscore.heads.evaluation.evaluate import evaluate, heads_report
+from wscore.heads.evaluation.evaluate import MAIN_SCORES, evaluate, heads_report
 from wscore.heads.features import FeaturesConfig, probe_block
 from wscore.heads.train import HeadsConfig, fit_targets, train_head
 from wscore.zoo.store import Zoo
@@ -121,7 +121,7 @@ def ood_summary_line(report: dict[str, dict[str, Any]]) -> str:
         (result["ours"][name], result["statistics"][name])
         for tasks in report.values()
         for result in tasks.values()
-        for name in ("macro_f1", "r2", "aggregate")
+        for name in MAIN_SCORES
         if name in result["ours"]
     ]
     return f"held out: ours at least as good in {sum(ours >= rival for ours, rival in pairs)} of {len(pairs)}"

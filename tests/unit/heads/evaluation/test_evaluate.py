@@ -22,6 +22,7 @@ from wscore.heads.evaluation.evaluate import (
     one_valued,
     shape_leaked_names,
     unseen,
+    unseen_report,
 )
 from wscore.heads.evaluation.tables import heads_tables
 from wscore.heads.mlp_head import HeadConfig
@@ -223,6 +224,32 @@ def test_sentence():
     }
     ours, rival = (found["accuracy"][name]["r2"] for name in (OURS, "statistics"))
     assert f"accuracy r2 {ours:.3f} ({rival:.3f}), patterns macro_f1" in heads_summary_line(found)
+
+
+@pytest.mark.parametrize("task", ["patterns", "accuracy", "hyperparameters"])
+def test_unseen_widths_are_scored_apart_and_change_nothing_else(task: str):
+    with_unseen, without = (
+        data(200)._replace(
+            table=data(200).table.assign(split=lambda table, name=name: table["split"].where(table.index < 160, name))
+        )
+        for name in ("unseen", "aside")
+    )
+    found, plain = verdict(task, with_unseen), verdict(task, without)
+    report = heads_report(found, CONFIG)
+    assert plain.unseen is None
+    assert report == heads_report(plain, CONFIG)
+    assert unseen_report(plain, report, CONFIG) == {}
+    unseen_widths = unseen_report(found, report, CONFIG)
+    assert (unseen_widths["networks"], unseen_widths["runs"]) == (40, 20)
+    name = {"patterns": "macro_f1", "accuracy": "r2", "hyperparameters": "aggregate"}[task]
+    for method in (OURS, *controls_of(task)):
+        scores = unseen_widths[method]
+        assert scores["loss"] == pytest.approx(report[method][name] - scores[name])
+        assert scores[f"{name}_low"] <= scores[name] <= scores[f"{name}_high"]
+    line = heads_summary_line({task: report}, {task: unseen_widths})
+    assert line.endswith(
+        f"on unseen widths: {task} {name} {unseen_widths[OURS][name]:.3f} ({unseen_widths['statistics'][name]:.3f})"
+    )
 
 
 def test_describe_follows_the_order_of_the_table(tiny_zoo):
