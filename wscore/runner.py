@@ -53,11 +53,11 @@ class Stage:
 
     Attributes:
         function: the decorated function.
-        sections: configuration class of each section.
+        sections: configuration class of each section, or type of a single key (`ae.compression`).
         module: name of the module, as in `python -m`.
     """
 
-    def __init__(self, function: OutputFunction, sections: Mapping[str, type]) -> None:
+    def __init__(self, function: OutputFunction, sections: Mapping[str, Any]) -> None:
         self.function = function
         self.sections = dict(sections)
         self.module = _module_name(function)
@@ -119,7 +119,7 @@ class Stage:
         return parser
 
 
-def stage(**sections: type) -> Callable[[OutputFunction], Stage]:
+def stage(**sections: Any) -> Callable[[OutputFunction], Stage]:
     """Return a decorator that turns a function into a stage reading these sections of params.yaml."""
     return lambda function: Stage(function, sections)
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from wscore.autoencoder.coding.coordinates import Coordinates
@@ -32,14 +32,14 @@ Coarser = Callable[[Tensor, Tensor], Quantised]  # rows of networks and bits for
 
 
 def compress(
-    code: Coordinates, originals: Originals, size: int, frame: Frame, config: SearchConfig
+    code: Coordinates, originals: Originals, sizes: Int[Tensor, " n"], frame: Frame, config: SearchConfig
 ) -> tuple[list[bytes], Float[Tensor, "n weights"]]:
-    """Return files of at most `size` bytes, and the weights that they hold.
+    """Return files of at most `sizes` bytes, and the weights that they hold.
 
     Args:
         code: coordinates of the layout.
         originals: the networks.
-        size: bytes of each.
+        sizes: bytes of each.
         frame: makes a file of a step and numbers.
         config: of the search, where networks can be run.
 
@@ -48,16 +48,16 @@ def compress(
     """
     base = torch.zeros(1, code.size) if originals.base is None else code.forward(originals.base)
     y = code.forward(originals.vectors) - base
-    bits = torch.full((len(y),), 8.0 * (size - len(frame(0, b"")))).double()
+    bits = 8.0 * (sizes - len(frame(0, b""))).double()
     again = lambda rows, bits: quantise(code, y[rows], bits)  # noqa: E731
-    files, stored = _filled(code, quantise(code, y, bits), again, bits, size, frame)
-    if max(map(len, files), default=0) > size:
+    files, stored = _filled(code, quantise(code, y, bits), again, bits, sizes, frame)
+    if any(len(data) > size for data, size in zip(files, sizes.tolist(), strict=True)):
         raise _too_small(code, quantise(code, y, torch.full((len(y),), -1.0).double()), frame)
     back = code.inverse(dequantise(code, stored) + base)
     if originals.answer is None:
         return files, back
     found = _searched(code, originals, base, stored, bits, config)
-    new, found = _filled(code, found, partial(_lowered, code, found), bits, size, frame)
+    new, found = _filled(code, found, partial(_lowered, code, found), bits, sizes, frame)
     moved = code.inverse(dequantise(code, found) + base)
     better = originals.divergence(moved, config) < originals.divergence(back, config)
     kept = [one if use else other for one, other, use in zip(new, files, better.tolist(), strict=True)]
@@ -116,12 +116,12 @@ def _lowered(code: Coordinates, stored: Quantised, rows: Tensor, bits: Tensor) -
 
 
 def _filled(
-    code: Coordinates, stored: Quantised, again: Coarser, bits: Tensor, size: int, frame: Frame
+    code: Coordinates, stored: Quantised, again: Coarser, bits: Tensor, sizes: Tensor, frame: Frame
 ) -> tuple[list[bytes], Quantised]:
     """Return files, and networks in fewer bits where those are too large for their bytes, which tables tell but nearly."""
     files, bits = _files(code, stored, frame), bits.clone()
     for _ in range(ATTEMPTS):
-        over = torch.tensor([max(0, len(data) - size) for data in files])
+        over = (torch.tensor([len(data) for data in files]) - sizes).clamp_min(0)
         if not (rows := over.nonzero()[:, 0]).numel() or bool((stored.steps[rows] >= COARSEST).all()):
             break
         bits[rows] -= 8.0 * over[rows]

@@ -89,13 +89,16 @@ class Originals(NamedTuple):
         return self.images[order[:count]]
 
     def problem(self, decode: Callable[[Tensor], Tensor], prices: "Prices", budget: Tensor) -> "SearchProblem":
-        """Return the search for numbers that `decode` turns into weights."""
+        """Return the search for numbers that `decode` turns into weights; equal originals are run once."""
         answer, images = self.answer, self.images
         assert answer is not None, "networks are run"
         assert images is not None, "networks are run"
+        distinct, places = self.vectors, torch.arange(len(self.vectors))
+        if len(self.vectors) > 1:
+            distinct, places = self.vectors.unique(dim=0, return_inverse=True)
         return SearchProblem(
             outputs=lambda numbers, x: answer(decode(numbers), x[None]),
-            originals=lambda x: answer(self.vectors, x[None]),
+            originals=lambda x: answer(distinct, x[None])[places],
             images=images,
             prices=prices,
             budget=budget,

@@ -53,15 +53,21 @@ class Networks(NamedTuple):
 
     Attributes:
         layout: of all of them.
-        answer: how they are run.
+        answer: how they are run; None if they can't be.
         vectors: their weights (n, D).
         images: training images of their task.
     """
 
     layout: Layout
-    answer: Answer
+    answer: Answer | None
     vectors: Float[Tensor, "n weights"]
     images: Float[Tensor, "images channel height width"]
+
+    @property
+    def run(self) -> Answer:
+        """How they are run, if they can be."""
+        assert self.answer is not None, "networks can be run"
+        return self.answer
 
 
 class Coded(NamedTuple):
@@ -324,7 +330,7 @@ def _curvatures(
     """Return the Gauss-Newton matrices of the divergence at each temperature, with a mean diagonal of 1."""
     images = _drawn(networks.images, CURVED)
     copies = y.expand(len(images), -1).clone().requires_grad_(True)
-    logits = networks.answer(code.inverse(copies), images[:, None])[:, 0]  # (m, C)
+    logits = networks.run(code.inverse(copies), images[:, None])[:, 0]  # (m, C)
     classes = logits.shape[1]
     rows = [torch.autograd.grad(logits[:, c].sum(), copies, retain_graph=c + 1 < classes)[0] for c in range(classes)]
     jacobian = torch.nan_to_num(torch.stack(rows, 1))  # (m, C, D)
@@ -346,8 +352,8 @@ def _tensor_means(coder: TensorCoder, values: Float[Tensor, "n weights"]) -> Flo
 @torch.no_grad()
 def _losses(networks: Networks, vector: Float[Tensor, "1 weights"], weights: Float[Tensor, "n weights"]) -> Tensor:
     images = _drawn(networks.images, JUDGED)[None]
-    expected = networks.answer(vector, images).expand(len(weights), -1, -1)
-    return torch.nan_to_num(behaviour_kl(expected, networks.answer(weights, images), 0.5), nan=torch.inf)
+    expected = networks.run(vector, images).expand(len(weights), -1, -1)
+    return torch.nan_to_num(behaviour_kl(expected, networks.run(weights, images), 0.5), nan=torch.inf)
 
 
 def _drawn(images: Tensor, count: int) -> Tensor:
