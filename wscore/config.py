@@ -97,28 +97,36 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def load_section(section: type[T], name: str, path: Path = PARAMS) -> T:
-    """Return section `name` of params.yaml as an instance of its configuration class, or one key of a section, `ae.compression`.
+    """Return section `name` of params.yaml as an instance of its configuration class.
 
     Raises:
         ConfigError: naming the section or dotted key that is missing, unknown, of the wrong type or out of range.
     """
-    content, where = read_yaml(path), f"{path}: {name}"
-    head, *keys = name.split(".")
-    if head not in content:
-        raise ConfigError("section is missing", where=f"{path}: {head}", fix=f"add the section `{head}:`")
-    value = content[head]
-    for key in keys:
-        if not isinstance(value, dict) or key not in value:
-            raise ConfigError(
-                "is missing", where=where, expected=describe_type(section), got="nothing", fix=f"add `{key}:`"
-            )
-        value = value[key]
-    return convert(_without_moved(value, section, where), section, where=where)
+    content = read_yaml(path)
+    if name not in content:
+        raise ConfigError("section is missing", where=f"{path}: {name}", fix=f"add the section `{name}:`")
+    where = f"{path}: {name}"
+    return convert(_without_moved(content[name], section, where), section, where=where)
+
+
+def load_key(kind: Any, name: str, path: Path = PARAMS) -> Any:
+    """Return one key of a section of params.yaml, such as `ae.compression`, as a value of a type.
+
+    Raises:
+        ConfigError: naming the section or dotted key that is missing, of the wrong type or out of range.
+    """
+    section, _, key = name.partition(".")
+    content = read_yaml(path)
+    if not isinstance(content.get(section), dict):
+        raise ConfigError("section is missing", where=f"{path}: {section}", fix=f"add the section `{section}:`")
+    given = {key: content[section][key]} if key in content[section] else {}
+    holder = msgspec.defstruct("Key", [(key, kind)], frozen=True, kw_only=True)
+    return getattr(convert(given, holder, where=f"{path}: {section}"), key)
 
 
 def _without_moved(value: Any, section: type, where: str) -> Any:
     """Return a section without machine settings, which older files hold; a warning names them."""
-    if not isinstance(value, dict) or not isinstance(section, type) or not issubclass(section, Section):
+    if not isinstance(value, dict) or not issubclass(section, Section):
         return value
     moved = [key for key in MOVED if key in value and key not in section.__struct_fields__]
     if moved:
@@ -139,7 +147,7 @@ def convert(value: object, section: type[T], *, where: str) -> T:
         raise _explain(str(error), value, section, where, own=error.__cause__ is not None) from error
     for key, item in flatten(result).items():
         if isinstance(item, float) and not math.isfinite(item):
-            raise ConfigError("is not finite", where=f"{where}.{key}".rstrip("."), expected="a finite number", got=item)
+            raise ConfigError("is not finite", where=f"{where}.{key}", expected="a finite number", got=item)
     return result
 
 

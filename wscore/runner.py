@@ -24,7 +24,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, NamedTuple, get_args, get_origin
 
-from wscore.config import PARAMS, load_section, read_yaml
+from wscore.config import PARAMS, load_key, load_section, read_yaml
 from wscore.errors import WscoreError, WscoreWarning
 from wscore.io import is_first_process
 from wscore.tracking import Tracker, open_tracker
@@ -93,7 +93,8 @@ class Stage:
         Raises:
             ConfigError: if params.yaml is missing, unreadable or invalid.
         """
-        params = {name: load_section(kind, name, self.source(name)) for name, kind in self.sections.items()}
+        load = lambda name: load_key if "." in name else load_section  # noqa: E731
+        params = {name: load(name)(kind, name, self.source(name)) for name, kind in self.sections.items()}
         with open_tracker(self.name, params) as tracker:
             return self.function(Run(self.name, params, tracker), **options)
 

@@ -66,8 +66,8 @@ def rate_differences(rates: pd.DataFrame) -> pd.DataFrame:
 def bd_rate(first: pd.DataFrame, second: pd.DataFrame) -> float:
     """Return the share of bits that the first method adds at equal agreement, negative where it saves some (Bjontegaard 2001).
 
-    The mean, over all agreements that both reach, of the difference of the logarithms of the rates, piecewise linear. NaN if there
-    are none.
+    The mean, over all agreements that both reach, of the difference of the logarithms of the rates, piecewise linear; NaN if both
+    reach none.
 
     >>> rows = pd.DataFrame({"compression_ratio": [10.0, 20.0], "agreement": [0.9, 0.8]})
     >>> round(bd_rate(rows.assign(compression_ratio=[20.0, 40.0]), rows), 3)

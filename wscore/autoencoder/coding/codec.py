@@ -14,6 +14,7 @@ from wscore.autoencoder.coding import one_step, own_steps
 from wscore.autoencoder.coding.blocks import Block, Structure
 from wscore.autoencoder.coding.config import CodecConfig
 from wscore.autoencoder.coding.coordinates import Coordinates
+from wscore.autoencoder.coding.curvature import MOST
 from wscore.autoencoder.coding.fit import Population, fit_roles
 from wscore.autoencoder.coding.format import REFERENCE_HASH, Content, Mode, check_size, pack_file, unpack_file
 from wscore.autoencoder.coding.layouts import Entries, LayoutTable
@@ -43,7 +44,8 @@ from wscore.networks.layout import Layout, layout_of
 
 CONFIG, WEIGHTS = "config.json", "codec.safetensors"
 MOST_OWN = 1 << 22  # weights up to which steps for each tensor are tried: adaptive tables are slow
-TOGETHER = 64  # networks that are searched at once
+TOGETHER = 64  # networks that are coded at once
+CURVED = 1 << 26  # numbers of the matrices of curvature that are held at once
 ROUNDED, RUN = SearchConfig(steps=0), SearchConfig()
 TENSORS = ("matrix", "log_stds", "mean")  # of a role
 
@@ -164,7 +166,7 @@ class WeightCodec:
         answer = None if images is None else answer_of(network, architecture, layout, images)
         originals = Originals(weights_of(layout, state), _base(layout, reference), answer, images)
         frame = _Frame(self, entries, originals.base, exact_values(state))
-        return self._best(layout, originals, [ratio], frame, search)[0]
+        return self._best(layout, originals, [float(ratio)], frame, search)[0]
 
     def compress_vectors(
         self,
@@ -190,8 +192,10 @@ class WeightCodec:
             ModelError: if a file can't be as small.
         """
         frame = _Frame(self, entries_of_layout(layout), None, {})
-        ratios = [ratio] * len(vectors) if isinstance(ratio, float | int) else list(ratio)
+        ratios = [float(ratio)] * len(vectors) if isinstance(ratio, float | int) else list(ratio)
         count, files = TOGETHER if len(self._modes(layout)) == 1 else 1, []
+        if answer is not None and layout.size <= MOST:
+            count = max(1, min(count, CURVED // layout.size**2))
         for start in range(0, len(vectors), count):
             chunk = slice(start, start + count)
             originals = Originals(vectors[chunk], None, answer, images)

@@ -37,7 +37,6 @@ from wscore.errors import ModelError
 SINGLE_PASS, SEARCH, PLAIN, CURVATURE, OWN_SEARCH = "single_pass", "search", "plain", "curvature", "own_search"
 SEARCHES = (SEARCH, OWN_SEARCH)
 HEADER = 8  # bytes of a file of a layout that the codec knows; controls are granted as many
-MOST_CURVED = 4096  # weights of the largest network whose curvature is held as a matrix
 Methods = Iterator[tuple[float, str, Coded]]
 
 

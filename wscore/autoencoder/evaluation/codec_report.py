@@ -83,7 +83,7 @@ def rate_table(run: pd.DataFrame, samples: int, seed: int) -> pd.DataFrame:
         {"ratio": ratio, "method": method} | method_metrics(pd.DataFrame(part), samples, seed)
         for (ratio, method), part in run.groupby(["ratio", "method"], sort=False)  # pyright: ignore
     ]
-    return pd.DataFrame(found)
+    return pd.DataFrame(found, columns=None if found else ["ratio", "method"])
 
 
 def method_metrics(rows: pd.DataFrame, samples: int, seed: int) -> dict[str, float]:

@@ -1,7 +1,7 @@
 """Evaluates the weight codec: networks of held-out runs, and of widths that no fit saw, go through files and are run again."""
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, NamedTuple
@@ -14,10 +14,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from wscore.autoencoder.coding.codec import WeightCodec
+from wscore.autoencoder.coding.curvature import MOST
 from wscore.autoencoder.coding.search import SearchConfig
 from wscore.autoencoder.evaluation.codec_controls import Networks
 from wscore.autoencoder.evaluation.codec_methods import (
-    MOST_CURVED,
     SEARCHES,
     Methods,
     Searches,
@@ -41,7 +41,7 @@ from wscore.zoo.store import Weights, Zoo
 
 TEST, UNSEEN = "test", "unseen"
 ABOUT = ["model_id", "run_id", "checkpoint"]
-TOGETHER, WEIGHTS = 12, 1 << 22  # networks, and their weights, that a worker codes at once
+TOGETHER, WEIGHTS = 10, 1 << 22  # networks, and their weights, that a worker codes at once
 Ratio = Annotated[float, msgspec.Meta(gt=1)]
 
 
@@ -119,7 +119,7 @@ def evaluate_codec(
 
     Columns: split, `ABOUT`, family, weights, ratio, method, bytes, squared_error, squared_norm, squared_deviation (from the mean
     training network) and those of a `Comparison`, which are NaN for networks that can't be run. Methods that run networks have no
-    rows of these; those that need their curvature have none if a network has more than `MOST_CURVED` weights.
+    rows of these; those that need their curvature have none if a network has more than `MOST` weights.
 
     Args:
         zoo: the networks.
@@ -134,7 +134,7 @@ def evaluate_codec(
         group for split, most in splits.items() for group in draw_groups(zoo, cache, tasks, split, most, config.seed)
     ]
     _warn_of_the_unknown(groups, tasks)
-    curved = all(group.layout.size <= MOST_CURVED for group in groups if group.split != UNSEEN)
+    curved = all(group.layout.size <= MOST for group in groups if group.split != UNSEEN)
     work = partial(code_group, sources, tuple(ratios), config, curved)
     coded = list(workers_here("evaluate_codec").map(work, sorted(groups, key=_size, reverse=True)))
     rows = pd.DataFrame([row for records in coded for row in records])
