@@ -8,8 +8,9 @@ from typing import Any
 import pandas as pd
 
 from wscore.autoencoder.evaluation.codec_methods import SEARCH, SINGLE_PASS
-from wscore.autoencoder.evaluation.evaluate_codec import TEST, UNSEEN, EvaluateCodecConfig
+from wscore.autoencoder.evaluation.evaluate_codec import TEST, EvaluateCodecConfig
 from wscore.autoencoder.evaluation.fidelity import COLUMNS, intervals, summarise
+from wscore.zoo.splits import UNSEEN
 
 FAMILY_METRICS = ("agreement", "accuracy_change")
 

@@ -37,9 +37,10 @@ from wscore.networks.inference import logits
 from wscore.networks.layout import Layout
 from wscore.parallel import workers_here
 from wscore.tokens.cache import TokenCache
+from wscore.zoo.splits import UNSEEN
 from wscore.zoo.store import Weights, Zoo
 
-TEST, UNSEEN = "test", "unseen"
+TEST = "test"
 ABOUT = ["model_id", "run_id", "checkpoint"]
 TOGETHER, WEIGHTS = 10, 1 << 22  # networks, and their weights, that a worker codes at once
 Ratio = Annotated[float, msgspec.Meta(gt=1)]
@@ -161,8 +162,8 @@ def draw_groups(zoo: Zoo, cache: TokenCache, tasks: Tasks, split: str, most: int
 
 
 def split_rows(cache: TokenCache, split: str) -> Int[np.ndarray, " network"]:
-    """Return the rows in the zoo of the networks of a split; none if there is no such split."""
-    return np.unique(cache.table["row"].to_numpy()[cache.table["split"].to_numpy() == split])
+    """Return the rows in the zoo of the networks of a split."""
+    return np.unique(cache.networks(cache.indices(split)))
 
 
 def mean_networks(zoo: Zoo, rows: np.ndarray, layouts: set[str]) -> dict[str, Float[np.ndarray, " weights"]]:
