@@ -21,7 +21,7 @@ export VIRTUAL_ENV := $(VENV)
 unexport PYTHONHOME
 
 .DEFAULT_GOAL := help
-.PHONY: help repro test quick fuzz smoke rate-fidelity codec latents check format ui bench readme clean sae-pareto autoencoder-seeds
+.PHONY: help repro test quick fuzz smoke rate-fidelity latents check format ui bench readme clean sae-pareto autoencoder-seeds
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,11 +45,8 @@ smoke: $(READY) ## run the whole pipeline on very little data, in a scratch copy
 	git -C $(SMOKE) init --quiet
 	cd $(SMOKE) && python -m wscore.presets presets/smoke.yaml params.yaml && dvc repro && cat metrics/table.md
 
-rate-fidelity: $(READY) ## study: agreement over compressed size (trains one autoencoder per size)
+rate-fidelity: $(READY) ## study: agreement over compression, the codec next to codes that know no zoo
 	dvc repro studies/rate_fidelity/dvc.yaml $(ARGS)
-
-codec: $(READY) ## study: the weight codec next to codes that know no zoo, at the same bytes
-	dvc repro studies/codec/dvc.yaml $(ARGS)
 
 autoencoder-seeds: $(READY) ## study: spread of the autoencoder's metrics over seeds and splits (trains one for each)
 	dvc repro studies/autoencoder_seeds/dvc.yaml $(ARGS)

@@ -109,6 +109,21 @@ def load_section(section: type[T], name: str, path: Path = PARAMS) -> T:
     return convert(_without_moved(content[name], section, where), section, where=where)
 
 
+def load_key(kind: Any, name: str, path: Path = PARAMS) -> Any:
+    """Return one key of a section of params.yaml, such as `ae.compression`, as a value of a type.
+
+    Raises:
+        ConfigError: naming the section or dotted key that is missing, of the wrong type or out of range.
+    """
+    section, _, key = name.partition(".")
+    content = read_yaml(path)
+    if not isinstance(content.get(section), dict):
+        raise ConfigError("section is missing", where=f"{path}: {section}", fix=f"add the section `{section}:`")
+    given = {key: content[section][key]} if key in content[section] else {}
+    holder = msgspec.defstruct("Key", [(key, kind)], frozen=True, kw_only=True)
+    return getattr(convert(given, holder, where=f"{path}: {section}"), key)
+
+
 def _without_moved(value: Any, section: type, where: str) -> Any:
     """Return a section without machine settings, which older files hold; a warning names them."""
     if not isinstance(value, dict) or not issubclass(section, Section):

@@ -24,7 +24,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, NamedTuple, get_args, get_origin
 
-from wscore.config import PARAMS, load_section, read_yaml
+from wscore.config import PARAMS, load_key, load_section, read_yaml
 from wscore.errors import WscoreError, WscoreWarning
 from wscore.io import is_first_process
 from wscore.tracking import Tracker, open_tracker
@@ -53,11 +53,11 @@ class Stage:
 
     Attributes:
         function: the decorated function.
-        sections: configuration class of each section.
+        sections: configuration class of each section, or type of a single key (`ae.compression`).
         module: name of the module, as in `python -m`.
     """
 
-    def __init__(self, function: OutputFunction, sections: Mapping[str, type]) -> None:
+    def __init__(self, function: OutputFunction, sections: Mapping[str, Any]) -> None:
         self.function = function
         self.sections = dict(sections)
         self.module = _module_name(function)
@@ -93,7 +93,8 @@ class Stage:
         Raises:
             ConfigError: if params.yaml is missing, unreadable or invalid.
         """
-        params = {name: load_section(kind, name, self.source(name)) for name, kind in self.sections.items()}
+        load = lambda name: load_key if "." in name else load_section  # noqa: E731
+        params = {name: load(name)(kind, name, self.source(name)) for name, kind in self.sections.items()}
         with open_tracker(self.name, params) as tracker:
             return self.function(Run(self.name, params, tracker), **options)
 
@@ -119,7 +120,7 @@ class Stage:
         return parser
 
 
-def stage(**sections: type) -> Callable[[OutputFunction], Stage]:
+def stage(**sections: Any) -> Callable[[OutputFunction], Stage]:
     """Return a decorator that turns a function into a stage reading these sections of params.yaml."""
     return lambda function: Stage(function, sections)
 

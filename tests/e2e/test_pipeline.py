@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("e2e")]
 
 HEADS = ["train_heads@accuracy", "train_heads@hyperparameters", "train_heads@patterns"]
 FORECAST = {"train_base", "train_predictor", "evaluate_predictor"}
-UPSTREAM = {"fetch_zoo", "tokenize", "fit_codec"}
+UPSTREAM = {"fetch_zoo", "tokenize", "fit_codec", "evaluate_codec"}
 
 
 def all_stages() -> set[str]:

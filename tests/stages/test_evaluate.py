@@ -10,6 +10,15 @@ METHOD = {"agreement": 0.75, "accuracy_change": 0.1, "accuracy_original": 0.9, "
 FIGURES = {
     "zoo": {"networks": 96.0},
     "tokens": {"items": 96.0},
+    "codec": {"bytes": 300.0},
+    "codec_test": {
+        "networks": 10.0,
+        "runs": 5.0,
+        "networks_not_run": 0.0,
+        "headline": 20.0,
+        "decoder_bytes": 300.0,
+        "20x": {"search": METHOD, "single_pass": METHOD, "plain": METHOD | {"agreement": 0.5}, "pays_from": 1.0},
+    },
     "ae": {"loss": 0.5},
     "autoencoder_test": {
         "networks": 10.0,

@@ -1,106 +1,121 @@
-"""The study of the codec on a tiny zoo: every method on the same networks at the same bytes, and unseen widths beside them."""
+"""The stage that evaluates the codec, on a tiny zoo: every method on the same networks, in files of the ratios asked."""
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from studies.codec import codec_study
-from studies.codec.evaluate_codec import main
-from studies.codec.fetch_other_widths import main as fetch
-from studies.codec.plots import FREE, NAMES
+from stages.evaluate_codec import main
 from wscore.autoencoder.coding.codec import WeightCodec
 from wscore.autoencoder.coding.fit import populations_of
+from wscore.autoencoder.evaluation.codec_plots import FREE, NAMES
 from wscore.config import load_section, read_yaml
+from wscore.errors import WscoreWarning
+from wscore.io import write_json
 from wscore.networks.datasets import DataConfig, load_tasks
+from wscore.tokens.cache import TokenCache, build_cache
+from wscore.tokens.config import TokensConfig
 from wscore.zoo.store import Zoo
 
 ROOT = Path(__file__).parents[2]
-RATIOS = (6.0, 9.0)
 CHANGES = {
-    "codec_study": {
-        "ratios": RATIOS, "runs": 4, "validation_runs": 4, "learning_rates": [0.05, 0.1], "other_runs": 2, "samples": 20,
-        "other_widths": {"mlp": [[7]], "cnn": [[3, 4]]},
-        "search": {"steps": 2, "batch": 8},
-    },
+    "ae": {"compression": 6},
     "data": {},
-    "tokens": {"validation_fraction": 0.4, "test_fraction": 0.3},
-    "zoo": {"epochs": [1, 1], "checkpoints": 1},
+    "tokens": {"validation_fraction": 0.2, "test_fraction": 0.4},
+    "evaluate_codec": {
+        "ratios": [9, 6], "max_networks": 6, "max_unseen": 3, "probe_images": 50, "search_steps": 3, "bootstrap_samples": 20,
+    },
 }  # fmt: skip
 
 
 @pytest.fixture
 def workspace(tmp_path: Path, tiny_zoo: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    params = read_yaml(ROOT / "params.yaml") | read_yaml(ROOT / "studies/codec/params.yaml")
-    Path("params.yaml").write_text(json.dumps({name: {**params[name], **own} for name, own in CHANGES.items()}))
+    monkeypatch.setenv("WSCORE_WORKERS", "1")
+    params = read_yaml(ROOT / "params.yaml")
+    write_json(Path("params.yaml"), {name: {**params[name], **own} for name, own in CHANGES.items()})
     zoo = Zoo(tiny_zoo)
+    build_cache(zoo, load_section(TokensConfig, "tokens"), Path("tokens"))
+    rows = np.unique(TokenCache(Path("tokens")).indices("train"))
     tasks = load_tasks(load_section(DataConfig, "data"))
-    WeightCodec.fit(populations_of(zoo, np.arange(len(zoo)), tasks), images=8).save(Path("codec"))
+    WeightCodec.fit(populations_of(zoo, rows, tasks), images=8).save(Path("codec"))
     return tiny_zoo
 
 
-def run(zoo: Path, other: Path) -> None:
-    main(["--zoo", str(zoo), "--codec", "codec", "--other", str(other), "--out", "results"])
+def run(zoo: Path, *, name: str = "out") -> dict:
+    main(["--zoo", str(zoo), "--tokens", "tokens", "--codec", "codec", "--metrics", f"{name}.json", "--plots", name])
+    return json.loads(Path(f"{name}.json").read_text())["codec_test"]
 
 
 def test_every_method_is_compared_on_the_same_networks_at_the_same_bytes(workspace: Path) -> None:
-    run(workspace, workspace)
-    rows, table = pd.read_csv("results/networks.csv"), pd.read_csv("results/table.csv")
-    assert set(table["method"]) == set(NAMES)
+    report = run(workspace)
+    rows = pd.read_csv("out/networks.csv")
+    assert set(rows["method"]) == set(NAMES)
     for (ratio, method), part in rows.groupby(["ratio", "method"]):
-        assert part["run_id"].is_unique
         assert set(part["model_id"]) == set(rows["model_id"])
+        assert part["model_id"].is_unique
         if method not in FREE:
             assert (part["bytes"] <= 4 * part["weights"] / ratio).all(), method
-    means = table.set_index(["ratio", "method"])["agreement"]
-    assert means[RATIOS[0], "int8"] > 0.9 > means[RATIOS[0], "mean_network"]
-    assert set(pd.read_csv("results/unseen_widths.csv")["method"]) == {"single_pass", "plain"}
-    facts = json.loads(Path("results/facts.json").read_text())
-    assert facts["decoder_bytes"] == sum(path.stat().st_size for path in Path("codec").iterdir())
-    text = Path("results/table.md").read_text()
-    assert all(f"| {name} |" in text for name in NAMES.values())
-    assert Path("results/agreement.png").read_bytes().startswith(b"\x89PNG")
+    assert report["6x"]["int8"]["agreement"] > 0.9 > report["6x"]["mean_network"]["agreement"]
+    assert report["headline"] == 9
+    assert report["decoder_bytes"] == sum(path.stat().st_size for path in Path("codec").iterdir())
+    assert report["9x"]["search"]["compression_ratio"] == pytest.approx(9, rel=0.03)
+    assert {"agreement_low", "agreement_high", "kl", "rank_correlation"} <= set(report["9x"]["single_pass"])
+    assert set(report["families"]) == {"mlp", "cnn"} <= set(rows["family"])
+    for name in ("rates", "agreement", "families", "unseen"):
+        assert Path(f"out/{name}.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_networks_that_are_done_are_not_coded_again_after_an_interruption(
-    workspace: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    done: list[str] = []
-
-    def counted(make: Callable[..., Any], stop: int) -> Callable[..., Any]:
-        def counting(*args: Any) -> Any:
-            if len(done) == stop:
-                raise KeyboardInterrupt
-            done.append("group")
-            return make(*args)
-
-        return counting
-
-    records = codec_study._records
-    monkeypatch.setattr(codec_study, "_records", counted(records, 100))
-    run(workspace, workspace)
-    groups, whole = len(done), Path("results/networks.csv").read_text()
-    shutil.rmtree("results")
-    done.clear()
-    monkeypatch.setattr(codec_study, "_records", counted(records, 1))
-    with pytest.raises((KeyboardInterrupt, SystemExit)):
-        run(workspace, workspace)
-    assert not Path("results").exists()
-    monkeypatch.setattr(codec_study, "_records", counted(records, 100))
-    run(workspace, workspace)
-    assert len(done) == groups > 1
-    assert Path("results/networks.csv").read_text() == whole
+def test_results_do_not_depend_on_the_number_of_workers(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = run(workspace, name="one")
+    monkeypatch.setenv("WSCORE_WORKERS", "2")
+    assert run(workspace, name="two") == first
+    assert Path("two/networks.csv").read_bytes() == Path("one/networks.csv").read_bytes()
 
 
-@pytest.mark.slow
-def test_networks_of_other_widths_are_trained_as_those_of_the_zoo(workspace: Path) -> None:
-    fetch(["--out", "other"])
-    zoo = Zoo(Path("other"))
-    assert {json.loads(text)["family"] for text in zoo.table["architecture"]} == {"mlp", "cnn"}
-    assert zoo.table["run_id"].nunique() == 2
+class HeldOutWidths(TokenCache):
+    """A cache whose validation split counts as widths that no fit saw."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.table = self.table.replace({"split": {"validation": "unseen"}})
+
+
+def test_networks_of_unseen_widths_have_rows_of_their_own(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stages.evaluate_codec.TokenCache", HeldOutWidths)
+    report = run(workspace)
+    unseen = report["unseen"]
+    assert 0 < unseen["networks"] <= 3
+    assert set(unseen["9x"]) == {"single_pass", "search", "plain", "pays_from"}
+    rows = pd.read_csv("out/unseen.csv")
+    assert set(rows["split"]) == {"test", "unseen"}
+
+
+def test_networks_that_cannot_be_run_have_sizes_and_errors(workspace: Path) -> None:
+    zoo = Path(shutil.copytree(workspace, "zoo"))
+    for path in (zoo / "rows").glob("*.parquet"):
+        pd.read_parquet(path).assign(architecture="").to_parquet(path, index=False)
+    with pytest.warns(WscoreWarning, match="only sizes and errors of their weights"):
+        report = run(zoo)
+    assert report["networks_not_run"] == report["networks"]
+    assert set(report["9x"]) == {"pays_from", "single_pass", "plain", "int8", "int4", "mean_network"}
+    assert 0 < report["9x"]["single_pass"]["relative_error"] < report["9x"]["mean_network"]["relative_error"]
+    assert "agreement" not in report["9x"]["single_pass"]
+
+
+def test_a_ratio_that_no_file_reaches_has_no_rows(workspace: Path) -> None:
+    params = json.loads(Path("params.yaml").read_text())
+    params["evaluate_codec"]["ratios"] = [9, 5000]
+    write_json(Path("params.yaml"), params)
+    assert "5000x" not in run(workspace)
+
+
+def test_learning_rates_of_other_searches_are_refused(workspace: Path) -> None:
+    params = json.loads(Path("params.yaml").read_text())
+    params["evaluate_codec"]["learning_rates"] = {"search": 0.1}
+    write_json(Path("params.yaml"), params)
+    with pytest.raises(SystemExit, match="learning_rates"):
+        run(workspace)

@@ -7,7 +7,17 @@ from typing import Annotated, Literal
 import pytest
 from msgspec import Meta
 
-from wscore.config import MachineConfig, Section, convert, describe_type, flatten, load_machine, load_section, read_yaml
+from wscore.config import (
+    MachineConfig,
+    Section,
+    convert,
+    describe_type,
+    flatten,
+    load_key,
+    load_machine,
+    load_section,
+    read_yaml,
+)
 from wscore.errors import ConfigError, WscoreWarning
 
 
@@ -209,3 +219,17 @@ def test_machine_settings_of_an_older_file_are_named_and_ignored(tmp_path: Path)
 
     with pytest.warns(WscoreWarning, match="part: workers, device ignored: set by machine.yaml"):
         assert load_section(Part, "part", params) == Part(rate=0.5)
+
+
+def test_one_key_of_a_section_is_read_alone(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text("ae: { compression: 10, other: text }\n")
+    ratio = Annotated[float, Meta(gt=1)]
+    assert load_key(ratio, "ae.compression", path) == 10.0
+    for kind, name, message in (
+        (ratio, "ae.other", "ae.other: does not fit; expected a number > 1"),
+        (ratio, "ae.gone", "ae.gone: is missing"),
+        (ratio, "gone.compression", "gone: section is missing"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            load_key(kind, name, path)

@@ -243,7 +243,7 @@ class StackedPool2d(nn.Module):
         maps = _to_last(x[..., : height // 2 * 2, : width // 2 * 2]).contiguous()
         if self.largest:
             return _from_last(_MaxPooling.apply(maps))  # pyright: ignore[reportArgumentType]
-        return _from_last(_windows(maps).mean((-4, -2)))
+        return _from_last(_MeanPooling.apply(maps))  # pyright: ignore[reportArgumentType]
 
 
 class StackedFlatten(nn.Module):
@@ -419,6 +419,21 @@ def _to_last(x: Tensor) -> Tensor:
 
 def _from_last(x: Tensor) -> Tensor:
     return x.movedim(-1, -4)
+
+
+class _MeanPooling(Function):
+    """Mean of every 2x2 window of (..., H, W, B), as two sums of slices: a mean over strided axes is thirty times slower."""
+
+    @staticmethod
+    def forward(ctx: Context, x: Tensor) -> Tensor:  # noqa: ARG004
+        rows = x[..., 0::2, :, :] + x[..., 1::2, :, :]
+        return (rows[..., 0::2, :] + rows[..., 1::2, :]) * 0.25
+
+    @staticmethod
+    def backward(ctx: Context, *gradients: Tensor) -> Tensor:  # noqa: ARG004
+        *lead, height, width, batch = gradients[0].shape
+        share = (gradients[0] * 0.25)[..., :, None, :, None, :]
+        return share.expand(*lead, height, 2, width, 2, batch).reshape(*lead, 2 * height, 2 * width, batch)
 
 
 def _windows(x: Tensor) -> Tensor:

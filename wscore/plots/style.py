@@ -36,6 +36,12 @@ ROLES = {
     "validation": BLUE,
     "truth": "black",
 }
+#: Methods of one kind share a hue, from dark to light.
+SHADES = {
+    "ours": ("#0072B2", "#56A5D8", "#A8D1EE"),
+    "rivals": ("#C05A00", "#E69F00", "#F5C869", "#FADFA8"),
+    "quantisers": ("#4D4D4D", "#7F7F7F", "#A6A6A6", "#CCCCCC"),
+}
 STYLE: dict[Any, object] = {
     "axes.prop_cycle": cycler(color=PALETTE),
     "axes.spines.top": False,
@@ -64,6 +70,11 @@ def colour(name: str, number: int = 0) -> str:
     Any other name gets entry `number` of the palette, so that one method keeps one colour in all figures that name it.
     """
     return ROLES.get(name, PALETTE[number % len(PALETTE)])
+
+
+def shade(hue: str, number: int) -> str:
+    """Return shade `number` of the hue of `ours`, `rivals` or `quantisers`, the darkest first."""
+    return SHADES[hue][number % len(SHADES[hue])]
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Summary picture: reconstruction, property prediction and forecasting, each next to its baselines."""
+"""Summary picture: compression, property prediction and forecasting, each next to its baselines."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,12 +7,10 @@ from typing import NamedTuple
 import pandas as pd
 from matplotlib.axes import Axes
 
-from wscore.autoencoder.evaluation.plots import NAMES, autoencoder_method_colour, method_columns, scatter_accuracy
+from wscore.autoencoder.evaluation.codec_plots import METRICS, RATIO, draw_bars, draw_lines
 from wscore.forecasting.evaluation.plots import LOWEST_SKILL, TRUTH, by_horizon
 from wscore.heads.evaluation.plots import METHODS
 from wscore.plots.style import colour, figure, label, save, unavailable
-
-LEFT_OUT = ("int8", "int4", "pruned_int8", "layout_pca_unaligned")  # larger or weaker methods, shown in agreement.png
 
 
 class Panel(NamedTuple):
@@ -35,7 +33,7 @@ def draw_summary(folder: Path, path: Path) -> None:
     """Write a PNG of four panels from the CSV files of the evaluation stages; panels of missing files name the file.
 
     Args:
-        folder: with autoencoder_test/, heads_test/ and predictor_test/.
+        folder: with codec_test/, heads_test/ and predictor_test/.
         path: of the PNG.
     """
     with figure(rows=2, columns=2, title="Held-out networks", panel=(4.6, 3.9)) as (canvas, axes):
@@ -49,10 +47,17 @@ def draw_summary(folder: Path, path: Path) -> None:
         save(canvas, path)
 
 
-def draw_rebuilt(axes: Axes, table: pd.DataFrame) -> None:
-    """Draw accuracy of the reconstruction over that of the original (columns family, original, ours or ours_refined)."""
-    scatter_accuracy(axes, table, "ours_refined" if "ours_refined" in table else "ours")
-    axes.legend(title="family", markerscale=2, loc="upper left")
+def draw_compressed(axes: Axes, table: pd.DataFrame) -> None:
+    """Draw agreement over compression, a line per method (rows of ratio and method)."""
+    draw_lines(axes, table, "agreement")
+    label(axes, x=RATIO, y=METRICS["agreement"])
+    axes.legend(loc="lower left")
+
+
+def draw_headline(axes: Axes, table: pd.DataFrame) -> None:
+    """Draw the agreement of each method at the middle ratio, best first."""
+    ratios = sorted(table["ratio"].unique())
+    draw_bars(axes, pd.DataFrame(table[table["ratio"] == ratios[len(ratios) // 2]]))
 
 
 def draw_told(axes: Axes, table: pd.DataFrame) -> None:
@@ -75,27 +80,9 @@ def draw_forecast(axes: Axes, table: pd.DataFrame) -> None:
     axes.legend(loc="lower left", ncols=2)
 
 
-def draw_agreement_bars(axes: Axes, table: pd.DataFrame) -> None:
-    """Draw a bar per method of equal size: agreement with the original (columns family, methods)."""
-    methods = [name for name in method_columns(table) if name not in LEFT_OUT][::-1]
-    values = table.loc[table["family"] == "all", methods].to_numpy(float)[0]
-    bars = axes.barh(
-        [NAMES.get(name, name) for name in methods], values, color=[autoencoder_method_colour(name) for name in methods]
-    )
-    axes.bar_label(bars, fmt="%.2f", padding=2)
-    axes.set_xlim(0, 1.08)
-    axes.grid(visible=False, axis="y")
-    label(axes, x="agreement with the original (fraction of images)")
-
-
 PANELS = (
-    Panel("autoencoder_test/accuracy.csv", "evaluate_autoencoder", "Networks rebuilt from their latents", draw_rebuilt),
-    Panel(
-        "autoencoder_test/agreement.csv",
-        "evaluate_autoencoder",
-        "Rebuilt networks and baselines",
-        draw_agreement_bars,
-    ),
+    Panel("codec_test/rates.csv", "evaluate_codec", "Compressed networks", draw_compressed),
+    Panel("codec_test/rates.csv", "evaluate_codec", "Compressed networks and baselines", draw_headline),
     Panel("heads_test/accuracy_points.csv", "evaluate_heads", "Accuracy predicted from weights", draw_told),
     Panel("predictor_test/summary.csv", "evaluate_predictor", "Weight forecast, later in training", draw_forecast),
 )

@@ -14,6 +14,8 @@ ARROWS = {"higher": " ↑", "lower": " ↓", "neither": ""}
 STAGES = {
     "zoo": "fetch_zoo",
     "tokens": "tokenize",
+    "codec": "fit_codec",
+    "codec_test": "evaluate_codec",
     "autoencoder": "train_autoencoder",
     "autoencoder_test": "evaluate_autoencoder",
     "heads_test": "evaluate_heads",
@@ -22,22 +24,23 @@ STAGES = {
     "base": "train_base",
     "predictor_test": "evaluate_predictor",
 }
-AUTOENCODER_CONTROLS = {
-    "mean_network": "mean network",
-    "pca": "PCA, same size",
-    "layout_pca": "PCA per layout, same size",
-    "layout_pca_unaligned": "PCA per layout, unaligned",
-    "noise": "Gaussian noise of equal norm",
+CODEC_CONTROLS = {
+    "single_pass": "ours, single pass",
+    "own_search": "search without a zoo",
+    "curvature": "own curvature (OBS)",
+    "plain": "per tensor + range coder",
     "int8": "int8 weights",
     "int4": "int4 weights",
-    "quantized": "quantised + zstd, same size",
-    "pruned_int4": "pruned + int4 + zstd, same size",
+    "mean_network": "mean network",
 }
-REFINED_TITLE = "Autoencoder, latents refined at encoding"
-REFINED_CONTROLS = {
-    "layout_pca_refined": "PCA per layout, refined",
-    "curvature_rounding": "ours, curvature rounding only",
-} | AUTOENCODER_CONTROLS
+CODEC_RIVALS = ("own_search", "curvature", "plain", "mean_network")
+AUTOENCODER_CONTROLS = {
+    "mean_network": "mean network",
+    "pca": "PCA, same length",
+    "layout_pca": "PCA per layout, same length",
+    "codec_coordinates": "codec, as many coordinates",
+    "noise": "Gaussian noise of equal norm",
+}
 SPARSE_CONTROLS = {
     "mean_network": "mean network",
     "pca": "PCA, same rank",
@@ -70,6 +73,7 @@ FORECASTS = {
 }
 FORECAST_METRICS = {"skill": "skill", "accuracy": "accuracy of the forecast network"}
 TITLES = {
+    "codec_test": "Weight codec",
     "autoencoder_test": "Autoencoder",
     "heads_test": "Heads",
     "sae_test": "Sparse dictionary",
@@ -129,6 +133,16 @@ class TablePart(NamedTuple):
     note: str
 
 
+CODEC_METRICS = (
+    Metric("agreement", "agreement with the original", "higher"),
+    Metric("accuracy_change", "mean absolute accuracy change", "lower"),
+    Metric("rank_correlation", "rank correlation of accuracies", "higher"),
+    Metric("accuracy", "accuracy of the decompressed network", "neither"),
+    Metric("kl_median", "output KL (nats), median", "lower"),
+    Metric("relative_error", "relative error of the weights", "lower"),
+    Metric("compression_ratio", "compression (bytes in float32 / bytes of the file)", "neither", 1),
+)
+UNSEEN_METRICS = (Metric("agreement", "agreement, widths that no fit saw", "higher"),)
 AUTOENCODER_METRICS = (
     Metric("agreement", "agreement with the original", "higher"),
     Metric("accuracy_change", "mean absolute accuracy change", "lower"),
@@ -178,7 +192,8 @@ def gather(folder: Path) -> dict[str, Any]:
 def sections(parts: Mapping[str, Any]) -> list[TablePart]:
     """Return the parts of the table from the result of `gather`; a missing file gives a part without rows and a note."""
     makers = {
-        "autoencoder_test": _autoencoder, "heads_test": _heads, "sae_test": _sparse, "predictor_test": _forecasts,
+        "codec_test": _codec, "autoencoder_test": _autoencoder, "heads_test": _heads, "sae_test": _sparse,
+        "predictor_test": _forecasts,
     }  # fmt: skip
     made = [maker(parts[name]) if parts.get(name) else [_missing(name)] for name, maker in makers.items()]
     return [part for several in made for part in several]
@@ -227,6 +242,33 @@ def best_of(line: Line, methods: Iterable[str]) -> str | None:
     return pick(names, key=lambda name: line.values[name])
 
 
+def _codec(found: Mapping[str, Any]) -> list[TablePart]:
+    """Return a part for each ratio, the headline first and without its ratio in the name."""
+    headline = f"{found['headline']:g}x"
+    ratios = sorted((name for name in found if name[0].isdigit()), key=lambda name: name != headline)
+    return [_codec_part(found, ratio, "codec" if ratio == headline else f"codec_{ratio}") for ratio in ratios]
+
+
+def _codec_part(found: Mapping[str, Any], ratio: str, name: str) -> TablePart:
+    best = "search" if "search" in found[ratio] else "single_pass"
+    methods, title = {OURS: found[ratio][best], **found[ratio]}, f"{TITLES['codec_test']} at {ratio}"
+    controls = {key: label for key, label in CODEC_CONTROLS.items() if key in methods and key != best}
+    lines = _lines(methods, CODEC_METRICS, controls, prefix="")
+    unseen = found.get("unseen", {})
+    if ratio in unseen:
+        lines += _lines(
+            {OURS: unseen[ratio].get(best, {}), **unseen[ratio]}, UNSEEN_METRICS, controls, prefix="unseen_"
+        )
+    note = (
+        f"{title}: {found['networks']:,.0f} networks of {found['runs']:,.0f} runs"
+        + (f", and {unseen['networks']:,.0f} of widths that no fit saw" if ratio in unseen else "")
+        + f". The codec takes {found['decoder_bytes'] / 1000:,.0f} kB and pays from {found[ratio]['pays_from']:,.0f} networks."
+    )
+    if found["networks_not_run"]:
+        note += f" {found['networks_not_run']:,.0f} could not be run (unknown architecture or other input size)."
+    return TablePart(name, title, controls, tuple(key for key in CODEC_RIVALS if key in controls), lines, note)
+
+
 def _autoencoder(found: Mapping[str, Any]) -> list[TablePart]:
     note = (
         f"Autoencoder: {found['networks']:,.0f} networks of {found['runs']:,.0f} runs; mean accuracy of the originals "
@@ -234,16 +276,10 @@ def _autoencoder(found: Mapping[str, Any]) -> list[TablePart]:
     )
     if found["networks_not_run"]:
         note += f" {found['networks_not_run']:,.0f} could not be run (unknown architecture or other input size)."
-    lines = _lines(found, AUTOENCODER_METRICS, AUTOENCODER_CONTROLS, prefix="")
-    rivals = ("mean_network", "pca", "layout_pca", "layout_pca_unaligned", "quantized", "pruned_int4")
-    part = TablePart("autoencoder", TITLES["autoencoder_test"], AUTOENCODER_CONTROLS, rivals, lines, note)
-    if "ours_refined" not in found:
-        return [part]
-    moved = {**found, OURS: found["ours_refined"]}
-    lines = _lines(moved, AUTOENCODER_METRICS, REFINED_CONTROLS, prefix="")
-    note = "Refined: latents optimised per network on training images; all figures are on test images."
-    rivals = ("layout_pca_refined", *rivals)
-    return [part, TablePart("autoencoder_refined", REFINED_TITLE, REFINED_CONTROLS, rivals, lines, note)]
+    controls = {name: label for name, label in AUTOENCODER_CONTROLS.items() if name in found}
+    lines = _lines(found, AUTOENCODER_METRICS, controls, prefix="")
+    rivals = tuple(name for name in controls if name != "noise")
+    return [TablePart("autoencoder", TITLES["autoencoder_test"], controls, rivals, lines, note)]
 
 
 def _heads(found: Mapping[str, Any]) -> list[TablePart]:

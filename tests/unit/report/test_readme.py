@@ -44,6 +44,6 @@ def test_the_command_writes_both_tables_and_the_picture(tmp_path: Path, monkeypa
     Path("summary.png").write_bytes(b"picture")
     monkeypatch.setattr("sys.argv", ["readme", "--metrics", "metrics", "--picture", "summary.png"])
     main()
-    assert "| compress and rebuild networks (20.2x smaller) |" in Path("README.md").read_text()
+    assert "| compress networks (20.2x smaller) |" in Path("README.md").read_text()
     assert "| agreement with the original ↑ |" in Path("docs/results.md").read_text()
     assert Path("docs/summary.png").read_bytes() == b"picture"

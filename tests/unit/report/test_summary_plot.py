@@ -3,12 +3,12 @@ import pytest
 
 from wscore.io import write_csv
 from wscore.plots.style import figure
-from wscore.report.summary_plot import PANELS, draw_agreement_bars, draw_forecast, draw_rebuilt, draw_summary, draw_told
+from wscore.report.summary_plot import PANELS, draw_compressed, draw_forecast, draw_headline, draw_summary, draw_told
 
 TABLES = {
-    "autoencoder_test/accuracy.csv": {"family": ["mlp", "cnn"], "original": [0.9, 0.5], "ours": [0.8, 0.5]},
-    "autoencoder_test/agreement.csv": {
-        "family": ["all", "mlp"], "networks": [2, 1], "ours": [0.7, 0.8], "pca": [0.5, 0.4],
+    "codec_test/rates.csv": {
+        "ratio": [10, 10, 20, 20], "method": ["search", "plain"] * 2, "compression_ratio": [10.1, 10.0, 20.2, 20.1],
+        "agreement": [0.9, 0.8, 0.7, 0.5], "agreement_low": [0.8, 0.7, 0.6, 0.4], "agreement_high": [1.0, 0.9, 0.8, 0.6],
     },
     "heads_test/accuracy_points.csv": {
         "target": ["test_accuracy"] * 2, "true": [0.2, 0.9], "ours": [0.3, 0.8], "statistics": [0.2, 0.9],
@@ -47,17 +47,15 @@ def test_a_missing_file_changes_its_panel_only(tmp_path, monkeypatch, name):
     named = []
     monkeypatch.setattr("wscore.report.summary_plot.unavailable", lambda _, reason: named.append(reason))
     draw_summary(write(tmp_path, name), tmp_path / "a.png")
-    assert len(named) == 1
-    assert name in named[0]
-    assert "dvc repro evaluate_" in named[0]
+    assert len(named) == sum(panel.file == name for panel in PANELS)
+    assert all(name in reason and "dvc repro evaluate_" in reason for reason in named)
 
 
 def test_panels_show_the_numbers():
-    assert {text.get_text() for text in panel(draw_agreement_bars, "autoencoder_test/agreement.csv").texts} == {
-        "0.70",
-        "0.50",
-    }
-    assert len(panel(draw_rebuilt, "autoencoder_test/accuracy.csv").collections) == 2
+    bars = panel(draw_headline, "codec_test/rates.csv")
+    assert [text.get_text() for text in bars.texts] == ["0.50", "0.70"]  # best on top
+    lines = panel(draw_compressed, "codec_test/rates.csv").get_lines()
+    assert [list(line.get_ydata()) for line in lines] == [[0.9, 0.7], [0.8, 0.5]]
     assert len(panel(draw_told, "heads_test/accuracy_points.csv").collections) == 2
     lines = panel(draw_forecast, "predictor_test/summary.csv").get_lines()
     ours = next(line for line in lines if line.get_label() == "predictor")

@@ -1,21 +1,23 @@
 """One small code for networks of every width and layout."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from wscore.autoencoder.coding import one_step, own_steps
 from wscore.autoencoder.coding.blocks import Block, Structure
 from wscore.autoencoder.coding.config import CodecConfig
 from wscore.autoencoder.coding.coordinates import Coordinates
+from wscore.autoencoder.coding.curvature import MOST
 from wscore.autoencoder.coding.fit import Population, fit_roles
 from wscore.autoencoder.coding.format import REFERENCE_HASH, Content, Mode, check_size, pack_file, unpack_file
+from wscore.autoencoder.coding.layouts import Entries, LayoutTable
 from wscore.autoencoder.coding.quantise import dequantise, quantise, soft_bits
 from wscore.autoencoder.coding.roles import Role, find_role
 from wscore.autoencoder.coding.running import answer_of
@@ -24,7 +26,6 @@ from wscore.autoencoder.coding.state import (
     Exact,
     Network,
     State,
-    TensorEntry,
     check_same,
     entries_of,
     entries_of_layout,
@@ -43,7 +44,8 @@ from wscore.networks.layout import Layout, layout_of
 
 CONFIG, WEIGHTS = "config.json", "codec.safetensors"
 MOST_OWN = 1 << 22  # weights up to which steps for each tensor are tried: adaptive tables are slow
-TOGETHER = 64  # networks that are searched at once
+TOGETHER = 64  # networks that are coded at once
+CURVED = 1 << 26  # numbers of the matrices of curvature that are held at once
 ROUNDED, RUN = SearchConfig(steps=0), SearchConfig()
 TENSORS = ("matrix", "log_stds", "mean")  # of a role
 
@@ -81,7 +83,7 @@ class WeightCodec:
 
     def __init__(self, config: CodecConfig | None = None, roles: dict[str, Role] | None = None) -> None:
         self.config, self.roles = config or CodecConfig(), dict(roles or {})
-        self._numbers = {entries: number for number, entries in enumerate(self.config.layouts)}
+        self._layouts = LayoutTable(self.config.layouts)
         self._codes: dict[tuple[str, bool], Coordinates] = {}
         digest = hashlib.blake2b(repr(to_plain(self.config)).encode())
         for _, role in sorted(self.roles.items()):
@@ -163,43 +165,41 @@ class WeightCodec:
         layout, entries = layout_of(state), entries_of(state)
         answer = None if images is None else answer_of(network, architecture, layout, images)
         originals = Originals(weights_of(layout, state), _base(layout, reference), answer, images)
-        frame = _Frame(self, self._numbers.get(entries, entries), originals.base, exact_values(state))
-        modes = self._modes(layout)
-        if len(modes) == 1:
-            return self._files(modes[0], layout, originals, ratio, frame, search)[0][0]
-        found, refused = [], None
-        for mode in modes:
-            try:
-                (data,), back = self._files(mode, layout, originals, ratio, frame, search)
-            except ModelError as error:  # a mode that needs more bytes
-                refused = error
-                continue
-            found.append((_distance(layout, originals, back, search), data))
-        if not found:
-            assert refused is not None, "there is a mode"
-            raise refused
-        return min(found, key=lambda pair: pair[0])[1]
+        frame = _Frame(self, entries, originals.base, exact_values(state))
+        return self._best(layout, originals, [float(ratio)], frame, search)[0]
 
     def compress_vectors(
         self,
         layout: Layout,
         vectors: Float[Tensor, "n weights"],
         *,
-        ratio: float | int,
+        ratio: float | int | Sequence[float],
         answer: Answer | None = None,
         images: Float[Tensor, "images ..."] | None = None,
         search: SearchConfig = RUN,
     ) -> list[bytes]:
         """Return files of networks of one layout of a zoo, in one go; arguments as of `compress`.
 
+        Args:
+            layout: of the networks.
+            vectors: their weights.
+            ratio: of all of them, or of each.
+            answer: how they are run; with images, numbers are searched.
+            images: training inputs.
+            search: how numbers are searched.
+
         Raises:
             ModelError: if a file can't be as small.
         """
-        entries = entries_of_layout(layout)
-        frame = _Frame(self, self._numbers.get(entries, entries), None, {})
-        files = []
-        for some in vectors.split(TOGETHER):
-            files += self._files(Mode.BLOCKS, layout, Originals(some, None, answer, images), ratio, frame, search)[0]
+        frame = _Frame(self, entries_of_layout(layout), None, {})
+        ratios = [float(ratio)] * len(vectors) if isinstance(ratio, float | int) else list(ratio)
+        count, files = TOGETHER if len(self._modes(layout)) == 1 else 1, []
+        if answer is not None and layout.size <= MOST:
+            count = max(1, min(count, CURVED // layout.size**2))
+        for start in range(0, len(vectors), count):
+            chunk = slice(start, start + count)
+            originals = Originals(vectors[chunk], None, answer, images)
+            files += self._best(layout, originals, ratios[chunk], frame, search)
         return files
 
     def decompress(self, data: bytes, reference: State | nn.Module | None = None) -> dict[str, Tensor]:
@@ -213,9 +213,8 @@ class WeightCodec:
             DataError: if the bytes are not a file of this codec, or are damaged.
             ModelError: if the reference is missing or another one.
         """
-        content = unpack_file(data, self.identity)
-        entries = self._entries(content)
-        layout = layout_of_entries(entries)
+        content = unpack_file(data, self.identity, self._layouts)
+        layout = layout_of_entries(content.layout)
         check_size(layout.size, len(data))
         base = _check_reference(content, layout, reference)
         code = self.coordinates(layout, plain=content.mode == Mode.OWN)
@@ -223,7 +222,7 @@ class WeightCodec:
             vectors = own_steps.decompress(code, content.payload, base)
         else:
             vectors = one_step.decompress(code, content.step, content.payload, base)
-        return rebuild_state(entries, layout, vectors[0], content.exact)
+        return rebuild_state(content.layout, layout, vectors[0], content.exact)
 
     def forward(self, layout: Layout, vectors: Float[Tensor, "n weights"], *, ratio: float) -> RateDistortion:
         """Return networks as they come back at a compression, with straight-through gradients, and their bits."""
@@ -240,40 +239,58 @@ class WeightCodec:
         known = self.coordinates(layout).known
         return [Mode.BLOCKS] if known or layout.size > MOST_OWN else [Mode.BLOCKS, Mode.OWN]
 
+    def _best(
+        self, layout: Layout, originals: Originals, ratios: Sequence[float], frame: "_Frame", search: SearchConfig
+    ) -> list[bytes]:
+        """Return files in the only mode, or that of a single network in the mode that keeps it best."""
+        wrong = [ratio for ratio in ratios if not 0 < ratio < float("inf")]
+        if wrong:
+            raise ModelError("is no compression", where="ratio", expected="a number above 0", got=wrong[0])
+        sizes = torch.tensor([int(4 * layout.size / ratio) for ratio in ratios])
+        modes = self._modes(layout)
+        if len(modes) == 1:
+            return self._files(modes[0], layout, originals, sizes, frame, search)[0]
+        candidates, refused = [], None
+        for mode in modes:
+            try:
+                files, back = self._files(mode, layout, originals, sizes, frame, search)
+            except ModelError as error:  # a mode that needs more bytes
+                refused = error
+                continue
+            candidates.append((_distance(layout, originals, back, search), files))
+        if not candidates:
+            assert refused is not None, "there is a mode"
+            raise refused
+        return min(candidates, key=lambda pair: pair[0])[1]
+
     def _files(
         self,
         mode: Mode,
         layout: Layout,
         originals: Originals,
-        ratio: float | int,
+        sizes: Int[Tensor, " n"],
         frame: "_Frame",
         search: SearchConfig,
     ) -> tuple[list[bytes], Float[Tensor, "n weights"]]:
-        if not 0 < ratio < float("inf"):
-            raise ModelError("is no compression", where="ratio", expected="a number above 0", got=ratio)
-        size, pack_one = int(4 * layout.size / ratio), partial(frame.file, mode)
         code, way = self.coordinates(layout, plain=mode == Mode.OWN), own_steps if mode == Mode.OWN else one_step
-        return way.compress(code, originals, size, pack_one, search)
+        return way.compress(code, originals, sizes, partial(frame.file, mode), search)
 
-    def _entries(self, content: Content) -> tuple[TensorEntry, ...]:
-        if not isinstance(content.layout, int):
-            return content.layout
-        if content.layout >= len(self.config.layouts):
-            raise DataError("names a layout that the codec does not have", got=content.layout)
-        return self.config.layouts[content.layout]
+    def file(self, content: Content) -> bytes:
+        """Return the bytes of a file of this codec."""
+        return pack_file(content, self.identity, self._layouts)
 
 
 class _Frame(NamedTuple):
     """What files have around their numbers."""
 
     codec: WeightCodec
-    layout: int | tuple[TensorEntry, ...]
+    layout: Entries
     base: Float[Tensor, "1 weights"] | None
     exact: Exact
 
     def file(self, mode: Mode, step: int, payload: bytes) -> bytes:
         reference = b"" if self.base is None else _hash(self.base)
-        return pack_file(Content(mode, self.layout, reference, self.exact, step, payload), self.codec.identity)
+        return self.codec.file(Content(mode, self.layout, reference, self.exact, step, payload))
 
 
 def _hash(base: Float[Tensor, "1 weights"]) -> bytes:

@@ -2,27 +2,26 @@
 
     magic 1 | version, mode, flags 1 | checksum 2 or 8 | codec 2 | layout | [reference 4] | [exact values] | [step 2] | numbers
 
-The checksum covers all other bytes and is verified before any of them is believed. A layout of the codec's own zoo is a
-number, any other one is written out: names, shapes, types. Integer tensors and those that hold one value throughout come
-back exactly.
+The checksum covers all other bytes and is verified before any of them is believed. Layouts are described in `layouts`. Integer
+tensors and those that hold one value throughout come back exactly.
 """
 
 import hashlib
 import struct
-import zlib
 from enum import IntEnum
 from typing import Any, NamedTuple
 
 import msgspec
 
-from wscore.autoencoder.coding.state import Exact, TensorEntry, check_entries, inflated
+from wscore.autoencoder.coding.layouts import Entries, LayoutTable
+from wscore.autoencoder.coding.reader import Reader, sized
+from wscore.autoencoder.coding.state import Exact
 from wscore.errors import DataError
 
 MAGIC, VERSION = 0xB7, 1  # the version is in the upper two bits of its byte, the mode in the next two
-LONG, INLINE, REFERENCE, EXACT = 1, 2, 4, 8
+LONG, REFERENCE, EXACT = 1, 4, 8
 SMALL = 4096  # bytes from which on the checksum is long
 CODEC, REFERENCE_HASH, STEP = 2, 4, struct.Struct("<h")
-MOST_TEXT = 1 << 26  # bytes of a layout
 EXPANSION = 1 << 16  # most bytes of weights for each byte of a file
 ALWAYS = 1 << 26  # bytes of weights that any file may have
 
@@ -44,7 +43,7 @@ class Content(NamedTuple):
 
     Attributes:
         mode: how numbers stand for weights.
-        layout: number of the layout in the codec, or the tensors written out.
+        layout: the tensors.
         reference: hash of the network of which the differences are coded, or empty.
         exact: values of tensors by their number: one value, or all as zlib bytes.
         step: log2 of the one step, in 1 / 32; not kept in mode OWN.
@@ -52,22 +51,19 @@ class Content(NamedTuple):
     """
 
     mode: Mode
-    layout: int | tuple[TensorEntry, ...]
+    layout: Entries
     reference: bytes
     exact: Exact
     step: int
     payload: bytes
 
 
-def pack_file(content: Content, codec: bytes) -> bytes:
-    """Return the bytes of a file, made by the codec of an identity."""
-    inline = not isinstance(content.layout, int)
-    flags = INLINE * inline + REFERENCE * bool(content.reference) + EXACT * bool(content.exact)
-    parts = [codec[:CODEC]]
-    parts.append(_number(content.layout) if isinstance(content.layout, int) else _text(content.layout))
-    parts.append(content.reference)
+def pack_file(content: Content, codec: bytes, layouts: LayoutTable) -> bytes:
+    """Return the bytes of a file, made by the codec of an identity that knows some layouts."""
+    flags = REFERENCE * bool(content.reference) + EXACT * bool(content.exact)
+    parts = [codec[:CODEC], layouts.write(content.layout), content.reference]
     if content.exact:
-        parts.append(_sized(msgspec.msgpack.encode(content.exact)))
+        parts.append(sized(msgspec.msgpack.encode(content.exact)))
     if content.mode != Mode.OWN:
         parts.append(STEP.pack(content.step))
     body = b"".join([*parts, content.payload])
@@ -80,7 +76,7 @@ def sealed(head: bytes, body: bytes) -> bytes:
     return head + _checksum(head, body) + body
 
 
-def unpack_file(data: bytes, codec: bytes) -> Content:
+def unpack_file(data: bytes, codec: bytes, layouts: LayoutTable) -> Content:
     """Return the content of a file.
 
     Raises:
@@ -99,8 +95,8 @@ def unpack_file(data: bytes, codec: bytes) -> Content:
         raise DataError(
             "was made by another codec", expected=codec[:CODEC].hex(), got=body[:CODEC].hex(), fix="name it by --model"
         )
-    reader = _Reader(body, CODEC)
-    layout = _entries(reader.sized()) if flags & INLINE else reader.number()
+    reader = Reader(body, CODEC)
+    layout = layouts.read(reader)
     reference = reader.take(REFERENCE_HASH) if flags & REFERENCE else b""
     exact = _decoded(reader.sized(), Exact) if flags & EXACT else {}
     step = 0 if mode == Mode.OWN else STEP.unpack(reader.take(STEP.size))[0]
@@ -120,17 +116,6 @@ def check_size(weights: int, size: int) -> None:
         )
 
 
-def _text(entries: tuple[TensorEntry, ...]) -> bytes:
-    return _sized(zlib.compress(msgspec.msgpack.encode([tuple(entry) for entry in entries]), 9))
-
-
-def _entries(text: bytes) -> tuple[TensorEntry, ...]:
-    found = _decoded(inflated(text, MOST_TEXT), list[tuple[str, tuple[int, ...], str]])
-    entries = tuple(TensorEntry(*entry) for entry in found)
-    check_entries(entries)
-    return entries
-
-
 def _decoded(data: bytes, kind: Any) -> Any:
     try:
         return msgspec.msgpack.decode(data, type=kind)
@@ -140,40 +125,3 @@ def _decoded(data: bytes, kind: Any) -> Any:
 
 def _checksum(head: bytes, body: bytes) -> bytes:
     return hashlib.blake2b(head + body, digest_size=8 if head[1] & LONG else 2).digest()
-
-
-def _sized(data: bytes) -> bytes:
-    return _number(len(data)) + data
-
-
-def _number(value: int) -> bytes:
-    """Return a whole number, seven bits to a byte."""
-    found = bytearray()
-    while value >= 0x80:
-        found.append(value & 0x7F | 0x80)
-        value >>= 7
-    return bytes([*found, value])
-
-
-class _Reader:
-    def __init__(self, data: bytes, place: int) -> None:
-        self.data, self.place = data, place
-
-    def take(self, size: int) -> bytes:
-        found = self.data[self.place : self.place + size]
-        if len(found) < size:
-            raise DataError("ends too early", expected=f"{size} more bytes", got=len(found))
-        self.place += size
-        return found
-
-    def number(self) -> int:
-        value = 0
-        for shift in range(0, 35, 7):
-            (byte,) = self.take(1)
-            value |= (byte & 0x7F) << shift
-            if byte < 0x80:
-                return value
-        raise DataError("is damaged: a number is too long")
-
-    def sized(self) -> bytes:
-        return self.take(self.number())

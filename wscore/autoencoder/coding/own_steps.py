@@ -81,14 +81,14 @@ class MatrixPrices:
 
 
 def compress(
-    code: Coordinates, originals: Originals, size: int, frame: Frame, config: SearchConfig
+    code: Coordinates, originals: Originals, sizes: Int[Tensor, "1"], frame: Frame, config: SearchConfig
 ) -> tuple[list[bytes], Float[Tensor, "1 weights"]]:
-    """Return the file of one network, of at most `size` bytes, and the weights that it holds.
+    """Return the file of one network, of at most as many bytes, and the weights that it holds.
 
     Args:
         code: plain coordinates of the layout.
         originals: the network.
-        size: bytes.
+        sizes: bytes.
         frame: makes a file of a step, which is not kept, and numbers.
         config: of the search, where the network can be run.
 
@@ -96,6 +96,7 @@ def compress(
         ModelError: if the file can't be as small.
     """
     shapes, overhead = _shapes(code), len(frame(0, b"")) + 2 * len(code.pieces)
+    size = int(sizes)
     base = torch.zeros(1, code.size) if originals.base is None else code.forward(originals.base)
     y, runs = code.forward(originals.vectors) - base, originals.answer is not None
     relative = _by_curvature(code, originals, config) if runs else _by_size(code, y.square() + base.square())

@@ -6,11 +6,11 @@ Vectors x of a block are taken in units that hardly depend on widths (`Part.widt
     M   Gauss-Newton matrix of the networks' outputs by x, in the mean over networks, times the units that vectors deviate along
 
 and coded are y = x A with A = L Q, where M + damping = L L^T and L^T C L = Q diag(variance) Q^T: errors in y cost the same in all
-directions, and its numbers are not correlated.
+directions, and its numbers are not correlated. Few networks tell little of C: it is drawn to the mean squares of the tensors.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -20,6 +20,7 @@ from torch import Tensor
 from wscore.autoencoder.coding.blocks import Block, Part, Structure, kernel_role
 
 DAMPING = 1e-3  # of M, in mean diagonals
+PRIOR = 0.1  # vectors of the mean square of their tensor that C begins with, for each number of a vector
 OCTAVE = 8  # parts in which standard deviations are kept
 FAINTEST = 2.0**-15  # smallest standard deviation beside the largest of a role
 MOST_LEVELS = 400  # eighths of an octave
@@ -48,9 +49,14 @@ UNKNOWN = Role(torch.ones(1, 1), torch.zeros(1, dtype=torch.int64), torch.zeros(
 
 
 class _Sums:
-    """Sums over the vectors of one role."""
+    """Sums over the vectors of one role.
 
-    def __init__(self, dim: int) -> None:
+    Args:
+        sizes: numbers of each tensor in a vector.
+    """
+
+    def __init__(self, sizes: Sequence[int]) -> None:
+        self.sizes, dim = list(sizes), sum(sizes)
         self.square, self.metric = torch.zeros(dim, dim).double(), torch.zeros(dim, dim).double()
         self.networks, self.count = 0, 0
         self.totals: dict[tuple[float, ...], tuple[Tensor, int]] = {}  # by the factors of the means
@@ -66,6 +72,8 @@ class _Sums:
     def role(self) -> Role:
         mean, covariance = self._moments()
         size = len(covariance)
+        weight = PRIOR * size
+        covariance = (self.count * covariance + weight * self._mean_squares().diag()) / (self.count + weight)
         metric = self.metric / max(self.networks, 1) if self.networks else torch.eye(size).double()
         weight = float(metric.diagonal().mean()) or 1.0
         lower = torch.linalg.cholesky(metric + DAMPING * weight * torch.eye(size))
@@ -76,6 +84,11 @@ class _Sums:
         return Role(
             (lower @ rotation).float(), (OCTAVE * stds.log2()).round().long(), mean.float(), weight, round(level)
         )
+
+    def _mean_squares(self) -> Tensor:
+        """Return the mean square of x in the tensor of each number."""
+        squares = (self.square.diagonal() / max(self.count, 1)).split(self.sizes)
+        return torch.cat([part.mean().expand(len(part)) for part in squares])
 
     def _moments(self) -> tuple[Tensor, Tensor]:
         """Return the mean of x in units of its factors, and the covariance about it."""
@@ -134,10 +147,10 @@ class RoleSums:
         return math.exp(logs / max(sizes, 1))
 
     def _of(self, key: str, block: Block, part: Part | None) -> _Sums:
-        size = block.dim if part is None else part.dim
+        sizes = [own.dim for own in (block.parts if part is None else [part])]
         if key.startswith("kernel"):
-            size = math.prod(map(int, key[7:-1].split("x")))
-        return self.sums.setdefault(key, _Sums(size))
+            sizes = [math.prod(map(int, key[7:-1].split("x")))]
+        return self.sums.setdefault(key, _Sums(sizes))
 
 
 def find_role(block: Block, roles: Mapping[str, Role]) -> Role | None:

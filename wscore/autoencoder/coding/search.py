@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Annotated, NamedTuple, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from msgspec import Meta
 from torch import Tensor
 
@@ -89,13 +89,14 @@ class Originals(NamedTuple):
         return self.images[order[:count]]
 
     def problem(self, decode: Callable[[Tensor], Tensor], prices: "Prices", budget: Tensor) -> "SearchProblem":
-        """Return the search for numbers that `decode` turns into weights."""
+        """Return the search for numbers that `decode` turns into weights; equal originals are run once."""
         answer, images = self.answer, self.images
         assert answer is not None, "networks are run"
         assert images is not None, "networks are run"
+        rows, places = distinct(self.vectors)
         return SearchProblem(
             outputs=lambda numbers, x: answer(decode(numbers), x[None]),
-            originals=lambda x: answer(self.vectors, x[None]),
+            originals=lambda x: answer(self.vectors[rows], x[None])[places],
             images=images,
             prices=prices,
             budget=budget,
@@ -108,6 +109,14 @@ class Originals(NamedTuple):
         images = self.chosen(HELD, config.seed)[None]
         found = behaviour_kl(self.answer(self.vectors, images), self.answer(back, images), config.temperature)
         return torch.nan_to_num(found, nan=torch.inf)
+
+
+def distinct(vectors: Float[Tensor, "n weights"]) -> tuple[list[int], Int[Tensor, " n"]]:
+    """Return rows that differ from one another, and for each row the place among them of its like."""
+    if len(vectors) == 1:
+        return [0], torch.zeros(1, dtype=torch.int64)
+    _, places = vectors.unique(dim=0, return_inverse=True)
+    return [int((places == place).nonzero()[0]) for place in range(int(places.max()) + 1)], places
 
 
 class SearchProblem(NamedTuple):

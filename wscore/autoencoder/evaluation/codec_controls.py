@@ -4,9 +4,8 @@
     curvature   steps and rounding from the network's own Gauss-Newton matrix on training images
     search      numbers in the steps of `curvature`, found by the codec's search
 
-`curvature` (OBS: Hassibi & Stork 1993; GPTQ: Frantar et al. 2023): with G the Gauss-Newton matrix of the divergence of softmax
-outputs, steps are proportional to the mean of its diagonal over a tensor to the power -1/2 (reverse water-filling), and weights
-are rounded in turn, those behind making up for the errors of those before. Temperature, damping and dead zone of each network
+`curvature`: steps are proportional to the mean of the diagonal of the Gauss-Newton matrix over a tensor to the power -1/2
+(reverse water-filling), and weights are rounded in turn (`coding.curvature`). Temperature, damping and dead zone of each network
 and size are those with the lowest divergence on training images. All bytes are those of a range coder, and are decoded again.
 """
 
@@ -21,19 +20,21 @@ from torch import Tensor
 
 from wscore.autoencoder.coding.codec import WeightCodec
 from wscore.autoencoder.coding.coordinates import Coordinates
+from wscore.autoencoder.coding.curvature import CURVED, curvatures, factors, round_in_turn
 from wscore.autoencoder.coding.quantise import Quantised, dequantise, quantise
 from wscore.autoencoder.coding.range_coder import STREAM, decoder, encoder, read_words, shortest
 from wscore.autoencoder.coding.search import Originals, SearchConfig, search
 from wscore.autoencoder.coding.table_coder import encode_numbers
 from wscore.autoencoder.coding.tables import LAPLACE, table
-from wscore.autoencoder.training.behaviour_loss import behaviour_kl, spread
+from wscore.autoencoder.training.behaviour_loss import behaviour_kl
 from wscore.networks.inference import Answer
 from wscore.networks.layout import Layout
 
 TEMPERATURES = (0.5, 4.0)  # of the curvature, in spreads of the logits; the larger one is that of the logits themselves
 DAMPINGS = (0.01, 0.03, 0.1)  # shares of the mean diagonal
 DEAD_ZONES = (0.0, 0.1)  # by how much the rounding threshold lies beyond 1/2
-CURVED, JUDGED = 256, 512  # training images: of the curvature, and of the choice between settings
+JUDGED = 512  # training images of the choice between settings
+NARROW = 24  # how far the step of numbers rounded in turn is from that of the nearest ones
 LEVELS, LOWEST, OFFSETS = (
     32,
     -22,
@@ -42,7 +43,6 @@ LEVELS, LOWEST, OFFSETS = (
 STEP_BITS = 9  # of table and step of a tensor
 OFFSET_MODEL, LEVEL_MODEL = STREAM.model.Uniform(OFFSETS), STREAM.model.Uniform(LEVELS)
 END_BITS = 8  # that the range coder may take beyond what the tables say
-BLOCK = 64  # weights that are rounded before their errors are passed on
 FINE = 32  # parts of an octave in which a network's step is counted
 LEARNED = 10  # steps of a search after which tables are chosen anew
 TRIES = 8  # at fitting the bytes
@@ -53,15 +53,21 @@ class Networks(NamedTuple):
 
     Attributes:
         layout: of all of them.
-        answer: how they are run.
+        answer: how they are run; None if they can't be.
         vectors: their weights (n, D).
         images: training images of their task.
     """
 
     layout: Layout
-    answer: Answer
+    answer: Answer | None
     vectors: Float[Tensor, "n weights"]
     images: Float[Tensor, "images channel height width"]
+
+    @property
+    def run(self) -> Answer:
+        """How they are run, if they can be."""
+        assert self.answer is not None, "networks can be run"
+        return self.answer
 
 
 class Coded(NamedTuple):
@@ -163,11 +169,13 @@ class Rounding(NamedTuple):
         step: of each network, see `TensorCode`.
         offsets: of its tensors.
         numbers: whole numbers.
+        points: where they would have gone unrounded, given those before.
     """
 
     step: Int[Tensor, " n"]
     offsets: Int[Tensor, "n tensors"]
     numbers: Float[Tensor, "n weights"]
+    points: Float[Tensor, "n weights"]
 
 
 def coordinates(layout: Layout) -> Coordinates:
@@ -212,7 +220,7 @@ def searched(networks: Networks, start: Rounding, room: Int[Tensor, " n"], confi
     size = _sizes(start.step, start.offsets)[:, coder.groups]
     originals = Originals(networks.vectors, None, networks.answer, networks.images)
     problem = originals.problem(lambda numbers: code.inverse(numbers * size), coder, 8.0 * room - coder.side_bits)
-    found = search(problem, code.forward(networks.vectors) / size, config, start.numbers)
+    found = search(problem, start.points, config, start.numbers)
     return start._replace(numbers=found.numbers)
 
 
@@ -236,7 +244,8 @@ def _sizes(step: Int[Tensor, "*n"], offsets: Int[Tensor, "*n tensors"]) -> Float
 def _round_network(networks: Networks, vector: Float[Tensor, "1 weights"], rooms: Sequence[int]) -> list[Rounding]:
     code, coder = coordinates(networks.layout), TensorCoder(networks.layout)
     y = code.forward(vector)
-    matrices = _curvatures(networks, code, y)  # (temperatures, D, D)
+    run = lambda points, x: networks.run(code.inverse(points), x)  # noqa: E731
+    matrices = curvatures(run, y, _drawn(networks.images, CURVED), TEMPERATURES)[0]  # (temperatures, D, D)
     means = _tensor_means(coder, matrices.diagonal(dim1=1, dim2=2))
     middle = means.log2() - (means.log2() * coder.members.mean(0)).sum(1, keepdim=True)
     offsets = (-middle + OFFSETS // 2).round().long().clamp(0, OFFSETS - 1)  # (temperatures, tensors), in halves
@@ -244,10 +253,10 @@ def _round_network(networks: Networks, vector: Float[Tensor, "1 weights"], rooms
     unit = _sizes(torch.zeros(len(settings), dtype=torch.int64), torch.stack([offsets[t] for t, _ in settings]))[
         :, coder.groups
     ]
-    factors = torch.stack([_factor(matrices[t], damping) for t, damping in settings]) * unit[:, :, None]
+    damped = torch.cat([factors(matrices[t : t + 1], damping) for t, damping in settings]) * unit[:, :, None]
     kinds = list(product(rooms, DEAD_ZONES))
-    job = _Fit(coder, y / unit, factors, torch.tensor([8.0 * room for room, _ in kinds]), [zone for _, zone in kinds])
-    steps, numbers = job.run()  # (settings, kinds), (settings, kinds, D)
+    job = _Fit(coder, y / unit, damped, torch.tensor([8.0 * room for room, _ in kinds]), [zone for _, zone in kinds])
+    steps, numbers, points = job.run()  # (settings, kinds), (settings, kinds, D) twice
     weights = code.inverse((numbers * unit[:, None] * (steps / FINE).exp2()[..., None]).flatten(0, 1))
     losses = _losses(networks, vector, weights).view(len(settings), len(rooms), len(DEAD_ZONES))
     best = losses.permute(1, 0, 2).flatten(1).argmin(1).tolist()
@@ -256,7 +265,9 @@ def _round_network(networks: Networks, vector: Float[Tensor, "1 weights"], rooms
         setting, zone = divmod(choice, len(DEAD_ZONES))
         kind = place * len(DEAD_ZONES) + zone
         own = offsets[settings[setting][0]]
-        found.append(Rounding(steps[setting, kind][None], own[None], numbers[setting, kind][None]))
+        found.append(
+            Rounding(steps[setting, kind][None], own[None], *(part[setting, kind][None] for part in (numbers, points)))
+        )
     return found
 
 
@@ -269,74 +280,42 @@ class _Fit(NamedTuple):
     bits: Float[Tensor, " k"]
     zones: list[float]
 
-    def run(self) -> tuple[Tensor, Tensor]:
-        """Return the finest steps (s, k) whose numbers fit, and the numbers (s, k, D); nothing is left where none do."""
+    def run(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the finest steps (s, k) whose numbers fit, the numbers (s, k, D), zeros where none do, and their points."""
         top = self.y.abs().amax(1, keepdim=True).clamp_min(1e-20).log2().expand(-1, len(self.bits))
         low = (FINE * (top - np.log2(self.coder.largest))).floor().long()
         high = (FINE * (top + 2)).ceil().long()
-        best = torch.zeros(*low.shape, self.y.shape[1])
+        zeros = torch.zeros(*low.shape, self.y.shape[1])
+        nearest = self._search(low, high, self._nearest, (high, zeros, zeros))
+        return self._search(torch.maximum(low, nearest[0] - NARROW), nearest[0] + NARROW, self._in_turn, nearest)
+
+    def _search(
+        self, low: Tensor, high: Tensor, rounded: Callable[[Tensor], tuple[Tensor, Tensor]], best: tuple[Tensor, ...]
+    ) -> tuple[Tensor, ...]:
+        """Return steps, numbers and points of the finest step between `low` and `high` that fits, else `best`."""
+        steps, numbers, points = best
         while (high - low > 1).any():
             middle = (low + high) // 2
-            numbers = self._rounded(middle)
-            fits = self.coder.total(numbers.flatten(0, 1)).view_as(low) <= self.bits
-            best = torch.where(fits[..., None], numbers, best)
+            new, unrounded = rounded(middle)
+            fits = self.coder.total(new.flatten(0, 1)).view_as(low) <= self.bits
+            steps = torch.where(fits, middle, steps)
+            numbers, points = (torch.where(fits[..., None], *pair) for pair in ((new, numbers), (unrounded, points)))
             low, high = torch.where(fits, low, middle), torch.where(fits, middle, high)
-        return high, best
+        return steps, numbers, points
 
-    def _rounded(self, steps: Int[Tensor, "s k"]) -> Float[Tensor, "s k weights"]:
-        targets = self.y[:, None] / (steps / FINE).exp2()[..., None]
-        zones = 0.5 - torch.tensor(self.zones)
-        return round_in_turn(targets, self.factors, zones).clamp(-self.coder.largest, self.coder.largest)
+    def _nearest(self, steps: Int[Tensor, "s k"]) -> tuple[Tensor, Tensor]:
+        targets = self._targets(steps)
+        numbers = targets.sign() * (targets.abs() + 0.5 - torch.tensor(self.zones)[:, None]).floor()
+        return numbers.clamp(-self.coder.largest, self.coder.largest), targets
 
+    def _in_turn(self, steps: Int[Tensor, "s k"]) -> tuple[Tensor, Tensor]:
+        targets = self._targets(steps)
+        bounds = (0.5 + torch.tensor(self.zones))[None, None, :, None].expand(1, *targets.shape)
+        numbers, points = round_in_turn(targets, self.factors, bounds)
+        return numbers.clamp(-self.coder.largest, self.coder.largest), points
 
-def round_in_turn(
-    targets: Float[Tensor, "s k weights"], factors: Float[Tensor, "s weights weights"], zones: Float[Tensor, " k"]
-) -> Float[Tensor, "s k weights"]:
-    """Return numbers rounded one after the other where a form F F^T (F upper triangular) says what errors cost.
-
-    Number j goes next to where the form is lowest given the errors e_i of those before: target_j - sum_i F_ij e_i / F_jj; it goes
-    to the larger neighbour only from 1 - `zones` on.
-    """
-    numbers, pull = torch.zeros_like(targets), torch.zeros_like(targets)
-    for start in range(0, targets.shape[2], BLOCK):
-        part = slice(start, start + BLOCK)
-        inner, here = factors[:, None, part, part], pull[:, :, part].clone()
-        errors = torch.zeros_like(here)
-        for place in range(here.shape[2]):
-            wanted = targets[:, :, start + place] - here[:, :, place] / inner[..., place, place]
-            chosen = wanted.sign() * (wanted.abs() + zones).floor()
-            numbers[:, :, start + place] = chosen
-            errors[:, :, place] = chosen - targets[:, :, start + place]
-            here[:, :, place:] += errors[:, :, place, None] * inner[..., place, place:]
-        pull[:, :, start + BLOCK :] += errors @ factors[:, part, start + BLOCK :]
-    return numbers
-
-
-def _factor(matrix: Float[Tensor, "weights weights"], damping: float) -> Float[Tensor, "weights weights"]:
-    """Return the upper triangular factor of a damped matrix."""
-    damped = matrix + damping * matrix.diagonal().mean() * torch.eye(len(matrix))
-    return torch.linalg.cholesky(damped.flip(0, 1)).flip(0, 1)
-
-
-def _curvatures(
-    networks: Networks, code: Coordinates, y: Float[Tensor, "1 weights"]
-) -> Float[Tensor, "t weights weights"]:
-    """Return the Gauss-Newton matrices of the divergence at each temperature, with a mean diagonal of 1."""
-    images = _drawn(networks.images, CURVED)
-    copies = y.expand(len(images), -1).clone().requires_grad_(True)
-    logits = networks.answer(code.inverse(copies), images[:, None])[:, 0]  # (m, C)
-    classes = logits.shape[1]
-    rows = [torch.autograd.grad(logits[:, c].sum(), copies, retain_graph=c + 1 < classes)[0] for c in range(classes)]
-    jacobian = torch.nan_to_num(torch.stack(rows, 1))  # (m, C, D)
-    logits = logits.detach()
-    found = []
-    for temperature in TEMPERATURES:
-        shares = (logits / (temperature * spread(logits[None]))).softmax(-1)
-        centred = jacobian - (shares[:, None] @ jacobian)
-        half = (centred * shares.sqrt()[:, :, None]).flatten(0, 1)
-        matrix = half.mT @ half
-        found.append(matrix / matrix.diagonal().mean().clamp_min(1e-30))
-    return torch.stack(found)
+    def _targets(self, steps: Int[Tensor, "s k"]) -> Float[Tensor, "s k weights"]:
+        return self.y[:, None] / (steps / FINE).exp2()[..., None]
 
 
 def _tensor_means(coder: TensorCoder, values: Float[Tensor, "n weights"]) -> Float[Tensor, "n tensors"]:
@@ -346,8 +325,8 @@ def _tensor_means(coder: TensorCoder, values: Float[Tensor, "n weights"]) -> Flo
 @torch.no_grad()
 def _losses(networks: Networks, vector: Float[Tensor, "1 weights"], weights: Float[Tensor, "n weights"]) -> Tensor:
     images = _drawn(networks.images, JUDGED)[None]
-    expected = networks.answer(vector, images).expand(len(weights), -1, -1)
-    return torch.nan_to_num(behaviour_kl(expected, networks.answer(weights, images), 0.5), nan=torch.inf)
+    expected = networks.run(vector, images).expand(len(weights), -1, -1)
+    return torch.nan_to_num(behaviour_kl(expected, networks.run(weights, images), 0.5), nan=torch.inf)
 
 
 def _drawn(images: Tensor, count: int) -> Tensor:

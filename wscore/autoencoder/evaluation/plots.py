@@ -1,13 +1,13 @@
 """Plots of reconstructed networks against their originals: accuracy, agreement by family, errors by kind of tensor."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from wscore.plots.style import colour, figure, label, save, unavailable
+from wscore.plots.style import colour, figure, label, save, shade, unavailable
 
 NAMES = {
     "ours": "autoencoder",
@@ -20,6 +20,11 @@ NAMES = {
     "kind_pca": "PCA per kind of row, same size",
     "top_entries": "largest entries, same count",
 }
+SHADES = {
+    "ours": ("ours", 0), "dictionary": ("ours", 0), "codec_coordinates": ("ours", 1),
+    "pca": ("rivals", 0), "layout_pca": ("rivals", 1), "kind_pca": ("rivals", 2), "top_entries": ("rivals", 3),
+    "noise": ("quantisers", 1), "mean_network": ("quantisers", 2),
+}  # fmt: skip
 KEYS = ("model_id", "run_id", "checkpoint", "family", "original", "networks", "kind")
 NOTHING = "no held-out network could be run: its architecture is unknown"
 
@@ -80,7 +85,7 @@ def draw_errors(table: pd.DataFrame, path: Path) -> None:
         path: of the PNG.
     """
     with figure(title="Error of reconstructed weights, by kind of tensor", panel=(8.0, 3.6)) as (canvas, (axes,)):
-        bars(axes, table, "kind")
+        bars(axes, table, "kind", ascending=True)
         axes.set_yscale("log")
         label(axes, y=r"relative error $\|w - \hat w\| / \|w\|$ (raw units)")
         save(canvas, path)
@@ -93,9 +98,9 @@ DRAWINGS: dict[str, Callable[[pd.DataFrame, Path], None]] = {
 }
 
 
-def bars(axes: Axes, table: pd.DataFrame, groups: str, methods: Sequence[str] | None = None) -> None:
-    """Draw grouped bars into a panel: one group per row of the table, one colour per method."""
-    methods = list(methods or method_columns(table))
+def bars(axes: Axes, table: pd.DataFrame, groups: str, *, ascending: bool = False) -> None:
+    """Draw grouped bars into a panel: one group per row of the table, one colour per method, highest mean first or last."""
+    methods = sorted(method_columns(table), key=lambda name: table[name].mean(), reverse=not ascending)
     if not methods or table.empty:
         unavailable(axes, NOTHING)
         return
@@ -121,6 +126,5 @@ def method_columns(table: pd.DataFrame) -> list[str]:
 
 
 def autoencoder_method_colour(method: str) -> str:
-    """Return the colour used for a method in all figures."""
-    role = {"mean_network": "mean"}.get(method, method)
-    return colour(role, list(NAMES).index(method) if method in NAMES else 0)
+    """Return the colour of a method: one hue for ours, one for those fitted on the zoo, one for references."""
+    return shade(*SHADES.get(method, ("quantisers", 0)))

@@ -86,6 +86,7 @@ class AeConfig(Section):
     """Autoencoder of tokenized networks (section `ae:`).
 
     Args:
+        compression: of the weight codec, at which `evaluate_codec` compresses networks.
         arch: `mlp`, `transformer` or `vae`.
         latent_dim: latent dimension Z.
         hidden_dim: hidden width; a multiple of `heads` for the transformer.
@@ -122,6 +123,7 @@ class AeConfig(Section):
         seed: for initial weights, batch order, dropout and views.
     """
 
+    compression: Annotated[float, Meta(gt=1)]
     arch: Literal["mlp", "transformer", "vae"]
     latent_dim: Count
     hidden_dim: Count

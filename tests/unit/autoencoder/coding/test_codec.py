@@ -17,7 +17,8 @@ from wscore import WeightCodec
 from wscore.autoencoder.coding import one_step, own_steps
 from wscore.autoencoder.coding.blocks import Structure
 from wscore.autoencoder.coding.fit import Population
-from wscore.autoencoder.coding.format import INLINE, MAGIC, VERSION, Content, Mode, pack_file, sealed
+from wscore.autoencoder.coding.format import MAGIC, VERSION, Content, Mode, pack_file, sealed
+from wscore.autoencoder.coding.layouts import LayoutTable
 from wscore.autoencoder.coding.rotation import rotate, unrotate
 from wscore.autoencoder.coding.search import Originals, SearchConfig
 from wscore.autoencoder.coding.state import TensorEntry, entries_of, exact_values, weights_of
@@ -116,6 +117,14 @@ def test_a_seen_structure_of_another_width_is_coded_without_its_own_statistics(c
     back = codec.decompress(data)
     assert len(data) <= 4 * layout_of(network.state_dict()).size / 8
     network.load_state_dict(back)
+
+
+def test_each_network_gets_the_bytes_that_it_asks_for(codec: WeightCodec) -> None:
+    layout = layout_of(build(architecture(8, 4)).state_dict())
+    vectors = torch.from_numpy(networks(3, 8, 4))
+    together = codec.compress_vectors(layout, vectors, ratio=[5.0, 10.0, 20.0])
+    assert together == [codec.compress_vectors(layout, vectors[row : row + 1], ratio=ratio)[0]
+                        for row, ratio in enumerate((5.0, 10.0, 20.0))]  # fmt: skip
 
 
 @pytest.mark.parametrize("ratio", [4.0, 10.0, 25.0])
@@ -279,7 +288,7 @@ def test_damaged_files_are_refused(codec: WeightCodec) -> None:
 @given(st.binary(max_size=60), st.sampled_from(Mode))
 def test_hostile_bytes_end_in_an_error(body: bytes, mode: Mode) -> None:
     plain = WeightCodec()
-    head = bytes([MAGIC, VERSION << 6 | mode << 4 | INLINE])
+    head = bytes([MAGIC, VERSION << 6 | mode << 4])
     with pytest.raises(WscoreError):
         plain.decompress(sealed(head, plain.identity[:2] + body))
 
@@ -294,13 +303,13 @@ def honest() -> list[bytes]:
         code, originals = codec.coordinates(layout, plain=mode == Mode.OWN), Originals(weights_of(layout, state))
         content = Content(mode, entries, b"", exact_values(state), 0, b"")
         frame = partial(_file, content, codec.identity)
-        files += way.compress(code, originals, 250, frame, SearchConfig())[0]
+        files += way.compress(code, originals, torch.tensor([250]), frame, SearchConfig())[0]
     assert all(described(codec.decompress(data)) == described(state) for data in files)
     return files
 
 
 def _file(content: Content, codec: bytes, step: int, payload: bytes) -> bytes:
-    return pack_file(content._replace(step=step, payload=payload), codec)
+    return pack_file(content._replace(step=step, payload=payload), codec, LayoutTable(()))
 
 
 @settings(max_examples=150, deadline=None)
@@ -322,7 +331,7 @@ def test_flips_cuts_and_splices_behind_a_right_checksum_end_in_networks_or_error
 def test_a_layout_that_claims_too_much_is_refused_before_memory_is_taken() -> None:
     plain = WeightCodec()
     entries = (TensorEntry("w", (1 << 20, 1 << 20), "float32"),)
-    data = pack_file(Content(Mode.BLOCKS, entries, b"", {}, 0, b""), plain.identity)
+    data = pack_file(Content(Mode.BLOCKS, entries, b"", {}, 0, b""), plain.identity, LayoutTable(()))
     with pytest.raises(DataError, match="more weights than its size allows"):
         plain.decompress(data)
 

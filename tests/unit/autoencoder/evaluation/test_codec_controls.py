@@ -14,7 +14,6 @@ from wscore.autoencoder.evaluation.codec_controls import (
     curvature,
     decoded,
     plain,
-    round_in_turn,
     searched,
 )
 from wscore.autoencoder.training.behaviour_loss import behaviour_kl
@@ -71,15 +70,3 @@ def test_the_table_of_fewest_bits_is_taken(networks: Networks) -> None:
     levels = coder.levels(numbers)[0]
     assert levels[0] >= LEVELS - 3
     assert (levels[1:] == 0).all()
-
-
-def test_rounding_in_turn_lowers_the_form_and_is_plain_where_nothing_is_coupled() -> None:
-    random = torch.Generator().manual_seed(0)
-    targets = 3 * torch.randn(1, 1, 150, generator=random)
-    rows = torch.randn(40, 150, generator=random)
-    form = rows.mT @ rows + 0.1 * torch.eye(150)
-    factor = torch.linalg.cholesky(form.flip(0, 1)).flip(0, 1)
-    half = torch.tensor([0.5])
-    cost = lambda numbers: float((numbers - targets)[0, 0] @ form @ (numbers - targets)[0, 0])  # noqa: E731
-    assert cost(round_in_turn(targets, factor[None], half)) < 0.3 * cost(targets.round())
-    assert torch.equal(round_in_turn(targets, torch.eye(150)[None], half), targets.round())

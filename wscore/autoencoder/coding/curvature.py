@@ -1,0 +1,104 @@
+"""Rounding by a network's own curvature: numbers that follow make up for the errors of those before.
+
+OBS (Hassibi and Stork 1993), as GPTQ does it (Frantar et al. 2023): with G the Gauss-Newton matrix of the divergence of softmax
+outputs and G + damping = F F^T, F upper triangular, errors e cost |F^T e|^2, and number j goes next to where that is lowest given
+the errors of those before.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from wscore.autoencoder.training.behaviour_loss import spread
+
+CURVED = 256  # training images by which curvature is measured
+MOST = 4096  # weights of the largest network whose matrix is held
+BLOCK = 64  # numbers that are rounded before their errors are passed on
+
+
+def curvatures(
+    run: Callable[[Tensor, Tensor], Tensor],
+    points: Float[Tensor, "n weights"],
+    images: Float[Tensor, "m *input"],
+    temperatures: Sequence[float],
+) -> Float[Tensor, "n t weights weights"]:
+    """Return the Gauss-Newton matrices of networks by their numbers, each with a mean diagonal of 1.
+
+    Args:
+        run: logits (m, 1, C) of networks (m, D), each on an image of its own (m, 1, ...).
+        points: the networks.
+        images: on which they are run.
+        temperatures: of the softmax, in spreads of the logits.
+    """
+    return torch.stack([_curvatures(run, point, images, temperatures) for point in points])
+
+
+def _curvatures(
+    run: Callable[[Tensor, Tensor], Tensor], point: Tensor, images: Tensor, temperatures: Sequence[float]
+) -> Float[Tensor, "t weights weights"]:
+    copies = point.expand(len(images), -1).clone().requires_grad_(True)
+    with torch.enable_grad():
+        logits = run(copies, images[:, None])[:, 0]  # (m, C)
+        classes = logits.shape[1]
+        rows = [
+            torch.autograd.grad(logits[:, c].sum(), copies, retain_graph=c + 1 < classes)[0] for c in range(classes)
+        ]
+    jacobian, logits = torch.nan_to_num(torch.stack(rows, 1)), logits.detach()  # (m, C, D)
+    matrices = []
+    for temperature in temperatures:
+        shares = (logits / (temperature * spread(logits[None]))).softmax(-1)
+        centred = jacobian - (shares[:, None] @ jacobian)
+        half = (centred * shares.sqrt()[:, :, None]).flatten(0, 1)
+        matrix = half.mT @ half
+        matrices.append(matrix / matrix.diagonal().mean().clamp_min(1e-30))
+    return torch.stack(matrices)
+
+
+def factors(matrices: Float[Tensor, "n weights weights"], damping: float) -> Float[Tensor, "n weights weights"]:
+    """Return the upper triangular factors of matrices with `damping` added to their diagonals."""
+    damped = matrices + damping * torch.eye(matrices.shape[-1])
+    return torch.linalg.cholesky(damped.flip(1, 2)).flip(1, 2)
+
+
+def round_in_turn(
+    targets: Float[Tensor, "n k weights"],
+    factors: Float[Tensor, "u weights weights"],
+    bounds: Float[Tensor, "levels n k weights"],
+    places: Int[Tensor, " n"] | None = None,
+) -> tuple[Float[Tensor, "n k weights"], Float[Tensor, "n k weights"]]:
+    """Return whole numbers, and where each would have gone unrounded: target_j - sum_i F_ij e_i / F_jj.
+
+    Args:
+        targets: numbers that are rounded, several times for each network.
+        factors: F of each of the networks that differ.
+        bounds: share of the way from a magnitude to the next from which on the next is taken: for 0, 1 and so on, the last for
+            all beyond.
+        places: of the factors of each network; None if each has its own.
+    """
+    places = torch.arange(len(targets)) if places is None else places
+    numbers, points, pull = (torch.zeros_like(targets) for _ in range(3))
+    inverse = 1 / factors.diagonal(dim1=1, dim2=2)[places, None]  # (n, 1, D)
+    for start in range(0, targets.shape[2], BLOCK):
+        part = slice(start, start + BLOCK)
+        inner, here = factors[:, part, part][places, None], pull[:, :, part].clone()
+        errors = torch.zeros_like(here)
+        for place in range(here.shape[2]):
+            j = start + place
+            wanted = targets[:, :, j] - here[:, :, place] * inverse[:, :, j]
+            chosen = _rounded(wanted, bounds[..., j])
+            numbers[:, :, j], points[:, :, j] = chosen, wanted
+            errors[:, :, place] = chosen - targets[:, :, j]
+            here[:, :, place:] += errors[:, :, place, None] * inner[..., place, place:]
+        pull[:, :, start + BLOCK :] += errors @ factors[:, part, start + BLOCK :][places]
+    return numbers, points
+
+
+def _rounded(wanted: Float[Tensor, "n k"], bounds: Float[Tensor, "levels n k"]) -> Float[Tensor, "n k"]:
+    size = wanted.abs()
+    lower = size.floor()
+    bound = bounds[-1]
+    for level in range(len(bounds) - 1):
+        bound = torch.where(lower == level, bounds[level], bound)
+    return wanted.sign() * (lower + (size - lower >= bound))

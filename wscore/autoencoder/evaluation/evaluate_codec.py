@@ -1,0 +1,260 @@
+"""Evaluates the weight codec: networks of held-out runs, and of widths that no fit saw, go through files and are run again."""
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Annotated, NamedTuple
+
+import msgspec
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from wscore.autoencoder.coding.codec import WeightCodec
+from wscore.autoencoder.coding.curvature import MOST
+from wscore.autoencoder.coding.search import SearchConfig
+from wscore.autoencoder.evaluation.codec_controls import Networks
+from wscore.autoencoder.evaluation.codec_methods import (
+    SEARCHES,
+    Methods,
+    Searches,
+    fixed_sizes,
+    passes,
+    without_zoo,
+    zoo_search,
+)
+from wscore.autoencoder.evaluation.fidelity import COLUMNS, compare, repair
+from wscore.config import Section
+from wscore.errors import WscoreWarning
+from wscore.evaluation.partial_results import Records
+from wscore.networks.architectures import parse
+from wscore.networks.datasets import DataConfig, NetworkKey, Tasks, kinds_of, load_tasks
+from wscore.networks.images import Images
+from wscore.networks.inference import logits
+from wscore.networks.layout import Layout
+from wscore.parallel import workers_here
+from wscore.tokens.cache import TokenCache
+from wscore.zoo.splits import UNSEEN
+from wscore.zoo.store import Weights, Zoo
+
+TEST = "test"
+ABOUT = ["model_id", "run_id", "checkpoint"]
+TOGETHER, WEIGHTS = 10, 1 << 22  # networks, and their weights, that a worker codes at once
+Ratio = Annotated[float, msgspec.Meta(gt=1)]
+
+
+class EvaluateCodecConfig(Section):
+    """How the weight codec is evaluated on held-out runs (section `evaluate_codec:`).
+
+    Args:
+        ratios: besides `ae.compression`; the first is the headline.
+        max_networks: maximum number of networks of the test split, randomly sampled; null uses all.
+        max_unseen: the same for widths that no fit saw.
+        probe_images: test images on which original and decompressed networks are compared; all if there are fewer.
+        search_steps: of the searches.
+        learning_rates: of each search, chosen on validation runs (`make rate-fidelity`).
+        bootstrap_samples: bootstrap resamplings of the runs for each 95% interval; 0 omits the intervals.
+        seed: for sampled networks, the searches and the bootstrap.
+    """
+
+    ratios: Annotated[tuple[Ratio, ...], msgspec.Meta(min_length=1)]
+    max_networks: Annotated[int, msgspec.Meta(ge=1)] | None
+    max_unseen: Annotated[int, msgspec.Meta(ge=1)] | None
+    probe_images: Annotated[int, msgspec.Meta(ge=1)]
+    search_steps: Annotated[int, msgspec.Meta(ge=1)]
+    learning_rates: dict[str, Annotated[float, msgspec.Meta(gt=0)]]
+    bootstrap_samples: Annotated[int, msgspec.Meta(ge=0)]
+    seed: Annotated[int, msgspec.Meta(ge=0)]
+
+    def __post_init__(self) -> None:
+        """Reject learning rates of other searches."""
+        if set(self.learning_rates) != set(SEARCHES):
+            raise ValueError(f"learning_rates: expected {', '.join(SEARCHES)}, got {', '.join(self.learning_rates)}")
+
+    @property
+    def searches(self) -> Searches:
+        """How numbers are searched."""
+        return Searches(SearchConfig(steps=self.search_steps, seed=self.seed), self.learning_rates)
+
+
+class Sources(NamedTuple):
+    """What workers read; can be sent to any process that sees the same files.
+
+    Attributes:
+        zoo: reader of the weights.
+        codec: folder.
+        data: section `data`.
+    """
+
+    zoo: Weights
+    codec: Path
+    data: DataConfig
+
+
+class Group(NamedTuple):
+    """Networks that a worker codes at once.
+
+    Attributes:
+        split: of all of them; those of `UNSEEN` are coded by fewer methods.
+        kind: how they are run.
+        layout: of all of them.
+        about: a row each: columns `ABOUT`, by row number in the zoo.
+        mean: mean training network of the layout, zeros if there is none.
+    """
+
+    split: str
+    kind: NetworkKey
+    layout: Layout
+    about: pd.DataFrame
+    mean: Float[np.ndarray, " weights"]
+
+
+def evaluate_codec(
+    zoo: Zoo, cache: TokenCache, sources: Sources, ratios: Sequence[float], config: EvaluateCodecConfig,
+    *, splits: Mapping[str, int | None],
+) -> pd.DataFrame:  # fmt: skip
+    """Return one row per network, ratio and method; groups of networks are coded in parallel.
+
+    Columns: split, `ABOUT`, family, weights, ratio, method, bytes, squared_error, squared_norm, squared_deviation (from the mean
+    training network) and those of a `Comparison`, which are NaN for networks that can't be run. Methods that run networks have no
+    rows of these; those that need their curvature have none if a network has more than `MOST` weights.
+
+    Args:
+        zoo: the networks.
+        cache: their splits.
+        sources: what workers read.
+        ratios: at which networks are coded.
+        config: section `evaluate_codec`.
+        splits: maximum number of networks of each split, randomly sampled; None for all.
+    """
+    tasks = load_tasks(sources.data)
+    groups = [
+        group for split, most in splits.items() for group in draw_groups(zoo, cache, tasks, split, most, config.seed)
+    ]
+    _warn_of_the_unknown(groups, tasks)
+    curved = all(group.layout.size <= MOST for group in groups if group.split != UNSEEN)
+    work = partial(code_group, sources, tuple(ratios), config, curved)
+    coded = list(workers_here("evaluate_codec").map(work, sorted(groups, key=_size, reverse=True)))
+    rows = pd.DataFrame([row for records in coded for row in records])
+    return rows.sort_values(by=["split", "ratio", *ABOUT], kind="stable").reset_index(drop=True)
+
+
+def draw_groups(zoo: Zoo, cache: TokenCache, tasks: Tasks, split: str, most: int | None, seed: int) -> list[Group]:
+    """Return at most `most` random networks of a split in groups of one kind and layout; none if the split is empty."""
+    rows = split_rows(cache, split)
+    if most is not None and most < len(rows):
+        rows = np.sort(np.random.default_rng(seed).choice(rows, most, replace=False))
+    names = zoo.table["layout"].to_numpy(str)
+    means = mean_networks(zoo, split_rows(cache, "train"), set(names[rows]))
+    members: dict[tuple[NetworkKey, str], list[int]] = {}
+    for row, kind in zip(rows.tolist(), kinds_of(zoo.table.iloc[rows], tasks), strict=True):
+        members.setdefault((kind, names[row]), []).append(row)
+    groups = []
+    for (kind, name), own in sorted(members.items()):
+        layout, mean = zoo.layouts[name], means.get(name, np.zeros(zoo.layouts[name].size))
+        count = max(1, min(TOGETHER, WEIGHTS // layout.size))
+        chunks = [own[start : start + count] for start in range(0, len(own), count)]
+        groups += [Group(split, kind, layout, zoo.table.loc[chunk, ABOUT], mean) for chunk in chunks]
+    return groups
+
+
+def split_rows(cache: TokenCache, split: str) -> Int[np.ndarray, " network"]:
+    """Return the rows in the zoo of the networks of a split."""
+    return np.unique(cache.networks(cache.indices(split)))
+
+
+def mean_networks(zoo: Zoo, rows: np.ndarray, layouts: set[str]) -> dict[str, Float[np.ndarray, " weights"]]:
+    """Return the mean network of each of some layouts that occurs among rows, in one pass over the zoo."""
+    names, wanted = zoo.table["layout"].to_numpy(str), set(rows.tolist())
+    sums: dict[str, np.ndarray] = {}
+    counts: dict[str, int] = {}
+    for row, vector in zoo.stream():
+        name = names[row]
+        if row in wanted and name in layouts:
+            sums[name] = sums.get(name, 0.0) + vector.astype(np.float64)
+            counts[name] = counts.get(name, 0) + 1
+    return {name: total / counts[name] for name, total in sums.items()}
+
+
+def code_group(
+    sources: Sources, ratios: Sequence[float], config: EvaluateCodecConfig, curved: bool, group: Group
+) -> Records:
+    """Return one row per network, ratio and method of a group."""
+    tasks, codec = load_tasks(sources.data), WeightCodec.from_folder(sources.codec)
+    images, vectors = tasks.of(group.kind.task), torch.from_numpy(sources.zoo.weights(group.about.index.to_numpy()))
+    answer = tasks.way(group.kind, group.layout).answer
+    networks = Networks(group.layout, answer, vectors, torch.zeros(0) if images is None else images.x_train)
+    compared = _comparer(networks, images, config)
+    about = group.about.reset_index(drop=True)
+    about = about.assign(split=group.split, family=family_of(group.kind), weights=group.layout.size)
+    records: Records = []
+    for ratio, method, coded in _methods(codec, networks, ratios, config, group, curved=curved):
+        values = compared(coded.vectors) | _errors(vectors, coded.vectors, group.mean)
+        records += about.assign(ratio=ratio, method=method, bytes=coded.sizes.numpy(), **values).to_dict("records")
+    return records
+
+
+def family_of(kind: NetworkKey) -> str:
+    """Return the family of networks of the zoo's own architectures, `unknown` for others."""
+    return parse(kind.architecture).family if kind.architecture else "unknown"
+
+
+def _methods(
+    codec: WeightCodec, networks: Networks, ratios: Sequence[float], config: EvaluateCodecConfig, group: Group, *,
+    curved: bool,
+) -> Methods:  # fmt: skip
+    single = list(passes(codec, networks, ratios))
+    yield from single
+    reached = list(dict.fromkeys(ratio for ratio, _, _ in single))
+    if networks.answer is not None and reached:
+        yield from zoo_search(codec, networks, reached, config.searches)
+        if group.split != UNSEEN and curved:
+            yield from without_zoo(networks, reached, config.searches)
+    if group.split != UNSEEN:
+        fixed = fixed_sizes(networks, group.mean)
+        yield from ((ratio, name, coded) for ratio in reached for name, coded in fixed.items())
+
+
+def _comparer(
+    networks: Networks, images: Images | None, config: EvaluateCodecConfig
+) -> Callable[[Tensor], dict[str, np.ndarray | float]]:
+    """Return what compares networks that came back with their originals on test images."""
+    answer = networks.answer
+    if answer is None or images is None:
+        return lambda _: dict.fromkeys(COLUMNS, float("nan"))
+    order = np.random.default_rng(config.seed).permutation(len(images.x_test))[: config.probe_images]
+    chosen = torch.from_numpy(np.sort(order))
+    x, labels = images.x_test[chosen], images.y_test[chosen]
+    expected = logits(answer, networks.vectors, x)
+
+    def compared(vectors: Tensor) -> dict[str, np.ndarray | float]:
+        whole = torch.from_numpy(repair(networks.layout, vectors.numpy()).weights)
+        return dict(compare(expected, logits(answer, whole, x), labels)._asdict())
+
+    return compared
+
+
+def _errors(original: Tensor, back: Tensor, mean: np.ndarray) -> dict[str, np.ndarray]:
+    """Return sums over the weights of each network of (w - w^)^2, w^2 and (w - m)^2."""
+    first, second = original.double().numpy(), back.double().numpy()
+    differences = {"squared_error": first - second, "squared_norm": first, "squared_deviation": first - mean}
+    return {name: np.square(values).sum(1) for name, values in differences.items()}
+
+
+def _size(group: Group) -> int:
+    """Return about how long a group takes: the longest start first."""
+    return len(group.about) * group.layout.size
+
+
+def _warn_of_the_unknown(groups: Sequence[Group], tasks: Tasks) -> None:
+    """Warn how many networks can't be run, and why the first can't."""
+    reasons = [(tasks.way(group.kind, group.layout).reason, group) for group in groups]
+    stuck = [(reason, group) for reason, group in reasons if reason]
+    if stuck:
+        (reason, first), count = stuck[0], sum(len(group.about) for _, group in stuck)
+        total = sum(len(group.about) for group in groups)
+        text = f"{count} of {total} networks can't be run: only sizes and errors of their weights are reported"
+        warnings.warn(f"{text}; {first.about['model_id'].iloc[0]}: {reason}", WscoreWarning, stacklevel=3)
