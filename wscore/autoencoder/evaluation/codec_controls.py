@@ -290,8 +290,12 @@ class _Fit(NamedTuple):
         return self._search(torch.maximum(low, nearest[0] - NARROW), nearest[0] + NARROW, self._in_turn, nearest)
 
     def _search(
-        self, low: Tensor, high: Tensor, rounded: Callable[[Tensor], tuple[Tensor, Tensor]], best: tuple[Tensor, ...]
-    ) -> tuple[Tensor, ...]:
+        self,
+        low: Tensor,
+        high: Tensor,
+        rounded: Callable[[Tensor], tuple[Tensor, Tensor]],
+        best: tuple[Tensor, Tensor, Tensor],
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Return steps, numbers and points of the finest step between `low` and `high` that fits, else `best`."""
         steps, numbers, points = best
         while (high - low > 1).any():

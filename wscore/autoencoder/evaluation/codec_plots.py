@@ -54,7 +54,7 @@ def draw_rates(rates: pd.DataFrame, path: Path) -> None:
 def draw_lines(axes: Axes, rates: pd.DataFrame, metric: str) -> None:
     """Draw a metric over the compression into a panel: a line per method, a point for those of a size of their own."""
     for method in (name for name in NAMES if name in set(rates["method"]) and name != "mean_network"):
-        rows = rates[rates["method"] == method].sort_values(by="compression_ratio")
+        rows = pd.DataFrame(rates[rates["method"] == method]).sort_values(by="compression_ratio")
         if method in FREE:
             rows = rows.iloc[:1]
         colour = method_colour(method)
@@ -76,7 +76,7 @@ def draw_agreement(rates: pd.DataFrame, path: Path) -> None:
     ratios = sorted(rates["ratio"].unique()) if len(rates) else [float("nan")]
     with figure(columns=len(ratios), title="Agreement with the original", panel=(4.6, 3.4)) as (canvas, axes):
         for ratio, panel in zip(ratios, axes, strict=True):
-            draw_bars(panel, rates[rates["ratio"] == ratio])
+            draw_bars(panel, pd.DataFrame(rates[rates["ratio"] == ratio]))
             panel.set_title(f"at {ratio:g}x")
         save(canvas, path)
 
@@ -116,7 +116,7 @@ def draw_groups(table: pd.DataFrame, path: Path, names: Sequence[str], title: st
     ratios = sorted(table["ratio"].unique()) if len(table) else [float("nan")]
     with figure(columns=len(ratios), title=title, panel=(4.6, 3.4)) as (canvas, axes):
         for ratio, panel in zip(ratios, axes, strict=True):
-            rows = table[table["ratio"] == ratio].drop(columns="ratio")
+            rows = pd.DataFrame(table[table["ratio"] == ratio]).drop(columns="ratio")
             shown = [name for name in names if name in rows]
             if rows.empty:
                 unavailable(panel, NOTHING)

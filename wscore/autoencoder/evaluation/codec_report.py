@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from wscore.autoencoder.evaluation.codec_methods import SEARCH, SINGLE_PASS
@@ -89,11 +90,11 @@ def rate_table(run: pd.DataFrame, samples: int, seed: int) -> pd.DataFrame:
 
 def method_metrics(rows: pd.DataFrame, samples: int, seed: int) -> dict[str, float]:
     """Return sizes, errors of the weights and, where networks can be run, function metrics of one method at one ratio."""
-    total = {name: float(rows[f"squared_{name}"].sum()) for name in ("error", "norm", "deviation")}
+    total = {name: float(rows[f"squared_{name}"].to_numpy().sum()) for name in ("error", "norm", "deviation")}
     sizes = {
         "networks": float(len(rows)),
-        "bytes": float(rows["bytes"].mean()),
-        "compression_ratio": float(4 * rows["weights"].sum() / rows["bytes"].sum()),
+        "bytes": float(rows["bytes"].to_numpy().mean()),
+        "compression_ratio": float(4 * rows["weights"].to_numpy().sum() / rows["bytes"].to_numpy().sum()),
         "relative_error": math.sqrt(total["error"] / total["norm"]) if total["norm"] else 0.0,
         "r2": 1 - total["error"] / total["deviation"] if total["deviation"] else 1.0,
     }
@@ -104,19 +105,21 @@ def method_metrics(rows: pd.DataFrame, samples: int, seed: int) -> dict[str, flo
 def _split_report(
     rows: pd.DataFrame, ratios: Sequence[float], config: EvaluateCodecConfig, size: float
 ) -> dict[str, Any]:
-    single = rows[rows["method"] == SINGLE_PASS].drop_duplicates(subset="model_id")
+    single = pd.DataFrame(rows[rows["method"] == SINGLE_PASS]).drop_duplicates(subset=["model_id"])
     found: dict[str, Any] = {
         "networks": float(len(single)),
-        "runs": float(single["run_id"].nunique()),
-        "networks_not_run": float(single["agreement"].isna().sum()),
+        "runs": float(len(np.unique(single["run_id"].to_numpy(str)))),
+        "networks_not_run": float(np.isnan(single["agreement"].to_numpy(float)).sum()),
     }
     for ratio in ratios:
         part = pd.DataFrame(rows[rows["ratio"] == ratio])
         if len(part):
-            saved = 4 * float(part.drop_duplicates(subset="model_id")["weights"].mean()) * (1 - 1 / ratio)
+            saved = 4 * float(part.drop_duplicates(subset=["model_id"])["weights"].to_numpy().mean()) * (1 - 1 / ratio)
             found[at(ratio)] = {"pays_from": float(math.ceil(size / saved))} | _by_method(part, config)
     found["families"] = {
-        str(family): {at(ratio): _agreements(pd.DataFrame(part)) for ratio, part in own.groupby("ratio")}
+        str(family): {
+            at(float(str(ratio))): _agreements(pd.DataFrame(part)) for ratio, part in pd.DataFrame(own).groupby("ratio")
+        }
         for family, own in rows.dropna(subset=list(COLUMNS)).groupby("family")
     }
     return found
@@ -132,7 +135,8 @@ def _by_method(rows: pd.DataFrame, config: EvaluateCodecConfig) -> dict[str, dic
 def _agreements(rows: pd.DataFrame) -> dict[str, float]:
     """Return the mean agreement of each method."""
     return {
-        str(method): float(value) for method, value in rows.groupby("method", sort=False)["agreement"].mean().items()
+        str(method): float(part["agreement"].to_numpy(float).mean())
+        for method, part in rows.groupby("method", sort=False)
     }
 
 

@@ -147,8 +147,8 @@ def draw_groups(zoo: Zoo, cache: TokenCache, tasks: Tasks, split: str, most: int
     rows = split_rows(cache, split)
     if most is not None and most < len(rows):
         rows = np.sort(np.random.default_rng(seed).choice(rows, most, replace=False))
-    names = zoo.table["layout"].to_numpy(str)
-    means = mean_networks(zoo, split_rows(cache, "train"), set(names[rows]))
+    names = zoo.table["layout"].astype(str).tolist()
+    means = mean_networks(zoo, split_rows(cache, "train"), {names[row] for row in rows})
     members: dict[tuple[NetworkKey, str], list[int]] = {}
     for row, kind in zip(rows.tolist(), kinds_of(zoo.table.iloc[rows], tasks), strict=True):
         members.setdefault((kind, names[row]), []).append(row)

@@ -160,7 +160,9 @@ def evaluate(head: PropertyHead, data: HeadData, rows: ControlInputs, config: Ev
         outputs[STATISTICS][target.name] = boosted_statistics.outputs
         importance[target.name] = {rows.names[k]: gain for k, gain in boosted_statistics.gains.items()}
     known = Encoded(encoded.values[held_out], encoded.known[held_out])
-    results = HeadResults(head.task, head.targets, data.table[held_out], known, outputs, head.intervals, importance)
+    results = HeadResults(
+        head.task, head.targets, pd.DataFrame(data.table[held_out]), known, outputs, head.intervals, importance
+    )
     unseen_widths = results.take(split[held_out] == UNSEEN)
     return results.take(split[held_out] == TEST)._replace(unseen=unseen_widths if len(unseen_widths.table) else None)
 
