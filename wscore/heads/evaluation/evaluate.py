@@ -138,9 +138,8 @@ def evaluate(head: PropertyHead, data: HeadData, rows: ControlInputs, config: Ev
     encoded = encode_targets(head.targets, data.table)
     importance: dict[str, dict[str, float]] = {}
     controls = controls_of(head.task)
-    outputs: dict[str, Outputs] = {OURS: predict_properties(head, data.take(held_out))} | {
-        name: {} for name in controls
-    }
+    outputs: dict[str, Outputs] = {OURS: predict_properties(head, data.take(held_out))}
+    outputs |= {name: {} for name in controls}
     for number, target in enumerate(head.targets):
         train, validation = ((split == name) & encoded.known[:, number] for name in ("train", "validation"))
         case = Case(
@@ -160,9 +159,8 @@ def evaluate(head: PropertyHead, data: HeadData, rows: ControlInputs, config: Ev
         outputs[STATISTICS][target.name] = boosted_statistics.outputs
         importance[target.name] = {rows.names[k]: gain for k, gain in boosted_statistics.gains.items()}
     known = Encoded(encoded.values[held_out], encoded.known[held_out])
-    results = HeadResults(
-        head.task, head.targets, pd.DataFrame(data.table[held_out]), known, outputs, head.intervals, importance
-    )
+    table = pd.DataFrame(data.table[held_out])
+    results = HeadResults(head.task, head.targets, table, known, outputs, head.intervals, importance)
     unseen_widths = results.take(split[held_out] == UNSEEN)
     return results.take(split[held_out] == TEST)._replace(unseen=unseen_widths if len(unseen_widths.table) else None)
 
