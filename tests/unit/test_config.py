@@ -209,3 +209,24 @@ def test_machine_settings_of_an_older_file_are_named_and_ignored(tmp_path: Path)
 
     with pytest.warns(WscoreWarning, match="part: workers, device ignored: set by machine.yaml"):
         assert load_section(Part, "part", params) == Part(rate=0.5)
+
+
+class Scaled(Section):
+    shift: float
+
+
+class Table(Section):
+    kinds: dict[str, Scaled]
+    layouts: dict[str, tuple[Scaled, ...]] | None
+
+
+@pytest.mark.parametrize(("content", "message"), [
+    ({"kinds": {"a": {"shift": 1}, "b": {"shift": None}}, "layouts": None}, "t.kinds.b.shift: does not fit; expected a number"),
+    ({"kinds": {"a": {"shift": 1}, "b": {}}, "layouts": None}, "t.kinds.b.shift: is missing; expected a number"),
+    ({"kinds": {}, "layouts": {"x": [{"shift": 0}, {"shift": "y"}]}}, "t.layouts.x[1].shift: does not fit; expected a number"),
+    ({"kinds": {"a": 3}, "layouts": None}, "t.kinds.a: does not fit; expected a mapping; got 3"),
+])  # fmt: skip
+def test_entries_of_mappings_are_named(content: dict, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        convert(content, Table, where="t")
+    assert message in str(caught.value)
