@@ -59,12 +59,6 @@ TABLE: dict[tuple[str, str], dict[str, str]] = {
         "orders[group] = orders[group].gather(1, step)": "orders[group] = step",
         "total += theirs @ ours.transpose(1, 2)": "total = theirs @ ours.transpose(1, 2)",
     },
-    ("autoencoder/coding/entropy.py", "unit/autoencoder/coding/test_entropy.py"): {
-        "near = np.clip(np.rint(exact), -LARGEST, LARGEST)": "near = np.clip(np.floor(exact), -LARGEST, LARGEST)",
-        "return round(OCTAVE * math.log2(": "return math.floor(OCTAVE * math.log2(",
-        "lower = near - np.sign(near)": "lower = near",
-        "min(max(round(target), -LARGEST), LARGEST)": "min(max(int(target), -LARGEST), LARGEST)",
-    },
     ("autoencoder/coding/range_coder.py", "unit/autoencoder/coding/test_codec.py"): {
         "found < min(start + span, 1 << 8 * size)": "found < min(start + span - 1, 1 << 8 * size)",
         "found = -(-start // unit) * unit": "found = start // unit * unit",
