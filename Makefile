@@ -14,6 +14,7 @@ FUZZ ?= 50000
 VENV := $(CURDIR)/.venv
 READY := .venv/.ready
 SMOKE := .smoke
+REPRO := python -m wscore.preflight && dvc repro
 
 # Stage commands say `python`; it has to be the one in .venv.
 export PATH := $(VENV)/bin:$(PATH)
@@ -21,13 +22,13 @@ export VIRTUAL_ENV := $(VENV)
 unexport PYTHONHOME
 
 .DEFAULT_GOAL := help
-.PHONY: help repro test quick fuzz smoke rate-fidelity latents check format ui bench readme clean sae-pareto autoencoder-seeds
+.PHONY: help repro test quick fuzz mutants smoke rate-fidelity latents check format ui bench readme clean sae-pareto autoencoder-seeds publish-zoo
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 repro: $(READY) ## run the whole pipeline, or the stages that changed
-	dvc repro $(ARGS)
+	$(REPRO) $(ARGS)
 
 test: $(READY) ## run all tests
 	python -m pytest -n $(JOBS) --dist loadgroup $(ARGS)
@@ -38,6 +39,9 @@ quick: $(READY) ## run the unit tests that are not slow
 fuzz: $(READY) ## fuzz the readers of every file format for hours (FUZZ=examples per test)
 	WSCORE_FUZZ=$(FUZZ) python -m pytest tests/properties/test_checkpoints.py tests/properties/test_readers.py $(ARGS)
 
+mutants: $(READY) ## put single wrong lines into a copy of the code, and list those that no test notices (some 15 minutes)
+	python -m tests.mutants $(ARGS)
+
 smoke: $(READY) ## run the whole pipeline on very little data, in a scratch copy (.smoke)
 	rm -rf $(SMOKE)
 	git ls-files --cached --others --exclude-standard | while IFS= read -r file; do \
@@ -46,21 +50,25 @@ smoke: $(READY) ## run the whole pipeline on very little data, in a scratch copy
 	cd $(SMOKE) && python -m wscore.presets presets/smoke.yaml params.yaml && dvc repro && cat metrics/table.md
 
 rate-fidelity: $(READY) ## study: agreement over compression, the codec next to codes that know no zoo
-	dvc repro studies/rate_fidelity/dvc.yaml $(ARGS)
+	$(REPRO) studies/rate_fidelity/dvc.yaml $(ARGS)
 
 autoencoder-seeds: $(READY) ## study: spread of the autoencoder's metrics over seeds and splits (trains one for each)
-	dvc repro studies/autoencoder_seeds/dvc.yaml $(ARGS)
+	$(REPRO) studies/autoencoder_seeds/dvc.yaml $(ARGS)
 
 sae-pareto: $(READY) ## study: sparsity of a dictionary against fidelity, all kinds of sparsity next to PCA
-	dvc repro studies/sae_pareto/dvc.yaml $(ARGS)
+	$(REPRO) studies/sae_pareto/dvc.yaml $(ARGS)
 
 latents: $(READY) ## study: interpolation and sampling in latent space
-	dvc repro studies/latents/dvc.yaml $(ARGS)
+	$(REPRO) studies/latents/dvc.yaml $(ARGS)
 
-check: $(READY) ## formatting, lint, types and all tests, with coverage
+publish-zoo: $(READY) ## publish the models of your zoo without the weight predictor, into models/published_zoo
+	$(REPRO) studies/publish_zoo/dvc.yaml $(ARGS)
+
+check: $(READY) ## formatting, lint, types, known weaknesses of dependencies and all tests, with coverage
 	ruff format --check .
 	ruff check .
 	pyright
+	python -m tests.audit
 	$(MAKE) test ARGS="--cov=wscore --cov-report=term:skip-covered $(ARGS)"
 
 format: $(READY) ## format the code and apply lint fixes

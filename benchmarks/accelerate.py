@@ -96,7 +96,8 @@ def main() -> None:
     options = arguments()
     torch.set_num_threads(1)
     images = load_images(ImagesConfig(
-        dataset=options.dataset, root=options.root, revision=None, size=28, max_train=6000, max_test=options.test_images
+        dataset=options.dataset, root=options.root, revision=None, size=28, max_train=6000, max_test=options.test_images,
+        normalize=None,
     ))  # fmt: skip
     store = Store(Path(options.out))
     model = load_model(Path(options.predictor), WeightPredictor)

@@ -12,6 +12,7 @@ from wscore.io import atomic_folder, write_csv, write_json
 from wscore.networks.datasets import DataConfig, load_tasks
 from wscore.runner import Run, stage
 from wscore.tokens.cache import TokenCache
+from wscore.training.model_folder import model_identities
 from wscore.zoo.store import Zoo
 
 
@@ -23,7 +24,8 @@ def main(run: Run, *, zoo: Path, tokens: Path, autoencoder: Path, codec: Path, m
     rows, shown = held_out(cache, config), draw_probe_images(load_tasks(run.params["data"]), config)
     results = evaluate(Zoo(zoo), rows, compared, shown, cache=cache, batch_size=config.batch_size)
     figures = autoencoder_report(results, config)
-    write_json(metrics, {"autoencoder_test": figures})
+    sides = {side: autoencoder / side for side in ("encoder", "decoder")}
+    write_json(metrics, {"autoencoder_test": figures, "autoencoder_test_of": model_identities(sides)})
     with atomic_folder(plots) as folder:
         for name, table in autoencoder_tables(results).items():
             write_csv(folder / f"{name}.csv", dict(table))

@@ -13,6 +13,7 @@ from wscore.heads.train import HeadsConfig, load_head
 from wscore.io import atomic_folder, write_csv, write_json
 from wscore.runner import Run, stage
 from wscore.tokens.cache import TokenCache
+from wscore.training.model_folder import model_identities
 from wscore.zoo.store import Zoo
 
 
@@ -34,7 +35,7 @@ def main(run: Run, *, zoo: Path, tokens: Path, representations: Path, heads: Pat
     elsewhere = {} if config.ood is None else evaluate_ood(config.ood, networks, data, rows, kind, features, config)
     sections = {"heads_test": report, "heads_unseen": unseen, "heads_held_out": elsewhere}
     content = {name: found for name, found in sections.items() if found}
-    write_json(metrics, content)
+    write_json(metrics, content | {"heads_test_of": model_identities({task: heads / task for task in kind.tasks})})
     run.tracker.log_metrics(content)
     run.tracker.log_artifacts(plots)
     return heads_summary_line(report, unseen) + (f"; {ood_summary_line(elsewhere)}" if elsewhere else "")

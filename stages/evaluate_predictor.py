@@ -15,6 +15,7 @@ from wscore.forecasting.trajectories.train_base import BaseConfig
 from wscore.io import atomic_folder, write_csv, write_json
 from wscore.networks.images import load_images
 from wscore.runner import Run, stage
+from wscore.training.model_folder import model_identities
 
 
 @stage(forecast=ForecastConfig, base=BaseConfig, predictor=PredictorConfig)
@@ -25,7 +26,7 @@ def main(run: Run, *, trajectories: Path, predictor: Path, history: Path, metric
     plan = make_plan(config, runs)
     results = evaluate_forecasts(load_predictor(predictor), plan, reachable(config, plan), probes, settings)
     report = forecast_report(results)
-    write_json(metrics, {"predictor_test": report})
+    write_json(metrics, {"predictor_test": report, "predictor_test_of": model_identities({"predictor": predictor})})
     with atomic_folder(plots) as folder:
         kept = {**forecast_tables(results), "base": curves(runs)}
         for name, table in kept.items():

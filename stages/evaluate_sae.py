@@ -12,6 +12,7 @@ from wscore.sae.evaluation.explain import ExplainConfig
 from wscore.sae.evaluation.plots import DRAWINGS, draw_codes, draw_features, draw_sae_training, draw_steering
 from wscore.sae.evaluation.report import EvaluationData, evaluate_dictionary
 from wscore.tokens.cache import TokenCache
+from wscore.training.model_folder import model_identities
 from wscore.zoo.store import Zoo
 
 
@@ -33,7 +34,7 @@ def main(
     images = draw_probe_images(load_tasks(run.params["data"]), config)
     material = EvaluationData(Zoo(zoo), cache, images, lambda: decoder_of(autoencoder, representations))
     results = evaluate_dictionary(open_dictionary(sae, cache, representations), material, config, run.params["explain"])
-    write_json(metrics, {"sae_test": results.figures})
+    write_json(metrics, {"sae_test": results.figures, "sae_test_of": model_identities({"sparse_dictionary": sae})})
     with atomic_folder(plots) as folder:
         for name, table in results.tables.items():
             write_csv(folder / f"{name}.csv", dict(table))

@@ -23,13 +23,13 @@ def main(
     codec: Path,
     heads: Path,
     sae: Path,
-    predictor: Path,
     metrics: list[Path],
     plots: Path,
     out: Path,
     datasets: Path,
+    predictor: Path | None = None,
 ) -> str:
-    """Write models/published and data/published and return a summary."""
+    """Write folders of models and of data sets, those of the pipeline to models/published and data/published."""
     config, networks = run.params["publish"], Zoo(zoo)
     origin = gather_provenance(networks, {name: run.params[name] for name in RECORDED})
     sources = Sources(autoencoder, codec, heads, run.params["heads"]["tasks"], sae, predictor, plots)

@@ -41,7 +41,9 @@ def fixed_seeds() -> None:
 def digits() -> Images:
     """The built-in 8x8 digits: 1,198 training and 599 test images."""
     return load_images(
-        ImagesConfig(dataset="digits", root=None, revision=None, size=None, max_train=None, max_test=None)
+        ImagesConfig(
+            dataset="digits", root=None, revision=None, size=None, max_train=None, max_test=None, normalize=None
+        )
     )
 
 

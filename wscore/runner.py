@@ -26,6 +26,7 @@ from typing import Any, Literal, NamedTuple, get_args, get_origin
 
 from wscore.config import PARAMS, load_key, load_section, read_yaml
 from wscore.errors import WscoreError, WscoreWarning
+from wscore.interrupt import INTERRUPTED
 from wscore.io import is_first_process
 from wscore.tracking import Tracker, open_tracker
 
@@ -74,7 +75,7 @@ class Stage:
         """
         options = vars(self.parser().parse_args(arguments))
         try:
-            with _short_warnings(self.name), _stopped_by_sigterm():
+            with _short_warnings(self.name), _stopped_by_signals():
                 summary = self.run(**options)
         except WscoreError as error:
             sys.exit(f"{self.name}: {' '.join(str(error).split())}")
@@ -83,7 +84,8 @@ class Stage:
                 raise
             sys.exit(f"{self.name}: {_explain(error)}")
         except KeyboardInterrupt:
-            sys.exit(128 + 2)
+            sys.stderr.write(f"{self.name}: interrupted\n")
+            sys.exit(INTERRUPTED)
         if is_first_process():
             print(summary)  # noqa: T201
 
@@ -179,9 +181,12 @@ def _short_warnings(name: str) -> Iterator[None]:
 
 
 @contextmanager
-def _stopped_by_sigterm() -> Iterator[None]:
-    usual = signal.signal(signal.SIGTERM, signal.default_int_handler)
+def _stopped_by_signals() -> Iterator[None]:
+    """Raise KeyboardInterrupt on SIGTERM and, unless it is ignored, on Ctrl-C."""
+    numbers = [signal.SIGTERM, *([] if signal.getsignal(signal.SIGINT) is signal.SIG_IGN else [signal.SIGINT])]
+    usual = {number: signal.signal(number, signal.default_int_handler) for number in numbers}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, usual)
+        for number, handler in usual.items():
+            signal.signal(number, handler)

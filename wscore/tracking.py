@@ -7,45 +7,56 @@ Runs are stored at `MLFLOW_TRACKING_URI`, else in one SQLite file and one artifa
 for stages that DVC runs in a temporary folder. `WSCORE_TRACKING=off` disables tracking. Stages find their parent run by
 its tag `wscore.pipeline`, derived from DVC's environment variables (see `pipeline_identity`).
 
-Any failure of MLflow, its database or its server warns once, and the run continues with `NullTracker`. Only this module
-imports mlflow, and only when a tracker is opened.
+Any failure of MLflow, its database or its server warns once, and the run continues with `NullTracker`. After a failure of
+`MLFLOW_TRACKING_URI` the later stages of the same `dvc repro` or `dvc exp run` do not try again. Only this module imports
+mlflow, and only when a tracker is opened.
 """
 
+import http.client
 import importlib
 import logging
 import os
 import re
 import socket
+import sqlite3
+import ssl
 import subprocess
 import sys
+import threading
 import time
+import urllib.error
 import urllib.request
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import psutil
 from filelock import FileLock
 
 from wscore.config import PARAMS, flatten, read_yaml
 from wscore.errors import ConfigError, WscoreWarning
-from wscore.io import is_first_process
+from wscore.io import is_first_process, write_text
+from wscore.preflight import is_dvc
 
 EXPERIMENT = "wscore"
 PIPELINE_TAG = "wscore.pipeline"
-PROBE_SECONDS = 2.0
+STORE = "mlflow.db"
+GIVEN_UP = "wscore-tracking-off"  # names the pipeline run in which the server failed
+SERVER = "MLFLOW_TRACKING_URI"
+SHORTEST_SECRET = 4  # characters that are hidden wherever they occur
 LOCK_SECONDS = 120.0
 FLUSH_SECONDS = 10.0
 FLUSH_COUNT = 500
 PARAMS_PER_REQUEST = 100
-# Two quick retries instead of seven over four minutes; settings of the user take precedence. Read by mlflow on use.
+# Settings of the user take precedence. Read by mlflow on use. By default a request fails after some 9 seconds.
 PATIENCE = {
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "4",
+    "MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER": "false",
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
 
@@ -116,7 +127,7 @@ def open_tracker(stage_name: str, params: Mapping[str, Any]) -> Iterator[Tracker
         ConfigError: if `WSCORE_TRACKING` is neither on nor off.
     """
     tracker = GuardedTracker()
-    if is_enabled():
+    if is_enabled() and not given_up():
         tracker.attempt(lambda: tracker.use(_start(stage_name, params)))
     status = "FAILED"
     try:
@@ -153,7 +164,8 @@ class GuardedTracker:
             action()
         except _failures() as error:
             self.inner = NullTracker()
-            reason = " ".join(str(error).split())[:300] or type(error).__name__
+            _give_up()
+            reason = without_secrets(" ".join(str(error).split()))[:300] or type(error).__name__
             warnings.warn(f"MLflow tracking is off for the rest of this run: {reason}", WscoreWarning, stacklevel=4)
 
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
@@ -265,19 +277,48 @@ def pipeline_identity() -> Pipeline:
     experiment, baseline = os.environ.get("DVC_EXP_NAME"), os.environ.get("DVC_EXP_BASELINE_REV", "")
     if experiment:
         return Pipeline(f"exp:{baseline[:7]}:{experiment}", experiment)
-    me = psutil.Process()
-    dvc = next((process for process in me.parents() if _is_dvc(process)), None)
-    owner = dvc or me
-    key = f"process:{socket.gethostname()}:{owner.pid}:{int(owner.create_time())}"
-    return Pipeline(key, "dvc repro" if dvc else "single stage")
+    dvc = _dvc_process()
+    return Pipeline(_process_key(dvc or psutil.Process()), "dvc repro" if dvc else "single stage")
 
 
-def _is_dvc(process: psutil.Process) -> bool:
-    try:
-        words = process.cmdline()[:3]
-    except psutil.Error:
-        return False
-    return any(Path(word).name in ("dvc", "dvc.exe") for word in words[:2]) or words[1:] == ["-m", "dvc"]
+def _dvc_process() -> psutil.Process | None:
+    return next((process for process in psutil.Process().parents() if is_dvc(process)), None)
+
+
+def _process_key(process: psutil.Process) -> str:
+    return f"process:{socket.gethostname()}:{process.pid}:{int(process.create_time())}"
+
+
+def given_up() -> bool:
+    """Return whether the server of `MLFLOW_TRACKING_URI` failed in an earlier stage of this pipeline run."""
+    with suppress(OSError, psutil.Error):
+        return (_scratch(find_root()) / GIVEN_UP).read_text(encoding="utf-8") == _attempt_key()
+    return False
+
+
+def _give_up() -> None:
+    """Let the later stages of this pipeline run do without the server."""
+    with suppress(OSError, psutil.Error):
+        key = _attempt_key()
+        if key:
+            write_text(_scratch(find_root()) / GIVEN_UP, key)
+
+
+def _attempt_key() -> str:
+    """Return what stages share that DVC runs in one go with one server; empty for single stages and the local store."""
+    dvc = _dvc_process()
+    return f"{_process_key(dvc)} {without_secrets(os.environ[SERVER])}" if dvc and os.environ.get(SERVER) else ""
+
+
+def without_secrets(text: str) -> str:
+    """Return a text without user and password in URLs, and without those of the tracking server."""
+    server = re.sub(r"^[\w+.-]+://", "", os.environ.get(SERVER, ""))
+    userinfo = server.rpartition("@")[0]
+    password = userinfo.partition(":")[2]
+    named = [os.environ.get(f"MLFLOW_TRACKING_{name}", "") for name in ("PASSWORD", "TOKEN")]
+    for secret in (userinfo, unquote(userinfo), password, unquote(password), *named):
+        text = text.replace(secret, "***") if len(secret) >= SHORTEST_SECRET else text
+    return re.sub(r"(?<=://)[^/\s@]*@", "***@", text)
 
 
 def _failures() -> tuple[type[Exception], ...]:
@@ -294,10 +335,10 @@ def _failures() -> tuple[type[Exception], ...]:
 
 def _start(stage_name: str, params: Mapping[str, Any]) -> MlflowTracker:
     root = find_root()
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root / 'mlflow.db'}"
-    _prepare(uri)
-    with FileLock(_lock_path(root), timeout=LOCK_SECONDS):
-        client = _client(uri)
+    server = os.environ.get(SERVER)
+    _prepare(server)
+    with FileLock(_scratch(root) / "wscore-tracking.lock", timeout=LOCK_SECONDS):
+        client = _client(server) if server else _local_client(root)
         experiment = _experiment(client, root)
         parent = _parent(client, experiment)
     tags = {**_common_tags(root), "mlflow.parentRunId": parent, "dvc.stage": stage_name}
@@ -306,15 +347,29 @@ def _start(stage_name: str, params: Mapping[str, Any]) -> MlflowTracker:
     return MlflowTracker(client, run, parent)
 
 
-def _prepare(uri: str) -> None:
-    """Limit retries, fail fast if the server accepts no connection, and import MLflow, which takes seconds."""
+def _prepare(server: str | None) -> None:
+    """Limit retries, fail fast if the server does not answer, and import MLflow, which takes seconds."""
     for name, value in PATIENCE.items():
         os.environ.setdefault(name, value)
-    if uri.startswith(("http://", "https://")):
-        _probe(uri)
+    os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"  # it would print user and password
+    if server and server.startswith(("http://", "https://")):
+        _probe(server)
     importlib.import_module("mlflow")
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def _local_client(root: Path) -> Any:
+    """Return a client of the SQLite store in the root of the clone; a new store appears there when it is complete."""
+    path, scratch = root / STORE, _scratch(root)
+    _move_unfinished(path)
+    if not path.exists():
+        for remnant in scratch.glob(f"{STORE}.*"):
+            remnant.unlink()
+        temporary = scratch / f"{STORE}.{os.getpid()}"
+        _client(f"sqlite:///{temporary}")
+        temporary.replace(path)
+    return _client(f"sqlite:///{path}")
 
 
 def _client(uri: str) -> Any:
@@ -326,22 +381,68 @@ def _client(uri: str) -> Any:
         return MlflowClient(tracking_uri=uri)
 
 
-def _probe(uri: str) -> None:
-    parts = urlsplit(uri)
-    host = parts.hostname or ""
-    if parts.scheme in urllib.request.getproxies() and not urllib.request.proxy_bypass(host):
+def _move_unfinished(path: Path) -> None:
+    """Move a SQLite store aside that MLflow did not finish creating, with its journal; it can't be repaired."""
+    if not path.is_file() or _is_finished(path):
         return
-    port = parts.port or (443 if parts.scheme == "https" else 80)
+    aside = next(name for n in range(1000) if not (name := path.with_name(f"{path.name}.unfinished-{n}")).exists())
+    for end in ("-journal", "-wal", "-shm", ""):
+        side = path.with_name(path.name + end)
+        if side.exists():
+            side.replace(aside.with_name(aside.name + end))
+    message = (
+        f"{path.name} was not completely created in an interrupted run; it is now {aside.name}, and a new one is made"
+    )
+    warnings.warn(message, WscoreWarning, stacklevel=2)
+
+
+def _is_finished(path: Path) -> bool:
+    """Return whether MLflow finished creating a store: its last step adds the first experiment."""
     try:
-        socket.create_connection((host, port), timeout=PROBE_SECONDS).close()
-    except OSError as error:
-        raise ConnectionError(f"no MLflow server at {parts.scheme}://{host}:{port} ({error})") from error
+        with closing(sqlite3.connect(path)) as database:
+            return database.execute("SELECT count(*) FROM experiments").fetchone()[0] > 0
+    except sqlite3.OperationalError as error:  # such as a store that another process is writing to
+        return "no such table" not in str(error)
+    except sqlite3.DatabaseError:
+        return False
 
 
-def _lock_path(root: Path) -> Path:
+def _probe(server: str) -> None:
+    """Ask a server for its health; any answer will do.
+
+    Raises:
+        ConnectionError: if there is none within the timeout of a request, name resolution included.
+    """
+    parts = urlsplit(server)
+    address = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+    timeout = float(os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"])
+    outcome: list[Exception | None] = []
+
+    def ask() -> None:
+        try:
+            opener = urllib.request.build_opener()
+            opener.open(f"{address}{parts.path.rstrip('/')}/health", timeout=timeout).close()
+        except urllib.error.HTTPError:
+            outcome.append(None)
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            reason = getattr(error, "reason", None)
+            outcome.append(None if isinstance(reason, ssl.SSLError) else error)  # MLflow has certificates of its own
+        else:
+            outcome.append(None)
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(timeout)
+    error = outcome[0] if outcome else TimeoutError(f"no answer in {timeout:g} s")
+    if error is not None:
+        raise ConnectionError(f"no MLflow server at {address} ({error})") from error
+
+
+def _scratch(root: Path) -> Path:
+    """Return the folder of lock and temporary files, on the same disk as the store."""
     folder = root / ".dvc" / "tmp" if (root / ".dvc").is_dir() else root / ".cache"
     folder.mkdir(parents=True, exist_ok=True)
-    return folder / "wscore-tracking.lock"
+    return folder
 
 
 def _experiment(client: Any, root: Path) -> str:
@@ -351,7 +452,7 @@ def _experiment(client: Any, root: Path) -> str:
     found = client.get_experiment_by_name(name)
     if found is not None and found.lifecycle_stage == "deleted":
         client.restore_experiment(found.experiment_id)
-    if found is not None and "MLFLOW_TRACKING_URI" not in os.environ and found.artifact_location != folder:
+    if found is not None and not os.environ.get(SERVER) and found.artifact_location != folder:
         # The clone was moved: new runs must not write to the old location.
         client.rename_experiment(found.experiment_id, f"{name} (moved, {found.experiment_id})")
         found = None

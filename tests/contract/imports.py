@@ -19,10 +19,11 @@ from ruamel.yaml import YAML
 ROOT = Path(__file__).resolve().parents[2]
 #: Modules that cannot change what a stage writes: messages, tracking, the command line and transfers to and from the Hub.
 INERT = (
-    "wscore/errors.py", "wscore/tracking.py", "wscore/runner.py", "wscore/presets.py",
+    "wscore/errors.py", "wscore/interrupt.py", "wscore/preflight.py", "wscore/presets.py", "wscore/runner.py",
+    "wscore/tracking.py",
     "wscore/hub/client.py", "wscore/hub/fetch.py", "wscore/hub/upload.py",
 )  # fmt: skip
-WIDTH = 136
+WIDTH = 150
 DEPS = re.compile(r"^( *)deps:(?: \[[^]]*\]\n|\n(?:\1 +- .*\n)*)", re.MULTILINE)
 COMMAND = re.compile(r"python -m ((?:stages|studies\.\w+)\.\w+)")
 

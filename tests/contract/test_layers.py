@@ -10,7 +10,7 @@ import pytest
 from tests.contract.imports import ROOT, imported_files, imported_names
 
 ROWS = (
-    ("errors", "config", "io", "presets"),
+    ("errors", "config", "interrupt", "io", "preflight", "presets"),
     ("parallel", "pca"),
     ("tracking", "hub", "symmetry", "plots", "evaluation"),
     ("networks", "training", "runner"),

@@ -20,9 +20,15 @@ from tests.contract.imports import (
     study_files,
 )
 from wscore.config import read_yaml
+from wscore.preflight import FOLDERS
 from wscore.runner import Stage
 
 STAGES = {**pipeline(), **studies()}
+FINGERPRINTS = FOLDERS.as_posix()
+LOCAL_FOLDERS = {
+    "fetch_zoo": [["zoo"]],
+    "train_base": [["base"]],
+}  # stages that read a folder outside of the repository
 TASKS = read_yaml(ROOT / "params.yaml")["heads"]["tasks"]
 
 
@@ -87,6 +93,8 @@ def test_params_are_the_sections_that_the_stage_reads(name: str) -> None:
     entry, main = STAGES[name], load(STAGES[name])
     listed = {section: "params.yaml" for section in entry.get("params", []) if isinstance(section, str)}
     own = [item for item in entry.get("params", []) if isinstance(item, dict)]
+    assert [item[FINGERPRINTS] for item in own if FINGERPRINTS in item] == LOCAL_FOLDERS.get(name, [])
+    own = [item for item in own if FINGERPRINTS not in item]
     listed |= {section: path for item in own for path, sections in item.items() for section in sections}
     assert listed == {section: main.source(section).as_posix() for section in main.sections}
 

@@ -17,7 +17,7 @@ from wscore.tokens.config import TokensConfig
 from wscore.zoo.store import Zoo
 
 PARAMS = """
-data: { dataset: digits, root: null, revision: null, size: null, max_train: null, max_test: null, factories: {} }
+data: { dataset: digits, root: null, revision: null, size: null, max_train: null, max_test: null, normalize: null, factories: {} }
 evaluate:
   { max_networks: null, probe_images: 50, bootstrap_samples: 10, seed: 0 }
 """

@@ -13,7 +13,7 @@ from wscore.tokens.config import TokensConfig
 from wscore.zoo.store import Zoo
 
 PARAMS = """
-data: { dataset: digits, root: null, revision: null, size: null, max_train: null, max_test: null, factories: {} }
+data: { dataset: digits, root: null, revision: null, size: null, max_train: null, max_test: null, normalize: null, factories: {} }
 evaluate:
   { max_networks: null, probe_images: 50, bootstrap_samples: 10, seed: 0 }
 latents: { pairs: 3, steps: 3, bands: [0.0, 1.0], samples: 2, bandwidth: 0.2, seed: 0 }

@@ -1,6 +1,7 @@
 """The publish stage: complete folders, honest cards, and an upload that can't harm them."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from wscore.errors import ModelError
 from wscore.heads.mlp_head import Head, HeadConfig
 from wscore.io import write_csv, write_json
 from wscore.presets import apply_preset
-from wscore.training.model_folder import save_model
+from wscore.training.model_folder import model_identities, save_model
 from wscore.zoo.store import Zoo
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -47,8 +48,6 @@ def workplace(tmp_path: Path, tiny_zoo: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.delenv("HF_TOKEN", raising=False)
     PARAMS.write_text((ROOT / PARAMS).read_text(encoding="utf-8"), encoding="utf-8")
     preset("heads: {tasks: [accuracy]}")
-    for name, content in FIGURES.items():
-        write_json(Path(f"metrics/{name}.json"), {name: content})
     torch.manual_seed(0)
     model = Head(
         HeadConfig(
@@ -57,6 +56,7 @@ def workplace(tmp_path: Path, tiny_zoo: Path, monkeypatch: pytest.MonkeyPatch) -
     )
     for folder in ("autoencoder/encoder", "autoencoder/decoder", "heads/accuracy", "sae", "predictor"):
         save_model(Path("models") / folder, model)
+    write_figures()
     for name in ("tokenizer.json", "normalizer.json"):
         write_json(Path("models/autoencoder") / name, {})
     Path("models/codec").mkdir()
@@ -66,6 +66,14 @@ def workplace(tmp_path: Path, tiny_zoo: Path, monkeypatch: pytest.MonkeyPatch) -
     for name in ("autoencoder", "heads/accuracy", "sae", "predictor"):
         write_csv(Path("plots") / name / "history.csv", {"epoch": [0, 1], "lr": [0.1, 0.0], "train_loss": [1.0, 0.5]})
     return tmp_path
+
+
+def write_figures() -> None:
+    """Write the metrics as the evaluations of the models in the folder do."""
+    hash_of = model_identities({"any": Path("models/sae")})["any"]
+    for name, content in FIGURES.items():
+        names = ("encoder", "decoder", "accuracy", "sparse_dictionary", "predictor")
+        write_json(Path(f"metrics/{name}.json"), {name: content, f"{name}_of": dict.fromkeys(names, hash_of)})
 
 
 def write_representations(zoo: Zoo) -> None:
@@ -87,11 +95,12 @@ def preset(text: str) -> None:
     apply_preset(path, PARAMS)
 
 
-def run(*more: str) -> None:
+def run(*more: str, predictor: bool = True) -> None:
     main([
         "--zoo", "zoo", "--representations", "representations", "--autoencoder", "models/autoencoder",
-        "--codec", "models/codec", "--heads", "models/heads", "--sae", "models/sae", "--predictor", "models/predictor",
-        "--metrics", *(f"metrics/{name}.json" for name in (*FIGURES, *more)), "--plots", "plots",
+        "--codec", "models/codec", "--heads", "models/heads", "--sae", "models/sae", "--plots", "plots",
+        *(["--predictor", "models/predictor"] if predictor else []),
+        "--metrics", *(f"metrics/{name}.json" for name in (*FIGURES, *more) if predictor or name != "predictor_test"),
         "--out", "published", "--datasets", "datasets",
     ])  # fmt: skip
 
@@ -119,6 +128,31 @@ def test_every_model_has_what_it_needs(workplace: Path, capsys: pytest.CaptureFi
         "6 models (encoder, decoder, codec, heads/accuracy, sparse_dictionary, predictor) "
         "and 2 data sets (zoo, representations)\n"
     )
+
+
+def test_the_models_of_a_zoo_are_published_without_a_predictor(
+    workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path in (Path("models/predictor"), Path("plots/predictor")):
+        shutil.rmtree(path)
+    Path("metrics/predictor_test.json").unlink()
+    run(predictor=False)
+    assert capsys.readouterr().out.startswith(
+        "4 models (encoder, decoder, heads/accuracy, sparse_dictionary) and 2 data"
+    )
+    assert not Path("published/predictor").exists()
+
+
+@pytest.mark.parametrize("content", [{"sae_test_of": {"sparse_dictionary": "0" * 16}}, {}])
+def test_metrics_of_another_model_are_refused(workplace: Path, content: dict) -> None:
+    write_json(Path("metrics/sae_test.json"), {"sae_test": FIGURES["sae_test"], **content})
+    got = "0" * 16 if content else "unknown"
+    message = (
+        rf"publish: sae_test: sparse_dictionary: metrics are those of another model; expected \w{{16}}; got {got}; run"
+    )
+    with pytest.raises(SystemExit, match=message):
+        run()
+    assert not Path("published").exists()
 
 
 def test_cards_hold_figures_controls_and_origin(workplace: Path) -> None:

@@ -9,7 +9,7 @@ from wscore.tokens.cache import TokenCache
 from wscore.zoo.store import Zoo
 
 TOKENS = """
-data: { dataset: digits, root: null, revision: null, size: null, max_train: null, max_test: null, factories: {} }
+data: { dataset: digits, root: null, revision: null, size: null, max_train: null, max_test: null, normalize: null, factories: {} }
 tokens:
   granularity: neuron
   chunk_size: 32

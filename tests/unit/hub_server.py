@@ -127,7 +127,7 @@ class HubHandler(BaseHTTPRequestHandler):
         self.handle_request()
 
     def do_HEAD(self) -> None:
-        self.handle_request()
+        self.answer(200, {}) if self.path == "/" else self.handle_request()
 
     def do_POST(self) -> None:
         self.handle_request()

@@ -233,3 +233,24 @@ def test_one_key_of_a_section_is_read_alone(tmp_path: Path) -> None:
     ):
         with pytest.raises(ConfigError, match=message):
             load_key(kind, name, path)
+
+
+class Scaled(Section):
+    shift: float
+
+
+class Table(Section):
+    kinds: dict[str, Scaled]
+    layouts: dict[str, tuple[Scaled, ...]] | None
+
+
+@pytest.mark.parametrize(("content", "message"), [
+    ({"kinds": {"a": {"shift": 1}, "b": {"shift": None}}, "layouts": None}, "t.kinds.b.shift: does not fit; expected a number"),
+    ({"kinds": {"a": {"shift": 1}, "b": {}}, "layouts": None}, "t.kinds.b.shift: is missing; expected a number"),
+    ({"kinds": {}, "layouts": {"x": [{"shift": 0}, {"shift": "y"}]}}, "t.layouts.x[1].shift: does not fit; expected a number"),
+    ({"kinds": {"a": 3}, "layouts": None}, "t.kinds.a: does not fit; expected a mapping; got 3"),
+])  # fmt: skip
+def test_entries_of_mappings_are_named(content: dict, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        convert(content, Table, where="t")
+    assert message in str(caught.value)

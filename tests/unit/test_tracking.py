@@ -4,6 +4,7 @@ import http.server
 import os
 import shutil
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -36,7 +37,8 @@ SECTIONS = {"ae": Model(latent_dim=64, sizes=(1, 2), path=None)}
 @pytest.fixture(autouse=True)
 def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A clone in a temporary folder, tracking on, outside DVC; what tracking sets in the environment is undone."""
-    for name in (*tracking.PATIENCE, "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME", "RANK", "WSCORE_PIPELINE_ID"):
+    others = ("MLFLOW_EXPERIMENT_NAME", "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "RANK", "WSCORE_PIPELINE_ID")
+    for name in (*tracking.PATIENCE, "MLFLOW_TRACKING_URI", *others):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
     for name in ("DVC_EXP_NAME", "DVC_EXP_BASELINE_REV", "DVC_STAGE"):
@@ -201,49 +203,127 @@ def test_a_refused_port_warns_once_before_mlflow_is_asked(monkeypatch: pytest.Mo
     (warned,) = warnings_of(run_stage)
     assert f"no MLflow server at http://127.0.0.1:{port}" in warned
     assert Path("result").exists()
-    assert tracking.PROBE_SECONDS <= 2
 
 
 def test_retries_are_few_unless_the_user_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "77")
-    tracking._prepare("sqlite:///x.db")
+    tracking._prepare(None)
     retries, backoff = (os.environ[f"MLFLOW_HTTP_REQUEST_{name}"] for name in ("MAX_RETRIES", "BACKOFF_FACTOR"))
-    assert (retries, backoff, os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"]) == ("2", "1", "77")
-    assert tracking.PATIENCE["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "10"
+    assert (retries, backoff, os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"]) == ("1", "1", "77")
+    assert os.environ["MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER"] == "false"
+    timeout, jitter = float(tracking.PATIENCE["MLFLOW_HTTP_REQUEST_TIMEOUT"]), 1
+    assert timeout * (1 + int(retries)) + jitter < 10
 
 
 @pytest.fixture
-def silent_server() -> Iterator[tuple[int, list[socket.socket]]]:
-    """A server that accepts connections and never answers: its port and its connections."""
-    connections: list[socket.socket] = []
-    with closing(socket.create_server(("127.0.0.1", 0))) as server:
+def silent_server() -> Iterator["SilentServer"]:
+    """A server that accepts connections and does not answer, but to its first requests if told so."""
+    server = SilentServer()
+    yield server
+    server.stop()
 
-        def accept() -> None:
-            while True:
-                try:
-                    connections.append(server.accept()[0])
-                except OSError:
-                    return
 
-        thread = threading.Thread(target=accept, daemon=True)
-        thread.start()
-        yield server.getsockname()[1], connections
-        server.shutdown(socket.SHUT_RDWR)
-        thread.join()
-    for connection in connections:
-        connection.close()
+class SilentServer:
+    """Attributes: port, connections, and how many of them are answered with 404."""
+
+    def __init__(self) -> None:
+        self.connections: list[socket.socket] = []
+        self.answered = 0
+        self.socket = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self.socket.getsockname()[1]
+        self.thread = threading.Thread(target=self.accept, daemon=True)
+        self.thread.start()
+
+    def accept(self) -> None:
+        while True:
+            try:
+                connection = self.socket.accept()[0]
+            except OSError:
+                return
+            self.connections.append(connection)
+            if len(self.connections) <= self.answered:
+                connection.recv(1 << 16)
+                connection.sendall(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+
+    def stop(self) -> None:
+        self.socket.shutdown(socket.SHUT_RDWR)
+        self.thread.join()
+        for connection in (*self.connections, self.socket):
+            connection.close()
+
+
+def test_a_silent_server_is_given_up_before_mlflow_is_asked(
+    silent_server: SilentServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{silent_server.port}")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "0.3")
+    monkeypatch.setattr(tracking, "_client", None)
+    (warned,) = warnings_of(run_stage)
+    assert f"no MLflow server at http://127.0.0.1:{silent_server.port}" in warned
+    assert len(silent_server.connections) == 1
 
 
 @pytest.mark.parametrize("retries", [0, 1])
-def test_a_silent_server_is_given_up_after_the_retries(
-    retries: int, silent_server: tuple[int, list[socket.socket]], monkeypatch: pytest.MonkeyPatch
+def test_a_server_that_falls_silent_is_given_up_after_the_retries(
+    retries: int, silent_server: SilentServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    port, connections = silent_server
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
+    silent_server.answered = 1
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{silent_server.port}")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", str(retries))
     assert len(warnings_of(run_stage)) == 1
-    assert len(connections) == 1 + 1 + retries  # the probe, one request, its retries
+    assert len(silent_server.connections) == 1 + 1 + retries  # the probe, one request, its retries
+
+
+PIPELINE = r"""
+import os, subprocess, sys
+stage = "from wscore.tracking import open_tracker\nwith open_tracker('stage', {}):\n    pass"
+for _ in range(3):
+    subprocess.run([sys.executable, "-c", stage], check=True)
+"""
+
+
+def test_after_one_failure_the_later_stages_of_a_pipeline_run_do_not_try_again(
+    tmp_path: Path, silent_server: SilentServer
+) -> None:
+    """A script called dvc runs three stages, twice: each run tries once."""
+    (tmp_path / "dvc").write_text(PIPELINE)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "MLFLOW_HTTP_REQUEST_TIMEOUT": "0.3"}
+    environment["MLFLOW_TRACKING_URI"] = f"http://name:secret@127.0.0.1:{silent_server.port}"
+    for runs in (1, 2):
+        command = [sys.executable, tmp_path / "dvc"]
+        said = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+        assert said.stderr.count("MLflow tracking is off for the rest of this run") == 1
+        assert len(silent_server.connections) == runs
+        assert "secret" not in said.stderr + said.stdout
+    kept = [path.read_text() for path in Path().rglob("*") if path.is_file() and path.name != "params.yaml"]
+    assert kept
+    assert not [text for text in kept if "secret" in text]
+
+
+def test_a_single_stage_tries_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    for _ in range(2):
+        assert len(warnings_of(run_stage)) == 1
+
+
+@pytest.mark.parametrize(("uri", "text"), [
+    ("http://me:pass%40word@host:1/x", "failed: http://me:pass%40word@host:1/x, pass@word"),
+    ("https://me:p/a:s@host", "Max retries for https://me:p/a:s@host/api with me:p/a:s"),
+    ("postgresql+psycopg://u:hunter22@db/x", "connection to u:hunter22 at postgresql+psycopg://u:hunter22@db/x"),
+    ("", "see https://else:hunter22@host/"),
+])  # fmt: skip
+def test_user_and_password_are_never_shown(uri: str, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "token-of-me")
+    (warned,) = warnings_of(lambda: guarded(FakeClient(1, ConnectionError(f"{text} token-of-me"))).set_tags({"a": 1}))
+    assert not [word for word in ("pass@word", "pass%40word", "p/a:s", "hunter22", "token-of-me") if word in warned]
+    assert "***" in warned
+
+
+def test_mlflow_prints_no_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    tracking._prepare(None)
+    assert os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] == "true"
 
 
 @pytest.mark.parametrize("answer", [b"<html>please log in</html>", b"[]", b'{"experiment": 3}'])
@@ -272,12 +352,88 @@ def test_a_store_that_cannot_be_opened_warns_once(uri: str, monkeypatch: pytest.
     assert len(warnings_of(run_stage)) == 1
 
 
-def test_a_proxy_is_not_probed_around(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+def test_a_server_behind_a_proxy_is_asked_through_it(
+    silent_server: SilentServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    silent_server.answered = 1
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{silent_server.port}")
     monkeypatch.delenv("no_proxy", raising=False)
     monkeypatch.delenv("NO_PROXY", raising=False)
-    monkeypatch.setattr(socket, "create_connection", None)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
     tracking._probe("http://mlflow.example.org")
+    assert len(silent_server.connections) == 1
+
+
+# --- the local store ---
+
+
+def half_made(path: Path, rows: str = "") -> None:
+    with closing(sqlite3.connect(path)) as database:
+        database.executescript(
+            f"CREATE TABLE experiments (experiment_id INTEGER); {rows} CREATE TABLE runs (run_uuid TEXT)"
+        )
+
+
+@pytest.mark.parametrize("make", [Path.touch, lambda path: path.write_bytes(b"SQLite format 3\0" * 99), half_made])
+def test_a_store_that_is_half_made_is_moved_aside_and_a_new_one_made(
+    make: Callable[[Path], Any], empty_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+
+    def client(uri: str) -> None:
+        path = Path(uri.removeprefix("sqlite:///"))
+        made.append(path.name)
+        if not path.exists():
+            shutil.copy(empty_store, path)
+
+    monkeypatch.setattr(tracking, "_client", client)
+    for number in range(2):
+        make(Path("mlflow.db"))
+        (warned,) = warnings_of(lambda: tracking._local_client(Path.cwd()))
+        assert (
+            f"mlflow.db was not completely created in an interrupted run; it is now mlflow.db.unfinished-{number}"
+            in warned
+        )
+        assert Path(f"mlflow.db.unfinished-{number}").is_file()
+        assert Path("mlflow.db").read_bytes() == empty_store.read_bytes()
+        Path("mlflow.db").unlink()
+    assert made == [f"mlflow.db.{os.getpid()}", "mlflow.db"] * 2
+
+
+def test_a_store_that_is_finished_or_in_use_or_of_others_stays(empty_store: Path, tmp_path: Path) -> None:
+    shutil.copy(empty_store, "mlflow.db")
+    half_made(tmp_path / "old.db", "INSERT INTO experiments VALUES (0);")
+    for path in (Path("mlflow.db"), tmp_path / "old.db"):
+        tracking._move_unfinished(path)
+        with closing(sqlite3.connect(path)) as other:
+            other.execute("BEGIN EXCLUSIVE")
+            assert tracking._is_finished(path)
+        assert path.is_file()
+
+
+def test_a_store_that_is_interrupted_while_it_is_made_leaves_nothing_in_its_place(
+    empty_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(uri: str) -> None:
+        half_made(Path(uri.removeprefix("sqlite:///")))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tracking, "_client", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        tracking._local_client(Path.cwd())
+    assert not Path("mlflow.db").exists()
+    (remnant,) = Path(".cache").iterdir()
+    copied: list[str] = []
+
+    def client(uri: str) -> None:
+        copied.append(uri)
+        shutil.copy(empty_store, uri.removeprefix("sqlite:///"))
+
+    remnant.rename(remnant.with_name("mlflow.db.1"))  # as of a process that is gone
+    monkeypatch.setattr(tracking, "_client", client)
+    tracking._local_client(Path.cwd())
+    assert Path("mlflow.db").exists()
+    assert list(Path(".cache").iterdir()) == []
 
 
 # --- batches, names, places ---

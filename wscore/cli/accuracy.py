@@ -25,7 +25,9 @@ class Judge:
         known = parse(architecture)
         size = known.input[1]
         images = load_images(
-            ImagesConfig(dataset=dataset, root=None, revision=None, size=size, max_train=None, max_test=None)
+            ImagesConfig(
+                dataset=dataset, root=None, revision=None, size=size, max_train=None, max_test=None, normalize=None
+            )
         )
         self.network = build(known).eval()
         self.images, self.labels, self.training = images.x_test, images.y_test, images.x_train

@@ -16,10 +16,12 @@ from wscore.forecasting.trajectories.store import Trajectory
 from wscore.hub.checksums import CHECKSUMS, read_checksums, verify
 from wscore.hub.fetch import fetch, parse_source
 from wscore.networks.architectures import build, parse
+from wscore.networks.factories import misfit
 from wscore.networks.layout import is_convolution, layout_of
 from wscore.publish.pretrained import PublishedEncoder
 from wscore.symmetry.spec import PermutationSpec
 from wscore.symmetry.trace import derive_spec
+from wscore.symmetry.verify import verify_spec
 from wscore.training.model_folder import CONFIG, read_model_config
 from wscore.zoo.store import Zoo
 
@@ -83,7 +85,26 @@ def inspect_network(network: LoadedNetwork, model: str) -> dict[str, Any]:
         for group, units in spec.units.items():
             bound = [f"{item.tensor}[{item.axis}]" for item in spec.bindings(group)]
             groups.append({"group": group, "units": units, "axes": ", ".join(bound)})
-    return {**facts, "layers and tensors": rows, "units that can change places": groups}
+    return {**facts, **_source(network), "layers and tensors": rows, "units that can change places": groups}
+
+
+def _source(network: LoadedNetwork) -> dict[str, Any]:
+    """Return where a network lies in its file, and what else is there."""
+    source = network.source
+    if source is None:
+        return {}
+    masks = [
+        {
+            "tensor": printable(name),
+            "shape": "x".join(map(str, tensor.shape)),
+            "dtype": str(tensor.dtype).removeprefix("torch."),
+        }
+        for name, tensor in source.constants.items()
+    ]
+    others = [{"entry": printable(place), "what": why} for place, why in source.left_out.items()]
+    others += [{"entry": printable(place), "what": "optimizer, schedule or random state"} for place in source.memory]
+    others += [{"entry": printable(name), "what": "object that was not made"} for name in source.stubbed]
+    return {"read from": printable(source.key) or "all of the file", "masks and tables": masks, "left out": others}
 
 
 def _statistics(values: Tensor) -> dict[str, float | None]:
@@ -98,9 +119,14 @@ def _symmetry(network: LoadedNetwork, model: str) -> tuple[PermutationSpec | Non
     """Return which units can be permuted, and the source of this information."""
     if network.architecture:
         known = parse(network.architecture)
-        built = build(known)
+        built, example = build(known).eval(), torch.rand(4, *known.input)
+        reason = misfit(built.state_dict(), network.layout)
+        if reason:
+            raise ModelError("does not fit its architecture", where=network.name, got=reason)
         built.load_state_dict(network.state)
-        return derive_spec(built.eval(), torch.rand(4, *known.input)), "derived from the architecture"
+        spec = derive_spec(built, example)
+        verify_spec(built, spec, example, tolerance=1e-3)
+        return spec, "derived from the architecture"
     try:
         encoder = PublishedEncoder.from_pretrained(model)
         layout = layout_of(encoder.layouts.ordered(network.state))

@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -10,6 +11,7 @@ from typing import Any
 
 from wscore import __version__
 from wscore.errors import WscoreError
+from wscore.interrupt import INTERRUPTED, leave_on_interrupt
 
 MODEL = "models/published"
 AMONG = "data/published/representations"
@@ -59,7 +61,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = build_parser().parse_args(arguments)
     warnings.showwarning = _show_warning
     name = options.command
+    usual = leave_on_interrupt(f"wscore {name}")
     module = importlib.import_module(MODULES.get(name, "wscore.cli.commands"))
+    signal.signal(signal.SIGINT, usual)
     run: Callable[[argparse.Namespace], None] = getattr(module, name)
     try:
         run(options)
@@ -73,7 +77,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         where = f"{error.filename}: " if error.filename else ""
         sys.exit(_complaint(name, f"{where}{error.strerror or error}"))
     except KeyboardInterrupt:
-        sys.exit(128 + 2)
+        sys.stderr.write(_complaint(name, "interrupted\n"))
+        sys.exit(INTERRUPTED)
 
 
 def build_parser() -> argparse.ArgumentParser:

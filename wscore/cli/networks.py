@@ -12,8 +12,9 @@ from wscore.errors import DataError, WscoreError
 from wscore.forecasting.trajectories.store import Trajectory
 from wscore.hub.client import download, download_zoo
 from wscore.hub.fetch import parse_source
-from wscore.networks.checkpoints import SUFFIXES, read_network_state
+from wscore.networks.checkpoints import SUFFIXES, read_network
 from wscore.networks.layout import Layout, layout_of
+from wscore.networks.selection import Checkpoint
 from wscore.zoo.readers.folder import in_time
 from wscore.zoo.store import Zoo
 
@@ -28,11 +29,13 @@ class LoadedNetwork(NamedTuple):
         name: name in tables.
         state: its state dict.
         architecture: as JSON text; empty if unknown.
+        source: what else the file holds; None for networks that are not in a file of their own.
     """
 
     name: str
     state: dict[str, Tensor]
     architecture: str
+    source: Checkpoint | None = None
 
     @property
     def layout(self) -> Layout:
@@ -89,7 +92,7 @@ def _read(text: str) -> Iterator[LoadedNetwork]:
         return
     path = zoo_folder(text)
     if path.is_file():
-        yield LoadedNetwork(path.name, read_network_state(path), "")
+        yield _of_file(path, path.name)
     elif path.is_dir():
         yield from _of_folder(path)
     else:
@@ -116,7 +119,12 @@ def _of_folder(path: Path) -> Iterator[LoadedNetwork]:
         fix = f"name one of the recorded runs, such as {runs[0]}" if runs else None
         raise DataError("no networks here", where=path, expected=f"a zoo, or files *{', *'.join(SUFFIXES)}", fix=fix)
     for file in files:
-        yield LoadedNetwork(file, read_network_state(path / file), "")
+        yield _of_file(path / file, file)
+
+
+def _of_file(path: Path, name: str) -> LoadedNetwork:
+    checkpoint = read_network(path)
+    return LoadedNetwork(name, checkpoint.state, "", checkpoint)
 
 
 def _of_zoo(zoo: Zoo, name: str, text: str) -> LoadedNetwork:

@@ -22,7 +22,7 @@ def print_table(rows: Sequence[Mapping[str, Any]], *, title: str = "") -> None:
     numeric = {name: all(_is_number(row.get(name)) for row in rows) for name in columns}
     cells = [[cell(row.get(name)) for name in columns] for row in rows]
     widths = [max([len(name), *(len(line[place]) for line in cells)]) for place, name in enumerate(columns)]
-    lines = [f"{title}:"] if title else []
+    lines = [title] if title else []
     for line in [columns, *cells]:
         aligned = [
             text.rjust(width) if numeric[name] else text.ljust(width)

@@ -21,7 +21,7 @@ the mean of the last few snapshots, at no extra steps; jumps move it forward.
 
 import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -199,8 +199,9 @@ class Nowcast:
 
     def _statistics(self) -> list[Tensor]:
         """Return the buffers that can be averaged: all fractions but the unit vectors of a power iteration."""
-        vectors = ("_u", "_v")  # of spectral normalisation, old and new; a mean of them is shorter than 1
-        return [b for name, b in self.network.named_buffers() if b.is_floating_point() and not name.endswith(vectors)]
+        names = {name for name, _ in self.network.named_parameters()}
+        buffers = dict(self.network.named_buffers())
+        return [b for name, b in buffers.items() if b.is_floating_point() and not _is_power_vector(name, names)]
 
     @torch.no_grad()
     def _jump(self) -> None:
@@ -348,6 +349,13 @@ def _parameters(network: nn.Module, optimizer: torch.optim.Optimizer) -> dict[st
         expected = "one that trains parameters of the network"
         raise ConfigError("has none of the parameters", where="nowcast: optimizer", expected=expected)
     return jumping
+
+
+def _is_power_vector(name: str, parameters: Set[str]) -> bool:
+    """Return whether a buffer is a unit vector of spectral normalisation, old or new; a mean of them is shorter than 1."""
+    return name.rpartition(".")[2] in ("_u", "_v") or (
+        name.endswith(("_u", "_v")) and f"{name[:-2]}_orig" in parameters
+    )
 
 
 def _values(network: nn.Module) -> dict[str, Tensor]:

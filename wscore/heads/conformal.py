@@ -45,16 +45,6 @@ class Intervals(Section):
         return predicted - half, predicted + half
 
 
-class SavedIntervals(Section):
-    """Intervals as stored in the config.json of a head.
-
-    Args:
-        intervals: by target.
-    """
-
-    intervals: dict[str, Intervals]
-
-
 def fit_intervals(
     targets: Targets, outputs: Mapping[str, Float[np.ndarray, "rows _"]], encoded: Encoded, *, coverage: float
 ) -> dict[str, Intervals]:

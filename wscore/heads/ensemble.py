@@ -32,10 +32,17 @@ class BlendConfig(Section):
     copies: Annotated[int, msgspec.Meta(ge=1)]
     forests: tuple[ForestConfig, ...]
 
+    @property
+    def members(self) -> tuple[HeadConfig | ForestConfig, ...]:
+        """Shapes of the networks and of each forest."""
+        return (*([] if self.network is None else [self.network]), *self.forests)
+
     def __post_init__(self) -> None:
-        """Reject an empty ensemble."""
-        if self.network is None and not self.forests:
+        """Reject an empty ensemble, and members of different inputs."""
+        if not self.members:
             raise ValueError("a blend needs networks or trees")
+        if len({member.inputs for member in self.members}) > 1:
+            raise ValueError("networks and trees need the same inputs")
 
 
 @register
@@ -60,8 +67,7 @@ class Blend(nn.Module):
     @property
     def inputs(self) -> int:
         """Input features per network."""
-        shapes = [shape for shape in (self.config.network, *self.config.forests) if shape is not None]
-        return shapes[0].inputs
+        return self.config.members[0].inputs
 
     @property
     def reads_tokens(self) -> bool:

@@ -179,12 +179,22 @@ def read_blocks(folder: Path) -> dict[str, FeatureTable]:
 
 
 def read_probes(folder: Path) -> dict[str, Probes]:
-    """Return the probes in a folder, empty if it has none."""
-    if not (folder / PROBES).is_file():
-        return {}
-    tensors = read_tensors(folder / PROBES)
-    keys = sorted({name.rpartition("/")[0] for name in tensors})
-    return {key: Probes(tensors[f"{key}/images"], tensors[f"{key}/labels"]) for key in keys}
+    """Return the probes in a folder, empty if it has none.
+
+    Raises:
+        DataError: if the file holds something else.
+    """
+    path, found = folder / PROBES, {}
+    tensors = read_tensors(path) if path.is_file() else {}
+    for key in sorted({name.rpartition("/")[0] for name in tensors}):
+        images, labels = (tensors.get(f"{key}/{part}", torch.empty(())) for part in Probes._fields)
+        fits = images.ndim == 4 and images.dtype == torch.float32 and bool(images.isfinite().all())
+        if not fits or labels.dtype != torch.int64 or labels.shape != images.shape[:1] or bool((labels < 0).any()):
+            raise DataError(
+                "holds no probes", where=f"{path}: {key}", expected="images (n, channels, height, width), labels"
+            )
+        found[key] = Probes(images, labels)
+    return found
 
 
 def _named_statistics(layout: Layout, vectors: np.ndarray) -> dict[str, np.ndarray]:

@@ -34,7 +34,7 @@ class HeadConfig(Section):
 
     inputs: Annotated[int, msgspec.Meta(ge=0)]
     hidden_dim: Positive
-    layers: Annotated[int, msgspec.Meta(ge=0)]
+    layers: Annotated[int, msgspec.Meta(ge=0, le=1000)]
     dropout: Annotated[float, msgspec.Meta(ge=0, lt=1)]
     outputs: Annotated[dict[str, Positive], msgspec.Meta(min_length=1)]
     encoder: AutoencoderConfig | None

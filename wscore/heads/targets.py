@@ -186,16 +186,6 @@ Target = Binary | Continuous | Discrete
 Targets = tuple[Target, ...]
 
 
-class SavedTargets(Section):
-    """Targets as stored in the config.json of a head.
-
-    Args:
-        targets: in the order of the head's outputs.
-    """
-
-    targets: Targets
-
-
 class Encoded(NamedTuple):
     """Targets of rows as numbers.
 

@@ -16,7 +16,7 @@ from wscore.autoencoder.models.autoencoder import Encoder
 from wscore.config import Section, convert, to_plain
 from wscore.errors import ConfigError, DataError, ModelError, WscoreWarning
 from wscore.heads.boosting import Examples, fit_forest
-from wscore.heads.conformal import Intervals, SavedIntervals, fit_intervals
+from wscore.heads.conformal import Intervals, fit_intervals
 from wscore.heads.dataset import NOTHING, HeadBatches, HeadData
 from wscore.heads.dreamed_probes import ProbeSets
 from wscore.heads.ensemble import Blend, BlendConfig, Predictions
@@ -30,7 +30,6 @@ from wscore.heads.targets import (
     Continuous,
     Discrete,
     Encoded,
-    SavedTargets,
     Scale,
     Target,
     Targets,
@@ -390,6 +389,16 @@ def save_head(folder: Path, head: PropertyHead) -> None:
     write_probes(Path(folder), head.probes)
 
 
+class SavedHead(Section):
+    """Content of the config.json of a head besides its model."""
+
+    task: str
+    encoder: str
+    features: dict[Literal["latent", "statistics", "spectra", "probes"], tuple[str, ...]]
+    targets: Targets
+    intervals: dict[str, Intervals]
+
+
 def load_head(folder: Path, task: str | None = None) -> PropertyHead:
     """Return the head in a folder.
 
@@ -400,18 +409,21 @@ def load_head(folder: Path, task: str | None = None) -> PropertyHead:
     named = content.get("task", content["class"])
     if not {"task", "encoder", "features", "targets", "intervals"} <= set(content) or task not in (None, named):
         raise ModelError("holds no head for this task", where=folder, expected=task or "a head", got=named)
-    where = str(Path(folder) / CONFIG)
     try:
-        saved = convert({"targets": content["targets"]}, SavedTargets, where=where)
-        intervals = convert({"intervals": content["intervals"]}, SavedIntervals, where=where).intervals
+        plain = {name: content[name] for name in SavedHead.__struct_fields__}
+        saved = convert(plain, SavedHead, where=str(Path(folder) / CONFIG))
     except ConfigError as error:
         raise ModelError(str(error)) from error
     model = load_model(folder, Blend)
+    for number, forest in enumerate(model.forests):
+        assert isinstance(forest, Forest)
+        forest.check(f"{folder}: forests.{number}")
     kinds = {target.name: target_kind(target) for target in saved.targets}
-    if kinds != model.config.kinds:
-        raise ModelError("outputs and targets differ", where=where, expected=kinds, got=model.config.kinds)
-    features = {block: tuple(names) for block, names in content["features"].items()}
-    return PropertyHead(named, model, saved.targets, content["encoder"], features, intervals, read_probes(Path(folder)))
+    widths = {target.name: target.width for target in saved.targets}
+    if kinds != model.config.kinds or any(shape.outputs != widths for shape in model.config.members):
+        raise ModelError("outputs and targets differ", where=folder, expected=kinds, got=model.config.kinds)
+    probes = read_probes(Path(folder))
+    return PropertyHead(saved.task, model, saved.targets, saved.encoder, {**saved.features}, saved.intervals, probes)
 
 
 def target_kind(target: Target) -> Literal["binary", "continuous", "discrete"]:

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from wscore.config import Section
+from wscore.errors import ModelError
 from wscore.training.model_folder import register
 
 Count = Annotated[int, msgspec.Meta(ge=0)]
@@ -29,6 +30,11 @@ class ForestConfig(Section):
     outputs: Annotated[dict[str, Positive], msgspec.Meta(min_length=1)]
     trees: dict[str, Count]
     nodes: Count
+
+    def __post_init__(self) -> None:
+        """Reject trees of other properties."""
+        if self.trees.keys() != self.outputs.keys():
+            raise ValueError("trees and outputs have different names")
 
 
 class Nodes(NamedTuple):
@@ -74,6 +80,26 @@ class Forest(nn.Module):
         """Copy fitted trees into the buffers."""
         for name, tensor in nodes._asdict().items():
             self.get_buffer(name).copy_(tensor)
+
+    def check(self, where: object) -> None:
+        """Reject indices out of range and children that lie before their nodes, in which a search would never end.
+
+        Raises:
+            ModelError: naming the buffer.
+        """
+        place, nodes = torch.arange(self.config.nodes), self.config.nodes
+        bounds = {
+            "left": (place, nodes),
+            "right": (place, nodes),
+            "root": (0, nodes),
+            "feature": (0, self.config.inputs),
+        }
+        for name, (low, high) in bounds.items():
+            values = self.get_buffer(name)
+            if not bool(((values >= low) & (values < high)).all()):
+                raise ModelError(
+                    "trees are damaged", where=f"{where}: {name}", fix="recreate or download the model again"
+                )
 
     @torch.no_grad()
     def forward(self, inputs: Float[Tensor, "batch input"]) -> dict[str, Float[Tensor, "batch _"]]:

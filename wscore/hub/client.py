@@ -6,6 +6,7 @@
 import os
 import signal
 import socket
+import ssl
 import sys
 import threading
 import time
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from datasets import DatasetDict
 
 ENDPOINT = "https://huggingface.co"
-PROBE_SECONDS = 3.0
+PROBE_SECONDS, ANSWER_SECONDS = 3.0, 7.0
 SILENCE_SECONDS = 60.0  # timeout of a request; the client has none by default
 LONGEST_PAUSE = 60.0  # maximum Retry-After of a busy Hub
 ATTEMPTS = 4
@@ -35,6 +36,7 @@ FIX = "see `HF_ENDPOINT` and `HF_HUB_OFFLINE`, or use local files (`data.root`, 
 T = TypeVar("T")
 STOPPED = threading.Event()  # set by Ctrl-C
 RESPONSES: WeakSet[Any] = WeakSet()  # responses that may still be read
+ANSWERED: set[str] = set()  # endpoints
 
 
 class HubError(OSError):
@@ -44,8 +46,8 @@ class HubError(OSError):
 def load_hub_dataset(repository: str, revision: str | None, *, name: str | None = None) -> "DatasetDict":
     """Return all splits of a Hub data set at a revision (null: the newest); `name` selects a configuration.
 
-    With `HF_HUB_OFFLINE=1` only the local cache is read. Otherwise the endpoint (`HF_ENDPOINT`) is first tested with one
-    TCP connection of at most 3 s, since the client's retries take much longer.
+    With `HF_HUB_OFFLINE=1` only the local cache is read. Otherwise the endpoint (`HF_ENDPOINT`) is tested first
+    (`check_reachable`), since the client's retries take much longer.
 
     Raises:
         DataError: if the Hub can't be reached, or has no such data set or revision.
@@ -115,7 +117,9 @@ def download(
 
 
 def check_reachable(repository: str, *, fix: str = FIX) -> None:
-    """Check that the endpoint accepts a TCP connection within 3 s; skipped offline and behind a proxy.
+    """Check that the endpoint accepts a connection within 3 s and answers within 7 s; skipped offline and behind a proxy.
+
+    An endpoint that answered once in this process is only connected to.
 
     Raises:
         DataError: naming the endpoint, if it does not.
@@ -126,10 +130,27 @@ def check_reachable(repository: str, *, fix: str = FIX) -> None:
     parts = urlsplit(endpoint)
     try:
         port = parts.port or (80 if parts.scheme == "http" else 443)
-        with socket.create_connection((parts.hostname or "", port), timeout=PROBE_SECONDS):
-            return
+        with socket.create_connection((parts.hostname or "", port), timeout=PROBE_SECONDS) as connection:
+            if endpoint not in ANSWERED:
+                _ask(connection, parts.hostname or "", secure=parts.scheme != "http")
+                ANSWERED.add(endpoint)
     except (OSError, ValueError) as error:
         raise DataError("the Hub can't be reached", where=repository, got=f"{endpoint}: {error}", fix=fix) from error
+
+
+def _ask(connection: socket.socket, host: str, *, secure: bool) -> None:
+    """Return once a server has sent something over HTTP; what it says about certificates or paths does not matter.
+
+    Raises:
+        OSError: if it sends nothing.
+    """
+    connection.settimeout(ANSWER_SECONDS)
+    with suppress(ssl.SSLError):
+        channel = ssl.create_default_context().wrap_socket(connection, server_hostname=host) if secure else connection
+        with channel:
+            channel.sendall(f"HEAD / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
+            if not channel.recv(1):
+                raise ConnectionError("closed the connection without an answer")
 
 
 def is_offline() -> bool:

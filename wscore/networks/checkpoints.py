@@ -12,20 +12,22 @@ import struct
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from wscore.errors import DataError, WscoreError, printable
 from wscore.networks.naming import native, outputs_first
 from wscore.networks.onnx import read_onnx
-from wscore.networks.pickles import PickleContent, mapped, read_old, read_zip
+from wscore.networks.pickles import SMALL, PickleContent, PickleError, mapped, read_old, read_zip, stored_entry
 from wscore.networks.records import RejectedError
+from wscore.networks.safetensors_file import read_safetensors
 from wscore.networks.selection import Checkpoint, select_all
 
 DEEPEST, MOST_NODES = 24, 200_000
@@ -34,11 +36,12 @@ RATIO, HARMLESS_SIZE = (
     500,
     1 << 26,
 )  # a file that claims to unpack to more times its own bytes, beyond this size, is a bomb
+LONGEST_NPY_HEADER = 1 << 16  # bytes
 LARGEST = 10**9  # numbers in one network, where no parameter says otherwise
 BROKEN = (
     ArithmeticError, AssertionError, AttributeError, BufferError, EOFError, ImportError, LookupError, MemoryError,
     NameError, OSError, RuntimeError, TypeError, ValueError, SyntaxError, struct.error, zlib.error, zipfile.BadZipFile,
-    SafetensorError, zipfile.LargeZipFile, lzma.LZMAError, tokenize.TokenError,
+    zipfile.LargeZipFile, lzma.LZMAError, tokenize.TokenError,
 )  # fmt: skip
 
 
@@ -78,21 +81,22 @@ def read_file_networks(path: Path, *, key: str | None, most: int) -> list[Checkp
         raise RejectedError("unreadable", shown(error)) from error
 
 
-def read_network_state(path: Path) -> dict[str, Tensor]:
-    """Return the state dict of one network in a file, checked to hold finite numbers.
+def read_network(path: Path) -> Checkpoint:
+    """Return the only network in a file, checked to hold finite numbers.
 
     Raises:
         DataError: naming the file, if it is unreadable, holds something else, or a number is not finite.
     """
     try:
-        state = read_checkpoint(path, key=None, most=LARGEST).state
+        network = read_checkpoint(path, key=None, most=LARGEST)
     except RejectedError as error:
         raise DataError("is not a readable checkpoint", where=path, got=f"{error.reason}: {error.detail}") from error
-    for name, tensor in state.items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            count = f"{int((~torch.isfinite(tensor)).sum())} of {tensor.numel()}"
+    for name, tensor in network.state.items():
+        finite = torch.isfinite(tensor.float() if tensor.element_size() == 1 else tensor)  # eight bits: not implemented
+        if not bool(finite.all()):
+            count = f"{int((~finite).sum())} of {tensor.numel()}"
             raise DataError("holds numbers that are not finite", where=f"{path}: {name}", got=count)
-    return state
+    return network
 
 
 def load_file(path: Path, *, most: int) -> PickleContent:
@@ -138,8 +142,7 @@ def file_kind(path: Path) -> str:
 
 
 def _kind_of_archive(path: Path) -> str:
-    with zipfile.ZipFile(path) as archive:
-        names = archive.namelist()
+    names = [entry.filename for entry in _entries(path)]
     if KERAS_INSIDE in names:
         return "keras"
     if any(name.endswith("data.pkl") for name in names):
@@ -169,9 +172,7 @@ def _foreign(head: bytes) -> str:
 
 def _read_torch(path: Path, most: int) -> PickleContent:
     """Return what `torch.save` wrote."""
-    with zipfile.ZipFile(path) as archive:
-        entries = archive.infolist()
-    return _from_zip(mapped(path), entries, most)
+    return _from_zip(mapped(path), _entries(path), most)
 
 
 def _from_zip(data: memoryview, entries: list[zipfile.ZipInfo], most: int) -> PickleContent:
@@ -229,26 +230,45 @@ def _read_msgpack(path: Path, most: int) -> Any:
     return msgpack.unpackb(path.read_bytes(), ext_hook=array, raw=False, strict_map_key=False)
 
 
-def _read_safetensors(path: Path, most: int) -> dict[str, Tensor]:
-    with safe_open(path, framework="pt", device="cpu") as content:
-        names = list(content.keys())
-        count = sum(math.prod(content.get_slice(name).get_shape()) for name in names)
-        if count > most:
-            raise RejectedError("too_large", f"{count:,} numbers")
-        return {name: content.get_tensor(name) for name in names}
-
-
 def _read_npz(path: Path, most: int) -> dict[str, Tensor]:
-    state, left = {}, most
-    with zipfile.ZipFile(path) as archive:
-        entries = [entry for entry in archive.infolist() if entry.filename.endswith(".npy")]
-        _check_claim(sum(entry.file_size for entry in entries), path)
-        for entry in entries:
-            with archive.open(entry) as stream:
-                tensor = _array(stream, entry.file_size, left)
-            state[entry.filename.removesuffix(".npy")] = tensor
-            left -= tensor.numel()
+    state, left, data = {}, most, mapped(path)
+    entries = [entry for entry in _entries(path) if entry.filename.endswith(".npy")]
+    _check_claim(sum(entry.file_size for entry in entries), path)
+    for entry in entries:
+        with _open_entry(path, data, entry) as stream:
+            tensor = _array(stream, entry.file_size, left)
+        state[entry.filename.removesuffix(".npy")] = tensor
+        left -= tensor.numel()
     return state
+
+
+def _entries(path: Path) -> list[zipfile.ZipInfo]:
+    """Return the entries of an archive."""
+    stat = path.stat()
+    return _entries_of(path, (stat.st_size, stat.st_mtime_ns, stat.st_ino))
+
+
+@lru_cache(maxsize=2)  # an archive is looked at to tell what it is, and then to read it
+def _entries_of(path: Path, stamp: tuple[int, ...]) -> list[zipfile.ZipInfo]:  # noqa: ARG001
+    with zipfile.ZipFile(path) as archive:
+        return archive.infolist()
+
+
+@contextmanager
+def _open_entry(path: Path, data: memoryview, entry: zipfile.ZipInfo) -> Iterator[Any]:
+    """Yield the bytes of an entry as a stream; small ones that are not compressed without the detours of `zipfile`.
+
+    Raises:
+        PickleError: if it is cut off or altered.
+    """
+    if entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1 or entry.file_size > SMALL:
+        with zipfile.ZipFile(path) as archive, archive.open(entry) as stream:
+            yield stream
+        return
+    held = bytes(stored_entry(data, entry))
+    if zlib.crc32(held) != entry.CRC:
+        raise PickleError(f"{entry.filename} does not have its checksum")
+    yield io.BytesIO(held)
 
 
 def _check_claim(claimed: int, path: Path) -> None:
@@ -265,9 +285,10 @@ def _read_npy(path: Path, most: int) -> dict[str, Tensor]:
 
 def _array(stream: Any, held: int, most: int) -> Tensor:
     """Return a .npy stream as a tensor; its header may not claim more than the stream holds."""
-    version = np.lib.format.read_magic(stream)
-    header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, fortran, dtype = header(stream)
+    head = stream.read(10)
+    head += b"" if head[6:7] == b"\x01" else stream.read(2)
+    head += stream.read(min(int.from_bytes(head[8:], "little"), LONGEST_NPY_HEADER))
+    shape, fortran, dtype = _npy_header(head)
     count = math.prod(shape)
     if dtype.hasobject:
         raise RejectedError("code", "an array of Python objects")
@@ -278,6 +299,19 @@ def _array(stream: Any, held: int, most: int) -> Tensor:
     data = stream.read(count * dtype.itemsize)
     array = np.frombuffer(data, dtype, count=count).reshape(shape, order="F" if fortran else "C")
     return torch.from_numpy(np.ascontiguousarray(array.astype(native(dtype))).reshape(shape))  # (): it makes (1,) of it
+
+
+@lru_cache(maxsize=1 << 12)  # headers recur from file to file
+def _npy_header(head: bytes) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Return shape, order of axes and type of an array from its beginning.
+
+    Raises:
+        ValueError: if it is damaged.
+    """
+    stream = io.BytesIO(head)
+    version = np.lib.format.read_magic(stream)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    return read(stream)
 
 
 def _read_hdf5(path: Path, most: int) -> dict[str, Tensor]:
@@ -415,7 +449,7 @@ KERAS = {
     "moving_variance": "running_var",
 }  # fmt: skip
 READERS: dict[str, Callable[[Path, int], Any]] = {
-    "torch": _read_torch, "pickle": _read_pickle, "safetensors": _read_safetensors, "npz": _read_npz,
+    "torch": _read_torch, "pickle": _read_pickle, "safetensors": read_safetensors, "npz": _read_npz,
     "npy": _read_npy, "hdf5": _read_hdf5, "keras": _read_keras, "policy": _read_policy, "msgpack": _read_msgpack,
     "onnx": read_onnx,
 }  # fmt: skip

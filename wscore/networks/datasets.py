@@ -1,7 +1,7 @@
 """Data sets of a zoo: every network is trained and evaluated on the images of its own data set."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 import pandas as pd
@@ -9,7 +9,7 @@ import pandas as pd
 from wscore.config import Section
 from wscore.errors import ConfigError
 from wscore.networks.factories import UNKNOWN, NetworkRunner, find_way
-from wscore.networks.images import Images, ImagesConfig, load_images
+from wscore.networks.images import Images, ImagesConfig, Normalization, load_images
 from wscore.networks.layout import Layout
 
 __all__ = ["UNKNOWN", "DataConfig", "NetworkKey", "NetworkRunner", "Tasks", "as_tasks", "kinds_of", "load_tasks"]
@@ -31,6 +31,8 @@ class DataConfig(Section):
         size: height and width to which images are resized; null keeps the original size.
         max_train: maximum number of training images per data set (the first of a fixed shuffle); null keeps all.
         max_test: the same for test images.
+        normalize: `imagenet`, `mnist`, or [means, deviations] by channel: (pixel - mean) / deviation, as imported networks
+            were trained; null keeps pixels in [0, 1]. For several data sets also {name: one of these}.
         factories: {name: "package.module:function"}, builds networks whose column `factory` or `architecture` has that
             name (`wscore.networks.factories`); nothing else is ever imported.
     """
@@ -41,6 +43,7 @@ class DataConfig(Section):
     size: Annotated[int, msgspec.Meta(ge=4, le=512)] | None
     max_train: Annotated[int, msgspec.Meta(ge=10)] | None
     max_test: Annotated[int, msgspec.Meta(ge=10)] | None
+    normalize: Normalization | dict[Name, Normalization | None] | None
     factories: dict[Name, Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_][\w.]*$")]]
 
     @property
@@ -54,9 +57,9 @@ class DataConfig(Section):
             raise ConfigError(
                 "lists a data set twice", where="data.dataset", got=list(self.datasets), fix="list each once"
             )
-        for key in ("root", "revision"):
+        for key in ("root", "revision", "normalize"):
             value = getattr(self, key)
-            if isinstance(value, str) and len(self.datasets) > 1:
+            if key != "normalize" and isinstance(value, str) and len(self.datasets) > 1:
                 example = f"{{{self.datasets[0]}: {value}}}"
                 raise ConfigError(
                     "is ambiguous for several data sets", where=f"data.{key}", expected=f"such as {example}", got=value
@@ -77,6 +80,7 @@ class DataConfig(Section):
                 size=self.size,
                 max_train=self.max_train,
                 max_test=self.max_test,
+                normalize=_of(self.normalize, name),
             )
             for name in self.datasets
         ]
@@ -184,5 +188,6 @@ def _texts(table: pd.DataFrame, name: str) -> list[str]:
     return table[name].fillna("").astype(str).tolist() if name in table else [""] * len(table)
 
 
-def _of(value: str | Mapping[str, str] | None, name: str) -> str | None:
+def _of(value: Any, name: str) -> Any:
+    """Return a parameter of one data set: of a mapping its entry, else the value of all."""
     return value.get(name) if isinstance(value, Mapping) else value

@@ -4,7 +4,7 @@ import gzip
 import struct
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 from zipfile import BadZipFile
 
 import msgspec
@@ -14,8 +14,15 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from wscore.config import Section
-from wscore.errors import DataError
+from wscore.errors import ConfigError, DataError
 
+Deviation = Annotated[float, msgspec.Meta(gt=0)]
+#: Mean and standard deviation of each channel, or of all, or the name of those in `NORMALIZATIONS`.
+Normalization = Literal["imagenet", "mnist"] | tuple[tuple[float, ...], tuple[Deviation, ...]]
+NORMALIZATIONS = {
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "mnist": ((0.1307,), (0.3081,)),
+}
 HUB: dict[str, tuple[str, str | None]] = {  # repository and configuration
     "mnist": ("ylecun/mnist", None),
     "fashion_mnist": ("zalando-datasets/fashion_mnist", None),
@@ -39,6 +46,8 @@ class ImagesConfig(Section):
         size: height and width to which images are resized; null keeps the original size.
         max_train: maximum number of training images (the first of a fixed shuffle); null keeps all.
         max_test: the same for test images.
+        normalize: (pixel - mean) / deviation, by channel or for all, as the networks were trained on; null keeps pixels
+            in [0, 1].
     """
 
     dataset: str
@@ -47,10 +56,11 @@ class ImagesConfig(Section):
     size: Annotated[int, msgspec.Meta(ge=4, le=512)] | None
     max_train: Annotated[int, msgspec.Meta(ge=10)] | None
     max_test: Annotated[int, msgspec.Meta(ge=10)] | None
+    normalize: Normalization | None
 
 
 class Images(NamedTuple):
-    """Images with values in [0, 1] and their labels.
+    """Images with values in [0, 1], unless normalized, and their labels.
 
     Attributes:
         name: data set name.
@@ -86,9 +96,10 @@ class Arrays(NamedTuple):
 
 
 def load_images(config: ImagesConfig) -> Images:
-    """Return the configured images, resized and limited to the configured counts.
+    """Return the configured images, resized, normalized and limited to the configured counts.
 
     Raises:
+        ConfigError: if `normalize` does not fit the channels.
         DataError: if the data set is unknown, its files are missing or malformed, or the Hub cannot be reached.
     """
     if config.root is not None:
@@ -130,11 +141,29 @@ def _prepare(x: np.ndarray, y: np.ndarray, config: ImagesConfig, most: int | Non
         x, y = x[keep], y[keep]
     images = torch.from_numpy(x.transpose(0, 3, 1, 2).astype(np.float32, order="C"))
     images = images / 255 if x.dtype.kind in "iu" else images
+    images = images if config.normalize is None else normalized(images, config.normalize, where)
     if config.size is not None and images.shape[-2:] != (config.size, config.size):
         images = torch.nn.functional.interpolate(
             images, (config.size, config.size), mode="bilinear", align_corners=False
         )
     return images, torch.from_numpy(y.astype(np.int64))
+
+
+def normalized(
+    images: Float[Tensor, "image channel height width"], how: Normalization, where: str
+) -> Float[Tensor, "image channel height width"]:
+    """Return (pixel - mean) / deviation, by channel or for all channels.
+
+    Raises:
+        ConfigError: if the counts are neither 1 nor that of the channels.
+    """
+    parts = NORMALIZATIONS[how] if isinstance(how, str) else how
+    if not all(len(part) in (1, images.shape[1]) for part in parts):
+        got = f"{len(parts[0])} means and {len(parts[1])} deviations"
+        expected = f"1 or {images.shape[1]} each"
+        raise ConfigError("does not fit the channels", where=f"{where}: normalize", expected=expected, got=got)
+    mean, deviation = (torch.tensor(part)[:, None, None] for part in parts)
+    return (images - mean) / deviation
 
 
 def _checked(x: np.ndarray, y: np.ndarray, where: str) -> np.ndarray:

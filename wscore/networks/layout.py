@@ -3,7 +3,8 @@
 import math
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Literal, get_args
+from pathlib import Path
+from typing import Annotated, Literal, get_args
 
 import msgspec
 import numpy as np
@@ -12,8 +13,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from wscore.errors import DataError
-from wscore.io import content_hash
+from wscore.io import content_hash, read_json
 
+Size = Annotated[int, msgspec.Meta(ge=0, lt=1 << 40)]
 Kind = Literal["linear", "conv", "bias", "norm_weight", "norm_bias", "running_mean", "running_var", "other"]
 KINDS: tuple[str, ...] = get_args(Kind)
 
@@ -29,7 +31,7 @@ class TensorSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """
 
     name: str
-    shape: tuple[int, ...]
+    shape: tuple[Size, ...]
     kind: Kind
     layer: int
 
@@ -55,7 +57,7 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """
 
     tensors: tuple[TensorSpec, ...]
-    counters: dict[str, tuple[int, ...]] = {}
+    counters: dict[str, tuple[Size, ...]] = {}
 
     @cached_property
     def size(self) -> int:
@@ -136,6 +138,18 @@ def layout_of(state: Mapping[str, Tensor]) -> Layout:
     )
     counters = {name: tuple(tensor.shape) for name, tensor in state.items() if not tensor.is_floating_point()}
     return Layout(tensors=specs, counters=counters)
+
+
+def read_layouts(path: Path) -> dict[str, Layout]:
+    """Return the layouts in a file layouts.json by their identities.
+
+    Raises:
+        DataError: if it is missing or holds something else.
+    """
+    try:
+        return msgspec.convert(read_json(path), dict[str, Layout], strict=False)
+    except msgspec.ValidationError as error:
+        raise DataError("does not describe layouts", where=path, got=error) from error
 
 
 def is_convolution(spec: TensorSpec) -> bool:

@@ -66,10 +66,10 @@ def _without_wrapping(name: str) -> str:
 
 def _without_module(named: dict[str, str], state: Mapping[str, Tensor]) -> dict[str, str]:
     """Return names without `module` wherever nothing else lies beside it but counters."""
+    if not any("module" in name for name in named):
+        return named
     inner: dict[tuple[str, ...], set[str]] = {}
     paths = {name: tuple(name.split(".")) for name in named}
-    if not any("module" in path for path in paths.values()):
-        return named
     for name, path in paths.items():
         for depth in range(len(path) if state[named[name]].is_floating_point() else 0):
             inner.setdefault(path[:depth], set()).add(path[depth])

@@ -626,12 +626,7 @@ def read_zip(data: memoryview, entries: Mapping[str, zipfile.ZipInfo]) -> Pickle
         entry = entries.get(name)
         if entry is None:
             raise PickleError(f"{name} is missing in the archive")
-        start = entry.header_offset
-        names, extra = struct.unpack("<HH", data[start + 26 : start + 30])
-        start += 30 + names + extra
-        if start + entry.file_size > size:
-            raise PickleError("cut off")
-        return data[start : start + entry.file_size]
+        return stored_entry(data, entry)
 
     if f"{root}byteorder" in entries and bytes(within(f"{root}byteorder")) == b"big":
         raise PickleError("numbers with the highest byte first")
@@ -647,6 +642,24 @@ def read_zip(data: memoryview, entries: Mapping[str, zipfile.ZipInfo]) -> Pickle
 
     machine = PickleInterpreter(BytesIO(within(index)), size, storage)
     return PickleContent(machine.load(), tuple(sorted(machine.stubbed)))
+
+
+def stored_entry(data: memoryview, entry: zipfile.ZipInfo) -> memoryview:
+    """Return the bytes of an entry of an archive that is not compressed.
+
+    Args:
+        data: bytes of the archive.
+        entry: of it.
+
+    Raises:
+        PickleError: if the archive ends before it.
+    """
+    start = entry.header_offset
+    names, extra = struct.unpack("<HH", data[start + 26 : start + 30])
+    start += 30 + names + extra
+    if start + entry.file_size > len(data):
+        raise PickleError("cut off")
+    return data[start : start + entry.file_size]
 
 
 def read_old(stream: Any, size: int, *, depth: int = 0) -> PickleContent:

@@ -10,6 +10,7 @@ from wscore.networks.records import RejectedError
 
 SCALES = re.compile(r"scales?|scb|absmax|zero_points?|zeros|qzeros|quant\w*|g_idx")
 MATRICES = ("weight", "qweight", "kernel", "weight_packed", "in_proj_weight", "weight_quantized", "w")
+MADE_OF = ("_mask", "_g", ".original0", "_u")  # ends of names that may be a part of a weight
 EIGHTHS = (torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e4m3fnuz, torch.float8_e5m2fnuz)
 
 
@@ -20,7 +21,7 @@ def effective(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     weight that they make. Other parametrisations stay as they are stored.
     """
     result = dict(state)
-    for name in state:
+    for name in (name for name in state if name.endswith(MADE_OF)):
         made = _pruned(result, name) or _weight_norm(result, name) or _spectral_norm(result, name)
         if made is not None:
             target, weight, parts = made

@@ -7,8 +7,9 @@ one network in several parts, which are joined, or, if all of them are state dic
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -34,6 +35,7 @@ MEMBERS = re.compile(r"(?:seed|member|model|net|network|run|fold|replica|agent|p
 SETTINGS = {"hyper_parameters", "hparams", "args", "config", "cfg", "options", "opt", "opts", "metrics", "history"}
 DEEPEST, MOST_NODES = 24, 200_000
 MOST_FACTS = 256  # settings of one checkpoint that become columns
+AVERAGE, COPY = "an average of the network beside it", "a copy of the network beside it"
 Scalar = bool | int | float | str
 
 
@@ -45,7 +47,8 @@ class Checkpoint(NamedTuple):
         notes: numbers and texts beside them, such as epoch and accuracy; settings are nested mappings.
         constants: masks and tables of indices by name: buffers that belong to the architecture and are no weights.
         key: dotted place of the network in the file; empty for all of it.
-        left_out: places of averages, copies and other networks that are not part of it.
+        left_out: places of averages and copies that are not part of it, and which of the two they are.
+        memory: places of optimizers, schedules and random states.
         stubbed: full names of the objects in the file that were not made.
     """
 
@@ -53,8 +56,9 @@ class Checkpoint(NamedTuple):
     notes: dict[str, Any]
     constants: dict[str, Tensor]
     key: str = ""
-    left_out: tuple[str, ...] = ()
+    left_out: Mapping[str, str] = MappingProxyType({})
     stubbed: tuple[str, ...] = ()
+    memory: tuple[str, ...] = ()
 
 
 class _Choice(NamedTuple):
@@ -63,7 +67,22 @@ class _Choice(NamedTuple):
     key: str
     content: Any
     notes: dict[str, Any]
-    left_out: tuple[str, ...]
+    left_out: dict[str, str]
+    memory: tuple[str, ...] = ()
+
+
+class _Parts(NamedTuple):
+    """The entries of a container with tensors inside.
+
+    Attributes:
+        kept: parts of networks.
+        left_out: names of averages and copies beside them, and which of the two they are.
+        memory: names of optimizers, schedules and random states.
+    """
+
+    kept: dict[str, Any]
+    left_out: dict[str, str]
+    memory: list[str]
 
 
 def select(content: Any, *, key: str | None, most: int) -> Checkpoint:
@@ -94,7 +113,7 @@ def select_all(content: Any, *, key: str | None, most: int) -> list[Checkpoint]:
     for place, value, notes in _named(content, key):
         if _is_optimizer(value) and not set(WRAPPERS) & set(map(str, value)):
             raise RejectedError("no_checkpoint", "the state of an optimizer")
-        chosen += _choose(value, place, notes, ())
+        chosen += _choose(value, place, notes)
     if not chosen:
         raise RejectedError("no_checkpoint", f"{type(content).__name__} without tensors by name")
     return [_checkpoint(choice, most) for choice in chosen]
@@ -107,17 +126,18 @@ def is_weight(name: str, tensor: Tensor) -> bool:
     if not tensor.is_floating_point():
         return tensor.numel() == 1
     leaf = name.rpartition(".")[2]
-    corner = tensor.detach()[..., :64, :64].float() if tensor.ndim > 1 else tensor.detach().float()
     if leaf == "bias" and tensor.ndim > 1:  # the causal mask of GPT-2; other biases of several axes are learned
-        return (
-            tensor.shape[-1] < 2
-            or tensor.shape[-1] != tensor.shape[-2]
-            or not torch.equal(corner, torch.ones_like(corner).tril())
-        )
+        square = tensor.shape[-1] > 1 and tensor.shape[-1] == tensor.shape[-2]
+        return not square or not torch.equal(corner := _corner(tensor), torch.ones_like(corner).tril())
     if "mask" not in leaf or "token" in leaf or (tensor.ndim < 2 and tensor.numel() > 1):
         return True
-    values = torch.unique(corner)
+    values = torch.unique(_corner(tensor))
     return len(values) > 2 or not bool(((values == 0) | (values == 1) | (values <= -1e4)).all())
+
+
+def _corner(tensor: Tensor) -> Tensor:
+    """Return the first rows and columns of a mask, which say what it is."""
+    return tensor.detach()[..., :64, :64].float() if tensor.ndim > 1 else tensor.detach().float()
 
 
 def _checkpoint(choice: _Choice, most: int) -> Checkpoint:
@@ -132,8 +152,10 @@ def _checkpoint(choice: _Choice, most: int) -> Checkpoint:
         raise RejectedError("no_checkpoint", f"no floating-point tensors among {sorted(state)[:6]}")
     names = sorted(kept, key=tensor_order)
     constants = {name: state[name] for name in sorted(state.keys() - kept.keys(), key=tensor_order)}
-    left_out = (*choice.left_out, *(name for name in dropped if _words(name) & AVERAGES))
-    return Checkpoint({name: kept[name] for name in names}, choice.notes, constants, choice.key, left_out)
+    averages = {name: AVERAGE for name in dropped if _words(name) & AVERAGES}
+    memory = (*choice.memory, *(name for name in dropped if name not in averages))
+    state, left_out = {name: kept[name] for name in names}, {**choice.left_out, **averages}
+    return Checkpoint(state, choice.notes, constants, choice.key, left_out, memory=memory)
 
 
 def _named(content: Any, key: str | None) -> Iterator[tuple[str, Any, dict[str, Any]]]:
@@ -155,47 +177,55 @@ def _named(content: Any, key: str | None) -> Iterator[tuple[str, Any, dict[str, 
     yield from places
 
 
-def _choose(content: Any, key: str, notes: dict[str, Any], left_out: tuple[str, ...]) -> list[_Choice]:
+def _choose(content: Any, key: str, notes: dict[str, Any]) -> list[_Choice]:
     """Return the networks in a part of a checkpoint."""
+    left_out: dict[str, str] = {}
+    memory: tuple[str, ...] = ()
     for _ in range(DEEPEST if isinstance(content, Mapping | list | tuple) else 0):
         content = _nested(content)
         notes = {**_notes(content), **notes}
-        parts, dropped = _parts(content)
-        left_out = (*left_out, *(f"{key}.{name}" if key else name for name in dropped))
+        parts, dropped, used = _parts(content)
+        left_out |= {f"{key}.{name}" if key else name: why for name, why in dropped.items()}
+        memory = (*memory, *(f"{key}.{name}" if key else name for name in used))
         direct = {name: item for name, item in _entries(content) if _tensor(name, item) is not None}
         if isinstance(content, list | tuple) and direct:
             return []
         if any(_is_floating(item) for item in direct.values()) or not parts:
-            return [_Choice(key, {**direct, **parts}, notes, left_out)] if direct or parts else []
+            return [_Choice(key, {**direct, **parts}, notes, left_out, memory)] if direct or parts else []
         if len(parts) > 1:
             if not _are_networks(parts):
-                return [_Choice(key, parts, notes, left_out)]
-            places = {name: f"{key}.{name}" if key else name for name in parts}
-            return [one for name, part in parts.items() for one in _choose(part, places[name], notes, left_out)]
+                return [_Choice(key, parts, notes, left_out, memory)]
+            inner = [_choose(part, f"{key}.{name}" if key else name, notes) for name, part in parts.items()]
+            return [
+                one._replace(left_out=left_out | one.left_out, memory=memory + one.memory)
+                for some in inner
+                for one in some
+            ]
         name = next(iter(parts))
         if key.rpartition(".")[2] in WRAPPERS and name not in WRAPPERS and not _is_state_dict(parts[name]):
-            return [_Choice(key, parts, notes, left_out)]  # a network of one layer
+            return [_Choice(key, parts, notes, left_out, memory)]  # a network of one layer
         content, key = parts[name], f"{key}.{name}" if key else name
     return []
 
 
-def _parts(content: Any) -> tuple[dict[str, Any], list[str]]:
-    """Return the parts of networks among the entries of a container, and the names of averages and copies beside them."""
+def _parts(content: Any) -> _Parts:
+    """Return the parts of networks among the entries of a container, and the averages, copies and memory beside them."""
     parts = {name: _nested(item) for name, item in _entries(content) if isinstance(item, Mapping | list | tuple)}
     parts = {name: part for name, part in parts.items() if name.lower() not in SETTINGS} or parts
-    parts = {name: part for name, part in parts.items() if any(True for _ in _flat(part))}
-    parts = {name: part for name, part in parts.items() if not _is_memory(name, part)}
+    memory = [name for name, part in parts.items() if _is_memory(name, part)]
+    parts = {name: part for name, part in parts.items() if name not in memory and any(True for _ in _flat(part))}
     kept: dict[str, Any] = {}
-    dropped: list[str] = []
+    left_out: dict[str, str] = {}
     shapes = {name: _shapes(part) for name, part in parts.items()}
     for name in sorted(parts, key=lambda name: bool(_words(name) & AVERAGES)):
         twins = [other for other in kept if shapes[other] == shapes[name]]
-        average = bool(_words(name) & AVERAGES) and twins
-        if average or (_is_state_dict(parts[name]) and any(_are_equal(parts[name], kept[other]) for other in twins)):
-            dropped.append(name)
+        if _words(name) & AVERAGES and twins:
+            left_out[name] = AVERAGE
+        elif _is_state_dict(parts[name]) and any(_are_equal(parts[name], kept[other]) for other in twins):
+            left_out[name] = COPY
         else:
             kept[name] = parts[name]
-    return {name: part for name, part in parts.items() if name in kept}, dropped
+    return _Parts({name: part for name, part in parts.items() if name in kept}, left_out, memory)
 
 
 def _are_networks(parts: Mapping[str, Any]) -> bool:
@@ -227,17 +257,22 @@ def _is_optimizer(value: Any) -> bool:
 
 def _is_memory(name: str, part: Any) -> bool:
     """Return whether a part belongs to an optimizer, a schedule, a callback or a random generator."""
+    return _is_optimizer(part) or _is_memory_of(name, lambda: _flat(part))
+
+
+def _is_memory_of(name: str, tensors: Callable[[], Iterable[tuple[str, Tensor]]]) -> bool:
+    """Return the same of a part whose tensors, with their places in it, a function returns."""
     words = _words(name)
-    if _is_optimizer(part) or words & OPTIMIZERS or words >= {"opt", "state"} or name.lower() in MOMENTS:
+    if words & OPTIMIZERS or words >= {"opt", "state"} or name.lower() in MOMENTS:
         return True
-    tensors = list(_flat(part))
-    if all(tensor.numel() < 2 or not tensor.is_floating_point() for _, tensor in tensors):
+    if all(tensor.numel() < 2 or not tensor.is_floating_point() for _, tensor in tensors()):
         return bool(words & LIKELY) or "rng" in words
     if words & {"callback", "callbacks", "loops", "grads", "gradients"}:
         return True
-    return all(tensor.numel() < 2 or _moment(place) for place, tensor in tensors)
+    return all(tensor.numel() < 2 or _moment(place) for place, tensor in tensors())
 
 
+@lru_cache(maxsize=1 << 16)  # names recur from file to file
 def _moment(name: str) -> bool:
     return any(part.lower() in MOMENTS for part in name.split("."))
 
@@ -254,14 +289,17 @@ def _without_moments(flat: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], lis
     for name, tensor in flat.items():
         first, _, rest = name.partition(".")
         groups.setdefault(first, {})[rest] = tensor
-    dropped = [first for first, some in groups.items() if "" not in some and _is_memory(first, some)]
-    sizes = {first: Counter(tuple(t.shape) for t in some.values() if t.numel() > 1) for first, some in groups.items()}
-    for first in groups:
-        others = [name for name in groups if name != first and not _words(name) & AVERAGES]
-        if _words(first) & AVERAGES and any(sizes[name] == sizes[first] for name in others) and sizes[first]:
-            dropped.append(first)
+    dropped = [first for first, some in groups.items() if "" not in some and _is_memory_of(first, some.items)]
+    averages = [first for first in groups if _words(first) & AVERAGES]
+    sizes = {first: _sizes(some) for first, some in groups.items()} if averages else {}
+    networks = [sizes[first] for first in groups if first not in averages] if averages else []
+    dropped += [first for first in averages if sizes[first] and sizes[first] in networks]
     kept = {name: t for name, t in flat.items() if name.partition(".")[0] not in dropped and not _moment(name)}
     return (kept, dropped) if kept else (dict(flat), [])
+
+
+def _sizes(some: Mapping[str, Tensor]) -> Counter[tuple[int, ...]]:
+    return Counter(tuple(tensor.shape) for tensor in some.values() if tensor.numel() > 1)
 
 
 def _outer_removed(flat: Mapping[str, Tensor], had_more: bool) -> dict[str, Tensor]:
@@ -334,6 +372,8 @@ def _is_settings(value: Any) -> bool:
 
 def _tensor(name: str, value: Any) -> Tensor | None:
     """Return a tensor or numeric array as a tensor; None for all else, and for the states of random generators."""
+    if isinstance(value, Tensor) and value.is_floating_point() and "rng_state" not in name:
+        return value
     if isinstance(value, np.ndarray) and value.dtype.kind in "fiub":
         value = torch.from_numpy(np.ascontiguousarray(value, native(value.dtype)).reshape(value.shape))
     if not isinstance(value, Tensor):
@@ -361,6 +401,8 @@ def _notes(content: Any) -> dict[str, Any]:
     """Return the numbers and texts in a container, and the settings in it as nested mappings without tensors."""
     notes: dict[str, Any] = {}
     for name, item in _entries(content) if isinstance(content, Mapping) else ():
+        if isinstance(item, Tensor):
+            continue
         if name.lower() in SETTINGS and isinstance(item, Mapping):
             settings = _facts(item, [MOST_FACTS])
             notes = {**settings, **notes} if isinstance(settings, dict) else notes

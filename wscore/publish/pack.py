@@ -15,6 +15,7 @@ from wscore.publish.config import PublishConfig
 from wscore.publish.dataset import read_representations, write_representations, write_zoo
 from wscore.publish.provenance import Provenance
 from wscore.publish.tensorboard import write_events
+from wscore.training.model_folder import model_identities
 from wscore.zoo.store import Zoo
 
 NOTHING = "# Nothing is published\n\n`publish.target` is `none`.\n"
@@ -29,7 +30,7 @@ class Sources(NamedTuple):
         heads: folder with one folder per task.
         tasks: heads to publish.
         sae: folder of the sparse dictionary.
-        predictor: folder of the weight predictor.
+        predictor: folder of the weight predictor; None publishes none.
         plots: folder with the history.csv of each training, below `autoencoder`, `heads/<task>`, `sae` and
             `predictor`.
     """
@@ -39,7 +40,7 @@ class Sources(NamedTuple):
     heads: Path
     tasks: Sequence[str]
     sae: Path
-    predictor: Path
+    predictor: Path | None
     plots: Path
 
 
@@ -71,12 +72,13 @@ def pack_models(
         out: replaced if it was published before.
         sources: folders of the models.
         metrics: as `read_metrics` returns them, with `autoencoder_test`, `heads_test`, `sae_test` and
-            `predictor_test`; `codec_test` is shown if it is there.
+            `predictor_test`, and each with `<name>_of`, the models that it was measured on; `codec_test` is shown if it is
+            there.
         origin: for the cards.
         config: for the cards.
 
     Raises:
-        PublishError: if a model or its metrics are missing, or the folder holds something else.
+        PublishError: if a model or its metrics are missing or don't belong together, or the folder holds something else.
     """
     check_ours(out)
     made = [] if config.target == "none" else list(plan(sources, metrics, config))
@@ -143,31 +145,46 @@ def plan(sources: Sources, metrics: Mapping[str, Any], config: PublishConfig) ->
     """Yield the content of each folder.
 
     Raises:
-        PublishError: if a model or its metrics are missing.
+        PublishError: if a model or its metrics are missing, or the metrics are those of another model.
     """
-    for name in ("autoencoder_test", "heads_test", "sae_test", "predictor_test"):
-        if name not in metrics:
-            raise PublishError("metrics are missing", where=name, fix="run `dvc repro evaluate`")
     shared = {file: file.name for file in sorted(sources.autoencoder.glob("[!.]*.*"))}
-    sides = {"encoder": parts.encoder, "decoder": parts.decoder}
-    for name, part in sides.items():
+    for name, part in {"encoder": parts.encoder, "decoder": parts.decoder}.items():
+        figures = _figures(metrics, "autoencoder_test", name, sources.autoencoder / name)
         files = {**model_files(sources.autoencoder / name), **shared}
-        history = sources.plots / "autoencoder/history.csv"
-        yield ModelContent(part(metrics["autoencoder_test"], config), files, history)
+        yield ModelContent(part(figures, config), files, sources.plots / "autoencoder/history.csv")
     files = model_files(sources.codec)
     size = sum(file.stat().st_size for file in files)
     yield ModelContent(parts.codec(metrics.get("codec_test", {}), size, config), files, None)
     encoder_hash = read_json(sources.autoencoder / "encoder" / "config.json")["sha256"]
     for task in sources.tasks:
-        part = parts.head(task, metrics["heads_test"].get(task, {}), config, encoder_hash=encoder_hash)
+        figures = _figures(metrics, "heads_test", task, sources.heads / task).get(task, {})
+        part = parts.head(task, figures, config, encoder_hash=encoder_hash)
         yield ModelContent(part, model_files(sources.heads / task), sources.plots / f"heads/{task}/history.csv")
-    files = model_files(sources.sae)
-    part = parts.sparse_dictionary(metrics["sae_test"], read_json(sources.sae / "config.json"), config)
-    yield ModelContent(part, files, sources.plots / "sae/history.csv")
-    files = model_files(sources.predictor)
-    training = read_json(sources.predictor / "config.json").get("training", {})
-    part = parts.predictor(metrics["predictor_test"], training, config)
-    yield ModelContent(part, files, sources.plots / "predictor/history.csv")
+    figures = _figures(metrics, "sae_test", "sparse_dictionary", sources.sae)
+    part = parts.sparse_dictionary(figures, read_json(sources.sae / "config.json"), config)
+    yield ModelContent(part, model_files(sources.sae), sources.plots / "sae/history.csv")
+    if sources.predictor is not None:
+        figures = _figures(metrics, "predictor_test", "predictor", sources.predictor)
+        part = parts.predictor(figures, read_json(sources.predictor / "config.json").get("training", {}), config)
+        yield ModelContent(part, model_files(sources.predictor), sources.plots / "predictor/history.csv")
+
+
+def _figures(metrics: Mapping[str, Any], name: str, model: str, folder: Path) -> Mapping[str, Any]:
+    """Return the metrics of an evaluation, checked to be those of the model in a folder.
+
+    Raises:
+        PublishError: if they are missing, or of another model.
+    """
+    if name not in metrics:
+        raise PublishError("metrics are missing", where=name, fix="run `dvc repro evaluate`")
+    model_files(folder)
+    expected, got = model_identities({model: folder})[model], metrics.get(f"{name}_of", {}).get(model, "unknown")
+    if got != expected:
+        fix = "run `dvc repro evaluate`"
+        raise PublishError(
+            "metrics are those of another model", where=f"{name}: {model}", expected=expected, got=got, fix=fix
+        )
+    return metrics[name]
 
 
 def model_files(folder: Path) -> dict[Path, str]:

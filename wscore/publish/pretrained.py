@@ -7,12 +7,13 @@
 Every class is a `torch.nn.Module` and a `PyTorchModelHubMixin`: `from_pretrained`, `save_pretrained`, `push_to_hub`.
 """
 
+import math
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, ClassVar, TypeVar, get_args
 
-import msgspec
 import numpy as np
 import torch
 from huggingface_hub import PyTorchModelHubMixin
@@ -20,7 +21,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from wscore.autoencoder.models.autoencoder import Decoder, Encoder
-from wscore.errors import ModelError
+from wscore.errors import ModelError, WscoreWarning
 from wscore.forecasting.models.predictors import WeightPredictor
 from wscore.heads.ensemble import Blend
 from wscore.heads.features import network_features
@@ -29,9 +30,9 @@ from wscore.hub.checksums import CHECKSUMS, read_checksums, verify, write_checks
 from wscore.hub.client import download
 from wscore.hub.fetch import Source, exists, fetch, parse_source
 from wscore.hub.upload import Upload, upload
-from wscore.io import atomic_file, read_json, write_text
+from wscore.io import atomic_file, write_text
 from wscore.networks.architectures import parse
-from wscore.networks.layout import Layout, layout_of
+from wscore.networks.layout import Layout, layout_of, read_layouts
 from wscore.sae.model import SparseModel
 from wscore.sae.rows import Scatter, UnitMap, unit_map
 from wscore.tokens.alignment import Alignment
@@ -44,6 +45,7 @@ from wscore.training.model_folder import CONFIG, RESERVED, WEIGHTS, load_model, 
 P = TypeVar("P", bound="Published")
 TOGETHER = 256  # sequences per encoding batch
 NAMED = 8  # layouts that an error names
+FARTHEST = 8.0  # root mean square of normalized weights, 1 in training
 CARD = """---
 library_name: wscore
 tags: [wscore, weight-space-learning]
@@ -67,9 +69,11 @@ class Layouts:
 
     def __init__(self, folder: Path) -> None:
         path = Path(folder) / "layouts.json"
-        plain = read_json(path) if path.is_file() else {}
-        self.known = {name: msgspec.convert(value, Layout, strict=False) for name, value in plain.items()}
+        self.known = read_layouts(path) if path.is_file() else {}
         self._by_shapes = {_shapes(layout): layout for layout in self.known.values()}
+
+    def __contains__(self, layout: Layout) -> bool:
+        return _shapes(layout) in self._by_shapes
 
     def ordered(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return a state dict in the order of the known layout with the same names and shapes, else unchanged."""
@@ -289,6 +293,7 @@ class PublishedHead(Published):
         layout = layout_of(state)
         vector = layout.flatten(state)
         check_finite(vector[None])
+        self._warn_of_distance(layout, vector)
         known = parse(architecture) if architecture else None
         blocks = network_features(layout, vector, self.head.features, self.head.probes, known)
         parts = [
@@ -296,10 +301,26 @@ class PublishedHead(Published):
             for name in self.head.features
         ]
         inputs = np.concatenate([np.zeros((1, 0), np.float32), *parts], axis=1)
+        if inputs.shape[1] != self.head.model.inputs:
+            expected, got = f"{self.head.model.inputs} features", inputs.shape[1]
+            raise ModelError("the head does not fit its encoder", where=self.head.task, expected=expected, got=got)
         tokens = self._tokens(layout, vector) if self.head.model.reads_tokens else None
         answers = self.head.model(torch.from_numpy(inputs), tokens)
         table = read(self.head, {name: answer.numpy() for name, answer in answers.items()})
         return {str(name): table[name].tolist()[0] for name in table.columns}
+
+    def _warn_of_distance(self, layout: Layout, vector: Float[np.ndarray, " weights"]) -> None:
+        """Warn of a network unlike those of the training, for which predictions and intervals promise nothing."""
+        normalized = self.encoder.codec.normalizer.normalize(layout, vector)
+        size = math.sqrt(float(np.square(normalized, dtype=np.float64).mean()))
+        reason = (
+            f"no network with these {len(layout.tensors)} tensors was" if layout not in self.encoder.layouts else ""
+        )
+        if size > FARTHEST:
+            reason = f"weights {size:.3g} times as large as usual were not"
+        if reason:
+            message = f"{reason} in the training of this head: its predictions and intervals may be far off"
+            warnings.warn(message, WscoreWarning, stacklevel=3)
 
     def _tokens(self, layout: Layout, vector: Float[np.ndarray, " weights"]) -> TokenBatch:
         if len(self.encoder.codec.windows(layout)) > 1:

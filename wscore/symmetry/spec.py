@@ -6,7 +6,7 @@ over a group is bound to it.
 """
 
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import msgspec
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor
 from wscore.config import Section
 from wscore.errors import ModelError
 
+Count = Annotated[int, msgspec.Meta(ge=0)]
 State = dict[str, Tensor]
 
 
@@ -29,8 +30,8 @@ class Axis(Section):
     """
 
     group: str | None
-    repeat: int
-    block: int
+    repeat: Count
+    block: Count
 
 
 class Binding(NamedTuple):
@@ -49,7 +50,7 @@ class PermutationSpec(Section):
         axes: for each tensor of the state dict, one entry per axis.
     """
 
-    units: dict[str, int]
+    units: dict[str, Count]
     axes: dict[str, tuple[Axis, ...]]
 
     def bindings(self, group: str) -> Iterator[Binding]:
@@ -58,6 +59,24 @@ class PermutationSpec(Section):
             for number, how in enumerate(axes):
                 if how.group == group:
                     yield Binding(name, number, how)
+
+    def check(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Reject tensors that the axes do not describe.
+
+        Args:
+            shapes: of the tensors by name.
+
+        Raises:
+            ModelError: naming the first axis that does not fit.
+        """
+        for group, units in self.units.items():
+            for name, axis, how in self.bindings(group):
+                length = shapes.get(name, ())[axis : axis + 1]
+                if length != (how.repeat * units * how.block,):
+                    expected, got = f"{how.repeat} x {units} x {how.block}", length[0] if length else "no such axis"
+                    raise ModelError(
+                        "axis does not fit its group", where=f"{name} axis {axis}", expected=expected, got=got
+                    )
 
     def to_json(self) -> str:
         """Return the spec as JSON text."""

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from wscore.config import convert, to_plain
+from wscore.config import Section, convert, to_plain
 from wscore.errors import DataError, ModelError, WscoreWarning
 from wscore.io import read_json, read_tensors, write_json, write_tensors
 from wscore.networks.architectures import build, parse
@@ -146,11 +146,19 @@ class Alignment:
 
         Raises:
             DataError: if a file is missing or unreadable.
+            ConfigError: if symmetry.json describes something else.
+            ModelError: if the two files do not belong together, or a reference is no vector of finite weights.
         """
-        where = folder / "symmetry.json"
-        specs = {name: convert(plain, PermutationSpec, where=str(where)) for name, plain in read_json(where).items()}
-        vectors = read_tensors(folder / "references.safetensors")
-        return cls({name: Reference(specs[name], vector.numpy()) for name, vector in vectors.items()}, specs)
+        where, path = folder / "symmetry.json", folder / "references.safetensors"
+        specs = convert({"specs": read_json(where)}, SavedSpecs, where=str(where)).specs
+        references: dict[str, Reference] = {}
+        for name, vector in read_tensors(path).items():
+            if name not in specs or vector.ndim != 1 or not vector.is_floating_point() or not vector.isfinite().all():
+                raise ModelError(
+                    "is no reference network", where=f"{path}: {name}", expected="finite weights and a spec"
+                )
+            references[name] = Reference(specs[name], vector.float().numpy())
+        return cls(references, specs)
 
     def permute(
         self, layout: Layout, vectors: Float[np.ndarray, "networks weights"], orders: dict[str, Tensor]
@@ -169,7 +177,14 @@ class Alignment:
         return self.references[layout.identity]
 
 
+class SavedSpecs(Section):
+    """Content of symmetry.json."""
+
+    specs: dict[str, PermutationSpec]
+
+
 def _match(layout: Layout, reference: Reference, vectors: np.ndarray) -> dict[str, Tensor]:
+    reference.spec.check({spec.name: spec.shape for spec in layout.tensors})
     state = layout.unflatten(torch.from_numpy(np.ascontiguousarray(vectors)))
     return match_weights(reference.spec, layout.unflatten(torch.from_numpy(reference.vector)), state)
 

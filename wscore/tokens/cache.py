@@ -25,7 +25,7 @@ from torch import Tensor
 
 from wscore.errors import DataError
 from wscore.io import atomic_folder, content_hash, read_json, source_code, write_json
-from wscore.networks.layout import Layout
+from wscore.networks.layout import Layout, read_layouts
 from wscore.parallel import Workers
 from wscore.tokens.alignment import HERE, Alignment
 from wscore.tokens.batch import TokenBatch, layout_key
@@ -128,8 +128,7 @@ class TokenCache:
         self.manifest: dict[str, Any] = read_cache_manifest(self.folder)
         self.max_tokens: int = self.manifest["max_tokens"]
         self.identity: str = self.manifest["identity"]
-        plain = read_json(self.folder / "layouts.json")
-        self.layouts = {name: msgspec.convert(value, Layout, strict=False) for name, value in plain.items()}
+        self.layouts = read_layouts(self.folder / "layouts.json")
         self.tokenizer = Tokenizer.load(self.folder / "tokenizer.json")
         self.normalizer = Normalizer.load(self.folder / "normalizer.json")
         self.codec = TokenCodec(self.tokenizer, self.normalizer, self.max_tokens)

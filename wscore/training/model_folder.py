@@ -16,11 +16,13 @@ None or does not exist.
 import hashlib
 import importlib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
+import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from wscore.config import Section, convert, to_plain
 from wscore.errors import ConfigError, DataError, ModelError
@@ -29,6 +31,7 @@ from wscore.io import read_json, read_tensors, write_json, write_tensors
 FORMAT = 1  # default of classes
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 RESERVED = ("format", "class", "config", "sha256", "tied")
+STEPS_PER_TENSOR, FREE_STEPS = 64, 10_000  # torch operations that building a model may take
 MODELS: dict[str, type[nn.Module]] = {}
 #: Module of each registered class, so that a folder is read without importing every product.
 HOMES = {
@@ -104,8 +107,8 @@ def load_model(folder: Path, kind: type[M] = nn.Module) -> M:
         kind: class (or base class) that the model must have.
 
     Raises:
-        ModelError: if a file is missing, altered or unreadable, the format or class is unknown or unexpected, or the
-            configuration and the weights do not match.
+        ModelError: if a file is missing, altered or unreadable, the format or class is unknown or unexpected, a weight is
+            NaN, or the configuration and the weights do not match.
     """
     content = read_model_config(folder)
     named = find_model(content["class"], where=Path(folder) / CONFIG)
@@ -116,8 +119,11 @@ def load_model(folder: Path, kind: type[M] = nn.Module) -> M:
         config = convert(plain, config_class(named), where=f"{Path(folder) / CONFIG}: config")
     except ConfigError as error:
         raise ModelError(f"configuration does not match its class: {error}", where=folder) from error
-    model = getattr(named, "from_config", named)(config)
-    _fill(model, _read_weights(Path(folder), content), where=folder)
+    tensors = _read_weights(Path(folder), content)
+    build = getattr(named, "from_config", named)
+    _check_sizes(build, config, tensors, where=folder)
+    model = build(config)
+    _fill(model, tensors, where=folder)
     return model.eval()
 
 
@@ -137,9 +143,22 @@ def read_model_config(folder: Path) -> dict[str, Any]:
     missing = [key for key in RESERVED if key not in content] if isinstance(content, dict) else list(RESERVED)
     if missing:
         raise ModelError("is not the configuration of a wscore model", where=path, expected=f"the keys {missing}")
-    if not isinstance(content["format"], int) or content["format"] < FORMAT:
+    tied = content["tied"]
+    if not isinstance(content["class"], str) or not isinstance(content["sha256"], str) or not _are_texts(tied):
+        expected = "texts `class` and `sha256`, and `tied` from names to names"
+        raise ModelError("is not the configuration of a wscore model", where=path, expected=expected)
+    if type(content["format"]) is not int or content["format"] < FORMAT:
         raise ModelError("unknown format", where=path, expected=f"{FORMAT} or more", got=content["format"])
     return content
+
+
+def model_identities(folders: Mapping[str, Path]) -> dict[str, str]:
+    """Return the first 16 hex digits of the SHA-256 of the weights of several models, for the metrics of an evaluation.
+
+    Raises:
+        ModelError: if there is no model in a folder.
+    """
+    return {name: read_model_config(folder)["sha256"][:16] for name, folder in folders.items()}
 
 
 def format_of(model: type[nn.Module]) -> int:
@@ -204,7 +223,49 @@ def _read_weights(folder: Path, content: Mapping[str, Any]) -> dict[str, Tensor]
         tensors = read_tensors(path)
     except DataError as error:
         raise ModelError(str(error)) from error
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and bool(tensor.isnan().any()):  # infinite floors and thresholds are valid
+            raise ModelError("holds NaN", where=f"{path}: {name}", fix="recreate or download the model again")
     return {**tensors, **{name: tensors[source] for name, source in content["tied"].items() if source in tensors}}
+
+
+class _StepLimit(TorchDispatchMode):
+    """Stops the construction of a model that takes far more operations than its weights explain."""
+
+    def __init__(self, most: int, where: object) -> None:
+        super().__init__()
+        self.left, self.where = most, where
+
+    def __torch_dispatch__(self, operation: Any, kinds: Any, arguments: Any = (), options: Any = None) -> Any:
+        self.left -= 1
+        if self.left < 0:
+            raise ModelError("configuration describes far more tensors than there are", where=self.where)
+        return operation(*arguments, **(options or {}))
+
+
+def _check_sizes(
+    build: Callable[[Any], nn.Module], config: Section, tensors: Mapping[str, Tensor], *, where: object
+) -> None:
+    """Reject a configuration of other sizes than the weights, before memory is allocated for it.
+
+    Raises:
+        ModelError: naming the first tensor that differs.
+    """
+    try:
+        with _StepLimit(STEPS_PER_TENSOR * len(tensors) + FREE_STEPS, where), torch.device("meta"):
+            wanted = {name: tuple(tensor.shape) for name, tensor in build(config).state_dict().items()}
+    except NotImplementedError:  # a class whose construction needs values
+        return
+    except (ArithmeticError, AssertionError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ModelError("no model can be built from the configuration", where=where, got=reason) from error
+    held = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    wrong = next((name for name in sorted(wanted.keys() | held.keys()) if wanted.get(name) != held.get(name)), None)
+    if wrong is not None:
+        expected, got = (shapes.get(wrong, "no such tensor") for shapes in (wanted, held))
+        raise ModelError(
+            "weights do not match the configuration", where=f"{where}: {wrong}", expected=expected, got=got
+        )
 
 
 def _fill(model: nn.Module, tensors: Mapping[str, Tensor], *, where: object) -> None:
@@ -214,6 +275,10 @@ def _fill(model: nn.Module, tensors: Mapping[str, Tensor], *, where: object) -> 
         raise ModelError(
             "weights do not match the configuration", where=where, got=" ".join(str(error).split())
         ) from error
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(item, str) for item in value.values())
 
 
 def _digest(path: Path) -> str:

@@ -11,6 +11,7 @@ from wscore.zoo.readers.flat_vectors import plan_small_cnns, plan_vectors
 from wscore.zoo.readers.folder import plan_folder, plan_trials
 from wscore.zoo.readers.ingest import ReadPlan, ingest
 from wscore.zoo.readers.tables import plan_hub, plan_parquet
+from wscore.zoo.stated_accuracy import check_accuracies
 
 
 def fetch_zoo(config: ZooConfig, data: DataConfig | ImagesConfig, out: Path) -> int:
@@ -23,7 +24,9 @@ def fetch_zoo(config: ZooConfig, data: DataConfig | ImagesConfig, out: Path) -> 
     if config.source == "generate":
         return generate_zoo(config, load_tasks(data), out)
     factories = data.factories if isinstance(data, DataConfig) else {}
-    return ingest(SOURCES[config.source](config), config, out, factories)
+    excluded = ingest(SOURCES[config.source](config), config, out, factories)
+    check_accuracies(out, data)
+    return excluded
 
 
 SOURCES: dict[str, Callable[[ZooConfig], ReadPlan]] = {

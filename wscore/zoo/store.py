@@ -6,6 +6,7 @@ zoo/
   source.json               origin of imported networks
   set_aside.csv             excluded networks, with reasons
   rebuilding.csv            which imported networks can be rebuilt, and why others can't
+  accuracy.csv              stated accuracies of imported networks next to those measured on the images of section data
   constants.json            masks and index tables of imported networks, stored in constants.safetensors
   README.md                 card that lets `datasets.load_dataset("zoo")` and pandas read the rows
 """
@@ -28,8 +29,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from wscore.errors import DataError
-from wscore.io import atomic_file, hash_folder, read_json, read_tensors, write_csv, write_json, write_text
-from wscore.networks.layout import Layout
+from wscore.io import atomic_file, hash_folder, read_tensors, write_csv, write_json, write_text
+from wscore.networks.layout import Layout, read_layouts
 from wscore.networks.records import Rejected
 
 ROW_GROUP = 256  # rows read at once, fewer for large networks
@@ -125,8 +126,7 @@ class Zoo:
             raise DataError(
                 "no zoo here: rows/*.parquet is missing", where=self.folder, fix="run `dvc repro fetch_zoo`"
             )
-        raw = read_json(self.folder / "layouts.json")
-        self.layouts = {key: msgspec.convert(value, Layout, strict=False) for key, value in raw.items()}
+        self.layouts = read_layouts(self.folder / "layouts.json")
         self.table = pd.concat([read_metadata(part) for part in self.parts], ignore_index=True)
         missing = [name for name in REQUIRED if name not in self.table]
         if missing:

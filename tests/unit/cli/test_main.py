@@ -263,6 +263,50 @@ def test_a_network_is_described(models: Path, checkpoint: Path, tiny_zoo: Path, 
     assert nothing["symmetry"].startswith("unknown")
 
 
+def test_what_else_a_file_holds_is_described(models: Path, checkpoint: Path, tmp_path: Path, capsys: Output) -> None:
+    state = load_file(checkpoint)
+    odd = {"mask": torch.ones(3, dtype=torch.bool), "table": torch.arange(6).reshape(2, 3), "empty": torch.zeros(0, 4)}
+    average = {name: tensor + 1 for name, tensor in state.items()}
+    content = {
+        "model": {**state, **odd},
+        "model_ema": {**average, **odd},
+        "optimizer": {"momentum_buffer": torch.ones(9)},
+    }
+    torch.save(content, tmp_path / "all.pt")
+    found = output_of(capsys, "inspect", tmp_path / "all.pt", "--model", models)
+    assert found["read from"] == "model"
+    assert found["left out"] == [
+        {"entry": "model_ema", "what": "an average of the network beside it"},
+        {"entry": "optimizer", "what": "optimizer, schedule or random state"},
+    ]
+    assert found["masks and tables"] == [
+        {"tensor": "mask", "shape": "3", "dtype": "bool"}, {"tensor": "table", "shape": "2x3", "dtype": "int64"},
+    ]  # fmt: skip
+    main(["inspect", str(tmp_path / "all.pt"), "--model", str(models)])
+    assert "an average of the network beside it" in capsys.readouterr().out
+
+
+def test_a_network_that_does_not_fit_its_architecture_is_one_line(
+    models: Path, tiny_zoo: Path, tmp_path: Path, capsys: Output
+) -> None:
+    torch.save(torch.nn.Linear(3, 2).state_dict(), tmp_path / "net.pt")
+    text = Zoo(tiny_zoo).table["architecture"].iloc[0]
+    message = failed(capsys, "inspect", tmp_path / "net.pt", "--architecture", text, "--model", models)
+    assert "net.pt: does not fit its architecture; got the network has no weight" in message
+
+
+@pytest.mark.parametrize("kind", [torch.float8_e4m3fn, torch.float8_e5m2, torch.bfloat16, torch.float16, torch.float64])
+def test_all_types_of_weights_are_described(kind: torch.dtype, models: Path, tmp_path: Path, capsys: Output) -> None:
+    torch.save({"a.weight": torch.rand(4, 3).to(kind), "a.bias": torch.rand(4)}, tmp_path / "net.pt")
+    rows = output_of(capsys, "inspect", tmp_path / "net.pt", "--model", models)["layers and tensors"]
+    assert rows[0]["dtype"] == str(kind).removeprefix("torch.")
+
+
+def test_complex_weights_are_refused_by_name(models: Path, tmp_path: Path, capsys: Output) -> None:
+    torch.save({"spectral": torch.rand(3, dtype=torch.complex64), "out.weight": torch.rand(3, 2)}, tmp_path / "net.pt")
+    assert "spectral: torch.complex64" in failed(capsys, "inspect", tmp_path / "net.pt", "--model", models)
+
+
 def test_zoos_and_models_are_described(models: Path, tiny_zoo: Path, capsys: Output) -> None:
     assert output_of(capsys, "inspect", tiny_zoo)["networks"] == len(Zoo(tiny_zoo))
     assert {row["part"] for row in output_of(capsys, "inspect", models)["parts"]} == {

@@ -30,6 +30,7 @@ def test_new_rows_are_held_as_often_as_asked_in_every_part(coverage: float):
 def test_the_width_is_an_order_statistic():
     assert half_width(np.arange(1.0, 10.0), 0.9) == 9  # ceil(10 x 0.9)
     assert half_width(np.arange(1.0, 20.0), 0.5) == 10
+    assert half_width(np.arange(1.0, 5.0), 0.75) == 4  # ceil(5 x 0.75), and not ceil(4 x 0.75)
     assert half_width(np.array([3.0, 1.0]), 0.99) == 3
 
 

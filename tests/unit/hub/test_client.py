@@ -1,4 +1,5 @@
 import socket
+import threading
 from pathlib import Path
 
 import pytest
@@ -67,10 +68,53 @@ def test_offline_mode_and_proxies_are_not_probed(closed, monkeypatch):
         hub.check_reachable("a/b")
 
 
-def test_a_listening_endpoint_is_reachable(monkeypatch):
+@pytest.fixture
+def listener(monkeypatch):
+    """A server that answers connection by connection with the bytes in `answers`, None being silence; it counts them."""
+    answers, held = [], []
     with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve():
+            for answer in answers:
+                try:
+                    connection = server.accept()[0]
+                except OSError:
+                    return
+                held.append(connection)
+                if answer is not None:
+                    connection.recv(1 << 16)
+                    connection.sendall(answer)
+                    connection.close()
+
+        def start(*wanted):
+            answers.extend(wanted)
+            threading.Thread(target=serve, daemon=True).start()
+            return held
+
         monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.getsockname()[1]}")
+        monkeypatch.setattr(hub, "ANSWERED", set())
+        yield start
+        server.shutdown(socket.SHUT_RDWR)
+    for connection in held:
+        connection.close()
+
+
+def test_an_endpoint_that_answers_anything_is_reachable_and_asked_once(listener):
+    held = listener(b"HTTP/1.1 404 Not Found\r\n\r\n", None)
+    hub.check_reachable("a/b")
+    hub.check_reachable("a/b")  # a connection is enough now
+    assert len(hub.ANSWERED) == 1
+    assert len(held) <= 2
+
+
+@pytest.mark.parametrize(("answer", "reason"), [(None, "timed out"), (b"", "without an answer")])
+def test_an_endpoint_that_accepts_and_says_nothing_is_out_of_reach(listener, answer, reason, monkeypatch):
+    assert hub.PROBE_SECONDS + hub.ANSWER_SECONDS <= 10
+    monkeypatch.setattr(hub, "ANSWER_SECONDS", 0.2)
+    listener(answer)
+    with pytest.raises(DataError, match=rf"a/b: the Hub can't be reached; got http://127\.0\.0\.1:\d+: .*{reason}"):
         hub.check_reachable("a/b")
+    assert not hub.ANSWERED
 
 
 @pytest.mark.parametrize("error", [FileNotFoundError("no such data set\nmore"), ValueError("no such data set")])

@@ -3,6 +3,7 @@ import io
 import struct
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -10,8 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
-from wscore.config import load_section
-from wscore.errors import DataError
+from wscore.config import convert, load_section, to_plain
+from wscore.errors import ConfigError, DataError
 from wscore.hub import client as hub
 from wscore.networks.datasets import DataConfig
 from wscore.networks.images import ImagesConfig, load_images
@@ -22,7 +23,7 @@ NAMES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3
 
 def config(root=None, **changes):
     plain = {"dataset": "mine", "root": None if root is None else str(root), "revision": None, "size": None}
-    return ImagesConfig(**{**plain, "max_train": None, "max_test": None, **changes})
+    return ImagesConfig(**{**plain, "max_train": None, "max_test": None, "normalize": None, **changes})
 
 
 def arrays(channels=None, size=6):
@@ -224,3 +225,31 @@ def test_real_colour_images(shared_data):
 def test_real_fashion(shared_data):
     found = load_images(config(shared_data / "fashion_mnist_900", dataset="fashion_mnist"))
     assert torch.bincount(found.y_train).tolist() == [81] * 10
+
+
+def test_normalized_pixels_are_those_of_torchvision(tmp_path):
+    content = arrays(channels=3)
+    root = write_npz(tmp_path / "rgb", **content)
+    plain, mean = load_images(config(root)), torch.tensor([0.485, 0.456, 0.406])[:, None, None]
+    expected = (plain.x_train - mean) / torch.tensor([0.229, 0.224, 0.225])[:, None, None]
+    assert torch.equal(load_images(config(root, normalize="imagenet")).x_train, expected)
+    found = load_images(config(root, normalize=((0.5,), (0.25,))))
+    assert torch.equal(found.x_test, (plain.x_test - 0.5) / 0.25)
+
+
+def test_moments_of_other_channels_are_refused(tmp_path):
+    root = write_npz(tmp_path / "grey")
+    assert load_images(config(root, normalize="mnist")).x_train.min() == pytest.approx(-0.1307 / 0.3081, abs=1e-6)
+    with pytest.raises(ConfigError, match="normalize: does not fit the channels; expected 1 or 1 each; got 3 means"):
+        load_images(config(root, normalize="imagenet"))
+
+
+def test_each_of_several_data_sets_has_moments_of_its_own():
+    section = load_section(DataConfig, "data", PARAMS)
+    both = msgspec.structs.replace(section, dataset=("digits", "mnist"), normalize={"mnist": "mnist"})
+    assert [one.normalize for one in both.each()] == [None, "mnist"]
+    with pytest.raises(ConfigError, match=r"data\.normalize\.other"):
+        convert({**to_plain(both), "normalize": {"other": "mnist"}}, DataConfig, where="data")
+    for wrong in ("cifar", [[0.5], [0.0]], [[0.5]]):
+        with pytest.raises(ConfigError, match=r"data\.normalize"):
+            convert({**to_plain(section), "normalize": wrong}, DataConfig, where="data")

@@ -9,7 +9,7 @@ from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
 from wscore.networks.naming import plain_names, tensor_order
 from wscore.networks.pickles import Stub
 from wscore.networks.records import RejectedError
-from wscore.networks.selection import select, select_all
+from wscore.networks.selection import AVERAGE, COPY, select, select_all
 
 MOST = 10**6
 
@@ -66,13 +66,16 @@ def test_averages_and_equal_copies_are_left_out_by_name():
     ):
         (network,) = found(content)
         assert network.key == key
-        assert network.left_out == left_out
+        assert tuple(network.left_out) == left_out
         assert same(network.state, own)
+    (several,) = found({"params": own, "params_ema": other, "best": own, "optimizer": {"momentum_buffer": own}})
+    assert several.left_out == {"best": COPY, "params_ema": AVERAGE}
+    assert several.memory == ("optimizer",)
     (alone,) = found({"params_ema": own, "step": 3})
     assert same(alone.state, own)
     flat = {f"net.{name}": tensor for name, tensor in own.items()}
     flat |= {f"net_ema.{name}": tensor for name, tensor in other.items()}
-    assert found(flat)[0].left_out == ("net_ema",)
+    assert found(flat)[0].left_out == {"net_ema": AVERAGE}
     assert same(found(flat)[0].state, own)
 
 

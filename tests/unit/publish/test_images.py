@@ -23,7 +23,8 @@ from wscore.networks.images import ImagesConfig, load_images
 answers = []
 for revision in sys.argv[1:]:
     name, _, pinned = revision.partition("@")
-    config = ImagesConfig(dataset=name, root=None, revision=pinned or None, size=None, max_train=None, max_test=None)
+    options = dict.fromkeys(("root", "size", "max_train", "max_test", "normalize"))
+    config = ImagesConfig(dataset=name, revision=pinned or None, **options)
     try:
         found = load_images(config)
     except DataError as error:

@@ -1,3 +1,5 @@
+import resource
+
 import msgspec
 import pytest
 import torch
@@ -32,6 +34,21 @@ class TiedModel(nn.Module):
         self.second.weight = self.first.weight
         self.dropout = nn.Dropout(0.5)
         self.register_buffer("table", torch.arange(12.0).reshape(3, 4)[1:])
+
+
+class DeepConfig(Section):
+    width: int
+    layers: int
+
+
+@register
+class DeepModel(nn.Module):
+    """Its size is in its configuration alone."""
+
+    def __init__(self, config: DeepConfig):
+        super().__init__()
+        self.config = config
+        self.layers = nn.ModuleList(nn.Linear(config.width, config.width) for _ in range(config.layers))
 
 
 @register
@@ -165,3 +182,57 @@ def test_config_classes_have_no_defaults():
     for model in MODELS.values():
         for field in msgspec.structs.fields(config_class(model)):
             assert field.required, (model.__name__, field.name)
+
+
+def rewrite(folder, **entries):
+    write_json(folder / "config.json", {**read_json(folder / "config.json"), **entries})
+
+
+@pytest.fixture
+def deep(tmp_path):
+    save_model(tmp_path / "deep", DeepModel(DeepConfig(width=3, layers=2)))
+    return tmp_path / "deep"
+
+
+@pytest.mark.parametrize(("config", "message"), [
+    ({"width": 10**9, "layers": 2}, r"deep: layers\.0\.bias: weights do not match the configuration; expected \(1000000000,\)"),
+    ({"width": 3, "layers": 3}, r"layers\.2\.bias: weights do not match the configuration; expected \(3,\); got no such tensor"),
+    ({"width": 3, "layers": 1}, r"layers\.1\.bias: weights do not match the configuration; expected no such tensor; got \(3,\)"),
+    ({"width": 3, "layers": 10**12}, "configuration describes far more tensors than there are"),
+    ({"width": 2**62, "layers": 1}, "no model can be built from the configuration; got "),
+    ({"width": -1, "layers": 1}, "no model can be built from the configuration; got "),
+])  # fmt: skip
+def test_sizes_are_compared_before_memory_is_taken(deep, config, message):
+    rewrite(deep, config=config)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(ModelError, match=message):
+        load_model(deep)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000
+
+
+def test_not_a_number_is_refused_and_infinite_floors_are_not(saved):
+    folder, model = saved
+    model.table[0, 0] = -torch.inf
+    save_model(folder, model)
+    assert load_model(folder, TiedModel).table[0, 0] == -torch.inf
+    model.table[0, 0] = torch.nan
+    save_model(folder, model)
+    with pytest.raises(ModelError, match=r"model\.safetensors: table: holds NaN"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize("entries", [
+    {"tied": []}, {"tied": {"a": 1}}, {"class": ["x"]}, {"sha256": None}, {"format": True}, {"format": "1"},
+])  # fmt: skip
+def test_entries_of_other_types_are_refused(saved, entries):
+    folder, _ = saved
+    rewrite(folder, **entries)
+    with pytest.raises(ModelError, match=r"not the configuration of a wscore model|unknown format"):
+        load_model(folder)
+
+
+def test_tied_names_that_lead_nowhere_are_refused(saved):
+    folder, _ = saved
+    rewrite(folder, tied={"second.weight": "nowhere"})
+    with pytest.raises(ModelError, match=r"second\.weight: weights do not match"):
+        load_model(folder)

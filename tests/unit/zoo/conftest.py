@@ -12,7 +12,9 @@ from wscore.zoo.sources import fetch_zoo
 from wscore.zoo.store import Zoo
 
 PARAMS = Path(__file__).parents[3] / "params.yaml"
-NO_IMAGES = ImagesConfig(dataset="digits", root=None, revision=None, size=None, max_train=None, max_test=None)
+NO_IMAGES = ImagesConfig(
+    dataset="digits", root=None, revision=None, size=None, max_train=None, max_test=None, normalize=None
+)
 TINY = {
     "n_runs": 8,
     "checkpoints": 2,

@@ -10,7 +10,7 @@ from wscore.zoo.readers import tables
 from wscore.zoo.sources import fetch_zoo
 from wscore.zoo.store import Zoo, read_part, write_layouts, write_part
 
-DATA = ImagesConfig(dataset="digits", root=None, revision=None, size=None, max_train=100, max_test=50)
+DATA = ImagesConfig(dataset="digits", root=None, revision=None, size=None, max_train=100, max_test=50, normalize=None)
 
 
 def test_a_zoo_is_generated_on_the_images_of_the_data_section(zoo_config, tmp_path, monkeypatch):

@@ -79,7 +79,7 @@ class PredictorShape(Section):
         dropout: dropout probability.
     """
 
-    sequence_length: Annotated[int, msgspec.Meta(ge=3)]
+    sequence_length: Annotated[int, msgspec.Meta(ge=3, le=10_000)]
     horizons: Annotated[tuple[Count, ...], msgspec.Meta(min_length=1)]
     model_dim: Count
     layers: Count

@@ -12,6 +12,7 @@ as in `{run}/epoch_{epoch}_batch_{pct}pct_acc_{acc}.pt`. Without a pattern, the 
 names in a folder is the time.
 """
 
+import math
 import re
 import shutil
 import warnings
@@ -28,6 +29,7 @@ from torch import Tensor
 from wscore.errors import ConfigError, DataError, WscoreWarning
 from wscore.forecasting.trajectories.recorder import UNKNOWN
 from wscore.forecasting.trajectories.store import (
+    CONSTANTS,
     MANIFEST,
     WEIGHTS,
     Manifest,
@@ -40,7 +42,7 @@ from wscore.forecasting.trajectories.store import (
 )
 from wscore.forecasting.trajectories.train_base import BaseConfig, network_spec
 from wscore.io import atomic_folder, create_array
-from wscore.networks.checkpoints import SUFFIXES, read_network_state
+from wscore.networks.checkpoints import SUFFIXES, read_network
 from wscore.networks.images import Images
 from wscore.networks.layout import Layout, layout_of
 from wscore.networks.lenet import NetworkSpec, accuracy_and_loss, network_layout
@@ -49,6 +51,7 @@ NUMBER = r"(?<!\d)\d+(?:\.\d+)?(?:[eE][-+]?\d+)?(?!\d)"  # never part of a longe
 FIELDS = {"run": r"[^/]+?", **dict.fromkeys(("epoch", "step", "batch", "pct", "acc", "loss", "lr"), NUMBER)}
 TIMES = ("epoch", "step", "batch", "pct")
 EXAMPLE = "epoch_{epoch}_batch_{pct}pct_acc_{acc}.pt"
+POINT = 0.01  # difference of accuracies that is a warning
 WIDEST, NARROWEST = 1.5, 0.5  # range of gaps between snapshots, relative to the median, that counts as even
 
 
@@ -248,7 +251,7 @@ def _check_spacing(run: str, files: Sequence[tuple[float, SnapshotFile]]) -> Non
 
 def _network_of(path: Path, config: BaseConfig, images: Images) -> RunFiles:
     """Return the content of a file; its tensor order is ignored, since some formats sort by name."""
-    layout, spec = layout_of(read_network_state(path)), network_spec(config, images)
+    layout, spec = layout_of(read_network(path).state), network_spec(config, images)
     known = network_layout(spec)
     if _shapes(layout) == _shapes(known):
         return RunFiles(known, spec, path)
@@ -267,7 +270,7 @@ def _import_run(
     folder.mkdir()
     weights = create_array(folder / WEIGHTS, (len(files), layout.size), np.float32)
     for place, file in enumerate(files):
-        state = read_network_state(file.path)
+        state = read_network(file.path).state
         if _shapes(layout_of(state)) != _shapes(layout):
             fix = "put the runs of each network into separate folders"
             raise DataError("is of another network", where=file.path, expected=f"as {first}", fix=fix)
@@ -276,6 +279,7 @@ def _import_run(
         weights[place] = layout.flatten(state)
     columns = _columns(files)
     if spec is not None:
+        _compare(columns["test_accuracy"][-1], spec, weights[-1:], images, config, files[-1].path)
         columns = _scored(columns, spec, weights, images, config.probe_images)
     weights.flush()
     manifest = Manifest(
@@ -308,6 +312,24 @@ def _columns(files: Sequence[SnapshotFile]) -> dict[str, Any]:
         "test_loss": fields["loss"],
         "test_accuracy": [None if value is None else value / unit for value in fields["acc"]],
     }
+
+
+def _compare(
+    stated: float | None, spec: NetworkSpec, weights: np.ndarray, images: Images, config: BaseConfig, path: Path
+) -> None:
+    """Warn if the last network of a run has another accuracy than its file name says, by more than a point.
+
+    Where `base.max_test` limits the test images, four standard errors are allowed too.
+    """
+    if stated is None:
+        return
+    measured = float(
+        accuracy_and_loss(spec, torch.from_numpy(weights.copy()), images.x_test, images.y_test).accuracy[0]
+    )
+    error = 4 * math.sqrt(measured * (1 - measured) / len(images.y_test)) if config.max_test is not None else 0.0
+    if abs(measured - stated) > POINT + error:
+        message = f"{path}: {stated:.2%} stated, {measured:.2%} measured on {images.name}"
+        warnings.warn(f"{message}; see base.dataset and base.normalize", WscoreWarning, stacklevel=2)
 
 
 def _scored(
@@ -347,7 +369,9 @@ def _copy_recording(folder: Path, name: str, out: Path, images: Images) -> Manif
     if target.exists():
         raise DataError("two recordings have the same name", where=folder, got=name, fix="rename one of the folders")
     target.mkdir()
-    shutil.copyfile(folder / WEIGHTS, target / WEIGHTS)
+    for file in (WEIGHTS, CONSTANTS):
+        if (folder / file).is_file():
+            shutil.copyfile(folder / file, target / file)
     write_run_manifest(target, manifest)
     return manifest
 

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import msgspec
 import numpy as np
@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from wscore.config import to_plain
 from wscore.errors import DataError, TrainingError
 from wscore.forecasting.trajectories.store import (
+    CONSTANTS,
     MANIFEST,
     WEIGHTS,
     Manifest,
@@ -34,8 +35,10 @@ from wscore.forecasting.trajectories.store import (
     warn_of_rounding,
     write_run_manifest,
 )
+from wscore.io import write_tensors
 from wscore.networks.layout import layout_of
 from wscore.networks.lenet import NetworkSpec
+from wscore.networks.selection import is_weight
 
 UNKNOWN = "unknown"
 SCORES = ("train_loss", "test_loss", "test_accuracy")
@@ -47,7 +50,8 @@ class Recorder:
     """Writes the weights of a network to a folder at regular intervals; the initial weights are snapshot 0.
 
     Args:
-        network: a module whose state dict is recorded, as float32.
+        network: a module whose state dict is recorded, as float32; complex tensors as pairs of real numbers. Masks and index
+            tables are no weights: those of the last snapshot are kept beside it.
         folder: of the trajectory; its name is the name of the run.
         every: steps between snapshots.
         optimizer: whose learning rate and name are recorded.
@@ -88,7 +92,7 @@ class Recorder:
             raise DataError("is too small", where="every", expected="1 or more", got=every)
         self.folder, self.network, self.optimizer = Path(folder), unwrapped(network), optimizer
         self.every, self.steps_per_epoch = every, steps_per_epoch
-        _check_real(self.network)
+        state = recorded_state(self.network)
         self.columns: dict[str, list[float | None]] = {name: [] for name in SnapshotColumns.__struct_fields__}
         self._scores: dict[str, float | Tensor] = {}
         self._manifest = Manifest(
@@ -101,11 +105,13 @@ class Recorder:
             batch_size=None,
             snapshots_per_epoch=steps_per_epoch / every if steps_per_epoch else None,
             network=spec,
-            layout=layout_of(self.network.state_dict()),
+            layout=layout_of(state.weights),
+            complex_tensors=state.complex_tensors,
             snapshots=msgspec.convert(self.columns, SnapshotColumns),
         )
+        self._constants: dict[str, Tensor] = {}
         self._file = _Rows(self.folder / WEIGHTS, self._manifest.layout.size)
-        warn_of_rounding(self.network.state_dict(), self.folder)
+        warn_of_rounding(state.weights, self.folder)
         if resume and (self.folder / MANIFEST).is_file():
             self._go_on(at)
         else:
@@ -161,7 +167,8 @@ class Recorder:
         if not kept or self.steps - kept[-1] >= self.every:
             expected = f"0 to {known.snapshots.step[-1] + self.every - 1}"
             raise DataError("is beyond the recording", where=f"{self.folder}, at", expected=expected, got=at)
-        if self.steps == kept[-1] and not np.array_equal(self._file.row(len(kept) - 1), self._vector()):
+        vector = self._manifest.layout.flatten(recorded_state(self.network).weights)
+        if self.steps == kept[-1] and not np.array_equal(self._file.row(len(kept) - 1), vector):
             fix = "load the weights of that step, or pass their step as `at`"
             raise DataError(f"the weights are not those of step {self.steps}", where=self.folder, fix=fix)
         self.columns = {name: list(column)[: len(kept)] for name, column in to_plain(known.snapshots).items()}
@@ -181,15 +188,14 @@ class Recorder:
             where, expected = f"{self.folder}, every", distance
             raise DataError("differs from the recording", where=where, expected=expected, got=self.every)
 
-    def _vector(self) -> np.ndarray:
-        return self._manifest.layout.flatten(self.network.state_dict())
-
     def _snapshot(self) -> None:
-        vector = self._vector()
+        state = recorded_state(self.network)
+        vector = self._manifest.layout.flatten(state.weights)
         if not np.isfinite(vector).all():
             raise TrainingError(
                 "weights are not finite", where=f"{self.folder}, step {self.steps}", fix="lower the learning rate"
             )
+        self._keep_constants(state.constants)
         self._file.append(vector)
         known: Mapping[str, float | None] = {
             "step": self.steps,
@@ -202,6 +208,12 @@ class Recorder:
         self._scores = {}
         self._write_manifest()
 
+    def _keep_constants(self, constants: Mapping[str, Tensor]) -> None:
+        same = constants.keys() == self._constants.keys()
+        if not same or not all(torch.equal(tensor, self._constants[name]) for name, tensor in constants.items()):
+            self._constants = {name: tensor.clone() for name, tensor in constants.items()}
+            write_tensors(self.folder / CONSTANTS, self._constants)
+
     def _write_manifest(self) -> None:
         snapshots = msgspec.convert(self.columns, SnapshotColumns)
         write_run_manifest(self.folder, msgspec.structs.replace(self._manifest, snapshots=snapshots))
@@ -210,22 +222,41 @@ class Recorder:
 record = Recorder
 
 
-def _check_real(network: nn.Module) -> None:
-    """Refuse complex weights, which a recording of float32 numbers can't hold.
+class RecordedState(NamedTuple):
+    """What is recorded of a network.
+
+    Attributes:
+        weights: real tensors and counters.
+        constants: masks and index tables.
+        complex_tensors: names of weights whose last axis holds real and imaginary parts.
+    """
+
+    weights: dict[str, Tensor]
+    constants: dict[str, Tensor]
+    complex_tensors: tuple[str, ...]
+
+
+def recorded_state(network: nn.Module) -> RecordedState:
+    """Return the state dict of a network in the form that is recorded.
 
     Raises:
-        DataError: naming the tensor.
+        RejectedError: naming the tensor, if one is sparse or quantised.
     """
-    for name, tensor in network.state_dict().items():
-        if tensor.is_complex():
-            fix = "keep it as a real parameter with a last axis of 2 (torch.view_as_complex in forward)"
-            raise DataError("is complex and can't be recorded", where=name, got=tensor.dtype, fix=fix)
+    state = {name: tensor.detach() for name, tensor in network.state_dict().items()}
+    parts = tuple(name for name, tensor in state.items() if tensor.is_complex())
+    state |= {name: torch.view_as_real(state[name].resolve_conj()) for name in parts}
+    weights = {name: tensor for name, tensor in state.items() if tensor.dtype != torch.bool and is_weight(name, tensor)}
+    return RecordedState(weights, {name: state[name] for name in state.keys() - weights.keys()}, parts)
 
 
 def unwrapped(network: nn.Module) -> nn.Module:
-    """Return the network without the wrappers of `torch.compile` and data-parallel training."""
+    """Return the network without the wrappers of `torch.compile` and data-parallel training, which have no weights."""
     parts = dict(network.named_children())
-    wrapped = len(parts) == 1 and next(iter(parts)) in WRAPPED
+    own = [
+        *network.parameters(recurse=False),
+        *(one for one in network.buffers(recurse=False) if one.is_floating_point()),
+    ]
+    wrapped = len(parts) == 1 and next(iter(parts)) in WRAPPED and not own
     return unwrapped(next(iter(parts.values()))) if wrapped else network
 
 

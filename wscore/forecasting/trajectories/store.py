@@ -3,6 +3,7 @@
 data/trajectories/sgd-seed-0/
   weights.npy     float32 [N, D] or longer, read through a memory map (bfloat16 would destroy the small increments)
   manifest.json   network, layout, training settings; step, epoch, learning rate, losses and accuracy of every snapshot
+  constants.safetensors   masks and index tables of the network, if it has any
 """
 
 import warnings
@@ -20,11 +21,11 @@ from torch import Tensor
 
 from wscore.config import Section, to_plain
 from wscore.errors import DataError, WscoreWarning
-from wscore.io import hash_folder, read_json, write_json
+from wscore.io import hash_folder, read_json, read_tensors, write_json
 from wscore.networks.layout import Layout
 from wscore.networks.lenet import NetworkSpec
 
-WEIGHTS, MANIFEST = "weights.npy", "manifest.json"
+WEIGHTS, MANIFEST, CONSTANTS = "weights.npy", "manifest.json", "constants.safetensors"
 ROWS_AT_ONCE = 16
 COARSE = 0.005  # relative rounding error above which increments are damaged: bfloat16 has 0.0078, float16 0.00098
 
@@ -64,6 +65,7 @@ class Manifest(Section):
         network: specification of the network; null if it can't be built here, so that it can't be evaluated on images.
         layout: where each tensor lies in a weight vector.
         snapshots: one entry per row of weights.npy.
+        complex_tensors: names of tensors whose last axis holds real and imaginary parts.
     """
 
     format: Literal[1]
@@ -77,6 +79,7 @@ class Manifest(Section):
     network: NetworkSpec | None
     layout: Layout
     snapshots: SnapshotColumns
+    complex_tensors: tuple[str, ...] = ()
 
     @property
     def network_name(self) -> str:
@@ -116,6 +119,13 @@ class Trajectory:
     def layout(self) -> Layout:
         """Where each tensor lies in a weight vector."""
         return self.manifest.layout
+
+    def state_dict(self, index: int) -> dict[str, Tensor]:
+        """Return the network at a snapshot: weights in float32, counters as zeros, masks as at the last snapshot."""
+        state = self.layout.unflatten(torch.from_numpy(self.weights[index].copy()))
+        state |= {name: torch.view_as_complex(state[name]) for name in self.manifest.complex_tensors}
+        path = self.folder / CONSTANTS
+        return {**state, **(read_tensors(path) if path.is_file() else {})}
 
 
 def read_run_manifest(path: Path) -> Manifest:

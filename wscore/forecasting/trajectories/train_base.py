@@ -42,7 +42,7 @@ from wscore.io import (
     write_json,
     write_tensors,
 )
-from wscore.networks.images import Images, ImagesConfig
+from wscore.networks.images import Images, ImagesConfig, Normalization
 from wscore.networks.layout import Layout, layout_of
 from wscore.networks.lenet import NetworkSpec, accuracy_and_loss, build_network, find_builder
 from wscore.parallel import workers_here
@@ -88,6 +88,7 @@ class BaseConfig(Section):
         size: height and width of the resized images; `lenet5` needs 28 or 32.
         max_train: maximum number of training images; null: all.
         max_test: maximum number of test images; null: all.
+        normalize: as in section `data:`.
         optimizers: each of them trains one run per seed.
         schedule: of the learning rate over all steps.
         warmup: share of the steps with linear warm-up.
@@ -112,6 +113,7 @@ class BaseConfig(Section):
     size: Annotated[int, msgspec.Meta(ge=4, le=512)] | None
     max_train: Annotated[int, msgspec.Meta(ge=10)] | None
     max_test: Annotated[int, msgspec.Meta(ge=10)] | None
+    normalize: Normalization | None
     optimizers: Annotated[tuple[OptimizerSpec, ...], msgspec.Meta(min_length=1)]
     schedule: Schedule
     warmup: Annotated[float, msgspec.Meta(ge=0, lt=1)]
@@ -137,7 +139,7 @@ class BaseConfig(Section):
     @property
     def images(self) -> ImagesConfig:
         """The images, as in section `data:`."""
-        names = ("dataset", "root", "revision", "size", "max_train", "max_test")
+        names = ("dataset", "root", "revision", "size", "max_train", "max_test", "normalize")
         return ImagesConfig(**{name: getattr(self, name) for name in names})
 
     @property

@@ -188,7 +188,53 @@ def test_two_recorders_at_one_folder_do_not_mix_their_snapshots(tmp_path: Path) 
     assert len(Trajectory(tmp_path / "run")) == 3
 
 
-def test_complex_weights_are_refused_by_name(tmp_path: Path) -> None:
-    network = nn.ParameterDict({"spectral": nn.Parameter(torch.rand(2, dtype=torch.complex64))})
-    with pytest.raises(DataError, match="spectral: is complex and can't be recorded"):
-        wscore.record(network, tmp_path / "run", every=1)
+class Operator(nn.Module):
+    """A layer with complex weights, a mask and a table of indices."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.spectral = nn.Parameter(torch.randn(4, 3, dtype=torch.complex64))
+        self.out = nn.Linear(4, 2)
+        self.register_buffer("mask", torch.tensor([True, False, True]))
+        self.register_buffer("table", torch.arange(6).reshape(2, 3))
+        self.register_buffer("flag", torch.tensor(True))
+
+
+def test_complex_weights_masks_and_tables_come_back(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network, states = Operator(), []
+    with wscore.record(network, tmp_path / "run", every=1) as recorder:
+        states.append({name: tensor.clone() for name, tensor in network.state_dict().items()})
+        with torch.no_grad():
+            network.spectral.mul_(2j)
+            network.mask.logical_not_()
+        recorder.step()
+        states.append({name: tensor.clone() for name, tensor in network.state_dict().items()})
+    run = Trajectory(tmp_path / "run")
+    assert run.layout.size == 2 * 4 * 3 + 4 * 2 + 2
+    for index, state in enumerate(states):
+        found = run.state_dict(index)
+        assert found.keys() == state.keys()
+        expected = {**state, "mask": states[-1]["mask"]}
+        assert all(
+            torch.equal(found[name], tensor) and found[name].dtype == tensor.dtype for name, tensor in expected.items()
+        )
+    network.load_state_dict(run.state_dict(0))
+    with pytest.raises(DataError, match="the weights are not those of step 1"):
+        wscore.record(network, tmp_path / "run", every=1, resume=True)
+    network.load_state_dict(run.state_dict(1))
+    with wscore.record(network, tmp_path / "run", every=1, resume=True) as recorder:
+        recorder.step()
+    assert len(Trajectory(tmp_path / "run")) == 3
+
+
+def test_parameters_beside_a_child_called_module_are_recorded(tmp_path: Path) -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.module = nn.Linear(2, 2)
+            self.scale = nn.Parameter(torch.ones(3))
+
+    wscore.record(Scaled(), tmp_path / "run", every=1)
+    run = Trajectory(tmp_path / "run")
+    assert [spec.name for spec in run.layout.tensors] == ["scale", "module.weight", "module.bias"]

@@ -35,7 +35,7 @@ CONFIG = BaseConfig(
     source="train", path=None, pattern=None, network="mlp", dataset="digits", root=None, revision=None,
     further_datasets=(), size=8, max_train=100, max_test=50, optimizers=(OptimizerSpec(name="momentum", lr=0.05),),
     schedule="constant", warmup=0.0, weight_decay=1e-4, batch_size=16, epochs=4, snapshots_per_epoch=2,
-    snapshot_steps=None, seeds=(0, 5), shift=0, probe_images=40,
+    snapshot_steps=None, seeds=(0, 5), shift=0, probe_images=40, normalize=None,
 )  # fmt: skip
 
 
