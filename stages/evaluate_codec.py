@@ -7,9 +7,9 @@ from wscore.autoencoder.evaluation.codec_report import codec_report, codec_summa
 from wscore.autoencoder.evaluation.evaluate_codec import (
     TEST,
     UNSEEN,
+    CodecSources,
     EvaluateCodecConfig,
     Ratio,
-    Sources,
     evaluate_codec,
 )
 from wscore.io import atomic_folder, write_csv, write_json
@@ -25,7 +25,7 @@ def main(run: Run, *, zoo: Path, tokens: Path, codec: Path, metrics: Path, plots
     config, networks = run.params["evaluate_codec"], Zoo(zoo)
     ratios = sorted({run.params["ae.compression"], *config.ratios})
     sources, splits = (
-        Sources(networks.reader, codec, run.params["data"]),
+        CodecSources(networks.reader, codec, run.params["data"]),
         {TEST: config.max_networks, UNSEEN: config.max_unseen},
     )
     rows = evaluate_codec(networks, TokenCache(tokens), sources, ratios, config, splits=splits)

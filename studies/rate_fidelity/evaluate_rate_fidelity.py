@@ -17,7 +17,7 @@ from studies.rate_fidelity.rate_fidelity import (
 from wscore.autoencoder.evaluation.codec_methods import SEARCHES
 from wscore.autoencoder.evaluation.codec_plots import draw_rates
 from wscore.autoencoder.evaluation.codec_report import rate_table
-from wscore.autoencoder.evaluation.evaluate_codec import TEST, EvaluateCodecConfig, Sources, evaluate_codec
+from wscore.autoencoder.evaluation.evaluate_codec import TEST, CodecSources, EvaluateCodecConfig, evaluate_codec
 from wscore.config import to_plain
 from wscore.evaluation.partial_results import Parts, Records
 from wscore.io import atomic_folder, hash_folder, write_csv
@@ -34,7 +34,7 @@ def main(run: Run, *, zoo: Path, tokens: Path, codec: Path, out: Path) -> str:
     own, config, data = (run.params[name] for name in ("rate_fidelity", "evaluate_codec", "data"))
     networks, cache = Zoo(zoo), TokenCache(tokens)
     parts = Parts(resume_folder(run.name, str(to_plain(run.params)), cache.identity, hash_folder(codec)))
-    code = partial(evaluate_codec, networks, cache, Sources(networks.reader, codec, data))
+    code = partial(evaluate_codec, networks, cache, CodecSources(networks.reader, codec, data))
 
     def validated(rate: float) -> Records:
         tried = msgspec.structs.replace(config, learning_rates=dict.fromkeys(SEARCHES, rate))

@@ -21,7 +21,7 @@ POINT = 0.01
 NETWORKS = 64  # measured at most
 
 
-class Comparison(NamedTuple):
+class StatedAccuracies(NamedTuple):
     """Stated and measured accuracies.
 
     Attributes:
@@ -54,7 +54,7 @@ def check_accuracies(folder: Path, data: DataConfig | ImagesConfig) -> None:
     _warn(found, column)
 
 
-def compare_accuracies(zoo: Zoo, column: str, tasks: Tasks, *, limited: bool) -> Comparison:
+def compare_accuracies(zoo: Zoo, column: str, tasks: Tasks, *, limited: bool) -> StatedAccuracies:
     """Return stated and measured accuracies of at most `NETWORKS` last checkpoints of runs, evenly spaced.
 
     Args:
@@ -79,10 +79,10 @@ def compare_accuracies(zoo: Zoo, column: str, tasks: Tasks, *, limited: bool) ->
         measured[place] = float(scores(answered, images.y_test).accuracy[0])
         errors[place] = np.sqrt(measured[place] * (1 - measured[place]) / len(images.y_test))
     table = pd.DataFrame({"model_id": zoo.table["model_id"].iloc[rows], "stated": stated[rows], "measured": measured})
-    return Comparison(table, POINT + 4 * errors if limited else np.full(len(rows), POINT))
+    return StatedAccuracies(table, POINT + 4 * errors if limited else np.full(len(rows), POINT))
 
 
-def _warn(found: Comparison, column: str) -> None:
+def _warn(found: StatedAccuracies, column: str) -> None:
     apart = np.abs(np.asarray(found.table["stated"]) - np.asarray(found.table["measured"])) > found.margins
     if apart.any():
         first = found.table.iloc[int(np.argmax(apart))]

@@ -104,7 +104,7 @@ def bar_name(method: str, ratio: float) -> str:
     return f"{NAMES[method]} ({ratio:.1f}x)" if method in FREE else NAMES[method]
 
 
-def draw_groups(table: pd.DataFrame, path: Path, names: Sequence[str], title: str) -> None:
+def draw_grouped_bars(table: pd.DataFrame, path: Path, names: Sequence[str], title: str) -> None:
     """Write a PNG with one panel per ratio: the agreement of each method as bars, by another column.
 
     Args:
@@ -146,10 +146,10 @@ def method_colour(method: str) -> str:
 DRAWINGS: dict[str, Callable[[dict[str, pd.DataFrame], Path], None]] = {
     "rates": lambda tables, path: draw_rates(tables["rates"], path),
     "agreement": lambda tables, path: draw_agreement(tables["rates"], path),
-    "families": lambda tables, path: draw_groups(
+    "families": lambda tables, path: draw_grouped_bars(
         tables["families"], path, list(NAMES)[:5], "Agreement with the original, by family"
     ),
-    "unseen": lambda tables, path: draw_groups(
+    "unseen": lambda tables, path: draw_grouped_bars(
         tables["unseen"], path, ("search", "single_pass", "plain"), "Agreement on widths that no fit saw"
     ),
 }

@@ -80,7 +80,7 @@ class EvaluateCodecConfig(Section):
         return Searches(SearchConfig(steps=self.search_steps, seed=self.seed), self.learning_rates)
 
 
-class Sources(NamedTuple):
+class CodecSources(NamedTuple):
     """What workers read; can be sent to any process that sees the same files.
 
     Attributes:
@@ -113,7 +113,7 @@ class Group(NamedTuple):
 
 
 def evaluate_codec(
-    zoo: Zoo, cache: TokenCache, sources: Sources, ratios: Sequence[float], config: EvaluateCodecConfig,
+    zoo: Zoo, cache: TokenCache, sources: CodecSources, ratios: Sequence[float], config: EvaluateCodecConfig,
     *, splits: Mapping[str, int | None],
 ) -> pd.DataFrame:  # fmt: skip
     """Return one row per network, ratio and method; groups of networks are coded in parallel.
@@ -144,11 +144,11 @@ def evaluate_codec(
 
 def draw_groups(zoo: Zoo, cache: TokenCache, tasks: Tasks, split: str, most: int | None, seed: int) -> list[Group]:
     """Return at most `most` random networks of a split in groups of one kind and layout; none if the split is empty."""
-    rows = split_rows(cache, split)
+    rows = rows_of_split(cache, split)
     if most is not None and most < len(rows):
         rows = np.sort(np.random.default_rng(seed).choice(rows, most, replace=False))
     names = zoo.table["layout"].astype(str).tolist()
-    means = mean_networks(zoo, split_rows(cache, "train"), {names[row] for row in rows})
+    means = mean_networks(zoo, rows_of_split(cache, "train"), {names[row] for row in rows})
     members: dict[tuple[NetworkKey, str], list[int]] = {}
     for row, kind in zip(rows.tolist(), kinds_of(zoo.table.iloc[rows], tasks), strict=True):
         members.setdefault((kind, names[row]), []).append(row)
@@ -161,7 +161,7 @@ def draw_groups(zoo: Zoo, cache: TokenCache, tasks: Tasks, split: str, most: int
     return groups
 
 
-def split_rows(cache: TokenCache, split: str) -> Int[np.ndarray, " network"]:
+def rows_of_split(cache: TokenCache, split: str) -> Int[np.ndarray, " network"]:
     """Return the rows in the zoo of the networks of a split."""
     return np.unique(cache.networks(cache.indices(split)))
 
@@ -180,7 +180,7 @@ def mean_networks(zoo: Zoo, rows: np.ndarray, layouts: set[str]) -> dict[str, Fl
 
 
 def code_group(
-    sources: Sources, ratios: Sequence[float], config: EvaluateCodecConfig, curved: bool, group: Group
+    sources: CodecSources, ratios: Sequence[float], config: EvaluateCodecConfig, curved: bool, group: Group
 ) -> Records:
     """Return one row per network, ratio and method of a group."""
     tasks, codec = load_tasks(sources.data), WeightCodec.from_folder(sources.codec)
