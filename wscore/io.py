@@ -223,7 +223,7 @@ def content_hash(*parts: bytes | str) -> str:
     """Return the first 16 hex digits of the SHA-256 of the parts, each preceded by its length."""
     digest = hashlib.sha256()
     for part in parts:
-        data = part.encode() if isinstance(part, str) else part
+        data = part.encode(errors="surrogatepass") if isinstance(part, str) else part  # names of files may be any bytes
         digest.update(len(data).to_bytes(8, "little"))
         digest.update(data)
     return digest.hexdigest()[:16]

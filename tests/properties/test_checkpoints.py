@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 
 from wscore.config import load_section
 from wscore.networks.checkpoints import read_checkpoint, read_file_networks
@@ -133,6 +133,7 @@ ARRAYS = {name: tensor.numpy() for name, tensor in STATE.items()}
 FORMATS = {
     "pt": stream(lambda file: torch.save({"model": STATE, "optimizer": optimizer(STATE)}, file)),
     "old.pt": stream(lambda file: torch.save(STATE, file, _use_new_zipfile_serialization=False)),
+    "safetensors": save(STATE),
     "npz": stream(lambda file: np.savez(file, **ARRAYS)),
     "npy": stream(lambda file: np.save(file, ARRAYS["fc.weight"])),
     "h5": stream(hdf5),

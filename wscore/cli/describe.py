@@ -102,7 +102,9 @@ def _source(network: LoadedNetwork) -> dict[str, Any]:
         for name, tensor in source.constants.items()
     ]
     others = [{"entry": printable(place), "what": why} for place, why in source.left_out.items()]
-    others += [{"entry": printable(place), "what": "optimizer, schedule or random state"} for place in source.memory]
+    others += [
+        {"entry": printable(place), "what": "state of the training, such as an optimizer's"} for place in source.memory
+    ]
     others += [{"entry": printable(name), "what": "object that was not made"} for name in source.stubbed]
     return {"read from": printable(source.key) or "all of the file", "masks and tables": masks, "left out": others}
 

@@ -184,7 +184,7 @@ def read_probes(folder: Path) -> dict[str, Probes]:
     Raises:
         DataError: if the file holds something else.
     """
-    path, found = folder / PROBES, {}
+    path, probes = folder / PROBES, {}
     tensors = read_tensors(path) if path.is_file() else {}
     for key in sorted({name.rpartition("/")[0] for name in tensors}):
         images, labels = (tensors.get(f"{key}/{part}", torch.empty(())) for part in Probes._fields)
@@ -193,8 +193,8 @@ def read_probes(folder: Path) -> dict[str, Probes]:
             raise DataError(
                 "holds no probes", where=f"{path}: {key}", expected="images (n, channels, height, width), labels"
             )
-        found[key] = Probes(images, labels)
-    return found
+        probes[key] = Probes(images, labels)
+    return probes
 
 
 def _named_statistics(layout: Layout, vectors: np.ndarray) -> dict[str, np.ndarray]:

@@ -157,17 +157,14 @@ def _kind_of_archive(path: Path) -> str:
 def _foreign(head: bytes) -> str:
     """Return what a file is that is no checkpoint, and what to do."""
     text = head.lstrip()[:64].lower()
-    if head.startswith(b"version https://git-lfs"):
-        return "a pointer of git-lfs instead of the file; run `git lfs pull`"
     if text.startswith((b"<!doctype", b"<html", b"<?xml")):
         return "an HTML page instead of the file; download it by its raw link"
     if text.startswith((b"{", b"[")):
         return "JSON text, which holds no weights"
     if head[257:262] == b"ustar":
         return "a tar archive; unpack it first"
-    if head.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"7z\xbc\xaf", b"\x28\xb5\x2f\xfd", b"Rar!")):
-        return "a compressed file; unpack it first"
-    return f"first bytes {head[:8].hex() or 'none'}"
+    named = (what for starts, what in OTHERS.items() if head.startswith(starts))
+    return next(named, f"first bytes {head[:8].hex() or 'none'}")
 
 
 def _read_torch(path: Path, most: int) -> PickleContent:
@@ -439,6 +436,18 @@ def _variables(layer: str, shapes: Sequence[tuple[int, ...]]) -> tuple[str, ...]
 
 KERAS_INSIDE, POLICY = "model.weights.h5", "policy.pth"  # of a .keras archive, of one of Stable-Baselines3
 STARTS = {b"\x89HDF\r\n\x1a\n": "hdf5", b"\x93NUMPY": "npy", b"\x80": "pickle"}  # of files and their format
+OTHERS = {
+    (b"version https://git-lfs",): "a pointer of git-lfs instead of the file; run `git lfs pull`",
+    (b"GGUF",): "a GGUF file of quantised weights; name the checkpoint that it was made from",
+    (
+        b"\x1f\x8b",
+        b"BZh",
+        b"\xfd7zXZ",
+        b"7z\xbc\xaf",
+        b"\x28\xb5\x2f\xfd",
+        b"Rar!",
+    ): "a compressed file; unpack it first",
+}  # files of which people think that they are checkpoints
 NAMED = {".msgpack": "msgpack", ".onnx": "onnx"}  # formats without a beginning of their own
 SUFFIXES = (
     ".pt", ".pth", ".ckpt", ".tar", ".bin", ".safetensors", ".npz", ".npy", ".h5", ".hdf5", ".keras", ".pkl", ".msgpack",

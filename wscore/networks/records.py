@@ -19,7 +19,7 @@ REASONS = {
     "clash": "two tensors have one name",
     "no_match": "the path does not match zoo.run_pattern",
     "mismatched_layout": "weights and layout do not match",
-    "file_missing": "a row of metadata without its network",
+    "file_missing": "a row of metadata without its network, or an index without its shards",
     "same_checkpoint": "another network has the same run and checkpoint, or the same id",
     "not_finite": "NaN or infinite weights",
     "large_weights": "a weight beyond zoo.max_weight",

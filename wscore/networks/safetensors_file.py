@@ -48,10 +48,10 @@ def read_safetensors(path: Path, most: int) -> dict[str, Tensor]:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    entries = dict(pairs)
+    if len(entries) < len(pairs):
         raise ValueError("a name occurs twice in the header")
-    return found
+    return entries
 
 
 def _view(name: str, entry: Any, data: memoryview) -> Tensor:

@@ -30,6 +30,7 @@ MOMENTS = {
     "exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer", "square_avg", "acc_delta", "exp_inf", "grad_avg",
     "adam", "adam_1", "momentum", "rmsprop", "rmsprop_1",
 }  # fmt: skip
+REPLAYS = {"replay", "replays", "rollouts"}  # what an agent has seen
 AVERAGES = {"ema", "swa", "avg", "average", "averaged", "target", "teacher", "momentum", "polyak", "shadow"}
 MEMBERS = re.compile(r"(?:seed|member|model|net|network|run|fold|replica|agent|particle)_?\d+", re.IGNORECASE)
 SETTINGS = {"hyper_parameters", "hparams", "args", "config", "cfg", "options", "opt", "opts", "metrics", "history"}
@@ -48,7 +49,7 @@ class Checkpoint(NamedTuple):
         constants: masks and tables of indices by name: buffers that belong to the architecture and are no weights.
         key: dotted place of the network in the file; empty for all of it.
         left_out: places of averages and copies that are not part of it, and which of the two they are.
-        memory: places of optimizers, schedules and random states.
+        memory: places of optimizers, schedules, replay buffers and random states.
         stubbed: full names of the objects in the file that were not made.
     """
 
@@ -77,7 +78,7 @@ class _Parts(NamedTuple):
     Attributes:
         kept: parts of networks.
         left_out: names of averages and copies beside them, and which of the two they are.
-        memory: names of optimizers, schedules and random states.
+        memory: names of optimizers, schedules, replay buffers and random states.
     """
 
     kept: dict[str, Any]
@@ -196,11 +197,8 @@ def _choose(content: Any, key: str, notes: dict[str, Any]) -> list[_Choice]:
             if not _are_networks(parts):
                 return [_Choice(key, parts, notes, left_out, memory)]
             inner = [_choose(part, f"{key}.{name}" if key else name, notes) for name, part in parts.items()]
-            return [
-                one._replace(left_out=left_out | one.left_out, memory=memory + one.memory)
-                for some in inner
-                for one in some
-            ]
+            choices = [choice for members in inner for choice in members]
+            return [c._replace(left_out=left_out | c.left_out, memory=memory + c.memory) for c in choices]
         name = next(iter(parts))
         if key.rpartition(".")[2] in WRAPPERS and name not in WRAPPERS and not _is_state_dict(parts[name]):
             return [_Choice(key, parts, notes, left_out, memory)]  # a network of one layer
@@ -256,14 +254,14 @@ def _is_optimizer(value: Any) -> bool:
 
 
 def _is_memory(name: str, part: Any) -> bool:
-    """Return whether a part belongs to an optimizer, a schedule, a callback or a random generator."""
+    """Return whether a part belongs to an optimizer, a schedule, a callback, a replay buffer or a random generator."""
     return _is_optimizer(part) or _is_memory_of(name, lambda: _flat(part))
 
 
 def _is_memory_of(name: str, tensors: Callable[[], Iterable[tuple[str, Tensor]]]) -> bool:
     """Return the same of a part whose tensors, with their places in it, a function returns."""
     words = _words(name)
-    if words & OPTIMIZERS or words >= {"opt", "state"} or name.lower() in MOMENTS:
+    if words & (OPTIMIZERS | REPLAYS) or words >= {"opt", "state"} or name.lower() in MOMENTS:
         return True
     if all(tensor.numel() < 2 or not tensor.is_floating_point() for _, tensor in tensors()):
         return bool(words & LIKELY) or "rng" in words
@@ -298,8 +296,8 @@ def _without_moments(flat: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], lis
     return (kept, dropped) if kept else (dict(flat), [])
 
 
-def _sizes(some: Mapping[str, Tensor]) -> Counter[tuple[int, ...]]:
-    return Counter(tuple(tensor.shape) for tensor in some.values() if tensor.numel() > 1)
+def _sizes(tensors: Mapping[str, Tensor]) -> Counter[tuple[int, ...]]:
+    return Counter(tuple(tensor.shape) for tensor in tensors.values() if tensor.numel() > 1)
 
 
 def _outer_removed(flat: Mapping[str, Tensor], had_more: bool) -> dict[str, Tensor]:

@@ -48,10 +48,10 @@ def check_accuracies(folder: Path, data: DataConfig | ImagesConfig) -> None:
     except DataError as error:
         warnings.warn(f"{column} is not compared to measured accuracies: {error}", WscoreWarning, stacklevel=2)
         return
-    found = compare_accuracies(zoo, column, tasks, limited=data.max_test is not None)
-    if len(found.table):
-        write_csv(folder / MEASURED, {str(name): values for name, values in found.table.items()})
-    _warn(found, column)
+    comparison = compare_accuracies(zoo, column, tasks, limited=data.max_test is not None)
+    if len(comparison.table):
+        write_csv(folder / MEASURED, {str(name): values for name, values in comparison.table.items()})
+    _warn(comparison, column)
 
 
 def compare_accuracies(zoo: Zoo, column: str, tasks: Tasks, *, limited: bool) -> StatedAccuracies:
@@ -82,10 +82,11 @@ def compare_accuracies(zoo: Zoo, column: str, tasks: Tasks, *, limited: bool) ->
     return StatedAccuracies(table, POINT + 4 * errors if limited else np.full(len(rows), POINT))
 
 
-def _warn(found: StatedAccuracies, column: str) -> None:
-    apart = np.abs(np.asarray(found.table["stated"]) - np.asarray(found.table["measured"])) > found.margins
+def _warn(comparison: StatedAccuracies, column: str) -> None:
+    stated, measured = (np.asarray(comparison.table[name]) for name in ("stated", "measured"))
+    apart = np.abs(stated - measured) > comparison.margins
     if apart.any():
-        first = found.table.iloc[int(np.argmax(apart))]
+        first = comparison.table.iloc[int(np.argmax(apart))]
         example = f"{printable(first['model_id'])}: {first['stated']:.2%} stated, {first['measured']:.2%} measured"
         message = f"{apart.sum()} of {len(apart)} networks differ from their {column} by more than a point ({example})"
         warnings.warn(f"{message}; see {MEASURED}, data.dataset and data.normalize", WscoreWarning, stacklevel=3)

@@ -119,6 +119,15 @@ def test_states_of_random_generators_and_counters_are_no_weights():
     assert not found(content)[0].constants
 
 
+def test_what_an_agent_has_seen_is_no_part_of_it():
+    agent = {"actor": net(0), "critic": net(1, 7), "replay_buffer": {"obs": torch.rand(9, 4), "act": torch.rand(9)}}
+    chosen = select(agent, key=None, most=MOST)
+    assert chosen.memory == ("replay_buffer",)
+    assert not any("replay" in name for name in chosen.state)
+    flat = {f"{part}.{name}": tensor for part, tensors in agent.items() for name, tensor in tensors.items()}
+    assert select(flat, key=None, most=MOST).state.keys() == chosen.state.keys()
+
+
 def test_wrappers_go_at_every_depth_and_a_child_called_module_stays():
     state = net(0)
     for wrapped in (

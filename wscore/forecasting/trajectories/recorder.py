@@ -252,11 +252,9 @@ def recorded_state(network: nn.Module) -> RecordedState:
 def unwrapped(network: nn.Module) -> nn.Module:
     """Return the network without the wrappers of `torch.compile` and data-parallel training, which have no weights."""
     parts = dict(network.named_children())
-    own = [
-        *network.parameters(recurse=False),
-        *(one for one in network.buffers(recurse=False) if one.is_floating_point()),
-    ]
-    wrapped = len(parts) == 1 and next(iter(parts)) in WRAPPED and not own
+    buffers = [buffer for buffer in network.buffers(recurse=False) if buffer.is_floating_point()]
+    beside = [*network.parameters(recurse=False), *buffers]
+    wrapped = len(parts) == 1 and next(iter(parts)) in WRAPPED and not beside
     return unwrapped(next(iter(parts.values()))) if wrapped else network
 
 

@@ -10,7 +10,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from wscore.errors import ConfigError, DataError, WscoreWarning
+import msgspec
+
+from wscore.errors import ConfigError, DataError, WscoreWarning, printable
 from wscore.io import content_hash
 from wscore.networks.checkpoints import BROKEN, SUFFIXES, file_kind, load_file, read_file_networks, shown
 from wscore.networks.records import RawNetwork, Rejected, RejectedError
@@ -67,6 +69,12 @@ class File(NamedTuple):
     shards: tuple[str, ...] = ()
 
 
+class ShardIndex(msgspec.Struct):
+    """What is used of an index: the file of each tensor."""
+
+    weight_map: dict[str, str]
+
+
 def plan_folder(config: ZooConfig) -> ReadPlan:
     """Return how the checkpoints below `zoo.path` are read.
 
@@ -75,7 +83,7 @@ def plan_folder(config: ZooConfig) -> ReadPlan:
         DataError: if there is no checkpoint, or the table of metadata is unreadable.
     """
     folder = find_folder(config)
-    paths, others = _checkpoints(folder)
+    paths, others, unnamed = _checkpoints(folder)
     paths, shards, lone = _sharded(folder, paths)
     rows, late = _metadata(folder, paths, config)
     pattern = _run_pattern(config.run_pattern)
@@ -90,6 +98,7 @@ def plan_folder(config: ZooConfig) -> ReadPlan:
         warnings.warn(message, WscoreWarning, stacklevel=2)
     files = [file._replace(shards=shards.get(file.path, ()), **lone.get(file.path, {})) for file in files]
     how = "zoo.run_pattern" if pattern is not None else "their folders (zoo.run_pattern changes this)"
+    late += [Rejected(path, "unreadable", "its name is not UTF-8") for path in unnamed]
     return _plan(folder, files, late, config)._replace(others=others, runs=how)
 
 
@@ -183,6 +192,9 @@ def _networks(folder: Path, file: File, reading: ReadingConfig) -> list[Checkpoi
         if double:
             raise RejectedError("clash", f"{min(map(str, double))} in two shards")
         content |= tensors
+    missing = _weight_map(folder / file.path).keys() - content.keys()
+    if missing:
+        raise RejectedError("file_missing", f"{printable(min(missing))} is in the index, and in no shard")
     try:
         return select_all(content, key=key, most=most)
     except BROKEN as error:
@@ -220,15 +232,30 @@ def _plan(folder: Path, files: list[File], late: list[Rejected], config: ZooConf
     return ReadPlan(read, pieces, late, known, {"source": config.source, "path": str(config.path)})
 
 
-def _checkpoints(folder: Path) -> tuple[list[str], list[str]]:
-    """Return the paths of all checkpoint files in the order of time, and of all other files, hidden ones left out."""
+def _checkpoints(folder: Path) -> tuple[list[str], list[str], list[str]]:
+    """Return the paths of all checkpoint files in the order of time, of all other files, and of those that are no text.
+
+    Hidden files are left out.
+    """
     found = [path.relative_to(folder) for path in folder.rglob("*") if not path.is_dir()]
     shown_files = [path for path in found if not any(part.startswith(".") for part in path.parts)]
+    unnamed = [path for path in shown_files if not _is_text(path)]
+    shown_files = [path for path in shown_files if path not in unnamed]
     chosen = [path for path in shown_files if _is_checkpoint(folder / path)]
     if not chosen:
         raise DataError("no checkpoints here", where=f"zoo.path={folder}", expected=f"files *{', *'.join(SUFFIXES)}")
     others = {path.as_posix() for path in shown_files} - {path.as_posix() for path in chosen} - set(TABLES)
-    return sorted((path.as_posix() for path in chosen), key=in_time), sorted(others, key=natural_key)
+    paths = sorted((path.as_posix() for path in chosen), key=in_time)
+    return paths, sorted(others, key=natural_key), sorted(map(printable, unnamed))
+
+
+def _is_text(path: Path) -> bool:
+    """Return whether the bytes of a path are UTF-8."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _is_checkpoint(path: Path) -> bool:
@@ -272,23 +299,27 @@ def _sharded(folder: Path, paths: list[str]) -> tuple[list[str], dict[str, tuple
 
 def _shards(folder: Path, path: str) -> tuple[str, ...]:
     """Return the files that an index of shards names, which lie beside it."""
-    if (folder / path).is_symlink() or (folder / path).stat().st_size > LARGEST_INDEX:
-        raise RejectedError("unreadable", "a link or too long for an index of shards")
-    try:
-        names = json.loads((folder / path).read_text(encoding="utf-8"))["weight_map"].values()
-    except (ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError) as error:
-        raise RejectedError("unreadable", f"no index of shards ({type(error).__name__})") from error
-    parent, found = Path(path).parent, []
-    for name in dict.fromkeys(names):
-        if not isinstance(name, str) or Path(name).name != name:
-            raise RejectedError("outside", f"names {str(name)[:80]!r}")
+    parent, places = Path(path).parent, []
+    for name in dict.fromkeys(_weight_map(folder / path).values()):
+        if Path(name).name != name:
+            raise RejectedError("outside", f"names {name[:80]!r}")
         place = (parent / name).as_posix()
         if not (folder / place).resolve().is_relative_to(folder.resolve()):
             raise RejectedError("outside", f"{place} leads out of the folder")
-        found.append(place)
-    if not found:
+        places.append(place)
+    if not places:
         raise RejectedError("no_checkpoint", "an index that names no shard")
-    return tuple(found)
+    return tuple(places)
+
+
+def _weight_map(path: Path) -> dict[str, str]:
+    """Return the file that holds each tensor, as an index of shards says."""
+    if path.is_symlink() or path.stat().st_size > LARGEST_INDEX:
+        raise RejectedError("unreadable", "a link or too long for an index of shards")
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=ShardIndex).weight_map
+    except (msgspec.MsgspecError, ValueError, OSError, RecursionError) as error:
+        raise RejectedError("unreadable", f"no index of shards ({type(error).__name__})") from error
 
 
 def _metadata(folder: Path, paths: list[str], config: ZooConfig) -> tuple[list[dict[str, Any]], list[Rejected]]:

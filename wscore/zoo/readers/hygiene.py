@@ -110,10 +110,14 @@ def sketch(vector: Float32[np.ndarray, " weights"]) -> Float32[np.ndarray, " ent
 
 
 def near_pairs(
-    sketches: Float[np.ndarray, "network entry"], vector: Vector, distance: float
+    sketches: Float[np.ndarray, "network entry"],
+    vector: Vector,
+    distance: float,
+    rounding: Sequence[float],
 ) -> list[tuple[int, int, float]]:
     """Return (first, second, relative distance) of networks of one layout that are nearer than `distance`.
 
+    Networks of two precisions are near too if the coarser one, whose relative `rounding` this is, may be a copy.
     Neighbours are looked up by their sketches and checked on the vectors: |a - b| / max(|a|, |b|) < distance. Of many
     near neighbours each is compared with the 16 nearest, which is enough to connect them.
     """
@@ -122,7 +126,8 @@ def near_pairs(
     if len(sketches) < 2 or distance <= 0:
         return []
     tree = KDTree(np.asarray(sketches, np.float64))
-    found: Any = tree.query(tree.data, k=min(NEIGHBOURS + 1, len(sketches)), distance_upper_bound=2 * distance + 1e-6)
+    widest = max(distance, *rounding) if len(set(rounding)) > 1 else distance
+    found: Any = tree.query(tree.data, k=min(NEIGHBOURS + 1, len(sketches)), distance_upper_bound=2 * widest + 1e-6)
     near, places = found
     rows, columns = np.nonzero(np.isfinite(near))
     others = places[rows, columns]
@@ -131,7 +136,8 @@ def near_pairs(
     for first, second in pairs:
         a, b = vector(first).astype(np.float64), vector(second).astype(np.float64)
         apart = float(np.linalg.norm(a - b)) / (max(float(np.linalg.norm(a)), float(np.linalg.norm(b))) or 1.0)
-        if apart < distance:
+        coarser = max(rounding[first], rounding[second]) if rounding[first] != rounding[second] else 0.0
+        if apart < max(distance, coarser):
             close.append((first, second, apart))
     return close
 

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, cast
 import msgspec
 import numpy as np
 import pandas as pd
+import torch
 from tqdm import tqdm
 
 from wscore.config import to_plain
@@ -452,13 +453,19 @@ def _find_near_duplicates(taken: IngestedZoo, hygiene: HygieneConfig) -> None:
     for name in sorted(set(layouts[rows])):
         mine = rows[layouts[rows] == name]
         sketches = np.stack([np.asarray(taken.table["sketch"].iloc[row]) for row in mine])
+        rounding = [_rounding(str(kind)) for kind in taken.table["dtype"].iloc[mine]]
         for first, second, apart in near_pairs(
-            sketches, lambda place, mine=mine: taken.vector(int(mine[place])), hygiene.near
+            sketches, lambda place, mine=mine: taken.vector(int(mine[place])), hygiene.near, rounding
         ):
             a, b = int(mine[first]), int(mine[second])
             taken.relations.add((taken.runs[a], taken.runs[b]))
             if hygiene.near_duplicates == "exclude" and taken.kept[a] and taken.kept[b]:
                 taken.refuse(b, "near_duplicate", f"of {taken.ids[a]}, relative distance {apart:.2g}")
+
+
+def _rounding(dtype: str) -> float:
+    """Return the largest relative error of a number rounded to a type: 0.004 for bfloat16, 0.06 for float8_e4m3fn."""
+    return torch.finfo(getattr(torch, dtype)).eps / 2
 
 
 def _whole(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -90,10 +90,18 @@ def read_table(folder: Path) -> tuple[Path, pd.DataFrame] | None:
     taken = [name for name in content if name in OURS]
     if taken:
         raise DataError("has columns that are told from the files", where=path, got=taken, fix="rename or remove them")
-    content["file"] = content["file"].astype(str)
+    content["file"] = [_relative(folder, str(name)) for name in content["file"]]
     if content["file"].duplicated().any():
         raise DataError("names a file twice", where=path, got=content.loc[content["file"].duplicated(), "file"].iloc[0])
     return path, content
+
+
+def _relative(folder: Path, name: str) -> str:
+    """Return the path of a file in the folder with slashes, also one from Windows, or one with the folder before it."""
+    name = name.replace("\\", "/")
+    if name.startswith("/") and Path(name).is_relative_to(folder.absolute()):
+        return Path(name).relative_to(folder.absolute()).as_posix()
+    return name.removeprefix("./")
 
 
 def _parsed(path: Path) -> pd.DataFrame:

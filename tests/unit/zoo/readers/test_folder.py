@@ -321,6 +321,14 @@ def test_names_of_digits_are_names(read_zoo, tmp_path):
         read_zoo("folder", tmp_path / "in")
 
 
+def test_paths_in_a_table_may_be_those_of_another_system(read_zoo, tmp_path):
+    for number in range(3):
+        save(tmp_path / "in" / "r" / f"{number}.pt", state(number))
+    rows = f"\ufefffile,acc\r\nr\\0.pt,0.5\r\n./r/1.pt,0.6\r\n{tmp_path}/in/r/2.pt,0.7\r\n"
+    (tmp_path / "in" / "metadata.csv").write_bytes(rows.encode())
+    assert list(read_zoo("folder", tmp_path / "in").table["acc"]) == [0.5, 0.6, 0.7]
+
+
 def test_a_trial_without_checkpoints_is_listed(read_zoo, excluded, tmp_path):
     trial(tmp_path / "in", "good")
     trial(tmp_path / "in", "bare", checkpoints=0)

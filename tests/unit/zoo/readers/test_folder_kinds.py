@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import shutil
 import warnings
 import zipfile
@@ -13,6 +14,7 @@ from torch import nn
 
 from wscore.errors import DataError, WscoreWarning
 from wscore.io import read_json
+from wscore.preflight import folder_fingerprint
 from wscore.zoo.readers.folder import in_time
 from wscore.zoo.readers.hygiene import is_fixed_table
 from wscore.zoo.summary import how_runs_are_told, zoo_statistics
@@ -50,6 +52,7 @@ def test_shards_that_lack_a_part_or_lead_elsewhere_are_named(read_zoo, excluded,
     torch.save(state(9), tmp_path / "secret.pt")
     for seed, name in enumerate(("torn", "lone", "outside", "bad", "good")):
         shards(tmp_path / "in" / name, seed)
+    shards(tmp_path / "in/short", 5, names=dict.fromkeys([*state(5), "4.weight"], "model-00001-of-00002.safetensors"))
     (tmp_path / "in/torn/model-00002-of-00002.safetensors").unlink()
     (tmp_path / "in/lone/model.safetensors.index.json").unlink()
     (tmp_path / "in/outside/model.safetensors.index.json").write_text('{"weight_map": {"w": "../../secret.pt"}}')
@@ -60,6 +63,7 @@ def test_shards_that_lack_a_part_or_lead_elsewhere_are_named(read_zoo, excluded,
     reasons = excluded()
     assert reasons["torn/model.safetensors.index.json"] == "file_missing"
     assert reasons["lone/model-00001-of-00002.safetensors"] == "no_checkpoint"
+    assert reasons["short/model.safetensors.index.json"] == "file_missing"
     assert reasons["outside/model.safetensors.index.json"] == "outside"
     assert reasons["bad/model.safetensors.index.json"] == "unreadable"
 
@@ -122,17 +126,29 @@ def test_every_file_is_opened_or_listed(read_zoo, excluded, tmp_path):
         ("l.pt", "version https://git-lfs.github.com/spec/v1\n"),
         ("h.bin", "<!DOCTYPE html>"),
         ("j.pt", "{}"),
+        ("g.bin", "GGUF\x03\0\0\0"),
     ):
         (tmp_path / "in" / name).write_text(text)
-    with pytest.warns(WscoreWarning, match="3 no_checkpoint"):
+    with pytest.warns(WscoreWarning, match="4 no_checkpoint"):
         zoo = read_zoo("folder", tmp_path / "in")
     assert set(zoo.table["model_id"]) == {"A", "weights", "b", "agent"}
-    assert set(excluded()) == {"l.pt", "h.bin", "j.pt"}
+    assert set(excluded()) == {"l.pt", "h.bin", "j.pt", "g.bin"}
     summary = zoo_statistics(zoo)
     assert (summary["other_files"], summary["other_files_csv"], summary["other_files_md"]) == (4, 2, 1)
     details = (tmp_path / "zoo" / "set_aside.csv").read_text()
-    assert all(word in details for word in ("git lfs pull", "HTML page", "JSON text"))
+    assert all(word in details for word in ("git lfs pull", "HTML page", "JSON text", "GGUF"))
     assert "runs" in read_json(tmp_path / "zoo" / "source.json")
+
+
+def test_a_name_that_is_no_text_is_listed(read_zoo, excluded, tmp_path):
+    (tmp_path / "in").mkdir()
+    torch.save(state(0), tmp_path / "in" / "a.pt")
+    shutil.copy(tmp_path / "in" / "a.pt", os.fsencode(tmp_path / "in") + b"/\xff.pt")
+    folder_fingerprint(tmp_path / "in")
+    with pytest.warns(WscoreWarning, match="1 unreadable"):
+        zoo = read_zoo("folder", tmp_path / "in")
+    assert list(zoo.table["model_id"]) == ["a"]
+    assert excluded() == {r"\udcff.pt": "unreadable"}
 
 
 def test_names_with_escapes_are_shown_escaped(read_zoo, tmp_path):

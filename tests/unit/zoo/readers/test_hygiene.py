@@ -61,9 +61,9 @@ def test_all_near_pairs_are_found_and_no_others():
     base = rng.standard_normal((20, 500)).astype(np.float32)
     vectors = np.concatenate([base, base + 5e-4 * rng.standard_normal(base.shape), 1.01 * base]).astype(np.float32)
     sketches = np.stack([sketch(vector) for vector in vectors])
-    found = near_pairs(sketches, lambda row: vectors[row], 1e-3)
+    found = near_pairs(sketches, lambda row: vectors[row], 1e-3, [0.0] * 60)
     assert [pair[:2] for pair in found] == [(row, row + 20) for row in range(20)]
-    assert not near_pairs(sketches, lambda row: vectors[row], 0.0)
+    assert not near_pairs(sketches, lambda row: vectors[row], 0.0, [0.0] * 60)
 
 
 def test_groups_are_connected_components():
@@ -90,6 +90,17 @@ def test_duplicates_are_excluded_and_relatives_share_a_group(read_zoo, excluded,
     with pytest.warns(WscoreWarning, match="1 near_duplicate"):
         read_zoo("folder", folder, hygiene={"near_duplicates": "exclude"})
     assert excluded()["r3/0"] == "near_duplicate"
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float8_e4m3fn])
+def test_a_copy_of_lower_precision_shares_the_split(read_zoo, tmp_path, dtype):
+    rounded = {name: tensor.to(dtype) for name, tensor in state(1).items()}
+    close = {name: (1 + 2e-3) * tensor for name, tensor in state(1).items()}  # of the same precision: another network
+    states = {"full/0.pt": state(1), "rounded/0.pt": rounded, "close/0.pt": close, "other/0.pt": state(2)}
+    table = read_zoo("folder", save(tmp_path / "in", states)).table.set_index("run_id")
+    assert table["group"]["rounded"] == table["group"]["full"] != table["group"]["other"]
+    if dtype == torch.float16:
+        assert table["group"]["close"] == "close"
 
 
 def test_constant_layers_and_small_ones_relate_nobody(read_zoo, tmp_path):
