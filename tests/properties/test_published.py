@@ -7,12 +7,15 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.unit.publish.work import Work
+from wscore.autoencoder.coding.codec import WeightCodec
+from wscore.autoencoder.coding.fit import Population
 from wscore.config import convert
 from wscore.errors import WscoreError, printable
 from wscore.forecasting.models.predictors import GramPredictor, GramPredictorConfig
@@ -31,6 +34,7 @@ FUZZ = settings(
     deadline=None,
 )
 ROW = 3
+PARTS = ["encoder", "head", "dictionary", "predictor", "codec"]
 ODD = st.sampled_from([
     None, True, -1, 0, 1, 7, 10**9, 10**30, -(10**30), 1e-320, 1e308, float("nan"), float("inf"), "", "x", "\x1b[31m", "a/../b",
     [], {}, [[]], {"a": {}}, [10**9, 10**9, 10**9],
@@ -40,7 +44,7 @@ SPOILED = (0.0, -1.0, float("nan"), float("inf"), 3e38)
 
 @pytest.fixture(scope="module")
 def published(tiny_zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An encoder, a head, a dictionary and a predictor, all tiny."""
+    """An encoder, a head, a dictionary, a predictor and a codec, all tiny."""
     work = Work(tiny_zoo, tmp_path_factory.mktemp("tampered"))
     out = work.folder / "published"
     shutil.copytree(work.folder / "encoder", out / "encoder")
@@ -51,6 +55,10 @@ def published(tiny_zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     plain = {"sequence_length": 3, "horizons": [1, 2], "model_dim": 8, "layers": 1, "heads": 2, "dropout": 0.0}
     plain |= {"lagged_snapshots": [], "rank_splits": [2], "ensemble_size": 1}
     save_model(out / "predictor", GramPredictor(convert(plain, GramPredictorConfig, where="test")))
+    zoo = Zoo(tiny_zoo)
+    layout = zoo.layout(ROW)
+    rows = np.flatnonzero(zoo.table["layout"] == layout.identity)
+    WeightCodec.fit([Population(layout, zoo.weights(rows), None, None)]).save(out / "codec")
     for folder in out.iterdir():
         write_checksums(folder)
     return out
@@ -68,6 +76,9 @@ def use(folder: Path, part: str, zoo: Zoo) -> None:
     elif part == "dictionary":
         model = PublishedDictionary(folder / part)
         model.decode(model.encode(state), layout)
+    elif part == "codec":
+        codec = WeightCodec.from_folder(folder / part)
+        codec.decompress(codec.compress(state, ratio=5.0))
     else:
         later = [{name: tensor + 0.01 * step for name, tensor in state.items()} for step in range(3)]
         PublishedPredictor(folder / part).forecast(later, 1)
@@ -112,14 +123,14 @@ def outcome(folder: Path, part: str, zoo: Zoo) -> str:
 
 
 def test_all_are_usable_as_they_are(published: Path, tiny_zoo: Path) -> None:
-    assert [outcome(published, part.name, Zoo(tiny_zoo)) for part in published.iterdir()] == [""] * 4
+    assert [outcome(published, part.name, Zoo(tiny_zoo)) for part in published.iterdir()] == [""] * 5
 
 
 @FUZZ
 @given(st.data())
 def test_any_change_of_json_is_harmless_or_named(published: Path, tiny_zoo: Path, tmp_path_factory, data) -> None:
     folder = tmp_path_factory.mktemp("copy")
-    part = data.draw(st.sampled_from(["encoder", "head", "dictionary", "predictor"]))
+    part = data.draw(st.sampled_from(PARTS))
     for name in {"encoder", part}:
         shutil.copytree(published / name, folder / name)
     names = sorted(path.name for path in (folder / part).glob("*.json") if path.name != "checksums.json")
@@ -138,7 +149,7 @@ def test_any_change_of_weights_is_harmless_or_named(published: Path, tiny_zoo: P
     from safetensors.torch import load_file, save_file
 
     folder = tmp_path_factory.mktemp("copy")
-    part = data.draw(st.sampled_from(["encoder", "head", "dictionary", "predictor"]))
+    part = data.draw(st.sampled_from(PARTS))
     for name in {"encoder", part}:
         shutil.copytree(published / name, folder / name)
     path = data.draw(st.sampled_from(sorted((folder / part).glob("*.safetensors"))))
