@@ -104,7 +104,7 @@ class WeightCodec:
         """Return the codec that `save` wrote.
 
         Raises:
-            DataError: if a file is missing or not readable.
+            DataError: if a file is missing, not readable, or holds no statistics of weights.
             ConfigError: if config.json is not that of a codec.
         """
         config = convert(read_json(Path(folder) / CONFIG), CodecConfig, where=str(Path(folder) / CONFIG))
@@ -115,7 +115,9 @@ class WeightCodec:
         roles = {}
         for key, figures in config.roles.items():
             matrix, stds, mean = (tensors[f"{key}/{name}"] for name in TENSORS)
-            roles[key] = Role(matrix, stds.long(), mean, figures.weight, figures.level)
+            role = Role(matrix, stds, mean, figures.weight, figures.level)
+            role.check(f"{Path(folder) / WEIGHTS}: {key}")
+            roles[key] = role._replace(log_stds=stds.long())
         return cls(config, roles)
 
     def save(self, folder: Path) -> None:

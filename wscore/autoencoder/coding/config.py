@@ -1,16 +1,21 @@
 """What a codec knows but for the tensors of its roles: config.json beside codec.safetensors."""
 
+from typing import Annotated
+
 import msgspec
 
 from wscore.autoencoder.coding.state import TensorEntry
 from wscore.config import Section
 
+WIDEST = 1024  # eighths of an octave
+Positive = Annotated[float, msgspec.Meta(ge=1e-100, le=1e100)]
+
 
 class RoleFigures(Section):
     """Figures of one role beside its tensors, see `roles.Role`."""
 
-    weight: float
-    level: int
+    weight: Positive
+    level: Annotated[int, msgspec.Meta(ge=-WIDEST, le=WIDEST)]
 
 
 class CodecConfig(Section):
@@ -26,4 +31,4 @@ class CodecConfig(Section):
     layouts: tuple[tuple[TensorEntry, ...], ...] = ()
     structures: tuple[str, ...] = ()
     roles: dict[str, RoleFigures] = msgspec.field(default_factory=dict)
-    relative: float = 1.0
+    relative: Positive = 1.0

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from wscore.autoencoder.coding.blocks import Block, Structure
 from wscore.autoencoder.coding.roles import OCTAVE, UNKNOWN, Role, find_role
+from wscore.errors import DataError
 
 QUARTER = 2  # eighths of an octave in a unit of scales
 MOST = 64  # largest scale
@@ -112,6 +113,10 @@ class Coordinates:
 
 
 def _piece(block: Block, role: Role, known: bool, relative: float) -> _Piece:
+    if block.dim % len(role.matrix):
+        raise DataError(
+            "the codec's statistics don't fit a layer", where=block.role, expected=block.dim, got=len(role.matrix)
+        )
     width = block.per_number(lambda part: part.width)
     mean = torch.zeros(block.dim)
     if not block.counts and len(role.mean) == block.dim:

@@ -18,6 +18,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from wscore.autoencoder.coding.blocks import Block, Part, Structure, kernel_role
+from wscore.autoencoder.coding.config import WIDEST
+from wscore.errors import DataError
 
 DAMPING = 1e-3  # of M, in mean diagonals
 PRIOR = 0.1  # vectors of the mean square of their tensor that C begins with, for each number of a vector
@@ -42,6 +44,33 @@ class Role(NamedTuple):
     mean: Float[Tensor, " dim"]
     weight: float
     level: int
+
+    def check(self, where: str) -> None:
+        """Return if a role that was read from a file can be used.
+
+        Raises:
+            DataError: if tensors don't belong together, are not finite, or the matrix can't be inverted.
+        """
+        shapes, count = [tuple(tensor.shape) for tensor in self[:3]], self.mean.numel()
+        whole = not self.log_stds.is_floating_point() and self.log_stds.dtype != torch.bool
+        kinds = (torch.float32, torch.float32)
+        if (
+            not count
+            or shapes != [(count, count), (count,), (count,)]
+            or not whole
+            or (self.matrix.dtype, self.mean.dtype) != kinds
+        ):
+            expected = "a square float32 matrix, and for each row a whole number and a float32 mean"
+            raise DataError("tensors don't belong together", where=where, expected=expected, got=shapes)
+        inverted, fails = torch.linalg.inv_ex(self.matrix.double())
+        numbers = (self.matrix, self.mean, inverted)
+        if (
+            int(fails)
+            or not all(bool(tensor.isfinite().all()) for tensor in numbers)
+            or int(self.log_stds.abs().max()) > WIDEST
+        ):
+            expected = f"a matrix with an inverse, finite means, deviations within 2^{WIDEST // OCTAVE:g}"
+            raise DataError("holds no statistics of weights", where=where, expected=expected)
 
 
 #: Of blocks about which nothing is known.
