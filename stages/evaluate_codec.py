@@ -12,7 +12,7 @@ from wscore.autoencoder.evaluation.evaluate_codec import (
     Ratio,
     evaluate_codec,
 )
-from wscore.io import atomic_folder, write_csv, write_json
+from wscore.io import atomic_folder, hash_folder, write_csv, write_json
 from wscore.networks.datasets import DataConfig
 from wscore.runner import Run, stage
 from wscore.tokens.cache import TokenCache
@@ -30,7 +30,7 @@ def main(run: Run, *, zoo: Path, tokens: Path, codec: Path, metrics: Path, plots
     )
     rows = evaluate_codec(networks, TokenCache(tokens), sources, ratios, config, splits=splits)
     report, tables = codec_report(rows, codec, ratios, config), codec_tables(rows, config)
-    write_json(metrics, {"codec_test": report})
+    write_json(metrics, {"codec_test": report, "codec_test_of": {"codec": hash_folder(codec)}})
     with atomic_folder(plots) as folder:
         for name, table in tables.items():
             write_csv(folder / f"{name}.csv", dict(table))

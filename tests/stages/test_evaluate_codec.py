@@ -14,7 +14,7 @@ from wscore.autoencoder.coding.fit import populations_of
 from wscore.autoencoder.evaluation.codec_plots import FREE, NAMES
 from wscore.config import load_section, read_yaml
 from wscore.errors import WscoreWarning
-from wscore.io import write_json
+from wscore.io import hash_folder, read_json, write_json
 from wscore.networks.datasets import DataConfig, load_tasks
 from wscore.tokens.cache import TokenCache, build_cache
 from wscore.tokens.config import TokensConfig
@@ -61,6 +61,7 @@ def test_every_method_is_compared_on_the_same_networks_at_the_same_bytes(workspa
             assert (part["bytes"] <= 4 * part["weights"] / ratio).all(), method
     assert report["6x"]["int8"]["agreement"] > 0.9 > report["6x"]["mean_network"]["agreement"]
     assert report["headline"] == 9
+    assert read_json(Path("out.json"))["codec_test_of"] == {"codec": hash_folder(Path("codec"))}
     assert report["decoder_bytes"] == sum(path.stat().st_size for path in Path("codec").iterdir())
     assert report["9x"]["search"]["compression_ratio"] == pytest.approx(9, rel=0.03)
     assert {"agreement_low", "agreement_high", "kl", "rank_correlation"} <= set(report["9x"]["single_pass"])

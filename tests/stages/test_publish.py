@@ -14,7 +14,7 @@ from wscore.cli.compression import read_codec
 from wscore.config import PARAMS
 from wscore.errors import ModelError
 from wscore.heads.mlp_head import Head, HeadConfig
-from wscore.io import write_csv, write_json
+from wscore.io import hash_folder, write_csv, write_json
 from wscore.presets import apply_preset
 from wscore.training.model_folder import model_identities, save_model
 from wscore.zoo.store import Zoo
@@ -173,12 +173,18 @@ def test_the_codec_tells_its_size_and_what_was_measured(workplace: Path) -> None
     size = sum(path.stat().st_size for path in Path("models/codec").iterdir())
     assert f"take {size / 1000:,.0f} kB" in card
     assert "No metrics." in card
-    write_json(Path("metrics/codec_test.json"), {"codec_test": {"20x": {"search": {"agreement": 0.75}}, "networks": 3}})
+    measured = {"codec_test": {"20x": {"search": {"agreement": 0.75}}, "networks": 3}}
+    write_json(
+        Path("metrics/codec_test.json"), {**measured, "codec_test_of": {"codec": hash_folder(Path("models/codec"))}}
+    )
     run("codec_test")
     card = Path("published/codec/README.md").read_text()
     assert "| 20x, search | 0.75 |" in card
     assert 'WeightCodec.from_folder(fetch("models/published", part="codec"))' in card
     assert read_codec("published").identity == WeightCodec().identity
+    write_json(Path("metrics/codec_test.json"), measured)
+    with pytest.raises(SystemExit, match="codec_test: codec: metrics are those of another model"):
+        run("codec_test")
     with Path("published/codec/codec.safetensors").open("ab") as file:
         file.write(b"x")
     with pytest.raises(ModelError, match=r"codec\.safetensors"):

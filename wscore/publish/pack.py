@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from wscore.errors import PublishError
 from wscore.hub.checksums import CHECKSUMS, write_checksums
 from wscore.hub.upload import Upload
-from wscore.io import atomic_folder, read_json, write_text
+from wscore.io import atomic_folder, hash_folder, read_json, write_text
 from wscore.publish import card_texts as parts
 from wscore.publish.card import CardPart, write_card, write_index
 from wscore.publish.config import PublishConfig
@@ -154,6 +154,8 @@ def plan(sources: Sources, metrics: Mapping[str, Any], config: PublishConfig) ->
         yield ModelContent(part(figures, config), files, sources.plots / "autoencoder/history.csv")
     files = model_files(sources.codec)
     size = sum(file.stat().st_size for file in files)
+    if "codec_test" in metrics:
+        _check_identity(metrics, "codec_test", "codec", hash_folder(sources.codec))
     yield ModelContent(parts.codec(metrics.get("codec_test", {}), size, config), files, None)
     encoder_hash = read_json(sources.autoencoder / "encoder" / "config.json")["sha256"]
     for task in sources.tasks:
@@ -176,15 +178,24 @@ def _figures(metrics: Mapping[str, Any], name: str, model: str, folder: Path) ->
         PublishError: if they are missing, or of another model.
     """
     if name not in metrics:
-        raise PublishError("metrics are missing", where=name, fix="run `dvc repro evaluate`")
+        raise PublishError("metrics are missing", where=name, fix="run `make repro`")
     model_files(folder)
-    expected, got = model_identities({model: folder})[model], metrics.get(f"{name}_of", {}).get(model, "unknown")
-    if got != expected:
-        fix = "run `dvc repro evaluate`"
-        raise PublishError(
-            "metrics are those of another model", where=f"{name}: {model}", expected=expected, got=got, fix=fix
-        )
+    _check_identity(metrics, name, model, model_identities({model: folder})[model])
     return metrics[name]
+
+
+def _check_identity(metrics: Mapping[str, Any], name: str, model: str, expected: str) -> None:
+    """Return if an evaluation measured the model of this hash.
+
+    Raises:
+        PublishError: if it did not.
+    """
+    got = metrics.get(f"{name}_of", {}).get(model, "unknown")
+    if got != expected:
+        raise PublishError(
+            "metrics are those of another model", where=f"{name}: {model}", expected=expected, got=got,
+            fix="run `make repro`",
+        )  # fmt: skip
 
 
 def model_files(folder: Path) -> dict[Path, str]:

@@ -25,7 +25,6 @@ DAMPING = 1e-3  # of M, in mean diagonals
 PRIOR = 0.1  # vectors of the mean square of their tensor that C begins with, for each number of a vector
 OCTAVE = 8  # parts in which standard deviations are kept
 FAINTEST = 2.0**-15  # smallest standard deviation beside the largest of a role
-MOST_LEVELS = 400  # eighths of an octave
 
 
 class Role(NamedTuple):
@@ -52,23 +51,14 @@ class Role(NamedTuple):
             DataError: if tensors don't belong together, are not finite, or the matrix can't be inverted.
         """
         shapes, count = [tuple(tensor.shape) for tensor in self[:3]], self.mean.numel()
-        whole = not self.log_stds.is_floating_point() and self.log_stds.dtype != torch.bool
-        kinds = (torch.float32, torch.float32)
-        if (
-            not count
-            or shapes != [(count, count), (count,), (count,)]
-            or not whole
-            or (self.matrix.dtype, self.mean.dtype) != kinds
-        ):
+        kinds = [self.matrix.dtype, self.mean.dtype, self.log_stds.dtype]
+        fits = count > 0 and shapes == [(count, count), (count,), (count,)]
+        if not fits or kinds[:2] != [torch.float32] * 2 or kinds[2] not in (torch.int16, torch.int64):
             expected = "a square float32 matrix, and for each row a whole number and a float32 mean"
             raise DataError("tensors don't belong together", where=where, expected=expected, got=shapes)
         inverted, fails = torch.linalg.inv_ex(self.matrix.double())
-        numbers = (self.matrix, self.mean, inverted)
-        if (
-            int(fails)
-            or not all(bool(tensor.isfinite().all()) for tensor in numbers)
-            or int(self.log_stds.abs().max()) > WIDEST
-        ):
+        finite = all(bool(tensor.isfinite().all()) for tensor in (self.matrix, self.mean, inverted))
+        if int(fails) or not finite or int(self.log_stds.long().abs().max()) > WIDEST:
             expected = f"a matrix with an inverse, finite means, deviations within 2^{WIDEST // OCTAVE:g}"
             raise DataError("holds no statistics of weights", where=where, expected=expected)
 
