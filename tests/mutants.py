@@ -94,7 +94,7 @@ TABLE: dict[tuple[str, str], dict[str, str]] = {
         "min(rank, len(errors)) - 1": "min(rank, len(errors)) - 2",
     },
     ("zoo/readers/hygiene.py", "unit/zoo/readers/test_hygiene.py"): {
-        "if apart < distance:": "if apart < 2 * distance:",
+        "if apart < max(distance, coarser):": "if apart < 2 * max(distance, coarser):",
         "spec.size < SMALLEST_LAYER or": "",
         "for other in related[todo.popleft()] - group.keys():": "for other in related[run] - group.keys():",
         "return hashlib.sha256(layout.identity.encode() + vector.tobytes())": "return hashlib.sha256(layout.identity.encode())",

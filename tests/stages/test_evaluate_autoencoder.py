@@ -62,7 +62,7 @@ def test_judges_the_autoencoder_beside_its_controls(
     run(tiny_zoo)
     assert "held-out networks reconstructed from 6 numbers: agreement" in capsys.readouterr().out
     content = json.loads((workspace / "metrics/autoencoder_test.json").read_text())
-    assert list(content) == ["autoencoder_test"]
+    assert list(content) == ["autoencoder_test", "autoencoder_test_of"]
     found = content["autoencoder_test"]
     methods = [
         "ours",

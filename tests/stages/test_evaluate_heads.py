@@ -56,7 +56,7 @@ def test_it_judges_every_head_beside_its_controls(workspace: Path, capsys: pytes
         "heads on held-out runs (weight statistics in brackets): patterns macro_f1"
     )
     content = json.loads(Path("metrics/heads_test.json").read_text())
-    assert list(content) == ["heads_test"]
+    assert list(content) == ["heads_test", "heads_test_of"]
     assert set(content["heads_test"]) == set(TASKS)
     for task, found in content["heads_test"].items():
         assert {OURS, *controls_of(task)} <= set(found), task
@@ -127,7 +127,7 @@ def test_networks_of_unseen_widths_have_a_section(workspace: Path, capsys: pytes
     write_json(workspace / "representations/manifest.json", manifest)
     main(ARGUMENTS)
     content = json.loads(Path("metrics/heads_test.json").read_text())
-    assert list(content) == ["heads_test", "heads_unseen"]
+    assert list(content) == ["heads_test", "heads_unseen", "heads_test_of"]
     assert (content["heads_test"]["accuracy"]["runs"], content["heads_unseen"]["accuracy"]["runs"]) == (2, 2)
     assert {OURS, *controls_of("accuracy")} <= set(content["heads_unseen"]["accuracy"])
     assert "; on unseen widths: accuracy r2 " in capsys.readouterr().out

@@ -34,7 +34,7 @@ def test_figures_tables_pictures_and_one_line(capsys: pytest.CaptureFixture) -> 
     assert line.startswith("temporal: skill ")
     assert line.count("\n") == 1
     found = read_json(Path("metrics/plots.json"))
-    assert list(found) == ["predictor_test"]
+    assert list(found) == ["predictor_test", "predictor_test_of"]
     assert list(found["predictor_test"]) == list(SPLITS)
     for split in SPLITS:
         for horizon in ("h1", "h2"):

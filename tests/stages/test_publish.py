@@ -138,7 +138,7 @@ def test_the_models_of_a_zoo_are_published_without_a_predictor(
     Path("metrics/predictor_test.json").unlink()
     run(predictor=False)
     assert capsys.readouterr().out.startswith(
-        "4 models (encoder, decoder, heads/accuracy, sparse_dictionary) and 2 data"
+        "5 models (encoder, decoder, codec, heads/accuracy, sparse_dictionary) and 2 data"
     )
     assert not Path("published/predictor").exists()
 

@@ -277,7 +277,7 @@ def test_what_else_a_file_holds_is_described(models: Path, checkpoint: Path, tmp
     assert found["read from"] == "model"
     assert found["left out"] == [
         {"entry": "model_ema", "what": "an average of the network beside it"},
-        {"entry": "optimizer", "what": "optimizer, schedule or random state"},
+        {"entry": "optimizer", "what": "state of the training, such as an optimizer's"},
     ]
     assert found["masks and tables"] == [
         {"tensor": "mask", "shape": "3", "dtype": "bool"}, {"tensor": "table", "shape": "2x3", "dtype": "int64"},

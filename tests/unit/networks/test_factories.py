@@ -152,7 +152,8 @@ def test_the_behaviour_loss_and_the_agreement_of_networks_of_a_factory(others, t
     )  # fmt: skip
     trained = train_autoencoder(cache, config, zoo=zoo, images=tasks)
     rows = pd.DataFrame(trained.history.rows)
-    assert np.isfinite(rows[["train_behaviour", "validation_disagreement"]].to_numpy(float)).all()
+    assert np.isfinite(rows["validation_disagreement"]).all()
+    assert np.isfinite(rows["train_behaviour"].iloc[-1])  # off in the first epoch, see ae.behaviour.warmup
     group = subjects(cache, zoo, np.arange(len(cache)), tasks)[0]
     weights = torch.from_numpy(zoo.weights(group.rows)).requires_grad_()
     group.answer(weights, tasks.images[0].x_train[None, :5]).square().sum().backward()
