@@ -23,6 +23,7 @@ from ruamel.yaml.error import YAMLError
 
 from wscore.errors import ConfigError, WscoreWarning
 
+LARGEST = 1 << 63  # of integers, exclusive
 PARAMS = Path("params.yaml")
 MACHINE = Path("machine.yaml")
 MOVED = ("workers", "parallel", "device", "group_size")  # keys of sections before there were machine settings
@@ -124,6 +125,16 @@ def load_key(kind: Any, name: str, path: Path = PARAMS) -> Any:
     return getattr(convert(given, holder, where=f"{path}: {section}"), key)
 
 
+def _check_integers(value: object, where: str) -> None:
+    if isinstance(value, int) and abs(value) >= LARGEST:
+        raise ConfigError(
+            "is too large", where=where, expected="an integer of 64 bits", got=f"{len(str(value))} digits"
+        )
+    if isinstance(value, dict | list | tuple):
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+            _check_integers(item, f"{where}.{key}" if isinstance(value, dict) else f"{where}[{key}]")
+
+
 def _without_moved(value: Any, section: type, where: str) -> Any:
     """Return a section without machine settings, which older files hold; a warning names them."""
     if not isinstance(value, dict) or not issubclass(section, Section):
@@ -141,6 +152,7 @@ def convert(value: object, section: type[T], *, where: str) -> T:
     Raises:
         ConfigError: naming the dotted key, the expected and the actual value.
     """
+    _check_integers(value, where)
     try:
         result = msgspec.convert(value, section, strict=True)
     except msgspec.ValidationError as error:

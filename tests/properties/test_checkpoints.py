@@ -23,7 +23,9 @@ from wscore.zoo.readers.tables import Piece, read_piece
 
 EXAMPLES = int(os.environ.get("WSCORE_FUZZ", "300"))
 QUIET = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
-FUZZ = settings(max_examples=EXAMPLES, suppress_health_check=QUIET, deadline=None)
+FUZZ = settings(
+    max_examples=EXAMPLES, suppress_health_check=QUIET, deadline=None, derandomize="WSCORE_FUZZ" not in os.environ
+)
 MOST = 10**5
 ZOO = load_section(ZooConfig, "zoo")
 MODULES = st.lists(

@@ -254,3 +254,8 @@ def test_entries_of_mappings_are_named(content: dict, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         convert(content, Table, where="t")
     assert message in str(caught.value)
+
+
+def test_integers_of_more_than_64_bits_are_named() -> None:
+    with pytest.raises(ConfigError, match=r"t\.layouts\.x\[0\]\.shift: is too large"):
+        convert({"kinds": {}, "layouts": {"x": [{"shift": 10**30}]}}, Table, where="t")

@@ -394,13 +394,16 @@ class PublishedDictionary(Published):
         """Return the state dict decoded from codes; weights outside of units become the mean of their tensor.
 
         Raises:
-            ModelError: if the number of codes does not fit the units of the layout.
+            ModelError: if the number of codes does not fit the units of the layout, or weights are not finite.
         """
         units = self._units(layout)
         if len(codes) != len(units.weights):
             raise ModelError("codes do not fit the layout", expected=f"{len(units.weights)} units", got=len(codes))
         scatter = Scatter(units, layout, self.normalizer)
-        vector = scatter(self.model.decode(codes).numpy()[None], self.normalizer.statistics(layout)[0])
+        with np.errstate(over="ignore", invalid="ignore"):
+            vector = scatter(self.model.decode(codes).numpy()[None], self.normalizer.statistics(layout)[0])
+        if not np.isfinite(vector).all():
+            raise ModelError("decoded weights are not finite", where=self.part, fix="get the model folder again")
         return layout.unflatten(torch.from_numpy(vector[0]))
 
     def _units(self, layout: Layout) -> UnitMap:

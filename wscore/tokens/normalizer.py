@@ -11,6 +11,7 @@ from jaxtyping import Float, Float32, Float64
 from torch import Tensor
 
 from wscore.config import Section, convert, to_plain
+from wscore.errors import DataError
 from wscore.io import read_json, write_json
 from wscore.networks.layout import Layout
 
@@ -63,9 +64,16 @@ class Normalizer(Section, frozen=True):
         write_json(path, to_plain(self))
 
     def statistics(self, layout: Layout) -> tuple[Float32[np.ndarray, " weights"], Float32[np.ndarray, " weights"]]:
-        """Return shift (D,) and scale (D,) of each weight of a layout."""
+        """Return shift (D,) and scale (D,) of each weight of a layout.
+
+        Raises:
+            DataError: if the layout is known with another number of tensors.
+        """
         known = self.layouts.get(layout.identity)
         affine = known or tuple(self.kinds.get(spec.kind, self.overall) for spec in layout.tensors)
+        if len(affine) != len(layout.tensors):
+            expected = f"a transform of each of {len(layout.tensors)} tensors"
+            raise DataError("normalizer does not fit", where=layout.identity, expected=expected, got=len(affine))
         sizes = [spec.size for spec in layout.tensors]
         shift = np.repeat(np.array([transform.shift for transform in affine], np.float32), sizes)
         return shift, np.repeat(np.array([transform.scale for transform in affine], np.float32), sizes)

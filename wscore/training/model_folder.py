@@ -122,7 +122,10 @@ def load_model(folder: Path, kind: type[M] = nn.Module) -> M:
     tensors = _read_weights(Path(folder), content)
     build = getattr(named, "from_config", named)
     _check_sizes(build, config, tensors, where=folder)
-    model = build(config)
+    try:
+        model = build(config)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise ModelError(f"describes no model that can be built: {error}", where=Path(folder) / CONFIG) from error
     _fill(model, tensors, where=folder)
     return model.eval()
 
