@@ -21,6 +21,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from wscore.errors import DataError
 from wscore.heads.weight_statistics import FeatureTable
 from wscore.io import scratch_array
 from wscore.networks.architectures import ACTIVATIONS, FAMILIES, POOLINGS, TRAITS, Architecture, parse
@@ -202,8 +203,16 @@ def _at_once(architecture: Architecture, images: Tensor) -> int:
 
 
 def _measure(logits: np.ndarray, labels: Tensor) -> np.ndarray:
-    """Return the `MEASURES` of logits (n, P, C) as (n, measures)."""
+    """Return the `MEASURES` of logits (n, P, C) as (n, measures).
+
+    Raises:
+        DataError: if a label is not a class.
+    """
     predicted = labels.numpy()
+    if not ((predicted >= 0) & (predicted < logits.shape[-1])).all():
+        raise DataError(
+            "labels of the probes are no classes", expected=f"0 to {logits.shape[-1] - 1}", got=int(predicted.max())
+        )
     logits = logits.astype(np.float64)
     log_share = logits - logits.max(axis=-1, keepdims=True)
     log_share -= np.log(np.exp(log_share).sum(axis=-1, keepdims=True))

@@ -55,6 +55,7 @@ tags: [wscore, weight-space-learning]
 
 Load it with `wscore.{name}.from_pretrained(...)`.
 """
+VIEWS = ("representations", "tokens", "neurons", "weights")  # inputs of a dictionary
 
 
 class Layouts:
@@ -366,6 +367,8 @@ class PublishedDictionary(Published):
     def __init__(self, folder: Path | str) -> None:
         super().__init__(folder)
         self.view: Any = self.facts.get("input", "tokens")
+        if self.view not in VIEWS:
+            raise ModelError("is not the input of a dictionary", where=folder, expected=VIEWS, got=self.view)
         self.tokenizer = Tokenizer.load(Path(folder) / "tokenizer.json")
         self.normalizer = Normalizer.load(Path(folder) / "normalizer.json")
         self.alignment = Alignment.load(Path(folder))

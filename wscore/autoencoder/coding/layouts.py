@@ -42,6 +42,8 @@ class LayoutTable:
     """
 
     def __init__(self, layouts: tuple[Entries, ...]) -> None:
+        for entries in layouts:
+            check_entries(entries)
         self.layouts = layouts
         self._written = {entries: number(place) for place, entries in enumerate(layouts)}
         self._units: dict[int, dict[tuple[str, int], _Units]] = {}
