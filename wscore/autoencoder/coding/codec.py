@@ -1,7 +1,7 @@
 """One small code for networks of every width and layout."""
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +17,7 @@ from wscore.autoencoder.coding.coordinates import Coordinates
 from wscore.autoencoder.coding.curvature import MOST
 from wscore.autoencoder.coding.fit import Population, fit_roles
 from wscore.autoencoder.coding.format import REFERENCE_HASH, Content, Mode, check_size, pack_file, unpack_file
+from wscore.autoencoder.coding.gains import Gains, check_gains
 from wscore.autoencoder.coding.layouts import Entries, LayoutTable
 from wscore.autoencoder.coding.quantise import dequantise, quantise, soft_bits
 from wscore.autoencoder.coding.roles import Role, find_role
@@ -71,6 +72,7 @@ class WeightCodec:
     Args:
         config: what it knows.
         roles: statistics by role.
+        gains: of each structure, see `gains`.
 
     >>> network = torch.nn.Linear(64, 32)
     >>> codec = WeightCodec()
@@ -81,14 +83,21 @@ class WeightCodec:
     [('weight', (32, 64)), ('bias', (32,))]
     """
 
-    def __init__(self, config: CodecConfig | None = None, roles: dict[str, Role] | None = None) -> None:
-        self.config, self.roles = config or CodecConfig(), dict(roles or {})
+    def __init__(
+        self,
+        config: CodecConfig | None = None,
+        roles: Mapping[str, Role] | None = None,
+        gains: Mapping[str, Gains] | None = None,
+    ) -> None:
+        self.config, self.roles, self.gains = config or CodecConfig(), dict(roles or {}), dict(gains or {})
         self._layouts = LayoutTable(self.config.layouts)
         self._codes: dict[tuple[str, bool], Coordinates] = {}
         digest = hashlib.blake2b(repr(to_plain(self.config)).encode())
         for _, role in sorted(self.roles.items()):
             for name in TENSORS:
                 digest.update(getattr(role, name).numpy().tobytes())
+        for _, gains_of in sorted(self.gains.items()):
+            digest.update(gains_of.numpy().tobytes())
         #: Hash of all that it knows.
         self.identity = digest.digest()
 
@@ -118,12 +127,16 @@ class WeightCodec:
             role = Role(matrix, stds, mean, figures.weight, figures.level)
             role.check(f"{Path(folder) / WEIGHTS}: {key}")
             roles[key] = role._replace(log_stds=stds.long())
-        return cls(config, roles)
+        gains = {name: tensors[f"gains/{name}"] for name in config.structures if f"gains/{name}" in tensors}
+        for name, values in gains.items():
+            check_gains(values, f"{Path(folder) / WEIGHTS}: gains/{name}")
+        return cls(config, roles, {name: values.long() for name, values in gains.items()})
 
     def save(self, folder: Path) -> None:
         """Write config.json and codec.safetensors into a folder."""
         tensors = {f"{key}/{name}": getattr(role, name) for key, role in self.roles.items() for name in TENSORS}
         narrow = {name: value.short() if name.endswith("log_stds") else value for name, value in tensors.items()}
+        narrow |= {f"gains/{name}": value.int() for name, value in self.gains.items()}
         write_tensors(Path(folder) / WEIGHTS, narrow)
         write_json(Path(folder) / CONFIG, to_plain(self.config))
 
@@ -134,7 +147,8 @@ class WeightCodec:
             structure = Structure(layout, (lambda _: False) if plain else self._whole, units=not plain)
             known = not plain and Structure(layout).signature in self.config.structures
             roles = {} if plain else self.roles
-            self._codes[key] = Coordinates(structure, roles, known=known, relative=self.config.relative)
+            gains = self.gains.get(structure.signature) if known else None
+            self._codes[key] = Coordinates(structure, roles, known=known, relative=self.config.relative, gains=gains)
         return self._codes[key]
 
     def compress(

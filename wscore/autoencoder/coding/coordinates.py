@@ -14,6 +14,7 @@ from wscore.errors import DataError
 
 QUARTER = 2  # eighths of an octave in a unit of scales
 MOST = 64  # largest scale
+FRACTION, MOST_SHIFT = 10, 32  # bits of gains behind the point, and the largest shift by them
 NONE = -(1 << 20)  # share of a block in a layer to which it does not belong
 
 
@@ -50,9 +51,9 @@ class _Piece(NamedTuple):
 class Coordinates:
     """Coordinates y of networks of one layout, block after block, orthonormal but for the matrices of the roles.
 
-    Where networks of this structure were seen, an error of 1 costs the same in every coordinate. Where they were not, it does so
-    once the coordinates are multiplied by 2^(shift / 8), with which an error counts relative to the root mean square of its
-    layer, which only the network tells.
+    An error of 1 costs the same in every coordinate once the coordinates are multiplied by 2^(shift / 8). Where networks of this
+    structure were seen, shifts follow from the scales of all blocks, see `gains`. Where they were not, an error counts relative
+    to the root mean square of its layer, which only the network tells.
 
     Attributes:
         size: count of coordinates, and of weights.
@@ -64,11 +65,13 @@ class Coordinates:
         roles: what is known of them.
         known: whether networks of this structure were seen.
         relative: what the square of a relative error in a layer of n weights counts, times sqrt(n).
+        gains: shifts by scales, for each block a constant and a factor for each block, times 2^`FRACTION`; None: no shifts.
     """
 
     def __init__(
-        self, structure: Structure, roles: Mapping[str, Role], *, known: bool = False, relative: float = 1.0
-    ) -> None:
+        self, structure: Structure, roles: Mapping[str, Role], *, known: bool = False, relative: float = 1.0,
+        gains: Int[Tensor, "block features"] | None = None,
+    ) -> None:  # fmt: skip
         self.structure, self.known, self.size = structure, known, structure.size
         self.pieces = [_piece(block, find_role(block, roles) or UNKNOWN, known, relative) for block in structure.blocks]
         sizes = torch.tensor([block.copies * block.dim for block in structure.blocks], dtype=torch.int64)
@@ -78,7 +81,7 @@ class Coordinates:
             for piece, size in zip(self.pieces, sizes.tolist(), strict=True)
         ]
         self.log_stds = torch.cat(parts) if parts else torch.zeros(0, dtype=torch.int64)
-        self._shares = _shares(structure.blocks)
+        self._shares, self._gains = _shares(structure.blocks), gains
         self._levels = torch.tensor([piece.role.level for piece in self.pieces], dtype=torch.int64)
 
     def forward(self, vectors: Float[Tensor, "n weights"]) -> Float[Tensor, "n weights"]:
@@ -104,10 +107,16 @@ class Coordinates:
         found = torch.stack(means, 1) if means else y.new_zeros(len(y), 0)
         return (found.clamp_min(1e-30).log2() / 2 * OCTAVE / QUARTER).round().clamp(-MOST, MOST).long()
 
-    def shifts(self, scales: Int[Tensor, "n block"]) -> Int[Tensor, "n block"]:
-        """Return by how many eighths of an octave the coordinates of each block are shifted."""
-        if self.known:
+    def shifts(self, scales: Int[Tensor, "n block"], *, difference: bool = False) -> Int[Tensor, "n block"]:
+        """Return by how many eighths of an octave the coordinates of each block are shifted.
+
+        Scales of differences between networks say nothing of what errors cost.
+        """
+        if self.known and (self._gains is None or difference):
             return torch.zeros_like(scales)
+        if self._gains is not None:
+            sums = scales @ self._gains[:, 1:].mT + self._gains[:, 0]
+            return (sums + (1 << FRACTION >> 1) >> FRACTION).clamp(-MOST_SHIFT, MOST_SHIFT)
         energies = (self._levels + QUARTER * scales)[:, None] + self._shares  # (n, block, block)
         return -energies.amax(2) if scales.shape[1] else torch.zeros_like(scales)
 

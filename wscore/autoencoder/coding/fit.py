@@ -1,4 +1,4 @@
-"""A codec fitted to a zoo in one pass over its networks."""
+"""A codec fitted to a zoo in two passes over its networks."""
 
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
@@ -9,6 +9,8 @@ from jaxtyping import Int
 
 from wscore.autoencoder.coding.blocks import Structure
 from wscore.autoencoder.coding.config import CodecConfig, RoleFigures
+from wscore.autoencoder.coding.coordinates import Coordinates
+from wscore.autoencoder.coding.gains import Gains, GainSums
 from wscore.autoencoder.coding.gauss_newton import gauss_newton_rows
 from wscore.autoencoder.coding.roles import Role, RoleSums
 from wscore.autoencoder.coding.state import TensorEntry, entries_of, entries_of_layout
@@ -17,7 +19,7 @@ from wscore.networks.inference import Answer
 from wscore.networks.layout import Layout
 from wscore.zoo.store import Zoo
 
-NETWORKS = 128  # of each layout whose outputs are looked at, at most, spread evenly over them
+NETWORKS, GAUGED = 128, 64  # of each layout whose outputs are looked at for roles and for gains, at most, spread evenly
 TOGETHER = 512  # networks x images that are run as one
 BLOCK = 256  # networks that are added at once
 
@@ -49,13 +51,25 @@ def populations_of(zoo: Zoo, rows: Int[np.ndarray, " network"], tasks: Tasks) ->
         yield Population(layout, zoo.weights(np.array(members)), answer, images.x_train if answer and images else None)
 
 
-def fit_roles(
-    populations: Iterable[Population], *, images: int, temperature: float, seed: int
-) -> tuple[CodecConfig, dict[str, Role]]:
-    """Return what a codec knows of the roles that occur in networks.
+class Fitted(NamedTuple):
+    """What a codec knows.
+
+    Attributes:
+        config: figures, layouts and structures.
+        roles: statistics by role.
+        gains: of each structure whose networks can be run, see `gains`.
+    """
+
+    config: CodecConfig
+    roles: dict[str, Role]
+    gains: dict[str, Gains]
+
+
+def fit_roles(populations: Iterable[Population], *, images: int, temperature: float, seed: int) -> Fitted:
+    """Return what a codec learns from networks.
 
     Args:
-        populations: of networks; each is looked at once.
+        populations: of networks.
         images: for each network whose outputs are looked at.
         temperature: of the softmax, in spreads of the logits.
         seed: of the images and of the directions in which outputs are looked at.
@@ -71,8 +85,14 @@ def fit_roles(
         for start in range(0, len(population.weights), BLOCK):
             sums.add(structure, torch.from_numpy(population.weights[start : start + BLOCK]))
         share = min(1.0, NETWORKS / totals[population.layout.identity])
-        _add_sensitivity(sums, structure, population, share, images, temperature, generator)
-    roles = sums.roles()
+        for weights, rows in _sensitivity(population, share, images, temperature, generator):
+            sums.add_rows(structure, structure.smooth_rows(weights, rows))
+    roles, gains = sums.roles(), GainSums()
+    for population in populations:
+        code = Coordinates(structures[population.layout.identity], roles, known=True)
+        share = min(1.0, GAUGED / totals[population.layout.identity])
+        for weights, rows in _sensitivity(population, share, images, temperature, generator):
+            gains.add(code, weights, code.structure.smooth_rows(weights, rows))
     config = CodecConfig(
         layouts=tuple(
             dict.fromkeys(
@@ -83,13 +103,13 @@ def fit_roles(
         roles={key: RoleFigures(weight=role.weight, level=role.level) for key, role in roles.items()},
         relative=sums.relative(roles),
     )
-    return config, roles
+    return Fitted(config, roles, gains.gains())
 
 
-def _add_sensitivity(
-    sums: RoleSums, structure: Structure, population: Population, share: float, count: int, temperature: float,
-    generator: torch.Generator,
-) -> None:  # fmt: skip
+def _sensitivity(
+    population: Population, share: float, count: int, temperature: float, generator: torch.Generator
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Yield a share of the networks, and rows of their Gauss-Newton matrices, if they can be run."""
     if population.answer is None or population.images is None:
         return
     total = len(population.weights)
@@ -97,8 +117,10 @@ def _add_sensitivity(
     for part in chosen.split(max(1, TOGETHER // count)):
         weights = torch.from_numpy(population.weights[part.numpy()])
         drawn = population.images[torch.randint(len(population.images), (count,), generator=generator)]
-        rows = gauss_newton_rows(population.answer, weights, drawn, temperature=temperature, generator=generator)
-        sums.add_rows(structure, structure.smooth_rows(weights, rows))
+        yield (
+            weights,
+            gauss_newton_rows(population.answer, weights, drawn, temperature=temperature, generator=generator),
+        )
 
 
 def _orders(layout: Layout) -> list[tuple[TensorEntry, ...]]:

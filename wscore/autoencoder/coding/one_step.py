@@ -57,10 +57,11 @@ def compress(
     base = torch.zeros(1, code.size) if originals.base is None else code.forward(originals.base)
     y = code.forward(originals.vectors) - base
     bits = 8.0 * (sizes - len(frame(0, b""))).double()
-    again = lambda rows, bits: quantise(code, y[rows], bits)  # noqa: E731
-    files, stored = _filled(code, quantise(code, y, bits), again, bits, sizes, frame)
+    rounded = partial(quantise, code, difference=originals.base is not None)
+    again = lambda rows, bits: rounded(y[rows], bits)  # noqa: E731
+    files, stored = _filled(code, rounded(y, bits), again, bits, sizes, frame)
     if any(len(data) > size for data, size in zip(files, sizes.tolist(), strict=True)):
-        raise _too_small(code, quantise(code, y, torch.full((len(y),), -1.0).double()), frame)
+        raise _too_small(code, rounded(y, torch.full((len(y),), -1.0).double()), frame)
     back = code.inverse(dequantise(code, stored) + base)
     if originals.answer is None:
         return files, back
@@ -85,7 +86,7 @@ def decompress(
     source = decoder(payload)
     scales, families = decode_scales(source, code)
     empty = torch.zeros(1, 0, dtype=torch.int64)
-    stored = Quantised(empty, torch.tensor([step]), scales, code.shifts(scales), families)
+    stored = Quantised(empty, torch.tensor([step]), scales, code.shifts(scales, difference=base is not None), families)
     y = dequantise(code, decode_numbers(source, code, stored))
     return code.inverse(y if base is None else y + code.forward(base))
 

@@ -124,6 +124,8 @@ def quantise(
     code: Coordinates,
     y: Float[Tensor, "n weights"],
     bits: Float[Tensor, " n"],
+    *,
+    difference: bool = False,
 ) -> Quantised:
     """Return networks with the finest step with which they take no more than `bits`; with the coarsest if none does.
 
@@ -131,11 +133,12 @@ def quantise(
         code: of their layout.
         y: their coordinates.
         bits: for each of them.
+        difference: whether they are differences from other networks.
     """
     scales = code.scales(y)
-    shifts, zeros = code.shifts(scales), torch.zeros_like(scales)
+    shifts, zeros = code.shifts(scales, difference=difference), torch.zeros_like(scales)
     start = Quantised(torch.zeros(len(y), 0, dtype=torch.int32), torch.zeros(len(y)).long(), scales, shifts, zeros)
-    shifted = y if code.known else y * (shifts / OCTAVE).exp2()[:, code.groups]
+    shifted = y * (shifts / OCTAVE).exp2()[:, code.groups]
     numbers, room = _Numbers(shifted, code.log_stds, code.groups), bits - side_bits(code, scales)
     found = _search(numbers, start, room)
     if not code.known:

@@ -22,7 +22,7 @@ from wscore.autoencoder.coding.config import WIDEST
 from wscore.errors import DataError
 
 DAMPING = 1e-3  # of M, in mean diagonals
-PRIOR = 0.1  # vectors of the mean square of their tensor that C begins with, for each number of a vector
+PRIOR = 0.3  # vectors of the mean square of their tensor that C begins with, for each number of a vector
 OCTAVE = 8  # parts in which standard deviations are kept
 FAINTEST = 2.0**-15  # smallest standard deviation beside the largest of a role
 

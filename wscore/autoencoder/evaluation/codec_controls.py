@@ -220,7 +220,7 @@ def searched(networks: Networks, start: Rounding, room: Int[Tensor, " n"], confi
     size = _sizes(start.step, start.offsets)[:, coder.groups]
     originals = Originals(networks.vectors, None, networks.answer, networks.images)
     problem = originals.problem(lambda numbers: code.inverse(numbers * size), coder, 8.0 * room - coder.side_bits)
-    found = search(problem, start.points, config, start.numbers)
+    found = search(problem, code.forward(networks.vectors) / size, config, start.numbers)
     return start._replace(numbers=found.numbers)
 
 
