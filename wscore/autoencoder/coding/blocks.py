@@ -16,10 +16,11 @@ serves networks of every width.
 
 import math
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from wscore.autoencoder.coding.rotation import rotate, unrotate
@@ -190,10 +191,14 @@ class Structure:
     def _at_variances(self, vectors: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
         if not self.variances:
             return vectors
-        changed = vectors.clone()
+        return torch.where(self._is_variance, change(vectors), vectors)
+
+    @cached_property
+    def _is_variance(self) -> Bool[Tensor, " weights"]:
+        chosen = torch.zeros(self.size, dtype=torch.bool)
         for place in self.variances:
-            changed[:, place] = change(vectors[:, place])
-        return changed
+            chosen[place] = True
+        return chosen
 
     def split(self, vectors: Float[Tensor, "n weights"]) -> list[Float[Tensor, "n _ _"]]:
         """Return the vectors of each block, of smooth weights or of gradients by them: an orthonormal map."""

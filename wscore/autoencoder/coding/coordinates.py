@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -94,6 +95,17 @@ class Coordinates:
         """Return weights of coordinates; differentiable."""
         parts = [piece.inverse(y[:, piece.block.slice]) for piece in self.pieces]
         return self.structure.unsmooth(self.structure.join(parts)) if parts else y
+
+    def quick_inverse(self, y: Float[Tensor, "n weights"]) -> Float[Tensor, "n weights"]:
+        """Return `inverse` but for the last bits, by a product with a matrix that is held: fast where weights are few."""
+        matrix, offset = self._dense
+        return self.structure.unsmooth(y @ matrix + offset)
+
+    @cached_property
+    def _dense(self) -> tuple[Float[Tensor, "weights weights"], Float[Tensor, " weights"]]:
+        smooth = lambda y: self.structure.join([piece.inverse(y[:, piece.block.slice]) for piece in self.pieces])  # noqa: E731
+        offset = smooth(torch.zeros(1, self.size))
+        return smooth(torch.eye(self.size)) - offset, offset[0]
 
     def pullback(self, rows: Float[Tensor, "n weights"]) -> Float[Tensor, "n weights"]:
         """Return gradients by coordinates of gradients by smooth weights (`Structure.smooth`)."""

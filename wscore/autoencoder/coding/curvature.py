@@ -67,8 +67,8 @@ def round_in_turn(
     factors: Float[Tensor, "u weights weights"],
     bounds: Float[Tensor, "levels n k weights"],
     places: Int[Tensor, " n"] | None = None,
-) -> tuple[Float[Tensor, "n k weights"], Float[Tensor, "n k weights"]]:
-    """Return whole numbers, and where each would have gone unrounded: target_j - sum_i F_ij e_i / F_jj.
+) -> Float[Tensor, "n k weights"]:
+    """Return whole numbers; number j is target_j - sum_i F_ij e_i / F_jj rounded, with the errors e_i of those before.
 
     Args:
         targets: numbers that are rounded, several times for each network.
@@ -78,7 +78,7 @@ def round_in_turn(
         places: of the factors of each network; None if each has its own.
     """
     places = torch.arange(len(targets)) if places is None else places
-    numbers, points, pull = (torch.zeros_like(targets) for _ in range(3))
+    numbers, pull = torch.zeros_like(targets), torch.zeros_like(targets)
     inverse = 1 / factors.diagonal(dim1=1, dim2=2)[places, None]  # (n, 1, D)
     for start in range(0, targets.shape[2], BLOCK):
         part = slice(start, start + BLOCK)
@@ -88,11 +88,11 @@ def round_in_turn(
             j = start + place
             wanted = targets[:, :, j] - here[:, :, place] * inverse[:, :, j]
             chosen = _rounded(wanted, bounds[..., j])
-            numbers[:, :, j], points[:, :, j] = chosen, wanted
+            numbers[:, :, j] = chosen
             errors[:, :, place] = chosen - targets[:, :, j]
             here[:, :, place:] += errors[:, :, place, None] * inner[..., place, place:]
         pull[:, :, start + BLOCK :] += errors @ factors[:, part, start + BLOCK :][places]
-    return numbers, points
+    return numbers
 
 
 def _rounded(wanted: Float[Tensor, "n k"], bounds: Float[Tensor, "levels n k"]) -> Float[Tensor, "n k"]:

@@ -86,7 +86,7 @@ def fit_roles(populations: Iterable[Population], *, images: int, temperature: fl
             sums.add(structure, torch.from_numpy(population.weights[start : start + BLOCK]))
         share = min(1.0, NETWORKS / totals[population.layout.identity])
         for weights, rows in _sensitivity(population, share, images, temperature, generator):
-            sums.add_rows(structure, structure.smooth_rows(weights, rows))
+            sums.add_rows(structure, _of_equal_cost(structure, weights, structure.smooth_rows(weights, rows)))
     roles, gains = sums.roles(), GainSums()
     for population in populations:
         code = Coordinates(structures[population.layout.identity], roles, known=True)
@@ -121,6 +121,19 @@ def _sensitivity(
             weights,
             gauss_newton_rows(population.answer, weights, drawn, temperature=temperature, generator=generator),
         )
+
+
+def _of_equal_cost(structure: Structure, weights: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """Return rows of networks in which errors of all blocks relative to their root mean squares cost 1 together.
+
+    Each network has a step of its own, so that what errors cost in it altogether does not matter; a few where they cost
+    most would outweigh all others.
+    """
+    cost = torch.zeros(len(weights))
+    blocks = zip(structure.split(structure.smooth(weights)), structure.split(rows.flatten(0, 1)), strict=True)
+    for x, own in blocks:
+        cost += x.square().flatten(1).mean(1) * own.reshape(*rows.shape[:2], -1).square().sum(2).mean(1)
+    return rows / cost.clamp_min(1e-30).sqrt()[:, None, None]
 
 
 def _orders(layout: Layout) -> list[tuple[TensorEntry, ...]]:

@@ -16,7 +16,7 @@ from torch import Tensor
 from wscore.autoencoder.coding.coordinates import FRACTION, Coordinates
 from wscore.autoencoder.coding.roles import OCTAVE
 
-EXPONENT = 0.6  # predictions err
+EXPONENT = 0.8  # predictions err
 RIDGE = 0.05  # beside the variance of the scales, in their squared units
 FEW = 20  # networks that count as much as not knowing
 FAR = 8.0  # octaves from the median beyond which a cost is that of a broken network
@@ -58,6 +58,6 @@ def _gains(scales: Int[Tensor, "n block"], costs: Float[Tensor, "n block"]) -> G
         covariance + ridge * torch.eye(len(covariance)), (x - x_mean).mT @ (y - y_mean) / len(x)
     )
     weights = weights.mT * (len(x) / (len(x) + FEW))  # (block, block)
-    constant = -weights @ x_mean  # the mean is what roles know
+    constant = y_mean - y_mean.mean() - weights @ x_mean
     unit = EXPONENT * OCTAVE / 2 * 2**FRACTION
     return (unit * torch.cat([constant[:, None], weights], 1)).round().long()

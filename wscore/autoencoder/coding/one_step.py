@@ -1,6 +1,5 @@
 """Files of networks whose coordinates are coded with one step and fixed tables, rounded or, where networks are run, searched."""
 
-import math
 from collections.abc import Callable
 from functools import partial
 
@@ -9,31 +8,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from wscore.autoencoder.coding.coordinates import Coordinates
-from wscore.autoencoder.coding.curvature import CURVED, MOST, curvatures, factors, round_in_turn
-from wscore.autoencoder.coding.quantise import (
-    COARSEST,
-    FINE,
-    FINEST,
-    LARGEST,
-    PRICE,
-    Quantised,
-    TablePrices,
-    dequantise,
-    quantise,
-    rows_of,
-    side_bits,
-    units,
-)
+from wscore.autoencoder.coding.quantise import COARSEST, FINEST, Quantised, dequantise, quantise
 from wscore.autoencoder.coding.range_coder import decoder
-from wscore.autoencoder.coding.search import Originals, SearchConfig, distinct, fitted, search
+from wscore.autoencoder.coding.search import Originals, SearchConfig
 from wscore.autoencoder.coding.table_coder import decode_numbers, decode_scales, encode_numbers
+from wscore.autoencoder.coding.tuned import chosen, lowered, tuned
 from wscore.errors import DataError, ModelError
 
-FINER = 0.9  # step of a search beside that of rounding: numbers that it lowers pay for it
-DAMPING = 0.3  # of a network's own curvature, by that of the zoo
-IN_TURN = PRICE / 2  # squared error that a bit is worth where numbers are rounded in turn
-LEVELS = 3  # magnitudes whose bits are told apart there
-NARROW = (24, 8)  # how much finer or coarser steps are with numbers rounded in turn, in 1 / 32
 ATTEMPTS = 6  # at filling the bytes
 Frame = Callable[[int, bytes], bytes]  # step and payload -> file
 Coarser = Callable[[Tensor, Tensor], Quantised]  # rows of networks and bits for each -> those networks in fewer bits
@@ -65,12 +46,16 @@ def compress(
     back = code.inverse(dequantise(code, stored) + base)
     if originals.answer is None:
         return files, back
-    found = _searched(code, originals, base, stored, bits, config)
-    new, found = _filled(code, found, partial(_lowered, code, found), bits, sizes, frame)
-    moved = code.inverse(dequantise(code, found) + base)
-    better = originals.divergence(moved, config) < originals.divergence(back, config)
-    kept = [one if use else other for one, other, use in zip(new, files, better.tolist(), strict=True)]
-    return kept, torch.where(better[:, None], moved, back)
+    best = originals.divergence(back, config)
+    for rows, other in tuned(code, originals, stored, bits, config):
+        coarser = lambda some, bits, other=other: lowered(code, chosen(other, some), bits)  # noqa: E731
+        new, other = _filled(code, other, coarser, bits[rows], sizes[rows], frame)  # noqa: PLW2901
+        moved = code.inverse(dequantise(code, other) + base)
+        value = originals.of(rows).divergence(moved, config)
+        for place, row in enumerate(rows.tolist()):
+            if value[place] < best[row]:
+                files[row], back[row], best[row] = new[place], moved[place], value[place]
+    return files, back
 
 
 def decompress(
@@ -89,84 +74,6 @@ def decompress(
     stored = Quantised(empty, torch.tensor([step]), scales, code.shifts(scales, difference=base is not None), families)
     y = dequantise(code, decode_numbers(source, code, stored))
     return code.inverse(y if base is None else y + code.forward(base))
-
-
-class _Prices:
-    """Bits of numbers by the tables of networks, which stay as they are."""
-
-    def __init__(self, code: Coordinates, stored: Quantised) -> None:
-        self.tables = TablePrices(rows_of(code, stored), stored.families[:, code.groups])
-
-    def bits(self, numbers: Float[Tensor, "n weights"]) -> Float[Tensor, "n weights"]:
-        """Return the bits of whole numbers."""
-        return self.tables(numbers.abs().clamp_max(1 << 30).int())
-
-    def learn(self, numbers: Float[Tensor, "n weights"]) -> None:
-        """Leave the tables as they are."""
-
-
-def _searched(
-    code: Coordinates, originals: Originals, base: Tensor, rounded: Quantised, bits: Tensor, config: SearchConfig
-) -> Quantised:
-    y = code.forward(originals.vectors) - base
-    if code.size <= MOST:
-        start, points = _rounded_in_turn(code, originals, base, rounded, bits, config)
-        known = start.numbers.float()
-    else:
-        start = rounded._replace(steps=(rounded.steps + round(FINE * math.log2(FINER))).clamp_min(FINEST))
-        points, known = y / units(code, start), None
-    unit, room = units(code, start), bits - side_bits(code, start.scales)
-    decode = lambda numbers: code.inverse(base + numbers * unit)  # noqa: E731
-    problem = originals.problem(decode, _Prices(code, start), room.float())
-    return start._replace(numbers=search(problem, points, config, known).numbers.long())
-
-
-def _rounded_in_turn(
-    code: Coordinates, originals: Originals, base: Tensor, rounded: Quantised, bits: Tensor, config: SearchConfig
-) -> tuple[Quantised, Float[Tensor, "n weights"]]:
-    """Return networks rounded by their own curvature with the finest steps that fit, else as they are, and their points."""
-    y, answer, lower = code.forward(originals.vectors) - base, originals.answer, []
-    assert answer is not None, "networks are run"
-    rows, places = distinct(originals.vectors)
-    images = originals.chosen(CURVED, config.seed)
-    for row in rows:
-        unit = units(code, rounded)[row]
-        run = lambda numbers, x, unit=unit: answer(code.inverse(base + numbers * unit), x)  # noqa: E731
-        matrix = curvatures(run, (y[row] / unit)[None], images, (config.temperature,))[0]
-        lower.append(factors(matrix, DAMPING))
-    return _finest(code, y, rounded, bits - side_bits(code, rounded.scales), torch.cat(lower), places)
-
-
-def _finest(
-    code: Coordinates, y: Tensor, rounded: Quantised, room: Tensor, lower: Tensor, places: Int[Tensor, " n"]
-) -> tuple[Quantised, Float[Tensor, "n weights"]]:
-    squares = lower.diagonal(dim1=1, dim2=2).square()
-    squares = (squares / squares.mean(1, keepdim=True))[places]
-    steps, numbers, points = rounded.steps, rounded.numbers.float(), y / units(code, rounded)
-    low, high = (steps - NARROW[0]).clamp_min(FINEST), steps + NARROW[1]
-    while (high - low > 1).any():
-        middle = (low + high) // 2
-        tried = rounded._replace(steps=middle)
-        prices = _Prices(code, tried)
-        costs = torch.stack([prices.bits(torch.full_like(y, magnitude)) for magnitude in range(LEVELS + 1)])
-        bounds = (0.5 + IN_TURN * costs.diff(dim=0) / (2 * squares)).clamp(0, 1)
-        new, unrounded = round_in_turn((y / units(code, tried))[:, None], lower, bounds[:, :, None], places)
-        new = new[:, 0].clamp(-LARGEST, LARGEST)
-        fits = prices.bits(new).sum(1) <= room
-        steps, low, high = (
-            torch.where(fits, middle, steps),
-            torch.where(fits, low, middle),
-            torch.where(fits, middle, high),
-        )
-        numbers, points = (torch.where(fits[:, None], *pair) for pair in ((new, numbers), (unrounded[:, 0], points)))
-    return rounded._replace(steps=steps, numbers=numbers.long()), points
-
-
-def _lowered(code: Coordinates, stored: Quantised, rows: Tensor, bits: Tensor) -> Quantised:
-    """Return some networks with numbers lowered until they take no more than some bits."""
-    some = Quantised(*(part[rows] for part in stored))
-    room = (bits - side_bits(code, some.scales)).float()
-    return some._replace(numbers=fitted(_Prices(code, some), some.numbers.float(), room).to(some.numbers.dtype))
 
 
 def _filled(

@@ -32,6 +32,7 @@ LATE, EVERY = 0.5, 10  # share of the steps after which results are looked at, a
 GAIN, LARGEST = 0.25, 0.05  # how fast lambda follows the bits: log steps
 LEAST_RATE = 0.02  # of the learning rate at the end
 HELD = 512  # images by which results are compared
+POOL, PIXELS = 2048, 1 << 26  # noisy images from which batches are drawn, and most numbers of them all
 
 
 class SearchConfig(Section):
@@ -46,9 +47,9 @@ class SearchConfig(Section):
         seed: of draws.
     """
 
-    steps: Annotated[int, Meta(ge=0)] = 200
-    batch: Annotated[int, Meta(ge=1)] = 128
-    lr: Annotated[float, Meta(gt=0)] = 0.1
+    steps: Annotated[int, Meta(ge=0)] = 300
+    batch: Annotated[int, Meta(ge=1)] = 32
+    lr: Annotated[float, Meta(gt=0)] = 0.2
     temperature: Annotated[float, Meta(gt=0)] = 0.5
     noise: Annotated[float, Meta(ge=0)] = 0.05
     seed: Annotated[int, Meta(ge=0)] = 0
@@ -81,6 +82,10 @@ class Originals(NamedTuple):
     base: Float[Tensor, "1 weights"] | None = None
     answer: Answer | None = None
     images: Float[Tensor, "images ..."] | None = None
+
+    def of(self, rows: Int[Tensor, " some"]) -> "Originals":
+        """Return some of the networks."""
+        return self._replace(vectors=self.vectors[rows])
 
     def chosen(self, count: int, seed: int) -> Float[Tensor, "images ..."]:
         """Return at most so many of the images, drawn by a seed."""
@@ -183,6 +188,7 @@ class _Search:
         self.held = problem.images[torch.randperm(len(problem.images), generator=self.random)[:HELD]]
         with torch.no_grad():
             self.expected = problem.originals(self.held)
+        self.pool, self.answers = self._pool()
         self.numbers = start.detach().clone().requires_grad_(True)
         self.optimizer = torch.optim.Adam([self.numbers], lr=config.lr, betas=(0.9, 0.98), eps=1e-12)
         problem.prices.learn(start.detach().round())
@@ -193,13 +199,12 @@ class _Search:
     def step(self, share: float) -> None:
         """Move the numbers once, `share` of the search done."""
         self.optimizer.param_groups[0]["lr"] = self.config.lr * max((1 + math.cos(math.pi * share)) / 2, LEAST_RATE)
-        images = self._draw()
+        drawn = torch.randint(len(self.pool), (self.config.batch,), generator=self.random)
         with torch.no_grad():
-            expected = self.problem.originals(images)
             whole, bits = rounded(self.problem.prices, self.numbers, PRICE)
             slopes = _slopes(self.problem.prices, self.numbers)
-        outputs = self.problem.outputs(self.numbers + (whole - self.numbers).detach(), images)
-        loss = behaviour_kl(expected, outputs, self.config.temperature).sum()
+        outputs = self.problem.outputs(self.numbers + (whole - self.numbers).detach(), self.pool[drawn])
+        loss = behaviour_kl(self.answers[:, drawn], outputs, self.config.temperature).sum()
         (gradient,) = torch.autograd.grad(loss, self.numbers)
         self.numbers.grad = torch.nan_to_num(gradient) + self.log_rate.exp()[:, None] * slopes
         self.optimizer.step()
@@ -231,10 +236,15 @@ class _Search:
         noise = torch.rand(self.numbers.shape, generator=self.random) - 0.5
         return (12 * PRICE * self._divergence(self.numbers + noise) / self.numbers.shape[1]).clamp_min(1e-12)
 
-    def _draw(self) -> Tensor:
+    @torch.no_grad()
+    def _pool(self) -> tuple[Tensor, Tensor]:
+        """Return noisy images, each of the images about as often, and what the originals answer."""
         images = self.problem.images
-        chosen = images[torch.randperm(len(images), generator=self.random)[: self.config.batch]]
-        return chosen + self.config.noise * torch.randn(chosen.shape, generator=self.random)
+        count = max(self.config.batch, min(POOL, self.config.steps * self.config.batch, PIXELS // images[0].numel()))
+        order = torch.cat([torch.randperm(len(images), generator=self.random) for _ in range(-(-count // len(images)))])
+        pool = images[order[:count]]
+        pool = pool + self.config.noise * torch.randn(pool.shape, generator=self.random)
+        return pool, torch.cat([self.problem.originals(part) for part in pool.split(HELD)], 1)
 
 
 def rounded(

@@ -26,6 +26,7 @@ from wscore.autoencoder.coding.range_coder import STREAM, decoder, encoder, read
 from wscore.autoencoder.coding.search import Originals, SearchConfig, search
 from wscore.autoencoder.coding.table_coder import encode_numbers
 from wscore.autoencoder.coding.tables import LAPLACE, table
+from wscore.autoencoder.coding.tuned import RICH
 from wscore.autoencoder.training.behaviour_loss import behaviour_kl
 from wscore.networks.inference import Answer
 from wscore.networks.layout import Layout
@@ -169,13 +170,11 @@ class Rounding(NamedTuple):
         step: of each network, see `TensorCode`.
         offsets: of its tensors.
         numbers: whole numbers.
-        points: where they would have gone unrounded, given those before.
     """
 
     step: Int[Tensor, " n"]
     offsets: Int[Tensor, "n tensors"]
     numbers: Float[Tensor, "n weights"]
-    points: Float[Tensor, "n weights"]
 
 
 def coordinates(layout: Layout) -> Coordinates:
@@ -215,13 +214,17 @@ def curvature(networks: Networks, rooms: Sequence[int]) -> list[Rounding]:
 
 
 def searched(networks: Networks, start: Rounding, room: Int[Tensor, " n"], config: SearchConfig) -> Rounding:
-    """Return networks searched for in the steps of `start`; no worse on training images."""
+    """Return networks searched for in the steps of `start`, no worse on training images; as they are where bits are many."""
     code, coder = coordinates(networks.layout), TensorCoder(networks.layout)
-    size = _sizes(start.step, start.offsets)[:, coder.groups]
-    originals = Originals(networks.vectors, None, networks.answer, networks.images)
-    problem = originals.problem(lambda numbers: code.inverse(numbers * size), coder, 8.0 * room - coder.side_bits)
-    found = search(problem, code.forward(networks.vectors) / size, config, start.numbers)
-    return start._replace(numbers=found.numbers)
+    rows = (8.0 * room < RICH * code.size).nonzero()[:, 0]
+    if not len(rows):
+        return start
+    size = _sizes(start.step, start.offsets)[rows][:, coder.groups]
+    originals = Originals(networks.vectors[rows], None, networks.answer, networks.images)
+    budget = (8.0 * room - coder.side_bits)[rows]
+    problem = originals.problem(lambda numbers: code.quick_inverse(numbers * size), coder, budget)
+    found = search(problem, code.forward(networks.vectors[rows]) / size, config, start.numbers[rows])
+    return start._replace(numbers=start.numbers.index_copy(0, rows, found.numbers))
 
 
 def decoded(networks: Networks, rounding: Rounding) -> Coded:
@@ -244,7 +247,7 @@ def _sizes(step: Int[Tensor, "*n"], offsets: Int[Tensor, "*n tensors"]) -> Float
 def _round_network(networks: Networks, vector: Float[Tensor, "1 weights"], rooms: Sequence[int]) -> list[Rounding]:
     code, coder = coordinates(networks.layout), TensorCoder(networks.layout)
     y = code.forward(vector)
-    run = lambda points, x: networks.run(code.inverse(points), x)  # noqa: E731
+    run = lambda points, x: networks.run(code.quick_inverse(points), x)  # noqa: E731
     matrices = curvatures(run, y, _drawn(networks.images, CURVED), TEMPERATURES)[0]  # (temperatures, D, D)
     means = _tensor_means(coder, matrices.diagonal(dim1=1, dim2=2))
     middle = means.log2() - (means.log2() * coder.members.mean(0)).sum(1, keepdim=True)
@@ -256,7 +259,7 @@ def _round_network(networks: Networks, vector: Float[Tensor, "1 weights"], rooms
     damped = torch.cat([factors(matrices[t : t + 1], damping) for t, damping in settings]) * unit[:, :, None]
     kinds = list(product(rooms, DEAD_ZONES))
     job = _Fit(coder, y / unit, damped, torch.tensor([8.0 * room for room, _ in kinds]), [zone for _, zone in kinds])
-    steps, numbers, points = job.run()  # (settings, kinds), (settings, kinds, D) twice
+    steps, numbers = job.run()  # (settings, kinds), (settings, kinds, D)
     weights = code.inverse((numbers * unit[:, None] * (steps / FINE).exp2()[..., None]).flatten(0, 1))
     losses = _losses(networks, vector, weights).view(len(settings), len(rooms), len(DEAD_ZONES))
     best = losses.permute(1, 0, 2).flatten(1).argmin(1).tolist()
@@ -265,9 +268,7 @@ def _round_network(networks: Networks, vector: Float[Tensor, "1 weights"], rooms
         setting, zone = divmod(choice, len(DEAD_ZONES))
         kind = place * len(DEAD_ZONES) + zone
         own = offsets[settings[setting][0]]
-        found.append(
-            Rounding(steps[setting, kind][None], own[None], *(part[setting, kind][None] for part in (numbers, points)))
-        )
+        found.append(Rounding(steps[setting, kind][None], own[None], numbers[setting, kind][None]))
     return found
 
 
@@ -280,43 +281,35 @@ class _Fit(NamedTuple):
     bits: Float[Tensor, " k"]
     zones: list[float]
 
-    def run(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the finest steps (s, k) whose numbers fit, the numbers (s, k, D), zeros where none do, and their points."""
+    def run(self) -> tuple[Tensor, Tensor]:
+        """Return the finest steps (s, k) whose numbers fit, and the numbers (s, k, D); nothing is left where none do."""
         top = self.y.abs().amax(1, keepdim=True).clamp_min(1e-20).log2().expand(-1, len(self.bits))
         low = (FINE * (top - np.log2(self.coder.largest))).floor().long()
         high = (FINE * (top + 2)).ceil().long()
-        zeros = torch.zeros(*low.shape, self.y.shape[1])
-        nearest = self._search(low, high, self._nearest, (high, zeros, zeros))
+        nearest = self._search(low, high, self._nearest, (high, torch.zeros(*low.shape, self.y.shape[1])))
         return self._search(torch.maximum(low, nearest[0] - NARROW), nearest[0] + NARROW, self._in_turn, nearest)
 
     def _search(
-        self,
-        low: Tensor,
-        high: Tensor,
-        rounded: Callable[[Tensor], tuple[Tensor, Tensor]],
-        best: tuple[Tensor, Tensor, Tensor],
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return steps, numbers and points of the finest step between `low` and `high` that fits, else `best`."""
-        steps, numbers, points = best
+        self, low: Tensor, high: Tensor, rounded: Callable[[Tensor], Tensor], best: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Return step and numbers of the finest step between `low` and `high` that fits, else `best`."""
+        steps, numbers = best
         while (high - low > 1).any():
             middle = (low + high) // 2
-            new, unrounded = rounded(middle)
+            new = rounded(middle).clamp(-self.coder.largest, self.coder.largest)
             fits = self.coder.total(new.flatten(0, 1)).view_as(low) <= self.bits
-            steps = torch.where(fits, middle, steps)
-            numbers, points = (torch.where(fits[..., None], *pair) for pair in ((new, numbers), (unrounded, points)))
+            steps, numbers = torch.where(fits, middle, steps), torch.where(fits[..., None], new, numbers)
             low, high = torch.where(fits, low, middle), torch.where(fits, middle, high)
-        return steps, numbers, points
+        return steps, numbers
 
-    def _nearest(self, steps: Int[Tensor, "s k"]) -> tuple[Tensor, Tensor]:
+    def _nearest(self, steps: Int[Tensor, "s k"]) -> Float[Tensor, "s k weights"]:
         targets = self._targets(steps)
-        numbers = targets.sign() * (targets.abs() + 0.5 - torch.tensor(self.zones)[:, None]).floor()
-        return numbers.clamp(-self.coder.largest, self.coder.largest), targets
+        return targets.sign() * (targets.abs() + 0.5 - torch.tensor(self.zones)[:, None]).floor()
 
-    def _in_turn(self, steps: Int[Tensor, "s k"]) -> tuple[Tensor, Tensor]:
+    def _in_turn(self, steps: Int[Tensor, "s k"]) -> Float[Tensor, "s k weights"]:
         targets = self._targets(steps)
         bounds = (0.5 + torch.tensor(self.zones))[None, None, :, None].expand(1, *targets.shape)
-        numbers, points = round_in_turn(targets, self.factors, bounds)
-        return numbers.clamp(-self.coder.largest, self.coder.largest), points
+        return round_in_turn(targets, self.factors, bounds)
 
     def _targets(self, steps: Int[Tensor, "s k"]) -> Float[Tensor, "s k weights"]:
         return self.y[:, None] / (steps / FINE).exp2()[..., None]
