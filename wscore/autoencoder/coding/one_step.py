@@ -187,8 +187,7 @@ def _filled(
 
 
 def _files(code: Coordinates, stored: Quantised, frame: Frame) -> list[bytes]:
-    steps = stored.steps.tolist()
-    return [frame(step, encode_numbers(code, stored, row)) for row, step in enumerate(steps)]
+    return [frame(*pair) for pair in zip(stored.steps.tolist(), encode_numbers(code, stored), strict=True)]
 
 
 def _too_small(code: Coordinates, least: Quantised, frame: Frame) -> ModelError:
