@@ -72,12 +72,12 @@ class Coordinates:
         self.structure, self.known, self.size = structure, known, structure.size
         self.pieces = [_piece(block, find_role(block, roles) or UNKNOWN, known, relative) for block in structure.blocks]
         sizes = torch.tensor([block.copies * block.dim for block in structure.blocks], dtype=torch.int64)
-        self.groups = torch.arange(len(sizes)).repeat_interleave(sizes)
+        self.groups = torch.arange(len(sizes), dtype=torch.int32).repeat_interleave(sizes)
         parts = [
-            piece.role.log_stds.repeat(size // len(piece.role.log_stds)) + piece.shift
+            (piece.role.log_stds + piece.shift).short().repeat(size // len(piece.role.log_stds))
             for piece, size in zip(self.pieces, sizes.tolist(), strict=True)
         ]
-        self.log_stds = torch.cat(parts) if parts else torch.zeros(0, dtype=torch.int64)
+        self.log_stds = torch.cat(parts) if parts else torch.zeros(0, dtype=torch.int16)
         self._shares = _shares(structure.blocks)
         self._levels = torch.tensor([piece.role.level for piece in self.pieces], dtype=torch.int64)
 

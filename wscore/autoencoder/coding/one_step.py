@@ -54,7 +54,7 @@ def compress(
     Raises:
         ModelError: if a file can't be as small.
     """
-    base = torch.zeros(1, code.size) if originals.base is None else code.forward(originals.base)
+    base = torch.zeros(1, 1).expand(1, code.size) if originals.base is None else code.forward(originals.base)
     y = code.forward(originals.vectors) - base
     bits = 8.0 * (sizes - len(frame(0, b""))).double()
     again = lambda rows, bits: quantise(code, y[rows], bits)  # noqa: E731

@@ -23,17 +23,10 @@ from wscore.errors import DataError
 OCTAVE = 8  # parts in which steps are counted
 MEASURED, AT_ONCE = 256, 32  # images on which curvature is measured
 SLACK = 1.3  # bits at the start of a search beside those of the budget
-SHARES = (
-    1.0,
-    0.8,
-    0.6,
-    0.4,
-    0.2,
-)  # of the budget, tried until the file is small enough: estimates of tiny networks err
 FINEST, COARSEST = -60 * OCTAVE, 60 * OCTAVE
 PRIOR = 3.0  # numbers of the matrix's mean that every row and column begins with, as in `adaptive`
 LEAST = 1e-3  # mean magnitude
-ATTEMPTS, CLOSE = 8, 0.985  # at filling the bytes, and the share that is enough
+ATTEMPTS, CLOSE = 8, 0.985  # at filling the bytes (estimates of tiny networks err), and the share that is enough
 LARGEST = 2.0**36  # number at the start
 CORRECTIONS = 3  # of steps that leave bytes over
 CALIBRATED = 20  # times prices are learned until they are measured
@@ -115,13 +108,14 @@ def compress(
             numbers = rounded(prices, points, PRICE)[0]
         return OwnCode(steps, _filled(shapes, numbers, points, prices, size - overhead)[0].long())
 
-    used = size
-    for share in SHARES:
+    share, used = 1.0, size
+    for _ in range(ATTEMPTS):
         own = coded(share)
         packed = _encoded(shapes, own.numbers)
         used = overhead + len(packed)
         if used <= size:
             return [frame(0, own.steps.numpy().astype("<i2").tobytes() + packed)], _weights(code, own, originals.base)
+        share *= CLOSE * max(size - overhead, 1) / max(len(packed), 1)
     raise too_small(code.size, used)
 
 

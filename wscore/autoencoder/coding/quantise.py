@@ -64,7 +64,7 @@ def units(code: Coordinates, stored: Quantised) -> Float[Tensor, "n weights"]:
 
 def rows_of(code: Coordinates, stored: Quantised) -> Int[Tensor, "n weights"]:
     """Return log2 of the deviation of each number in steps, in eighths."""
-    return (code.log_stds + _block_rows(stored)[:, code.groups]).clamp(LOW, WIDEST)
+    return (code.log_stds + _short(_block_rows(stored))[:, code.groups]).clamp_(LOW, WIDEST)
 
 
 def bits_of(
@@ -144,7 +144,7 @@ def quantise(
     shifts, zeros = code.shifts(scales), torch.zeros_like(scales)
     start = Quantised(torch.zeros(len(y), 0, dtype=torch.int32), torch.zeros(len(y)).long(), scales, shifts, zeros)
     shifted = y if code.known else y * (shifts / OCTAVE).exp2()[:, code.groups]
-    spreads = code.log_stds.short() + (QUARTER * scales + shifts).clamp(-FAR, FAR).short()[:, code.groups]
+    spreads = code.log_stds + _short(QUARTER * scales + shifts)[:, code.groups]
     numbers, room = _Numbers(shifted, spreads, code.groups), bits - side_bits(code, scales)
     found = _search(code, numbers, start, room)
     if not code.known:
@@ -305,6 +305,11 @@ def _entropies() -> Float[Tensor, " row"]:
 def _block_rows(stored: Quantised) -> Tensor:
     """Return what log2 of deviations in steps is beside `Coordinates.log_stds`, in eighths, for each block."""
     return QUARTER * stored.scales + stored.shifts - (stored.steps * OCTAVE // FINE)[:, None]
+
+
+def _short(rows: Int[Tensor, "n block"]) -> Int[Tensor, "n block"]:
+    """Return logarithms in two bytes each; those of numbers that are far beyond all tables are cut."""
+    return rows.clamp(-FAR, FAR).short()
 
 
 def _best_families(numbers: _Numbers, stored: Quantised) -> Tensor:

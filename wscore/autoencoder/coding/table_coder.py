@@ -19,7 +19,7 @@ ROWS = HIGH - LOW + 1
 
 def encode_numbers(code: Coordinates, stored: Quantised) -> list[bytes]:
     """Return each of the networks as bytes, as few as the range coder needs."""
-    families = stored.families.numpy()
+    families = stored.families.numpy().astype(np.int16)
     scales = _Symbols(*_scale_numbers(code, stored.scales))
     numbers = _Symbols(stored.numbers.numpy(), rows_of(code, stored).numpy(), families[:, code.groups.numpy()])
     files = []
@@ -36,8 +36,8 @@ def encode_numbers(code: Coordinates, stored: Quantised) -> list[bytes]:
 def _scale_numbers(code: Coordinates, scales: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return scales (n, blocks) as the numbers that are coded, their rows and families."""
     differences = np.array([scale_differences(own) for own in scales.tolist()], np.int64).reshape(scales.shape)
-    rows = np.array(scale_rows(scales.shape[1], known=code.known), np.int64)
-    return differences, np.broadcast_to(rows, scales.shape), np.full(scales.shape, GAUSS)
+    rows = np.array(scale_rows(scales.shape[1], known=code.known), np.int16)
+    return differences, np.broadcast_to(rows, scales.shape), np.full(scales.shape, GAUSS, np.int16)
 
 
 def decode_scales(source: Any, code: Coordinates) -> tuple[Tensor, Tensor]:
@@ -73,13 +73,16 @@ class _Symbols:
     def __init__(self, numbers: np.ndarray, rows: np.ndarray, families: np.ndarray) -> None:
         below, keys = _split(rows, families)
         self.wide = bool(below.any())
-        high = (numbers + (1 << below >> 1)) >> below if self.wide else numbers
+        high = (numbers + _half(below)) >> below if self.wide else numbers
         order = keys.argsort(axis=1, kind="stable")
         self.keys, self.high = (np.take_along_axis(values, order, 1) for values in (keys, high))
+        del order  # eight bytes each
         reach = _reaches()[self.keys]
         self.outside = np.abs(self.high) > reach
-        self.symbols = np.where(self.outside, 2 * reach + 1, self.high + reach).astype(np.int32)
-        self.below, self.low = (below, (numbers + (1 << below >> 1) - (high << below))) if self.wide else (below, high)
+        symbols = self.high + reach
+        symbols[self.outside] = 2 * reach[self.outside] + 1
+        self.symbols = symbols.astype(np.int32, copy=False)
+        self.below, self.low = (below, numbers + _half(below) - (high << below)) if self.wide else (below, high)
 
     def encode(self, sink: Any, row: int) -> None:
         """Encode those of one network."""
@@ -97,20 +100,22 @@ class _Symbols:
 
 
 def _decode(source: Any, rows: np.ndarray, families: np.ndarray) -> np.ndarray:
-    below, key = _split(rows, families)
-    order = np.argsort(key, kind="stable")
-    symbols = [read_words(source, _models()[group], end - start) for group, start, end in _runs(key[order])]
-    sorted_symbols, reach = np.concatenate([np.zeros(0, np.int64), *symbols]), _reaches()[key]
-    high = np.zeros(len(rows), np.int64)
-    high[order] = sorted_symbols
-    far = order[sorted_symbols == 2 * reach[order] + 1]
-    high -= reach
-    if len(far):
-        halves = [read_words(source, STREAM.model.Uniform(HALF_WORD), len(far)) for _ in range(2)]
-        high[far] = (halves[0] | halves[1] << 16).astype(np.uint32).astype(np.int32)
-    numbers = (high << below) - (1 << below >> 1)
+    below, keys = _split(rows, families)
+    order = keys.argsort(kind="stable")
+    keys, found = keys[order], np.empty(len(rows), np.int32)
+    for key, start, end in _runs(keys):
+        found[start:end] = read_words(source, _models()[key], end - start)
+    reach = _reaches()[keys]
+    outside = found > 2 * reach
+    found -= reach
+    if outside.any():
+        low, high = (read_words(source, STREAM.model.Uniform(HALF_WORD), int(outside.sum())) for _ in range(2))
+        found[outside] = (low | high << 16).astype(np.uint32).astype(np.int32)
+    numbers = np.empty_like(found)
+    numbers[order] = found
     if below.any():
-        order = np.argsort(below, kind="stable")
+        numbers = (numbers << below) - _half(below)
+        order = below.argsort(kind="stable")
         for bits, start, end in _runs(below[order]):
             if bits:
                 numbers[order[start:end]] += read_words(source, STREAM.model.Uniform(1 << bits), end - start)
@@ -121,6 +126,11 @@ def _split(rows: np.ndarray, families: np.ndarray) -> tuple[np.ndarray, np.ndarr
     """Return the bits below each number's table, and the number of its table (16 bits, which sort fast)."""
     below = np.maximum(rows - (HIGH - OCTAVE + 1), 0) // OCTAVE
     return below, (families * ROWS + rows - OCTAVE * below - LOW).astype(np.uint16)
+
+
+def _half(below: np.ndarray) -> np.ndarray:
+    """Return half of 2^below, in four bytes each."""
+    return np.int32(1) << below.astype(np.int32) >> np.int32(1)
 
 
 @lru_cache(maxsize=1)
