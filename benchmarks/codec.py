@@ -1,6 +1,6 @@
 """The codec beside NNCodec and plain quantisation on LeNet-5, without a zoo: bytes, agreement on test images, times.
 
-    python -m benchmarks.codec [--trajectories FOLDER] [--nncodec PYTHON]
+    python -m benchmarks.codec [--trajectories FOLDER]
 
 Trains LeNet-5 on the built-in digits by SGD and by Adam for 20 epochs (section `base`; kept in `--trajectories`). The last
 snapshot is coded at about 10x, 25x and 60x, then all 20, each as the difference from the last one that came back. Rivals have no
@@ -11,15 +11,17 @@ more bytes than the codec:
     zstd          one step for all weights, biases in 8 bits, zstd
     NNCodec       ISO/IEC 15938-17, DeepCABAC with trellis quantisation, the finest QP that fits; needs no data
 
-Seconds are multiples of those that zstd takes to compress in the same run, its search for the step included. NNCodec wants
-packages of its own: it is installed into `.cache/nncodec` (some minutes), or taken from the interpreter `--nncodec`; if neither
-works it is left out, with the reason.
+Seconds are multiples of those that zstd takes to compress in the same run, its search for the step included. NNCodec needs
+an environment of its own, and is left out without it:
+
+    python -m venv .cache/nncodec && .cache/nncodec/bin/pip install nncodec==2.1.3 'numpy<2'
+    WSCORE_NNCODEC=.cache/nncodec python -m benchmarks.codec
 """
 
 import argparse
 import json
+import os
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -43,9 +45,8 @@ from wscore.networks.lenet import build_network
 
 RATIOS, CHAIN_RATIO = (10.0, 25.0, 60.0), {"sgd": 35.0, "adam": 45.0}
 QPS = tuple(range(-44, -3, 2))
-NNCODEC, WORKER = Path(".cache/nncodec"), Path(__file__).with_name("_nncodec.py")
+WORKER = Path(__file__).with_name("_nncodec.py")
 LEVELS, ZSTD = 64, pa.Codec("zstd", compression_level=19)  # steps that are tried
-PACKAGES = ("nncodec==2.1.3", "numpy<2")
 State = dict[str, Tensor]
 
 
@@ -172,21 +173,20 @@ def agreement(case: Case, back: list[State], images: Images) -> list[float]:
     return [float((run(one) == run(two)).float().mean()) for one, two in zip(case.states, back, strict=True)]
 
 
-def find_nncodec(named: Path | None) -> Path | None:
-    """Return an interpreter that has NNCodec, installed if need be; None, with a printed reason, if there is none."""
-    python = named or NNCODEC / "bin" / "python"
-    commands = [[str(python), "-c", "import nncodec"]]
-    if named is None and not python.exists():
-        install = [str(python), "-m", "pip", "install", "--quiet", *PACKAGES]
-        commands = [[sys.executable, "-m", "venv", str(NNCODEC)], install, *commands]
-    for command in commands:
-        try:
-            subprocess.run(command, check=True, capture_output=True, text=True)
-        except (OSError, subprocess.CalledProcessError) as error:
-            reason = (getattr(error, "stderr", "") or str(error)).strip().splitlines()[-1]
-            print(f"NNCodec is left out: {' '.join(command[:4])} ...: {reason}")
-            return None
-    return python.absolute()
+def find_nncodec() -> Path | None:
+    """Return the interpreter of the environment named by WSCORE_NNCODEC; None, with a printed reason, without NNCodec."""
+    folder = os.environ.get("WSCORE_NNCODEC")
+    if folder is None:
+        print("NNCodec is left out: WSCORE_NNCODEC names no environment")
+        return None
+    python = Path(folder).absolute() / "bin" / "python"
+    try:
+        subprocess.run([str(python), "-c", "import nncodec"], check=True, capture_output=True, text=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        reason = (getattr(error, "stderr", "") or str(error)).strip().splitlines()[-1]
+        print(f"NNCodec is left out: WSCORE_NNCODEC={folder}: {reason}")
+        return None
+    return python
 
 
 def trajectories(folder: Path, images: Images, config: BaseConfig) -> list[Trajectory]:
@@ -202,11 +202,10 @@ def main() -> None:
     """Print one line per case and method."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trajectories", type=Path, default=Path(".cache/benchmarks/lenet5"))
-    parser.add_argument("--nncodec", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
     config = load_section(BaseConfig, "base")
-    images, python = load_images(config.images), find_nncodec(options.nncodec)
+    images, python = load_images(config.images), find_nncodec()
     methods: dict[str, Callable[[Case], Result]] = {
         "zstd": by_zstd,
         "rounded": lambda case: by_codec(case, None),

@@ -20,7 +20,7 @@ from wscore.autoencoder.coding.format import REFERENCE_HASH, Content, Mode, chec
 from wscore.autoencoder.coding.gains import Gains, check_gains
 from wscore.autoencoder.coding.layouts import Entries, LayoutTable
 from wscore.autoencoder.coding.quantise import dequantise, quantise, soft_bits
-from wscore.autoencoder.coding.roles import Role, find_role
+from wscore.autoencoder.coding.roles import OCTAVE, Role, find_role
 from wscore.autoencoder.coding.running import answer_of
 from wscore.autoencoder.coding.search import Originals, SearchConfig
 from wscore.autoencoder.coding.state import (
@@ -47,6 +47,7 @@ CONFIG, WEIGHTS = "config.json", "codec.safetensors"
 MOST_OWN = 1 << 22  # weights up to which steps for each tensor are tried: adaptive tables are slow
 TOGETHER = 64  # networks that are coded at once
 CURVED = 1 << 26  # numbers of the matrices of curvature that are held at once
+DOUBT = 1.5  # how much nearer an own code must be than that of the zoo, where outputs are not compared
 ROUNDED, RUN = SearchConfig(steps=0), SearchConfig()
 TENSORS = ("matrix", "log_stds", "mean")  # of a role
 
@@ -273,7 +274,8 @@ class WeightCodec:
             except ModelError as error:  # a mode that needs more bytes
                 refused = error
                 continue
-            candidates.append((_distance(layout, originals, back, search), files))
+            doubt = DOUBT if mode == Mode.OWN and self.roles and originals.answer is None else 1.0
+            candidates.append((doubt * _distance(self.coordinates(layout), originals, back, search), files))
         if not candidates:
             assert refused is not None, "there is a mode"
             raise refused
@@ -336,13 +338,19 @@ def _check_reference(content: Content, layout: Layout, reference: State | nn.Mod
     return base
 
 
-def _distance(layout: Layout, originals: Originals, back: Tensor, search: SearchConfig) -> float:
-    """Return the divergence of the outputs, or the sum over tensors of n weights of relative squared errors, each by n^-0.5."""
+def _distance(code: Coordinates, originals: Originals, back: Tensor, search: SearchConfig) -> float:
+    """Return how far networks are from their originals: the divergence of their outputs, or else the product of two errors.
+
+    One is the sum over tensors of n weights of relative squared errors, each by n^-0.5; the other weighs errors as networks
+    of the zoo notice them. Of networks unlike the zoo only the first is right, of those like it the second.
+    """
     if originals.answer is not None:
         return float(originals.divergence(back, search))
-    total = 0.0
-    for place in layout.slices().values():
+    relative = 0.0
+    for place in code.structure.layout.slices().values():
         own, new = originals.vectors[:, place], back[:, place]
         share = float((own - new).square().sum() / own.square().sum().clamp_min(1e-30))
-        total += share / max(own.shape[1], 1) ** 0.5
-    return total
+        relative += share / max(own.shape[1], 1) ** 0.5
+    y = code.forward(originals.vectors)
+    shifts = (code.shifts(code.scales(y)) / OCTAVE).exp2()[:, code.groups]
+    return relative * float(((code.forward(back) - y) * shifts).square().sum())

@@ -76,12 +76,14 @@ class Coordinates:
         self.structure, self.known, self.size = structure, known, structure.size
         self.pieces = [_piece(block, find_role(block, roles) or UNKNOWN, known, relative) for block in structure.blocks]
         sizes = torch.tensor([block.copies * block.dim for block in structure.blocks], dtype=torch.int64)
-        self.groups = torch.arange(len(sizes)).repeat_interleave(sizes)
+        self.groups = torch.arange(len(sizes), dtype=torch.int32).repeat_interleave(sizes)
         parts = [
-            piece.role.log_stds.repeat(size // len(piece.role.log_stds)) + piece.shift
+            (piece.role.log_stds + piece.shift).short().repeat(size // len(piece.role.log_stds))
             for piece, size in zip(self.pieces, sizes.tolist(), strict=True)
         ]
-        self.log_stds = torch.cat(parts) if parts else torch.zeros(0, dtype=torch.int64)
+        self.log_stds = torch.cat(parts) if parts else torch.zeros(0, dtype=torch.int16)
+        if gains is not None and len(gains) != len(structure.blocks):
+            raise DataError("gains of another structure", expected=f"{len(structure.blocks)} blocks", got=len(gains))
         self._shares, self._gains = _shares(structure.blocks), gains
         self._levels = torch.tensor([piece.role.level for piece in self.pieces], dtype=torch.int64)
 

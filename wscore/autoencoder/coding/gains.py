@@ -15,6 +15,7 @@ from torch import Tensor
 
 from wscore.autoencoder.coding.coordinates import FRACTION, Coordinates
 from wscore.autoencoder.coding.roles import OCTAVE
+from wscore.errors import DataError
 
 EXPONENT = 0.8  # predictions err
 RIDGE = 0.05  # beside the variance of the scales, in their squared units
@@ -61,3 +62,14 @@ def _gains(scales: Int[Tensor, "n block"], costs: Float[Tensor, "n block"]) -> G
     constant = y_mean - y_mean.mean() - weights @ x_mean
     unit = EXPONENT * OCTAVE / 2 * 2**FRACTION
     return (unit * torch.cat([constant[:, None], weights], 1)).round().long()
+
+
+def check_gains(gains: Tensor, where: str) -> None:
+    """Refuse a tensor that is no gains.
+
+    Raises:
+        DataError: if so.
+    """
+    if gains.ndim != 2 or gains.shape[1] != gains.shape[0] + 1 or gains.dtype != torch.int32:
+        raise DataError("holds no gains", where=where, expected="whole numbers, one more column than rows",
+                        got=f"{gains.dtype} of {tuple(gains.shape)}")  # fmt: skip

@@ -35,7 +35,7 @@ def compress(
     Raises:
         ModelError: if a file can't be as small.
     """
-    base = torch.zeros(1, code.size) if originals.base is None else code.forward(originals.base)
+    base = torch.zeros(1, 1).expand(1, code.size) if originals.base is None else code.forward(originals.base)
     y = code.forward(originals.vectors) - base
     bits = 8.0 * (sizes - len(frame(0, b""))).double()
     rounded = partial(quantise, code, difference=originals.base is not None)
@@ -95,8 +95,7 @@ def _filled(
 
 
 def _files(code: Coordinates, stored: Quantised, frame: Frame) -> list[bytes]:
-    steps = stored.steps.tolist()
-    return [frame(step, encode_numbers(code, stored, row)) for row, step in enumerate(steps)]
+    return [frame(*pair) for pair in zip(stored.steps.tolist(), encode_numbers(code, stored), strict=True)]
 
 
 def _too_small(code: Coordinates, least: Quantised, frame: Frame) -> ModelError:

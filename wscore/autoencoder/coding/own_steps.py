@@ -22,18 +22,11 @@ from wscore.errors import DataError
 
 OCTAVE = 8  # parts in which steps are counted
 MEASURED, AT_ONCE = 256, 32  # images on which curvature is measured
-SLACK = 1.3  # bits at the start of a search beside those of the budget
-SHARES = (
-    1.0,
-    0.8,
-    0.6,
-    0.4,
-    0.2,
-)  # of the budget, tried until the file is small enough: estimates of tiny networks err
+SLACK, SPARE = 1.3, 1.03  # bits at the start beside those of the budget, of a search and of rounding
 FINEST, COARSEST = -60 * OCTAVE, 60 * OCTAVE
 PRIOR = 3.0  # numbers of the matrix's mean that every row and column begins with, as in `adaptive`
 LEAST = 1e-3  # mean magnitude
-ATTEMPTS, CLOSE = 8, 0.985  # at filling the bytes, and the share that is enough
+ATTEMPTS, CLOSE = 8, 0.985  # at filling the bytes (estimates of tiny networks err), and the share that is enough
 LARGEST = 2.0**36  # number at the start
 CORRECTIONS = 3  # of steps that leave bytes over
 CALIBRATED = 20  # times prices are learned until they are measured
@@ -103,7 +96,7 @@ def compress(
 
     def coded(share: float) -> OwnCode:
         budget, prices = torch.tensor([share * 8.0 * max(size - overhead, 1)]), MatrixPrices(shapes)
-        steps = _affordable(code, shapes, y, relative, budget * (SLACK if runs else 1.0))
+        steps = _affordable(code, shapes, y, relative, budget * (SLACK if runs else SPARE))
         unit = _units(code, steps)
         points = (y / unit).clamp(-LARGEST, LARGEST)
         if runs:
@@ -115,13 +108,14 @@ def compress(
             numbers = rounded(prices, points, PRICE)[0]
         return OwnCode(steps, _filled(shapes, numbers, points, prices, size - overhead)[0].long())
 
-    used = size
-    for share in SHARES:
+    share, used = 1.0, size
+    for _ in range(ATTEMPTS):
         own = coded(share)
         packed = _encoded(shapes, own.numbers)
         used = overhead + len(packed)
         if used <= size:
             return [frame(0, own.steps.numpy().astype("<i2").tobytes() + packed)], _weights(code, own, originals.base)
+        share *= CLOSE * max(size - overhead, 1) / max(len(packed), 1)
     raise too_small(code.size, used)
 
 

@@ -6,6 +6,7 @@ number that varies little is nearly always 0 and takes next to no room, one that
 """
 
 import math
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -20,8 +21,11 @@ FINEST, COARSEST = -40 * FINE, 40 * FINE
 LARGEST = 1 << 28  # number
 #: Bits that a squared error of step^2 is worth: a further bit lowers the mean error step^2 / 12 by its derivative 2 ln 2.
 PRICE = 2 * math.log(2) / 12
-CHUNK = 1 << 20  # numbers that are looked at together
-DRAWN = 1 << 18  # numbers by which a step is found; for more it is then corrected
+CHUNK = 1 << 15  # numbers that are looked at together
+DRAWN = 1 << 18  # numbers by which tables are chosen
+NEARLY = 10  # bisections to the step that is expected
+TRIES, STEPS = 4, 20  # steps that are tried: near the expected one, then by bisection
+FAR, SPAN = 4096, 1 << 14  # log2 of deviations and of steps, in eighths
 FIRST_ROW, KNOWN_ROW, WIDE_ROW = 20, 8, 40  # of the tables by which scales are coded
 
 
@@ -42,6 +46,10 @@ class Quantised(NamedTuple):
     shifts: Int[Tensor, "n block"]
     families: Int[Tensor, "n block"]
 
+    def take(self, rows: Int[Tensor, " taken"]) -> "Quantised":
+        """Return some of the networks."""
+        return Quantised(*(part[rows] for part in self))
+
 
 def dequantise(code: Coordinates, stored: Quantised) -> Float[Tensor, "n weights"]:
     """Return the coordinates that whole numbers stand for."""
@@ -56,7 +64,7 @@ def units(code: Coordinates, stored: Quantised) -> Float[Tensor, "n weights"]:
 
 def rows_of(code: Coordinates, stored: Quantised) -> Int[Tensor, "n weights"]:
     """Return log2 of the deviation of each number in steps, in eighths."""
-    return (code.log_stds + _block_rows(stored)[:, code.groups]).clamp(LOW, WIDEST)
+    return (code.log_stds + _short(_block_rows(stored))[:, code.groups]).clamp_(LOW, WIDEST)
 
 
 def bits_of(
@@ -138,12 +146,48 @@ def quantise(
     scales = code.scales(y)
     shifts, zeros = code.shifts(scales, difference=difference), torch.zeros_like(scales)
     start = Quantised(torch.zeros(len(y), 0, dtype=torch.int32), torch.zeros(len(y)).long(), scales, shifts, zeros)
-    shifted = y * (shifts / OCTAVE).exp2()[:, code.groups]
-    numbers, room = _Numbers(shifted, code.log_stds, code.groups), bits - side_bits(code, scales)
-    found = _search(numbers, start, room)
+    shifted = y * (shifts / OCTAVE).exp2()[:, code.groups] if shifts.any() else y
+    spreads = code.log_stds + _short(QUARTER * scales + shifts)[:, code.groups]
+    numbers, room = _Numbers(shifted, spreads, code.groups), bits - side_bits(code, scales)
+    found = _search(code, numbers, start, room)
     if not code.known:
-        found = _search(numbers, found._replace(families=_best_families(numbers, found)), room)
+        found = _search(code, numbers, found._replace(families=_best_families(numbers, found)), room)
     return found._replace(numbers=numbers.rounded(found, keep=True)[0])
+
+
+class _Lookup(NamedTuple):
+    """How numbers are rounded and priced; rows start at -`SPAN`.
+
+    Attributes:
+        place: of a row's table in `bits`, of the first family.
+        below: bits of a number that are kept as they are.
+        bits: of |q|, table after table.
+        thresholds: a number below the one of its |q| is lowered by 1, which saves more bits than it costs.
+    """
+
+    place: Int[Tensor, " row"]
+    below: Int[Tensor, " row"]
+    bits: Float[Tensor, " number"]
+    thresholds: Float[Tensor, " number"]
+
+
+@lru_cache(maxsize=1)
+def _lookup() -> _Lookup:
+    tables = bit_tables()
+    tables = torch.cat([tables, tables[..., -1:]], 2)  # all numbers beyond
+    lowered = torch.full_like(tables, -1.0)
+    lowered[..., 1:-1] = torch.arange(1, tables.shape[2] - 1) - 0.5 + PRICE / 2 * tables.diff(dim=2)[..., :-1]
+    thresholds = torch.stack([lowered, torch.full_like(tables, -1.0)])  # not where bits are kept as they are
+    rows = torch.arange(-SPAN, SPAN + 1).clamp(LOW, WIDEST)
+    below = (rows - (HIGH - OCTAVE + 1)).clamp_min(0) >> 3
+    place = (below > 0) * len(FAMILIES) * tables.shape[1] + rows - (below << 3) - LOW
+    place = place * tables.shape[2]
+    return _Lookup(place.int(), below.int(), tables.double().repeat(2, 1, 1).flatten(), thresholds.flatten())
+
+
+def _at(values: Tensor, places: Int[Tensor, "n drawn"]) -> Tensor:
+    """Return values at places (several times faster than by an index in brackets)."""
+    return values.index_select(0, places.flatten()).view(places.shape)
 
 
 class _Numbers(NamedTuple):
@@ -151,58 +195,114 @@ class _Numbers(NamedTuple):
 
     Attributes:
         y: of each network.
-        log_stds: of each of them.
+        spreads: log2 of the standard deviation of each of them, in eighths.
         groups: block of each of them.
     """
 
     y: Float[Tensor, "n drawn"]
-    log_stds: Int[Tensor, " drawn"]
+    spreads: Int[Tensor, "n drawn"]
     groups: Int[Tensor, " drawn"]
 
-    def drawn(self) -> "_Numbers":
-        """Return a fixed draw of at most `DRAWN`."""
-        if self.y.shape[1] <= DRAWN:
+    def drawn(self, most: int) -> "_Numbers":
+        """Return a fixed draw of at most `most`."""
+        if self.y.shape[1] <= most:
             return self
-        chosen = torch.randint(self.y.shape[1], (DRAWN,), generator=torch.Generator().manual_seed(0))
-        return _Numbers(self.y[:, chosen], self.log_stds[chosen], self.groups[chosen])
+        chosen = torch.randint(self.y.shape[1], (most,), generator=torch.Generator().manual_seed(0))
+        return _Numbers(self.y[:, chosen], self.spreads[:, chosen], self.groups[chosen])
+
+    def take(self, rows: Int[Tensor, " taken"]) -> "_Numbers":
+        """Return those of some networks."""
+        return self if len(rows) == len(self.y) else _Numbers(self.y[rows], self.spreads[rows], self.groups)
 
     def rounded(self, stored: Quantised, *, keep: bool) -> tuple[Tensor, Tensor]:
         """Return the numbers next to y, or one lower where that saves more bits than it costs, and the bits of each network."""
-        numbers, used = [], torch.zeros(len(self.y)).double()
-        blocks = _block_rows(stored)
+        numbers, used, lookup, most = [], torch.zeros(len(self.y)).double(), _lookup(), bit_tables().shape[2]
+        families = (stored.families * (len(lookup.bits) // 2 // len(FAMILIES))).int()
+        mixed = bool(families.any())
         size = (-stored.steps / FINE).double().exp2().float()[:, None]
+        first = (SPAN - stored.steps * OCTAVE // FINE).short()[:, None]
         width = max(1, CHUNK // max(1, len(self.y)))
         for start in range(0, self.y.shape[1], width):
-            y, log_stds, groups = (part[..., start : start + width] for part in self)
-            prices = TablePrices((log_stds + blocks[:, groups]).clamp_(LOW, WIDEST), stored.families[:, groups])
-            exact = (y * size).abs()
+            part = slice(start, start + width)
+            rows = (self.spreads[:, part] + first).int()
+            place, below = _at(lookup.place, rows), _at(lookup.below, rows)
+            if mixed:
+                place += families[:, self.groups[part]]
+            exact = (self.y[:, part] * size).abs()
             near = (exact + 0.5).int()
-            lower = (near - 1).clamp_min(0)
-            near_bits, lower_bits = prices(near), prices(lower)
-            # (exact - lower)^2 - (exact - near)^2 where they differ by one
-            down = 2 * (exact - near) + 1 < PRICE * (near_bits - lower_bits)
-            used += torch.where(down, lower_bits, near_bits).sum(1)
+            place += ((near + (1 << below >> 1)) >> below).clamp_max(most)
+            down = (exact < _at(lookup.thresholds, place)).int()
+            used += (_at(lookup.bits, place - down) + below).sum(1)
             if keep:
-                numbers.append(torch.where(down, lower, near) * y.sign().int())
+                numbers.append((near - down) * self.y[:, part].sign().int())
         return (torch.cat(numbers, 1) if numbers else torch.zeros(self.y.shape, dtype=torch.int32)), used
 
 
-def _search(all_numbers: _Numbers, start: Quantised, room: Tensor) -> Quantised:
-    """Return networks with the finest step with which their numbers fit into `room` bits."""
-    drawn = all_numbers.drawn()
-    share = drawn.y.shape[1] / max(1, all_numbers.y.shape[1])
-    largest = all_numbers.y.abs().amax(1) if share else torch.zeros(len(room))
-    low = (FINE * (largest.clamp_min(2.0**-60).log2() - math.log2(LARGEST))).ceil().long().clamp_min(FINEST) - 1
-    high = torch.full_like(start.steps, COARSEST)
-    while (high - low > 1).any():
-        middle = (low + high) // 2
-        fits = drawn.rounded(start._replace(steps=middle), keep=False)[1] <= room * share
-        low, high = torch.where(fits, low, middle), torch.where(fits, middle, high)
-    while share < 1 and (over := all_numbers.rounded(start._replace(steps=high), keep=False)[1] > room).any():
-        high = torch.where(over, high + 1, high)
-        if (high >= COARSEST).all():
+def _search(code: Coordinates, numbers: _Numbers, start: Quantised, room: Float[Tensor, " n"]) -> Quantised:
+    """Return networks with the finest step with which their numbers fit into `room` bits; few steps are tried."""
+    expected = _Expected(code, start)
+    largest = numbers.y.abs().amax(1) if code.size else torch.zeros(len(room))
+    over = (FINE * (largest.clamp_min(2.0**-60).log2() - math.log2(LARGEST))).ceil().long().clamp_min(FINEST) - 1
+    best, rows = torch.full_like(over, COARSEST), torch.arange(len(over))
+    steps = expected.finest(room, over)
+    slope = ((expected.bits(steps - FINE // 4) - expected.bits(steps)) / (FINE // 4)).clamp_min(0.1)
+    for turn in range(STEPS):
+        tried = start._replace(steps=steps).take(rows)
+        excess = numbers.take(rows).rounded(tried, keep=False)[1] - room[rows]
+        fits = excess <= 0
+        best[rows], over[rows] = torch.where(fits, tried.steps, best[rows]), torch.where(fits, over[rows], tried.steps)
+        near, middle = tried.steps + (excess / slope[rows]).ceil().long(), (best[rows] + over[rows] + 1) // 2
+        steps[rows] = (near if turn < TRIES else middle).clamp(over[rows] + 1, best[rows])
+        rows = rows[steps[rows] < best[rows]]
+        if not len(rows):
             break
-    return start._replace(steps=high)
+    return start._replace(steps=best)
+
+
+class _Expected:
+    """Bits that Gaussian numbers of the deviations of networks take, from how many have which deviation.
+
+    Args:
+        code: of their layout.
+        start: the networks, steps and numbers aside.
+    """
+
+    def __init__(self, code: Coordinates, start: Quantised) -> None:
+        low = int(code.log_stds.min()) if code.size else 0
+        width = int(code.log_stds.max()) - low + 1 if code.size else 1
+        blocks = start.scales.shape[1]
+        counts = torch.bincount(code.groups * width + code.log_stds - low, minlength=blocks * width)
+        self.lowest = LOW - width
+        rows = torch.arange(self.lowest, WIDEST + width)
+        windows = _entropies()[rows.clamp(LOW, WIDEST) - LOW].unfold(0, width, 1)
+        self.table = (counts.view(blocks, width).float() @ windows.mT).view(-1)  # of rows from `lowest` to `WIDEST`
+        self.places = torch.arange(blocks) * len(windows)
+        self.rows = QUARTER * start.scales + start.shifts + low
+
+    def bits(self, steps: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
+        """Return the bits of networks with some steps."""
+        rows = (self.rows - (steps * OCTAVE // FINE)[:, None]).clamp(self.lowest, WIDEST)
+        return self.table[self.places + rows - self.lowest].sum(1)
+
+    def finest(self, room: Float[Tensor, " n"], low: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
+        """Return the finest steps above `low` with which networks fit into `room` bits, nearly."""
+        high = torch.full_like(low, COARSEST)
+        for _ in range(NEARLY):  # for each network as often, so that it does not depend on the others
+            middle = (low + high) // 2
+            fits = self.bits(middle) <= room
+            low, high = torch.where(fits, low, middle), torch.where(fits, middle, high)
+        return high
+
+
+@lru_cache(maxsize=1)
+def _entropies() -> Float[Tensor, " row"]:
+    """Return the bits of a Gaussian number in the mean, for rows from `LOW` to `WIDEST`."""
+    bits = bit_tables()[0]
+    shares = (-bits).exp2() * torch.where(torch.arange(bits.shape[1]) > 0, 2.0, 1.0)
+    means = (shares * bits).sum(1)  # of rows up to `HIGH`
+    rows = torch.arange(LOW, WIDEST + 1)
+    below = (rows - (HIGH - OCTAVE + 1)).clamp_min(0) >> 3
+    return means[rows - (below << 3) - LOW] + below
 
 
 def _block_rows(stored: Quantised) -> Tensor:
@@ -210,10 +310,15 @@ def _block_rows(stored: Quantised) -> Tensor:
     return QUARTER * stored.scales + stored.shifts - (stored.steps * OCTAVE // FINE)[:, None]
 
 
+def _short(rows: Int[Tensor, "n block"]) -> Int[Tensor, "n block"]:
+    """Return logarithms in two bytes each; those of numbers that are far beyond all tables are cut."""
+    return rows.clamp(-FAR, FAR).short()
+
+
 def _best_families(numbers: _Numbers, stored: Quantised) -> Tensor:
     """Return the tables with which each block takes fewest bits."""
-    drawn, costs = numbers.drawn(), []
-    rows = (drawn.log_stds + _block_rows(stored)[:, drawn.groups]).clamp(LOW, WIDEST)
+    drawn, costs = numbers.drawn(DRAWN), []
+    rows = (drawn.spreads - (stored.steps * OCTAVE // FINE)[:, None]).clamp(LOW, WIDEST)
     rounded, _ = drawn.rounded(stored, keep=True)
     for family in FAMILIES:
         bits = bits_of(rounded, rows, torch.full_like(rows, family))

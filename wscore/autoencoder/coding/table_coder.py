@@ -17,18 +17,27 @@ HALF_WORD = 1 << 16
 ROWS = HIGH - LOW + 1
 
 
-def encode_numbers(code: Coordinates, stored: Quantised, row: int) -> bytes:
-    """Return one of the networks as bytes, as few as the range coder needs."""
-    sink = encoder()
-    scales = stored.scales[row].tolist()
-    widths = np.array(scale_rows(len(scales), known=code.known), np.int64)
-    _encode(sink, np.array(scale_differences(scales), np.int64), widths, np.full(len(scales), GAUSS))
-    families = stored.families[row].numpy()
-    if not code.known and len(families):
-        sink.encode(families.astype(np.int32), STREAM.model.Uniform(2))
-    one = Quantised(*(part[row : row + 1] for part in stored))
-    _encode(sink, one.numbers[0].numpy().astype(np.int64), rows_of(code, one)[0].numpy(), families[code.groups.numpy()])
-    return shortest(sink)
+def encode_numbers(code: Coordinates, stored: Quantised) -> list[bytes]:
+    """Return each of the networks as bytes, as few as the range coder needs."""
+    families = stored.families.numpy().astype(np.int16)
+    scales = _Symbols(*_scale_numbers(code, stored.scales))
+    numbers = _Symbols(stored.numbers.numpy(), rows_of(code, stored).numpy(), families[:, code.groups.numpy()])
+    files = []
+    for row, chosen in enumerate(families):
+        sink = encoder()
+        scales.encode(sink, row)
+        if not code.known and len(chosen):
+            sink.encode(chosen.astype(np.int32), STREAM.model.Uniform(len(FAMILIES)))
+        numbers.encode(sink, row)
+        files.append(shortest(sink))
+    return files
+
+
+def _scale_numbers(code: Coordinates, scales: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return scales (n, blocks) as the numbers that are coded, their rows and families."""
+    differences = np.array([scale_differences(own) for own in scales.tolist()], np.int64).reshape(scales.shape)
+    rows = np.array(scale_rows(scales.shape[1], known=code.known), np.int16)
+    return differences, np.broadcast_to(rows, scales.shape), np.full(scales.shape, GAUSS, np.int16)
 
 
 def decode_scales(source: Any, code: Coordinates) -> tuple[Tensor, Tensor]:
@@ -52,42 +61,61 @@ def decode_numbers(source: Any, code: Coordinates, stored: Quantised) -> Quantis
     return stored._replace(numbers=torch.from_numpy(numbers)[None])
 
 
-def _encode(sink: Any, numbers: np.ndarray, rows: np.ndarray, families: np.ndarray) -> None:
-    below, key = _split(rows, families)
-    half = 1 << below >> 1
-    high = (numbers + half) >> below
-    order = np.argsort(key, kind="stable")
-    reach = _reaches()[key]
-    outside = np.abs(high) > reach
-    symbols = np.where(outside, 2 * reach + 1, high + reach)[order].astype(np.int32)
-    for group, start, end in _runs(key[order]):
-        sink.encode(symbols[start:end], _table(group).model)
-    far = high[order][outside[order]]
-    for shift in (0, 16) if len(far) else ():
-        sink.encode((far >> shift & (HALF_WORD - 1)).astype(np.int32), STREAM.model.Uniform(HALF_WORD))
-    if below.any():
-        order = np.argsort(below, kind="stable")
-        low = (numbers + half - (high << below))[order].astype(np.int32)
-        for bits, start, end in _runs(below[order]):
-            if bits:
-                sink.encode(low[start:end], STREAM.model.Uniform(1 << bits))
+class _Symbols:
+    """Whole numbers of networks in the order in which they are coded: table by table, then what is beyond and below tables.
+
+    Args:
+        numbers: (n, size).
+        rows: log2 of their deviations, in eighths.
+        families: of their tables.
+    """
+
+    def __init__(self, numbers: np.ndarray, rows: np.ndarray, families: np.ndarray) -> None:
+        below, keys = _split(rows, families)
+        self.wide = bool(below.any())
+        high = (numbers + _half(below)) >> below if self.wide else numbers
+        order = keys.argsort(axis=1, kind="stable")
+        self.keys, self.high = (np.take_along_axis(values, order, 1) for values in (keys, high))
+        del order  # eight bytes each
+        reach = _reaches()[self.keys]
+        self.outside = np.abs(self.high) > reach
+        symbols = self.high + reach
+        symbols[self.outside] = 2 * reach[self.outside] + 1
+        self.symbols = symbols.astype(np.int32, copy=False)
+        self.below, self.low = (below, numbers + _half(below) - (high << below)) if self.wide else (below, high)
+
+    def encode(self, sink: Any, row: int) -> None:
+        """Encode those of one network."""
+        for key, start, end in _runs(self.keys[row]):
+            sink.encode(self.symbols[row, start:end], _models()[key])
+        far = self.high[row][self.outside[row]]
+        for shift in (0, 16) if len(far) else ():
+            sink.encode((far >> shift & (HALF_WORD - 1)).astype(np.int32), STREAM.model.Uniform(HALF_WORD))
+        if self.wide:
+            order = self.below[row].argsort(kind="stable")
+            low = self.low[row][order].astype(np.int32)
+            for bits, start, end in _runs(self.below[row][order]):
+                if bits:
+                    sink.encode(low[start:end], STREAM.model.Uniform(1 << bits))
 
 
 def _decode(source: Any, rows: np.ndarray, families: np.ndarray) -> np.ndarray:
-    below, key = _split(rows, families)
-    order = np.argsort(key, kind="stable")
-    symbols = [read_words(source, _table(group).model, end - start) for group, start, end in _runs(key[order])]
-    sorted_symbols, reach = np.concatenate([np.zeros(0, np.int64), *symbols]), _reaches()[key]
-    high = np.zeros(len(rows), np.int64)
-    high[order] = sorted_symbols
-    far = order[sorted_symbols == 2 * reach[order] + 1]
-    high -= reach
-    if len(far):
-        halves = [read_words(source, STREAM.model.Uniform(HALF_WORD), len(far)) for _ in range(2)]
-        high[far] = (halves[0] | halves[1] << 16).astype(np.uint32).astype(np.int32)
-    numbers = (high << below) - (1 << below >> 1)
+    below, keys = _split(rows, families)
+    order = keys.argsort(kind="stable")
+    keys, found = keys[order], np.empty(len(rows), np.int32)
+    for key, start, end in _runs(keys):
+        found[start:end] = read_words(source, _models()[key], end - start)
+    reach = _reaches()[keys]
+    outside = found > 2 * reach
+    found -= reach
+    if outside.any():
+        low, high = (read_words(source, STREAM.model.Uniform(HALF_WORD), int(outside.sum())) for _ in range(2))
+        found[outside] = (low | high << 16).astype(np.uint32).astype(np.int32)
+    numbers = np.empty_like(found)
+    numbers[order] = found
     if below.any():
-        order = np.argsort(below, kind="stable")
+        numbers = (numbers << below) - _half(below)
+        order = below.argsort(kind="stable")
         for bits, start, end in _runs(below[order]):
             if bits:
                 numbers[order[start:end]] += read_words(source, STREAM.model.Uniform(1 << bits), end - start)
@@ -95,18 +123,29 @@ def _decode(source: Any, rows: np.ndarray, families: np.ndarray) -> np.ndarray:
 
 
 def _split(rows: np.ndarray, families: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the bits below each number's table, and the number of its table."""
+    """Return the bits below each number's table, and the number of its table (16 bits, which sort fast)."""
     below = np.maximum(rows - (HIGH - OCTAVE + 1), 0) // OCTAVE
-    return below, families * ROWS + rows - OCTAVE * below - LOW
+    return below, (families * ROWS + rows - OCTAVE * below - LOW).astype(np.uint16)
 
 
-def _table(number: int) -> Table:
-    return table(number // ROWS, number % ROWS + LOW)
+def _half(below: np.ndarray) -> np.ndarray:
+    """Return half of 2^below, in four bytes each."""
+    return np.int32(1) << below.astype(np.int32) >> np.int32(1)
+
+
+@lru_cache(maxsize=1)
+def _tables() -> tuple[Table, ...]:
+    return tuple(table(family, row) for family in FAMILIES for row in range(LOW, HIGH + 1))
+
+
+@lru_cache(maxsize=1)
+def _models() -> tuple[Any, ...]:
+    return tuple(own.model for own in _tables())
 
 
 @lru_cache(maxsize=1)
 def _reaches() -> np.ndarray:
-    return np.array([_table(number).reach for number in range(len(FAMILIES) * ROWS)])
+    return np.array([own.reach for own in _tables()], np.int32)
 
 
 def _runs(keys: np.ndarray) -> list[tuple[int, int, int]]:

@@ -204,7 +204,7 @@ def fill(code: Coordinates, room: Int[Tensor, " n"], make: Callable[[Tensor], Qu
 
 def payloads(code: Coordinates, stored: Quantised) -> Int[Tensor, " n"]:
     """Return the bytes of networks but for the headers of their files."""
-    return torch.tensor([len(encode_numbers(code, stored, row)) for row in range(len(stored.steps))])
+    return torch.tensor([len(data) for data in encode_numbers(code, stored)])
 
 
 def curvature(networks: Networks, rooms: Sequence[int]) -> list[Rounding]:

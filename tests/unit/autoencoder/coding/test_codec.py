@@ -422,3 +422,33 @@ def test_forward_has_gradients_and_bits_near_those_of_the_file(codec: WeightCode
     (found.vectors.square().sum() + found.bits.sum()).backward()
     assert vectors.grad is not None
     assert vectors.grad.isfinite().all()
+
+
+def smooth_perceptron(*widths: int) -> nn.Module:
+    """A perceptron whose units look at smooth patterns of an image."""
+    network = trained(*widths, family="mlp")
+    grid = torch.linspace(0, 3, 8)
+    patterns = torch.stack([(a * grid)[:, None].cos() * (b * grid).cos() for a in (0, 1) for b in (0, 1)]).flatten(1)
+    with torch.no_grad():
+        first = next(tensor for name, tensor in network.state_dict().items() if name.endswith("weight"))
+        first.copy_(0.3 * torch.randn(len(first), len(patterns)) @ patterns + 0.01 * torch.randn(first.shape))
+    return network
+
+
+def test_networks_of_another_depth_are_coded_as_those_of_the_zoo_if_they_are_like_them() -> None:
+    torch.manual_seed(3)
+    layout = layout_of(smooth_perceptron(12).state_dict())
+    seen = np.stack([layout.flatten(smooth_perceptron(12).state_dict()) for _ in range(24)])
+    answer = StackedAnswer(architecture(12, family="mlp"), layout)
+    fitted = WeightCodec.fit([Population(layout, seen, answer, torch.rand(32, 1, 8, 8))], images=4)
+    files = [fitted.compress(smooth_perceptron(12, 12), ratio=15) for _ in range(5)]
+    assert {Mode(data[1] >> 4 & 3) for data in files} == {Mode.BLOCKS}
+
+
+@pytest.mark.parametrize("ratio", [4, 10, 20])
+def test_files_are_as_large_as_they_may_be(ratio: int) -> None:
+    torch.manual_seed(4)
+    for widths in ((12,), (16, 16), (40,)):
+        state = trained(*widths, family="mlp").state_dict()
+        asked = 4 * layout_of(state).size / ratio
+        assert 0.9 * asked < len(WeightCodec().compress(state, ratio=ratio)) <= asked
