@@ -35,14 +35,14 @@ def test_repro_runs_every_stage_and_leaves_git_clean(first_run: Outcome, workspa
     assert not [name for name in tracked if name.startswith(("models/", "plots/", "runs/", ".cache/"))]
 
 
-def test_metrics_have_one_top_key_per_file_besides_the_models_that_they_are_of(
+def test_metrics_of_no_two_files_share_a_key_besides_the_models_that_they_are_of(
     first_run: Outcome, workspace: Workspace
 ) -> None:
     outcome = workspace.dvc("metrics", "show", "--json")
     assert outcome.status == 0, outcome.text
     files = json.loads(outcome.text)[""]["data"]
     tops = [key for content in files.values() for key in content["data"] if not key.endswith("_of")]
-    assert len(tops) == len(set(tops)) == len(files)
+    assert len(tops) == len(set(tops)) >= len(files)
 
 
 def test_second_repro_runs_nothing(first_run: Outcome, workspace: Workspace) -> None:

@@ -240,7 +240,7 @@ def _read_latents(path: Path) -> tuple[dict[str, Tensor], dict[str, Layout]]:
     try:
         notes = msgspec.json.decode(metadata.get("networks", "{}"), type=dict[str, str])
         kinds = msgspec.json.decode(metadata.get("layouts", "{}"), type=dict[str, Layout], strict=False)
-    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+    except (ValueError, RecursionError) as error:
         raise DataError("metadata of the latents can't be read", where=path, got=error) from error
     return latents, {name: kinds[layout] for name, layout in notes.items() if layout in kinds}
 

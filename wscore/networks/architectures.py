@@ -341,7 +341,7 @@ def parse(text: str) -> Architecture:
         raise DataError("the architecture of this network is unknown, so it cannot be run", where="architecture")
     try:
         return msgspec.json.decode(text, type=Architecture)
-    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+    except (ValueError, RecursionError) as error:
         raise DataError("is not a valid architecture", where="architecture", got=f"{text[:80]!r}: {error}") from error
 
 

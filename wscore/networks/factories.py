@@ -90,7 +90,7 @@ def named(text: str) -> Built:
         return Built(name=text)
     try:
         return msgspec.json.decode(text, type=Built)
-    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+    except (ValueError, RecursionError) as error:
         expected = 'a name or {"name": ..., "arguments": {...}}'
         raise DataError("does not specify a factory", where="factory", expected=expected, got=text[:80]) from error
 

@@ -119,7 +119,7 @@ def check_size(weights: int, size: int) -> None:
 def _decoded(data: bytes, kind: Any) -> Any:
     try:
         return msgspec.msgpack.decode(data, type=kind)
-    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+    except (ValueError, RecursionError) as error:
         raise DataError("is damaged", got=str(error)) from error
 
 

@@ -131,7 +131,7 @@ def _text(entries: Entries) -> bytes:
 def _parsed(text: bytes) -> Entries:
     try:
         found = msgspec.msgpack.decode(text, type=list[tuple[str, tuple[int, ...], str]])
-    except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise DataError("is damaged", got=str(error)) from error
     return tuple(TensorEntry(*entry) for entry in found)
 
