@@ -22,6 +22,8 @@ from wscore.forecasting.models.predictors import GramPredictor, GramPredictorCon
 from wscore.heads.train import save_head
 from wscore.hub.checksums import file_sha256, write_checksums
 from wscore.io import read_json, write_json
+from wscore.networks.architectures import parse
+from wscore.networks.inference import StackedAnswer
 from wscore.publish.pretrained import PublishedDictionary, PublishedEncoder, PublishedHead, PublishedPredictor
 from wscore.sae.model import SparseAutoencoder
 from wscore.training.model_folder import save_model
@@ -59,7 +61,10 @@ def published(tiny_zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     zoo = Zoo(tiny_zoo)
     layout = zoo.layout(ROW)
     rows = np.flatnonzero(zoo.table["layout"] == layout.identity)
-    WeightCodec.fit([Population(layout, zoo.weights(rows), None, None)]).save(out / "codec")
+    architecture = parse(zoo.table["architecture"].iloc[ROW])
+    images = torch.rand(8, *architecture.input)
+    population = Population(layout, zoo.weights(rows), StackedAnswer(architecture, layout), images)
+    WeightCodec.fit([population], images=4).save(out / "codec")
     for folder in out.iterdir():
         write_checksums(folder)
     return out

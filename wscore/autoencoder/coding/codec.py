@@ -44,6 +44,7 @@ from wscore.networks.inference import Answer
 from wscore.networks.layout import Layout, layout_of
 
 CONFIG, WEIGHTS = "config.json", "codec.safetensors"
+FORMAT = 2  # of the folder; 1 had no gains
 MOST_OWN = 1 << 22  # weights up to which steps for each tensor are tried: adaptive tables are slow
 TOGETHER = 64  # networks that are coded at once
 CURVED = 1 << 26  # numbers of the matrices of curvature that are held at once
@@ -116,8 +117,9 @@ class WeightCodec:
         Raises:
             DataError: if a file is missing, not readable, or holds no statistics of weights.
             ConfigError: if config.json is not that of a codec.
+            ModelError: if the folder is of another format.
         """
-        config = convert(read_json(Path(folder) / CONFIG), CodecConfig, where=str(Path(folder) / CONFIG))
+        config = _read_config(Path(folder) / CONFIG)
         tensors = read_tensors(Path(folder) / WEIGHTS)
         missing = [key for key in config.roles if not all(f"{key}/{name}" in tensors for name in TENSORS)]
         if missing:
@@ -139,7 +141,7 @@ class WeightCodec:
         narrow = {name: value.short() if name.endswith("log_stds") else value for name, value in tensors.items()}
         narrow |= {f"gains/{name}": value.int() for name, value in self.gains.items()}
         write_tensors(Path(folder) / WEIGHTS, narrow)
-        write_json(Path(folder) / CONFIG, to_plain(self.config))
+        write_json(Path(folder) / CONFIG, {"format": FORMAT, **to_plain(self.config)})
 
     def coordinates(self, layout: Layout, *, plain: bool = False) -> Coordinates:
         """Return the coordinates of networks of a layout; plain ones are the weights, tensor by tensor."""
@@ -322,6 +324,19 @@ def _base(layout: Layout, reference: State | nn.Module | None) -> Float[Tensor, 
     state = network_state(reference)
     check_same(layout, layout_of(state), "reference")
     return weights_of(layout, state)
+
+
+def _read_config(path: Path) -> CodecConfig:
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise DataError(
+            "is not the configuration of a codec", where=path, expected="a JSON object", got=type(content).__name__
+        )
+    saved = content.pop("format", 1)
+    if type(saved) is not int or saved != FORMAT:
+        fix = "fit the codec again: dvc repro fit_codec" if saved == 1 else "update wscore"
+        raise ModelError("is of another format", where=path, expected=FORMAT, got=saved, fix=fix)
+    return convert(content, CodecConfig, where=str(path))
 
 
 def _check_reference(content: Content, layout: Layout, reference: State | nn.Module | None) -> Tensor | None:
