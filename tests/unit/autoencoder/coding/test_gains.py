@@ -63,7 +63,7 @@ def test_costs_that_follow_from_scales_are_predicted() -> None:
     gains = _gains(scales, costs).double() / 2**FRACTION
     predicted = (gains[:, 0] + scales.double() @ gains[:, 1:].mT) / (EXPONENT * OCTAVE / 2)
     assert (predicted - (costs - costs.mean())).abs().max() < 1.0
-    assert (predicted - (costs - costs.mean())).square().mean() < 0.01 * costs.var()
+    assert (predicted - (costs - costs.mean())).square().mean() < 0.02 * costs.var()
 
 
 def test_costs_that_do_not_follow_from_scales_change_hardly_anything() -> None:
