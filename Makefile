@@ -75,9 +75,8 @@ format: $(READY) ## format the code and apply lint fixes
 	ruff format .
 	ruff check --fix .
 
-ui: $(READY) ## browse this clone's MLflow runs at http://127.0.0.1:5000 (PORT=...)
-	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --workers 1 --port $(PORT) \
-		--backend-store-uri sqlite:///$(CURDIR)/mlflow.db $(ARGS)
+ui: $(READY) ## browse this clone's MLflow runs (PORT=...); prints their address
+	python -m wscore.ui --port $(PORT) $(ARGS)
 
 bench: $(READY) ## time the hot paths next to reference implementations
 	for file in benchmarks/[a-z]*.py; do python -m "benchmarks.$$(basename "$$file" .py)" || exit 1; done

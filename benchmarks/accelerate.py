@@ -22,7 +22,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import msgspec
 import numpy as np
@@ -34,7 +34,7 @@ from wscore.forecasting.config import PredictorConfig
 from wscore.forecasting.evaluation.baselines import Linear
 from wscore.forecasting.models.predictors import WeightPredictor
 from wscore.forecasting.nowcast import PLACES, Nowcast
-from wscore.forecasting.trajectories.optimizers import OptimizerSpec, make_optimizer
+from wscore.forecasting.trajectories.optimizers import OptimizerName, OptimizerSpec, make_optimizer
 from wscore.networks.images import Images, ImagesConfig, load_images
 from wscore.networks.lenet import NetworkSpec, build_network
 from wscore.training.model_folder import load_model
@@ -54,7 +54,7 @@ class Case(NamedTuple):
 
     dataset: str
     network: str
-    optimizer: str
+    optimizer: OptimizerName
     steps: int
 
 
@@ -207,8 +207,8 @@ def train(
         if due:
             with jumps.averaged() if jumps else mean_of(network, recent):
                 row = (step, *found, *judged(network, images), seconds)
-            for column, value in zip(curve[:6], row, strict=True):
-                column.append(value)
+            for column, value in zip(tuple(curve)[:6], row, strict=True):
+                cast(list[float], column).append(value)
     accepted = [jump.accepted for jump in jumps.jumps] if jumps else []
     return curve._replace(jumps=len(accepted), accepted=sum(accepted))
 
@@ -229,6 +229,7 @@ def batches(count: int, steps: int, seed: int) -> Iterator[Tensor]:
     """Yield the image numbers of each batch, all batches of one size."""
     generator = torch.Generator().manual_seed(seed)
     whole = max(1, count // BATCH)
+    order = torch.zeros(0, dtype=torch.int64)
     for number in range(steps):
         if number % whole == 0:
             order = torch.randperm(count, generator=generator)

@@ -83,7 +83,7 @@ def seconds_of_work() -> float:
     y = x[:, :8].sum(1, keepdim=True)
     model = nn.Sequential(nn.Linear(512, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 1))
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.002)
-    boosting = HistGradientBoostingRegressor(max_iter=30, max_leaf_nodes=15, early_stopping=False)
+    boosting = HistGradientBoostingRegressor(max_iter=30, max_leaf_nodes=15, early_stopping="auto")
     start = time.perf_counter()
     for step in range(200):
         some = slice(step % 16 * 128, (step % 16 + 1) * 128)

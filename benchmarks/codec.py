@@ -138,10 +138,8 @@ def by_nncodec(case: Case, python: Path) -> Result:
     """Return networks at the finest QP with which all files together take no more than those of the codec."""
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder) / "in.npz", Path(folder) / "out.npz"
-        np.savez(
-            source,
-            **{f"{n}/{name}": value.numpy() for n, state in enumerate(case.states) for name, value in state.items()},
-        )
+        arrays = {f"{n}/{name}": value.numpy() for n, state in enumerate(case.states) for name, value in state.items()}
+        np.savez(source, allow_pickle=False, **arrays)
         command = [str(python), str(WORKER), str(source), str(target), *map(str, QPS)]
         found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True, cwd=folder).stdout)
         fits = [qp for qp in QPS if sum(found[str(qp)]["sizes"]) <= len(case.states) * case.room]

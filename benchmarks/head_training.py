@@ -92,13 +92,13 @@ def from_weights(encoder: Encoder, cache: TokenCache, zoo: Zoo) -> Make:
     def make(items: np.ndarray) -> Tensor:
         latents = torch.zeros(len(items), encoder.latent_dim)
         for places in group_places(codes[items]):
-            layout = cache.layout(items[places[0]])
+            layout = cache.layout(int(items[places[0]]))
             vectors = np.stack([weights[row] for row in rows[items[places]].tolist()])
             ordered = cache.normalizer.normalize(layout, cache.alignment.apply(layout, vectors))
             template = cache.tokenizer.template(layout)
             tokens = torch.from_numpy(np.ascontiguousarray(cache.tokenizer.encode(layout, ordered)))
             frame = [torch.from_numpy(part).expand(len(tokens), -1, -1) for part in (template.mask, template.features)]
-            batch = TokenBatch(tokens, *frame, cache.keys(items[places]))
+            batch = TokenBatch._make([tokens, *frame, cache.keys(items[places])])
             latents[places] = encode(encoder, pad(batch, cache.max_tokens))
         return latents
 
@@ -113,7 +113,7 @@ def from_tokens(encoder: Encoder, cache: TokenCache) -> Make:
 def pad(batch: TokenBatch, length: int) -> TokenBatch:
     """Return a batch with sequences of equal length."""
     padded = (torch.nn.functional.pad(part, (0, 0, 0, length - part.shape[1])) for part in batch[:3])
-    return TokenBatch(*padded, batch.layouts)
+    return TokenBatch._make([*padded, batch.layouts])
 
 
 def epoch_time(batches: MadeAnew | TensorBatches, heads: HeadsConfig, latent_dim: int, epochs: int) -> float:

@@ -5,7 +5,7 @@ from pathlib import Path
 from wscore.io import atomic_folder, write_json, write_text
 from wscore.plots.training_curves import draw_histories, find_histories
 from wscore.report.summary_plot import draw_summary
-from wscore.report.table import gather, headline_values, table_markdown, table_summary_line
+from wscore.report.table import gather, headline_markdown, headline_values, table_markdown, table_summary_line
 from wscore.runner import Run, stage
 
 
@@ -20,9 +20,9 @@ def main(run: Run, *, metrics: Path, plots: Path, headline_file: Path, table: Pa
         draw_summary(plots, folder / "summary.png")
         draw_histories(find_histories(plots), folder / "training.png")
     run.tracker.log_metrics({"evaluate": figures})
-    run.tracker.log_parent_metrics(figures)
     run.tracker.log_artifact(table)
     run.tracker.log_artifacts(out)
+    run.tracker.summarize(figures, headline_markdown(parts), out / "summary.png")
     return table_summary_line(parts)
 
 

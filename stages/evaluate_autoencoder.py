@@ -30,7 +30,7 @@ def main(run: Run, *, zoo: Path, tokens: Path, autoencoder: Path, codec: Path, m
         for name, table in autoencoder_tables(results).items():
             write_csv(folder / f"{name}.csv", dict(table))
             DRAWINGS[name](table, folder / f"{name}.png")
-    run.tracker.log_metrics({"autoencoder_test": figures})
+    run.tracker.log_artifact(metrics)
     run.tracker.log_artifacts(plots)
     return autoencoder_summary_line(figures)
 

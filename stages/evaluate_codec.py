@@ -36,7 +36,7 @@ def main(run: Run, *, zoo: Path, tokens: Path, codec: Path, metrics: Path, plots
             write_csv(folder / f"{name}.csv", dict(table))
         for name, draw in DRAWINGS.items():
             draw(tables, folder / f"{name}.png")
-    run.tracker.log_metrics({"codec_test": report})
+    run.tracker.log_artifact(metrics)
     run.tracker.log_artifacts(plots)
     return codec_summary_line(report)
 

@@ -36,7 +36,7 @@ def main(run: Run, *, zoo: Path, tokens: Path, representations: Path, heads: Pat
     sections = {"heads_test": report, "heads_unseen": unseen, "heads_held_out": elsewhere}
     content = {name: found for name, found in sections.items() if found}
     write_json(metrics, content | {"heads_test_of": model_identities({task: heads / task for task in kind.tasks})})
-    run.tracker.log_metrics(content)
+    run.tracker.log_artifact(metrics)
     run.tracker.log_artifacts(plots)
     return heads_summary_line(report, unseen) + (f"; {ood_summary_line(elsewhere)}" if elsewhere else "")
 

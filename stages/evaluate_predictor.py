@@ -32,7 +32,7 @@ def main(run: Run, *, trajectories: Path, predictor: Path, history: Path, metric
         for name, table in kept.items():
             write_csv(folder / f"{name}.csv", dict(table))
         draw_all(kept, history, folder)
-    run.tracker.log_metrics({"predictor_test": report})
+    run.tracker.log_artifact(metrics)
     run.tracker.log_artifacts(plots)
     return forecast_summary_line(report)
 

@@ -44,7 +44,7 @@ def main(
         draw_features(results.portraits, folder)
         draw_steering(results.tables["steering"], folder / "steering.png")
         draw_sae_training(history, folder / "training.png")
-    run.tracker.log_metrics({"sae_test": results.figures})
+    run.tracker.log_artifact(metrics)
     run.tracker.log_artifacts(plots)
     return sparse_summary_line(results.figures)
 

@@ -85,11 +85,22 @@ def read_yaml(path: Path) -> dict[str, Any]:
         ConfigError: if the file is missing, cannot be read, is not YAML or does not hold a mapping.
     """
     try:
-        content = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
         raise ConfigError("no such file", where=path, fix="run from the root of the repository") from error
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError("cannot be read", where=path, expected="a text file in UTF-8", got=str(error)) from error
+    return parse_yaml(text, path)
+
+
+def parse_yaml(text: str, path: Path) -> dict[str, Any]:
+    """Return the mapping in the text of a YAML 1.2 file.
+
+    Raises:
+        ConfigError: if it is not YAML or does not hold a mapping.
+    """
+    try:
+        content = YAML(typ="safe").load(text)
     except YAMLError as error:
         raise ConfigError("is not valid YAML", where=path, got=" ".join(str(error).split())) from error
     if not isinstance(content, dict):

@@ -36,8 +36,8 @@ from urllib.parse import unquote, urlsplit
 import psutil
 from filelock import FileLock
 
-from wscore.config import PARAMS, flatten, read_yaml
-from wscore.errors import ConfigError, WscoreWarning
+from wscore.config import PARAMS, flatten, parse_yaml, read_yaml
+from wscore.errors import ConfigError, WscoreError, WscoreWarning
 from wscore.io import is_first_process, write_text
 from wscore.preflight import is_dvc
 
@@ -51,6 +51,7 @@ LOCK_SECONDS = 120.0
 FLUSH_SECONDS = 10.0
 FLUSH_COUNT = 500
 PARAMS_PER_REQUEST = 100
+SHOWN = 3  # changed parameters in the name of a run
 # Settings of the user take precedence. Read by mlflow on use. By default a request fails after some 9 seconds.
 PATIENCE = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
@@ -77,8 +78,8 @@ class Tracker(Protocol):
     def set_tags(self, tags: Mapping[str, Any]) -> None:
         """Attach text to this stage's run."""
 
-    def log_parent_metrics(self, metrics: Mapping[str, Any]) -> None:
-        """Log final numbers on the parent run."""
+    def summarize(self, metrics: Mapping[str, Any], note: str, picture: Path) -> None:
+        """Show final numbers, a Markdown text and a picture with the parent run."""
 
 
 class NullTracker:
@@ -96,7 +97,7 @@ class NullTracker:
     def set_tags(self, tags: Mapping[str, Any]) -> None:
         """Do nothing."""
 
-    def log_parent_metrics(self, metrics: Mapping[str, Any]) -> None:
+    def summarize(self, metrics: Mapping[str, Any], note: str, picture: Path) -> None:
         """Do nothing."""
 
     def close(self, status: str) -> None:
@@ -108,7 +109,7 @@ class Pipeline(NamedTuple):
 
     Attributes:
         key: shared by all stages of one pipeline run, different for each run.
-        name: of the parent run in the MLflow UI.
+        name: of the parent run in the MLflow UI: the parameters that differ from the last commit, else the time.
     """
 
     key: str
@@ -184,9 +185,9 @@ class GuardedTracker:
         """See `Tracker`."""
         self.attempt(lambda: self.inner.set_tags(tags))
 
-    def log_parent_metrics(self, metrics: Mapping[str, Any]) -> None:
+    def summarize(self, metrics: Mapping[str, Any], note: str, picture: Path) -> None:
         """See `Tracker`."""
-        self.attempt(lambda: self.inner.log_parent_metrics(metrics))
+        self.attempt(lambda: self.inner.summarize(metrics, note, picture))
 
     def close(self, status: str) -> None:
         """Send remaining metrics and end the run with this status."""
@@ -235,10 +236,12 @@ class MlflowTracker:
         for name, value in tags.items():
             self.client.set_tag(self.run_id, clean_name(name), str(value))
 
-    def log_parent_metrics(self, metrics: Mapping[str, Any]) -> None:
+    def summarize(self, metrics: Mapping[str, Any], note: str, picture: Path) -> None:
         """See `Tracker`."""
         for batch in _chunks(_metrics(metrics, None), FLUSH_COUNT):
             self.client.log_batch(self.parent_id, metrics=batch)
+        self.client.set_tag(self.parent_id, "mlflow.note.content", note)
+        self.client.log_artifact(self.parent_id, str(picture))
 
     def close(self, status: str) -> None:
         """Send remaining metrics and end both runs; after a failed stage the parent stays FAILED until it is rerun."""
@@ -275,10 +278,24 @@ def pipeline_identity() -> Pipeline:
     if given := os.environ.get("WSCORE_PIPELINE_ID"):
         return Pipeline(f"id:{given}", given)
     experiment, baseline = os.environ.get("DVC_EXP_NAME"), os.environ.get("DVC_EXP_BASELINE_REV", "")
+    what = changed_params()
     if experiment:
-        return Pipeline(f"exp:{baseline[:7]}:{experiment}", experiment)
+        return Pipeline(f"exp:{baseline[:7]}:{experiment}", f"{what} ({experiment})" if what else experiment)
     dvc = _dvc_process()
-    return Pipeline(_process_key(dvc or psutil.Process()), "dvc repro" if dvc else "single stage")
+    name = what or time.strftime("dvc repro %Y-%m-%d %H:%M")
+    return Pipeline(_process_key(dvc or psutil.Process()), name if dvc else "single stage")
+
+
+def changed_params() -> str:
+    """Return what params.yaml has in another way than the last commit, or than the baseline of a DVC experiment."""
+    with suppress(OSError, subprocess.CalledProcessError, WscoreError):
+        revision = os.environ.get("DVC_EXP_BASELINE_REV", "HEAD")
+        command = ["git", "show", f"{revision}:./{PARAMS}"]
+        committed = subprocess.run(command, capture_output=True, text=True, check=True).stdout  # noqa: S603
+        before, now = flatten(parse_yaml(committed, PARAMS)), flatten(read_yaml(PARAMS))
+        changed = [f"{key}={value}" for key, value in now.items() if (key, value) not in before.items()]
+        return ", ".join([*changed[:SHOWN], *([f"{len(changed) - SHOWN} more"] if len(changed) > SHOWN else [])])[:200]
+    return ""
 
 
 def _dvc_process() -> psutil.Process | None:

@@ -18,7 +18,7 @@ ROWS = (
     ("tokens", "forecasting"),
     ("autoencoder",),
     ("heads", "sae"),
-    ("report",),
+    ("report", "ui"),
     ("publish",),
     ("cli",),
     ("stages", "studies"),

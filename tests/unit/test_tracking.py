@@ -124,7 +124,7 @@ def run_stage() -> None:
 
 def use_all(tracker: Any) -> None:
     tracker.log_metrics({"loss": 1.0}, step=1)
-    tracker.log_parent_metrics({"loss": 1.0})
+    tracker.summarize({"loss": 1.0}, "note", Path("params.yaml"))
     tracker.log_artifact(Path("params.yaml"))
     tracker.log_artifacts(Path())
     tracker.set_tags({"a": 1})
@@ -514,7 +514,7 @@ def test_identity_comes_from_the_users_id_then_from_the_experiment(monkeypatch: 
 
 def test_stages_of_one_dvc_process_share_an_identity_and_two_processes_do_not(tmp_path: Path) -> None:
     """A script called dvc starts two stages through a shell each, as dvc does."""
-    stage_code = "import wscore.tracking as t; print(*t.pipeline_identity(), sep='|', flush=True)"
+    stage_code = "import wscore.tracking as t; print(t.pipeline_identity().key, flush=True)"
     (tmp_path / "stage.py").write_text(stage_code)
     (tmp_path / "dvc").write_text("""
 import subprocess, sys
@@ -531,10 +531,25 @@ for _ in range(2):
 
     first, second = repro(), repro()
     assert first[0] == first[1] != second[0] == second[1]
-    assert first[0].endswith("|dvc repro")
     alone = tracking.pipeline_identity()
     assert alone.name == "single stage"
     assert f":{os.getpid()}:" in alone.key
+
+
+def test_a_pipeline_run_is_named_by_the_parameters_that_differ_from_the_last_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert tracking.changed_params() == ""  # no git, no params.yaml
+    committed = "ae: {latent_dim: 256, lr: 0.1}\nsae: {k: 4}\n"
+    Path("params.yaml").write_text(committed)
+    for command in (["init"], ["add", "."], ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-m", "a"]):
+        subprocess.run(["git", *command], check=True, capture_output=True)
+    assert tracking.changed_params() == ""
+    Path("params.yaml").write_text(committed.replace("256", "64"))
+    assert tracking.changed_params() == "ae.latent_dim=64"
+    Path("params.yaml").write_text("ae: {latent_dim: 1, lr: 2, a: 3, b: 4}\nsae: {k: 5}\n")
+    assert tracking.changed_params() == "ae.latent_dim=1, ae.lr=2, ae.a=3, 2 more"
 
 
 # --- a real store ---
@@ -559,7 +574,7 @@ def test_one_parent_one_child_per_stage_with_params_tags_metrics_and_files(
         tracker.set_tags({"note": "text"})
         tracker.log_artifact(Path("curve.png"))
     with open_tracker("evaluate", {}) as tracker:
-        tracker.log_parent_metrics({"autoencoder": {"mse": 0.25}})
+        tracker.summarize({"autoencoder": {"mse": 0.25}}, "| mse | 0.25 |", Path("curve.png"))
         tracker.log_artifacts(Path("plots"))
 
     found = store()
@@ -570,6 +585,8 @@ def test_one_parent_one_child_per_stage_with_params_tags_metrics_and_files(
     assert parent.data.params["zoo.families"] == '["mlp","cnn"]'
     assert parent.data.metrics == {"autoencoder.mse": 0.25}
     assert parent.data.tags["wscore.pipeline"] == "exp:0123456:lat64"
+    assert parent.data.tags["mlflow.note.content"] == "| mse | 0.25 |"
+    assert found.artifacts(parent) == ["curve.png"]
     child = found.children["train_autoencoder"]
     assert child.info.status == "FINISHED"
     assert child.data.params == {"ae.latent_dim": "64", "ae.sizes": "[1,2]", "ae.path": "null"}

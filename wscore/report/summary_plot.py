@@ -12,6 +12,8 @@ from wscore.forecasting.evaluation.plots import LOWEST_SKILL, TRUTH, by_horizon
 from wscore.heads.evaluation.plots import METHODS
 from wscore.plots.style import colour, figure, label, save, unavailable
 
+OURS, FORECASTS = "ours", 5  # and the best other methods that are drawn
+
 
 class Panel(NamedTuple):
     """One panel of the summary.
@@ -60,7 +62,7 @@ def draw_headline(axes: Axes, table: pd.DataFrame) -> None:
     draw_bars(axes, pd.DataFrame(table[table["ratio"] == ratios[len(ratios) // 2]]))
 
 
-def draw_told(axes: Axes, table: pd.DataFrame) -> None:
+def draw_accuracy(axes: Axes, table: pd.DataFrame) -> None:
     """Draw predictions of heads and weight statistics over the true values (columns true, ours, statistics)."""
     axes.plot(*[[table["true"].min(), table["true"].max()]] * 2, color=colour("truth"), linewidth=0.8)
     for number, name in enumerate(("statistics", "ours")):
@@ -71,19 +73,21 @@ def draw_told(axes: Axes, table: pd.DataFrame) -> None:
 
 
 def draw_forecast(axes: Axes, table: pd.DataFrame) -> None:
-    """Draw skill by horizon of each method on later windows (columns split, horizon, method, skill)."""
-    first = table["split"] == table["split"].iloc[0]
-    by_horizon(axes, pd.DataFrame(table[first & (table["method"] != TRUTH)]), "skill")
+    """Draw skill by horizon of ours and the best methods on later windows (columns split, horizon, method, skill)."""
+    first = pd.DataFrame(table[(table["split"] == table["split"].iloc[0]) & (table["method"] != TRUTH)])
+    means = first["skill"].clip(lower=LOWEST_SKILL).groupby(first["method"]).mean()
+    best = set(means.drop(OURS, errors="ignore").nlargest(FORECASTS).index) | {OURS}
+    by_horizon(axes, pd.DataFrame(first[first["method"].isin(best)]), "skill")
     axes.axhline(0, color=colour("copy_last"), linewidth=0.8)
     axes.set_ylim(LOWEST_SKILL, 1.05)
     label(axes, x="steps ahead", y="skill = 1 - MSE / MSE of copying the last")
-    axes.legend(loc="lower left", ncols=2)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=3)
 
 
 PANELS = (
     Panel("codec_test/rates.csv", "evaluate_codec", "Compressed networks", draw_compressed),
     Panel("codec_test/rates.csv", "evaluate_codec", "Compressed networks and baselines", draw_headline),
-    Panel("heads_test/accuracy_points.csv", "evaluate_heads", "Accuracy predicted from weights", draw_told),
+    Panel("heads_test/accuracy_points.csv", "evaluate_heads", "Accuracy predicted from weights", draw_accuracy),
     Panel("predictor_test/summary.csv", "evaluate_predictor", "Weight forecast, later in training", draw_forecast),
 )
 

@@ -89,12 +89,14 @@ class Metric(NamedTuple):
         label: displayed name.
         better: direction of improvement.
         digits: decimals.
+        headline: whether `dvc metrics diff` shows it.
     """
 
     key: str
     label: str
     better: Better
     digits: int = 3
+    headline: bool = False
 
 
 class Line(NamedTuple):
@@ -134,22 +136,22 @@ class TablePart(NamedTuple):
 
 
 CODEC_METRICS = (
-    Metric("agreement", "agreement with the original", "higher"),
+    Metric("agreement", "agreement with the original", "higher", headline=True),
     Metric("accuracy_change", "mean absolute accuracy change", "lower"),
     Metric("rank_correlation", "rank correlation of accuracies", "higher"),
     Metric("accuracy", "accuracy of the decompressed network", "neither"),
     Metric("kl_median", "output KL (nats), median", "lower"),
     Metric("relative_error", "relative error of the weights", "lower"),
-    Metric("compression_ratio", "compression (bytes in float32 / bytes of the file)", "neither", 1),
+    Metric("compression_ratio", "compression (bytes in float32 / bytes of the file)", "neither", 1, headline=True),
 )
-UNSEEN_METRICS = (Metric("agreement", "agreement, widths that no fit saw", "higher"),)
+UNSEEN_METRICS = (Metric("agreement", "agreement, widths that no fit saw", "higher", headline=True),)
 AUTOENCODER_METRICS = (
-    Metric("agreement", "agreement with the original", "higher"),
+    Metric("agreement", "agreement with the original", "higher", headline=True),
     Metric("accuracy_change", "mean absolute accuracy change", "lower"),
     Metric("rank_correlation", "rank correlation of accuracies", "higher"),
     Metric("accuracy", "accuracy after rebuilding", "neither"),
     Metric("kl_median", "output KL (nats), median", "lower"),
-    Metric("r2", "R² of the weights", "higher"),
+    Metric("r2", "R² of the weights", "higher", headline=True),
     Metric("relative_error", "relative error of the weights", "lower"),
     Metric("cosine", "cosine of the weights", "higher"),
     Metric("diversity", "distance between networks (originals = 1)", "neither"),
@@ -157,24 +159,26 @@ AUTOENCODER_METRICS = (
     Metric("compression_ratio", "compression (weights per stored float)", "neither", 1),
 )
 SPARSE_METRICS = (
-    Metric("fvu", "fraction of variance unexplained, rows", "lower"),
+    Metric("fvu", "fraction of variance unexplained, rows", "lower", headline=True),
     Metric("accuracy", "accuracy after rebuilding from codes", "neither"),
     Metric("accuracy_recovered", "accuracy recovered", "higher"),
-    Metric("agreement", "agreement with the original, from codes", "higher"),
+    Metric("agreement", "agreement with the original, from codes", "higher", headline=True),
     Metric("compression_ratio", "compression (weights per stored float), codes", "neither", 1),
 )
 HEAD_METRICS = {
     "patterns": (
-        Metric("macro_f1", "building blocks, macro F1", "higher"),
-        Metric("macro_f1_not_shape_leaked", "building blocks that shapes do not reveal, macro F1", "higher"),
+        Metric("macro_f1", "building blocks, macro F1", "higher", headline=True),
+        Metric(
+            "macro_f1_not_shape_leaked", "building blocks that shapes do not reveal, macro F1", "higher", headline=True
+        ),
     ),
     "accuracy": (
-        Metric("r2", "accuracy, R²", "higher"),
-        Metric("kendall_tau", "accuracy, Kendall's tau", "higher"),
+        Metric("r2", "accuracy, R²", "higher", headline=True),
+        Metric("kendall_tau", "accuracy, Kendall's tau", "higher", headline=True),
     ),
     "hyperparameters": (
-        Metric("continuous_r2", "numeric hyperparameters, mean R²", "higher"),
-        Metric("discrete_accuracy", "categorical hyperparameters, mean accuracy", "higher"),
+        Metric("continuous_r2", "numeric hyperparameters, mean R²", "higher", headline=True),
+        Metric("discrete_accuracy", "categorical hyperparameters, mean accuracy", "higher", headline=True),
     ),
 }
 
@@ -200,10 +204,24 @@ def sections(parts: Mapping[str, Any]) -> list[TablePart]:
 
 
 def headline_values(parts: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the value of ours and of the best rival for every row, by part; `missing_parts` is the number of missing files."""
+    """Return the value of ours and of the best rival for the main rows, by part; `missing_parts` counts missing files."""
     table = sections(parts)
     found = {part.name: _headline(part) for part in table if part.lines}
     return {"missing_parts": float(sum(value is None for value in parts.values()))} | found
+
+
+def headline_markdown(parts: Mapping[str, Any]) -> str:
+    """Return the headline values as one Markdown table."""
+    lines = [(part, line) for part in sections(parts) for line in part.lines if line.metric.headline]
+    rows = [["", "wscore", "best baseline"], ["---", "---:", "---:"]]
+    for part, line in lines:
+        ours, rival = line.values.get(OURS), best_of(line, part.rivals)
+        best = (
+            "" if rival is None else f"{format_number(line.values[rival], line.metric.digits)} {part.controls[rival]}"
+        )
+        label = f"{part.title}: {line.metric.label}{ARROWS[line.metric.better]}"
+        rows.append([label, format_number(ours, line.metric.digits), best])
+    return "\n".join(map(markdown_row, rows)) + "\n"
 
 
 def table_markdown(parts: Mapping[str, Any]) -> str:
@@ -316,7 +334,7 @@ def _forecast(found: Mapping[str, Any], split: str, title: str) -> TablePart:
     every = [int(name[6:]) for name in methods[OURS] if name.startswith("skill_") and name[6:].isdigit()]
     horizons = near_steps(every)
     metrics = [
-        Metric(f"{name}_{horizon}", f"{label}, {horizon} ahead", "higher")
+        Metric(f"{name}_{horizon}", f"{label}, {horizon} ahead", "higher", headline=name == "skill")
         for name, label in FORECAST_METRICS.items()
         for horizon in dict.fromkeys((horizons[0], horizons[-1]))
     ]
@@ -347,7 +365,7 @@ def _lines(
 
 def _headline(part: TablePart) -> dict[str, float]:
     values: dict[str, float] = {}
-    for line in part.lines:
+    for line in (line for line in part.lines if line.metric.headline):
         if OURS in line.values:
             values[line.name] = line.values[OURS]
         rival = best_of(line, part.rivals)

@@ -3,7 +3,14 @@ import pytest
 
 from wscore.io import write_csv
 from wscore.plots.style import figure
-from wscore.report.summary_plot import PANELS, draw_compressed, draw_forecast, draw_headline, draw_summary, draw_told
+from wscore.report.summary_plot import (
+    PANELS,
+    draw_accuracy,
+    draw_compressed,
+    draw_forecast,
+    draw_headline,
+    draw_summary,
+)
 
 TABLES = {
     "codec_test/rates.csv": {
@@ -56,7 +63,7 @@ def test_panels_show_the_numbers():
     assert [text.get_text() for text in bars.texts] == ["0.50", "0.70"]  # best on top
     lines = panel(draw_compressed, "codec_test/rates.csv").get_lines()
     assert [list(line.get_ydata()) for line in lines] == [[0.9, 0.7], [0.8, 0.5]]
-    assert len(panel(draw_told, "heads_test/accuracy_points.csv").collections) == 2
+    assert len(panel(draw_accuracy, "heads_test/accuracy_points.csv").collections) == 2
     lines = panel(draw_forecast, "predictor_test/summary.csv").get_lines()
     ours = next(line for line in lines if line.get_label() == "predictor")
     assert list(ours.get_ydata()) == [0.5, 0.4]  # the split that comes first
