@@ -49,8 +49,8 @@ def logits(
     """
     images = images.to(vectors.device)
     rows = [
-        torch.cat([answer(part, some[None]) for some in images.split(IMAGES)], dim=1)
-        for part in vectors.float().split(chunk)
+        torch.cat([answer(block, batch[None]) for batch in images.split(IMAGES)], dim=1)
+        for block in vectors.float().split(chunk)
     ]
     return torch.cat(rows)
 
@@ -98,13 +98,13 @@ class ModuleAnswer:
 
     def __call__(self, weights: Tensor, images: Tensor) -> Tensor:
         """Return the logits (n, I, C)."""
-        own = len(images) == len(weights)
-        one = lambda state, some: functional_call(self.module, state, (some,), tie_weights=False)  # noqa: E731
+        per_network = len(images) == len(weights)
+        apply = lambda state, inputs: functional_call(self.module, state, (inputs,), tie_weights=False)  # noqa: E731
         state = self.layout.unflatten(weights)
         if not self.alone:
-            return vmap(one, in_dims=(0, 0 if own else None))(state, images if own else images[0])
+            return vmap(apply, in_dims=(0, 0 if per_network else None))(state, images if per_network else images[0])
         single = [{name: value[place] for name, value in state.items()} for place in range(len(weights))]
-        return torch.stack([one(state, images[place if own else 0]) for place, state in enumerate(single)])
+        return torch.stack([apply(state, images[place if per_network else 0]) for place, state in enumerate(single)])
 
 
 def differentiable(network: nn.Module) -> nn.Module:
@@ -131,6 +131,6 @@ class _FixedNorm(nn.Module):
     def forward(self, x: Float[Tensor, "batch channel ..."]) -> Float[Tensor, "batch channel ..."]:
         """Return normalised channels."""
         along = (1, -1, *[1] * (x.ndim - 2))
-        part = lambda name: getattr(self, name).view(along)  # noqa: E731
-        y = (x - part("running_mean")) * (part("running_var") + self.eps).rsqrt()
-        return y * part("weight") + part("bias") if self.affine else y
+        per_channel = lambda name: getattr(self, name).view(along)  # noqa: E731
+        y = (x - per_channel("running_mean")) * (per_channel("running_var") + self.eps).rsqrt()
+        return y * per_channel("weight") + per_channel("bias") if self.affine else y

@@ -86,14 +86,14 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         Raises:
             DataError: if a tensor is missing or has another shape (the error names it).
         """
-        parts = []
+        vectors = []
         for spec in self.tensors:
             if spec.name not in state:
                 raise DataError("tensor is missing from the state dict", where=spec.name, got=sorted(state))
             if tuple(state[spec.name].shape) != spec.shape:
                 raise DataError("wrong shape", where=spec.name, expected=spec.shape, got=tuple(state[spec.name].shape))
-            parts.append(state[spec.name].detach().to("cpu", torch.float32).reshape(-1))
-        return torch.cat(parts).numpy()
+            vectors.append(state[spec.name].detach().to("cpu", torch.float32).reshape(-1))
+        return torch.cat(vectors).numpy()
 
     def unflatten(self, vector: Float[Tensor, "*batch weights"]) -> dict[str, Tensor]:
         """Return views of flat vectors (*batch, D) as a state dict of tensors (*batch, *shape), counters as zeros.

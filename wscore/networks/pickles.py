@@ -67,14 +67,14 @@ class Stub(dict[Any, Any]):
     def build(self, state: Any) -> int:
         """Take over a state; of a `torch.nn.Module` also what its `state_dict` would hold. Return how many items it got."""
         self.state = state
-        parts = [state.get(key) for key in ("_parameters", "_buffers", "_modules")] if isinstance(state, dict) else []
-        if not all(isinstance(part, dict) for part in parts) or not parts:
+        dicts = [state.get(key) for key in ("_parameters", "_buffers", "_modules")] if isinstance(state, dict) else []
+        if not all(isinstance(entries, dict) for entries in dicts) or not dicts:
             return 0
         fleeting = state.get("_non_persistent_buffers_set")
         skipped = [name for name in fleeting if isinstance(name, str)] if isinstance(fleeting, list) else []
-        for part in parts:
-            assert part is not None
-            self.update({name: value for name, value in part.items() if value is not None and name not in skipped})
+        for entries in dicts:
+            assert entries is not None
+            self.update({name: value for name, value in entries.items() if value is not None and name not in skipped})
         return len(self)
 
 
@@ -258,15 +258,15 @@ class PickleInterpreter:
             raise PickleError("a tensor without storage, or of no size")
         if len(size) != len(stride) or len(size) > 64:
             raise PickleError(f"a tensor of {len(size)} axes and {len(stride)} strides")
-        held, count = storage.data.numel() // kind.itemsize, 1
+        available, count = storage.data.numel() // kind.itemsize, 1
         for axis in size:
             count *= axis
         last = offset + sum((axis - 1) * step for axis, step in zip(size, stride, strict=True)) if count else offset
-        if count and last >= held:
-            raise PickleError(f"a tensor {size} beyond the {held:,} numbers of its storage")
+        if count and last >= available:
+            raise PickleError(f"a tensor {size} beyond the {available:,} numbers of its storage")
         self.charge(count * kind.itemsize)
-        if count > max(held, EXPANDED):
-            raise RejectedError("too_large", f"a tensor {size} of {held:,} stored numbers in {self.size:,} bytes")
+        if count > max(available, EXPANDED):
+            raise RejectedError("too_large", f"a tensor {size} of {available:,} stored numbers in {self.size:,} bytes")
         return torch.empty(0, dtype=kind).set_(storage.data.untyped_storage(), offset, size, stride)  # pyright: ignore[reportArgumentType, reportCallIssue]
 
     def fill(self, array: np.ndarray, state: Any) -> None:
@@ -305,7 +305,7 @@ def _key(value: Any) -> Any:
     """Return a key of a dictionary that hashes in constant time."""
     if value is None or isinstance(value, str | bytes | bool | int | float):
         return value
-    flat = isinstance(value, tuple) and len(value) <= 16 and all(isinstance(part, str | int) for part in value)
+    flat = isinstance(value, tuple) and len(value) <= 16 and all(isinstance(item, str | int) for item in value)
     return value if flat else f"<{getattr(value, 'name', type(value).__name__)}>"
 
 
@@ -370,7 +370,7 @@ def _size(machine: PickleInterpreter, arguments: tuple[Any, ...]) -> tuple[Any, 
 
 
 def _text(machine: PickleInterpreter, arguments: tuple[Any, ...]) -> str:  # noqa: ARG001
-    return "/".join(part[:200] for part in arguments[:16] if isinstance(part, str)).replace("//", "/")
+    return "/".join(item[:200] for item in arguments[:16] if isinstance(item, str)).replace("//", "/")
 
 
 def _scalar(machine: PickleInterpreter, arguments: tuple[Any, ...]) -> Any:
@@ -630,15 +630,15 @@ def read_zip(data: memoryview, entries: Mapping[str, zipfile.ZipInfo]) -> Pickle
 
     if f"{root}byteorder" in entries and bytes(within(f"{root}byteorder")) == b"big":
         raise PickleError("numbers with the highest byte first")
-    held: dict[str, Tensor] = {}
+    buffers: dict[str, Tensor] = {}
 
     def storage(key: tuple[Any, ...]) -> Storage:
         kind, name = _storage_type(key[1]), key[2]
         if not isinstance(name, str):
             raise PickleError("a storage without a name")
-        if name not in held:
-            held[name] = _bytes_tensor(within(f"{root}data/{name}"))
-        return _sized(held[name], kind, key[4])
+        if name not in buffers:
+            buffers[name] = _bytes_tensor(within(f"{root}data/{name}"))
+        return _sized(buffers[name], kind, key[4])
 
     machine = PickleInterpreter(BytesIO(within(index)), size, storage)
     return PickleContent(machine.load(), tuple(sorted(machine.stubbed)))

@@ -116,13 +116,13 @@ class StackedPatches(nn.Module):
         high, wide = self.size
         rows, columns = x.shape[-2] // high, x.shape[-1] // wide
         x = x[..., : rows * high, : columns * wide]
-        parts = x.unflatten(-1, (columns, wide)).unflatten(-3, (rows, high))  # (..., B, C, rows, high, columns, wide)
-        parts = parts.movedim((-4, -2), (-5, -4)).flatten(-3)  # (..., B, rows, columns, C high wide)
-        flat = parts.flatten(-4, -2)  # (..., B rows columns, C high wide)
-        found = self.weight.flatten(-3) @ flat.mT  # (..., out, B rows columns)
+        patches = x.unflatten(-1, (columns, wide)).unflatten(-3, (rows, high))  # (..., B, C, rows, high, columns, wide)
+        patches = patches.movedim((-4, -2), (-5, -4)).flatten(-3)  # (..., B, rows, columns, C high wide)
+        flat = patches.flatten(-4, -2)  # (..., B rows columns, C high wide)
+        maps = self.weight.flatten(-3) @ flat.mT  # (..., out, B rows columns)
         assert self.bias is not None
-        found = found + self.bias[..., None]
-        return found.unflatten(-1, (-1, rows, columns)).movedim(-3, -4)
+        maps = maps + self.bias[..., None]
+        return maps.unflatten(-1, (-1, rows, columns)).movedim(-3, -4)
 
 
 class StackedPositions(nn.Module):
@@ -186,12 +186,11 @@ class StackedAttention(nn.Module):
         assert query is key is value
         assert not need_weights
         mixed = _per_token(query, self.in_proj_weight, self.in_proj_bias)
-        parts = [part.unflatten(-1, (self.heads, -1)).transpose(-2, -3) for part in mixed.chunk(3, dim=-1)]
-        query, key, value = parts
+        query, key, value = (x.unflatten(-1, (self.heads, -1)).transpose(-2, -3) for x in mixed.chunk(3, dim=-1))
         # Written out: PyTorch's own checks for rows without a key, which costs a fifth of the step with so few tokens.
         shares = (query * query.shape[-1] ** -0.5 @ key.mT).softmax(-1)  # (..., B, heads, T, T)
-        found = shares @ value  # (..., B, heads, T, d)
-        return self.out_proj(found.transpose(-2, -3).flatten(-2)), None
+        attended = shares @ value  # (..., B, heads, T, d)
+        return self.out_proj(attended.transpose(-2, -3).flatten(-2)), None
 
 
 class StackedBatchNorm2d(nn.Module):
@@ -325,8 +324,8 @@ class _Depthwise(Function):
         x, weight = ctx.saved_tensors
         gradient = gradients[0].contiguous()
         flat = gradient.flatten(-3)
-        parts = [torch.linalg.vecdot(flat, shifted.flatten(-3)) for shifted in _shifts(x)]
-        of_weight = torch.stack(parts, dim=-1).view(weight.shape)
+        products = [torch.linalg.vecdot(flat, shifted.flatten(-3)) for shifted in _shifts(x)]
+        of_weight = torch.stack(products, dim=-1).view(weight.shape)
         return (_nine(gradient, weight.flip(-1, -2)) if ctx.needs_input_grad[0] else None), of_weight
 
 

@@ -91,19 +91,19 @@ class Weights(NamedTuple):
         wanted: dict[int, list[int]] = {}
         for place, row in enumerate(np.asarray(rows, dtype=int)):
             wanted.setdefault(int(np.searchsorted(self.groups[:, 2], row, side="right")) - 1, []).append(place)
-        found: np.ndarray | None = None
+        matrix: np.ndarray | None = None
         for number, places in wanted.items():
             part, group, first = self.groups[number].tolist()
             content = _read_group(self.parts[part], group)
             for place in places:
                 vector = content[int(rows[place]) - first]
-                if found is None:
-                    found = np.empty((len(rows), vector.size), np.float32)
-                if vector.size != found.shape[1]:
-                    sizes, folder = sorted({vector.size, found.shape[1]}), self.parts[part].parent.parent
+                if matrix is None:
+                    matrix = np.empty((len(rows), vector.size), np.float32)
+                if vector.size != matrix.shape[1]:
+                    sizes, folder = sorted({vector.size, matrix.shape[1]}), self.parts[part].parent.parent
                     raise DataError("rows of different layouts can't be read together", where=folder, got=sizes)
-                found[place] = vector  # a copy, so that the row group can be freed
-        return np.zeros((0, 0), np.float32) if found is None else found
+                matrix[place] = vector  # a copy, so that the row group can be freed
+        return np.zeros((0, 0), np.float32) if matrix is None else matrix
 
 
 class Zoo:
@@ -168,12 +168,12 @@ class Zoo:
 
     @cached_property
     def _constants(self) -> dict[str, dict[str, Tensor]]:
-        found: dict[str, dict[str, Tensor]] = {}
+        sets: dict[str, dict[str, Tensor]] = {}
         path = self.folder / CONSTANTS
         for name, tensor in (read_tensors(path) if path.is_file() else {}).items():
-            key, _, own = name.partition("/")
-            found.setdefault(key, {})[own] = tensor
-        return found
+            key, _, tensor_name = name.partition("/")
+            sets.setdefault(key, {})[tensor_name] = tensor
+        return sets
 
     def layout(self, row: int) -> Layout:
         """Return the layout of one row."""
@@ -285,8 +285,8 @@ def read_metadata(part: Path) -> pd.DataFrame:
 
 def _with_names(table: pd.DataFrame, metadata: dict[bytes, bytes] | None) -> pd.DataFrame:
     """Return a table with class labels of a Hub data set, stored there as integers, replaced by their names."""
-    found = json.loads((metadata or {}).get(b"huggingface", b"{}"))
-    for name, kind in found.get("info", {}).get("features", {}).items():
+    description = json.loads((metadata or {}).get(b"huggingface", b"{}"))
+    for name, kind in description.get("info", {}).get("features", {}).items():
         if isinstance(kind, dict) and kind.get("_type") == "ClassLabel" and name in table:
             names = dict(enumerate(kind["names"]))
             table[name] = table[name].map(names.get, na_action="ignore").astype(object)

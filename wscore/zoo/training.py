@@ -97,12 +97,12 @@ class BatchStream:
 
     def indices(self, steps: int) -> np.ndarray:
         """Return the image indices of the next steps, (steps, batch)."""
-        parts = [self.left]
-        while sum(map(len, parts)) < steps:
+        blocks = [self.left]
+        while sum(map(len, blocks)) < steps:
             length = self.run.steps_per_epoch * self.run.batch_size
             epoch = np.resize(self.order.permutation(self.images), length)
-            parts.append(epoch.reshape(-1, self.run.batch_size))
-        drawn = np.concatenate(parts)
+            blocks.append(epoch.reshape(-1, self.run.batch_size))
+        drawn = np.concatenate(blocks)
         self.left = drawn[steps:]
         return drawn[:steps]
 
@@ -140,10 +140,11 @@ def _augmented(x: Tensor, streams: Sequence[BatchStream]) -> Tensor:
     """Return the augmented batches (active, batch, channel, height, width) of all runs."""
     if all(stream.augmentation == "none" for stream in streams):
         return x
-    parts = [
-        one if stream.augmentation == "none" else stream.augment(one) for one, stream in zip(x, streams, strict=True)
+    batches = [
+        batch if stream.augmentation == "none" else stream.augment(batch)
+        for batch, stream in zip(x, streams, strict=True)
     ]
-    return torch.stack(parts)
+    return torch.stack(batches)
 
 
 class StackedOptimizer:
@@ -232,6 +233,6 @@ def _gradient(
         state[name] = state[name].clone().requires_grad_()
     logits = run_stacked(network, state, x, keep)
     loss = nn.functional.cross_entropy(logits.mT, y, reduction="none").mean(-1).sum()
-    found = dict(zip(trained, torch.autograd.grad(loss, [state[name] for name in trained]), strict=True))
-    parts = [found.get(spec.name, torch.zeros_like(state[spec.name])) for spec in layout.tensors]
-    return torch.cat([part.flatten(1) for part in parts], dim=1)
+    gradients = dict(zip(trained, torch.autograd.grad(loss, [state[name] for name in trained]), strict=True))
+    ordered = [gradients.get(spec.name, torch.zeros_like(state[spec.name])) for spec in layout.tensors]
+    return torch.cat([gradient.flatten(1) for gradient in ordered], dim=1)

@@ -44,8 +44,8 @@ def plan_vectors(config: ZooConfig) -> ReadPlan:
     known = content_hash(stamp(paths), str(folder.resolve()))
     read = functools.partial(read_vectors, config.reading)
     origin = {"source": config.source, "path": str(config.path), "dataset": config.reading.dataset}
-    held = ", ".join(path.name for path in paths[:8])
-    empty = f"no data set of zoo.reading.dataset={config.reading.dataset} is in {held}; joint reads all"
+    names = ", ".join(path.name for path in paths[:8])
+    empty = f"no data set of zoo.reading.dataset={config.reading.dataset} is in {names}; joint reads all"
     return ReadPlan(read, [str(path.resolve()) for path in paths], [], known, origin, empty)
 
 
@@ -76,12 +76,12 @@ def _data_sets(content: Any, name: str) -> Iterator[tuple[str, Sequence[Any]]]:
         yield name, _rows(content, content)
 
 
-def _rows(value: Any, found: Any) -> Sequence[Any]:
+def _rows(value: Any, content: Any) -> Sequence[Any]:
     if isinstance(value, Tensor):
         return list(value) if value.ndim > 1 else [value]
     if isinstance(value, list):
         return value
-    raise RejectedError("no_checkpoint", f"{type(found).__name__} instead of vectors")
+    raise RejectedError("no_checkpoint", f"{type(content).__name__} instead of vectors")
 
 
 def _network(name: str, dataset: str, row: Any, reading: ReadingConfig) -> RawNetwork | Rejected:
@@ -120,9 +120,9 @@ def split_vector(vector: Tensor, shapes: Mapping[str, tuple[int, ...]], *, exact
     total = sum(math.prod(shape) for shape in shapes.values())
     if total > len(vector) or (exact and total < len(vector)):
         raise RejectedError("mismatched_layout", f"{len(vector):,} weights; the layout holds {total:,}")
-    parts = vector.split([*(math.prod(shape) for shape in shapes.values()), len(vector) - total])
-    state = {name: part.reshape(shape) for (name, shape), part in zip(shapes.items(), parts, strict=False)}
-    return state if total == len(vector) else {**state, "padding": parts[-1]}
+    segments = vector.split([*(math.prod(shape) for shape in shapes.values()), len(vector) - total])
+    state = {name: segment.reshape(shape) for (name, shape), segment in zip(shapes.items(), segments, strict=False)}
+    return state if total == len(vector) else {**state, "padding": segments[-1]}
 
 
 def _normalised(vector: Tensor, how: str) -> tuple[Tensor, dict[str, float]]:
@@ -200,8 +200,8 @@ def read_rows(
 
 
 def _piece(metrics: pd.DataFrame, start: int, run: str, step: str) -> VectorRows:
-    some = metrics.iloc[start : start + ROWS_PER_SHARD]
-    rows = [present(row) for row in some.to_dict("records")]
+    block = metrics.iloc[start : start + ROWS_PER_SHARD]
+    rows = [present(row) for row in block.to_dict("records")]
     runs = [str(row.get(run, f"row-{start + place:06d}")) for place, row in enumerate(rows)]
     steps = [row.get(step) for row in rows]
     numbers = [float(value) if isinstance(value, int | float) else None for value in steps]
@@ -235,7 +235,7 @@ def _tensors(layout: pd.DataFrame, width: int, path: Path) -> list[tuple[str, in
     for varname, first, last, text in layout[list(columns)].itertuples(index=False):
         try:
             start, end = int(first), int(last)
-            shape = tuple(int(part) for part in str(text).strip("()[] ").replace(",", " ").split())
+            shape = tuple(int(length) for length in str(text).strip("()[] ").replace(",", " ").split())
         except (ValueError, OverflowError) as error:
             got = f"{varname}: {first} to {last}, shape {text}"
             raise DataError("is no layout", where=path, expected="whole numbers", got=got) from error

@@ -121,12 +121,12 @@ def read_piece(reading: ReadingConfig, piece: Piece) -> Iterator[RawNetwork | Re
 
 def _check_group(file: pq.ParquetFile, group: int, path: str) -> None:
     """Refuse a row group that claims to unpack to far more than the file holds, also by numbers that are said once."""
-    held, claimed, meta = Path(path).stat().st_size, 0, file.metadata.row_group(group)
+    size, claimed, meta = Path(path).stat().st_size, 0, file.metadata.row_group(group)
     for column in range(meta.num_columns):
-        part = meta.column(column)
-        claimed += max(part.total_uncompressed_size, 8 * part.num_values)
-    if claimed > max(RATIO * held, HARMLESS_SIZE):
-        raise RejectedError("too_large", f"{claimed:,} bytes in a file of {held:,}")
+        chunk = meta.column(column)
+        claimed += max(chunk.total_uncompressed_size, 8 * chunk.num_values)
+    if claimed > max(RATIO * size, HARMLESS_SIZE):
+        raise RejectedError("too_large", f"{claimed:,} bytes in a file of {size:,}")
 
 
 def _read_row(number: int, row: dict[str, Any], reading: ReadingConfig) -> RawNetwork | Rejected:
@@ -159,8 +159,8 @@ def _plan_own(folder: Path, origin: dict[str, str]) -> ReadPlan:
 def _plan_table(folder: Path, config: ZooConfig, origin: dict[str, str]) -> ReadPlan:
     paths = sorted(path for path in folder.rglob("*.parquet") if path.name != "metadata.parquet")
     if not paths:  # a data set of other files leaves no folder
-        found = sorted(path.name for path in folder.iterdir())[:8] if folder.is_dir() else []
-        raise DataError("no parquet files here", where=origin["path"], expected="a table of networks", got=found)
+        files = sorted(path.name for path in folder.iterdir())[:8] if folder.is_dir() else []
+        raise DataError("no parquet files here", where=origin["path"], expected="a table of networks", got=files)
     pieces, first, refused = [], 0, []
     for path in paths:
         try:
@@ -199,8 +199,8 @@ def _rows(batch: pa.RecordBatch, weights: str) -> Iterator[dict[str, Any]]:
         pa.types.is_list(column.type) or pa.types.is_large_list(column.type) or pa.types.is_fixed_size_list(column.type)
     )
     flat = flat and pa.types.is_floating(column.type.value_type)
-    others = batch.drop_columns([weights]).to_pylist() if batch.num_columns > 1 else [{} for _ in range(batch.num_rows)]
-    for place, row in enumerate(others):
+    rows = batch.drop_columns([weights]).to_pylist() if batch.num_columns > 1 else [{} for _ in range(batch.num_rows)]
+    for place, row in enumerate(rows):
         cell = column[place]
         row[weights] = cell.values.to_numpy(zero_copy_only=False) if flat and cell.is_valid else cell.as_py()
         yield row
@@ -256,10 +256,10 @@ def _state(weights: Any, layout: Mapping[str, Any], most: int) -> Any:
         RejectedError: if they are no weights, or do not fit their layout.
     """
     if isinstance(weights, Mapping):
-        parts = {str(key): value for key, value in weights.items() if value is not None}
+        tensors = {str(key): value for key, value in weights.items() if value is not None}
         return {
             key: _state(value, {}, most) if isinstance(value, Mapping) else _tensor(value)
-            for key, value in parts.items()
+            for key, value in tensors.items()
         }
     if weights is None:
         raise RejectedError("no_checkpoint", "an empty cell")
