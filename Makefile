@@ -36,8 +36,8 @@ test: $(READY) ## run all tests
 quick: $(READY) ## run the unit tests that are not slow
 	python -m pytest -n $(JOBS) -m "not slow" $(ARGS) tests/unit
 
-fuzz: $(READY) ## fuzz the readers of every file format for hours (FUZZ=examples per test)
-	WSCORE_FUZZ=$(FUZZ) python -m pytest tests/properties/test_checkpoints.py tests/properties/test_readers.py $(ARGS)
+fuzz: $(READY) ## fuzz the readers of every file format and published models for hours (FUZZ=examples per test)
+	WSCORE_FUZZ=$(FUZZ) python -m pytest tests/properties/test_checkpoints.py tests/properties/test_readers.py tests/properties/test_published.py $(ARGS)
 
 mutants: $(READY) ## put single wrong lines into a copy of the code, and list those that no test notices (some 15 minutes)
 	python -m tests.mutants $(ARGS)

@@ -44,13 +44,7 @@ class SeedsConfig(Section):
 
 
 class Recipe(NamedTuple):
-    """The sections of the default pipeline that an autoencoder depends on.
-
-    Attributes:
-        tokens: tokenization.
-        ae: training.
-        evaluate: evaluation.
-    """
+    """The sections of the default pipeline that an autoencoder depends on."""
 
     tokens: TokensConfig
     ae: AeConfig
@@ -79,7 +73,7 @@ def every_seed(
             evaluate=msgspec.structs.replace(recipe.evaluate, max_networks=config.networks),
         )  # fmt: skip
         name = f"seed-{seed}-split-{split}"
-        rows = parts(name, partial(_judged, zoo, tokens, images, varied, parts.below(f"{name}-training")))
+        rows = parts(name, partial(_evaluated, zoo, tokens, images, varied, parts.below(f"{name}-training")))
         records += [{"seed": seed, "split": split, **row} for row in rows]
     return pd.DataFrame(records)
 
@@ -126,7 +120,7 @@ def _variants(
             yield config.seeds[0], split, TokenCache(place)
 
 
-def _judged(zoo: Zoo, cache: TokenCache, images: Tasks, recipe: Recipe, resume: Path | None) -> Records:
+def _evaluated(zoo: Zoo, cache: TokenCache, images: Tasks, recipe: Recipe, resume: Path | None) -> Records:
     """Return method, `HEADLINES` and compression_ratio of a newly trained autoencoder and of every baseline."""
     shown = images if recipe.ae.behaviour.share else None
     trained = train_autoencoder(cache, recipe.ae, zoo=zoo, images=shown, resume=resume)

@@ -85,13 +85,7 @@ class Population(NamedTuple):
 
 
 class LatentSpace:
-    """Encodes networks to latents and decodes them.
-
-    Args:
-        zoo: the networks.
-        cache: their tokens.
-        model: trained on the cache.
-    """
+    """Encodes networks of a zoo, given their tokens, to latents and decodes them."""
 
     def __init__(self, zoo: Zoo, cache: TokenCache, model: Autoencoder) -> None:
         self.zoo, self.cache, self.model = zoo, cache, model.eval()
@@ -192,7 +186,7 @@ def barriers(table: pd.DataFrame) -> dict[str, float]:
 
 
 def draw(space: LatentSpace, train: ProbeImages, test: ProbeImages, config: LatentsConfig) -> pd.DataFrame:
-    """Return one row per architecture, band and method: metrics of its samples (see `_judge`).
+    """Return one row per architecture, band and method: metrics of its samples (see `_sample_metrics`).
 
     Bands are by accuracy on training images; samples are evaluated on test images.
 
@@ -212,7 +206,9 @@ def draw(space: LatentSpace, train: ProbeImages, test: ProbeImages, config: Late
             scale = training.nearest(members.layout, training.normalize(members.layout, space.weights(unseen))).mean()
             head = {"family": _family(population), "low": low, "high": high, "trained": int(inside.sum())}
             for name, vectors in _draws(space, members, training, config, rng).items():
-                rows.append({**head, "method": name, **_judge(space, members, vectors, test, training, float(scale))})
+                rows.append(
+                    {**head, "method": name, **_sample_metrics(space, members, vectors, test, training, float(scale))}
+                )
     if not rows:
         fix = "lower the edges of latents.bands, or train more runs (zoo.n_runs)"
         raise DataError("no band has enough training networks of one architecture", expected=FEWEST, fix=fix)
@@ -315,7 +311,7 @@ def _gaussian(latents: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return latents.mean(0), vectors * np.sqrt(np.maximum(variances, 0))
 
 
-def _judge(
+def _sample_metrics(
     space: LatentSpace,
     members: Population,
     vectors: Vectors,

@@ -1,7 +1,6 @@
 """Published folders that were tampered with: what is read from them is right, or one named error says what is wrong."""
 
 import json
-import os
 import resource
 import shutil
 from pathlib import Path
@@ -10,9 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.properties.fuzz import fuzz
 from tests.unit.publish.work import Work
 from wscore.autoencoder.coding.codec import WeightCodec
 from wscore.autoencoder.coding.fit import Population
@@ -29,13 +29,6 @@ from wscore.sae.model import SparseAutoencoder
 from wscore.training.model_folder import save_model
 from wscore.zoo.store import Zoo
 
-EXAMPLES = int(os.environ.get("WSCORE_FUZZ", "200"))
-FUZZ = settings(
-    max_examples=EXAMPLES,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-    deadline=None,
-    derandomize="WSCORE_FUZZ" not in os.environ,
-)
 ROW = 3
 PARTS = ["encoder", "head", "dictionary", "predictor", "codec"]
 ODD = st.sampled_from([
@@ -138,7 +131,7 @@ def test_all_are_usable_as_they_are(published: Path, tiny_zoo: Path) -> None:
     assert [outcome(published, part.name, Zoo(tiny_zoo)) for part in published.iterdir()] == [""] * 5
 
 
-@FUZZ
+@fuzz(200)
 @given(st.data())
 def test_any_change_of_json_is_harmless_or_named(published: Path, tiny_zoo: Path, tmp_path_factory, data) -> None:
     folder = tmp_path_factory.mktemp("copy")
@@ -155,7 +148,7 @@ def test_any_change_of_json_is_harmless_or_named(published: Path, tiny_zoo: Path
     shutil.rmtree(folder)
 
 
-@FUZZ
+@fuzz(200)
 @given(st.data())
 def test_any_change_of_weights_is_harmless_or_named(published: Path, tiny_zoo: Path, tmp_path_factory, data) -> None:
     from safetensors.torch import load_file, save_file

@@ -1,4 +1,4 @@
-"""Checkpoint files as they are found in the wild: any common format, told from the content, never running code.
+"""Checkpoint files as found in the wild: any common format, recognised by content; no code is ever run.
 
 The formats are those of `torch.save` (new and old), safetensors, NumPy and HDF5 (Keras weights). Sizes are checked
 against the file before anything is unpacked, so that a small file can't claim the whole memory.
@@ -28,16 +28,12 @@ from wscore.networks.onnx import read_onnx
 from wscore.networks.pickles import SMALL, PickleContent, PickleError, mapped, read_old, read_zip, stored_entry
 from wscore.networks.records import RejectedError
 from wscore.networks.safetensors_file import read_safetensors
-from wscore.networks.selection import Checkpoint, select_all
+from wscore.networks.selection import DEEPEST, MOST_NODES, Checkpoint, only, select_all
 
-DEEPEST, MOST_NODES = 24, 200_000
 SKIPPED = re.compile(r"optimizer|seed_generator", re.IGNORECASE)  # groups of HDF5 files
-RATIO, HARMLESS_SIZE = (
-    500,
-    1 << 26,
-)  # a file that claims to unpack to more times its own bytes, beyond this size, is a bomb
+RATIO, HARMLESS_SIZE = 500, 1 << 26  # a file that claims to unpack to more times its bytes, beyond this size, is a bomb
 LONGEST_NPY_HEADER = 1 << 16  # bytes
-LARGEST = 10**9  # numbers in one network, where no parameter says otherwise
+LARGEST = 10**9  # numbers in one network, unless a parameter sets another limit
 BROKEN = (
     ArithmeticError, AssertionError, AttributeError, BufferError, EOFError, ImportError, LookupError, MemoryError,
     NameError, OSError, RuntimeError, TypeError, ValueError, SyntaxError, struct.error, zlib.error, zipfile.BadZipFile,
@@ -51,11 +47,7 @@ def read_checkpoint(path: Path, *, key: str | None, most: int) -> Checkpoint:
     Raises:
         RejectedError: also if there are several.
     """
-    networks = read_file_networks(path, key=key, most=most)
-    if len(networks) > 1:
-        places = ", ".join(network.key for network in networks[:6])
-        raise RejectedError("no_checkpoint", f"{len(networks)} networks ({places}), not one")
-    return networks[0]
+    return only(read_file_networks(path, key=key, most=most))
 
 
 def read_file_networks(path: Path, *, key: str | None, most: int) -> list[Checkpoint]:
@@ -121,7 +113,7 @@ def shown(error: BaseException) -> str:
 
 
 def file_kind(path: Path) -> str:
-    """Return the key of `READERS` that the first bytes of a file ask for.
+    """Return the key of `READERS` for the first bytes of a file.
 
     Raises:
         RejectedError: if they belong to none, saying what they are.
@@ -245,7 +237,7 @@ def _entries(path: Path) -> list[zipfile.ZipInfo]:
     return _entries_of(path, (stat.st_size, stat.st_mtime_ns, stat.st_ino))
 
 
-@lru_cache(maxsize=2)  # an archive is looked at to tell what it is, and then to read it
+@lru_cache(maxsize=2)  # an archive is opened to recognise it, and again to read it
 def _entries_of(path: Path, stamp: tuple[int, ...]) -> list[zipfile.ZipInfo]:  # noqa: ARG001
     with zipfile.ZipFile(path) as archive:
         return archive.infolist()
@@ -317,7 +309,7 @@ def _read_hdf5(path: Path, most: int) -> dict[str, Tensor]:
 
 
 def _read_keras(path: Path, most: int) -> dict[str, Tensor]:
-    """Return the weights in a .keras archive; its description of layers, which may hold code, is not looked at."""
+    """Return the weights in a .keras archive; its description of layers, which may hold code, is not read."""
     with zipfile.ZipFile(path) as archive:
         entry = archive.getinfo(KERAS_INSIDE)
         if entry.file_size > 64 * most:
@@ -349,7 +341,7 @@ def _from_hdf5(file: Any, path: Path, most: int) -> dict[str, Tensor]:
                 item = group[name]
                 if not isinstance(item, h5py.Group):
                     sets[f"{prefix}{name}"] = item
-                elif not (SKIPPED.match(name)):
+                elif not SKIPPED.match(name):
                     stack.append((f"{prefix}{name}/", item))
         if not sets:
             raise RejectedError("no_checkpoint", "an HDF5 file without data sets")
@@ -395,7 +387,7 @@ def _keras_order(name: str, ranks: Mapping[str, int]) -> list[tuple[int, list[tu
 def _from_keras(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return Keras weights by PyTorch's names, kernels with outputs first; two equal parts of a path become one.
 
-    Files of Keras 3 number the variables of a layer (`vars/0`), so that their names are told from shapes and layer.
+    Files of Keras 3 number the variables of a layer (`vars/0`), so their names are inferred from shapes and layer.
     """
     shapes: dict[str, list[tuple[int, ...]]] = {}
     for name, tensor in state.items():

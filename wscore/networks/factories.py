@@ -26,12 +26,7 @@ EXAMPLES = 2  # images and networks used to test an imported network
 
 
 class Built(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Parsed value of the column `factory`.
-
-    Args:
-        name: key of `data.factories`.
-        arguments: of the function.
-    """
+    """Parsed value of the column `factory`: a key of `data.factories` and keyword arguments of that function."""
 
     name: str
     arguments: dict[str, Any] = {}

@@ -60,16 +60,7 @@ class ImagesConfig(Section):
 
 
 class Images(NamedTuple):
-    """Images with values in [0, 1], unless normalized, and their labels.
-
-    Attributes:
-        name: data set name.
-        x_train: training images.
-        y_train: training labels, 0..classes-1.
-        x_test: test images.
-        y_test: test labels.
-        classes: count of classes.
-    """
+    """Images of a data set with values in [0, 1], unless normalized, and their labels, from 0 to `classes` - 1."""
 
     name: str
     x_train: Float[Tensor, "train channel height width"]
@@ -80,14 +71,7 @@ class Images(NamedTuple):
 
 
 class Arrays(NamedTuple):
-    """Raw images, channels last or without channel axis, and their labels.
-
-    Attributes:
-        x_train: training images.
-        y_train: training labels.
-        x_test: test images.
-        y_test: test labels.
-    """
+    """Raw images, channels last or without channel axis, and their labels."""
 
     x_train: np.ndarray
     y_train: np.ndarray

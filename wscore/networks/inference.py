@@ -20,12 +20,7 @@ CHUNK = 4096  # networks x images run at once
 
 
 class Scores(NamedTuple):
-    """Performance of networks on some images.
-
-    Attributes:
-        accuracy: accuracy of each.
-        loss: mean cross-entropy of each (nats).
-    """
+    """Accuracy and mean cross-entropy (nats) of each network on some images."""
 
     accuracy: Float[Tensor, " networks"]
     loss: Float[Tensor, " networks"]
@@ -39,14 +34,7 @@ def logits(
     *,
     chunk: int = CHUNK // IMAGES,
 ) -> Float[Tensor, "networks images classes"]:
-    """Return the logits of every network on every image, without gradients, on the device of the vectors.
-
-    Args:
-        answer: runs the networks.
-        vectors: their weights.
-        images: shared inputs.
-        chunk: networks run at once.
-    """
+    """Return the logits of every network on every image, `chunk` networks at once, without gradients, on the vectors' device."""
     images = images.to(vectors.device)
     rows = [
         torch.cat([answer(block, batch[None]) for batch in images.split(IMAGES)], dim=1)
@@ -65,12 +53,7 @@ def scores(logits: Float[Tensor, "networks images classes"], labels: Int[Tensor,
 
 
 class StackedAnswer:
-    """Runs many networks of a zoo architecture at once.
-
-    Args:
-        architecture: of the networks, or its JSON text.
-        layout: of their state dicts.
-    """
+    """Runs many networks of a zoo architecture at once."""
 
     def __init__(self, architecture: Architecture | str, layout: Layout) -> None:
         self.architecture = parse(architecture) if isinstance(architecture, str) else architecture

@@ -1,7 +1,7 @@
 """Layout of a network: the ordered tensors of its state dict and their positions in one flat float32 vector."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal, get_args
@@ -156,14 +156,6 @@ def is_convolution(spec: TensorSpec) -> bool:
     """Return whether a tensor is the kernel of a convolution: a weight of three axes or more, not an embedding or a token."""
     leaf = spec.name.rpartition(".")[2]
     return spec.kind == "conv" and spec.shape[0] > 0 and (leaf == "weight" or leaf.endswith("kernel"))
-
-
-def layers_of(layout: Layout) -> dict[int, Sequence[TensorSpec]]:
-    """Return the tensors of each layer, in order."""
-    layers: dict[int, list[TensorSpec]] = {}
-    for spec in layout.tensors:
-        layers.setdefault(spec.layer, []).append(spec)
-    return dict(layers)
 
 
 def _kind(name: str, tensor: Tensor, state: Mapping[str, Tensor]) -> Kind:

@@ -1,6 +1,6 @@
 """Initialisers of ONNX files: the weights of a graph, read without the graph.
 
-The wire format of protocol buffers is a sequence of (field, type, value); only the fields of tensors are looked at.
+The wire format of protocol buffers is a sequence of (field, type, value); only the fields of tensors are read.
 """
 
 import math

@@ -7,7 +7,7 @@ one network in several parts, which are joined, or, if all of them are state dic
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -86,13 +86,12 @@ class _Parts(NamedTuple):
     memory: list[str]
 
 
-def select(content: Any, *, key: str | None, most: int) -> Checkpoint:
-    """Return the only network in what was read from a file: see `select_all`.
+def only(networks: Sequence[Checkpoint]) -> Checkpoint:
+    """Return the single network of a file.
 
     Raises:
-        RejectedError: if there is none, or there are several.
+        RejectedError: if there are several.
     """
-    networks = select_all(content, key=key, most=most)
     if len(networks) > 1:
         places = ", ".join(network.key for network in networks[:6])
         raise RejectedError("no_checkpoint", f"{len(networks)} networks ({places}); name one by its key")
@@ -301,7 +300,7 @@ def _sizes(tensors: Mapping[str, Tensor]) -> Counter[tuple[int, ...]]:
 
 
 def _outer_removed(flat: Mapping[str, Tensor], had_more: bool) -> dict[str, Tensor]:
-    """Return flat names without the word that stands before all of them; flax's collections become one."""
+    """Return flat names without a common first word; flax's collections become one."""
     firsts = {name.partition(".")[0] for name in flat}
     dotted = all("." in name for name in flat)
     wrapped = len(firsts) == 1 and firsts <= set(WRAPPERS if had_more else OUTER)
@@ -359,7 +358,7 @@ def _flat(content: Any) -> Iterator[tuple[str, Tensor]]:
 
 
 def _is_skipped(name: str, value: Any) -> bool:
-    """Return whether a container belongs to an optimizer, told without looking at its tensors."""
+    """Return whether a container belongs to an optimizer, without reading its tensors."""
     return bool(name) and (_is_optimizer(value) or bool(_words(name) & OPTIMIZERS) or name.lower() in MOMENTS)
 
 

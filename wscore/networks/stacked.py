@@ -31,7 +31,7 @@ def run(
 
     In training mode the running statistics in `state` are updated in place.
     """
-    return functional_call(network, state, (batch_last(images), keep))
+    return functional_call(network, state, (_from_last(_to_last(images).contiguous()), keep))
 
 
 @lru_cache(maxsize=64)
@@ -45,13 +45,6 @@ def skeleton(architecture: Architecture) -> Classifier:
                 if type(child) in rules:
                     setattr(module, name, rules[type(child)](child))
     return network.eval()
-
-
-def batch_last(
-    images: Float[Tensor, "*networks batch channel height width"],
-) -> Float[Tensor, "*networks batch channel height width"]:
-    """Return the same images with the batch innermost in memory."""
-    return _from_last(_to_last(images).contiguous())
 
 
 class StackedLinear(nn.Module):
@@ -368,7 +361,7 @@ class _MaxPooling(Function):
 
     @staticmethod
     def forward(ctx: Context, x: Tensor) -> Tensor:
-        windows = _windows(x)  # (..., H/2, 2, W/2, 2, B)
+        windows = x.unflatten(-2, (-1, 2)).unflatten(-4, (-1, 2))  # (..., H/2, 2, W/2, 2, B)
         left, right = windows.unbind(-2)
         rows = torch.maximum(left, right)  # (..., H/2, 2, W/2, B)
         upper, lower = rows.unbind(-3)
@@ -433,11 +426,6 @@ class _MeanPooling(Function):
         *lead, height, width, batch = gradients[0].shape
         share = (gradients[0] * 0.25)[..., :, None, :, None, :]
         return share.expand(*lead, height, 2, width, 2, batch).reshape(*lead, 2 * height, 2 * width, batch)
-
-
-def _windows(x: Tensor) -> Tensor:
-    """Return (..., H, W, B) as 2x2 windows (..., H/2, 2, W/2, 2, B)."""
-    return x.unflatten(-2, (-1, 2)).unflatten(-4, (-1, 2))
 
 
 def _columns(x: Tensor, kernel: int) -> Tensor:

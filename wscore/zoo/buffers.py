@@ -29,13 +29,9 @@ def set_key(constants: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()[:16]
 
 
-def is_small(constants: Mapping[str, Tensor]) -> bool:
-    """Return whether a set is small enough to be stored."""
-    return sum(tensor.numel() * tensor.element_size() for tensor in constants.values()) <= LARGEST
-
-
 def write_sets(path: Path, sets: Mapping[str, Mapping[str, Tensor]]) -> None:
-    """Write sets by key; writes no file if there are none."""
+    """Write sets by key, except for those larger than `LARGEST`; writes no file if there are none."""
+    sets = {key: named for key, named in sets.items() if sum(tensor.nbytes for tensor in named.values()) <= LARGEST}
     tensors = {f"{key}/{name}": tensor.contiguous() for key, named in sets.items() for name, tensor in named.items()}
     if tensors:
         write_tensors(path, tensors)

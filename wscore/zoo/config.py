@@ -16,9 +16,6 @@ Widths = Annotated[tuple[Width, ...], msgspec.Meta(min_length=1)]
 OptimizerName = Literal["sgd", "momentum", "adam", "adamw"]
 
 
-Weights = Annotated[int, msgspec.Meta(ge=1)]
-
-
 class ColumnsConfig(Section):
     """Names of the columns of a table (source: hub or parquet).
 
@@ -66,7 +63,7 @@ class ReadingConfig(Section):
     run_column: str | None
     checkpoint_column: str | None
     state_key: str | None
-    max_weights: Weights
+    max_weights: Count
     columns: ColumnsConfig
     layout: dict[str, tuple[Annotated[int, msgspec.Meta(ge=0)], ...]]
     dataset: str

@@ -178,7 +178,7 @@ def score_checkpoints(
 
     Training images are evaluated with the labels used in training, test images with the true ones.
     """
-    subset = torch.from_numpy(own_images(run, len(images.x_train), images.y_train))
+    subset = torch.from_numpy(own_images(run, images.y_train))
     labels = own_labels(run, images.y_train, images.classes)
     answer = StackedAnswer(run.architecture, layout)
     train = scores(logits(answer, weights, images.x_train[subset]), labels[subset])

@@ -65,14 +65,6 @@ class Weights(NamedTuple):
     groups: Int[np.ndarray, "groups 3"]
     total: int
 
-    @classmethod
-    def of(cls, parts: Sequence[Path], groups: Sequence[tuple[int, int, int]]) -> "Weights":
-        """Return the reader of files with row groups (part, number within the part, number of rows)."""
-        table = np.array(groups, np.int64).reshape(-1, 3)
-        ends = np.cumsum(table[:, 2])
-        table[:, 2] = ends - table[:, 2]
-        return cls(tuple(part.absolute() for part in parts), table, int(ends[-1]) if len(ends) else 0)
-
     def stream(self, start: int, end: int) -> Iterator[tuple[int, np.ndarray]]:
         """Yield (row number, weights (D,) float32) of the rows from `start` up to `end`, one row group at a time."""
         following = [*self.groups[1:, 2].tolist(), self.total]
@@ -143,13 +135,15 @@ class Zoo:
         return hash_folder(self.folder)
 
     @cached_property
-    def reader(self) -> "Weights":
+    def reader(self) -> Weights:
         """Reader of the weights only, small enough to send to a worker."""
-        groups = []
+        groups, first = [], 0
         for number, part in enumerate(self.parts):
             meta = pq.ParquetFile(part).metadata
-            groups += [(number, group, meta.row_group(group).num_rows) for group in range(meta.num_row_groups)]
-        return Weights.of(self.parts, groups)
+            for group in range(meta.num_row_groups):
+                groups.append((number, group, first))
+                first += meta.row_group(group).num_rows
+        return Weights(tuple(part.absolute() for part in self.parts), np.array(groups, np.int64), first)
 
     def excluded(self) -> pd.DataFrame:
         """Return the excluded networks: columns model_id, reason and detail."""
@@ -180,12 +174,7 @@ class Zoo:
         return self.layouts[str(self.table["layout"].iloc[row])]
 
     def stream(self, start: int = 0, end: int | None = None) -> Iterator[tuple[int, np.ndarray]]:
-        """Yield (row number, weights (D,) float32) of rows in order, one row group in memory at a time.
-
-        Args:
-            start: first row.
-            end: row before which to stop; None reads to the end.
-        """
+        """Yield (row number, weights (D,) float32) of rows `start` to `end` (default: all), one row group at a time."""
         return self.reader.stream(start, len(self) if end is None else end)
 
     def weights(self, rows: Sequence[int] | np.ndarray) -> Float[np.ndarray, "rows weights"]:

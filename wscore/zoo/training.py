@@ -32,7 +32,7 @@ def train_group(runs: Sequence[RunPlan], images: Images, checkpoints: int) -> Fl
     layout = layout_of(build(runs[0].architecture).state_dict())
     weights = torch.stack([initial_weights(run, layout) for run in runs])  # (M, D)
     optimizer = StackedOptimizer(runs, layout)
-    streams = [BatchStream(run, len(images.x_train), images.y_train) for run in runs]
+    streams = [BatchStream(run, images.y_train) for run in runs]
     labels = torch.stack([own_labels(run, images.y_train, images.classes) for run in runs])  # (M, N)
     network = skeleton(runs[0].architecture)
     recorded = weights.new_full((len(runs), checkpoints, layout.size), torch.nan)
@@ -64,12 +64,12 @@ def initial_weights(run: RunPlan, layout: Layout) -> Float[Tensor, " weights"]:
     return torch.from_numpy(layout.flatten(state))
 
 
-def own_images(run: RunPlan, count: int, labels: Int[Tensor, " images"] | None = None) -> np.ndarray:
-    """Return the indices of a run's training images, out of `count`; needs `labels` for a subset of the classes."""
-    order = np.random.default_rng([run.seed_data, 0]).permutation(count)
-    if run.variety is not None and labels is not None:
+def own_images(run: RunPlan, labels: Int[Tensor, " images"]) -> np.ndarray:
+    """Return the indices of a run's training images, given the labels of all."""
+    order = np.random.default_rng([run.seed_data, 0]).permutation(len(labels))
+    if run.variety is not None:
         seen = order[np.isin(labels.numpy()[order], run.variety.classes)]
-        order = seen[: max(1, round(run.train_size * len(seen) / count))]
+        order = seen[: max(1, round(run.train_size * len(seen) / len(labels)))]
     return np.sort(order[: run.train_size])
 
 
@@ -87,9 +87,9 @@ def own_labels(run: RunPlan, labels: Int[Tensor, " images"], classes: int) -> In
 class BatchStream:
     """Batches, dropout masks and augmentation of one run, drawn in order from its data seed."""
 
-    def __init__(self, run: RunPlan, count: int, labels: Tensor | None = None) -> None:
+    def __init__(self, run: RunPlan, labels: Tensor) -> None:
         self.run = run
-        self.images = own_images(run, count, labels)
+        self.images = own_images(run, labels)
         self.changes = np.random.default_rng([run.seed_data, 4])
         self.order = np.random.default_rng([run.seed_data, 1])
         self.noise = np.random.default_rng([run.seed_data, 2])
@@ -187,8 +187,7 @@ class StackedOptimizer:
 
 def trainable(layout: Layout) -> Float[Tensor, " weights"]:
     """Return 1 for trained weights and 0 for running statistics."""
-    marks = [torch.full((spec.size,), float(_is_trained(spec.kind))) for spec in layout.tensors]
-    return torch.cat(marks)
+    return torch.cat([torch.full((spec.size,), float(_is_trained(spec.kind))) for spec in layout.tensors])
 
 
 def _is_trained(kind: str) -> bool:

@@ -1,4 +1,4 @@
-"""Checkpoints of your own, and the trial directories of Ray Tune: files of state dicts with what is known about them."""
+"""Checkpoints of your own, and the trial directories of Ray Tune: files of state dicts with their metadata."""
 
 import functools
 import json
@@ -30,31 +30,23 @@ STEP = re.compile(
 )
 FIRST = re.compile(r"(?:^|[-_.])(?:init|initial|start|untrained)(?:$|[-_.])", re.IGNORECASE)
 USUAL = (
-    "model",
-    "pytorch_model",
-    "adapter_model",
-    "flax_model",
-    "checkpoint",
-    "checkpoints",
-    "weights",
-    "state_dict",
-    "ckpt",
-)
+    "model", "pytorch_model", "adapter_model", "flax_model", "checkpoint", "checkpoints", "weights", "state_dict", "ckpt",
+)  # fmt: skip
 LARGEST_INDEX = 1 << 26  # bytes
 
 
 class File(NamedTuple):
-    """One checkpoint file and what is known about it.
+    """One checkpoint file and its metadata.
 
     Attributes:
         path: relative to the folder, with slashes.
         name: of the network: the path without its extension, unless another file has the same.
         run: training run.
-        checkpoint: number in the run, or None where nothing says it.
+        checkpoint: number in the run, or None if unknown.
         metadata: columns.
-        refused: reason why it is not read, or empty.
+        rejected: reason why it is not read, or empty.
         detail: of that reason.
-        told_by_folder: whether nothing but its folder says its run, so that what stands in the file may.
+        run_from_folder: whether its run is only known from its folder, so that notes in the file take precedence.
         shards: of a network in several files their paths, relative to the folder.
     """
 
@@ -65,7 +57,7 @@ class File(NamedTuple):
     metadata: dict[str, Any]
     rejected: str = ""
     detail: str = ""
-    told_by_folder: bool = False
+    run_from_folder: bool = False
     shards: tuple[str, ...] = ()
 
 
@@ -164,7 +156,7 @@ def read_files(folder: Path, reading: ReadingConfig, files: list[File]) -> Itera
     """Yield the networks in each file, or why there is none.
 
     Raises:
-        DataError: if what stands beside the weights is to order the checkpoints of a run, and is no number.
+        DataError: if `zoo.reading.checkpoint_column` names a value in a file that is no number.
     """
     for file in files:
         if file.rejected:
@@ -198,14 +190,14 @@ def _networks(folder: Path, file: File, reading: ReadingConfig) -> list[Checkpoi
     try:
         return select_all(content, key=key, most=most)
     except BROKEN as error:
-        raise error if isinstance(error, RejectedError) else RejectedError("unreadable", shown(error)) from error
+        raise RejectedError("unreadable", shown(error)) from error
 
 
 def _described(file: File, network: Checkpoint, several: bool, reading: ReadingConfig) -> RawNetwork:
     """Return one network of a file with its run, checkpoint and columns; several of one file share their split."""
     notes = flattened(network.notes)
     run, checkpoint = file.run, file.checkpoint
-    if file.told_by_folder and notes.get(reading.run_column or "run_id") is not None:
+    if file.run_from_folder and notes.get(reading.run_column or "run_id") is not None:
         run = str(notes[reading.run_column or "run_id"])
     if checkpoint is None and reading.checkpoint_column is not None:
         checkpoint = _number(notes.get(reading.checkpoint_column), file.path)
@@ -313,7 +305,7 @@ def _shards(folder: Path, path: str) -> tuple[str, ...]:
 
 
 def _weight_map(path: Path) -> dict[str, str]:
-    """Return the file that holds each tensor, as an index of shards says."""
+    """Return the file of each tensor in an index of shards."""
     if path.is_symlink() or path.stat().st_size > LARGEST_INDEX:
         raise RejectedError("unreadable", "a link or too long for an index of shards")
     try:
@@ -334,7 +326,7 @@ def _metadata(folder: Path, paths: list[str], config: ZooConfig) -> tuple[list[d
         )
     if left_out:
         message = (
-            f"{left_out} of {len(rows)} checkpoints don't fit zoo.reading.name_pattern: their names tell no columns"
+            f"{left_out} of {len(rows)} checkpoints don't match zoo.reading.name_pattern and get no columns from it"
         )
         warnings.warn(message, WscoreWarning, stacklevel=2)
     table = read_table(folder)
@@ -364,13 +356,13 @@ def _named(
         run, number = match["run"], match.groupdict().get("checkpoint") or number
     named = run if run is not None else parent if parent != "." else Path(path).stem
     metadata = {column: value for column, value in row.items() if column not in ("run_id", "checkpoint")}
-    return File(path, name, str(named), _number(number, path), metadata, told_by_folder=run is None)
+    return File(path, name, str(named), _number(number, path), metadata, run_from_folder=run is None)
 
 
 def _folder_of_run(path: str) -> tuple[str, int | None]:
     """Return what the folders of a file say of its run, and its time in it if there is a folder for each step.
 
-    Of `run0/checkpoint-500/model.safetensors` the run is `run0`; where the file has a name of its own, that is part of it.
+    Of `run0/checkpoint-500/model.safetensors` the run is `run0`; an unusual file name is added to it.
     """
     place = Path(path)
     step = STEP.fullmatch(place.parent.name)

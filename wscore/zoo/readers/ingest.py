@@ -1,4 +1,4 @@
-"""Networks of others become a zoo: read shard by shard, judged, described and written; what is left out is listed.
+"""Imports trained networks into a zoo: read shard by shard, checked, described and written; excluded ones are listed.
 
 A source is planned first: which pieces there are and how one is read. Pieces are read by any number of worker
 processes into shards in `.cache/zoo/`, so that an interrupted reading goes on where it was. Weights pass through memory
@@ -27,7 +27,7 @@ from wscore.networks.factories import Built, try_to_build
 from wscore.networks.layout import Layout, is_convolution, layout_of
 from wscore.networks.records import REASONS, RawNetwork, Rejected
 from wscore.parallel import workers_here
-from wscore.zoo.buffers import collect, is_small, set_key, write_sets
+from wscore.zoo.buffers import collect, set_key, write_sets
 from wscore.zoo.config import HygieneConfig, ReadingConfig, ZooConfig
 from wscore.zoo.readers.hygiene import (
     defect,
@@ -60,14 +60,14 @@ class ReadPlan(NamedTuple):
     """What is read from a source.
 
     Attributes:
-        read: yields the networks of one piece; importable by name, as it is called in other processes.
+        read: yields the networks of one piece; importable by name, since it is called in other processes.
         pieces: its arguments, in order.
-        refused: what is known to be left out before anything is read.
+        rejected: what is excluded before anything is read.
         identity: hash of all that is read.
         origin: where it comes from, recorded in the zoo.
         empty: what to do if it turns out that there is nothing in it.
         others: paths of files in the source that are no checkpoints.
-        runs: what tells which networks belong to one run.
+        runs: how networks are assigned to runs.
     """
 
     read: Reader
@@ -90,7 +90,7 @@ class ReadJob(NamedTuple):
     constant: bool
 
 
-def ingest(plan: ReadPlan, config: ZooConfig, out: Path, factories: Mapping[str, str] | None = None) -> int:
+def ingest(plan: ReadPlan, config: ZooConfig, out: Path, factories: Mapping[str, str]) -> int:
     """Write the zoo of a plan and return how many networks were excluded.
 
     Args:
@@ -104,7 +104,6 @@ def ingest(plan: ReadPlan, config: ZooConfig, out: Path, factories: Mapping[str,
         DataError: if no network is left.
         WscoreError: if a worker process dies; finished shards are kept.
     """
-    factories = dict(factories or {})
     _check_factory(config.reading, factories)
     plain = msgspec.json.encode([to_plain(config.reading), to_plain(config.hygiene), config.max_weight])
     code = source_code("hub", "networks", "zoo")
@@ -159,11 +158,11 @@ def _check_columns(columns: MetadataColumns, config: ZooConfig) -> None:
 
 
 def read_shard(job: ReadJob) -> int:
-    """Read one piece of a source, judge each of its networks by itself, write the shard and return its count of rows."""
+    """Read one piece of a source, check each of its networks, write the shard and return its count of rows."""
     rows, vectors, layouts, constants = [], [], {}, {}
     for item in job.read(job.piece):
-        row, vector = _judged(item, job, layouts) if isinstance(item, RawNetwork) else (_refused_row(item), NOTHING)
-        if row["constants"] and isinstance(item, RawNetwork) and is_small(item.constants):
+        row, vector = _checked(item, job, layouts) if isinstance(item, RawNetwork) else (_refused_row(item), NOTHING)
+        if row["constants"] and isinstance(item, RawNetwork):
             constants[row["constants"]] = item.constants
         rows.append(row)
         vectors.append(vector)
@@ -188,7 +187,7 @@ def _refused_row(item: Rejected) -> dict[str, Any]:
     return {**EMPTY, "model_id": item.model_id, "reason": item.reason, "detail": item.detail}
 
 
-def _judged(item: RawNetwork, job: ReadJob, layouts: dict[str, Layout]) -> tuple[dict[str, Any], np.ndarray]:
+def _checked(item: RawNetwork, job: ReadJob, layouts: dict[str, Layout]) -> tuple[dict[str, Any], np.ndarray]:
     """Return the row of a network and its weights; none if it is unfit."""
     layout = layout_of(item.state)
     vector = layout.flatten(item.state)
@@ -223,7 +222,6 @@ class IngestedZoo:
     Attributes:
         paths: of the shards.
         table: one row per network that was read, with its shard and its place in it.
-        kept: True where a network becomes part of the zoo.
     """
 
     def __init__(self, paths: Sequence[Path], table: pd.DataFrame) -> None:
@@ -239,16 +237,16 @@ class IngestedZoo:
         texts = table["architecture"].astype(str)
         described = texts.str.lstrip().str.startswith("{").to_numpy(bool)
         self.architectures = np.where(described, texts, "").astype(object)
-        self.names = np.where(described, "", texts).astype(object)  # of architectures of others
+        self.names = np.where(described, "", texts).astype(object)  # of external architectures
         self.factories = np.full(len(table), "", object)
 
     @property
     def kept(self) -> np.ndarray:
-        """True where nothing speaks against a network."""
+        """True for networks that are not excluded."""
         return self.reasons == ""
 
-    def refuse(self, row: int, reason: str, detail: str) -> None:
-        """Set a network aside."""
+    def reject(self, row: int, reason: str, detail: str) -> None:
+        """Exclude a network."""
         self.reasons[row], self.details[row] = reason, detail
 
     def rejected(self) -> list[Rejected]:
@@ -373,7 +371,7 @@ def apply_hygiene(paths: Sequence[Path], hygiene: HygieneConfig) -> IngestedZoo:
     for row in rows.tolist():
         known = ingested.metadata(row)
         ingested.columns.add(known)
-        if known.get("group") is not None:  # runs that their author says are related
+        if known.get("group") is not None:  # runs that their author declares related
             ingested.relations.add((str(known["group"]), ingested.runs[row]))
     ingested.groups[rows] = join_groups(list(ingested.runs[rows]), ingested.relations)
     return ingested
@@ -406,9 +404,9 @@ def _check_metadata(ingested: IngestedZoo, hygiene: HygieneConfig) -> None:
             raise ConfigError("is no column of numbers", where=f"zoo.hygiene.minimum.{text}", got=got)
         low = [name for name, least in hygiene.minimum.items() if name not in missing and not known[name] >= least]
         if missing:
-            ingested.refuse(row, "missing_metadata", ", ".join(missing))
+            ingested.reject(row, "missing_metadata", ", ".join(missing))
         elif low:
-            ingested.refuse(row, "below_minimum", ", ".join(f"{name} {known[name]:.4g}" for name in low))
+            ingested.reject(row, "below_minimum", ", ".join(f"{name} {known[name]:.4g}" for name in low))
 
 
 def _number(ingested: IngestedZoo) -> None:
@@ -421,7 +419,7 @@ def _number(ingested: IngestedZoo) -> None:
             keys.append((f"run/{ingested.runs[row]}", float(numbers[row])))
         other = next((first[key] for key in keys if key in first), None)
         if other is not None:
-            ingested.refuse(row, "same_checkpoint", f"as {ingested.ids[other]}")
+            ingested.reject(row, "same_checkpoint", f"as {ingested.ids[other]}")
         else:
             first.update(dict.fromkeys(keys, row))
     rows = np.flatnonzero(ingested.kept)
@@ -442,7 +440,7 @@ def _find_duplicates(ingested: IngestedZoo, hygiene: HygieneConfig) -> None:
         if other != row:
             ingested.relations.add((ingested.runs[other], ingested.runs[row]))
             if hygiene.duplicates == "exclude":
-                ingested.refuse(row, "duplicate", f"of {ingested.ids[other]}")
+                ingested.reject(row, "duplicate", f"of {ingested.ids[other]}")
 
 
 def _find_near_duplicates(ingested: IngestedZoo, hygiene: HygieneConfig) -> None:
@@ -460,7 +458,7 @@ def _find_near_duplicates(ingested: IngestedZoo, hygiene: HygieneConfig) -> None
             a, b = int(members[first]), int(members[second])
             ingested.relations.add((ingested.runs[a], ingested.runs[b]))
             if hygiene.near_duplicates == "exclude" and ingested.kept[a] and ingested.kept[b]:
-                ingested.refuse(b, "near_duplicate", f"of {ingested.ids[a]}, relative distance {apart:.2g}")
+                ingested.reject(b, "near_duplicate", f"of {ingested.ids[a]}, relative distance {apart:.2g}")
 
 
 def _rounding(dtype: str) -> float:

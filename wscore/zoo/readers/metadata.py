@@ -1,5 +1,6 @@
 """What is known about checkpoints besides their weights: a table beside the files, and the names of the files."""
 
+import json
 import re
 import warnings
 from collections import Counter
@@ -20,7 +21,7 @@ PATTERNS = {"d": r"[-+]?\d+", "f": r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?",
 
 
 class NamePattern:
-    """Columns told from the path of a file.
+    """Reads columns from the path of a file.
 
     Args:
         text: a template such as `epoch_{epoch:d}_acc_{accuracy:f}` (d: whole number, f: number, s or nothing: text; widths
@@ -89,7 +90,7 @@ def read_table(folder: Path) -> tuple[Path, pd.DataFrame] | None:
         raise DataError("has no column `file`", where=path, expected="paths or names of checkpoint files", got=known)
     taken = [name for name in content if name in OURS]
     if taken:
-        raise DataError("has columns that are told from the files", where=path, got=taken, fix="rename or remove them")
+        raise DataError("has columns that are read from the files", where=path, got=taken, fix="rename or remove them")
     content["file"] = [_relative(folder, str(name)) for name in content["file"]]
     if content["file"].duplicated().any():
         raise DataError("names a file twice", where=path, got=content.loc[content["file"].duplicated(), "file"].iloc[0])
@@ -118,8 +119,6 @@ def _parsed(path: Path) -> pd.DataFrame:
 
 
 def _json_rows(text: str, *, lines: bool) -> list[dict[str, Any]]:
-    import json
-
     content = [json.loads(line) for line in text.splitlines() if line.strip()] if lines else json.loads(text)
     if isinstance(content, dict):
         content = [{"file": name, **row} if isinstance(row, dict) else row for name, row in content.items()]
@@ -131,7 +130,7 @@ def _json_rows(text: str, *, lines: bool) -> list[dict[str, Any]]:
 def join(paths: Sequence[str], table: pd.DataFrame, path: Path) -> tuple[list[dict[str, Any]], list[str]]:
     """Return the row of each file, and the files that the table names in vain.
 
-    A file is told from its path or, where no other file has it, from its name; both also without extension.
+    A file is identified by its path or, if that is unique, its name; both also without extension.
 
     Raises:
         DataError: if two rows name a file, with and without its extension.
