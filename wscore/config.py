@@ -14,6 +14,8 @@ import re
 import types
 import warnings
 from collections.abc import Mapping
+from copy import deepcopy
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, dataclass_transform, get_args, get_origin, get_type_hints
 
@@ -85,7 +87,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         ConfigError: if the file is missing, cannot be read, is not YAML or does not hold a mapping.
     """
     try:
-        content = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
+        content = deepcopy(_parsed(path.read_text(encoding="utf-8")))
     except FileNotFoundError as error:
         raise ConfigError("no such file", where=path, fix="run from the root of the repository") from error
     except (OSError, UnicodeDecodeError) as error:
@@ -95,6 +97,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ConfigError("does not hold sections", where=path, expected="a mapping", got=type(content).__name__)
     return content
+
+
+@lru_cache(maxsize=4)
+def _parsed(text: str) -> object:
+    """Return what a text holds. Parsing params.yaml takes 0.1 s, and a stage reads several of its sections."""
+    return YAML(typ="safe").load(text)
 
 
 def load_section(section: type[T], name: str, path: Path = PARAMS) -> T:
