@@ -19,7 +19,7 @@ REPRO := python -m wscore.preflight && dvc repro
 # Stage commands say `python`; it has to be the one in .venv.
 export PATH := $(VENV)/bin:$(PATH)
 export VIRTUAL_ENV := $(VENV)
-unexport PYTHONHOME
+unexport PYTHONHOME PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help repro test quick fuzz mutants smoke rate-fidelity latents check format ui bench readme clean sae-pareto autoencoder-seeds publish-zoo
@@ -31,10 +31,10 @@ repro: $(READY) ## run the whole pipeline, or the stages that changed
 	$(REPRO) $(ARGS)
 
 test: $(READY) ## run all tests
-	python -m pytest -n $(JOBS) --dist loadgroup $(ARGS)
+	python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 quick: $(READY) ## run the unit tests that are not slow
-	python -m pytest -n $(JOBS) -m "not slow" $(ARGS) tests/unit
+	python -m pytest -n $(JOBS) --dist loadfile -m "not slow" $(ARGS) tests/unit
 
 fuzz: $(READY) ## fuzz the readers of every file format and published models for hours (FUZZ=examples per test)
 	WSCORE_FUZZ=$(FUZZ) python -m pytest tests/properties/test_checkpoints.py tests/properties/test_readers.py tests/properties/test_published.py $(ARGS)
