@@ -92,9 +92,9 @@ def test_a_wrong_value_ends_in_one_line(first_run: Outcome, workspace: Workspace
 
 
 def test_an_experiment_reruns_only_what_depends_on_it(first_run: Outcome, workspace: Workspace) -> None:
-    outcome = workspace.dvc("exp", "run", "--name", "narrow", "--set-param", "sae.k=4", "evaluate_sae")
+    outcome = workspace.dvc("exp", "run", "--name", "narrow", "--set-param", "sae.k=4", "evaluate")
     assert outcome.status == 0, outcome.text
-    assert outcome.stages == ["train_sae", "evaluate_sae"]
+    assert outcome.stages == ["train_sae", "evaluate_sae", "evaluate"]
     difference = workspace.dvc("metrics", "diff", "HEAD", "narrow")
     workspace.reset()
     assert difference.status == 0
