@@ -79,7 +79,7 @@ def files(draw):
     return state, write
 
 
-@fuzz(300)
+@fuzz(50)
 @given(files())
 def test_one_network_comes_back_from_every_format_nesting_prefix_sharding_and_order(tmp_path_factory, case):
     state, write = case

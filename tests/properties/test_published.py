@@ -131,7 +131,7 @@ def test_all_are_usable_as_they_are(published: Path, tiny_zoo: Path) -> None:
     assert [outcome(published, part.name, Zoo(tiny_zoo)) for part in published.iterdir()] == [""] * 5
 
 
-@fuzz(200)
+@fuzz(60)
 @given(st.data())
 def test_any_change_of_json_is_harmless_or_named(published: Path, tiny_zoo: Path, tmp_path_factory, data) -> None:
     folder = tmp_path_factory.mktemp("copy")
@@ -148,7 +148,7 @@ def test_any_change_of_json_is_harmless_or_named(published: Path, tiny_zoo: Path
     shutil.rmtree(folder)
 
 
-@fuzz(200)
+@fuzz(60)
 @given(st.data())
 def test_any_change_of_weights_is_harmless_or_named(published: Path, tiny_zoo: Path, tmp_path_factory, data) -> None:
     from safetensors.torch import load_file, save_file
