@@ -141,8 +141,8 @@ def network_features(
     blocks = {}
     for block in (block for block in COMPUTED if block in names):
         missing = np.full(1, np.nan)
-        columns = [np.asarray(computed.get(block, {}).get(name, missing), float) for name in names[block]]
-        blocks[block] = FeatureTable(_narrow(np.stack(columns, axis=1)), tuple(names[block]))
+        columns = [computed.get(block, {}).get(name, missing) for name in names[block]]
+        blocks[block] = FeatureTable(_narrow(np.array(columns, float).reshape(1, -1)), tuple(names[block]))
     return blocks
 
 

@@ -4,11 +4,10 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from wscore.config import Section
+from wscore.config import Count, Section
 from wscore.errors import ConfigError
 from wscore.networks.architectures import FAMILIES, Activation, Width
 
-Count = Annotated[int, msgspec.Meta(ge=1)]
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 Share = Annotated[float, msgspec.Meta(ge=0, lt=1)]
 Fraction = Annotated[float, msgspec.Meta(gt=0, le=1)]

@@ -49,6 +49,15 @@ def test_a_published_head_says_what_the_trained_one_says(work: Work, tmp_path: P
     assert np.isfinite(published.read(state)["test_accuracy"])  # of unknown architecture
 
 
+def test_a_head_whose_block_lost_its_columns_is_one_error(work: Work, tmp_path: Path):
+    head = work.train()
+    save_head(tmp_path / "head", head._replace(features={**head.features, "spectra": ()}))
+    write_checksums(tmp_path / "head")
+    published = PublishedHead(tmp_path / "head", PublishedEncoder(work.folder / "encoder"))
+    with pytest.raises(ModelError, match="the head does not fit its encoder"):
+        published.read(work.zoo.state_dict(1))
+
+
 def test_a_frozen_encoder_is_left_as_it_is_and_a_live_one_learns(work: Work):
     before = hash_folder(work.folder / "encoder")
     encoder = load_model(work.folder / "encoder", Encoder)
