@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from wscore.config import read_yaml
-from wscore.heads.weight_statistics import statistics_table
+from wscore.encoder.weight_statistics import statistics_table
 from wscore.io import read_json, write_json
 from wscore.zoo.store import Zoo
 

@@ -15,9 +15,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from wscore.errors import DataError
-from wscore.heads.dreamed_probes import ProbeSets
+from wscore.encoder.dreamed_probes import ProbeSets
 from wscore.heads.features import VALUES, read_blocks, read_probes
-from wscore.heads.weight_statistics import FeatureTable
+from wscore.encoder.weight_statistics import FeatureTable
 from wscore.io import read_json, scratch_array
 from wscore.tokens.batch import TokenBatch
 from wscore.tokens.cache import TokenCache

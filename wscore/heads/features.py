@@ -2,9 +2,9 @@
 
     block        features
     latent       latent vector of an encoder
-    statistics   seven statistics of each tensor (`wscore.heads.weight_statistics`)
-    spectra      singular values, norms per neuron, balance of layers, norm layers (`wscore.heads.spectra`)
-    probes       outputs on synthetic images, under every activation and pooling (`wscore.heads.dreamed_probes`)
+    statistics   seven statistics of each tensor (`wscore.encoder.weight_statistics`)
+    spectra      singular values, norms per neuron, balance of layers, norm layers (`wscore.encoder.spectra`)
+    probes       outputs on synthetic images, under every activation and pooling (`wscore.encoder.dreamed_probes`)
     tokens       the tokens themselves, read by attention (`wscore.heads.token_attention`)
 
 The first four are computed once (`cache_representations`); a head lists the ones it uses: `latent+statistics`.
@@ -21,7 +21,7 @@ from msgspec import Meta
 
 from wscore.config import Section
 from wscore.errors import ConfigError, DataError
-from wscore.heads.dreamed_probes import (
+from wscore.encoder.dreamed_probes import (
     Member,
     Probes,
     ProbeSets,
@@ -31,8 +31,8 @@ from wscore.heads.dreamed_probes import (
     probe_numbers,
     probe_table,
 )
-from wscore.heads.spectra import network_numbers, spectra_table
-from wscore.heads.weight_statistics import STATISTICS, FeatureTable, statistics_table, tensor_roles, tensor_statistics
+from wscore.encoder.spectra import network_numbers, spectra_table
+from wscore.encoder.weight_statistics import STATISTICS, FeatureTable, statistics_table, tensor_roles, tensor_statistics
 from wscore.io import read_json, read_tensors, write_arrays, write_json, write_tensors
 from wscore.networks.architectures import Architecture
 from wscore.networks.layout import Layout

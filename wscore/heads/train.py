@@ -18,7 +18,7 @@ from wscore.errors import ConfigError, DataError, ModelError, WscoreWarning
 from wscore.heads.boosting import Examples, fit_forest
 from wscore.heads.conformal import Intervals, fit_intervals
 from wscore.heads.dataset import NOTHING, HeadBatches, HeadData
-from wscore.heads.dreamed_probes import ProbeSets
+from wscore.encoder.dreamed_probes import ProbeSets
 from wscore.heads.ensemble import Blend, BlendConfig, Predictions
 from wscore.heads.ensemble_weights import best_shares, error_of
 from wscore.heads.features import parse_features, read_probes, write_probes

@@ -50,7 +50,7 @@ from wscore.heads.evaluation.metrics import (
 )
 from wscore.heads.targets import Binary, Continuous, Discrete, Encoded, Targets, encode_targets
 from wscore.heads.train import HeadsConfig, PropertyHead, predict_properties
-from wscore.heads.weight_statistics import statistics_table
+from wscore.encoder.weight_statistics import statistics_table
 from wscore.zoo.splits import UNSEEN
 from wscore.zoo.store import Zoo
 

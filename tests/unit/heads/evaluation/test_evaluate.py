@@ -28,7 +28,7 @@ from wscore.heads.evaluation.tables import heads_tables
 from wscore.heads.mlp_head import HeadConfig
 from wscore.heads.targets import Targets, fit_binary, fit_continuous, fit_discrete
 from wscore.heads.train import HeadsConfig, PropertyHead, target_kind
-from wscore.heads.weight_statistics import statistics_table
+from wscore.encoder.weight_statistics import statistics_table
 from wscore.zoo.store import Zoo
 
 PARAMS = Path(__file__).parents[4] / "params.yaml"

@@ -21,8 +21,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from wscore.encoder.weight_statistics import FeatureTable
 from wscore.errors import DataError
-from wscore.heads.weight_statistics import FeatureTable
 from wscore.io import scratch_array
 from wscore.networks.architectures import ACTIVATIONS, FAMILIES, POOLINGS, TRAITS, Architecture, parse
 from wscore.networks.inference import StackedAnswer, logits
@@ -120,7 +120,7 @@ def probe_numbers(
         guess = msgspec.structs.replace(member.architecture, activation=activation, pooling=kept)
         if guess not in measured:
             measured[guess] = np.concatenate(
-                [_measure(outputs, probes.labels) for outputs in _outputs(guess, member.layout, vectors, probes.images)]
+                [measure(outputs, probes.labels) for outputs in _outputs(guess, member.layout, vectors, probes.images)]
             )
         each.append(measured[guess])
     stacked = np.stack(each, axis=-1)  # (n, measures, hypotheses)
@@ -202,7 +202,7 @@ def _at_once(architecture: Architecture, images: Tensor) -> int:
     return max(1, NUMBERS // (len(images) * layer_size(architecture)))
 
 
-def _measure(logits: np.ndarray, labels: Tensor) -> np.ndarray:
+def measure(logits: np.ndarray, labels: Tensor) -> np.ndarray:
     """Return the `MEASURES` of logits (n, P, C) as (n, measures).
 
     Raises:

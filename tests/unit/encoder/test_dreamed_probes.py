@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from wscore.heads.dreamed_probes import (
+from wscore.encoder.dreamed_probes import (
     HYPOTHESES,
     MEASURES,
     Member,
@@ -15,7 +15,7 @@ from wscore.heads.dreamed_probes import (
     probe_numbers,
     probe_table,
 )
-from wscore.heads.spectra import network_numbers, spectra_table
+from wscore.encoder.spectra import network_numbers, spectra_table
 from wscore.networks.architectures import parse
 from wscore.zoo.store import Zoo
 
