@@ -13,6 +13,7 @@ taken from its architecture. Networks of unknown architecture cannot be run; the
 
 import itertools
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
@@ -23,13 +24,14 @@ from torch import Tensor, nn
 
 from wscore.encoder.weight_statistics import FeatureTable
 from wscore.errors import DataError
-from wscore.io import scratch_array
+from wscore.io import read_tensors, scratch_array, write_tensors
 from wscore.networks.architectures import ACTIVATIONS, FAMILIES, POOLINGS, TRAITS, Architecture, parse
 from wscore.networks.inference import StackedAnswer, logits
 from wscore.networks.layout import Layout
 from wscore.zoo.sampling import layer_size
 from wscore.zoo.store import Zoo
 
+PROBES = "probes.safetensors"
 HYPOTHESES = tuple(itertools.product(ACTIVATIONS, POOLINGS))
 GROUPS, MEMBERS = 6, 4  # architectures, and networks of each, used per optimisation step
 KEPT = 64  # maximum number of networks used per architecture
@@ -89,6 +91,32 @@ def dream(zoo: Zoo, rows: Int[np.ndarray, " rows"], *, count: int, steps: int, s
     for member in _members(zoo, rows):
         kinds.setdefault(probe_key(member.architecture), []).append(member)
     return {key: _dream(zoo, members, count, steps, seed) for key, members in sorted(kinds.items())}
+
+
+def write_probes(folder: Path, probes: ProbeSets) -> None:
+    """Write probes as one safetensors file; no file if there are none."""
+    if probes:
+        tensors = {f"{key}/{name}": value for key, probe in probes.items() for name, value in probe._asdict().items()}
+        write_tensors(folder / PROBES, tensors)
+
+
+def read_probes(folder: Path) -> dict[str, Probes]:
+    """Return the probes in a folder, empty if it has none.
+
+    Raises:
+        DataError: if the file holds something else.
+    """
+    path, probes = folder / PROBES, {}
+    tensors = read_tensors(path) if path.is_file() else {}
+    for key in sorted({name.rpartition("/")[0] for name in tensors}):
+        images, labels = (tensors.get(f"{key}/{part}", torch.empty(())) for part in Probes._fields)
+        fits = images.ndim == 4 and images.dtype == torch.float32 and bool(images.isfinite().all())
+        if not fits or labels.dtype != torch.int64 or labels.shape != images.shape[:1] or bool((labels < 0).any()):
+            raise DataError(
+                "holds no probes", where=f"{path}: {key}", expected="images (n, channels, height, width), labels"
+            )
+        probes[key] = Probes(images, labels)
+    return probes
 
 
 def probe_table(zoo: Zoo, probes: ProbeSets) -> FeatureTable:

@@ -14,10 +14,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from wscore.errors import DataError
-from wscore.encoder.dreamed_probes import ProbeSets
-from wscore.heads.features import VALUES, read_blocks, read_probes
+from wscore.encoder.dreamed_probes import ProbeSets, read_probes
 from wscore.encoder.weight_statistics import FeatureTable
+from wscore.errors import DataError
+from wscore.heads.features import VALUES, read_blocks
 from wscore.io import read_json, scratch_array
 from wscore.tokens.batch import TokenBatch
 from wscore.tokens.cache import TokenCache

@@ -20,7 +20,6 @@ from jaxtyping import Float, Int
 from msgspec import Meta
 
 from wscore.config import Section
-from wscore.errors import ConfigError, DataError
 from wscore.encoder.dreamed_probes import (
     Member,
     Probes,
@@ -30,10 +29,12 @@ from wscore.encoder.dreamed_probes import (
     probe_names,
     probe_numbers,
     probe_table,
+    write_probes,
 )
 from wscore.encoder.spectra import network_numbers, spectra_table
 from wscore.encoder.weight_statistics import STATISTICS, FeatureTable, statistics_table, tensor_roles, tensor_statistics
-from wscore.io import read_json, read_tensors, write_arrays, write_json, write_tensors
+from wscore.errors import ConfigError, DataError
+from wscore.io import read_json, read_tensors, write_arrays, write_json
 from wscore.networks.architectures import Architecture
 from wscore.networks.layout import Layout
 from wscore.zoo.store import Zoo
@@ -41,7 +42,7 @@ from wscore.zoo.store import Zoo
 Block = Literal["latent", "statistics", "spectra", "probes", "tokens"]
 BLOCKS: tuple[str, ...] = get_args(Block)
 COMPUTED = ("statistics", "spectra", "probes")
-VALUES, NAMES, PROBES = "features.safetensors", "features.json", "probes.safetensors"
+VALUES, NAMES = "features.safetensors", "features.json"
 LARGEST = 1e30  # larger values are clipped, so that squares stay finite in float64
 Blocks = Mapping[str, FeatureTable]
 
@@ -153,13 +154,6 @@ def write_blocks(folder: Path, blocks: Blocks, probes: ProbeSets) -> None:
     write_probes(folder, probes)
 
 
-def write_probes(folder: Path, probes: ProbeSets) -> None:
-    """Write probes as one safetensors file; no file if there are none."""
-    if probes:
-        tensors = {f"{key}/{name}": value for key, probe in probes.items() for name, value in probe._asdict().items()}
-        write_tensors(folder / PROBES, tensors)
-
-
 def read_blocks(folder: Path) -> dict[str, FeatureTable]:
     """Return the blocks in a folder, in the order of its rows.
 
@@ -176,25 +170,6 @@ def read_blocks(folder: Path) -> dict[str, FeatureTable]:
             "features and their names do not match", where=folder, fix="run `dvc repro cache_representations`"
         )
     return {name: FeatureTable(values[name].numpy(), tuple(names[name])) for name in names}
-
-
-def read_probes(folder: Path) -> dict[str, Probes]:
-    """Return the probes in a folder, empty if it has none.
-
-    Raises:
-        DataError: if the file holds something else.
-    """
-    path, probes = folder / PROBES, {}
-    tensors = read_tensors(path) if path.is_file() else {}
-    for key in sorted({name.rpartition("/")[0] for name in tensors}):
-        images, labels = (tensors.get(f"{key}/{part}", torch.empty(())) for part in Probes._fields)
-        fits = images.ndim == 4 and images.dtype == torch.float32 and bool(images.isfinite().all())
-        if not fits or labels.dtype != torch.int64 or labels.shape != images.shape[:1] or bool((labels < 0).any()):
-            raise DataError(
-                "holds no probes", where=f"{path}: {key}", expected="images (n, channels, height, width), labels"
-            )
-        probes[key] = Probes(images, labels)
-    return probes
 
 
 def _named_statistics(layout: Layout, vectors: np.ndarray) -> dict[str, np.ndarray]:

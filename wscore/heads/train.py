@@ -14,14 +14,14 @@ from torch import Tensor
 
 from wscore.autoencoder.models.autoencoder import Encoder
 from wscore.config import Section, convert, to_plain
+from wscore.encoder.dreamed_probes import ProbeSets, read_probes, write_probes
 from wscore.errors import ConfigError, DataError, ModelError, WscoreWarning
 from wscore.heads.boosting import Examples, fit_forest
 from wscore.heads.conformal import Intervals, fit_intervals
 from wscore.heads.dataset import NOTHING, HeadBatches, HeadData
-from wscore.encoder.dreamed_probes import ProbeSets
 from wscore.heads.ensemble import Blend, BlendConfig, Predictions
 from wscore.heads.ensemble_weights import best_shares, error_of
-from wscore.heads.features import parse_features, read_probes, write_probes
+from wscore.heads.features import parse_features
 from wscore.heads.finetune import Unfreeze, finetune_parameter_groups
 from wscore.heads.losses import binary_loss, class_loss, regression_loss
 from wscore.heads.mlp_head import Head, HeadConfig

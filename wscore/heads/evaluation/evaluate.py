@@ -20,6 +20,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Shaped
 
+from wscore.encoder.weight_statistics import statistics_table
 from wscore.errors import DataError, ModelError, WscoreWarning
 from wscore.evaluation.bootstrap import Values, Weights, bounds, mean, run_weights
 from wscore.heads.conformal import Intervals
@@ -50,7 +51,6 @@ from wscore.heads.evaluation.metrics import (
 )
 from wscore.heads.targets import Binary, Continuous, Discrete, Encoded, Targets, encode_targets
 from wscore.heads.train import HeadsConfig, PropertyHead, predict_properties
-from wscore.encoder.weight_statistics import statistics_table
 from wscore.zoo.splits import UNSEEN
 from wscore.zoo.store import Zoo
 

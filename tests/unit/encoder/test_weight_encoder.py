@@ -1,0 +1,194 @@
+"""One encoder for any network: it does not see the order of hidden units, sees other changes, and knows what it was fitted to."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from wscore.encoder.config import EncoderConfig
+from wscore.encoder.weight_encoder import WeightEncoder
+from wscore.errors import DataError, TrainingError
+from wscore.networks.architectures import Architecture, build
+from wscore.networks.lenet import LeNet5
+from wscore.symmetry.spec import permute, random_orders
+from wscore.symmetry.trace import derive_spec
+from wscore.zoo.store import Zoo
+
+CONFIG = EncoderConfig(
+    latent_dim=12, distilled=0.5, probes=20, probe_steps=4, hidden_dim=16, layers=1, dropout=0.1, noise=0.1, blank=0.1,
+    epochs=3, batch_size=16, lr=1e-3, weight_decay=0.01, schedule="cosine", warmup=0.1, clip_norm=1.0, patience=3,
+    precision="no", seed=0,
+)  # fmt: skip
+FAMILIES = {"mlp": (7, 5), "cnn": (4, 6), "cnn_bn": (5, 3), "resnet": (5, 5), "vit": (8, 12), "depthwise_cnn": (4, 6)}
+OTHERS = {
+    "deep": nn.Sequential(*[nn.Linear(9, 9) for _ in range(12)]),
+    "lenet": LeNet5(classes=10),
+    "recurrent": nn.LSTM(3, 4),
+    "attention": nn.TransformerEncoderLayer(8, 2, 16),
+    "embedding": nn.Sequential(nn.Embedding(11, 4), nn.LayerNorm(4), nn.Linear(4, 11)),
+    "one layer": nn.Linear(3, 2),
+    "convolutions of other sizes": nn.Sequential(nn.Conv1d(2, 3, 5), nn.GroupNorm(1, 3), nn.Conv3d(3, 2, 2)),
+}
+Split = list[str]
+
+
+@pytest.fixture(scope="module")
+def zoo(make_tiny_zoo: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Zoo:
+    return Zoo(make_tiny_zoo(tmp_path_factory.mktemp("encoder") / "zoo", runs=10))
+
+
+@pytest.fixture(scope="module")
+def split(zoo: Zoo) -> Split:
+    runs = sorted(zoo.table["run_id"].unique())
+    parts = dict(zip(runs, ["validation", "train", "train", "train"] * len(runs), strict=False))
+    return [parts[run] for run in zoo.table["run_id"]]
+
+
+@pytest.fixture(scope="module")
+def encoder(zoo: Zoo, split: Split) -> WeightEncoder:
+    return WeightEncoder.fit(zoo, split, CONFIG)
+
+
+def network_of(family: str) -> nn.Module:
+    pooling = "none" if family in ("mlp", "vit") else "max"
+    torch.manual_seed(1)
+    widths = FAMILIES[family]
+    return build(
+        Architecture(family=family, input=(1, 8, 8), classes=10, widths=widths, activation="relu", pooling=pooling)
+    ).eval()
+
+
+def shifted(state: dict[str, Tensor], name: str, axis: int) -> dict[str, Tensor]:
+    return {**state, name: state[name].roll(1, axis)}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_order_of_hidden_units_does_not_matter(encoder: WeightEncoder, family: str) -> None:
+    network = network_of(family)
+    spec = derive_spec(network, torch.rand(1, 1, 8, 8))
+    state = {name: tensor[None] for name, tensor in network.state_dict().items()}
+    moved = permute(spec, state, random_orders(spec, 1, torch.Generator().manual_seed(0)))
+    other = {name: tensor[0] for name, tensor in moved.items()}
+    assert any(not torch.equal(other[name], state[name][0]) for name in other)
+    torch.testing.assert_close(encoder.encode(other), encoder.encode(network), atol=1e-4, rtol=1e-4)
+
+
+def test_other_changes_move_the_latent(encoder: WeightEncoder) -> None:
+    state = network_of("mlp").state_dict()
+    latent = encoder.encode(state)
+    for changed in (
+        shifted(state, "head.weight", 1),  # units of one layer without the other
+        shifted(state, "linear1.weight", 1),  # the order of the inputs
+        {**state, "linear2.weight": 2 * state["linear2.weight"]},
+    ):
+        assert (encoder.encode(changed) - latent).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_networks_of_any_layout_have_a_latent(encoder: WeightEncoder, name: str) -> None:
+    latent = encoder.encode(OTHERS[name])
+    assert latent.shape == (encoder.latent_dim,)
+    assert latent.isfinite().all()
+    assert 0 < encoder.inside(OTHERS[name]) <= 1
+
+
+def test_names_of_layers_do_not_matter(encoder: WeightEncoder) -> None:
+    state = network_of("cnn_bn").state_dict()
+    modules = list(dict.fromkeys(name.rpartition(".")[0] for name in state))
+    renamed = {
+        f"stage.{modules.index(name.rpartition('.')[0])}.{name.rpartition('.')[2]}": value
+        for name, value in state.items()
+    }
+    assert torch.equal(encoder.encode(renamed), encoder.encode(state))
+
+
+def test_many_networks_are_encoded_like_each_alone(encoder: WeightEncoder, zoo: Zoo) -> None:
+    rows = np.flatnonzero(zoo.table["layout"] == zoo.table["layout"].iloc[0])
+    encoding = encoder.encode_many(zoo.layout(int(rows[0])), zoo.weights(rows))
+    for place, row in enumerate(rows.tolist()):
+        state = zoo.state_dict(row)
+        torch.testing.assert_close(encoding.latents[place], encoder.encode(state), atol=1e-4, rtol=1e-4)
+        assert float(encoding.inside[place]) == pytest.approx(encoder.inside(state), abs=1e-6)
+
+
+def test_networks_of_the_zoo_are_inside_and_damaged_ones_are_not(
+    encoder: WeightEncoder, zoo: Zoo, split: Split
+) -> None:
+    rows = np.flatnonzero(np.array(split) == "validation")
+    lowest = 2 / (len(rows) + 1)
+    states = [zoo.state_dict(row) for row in rows.tolist()]
+    assert np.mean([encoder.inside(state) for state in states]) > 0.5
+    for state in states:
+        scaled = {name: 1000 * tensor if tensor.is_floating_point() else tensor for name, tensor in state.items()}
+        assert encoder.inside(scaled) == pytest.approx(lowest)
+    assert encoder.inside(OTHERS["recurrent"]) == pytest.approx(lowest)
+
+
+def test_components_have_unit_variance_in_training(encoder: WeightEncoder, zoo: Zoo, split: Split) -> None:
+    states = [zoo.state_dict(row) for row, part in enumerate(split) if part == "train"]
+    latents = torch.stack([encoder.encode(state) for state in states])
+    components = latents[:, : encoder.network.config.components]
+    torch.testing.assert_close(components.var(0, unbiased=False), torch.ones(components.shape[1]), atol=1e-2, rtol=0)
+    torch.testing.assert_close(components.mean(0), torch.zeros(components.shape[1]), atol=1e-2, rtol=0)
+
+
+def test_a_saved_encoder_is_the_same(encoder: WeightEncoder, tmp_path: Path) -> None:
+    encoder.save(tmp_path / "encoder")
+    again = WeightEncoder.from_folder(tmp_path / "encoder")
+    for network in (network_of("resnet"), OTHERS["attention"]):
+        assert torch.equal(again.encode(network), encoder.encode(network))
+        assert again.inside(network) == encoder.inside(network)
+
+
+def test_the_same_seed_gives_the_same_encoder(encoder: WeightEncoder, zoo: Zoo, split: Split) -> None:
+    again = WeightEncoder.fit(zoo, split, CONFIG)
+    assert torch.equal(again.encode(network_of("cnn")), encoder.encode(network_of("cnn")))
+    other = WeightEncoder.fit(zoo, split, msgspec.structs.replace(CONFIG, seed=1))
+    assert not torch.equal(other.encode(network_of("cnn")), encoder.encode(network_of("cnn")))
+
+
+def test_networks_that_cannot_be_run_are_encoded_by_components_alone(
+    zoo: Zoo, split: Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(zoo, "table", zoo.table.assign(architecture=""))
+    encoder = WeightEncoder.fit(zoo, split, CONFIG)
+    assert (encoder.network.config.components, encoder.network.config.distilled) == (12, 0)
+    assert encoder.encode(network_of("mlp")).shape == (12,)
+
+
+def test_labels_are_not_looked_at(
+    encoder: WeightEncoder, zoo: Zoo, split: Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(zoo, "table", zoo.table.assign(test_accuracy=0.5, activation="relu", optimizer="sgd"))
+    again = WeightEncoder.fit(zoo, split, CONFIG)
+    assert torch.equal(again.encode(network_of("cnn")), encoder.encode(network_of("cnn")))
+
+
+@pytest.mark.parametrize(
+    ("state", "message"),
+    [
+        ({}, "network: no weights to encode"),
+        ({"head.weight": torch.ones(2, 2, dtype=torch.int8)}, "head.weight"),
+        ({"weight": torch.ones(2, 2), "other": torch.ones(2, 2, dtype=torch.uint8)}, "other: integer weights"),
+        ({"weight": torch.ones(0, 3)}, "weight: an empty tensor"),
+        ({"weight": torch.tensor([[1.0, float("nan")]])}, "weight: weights are not finite; got 1 value"),
+        ({"a": torch.ones(2, 2), "b": torch.full((2,), float("inf"))}, "b: weights are not finite; got 2 values"),
+    ],
+    ids=["nothing", "quantised", "partly quantised", "empty", "nan", "infinite"],
+)
+def test_networks_without_usable_weights_are_refused(
+    encoder: WeightEncoder, state: dict[str, Tensor], message: str
+) -> None:
+    with pytest.raises(DataError, match=message):
+        encoder.encode(state)
+
+
+def test_too_few_networks_are_refused(zoo: Zoo, split: Split) -> None:
+    with pytest.raises(TrainingError, match=r"encoder.latent_dim: too few networks.*200"):
+        WeightEncoder.fit(zoo, split, msgspec.structs.replace(CONFIG, latent_dim=200))
+    with pytest.raises(TrainingError, match="0 for validation"):
+        WeightEncoder.fit(zoo, ["train"] * len(zoo), CONFIG)
