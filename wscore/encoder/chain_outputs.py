@@ -77,12 +77,13 @@ def _measured(layout: Layout, vectors: Tensor, chains: tuple[Chain, ...], probes
     state = layout.unflatten(vectors)
     x = probes.images.movedim(0, -1)[None] if chains[0].first.is_convolution else probes.images.flatten(1).mT[None]
     entered = _apply(chains[0].first, state, x)
-    known: dict[Guess, np.ndarray] = {}
-    for guess in _guesses(chains):
-        if guess not in known:
-            outputs = _run(guess, state, entered).nan_to_num(0.0, LARGEST, -LARGEST).clamp(-LARGEST, LARGEST)
-            known[guess] = measure(outputs.numpy(), probes.labels)
-    return np.stack([known[guess] for guess in _guesses(chains)], axis=-1).reshape(len(vectors), -1)
+    guesses = list(_guesses(chains))
+    distinct = list(dict.fromkeys(guesses))
+    outputs = torch.cat([_run(guess, state, entered) for guess in distinct])
+    outputs = outputs.nan_to_num(0.0, LARGEST, -LARGEST).clamp(-LARGEST, LARGEST).numpy()
+    measured = measure(outputs, probes.labels).reshape(len(distinct), len(vectors), -1)  # (G, n, measures)
+    places = [distinct.index(guess) for guess in guesses]
+    return measured[places].transpose(1, 2, 0).reshape(len(vectors), -1)
 
 
 def _guesses(chains: tuple[Chain, ...]) -> Iterator[Guess]:
@@ -141,9 +142,10 @@ def _normalised(norm: Norm, state: Mapping[str, Tensor], y: Tensor) -> Tensor:
     else:
         axes = tuple(range(1, y.ndim - 1))
         mean, var = y.mean(axes, keepdim=True), y.var(axes, unbiased=False, keepdim=True)
-    y = (y - mean) * (var.clamp_min(0) + EPS).rsqrt()
-    y = y * _along(state[norm.weight], y) if norm.weight else y
-    return y + _along(state[norm.bias], y) if norm.bias else y
+    scale = (var.clamp_min(0) + EPS).rsqrt()
+    scale = scale * _along(state[norm.weight], y) if norm.weight else scale
+    shift = -mean * scale
+    return y * scale + (shift + _along(state[norm.bias], y) if norm.bias else shift)
 
 
 def _along(values: Tensor, y: Tensor) -> Tensor:

@@ -31,7 +31,7 @@ from wscore.training.loop import fit
 from wscore.training.state import FitConfig
 from wscore.zoo.store import Zoo
 
-DAMAGED = 512  # networks that are damaged in every way
+DAMAGED = 1024  # networks that are damaged in every way
 CALIBRATION = 4096  # maximum number of networks on which scores are calibrated
 CONSTANT = 1e-6  # features of a smaller standard deviation are left out
 

@@ -22,6 +22,7 @@ from wscore.config import Section
 from wscore.training.model_folder import register
 
 CLIP = 6.0  # standard deviations
+SHARES = (0.8, 0.2)  # of the error rate that the discriminator and the residual may use up
 Count = Annotated[int, Meta(ge=0)]
 Positive = Annotated[int, Meta(ge=1)]
 
@@ -109,13 +110,13 @@ class EncoderNetwork(nn.Module):
     def inside(self, u: Float[Tensor, "network input"]) -> Float[Tensor, " network"]:
         """Return the p-value of the hypothesis that networks come from the population of the training networks.
 
-        Split conformal p-values of both scores, p = (1 + count of calibration networks with a score at least as high) /
-        (count + 1), combined by Bonferroni.
+        Split conformal p-values of both scores, p = (1 + calibration networks with a score at least as high) /
+        (1 + calibration networks), combined by a weighted Bonferroni correction.
         """
-        scores = self.scores(u).contiguous()
-        below = torch.searchsorted(self.calibration, scores)  # (2, n)
+        below = torch.searchsorted(self.calibration, self.scores(u).contiguous())  # (2, n)
         count = self.calibration.shape[1]
-        return (2 * ((1 + count - below) / (count + 1)).amin(0)).clamp_max(1.0)
+        shares = torch.tensor(SHARES, device=u.device)[:, None]
+        return ((1 + count - below) / (count + 1) / shares).amin(0).clamp_max(1.0)
 
 
 def _perceptron(config: EncoderShape, layers: int, outputs: int) -> nn.Sequential:

@@ -28,7 +28,7 @@ class Encoding(NamedTuple):
     Attributes:
         latents: one vector per network; its length does not depend on the network.
         inside: p-value of the hypothesis that the network comes from the population of the training networks; uniform for
-            new networks of that population, at most 2 / (calibration networks + 1) far outside.
+            new networks of that population, near 0 for others.
     """
 
     latents: Float[Tensor, "*network latent"]

@@ -9,7 +9,7 @@ from wscore.encoder.chain_outputs import NAMES, Guess, chain_logits, chain_numbe
 from wscore.encoder.dreamed_probes import Probes
 from wscore.networks.architectures import Architecture, build
 from wscore.networks.layout import layout_of
-from wscore.networks.lenet import LeNet5
+from wscore.networks.lenet import NetworkSpec, lenet5
 
 IMAGES = torch.rand(12, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 PROBES = {"1x8x8/10": Probes(IMAGES, torch.arange(12) % 10)}
@@ -97,7 +97,7 @@ def test_other_networks_are_no_chain(network: nn.Module) -> None:
 
 
 def test_probes_are_resized_for_larger_images_and_fit_only_their_number_of_classes() -> None:
-    lenet = read_chains(layout_of(LeNet5(classes=10).state_dict()))[0]
+    lenet = read_chains(layout_of(lenet5(NetworkSpec(name="lenet5", channels=1, size=28, classes=10)).state_dict()))[0]
     resized = find_probes(lenet, PROBES)
     assert resized is not None
     assert resized.images.shape == (12, 1, 10, 10)

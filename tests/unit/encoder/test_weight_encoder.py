@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from wscore.encoder.config import EncoderConfig
+from wscore.encoder.model import SHARES
 from wscore.encoder.weight_encoder import WeightEncoder
 from wscore.errors import DataError, TrainingError
 from wscore.networks.architectures import Architecture, build
-from wscore.networks.lenet import LeNet5
+from wscore.networks.lenet import NetworkSpec, lenet5
 from wscore.symmetry.spec import permute, random_orders
 from wscore.symmetry.trace import derive_spec
 from wscore.zoo.store import Zoo
@@ -26,7 +27,7 @@ CONFIG = EncoderConfig(
 FAMILIES = {"mlp": (7, 5), "cnn": (4, 6), "cnn_bn": (5, 3), "resnet": (5, 5), "vit": (8, 12), "depthwise_cnn": (4, 6)}
 OTHERS = {
     "deep": nn.Sequential(*[nn.Linear(9, 9) for _ in range(12)]),
-    "lenet": LeNet5(classes=10),
+    "lenet": lenet5(NetworkSpec(name="lenet5", channels=1, size=28, classes=10)),
     "recurrent": nn.LSTM(3, 4),
     "attention": nn.TransformerEncoderLayer(8, 2, 16),
     "embedding": nn.Sequential(nn.Embedding(11, 4), nn.LayerNorm(4), nn.Linear(4, 11)),
@@ -112,20 +113,21 @@ def test_many_networks_are_encoded_like_each_alone(encoder: WeightEncoder, zoo: 
     for place, row in enumerate(rows.tolist()):
         state = zoo.state_dict(row)
         torch.testing.assert_close(encoding.latents[place], encoder.encode(state), atol=1e-4, rtol=1e-4)
-        assert float(encoding.inside[place]) == pytest.approx(encoder.inside(state), abs=1e-6)
+        rank = 5 / (encoder.network.config.calibration + 1)  # p-values are steps: at most one apart
+        assert float(encoding.inside[place]) == pytest.approx(encoder.inside(state), abs=1.01 * rank)
 
 
 def test_networks_of_the_zoo_are_inside_and_damaged_ones_are_not(
     encoder: WeightEncoder, zoo: Zoo, split: Split
 ) -> None:
     rows = np.flatnonzero(np.array(split) == "validation")
-    lowest = 2 / (len(rows) + 1)
+    lowest = 1 / (len(rows) + 1)
     states = [zoo.state_dict(row) for row in rows.tolist()]
     assert np.mean([encoder.inside(state) for state in states]) > 0.5
     for state in states:
         scaled = {name: 1000 * tensor if tensor.is_floating_point() else tensor for name, tensor in state.items()}
-        assert encoder.inside(scaled) == pytest.approx(lowest)
-    assert encoder.inside(OTHERS["recurrent"]) == pytest.approx(lowest)
+        assert encoder.inside(scaled) <= 1.01 * lowest / min(SHARES)
+    assert encoder.inside(OTHERS["recurrent"]) <= 1.01 * lowest / min(SHARES)
 
 
 def test_components_have_unit_variance_in_training(encoder: WeightEncoder, zoo: Zoo, split: Split) -> None:
