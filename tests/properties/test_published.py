@@ -17,6 +17,7 @@ from tests.unit.publish.work import Work
 from wscore.autoencoder.coding.codec import WeightCodec
 from wscore.autoencoder.coding.fit import Population
 from wscore.config import convert
+from wscore.encoder.weight_encoder import WeightEncoder
 from wscore.errors import WscoreError, printable
 from wscore.forecasting.models.predictors import GramPredictor, GramPredictorConfig
 from wscore.heads.train import save_head
@@ -30,7 +31,7 @@ from wscore.training.model_folder import save_model
 from wscore.zoo.store import Zoo
 
 ROW = 3
-PARTS = ["encoder", "head", "dictionary", "predictor", "codec"]
+PARTS = ["encoder", "weight_encoder", "head", "dictionary", "predictor", "codec"]
 ODD = st.sampled_from([
     None, True, -1, 0, 1, 7, 10**9, 10**30, -(10**30), 1e-320, 1e308, float("nan"), float("inf"), "", "x", "\x1b[31m", "a/../b",
     [], {}, [[]], {"a": {}}, [10**9, 10**9, 10**9],
@@ -43,7 +44,8 @@ def published(tiny_zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An encoder, a head, a dictionary, a predictor and a codec, all tiny."""
     work = Work(tiny_zoo, tmp_path_factory.mktemp("tampered"))
     out = work.folder / "published"
-    shutil.copytree(work.folder / "encoder", out / "encoder")
+    for name in ("encoder", "weight_encoder"):
+        shutil.copytree(work.folder / name, out / name)
     save_head(out / "head", work.train("accuracy"))
     dictionary = SparseAutoencoder(work.cache.token_dim, 12, activation="topk", k=3)
     save_model(out / "dictionary", dictionary, extra={"input": "tokens"})
@@ -70,8 +72,9 @@ def use(folder: Path, part: str, zoo: Zoo) -> None:
     if part == "encoder":
         PublishedEncoder(folder / part).encode(state)
     elif part == "head":
-        head = PublishedHead(folder / part, PublishedEncoder(folder / "encoder"))
-        head.read(state, zoo.table["architecture"].iloc[ROW])
+        PublishedHead(folder / part, WeightEncoder.from_folder(folder / "weight_encoder")).read(state)
+    elif part == "weight_encoder":
+        WeightEncoder.from_pretrained(folder / part).encode_network(state)
     elif part == "dictionary":
         model = PublishedDictionary(folder / part)
         model.decode(model.encode(state), layout)

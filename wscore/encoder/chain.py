@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
-from wscore.networks.layout import Layout, TensorSpec, layers_of
+from wscore.networks.layout import Layout, TensorSpec
 
 NORMS = ("norm_weight", "norm_bias", "running_mean", "running_var")
 
@@ -105,7 +105,10 @@ def read_chains(layout: Layout) -> tuple[Chain, ...]:
 def _links(layout: Layout) -> list[Link]:
     """Return the layers in order; none if some tensor belongs to no layer."""
     links: list[Link] = []
-    for specs in layers_of(layout).values():
+    layers: dict[int, list[TensorSpec]] = {}
+    for spec in layout.tensors:
+        layers.setdefault(spec.layer, []).append(spec)
+    for specs in layers.values():
         kinds = {spec.kind: spec for spec in specs}
         weight = kinds.get("linear") or kinds.get("conv")
         if weight is not None and len(weight.shape) in (2, 4) and set(kinds) <= {weight.kind, "bias"}:

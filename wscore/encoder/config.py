@@ -10,14 +10,14 @@ from wscore.training.schedule import Schedule
 
 Positive = Annotated[int, Meta(ge=1)]
 Share = Annotated[float, Meta(ge=0, lt=1)]
+LatentDim = Annotated[int, Meta(ge=1)]
 
 
 class EncoderConfig(Section):
     """Training of a weight encoder; no labels are used.
 
     Args:
-        latent_dim: length of the latent, for networks of every size.
-        distilled: share of it that is trained to predict outputs; the rest are principal components of the features.
+        distilled: share of the latent that is trained to predict outputs; the rest are principal components of the features.
         probes: synthetic images on which networks are run.
         probe_steps: optimisation steps that synthesise them from the training networks.
         hidden_dim: hidden width.
@@ -37,7 +37,6 @@ class EncoderConfig(Section):
         seed: for probes, initial weights, damage, noise and batch order.
     """
 
-    latent_dim: Annotated[int, Meta(ge=2)]
     distilled: Share
     probes: Positive
     probe_steps: Positive

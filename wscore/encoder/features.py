@@ -1,7 +1,9 @@
 """What the encoder reads of a network: numbers of its weights and of its outputs that no order of hidden units changes.
 
-    <kind>[-k].<statistic>     of the k-th tensor of its kind from the output (`weight_statistics`, `spectra`)
-    chain.<measure>.<guess>    of the outputs of networks that are a chain of layers (`chain_outputs`)
+    block        features
+    statistics   <kind>[-k].<statistic>    seven statistics of the k-th tensor of its kind from the output (`weight_statistics`)
+    spectra      <kind>[-k].<number>       singular values, norms per neuron, balance of layers, norm layers (`spectra`)
+    probes       chain.<measure>.<guess>   outputs of networks that are a chain of layers, on synthetic images (`chain_outputs`)
 
 A network of another depth or kind lacks some of them: they are NaN.
 """
@@ -24,6 +26,7 @@ from wscore.zoo.store import Zoo
 
 LARGEST = 1e30  # larger numbers are clipped
 CHAIN = "chain."
+BLOCKS = ("statistics", "spectra", "probes")
 QUANTISED = (torch.int8, torch.uint8, torch.int16, torch.int32)  # index tables are int64, masks bool
 Numbers = dict[str, Float[np.ndarray, " networks"]]
 
@@ -40,20 +43,36 @@ def named_numbers(layout: Layout, vectors: Float[np.ndarray, "networks weights"]
     return statistics | network_numbers(layout, vectors) | outputs
 
 
+def block_of(name: str) -> str:
+    """Return the block of a feature.
+
+    >>> [block_of(name) for name in ("linear[-1].std", "conv[-2].singular1", "chain.hits.plain.relu.max")]
+    ['statistics', 'spectra', 'probes']
+    """
+    if name.startswith(CHAIN):
+        return "probes"
+    return "statistics" if name.rpartition(".")[2] in STATISTICS else "spectra"
+
+
 def feature_matrix(
     layout: Layout, vectors: Float[np.ndarray, "networks weights"], probes: ProbeSets, names: Sequence[str]
 ) -> Float[np.ndarray, "networks feature"]:
     """Return the named features of networks that share a layout, in float32; NaN for those that they lack."""
-    numbers = named_numbers(layout, vectors, probes)
-    missing = np.full(len(vectors), np.nan)
-    columns = [np.asarray(numbers.get(name, missing), np.float64) for name in names]
-    return np.clip(np.stack(columns, axis=1), -LARGEST, LARGEST).astype(np.float32)
+    return select(named_numbers(layout, vectors, probes), names, len(vectors))
+
+
+def select(numbers: Numbers, names: Sequence[str], count: int) -> Float[np.ndarray, "networks feature"]:
+    """Return named features of networks as a matrix in float32; NaN where they are missing."""
+    missing = np.full(count, np.nan)
+    columns = np.array([numbers.get(name, missing) for name in names], np.float64).reshape(len(names), count)
+    return np.clip(columns.T, -LARGEST, LARGEST).astype(np.float32)
 
 
 def zoo_features(zoo: Zoo, probes: ProbeSets) -> FeatureTable:
-    """Return the features of all networks of a zoo, row by row; the weights are streamed."""
+    """Return the features of all networks of a zoo, row by row, block after block; the weights are streamed."""
     ones = {key: np.ones((1, layout.size), np.float32) for key, layout in zoo.layouts.items()}
-    names = sorted({name for key, layout in zoo.layouts.items() for name in named_numbers(layout, ones[key], probes)})
+    known = {name for key, layout in zoo.layouts.items() for name in named_numbers(layout, ones[key], probes)}
+    names = sorted(known, key=lambda name: (BLOCKS.index(block_of(name)), name))
     values = scratch_array((len(zoo), len(names)), np.float32)
     for key, rows, vectors in chunks(zoo, zoo.table["layout"].astype(str).tolist()):
         values[rows] = feature_matrix(zoo.layouts[key], vectors, probes, names)

@@ -9,7 +9,7 @@
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -33,6 +33,7 @@ from wscore.zoo.store import Zoo
 
 DAMAGED = 1024  # networks that are damaged in every way
 CALIBRATION = 4096  # maximum number of networks on which scores are calibrated
+LEAST = 8  # training networks
 CONSTANT = 1e-6  # features of a smaller standard deviation are left out
 
 
@@ -42,12 +43,12 @@ class Fitted(NamedTuple):
     Attributes:
         network: in evaluation mode.
         probes: images on which it runs networks.
-        history: of the distillation; None if no network can be run.
+        history: of the distillation, or of the discriminator if no network can be run.
     """
 
     network: EncoderNetwork
     probes: dict[str, Probes]
-    history: History | None
+    history: History
 
 
 class _Student(nn.Module):
@@ -76,56 +77,62 @@ class _Student(nn.Module):
         return (u + self.config.noise * torch.randn_like(u)) * (torch.rand_like(u) >= self.config.blank)
 
 
-def fit_encoder(zoo: Zoo, split: Sequence[str] | np.ndarray, config: EncoderConfig) -> Fitted:
+def fit_encoder(
+    zoo: Zoo, split: Sequence[str] | np.ndarray, config: EncoderConfig, *, latent_dim: int, **extras: Any
+) -> Fitted:
     """Return an encoder fitted to the training networks of a zoo and calibrated on its validation networks.
 
     Args:
         zoo: the networks; outputs of those of unknown architecture are not used.
         split: of each network: `train`, `validation`, or another that is not looked at.
         config: how it is trained.
+        latent_dim: length of the latent; numbers that there are too few networks for are 0.
+        extras: `callbacks` and `resume` of the distillation.
 
     Raises:
         TrainingError: if there are too few training or validation networks.
     """
     train, validation = (np.flatnonzero(np.asarray(split) == name) for name in ("train", "validation"))
-    if len(train) <= config.latent_dim or not len(validation):
+    if len(train) < LEAST or not len(validation):
         raise TrainingError(
-            "too few networks", where="encoder.latent_dim", got=f"{len(train)} to train on, {len(validation)} for validation",
-            expected=f"more than {config.latent_dim} and at least 1", fix="use more networks or a shorter latent",
+            "too few networks for the encoder", where="zoo", got=f"{len(train)} to train on, {len(validation)} for validation",
+            expected=f"at least {LEAST} and 1", fix="make more runs, or change the fractions in tokens",
         )  # fmt: skip
     last = train[np.isin(train, zoo.last_checkpoints())]
     probes = dream(zoo, last, count=config.probes, steps=config.probe_steps, seed=config.seed)
     features, names = zoo_features(zoo, probes)
     targets = output_targets(zoo, train, validation, probes)
-    kept, shape = _shape(features[train], names, config, runs=targets.shape[1] > 0, calibration=len(validation))
+    distilled = min(round(latent_dim * config.distilled), latent_dim - 1) if targets.shape[1] else 0
+    kept, shape = _shape(features[train], names, config, (latent_dim - distilled, distilled), len(validation))
     network = _prepared(torch.from_numpy(features[train][:, kept]), shape, config.seed)
     u = network.inputs(torch.from_numpy(features[:, kept]))
-    history = _distil(network, u, torch.from_numpy(targets), (train, validation), config) if shape.distilled else None
-    _discriminate(network, u[train], _damaged_inputs(network, zoo, train, probes, config.seed), config)
+    histories = []
+    if distilled:
+        histories.append(_distil(network, u, torch.from_numpy(targets), (train, validation), config, **extras))
+    bad = _damaged_inputs(network, zoo, train, probes, config.seed)
+    histories.append(_discriminate(network, u[train], bad, config))
     with torch.no_grad():
         scores = network.eval().scores(u[validation[: shape.calibration]])
     network.calibration.copy_(scores.sort(dim=1).values)
-    return Fitted(network, probes, history)
+    return Fitted(network, probes, histories[0])
 
 
 def _shape(
     features: Float[np.ndarray, "train feature"],
     names: Sequence[str],
     config: EncoderConfig,
-    *,
-    runs: bool,
+    parts: tuple[int, int],
     calibration: int,
 ) -> tuple[Int[np.ndarray, " kept"], EncoderShape]:
-    """Return the features that vary among the training networks, and the shape of the network."""
+    """Return the features that vary among the training networks, and the shape of a network with two parts of a latent."""
     with np.errstate(invalid="ignore"):
         known = ~np.isnan(features)
         least, most = (np.where(known, features, fill).T for fill in (np.inf, -np.inf))
     kept = np.flatnonzero(most.max(1) - least.min(1) > CONSTANT)
     chosen = [names[place] for place in kept.tolist()]
-    distilled = round(config.latent_dim * config.distilled) if runs else 0
     optional = _optional(~known[:, kept], chosen)
     return kept, EncoderShape(
-        features=tuple(chosen), optional=optional, components=config.latent_dim - distilled, distilled=distilled,
+        features=tuple(chosen), optional=optional, components=parts[0], distilled=parts[1],
         hidden_dim=config.hidden_dim, layers=config.layers, dropout=config.dropout,
         calibration=min(calibration, CALIBRATION),
     )  # fmt: skip
@@ -150,14 +157,15 @@ def _prepared(features: Float[Tensor, "train feature"], shape: EncoderShape, see
     u = network.inputs(features).numpy()
     pca = fit_pca(lambda: [u], shape.components, seed=seed)
     network.centre.copy_(torch.from_numpy(pca.mean))
-    network.basis.copy_(torch.from_numpy(pca.basis.T))
-    network.stds.copy_(torch.from_numpy(np.sqrt(pca.variances)).clamp_min(CONSTANT))
+    network.basis[:, : len(pca.basis)] = torch.from_numpy(pca.basis.T)
+    network.stds[: len(pca.basis)] = torch.from_numpy(np.sqrt(pca.variances)).clamp_min(CONSTANT)
     return network
 
 
 def _distil(
-    network: EncoderNetwork, u: Tensor, targets: Tensor, rows: tuple[np.ndarray, np.ndarray], config: EncoderConfig
-) -> History:
+    network: EncoderNetwork, u: Tensor, targets: Tensor, rows: tuple[np.ndarray, np.ndarray], config: EncoderConfig,
+    **extras: Any,
+) -> History:  # fmt: skip
     """Train the hidden part of a network on the outputs of the training networks that can be run."""
     runnable = (~targets.isnan()).any(1)
     train, validation = (
@@ -166,10 +174,13 @@ def _distil(
         for places, shuffle in zip(rows, (True, False), strict=True)
     )  # fmt: skip
     assert train is not None, "components of targets are fitted on training networks"
-    student = _Student(network, targets.shape[1], config)
+    with torch.random.fork_rng([]):
+        torch.manual_seed(derive_seed(config.seed, "readout"))
+        student = _Student(network, targets.shape[1], config)
     student.network.discriminator.requires_grad_(False)
     loss = lambda model, batch: model.loss(batch)  # noqa: E731
-    history = fit(student, train=train, validation=validation, loss=loss, config=FitConfig.of(config, accumulate=1))
+    settings = FitConfig.of(config, accumulate=1)
+    history = fit(student, train=train, validation=validation, loss=loss, config=settings, **extras)
     student.network.discriminator.requires_grad_(True)
     return history
 
@@ -187,7 +198,7 @@ def _damaged_inputs(network: EncoderNetwork, zoo: Zoo, train: np.ndarray, probes
     return torch.cat(inputs)
 
 
-def _discriminate(network: EncoderNetwork, good: Tensor, bad: Tensor, config: EncoderConfig) -> None:
+def _discriminate(network: EncoderNetwork, good: Tensor, bad: Tensor, config: EncoderConfig) -> History:
     """Train the discriminator of a network: logit of being damaged; both sides weigh the same."""
     labels = torch.cat([torch.zeros(len(good)), torch.ones(len(bad))])
     weight = torch.tensor(len(good) / len(bad))
@@ -198,4 +209,5 @@ def _discriminate(network: EncoderNetwork, good: Tensor, bad: Tensor, config: En
         return {"loss": F.binary_cross_entropy_with_logits(model(u)[:, 0], label, pos_weight=weight.to(u))}
 
     batches = TensorBatches(torch.cat([good, bad]), labels, batch_size=config.batch_size, seed=config.seed)
-    fit(network.discriminator, train=batches, validation=None, loss=loss, config=FitConfig.of(config, accumulate=1))
+    settings = FitConfig.of(config, accumulate=1)
+    return fit(network.discriminator, train=batches, validation=None, loss=loss, config=settings)

@@ -50,6 +50,11 @@ class EncoderShape(Section):
     dropout: Annotated[float, Meta(ge=0, lt=1)]
     calibration: Positive
 
+    def __post_init__(self) -> None:
+        """Reject places that are no feature."""
+        if any(place >= len(self.features) for place in self.optional):
+            raise ValueError(f"optional names a place beyond the {len(self.features)} features")
+
     @property
     def inputs(self) -> int:
         """Number of inputs: features and flags."""
@@ -74,7 +79,7 @@ class EncoderNetwork(nn.Module):
         features = len(config.features)
         self.register_buffer("mean", torch.zeros(features))
         self.register_buffer("std", torch.ones(features))
-        self.register_buffer("optional", torch.tensor(config.optional, dtype=torch.int64))
+        self.register_buffer("optional", torch.tensor(config.optional, dtype=torch.int64), persistent=False)
         self.register_buffer("centre", torch.zeros(config.inputs))
         self.register_buffer("basis", torch.zeros(config.inputs, config.components))
         self.register_buffer("stds", torch.ones(config.components))

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -10,20 +11,24 @@ import torch
 from torch import Tensor, nn
 
 from wscore.encoder.config import EncoderConfig
+from wscore.encoder.features import zoo_features
 from wscore.encoder.model import SHARES
 from wscore.encoder.weight_encoder import WeightEncoder
-from wscore.errors import DataError, TrainingError
+from wscore.errors import DataError, ModelError, TrainingError
+from wscore.hub.checksums import write_checksums
 from wscore.networks.architectures import Architecture, build
 from wscore.networks.lenet import NetworkSpec, lenet5
 from wscore.symmetry.spec import permute, random_orders
 from wscore.symmetry.trace import derive_spec
+from wscore.training.model_folder import read_model_config
 from wscore.zoo.store import Zoo
 
 CONFIG = EncoderConfig(
-    latent_dim=12, distilled=0.5, probes=20, probe_steps=4, hidden_dim=16, layers=1, dropout=0.1, noise=0.1, blank=0.1,
+    distilled=0.5, probes=20, probe_steps=4, hidden_dim=16, layers=1, dropout=0.1, noise=0.1, blank=0.1,
     epochs=3, batch_size=16, lr=1e-3, weight_decay=0.01, schedule="cosine", warmup=0.1, clip_norm=1.0, patience=3,
     precision="no", seed=0,
 )  # fmt: skip
+LATENT_DIM = 12
 FAMILIES = {"mlp": (7, 5), "cnn": (4, 6), "cnn_bn": (5, 3), "resnet": (5, 5), "vit": (8, 12), "depthwise_cnn": (4, 6)}
 OTHERS = {
     "deep": nn.Sequential(*[nn.Linear(9, 9) for _ in range(12)]),
@@ -35,6 +40,12 @@ OTHERS = {
     "convolutions of other sizes": nn.Sequential(nn.Conv1d(2, 3, 5), nn.GroupNorm(1, 3), nn.Conv3d(3, 2, 2)),
 }
 Split = list[str]
+
+
+def fit(zoo: Zoo, split: Split, latent_dim: int = LATENT_DIM, **changes: Any) -> WeightEncoder:
+    encoder, history = WeightEncoder.fit(zoo, split, msgspec.structs.replace(CONFIG, **changes), latent_dim=latent_dim)
+    assert len(history) <= CONFIG.epochs
+    return encoder
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +62,7 @@ def split(zoo: Zoo) -> Split:
 
 @pytest.fixture(scope="module")
 def encoder(zoo: Zoo, split: Split) -> WeightEncoder:
-    return WeightEncoder.fit(zoo, split, CONFIG)
+    return fit(zoo, split)
 
 
 def network_of(family: str) -> nn.Module:
@@ -147,9 +158,9 @@ def test_a_saved_encoder_is_the_same(encoder: WeightEncoder, tmp_path: Path) -> 
 
 
 def test_the_same_seed_gives_the_same_encoder(encoder: WeightEncoder, zoo: Zoo, split: Split) -> None:
-    again = WeightEncoder.fit(zoo, split, CONFIG)
+    again = fit(zoo, split)
     assert torch.equal(again.encode(network_of("cnn")), encoder.encode(network_of("cnn")))
-    other = WeightEncoder.fit(zoo, split, msgspec.structs.replace(CONFIG, seed=1))
+    other = fit(zoo, split, seed=1)
     assert not torch.equal(other.encode(network_of("cnn")), encoder.encode(network_of("cnn")))
 
 
@@ -157,7 +168,7 @@ def test_networks_that_cannot_be_run_are_encoded_by_components_alone(
     zoo: Zoo, split: Split, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(zoo, "table", zoo.table.assign(architecture=""))
-    encoder = WeightEncoder.fit(zoo, split, CONFIG)
+    encoder = fit(zoo, split)
     assert (encoder.network.config.components, encoder.network.config.distilled) == (12, 0)
     assert encoder.encode(network_of("mlp")).shape == (12,)
 
@@ -166,7 +177,7 @@ def test_labels_are_not_looked_at(
     encoder: WeightEncoder, zoo: Zoo, split: Split, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(zoo, "table", zoo.table.assign(test_accuracy=0.5, activation="relu", optimizer="sgd"))
-    again = WeightEncoder.fit(zoo, split, CONFIG)
+    again = fit(zoo, split)
     assert torch.equal(again.encode(network_of("cnn")), encoder.encode(network_of("cnn")))
 
 
@@ -190,7 +201,50 @@ def test_networks_without_usable_weights_are_refused(
 
 
 def test_too_few_networks_are_refused(zoo: Zoo, split: Split) -> None:
-    with pytest.raises(TrainingError, match=r"encoder.latent_dim: too few networks.*200"):
-        WeightEncoder.fit(zoo, split, msgspec.structs.replace(CONFIG, latent_dim=200))
-    with pytest.raises(TrainingError, match="0 for validation"):
-        WeightEncoder.fit(zoo, ["train"] * len(zoo), CONFIG)
+    with pytest.raises(
+        TrainingError, match="zoo: too few networks for the encoder; expected at least 8 and 1; got 80 to"
+    ):
+        fit(zoo, ["train"] * len(zoo))
+    few = ["train" if row < 7 else "validation" for row in range(len(zoo))]
+    with pytest.raises(TrainingError, match="got 7 to train on, 73 for validation"):
+        fit(zoo, few)
+
+
+def test_a_latent_longer_than_the_training_has_networks_ends_with_zeros(zoo: Zoo, split: Split) -> None:
+    encoder = fit(zoo, split, latent_dim=200, epochs=1)
+    latent = encoder.encode(network_of("cnn"))
+    components = encoder.network.config.components
+    assert latent.shape == (200,)
+    assert latent[:20].abs().min() > 0
+    assert latent[split.count("train") : components].abs().max() == 0
+
+
+def test_a_published_encoder_is_found_and_checked(encoder: WeightEncoder, tmp_path: Path) -> None:
+    encoder.save(tmp_path / "weight_encoder")
+    write_checksums(tmp_path / "weight_encoder")
+    again = WeightEncoder.from_pretrained(tmp_path)
+    assert again.identity == read_model_config(tmp_path / "weight_encoder")["sha256"]
+    assert torch.equal(again.encode(network_of("cnn")), encoder.encode(network_of("cnn")))
+    with (tmp_path / "weight_encoder" / "probes.safetensors").open("ab") as file:
+        file.write(b"x")
+    with pytest.raises(ModelError, match=r"probes\.safetensors"):
+        WeightEncoder.from_pretrained(tmp_path)
+
+
+def test_tensors_of_known_networks_may_come_in_any_order(encoder: WeightEncoder, zoo: Zoo, split: Split) -> None:
+    state = zoo.state_dict(split.index("train"))
+    assert torch.equal(encoder.encode(dict(sorted(state.items(), reverse=True))), encoder.encode(state))
+
+
+def test_what_a_latent_is_made_of_is_told(encoder: WeightEncoder) -> None:
+    assert encoder.encode_network(network_of("cnn")).basis == "weights and outputs on probes"
+    assert encoder.encode_network(OTHERS["recurrent"]).basis == "weights alone"
+
+
+def test_networks_are_encoded_from_the_features_of_a_zoo_like_from_their_weights(
+    encoder: WeightEncoder, zoo: Zoo
+) -> None:
+    found = encoder.encode_features(zoo_features(zoo, encoder.probes))
+    for row in range(0, len(zoo), 7):
+        torch.testing.assert_close(found.latents[row], encoder.encode(zoo.state_dict(row)), atol=1e-4, rtol=1e-4)
+    assert found.was_run.all()

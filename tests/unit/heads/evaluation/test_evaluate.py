@@ -63,7 +63,16 @@ def data(count: int = 160) -> HeadData:
 def rows(given: HeadData) -> ControlInputs:
     shape = given.table["shape"].to_numpy()
     statistics = np.column_stack([given.latents[:, 1:], shape])
-    return ControlInputs(given.latents, statistics, shape, given.latents[:, :2], given.latents[:, 2:], tuple("abcd"))
+    return ControlInputs(
+        given.latents,
+        statistics,
+        given.latents,
+        statistics,
+        shape,
+        given.latents[:, :2],
+        given.latents[:, 2:],
+        tuple("abcd"),
+    )
 
 
 def targets_of(task: str, train: pd.DataFrame) -> Targets:
