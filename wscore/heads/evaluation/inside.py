@@ -26,9 +26,9 @@ from wscore.zoo.splits import UNSEEN
 from wscore.zoo.store import Zoo
 
 DAMAGED = 160  # test networks that are damaged in every way
-FOREIGN = 24
+FOREIGN = 16
 TEST = "test"
-STEPS = 150  # of the training of a foreign network
+STEPS = 60  # of the training of a foreign network
 P = Float[np.ndarray, " networks"]
 
 
