@@ -17,7 +17,6 @@ from wscore.config import PARAMS, read_yaml
 from wscore.errors import ConfigError
 from wscore.io import write_text
 
-
 NAMED = ("heads.continuous", "heads.target_weights")  # mappings of the user's own names: replaced as a whole
 
 
