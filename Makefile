@@ -19,10 +19,10 @@ REPRO := python -m wscore.preflight && dvc repro
 # Stage commands say `python`; it has to be the one in .venv.
 export PATH := $(VENV)/bin:$(PATH)
 export VIRTUAL_ENV := $(VENV)
-unexport PYTHONHOME
+unexport PYTHONHOME PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help repro test quick fuzz mutants smoke rate-fidelity latents check format ui bench readme clean sae-pareto autoencoder-seeds publish-zoo
+.PHONY: help repro test quick fuzz mutants smoke rate-fidelity latents check coverage format ui bench readme clean sae-pareto autoencoder-seeds publish-zoo
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,13 +31,13 @@ repro: $(READY) ## run the whole pipeline, or the stages that changed
 	$(REPRO) $(ARGS)
 
 test: $(READY) ## run all tests
-	python -m pytest -n $(JOBS) --dist loadgroup $(ARGS)
+	python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 quick: $(READY) ## run the unit tests that are not slow
-	python -m pytest -n $(JOBS) -m "not slow" $(ARGS) tests/unit
+	python -m pytest -n $(JOBS) --dist loadfile -m "not slow" $(ARGS) tests/unit
 
-fuzz: $(READY) ## fuzz the readers of every file format for hours (FUZZ=examples per test)
-	WSCORE_FUZZ=$(FUZZ) python -m pytest tests/properties/test_checkpoints.py tests/properties/test_readers.py $(ARGS)
+fuzz: $(READY) ## fuzz the readers of every file format and published models for hours (FUZZ=examples per test)
+	WSCORE_FUZZ=$(FUZZ) python -m pytest tests/properties/test_checkpoints.py tests/properties/test_readers.py tests/properties/test_published.py $(ARGS)
 
 mutants: $(READY) ## put single wrong lines into a copy of the code, and list those that no test notices (some 15 minutes)
 	python -m tests.mutants $(ARGS)
@@ -64,12 +64,15 @@ latents: $(READY) ## study: interpolation and sampling in latent space
 publish-zoo: $(READY) ## publish the models of your zoo without the weight predictor, into models/published_zoo
 	$(REPRO) studies/publish_zoo/dvc.yaml $(ARGS)
 
-check: $(READY) ## formatting, lint, types, known weaknesses of dependencies and all tests, with coverage
+check: $(READY) ## formatting, lint, types, known weaknesses of dependencies and all tests
 	ruff format --check .
 	ruff check .
 	pyright
 	python -m tests.audit
-	$(MAKE) test ARGS="--cov=wscore --cov-report=term:skip-covered $(ARGS)"
+	$(MAKE) test
+
+coverage: $(READY) ## all tests, and the lines that none of them runs (half as long again as make test)
+	$(MAKE) test ARGS="--cov=wscore --cov-report=term-missing:skip-covered $(ARGS)"
 
 format: $(READY) ## format the code and apply lint fixes
 	ruff format .

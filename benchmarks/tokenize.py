@@ -17,13 +17,14 @@ Both make the same tokens, which is checked. Cutting tokens into windows is free
 import argparse
 import time
 from collections.abc import Callable
+from itertools import groupby
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import nn
 
-from wscore.networks.layout import Layout, layers_of, layout_of
+from wscore.networks.layout import Layout, layout_of
 from wscore.tokens.index import cut_windows
 from wscore.tokens.tokenizer import Granularity, Tokenizer
 
@@ -163,7 +164,8 @@ def unit_groups(tokenizer: Tokenizer, layout: Layout) -> list[tuple[int, list[st
     if tokenizer.granularity == "chunk":
         return [(1, [spec.name]) for spec in layout.tensors]
     groups: list[tuple[int, list[str]]] = []
-    for specs in layers_of(layout).values():
+    for _, layer in groupby(layout.tensors, key=lambda spec: spec.layer):
+        specs = list(layer)
         units, names = specs[0].shape[0], [spec.name for spec in specs]
         if groups and specs[0].kind == "norm_weight" and groups[-1][0] == units:
             groups[-1][1].extend(names)

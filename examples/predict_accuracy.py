@@ -5,18 +5,16 @@ python examples/predict_accuracy.py    # in the root of the repository, after `m
 
 import numpy as np
 
-from wscore import PublishedHead, WeightAutoencoder, Zoo
+from wscore import PublishedHead, WeightEncoder, Zoo
 from wscore.tokens.cache import TokenCache
 
-encoder = WeightAutoencoder.from_pretrained("models/published", side="encoder").encoder
-assert encoder is not None
+encoder = WeightEncoder.from_pretrained("models/published")
 head = PublishedHead.from_pretrained("models/published", part="heads/accuracy", encoder=encoder)
 
 zoo, cache = Zoo("data/zoo"), TokenCache("data/tokens")
 for row in np.unique(cache.networks(cache.indices("test")))[:5].tolist():
-    predicted = head.read(zoo.state_dict(row), zoo.table["architecture"][row])
-    low, high = predicted["test_accuracy_low"], predicted["test_accuracy_high"]
+    predicted = head.read(zoo.state_dict(row))
+    low, high = predicted.get("test_accuracy_low"), predicted.get("test_accuracy_high")
+    interval = "unlike the training networks" if low is None else f"[{low:.3f}, {high:.3f}]"
     true = zoo.table["test_accuracy"][row]
-    print(
-        f"{zoo.table['model_id'][row]}: predicted {predicted['test_accuracy']:.3f} [{low:.3f}, {high:.3f}], true {true:.3f}"
-    )
+    print(f"{zoo.table['model_id'][row]}: predicted {predicted['test_accuracy']:.3f} {interval}, true {true:.3f}")

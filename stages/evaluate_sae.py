@@ -3,16 +3,17 @@
 from pathlib import Path
 
 from wscore.autoencoder.evaluation.evaluate import draw_probe_images
+from wscore.autoencoder.models.autoencoder import Decoder
 from wscore.evaluation.config import EvaluateConfig
 from wscore.io import atomic_folder, write_csv, write_json
 from wscore.networks.datasets import DataConfig, load_tasks
 from wscore.runner import Run, stage
-from wscore.sae.evaluation.evaluate import decoder_of, open_dictionary, sparse_summary_line
+from wscore.sae.evaluation.evaluate import open_dictionary, sparse_summary_line
 from wscore.sae.evaluation.explain import ExplainConfig
 from wscore.sae.evaluation.plots import DRAWINGS, draw_codes, draw_features, draw_sae_training, draw_steering
 from wscore.sae.evaluation.report import EvaluationData, evaluate_dictionary
 from wscore.tokens.cache import TokenCache
-from wscore.training.model_folder import model_identities
+from wscore.training.model_folder import load_model, model_identities
 from wscore.zoo.store import Zoo
 
 
@@ -22,7 +23,6 @@ def main(
     *,
     zoo: Path,
     tokens: Path,
-    representations: Path,
     autoencoder: Path,
     sae: Path,
     history: Path,
@@ -32,8 +32,8 @@ def main(
     """Rebuild held-out networks from their codes, explain and steer the features, next to baselines."""
     config, cache = run.params["evaluate"], TokenCache(tokens)
     images = draw_probe_images(load_tasks(run.params["data"]), config)
-    material = EvaluationData(Zoo(zoo), cache, images, lambda: decoder_of(autoencoder, representations))
-    results = evaluate_dictionary(open_dictionary(sae, cache, representations), material, config, run.params["explain"])
+    material = EvaluationData(Zoo(zoo), cache, images, lambda: load_model(autoencoder / "decoder", Decoder))
+    results = evaluate_dictionary(open_dictionary(sae, cache, autoencoder), material, config, run.params["explain"])
     write_json(metrics, {"sae_test": results.figures, "sae_test_of": model_identities({"sparse_dictionary": sae})})
     with atomic_folder(plots) as folder:
         for name, table in results.tables.items():

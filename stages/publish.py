@@ -10,7 +10,9 @@ from wscore.runner import Run, stage
 from wscore.zoo.store import Zoo
 
 # Only `publish` is used here; the other sections are copied to the cards.
-RECORDED = dict.fromkeys(("data", "zoo", "tokens", "ae", "features", "heads", "sae", "base", "predictor"), dict)
+RECORDED = dict.fromkeys(
+    ("data", "zoo", "tokens", "ae", "encoder", "features", "heads", "sae", "base", "predictor"), dict
+)
 
 
 @stage(publish=PublishConfig, **RECORDED)
@@ -20,6 +22,7 @@ def main(
     zoo: Path,
     representations: Path,
     autoencoder: Path,
+    encoder: Path,
     codec: Path,
     heads: Path,
     sae: Path,
@@ -32,7 +35,7 @@ def main(
     """Write folders of models and of data sets, those of the pipeline to models/published and data/published."""
     config, networks = run.params["publish"], Zoo(zoo)
     origin = gather_provenance(networks, {name: run.params[name] for name in RECORDED})
-    sources = Sources(autoencoder, codec, heads, run.params["heads"]["tasks"], sae, predictor, plots)
+    sources = Sources(autoencoder, encoder, codec, heads, run.params["heads"]["tasks"], sae, predictor, plots)
     names = pack_models(out, sources, read_metrics(metrics), origin, config)
     tables = pack_datasets(datasets, networks, representations, origin, config)
     run.tracker.log_metrics({"published_models": len(names), "published_datasets": len(tables)})

@@ -16,17 +16,17 @@ from wscore.zoo.store import Zoo
 
 
 @stage(sae=SaeConfig, data=DataConfig)
-def main(run: Run, *, zoo: Path, tokens: Path, representations: Path, out: Path, history: Path, metrics: Path) -> str:
+def main(run: Run, *, zoo: Path, tokens: Path, autoencoder: Path, out: Path, history: Path, metrics: Path) -> str:
     """Train a sparse autoencoder and keep the epoch with the lowest validation loss."""
     config, cache = run.params["sae"], TokenCache(tokens)
     images = load_tasks(run.params["data"])
     power = 0.0 if config.input == "representations" else config.emphasis
     normalizer = emphasised(Zoo(zoo), cache, images, power=power, seed=config.seed)
     trained = train_sae(
-        open_rows(config.input, cache, representations, normalizer),
+        open_rows(config.input, cache, autoencoder, normalizer),
         config,
         callbacks=[TensorBoard(Path("runs") / run.name), TrackerLogger(run.tracker), Progress(run.name)],
-        resume=resume_folder(run.name, str(to_plain(config)), cache.identity, hash_folder(representations)),
+        resume=resume_folder(run.name, str(to_plain(config)), cache.identity, hash_folder(autoencoder)),
     )
     with atomic_folder(out) as folder:
         save_model(folder, trained.model, extra={"input": config.input, "tokens": cache.identity})

@@ -104,12 +104,12 @@ TABLE: dict[tuple[str, str], dict[str, str]] = {
         "return hashlib.sha256(layout.identity.encode() + vector.tobytes())": "return hashlib.sha256(layout.identity.encode())",
     },
     ("networks/checkpoints.py", "unit/networks/test_checkpoints.py"): {
-        "if claimed > max(RATIO * held, HARMLESS_SIZE):": "if claimed > RATIO * held + HARMLESS_SIZE**2:",
-        "count * dtype.itemsize > held": "count * dtype.itemsize > held**2",
+        "if claimed > max(RATIO * size, HARMLESS_SIZE):": "if claimed > RATIO * size + HARMLESS_SIZE**2:",
+        "count * dtype.itemsize > size": "count * dtype.itemsize > size**2",
     },
     ("networks/selection.py", "unit/networks/test_selection.py"): {
         "if _words(name) & AVERAGES and twins:": "if _words(name) & AVERAGES:",
-        "return whole and min(twins.values()) > 1": "return whole",
+        "return separate and min(twins.values()) > 1": "return separate",
     },
     ("networks/reparametrised.py", "unit/networks/test_selection.py"): {
         "original * mask.to(original.dtype)": "original",
@@ -118,7 +118,7 @@ TABLE: dict[tuple[str, str], dict[str, str]] = {
         "tensor.permute(-1, -2, *axes)": "tensor.permute(-2, -1, *axes)",
     },
     ("networks/pickles.py", "unit/networks/test_pickles.py"): {
-        "if count and last >= held:": "if count and last > held:",
+        "if count and last >= available:": "if count and last > available:",
         "* dtype.itemsize != len(data) or array.size": "* dtype.itemsize > len(data) or array.size",
     },
     ("training/model_folder.py", "unit/training/test_model_folder.py"): {

@@ -18,6 +18,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 if TYPE_CHECKING:
     from wscore.autoencoder.coding.codec import WeightCodec as WeightCodec
+    from wscore.encoder.weight_encoder import WeightEncoder as WeightEncoder
     from wscore.errors import WscoreError as WscoreError
     from wscore.forecasting.nowcast import nowcast as nowcast
     from wscore.forecasting.trajectories.recorder import record as record
@@ -48,6 +49,7 @@ HOMES = {
     "TiedWeightSparseAutoencoder": "wscore.sae.model",
     "WeightAutoencoder": "wscore.publish.weight_autoencoder",
     "WeightCodec": "wscore.autoencoder.coding.codec",
+    "WeightEncoder": "wscore.encoder.weight_encoder",
     "WscoreError": "wscore.errors",
     "Zoo": "wscore.zoo.store",
     "nowcast": "wscore.forecasting.nowcast",

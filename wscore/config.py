@@ -14,6 +14,8 @@ import re
 import types
 import warnings
 from collections.abc import Mapping
+from copy import deepcopy
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, dataclass_transform, get_args, get_origin, get_type_hints
 
@@ -100,12 +102,18 @@ def parse_yaml(text: str, path: Path) -> dict[str, Any]:
         ConfigError: if it is not YAML or does not hold a mapping.
     """
     try:
-        content = YAML(typ="safe").load(text)
+        content = deepcopy(_parsed(text))
     except YAMLError as error:
         raise ConfigError("is not valid YAML", where=path, got=" ".join(str(error).split())) from error
     if not isinstance(content, dict):
         raise ConfigError("does not hold sections", where=path, expected="a mapping", got=type(content).__name__)
     return content
+
+
+@lru_cache(maxsize=4)
+def _parsed(text: str) -> object:
+    """Return what a text holds. Parsing params.yaml takes 0.1 s, and a stage reads several of its sections."""
+    return YAML(typ="safe").load(text)
 
 
 def load_section(section: type[T], name: str, path: Path = PARAMS) -> T:
@@ -202,21 +210,21 @@ def describe_type(kind: Any) -> str:
     >>> describe_type(Annotated[int, msgspec.Meta(ge=1)] | None)
     'a whole number >= 1 or null'
     """
-    parts = get_args(kind)
+    arguments = get_args(kind)
     match get_origin(kind):
         case origin if origin is Annotated:
-            return describe_type(parts[0]) + "".join(
-                _bounds(meta) for meta in parts[1:] if isinstance(meta, msgspec.Meta)
+            return describe_type(arguments[0]) + "".join(
+                _bounds(meta) for meta in arguments[1:] if isinstance(meta, msgspec.Meta)
             )
         case origin if origin is Literal:
-            return "one of " + ", ".join(map(str, parts))
+            return "one of " + ", ".join(map(str, arguments))
         case origin if origin in (Union, types.UnionType):
-            return " or ".join(describe_type(part) for part in parts)
+            return " or ".join(describe_type(choice) for choice in arguments)
         case origin if origin in (tuple, list):
-            count = "" if origin is list or Ellipsis in parts else f"{len(parts)} "
-            return f"a list of {count}values, each {describe_type(parts[0])}"
+            count = "" if origin is list or Ellipsis in arguments else f"{len(arguments)} "
+            return f"a list of {count}values, each {describe_type(arguments[0])}"
         case origin if origin is dict:
-            return f"a mapping of names to values, each {describe_type(parts[1])}"
+            return f"a mapping of names to values, each {describe_type(arguments[1])}"
     words = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "null"}
     return words.get(kind, "a mapping")
 
@@ -256,7 +264,7 @@ def _explain(message: str, value: Any, section: type, where: str, *, own: bool) 
 
 def _wrong_entry(value: Any, kind: Any) -> tuple[Any, Any]:
     """Return the first key of a mapping whose value is invalid, and the annotation of the values."""
-    _, values = next(get_args(part) for part in (kind, *get_args(kind)) if get_origin(part) is dict)
+    _, values = next(get_args(annotation) for annotation in (kind, *get_args(kind)) if get_origin(annotation) is dict)
     for key, item in value.items():
         try:
             msgspec.convert(item, values, strict=True)
@@ -276,7 +284,7 @@ def _wrong_key(key: str, fields: Mapping[str, Any], where: str, *, missing: bool
 
 def _fields(kind: Any) -> dict[str, Any]:
     """Return the annotations of a configuration class or of `Class | None`; empty for anything else."""
-    classes = [part for part in (kind, *get_args(kind)) if isinstance(part, type) and issubclass(part, msgspec.Struct)]
+    classes = [item for item in (kind, *get_args(kind)) if isinstance(item, type) and issubclass(item, msgspec.Struct)]
     return get_type_hints(classes[0], include_extras=True) if classes else {}
 
 

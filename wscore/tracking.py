@@ -257,7 +257,7 @@ class MlflowTracker:
 def clean_name(name: str) -> str:
     """Return a valid MLflow name: other characters become `_`, at most 250 characters."""
     cleaned = re.sub(r"[^\w\-. :/]", "_", name, flags=re.ASCII)
-    cleaned = "/".join(part for part in cleaned.split("/") if part.strip(". "))
+    cleaned = "/".join(segment for segment in cleaned.split("/") if segment.strip(". "))
     return cleaned[:250] or "_"
 
 
@@ -430,15 +430,15 @@ def _probe(server: str) -> None:
     Raises:
         ConnectionError: if there is none within the timeout of a request, name resolution included.
     """
-    parts = urlsplit(server)
-    address = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+    url = urlsplit(server)
+    address = f"{url.scheme}://{url.netloc.rpartition('@')[2]}"
     timeout = float(os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"])
     outcome: list[Exception | None] = []
 
     def ask() -> None:
         try:
             opener = urllib.request.build_opener()
-            opener.open(f"{address}{parts.path.rstrip('/')}/health", timeout=timeout).close()
+            opener.open(f"{address}{url.path.rstrip('/')}/health", timeout=timeout).close()
         except urllib.error.HTTPError:
             outcome.append(None)
         except (OSError, http.client.HTTPException, ValueError) as error:
@@ -466,24 +466,24 @@ def _experiment(client: Any, root: Path) -> str:
     """Return the id of the experiment, created with an absolute artifact folder unless a server stores artifacts."""
     name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
     folder = None if client.tracking_uri.startswith("http") else (root / "mlartifacts").as_uri()
-    found = client.get_experiment_by_name(name)
-    if found is not None and found.lifecycle_stage == "deleted":
-        client.restore_experiment(found.experiment_id)
-    if found is not None and not os.environ.get(SERVER) and found.artifact_location != folder:
+    existing = client.get_experiment_by_name(name)
+    if existing is not None and existing.lifecycle_stage == "deleted":
+        client.restore_experiment(existing.experiment_id)
+    if existing is not None and not os.environ.get(SERVER) and existing.artifact_location != folder:
         # The clone was moved: new runs must not write to the old location.
-        client.rename_experiment(found.experiment_id, f"{name} (moved, {found.experiment_id})")
-        found = None
-    return found.experiment_id if found is not None else client.create_experiment(name, artifact_location=folder)
+        client.rename_experiment(existing.experiment_id, f"{name} (moved, {existing.experiment_id})")
+        existing = None
+    return existing.experiment_id if existing is not None else client.create_experiment(name, artifact_location=folder)
 
 
 def _parent(client: Any, experiment: str) -> str:
     """Return the id of the parent run, now RUNNING; the first stage creates it and logs all of params.yaml."""
     pipeline = pipeline_identity()
     key = pipeline.key.replace("'", "_").replace('"', "_")
-    found = client.search_runs([experiment], filter_string=f"tags.`{PIPELINE_TAG}` = '{key}'", max_results=1)
-    if found:
-        client.update_run(found[0].info.run_id, status="RUNNING")
-        return found[0].info.run_id
+    runs = client.search_runs([experiment], filter_string=f"tags.`{PIPELINE_TAG}` = '{key}'", max_results=1)
+    if runs:
+        client.update_run(runs[0].info.run_id, status="RUNNING")
+        return runs[0].info.run_id
     tags = {**_common_tags(find_root()), PIPELINE_TAG: key}
     run = client.create_run(experiment, tags=tags, run_name=pipeline.name).info.run_id
     if PARAMS.is_file():

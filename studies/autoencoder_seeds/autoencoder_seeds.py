@@ -22,17 +22,17 @@ def main(run: Run, *, zoo: Path, tokens: Path, splits: Path, out: Path) -> str:
     params = run.params
     recipe = Recipe(params["tokens"], params["ae"], params["evaluate"])
     images, config, cache = load_tasks(params["data"]), params["autoencoder_seeds"], TokenCache(tokens)
-    about = [str(to_plain(part)) for part in (*recipe, params["data"])]
+    about = [str(to_plain(section)) for section in (*recipe, params["data"])]
     parts = Parts(resume_folder(run.name, *about, str(config.networks), cache.identity))
     with atomic_folder(splits) as folder:
         table = every_seed(Zoo(zoo), cache, images, recipe, config, folder, parts)
-    found = spread(table, params["tokens"].seed)
+    deviations = spread(table, params["tokens"].seed)
     with atomic_folder(out) as folder:
         write_csv(folder / "runs.csv", dict(table))
-        write_csv(folder / "spread.csv", dict(found))
+        write_csv(folder / "spread.csv", dict(deviations))
     parts.remove()
     run.tracker.log_artifacts(out)
-    return headline(found)
+    return headline(deviations)
 
 
 if __name__ == "__main__":

@@ -44,13 +44,7 @@ class SeedsConfig(Section):
 
 
 class Recipe(NamedTuple):
-    """The sections of the default pipeline that an autoencoder depends on.
-
-    Attributes:
-        tokens: tokenization.
-        ae: training.
-        evaluate: evaluation.
-    """
+    """The sections of the default pipeline that an autoencoder depends on."""
 
     tokens: TokensConfig
     ae: AeConfig
@@ -74,12 +68,12 @@ def every_seed(
     """
     records, parts = [], parts or Parts(None)
     for seed, split, tokens in _variants(zoo, cache, recipe, config, folder):
-        own = recipe._replace(
+        varied = recipe._replace(
             ae=msgspec.structs.replace(recipe.ae, seed=seed),
             evaluate=msgspec.structs.replace(recipe.evaluate, max_networks=config.networks),
         )  # fmt: skip
         name = f"seed-{seed}-split-{split}"
-        rows = parts(name, partial(_judged, zoo, tokens, images, own, parts.below(f"{name}-training")))
+        rows = parts(name, partial(_evaluated, zoo, tokens, images, varied, parts.below(f"{name}-training")))
         records += [{"seed": seed, "split": split, **row} for row in rows]
     return pd.DataFrame(records)
 
@@ -95,21 +89,21 @@ def spread(table: pd.DataFrame, own_split: int) -> pd.DataFrame:
         own_split: the split of the seeds.
     """
     first = table["seed"].iloc[0]
-    parts = {"seeds": table[table["split"] == own_split], "splits": table[table["seed"] == first]}
+    subsets = {"seeds": table[table["split"] == own_split], "splits": table[table["seed"] == first]}
     records = []
     for method in dict.fromkeys(table["method"]):
         for metric in HEADLINES:
             record: dict[str, object] = {"method": method, "metric": metric}
-            for name, part in parts.items():
-                values = part.loc[part["method"] == method, metric].to_numpy(float)
+            for name, subset in subsets.items():
+                values = subset.loc[subset["method"] == method, metric].to_numpy(float)
                 record |= {f"{name}_mean": values.mean(), f"{name}_sd": _deviation(values), name: len(values)}
             records.append(record)
     return pd.DataFrame(records)
 
 
-def headline(found: pd.DataFrame) -> str:
+def headline(deviations: pd.DataFrame) -> str:
     """Return the agreement of ours with its deviations in one line."""
-    row = found[(found["method"] == OURS) & (found["metric"] == "agreement")].iloc[0]
+    row = deviations[(deviations["method"] == OURS) & (deviations["metric"] == "agreement")].iloc[0]
     text = f"agreement {row['seeds_mean']:.3f}, sd {row['seeds_sd']:.4f} over {row['seeds']} seeds"
     return text + (f", {row['splits_sd']:.4f} over {row['splits']} splits" if row["splits"] > 1 else "")
 
@@ -126,16 +120,16 @@ def _variants(
             yield config.seeds[0], split, TokenCache(place)
 
 
-def _judged(zoo: Zoo, cache: TokenCache, images: Tasks, recipe: Recipe, resume: Path | None) -> Records:
+def _evaluated(zoo: Zoo, cache: TokenCache, images: Tasks, recipe: Recipe, resume: Path | None) -> Records:
     """Return method, `HEADLINES` and compression_ratio of a newly trained autoencoder and of every baseline."""
     shown = images if recipe.ae.behaviour.share else None
     trained = train_autoencoder(cache, recipe.ae, zoo=zoo, images=shown, resume=resume)
     config = recipe.evaluate
     ways, rows = methods(cache, trained.model, config), held_out(cache, config)
-    verdict = evaluate(zoo, rows, ways, draw_probe_images(images, config), cache=cache, batch_size=config.batch_size)
-    found = autoencoder_report(verdict, config)
+    results = evaluate(zoo, rows, ways, draw_probe_images(images, config), cache=cache, batch_size=config.batch_size)
+    report = autoencoder_report(results, config)
     wanted = (*HEADLINES, "compression_ratio")
-    return [{"method": way, **{name: found[way].get(name, float("nan")) for name in wanted}} for way in ways]
+    return [{"method": way, **{name: report[way].get(name, float("nan")) for name in wanted}} for way in ways]
 
 
 def _deviation(values: np.ndarray) -> float:

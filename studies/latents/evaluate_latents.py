@@ -29,8 +29,8 @@ def main(run: Run, *, zoo: Path, tokens: Path, autoencoder: Path, out: Path) -> 
     """Evaluate interpolated and sampled networks by accuracy, novelty and diversity."""
     config, images = run.params["latents"], load_tasks(run.params["data"])
     space = LatentSpace(Zoo(zoo), TokenCache(tokens), load_autoencoder(autoencoder))
-    train = images.map(lambda one: one._replace(x_test=one.x_train, y_test=one.y_train))
-    shown, seen = (draw_probe_images(some, run.params["evaluate"]) for some in (images, train))
+    train = images.map(lambda dataset: dataset._replace(x_test=dataset.x_train, y_test=dataset.y_train))
+    shown, seen = (draw_probe_images(tasks, run.params["evaluate"]) for tasks in (images, train))
     paths, draws = interpolate(space, shown, config), draw(space, seen, shown, config)
     bands, between = by_band(draws), path_table(paths)
     with atomic_folder(out) as folder:

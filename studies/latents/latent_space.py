@@ -85,13 +85,7 @@ class Population(NamedTuple):
 
 
 class LatentSpace:
-    """Encodes networks to latents and decodes them.
-
-    Args:
-        zoo: the networks.
-        cache: their tokens.
-        model: trained on the cache.
-    """
+    """Encodes networks of a zoo, given their tokens, to latents and decodes them."""
 
     def __init__(self, zoo: Zoo, cache: TokenCache, model: Autoencoder) -> None:
         self.zoo, self.cache, self.model = zoo, cache, model.eval()
@@ -108,30 +102,30 @@ class LatentSpace:
         members: dict[tuple[NetworkKey, str], list[int]] = {}
         for item, kind, layout in zip(items, probe.kinds(table), table["layout"].astype(str), strict=True):
             members.setdefault((kind, layout), []).append(int(item))
-        found = [
-            Population(kind, self.cache.layouts[layout], np.array(own))
-            for (kind, layout), own in sorted(members.items())
-            if probe.fits(kind, self.cache.layouts[layout]) and self.cache.windows(own[0]) == 1
+        populations = [
+            Population(kind, self.cache.layouts[layout], np.array(indices))
+            for (kind, layout), indices in sorted(members.items())
+            if probe.fits(kind, self.cache.layouts[layout]) and self.cache.windows(indices[0]) == 1
         ]
-        if not found:
+        if not populations:
             reason = "no network can be evaluated and encoded in a single window"
             fix = "use a zoo of known architectures and raise tokens.max_tokens"
             raise DataError(reason, where=f"{split} split of {self.cache.folder}", fix=fix)
-        return found
+        return populations
 
     @torch.no_grad()
     def encode(self, items: np.ndarray) -> Float[Tensor, "networks latent"]:
         """Return the latents of items."""
-        parts = np.array_split(items, -(-len(items) // BLOCK))
-        return torch.cat([self.model.encoder(self.cache.batch(part)) for part in parts])
+        blocks = np.array_split(items, -(-len(items) // BLOCK))
+        return torch.cat([self.model.encoder(self.cache.batch(block)) for block in blocks])
 
     @torch.no_grad()
     def decode(self, population: Population, latents: Float[Tensor, "networks latent"]) -> Vectors:
         """Return raw weights (n, D) of latents decoded as networks of a population."""
         vectors = []
-        for part in latents.split(BLOCK):
-            alike = np.repeat(population.items[:1], len(part))
-            vectors += self.cache.to_weights(alike, self.model.decoder(part, self.cache.batch(alike)))
+        for block in latents.split(BLOCK):
+            alike = np.repeat(population.items[:1], len(block))
+            vectors += self.cache.to_weights(alike, self.model.decoder(block, self.cache.batch(alike)))
         return np.stack(vectors)
 
     def weights(self, items: np.ndarray, *, aligned: bool = True) -> Vectors:
@@ -143,8 +137,8 @@ class LatentSpace:
 def accuracies(population: Population, vectors: Vectors, probe: ProbeImages) -> Float[np.ndarray, " networks"]:
     """Return the accuracy of networks with these weights; an image with a logit that is not finite counts as wrong."""
     weights = repair(population.layout, vectors.astype(np.float32)).weights
-    found = probe.logits(population.kind, population.layout, weights)  # (n, N, C)
-    right = (found.nan_to_num().argmax(-1) == probe.labels(population.kind)) & found.isfinite().all(-1)
+    logits = probe.logits(population.kind, population.layout, weights)  # (n, N, C)
+    right = (logits.nan_to_num().argmax(-1) == probe.labels(population.kind)) & logits.isfinite().all(-1)
     return right.double().mean(-1).numpy()
 
 
@@ -168,9 +162,9 @@ def interpolate(space: LatentSpace, probe: ProbeImages, config: LatentsConfig) -
             "aligned": _line(steps, originals),
             "unaligned": _line(steps, plain),
         }
-        found = {"pair": number, "family": _family(population), "t": steps[:, 0]}
+        columns = {"pair": number, "family": _family(population), "t": steps[:, 0]}
         tables += [
-            pd.DataFrame({**found, "path": name, "accuracy": accuracies(population, vectors, probe)})
+            pd.DataFrame({**columns, "path": name, "accuracy": accuracies(population, vectors, probe)})
             for name, vectors in paths.items()
         ]
     return pd.concat(tables, ignore_index=True)
@@ -182,17 +176,17 @@ def barriers(table: pd.DataFrame) -> dict[str, float]:
     As in Entezari et al. 2022 (arXiv 2110.06296), but for accuracy instead of error; the ends are those of the path
     itself.
     """
-    found: dict[str, list[float]] = {}
+    heights: dict[str, list[float]] = {}
     for _, rows in table.sort_values(by="t").groupby(["path", "pair"], sort=False):
         values, t = rows["accuracy"].to_numpy(float), rows["t"].to_numpy(float)
-        found.setdefault(str(rows["path"].iloc[0]), []).append(
+        heights.setdefault(str(rows["path"].iloc[0]), []).append(
             float(((1 - t) * values[0] + t * values[-1] - values).max())
         )
-    return {path: float(np.mean(values)) for path, values in found.items()}
+    return {path: float(np.mean(values)) for path, values in heights.items()}
 
 
 def draw(space: LatentSpace, train: ProbeImages, test: ProbeImages, config: LatentsConfig) -> pd.DataFrame:
-    """Return one row per architecture, band and method: metrics of its samples (see `_judge`).
+    """Return one row per architecture, band and method: metrics of its samples (see `_sample_metrics`).
 
     Bands are by accuracy on training images; samples are evaluated on test images.
 
@@ -202,9 +196,9 @@ def draw(space: LatentSpace, train: ProbeImages, test: ProbeImages, config: Late
     rng, training, rows = np.random.default_rng(config.seed), TrainingNetworks(space.cache), []
     held_out = {population.kind: population.items for population in space.populations("test", test)}
     for population in space.populations("train", test):
-        own = accuracies(population, space.weights(population.items), train)
+        measured = accuracies(population, space.weights(population.items), train)
         for low, high in zip(config.bands[:-1], config.bands[1:], strict=True):
-            inside = (own >= low) & ((own < high) | (high == config.bands[-1]))
+            inside = (measured >= low) & ((measured < high) | (high == config.bands[-1]))
             if inside.sum() < FEWEST:
                 continue
             members = population._replace(items=population.items[inside])
@@ -212,7 +206,9 @@ def draw(space: LatentSpace, train: ProbeImages, test: ProbeImages, config: Late
             scale = training.nearest(members.layout, training.normalize(members.layout, space.weights(unseen))).mean()
             head = {"family": _family(population), "low": low, "high": high, "trained": int(inside.sum())}
             for name, vectors in _draws(space, members, training, config, rng).items():
-                rows.append({**head, "method": name, **_judge(space, members, vectors, test, training, float(scale))})
+                rows.append(
+                    {**head, "method": name, **_sample_metrics(space, members, vectors, test, training, float(scale))}
+                )
     if not rows:
         fix = "lower the edges of latents.bands, or train more runs (zoo.n_runs)"
         raise DataError("no band has enough training networks of one architecture", expected=FEWEST, fix=fix)
@@ -223,11 +219,11 @@ def by_band(table: pd.DataFrame) -> pd.DataFrame:
     """Return one row per band and method: unweighted means over the architectures of `draw`."""
     values = ["accuracy", "accuracy_best", "novelty", "diversity"]
     rows = []
-    for _, part in table.groupby(["low", "high", "method"], sort=True):
-        first = part.iloc[0]
+    for _, group in table.groupby(["low", "high", "method"], sort=True):
+        first = group.iloc[0]
         head = {name: first[name] for name in ("low", "high", "method")}
-        counts = {"architectures": len(part), "trained": int(part["trained"].to_numpy().sum())}
-        rows.append({**head, **counts, **{name: float(part[name].to_numpy(float).mean()) for name in values}})
+        counts = {"architectures": len(group), "trained": int(group["trained"].to_numpy().sum())}
+        rows.append({**head, **counts, **{name: float(group[name].to_numpy(float).mean()) for name in values}})
     return pd.DataFrame(sorted(rows, key=lambda row: (row["low"], DRAWS.index(row["method"]))))
 
 
@@ -240,7 +236,7 @@ def latent_statistics(space: LatentSpace) -> dict[str, float]:
     """
     items = space.cache.indices("train")
     latents = space.encode(items)
-    found = {
+    statistics = {
         "latent_dim": float(latents.shape[1]),
         "latent_mean": float(latents.mean(0).abs().mean()),
         "latent_std": float(latents.std(0).mean()) if len(latents) > 1 else 0.0,
@@ -250,17 +246,17 @@ def latent_statistics(space: LatentSpace) -> dict[str, float]:
     if posterior is not None:
         from wscore.autoencoder.training.kl_loss import kl_standard_normal
 
-        found["kl"] = float(kl_standard_normal(posterior.mean, posterior.log_variance).mean())
-        found["posterior_std"] = float((posterior.log_variance / 2).exp().mean())
-    return found
+        statistics["kl"] = float(kl_standard_normal(posterior.mean, posterior.log_variance).mean())
+        statistics["posterior_std"] = float((posterior.log_variance / 2).exp().mean())
+    return statistics
 
 
 def sentence(paths: pd.DataFrame, draws: pd.DataFrame) -> str:
     """Return a summary in one line."""
-    found, best = barriers(paths), by_band(draws)
+    lost, best = barriers(paths), by_band(draws)
     top = best[best["low"] == best["low"].max()].set_index("method")["accuracy"]
     kinds = ", ".join(f"{name} {top[name]:.3f}" for name in ("kde", "gaussian", "mean_network", "train_noise", "train"))
-    gap = ", ".join(f"{name} {found[name]:.3f}" for name in PATHS)
+    gap = ", ".join(f"{name} {lost[name]:.3f}" for name in PATHS)
     return f"accuracy lost between two networks: {gap}; accuracy of draws in the highest band: {kinds}"
 
 
@@ -290,16 +286,16 @@ def _draws(
     anchors = rng.integers(len(latents), size=count)
     noise = (rng.standard_normal((2, count, width)) @ root.T).astype(np.float32)
     kde = space.decode(members, latents[anchors] + config.bandwidth * torch.from_numpy(noise[0]))
-    found = {"kde": kde, "gaussian": space.decode(members, torch.from_numpy(mean + noise[1]))}
+    draws = {"kde": kde, "gaussian": space.decode(members, torch.from_numpy(mean + noise[1]))}
     if space.model.encoder.posterior(space.cache.batch(members.items[:1])) is not None:
-        found["prior"] = space.decode(members, torch.from_numpy(rng.standard_normal((count, width)).astype(np.float32)))
+        draws["prior"] = space.decode(members, torch.from_numpy(rng.standard_normal((count, width)).astype(np.float32)))
     away = float(training.nearest(members.layout, training.normalize(members.layout, kde)).mean())
     normal = training.normalize(members.layout, originals[anchors])
     direction = rng.standard_normal(normal.shape)
     shift = away * direction / np.linalg.norm(direction, axis=1, keepdims=True)
     noisy = space.cache.normalizer.restore(members.layout, (normal + shift).astype(np.float32))
     return {
-        **found,
+        **draws,
         "mean_network": originals.mean(0, keepdims=True),
         "train_noise": np.asarray(noisy),
         "train": originals[np.sort(rng.permutation(len(originals))[:count])],
@@ -315,7 +311,7 @@ def _gaussian(latents: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return latents.mean(0), vectors * np.sqrt(np.maximum(variances, 0))
 
 
-def _judge(
+def _sample_metrics(
     space: LatentSpace,
     members: Population,
     vectors: Vectors,
@@ -328,14 +324,14 @@ def _judge(
     novelty: distance to the nearest training network, relative to that of held-out networks; 0 for a copy. diversity:
     mean distance between two samples, relative to that between two members of the band; 0 if all are equal.
     """
-    found = accuracies(members, vectors, probe)
+    accuracy = accuracies(members, vectors, probe)
     normal = training.normalize(members.layout, vectors)
-    own = pairwise(members.layout, training.normalize(members.layout, space.weights(members.items)))
+    spread = pairwise(members.layout, training.normalize(members.layout, space.weights(members.items)))
     return {
-        "accuracy": float(found.mean()),
-        "accuracy_best": float(found.max()),
+        "accuracy": float(accuracy.mean()),
+        "accuracy_best": float(accuracy.max()),
         "novelty": float(training.nearest(members.layout, normal).mean()) / scale if scale else float("nan"),
-        "diversity": pairwise(members.layout, normal) / own if len(vectors) > 1 and own else 0.0,
+        "diversity": pairwise(members.layout, normal) / spread if len(vectors) > 1 and spread else 0.0,
     }
 
 

@@ -31,20 +31,20 @@ from wscore.zoo.store import Zoo
 @stage(rate_fidelity=RateFidelityConfig, evaluate_codec=EvaluateCodecConfig, data=DataConfig)
 def main(run: Run, *, zoo: Path, tokens: Path, codec: Path, out: Path) -> str:
     """Choose learning rates on the validation split, then compress networks of the test split at every ratio."""
-    own, config, data = (run.params[name] for name in ("rate_fidelity", "evaluate_codec", "data"))
+    study, config, data = (run.params[name] for name in ("rate_fidelity", "evaluate_codec", "data"))
     networks, cache = Zoo(zoo), TokenCache(tokens)
     parts = Parts(resume_folder(run.name, str(to_plain(run.params)), cache.identity, hash_folder(codec)))
     code = partial(evaluate_codec, networks, cache, CodecSources(networks.reader, codec, data))
 
     def validated(rate: float) -> Records:
         tried = msgspec.structs.replace(config, learning_rates=dict.fromkeys(SEARCHES, rate))
-        return rate_scores(code(config.ratios[:1], tried, splits={"validation": own.validation_networks}), rate)
+        return rate_scores(code(config.ratios[:1], tried, splits={"validation": study.validation_networks}), rate)
 
     def tested(rates: dict[str, float]) -> Records:
         tuned = msgspec.structs.replace(config, learning_rates=rates)
-        return code(own.ratios, tuned, splits={TEST: own.networks}).to_dict("records")  # pyright: ignore
+        return code(study.ratios, tuned, splits={TEST: study.networks}).to_dict("records")  # pyright: ignore
 
-    scores = pd.DataFrame([row for rate in own.learning_rates for row in parts(f"{rate}", partial(validated, rate))])
+    scores = pd.DataFrame([row for rate in study.learning_rates for row in parts(f"{rate}", partial(validated, rate))])
     rows = pd.DataFrame(parts("test", partial(tested, best_rates(scores))))
     rates = rate_table(rows, config.bootstrap_samples, config.seed)
     differences = rate_differences(rates)

@@ -8,12 +8,11 @@ import pandas as pd
 
 from wscore.autoencoder.evaluation.codec_methods import CURVATURE, OWN_SEARCH, PLAIN, SEARCH, SEARCHES
 from wscore.autoencoder.evaluation.evaluate_codec import Ratio
-from wscore.config import Section
+from wscore.config import Count, Section
 
 RIVALS = (OWN_SEARCH, CURVATURE, PLAIN)
 BOUNDS = (6.0, 31.0)  # ratios between which rates are compared
 POINTS = 200  # of the integral
-Count = Annotated[int, msgspec.Meta(ge=1)]
 Rates = Annotated[tuple[Annotated[float, msgspec.Meta(gt=0)], ...], msgspec.Meta(min_length=1)]
 
 

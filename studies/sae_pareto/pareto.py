@@ -101,12 +101,12 @@ def pareto_members(sae: SaeConfig, config: ParetoConfig) -> list[Member]:
     members = []
     for sparsity in get_args(Sparsity):
         for strength in config.k if sparsity in PER_CODE else getattr(config, sparsity):
-            own: dict[str, Any] = {"sparsity": sparsity}
+            changes: dict[str, Any] = {"sparsity": sparsity}
             if sparsity in PER_CODE:
-                own["k"] = strength
+                changes["k"] = strength
             else:
-                own["sparsity_weight"] = strength / PENALTY_WEIGHTS[sparsity]
-            made = convert({**common, **own}, SaeConfig, where=f"sae_pareto.{sparsity}")
+                changes["sparsity_weight"] = strength / PENALTY_WEIGHTS[sparsity]
+            made = convert({**common, **changes}, SaeConfig, where=f"sae_pareto.{sparsity}")
             members.append(Member(f"{sparsity} {strength:g}", made))
     return members
 
@@ -136,23 +136,23 @@ def pareto(
     fits = {rank: RowPca(first, rank, by_kind=False) for rank in ranks if rank < rows.width}
     ways |= {f"pca {rank}": RowMethod(first, fitted, float(rank), maker) for rank, fitted in fits.items()}
     fvu = unexplained(first, ways, chosen, mean)
-    verdict = evaluate(
+    results = evaluate(
         zoo, held_out(cache, config), {"mean_network": means, **ways}, probe, cache=cache, batch_size=config.batch_size
     )
-    found = {str(name): summarise(pd.DataFrame(part)) for name, part in verdict.networks.groupby("method")}
-    base = found["mean_network"]["accuracy"]
+    summaries = {str(name): summarise(pd.DataFrame(group)) for name, group in results.networks.groupby("method")}
+    base = summaries["mean_network"]["accuracy"]
     table = []
     for name in ways:
         sparsity, _, setting = name.partition(" ")
-        own = {"l0": float(setting), "dead_fraction": 0.0}
+        counts = {"l0": float(setting), "dead_fraction": 0.0}
         if name in models:
-            own = code_statistics(Dictionary(models[name], rows, "neurons"), chosen, mean).figures
-        gap = found[name]["accuracy_original"] - base
+            counts = code_statistics(Dictionary(models[name], rows, "neurons"), chosen, mean).figures
+        gap = summaries[name]["accuracy_original"] - base
         table.append({
-            "sparsity": sparsity, "setting": float(setting), "l0": own["l0"], "dead_fraction": own["dead_fraction"],
-            "fvu": fvu[name], "accuracy": found[name]["accuracy"],
-            "accuracy_recovered": (found[name]["accuracy"] - base) / gap if gap else float("nan"),
-            "agreement": found[name]["agreement"], "accuracy_original": found[name]["accuracy_original"],
+            "sparsity": sparsity, "setting": float(setting), "l0": counts["l0"], "dead_fraction": counts["dead_fraction"],
+            "fvu": fvu[name], "accuracy": summaries[name]["accuracy"],
+            "accuracy_recovered": (summaries[name]["accuracy"] - base) / gap if gap else float("nan"),
+            "agreement": summaries[name]["agreement"], "accuracy_original": summaries[name]["accuracy_original"],
             "accuracy_mean_network": base,
         })  # fmt: skip
     return pd.DataFrame(table)
@@ -161,8 +161,8 @@ def pareto(
 def at_levels(table: pd.DataFrame, metric: str) -> pd.DataFrame:
     """Return a metric of each sparsity at the L0 of `LEVELS`, interpolated over log L0; NaN outside of the measured range."""
     columns: dict[str, list[float]] = {}
-    for name, part in table.groupby("sparsity", sort=False):
-        ordered = part.sort_values(by="l0")
+    for name, rows in table.groupby("sparsity", sort=False):
+        ordered = rows.sort_values(by="l0")
         x, y = np.log(ordered["l0"].to_numpy(float).clip(1e-9)), ordered[metric].to_numpy(float)
         columns[str(name)] = np.interp(np.log(LEVELS), x, y, left=np.nan, right=np.nan).tolist()
     return pd.DataFrame({"l0": LEVELS, **columns})

@@ -42,9 +42,9 @@ def main(run: Run, *, zoo: Path, tokens: Path, out: Path) -> str:
     images = load_images(params["data"].only("this study"))
     generate_zoo(pareto_zoo(params["zoo"], config), images, zoo)
     build_cache(Zoo(zoo), pareto_tokens(params["tokens"]), tokens)
-    cache, judged = TokenCache(tokens), params["evaluate"]
+    cache, evaluation = TokenCache(tokens), params["evaluate"]
     models = train_sweep(UnitRows(cache, "neurons"), pareto_members(params["sae"], config))
-    table = pareto(models, Zoo(zoo), cache, draw_probe_images(images, judged), config=judged, ranks=config.k)
+    table = pareto(models, Zoo(zoo), cache, draw_probe_images(images, evaluation), config=evaluation, ranks=config.k)
     with atomic_folder(out) as folder:
         write_csv(folder / "pareto.csv", dict(table))
         for metric in ("fvu", "accuracy_recovered", "accuracy"):

@@ -71,9 +71,9 @@ def train_sweep(rows: NetworkRows, members: Sequence[Member]) -> dict[str, Model
         raise ConfigError("there is no member", where="sae_pareto", expected="at least one")
     first, train = members[0].config, rows.rows_of("train")
     for key in SHARED:
-        found = {str(getattr(member.config, key)) for member in members}
-        if len(found) > 1:
-            raise ConfigError("members of a sweep differ", where=f"sae_pareto: {key}", expected="one value", got=found)
+        values = {str(getattr(member.config, key)) for member in members}
+        if len(values) > 1:
+            raise ConfigError("members of a sweep differ", where=f"sae_pareto: {key}", expected="one value", got=values)
     scaler = fit_scaler(rows, train, first.scaling)
     sweep = Sweep([SparseTrainingModule(build_sae(member.config, rows.width, scaler)) for member in members])
     losses = [sae_objective(member.config, spread=scaler.spread, rows=len(train)) for member in members]
@@ -97,8 +97,8 @@ def _total(losses: Sequence[Objective]):
     def loss(sweep: Sweep, batch: UnitBatch) -> Losses:
         nonlocal steps
         steps += 1
-        parts = [one(member, batch)["loss"] for one, member in zip(losses, sweep.members, strict=True)]  # pyright: ignore
-        total = sum(parts[1:], parts[0])
+        terms = [term(member, batch)["loss"] for term, member in zip(losses, sweep.members, strict=True)]  # pyright: ignore
+        total = sum(terms[1:], terms[0])
         return {"loss": total, "epochs_left": total.detach() * 0 - steps}
 
     return loss

@@ -15,7 +15,7 @@ ROWS = (
     ("tracking", "hub", "symmetry", "plots", "evaluation"),
     ("networks", "training", "runner"),
     ("zoo",),
-    ("tokens", "forecasting"),
+    ("tokens", "forecasting", "encoder"),
     ("autoencoder",),
     ("heads", "sae"),
     ("report", "ui"),

@@ -47,6 +47,17 @@ def related(path: str, other: str) -> bool:
     return path == other or other.startswith(f"{path}/") or path.startswith(f"{other}/")
 
 
+def followers(name: str) -> set[str]:
+    """Return the stages of the pipeline that read what a stage writes, or what follows from it."""
+    written = [path.replace("/${item}", "") for path in outputs(pipeline()[name])]
+    direct = {
+        other
+        for other, entry in pipeline().items()
+        if any(related(path, dep) for path in written for dep in entry.get("deps", []) if not is_code(dep))
+    } - {name}
+    return direct.union(*(followers(other) for other in direct))
+
+
 def load(entry: dict) -> Stage:
     main = importlib.import_module(module_name(entry["cmd"])).main
     assert isinstance(main, Stage)
@@ -140,6 +151,12 @@ def test_plots_and_artifacts_are_outputs_of_a_stage(file: Path) -> None:
     named += [artifact["path"] for artifact in content.get("artifacts", {}).values()]
     named = [(file.parent / path).relative_to(ROOT).as_posix() for path in named]
     assert not [path for path in named if not any(path == out or path.startswith(f"{out}/") for out in made)]
+
+
+def test_a_change_of_the_autoencoder_reruns_neither_the_zoo_nor_the_codec_nor_forecasts() -> None:
+    untouched = {"fetch_zoo", "tokenize", "fit_codec", "evaluate_codec", "train_base", "train_predictor"}
+    untouched |= {"evaluate_predictor", "train_autoencoder", "train_encoder", "cache_representations"}
+    assert followers("train_autoencoder") == set(pipeline()) - untouched
 
 
 def test_stages_of_studies_run_in_the_root_under_names_of_their_own() -> None:

@@ -10,7 +10,7 @@ from tests.contract.imports import pipeline
 from tests.e2e.workspace import Workspace
 from wscore.presets import apply_preset
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("reruns")]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

@@ -116,4 +116,5 @@ def environment(base: Path) -> dict[str, str]:
         "GIT_CONFIG_GLOBAL": str(home / ".gitconfig"),
         "OMP_NUM_THREADS": "1",
         "WSCORE_TRACKING": "off",
+        "WSCORE_WORKERS": "1",  # the other cores run other tests
     }

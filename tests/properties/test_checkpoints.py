@@ -2,17 +2,17 @@
 
 import io
 import json
-import os
 import zipfile
 
 import msgspec
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save, save_file
 
+from tests.properties.fuzz import fuzz
 from wscore.config import load_section
 from wscore.networks.checkpoints import read_checkpoint, read_file_networks
 from wscore.networks.layout import layout_of
@@ -21,11 +21,6 @@ from wscore.zoo.config import ZooConfig
 from wscore.zoo.readers.folder import plan_folder
 from wscore.zoo.readers.tables import Piece, read_piece
 
-EXAMPLES = int(os.environ.get("WSCORE_FUZZ", "300"))
-QUIET = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
-FUZZ = settings(
-    max_examples=EXAMPLES, suppress_health_check=QUIET, deadline=None, derandomize="WSCORE_FUZZ" not in os.environ
-)
 MOST = 10**5
 ZOO = load_section(ZooConfig, "zoo")
 MODULES = st.lists(
@@ -84,7 +79,7 @@ def files(draw):
     return state, write
 
 
-@FUZZ
+@fuzz(50)
 @given(files())
 def test_one_network_comes_back_from_every_format_nesting_prefix_sharding_and_order(tmp_path_factory, case):
     state, write = case
@@ -176,7 +171,7 @@ def outcome(path):
         return error
 
 
-@FUZZ
+@fuzz(300)
 @given(damaged())
 def test_damaged_files_of_every_format_make_a_network_or_a_named_refusal(tmp_path, case):
     name, data = case
@@ -202,7 +197,7 @@ def parquet():
 PARQUET = parquet()
 
 
-@FUZZ
+@fuzz(300)
 @given(st.lists(st.tuples(st.integers(0, len(PARQUET) - 1), st.integers(0, 255)), min_size=1, max_size=4))
 def test_damaged_pages_of_parquet_cost_their_rows_only(tmp_path, changes):
     import pyarrow as pa

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from wscore.networks.architectures import FAMILIES, TRAITS, Architecture, build
-from wscore.networks.layout import Layout, layers_of, layout_of
+from wscore.networks.layout import Layout, layout_of
 
 shapes = st.lists(st.integers(1, 4), max_size=4).map(tuple)
 names = st.text(alphabet="abc", min_size=1, max_size=3)
@@ -64,12 +64,3 @@ def test_stacked_vectors_are_cut_as_single_ones(architecture, count):
         assert all(torch.equal(stacked[name][place], value) for name, value in layout.unflatten(vector).items())
     pieces = [vectors[:, where] for where in layout.slices().values()]
     assert torch.equal(torch.cat(pieces, dim=1), vectors)
-
-
-@given(architectures)
-def test_layers_hold_every_tensor_once(architecture):
-    layout = layout_of(build(architecture).state_dict())
-    held = [spec for layer in layers_of(layout).values() for spec in layer]
-    assert sorted(spec.name for spec in held) == sorted(spec.name for spec in layout.tensors)
-    for layer in layers_of(layout).values():
-        assert len({spec.name.rpartition(".")[0] for spec in layer}) == 1

@@ -8,11 +8,11 @@ import tracemalloc
 import numpy as np
 import pandas as pd
 
+from wscore.autoencoder.latents import iterate_latents
 from wscore.autoencoder.models.autoencoder import AutoencoderConfig, Encoder
 from wscore.autoencoder.models.mlp import MlpConfig
 from wscore.autoencoder.training.train import CacheBatches
-from wscore.heads.representations import iterate_latents
-from wscore.heads.weight_statistics import statistics_table
+from wscore.encoder.weight_statistics import statistics_table
 from wscore.networks.architectures import Architecture, build
 from wscore.networks.layout import layout_of
 from wscore.tokens.cache import TokenCache, build_cache

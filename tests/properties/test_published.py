@@ -1,7 +1,6 @@
 """Published folders that were tampered with: what is read from them is right, or one named error says what is wrong."""
 
 import json
-import os
 import resource
 import shutil
 from pathlib import Path
@@ -10,13 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.properties.fuzz import fuzz
 from tests.unit.publish.work import Work
 from wscore.autoencoder.coding.codec import WeightCodec
 from wscore.autoencoder.coding.fit import Population
 from wscore.config import convert
+from wscore.encoder.weight_encoder import WeightEncoder
 from wscore.errors import WscoreError, printable
 from wscore.forecasting.models.predictors import GramPredictor, GramPredictorConfig
 from wscore.heads.train import save_head
@@ -29,15 +30,8 @@ from wscore.sae.model import SparseAutoencoder
 from wscore.training.model_folder import save_model
 from wscore.zoo.store import Zoo
 
-EXAMPLES = int(os.environ.get("WSCORE_FUZZ", "200"))
-FUZZ = settings(
-    max_examples=EXAMPLES,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-    deadline=None,
-    derandomize="WSCORE_FUZZ" not in os.environ,
-)
 ROW = 3
-PARTS = ["encoder", "head", "dictionary", "predictor", "codec"]
+PARTS = ["encoder", "weight_encoder", "head", "dictionary", "predictor", "codec"]
 ODD = st.sampled_from([
     None, True, -1, 0, 1, 7, 10**9, 10**30, -(10**30), 1e-320, 1e308, float("nan"), float("inf"), "", "x", "\x1b[31m", "a/../b",
     [], {}, [[]], {"a": {}}, [10**9, 10**9, 10**9],
@@ -50,7 +44,8 @@ def published(tiny_zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An encoder, a head, a dictionary, a predictor and a codec, all tiny."""
     work = Work(tiny_zoo, tmp_path_factory.mktemp("tampered"))
     out = work.folder / "published"
-    shutil.copytree(work.folder / "encoder", out / "encoder")
+    for name in ("encoder", "weight_encoder"):
+        shutil.copytree(work.folder / name, out / name)
     save_head(out / "head", work.train("accuracy"))
     dictionary = SparseAutoencoder(work.cache.token_dim, 12, activation="topk", k=3)
     save_model(out / "dictionary", dictionary, extra={"input": "tokens"})
@@ -77,8 +72,9 @@ def use(folder: Path, part: str, zoo: Zoo) -> None:
     if part == "encoder":
         PublishedEncoder(folder / part).encode(state)
     elif part == "head":
-        head = PublishedHead(folder / part, PublishedEncoder(folder / "encoder"))
-        head.read(state, zoo.table["architecture"].iloc[ROW])
+        PublishedHead(folder / part, WeightEncoder.from_folder(folder / "weight_encoder")).read(state)
+    elif part == "weight_encoder":
+        WeightEncoder.from_pretrained(folder / part).encode_network(state)
     elif part == "dictionary":
         model = PublishedDictionary(folder / part)
         model.decode(model.encode(state), layout)
@@ -138,7 +134,7 @@ def test_all_are_usable_as_they_are(published: Path, tiny_zoo: Path) -> None:
     assert [outcome(published, part.name, Zoo(tiny_zoo)) for part in published.iterdir()] == [""] * 5
 
 
-@FUZZ
+@fuzz(60)
 @given(st.data())
 def test_any_change_of_json_is_harmless_or_named(published: Path, tiny_zoo: Path, tmp_path_factory, data) -> None:
     folder = tmp_path_factory.mktemp("copy")
@@ -155,7 +151,7 @@ def test_any_change_of_json_is_harmless_or_named(published: Path, tiny_zoo: Path
     shutil.rmtree(folder)
 
 
-@FUZZ
+@fuzz(60)
 @given(st.data())
 def test_any_change_of_weights_is_harmless_or_named(published: Path, tiny_zoo: Path, tmp_path_factory, data) -> None:
     from safetensors.torch import load_file, save_file

@@ -6,10 +6,11 @@ import json
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save
 
+from tests.properties.fuzz import fuzz
 from wscore.config import load_section
 from wscore.networks.checkpoints import read_checkpoint
 from wscore.networks.records import REASONS, RawNetwork, Rejected, RejectedError
@@ -18,7 +19,6 @@ from wscore.zoo.readers.flat_vectors import read_vectors
 from wscore.zoo.readers.tables import read_piece
 
 STATE = {"fc.weight": torch.arange(12.0).reshape(3, 4), "fc.bias": torch.ones(3), "n": torch.tensor(3)}
-FEW = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 
 
 def hdf5() -> bytes:
@@ -67,7 +67,7 @@ def outcome(path):
         return error
 
 
-@FEW
+@fuzz(60)
 @given(st.one_of(damaged(), st.binary(max_size=300)))
 def test_any_bytes_make_a_network_or_a_named_refusal(tmp_path, data):
     path = tmp_path / "file"
@@ -87,7 +87,7 @@ def test_warnings_about_odd_pickles_stay_inside(tmp_path):
     assert set(outcome(path).state) == set(STATE)
 
 
-@FEW
+@fuzz(60)
 @given(damaged())
 def test_files_of_vectors_too(tmp_path, data):
     (tmp_path / "file.pt").write_bytes(data)
@@ -103,7 +103,7 @@ cells = st.recursive(
 )
 
 
-@FEW
+@fuzz(60)
 @given(st.lists(st.one_of(cells.map(lambda value: json.dumps({"weights": value})), st.text(max_size=20)), min_size=1))
 def test_any_json_in_a_table_makes_a_network_or_a_named_refusal(tmp_path, texts):
     import pyarrow as pa

@@ -1,10 +1,13 @@
 """A folder with parameters for a tiny recording, and the stages of forecasting run in it."""
 
+import json
 from pathlib import Path
 
+from ruamel.yaml import YAML
+
 from stages import evaluate_predictor, train_base, train_predictor
-from wscore.config import PARAMS
-from wscore.presets import apply_preset
+from wscore.config import PARAMS, read_yaml
+from wscore.presets import merge
 
 ROOT = Path(__file__).parents[2]
 TINY = """
@@ -18,12 +21,11 @@ forecast: {probe_images: 30, scored_windows: 2, recovery_steps: [2]}
 
 
 def write_params(folder: Path, changes: str = "") -> None:
-    """Write the defaults with the values of a tiny recording, and further changes as YAML."""
-    (folder / PARAMS).write_text((ROOT / PARAMS).read_text(encoding="utf-8"), encoding="utf-8")
-    for number, text in enumerate(filter(None, (TINY, changes))):
-        preset = folder / f"preset-{number}.yaml"
-        preset.write_text(text, encoding="utf-8")
-        apply_preset(preset, folder / PARAMS)
+    """Write the defaults with the values of a tiny recording, and further changes as YAML; JSON is YAML."""
+    content = read_yaml(ROOT / PARAMS)
+    for text in filter(None, (TINY, changes)):
+        merge(content, YAML(typ="safe").load(text), where="changes")
+    (folder / PARAMS).write_text(json.dumps(content), encoding="utf-8")
 
 
 def run_base(out: str = "trajectories") -> None:

@@ -27,6 +27,7 @@ FIGURES = {
         "ours": METHOD,
         "pca": METHOD | {"agreement": 0.5},
     },
+    "encoder": {"validation_loss": 0.5},
     "heads_test": {"accuracy": {"ours": {"r2": 0.9}, "statistics": {"r2": 0.95}}},
     "sae": {"validation_fvu": 0.5},
     "sae_test": {

@@ -16,8 +16,8 @@ from wscore.io import write_json
 from wscore.zoo.store import Zoo, read_part, write_part
 
 ARGUMENTS = [
-    "--zoo", "zoo", "--tokens", "tokens", "--representations", "representations", "--heads", "heads",
-    "--metrics", "metrics/heads_test.json", "--plots", "plots/heads_test",
+    "--zoo", "zoo", "--tokens", "tokens", "--encoder", "encoder", "--representations", "representations",
+    "--heads", "heads", "--metrics", "metrics/heads_test.json", "--plots", "plots/heads_test",
 ]  # fmt: skip
 
 
@@ -43,7 +43,7 @@ def made(make_tiny_zoo: Callable[..., Path], tmp_path_factory: pytest.TempPathFa
 
 @pytest.fixture
 def workspace(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for name in ("zoo", "representations", "heads"):
+    for name in ("zoo", "encoder", "representations", "heads"):
         (tmp_path / name).symlink_to(made / name)
     write_params(tmp_path)
     monkeypatch.chdir(tmp_path)
@@ -56,7 +56,11 @@ def test_it_judges_every_head_beside_its_controls(workspace: Path, capsys: pytes
         "heads on held-out runs (weight statistics in brackets): patterns macro_f1"
     )
     content = json.loads(Path("metrics/heads_test.json").read_text())
-    assert list(content) == ["heads_test", "heads_test_of"]
+    assert list(content) == ["heads_test", "heads_inside", "heads_test_of"]
+    auroc, outside = (content["heads_inside"][name] for name in ("auroc", "outside"))
+    assert {"noise", "untrained", "foreign", "mean"} < set(auroc)
+    assert min(auroc.values()) >= 0
+    assert set(outside) == set(auroc) - {"mean"} | {"test"}
     assert set(content["heads_test"]) == set(TASKS)
     for task, found in content["heads_test"].items():
         assert {OURS, *controls_of(task)} <= set(found), task
@@ -127,7 +131,8 @@ def test_networks_of_unseen_widths_have_a_section(workspace: Path, capsys: pytes
     write_json(workspace / "representations/manifest.json", manifest)
     main(ARGUMENTS)
     content = json.loads(Path("metrics/heads_test.json").read_text())
-    assert list(content) == ["heads_test", "heads_unseen", "heads_test_of"]
+    assert list(content) == ["heads_test", "heads_unseen", "heads_inside", "heads_test_of"]
+    assert "unseen" in content["heads_inside"]["outside"]
     assert (content["heads_test"]["accuracy"]["runs"], content["heads_unseen"]["accuracy"]["runs"]) == (2, 2)
     assert {OURS, *controls_of("accuracy")} <= set(content["heads_unseen"]["accuracy"])
     assert "; on unseen widths: accuracy r2 " in capsys.readouterr().out

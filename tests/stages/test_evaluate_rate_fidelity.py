@@ -26,30 +26,35 @@ CHANGES = {
     "data": {},
     "tokens": {"validation_fraction": 0.3, "test_fraction": 0.3},
     "evaluate_codec": {"ratios": [8], "probe_images": 50, "search_steps": 3, "bootstrap_samples": 20},
-    "rate_fidelity": {"ratios": RATIOS, "networks": 4, "validation_networks": 2, "learning_rates": [0.05, 0.2]},
+    "rate_fidelity": {"ratios": RATIOS, "networks": 2, "validation_networks": 1, "learning_rates": [0.05, 0.2]},
 }
 
 
-@pytest.fixture
-def workspace(tmp_path: Path, tiny_zoo: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("WSCORE_WORKERS", "1")
-    params = read_yaml(ROOT / "params.yaml") | read_yaml(ROOT / "studies/rate_fidelity/params.yaml")
-    write_json(Path("params.yaml"), {name: {**params[name], **own} for name, own in CHANGES.items()})
-    zoo = Zoo(tiny_zoo)
-    build_cache(zoo, load_section(TokensConfig, "tokens"), Path("tokens"))
-    rows = np.unique(TokenCache(Path("tokens")).indices("train"))
-    tasks = load_tasks(load_section(DataConfig, "data"))
-    WeightCodec.fit(populations_of(zoo, rows, tasks), images=8).save(Path("codec"))
-    return tiny_zoo
+@pytest.fixture(scope="module")
+def finished(tiny_zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Parameters, tokens, a codec and the results of the study; don't write into it."""
+    folder = tmp_path_factory.mktemp("study")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        params = read_yaml(ROOT / "params.yaml") | read_yaml(ROOT / "studies/rate_fidelity/params.yaml")
+        write_json(Path("params.yaml"), {name: {**params[name], **own} for name, own in CHANGES.items()})
+        zoo = Zoo(tiny_zoo)
+        build_cache(zoo, load_section(TokensConfig, "tokens"), Path("tokens"))
+        rows = np.unique(TokenCache(Path("tokens")).indices("train"))
+        tasks = load_tasks(load_section(DataConfig, "data"))
+        WeightCodec.fit(populations_of(zoo, rows, tasks), images=8).save(Path("codec"))
+        run(tiny_zoo)
+    return folder
 
 
 def run(zoo: Path) -> None:
     study.main(["--zoo", str(zoo), "--tokens", "tokens", "--codec", "codec", "--out", "results"])
 
 
-def test_every_ratio_has_every_method_and_rates_are_chosen_on_validation_runs(workspace: Path) -> None:
-    run(workspace)
+def test_every_ratio_has_every_method_and_rates_are_chosen_on_validation_runs(
+    finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(finished)
     rates = pd.read_csv("results/rates.csv")
     assert set(rates["ratio"]) == set(RATIOS)
     assert set(rates["method"]) == set(NAMES)
@@ -61,9 +66,12 @@ def test_every_ratio_has_every_method_and_rates_are_chosen_on_validation_runs(wo
     assert Path("results/curve.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_an_interrupted_study_goes_on_where_it_stopped(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run(workspace)
-    whole = Path("results/networks.csv").read_bytes()
+def test_an_interrupted_study_goes_on_where_it_stopped(
+    finished: Path, tiny_zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("params.yaml", "tokens", "codec"):
+        Path(name).symlink_to(finished / name)
     evaluate, done = study.evaluate_codec, []
 
     def counting(stop: int) -> Callable[..., Any]:
@@ -76,11 +84,10 @@ def test_an_interrupted_study_goes_on_where_it_stopped(workspace: Path, monkeypa
         return counted
 
     monkeypatch.setattr(study, "evaluate_codec", counting(1))
-    Path("results").rename("before")
     with pytest.raises((KeyboardInterrupt, SystemExit)):
-        run(workspace)
+        run(tiny_zoo)
     assert not Path("results").exists()
     monkeypatch.setattr(study, "evaluate_codec", counting(10))
-    run(workspace)
+    run(tiny_zoo)
     assert len(done) == 3  # two learning rates, then the test split
-    assert Path("results/networks.csv").read_bytes() == whole
+    assert Path("results/networks.csv").read_bytes() == (finished / "results/networks.csv").read_bytes()

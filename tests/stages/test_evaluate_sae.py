@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
-from stages import cache_representations, evaluate_sae, train_autoencoder, train_sae
+from stages import evaluate_sae, train_autoencoder, train_sae
 from wscore.config import read_yaml
 from wscore.hub.checksums import write_checksums
 from wscore.publish.pretrained import PublishedDictionary
@@ -25,14 +25,13 @@ CHANGES = {
     "evaluate": {"probe_images": 40, "bootstrap_samples": 5},
     "explain": {"shuffles": 2, "steered": 2, "networks": 3, "drawn": 5},
     "data": {},
-    "features": {"probes": 0},
 }
 METHODS = ["ours", "mean_network", "pca", "kind_pca", "top_entries"]
 
 
 @pytest.fixture
 def workspace(make_tiny_zoo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Zoo, tokens, and representations of a tiny autoencoder."""
+    """Zoo, tokens and a tiny autoencoder."""
     monkeypatch.chdir(tmp_path)
     make_tiny_zoo(tmp_path / "zoo", families=("mlp", "cnn_bn"), runs=6)
     config = TokensConfig(
@@ -45,8 +44,6 @@ def workspace(make_tiny_zoo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     train_autoencoder.main(
         ["--zoo", "zoo", "--tokens", "tokens", "--out", "ae", "--history", "h.csv", "--metrics", "ae.json"]
     )
-    common = ["--zoo", "zoo", "--tokens", "tokens", "--autoencoder", "ae"]
-    cache_representations.main([*common, "--out", "representations"])
     return tmp_path
 
 
@@ -58,10 +55,10 @@ def write_params(**sae: object) -> None:
 
 
 def run() -> dict:
-    data = ["--tokens", "tokens", "--representations", "representations"]
+    data = ["--tokens", "tokens", "--autoencoder", "ae"]
     train_sae.main([*data, "--zoo", "zoo", "--out", "sae", "--history", "history.csv", "--metrics", "sae.json"])
     evaluate_sae.main([
-        *data, "--zoo", "zoo", "--autoencoder", "ae", "--sae", "sae", "--history", "history.csv",
+        *data, "--zoo", "zoo", "--sae", "sae", "--history", "history.csv",
         "--metrics", "test.json", "--plots", "plots",
     ])  # fmt: skip
     return json.loads(Path("test.json").read_text())["sae_test"]
@@ -96,7 +93,7 @@ def check_published(kind: str) -> None:
     """A published dictionary gives the codes that the cache gives."""
     write_checksums(Path("sae"))
     zoo, published = Zoo(Path("zoo")), PublishedDictionary.from_pretrained("sae")
-    dictionary = open_dictionary(Path("sae"), TokenCache(Path("tokens")), Path("representations"))
+    dictionary = open_dictionary(Path("sae"), TokenCache(Path("tokens")), Path("ae"))
     rows = dictionary.rows.rows_of_networks(np.array([3]))
     batch = dictionary.rows.batch(rows)
     row = int(dictionary.rows.networks[3])
@@ -115,7 +112,7 @@ def check_refused() -> None:
     Path("test.json").unlink()
     with pytest.raises(SystemExit, match="was trained on other tokens"):
         evaluate_sae.main([
-            "--tokens", "tokens", "--representations", "representations", "--zoo", "zoo", "--autoencoder", "ae",
+            "--tokens", "tokens", "--zoo", "zoo", "--autoencoder", "ae",
             "--sae", "sae", "--history", "history.csv", "--metrics", "test.json", "--plots", "other",
         ])  # fmt: skip
     assert not Path("test.json").exists()

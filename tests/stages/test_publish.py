@@ -54,7 +54,7 @@ def workplace(tmp_path: Path, tiny_zoo: Path, monkeypatch: pytest.MonkeyPatch) -
             inputs=4, hidden_dim=3, layers=1, dropout=0.0, outputs={"test_accuracy": 1}, encoder=None, reader=None
         )
     )
-    for folder in ("autoencoder/encoder", "autoencoder/decoder", "heads/accuracy", "sae", "predictor"):
+    for folder in ("autoencoder/encoder", "autoencoder/decoder", "encoder", "heads/accuracy", "sae", "predictor"):
         save_model(Path("models") / folder, model)
     write_figures()
     for name in ("tokenizer.json", "normalizer.json"):
@@ -63,7 +63,7 @@ def workplace(tmp_path: Path, tiny_zoo: Path, monkeypatch: pytest.MonkeyPatch) -
     WeightCodec().save(Path("models/codec"))
     (tmp_path / "zoo").symlink_to(tiny_zoo)
     write_representations(Zoo(tiny_zoo))
-    for name in ("autoencoder", "heads/accuracy", "sae", "predictor"):
+    for name in ("autoencoder", "encoder", "heads/accuracy", "sae", "predictor"):
         write_csv(Path("plots") / name / "history.csv", {"epoch": [0, 1], "lr": [0.1, 0.0], "train_loss": [1.0, 0.5]})
     return tmp_path
 
@@ -98,7 +98,8 @@ def preset(text: str) -> None:
 def run(*more: str, predictor: bool = True) -> None:
     main([
         "--zoo", "zoo", "--representations", "representations", "--autoencoder", "models/autoencoder",
-        "--codec", "models/codec", "--heads", "models/heads", "--sae", "models/sae", "--plots", "plots",
+        "--encoder", "models/encoder", "--codec", "models/codec",
+        "--heads", "models/heads", "--sae", "models/sae", "--plots", "plots",
         *(["--predictor", "models/predictor"] if predictor else []),
         "--metrics", *(f"metrics/{name}.json" for name in (*FIGURES, *more) if predictor or name != "predictor_test"),
         "--out", "published", "--datasets", "datasets",
@@ -115,7 +116,7 @@ def test_every_model_has_what_it_needs(workplace: Path, capsys: pytest.CaptureFi
     sided = model | {"tokenizer.json", "normalizer.json"}
     wanted = {"README.md", "checksums.json"}
     wanted |= {f"codec/{name}" for name in ("config.json", "codec.safetensors", "README.md", "checksums.json")}
-    own = ("heads/accuracy", "sparse_dictionary", "predictor")
+    own = ("weight_encoder", "heads/accuracy", "sparse_dictionary", "predictor")
     for part, names in (("encoder", sided), ("decoder", sided), *((name, model) for name in own)):
         wanted |= {f"{part}/{name}" for name in names}
     assert set(files(Path("published"))) == wanted
@@ -125,7 +126,7 @@ def test_every_model_has_what_it_needs(workplace: Path, capsys: pytest.CaptureFi
     )
     summary = capsys.readouterr().out
     assert summary == (
-        "6 models (encoder, decoder, codec, heads/accuracy, sparse_dictionary, predictor) "
+        "7 models (encoder, decoder, codec, weight_encoder, heads/accuracy, sparse_dictionary, predictor) "
         "and 2 data sets (zoo, representations)\n"
     )
 
@@ -138,7 +139,7 @@ def test_the_models_of_a_zoo_are_published_without_a_predictor(
     Path("metrics/predictor_test.json").unlink()
     run(predictor=False)
     assert capsys.readouterr().out.startswith(
-        "5 models (encoder, decoder, codec, heads/accuracy, sparse_dictionary) and 2 data"
+        "6 models (encoder, decoder, codec, weight_encoder, heads/accuracy, sparse_dictionary) and 2 data"
     )
     assert not Path("published/predictor").exists()
 
@@ -163,7 +164,7 @@ def test_cards_hold_figures_controls_and_origin(workplace: Path) -> None:
     assert "24 networks of 12 training runs" in card
     assert "latent_dim:" in card
     head = Path("published/heads/accuracy/README.md").read_text()
-    assert json.loads(Path("published/encoder/config.json").read_text())["sha256"] in head
+    assert json.loads(Path("published/weight_encoder/config.json").read_text())["sha256"] in head
     assert "| this model | 0.75 |" in head
 
 

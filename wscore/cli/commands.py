@@ -2,6 +2,7 @@
 
 import argparse
 import math
+import warnings
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,7 +17,8 @@ from wscore.cli.accuracy import Judge
 from wscore.cli.describe import describe_path, inspect_network
 from wscore.cli.networks import LoadedNetwork, read_networks, read_one
 from wscore.cli.output import print_json, print_table, progress
-from wscore.errors import DataError
+from wscore.encoder.weight_encoder import OUTSIDE, UNLIKE, WeightEncoder
+from wscore.errors import DataError, WscoreWarning
 from wscore.forecasting.trajectories.store import Trajectory
 from wscore.io import atomic_folder, read_tensors, write_tensors
 from wscore.networks.layout import Layout, layout_of
@@ -32,22 +34,44 @@ ABOUT = ("test_accuracy", "family", "optimizer", "activation", "lr", "epoch")
 
 
 def encode(options: argparse.Namespace) -> None:
-    """Print the latents of networks and optionally write them."""
+    """Print the latents of networks, and whether they are like the training networks; optionally write them."""
+    if options.autoencoder:
+        _encode_windows(options)
+        return
+    encoder = WeightEncoder.from_pretrained(options.model)
+    found: list[dict[str, Any]] = []
+    for network in _networks(options):
+        encoding = encoder.encode_network(network.state)
+        found.append({"network": network.name, "weights": network.layout.size, "inside": float(encoding.inside),
+                      "latent": encoding.latents.tolist()})  # fmt: skip
+    if options.out:
+        latents = {row["network"]: torch.tensor(row["latent"]) for row in found}
+        _write_latents(Path(options.out), latents, {}, encoder.identity)
+    _print_latents(options, encoder.identity, found)
+
+
+def _encode_windows(options: argparse.Namespace) -> None:
+    """Print the latents of networks by the autoencoder, for `decode`."""
     encoder = PublishedEncoder.from_pretrained(options.model)
     found: list[dict[str, Any]] = []
     latents: dict[str, Tensor] = {}
     layouts: dict[str, Layout] = {}
-    for network in _networks(options, encoder):
+    for network in _networks(options):
+        layout = layout_of(encoder.layouts.ordered(network.state))
         windows = encoder.encode_windows(network.state)
-        found.append({"network": network.name, "weights": network.layout.size, "windows": len(windows),
+        found.append({"network": network.name, "weights": layout.size, "windows": len(windows),
                       "latent": windows.mean(dim=0).tolist()})  # fmt: skip
-        latents[network.name], layouts[network.name] = windows, network.layout
+        latents[network.name], layouts[network.name] = windows, layout
     if options.out:
         _write_latents(Path(options.out), latents, layouts, encoder.identity)
+    _print_latents(options, encoder.identity, found)
+
+
+def _print_latents(options: argparse.Namespace, identity: str, found: Sequence[dict[str, Any]]) -> None:
     if options.json:
-        print_json({"encoder": encoder.identity, "networks": found})
+        print_json({"encoder": identity, "networks": found})
         return
-    print_table([{**one, "latent": _short(one["latent"])} for one in found])
+    print_table([{**row, "latent": _short(row["latent"])} for row in found])
 
 
 def decode(options: argparse.Namespace) -> None:
@@ -70,27 +94,38 @@ def decode(options: argparse.Namespace) -> None:
 
 def predict(options: argparse.Namespace) -> None:
     """Predict properties of networks."""
-    encoder = PublishedEncoder.from_pretrained(options.model)
+    encoder = WeightEncoder.from_pretrained(options.model)
     heads = _heads(options.model, encoder, options.heads)
-    found = []
-    for network in _networks(options, encoder):
-        predicted = {name: head.read(network.state, network.architecture or None) for name, head in heads.items()}
-        found.append({"network": network.name, "heads": predicted})
+    found: list[dict[str, Any]] = []
+    for network in _networks(options):
+        predicted = {name: head.read(network.state) for name, head in heads.items()}
+        encoding = encoder.encode_network(network.state)
+        found.append({"network": network.name, "inside": float(encoding.inside), "basis": encoding.basis,
+                      "heads": predicted})  # fmt: skip
     if options.json:
         print_json({"networks": found})
         return
-    print_table([row for one in found for row in _properties(one["network"], one["heads"])])
+    print_table([
+        row | {"inside": network["inside"], "basis": network["basis"]}
+        for network in found for row in _properties(network["network"], network["heads"])
+    ])  # fmt: skip
 
 
 def neighbours(options: argparse.Namespace) -> None:
     """Find the nearest networks of a zoo."""
-    encoder = PublishedEncoder.from_pretrained(options.model)
+    encoder = WeightEncoder.from_pretrained(options.model)
     network = read_one(options.network)
     among = Neighbours.load(options.among, encoder.identity)
-    rows = among.nearest(encoder.encode(network.state).numpy(), options.k)
+    encoding = encoder.encode_network(network.state)
+    rows = among.nearest(encoding.latents.numpy(), options.k)
+    inside = float(encoding.inside)
     if options.json:
-        print_json({"network": network.name, "among": len(among.table), "neighbours": rows})
+        print_json({"network": network.name, "inside": inside, "among": len(among.table), "neighbours": rows})
         return
+    if inside <= OUTSIDE:
+        warnings.warn(
+            f"{network.name}: {UNLIKE.format(inside=inside)}: no network is near", WscoreWarning, stacklevel=1
+        )
     shown = ("model_id", "distance", "split", *ABOUT)
     print_table(
         [{name: row[name] for name in shown if name in row} for row in rows],
@@ -109,6 +144,7 @@ def interpolate(options: argparse.Namespace) -> None:
     ends = [model.encode_windows(network.state) for network in (first, second)]
     straight = [model.align(network.state) for network in (first, second)]
     lines = [torch.from_numpy(layout.flatten(state)) for state in straight]
+    encoder = WeightEncoder.from_pretrained(options.model)
     judge = Judge(options.images, first.architecture) if options.images else None
     rows, states = [], {}
     for step in progress(range(options.steps), unit="step"):
@@ -118,6 +154,7 @@ def interpolate(options: argparse.Namespace) -> None:
         row: dict[str, Any] = {"share": share, "network": f"step-{step}"}
         row |= {f"distance to {name}": _distance(layout, state, end)
                 for name, end in zip(("first", "second"), straight, strict=True)}  # fmt: skip
+        row["inside"] = encoder.inside(state)
         if judge is not None:
             row |= {"accuracy": judge.accuracy(state), "accuracy, straight line": judge.accuracy(control)}
         rows.append(row)
@@ -168,18 +205,23 @@ def inspect(options: argparse.Namespace) -> None:
         print_table(rows, title=f"\n{name}") if rows else None
 
 
-def _networks(options: argparse.Namespace, encoder: PublishedEncoder) -> Iterator[LoadedNetwork]:
+def _networks(options: argparse.Namespace) -> Iterator[LoadedNetwork]:
     found = read_networks(options.networks, architecture=options.architecture, limit=options.limit)
     seen: set[str] = set()
     for network in progress(found):
         if network.name in seen:
             raise DataError("two networks have the same name", where=network.name, fix="pass them one at a time")
         seen.add(network.name)
-        yield network._replace(state=encoder.layouts.ordered(network.state))
+        yield network
 
 
-def _heads(model: str, encoder: PublishedEncoder, names: Sequence[str] | None) -> dict[str, PublishedHead]:
-    return {name: PublishedHead(folder, encoder) for name, folder in find_heads(model, names).items()}
+def _heads(model: str, encoder: WeightEncoder, names: Sequence[str] | None) -> dict[str, PublishedHead]:
+    heads = {name: PublishedHead(folder, encoder) for name, folder in find_heads(model, names).items()}
+    if any(head.head.model.reads_tokens for head in heads.values()):
+        autoencoder = PublishedEncoder.from_pretrained(model)
+        for head in heads.values():
+            head.autoencoder = autoencoder
+    return heads
 
 
 def _properties(network: str, predicted: Mapping[str, Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -234,7 +276,10 @@ def _read_latents(path: Path) -> tuple[dict[str, Tensor], dict[str, Layout]]:
 
     latents = read_tensors(path)
     if not latents or any(one.ndim != 2 or not one.is_floating_point() for one in latents.values()):
-        raise DataError("holds no latents", where=path, expected="one (windows, numbers) tensor per network")
+        raise DataError(
+            "holds no latents of the autoencoder", where=path, expected="one (windows, numbers) tensor per network",
+            fix="write them with `wscore encode --autoencoder --out`",
+        )  # fmt: skip
     with safe_open(path, "pt") as content:
         metadata = content.metadata() or {}
     try:

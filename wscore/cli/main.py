@@ -32,7 +32,7 @@ EXAMPLES = {
   wscore decompress epoch2.wsz --reference epoch1.pt --out epoch2.safetensors""",
     "encode": """\
   wscore encode checkpoint.safetensors
-  wscore encode data/zoo --limit 100 --out latents.safetensors
+  wscore encode data/zoo --limit 100 --autoencoder --out latents.safetensors
   wscore encode checkpoint.pt --model me/my-zoo@4f1c2ab --json""",
     "decode": """\
   wscore decode latents.safetensors --out rebuilt
@@ -91,8 +91,11 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     encode = _add(commands, "encode", "Print the latent of each network.")
     _networks(encode)
-    encode.add_argument("--out", metavar="FILE", help="also write the latents to this .safetensors file, for `decode`")
-    decode = _add(commands, "decode", "Rebuild networks from latents written by `encode --out`.")
+    encode.add_argument("--out", metavar="FILE", help="also write the latents to this .safetensors file")
+    encode.add_argument(
+        "--autoencoder", action="store_true", help="latents of the autoencoder, for `decode`; of its layouts alone"
+    )
+    decode = _add(commands, "decode", "Rebuild networks from latents written by `encode --autoencoder --out`.")
     decode.add_argument("latents", metavar="FILE", help=".safetensors file of latents")
     decode.add_argument(
         "--like", metavar="NETWORK", help="network with the target layout; default: the layout stored with the latents"

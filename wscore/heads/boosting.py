@@ -8,10 +8,10 @@ import torch
 from jaxtyping import Float, Int
 from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 
+from wscore.encoder.weight_statistics import Features
 from wscore.errors import DataError
 from wscore.heads.targets import Binary, Continuous, Discrete, Encoded, Target, Targets
 from wscore.heads.trees import Forest, ForestConfig, Nodes
-from wscore.heads.weight_statistics import Features
 
 Boosted = HistGradientBoostingClassifier | HistGradientBoostingRegressor
 Tree = dict[str, np.ndarray]

@@ -14,10 +14,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from wscore.encoder.weight_statistics import FeatureTable
 from wscore.errors import DataError
-from wscore.heads.dreamed_probes import ProbeSets
-from wscore.heads.features import VALUES, read_blocks, read_probes
-from wscore.heads.weight_statistics import FeatureTable
+from wscore.heads.features import VALUES, read_blocks
 from wscore.io import read_json, scratch_array
 from wscore.tokens.batch import TokenBatch
 from wscore.tokens.cache import TokenCache
@@ -35,11 +34,10 @@ class HeadData(NamedTuple):
 
     Attributes:
         latents: (N, Z) float32.
-        table: metadata, one row per network in the same order, with the columns `row` (of the zoo) and `split`.
+        table: metadata, one row per network in the same order, with `row` (of the zoo), `split` and `inside` (p-value).
         encoder: hash of the encoder that made the latents.
         blocks: further feature blocks by name (`wscore.heads.features`), in the same order.
         tokens: token cache of the same networks, if heads read tokens.
-        probes: synthetic images used for the block `probes`.
     """
 
     latents: Float[np.ndarray, "rows latent"]
@@ -47,7 +45,6 @@ class HeadData(NamedTuple):
     encoder: str
     blocks: Mapping[str, FeatureTable] = NOTHING
     tokens: TokenCache | None = None
-    probes: ProbeSets = NOTHING
 
     def part(self, split: str) -> "HeadData":
         """Return the networks of one split."""
@@ -71,7 +68,7 @@ class HeadData(NamedTuple):
             raise DataError(
                 f"the features {block!r} were not computed", where="heads.features",
                 expected=f"some of {', '.join(('latent', *self.blocks))}",
-                fix="see the section features (probes: 0 leaves them out), and " + ENCODE_AGAIN,
+                fix=ENCODE_AGAIN,
             )  # fmt: skip
         return self.blocks[block].names
 
@@ -142,8 +139,8 @@ def read_head_data(representations: Path, zoo: Zoo, tokens: TokenCache | None = 
     rows = joined["row"].to_numpy(int)
     stored = read_blocks(folder) if (folder / VALUES).is_file() else {}
     blocks = {name: FeatureTable(taken(block.values, rows), block.names) for name, block in stored.items()}
-    joined = joined.assign(split=table["split"].to_numpy())
-    return HeadData(latents, joined, manifest["encoder"], blocks, tokens, read_probes(folder))
+    joined = joined.assign(split=table["split"].to_numpy(), inside=table["inside"].to_numpy())
+    return HeadData(latents, joined, manifest["encoder"], blocks, tokens)
 
 
 class HeadBatches:
@@ -205,7 +202,7 @@ def _read_representations(folder: Path) -> tuple[pd.DataFrame, np.ndarray, dict[
     if not path.is_file() or not {"zoo", "encoder"} <= set(manifest):
         raise DataError("no representations here", where=folder, expected=path.name, fix=ENCODE_AGAIN)
     try:
-        table = pd.read_parquet(path, columns=["model_id", "split"])
+        table = pd.read_parquet(path, columns=["model_id", "split", "inside"])
         return table, _read_latents(path, len(table)), manifest
     except (pa.ArrowInvalid, ValueError, KeyError) as error:
         text = " ".join(str(error).split())

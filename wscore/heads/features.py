@@ -1,67 +1,42 @@
 """Feature blocks available to property heads, all computed from the weights alone.
 
-    block        features
-    latent       latent vector of an encoder
-    statistics   seven statistics of each tensor (`wscore.heads.weight_statistics`)
-    spectra      singular values, norms per neuron, balance of layers, norm layers (`wscore.heads.spectra`)
-    probes       outputs on synthetic images, under every activation and pooling (`wscore.heads.dreamed_probes`)
-    tokens       the tokens themselves, read by attention (`wscore.heads.token_attention`)
+    block                          features
+    latent                         latent of the weight encoder (`wscore.encoder`)
+    statistics, spectra, probes    numbers that the encoder reads, before it compresses them (`wscore.encoder.features`)
+    tokens                         the tokens themselves, read by attention (`wscore.heads.token_attention`)
 
-The first four are computed once (`cache_representations`); a head lists the ones it uses: `latent+statistics`.
+All but the tokens are computed once (`cache_representations`); a head lists the ones it uses: `latent+statistics`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
-import torch
-from jaxtyping import Float, Int
-from msgspec import Meta
 
 from wscore.config import Section
+from wscore.encoder.features import BLOCKS as COMPUTED
+from wscore.encoder.features import block_of
+from wscore.encoder.weight_statistics import FeatureTable
 from wscore.errors import ConfigError, DataError
-from wscore.heads.dreamed_probes import (
-    Member,
-    Probes,
-    ProbeSets,
-    dream,
-    probe_key,
-    probe_names,
-    probe_numbers,
-    probe_table,
-)
-from wscore.heads.spectra import network_numbers, spectra_table
-from wscore.heads.weight_statistics import STATISTICS, FeatureTable, statistics_table, tensor_roles, tensor_statistics
-from wscore.io import read_json, read_tensors, write_arrays, write_json, write_tensors
-from wscore.networks.architectures import Architecture
-from wscore.networks.layout import Layout
-from wscore.zoo.store import Zoo
+from wscore.io import read_json, read_tensors, write_arrays, write_json
 
 Block = Literal["latent", "statistics", "spectra", "probes", "tokens"]
 BLOCKS: tuple[str, ...] = get_args(Block)
-COMPUTED = ("statistics", "spectra", "probes")
-VALUES, NAMES, PROBES = "features.safetensors", "features.json", "probes.safetensors"
-LARGEST = 1e30  # larger values are clipped, so that squares stay finite in float64
+VALUES, NAMES = "features.safetensors", "features.json"
 Blocks = Mapping[str, FeatureTable]
 
 
 class FeaturesConfig(Section):
-    """Features computed once per network (section `features:`).
+    """The encoder whose latents are computed once per network (section `features:`).
 
     Args:
-        encoder: computes the latents: null uses this pipeline's, else a folder or Hub repository with a published encoder.
+        encoder: null uses this pipeline's, else a folder or Hub repository with a published encoder.
         revision: pinned revision on the Hub; null uses the newest.
-        probes: number of synthetic images to evaluate every network on; 0 omits them.
-        probe_steps: optimisation steps of the images.
-        seed: for the optimisation of the images.
     """
 
     encoder: str | None
     revision: str | None
-    probes: Annotated[int, Meta(ge=0, le=4096)]
-    probe_steps: Annotated[int, Meta(ge=1)]
-    seed: Annotated[int, Meta(ge=0)]
 
 
 def parse_features(text: str) -> tuple[str, ...]:
@@ -79,85 +54,18 @@ def parse_features(text: str) -> tuple[str, ...]:
     return tuple(name for name in BLOCKS if name in names)
 
 
-def compute_blocks(
-    zoo: Zoo, split: Sequence[str] | np.ndarray, config: FeaturesConfig
-) -> tuple[dict[str, FeatureTable], dict[str, Probes]]:
-    """Return the computed blocks of all networks of a zoo, row by row, and the probes that were optimised for them.
-
-    Args:
-        zoo: the networks.
-        split: of each network; probes are optimised on the last checkpoints of the training runs.
-        config: count of probes and how they are made.
-    """
-    values, names = statistics_table(zoo)
-    # Without its last column: the number of a layout means nothing in another zoo.
-    blocks = {"statistics": FeatureTable(values[:, :-1], names[:-1]), "spectra": spectra_table(zoo)}
-    probes: dict[str, Probes] = {}
-    if config.probes:
-        blocks["probes"], probes = probe_block(zoo, np.flatnonzero(np.asarray(split) == "train"), config)
-    return blocks, probes
+def split_blocks(table: FeatureTable) -> dict[str, FeatureTable]:
+    """Return views of the features of networks by block; the columns of a block follow each other."""
+    blocks = [block_of(name) for name in table.names]
+    ends = np.searchsorted([COMPUTED.index(block) for block in blocks], range(len(COMPUTED) + 1))
+    parts = {block: slice(ends[place], ends[place + 1]) for place, block in enumerate(COMPUTED)}
+    return {block: FeatureTable(table.values[:, part], table.names[part]) for block, part in parts.items()}
 
 
-def probe_block(
-    zoo: Zoo, train: Int[np.ndarray, " train"], config: FeaturesConfig
-) -> tuple[FeatureTable, dict[str, Probes]]:
-    """Return probe features of all networks of a zoo, and the probes, optimised on the last checkpoints of some.
-
-    Args:
-        zoo: the networks.
-        train: rows of the training networks.
-        config: count of probes and how they are made.
-    """
-    last = train[np.isin(train, zoo.last_checkpoints())]
-    probes = dream(zoo, last, count=config.probes, steps=config.probe_steps, seed=config.seed)
-    return probe_table(zoo, probes), probes
-
-
-def network_features(
-    layout: Layout,
-    vector: Float[np.ndarray, " weights"],
-    names: Mapping[str, Sequence[str]],
-    probes: ProbeSets,
-    architecture: Architecture | None = None,
-) -> dict[str, FeatureTable]:
-    """Return the computed blocks of one network (1, F), with the columns that a head was trained on.
-
-    Features that the network lacks are NaN, and so are its probe features if its architecture is unknown or no probes
-    fit it.
-
-    Args:
-        layout: of the network.
-        vector: its weights.
-        names: columns by block; blocks that are not computed are ignored.
-        probes: as stored with the head.
-        architecture: of the network; its activation and pooling are ignored.
-    """
-    computed = {"statistics": _named_statistics(layout, vector[None]), "spectra": network_numbers(layout, vector[None])}
-    fitting = None if architecture is None else probes.get(probe_key(architecture))
-    if architecture is not None and fitting is not None:
-        member = Member(architecture, layout, np.zeros(1, int))
-        answers = probe_numbers(member, torch.from_numpy(vector[None].astype(np.float32)), fitting)
-        computed["probes"] = dict(zip(probe_names(), answers.T, strict=True))
-    blocks = {}
-    for block in (block for block in COMPUTED if block in names):
-        missing = np.full(1, np.nan)
-        columns = [np.asarray(computed.get(block, {}).get(name, missing), float) for name in names[block]]
-        blocks[block] = FeatureTable(_narrow(np.stack(columns, axis=1)), tuple(names[block]))
-    return blocks
-
-
-def write_blocks(folder: Path, blocks: Blocks, probes: ProbeSets) -> None:
-    """Write blocks and probes next to the latents, float32; the column names as JSON."""
-    write_arrays(folder / VALUES, {name: block.values for name, block in blocks.items()}, _narrow)
+def write_blocks(folder: Path, blocks: Blocks) -> None:
+    """Write blocks next to the latents, float32; the column names as JSON."""
+    write_arrays(folder / VALUES, {name: block.values for name, block in blocks.items()}, np.ascontiguousarray)
     write_json(folder / NAMES, {name: list(block.names) for name, block in blocks.items()})
-    write_probes(folder, probes)
-
-
-def write_probes(folder: Path, probes: ProbeSets) -> None:
-    """Write probes as one safetensors file; no file if there are none."""
-    if probes:
-        tensors = {f"{key}/{name}": value for key, probe in probes.items() for name, value in probe._asdict().items()}
-        write_tensors(folder / PROBES, tensors)
 
 
 def read_blocks(folder: Path) -> dict[str, FeatureTable]:
@@ -176,35 +84,3 @@ def read_blocks(folder: Path) -> dict[str, FeatureTable]:
             "features and their names do not match", where=folder, fix="run `dvc repro cache_representations`"
         )
     return {name: FeatureTable(values[name].numpy(), tuple(names[name])) for name in names}
-
-
-def read_probes(folder: Path) -> dict[str, Probes]:
-    """Return the probes in a folder, empty if it has none.
-
-    Raises:
-        DataError: if the file holds something else.
-    """
-    path, probes = folder / PROBES, {}
-    tensors = read_tensors(path) if path.is_file() else {}
-    for key in sorted({name.rpartition("/")[0] for name in tensors}):
-        images, labels = (tensors.get(f"{key}/{part}", torch.empty(())) for part in Probes._fields)
-        fits = images.ndim == 4 and images.dtype == torch.float32 and bool(images.isfinite().all())
-        if not fits or labels.dtype != torch.int64 or labels.shape != images.shape[:1] or bool((labels < 0).any()):
-            raise DataError(
-                "holds no probes", where=f"{path}: {key}", expected="images (n, channels, height, width), labels"
-            )
-        probes[key] = Probes(images, labels)
-    return probes
-
-
-def _named_statistics(layout: Layout, vectors: np.ndarray) -> dict[str, np.ndarray]:
-    values = tensor_statistics(layout, vectors)  # (1, tensors, 7)
-    return {
-        f"{kind}[-{place}].{name}": values[:, number, column]
-        for number, (kind, place) in enumerate(tensor_roles(layout))
-        for column, name in enumerate(STATISTICS)
-    }
-
-
-def _narrow(values: Float[np.ndarray, "rows feature"] | Any) -> np.ndarray:
-    return np.ascontiguousarray(np.clip(values, -LARGEST, LARGEST), dtype=np.float32)

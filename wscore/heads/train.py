@@ -17,11 +17,10 @@ from wscore.config import Section, convert, to_plain
 from wscore.errors import ConfigError, DataError, ModelError, WscoreWarning
 from wscore.heads.boosting import Examples, fit_forest
 from wscore.heads.conformal import Intervals, fit_intervals
-from wscore.heads.dataset import NOTHING, HeadBatches, HeadData
-from wscore.heads.dreamed_probes import ProbeSets
+from wscore.heads.dataset import HeadBatches, HeadData
 from wscore.heads.ensemble import Blend, BlendConfig, Predictions
 from wscore.heads.ensemble_weights import best_shares, error_of
-from wscore.heads.features import parse_features, read_probes, write_probes
+from wscore.heads.features import parse_features
 from wscore.heads.finetune import Unfreeze, finetune_parameter_groups
 from wscore.heads.losses import binary_loss, class_loss, regression_loss
 from wscore.heads.mlp_head import Head, HeadConfig
@@ -183,7 +182,6 @@ class PropertyHead(NamedTuple):
         encoder: hash of the encoder of its latents.
         features: names of its input columns by block, in order.
         intervals: prediction intervals of its continuous targets.
-        probes: synthetic images, if it uses probe features.
     """
 
     task: str
@@ -192,7 +190,6 @@ class PropertyHead(NamedTuple):
     encoder: str
     features: Mapping[str, tuple[str, ...]]
     intervals: Mapping[str, Intervals]
-    probes: ProbeSets = NOTHING
 
 
 class Fold(NamedTuple):
@@ -261,8 +258,7 @@ def train_head(
     features = {block: data.names(block) for block in config.blocks}
     predicted = outputs_of(model, folds[1].data, folds[1].inputs)
     intervals = fit_intervals(targets, predicted, folds[1].encoded, coverage=config.coverage)
-    probes = data.probes if "probes" in features else {}
-    head = PropertyHead(task, model, targets, data.encoder, features, intervals, probes)
+    head = PropertyHead(task, model, targets, data.encoder, features, intervals)
     return head, histories[0] if histories else _bare_history(model, targets, folds)
 
 
@@ -386,7 +382,6 @@ def save_head(folder: Path, head: PropertyHead) -> None:
         "intervals": to_plain(dict(head.intervals)),
     }
     save_model(folder, head.model, extra=extra)
-    write_probes(Path(folder), head.probes)
 
 
 class SavedHead(Section):
@@ -422,8 +417,7 @@ def load_head(folder: Path, task: str | None = None) -> PropertyHead:
     widths = {target.name: target.width for target in saved.targets}
     if kinds != model.config.kinds or any(shape.outputs != widths for shape in model.config.members):
         raise ModelError("outputs and targets differ", where=folder, expected=kinds, got=model.config.kinds)
-    probes = read_probes(Path(folder))
-    return PropertyHead(saved.task, model, saved.targets, saved.encoder, {**saved.features}, saved.intervals, probes)
+    return PropertyHead(saved.task, model, saved.targets, saved.encoder, {**saved.features}, saved.intervals)
 
 
 def target_kind(target: Target) -> Literal["binary", "continuous", "discrete"]:

@@ -127,12 +127,12 @@ def check_reachable(repository: str, *, fix: str = FIX) -> None:
     if is_offline() or os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy"):
         return
     endpoint = os.environ.get("HF_ENDPOINT") or ENDPOINT
-    parts = urlsplit(endpoint)
+    url = urlsplit(endpoint)
     try:
-        port = parts.port or (80 if parts.scheme == "http" else 443)
-        with socket.create_connection((parts.hostname or "", port), timeout=PROBE_SECONDS) as connection:
+        port = url.port or (80 if url.scheme == "http" else 443)
+        with socket.create_connection((url.hostname or "", port), timeout=PROBE_SECONDS) as connection:
             if endpoint not in ANSWERED:
-                _ask(connection, parts.hostname or "", secure=parts.scheme != "http")
+                _ask(connection, url.hostname or "", secure=url.scheme != "http")
                 ANSWERED.add(endpoint)
     except (OSError, ValueError) as error:
         raise DataError("the Hub can't be reached", where=repository, got=f"{endpoint}: {error}", fix=fix) from error

@@ -105,5 +105,5 @@ def locate(folder: Path, part: str = "") -> Path:
     for place in (folder / part, folder):
         if (place / "config.json").is_file():
             return place
-    held = [path.parent.relative_to(folder).as_posix() for path in sorted(folder.rglob("config.json"))]
-    raise ModelError("no such model here", where=folder / part, expected="config.json", got=", ".join(held) or "none")
+    names = [path.parent.relative_to(folder).as_posix() for path in sorted(folder.rglob("config.json"))]
+    raise ModelError("no such model here", where=folder / part, expected="config.json", got=", ".join(names) or "none")

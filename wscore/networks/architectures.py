@@ -14,6 +14,7 @@ identify the role, which permutation specs and state-dict readers rely on:
 
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import partial
 from typing import Annotated, Literal
 
 import msgspec
@@ -224,21 +225,6 @@ def mlp(architecture: Architecture) -> Classifier:
     return Classifier(layers)
 
 
-def cnn(architecture: Architecture) -> Classifier:
-    """Return 3x3 convolutions with pooling between them."""
-    return _convolutional(architecture, norm=False)
-
-
-def cnn_bn(architecture: Architecture) -> Classifier:
-    """Return 3x3 convolutions, each followed by batch normalisation, with pooling between them."""
-    return _convolutional(architecture, norm=True)
-
-
-def resnet(architecture: Architecture) -> Classifier:
-    """Return a normalised 3x3 convolution (the first width) and one residual block for each further width."""
-    return _of_blocks(architecture, ResidualBlock)
-
-
 def residual_mlp(architecture: Architecture) -> Classifier:
     """Return a perceptron with residual blocks of equal width."""
     stream, *rest = architecture.widths
@@ -251,11 +237,6 @@ def residual_mlp(architecture: Architecture) -> Classifier:
         layers[f"block{number}"] = ResidualLinear(stream, inner, activation)
     layers["head"] = nn.Linear(stream, architecture.classes)
     return Classifier(layers)
-
-
-def depthwise_cnn(architecture: Architecture) -> Classifier:
-    """Return a normalised 3x3 convolution and one depthwise separable block for each further width."""
-    return _of_blocks(architecture, DepthwiseBlock)
 
 
 def vit(architecture: Architecture) -> Classifier:
@@ -273,34 +254,65 @@ def vit(architecture: Architecture) -> Classifier:
     return Classifier(layers)
 
 
+def convolutions(architecture: Architecture, *, norm: bool) -> Classifier:
+    """Return 3x3 convolutions with pooling between them, each followed by batch normalisation if `norm`."""
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    inputs = architecture.input[0]
+    for number, outputs in enumerate(architecture.widths, start=1):
+        if number > 1:
+            layers[f"pool{number - 1}"] = _pool(architecture, last=False)
+        layers[f"conv{number}"] = _conv(inputs, outputs, bias=not norm)
+        if norm:
+            layers[f"norm{number}"] = nn.BatchNorm2d(outputs)
+        layers[f"act{number}"] = ACTIVATIONS[architecture.activation]()
+        inputs = outputs
+    return _with_head(layers, inputs, architecture)
+
+
+def blocks(
+    architecture: Architecture, *, block: Callable[[int, int, Callable[[], nn.Module]], nn.Module]
+) -> Classifier:
+    """Return a normalised 3x3 convolution (the first width) and one block for each further width."""
+    first, *rest = architecture.widths
+    activation = ACTIVATIONS[architecture.activation]
+    layers: OrderedDict[str, nn.Module] = OrderedDict(
+        conv1=_conv(architecture.input[0], first, bias=False), norm1=nn.BatchNorm2d(first), act1=activation()
+    )
+    inputs = first
+    for number, outputs in enumerate(rest, start=1):
+        layers[f"pool{number}"] = _pool(architecture, last=False)
+        layers[f"block{number}"] = block(inputs, outputs, activation)
+        inputs = outputs
+    return _with_head(layers, inputs, architecture)
+
+
 FAMILIES: dict[str, Callable[[Architecture], Classifier]] = {
-    "mlp": mlp, "cnn": cnn, "cnn_bn": cnn_bn, "resnet": resnet, "residual_mlp": residual_mlp,
-    "depthwise_cnn": depthwise_cnn, "vit": vit,
-}  # fmt: skip
+    "mlp": mlp,
+    "cnn": partial(convolutions, norm=False),
+    "cnn_bn": partial(convolutions, norm=True),
+    "resnet": partial(blocks, block=ResidualBlock),
+    "residual_mlp": residual_mlp,
+    "depthwise_cnn": partial(blocks, block=DepthwiseBlock),
+    "vit": vit,
+}
 
 
 class Traits(msgspec.Struct, frozen=True, kw_only=True):
-    """Building blocks of a family, used as targets of pattern heads.
+    """Building blocks of a family, used as targets of pattern heads."""
 
-    Args:
-        has_conv_layers: has convolutions.
-        has_batch_norm: has batch normalisation.
-        has_residual: has skip connections.
-    """
-
-    has_conv_layers: bool
-    has_batch_norm: bool
-    has_residual: bool
+    has_conv_layers: bool = False
+    has_batch_norm: bool = False
+    has_residual: bool = False
 
 
 TRAITS: dict[str, Traits] = {
-    "mlp": Traits(has_conv_layers=False, has_batch_norm=False, has_residual=False),
-    "cnn": Traits(has_conv_layers=True, has_batch_norm=False, has_residual=False),
-    "cnn_bn": Traits(has_conv_layers=True, has_batch_norm=True, has_residual=False),
+    "mlp": Traits(),
+    "cnn": Traits(has_conv_layers=True),
+    "cnn_bn": Traits(has_conv_layers=True, has_batch_norm=True),
     "resnet": Traits(has_conv_layers=True, has_batch_norm=True, has_residual=True),
-    "residual_mlp": Traits(has_conv_layers=False, has_batch_norm=False, has_residual=True),
-    "depthwise_cnn": Traits(has_conv_layers=True, has_batch_norm=True, has_residual=False),
-    "vit": Traits(has_conv_layers=False, has_batch_norm=False, has_residual=True),
+    "residual_mlp": Traits(has_residual=True),
+    "depthwise_cnn": Traits(has_conv_layers=True, has_batch_norm=True),
+    "vit": Traits(has_residual=True),
 }
 
 
@@ -322,9 +334,8 @@ def build(architecture: Architecture | str) -> Classifier:
     if min(known.input[1:]) < PATCHES and known.family == "vit":
         raise DataError("images are too small", where="architecture", expected="4 x 4 or more", got=known.input)
     convolves = TRAITS[known.family].has_conv_layers
-    poolings = len(known.widths) - 1 if convolves else 0
-    if min(known.input) < 1 or (convolves and min(known.input[1:]) < GRID * 2**poolings):
-        least = GRID * 2**poolings
+    least = GRID * 2 ** (len(known.widths) - 1) if convolves else 1
+    if min(known.input) < 1 or min(known.input[1:]) < least:
         raise DataError(
             "images are too small", where="architecture", expected=f"{least} x {least} or more", got=known.input
         )
@@ -343,36 +354,6 @@ def parse(text: str) -> Architecture:
         return msgspec.json.decode(text, type=Architecture)
     except (ValueError, RecursionError) as error:
         raise DataError("is not a valid architecture", where="architecture", got=f"{text[:80]!r}: {error}") from error
-
-
-def _convolutional(architecture: Architecture, *, norm: bool) -> Classifier:
-    layers: OrderedDict[str, nn.Module] = OrderedDict()
-    inputs = architecture.input[0]
-    for number, outputs in enumerate(architecture.widths, start=1):
-        if number > 1:
-            layers[f"pool{number - 1}"] = _pool(architecture, last=False)
-        layers[f"conv{number}"] = _conv(inputs, outputs, bias=not norm)
-        if norm:
-            layers[f"norm{number}"] = nn.BatchNorm2d(outputs)
-        layers[f"act{number}"] = ACTIVATIONS[architecture.activation]()
-        inputs = outputs
-    return _with_head(layers, inputs, architecture)
-
-
-def _of_blocks(
-    architecture: Architecture, block: Callable[[int, int, Callable[[], nn.Module]], nn.Module]
-) -> Classifier:
-    first, *rest = architecture.widths
-    activation = ACTIVATIONS[architecture.activation]
-    layers: OrderedDict[str, nn.Module] = OrderedDict(
-        conv1=_conv(architecture.input[0], first, bias=False), norm1=nn.BatchNorm2d(first), act1=activation()
-    )
-    inputs = first
-    for number, outputs in enumerate(rest, start=1):
-        layers[f"pool{number}"] = _pool(architecture, last=False)
-        layers[f"block{number}"] = block(inputs, outputs, activation)
-        inputs = outputs
-    return _with_head(layers, inputs, architecture)
 
 
 def _with_head(layers: OrderedDict[str, nn.Module], channels: int, architecture: Architecture) -> Classifier:

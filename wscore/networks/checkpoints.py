@@ -1,4 +1,4 @@
-"""Checkpoint files as they are found in the wild: any common format, told from the content, never running code.
+"""Checkpoint files as found in the wild: any common format, recognised by content; no code is ever run.
 
 The formats are those of `torch.save` (new and old), safetensors, NumPy and HDF5 (Keras weights). Sizes are checked
 against the file before anything is unpacked, so that a small file can't claim the whole memory.
@@ -28,16 +28,12 @@ from wscore.networks.onnx import read_onnx
 from wscore.networks.pickles import SMALL, PickleContent, PickleError, mapped, read_old, read_zip, stored_entry
 from wscore.networks.records import RejectedError
 from wscore.networks.safetensors_file import read_safetensors
-from wscore.networks.selection import Checkpoint, select_all
+from wscore.networks.selection import DEEPEST, MOST_NODES, Checkpoint, only, select_all
 
-DEEPEST, MOST_NODES = 24, 200_000
 SKIPPED = re.compile(r"optimizer|seed_generator", re.IGNORECASE)  # groups of HDF5 files
-RATIO, HARMLESS_SIZE = (
-    500,
-    1 << 26,
-)  # a file that claims to unpack to more times its own bytes, beyond this size, is a bomb
+RATIO, HARMLESS_SIZE = 500, 1 << 26  # a file that claims to unpack to more times its bytes, beyond this size, is a bomb
 LONGEST_NPY_HEADER = 1 << 16  # bytes
-LARGEST = 10**9  # numbers in one network, where no parameter says otherwise
+LARGEST = 10**9  # numbers in one network, unless a parameter sets another limit
 BROKEN = (
     ArithmeticError, AssertionError, AttributeError, BufferError, EOFError, ImportError, LookupError, MemoryError,
     NameError, OSError, RuntimeError, TypeError, ValueError, SyntaxError, struct.error, zlib.error, zipfile.BadZipFile,
@@ -51,11 +47,7 @@ def read_checkpoint(path: Path, *, key: str | None, most: int) -> Checkpoint:
     Raises:
         RejectedError: also if there are several.
     """
-    found = read_file_networks(path, key=key, most=most)
-    if len(found) > 1:
-        places = ", ".join(network.key for network in found[:6])
-        raise RejectedError("no_checkpoint", f"{len(found)} networks ({places}), not one")
-    return found[0]
+    return only(read_file_networks(path, key=key, most=most))
 
 
 def read_file_networks(path: Path, *, key: str | None, most: int) -> list[Checkpoint]:
@@ -121,7 +113,7 @@ def shown(error: BaseException) -> str:
 
 
 def file_kind(path: Path) -> str:
-    """Return the key of `READERS` that the first bytes of a file ask for.
+    """Return the key of `READERS` for the first bytes of a file.
 
     Raises:
         RejectedError: if they belong to none, saying what they are.
@@ -178,9 +170,9 @@ def _from_zip(data: memoryview, entries: list[zipfile.ZipInfo], most: int) -> Pi
         raise RejectedError("code", "a TorchScript program; save its state_dict instead")
     if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
         raise RejectedError("too_large", "compressed entries, which torch.save does not write")
-    claimed, held = sum(entry.file_size for entry in entries), len(data)
-    if claimed > held or any(entry.file_size > 64 * most for entry in entries):
-        raise RejectedError("too_large", f"entries of {claimed:,} bytes in a file of {held:,}")
+    claimed, size = sum(entry.file_size for entry in entries), len(data)
+    if claimed > size or any(entry.file_size > 64 * most for entry in entries):
+        raise RejectedError("too_large", f"entries of {claimed:,} bytes in a file of {size:,}")
     return read_zip(data, named)
 
 
@@ -216,26 +208,26 @@ def _read_msgpack(path: Path, most: int) -> Any:
         dtype = np.dtype(np.uint16 if name == "bfloat16" else name)
         if dtype.kind not in "fiub" or math.prod(shape) * dtype.itemsize != len(numbers):
             raise RejectedError("not_real", f"an array {shape} of {name} in {len(numbers):,} bytes")
-        found = np.frombuffer(numbers, dtype).reshape(shape).copy()
+        values = np.frombuffer(numbers, dtype).reshape(shape).copy()
         if name == "bfloat16":
-            return torch.from_numpy(found).view(torch.bfloat16)
-        return found if code == 1 else found.reshape(-1)[0].item()
+            return torch.from_numpy(values).view(torch.bfloat16)
+        return values if code == 1 else values.reshape(-1)[0].item()
 
-    held = path.stat().st_size
-    if held > 64 * most:
-        raise RejectedError("too_large", f"{held:,} bytes")
+    size = path.stat().st_size
+    if size > 64 * most:
+        raise RejectedError("too_large", f"{size:,} bytes")
     return msgpack.unpackb(path.read_bytes(), ext_hook=array, raw=False, strict_map_key=False)
 
 
 def _read_npz(path: Path, most: int) -> dict[str, Tensor]:
-    state, left, data = {}, most, mapped(path)
+    state, remaining, data = {}, most, mapped(path)
     entries = [entry for entry in _entries(path) if entry.filename.endswith(".npy")]
     _check_claim(sum(entry.file_size for entry in entries), path)
     for entry in entries:
         with _open_entry(path, data, entry) as stream:
-            tensor = _array(stream, entry.file_size, left)
+            tensor = _array(stream, entry.file_size, remaining)
         state[entry.filename.removesuffix(".npy")] = tensor
-        left -= tensor.numel()
+        remaining -= tensor.numel()
     return state
 
 
@@ -245,7 +237,7 @@ def _entries(path: Path) -> list[zipfile.ZipInfo]:
     return _entries_of(path, (stat.st_size, stat.st_mtime_ns, stat.st_ino))
 
 
-@lru_cache(maxsize=2)  # an archive is looked at to tell what it is, and then to read it
+@lru_cache(maxsize=2)  # an archive is opened to recognise it, and again to read it
 def _entries_of(path: Path, stamp: tuple[int, ...]) -> list[zipfile.ZipInfo]:  # noqa: ARG001
     with zipfile.ZipFile(path) as archive:
         return archive.infolist()
@@ -262,17 +254,17 @@ def _open_entry(path: Path, data: memoryview, entry: zipfile.ZipInfo) -> Iterato
         with zipfile.ZipFile(path) as archive, archive.open(entry) as stream:
             yield stream
         return
-    held = bytes(stored_entry(data, entry))
-    if zlib.crc32(held) != entry.CRC:
+    content = bytes(stored_entry(data, entry))
+    if zlib.crc32(content) != entry.CRC:
         raise PickleError(f"{entry.filename} does not have its checksum")
-    yield io.BytesIO(held)
+    yield io.BytesIO(content)
 
 
 def _check_claim(claimed: int, path: Path) -> None:
     """Refuse a file that claims to unpack to far more bytes than it holds."""
-    held = path.stat().st_size
-    if claimed > max(RATIO * held, HARMLESS_SIZE):
-        raise RejectedError("too_large", f"{claimed:,} bytes in a file of {held:,}")
+    size = path.stat().st_size
+    if claimed > max(RATIO * size, HARMLESS_SIZE):
+        raise RejectedError("too_large", f"{claimed:,} bytes in a file of {size:,}")
 
 
 def _read_npy(path: Path, most: int) -> dict[str, Tensor]:
@@ -280,7 +272,7 @@ def _read_npy(path: Path, most: int) -> dict[str, Tensor]:
         return {"weights": _array(stream, path.stat().st_size, most)}
 
 
-def _array(stream: Any, held: int, most: int) -> Tensor:
+def _array(stream: Any, size: int, most: int) -> Tensor:
     """Return a .npy stream as a tensor; its header may not claim more than the stream holds."""
     head = stream.read(10)
     head += b"" if head[6:7] == b"\x01" else stream.read(2)
@@ -289,8 +281,8 @@ def _array(stream: Any, held: int, most: int) -> Tensor:
     count = math.prod(shape)
     if dtype.hasobject:
         raise RejectedError("code", "an array of Python objects")
-    if count > most or count * dtype.itemsize > held:
-        raise RejectedError("too_large", f"an array {shape} of {dtype} in {held:,} bytes")
+    if count > most or count * dtype.itemsize > size:
+        raise RejectedError("too_large", f"an array {shape} of {dtype} in {size:,} bytes")
     if dtype.kind not in "fiub":
         raise RejectedError("not_real", f"an array of {dtype}")
     data = stream.read(count * dtype.itemsize)
@@ -317,7 +309,7 @@ def _read_hdf5(path: Path, most: int) -> dict[str, Tensor]:
 
 
 def _read_keras(path: Path, most: int) -> dict[str, Tensor]:
-    """Return the weights in a .keras archive; its description of layers, which may hold code, is not looked at."""
+    """Return the weights in a .keras archive; its description of layers, which may hold code, is not read."""
     with zipfile.ZipFile(path) as archive:
         entry = archive.getinfo(KERAS_INSIDE)
         if entry.file_size > 64 * most:
@@ -331,7 +323,7 @@ def _from_hdf5(file: Any, path: Path, most: int) -> dict[str, Tensor]:
         import h5py
     except ImportError as error:
         raise RejectedError("unreadable", "HDF5 needs h5py: pip install 'wscore[keras]'") from error
-    found: dict[str, Any] = {}
+    sets: dict[str, Any] = {}
     ranks: dict[str, int] = {}
     stack: list[tuple[str, Any]] = [("", None)]
     with h5py.File(file, "r") as content:
@@ -340,7 +332,7 @@ def _from_hdf5(file: Any, path: Path, most: int) -> dict[str, Tensor]:
             group = content if group is None else group
             _note_order(prefix, group, ranks)
             for name in map(str, group):
-                if len(found) + len(stack) > MOST_NODES or prefix.count("/") > DEEPEST:
+                if len(sets) + len(stack) > MOST_NODES or prefix.count("/") > DEEPEST:
                     raise RejectedError(
                         "too_large", f"nested deeper than {DEEPEST} or in more than {MOST_NODES:,} parts"
                     )
@@ -348,16 +340,14 @@ def _from_hdf5(file: Any, path: Path, most: int) -> dict[str, Tensor]:
                     raise RejectedError("outside", f"{prefix}{name} is a link")
                 item = group[name]
                 if not isinstance(item, h5py.Group):
-                    found[f"{prefix}{name}"] = item
-                elif not (SKIPPED.match(name)):
+                    sets[f"{prefix}{name}"] = item
+                elif not SKIPPED.match(name):
                     stack.append((f"{prefix}{name}/", item))
-        if not found:
+        if not sets:
             raise RejectedError("no_checkpoint", "an HDF5 file without data sets")
-        _check_data_sets(found.values(), path, most)
-        names = sorted(found, key=lambda name: _keras_order(name, ranks))
-        state = {
-            name: torch.from_numpy(np.asarray(found[name][()]).astype(native(found[name].dtype))) for name in names
-        }
+        _check_data_sets(sets.values(), path, most)
+        names = sorted(sets, key=lambda name: _keras_order(name, ranks))
+        state = {name: torch.from_numpy(np.asarray(sets[name][()]).astype(native(sets[name].dtype))) for name in names}
     return _from_keras(state)
 
 
@@ -380,39 +370,39 @@ def _note_order(prefix: str, group: Any, ranks: dict[str, int]) -> None:
     """Note the order of layers and of their weights, which Keras 2 writes beside them; groups themselves are unordered."""
     for key in ("layer_names", "weight_names"):
         for place, name in enumerate(group.attrs.get(key, ())):
-            parts = (name.decode() if isinstance(name, bytes) else str(name)).split("/")
-            for count in range(len(parts)):
-                ranks.setdefault(prefix + "/".join(parts[: count + 1]), place)
+            path = (name.decode() if isinstance(name, bytes) else str(name)).split("/")
+            for count in range(len(path)):
+                ranks.setdefault(prefix + "/".join(path[: count + 1]), place)
 
 
 def _keras_order(name: str, ranks: Mapping[str, int]) -> list[tuple[int, list[tuple[int, int | str]]]]:
     """Return a key that sorts data sets as their layers come, where that is known, and numbers in names by value."""
-    parts, key = name.split("/"), []
-    for place, part in enumerate(parts):
-        pieces = [(0, int(piece)) if piece.isdecimal() else (1, piece) for piece in re.split(r"(\d+)", part)]
-        key.append((ranks.get("/".join(parts[: place + 1]), len(ranks)), pieces))
+    path, key = name.split("/"), []
+    for place, component in enumerate(path):
+        pieces = [(0, int(piece)) if piece.isdecimal() else (1, piece) for piece in re.split(r"(\d+)", component)]
+        key.append((ranks.get("/".join(path[: place + 1]), len(ranks)), pieces))
     return key
 
 
 def _from_keras(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return Keras weights by PyTorch's names, kernels with outputs first; two equal parts of a path become one.
 
-    Files of Keras 3 number the variables of a layer (`vars/0`), so that their names are told from shapes and layer.
+    Files of Keras 3 number the variables of a layer (`vars/0`), so their names are inferred from shapes and layer.
     """
     shapes: dict[str, list[tuple[int, ...]]] = {}
     for name, tensor in state.items():
         shapes.setdefault(name.rpartition("/")[0], []).append(tuple(tensor.shape))
-    whole = all(name.startswith("model_weights/") for name in state)  # a file of a model with its description
+    enclosed = all(name.startswith("model_weights/") for name in state)  # a file of a model with its description
     renamed: dict[str, Tensor] = {}
     for name, tensor in state.items():
-        parts = [part.partition(":")[0] for part in name.split("/")][whole:]
-        parts = [part for place, part in enumerate(parts) if place == 0 or part != parts[place - 1]]
-        leaf = parts[-1]
-        if leaf.isdecimal() and parts[-2:-1] == ["vars"]:
-            names = _variables("/".join(parts[:-2]), shapes[name.rpartition("/")[0]])
+        path = [component.partition(":")[0] for component in name.split("/")][enclosed:]
+        path = [component for place, component in enumerate(path) if place == 0 or component != path[place - 1]]
+        leaf = path[-1]
+        if leaf.isdecimal() and path[-2:-1] == ["vars"]:
+            names = _variables("/".join(path[:-2]), shapes[name.rpartition("/")[0]])
             leaf = names[int(leaf)] if int(leaf) < len(names) else leaf
-            parts = [*parts[:-2], leaf]
-        key = ".".join([*parts[:-1], KERAS.get(leaf, leaf)])
+            path = [*path[:-2], leaf]
+        key = ".".join([*path[:-1], KERAS.get(leaf, leaf)])
         if key in renamed:
             raise RejectedError("clash", key)
         renamed[key] = outputs_first(leaf, tensor)

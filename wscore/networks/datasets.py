@@ -122,7 +122,7 @@ class Tasks:
     def __init__(self, images: Sequence[Images], factories: Mapping[str, str] | None = None) -> None:
         self.images = tuple(images)
         self.factories = dict(factories or {})
-        self._by_name = {one.name: one for one in images}
+        self._by_name = {dataset.name: dataset for dataset in images}
         self._ways: dict[tuple[NetworkKey, str], NetworkRunner] = {}
 
     def key(self, dataset: object) -> str:
@@ -156,7 +156,7 @@ class Tasks:
 
     def map(self, change: Callable[[Images], Images]) -> "Tasks":
         """Return a copy with transformed images."""
-        return Tasks([change(one) for one in self.images], self.factories)
+        return Tasks([change(dataset) for dataset in self.images], self.factories)
 
 
 def load_tasks(config: DataConfig | ImagesConfig) -> Tasks:
@@ -167,7 +167,7 @@ def load_tasks(config: DataConfig | ImagesConfig) -> Tasks:
     """
     if isinstance(config, ImagesConfig):
         return Tasks([load_images(config)])
-    return Tasks([load_images(one) for one in config.each()], config.factories)
+    return Tasks([load_images(dataset) for dataset in config.each()], config.factories)
 
 
 def as_tasks(images: Images | Tasks) -> Tasks:

@@ -26,12 +26,7 @@ EXAMPLES = 2  # images and networks used to test an imported network
 
 
 class Built(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Parsed value of the column `factory`.
-
-    Args:
-        name: key of `data.factories`.
-        arguments: of the function.
-    """
+    """Parsed value of the column `factory`: a key of `data.factories` and keyword arguments of that function."""
 
     name: str
     arguments: dict[str, Any] = {}
@@ -71,13 +66,13 @@ def import_factory(name: str, target: str) -> Callable[..., nn.Module]:
     fix = "name a function that can be imported from the root of the repository"
     where = f"data.factories.{name}"
     try:
-        found: Any = getattr(importlib.import_module(module), function)
+        factory: Any = getattr(importlib.import_module(module), function)
     except BROKEN as error:
         got = f"{target}: {type(error).__name__}: {error}"
         raise ConfigError("cannot be imported", where=where, got=got, fix=fix) from error
-    if not isinstance(found, Callable):
-        raise ConfigError("is not a function", where=where, got=f"{target}: {type(found).__name__}", fix=fix)
-    return found
+    if not isinstance(factory, Callable):
+        raise ConfigError("is not a function", where=where, got=f"{target}: {type(factory).__name__}", fix=fix)
+    return factory
 
 
 def named(text: str) -> Built:
@@ -165,16 +160,18 @@ def misfit(state: Mapping[str, Tensor], layout: Layout) -> str:
 
     Masks and index tables may be missing from the layout: they belong to the architecture.
     """
-    held = {spec.name: spec.shape for spec in layout.tensors}
-    own = {name: tuple(tensor.shape) for name, tensor in state.items() if tensor.is_floating_point()}
-    foreign = [name for name in held if name not in own]
+    expected = {spec.name: spec.shape for spec in layout.tensors}
+    actual = {name: tuple(tensor.shape) for name, tensor in state.items() if tensor.is_floating_point()}
+    foreign = [name for name in expected if name not in actual]
     if foreign:
         return f"the network has no {foreign[0]}"
-    missing = [name for name in own if name not in held and is_weight(name, state[name])]
+    missing = [name for name in actual if name not in expected and is_weight(name, state[name])]
     if missing:
         return f"{missing[0]} of the network is not among the weights"
-    other = next((name for name, shape in held.items() if own[name] != shape), None)
-    return "" if other is None else f"{other} has the shape {held[other]}, that of the network {own[other]}"
+    differing = next((name for name, shape in expected.items() if actual[name] != shape), None)
+    if differing is None:
+        return ""
+    return f"{differing} has the shape {expected[differing]}, that of the network {actual[differing]}"
 
 
 def _known_way(text: str, layout: Layout, images: Images) -> NetworkRunner:
@@ -190,22 +187,22 @@ def _known_way(text: str, layout: Layout, images: Images) -> NetworkRunner:
 def _tried(module: nn.Module, layout: Layout, images: Images) -> NetworkRunner:
     """Return how an imported network is run: vectorised, or one by one where that fails."""
     weights = torch.from_numpy(layout.flatten(module.state_dict()))
-    some, reason = images.x_train[:EXAMPLES][None], ""
+    examples, reason = images.x_train[:EXAMPLES][None], ""
     for alone in (False, True):
         answer = ModuleAnswer(module, layout, alone=alone)
         try:
             with torch.no_grad():
-                found = answer(weights.expand(EXAMPLES, -1), some)
+                outputs = answer(weights.expand(EXAMPLES, -1), examples)
         except BROKEN as error:
             reason = (
                 f"fails on the images of {images.name}: {type(error).__name__}: {' '.join(str(error).split())[:160]}"
             )
             continue
-        if found.ndim != 3 or found.shape[:2] != (EXAMPLES, len(some[0])) or found.shape[2] < images.classes:
-            got = tuple(found.shape[1:])
+        if outputs.ndim != 3 or outputs.shape[:2] != (EXAMPLES, len(examples[0])) or outputs.shape[2] < images.classes:
+            got = tuple(outputs.shape[1:])
             return NetworkRunner(
                 None,
-                f"returns {got} for {len(some[0])} images of {images.name}, not logits of {images.classes} classes",
+                f"returns {got} for {len(examples[0])} images of {images.name}, not logits of {images.classes} classes",
             )
         return NetworkRunner(answer)
     return NetworkRunner(None, reason)

@@ -60,16 +60,7 @@ class ImagesConfig(Section):
 
 
 class Images(NamedTuple):
-    """Images with values in [0, 1], unless normalized, and their labels.
-
-    Attributes:
-        name: data set name.
-        x_train: training images.
-        y_train: training labels, 0..classes-1.
-        x_test: test images.
-        y_test: test labels.
-        classes: count of classes.
-    """
+    """Images of a data set with values in [0, 1], unless normalized, and their labels, from 0 to `classes` - 1."""
 
     name: str
     x_train: Float[Tensor, "train channel height width"]
@@ -80,14 +71,7 @@ class Images(NamedTuple):
 
 
 class Arrays(NamedTuple):
-    """Raw images, channels last or without channel axis, and their labels.
-
-    Attributes:
-        x_train: training images.
-        y_train: training labels.
-        x_test: test images.
-        y_test: test labels.
-    """
+    """Raw images, channels last or without channel axis, and their labels."""
 
     x_train: np.ndarray
     y_train: np.ndarray
@@ -128,7 +112,7 @@ def _digits() -> Arrays:
     labels = np.asarray(target, dtype=np.int64)
     rows = np.arange(len(labels))
     train, test = (
-        np.asarray(part) for part in train_test_split(rows, test_size=1 / 3, random_state=0, stratify=labels)
+        np.asarray(indices) for indices in train_test_split(rows, test_size=1 / 3, random_state=0, stratify=labels)
     )
     return Arrays(images[train], labels[train], images[test], labels[test])
 
@@ -157,12 +141,12 @@ def normalized(
     Raises:
         ConfigError: if the counts are neither 1 nor that of the channels.
     """
-    parts = NORMALIZATIONS[how] if isinstance(how, str) else how
-    if not all(len(part) in (1, images.shape[1]) for part in parts):
-        got = f"{len(parts[0])} means and {len(parts[1])} deviations"
+    statistics = NORMALIZATIONS[how] if isinstance(how, str) else how
+    if not all(len(values) in (1, images.shape[1]) for values in statistics):
+        got = f"{len(statistics[0])} means and {len(statistics[1])} deviations"
         expected = f"1 or {images.shape[1]} each"
         raise ConfigError("does not fit the channels", where=f"{where}: normalize", expected=expected, got=got)
-    mean, deviation = (torch.tensor(part)[:, None, None] for part in parts)
+    mean, deviation = (torch.tensor(values)[:, None, None] for values in statistics)
     return (images - mean) / deviation
 
 
@@ -195,9 +179,9 @@ def _from_root(root: Path) -> Arrays:
         return _from_npz(archives[0])
     if tables:
         return _from_parquet(root)
-    found = sorted(path.name for path in root.iterdir())[:8]
+    names = sorted(path.name for path in root.iterdir())[:8]
     wanted = f"{IDX[0]}[.gz] and the three other idx files, or one .npz, or train*.parquet and test*.parquet"
-    raise DataError("no images found", where=f"data.root={root}", expected=wanted, got=found)
+    raise DataError("no images found", where=f"data.root={root}", expected=wanted, got=names)
 
 
 def _find_idx(root: Path, name: str) -> Path | None:
@@ -248,14 +232,14 @@ def _from_parquet(root: Path) -> Arrays:
     from datasets import Dataset
 
     content = {}
-    for part in ("train", "test"):
-        files = sorted(root.glob(f"{part}*.parquet"))
+    for split in ("train", "test"):
+        files = sorted(root.glob(f"{split}*.parquet"))
         if not files:
             raise DataError("parquet files are missing", where=root, expected="train*.parquet and test*.parquet")
         try:
-            content[part] = Dataset(pa.concat_tables([pq.read_table(file) for file in files]))
+            content[split] = Dataset(pa.concat_tables([pq.read_table(file) for file in files]))
         except (pa.ArrowInvalid, OSError) as error:
-            raise DataError("is not readable parquet", where=root / f"{part}*.parquet", got=error) from error
+            raise DataError("is not readable parquet", where=root / f"{split}*.parquet", got=error) from error
     return _from_dataset(content, where=str(root))
 
 
@@ -271,7 +255,7 @@ def _from_hub(name: str, revision: str | None) -> Arrays:
 
 def _from_dataset(content: Mapping[Any, Any], *, where: str) -> Arrays:
     """Return the training and test part of a data set of the library `datasets`."""
-    test = next((part for part in TEST_SPLITS if part in content), None)
+    test = next((split for split in TEST_SPLITS if split in content), None)
     if "train" not in content or test is None:
         raise DataError("split is missing", where=where, expected="train and test", got=list(content))
     return Arrays(*_columns(content["train"], where), *_columns(content[test], where))

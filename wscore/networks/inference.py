@@ -20,12 +20,7 @@ CHUNK = 4096  # networks x images run at once
 
 
 class Scores(NamedTuple):
-    """Performance of networks on some images.
-
-    Attributes:
-        accuracy: accuracy of each.
-        loss: mean cross-entropy of each (nats).
-    """
+    """Accuracy and mean cross-entropy (nats) of each network on some images."""
 
     accuracy: Float[Tensor, " networks"]
     loss: Float[Tensor, " networks"]
@@ -39,19 +34,12 @@ def logits(
     *,
     chunk: int = CHUNK // IMAGES,
 ) -> Float[Tensor, "networks images classes"]:
-    """Return the logits of every network on every image, without gradients, on the device of the vectors.
-
-    Args:
-        answer: runs the networks.
-        vectors: their weights.
-        images: shared inputs.
-        chunk: networks run at once.
-    """
+    """Return the logits of every network on every image, `chunk` networks at once, without gradients, on the vectors' device."""
     images = images.to(vectors.device)
     rows = []
     for places in torch.arange(len(vectors)).split(chunk):
-        part, run_part = vectors[places].float(), answer_of_rows(answer, places.tolist())
-        rows.append(torch.cat([run_part(part, some[None]) for some in images.split(IMAGES)], dim=1))
+        block, run_block = vectors[places].float(), answer_of_rows(answer, places.tolist())
+        rows.append(torch.cat([run_block(block, batch[None]) for batch in images.split(IMAGES)], dim=1))
     return torch.cat(rows)
 
 
@@ -65,12 +53,7 @@ def scores(logits: Float[Tensor, "networks images classes"], labels: Int[Tensor,
 
 
 class StackedAnswer:
-    """Runs many networks of a zoo architecture at once.
-
-    Args:
-        architecture: of the networks, or its JSON text.
-        layout: of their state dicts.
-    """
+    """Runs many networks of a zoo architecture at once."""
 
     def __init__(self, architecture: Architecture | str, layout: Layout) -> None:
         self.architecture = parse(architecture) if isinstance(architecture, str) else architecture
@@ -130,13 +113,13 @@ class ModuleAnswer:
 
     def __call__(self, weights: Tensor, images: Tensor) -> Tensor:
         """Return the logits (n, I, C)."""
-        own = len(images) == len(weights)
-        one = lambda state, some: functional_call(self.module, state, (some,), tie_weights=False)  # noqa: E731
+        per_network = len(images) == len(weights)
+        apply = lambda state, inputs: functional_call(self.module, state, (inputs,), tie_weights=False)  # noqa: E731
         state = self.layout.unflatten(weights)
         if not self.alone:
-            return vmap(one, in_dims=(0, 0 if own else None))(state, images if own else images[0])
+            return vmap(apply, in_dims=(0, 0 if per_network else None))(state, images if per_network else images[0])
         single = [{name: value[place] for name, value in state.items()} for place in range(len(weights))]
-        return torch.stack([one(state, images[place if own else 0]) for place, state in enumerate(single)])
+        return torch.stack([apply(state, images[place if per_network else 0]) for place, state in enumerate(single)])
 
 
 def differentiable(network: nn.Module) -> nn.Module:
@@ -163,6 +146,6 @@ class _FixedNorm(nn.Module):
     def forward(self, x: Float[Tensor, "batch channel ..."]) -> Float[Tensor, "batch channel ..."]:
         """Return normalised channels."""
         along = (1, -1, *[1] * (x.ndim - 2))
-        part = lambda name: getattr(self, name).view(along)  # noqa: E731
-        y = (x - part("running_mean")) * (part("running_var") + self.eps).rsqrt()
-        return y * part("weight") + part("bias") if self.affine else y
+        per_channel = lambda name: getattr(self, name).view(along)  # noqa: E731
+        y = (x - per_channel("running_mean")) * (per_channel("running_var") + self.eps).rsqrt()
+        return y * per_channel("weight") + per_channel("bias") if self.affine else y

@@ -1,7 +1,7 @@
 """Layout of a network: the ordered tensors of its state dict and their positions in one flat float32 vector."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal, get_args
@@ -86,14 +86,14 @@ class Layout(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         Raises:
             DataError: if a tensor is missing or has another shape (the error names it).
         """
-        parts = []
+        vectors = []
         for spec in self.tensors:
             if spec.name not in state:
                 raise DataError("tensor is missing from the state dict", where=spec.name, got=sorted(state))
             if tuple(state[spec.name].shape) != spec.shape:
                 raise DataError("wrong shape", where=spec.name, expected=spec.shape, got=tuple(state[spec.name].shape))
-            parts.append(state[spec.name].detach().to("cpu", torch.float32).reshape(-1))
-        return torch.cat(parts).numpy()
+            vectors.append(state[spec.name].detach().to("cpu", torch.float32).reshape(-1))
+        return torch.cat(vectors).numpy()
 
     def unflatten(self, vector: Float[Tensor, "*batch weights"]) -> dict[str, Tensor]:
         """Return views of flat vectors (*batch, D) as a state dict of tensors (*batch, *shape), counters as zeros.
@@ -156,14 +156,6 @@ def is_convolution(spec: TensorSpec) -> bool:
     """Return whether a tensor is the kernel of a convolution: a weight of three axes or more, not an embedding or a token."""
     leaf = spec.name.rpartition(".")[2]
     return spec.kind == "conv" and spec.shape[0] > 0 and (leaf == "weight" or leaf.endswith("kernel"))
-
-
-def layers_of(layout: Layout) -> dict[int, Sequence[TensorSpec]]:
-    """Return the tensors of each layer, in order."""
-    layers: dict[int, list[TensorSpec]] = {}
-    for spec in layout.tensors:
-        layers.setdefault(spec.layer, []).append(spec)
-    return dict(layers)
 
 
 def _kind(name: str, tensor: Tensor, state: Mapping[str, Tensor]) -> Kind:

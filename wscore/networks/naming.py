@@ -23,8 +23,8 @@ def tensor_order(name: str) -> tuple[list[Any], int, list[Any]]:
 
 
 def _pieces(text: str) -> list[Any]:
-    parts = [re.split(r"(\d+)", part) for part in text.split(".")]
-    return [[(0, int(piece), piece) if piece.isdecimal() else (1, 0, piece) for piece in part] for part in parts]
+    words = [re.split(r"(\d+)", word) for word in text.split(".")]
+    return [[(0, int(piece), piece) if piece.isdecimal() else (1, 0, piece) for piece in word] for word in words]
 
 
 def plain_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -61,7 +61,7 @@ def native(dtype: np.dtype) -> np.dtype:
 
 
 def _without_wrapping(name: str) -> str:
-    return ".".join(part for part in name.split(".") if part not in WRAPPING) if "_" in name else name
+    return ".".join(module for module in name.split(".") if module not in WRAPPING) if "_" in name else name
 
 
 def _without_module(named: dict[str, str], state: Mapping[str, Tensor]) -> dict[str, str]:
@@ -76,7 +76,7 @@ def _without_module(named: dict[str, str], state: Mapping[str, Tensor]) -> dict[
     renamed: dict[str, str] = {}
     for name, path in paths.items():
         lone = [inner.get(path[:depth]) == {"module"} and depth < len(path) - 1 for depth in range(len(path))]
-        new = ".".join(part for part, gone in zip(path, lone, strict=True) if not (gone and part == "module"))
+        new = ".".join(level for level, gone in zip(path, lone, strict=True) if not (gone and level == "module"))
         renamed[new if new not in renamed else name] = named[name]
     return renamed
 

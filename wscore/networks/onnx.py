@@ -1,6 +1,6 @@
 """Initialisers of ONNX files: the weights of a graph, read without the graph.
 
-The wire format of protocol buffers is a sequence of (field, type, value); only the fields of tensors are looked at.
+The wire format of protocol buffers is a sequence of (field, type, value); only the fields of tensors are read.
 """
 
 import math
@@ -32,14 +32,14 @@ def read_onnx(path: Path, most: int) -> dict[str, Tensor]:
         ValueError: if the file is damaged.
     """
     state: dict[str, Tensor] = {}
-    left = most
+    remaining = most
     for field, graph in _fields(mapped(path)):
         for inner, tensor in _fields(graph) if field == GRAPH and isinstance(graph, memoryview) else ():
             if inner != INITIALIZER or not isinstance(tensor, memoryview):
                 continue
             name, value = _tensor(tensor)
-            left -= value.numel()
-            if left < 0:
+            remaining -= value.numel()
+            if remaining < 0:
                 raise RejectedError("too_large", f"more than {most:,} numbers")
             if name in state:
                 raise RejectedError("clash", name)
@@ -105,8 +105,8 @@ def _tensor(data: memoryview) -> tuple[str, Tensor]:
     dtype = np.dtype("u2" if kind == "bf16" else kind)
     if math.prod(shape) * dtype.itemsize != len(numbers):
         raise ValueError(f"{name}: {shape} of {kind} in {len(numbers):,} bytes")
-    found = torch.from_numpy(np.frombuffer(numbers, dtype).reshape(shape).copy())
-    return name, found.view(torch.bfloat16) if kind == "bf16" else found
+    values = torch.from_numpy(np.frombuffer(numbers, dtype).reshape(shape).copy())
+    return name, values.view(torch.bfloat16) if kind == "bf16" else values
 
 
 def _packed(data: Any) -> list[int]:

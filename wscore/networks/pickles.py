@@ -1,6 +1,6 @@
 """Files of `torch.save` and plain pickles, read without importing or calling anything that they name.
 
-An interpreter of its own for the opcodes of pickle: it makes numbers, texts, lists, dictionaries, tensors and numeric
+A separate interpreter for the opcodes of pickle makes numbers, texts, lists, dictionaries, tensors and numeric
 NumPy arrays. Whatever else a file refers to becomes an inert `Stub` whose full name is recorded. The bytes in the file
 bound what a tensor may claim, and counts of opcodes, memory and depth are bounded too.
 """
@@ -25,7 +25,7 @@ MOST_OPCODES = 1_000_000, 10_000_000  # of a small file, of any file
 LONGEST_INTEGER, LONGEST_NAME = 1024, 400  # bytes, letters
 ALIGNED = 16  # bytes at whose multiples the largest numbers may lie
 SMALL = 1 << 22  # bytes of a file that is read at once instead of being mapped
-SHARED, HARMLESS = 16, 1 << 26  # tensors may claim so many times the bytes of their file, and so many more
+SHARED, HARMLESS = 16, 1 << 26  # tensors may claim this multiple of the bytes of their file, plus a constant
 EXPANDED = 1 << 16  # numbers that a tensor may have beyond those of its storage, by strides of 0
 DTYPES = {
     str(kind).removeprefix("torch."): kind
@@ -44,11 +44,11 @@ QUANTISED = ("QUInt8Storage", "QInt8Storage", "QInt32Storage", "QUInt4x2Storage"
 
 
 class PickleError(ValueError):
-    """A pickle that is damaged, or asks for what no checkpoint needs."""
+    """A pickle that is damaged, or does what no checkpoint needs."""
 
 
 class Stub(dict[Any, Any]):
-    """What stands for an object that is not made: its class, what was handed to it, and its state.
+    """Placeholder of an object that is not created: its class, its arguments, and its state.
 
     It is a dictionary so that subclasses of `dict` keep their items, and modules their parameters, buffers and children.
 
@@ -67,14 +67,14 @@ class Stub(dict[Any, Any]):
     def build(self, state: Any) -> int:
         """Take over a state; of a `torch.nn.Module` also what its `state_dict` would hold. Return how many items it got."""
         self.state = state
-        parts = [state.get(key) for key in ("_parameters", "_buffers", "_modules")] if isinstance(state, dict) else []
-        if not all(isinstance(part, dict) for part in parts) or not parts:
+        dicts = [state.get(key) for key in ("_parameters", "_buffers", "_modules")] if isinstance(state, dict) else []
+        if not all(isinstance(entries, dict) for entries in dicts) or not dicts:
             return 0
         fleeting = state.get("_non_persistent_buffers_set")
         skipped = [name for name in fleeting if isinstance(name, str)] if isinstance(fleeting, list) else []
-        for part in parts:
-            assert part is not None
-            self.update({name: value for name, value in part.items() if value is not None and name not in skipped})
+        for entries in dicts:
+            assert entries is not None
+            self.update({name: value for name, value in entries.items() if value is not None and name not in skipped})
         return len(self)
 
 
@@ -121,7 +121,7 @@ class PickleInterpreter:
     Args:
         stream: bytes of it, at its first opcode.
         size: bytes of the whole file.
-        storage: returns the bytes that a persistent id of torch stands for.
+        storage: returns the bytes of a persistent id of torch.
         depth: of the pickle within others.
     """
 
@@ -165,7 +165,7 @@ class PickleInterpreter:
         return data
 
     def charge(self, size: int) -> None:
-        """Count bytes that are made of what is there already, which a short pickle may ask for again and again."""
+        """Count bytes that are created from existing ones, which a short pickle may request again and again."""
         self.left -= size
         if self.left < 0:
             raise RejectedError("too_large", f"unpacks to more than a file of {self.size:,} bytes may hold")
@@ -191,7 +191,7 @@ class PickleInterpreter:
         return values
 
     def name(self, module: Any, name: Any) -> None:
-        """Put what a full name stands for on the stack."""
+        """Put the object of a full name on the stack."""
         if not isinstance(module, str) or not isinstance(name, str) or len(module) + len(name) > LONGEST_NAME:
             raise PickleError("a name that is no text, or a long one")
         full = f"{'builtins' if module == '__builtin__' else module}.{name}"
@@ -258,16 +258,22 @@ class PickleInterpreter:
             raise PickleError("a tensor without storage, or of no size")
         if len(size) != len(stride) or len(size) > 64:
             raise PickleError(f"a tensor of {len(size)} axes and {len(stride)} strides")
-        held, count = storage.data.numel() // kind.itemsize, 1
+        available, count = storage.data.numel() // kind.itemsize, 1
         for axis in size:
             count *= axis
         last = offset + sum((axis - 1) * step for axis, step in zip(size, stride, strict=True)) if count else offset
-        if count and last >= held:
-            raise PickleError(f"a tensor {size} beyond the {held:,} numbers of its storage")
+        if count and last >= available:
+            raise PickleError(f"a tensor {size} beyond the {available:,} numbers of its storage")
         self.charge(count * kind.itemsize)
-        if count > max(held, EXPANDED):
-            raise RejectedError("too_large", f"a tensor {size} of {held:,} stored numbers in {self.size:,} bytes")
+        if count > max(available, EXPANDED):
+            raise RejectedError("too_large", f"a tensor {size} of {available:,} stored numbers in {self.size:,} bytes")
         return torch.empty(0, dtype=kind).set_(storage.data.untyped_storage(), offset, size, stride)  # pyright: ignore[reportArgumentType, reportCallIssue]
+
+    def filled(self, state: Any) -> np.ndarray:
+        """Return an array with the numbers of a state."""
+        array = np.zeros(0, np.float32)
+        self.fill(array, state)
+        return array
 
     def fill(self, array: np.ndarray, state: Any) -> None:
         """Fill an empty array with the numbers of its state (version, shape, type, order of axes, bytes)."""
@@ -305,7 +311,7 @@ def _key(value: Any) -> Any:
     """Return a key of a dictionary that hashes in constant time."""
     if value is None or isinstance(value, str | bytes | bool | int | float):
         return value
-    flat = isinstance(value, tuple) and len(value) <= 16 and all(isinstance(part, str | int) for part in value)
+    flat = isinstance(value, tuple) and len(value) <= 16 and all(isinstance(item, str | int) for item in value)
     return value if flat else f"<{getattr(value, 'name', type(value).__name__)}>"
 
 
@@ -365,12 +371,8 @@ def _sequence(machine: PickleInterpreter, arguments: tuple[Any, ...]) -> list[An
     return list(given)
 
 
-def _size(machine: PickleInterpreter, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-    return tuple(_sequence(machine, arguments))
-
-
 def _text(machine: PickleInterpreter, arguments: tuple[Any, ...]) -> str:  # noqa: ARG001
-    return "/".join(part[:200] for part in arguments[:16] if isinstance(part, str)).replace("//", "/")
+    return "/".join(item[:200] for item in arguments[:16] if isinstance(item, str)).replace("//", "/")
 
 
 def _scalar(machine: PickleInterpreter, arguments: tuple[Any, ...]) -> Any:
@@ -390,19 +392,11 @@ def _from_buffer(machine: PickleInterpreter, arguments: tuple[Any, ...]) -> Any:
     if len(arguments) != 4:
         raise PickleError("an array without a shape")
     data, kind, shape, order = arguments
-    array = np.zeros(0, np.float32)
-    machine.fill(array, (1, shape, kind, order == "F", data))
-    return array
+    return machine.filled((1, shape, kind, order == "F", data))
 
 
 def _jax_array(machine: PickleInterpreter, arguments: tuple[Any, ...]) -> Any:
-    array = np.zeros(0, np.float32)
-    machine.fill(array, arguments[2] if len(arguments) > 2 else None)
-    return array
-
-
-def _empty_array(machine: PickleInterpreter, arguments: tuple[Any, ...]) -> np.ndarray:  # noqa: ARG001
-    return np.zeros(0, np.float32)
+    return machine.filled(arguments[2] if len(arguments) > 2 else None)
 
 
 _meta = _refuse("unreadable", "tensors on the meta device, which hold no numbers")
@@ -424,7 +418,7 @@ CALLS: dict[str, Callable[[PickleInterpreter, tuple[Any, ...]], Any]] = {
     "torch._utils._rebuild_nested_tensor": _sparse,
     "torch._utils._rebuild_wrapper_subclass": _wrapped,
     "torch.storage._load_from_bytes": _from_bytes,
-    "torch.Size": _size,
+    "torch.Size": lambda machine, arguments: tuple(_sequence(machine, arguments)),
     "torch.device": _text,
     "collections.OrderedDict": _mapping,
     "collections.Counter": _mapping,
@@ -435,19 +429,15 @@ CALLS: dict[str, Callable[[PickleInterpreter, tuple[Any, ...]], Any]] = {
     "collections.deque": _sequence,
     "_codecs.encode": _encoded,
     "numpy.dtype": lambda machine, arguments: _DType(arguments[0]),  # noqa: ARG005
-    **{f"numpy.{core}.multiarray._reconstruct": _empty_array for core in ("core", "_core")},
+    **{f"numpy.{core}.multiarray._reconstruct": lambda *_: np.zeros(0, np.float32) for core in ("core", "_core")},
     **{f"numpy.{core}.multiarray.scalar": _scalar for core in ("core", "_core")},
     **{f"numpy.{core}.numeric._frombuffer": _from_buffer for core in ("core", "_core")},
     "jax._src.array._reconstruct_array": _jax_array,
     "pathlib.PosixPath": _text, "pathlib.WindowsPath": _text, "pathlib._local.PosixPath": _text,
 }  # fmt: skip
 SILENT = (
-    "argparse.Namespace",
-    "types.SimpleNamespace",
-    "numpy.ndarray",
-    "torch.nn.parameter.Parameter",
-    "torch.Tensor",
-)
+    "argparse.Namespace", "types.SimpleNamespace", "numpy.ndarray", "torch.nn.parameter.Parameter", "torch.Tensor",
+)  # fmt: skip
 
 
 def _memoize(machine: PickleInterpreter, place: int) -> None:
@@ -457,10 +447,6 @@ def _memoize(machine: PickleInterpreter, place: int) -> None:
 def _marked(machine: PickleInterpreter) -> None:
     machine.marks.append(machine.stack)
     machine.stack = []
-
-
-def _pop(machine: PickleInterpreter) -> None:
-    machine.stack.pop() if machine.stack else machine.since_mark()
 
 
 def _tuple(count: int) -> Callable[[PickleInterpreter], None]:
@@ -547,7 +533,7 @@ OPCODES: dict[bytes, Callable[[PickleInterpreter], Any]] = {
     pickle.PROTO: lambda m: m.read(1),
     pickle.FRAME: lambda m: m.read(8),
     pickle.MARK: _marked,
-    pickle.POP: _pop,
+    pickle.POP: lambda m: m.stack.pop() if m.stack else m.since_mark(),
     pickle.POP_MARK: lambda m: m.since_mark(),
     pickle.DUP: lambda m: m.push(m.stack[-1]),
     pickle.NONE: _pushing(None),
@@ -630,26 +616,22 @@ def read_zip(data: memoryview, entries: Mapping[str, zipfile.ZipInfo]) -> Pickle
 
     if f"{root}byteorder" in entries and bytes(within(f"{root}byteorder")) == b"big":
         raise PickleError("numbers with the highest byte first")
-    held: dict[str, Tensor] = {}
+    buffers: dict[str, Tensor] = {}
 
     def storage(key: tuple[Any, ...]) -> Storage:
         kind, name = _storage_type(key[1]), key[2]
         if not isinstance(name, str):
             raise PickleError("a storage without a name")
-        if name not in held:
-            held[name] = _bytes_tensor(within(f"{root}data/{name}"))
-        return _sized(held[name], kind, key[4])
+        if name not in buffers:
+            buffers[name] = _bytes_tensor(within(f"{root}data/{name}"))
+        return _sized(buffers[name], kind, key[4])
 
     machine = PickleInterpreter(BytesIO(within(index)), size, storage)
     return PickleContent(machine.load(), tuple(sorted(machine.stubbed)))
 
 
 def stored_entry(data: memoryview, entry: zipfile.ZipInfo) -> memoryview:
-    """Return the bytes of an entry of an archive that is not compressed.
-
-    Args:
-        data: bytes of the archive.
-        entry: of it.
+    """Return the bytes of an uncompressed entry of an archive.
 
     Raises:
         PickleError: if the archive ends before it.

@@ -69,12 +69,7 @@ class Rejected(NamedTuple):
 
 
 class RejectedError(DataError):
-    """Raised by a reader for a network that cannot be read.
-
-    Args:
-        reason: key of `REASONS`.
-        detail: what was found.
-    """
+    """Raised by a reader for a network that cannot be read; reason and detail as in `Rejected`."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(REASONS[reason], got=detail)

@@ -24,9 +24,9 @@ def effective(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for name in (name for name in state if name.endswith(MADE_OF)):
         made = _pruned(result, name) or _weight_norm(result, name) or _spectral_norm(result, name)
         if made is not None:
-            target, weight, parts = made
-            for part in parts:
-                result.pop(part, None)
+            target, weight, sources = made
+            for source in sources:
+                result.pop(source, None)
             result[target] = weight
     return result
 
@@ -44,13 +44,13 @@ def _pruned(state: Mapping[str, Tensor], name: str) -> Made | None:
 
 def _weight_norm(state: Mapping[str, Tensor], name: str) -> Made | None:
     if name.endswith("_g"):
-        target, others = name.removesuffix("_g"), (name, name.removesuffix("_g") + "_v")
+        target, sources = name.removesuffix("_g"), (name, name.removesuffix("_g") + "_v")
     elif name.endswith(".original0"):
         prefix = name.removesuffix(".original0")
-        target, others = _unwrapped(prefix), (name, f"{prefix}.original1")
+        target, sources = _unwrapped(prefix), (name, f"{prefix}.original1")
     else:
         return None
-    size, direction = (state.get(other) for other in others)
+    size, direction = (state.get(source) for source in sources)
     if size is None or direction is None or target in state or not target:
         return None
     long = [axis for axis, count in enumerate(size.shape) if count > 1]
@@ -62,19 +62,19 @@ def _weight_norm(state: Mapping[str, Tensor], name: str) -> Made | None:
         return None
     axes = [axis for axis in range(direction.ndim) if axis not in (long or [0])] if size.ndim else None
     norm = torch.linalg.vector_norm(direction.float(), dim=axes, keepdim=bool(size.ndim))
-    return target, (direction.float() * (size.float() / norm)).to(direction.dtype), others
+    return target, (direction.float() * (size.float() / norm)).to(direction.dtype), sources
 
 
 def _spectral_norm(state: Mapping[str, Tensor], name: str) -> Made | None:
     if name.endswith("_u") and not name.endswith("._u"):
         target = name.removesuffix("_u")
-        parts = (f"{target}_orig", name, f"{target}_v")
+        sources = (f"{target}_orig", name, f"{target}_v")
     elif name.endswith(".0._u"):
         prefix = name.removesuffix(".0._u")
-        target, parts = _unwrapped(prefix), (f"{prefix}.original", name, f"{prefix}.0._v")
+        target, sources = _unwrapped(prefix), (f"{prefix}.original", name, f"{prefix}.0._v")
     else:
         return None
-    weight, u, v = (state.get(part) for part in parts)
+    weight, u, v = (state.get(source) for source in sources)
     if weight is None or u is None or v is None or target in state or not target or weight.ndim < 2:
         return None
     matrix = weight.float() if u.numel() == weight.shape[0] else weight.float().transpose(0, 1)
@@ -82,13 +82,13 @@ def _spectral_norm(state: Mapping[str, Tensor], name: str) -> Made | None:
     if matrix.shape != (u.numel(), v.numel()):
         return None
     largest = torch.dot(u.float(), matrix @ v.float())
-    return target, (weight.float() / largest).to(weight.dtype), parts
+    return target, (weight.float() / largest).to(weight.dtype), sources
 
 
 def _unwrapped(prefix: str) -> str:
     """Return the name of the tensor that a parametrisation stands for; empty for another prefix."""
-    module, found, leaf = prefix.rpartition("parametrizations.")
-    return f"{module}{leaf}" if found and "." not in leaf else ""
+    module, marker, leaf = prefix.rpartition("parametrizations.")
+    return f"{module}{leaf}" if marker and "." not in leaf else ""
 
 
 def check_not_quantised(state: Mapping[str, Tensor]) -> None:

@@ -7,7 +7,6 @@ networks.
 
 import json
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -75,13 +74,9 @@ def _view(name: str, entry: Any, data: memoryview) -> Tensor:
 def _check_gaps(header: dict[str, Any], size: int) -> None:
     """Refuse tensors that overlap, or leave bytes between or behind them."""
     place = 0
-    for begin, end in _sorted(header):
+    for begin, end in sorted(entry["data_offsets"] for entry in header.values()):
         if begin != place:
             raise ValueError(f"tensors overlap or leave a gap at byte {place:,}")
         place = end
     if place != size:
         raise ValueError(f"tensors end at byte {place:,} of {size:,}")
-
-
-def _sorted(header: dict[str, Any]) -> Iterator[tuple[int, int]]:
-    return iter(sorted(tuple(entry["data_offsets"]) for entry in header.values()))

@@ -7,7 +7,7 @@ one network in several parts, which are joined, or, if all of them are state dic
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -86,17 +86,16 @@ class _Parts(NamedTuple):
     memory: list[str]
 
 
-def select(content: Any, *, key: str | None, most: int) -> Checkpoint:
-    """Return the only network in what was read from a file: see `select_all`.
+def only(networks: Sequence[Checkpoint]) -> Checkpoint:
+    """Return the single network of a file.
 
     Raises:
-        RejectedError: if there is none, or there are several.
+        RejectedError: if there are several.
     """
-    found = select_all(content, key=key, most=most)
-    if len(found) > 1:
-        places = ", ".join(network.key for network in found[:6])
-        raise RejectedError("no_checkpoint", f"{len(found)} networks ({places}); name one by its key")
-    return found[0]
+    if len(networks) > 1:
+        places = ", ".join(network.key for network in networks[:6])
+        raise RejectedError("no_checkpoint", f"{len(networks)} networks ({places}); name one by its key")
+    return networks[0]
 
 
 def select_all(content: Any, *, key: str | None, most: int) -> list[Checkpoint]:
@@ -148,26 +147,26 @@ def _checkpoint(choice: _Choice, most: int) -> Checkpoint:
     if count > most:
         raise RejectedError("too_large", f"{count:,} numbers")
     check_not_quantised(state)
-    kept = {name: tensor for name, tensor in state.items() if is_weight(name, tensor)}
-    if not any(tensor.is_floating_point() and tensor.numel() for tensor in kept.values()):
+    weights = {name: tensor for name, tensor in state.items() if is_weight(name, tensor)}
+    if not any(tensor.is_floating_point() and tensor.numel() for tensor in weights.values()):
         raise RejectedError("no_checkpoint", f"no floating-point tensors among {sorted(state)[:6]}")
-    names = sorted(kept, key=tensor_order)
-    constants = {name: state[name] for name in sorted(state.keys() - kept.keys(), key=tensor_order)}
+    names = sorted(weights, key=tensor_order)
+    constants = {name: state[name] for name in sorted(state.keys() - weights.keys(), key=tensor_order)}
     averages = {name: AVERAGE for name in dropped if _words(name) & AVERAGES}
     memory = (*choice.memory, *(name for name in dropped if name not in averages))
-    state, left_out = {name: kept[name] for name in names}, {**choice.left_out, **averages}
+    state, left_out = {name: weights[name] for name in names}, {**choice.left_out, **averages}
     return Checkpoint(state, choice.notes, constants, choice.key, left_out, memory=memory)
 
 
 def _named(content: Any, key: str | None) -> Iterator[tuple[str, Any, dict[str, Any]]]:
     """Yield what lies under a dotted key, with its place and the notes on the way."""
     places: list[tuple[str, Any, dict[str, Any]]] = [("", _nested(content), {})]
-    for part in key.split(".") if key is not None else ():
+    for level in key.split(".") if key is not None else ():
         further = []
         for place, value, notes in places:
             entries = dict(_entries(value))
-            chosen = [name for name in entries if part in (name, "*")]
-            if part == "*":
+            chosen = [name for name in entries if level in (name, "*")]
+            if level == "*":
                 chosen = [name for name in chosen if any(True for _ in _flat(entries[name]))]
             if not chosen:
                 known = sorted(entries)[:8] if entries else type(value).__name__
@@ -228,9 +227,9 @@ def _parts(content: Any) -> _Parts:
 
 def _are_networks(parts: Mapping[str, Any]) -> bool:
     """Return whether parts are several networks: each is a state dict, and has a twin of the same names and shapes."""
-    whole = all(_is_state_dict(part) or _is_member(name, part) for name, part in parts.items())
+    separate = all(_is_state_dict(part) or _is_member(name, part) for name, part in parts.items())
     twins = Counter(frozenset(_shapes(part).items()) for part in parts.values())
-    return whole and min(twins.values()) > 1
+    return separate and min(twins.values()) > 1
 
 
 def _is_state_dict(part: Any) -> bool:
@@ -272,7 +271,7 @@ def _is_memory_of(name: str, tensors: Callable[[], Iterable[tuple[str, Tensor]]]
 
 @lru_cache(maxsize=1 << 16)  # names recur from file to file
 def _moment(name: str) -> bool:
-    return any(part.lower() in MOMENTS for part in name.split("."))
+    return any(word.lower() in MOMENTS for word in name.split("."))
 
 
 @lru_cache(maxsize=1 << 16)  # names recur from file to file
@@ -287,9 +286,9 @@ def _without_moments(flat: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], lis
     for name, tensor in flat.items():
         first, _, rest = name.partition(".")
         groups.setdefault(first, {})[rest] = tensor
-    dropped = [first for first, some in groups.items() if "" not in some and _is_memory_of(first, some.items)]
+    dropped = [first for first, tensors in groups.items() if "" not in tensors and _is_memory_of(first, tensors.items)]
     averages = [first for first in groups if _words(first) & AVERAGES]
-    sizes = {first: _sizes(some) for first, some in groups.items()} if averages else {}
+    sizes = {first: _sizes(tensors) for first, tensors in groups.items()} if averages else {}
     networks = [sizes[first] for first in groups if first not in averages] if averages else []
     dropped += [first for first in averages if sizes[first] and sizes[first] in networks]
     kept = {name: t for name, t in flat.items() if name.partition(".")[0] not in dropped and not _moment(name)}
@@ -301,11 +300,11 @@ def _sizes(tensors: Mapping[str, Tensor]) -> Counter[tuple[int, ...]]:
 
 
 def _outer_removed(flat: Mapping[str, Tensor], had_more: bool) -> dict[str, Tensor]:
-    """Return flat names without the word that stands before all of them; flax's collections become one."""
+    """Return flat names without a common first word; flax's collections become one."""
     firsts = {name.partition(".")[0] for name in flat}
-    whole = all("." in name for name in flat)
-    alone = len(firsts) == 1 and firsts <= set(WRAPPERS if had_more else OUTER)
-    if whole and (alone or ("params" in firsts and firsts <= set(COLLECTIONS))):
+    dotted = all("." in name for name in flat)
+    wrapped = len(firsts) == 1 and firsts <= set(WRAPPERS if had_more else OUTER)
+    if dotted and (wrapped or ("params" in firsts and firsts <= set(COLLECTIONS))):
         renamed = [name.partition(".")[2] for name in flat]
         if len(set(renamed)) == len(renamed):
             return dict(zip(renamed, flat.values(), strict=True))
@@ -318,12 +317,12 @@ def _nested(content: Any) -> Any:
         return content
     root: dict[str, Any] = {}
     for name, item in content.items():
-        *path, leaf = [part for part in str(name).split("/") if part] or [str(name)]
+        *path, leaf = [level for level in str(name).split("/") if level] or [str(name)]
         place = root
-        for part in path:
-            inner = place.setdefault(part, {})
+        for level in path:
+            inner = place.setdefault(level, {})
             if not isinstance(inner, dict):
-                raise RejectedError("clash", f"{name}: {part} is a tensor and a group")
+                raise RejectedError("clash", f"{name}: {level} is a tensor and a group")
             place = inner
         if leaf in place:
             raise RejectedError("clash", str(name))
@@ -359,7 +358,7 @@ def _flat(content: Any) -> Iterator[tuple[str, Tensor]]:
 
 
 def _is_skipped(name: str, value: Any) -> bool:
-    """Return whether a container belongs to an optimizer, told without looking at its tensors."""
+    """Return whether a container belongs to an optimizer, without reading its tensors."""
     return bool(name) and (_is_optimizer(value) or bool(_words(name) & OPTIMIZERS) or name.lower() in MOMENTS)
 
 
@@ -409,7 +408,7 @@ def _notes(content: Any) -> dict[str, Any]:
     return notes
 
 
-def _facts(value: Any, left: list[int], depth: int = 0) -> Any:
+def _facts(value: Any, budget: list[int], depth: int = 0) -> Any:
     """Return settings as nested mappings of numbers and texts: of plain mappings, `Namespace`, omegaconf and enums."""
     if not isinstance(value, Mapping):
         return _scalar(value)
@@ -418,15 +417,15 @@ def _facts(value: Any, left: list[int], depth: int = 0) -> Any:
         value = state.get("_content", state)
         if not isinstance(value, Mapping) or "_val" in value:
             return _scalar(value["_val"] if isinstance(value, Mapping) else value)
-    found: dict[str, Any] = {}
+    facts: dict[str, Any] = {}
     for name, item in value.items():
-        left[0] -= 1
-        if left[0] < 0 or depth > 6:
+        budget[0] -= 1
+        if budget[0] < 0 or depth > 6:
             break
-        fact = _facts(item, left, depth + 1)
+        fact = _facts(item, budget, depth + 1)
         if fact not in (None, {}) and isinstance(name, str):
-            found[name] = fact
-    return found
+            facts[name] = fact
+    return facts
 
 
 def _scalar(value: Any) -> Scalar | None:

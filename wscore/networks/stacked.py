@@ -31,7 +31,7 @@ def run(
 
     In training mode the running statistics in `state` are updated in place.
     """
-    return functional_call(network, state, (batch_last(images), keep))
+    return functional_call(network, state, (_from_last(_to_last(images).contiguous()), keep))
 
 
 @lru_cache(maxsize=64)
@@ -73,13 +73,6 @@ def _stacked(architecture: Architecture) -> Classifier:
                 if type(child) in rules:
                     setattr(module, name, rules[type(child)](child))
     return network.eval()
-
-
-def batch_last(
-    images: Float[Tensor, "*networks batch channel height width"],
-) -> Float[Tensor, "*networks batch channel height width"]:
-    """Return the same images with the batch innermost in memory."""
-    return _from_last(_to_last(images).contiguous())
 
 
 class Mixed(nn.Module):
@@ -164,13 +157,13 @@ class StackedPatches(nn.Module):
         high, wide = self.size
         rows, columns = x.shape[-2] // high, x.shape[-1] // wide
         x = x[..., : rows * high, : columns * wide]
-        parts = x.unflatten(-1, (columns, wide)).unflatten(-3, (rows, high))  # (..., B, C, rows, high, columns, wide)
-        parts = parts.movedim((-4, -2), (-5, -4)).flatten(-3)  # (..., B, rows, columns, C high wide)
-        flat = parts.flatten(-4, -2)  # (..., B rows columns, C high wide)
-        found = self.weight.flatten(-3) @ flat.mT  # (..., out, B rows columns)
+        patches = x.unflatten(-1, (columns, wide)).unflatten(-3, (rows, high))  # (..., B, C, rows, high, columns, wide)
+        patches = patches.movedim((-4, -2), (-5, -4)).flatten(-3)  # (..., B, rows, columns, C high wide)
+        flat = patches.flatten(-4, -2)  # (..., B rows columns, C high wide)
+        maps = self.weight.flatten(-3) @ flat.mT  # (..., out, B rows columns)
         assert self.bias is not None
-        found = found + self.bias[..., None]
-        return found.unflatten(-1, (-1, rows, columns)).movedim(-3, -4)
+        maps = maps + self.bias[..., None]
+        return maps.unflatten(-1, (-1, rows, columns)).movedim(-3, -4)
 
 
 class StackedPositions(nn.Module):
@@ -234,12 +227,11 @@ class StackedAttention(nn.Module):
         assert query is key is value
         assert not need_weights
         mixed = _per_token(query, self.in_proj_weight, self.in_proj_bias)
-        parts = [part.unflatten(-1, (self.heads, -1)).transpose(-2, -3) for part in mixed.chunk(3, dim=-1)]
-        query, key, value = parts
+        query, key, value = (x.unflatten(-1, (self.heads, -1)).transpose(-2, -3) for x in mixed.chunk(3, dim=-1))
         # Written out: PyTorch's own checks for rows without a key, which costs a fifth of the step with so few tokens.
         shares = (query * query.shape[-1] ** -0.5 @ key.mT).softmax(-1)  # (..., B, heads, T, T)
-        found = shares @ value  # (..., B, heads, T, d)
-        return self.out_proj(found.transpose(-2, -3).flatten(-2)), None
+        attended = shares @ value  # (..., B, heads, T, d)
+        return self.out_proj(attended.transpose(-2, -3).flatten(-2)), None
 
 
 class StackedBatchNorm2d(nn.Module):
@@ -373,8 +365,8 @@ class _Depthwise(Function):
         x, weight = ctx.saved_tensors
         gradient = gradients[0].contiguous()
         flat = gradient.flatten(-3)
-        parts = [torch.linalg.vecdot(flat, shifted.flatten(-3)) for shifted in _shifts(x)]
-        of_weight = torch.stack(parts, dim=-1).view(weight.shape)
+        products = [torch.linalg.vecdot(flat, shifted.flatten(-3)) for shifted in _shifts(x)]
+        of_weight = torch.stack(products, dim=-1).view(weight.shape)
         return (_nine(gradient, weight.flip(-1, -2)) if ctx.needs_input_grad[0] else None), of_weight
 
 
@@ -417,7 +409,7 @@ class _MaxPooling(Function):
 
     @staticmethod
     def forward(ctx: Context, x: Tensor) -> Tensor:
-        windows = _windows(x)  # (..., H/2, 2, W/2, 2, B)
+        windows = x.unflatten(-2, (-1, 2)).unflatten(-4, (-1, 2))  # (..., H/2, 2, W/2, 2, B)
         left, right = windows.unbind(-2)
         rows = torch.maximum(left, right)  # (..., H/2, 2, W/2, B)
         upper, lower = rows.unbind(-3)
@@ -482,11 +474,6 @@ class _MeanPooling(Function):
         *lead, height, width, batch = gradients[0].shape
         share = (gradients[0] * 0.25)[..., :, None, :, None, :]
         return share.expand(*lead, height, 2, width, 2, batch).reshape(*lead, 2 * height, 2 * width, batch)
-
-
-def _windows(x: Tensor) -> Tensor:
-    """Return (..., H, W, B) as 2x2 windows (..., H/2, 2, W/2, 2, B)."""
-    return x.unflatten(-2, (-1, 2)).unflatten(-4, (-1, 2))
 
 
 def _columns(x: Tensor, kernel: int) -> Tensor:

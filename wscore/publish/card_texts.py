@@ -45,6 +45,12 @@ from wscore import WeightAutoencoder
 encoder = WeightAutoencoder.from_pretrained({encoder})
 print(encoder.encode(state).shape)
 """
+ENCODE_ANY = """
+from wscore import WeightEncoder
+
+encoder = WeightEncoder.from_pretrained({weight_encoder})
+print(encoder.encode(state).shape, encoder.inside(state))
+"""
 DECODE = """
 from wscore import WeightAutoencoder
 
@@ -63,12 +69,11 @@ rebuilt = codec.decompress(data)
 print(len(data), list(rebuilt))
 """
 READ = """
-from wscore import PublishedHead, WeightAutoencoder
+from wscore import PublishedHead, WeightEncoder
 
-encoder = WeightAutoencoder.from_pretrained({encoder}).encoder
+encoder = WeightEncoder.from_pretrained({encoder})
 head = PublishedHead.from_pretrained({head}, encoder=encoder)
-architecture = zoo.table["architecture"].iloc[0]  # optional; without it the network is not run on probe images
-print(head.read(state, architecture))
+print(head.read(state))
 """
 FEATURES = """
 from wscore.publish.pretrained import PublishedDictionary
@@ -108,7 +113,9 @@ SYMMETRY = (
 
 def place(part: str, config: PublishConfig) -> str:
     """Return the Python arguments that load a part: a repository, or the folder in a clone."""
-    if part in ("encoder", "decoder"):
+    if part == "weight_encoder":
+        own = ""
+    elif part in ("encoder", "decoder"):
         own = f', side="{part}"' if config.layout == "one" or config.repo_id is None else ""
     else:
         own = f', part="{part}"' if config.layout == "one" or config.repo_id is None else ""
@@ -120,8 +127,8 @@ def encoder(found: Mapping[str, Any], config: PublishConfig) -> CardPart:
     return CardPart(
         name="encoder",
         title="Encoder of neural networks",
-        summary="Encodes the weights of a small neural network as one short vector. Together with the decoder it is "
-        "an autoencoder; the heads predict properties from its vectors.",
+        summary="Encodes the weights of a small neural network of a known layout as one short vector, from which the decoder "
+        "rebuilds it. For networks of any layout, and as input of the heads, take `weight_encoder`.",
         code=NETWORK + ENCODE.format(encoder=place("encoder", config)),
         stage="train_autoencoder",
         sections=("data", "zoo", "tokens", "ae"),
@@ -132,6 +139,28 @@ def encoder(found: Mapping[str, Any], config: PublishConfig) -> CardPart:
             "A latent is a lossy summary; see the table for its fidelity.",
         ),
         figures=card_metrics_rows("weight-reconstruction", found, REBUILDING),
+    )
+
+
+def weight_encoder(found: Mapping[str, Any], config: PublishConfig) -> CardPart:
+    """Return the texts of the weight encoder; `found` is the content of metrics/heads_test.json."""
+    probes = {task: result["linear_probe"] for task, result in found.items() if "linear_probe" in result}
+    rows = {f"linear probe, {task}": pick(values, READING.get(task, ())) for task, values in probes.items()}
+    return CardPart(
+        name="weight_encoder",
+        title="Encoder of neural networks of any layout",
+        summary="Encodes the weights of any neural network as one short vector, the same for every order of its hidden units, "
+        "and says how like the training networks it is. The heads predict properties from its vectors.",
+        code=NETWORK + ENCODE_ANY.format(weight_encoder=place("weight_encoder", config)),
+        stage="train_encoder",
+        sections=("data", "zoo", "tokens", "encoder"),
+        note=f"Linear (ridge) probes on the vectors. {DEFINITIONS}",
+        limits=(
+            "A network that is a chain of layers is run on synthetic images; all others are read by their weights alone.",
+            "Vectors of networks that are unlike the training networks (`inside` near 0) say little about them.",
+            "It has no decoder: a network can't be rebuilt from its vector.",
+        ),
+        figures=Figures("network-property-prediction", rows),
     )
 
 
@@ -196,14 +225,14 @@ def head(task: str, found: Mapping[str, Any], config: PublishConfig, *, encoder_
     return CardPart(
         name=f"heads/{task}",
         title=f"Head: {task}",
-        summary=f"Predicts {QUESTIONS.get(task, task)} from its weights: from the latent of the encoder "
-        "and further features of the weights. No image of any data set is used.",
-        code=NETWORK + READ.format(encoder=place("encoder", config), head=place(f"heads/{task}", config)),
+        summary=f"Predicts {QUESTIONS.get(task, task)} from its weights, read by the weight encoder. "
+        "No image of any data set is used.",
+        code=NETWORK + READ.format(encoder=place("weight_encoder", config), head=place(f"heads/{task}", config)),
         stage=f"train_heads@{task}",
-        sections=("data", "zoo", "tokens", "ae", "features", "heads"),
+        sections=("data", "zoo", "tokens", "encoder", "features", "heads"),
         note=DEFINITIONS,
         limits=(
-            f"It needs latents of the encoder whose `model.safetensors` has the SHA-256 `{encoder_hash}`.",
+            f"It needs the weight encoder whose `model.safetensors` has the SHA-256 `{encoder_hash}`.",
             "Part of the score follows from tensor shapes alone: see the row `shapes only`.",
             "It was trained on the families and images named above and not evaluated on other networks.",
         ),

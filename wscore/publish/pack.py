@@ -26,16 +26,18 @@ class Sources(NamedTuple):
 
     Attributes:
         autoencoder: folder with encoder/, decoder/, tokenizer, normaliser and reference networks.
+        encoder: folder of the weight encoder.
         codec: folder of the weight codec.
         heads: folder with one folder per task.
         tasks: heads to publish.
         sae: folder of the sparse dictionary.
         predictor: folder of the weight predictor; None publishes none.
-        plots: folder with the history.csv of each training, below `autoencoder`, `heads/<task>`, `sae` and
+        plots: folder with the history.csv of each training, below `autoencoder`, `encoder`, `heads/<task>`, `sae` and
             `predictor`.
     """
 
     autoencoder: Path
+    encoder: Path
     codec: Path
     heads: Path
     tasks: Sequence[str]
@@ -157,7 +159,8 @@ def plan(sources: Sources, metrics: Mapping[str, Any], config: PublishConfig) ->
     if "codec_test" in metrics:
         _check_identity(metrics, "codec_test", "codec", hash_folder(sources.codec))
     yield ModelContent(parts.codec(metrics.get("codec_test", {}), size, config), files, None)
-    encoder_hash = read_json(sources.autoencoder / "encoder" / "config.json")["sha256"]
+    yield _weight_encoder(sources, metrics, config)
+    encoder_hash = read_json(sources.encoder / "config.json")["sha256"]
     for task in sources.tasks:
         figures = _figures(metrics, "heads_test", task, sources.heads / task).get(task, {})
         part = parts.head(task, figures, config, encoder_hash=encoder_hash)
@@ -169,6 +172,13 @@ def plan(sources: Sources, metrics: Mapping[str, Any], config: PublishConfig) ->
         figures = _figures(metrics, "predictor_test", "predictor", sources.predictor)
         part = parts.predictor(figures, read_json(sources.predictor / "config.json").get("training", {}), config)
         yield ModelContent(part, model_files(sources.predictor), sources.plots / "predictor/history.csv")
+
+
+def _weight_encoder(sources: Sources, metrics: Mapping[str, Any], config: PublishConfig) -> ModelContent:
+    """Return the content of the weight encoder; its metrics are those of linear probes on its latents."""
+    files = model_files(sources.encoder)
+    part = parts.weight_encoder(metrics.get("heads_test", {}), config)
+    return ModelContent(part, files, sources.plots / "encoder/history.csv")
 
 
 def _figures(metrics: Mapping[str, Any], name: str, model: str, folder: Path) -> Mapping[str, Any]:

@@ -7,7 +7,6 @@
 Every class is a `torch.nn.Module` and a `PyTorchModelHubMixin`: `from_pretrained`, `save_pretrained`, `push_to_hub`.
 """
 
-import math
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,18 +20,19 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from wscore.autoencoder.models.autoencoder import Decoder, Encoder
+from wscore.encoder.features import named_numbers, read_network, select
+from wscore.encoder.weight_encoder import OUTSIDE, UNLIKE, WeightEncoder
 from wscore.errors import ModelError, WscoreWarning
 from wscore.forecasting.models.predictors import WeightPredictor
 from wscore.heads.ensemble import Blend
-from wscore.heads.features import network_features
 from wscore.heads.train import Task, load_head, read
 from wscore.hub.checksums import CHECKSUMS, read_checksums, verify, write_checksums
 from wscore.hub.client import download
 from wscore.hub.fetch import Source, exists, fetch, parse_source
 from wscore.hub.upload import Upload, upload
 from wscore.io import atomic_file, write_text
-from wscore.networks.architectures import parse
-from wscore.networks.layout import Layout, layout_of, read_layouts
+from wscore.networks.known_layouts import KnownLayouts
+from wscore.networks.layout import Layout, layout_of
 from wscore.sae.model import SparseModel
 from wscore.sae.rows import Scatter, UnitMap, unit_map
 from wscore.tokens.alignment import Alignment
@@ -44,8 +44,6 @@ from wscore.training.model_folder import CONFIG, RESERVED, WEIGHTS, load_model, 
 
 P = TypeVar("P", bound="Published")
 TOGETHER = 256  # sequences per encoding batch
-NAMED = 8  # layouts that an error names
-FARTHEST = 8.0  # root mean square of normalized weights, 1 in training
 CARD = """---
 library_name: wscore
 tags: [wscore, weight-space-learning]
@@ -56,48 +54,6 @@ tags: [wscore, weight-space-learning]
 Load it with `wscore.{name}.from_pretrained(...)`.
 """
 VIEWS = ("representations", "tokens", "neurons", "weights")  # inputs of a dictionary
-
-
-class Layouts:
-    """The layouts that a model was trained on.
-
-    A file may store tensors in another order than the network (safetensors sorts them), which would look like an
-    unknown layout.
-
-    Args:
-        folder: with layouts.json.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        path = Path(folder) / "layouts.json"
-        self.known = read_layouts(path) if path.is_file() else {}
-        self._by_shapes = {_shapes(layout): layout for layout in self.known.values()}
-
-    def __contains__(self, layout: Layout) -> bool:
-        return _shapes(layout) in self._by_shapes
-
-    def ordered(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return a state dict in the order of the known layout with the same names and shapes, else unchanged."""
-        known = self._by_shapes.get(_shapes(layout_of(state)))
-        if known is None:
-            return dict(state)
-        return {name: state[name] for name in (*(spec.name for spec in known.tensors), *known.counters)}
-
-    def check(self, layout: Layout) -> None:
-        """Refuse a layout that the model was not trained on.
-
-        Raises:
-            ModelError: if so, with the layouts that it knows.
-        """
-        if layout.identity in self.known:
-            return
-        sizes = sorted({(known.size, len(known.tensors)) for known in self.known.values()})
-        shown = ", ".join(f"{_size(*size)}" for size in sizes[:NAMED]) + (", ..." if len(sizes) > NAMED else "")
-        raise ModelError(
-            "the autoencoder was not trained on networks with these names and shapes of tensors",
-            expected=f"one of its {len(self.known)} layouts ({shown})", got=_size(layout.size, len(layout.tensors)),
-            fix="`wscore compress` takes any network",
-        )  # fmt: skip
 
 
 class Published(nn.Module, PyTorchModelHubMixin, library_name="wscore"):
@@ -180,7 +136,7 @@ class PublishedEncoder(Published):
 
     def __init__(self, folder: Path | str) -> None:
         super().__init__(folder)
-        self.layouts = Layouts(Path(folder))
+        self.layouts = KnownLayouts.read(Path(folder))
         self.codec = TokenCodec.load(Path(folder), self.model.config.network.max_tokens)
         self.alignment = Alignment.load(Path(folder))
 
@@ -225,7 +181,7 @@ class PublishedDecoder(Published):
 
     def __init__(self, folder: Path | str) -> None:
         super().__init__(folder)
-        self.layouts = Layouts(Path(folder))
+        self.layouts = KnownLayouts.read(Path(folder))
         self.codec = TokenCodec.load(Path(folder), self.model.config.network.max_tokens)
         self.alignment = Alignment.load(Path(folder))
 
@@ -253,6 +209,7 @@ class PublishedHead(Published):
     Args:
         folder: of a published head.
         encoder: with which the head was trained.
+        autoencoder: encoder whose tokenizer a head with token inputs needs.
 
     Raises:
         ModelError: if the folder holds no head, or the head was trained with another encoder.
@@ -261,72 +218,72 @@ class PublishedHead(Published):
     part = "heads"
     kind = Blend
 
-    def __init__(self, folder: Path | str, encoder: PublishedEncoder) -> None:
+    def __init__(self, folder: Path | str, encoder: WeightEncoder, autoencoder: PublishedEncoder | None = None) -> None:
         super().__init__(folder)
-        self.head, self.encoder = load_head(Path(folder)), encoder
+        self.head, self.encoder, self.autoencoder = load_head(Path(folder)), encoder, autoencoder
         if self.head.encoder != encoder.identity:
             raise ModelError(
                 "reads latents of another encoder", where=folder, expected=self.head.encoder, got=encoder.identity
             )
+        wanted = sum(map(len, self.head.features.values()))
+        if self.head.model.inputs != wanted:
+            raise ModelError(
+                "names other features than it reads", where=folder, expected=self.head.model.inputs, got=wanted
+            )
 
     @classmethod
     def from_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
-        cls, source: Path | str, *, encoder: PublishedEncoder, part: str, revision: str | None = None, **client: Any
+        cls,
+        source: Path | str,
+        *,
+        encoder: WeightEncoder,
+        part: str,
+        autoencoder: PublishedEncoder | None = None,
+        revision: str | None = None,
+        **client: Any,
     ) -> "PublishedHead":
         """Return a head in a folder or on the Hub: see `Published.from_pretrained`; `part` is such as `heads/accuracy`."""
-        return cls(fetch(source, revision, part=part, **client), encoder).eval()
+        return cls(fetch(source, revision, part=part, **client), encoder, autoencoder).eval()
 
     @torch.no_grad()
-    def read(self, state: Mapping[str, Tensor], architecture: str | None = None) -> dict[str, Any]:
+    def read(self, state: Mapping[str, Tensor]) -> dict[str, Any]:
         """Return the predicted properties of a state dict by name: boolean, number or class name.
 
-        Numbers have the bounds of their prediction interval, `<name>_low` and `<name>_high`.
-
-        Args:
-            state: of the network.
-            architecture: JSON text of it; without it the network is not run on the head's probe images.
+        Numbers have the bounds of their prediction interval, `<name>_low` and `<name>_high`. Networks that are unlike those
+        of the training have no intervals, and a warning says so.
 
         Raises:
-            ModelError: if the network has weights that are not finite, or too many for a head with token inputs, or the
-                head reads latents and the encoder was not trained on the layout.
+            DataError: naming the tensor, if weights are missing, empty, not floating-point or not finite.
+            ModelError: if a head with token inputs lacks the autoencoder, or the network is too long for it.
         """
-        state = self.encoder.layouts.ordered(state)
-        layout = layout_of(state)
-        vector = layout.flatten(state)
-        check_finite(vector[None])
-        self._warn_of_distance(layout, vector)
-        known = parse(architecture) if architecture else None
-        blocks = network_features(layout, vector, self.head.features, self.head.probes, known)
+        layout, vectors = read_network(self.encoder.ordered(state))
+        numbers = named_numbers(layout, vectors, self.encoder.probes)
+        encoding = self.encoder.encode_many(layout, vectors)
         parts = [
-            self.encoder.encode(state).numpy()[None] if name == "latent" else blocks[name].values
-            for name in self.head.features
+            encoding.latents.numpy() if block == "latent" else select(numbers, names, 1)
+            for block, names in self.head.features.items()
         ]
         inputs = np.concatenate([np.zeros((1, 0), np.float32), *parts], axis=1)
-        if inputs.shape[1] != self.head.model.inputs:
-            expected, got = f"{self.head.model.inputs} features", inputs.shape[1]
-            raise ModelError("the head does not fit its encoder", where=self.head.task, expected=expected, got=got)
-        tokens = self._tokens(layout, vector) if self.head.model.reads_tokens else None
-        answers = self.head.model(torch.from_numpy(inputs), tokens)
-        table = read(self.head, {name: answer.numpy() for name, answer in answers.items()})
-        return {str(name): table[name].tolist()[0] for name in table.columns}
+        tokens = self._tokens(layout, vectors) if self.head.model.reads_tokens else None
+        outputs = self.head.model(torch.from_numpy(inputs), tokens)
+        table = read(self.head, {name: output.numpy() for name, output in outputs.items()})
+        found = {str(name): table[name].tolist()[0] for name in table.columns}
+        inside = float(encoding.inside[0])
+        if inside > OUTSIDE:
+            return found
+        message = f"{UNLIKE.format(inside=inside)}: predictions may be far off and have no intervals"
+        warnings.warn(message, WscoreWarning, stacklevel=2)
+        return {name: value for name, value in found.items() if not name.endswith(("_low", "_high"))}
 
-    def _warn_of_distance(self, layout: Layout, vector: Float[np.ndarray, " weights"]) -> None:
-        """Warn of a network unlike those of the training, for which predictions and intervals promise nothing."""
-        normalized = self.encoder.codec.normalizer.normalize(layout, vector)
-        size = math.sqrt(float(np.square(normalized, dtype=np.float64).mean()))
-        reason = (
-            f"no network with these {len(layout.tensors)} tensors was" if layout not in self.encoder.layouts else ""
-        )
-        if size > FARTHEST:
-            reason = f"weights {size:.3g} times as large as usual were not"
-        if reason:
-            message = f"{reason} in the training of this head: its predictions and intervals may be far off"
-            warnings.warn(message, WscoreWarning, stacklevel=3)
-
-    def _tokens(self, layout: Layout, vector: Float[np.ndarray, " weights"]) -> TokenBatch:
-        if len(self.encoder.codec.windows(layout)) > 1:
+    def _tokens(self, layout: Layout, vectors: Float[np.ndarray, "1 weights"]) -> TokenBatch:
+        if self.autoencoder is None:
+            raise ModelError(
+                "a head with token inputs needs the autoencoder", where=self.head.task, fix="pass `autoencoder`"
+            )
+        codec = self.autoencoder.codec
+        if len(codec.windows(layout)) > 1:
             raise ModelError("network is too long for a head with token inputs", got=f"{layout.size} weights")
-        return self.encoder.codec.encode(layout, self.encoder.alignment.apply(layout, vector[None]))
+        return codec.encode(layout, self.autoencoder.alignment.apply(layout, vectors))
 
 
 class PublishedPredictor(Published):
@@ -372,7 +329,7 @@ class PublishedDictionary(Published):
         self.tokenizer = Tokenizer.load(Path(folder) / "tokenizer.json")
         self.normalizer = Normalizer.load(Path(folder) / "normalizer.json")
         self.alignment = Alignment.load(Path(folder))
-        self.layouts = Layouts(Path(folder))
+        self.layouts = KnownLayouts.read(Path(folder))
 
     @torch.no_grad()
     def encode(self, state: Mapping[str, Tensor]) -> Float[Tensor, "unit latent"]:
@@ -452,11 +409,3 @@ def check_finite(vectors: Float[np.ndarray, "*networks weights"]) -> None:
     wrong = int((~np.isfinite(vectors)).sum())
     if wrong:
         raise ModelError("network has weights that are not finite", got=wrong)
-
-
-def _size(weights: int, tensors: int) -> str:
-    return f"{weights:,} weights in {tensors} tensors"
-
-
-def _shapes(layout: Layout) -> frozenset[tuple[str, tuple[int, ...]]]:
-    return frozenset([*((spec.name, spec.shape) for spec in layout.tensors), *layout.counters.items()])

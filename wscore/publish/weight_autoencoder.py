@@ -94,7 +94,7 @@ class WeightAutoencoder(nn.Module, PyTorchModelHubMixin, library_name="wscore"):
         return self.decode(self.encode_windows(state), layout_of(self.ordered(state)))
 
     def ordered(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return a state dict in the order of the known layout with the same names and shapes: see `Layouts`."""
+        """Return a state dict in the order of the known layout with the same names and shapes: see `KnownLayouts`."""
         side = self.encoder if self.encoder is not None else self.decoder
         return dict(state) if side is None else side.layouts.ordered(state)
 

@@ -18,6 +18,7 @@ STAGES = {
     "codec_test": "evaluate_codec",
     "autoencoder": "train_autoencoder",
     "autoencoder_test": "evaluate_autoencoder",
+    "encoder": "train_encoder",
     "heads_test": "evaluate_heads",
     "sae": "train_sae",
     "sae_test": "evaluate_sae",
@@ -51,8 +52,11 @@ HEAD_CONTROLS = {
     "mean": "mean or majority class",
     "shapes": "shapes only",
     "linear_probe": "linear probe on latents",
+    "untrained": "linear probe, untrained encoder",
+    "shuffled": "linear probe, shuffled labels",
     "pca": "linear probe on PCA",
     "hyperparameters": "hyperparameters",
+    "probes": "probe outputs + boosting",
     "statistics": "weight statistics + boosting",
 }
 FORECAST_CONTROLS = {

@@ -7,17 +7,18 @@ from pathlib import Path
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
-import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from wscore.errors import DataError, TrainingError, WscoreWarning
-from wscore.io import read_json
+from wscore.autoencoder.latents import iterate_latents
+from wscore.autoencoder.models.autoencoder import Encoder
+from wscore.errors import DataError, ModelError, TrainingError, WscoreWarning
 from wscore.sae.rows import UnitBatch, UnitRows
 from wscore.tokens.cache import TokenCache
 from wscore.tokens.normalizer import Normalizer
 from wscore.training.batches import permutation
+from wscore.training.model_folder import load_model, read_model_config
 
 Input = Literal["representations", "tokens", "neurons", "weights"]
 Scaling = Literal["none", "global", "columns"]
@@ -49,7 +50,7 @@ class NetworkRows(Protocol):
 
 
 class LatentRows:
-    """Latents of networks (`data/representations`), one row each.
+    """Latents of whole networks, of the autoencoder, one row each.
 
     Attributes:
         width: latent dimension.
@@ -57,26 +58,24 @@ class LatentRows:
         network: 0, 1, 2, ...
     """
 
-    def __init__(self, folder: Path, cache: TokenCache) -> None:
-        """Read the representations of the networks of a cache.
+    def __init__(self, autoencoder: Path, cache: TokenCache) -> None:
+        """Encode the networks of a cache.
 
         Raises:
-            DataError: if they are missing, or were computed from other tokens.
+            ModelError: if there is no autoencoder, or it was trained on other tokens.
         """
-        path, advice = Path(folder) / "representations.parquet", "run `dvc repro cache_representations`"
-        if not path.is_file():
-            raise DataError("no representations here", where=folder, expected=path.name, fix=advice)
-        identity = read_json(Path(folder) / "manifest.json").get("tokens")
+        folder = Path(autoencoder) / "encoder"
+        identity = read_model_config(folder).get("tokens")
         if identity != cache.identity:
-            raise DataError(
-                "the representations were computed from other tokens", where=folder, expected=cache.identity, got=identity,
-                fix=advice,
+            raise ModelError(
+                "was trained on other tokens", where=folder, expected=cache.identity, got=identity,
+                fix="run `dvc repro train_autoencoder`",
             )  # fmt: skip
-        table = pd.read_parquet(path, columns=["model_id", "split", "latent"])
-        rows = dict(zip(cache.table["model_id"].astype(str), cache.table["row"].astype(int), strict=True))
-        self.latents = np.stack(table["latent"].tolist()).astype(np.float32)
+        firsts, latents = zip(*iterate_latents(load_model(folder, Encoder), cache), strict=True)
+        self.latents = np.concatenate(latents)
         self.width = self.latents.shape[1]
-        self.networks = np.array([rows[str(name)] for name in table["model_id"]])
+        table = cache.table.iloc[np.concatenate(firsts)]
+        self.networks = table["row"].to_numpy(int)
         self.network = np.arange(len(table))
         self._split = table["split"].to_numpy(str)
 
@@ -169,16 +168,15 @@ class RowBatches:
             yield self.rows.batch(indices)
 
 
-def open_rows(
-    kind: Input, cache: TokenCache, representations: Path, normalizer: Normalizer | None = None
-) -> NetworkRows:
+def open_rows(kind: Input, cache: TokenCache, autoencoder: Path, normalizer: Normalizer | None = None) -> NetworkRows:
     """Return the rows selected by `sae.input`, weights scaled by the given normaliser or by that of the cache.
 
     Raises:
-        DataError: if representations are missing or hidden units unknown.
+        DataError: if hidden units are unknown.
+        ModelError: if the autoencoder is missing or was trained on other tokens.
     """
     if kind == "representations":
-        return LatentRows(representations, cache)
+        return LatentRows(autoencoder, cache)
     return UnitRows(cache, kind, normalizer)
 
 

@@ -20,7 +20,7 @@ import msgspec
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float, Float32, Int, Int64
+from jaxtyping import Float, Float32, Int, Int64, Shaped
 from torch import Tensor
 
 from wscore.errors import DataError
@@ -162,6 +162,12 @@ class TokenCache:
         if split not in ALL_SPLITS:
             raise DataError("no such split", expected=ALL_SPLITS, got=split)
         return np.flatnonzero(self.table["split"].to_numpy() == split)
+
+    def splits(self, networks: int) -> Shaped[np.ndarray, " network"]:
+        """Return the split of each of so many networks of the zoo; empty for those that have no tokens."""
+        splits = np.full(networks, "", dtype=object)
+        splits[self.table["row"].to_numpy(int)] = self.table["split"].to_numpy(str)
+        return splits
 
     def verify(self) -> None:
         """Check the hash of every file of the cache.

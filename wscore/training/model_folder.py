@@ -39,6 +39,7 @@ HOMES = {
     "Decoder": "wscore.autoencoder.models.autoencoder",
     "DiffusionPredictor": "wscore.forecasting.models.per_weight",
     "Encoder": "wscore.autoencoder.models.autoencoder",
+    "EncoderNetwork": "wscore.encoder.model",
     "Forest": "wscore.heads.trees",
     "GramPredictor": "wscore.forecasting.models.predictors",
     "Head": "wscore.heads.mlp_head",

@@ -29,14 +29,10 @@ def set_key(constants: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()[:16]
 
 
-def is_small(constants: Mapping[str, Tensor]) -> bool:
-    """Return whether a set is small enough to be stored."""
-    return sum(tensor.numel() * tensor.element_size() for tensor in constants.values()) <= LARGEST
-
-
 def write_sets(path: Path, sets: Mapping[str, Mapping[str, Tensor]]) -> None:
-    """Write sets by key; writes no file if there are none."""
-    tensors = {f"{key}/{name}": tensor.contiguous() for key, some in sets.items() for name, tensor in some.items()}
+    """Write sets by key, except for those larger than `LARGEST`; writes no file if there are none."""
+    sets = {key: named for key, named in sets.items() if sum(tensor.nbytes for tensor in named.values()) <= LARGEST}
+    tensors = {f"{key}/{name}": tensor.contiguous() for key, named in sets.items() for name, tensor in named.items()}
     if tensors:
         write_tensors(path, tensors)
 
@@ -52,18 +48,18 @@ def collect(paths: Iterable[Path], keys: Iterable[str], folder: Path) -> None:
     networks = Counter(key for key in keys if key)
     if not networks:
         return
-    kept: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     listed: dict[str, Any] = {}
     for path in paths:
         for name, tensor in sorted((read_tensors(path) if path.is_file() else {}).items()):
-            key, _, own = name.partition("/")
+            key, _, tensor_name = name.partition("/")
             if key in networks and (key in listed or len(listed) < MOST):
-                kept[name] = tensor
+                tensors[name] = tensor
                 entry = listed.setdefault(key, {"networks": networks[key], "tensors": {}})
-                entry["tensors"][own] = [str(tensor.dtype).removeprefix("torch."), list(tensor.shape)]
+                entry["tensors"][tensor_name] = [str(tensor.dtype).removeprefix("torch."), list(tensor.shape)]
     lost = sorted(set(networks) - set(listed))
     reason = f"larger than {LARGEST >> 20} MiB, or beyond the first {MOST} different sets"
     missing = {"sets": len(lost), "networks": sum(networks[key] for key in lost), "reason": reason if lost else ""}
     write_json(folder / "constants.json", {"kept": listed, "not_kept": missing})
-    if kept:
-        write_tensors(folder / CONSTANTS, kept)
+    if tensors:
+        write_tensors(folder / CONSTANTS, tensors)

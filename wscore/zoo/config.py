@@ -4,19 +4,15 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from wscore.config import Section
+from wscore.config import Count, Section
 from wscore.errors import ConfigError
 from wscore.networks.architectures import FAMILIES, Activation, Width
 
-Count = Annotated[int, msgspec.Meta(ge=1)]
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 Share = Annotated[float, msgspec.Meta(ge=0, lt=1)]
 Fraction = Annotated[float, msgspec.Meta(gt=0, le=1)]
 Widths = Annotated[tuple[Width, ...], msgspec.Meta(min_length=1)]
 OptimizerName = Literal["sgd", "momentum", "adam", "adamw"]
-
-
-Weights = Annotated[int, msgspec.Meta(ge=1)]
 
 
 class ColumnsConfig(Section):
@@ -66,7 +62,7 @@ class ReadingConfig(Section):
     run_column: str | None
     checkpoint_column: str | None
     state_key: str | None
-    max_weights: Weights
+    max_weights: Count
     columns: ColumnsConfig
     layout: dict[str, tuple[Annotated[int, msgspec.Meta(ge=0)], ...]]
     dataset: str

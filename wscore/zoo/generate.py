@@ -92,7 +92,7 @@ def generate_zoo(config: ZooConfig, images: Images | Tasks, out: Path) -> int:
     """
     tasks = as_tasks(images)
     folder = Path.cwd() / CACHE / zoo_identity(config, tasks)  # absolute, since workers may have another directory
-    classes = tuple((one.name, one.classes) for one in tasks.images)
+    classes = tuple((dataset.name, dataset.classes) for dataset in tasks.images)
     job = TrainJob(folder, classes, config.checkpoints, config.max_weight, config.diverged == "keep")
     _keep_images(tasks, folder)
     shards = _train(config, tasks, job)
@@ -134,8 +134,8 @@ def zoo_identity(config: ZooConfig, images: Images | Tasks) -> str:
         if key not in ("source", "path", "revision", "run_pattern", "reading", "hygiene")
     }
     content: list[bytes | str] = []
-    for one in as_tasks(images).images:
-        content += [one.name, *(getattr(one, name).numpy().tobytes() for name in TENSORS)]
+    for dataset in as_tasks(images).images:
+        content += [dataset.name, *(getattr(dataset, name).numpy().tobytes() for name in TENSORS)]
     return content_hash(msgspec.json.encode(plain), *content, source_code(*CODE), torch.__version__)
 
 
@@ -178,10 +178,10 @@ def score_checkpoints(
 
     Training images are evaluated with the labels used in training, test images with the true ones.
     """
-    own = torch.from_numpy(own_images(run, len(images.x_train), images.y_train))
+    subset = torch.from_numpy(own_images(run, images.y_train))
     labels = own_labels(run, images.y_train, images.classes)
     answer = StackedAnswer(run.architecture, layout)
-    train = scores(logits(answer, weights, images.x_train[own]), labels[own])
+    train = scores(logits(answer, weights, images.x_train[subset]), labels[subset])
     test = scores(logits(answer, weights, images.x_test), images.y_test)
     for train_accuracy, train_loss, test_accuracy, test_loss in zip(*train, *test, strict=True):
         yield {
@@ -348,7 +348,7 @@ def _cut(table: pd.DataFrame, most: int) -> tuple[pd.DataFrame, int]:
     """Return `most` rows, with only the last checkpoints of the last run, and the number of complete runs."""
     last = table["run_id"].iloc[most - 1]
     runs = table["run_id"].to_numpy()
-    before, own = np.flatnonzero(runs < last), np.flatnonzero(runs == last)
-    left = most - len(before)
+    before, of_last = np.flatnonzero(runs < last), np.flatnonzero(runs == last)
+    missing = most - len(before)
     number = int(str(last).rpartition("-")[2])
-    return table.iloc[[*before, *own[len(own) - left :]]], number + (left == len(own))
+    return table.iloc[[*before, *of_last[len(of_last) - missing :]]], number + (missing == len(of_last))

@@ -150,8 +150,8 @@ def group_runs(runs: Sequence[RunPlan], size: int) -> list[tuple[RunPlan, ...]]:
     for key in sorted(alike):
         members = sorted(alike[key], key=lambda run: (-run.steps, run.number))
         most = min(size, max(1, LARGEST // (members[0].batch_size * layer_size(members[0].architecture))))
-        each = math.ceil(len(members) / math.ceil(len(members) / most))
-        groups += [tuple(members[start : start + each]) for start in range(0, len(members), each)]
+        length = math.ceil(len(members) / math.ceil(len(members) / most))
+        groups += [tuple(members[start : start + length]) for start in range(0, len(members), length)]
     return groups
 
 

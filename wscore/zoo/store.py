@@ -65,14 +65,6 @@ class Weights(NamedTuple):
     groups: Int[np.ndarray, "groups 3"]
     total: int
 
-    @classmethod
-    def of(cls, parts: Sequence[Path], groups: Sequence[tuple[int, int, int]]) -> "Weights":
-        """Return the reader of files with row groups (part, number within the part, number of rows)."""
-        table = np.array(groups, np.int64).reshape(-1, 3)
-        ends = np.cumsum(table[:, 2])
-        table[:, 2] = ends - table[:, 2]
-        return cls(tuple(part.absolute() for part in parts), table, int(ends[-1]) if len(ends) else 0)
-
     def stream(self, start: int, end: int) -> Iterator[tuple[int, np.ndarray]]:
         """Yield (row number, weights (D,) float32) of the rows from `start` up to `end`, one row group at a time."""
         following = [*self.groups[1:, 2].tolist(), self.total]
@@ -91,19 +83,19 @@ class Weights(NamedTuple):
         wanted: dict[int, list[int]] = {}
         for place, row in enumerate(np.asarray(rows, dtype=int)):
             wanted.setdefault(int(np.searchsorted(self.groups[:, 2], row, side="right")) - 1, []).append(place)
-        found: np.ndarray | None = None
+        matrix: np.ndarray | None = None
         for number, places in wanted.items():
             part, group, first = self.groups[number].tolist()
             content = _read_group(self.parts[part], group)
             for place in places:
                 vector = content[int(rows[place]) - first]
-                if found is None:
-                    found = np.empty((len(rows), vector.size), np.float32)
-                if vector.size != found.shape[1]:
-                    sizes, folder = sorted({vector.size, found.shape[1]}), self.parts[part].parent.parent
+                if matrix is None:
+                    matrix = np.empty((len(rows), vector.size), np.float32)
+                if vector.size != matrix.shape[1]:
+                    sizes, folder = sorted({vector.size, matrix.shape[1]}), self.parts[part].parent.parent
                     raise DataError("rows of different layouts can't be read together", where=folder, got=sizes)
-                found[place] = vector  # a copy, so that the row group can be freed
-        return np.zeros((0, 0), np.float32) if found is None else found
+                matrix[place] = vector  # a copy, so that the row group can be freed
+        return np.zeros((0, 0), np.float32) if matrix is None else matrix
 
 
 class Zoo:
@@ -143,13 +135,15 @@ class Zoo:
         return hash_folder(self.folder)
 
     @cached_property
-    def reader(self) -> "Weights":
+    def reader(self) -> Weights:
         """Reader of the weights only, small enough to send to a worker."""
-        groups = []
+        groups, first = [], 0
         for number, part in enumerate(self.parts):
             meta = pq.ParquetFile(part).metadata
-            groups += [(number, group, meta.row_group(group).num_rows) for group in range(meta.num_row_groups)]
-        return Weights.of(self.parts, groups)
+            for group in range(meta.num_row_groups):
+                groups.append((number, group, first))
+                first += meta.row_group(group).num_rows
+        return Weights(tuple(part.absolute() for part in self.parts), np.array(groups, np.int64), first)
 
     def excluded(self) -> pd.DataFrame:
         """Return the excluded networks: columns model_id, reason and detail."""
@@ -168,24 +162,19 @@ class Zoo:
 
     @cached_property
     def _constants(self) -> dict[str, dict[str, Tensor]]:
-        found: dict[str, dict[str, Tensor]] = {}
+        sets: dict[str, dict[str, Tensor]] = {}
         path = self.folder / CONSTANTS
         for name, tensor in (read_tensors(path) if path.is_file() else {}).items():
-            key, _, own = name.partition("/")
-            found.setdefault(key, {})[own] = tensor
-        return found
+            key, _, tensor_name = name.partition("/")
+            sets.setdefault(key, {})[tensor_name] = tensor
+        return sets
 
     def layout(self, row: int) -> Layout:
         """Return the layout of one row."""
         return self.layouts[str(self.table["layout"].iloc[row])]
 
     def stream(self, start: int = 0, end: int | None = None) -> Iterator[tuple[int, np.ndarray]]:
-        """Yield (row number, weights (D,) float32) of rows in order, one row group in memory at a time.
-
-        Args:
-            start: first row.
-            end: row before which to stop; None reads to the end.
-        """
+        """Yield (row number, weights (D,) float32) of rows `start` to `end` (default: all), one row group at a time."""
         return self.reader.stream(start, len(self) if end is None else end)
 
     def weights(self, rows: Sequence[int] | np.ndarray) -> Float[np.ndarray, "rows weights"]:
@@ -285,8 +274,8 @@ def read_metadata(part: Path) -> pd.DataFrame:
 
 def _with_names(table: pd.DataFrame, metadata: dict[bytes, bytes] | None) -> pd.DataFrame:
     """Return a table with class labels of a Hub data set, stored there as integers, replaced by their names."""
-    found = json.loads((metadata or {}).get(b"huggingface", b"{}"))
-    for name, kind in found.get("info", {}).get("features", {}).items():
+    description = json.loads((metadata or {}).get(b"huggingface", b"{}"))
+    for name, kind in description.get("info", {}).get("features", {}).items():
         if isinstance(kind, dict) and kind.get("_type") == "ClassLabel" and name in table:
             names = dict(enumerate(kind["names"]))
             table[name] = table[name].map(names.get, na_action="ignore").astype(object)

@@ -43,8 +43,8 @@ def zoo_statistics(zoo: Zoo) -> dict[str, float]:
     }
     for name in MEASURED:
         if name in table and np.isfinite(table[name].to_numpy(float)).any():
-            found = np.nanquantile(table[name].to_numpy(float), QUANTILES)
-            summary |= {f"{name}_q{100 * q:02.0f}": float(value) for q, value in zip(QUANTILES, found, strict=True)}
+            quantiles = np.nanquantile(table[name].to_numpy(float), QUANTILES)
+            summary |= {f"{name}_q{100 * q:02.0f}": float(value) for q, value in zip(QUANTILES, quantiles, strict=True)}
     return summary | _by_status(zoo) | _by_family(zoo) | _by_building(zoo) | _other_files(zoo)
 
 

@@ -32,7 +32,7 @@ def train_group(runs: Sequence[RunPlan], images: Images, checkpoints: int) -> Fl
     layout = layout_of(build(runs[0].architecture).state_dict())
     weights = torch.stack([initial_weights(run, layout) for run in runs])  # (M, D)
     optimizer = StackedOptimizer(runs, layout)
-    streams = [BatchStream(run, len(images.x_train), images.y_train) for run in runs]
+    streams = [BatchStream(run, images.y_train) for run in runs]
     labels = torch.stack([own_labels(run, images.y_train, images.classes) for run in runs])  # (M, N)
     network = skeleton(runs[0].architecture)
     recorded = weights.new_full((len(runs), checkpoints, layout.size), torch.nan)
@@ -64,12 +64,12 @@ def initial_weights(run: RunPlan, layout: Layout) -> Float[Tensor, " weights"]:
     return torch.from_numpy(layout.flatten(state))
 
 
-def own_images(run: RunPlan, count: int, labels: Int[Tensor, " images"] | None = None) -> np.ndarray:
-    """Return the indices of a run's training images, out of `count`; needs `labels` for a subset of the classes."""
-    order = np.random.default_rng([run.seed_data, 0]).permutation(count)
-    if run.variety is not None and labels is not None:
+def own_images(run: RunPlan, labels: Int[Tensor, " images"]) -> np.ndarray:
+    """Return the indices of a run's training images, given the labels of all."""
+    order = np.random.default_rng([run.seed_data, 0]).permutation(len(labels))
+    if run.variety is not None:
         seen = order[np.isin(labels.numpy()[order], run.variety.classes)]
-        order = seen[: max(1, round(run.train_size * len(seen) / count))]
+        order = seen[: max(1, round(run.train_size * len(seen) / len(labels)))]
     return np.sort(order[: run.train_size])
 
 
@@ -87,9 +87,9 @@ def own_labels(run: RunPlan, labels: Int[Tensor, " images"], classes: int) -> In
 class BatchStream:
     """Batches, dropout masks and augmentation of one run, drawn in order from its data seed."""
 
-    def __init__(self, run: RunPlan, count: int, labels: Tensor | None = None) -> None:
+    def __init__(self, run: RunPlan, labels: Tensor) -> None:
         self.run = run
-        self.images = own_images(run, count, labels)
+        self.images = own_images(run, labels)
         self.changes = np.random.default_rng([run.seed_data, 4])
         self.order = np.random.default_rng([run.seed_data, 1])
         self.noise = np.random.default_rng([run.seed_data, 2])
@@ -97,12 +97,12 @@ class BatchStream:
 
     def indices(self, steps: int) -> np.ndarray:
         """Return the image indices of the next steps, (steps, batch)."""
-        parts = [self.left]
-        while sum(map(len, parts)) < steps:
+        blocks = [self.left]
+        while sum(map(len, blocks)) < steps:
             length = self.run.steps_per_epoch * self.run.batch_size
             epoch = np.resize(self.order.permutation(self.images), length)
-            parts.append(epoch.reshape(-1, self.run.batch_size))
-        drawn = np.concatenate(parts)
+            blocks.append(epoch.reshape(-1, self.run.batch_size))
+        drawn = np.concatenate(blocks)
         self.left = drawn[steps:]
         return drawn[:steps]
 
@@ -140,10 +140,11 @@ def _augmented(x: Tensor, streams: Sequence[BatchStream]) -> Tensor:
     """Return the augmented batches (active, batch, channel, height, width) of all runs."""
     if all(stream.augmentation == "none" for stream in streams):
         return x
-    parts = [
-        one if stream.augmentation == "none" else stream.augment(one) for one, stream in zip(x, streams, strict=True)
+    batches = [
+        batch if stream.augmentation == "none" else stream.augment(batch)
+        for batch, stream in zip(x, streams, strict=True)
     ]
-    return torch.stack(parts)
+    return torch.stack(batches)
 
 
 class StackedOptimizer:
@@ -186,8 +187,7 @@ class StackedOptimizer:
 
 def trainable(layout: Layout) -> Float[Tensor, " weights"]:
     """Return 1 for trained weights and 0 for running statistics."""
-    marks = [torch.full((spec.size,), float(_is_trained(spec.kind))) for spec in layout.tensors]
-    return torch.cat(marks)
+    return torch.cat([torch.full((spec.size,), float(_is_trained(spec.kind))) for spec in layout.tensors])
 
 
 def _is_trained(kind: str) -> bool:
@@ -232,6 +232,6 @@ def _gradient(
         state[name] = state[name].clone().requires_grad_()
     logits = run_stacked(network, state, x, keep)
     loss = nn.functional.cross_entropy(logits.mT, y, reduction="none").mean(-1).sum()
-    found = dict(zip(trained, torch.autograd.grad(loss, [state[name] for name in trained]), strict=True))
-    parts = [found.get(spec.name, torch.zeros_like(state[spec.name])) for spec in layout.tensors]
-    return torch.cat([part.flatten(1) for part in parts], dim=1)
+    gradients = dict(zip(trained, torch.autograd.grad(loss, [state[name] for name in trained]), strict=True))
+    ordered = [gradients.get(spec.name, torch.zeros_like(state[spec.name])) for spec in layout.tensors]
+    return torch.cat([gradient.flatten(1) for gradient in ordered], dim=1)

@@ -16,16 +16,20 @@ from wscore.autoencoder.coding.codec import WeightCodec
 from wscore.autoencoder.models.autoencoder import AutoencoderConfig, Decoder, Encoder
 from wscore.autoencoder.models.mlp import MlpConfig
 from wscore.cli.main import EXAMPLES, build_parser, main
+from wscore.config import convert, read_yaml
+from wscore.encoder.config import EncoderConfig
+from wscore.encoder.weight_encoder import WeightEncoder
 from wscore.forecasting.models.predictors import GramPredictor, GramPredictorConfig
 from wscore.hub.checksums import write_checksums
 from wscore.io import write_json
 from wscore.publish.weight_autoencoder import WeightAutoencoder
 from wscore.tokens.cache import TokenCache, build_cache
 from wscore.tokens.config import TokensConfig
-from wscore.training.model_folder import read_model_config, save_model
+from wscore.training.model_folder import save_model
 from wscore.zoo.store import Zoo
 
 Output = pytest.CaptureFixture[str]
+PARAMS = Path(__file__).parents[3] / "params.yaml"
 
 
 @pytest.fixture(scope="module")
@@ -64,19 +68,26 @@ def models(tiny_zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (out / "codec").mkdir()
     WeightCodec().save(out / "codec")
     write_checksums(out / "codec")
+    shipped = read_yaml(PARAMS)["encoder"] | {"probes": 10, "probe_steps": 2, "hidden_dim": 8, "epochs": 1}
+    splits = cache.splits(len(Zoo(tiny_zoo)))
+    encoder, _ = WeightEncoder.fit(
+        Zoo(tiny_zoo), splits, convert(shipped, EncoderConfig, where="encoder"), latent_dim=8
+    )
+    encoder.save(out / "weight_encoder")
+    write_checksums(out / "weight_encoder")
     write_checksums(out)
     write_representations(folder / "representations", out, Zoo(tiny_zoo))
     return out
 
 
 def write_representations(folder: Path, models: Path, zoo: Zoo) -> None:
-    encoder = WeightAutoencoder.from_pretrained(models, side="encoder")
+    encoder = WeightEncoder.from_pretrained(models)
     states = [zoo.layout(row).unflatten(torch.from_numpy(zoo.weights([row])[0])) for row in range(len(zoo))]
     latents = [encoder.encode(state).numpy() for state in states]
     table = zoo.table[["model_id", "test_accuracy"]].assign(latent=latents)
     (folder / "data").mkdir(parents=True)
     table.to_parquet(folder / "data/train-00000-of-00001.parquet")
-    write_json(folder / "manifest.json", {"encoder": read_model_config(models / "encoder")["sha256"]})
+    write_json(folder / "manifest.json", {"encoder": encoder.identity})
 
 
 @pytest.fixture
@@ -114,7 +125,7 @@ def test_a_latent_does_not_depend_on_the_kind_of_file(
     ]
     zoo = Zoo(tiny_zoo)
     state = zoo.layout(9).unflatten(torch.from_numpy(zoo.weights([9])[0]))
-    expected = WeightAutoencoder.from_pretrained(models, side="encoder").encode(state).tolist()
+    expected = WeightEncoder.from_pretrained(models).encode(state).tolist()
     assert [one["latent"] for one in found] == [expected] * 3
     assert found[0]["network"] == "net.safetensors"
 
@@ -122,14 +133,16 @@ def test_a_latent_does_not_depend_on_the_kind_of_file(
 def test_a_table_is_for_people(models: Path, checkpoint: Path, capsys: Output) -> None:
     main(["encode", str(checkpoint), "--model", str(models)])
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split() == ["network", "weights", "windows", "latent"]
+    assert lines[0].split() == ["network", "weights", "inside", "latent"]
     assert lines[1].startswith("net.safetensors")
     assert "(8 numbers)" in lines[1]
+    main(["encode", str(checkpoint), "--model", str(models), "--autoencoder"])
+    assert capsys.readouterr().out.split()[:4] == ["network", "weights", "windows", "latent"]
 
 
 def test_latents_come_back_as_networks(models: Path, tiny_zoo: Path, tmp_path: Path, capsys: Output) -> None:
     file, out = tmp_path / "latents.safetensors", tmp_path / "rebuilt"
-    output_of(capsys, "encode", tiny_zoo, "--limit", 3, "--model", models, "--out", file)
+    output_of(capsys, "encode", tiny_zoo, "--limit", 3, "--model", models, "--autoencoder", "--out", file)
     rows = output_of(capsys, "decode", file, "--model", models, "--out", out)["networks"]
     zoo, model = Zoo(tiny_zoo), WeightAutoencoder.from_pretrained(models)
     for row, one in enumerate(rows):
@@ -137,6 +150,8 @@ def test_latents_come_back_as_networks(models: Path, tiny_zoo: Path, tmp_path: P
         rebuilt = load_file(one["file"])
         assert all(torch.equal(rebuilt[name], tensor) for name, tensor in model(state).items())
     assert "already exists" in failed(capsys, "decode", file, "--model", models, "--out", out)
+    output_of(capsys, "encode", tiny_zoo, "--limit", 1, "--model", models, "--out", file)
+    assert "wscore encode --autoencoder" in failed(capsys, "decode", file, "--model", models, "--out", tmp_path / "no")
 
 
 def test_latents_without_notes_need_a_network_like_them(
@@ -190,10 +205,9 @@ def test_a_way_through_latent_space_starts_and_ends_at_the_networks(
 def test_layouts_that_were_not_trained_on_are_refused(models: Path, tmp_path: Path, capsys: Output) -> None:
     save_file(torch.nn.Linear(5, 3).state_dict(), tmp_path / "other.safetensors")
     save_file({"x": torch.zeros(1, 8)}, tmp_path / "latents.safetensors")
-    other, among = tmp_path / "other.safetensors", models.parent / "representations"
+    other = tmp_path / "other.safetensors"
     commands = [
-        ("encode", other),
-        ("neighbours", other, "--among", among),
+        ("encode", other, "--autoencoder"),
         ("interpolate", other, other),
         ("decode", tmp_path / "latents.safetensors", "--like", other, "--out", tmp_path / "rebuilt"),
     ]
@@ -314,6 +328,7 @@ def test_zoos_and_models_are_described(models: Path, tiny_zoo: Path, capsys: Out
         "decoder",
         "encoder",
         "predictor",
+        "weight_encoder",
     }
     assert output_of(capsys, "inspect", models / "encoder")["class"] == "Encoder"
     assert output_of(capsys, "inspect", models / "codec")["files"] == "2, all as published"

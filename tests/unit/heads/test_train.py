@@ -103,7 +103,7 @@ def test_latents_meet_their_own_metadata_in_any_order(tiny_zoo: Path, tmp_path: 
     zoo = Zoo(tiny_zoo)
     order = np.random.default_rng(0).permutation(len(zoo))[:20]
     table = zoo.table.loc[order, ["model_id"]].assign(
-        split="train", latent=[np.full(3, row, np.float32) for row in order]
+        split="train", inside=0.5, latent=[np.full(3, row, np.float32) for row in order]
     )
     table.to_parquet(tmp_path / "representations.parquet")
     write_json(tmp_path / "manifest.json", {"zoo": zoo.identity, "encoder": "e"})

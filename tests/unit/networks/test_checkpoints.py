@@ -14,7 +14,7 @@ from torch import nn
 
 from wscore.networks.checkpoints import read_checkpoint
 from wscore.networks.records import RejectedError
-from wscore.networks.selection import select
+from wscore.networks.selection import only, select_all
 
 h5py = pytest.importorskip("h5py")
 MOST = 10**6
@@ -25,7 +25,7 @@ def network():
 
 
 def taken(content, key=None):
-    return select(content, key=key, most=MOST).state
+    return only(select_all(content, key=key, most=MOST)).state
 
 
 def same(found, expected):
@@ -53,7 +53,7 @@ def test_the_network_is_found_beside_optimizers_in_any_wrapping():
         {f"_orig_mod.module.{name}": value for name, value in state.items()},
     ):
         assert same(taken(content), state)
-    assert select({"state_dict": state, **rest}, key=None, most=MOST).notes == {"epoch": 7}
+    assert only(select_all({"state_dict": state, **rest}, key=None, most=MOST)).notes == {"epoch": 7}
 
 
 def test_parts_of_one_network_are_joined_and_a_key_chooses():

@@ -9,7 +9,7 @@ from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
 from wscore.networks.naming import plain_names, tensor_order
 from wscore.networks.pickles import Stub
 from wscore.networks.records import RejectedError
-from wscore.networks.selection import AVERAGE, COPY, select, select_all
+from wscore.networks.selection import AVERAGE, COPY, only, select_all
 
 MOST = 10**6
 
@@ -44,7 +44,7 @@ def test_networks_of_one_layout_are_all_read():
         assert same(networks[1].state, second)
     assert found({"netG_A": first, "netG_B": second, "epoch": 3})[1].notes == {"epoch": 3}
     with pytest.raises(RejectedError, match=r"2 networks \(netG_A, netG_B\); name one"):
-        select({"netG_A": first, "netG_B": second}, key=None, most=MOST)
+        only(select_all({"netG_A": first, "netG_B": second}, key=None, most=MOST))
 
 
 def test_a_key_chooses_one_of_several_or_all():
@@ -121,11 +121,11 @@ def test_states_of_random_generators_and_counters_are_no_weights():
 
 def test_what_an_agent_has_seen_is_no_part_of_it():
     agent = {"actor": net(0), "critic": net(1, 7), "replay_buffer": {"obs": torch.rand(9, 4), "act": torch.rand(9)}}
-    chosen = select(agent, key=None, most=MOST)
+    chosen = only(select_all(agent, key=None, most=MOST))
     assert chosen.memory == ("replay_buffer",)
     assert not any("replay" in name for name in chosen.state)
     flat = {f"{part}.{name}": tensor for part, tensors in agent.items() for name, tensor in tensors.items()}
-    assert select(flat, key=None, most=MOST).state.keys() == chosen.state.keys()
+    assert only(select_all(flat, key=None, most=MOST)).state.keys() == chosen.state.keys()
 
 
 def test_wrappers_go_at_every_depth_and_a_child_called_module_stays():

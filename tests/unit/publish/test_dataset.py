@@ -26,19 +26,21 @@ ORIGIN = Provenance("abc", "def", "0123", 24, 12, (), (), {})
 LOAD = """
 import json, sys
 from datasets import load_dataset
-source, revision, streaming = sys.argv[1], sys.argv[2] or None, sys.argv[3] == "stream"
-found = {}
-for name in (None, *sys.argv[4:]):
-    table = load_dataset(source, name, revision=revision, streaming=streaming)
-    split = table["train"]
-    row = next(iter(split))
-    numbers = "weights" if "weights" in row else "latent"
-    found[name or "default"] = {
-        "splits": sorted(table), "type": str(split.features[numbers]),
-        "family": split.features["family"].int2str(row["family"]),
-        "model_id": row["model_id"], numbers: row[numbers], "rows": sum(1 for _ in split),
-    }
-print(json.dumps(found))
+answers = []
+for source, revision, streaming, *names in json.loads(sys.argv[1]):
+    found = {}
+    for name in (None, *names):
+        table = load_dataset(source, name, revision=revision, streaming=streaming)
+        split = table["train"]
+        row = next(iter(split))
+        numbers = "weights" if "weights" in row else "latent"
+        found[name or "default"] = {
+            "splits": sorted(table), "type": str(split.features[numbers]),
+            "family": split.features["family"].int2str(row["family"]),
+            "model_id": row["model_id"], numbers: row[numbers], "rows": sum(1 for _ in split),
+        }
+    answers.append(found)
+print(json.dumps(answers))
 """
 
 
@@ -77,9 +79,8 @@ def representations(tiny_zoo: Path, latents: np.ndarray, tmp_path: Path) -> Path
     return folder
 
 
-def load(
-    source: str, cache: Path, *, revision: str = "", how: str = "table", configs: tuple[str, ...] = (), **env: str
-):
+def load(cache: Path, *sources: tuple[object, ...], **env: str) -> list[dict]:
+    """Return the first rows of data sets, read in a process of their own: (source, revision, streamed, *configurations)."""
     environment = {
         **os.environ,
         "HF_HOME": str(cache),
@@ -87,7 +88,7 @@ def load(
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         **env,
     }
-    command = [sys.executable, "-c", LOAD, source, revision, how, *configs]
+    command = [sys.executable, "-c", LOAD, json.dumps(sources)]
     result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr[-2000:]
     return json.loads(result.stdout.splitlines()[-1])
@@ -106,13 +107,13 @@ def test_a_folder_is_read_and_streamed(published: Path, tiny_zoo: Path, tmp_path
     zoo = Zoo(tiny_zoo)
     train = min((published / "rows").glob("*-train-*.parquet")).name
     config = train.partition("-train-")[0]
-    found = load(str(published), tmp_path, configs=(config,), HF_HUB_OFFLINE="1")
+    sources = ((str(published), None, streamed, config) for streamed in (False, True))
+    found, streamed = load(tmp_path, *sources, HF_HUB_OFFLINE="1")
     assert found["default"]["splits"] == ["test", "train", "validation"]
     assert found["default"]["rows"] == 20
     assert "length=" not in found["default"]["type"]
     assert f"length={len(found[config]['weights'])}" in found[config]["type"]
     check(found, zoo)
-    streamed = load(str(published), tmp_path, how="stream", configs=(config,), HF_HUB_OFFLINE="1")
     assert {name: one["weights"] for name, one in streamed.items()} == {
         name: one["weights"] for name, one in found.items()
     }
@@ -123,10 +124,10 @@ def test_a_hub_serves_it_at_a_pinned_revision_and_the_cache_afterwards(
 ) -> None:
     upload([Upload("me/zoo-zoo", published, "dataset")])
     commit = hub.repositories["datasets/me/zoo-zoo"].commits[-1][0]
-    found = load("me/zoo-zoo", tmp_path, revision=commit)
-    check(found, Zoo(tiny_zoo))
+    found = load(tmp_path, ("me/zoo-zoo", commit, False))
+    check(found[0], Zoo(tiny_zoo))
     hub.requests.clear()
-    assert load("me/zoo-zoo", tmp_path, revision=commit, HF_HUB_OFFLINE="1") == found
+    assert load(tmp_path, ("me/zoo-zoo", commit, False), HF_HUB_OFFLINE="1") == found
     assert hub.requests == []
 
 
@@ -149,14 +150,15 @@ def test_representations_are_read_from_a_folder_and_from_a_hub_and_offline(
     representations: Path, tiny_zoo: Path, latents: np.ndarray, hub: HubServer, tmp_path: Path
 ) -> None:
     zoo = Zoo(tiny_zoo)
-    found = load(str(representations), tmp_path / "cache", HF_HUB_OFFLINE="1")
     upload([Upload("me/zoo-representations", representations, "dataset")])
     commit = hub.repositories["datasets/me/zoo-representations"].commits[-1][0]
-    assert load("me/zoo-representations", tmp_path / "cache", revision=commit) == found
+    pinned = ("me/zoo-representations", commit, False)
+    found = load(tmp_path / "cache", pinned)
     hub.requests.clear()
-    assert load("me/zoo-representations", tmp_path / "cache", revision=commit, HF_HUB_OFFLINE="1") == found
+    offline = load(tmp_path / "cache", pinned, (str(representations), None, False), HF_HUB_OFFLINE="1")
+    assert offline == 2 * found
     assert hub.requests == []
-    one = found["default"]
+    one = found[0]["default"]
     assert one["splits"] == ["test", "train", "validation"]
     assert one["rows"] == split_by_run(zoo).count("train")
     assert "length=5" in one["type"]

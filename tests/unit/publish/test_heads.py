@@ -4,15 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 
 from tests.unit.publish.work import Work
 from wscore.autoencoder.models.autoencoder import Encoder
-from wscore.errors import DataError, ModelError
+from wscore.errors import DataError, ModelError, WscoreWarning
 from wscore.heads.finetune import Unfreeze, encoder_parts, finetune_parameter_groups
-from wscore.heads.representations import cache_representations
 from wscore.heads.train import load_head, predict_properties, save_head
 from wscore.hub.checksums import write_checksums
 from wscore.io import hash_folder
@@ -38,15 +36,27 @@ def test_a_published_head_says_what_the_trained_one_says(work: Work, tmp_path: P
     loaded = load_head(tmp_path / "head", "accuracy")
     outputs = predict_properties(head, work.data())
     np.testing.assert_array_equal(predict_properties(loaded, work.data())["test_accuracy"], outputs["test_accuracy"])
-    published = PublishedHead(tmp_path / "head", PublishedEncoder(work.folder / "encoder"))
+    autoencoder = PublishedEncoder(work.folder / "encoder")
+    published = PublishedHead(tmp_path / "head", work.weight_encoder, autoencoder)
     row = 1  # a last checkpoint
     state = work.zoo.layout(row).unflatten(torch.from_numpy(work.zoo.weights([row])[0]))
-    found = published.read(state, work.zoo.table["architecture"].iloc[row])
+    found = published.read(state)
     place = int(np.flatnonzero(work.data().table["row"] == row)[0])
     expected = head.targets[0].restore(outputs["test_accuracy"][place])
     assert found["test_accuracy"] == pytest.approx(float(np.asarray(expected)[0]), abs=1e-4)
     assert found["test_accuracy_low"] <= found["test_accuracy"] <= found["test_accuracy_high"]
-    assert np.isfinite(published.read(state)["test_accuracy"])  # of unknown architecture
+    if published.head.model.reads_tokens:
+        with pytest.raises(ModelError, match="accuracy: a head with token inputs needs the autoencoder"):
+            PublishedHead(tmp_path / "head", work.weight_encoder).read(state)
+
+
+def test_a_head_whose_block_lost_its_columns_is_one_error(work: Work, tmp_path: Path):
+    head = work.train()
+    save_head(tmp_path / "head", head._replace(features={**head.features, "spectra": ()}))
+    write_checksums(tmp_path / "head")
+    published = PublishedHead(tmp_path / "head", PublishedEncoder(work.folder / "encoder"))
+    with pytest.raises(ModelError, match="the head does not fit its encoder"):
+        published.read(work.zoo.state_dict(1))
 
 
 def test_a_frozen_encoder_is_left_as_it_is_and_a_live_one_learns(work: Work):
@@ -75,27 +85,23 @@ def test_parts_of_the_encoder_thaw_from_the_last_to_the_first(work: Work):
     assert Unfreeze(3).every == 3
 
 
-def test_an_encoder_from_elsewhere(work: Work, tmp_path: Path):
-    foreign = PublishedEncoder(work.folder / "encoder")
-    cache_representations(work.cache, work.zoo, tmp_path / "no", tmp_path / "out", None, foreign)
-    found = pd.read_parquet(tmp_path / "out" / "representations.parquet").set_index("model_id")["latent"]
-    last = work.data()
-    for place in np.flatnonzero(last.table["checkpoint"].to_numpy() == 1)[
-        :5
-    ]:  # earlier ones are ordered as the last of their run
-        name = last.table["model_id"].iloc[place]
-        assert np.asarray(found[name]) == pytest.approx(last.latents[place], abs=1e-5)
-    foreign.codec.normalizer.layouts.clear()
-    with pytest.raises(ModelError, match=r"features.encoder.*not trained on networks of this zoo"):
-        cache_representations(work.cache, work.zoo, tmp_path / "no", tmp_path / "bad", None, foreign)
-    assert not (tmp_path / "bad").exists()
+def test_networks_unlike_those_of_the_training_have_no_interval(
+    work: Work, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    save_head(tmp_path / "head", work.train())
+    write_checksums(tmp_path / "head")
+    published = PublishedHead(tmp_path / "head", work.weight_encoder)
+    state = {name: 1000 * tensor for name, tensor in work.zoo.state_dict(1).items()}
+    monkeypatch.setattr("wscore.publish.pretrained.OUTSIDE", work.weight_encoder.inside(state))
+    with pytest.warns(WscoreWarning, match="unlike the networks that the encoder was trained on .*have no intervals"):
+        assert set(published.read(state)) == {"test_accuracy"}
 
 
 def test_a_head_of_another_encoder_and_features_that_are_not_there(work: Work, tmp_path: Path):
     save_head(tmp_path / "head", work.train()._replace(encoder="another"))
     write_checksums(tmp_path / "head")
     with pytest.raises(ModelError, match="reads latents of another encoder"):
-        PublishedHead(tmp_path / "head", PublishedEncoder(work.folder / "encoder"))
+        PublishedHead(tmp_path / "head", work.weight_encoder)
     with pytest.raises(DataError, match="'probes' were not computed"):
         work.data()._replace(blocks={}).inputs(("latent", "probes"))
     with pytest.raises(DataError, match="no tokens were given"):

@@ -1,4 +1,4 @@
-"""Whoever reads representations finds a network by its id: an encoder from elsewhere writes them layout by layout."""
+"""Whoever reads representations finds a network by its id, in whatever order they are."""
 
 import shutil
 from pathlib import Path
@@ -9,15 +9,10 @@ import pytest
 
 from tests.unit.publish.test_dataset import CONFIG, ORIGIN
 from tests.unit.publish.work import Work
-from wscore.autoencoder.evaluation.controls import MeanNetwork
-from wscore.errors import DataError
 from wscore.heads.dataset import read_head_data
 from wscore.io import read_json
 from wscore.publish.dataset import write_representations
 from wscore.publish.neighbours import Neighbours
-from wscore.sae.dataset import LatentRows
-from wscore.sae.evaluation.evaluate import Dictionary, NetworkMaker, decoder_of
-from wscore.sae.model import SparseAutoencoder
 
 
 @pytest.fixture(scope="module")
@@ -33,21 +28,6 @@ def folders(work: Work) -> list[Path]:
     table.sample(frac=1, random_state=0).to_parquet(other / "representations.parquet", index=False)
     assert list(pd.read_parquet(other / "representations.parquet")["model_id"]) != list(table["model_id"])
     return [work.folder / "representations", other]
-
-
-def test_sparse_dictionaries(work: Work, folders: list[Path]) -> None:
-    first, other = (LatentRows(folder, work.cache) for folder in folders)
-    model = SparseAutoencoder(first.width, 8)
-    wanted = first.networks[[5, 0, 3]]
-    found = []
-    for rows in (first, other):
-        maker = NetworkMaker(Dictionary(model, rows, "representations"), work.cache, MeanNetwork([]), lambda: None)  # pyright: ignore
-        found.append(rows.latents[maker.rows_of(wanted)])
-        for split in ("train", "validation", "test"):
-            table = work.cache.table.set_index("row").loc[rows.networks[rows.rows_of(split)]]
-            assert set(table["split"]) == {split}
-    assert np.array_equal(*found)
-    assert not np.array_equal(first.latents, other.latents)
 
 
 def test_heads(work: Work, folders: list[Path]) -> None:
@@ -75,8 +55,3 @@ def test_published_representations(work: Work, folders: list[Path], tmp_path: Pa
     assert tables[0].drop(columns="latent").equals(tables[1].drop(columns="latent"))
     truth = work.zoo.table.set_index("model_id")["test_accuracy"]
     assert np.allclose(tables[1]["test_accuracy"], truth.loc[tables[1].index])
-
-
-def test_latents_of_another_encoder_are_not_decoded_by_ours(work: Work, folders: list[Path], tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"latents come from another encoder.*features\.encoder"):
-        decoder_of(tmp_path, folders[0])

@@ -14,14 +14,13 @@ from torch import Tensor
 
 from stages import cache_representations
 from tests.unit.hub_server import HubServer
-from tests.unit.publish.work import PARAMS, Work
+from tests.unit.publish.work import Work
 from wscore.cli.main import main
-from wscore.config import read_yaml
+from wscore.encoder.weight_encoder import WeightEncoder
 from wscore.heads.train import save_head
 from wscore.hub.checksums import write_checksums
 from wscore.hub.upload import Upload, upload
-from wscore.publish.pretrained import PublishedEncoder, PublishedHead
-from wscore.publish.weight_autoencoder import WeightAutoencoder
+from wscore.publish.pretrained import PublishedHead
 from wscore.training.model_folder import read_model_config
 from wscore.zoo.store import Zoo
 
@@ -41,7 +40,8 @@ def work(tiny_zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> Work:
 def published(work: Work) -> Path:
     """An encoder and its three heads, trained on the tiny zoo."""
     out = work.folder / "published"
-    shutil.copytree(work.folder / "encoder", out / "encoder")
+    for name in ("encoder", "weight_encoder"):
+        shutil.copytree(work.folder / name, out / name)
     for task in TASKS:
         save_head(out / "heads" / task, work.train(task, patterns=["has_conv_layers", "has_dropout"]))
         write_checksums(out / "heads" / task)
@@ -54,10 +54,10 @@ def network(zoo: Path) -> dict[str, Tensor]:
     return opened.layout(ROW).unflatten(torch.from_numpy(opened.weights([ROW])[0]))
 
 
-def said(published: Path, zoo: Path, task: str, *, architecture: bool = True) -> dict:
+def said(published: Path, zoo: Path, task: str) -> dict:
     """What the library says about the network."""
-    head = PublishedHead(published / "heads" / task, PublishedEncoder(published / "encoder"))
-    return head.read(network(zoo), Zoo(zoo).table["architecture"].iloc[ROW] if architecture else None)
+    head = PublishedHead(published / "heads" / task, WeightEncoder.from_pretrained(published))
+    return head.read(network(zoo))
 
 
 def name_of(zoo: Path) -> str:
@@ -84,33 +84,38 @@ def test_predict_tells_what_the_heads_say_with_their_intervals(published: Path, 
 def test_the_table_shows_a_value_and_its_interval_in_one_row(published: Path, tiny_zoo: Path, capsys: Output) -> None:
     main(["predict", name_of(tiny_zoo), "--model", str(published)])
     first, *lines = capsys.readouterr().out.splitlines()
-    assert first.split() == ["network", "head", "property", "value", "interval"]
+    assert first.split() == ["network", "head", "property", "value", "interval", "inside", "basis"]
     rows = {line.split()[2]: line for line in lines}
     assert not [name for name in rows if name.endswith(("_low", "_high"))]
     values = said(published, tiny_zoo, "accuracy")
     ends = [f"{values[f'test_accuracy{end}']:.4g}" for end in ("_low", "_high")]
-    assert rows["test_accuracy"].split()[3:] == [f"{values['test_accuracy']:.4g}", f"[{ends[0]},", f"{ends[1]}]"]
-    assert rows["has_conv_layers"].split()[3:] in (["yes"], ["no"])
+    assert rows["test_accuracy"].split()[3:6] == [f"{values['test_accuracy']:.4g}", f"[{ends[0]},", f"{ends[1]}]"]
+    assert rows["has_conv_layers"].split()[3] in ("yes", "no")
 
 
-def test_a_file_of_unknown_architecture_is_asked_too(
+def test_a_file_of_unknown_architecture_is_read_like_a_network_of_the_zoo(
     published: Path, tiny_zoo: Path, tmp_path: Path, capsys: Output
 ) -> None:
     save_file({name: tensor.clone() for name, tensor in network(tiny_zoo).items()}, tmp_path / "net.safetensors")
     command = ("predict", tmp_path / "net.safetensors", "--model", published, "--heads", "accuracy")
+    inside = WeightEncoder.from_pretrained(published).inside(network(tiny_zoo))
+    told = {"inside": pytest.approx(inside), "basis": "weights and outputs on probes"}
     assert predicted(capsys, *command)["networks"] == [
-        {"network": "net.safetensors", "heads": {"accuracy": said(published, tiny_zoo, "accuracy", architecture=False)}}
+        {"network": "net.safetensors", **told, "heads": {"accuracy": said(published, tiny_zoo, "accuracy")}}
     ]
 
 
 def test_separate_repositories_are_found_by_their_common_id(
     published: Path, tiny_zoo: Path, hub: HubServer, capsys: Output, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folders = {"encoder": published / "encoder", **{f"heads-{task}": published / "heads" / task for task in TASKS}}
+    folders = {
+        "weight_encoder": published / "weight_encoder",
+        **{f"heads-{task}": published / "heads" / task for task in TASKS},
+    }
     upload([Upload(f"me/zoo-{name}", folder) for name, folder in folders.items()])
     assert "models/me/zoo" not in hub.repositories
-    expected = WeightAutoencoder.from_pretrained(published, side="encoder").encode(network(tiny_zoo))
-    assert torch.equal(PublishedEncoder.from_pretrained("me/zoo").encode(network(tiny_zoo)), expected)
+    expected = WeightEncoder.from_pretrained(published).encode(network(tiny_zoo))
+    assert torch.equal(WeightEncoder.from_pretrained("me/zoo").encode(network(tiny_zoo)), expected)
     here, there = (
         predicted(capsys, "predict", name_of(tiny_zoo), "--model", source) for source in (published, "me/zoo")
     )
@@ -128,7 +133,7 @@ def test_of_separate_repositories_the_heads_that_are_there_answer(
     published: Path, tiny_zoo: Path, hub: HubServer, capsys: Output
 ) -> None:
     upload([
-        Upload("me/zoo-encoder", published / "encoder"),
+        Upload("me/zoo-weight_encoder", published / "weight_encoder"),
         Upload("me/zoo-heads-patterns", published / "heads" / "patterns"),
     ])  # fmt: skip
     [found] = predicted(capsys, "predict", name_of(tiny_zoo), "--model", "me/zoo")["networks"]
@@ -138,7 +143,7 @@ def test_of_separate_repositories_the_heads_that_are_there_answer(
 
 
 def test_without_any_head_the_command_says_so(published: Path, tiny_zoo: Path, hub: HubServer) -> None:
-    upload([Upload("me/zoo-encoder", published / "encoder")])
+    upload([Upload("me/zoo-weight_encoder", published / "weight_encoder")])
     with pytest.raises(SystemExit, match="me/zoo: no such head; expected heads/NAME; got none"):
         main(["predict", name_of(tiny_zoo), "--model", "me/zoo"])
 
@@ -155,10 +160,9 @@ def encoded(work: Work, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Enco
     monkeypatch.chdir(tmp_path)
 
     def run(revision: str | None) -> tuple[dict[str, list[float]], dict]:
-        features = {"encoder": "me/zoo", "revision": revision, "probes": 0}
-        Path("params.yaml").write_text(json.dumps({"features": read_yaml(PARAMS)["features"] | features}))
+        Path("params.yaml").write_text(json.dumps({"features": {"encoder": "me/zoo", "revision": revision}}))
         tokens = str(work.folder / "tokens")
-        arguments = ["--zoo", str(work.zoo.folder), "--tokens", tokens, "--autoencoder", "unused", "--out", "latents"]
+        arguments = ["--zoo", str(work.zoo.folder), "--tokens", tokens, "--encoder", "unused", "--out", "latents"]
         cache_representations.main(arguments)
         table = pd.read_parquet("latents/representations.parquet")
         latents = dict(zip(table["model_id"], map(list, table["latent"]), strict=True))
@@ -167,33 +171,15 @@ def encoded(work: Work, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Enco
     return run
 
 
-def of_other_networks(encoder: Path, out: Path) -> Path:
-    """Copy an encoder as if it had been trained on networks of another shape."""
-    shutil.copytree(encoder, out)
-    normalizer = json.loads((out / "normalizer.json").read_text())
-    normalizer["layouts"] = {"another": next(iter(normalizer["layouts"].values()))}
-    (out / "normalizer.json").write_text(json.dumps(normalizer))
-    write_checksums(out)
-    return out
-
-
 def test_a_stage_takes_an_encoder_from_the_hub_at_a_pinned_revision(
-    published: Path, tiny_zoo: Path, tmp_path: Path, hub: HubServer, encoded: Encoded
+    published: Path, tiny_zoo: Path, hub: HubServer, encoded: Encoded
 ) -> None:
-    upload([Upload("me/zoo", published / "encoder")])
+    upload([Upload("me/zoo", published / "weight_encoder")])
     commit = hub.repositories["models/me/zoo"].commits[-1][0]
-    upload([Upload("me/zoo", of_other_networks(published / "encoder", tmp_path / "other"))])
     latents, manifest = encoded(commit)
     assert sorted(latents) == sorted(Zoo(tiny_zoo).table["model_id"])
-    assert manifest["encoder"] == read_model_config(published / "encoder")["sha256"]
-    expected = PublishedEncoder(published / "encoder").encode(network(tiny_zoo)).numpy()
-    np.testing.assert_allclose(latents[Zoo(tiny_zoo).table["model_id"].iloc[ROW]], expected, atol=1e-6)
-    with pytest.raises(SystemExit) as stopped:
-        encoded(None)  # the newest one was made for other networks
-    message = str(stopped.value.code)
-    layouts = len(set(Zoo(tiny_zoo).table["layout"]))
-    assert message.startswith("cache_representations: features.encoder: was not trained on networks of this zoo")
-    assert f"expected one of its 1 layouts; got {layouts} others" in message
-    assert "\n" not in message
+    assert manifest["encoder"] == read_model_config(published / "weight_encoder")["sha256"]
+    expected = WeightEncoder.from_pretrained(published).encode(network(tiny_zoo)).numpy()
+    np.testing.assert_allclose(latents[Zoo(tiny_zoo).table["model_id"].iloc[ROW]], expected, atol=1e-4)
     with pytest.raises(SystemExit, match=f"me/zoo at {'9' * 40}.*404"):
         encoded("9" * 40)

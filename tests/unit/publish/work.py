@@ -1,4 +1,4 @@
-"""A tiny zoo with tokens, an encoder and representations, from which heads are trained within a second."""
+"""A tiny zoo with tokens, encoders and representations, from which heads are trained within a second."""
 
 from pathlib import Path
 from typing import Any
@@ -8,8 +8,9 @@ import torch
 from wscore.autoencoder.models.autoencoder import AutoencoderConfig, Encoder
 from wscore.autoencoder.models.mlp import MlpConfig
 from wscore.config import convert, read_yaml
+from wscore.encoder.config import EncoderConfig
+from wscore.encoder.weight_encoder import WeightEncoder
 from wscore.heads.dataset import HeadData, read_head_data
-from wscore.heads.features import FeaturesConfig
 from wscore.heads.representations import cache_representations
 from wscore.heads.train import HeadsConfig, PropertyHead, Task, train_head
 from wscore.hub.checksums import write_checksums
@@ -19,7 +20,6 @@ from wscore.training.model_folder import load_model, save_model
 from wscore.zoo.store import Zoo
 
 PARAMS = Path(__file__).parents[3] / "params.yaml"
-FEATURES = FeaturesConfig(encoder=None, revision=None, probes=10, probe_steps=2, seed=0)
 SMALL = {
     "epochs": 2, "hidden_dim": 8, "layers": 1, "copies": 1, "boosting_rounds": 2,
     "batch_size": 8,
@@ -27,7 +27,7 @@ SMALL = {
 
 
 class Work:
-    """A tiny zoo with tokens, an encoder and representations."""
+    """A tiny zoo with tokens, an autoencoder's encoder (`encoder`), a weight encoder and representations."""
 
     def __init__(self, zoo: Path, folder: Path) -> None:
         self.zoo, self.folder = Zoo(zoo), folder
@@ -46,7 +46,14 @@ class Work:
         save_model(folder / "encoder", encoder, extra={"tokens": self.cache.identity})
         self.cache.copy_codec(folder / "encoder")
         write_checksums(folder / "encoder")
-        cache_representations(self.cache, self.zoo, folder / "encoder", folder / "representations", FEATURES)
+        small = read_yaml(PARAMS)["encoder"] | {"probes": 10, "probe_steps": 2, "hidden_dim": 8, "epochs": 1}
+        fitted, _ = WeightEncoder.fit(
+            self.zoo, self.cache.splits(len(self.zoo)), convert(small, EncoderConfig, where="encoder"), latent_dim=8
+        )
+        fitted.save(folder / "weight_encoder")
+        write_checksums(folder / "weight_encoder")
+        self.weight_encoder = WeightEncoder.from_folder(folder / "weight_encoder")
+        cache_representations(self.cache, self.zoo, self.weight_encoder, folder / "representations")
 
     def data(self) -> HeadData:
         return read_head_data(self.folder / "representations", self.zoo, self.cache)

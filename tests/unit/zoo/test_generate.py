@@ -62,7 +62,7 @@ def test_stored_figures_are_those_of_the_stored_weights(made, zoo_config, few_di
     for place, row in enumerate(zoo.table.itertuples()):
         network = build(row.architecture).eval()
         network.load_state_dict(zoo.layout(place).unflatten(torch.from_numpy(zoo.weights([place])[0])))
-        own = own_images(runs[row.run_id], len(few_digits.x_train))
+        own = own_images(runs[row.run_id], few_digits.y_train)
         with torch.no_grad():
             test = scores(network(few_digits.x_test)[None], few_digits.y_test)
             train = scores(network(few_digits.x_train[own])[None], few_digits.y_train[own])

@@ -9,6 +9,7 @@ from wscore.networks.layout import layout_of
 from wscore.zoo.sampling import RunPlan, checkpoint_steps
 from wscore.zoo.training import BatchStream, initial_weights, own_images, train_group, trainable
 
+LABELS = torch.arange(100) % 10
 OPTIMIZERS = ("sgd", "momentum", "adam", "adamw")
 
 
@@ -36,7 +37,7 @@ def train_with_torch(run, images):
     kind = {"sgd": torch.optim.SGD, "momentum": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
     extra = {"momentum": 0.9} if run.optimizer == "momentum" else {}
     optimizer = kind[run.optimizer](network.parameters(), lr=run.lr, weight_decay=run.weight_decay, **extra)
-    stream = BatchStream(run, len(images.x_train))
+    stream = BatchStream(run, images.y_train)
     masks = stream.masks(run.steps, network.head.in_features)
     for index, keep in zip(stream.indices(run.steps), masks, strict=True):
         optimizer.zero_grad()
@@ -92,28 +93,28 @@ def test_a_run_with_fewer_steps_than_checkpoints_leaves_the_rest_empty(few_digit
 
 def test_batches_hold_the_runs_own_images_once_per_epoch():
     run = plan(train_size=50, batch_size=8, epochs=3)
-    stream = BatchStream(run, 100)
+    stream = BatchStream(run, LABELS)
     drawn = np.concatenate([stream.indices(5), stream.indices(4), stream.indices(9)])
-    own = own_images(run, 100)
+    own = own_images(run, LABELS)
     assert len(own) == len(set(own.tolist())) == 50
     for epoch in drawn.reshape(3, -1):
         assert len(set(epoch.tolist())) == 48
         assert set(epoch.tolist()) <= set(own.tolist())
     assert not np.array_equal(drawn[:6], drawn[6:12])
-    assert np.array_equal(drawn, BatchStream(run, 100).indices(18))
+    assert np.array_equal(drawn, BatchStream(run, LABELS).indices(18))
 
 
 def test_a_subset_smaller_than_a_batch_fills_it():
-    batches = BatchStream(plan(train_size=3, batch_size=8), 100).indices(2)
+    batches = BatchStream(plan(train_size=3, batch_size=8), LABELS).indices(2)
     assert batches.shape == (2, 8)
-    assert all(set(batch.tolist()) == set(own_images(plan(train_size=3), 100).tolist()) for batch in batches)
+    assert all(set(batch.tolist()) == set(own_images(plan(train_size=3), LABELS).tolist()) for batch in batches)
 
 
 def test_masks_keep_the_mean_and_the_share():
-    masks = BatchStream(plan(dropout=0.25, batch_size=64), 100).masks(50, 40)
+    masks = BatchStream(plan(dropout=0.25, batch_size=64), LABELS).masks(50, 40)
     assert np.mean(masks == 0) == pytest.approx(0.25, abs=0.01)
     assert masks.mean() == pytest.approx(1.0, abs=0.02)
-    assert (BatchStream(plan(dropout=0.0), 100).masks(2, 3) == 1).all()
+    assert (BatchStream(plan(dropout=0.0), LABELS).masks(2, 3) == 1).all()
 
 
 def test_the_initial_weights_are_those_of_torch_times_the_scale():

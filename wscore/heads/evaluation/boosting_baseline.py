@@ -1,7 +1,7 @@
 """Gradient boosting on seven statistics of each tensor: the main baseline of the property heads.
 
 Unterthiner et al. (2020), "Predicting neural network accuracy from weights", arXiv 2002.11448, with the table of
-`wscore.heads.weight_statistics`.
+`wscore.encoder.weight_statistics`.
 """
 
 from typing import NamedTuple
@@ -10,10 +10,10 @@ import numpy as np
 from jaxtyping import Float
 from sklearn.ensemble import HistGradientBoostingRegressor
 
+from wscore.encoder.weight_statistics import Features
 from wscore.errors import DataError
 from wscore.heads.boosting import Boosted, Known, boosted, class_weights, split_gains, varying
 from wscore.heads.targets import Binary, Continuous, Target
-from wscore.heads.weight_statistics import Features
 
 MAX_BINS = 127  # also the maximum number of layouts treated as categories
 

@@ -4,14 +4,18 @@
     mean             no input: mean, or class frequencies, of the training networks
     shapes           kinds and shapes of the tensors: the same per set of shapes, over all networks for an unseen set
     linear_probe     encoder latents: ridge regression, penalty selected on the validation networks
+    untrained        latents of an untrained encoder, random combinations of its features: the same ridge regression
+    shuffled         encoder latents, with the labels of the training networks shuffled: the same ridge regression
     pca              the same number of principal components of the weights: the same ridge regression
     hyperparameters  training hyperparameters instead of weights (for the accuracy only): gradient boosting
     statistics       seven statistics of each tensor: gradient boosting, early stopping on the validation networks
+    probes           outputs on the probe images: the same gradient boosting
 
 All take a `Case` and return predictions as a head does: probability of true (N, 1), scaled value (N, 1), or probability
 of each class (N, K); those of the linear probe are clipped to [0, 1] but do not sum to 1.
 """
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -27,6 +31,7 @@ from wscore.pca import fit_pca
 from wscore.zoo.store import Zoo
 
 TOGETHER = 256  # networks whose weights are held in memory at once
+CLIP, SMALLEST = 6.0, 1e-6
 STRENGTHS = tuple(10.0**exponent for exponent in range(-3, 6))  # of the ridge penalty, per unit of latent variance
 
 
@@ -36,6 +41,8 @@ class ControlInputs(NamedTuple):
     Attributes:
         latents: (N, Z).
         statistics: (N, F), see `wscore.heads.evaluation.boosting_baseline.statistics_table`.
+        untrained: (N, Z), see `untrained_latents`.
+        probes: (N, P) numbers of the outputs on probe images; NaN for networks that were not run.
         shapes: (N,) index of the set of kinds and shapes.
         components: (N, Z) of a PCA of the weights, see `weight_components`.
         hyperparameters: (N, H) numbers, NaN where missing; categories as integers.
@@ -44,6 +51,8 @@ class ControlInputs(NamedTuple):
 
     latents: Float[np.ndarray, "rows latent"]
     statistics: Float[np.ndarray, "rows feature"]
+    untrained: Float[np.ndarray, "rows latent"]
+    probes: Float[np.ndarray, "rows number"]
     shapes: Int[np.ndarray, " rows"]
     components: Float[np.ndarray, "rows latent"]
     hyperparameters: Float[np.ndarray, "rows setting"]
@@ -64,8 +73,8 @@ class Case(NamedTuple):
         validation: validation networks of which it is known.
         validation_values: their encoded values.
         test: networks to predict.
-        iterations: maximum number of trees for `statistics`.
-        seed: for `statistics`.
+        iterations: maximum number of trees.
+        seed: for trees and shuffling.
     """
 
     target: Target
@@ -96,6 +105,17 @@ def linear_probe(case: Case) -> Float[np.ndarray, "rows width"]:
     return _ridge(case, *(inputs.latents for inputs in (case.train, case.validation, case.test)))
 
 
+def untrained(case: Case) -> Float[np.ndarray, "rows width"]:
+    """Return the same as `linear_probe` on latents of an untrained encoder."""
+    return _ridge(case, *(inputs.untrained for inputs in (case.train, case.validation, case.test)))
+
+
+def shuffled(case: Case) -> Float[np.ndarray, "rows width"]:
+    """Return the same as `linear_probe` after training on shuffled values; no better than chance if nothing leaks."""
+    order = np.random.default_rng(case.seed).permutation(len(case.train_values))
+    return linear_probe(case._replace(train_values=case.train_values[order]))
+
+
 def pca_probe(case: Case) -> Float[np.ndarray, "rows width"]:
     """Return the same as `linear_probe` on principal components of the weights."""
     return _ridge(case, *(inputs.components for inputs in (case.train, case.validation, case.test)))
@@ -103,15 +123,21 @@ def pca_probe(case: Case) -> Float[np.ndarray, "rows width"]:
 
 def hyperparameters(case: Case) -> Float[np.ndarray, "rows width"]:
     """Return gradient boosting predictions from the hyperparameters; the mean if there are none or none varies."""
-    kept = varying(case.train.hyperparameters)
+    return _boosting(case, *(inputs.hyperparameters for inputs in (case.train, case.validation, case.test)))
+
+
+def probes(case: Case) -> Float[np.ndarray, "rows width"]:
+    """Return gradient boosting predictions from outputs on the probe images; the mean if no network was run."""
+    return _boosting(case, *(inputs.probes for inputs in (case.train, case.validation, case.test)))
+
+
+def _boosting(case: Case, train: np.ndarray, validation: np.ndarray, test: np.ndarray) -> np.ndarray:
+    kept = varying(train)
     if not kept.size:
         return training_mean(case)
-    train, validation = (
-        Known(inputs.hyperparameters[:, kept], values)
-        for inputs, values in ((case.train, case.train_values), (case.validation, case.validation_values))
-    )
-    model = boosted(case.target, train, validation, iterations=case.iterations, seed=case.seed)
-    return boosted_outputs(model, case.target, case.test.hyperparameters[:, kept])
+    known = (Known(train[:, kept], case.train_values), Known(validation[:, kept], case.validation_values))
+    model = boosted(case.target, *known, iterations=case.iterations, seed=case.seed)
+    return boosted_outputs(model, case.target, test[:, kept])
 
 
 def _ridge(case: Case, train: np.ndarray, validation: np.ndarray, test: np.ndarray) -> np.ndarray:
@@ -145,8 +171,11 @@ CONTROLS: dict[str, Callable[[Case], Float[np.ndarray, "rows width"]]] = {
     "mean": training_mean,
     "shapes": shapes,
     "linear_probe": linear_probe,
+    "untrained": untrained,
+    "shuffled": shuffled,
     "pca": pca_probe,
     "hyperparameters": hyperparameters,
+    "probes": probes,
     "statistics": lambda case: statistics(case).outputs,
 }
 ONLY = {"hyperparameters": ("accuracy",)}  # tasks to which a control is restricted
@@ -191,6 +220,20 @@ def weight_components(
     order = np.concatenate([np.flatnonzero(keys == key) for key in np.unique(keys)])
     scores = np.concatenate([(vectors - pca.mean) @ pca.basis.T for vectors in batches(np.ones(len(rows), bool))])
     return scores[np.argsort(order)]
+
+
+def untrained_latents(
+    features: Float[np.ndarray, "rows feature"], train: Bool[np.ndarray, " rows"], *, latent_dim: int, seed: int
+) -> Float[np.ndarray, "rows latent"]:
+    """Return random combinations of the features of an encoder, standardised on a subset of the networks, 0 where missing."""
+    logs = np.sign(features) * np.log1p(np.abs(features))
+    known = np.where(train[:, None], logs, np.nan)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # features that no training network has
+        centre, spread = np.nanmean(known, axis=0), np.nanstd(known, axis=0)
+    standard = np.nan_to_num((logs - centre) / np.where(spread > SMALLEST, spread, np.inf))
+    random = np.random.default_rng(seed).standard_normal((features.shape[1], latent_dim))
+    return standard.clip(-CLIP, CLIP) @ (random / np.sqrt(features.shape[1]))
 
 
 def hyperparameter_numbers(table: pd.DataFrame, names: Sequence[str]) -> Float[np.ndarray, "rows setting"]:

@@ -20,6 +20,8 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Shaped
 
+from wscore.encoder.features import BLOCKS as COMPUTED
+from wscore.encoder.weight_statistics import statistics_table
 from wscore.errors import DataError, ModelError, WscoreWarning
 from wscore.evaluation.bootstrap import Values, Weights, bounds, mean, run_weights
 from wscore.heads.conformal import Intervals
@@ -33,6 +35,7 @@ from wscore.heads.evaluation.controls import (
     hyperparameter_numbers,
     shape_numbers,
     statistics,
+    untrained_latents,
     weight_components,
 )
 from wscore.heads.evaluation.metrics import (
@@ -50,7 +53,6 @@ from wscore.heads.evaluation.metrics import (
 )
 from wscore.heads.targets import Binary, Continuous, Discrete, Encoded, Targets, encode_targets
 from wscore.heads.train import HeadsConfig, PropertyHead, predict_properties
-from wscore.heads.weight_statistics import statistics_table
 from wscore.zoo.splits import UNSEEN
 from wscore.zoo.store import Zoo
 
@@ -104,12 +106,17 @@ def control_inputs(zoo: Zoo, data: HeadData, heads: HeadsConfig, config: Evaluat
     layouts = [zoo.layout(row) for row in rows.tolist()]
     train = (data.table["split"] == "train").to_numpy()
     values, names = statistics_table(zoo)
+    blocks = [data.blocks[name].values for name in COMPUTED if name in data.blocks]
+    features = np.concatenate([np.zeros((len(rows), 0), np.float32), *blocks], axis=1)
+    latent_dim = data.latents.shape[1]
     return ControlInputs(
         latents=data.latents,
+        untrained=untrained_latents(features, train, latent_dim=latent_dim, seed=config.seed),
+        probes=data.blocks["probes"].values if "probes" in data.blocks else np.zeros((len(rows), 0)),
         statistics=values[rows],
         names=names,
         shapes=shape_numbers(layouts),
-        components=weight_components(zoo, rows, train, components=data.latents.shape[1], seed=config.seed),
+        components=weight_components(zoo, rows, train, components=latent_dim, seed=config.seed),
         hyperparameters=hyperparameter_numbers(data.table, heads.hyperparameters),
     )
 

@@ -2,8 +2,7 @@
 
 Each family (or data set) is held out in turn: head and controls are refitted on the training runs of all others,
 with early stopping and mixing weights from their validation runs, and evaluated on the test runs of the held-out one.
-Probes are also regenerated from the remaining training networks. The encoder is not retrained: it was trained on
-weights of all families, but on no property of any network.
+The encoder is not retrained: it was trained on weights of all families, but on no property of any network.
 """
 
 from typing import Any, Literal
@@ -17,7 +16,6 @@ from wscore.heads.dataset import HeadData
 from wscore.heads.evaluation.config import EvaluateHeadsConfig
 from wscore.heads.evaluation.controls import ControlInputs, weight_components
 from wscore.heads.evaluation.evaluate import MAIN_SCORES, evaluate, heads_report
-from wscore.heads.features import FeaturesConfig, probe_block
 from wscore.heads.train import HeadsConfig, fit_targets, train_head
 from wscore.zoo.store import Zoo
 
@@ -31,7 +29,6 @@ def evaluate_ood(
     data: HeadData,
     rows: ControlInputs,
     heads: HeadsConfig,
-    features: FeaturesConfig,
     config: EvaluateHeadsConfig,
 ) -> dict[str, dict[str, Any]]:
     """Return the report of each task (as in `wscore.heads.evaluation.evaluate.report`) by held-out value of a column.
@@ -49,7 +46,7 @@ def evaluate_ood(
             "nothing can be held out", where="evaluate_heads.ood", expected=f"two values of {column} or more", got=values,
             fix="set evaluate_heads.ood: null, or use a zoo with several values",
         )  # fmt: skip
-    return {value: _evaluate_without(column, value, zoo, data, rows, heads, features, config) for value in values}
+    return {value: _evaluate_without(column, value, zoo, data, rows, heads, config) for value in values}
 
 
 def hold_out(table: pd.DataFrame, column: str, value: str) -> np.ndarray:
@@ -96,17 +93,11 @@ def _evaluate_without(
     data: HeadData,
     rows: ControlInputs,
     heads: HeadsConfig,
-    features: FeaturesConfig,
     config: EvaluateHeadsConfig,
 ) -> dict[str, Any]:
     split = hold_out(data.table, column, value)
     here = data._replace(table=data.table.assign(split=split))
     numbers, train = here.table["row"].to_numpy(int), split == "train"
-    if "probes" in heads.blocks and "probes" in data.blocks:
-        block, probes = probe_block(zoo, numbers[train], features)
-        here = here._replace(
-            blocks={**data.blocks, "probes": block._replace(values=block.values[numbers])}, probes=probes
-        )
     size = rows.components.shape[1]
     rows = rows._replace(components=weight_components(zoo, numbers, train, components=size, seed=config.seed))
     kept = learnable(heads, column, here.part("train").table)

@@ -14,11 +14,21 @@ METHODS = {
     "mean": "mean or majority",
     "shapes": "shapes only",
     "linear_probe": "latents, linear",
+    "untrained": "untrained encoder, linear",
+    "shuffled": "shuffled labels, linear",
     "pca": "PCA, linear",
     "hyperparameters": "hyperparameters + boosting",
+    "probes": "probe outputs + boosting",
     "statistics": "weight statistics + boosting",
 }
-COLOURS = {"shapes": 2, "linear_probe": 3, "statistics": 1, "pca": 4, "hyperparameters": 5}  # entries of the palette
+COLOURS = {
+    "shapes": 2,
+    "linear_probe": 3,
+    "statistics": 1,
+    "pca": 4,
+    "hyperparameters": 5,
+    "probes": 6,
+}  # entries of the palette
 COLUMNS = 4  # panels side by side
 
 

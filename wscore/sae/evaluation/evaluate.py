@@ -24,7 +24,6 @@ from wscore.autoencoder.evaluation.controls import LayoutGroup, MeanNetwork, Met
 from wscore.autoencoder.models.autoencoder import Decoder
 from wscore.errors import DataError, ModelError
 from wscore.evaluation.config import EvaluateConfig
-from wscore.io import read_json
 from wscore.networks.layout import Layout
 from wscore.sae.dataset import LatentRows, NetworkRows, open_rows, stream
 from wscore.sae.losses import hoyer_sparseness
@@ -82,12 +81,11 @@ class CodeStatistics(NamedTuple):
     figures: dict[str, float]
 
 
-def open_dictionary(folder: Path, cache: TokenCache, representations: Path) -> Dictionary:
+def open_dictionary(folder: Path, cache: TokenCache, autoencoder: Path) -> Dictionary:
     """Return the dictionary in a folder.
 
     Raises:
-        ModelError: if there is none, or it was trained on other tokens.
-        DataError: if representations are missing.
+        ModelError: if there is none, or it or the autoencoder was trained on other tokens.
     """
     content = read_model_config(folder)
     if content.get("tokens") != cache.identity or "input" not in content:
@@ -97,24 +95,7 @@ def open_dictionary(folder: Path, cache: TokenCache, representations: Path) -> D
         )  # fmt: skip
     model: Any = load_model(folder)
     normalizer = Normalizer.load(Path(folder) / "normalizer.json")
-    return Dictionary(model, open_rows(content["input"], cache, representations, normalizer), content["input"])
-
-
-def decoder_of(autoencoder: Path, representations: Path) -> Decoder:
-    """Return the decoder that maps the latents in a folder to networks.
-
-    Raises:
-        DataError: if they come from an external encoder, whose decoder is not available.
-        ModelError: if there is no autoencoder.
-    """
-    made = read_json(Path(representations) / "manifest.json").get("encoder")
-    ours = read_model_config(Path(autoencoder) / "encoder")["sha256"] if (autoencoder / "encoder").is_dir() else None
-    if made != ours:
-        raise DataError(
-            "the latents come from another encoder, whose decoder is not available", where=representations,
-            expected=ours, got=made, fix="set features.encoder to null, or choose another sae.input",
-        )  # fmt: skip
-    return load_model(Path(autoencoder) / "decoder", Decoder)
+    return Dictionary(model, open_rows(content["input"], cache, autoencoder, normalizer), content["input"])
 
 
 class RowMean(NamedTuple):

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from wscore.errors import ConfigError, DataError
 from wscore.io import content_hash
-from wscore.networks.checkpoints import BROKEN, load_file
+from wscore.networks.checkpoints import BROKEN, KERAS, load_file, shown
+from wscore.networks.naming import outputs_first
 from wscore.networks.records import RawNetwork, Rejected, RejectedError
 from wscore.zoo.config import ReadingConfig, ZooConfig
 from wscore.zoo.readers.folder import find_folder, natural_key, stamp
@@ -22,7 +23,6 @@ from wscore.zoo.readers.ingest import ReadPlan
 from wscore.zoo.readers.metadata import flattened, present
 
 ROWS_PER_SHARD = 512
-KERAS_LEAVES = {"kernel": "weight", "bias": "bias"}
 
 
 def plan_vectors(config: ZooConfig) -> ReadPlan:
@@ -44,8 +44,8 @@ def plan_vectors(config: ZooConfig) -> ReadPlan:
     known = content_hash(stamp(paths), str(folder.resolve()))
     read = functools.partial(read_vectors, config.reading)
     origin = {"source": config.source, "path": str(config.path), "dataset": config.reading.dataset}
-    held = ", ".join(path.name for path in paths[:8])
-    empty = f"no data set of zoo.reading.dataset={config.reading.dataset} is in {held}; joint reads all"
+    names = ", ".join(path.name for path in paths[:8])
+    empty = f"no data set of zoo.reading.dataset={config.reading.dataset} is in {names}; joint reads all"
     return ReadPlan(read, [str(path.resolve()) for path in paths], [], known, origin, empty)
 
 
@@ -64,7 +64,7 @@ def read_vectors(reading: ReadingConfig, file: str) -> Iterator[RawNetwork | Rej
     except RejectedError as error:
         yield Rejected(path.name, error.reason, error.detail)
     except BROKEN as error:
-        yield Rejected(path.name, "unreadable", " ".join(f"{type(error).__name__}: {error}".split())[:200])
+        yield Rejected(path.name, "unreadable", shown(error))
 
 
 def _data_sets(content: Any, name: str) -> Iterator[tuple[str, Sequence[Any]]]:
@@ -76,12 +76,12 @@ def _data_sets(content: Any, name: str) -> Iterator[tuple[str, Sequence[Any]]]:
         yield name, _rows(content, content)
 
 
-def _rows(value: Any, found: Any) -> Sequence[Any]:
+def _rows(value: Any, content: Any) -> Sequence[Any]:
     if isinstance(value, Tensor):
         return list(value) if value.ndim > 1 else [value]
     if isinstance(value, list):
         return value
-    raise RejectedError("no_checkpoint", f"{type(found).__name__} instead of vectors")
+    raise RejectedError("no_checkpoint", f"{type(content).__name__} instead of vectors")
 
 
 def _network(name: str, dataset: str, row: Any, reading: ReadingConfig) -> RawNetwork | Rejected:
@@ -106,8 +106,7 @@ def _network(name: str, dataset: str, row: Any, reading: ReadingConfig) -> RawNe
         state = split_vector(vector, shapes, exact=longest is None) if shapes else {"weights": vector}
     except RejectedError as error:
         return Rejected(name, error.reason, error.detail)
-    run = str(metadata.get("run_id", metadata.get("run", name)))
-    metadata.pop("run_id", None)
+    run = str(metadata.pop("run_id", metadata.get("run", name)))
     return RawNetwork(name, run, None, state, metadata)
 
 
@@ -120,9 +119,9 @@ def split_vector(vector: Tensor, shapes: Mapping[str, tuple[int, ...]], *, exact
     total = sum(math.prod(shape) for shape in shapes.values())
     if total > len(vector) or (exact and total < len(vector)):
         raise RejectedError("mismatched_layout", f"{len(vector):,} weights; the layout holds {total:,}")
-    parts = vector.split([*(math.prod(shape) for shape in shapes.values()), len(vector) - total])
-    state = {name: part.reshape(shape) for (name, shape), part in zip(shapes.items(), parts, strict=False)}
-    return state if total == len(vector) else {**state, "padding": parts[-1]}
+    segments = vector.split([*(math.prod(shape) for shape in shapes.values()), len(vector) - total])
+    state = {name: segment.reshape(shape) for (name, shape), segment in zip(shapes.items(), segments, strict=False)}
+    return state if total == len(vector) else {**state, "padding": segments[-1]}
 
 
 def _normalised(vector: Tensor, how: str) -> tuple[Tensor, dict[str, float]]:
@@ -135,14 +134,7 @@ def _normalised(vector: Tensor, how: str) -> tuple[Tensor, dict[str, float]]:
 
 
 class VectorRows(NamedTuple):
-    """Some rows of the small-CNN zoo.
-
-    Attributes:
-        start: first row.
-        metadata: columns of each row.
-        runs: run of each row.
-        checkpoints: step of each row, or None.
-    """
+    """Metadata, run and step (None if unknown) of consecutive rows of the small-CNN zoo from row `start`."""
 
     start: int
     metadata: list[dict[str, Any]]
@@ -193,15 +185,13 @@ def read_rows(
         row = torch.from_numpy(np.array(weights[piece.start + place], np.float32))
         state = {}
         for name, start, end, shape in tensors:
-            tensor = row[start:end].reshape(shape)
-            axes = (tensor.ndim - 1, tensor.ndim - 2, *range(tensor.ndim - 2)) if tensor.ndim > 1 else (0,)
-            state[name] = tensor.permute(axes).contiguous() if tensor.ndim else tensor
+            state[name] = outputs_first("kernel", row[start:end].reshape(shape))
         yield RawNetwork(f"row-{piece.start + place:06d}", piece.runs[place], piece.checkpoints[place], state, known)
 
 
 def _piece(metrics: pd.DataFrame, start: int, run: str, step: str) -> VectorRows:
-    some = metrics.iloc[start : start + ROWS_PER_SHARD]
-    rows = [present(row) for row in some.to_dict("records")]
+    block = metrics.iloc[start : start + ROWS_PER_SHARD]
+    rows = [present(row) for row in block.to_dict("records")]
     runs = [str(row.get(run, f"row-{start + place:06d}")) for place, row in enumerate(rows)]
     steps = [row.get(step) for row in rows]
     numbers = [float(value) if isinstance(value, int | float) else None for value in steps]
@@ -235,13 +225,12 @@ def _tensors(layout: pd.DataFrame, width: int, path: Path) -> list[tuple[str, in
     for varname, first, last, text in layout[list(columns)].itertuples(index=False):
         try:
             start, end = int(first), int(last)
-            shape = tuple(int(part) for part in str(text).strip("()[] ").replace(",", " ").split())
+            shape = tuple(int(length) for length in str(text).strip("()[] ").replace(",", " ").split())
         except (ValueError, OverflowError) as error:
             got = f"{varname}: {first} to {last}, shape {text}"
             raise DataError("is no layout", where=path, expected="whole numbers", got=got) from error
-        name = str(varname).partition(":")[0].replace("/", ".")
-        module, _, leaf = name.rpartition(".")
-        name = f"{module}.{KERAS_LEAVES.get(leaf, leaf)}" if module else KERAS_LEAVES.get(leaf, leaf)
+        *modules, leaf = str(varname).partition(":")[0].split("/")
+        name = ".".join([*modules, KERAS.get(leaf, leaf)])
         if end - start != math.prod(shape) or not 0 <= start <= end <= width:
             got = f"{varname}: {start} to {end}, shape {shape}, of {width}"
             raise DataError("layout does not fit the weights", where=path, got=got)

@@ -1,4 +1,4 @@
-"""Checkpoints of your own, and the trial directories of Ray Tune: files of state dicts with what is known about them."""
+"""Checkpoints of your own, and the trial directories of Ray Tune: files of state dicts with their metadata."""
 
 import functools
 import json
@@ -30,31 +30,23 @@ STEP = re.compile(
 )
 FIRST = re.compile(r"(?:^|[-_.])(?:init|initial|start|untrained)(?:$|[-_.])", re.IGNORECASE)
 USUAL = (
-    "model",
-    "pytorch_model",
-    "adapter_model",
-    "flax_model",
-    "checkpoint",
-    "checkpoints",
-    "weights",
-    "state_dict",
-    "ckpt",
-)
+    "model", "pytorch_model", "adapter_model", "flax_model", "checkpoint", "checkpoints", "weights", "state_dict", "ckpt",
+)  # fmt: skip
 LARGEST_INDEX = 1 << 26  # bytes
 
 
 class File(NamedTuple):
-    """One checkpoint file and what is known about it.
+    """One checkpoint file and its metadata.
 
     Attributes:
         path: relative to the folder, with slashes.
         name: of the network: the path without its extension, unless another file has the same.
         run: training run.
-        checkpoint: number in the run, or None where nothing says it.
+        checkpoint: number in the run, or None if unknown.
         metadata: columns.
-        refused: reason why it is not read, or empty.
+        rejected: reason why it is not read, or empty.
         detail: of that reason.
-        told_by_folder: whether nothing but its folder says its run, so that what stands in the file may.
+        run_from_folder: whether its run is only known from its folder, so that notes in the file take precedence.
         shards: of a network in several files their paths, relative to the folder.
     """
 
@@ -65,7 +57,7 @@ class File(NamedTuple):
     metadata: dict[str, Any]
     rejected: str = ""
     detail: str = ""
-    told_by_folder: bool = False
+    run_from_folder: bool = False
     shards: tuple[str, ...] = ()
 
 
@@ -83,7 +75,7 @@ def plan_folder(config: ZooConfig) -> ReadPlan:
         DataError: if there is no checkpoint, or the table of metadata is unreadable.
     """
     folder = find_folder(config)
-    paths, others, unnamed = _checkpoints(folder)
+    paths, other_files, unnamed = _checkpoints(folder)
     paths, shards, lone = _sharded(folder, paths)
     rows, late = _metadata(folder, paths, config)
     pattern = _run_pattern(config.run_pattern)
@@ -99,7 +91,7 @@ def plan_folder(config: ZooConfig) -> ReadPlan:
     files = [file._replace(shards=shards.get(file.path, ()), **lone.get(file.path, {})) for file in files]
     how = "zoo.run_pattern" if pattern is not None else "their folders (zoo.run_pattern changes this)"
     late += [Rejected(path, "unreadable", "its name is not UTF-8") for path in unnamed]
-    return _plan(folder, files, late, config)._replace(others=others, runs=how)
+    return _plan(folder, files, late, config)._replace(others=other_files, runs=how)
 
 
 def _names(paths: list[str]) -> list[str]:
@@ -125,9 +117,9 @@ def plan_trials(config: ZooConfig) -> ReadPlan:
     trials = sorted(
         {path.parent for path in folder.rglob("params.json")}, key=lambda path: natural_key(path.as_posix())
     )
-    found = [(trial.relative_to(folder).as_posix(), _trial(folder, trial)) for trial in trials]
-    files = [file for _, some in found for file in some]
-    empty = [Rejected(name, "file_missing", "a trial without checkpoints") for name, some in found if not some]
+    listed = [(trial.relative_to(folder).as_posix(), _trial(folder, trial)) for trial in trials]
+    files = [file for _, paths in listed for file in paths]
+    empty = [Rejected(name, "file_missing", "a trial without checkpoints") for name, paths in listed if not paths]
     if not files:
         expected = "directories with params.json and checkpoint_*/checkpoints"
         raise DataError("no trials of Ray Tune here", where=f"zoo.path={folder}", expected=expected)
@@ -150,21 +142,21 @@ def find_folder(config: ZooConfig) -> Path:
 
 def stamp(paths: list[Path]) -> str:
     """Return a hash of names, sizes and times of files: what was read of them is kept while it is the same."""
-    found = [(path.as_posix(), path.lstat()) for path in paths]
-    return content_hash(*(f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in found))
+    stats = [(path.as_posix(), path.lstat()) for path in paths]
+    return content_hash(*(f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in stats))
 
 
 def natural_key(text: str) -> tuple[list[tuple[int, Any]], str]:
     """Return a key that sorts numbers in names by their value."""
-    parts = re.split(r"(\d+)", text)
-    return [(0, int(part)) if part.isdecimal() else (1, part) for part in parts], text
+    pieces = re.split(r"(\d+)", text)
+    return [(0, int(piece)) if piece.isdecimal() else (1, piece) for piece in pieces], text
 
 
 def read_files(folder: Path, reading: ReadingConfig, files: list[File]) -> Iterator[RawNetwork | Rejected]:
     """Yield the networks in each file, or why there is none.
 
     Raises:
-        DataError: if what stands beside the weights is to order the checkpoints of a run, and is no number.
+        DataError: if `zoo.reading.checkpoint_column` names a value in a file that is no number.
     """
     for file in files:
         if file.rejected:
@@ -198,23 +190,23 @@ def _networks(folder: Path, file: File, reading: ReadingConfig) -> list[Checkpoi
     try:
         return select_all(content, key=key, most=most)
     except BROKEN as error:
-        raise error if isinstance(error, RejectedError) else RejectedError("unreadable", shown(error)) from error
+        raise RejectedError("unreadable", shown(error)) from error
 
 
 def _described(file: File, network: Checkpoint, several: bool, reading: ReadingConfig) -> RawNetwork:
     """Return one network of a file with its run, checkpoint and columns; several of one file share their split."""
     notes = flattened(network.notes)
     run, checkpoint = file.run, file.checkpoint
-    if file.told_by_folder and notes.get(reading.run_column or "run_id") is not None:
+    if file.run_from_folder and notes.get(reading.run_column or "run_id") is not None:
         run = str(notes[reading.run_column or "run_id"])
     if checkpoint is None and reading.checkpoint_column is not None:
         checkpoint = _number(notes.get(reading.checkpoint_column), file.path)
-    predicted = {
+    remarks = {
         "state_key": network.key,
         "left_out": ", ".join(network.left_out),
         "stubbed": ", ".join(network.stubbed[:16]),
     }
-    known = {**notes, **file.metadata, **{name: text for name, text in predicted.items() if text}}
+    known = {**notes, **file.metadata, **{name: text for name, text in remarks.items() if text}}
     metadata = {column: value for column, value in known.items() if column not in RESERVED}
     if several:
         metadata["group"] = run
@@ -237,16 +229,16 @@ def _checkpoints(folder: Path) -> tuple[list[str], list[str], list[str]]:
 
     Hidden files are left out.
     """
-    found = [path.relative_to(folder) for path in folder.rglob("*") if not path.is_dir()]
-    shown_files = [path for path in found if not any(part.startswith(".") for part in path.parts)]
+    all_files = [path.relative_to(folder) for path in folder.rglob("*") if not path.is_dir()]
+    shown_files = [path for path in all_files if not any(part.startswith(".") for part in path.parts)]
     unnamed = [path for path in shown_files if not _is_text(path)]
     shown_files = [path for path in shown_files if path not in unnamed]
     chosen = [path for path in shown_files if _is_checkpoint(folder / path)]
     if not chosen:
         raise DataError("no checkpoints here", where=f"zoo.path={folder}", expected=f"files *{', *'.join(SUFFIXES)}")
-    others = {path.as_posix() for path in shown_files} - {path.as_posix() for path in chosen} - set(TABLES)
+    other_files = {path.as_posix() for path in shown_files} - {path.as_posix() for path in chosen} - set(TABLES)
     paths = sorted((path.as_posix() for path in chosen), key=in_time)
-    return paths, sorted(others, key=natural_key), sorted(map(printable, unnamed))
+    return paths, sorted(other_files, key=natural_key), sorted(map(printable, unnamed))
 
 
 def _is_text(path: Path) -> bool:
@@ -287,14 +279,14 @@ def _sharded(folder: Path, paths: list[str]) -> tuple[list[str], dict[str, tuple
             shards[path] = _shards(folder, path)
         except RejectedError as error:
             rejected[path] = {"rejected": error.reason, "detail": error.detail}
-    held = {shard for some in shards.values() for shard in some}
+    members = {shard for names in shards.values() for shard in names}
     for path in paths:
-        if path in held or path.endswith(INDEX):
+        if path in members or path.endswith(INDEX):
             continue
         if SHARD.search(path) or path.endswith(".distcp"):
             fix = "put its index (.index.json) beside it" if SHARD.search(path) else "convert it by dcp_to_torch_save"
             rejected[path] = {"rejected": "no_checkpoint", "detail": f"a shard of a network without its index; {fix}"}
-    return [path for path in paths if path not in held], shards, rejected
+    return [path for path in paths if path not in members], shards, rejected
 
 
 def _shards(folder: Path, path: str) -> tuple[str, ...]:
@@ -313,7 +305,7 @@ def _shards(folder: Path, path: str) -> tuple[str, ...]:
 
 
 def _weight_map(path: Path) -> dict[str, str]:
-    """Return the file that holds each tensor, as an index of shards says."""
+    """Return the file of each tensor in an index of shards."""
     if path.is_symlink() or path.stat().st_size > LARGEST_INDEX:
         raise RejectedError("unreadable", "a link or too long for an index of shards")
     try:
@@ -334,7 +326,7 @@ def _metadata(folder: Path, paths: list[str], config: ZooConfig) -> tuple[list[d
         )
     if left_out:
         message = (
-            f"{left_out} of {len(rows)} checkpoints don't fit zoo.reading.name_pattern: their names tell no columns"
+            f"{left_out} of {len(rows)} checkpoints don't match zoo.reading.name_pattern and get no columns from it"
         )
         warnings.warn(message, WscoreWarning, stacklevel=2)
     table = read_table(folder)
@@ -364,13 +356,13 @@ def _named(
         run, number = match["run"], match.groupdict().get("checkpoint") or number
     named = run if run is not None else parent if parent != "." else Path(path).stem
     metadata = {column: value for column, value in row.items() if column not in ("run_id", "checkpoint")}
-    return File(path, name, str(named), _number(number, path), metadata, told_by_folder=run is None)
+    return File(path, name, str(named), _number(number, path), metadata, run_from_folder=run is None)
 
 
 def _folder_of_run(path: str) -> tuple[str, int | None]:
     """Return what the folders of a file say of its run, and its time in it if there is a folder for each step.
 
-    Of `run0/checkpoint-500/model.safetensors` the run is `run0`; where the file has a name of its own, that is part of it.
+    Of `run0/checkpoint-500/model.safetensors` the run is `run0`; an unusual file name is added to it.
     """
     place = Path(path)
     step = STEP.fullmatch(place.parent.name)

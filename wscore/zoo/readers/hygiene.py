@@ -1,8 +1,7 @@
-"""What is wrong with a network, and which networks must not be split from each other.
+"""Defects of networks, and groups of networks that must share a split.
 
-Runs that hold the same weights somewhere belong to one group: exact and near duplicates, and networks that share a
-whole layer, as those do that were fine-tuned from one network. A split between them would let the training set show
-what the test set asks for.
+Runs with equal weights somewhere belong to one group: exact and near duplicates, and networks that share a whole layer,
+such as those fine-tuned from one network. A split between them would leak test networks into the training set.
 """
 
 import hashlib
@@ -10,7 +9,7 @@ import re
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from jaxtyping import Float, Float32
@@ -24,7 +23,6 @@ FIXED = re.compile(
     r"pe|inv_freq|freqs|sinusoid\w*|(?:sin|cos)_cached|anchors?|priors?", re.IGNORECASE
 )  # names of tables
 TRAINED = ("linear", "conv", "other")
-Vector = Callable[[int], np.ndarray]
 
 
 def defect(layout: Layout, vector: Float32[np.ndarray, " weights"], *, limit: float, constant: bool) -> tuple[str, str]:
@@ -42,7 +40,7 @@ def defect(layout: Layout, vector: Float32[np.ndarray, " weights"], *, limit: fl
     large = _largest(layout, vector) if float(np.abs(vector).max()) > limit else ("", 0.0)
     if large[1] > limit:
         return "large_weights", f"{large[1]:.4g} in {large[0]}; zoo.max_weight is {limit:g}"
-    if constant and all(np.ptp(part) == 0 for part in _matrices(layout, vector, 2)):
+    if constant and all(np.ptp(matrix) == 0 for matrix in _matrices(layout, vector, 2)):
         return "constant", f"all {vector.size:,} weights" if np.ptp(vector) == 0 else "every weight matrix"
     return "", ""
 
@@ -65,17 +63,21 @@ def weights_hash(layout: Layout, vector: Float32[np.ndarray, " weights"]) -> str
 
 def layer_digests(layout: Layout, vector: Float32[np.ndarray, " weights"]) -> list[str]:
     """Return hash and name of each weight tensor that only relatives share: large, not constant, and no fixed table."""
-    found = []
+    digests = []
     for spec, offset in zip(layout.tensors, layout.offsets, strict=True):
-        part = vector[offset : offset + spec.size]
-        if spec.kind not in TRAINED or spec.size < SMALLEST_LAYER or np.ptp(part) == 0:
+        values = vector[offset : offset + spec.size]
+        if spec.kind not in TRAINED or spec.size < SMALLEST_LAYER or np.ptp(values) == 0:
             continue
-        if not is_fixed_table(spec.name, part.reshape(spec.shape)):
-            found.append(f"{hashlib.sha256(f'{part.size}/'.encode() + part.tobytes()).hexdigest()[:16]} {spec.name}")
-    if not found and not any(spec.kind in TRAINED and spec.size >= SMALLEST_LAYER for spec in layout.tensors):
-        whole = np.ptp(vector) > 0 and vector.size >= SMALLEST_LAYER
-        return [f"{hashlib.sha256(f'{vector.size}/'.encode() + vector.tobytes()).hexdigest()[:16]} "] if whole else []
-    return found
+        if not is_fixed_table(spec.name, values.reshape(spec.shape)):
+            digests.append(f"{_digest(values)} {spec.name}")
+    if not digests and not any(spec.kind in TRAINED and spec.size >= SMALLEST_LAYER for spec in layout.tensors):
+        comparable = np.ptp(vector) > 0 and vector.size >= SMALLEST_LAYER
+        return [f"{_digest(vector)} "] if comparable else []
+    return digests
+
+
+def _digest(values: np.ndarray) -> str:
+    return hashlib.sha256(f"{values.size}/".encode() + values.tobytes()).hexdigest()[:16]
 
 
 def is_fixed_table(name: str, values: np.ndarray) -> bool:
@@ -111,7 +113,7 @@ def sketch(vector: Float32[np.ndarray, " weights"]) -> Float32[np.ndarray, " ent
 
 def near_pairs(
     sketches: Float[np.ndarray, "network entry"],
-    vector: Vector,
+    vector: Callable[[int], np.ndarray],
     distance: float,
     rounding: Sequence[float],
 ) -> list[tuple[int, int, float]]:
@@ -127,8 +129,8 @@ def near_pairs(
         return []
     tree = KDTree(np.asarray(sketches, np.float64))
     widest = max(distance, *rounding) if len(set(rounding)) > 1 else distance
-    found: Any = tree.query(tree.data, k=min(NEIGHBOURS + 1, len(sketches)), distance_upper_bound=2 * widest + 1e-6)
-    near, places = found
+    most = min(NEIGHBOURS + 1, len(sketches))
+    near, places = cast(Any, tree.query(tree.data, k=most, distance_upper_bound=2 * widest + 1e-6))
     rows, columns = np.nonzero(np.isfinite(near))
     others = places[rows, columns]
     pairs = sorted({(min(a, b), max(a, b)) for a, b in zip(rows.tolist(), others.tolist(), strict=True) if a != b})
@@ -170,12 +172,12 @@ def shared_layers(runs: Sequence[str], digests: Iterable[Iterable[str]]) -> list
 
 
 def _matrices(layout: Layout, vector: np.ndarray, least: int) -> list[np.ndarray]:
-    """Return the weight tensors of at least so many numbers, or, where there are none, the whole vector."""
+    """Return the weight tensors of at least `least` numbers, or the whole vector if there are none."""
     pairs = zip(layout.tensors, layout.offsets, strict=True)
-    parts = [
+    matrices = [
         vector[offset : offset + spec.size] for spec, offset in pairs if spec.kind in TRAINED and spec.size >= least
     ]
-    return parts or ([vector] if vector.size >= least else [])
+    return matrices or ([vector] if vector.size >= least else [])
 
 
 @lru_cache(maxsize=8)

@@ -1,4 +1,4 @@
-"""Networks of others become a zoo: read shard by shard, judged, described and written; what is left out is listed.
+"""Imports trained networks into a zoo: read shard by shard, checked, described and written; excluded ones are listed.
 
 A source is planned first: which pieces there are and how one is read. Pieces are read by any number of worker
 processes into shards in `.cache/zoo/`, so that an interrupted reading goes on where it was. Weights pass through memory
@@ -27,7 +27,7 @@ from wscore.networks.factories import Built, try_to_build
 from wscore.networks.layout import Layout, is_convolution, layout_of
 from wscore.networks.records import REASONS, RawNetwork, Rejected
 from wscore.parallel import workers_here
-from wscore.zoo.buffers import collect, is_small, set_key, write_sets
+from wscore.zoo.buffers import collect, set_key, write_sets
 from wscore.zoo.config import HygieneConfig, ReadingConfig, ZooConfig
 from wscore.zoo.readers.hygiene import (
     defect,
@@ -60,14 +60,14 @@ class ReadPlan(NamedTuple):
     """What is read from a source.
 
     Attributes:
-        read: yields the networks of one piece; importable by name, as it is called in other processes.
+        read: yields the networks of one piece; importable by name, since it is called in other processes.
         pieces: its arguments, in order.
-        refused: what is known to be left out before anything is read.
+        rejected: what is excluded before anything is read.
         identity: hash of all that is read.
         origin: where it comes from, recorded in the zoo.
         empty: what to do if it turns out that there is nothing in it.
         others: paths of files in the source that are no checkpoints.
-        runs: what tells which networks belong to one run.
+        runs: how networks are assigned to runs.
     """
 
     read: Reader
@@ -90,7 +90,7 @@ class ReadJob(NamedTuple):
     constant: bool
 
 
-def ingest(plan: ReadPlan, config: ZooConfig, out: Path, factories: Mapping[str, str] | None = None) -> int:
+def ingest(plan: ReadPlan, config: ZooConfig, out: Path, factories: Mapping[str, str]) -> int:
     """Write the zoo of a plan and return how many networks were excluded.
 
     Args:
@@ -104,7 +104,6 @@ def ingest(plan: ReadPlan, config: ZooConfig, out: Path, factories: Mapping[str,
         DataError: if no network is left.
         WscoreError: if a worker process dies; finished shards are kept.
     """
-    factories = dict(factories or {})
     _check_factory(config.reading, factories)
     plain = msgspec.json.encode([to_plain(config.reading), to_plain(config.hygiene), config.max_weight])
     code = source_code("hub", "networks", "zoo")
@@ -116,17 +115,17 @@ def ingest(plan: ReadPlan, config: ZooConfig, out: Path, factories: Mapping[str,
     with tqdm(total=len(jobs), initial=len(jobs) - len(todo), desc="reading", unit="shard", disable=None) as bar:
         for _ in workers_here("zoo").map(read_shard, todo, in_order=False):
             bar.update(1)
-    taken = apply_hygiene([job.path for job in jobs], config.hygiene)
-    rejected = [*plan.rejected, *taken.rejected()]
-    if not any(taken.kept):
+    ingested = apply_hygiene([job.path for job in jobs], config.hygiene)
+    rejected = [*plan.rejected, *ingested.rejected()]
+    if not any(ingested.kept):
         shutil.rmtree(folder, ignore_errors=True)
         fix = _first(rejected) or plan.empty
         raise DataError("no network is left", where="zoo", got=_counted(rejected) or "nothing", fix=fix)
-    _check_columns(taken.columns, config)
-    taken.name_factories(config.reading, factories)
-    stuck = taken.rebuilding(factories)
+    _check_columns(ingested.columns, config)
+    ingested.name_factories(config.reading, factories)
+    stuck = ingested.rebuilding(factories)
     with atomic_folder(out) as temporary:
-        taken.write(temporary)
+        ingested.write(temporary)
         write_csv(temporary / "rebuilding.csv", dict(stuck))
         write_json(temporary / "source.json", {**plan.origin, **({"runs": plan.runs} if plan.runs else {})})
         if plan.others:
@@ -159,11 +158,11 @@ def _check_columns(columns: MetadataColumns, config: ZooConfig) -> None:
 
 
 def read_shard(job: ReadJob) -> int:
-    """Read one piece of a source, judge each of its networks by itself, write the shard and return its count of rows."""
+    """Read one piece of a source, check each of its networks, write the shard and return its count of rows."""
     rows, vectors, layouts, constants = [], [], {}, {}
     for item in job.read(job.piece):
-        row, vector = _judged(item, job, layouts) if isinstance(item, RawNetwork) else (_refused_row(item), NOTHING)
-        if row["constants"] and isinstance(item, RawNetwork) and is_small(item.constants):
+        row, vector = _checked(item, job, layouts) if isinstance(item, RawNetwork) else (_refused_row(item), NOTHING)
+        if row["constants"] and isinstance(item, RawNetwork):
             constants[row["constants"]] = item.constants
         rows.append(row)
         vectors.append(vector)
@@ -188,7 +187,7 @@ def _refused_row(item: Rejected) -> dict[str, Any]:
     return {**EMPTY, "model_id": item.model_id, "reason": item.reason, "detail": item.detail}
 
 
-def _judged(item: RawNetwork, job: ReadJob, layouts: dict[str, Layout]) -> tuple[dict[str, Any], np.ndarray]:
+def _checked(item: RawNetwork, job: ReadJob, layouts: dict[str, Layout]) -> tuple[dict[str, Any], np.ndarray]:
     """Return the row of a network and its weights; none if it is unfit."""
     layout = layout_of(item.state)
     vector = layout.flatten(item.state)
@@ -223,7 +222,6 @@ class IngestedZoo:
     Attributes:
         paths: of the shards.
         table: one row per network that was read, with its shard and its place in it.
-        kept: True where a network becomes part of the zoo.
     """
 
     def __init__(self, paths: Sequence[Path], table: pd.DataFrame) -> None:
@@ -239,16 +237,16 @@ class IngestedZoo:
         texts = table["architecture"].astype(str)
         described = texts.str.lstrip().str.startswith("{").to_numpy(bool)
         self.architectures = np.where(described, texts, "").astype(object)
-        self.names = np.where(described, "", texts).astype(object)  # of architectures of others
+        self.names = np.where(described, "", texts).astype(object)  # of external architectures
         self.factories = np.full(len(table), "", object)
 
     @property
     def kept(self) -> np.ndarray:
-        """True where nothing speaks against a network."""
+        """True for networks that are not excluded."""
         return self.reasons == ""
 
-    def refuse(self, row: int, reason: str, detail: str) -> None:
-        """Set a network aside."""
+    def reject(self, row: int, reason: str, detail: str) -> None:
+        """Exclude a network."""
         self.reasons[row], self.details[row] = reason, detail
 
     def rejected(self) -> list[Rejected]:
@@ -266,8 +264,8 @@ class IngestedZoo:
             known = self.metadata(row)
             text = str(known.get("factory") or "")
             if not text:
-                own = str(self.names[row])
-                name = own if own in factories else reading.factory or ""
+                stated = str(self.names[row])
+                name = stated if stated in factories else reading.factory or ""
                 given = {key: known[key] for key in reading.factory_columns if known.get(key) is not None}
                 text = Built(name=name, arguments=_whole(given)).to_json() if name else ""
             self.factories[row] = text
@@ -279,16 +277,16 @@ class IngestedZoo:
             "model_id": self.ids[rows], "architecture": self.architectures[rows], "factory": self.factories[rows],
             "layout": self.table["layout"].to_numpy(object)[rows], "shard": self.table["shard"].to_numpy()[rows],
         })  # fmt: skip
-        found: list[dict[str, Any]] = []
-        for key, some in table.groupby(["architecture", "factory", "layout"], sort=True):
-            architecture, factory, name = (str(part) for part in cast(tuple[str, str, str], key))
-            layout = _layout(read_json(self.paths[int(some["shard"].iloc[0])].with_suffix(".json"))[name])
+        groups: list[dict[str, Any]] = []
+        for key, networks in table.groupby(["architecture", "factory", "layout"], sort=True):
+            architecture, factory, name = (str(text) for text in cast(tuple[str, str, str], key))
+            layout = _layout(read_json(self.paths[int(networks["shard"].iloc[0])].with_suffix(".json"))[name])
             made, reason = try_to_build(architecture, factory, layout, factories)
-            found.append({
-                "architecture": architecture, "factory": factory, "layout": name, "networks": len(some),
-                "first": some["model_id"].iloc[0], "built": made is not None, "reason": reason,
+            groups.append({
+                "architecture": architecture, "factory": factory, "layout": name, "networks": len(networks),
+                "first": networks["model_id"].iloc[0], "built": made is not None, "reason": reason,
             })  # fmt: skip
-        return pd.DataFrame(found)
+        return pd.DataFrame(groups)
 
     def vector(self, row: int) -> np.ndarray:
         """Return the weights of one network."""
@@ -303,12 +301,12 @@ class IngestedZoo:
         part = size = 0
         shards = self.table["shard"].to_numpy()
         for shard, path in enumerate(self.paths):
-            mine = np.flatnonzero((shards == shard) & self.kept)
-            if not len(mine):
+            members = np.flatnonzero((shards == shard) & self.kept)
+            if not len(members):
                 continue
             layouts |= read_json(path.with_suffix(".json"))
             weights = read_part(path)[1]
-            for row in mine.tolist():
+            for row in members.tolist():
                 rows.append(row)
                 vectors.append(weights[int(self.table["place"].iloc[row])].copy())
                 size += vectors[-1].size
@@ -327,28 +325,28 @@ class IngestedZoo:
         return read_part(self.paths[shard])[1]
 
     def _described(self, rows: list[int], layouts: dict[str, Any]) -> pd.DataFrame:
-        some = self.table.iloc[rows]
-        held = {name: _layout(layouts[name]) for name in set(some["layout"])}
-        kinds = {name: {spec.kind for spec in layout.tensors} for name, layout in held.items()}
-        ours = pd.DataFrame({
+        records = self.table.iloc[rows]
+        needed = {name: _layout(layouts[name]) for name in set(records["layout"])}
+        kinds = {name: {spec.kind for spec in layout.tensors} for name, layout in needed.items()}
+        table = pd.DataFrame({
             "model_id": self.ids[rows],
             "run_id": self.runs[rows],
             "checkpoint": self.checkpoints[rows],
-            "layout": some["layout"].to_numpy(object),
+            "layout": records["layout"].to_numpy(object),
             "architecture": self.architectures[rows],
             "group": self.groups[rows],
-            "dtype": some["dtype"].to_numpy(object),
-            "n_weights": [held[name].size for name in some["layout"]],
-            "has_conv_layers": [any(is_convolution(spec) for spec in held[name].tensors) for name in some["layout"]],
-            "has_batch_norm": ["running_mean" in kinds[name] for name in some["layout"]],
+            "dtype": records["dtype"].to_numpy(object),
+            "n_weights": [needed[name].size for name in records["layout"]],
+            "has_conv_layers": [any(is_convolution(spec) for spec in needed[name].tensors) for name in records["layout"]],
+            "has_batch_norm": ["running_mean" in kinds[name] for name in records["layout"]],
         })  # fmt: skip
         if any(self.factories):
-            ours["factory"] = self.factories[rows]
+            table["factory"] = self.factories[rows]
         if any(self.table["constants"]):
-            ours["constants"] = some["constants"].to_numpy(object)
+            table["constants"] = records["constants"].to_numpy(object)
         given = self.columns.table([self.metadata(row) for row in rows])
-        ours = ours.drop(columns=[name for name in ("has_conv_layers", "has_batch_norm") if name in given])
-        return pd.concat([ours, given.drop(columns=[name for name in ours if name in given])], axis=1)
+        table = table.drop(columns=[name for name in ("has_conv_layers", "has_batch_norm") if name in given])
+        return pd.concat([table, given.drop(columns=[name for name in table if name in given])], axis=1)
 
 
 def apply_hygiene(paths: Sequence[Path], hygiene: HygieneConfig) -> IngestedZoo:
@@ -357,33 +355,33 @@ def apply_hygiene(paths: Sequence[Path], hygiene: HygieneConfig) -> IngestedZoo:
     tables = [table.assign(place=np.arange(len(table))) for table in tables]
     if not tables:
         tables = [pd.DataFrame({name: [] for name in (*EMPTY, "shard", "place")})]
-    taken = IngestedZoo(paths, pd.concat(tables, ignore_index=True))
-    for text in sorted(set(taken.architectures[taken.kept]) - {""}):
+    ingested = IngestedZoo(paths, pd.concat(tables, ignore_index=True))
+    for text in sorted(set(ingested.architectures[ingested.kept]) - {""}):
         parse(text)
-    _check_metadata(taken, hygiene)
-    _number(taken)
-    _find_duplicates(taken, hygiene)
-    _find_near_duplicates(taken, hygiene)
+    _check_metadata(ingested, hygiene)
+    _number(ingested)
+    _find_duplicates(ingested, hygiene)
+    _find_near_duplicates(ingested, hygiene)
     if hygiene.lineage:
-        rows = np.flatnonzero(taken.kept)
-        layers = [taken.table["layers"].iloc[row] for row in rows]
-        taken.relations |= set(shared_layers(list(taken.runs[rows]), layers))
-        _warn_of_shared(list(taken.runs[rows]), layers)
-    rows = np.flatnonzero(taken.kept)
+        rows = np.flatnonzero(ingested.kept)
+        layers = [ingested.table["layers"].iloc[row] for row in rows]
+        ingested.relations |= set(shared_layers(list(ingested.runs[rows]), layers))
+        _warn_of_shared(list(ingested.runs[rows]), layers)
+    rows = np.flatnonzero(ingested.kept)
     for row in rows.tolist():
-        known = taken.metadata(row)
-        taken.columns.add(known)
-        if known.get("group") is not None:  # runs that their author says are related
-            taken.relations.add((str(known["group"]), taken.runs[row]))
-    taken.groups[rows] = join_groups(list(taken.runs[rows]), taken.relations)
-    return taken
+        known = ingested.metadata(row)
+        ingested.columns.add(known)
+        if known.get("group") is not None:  # runs that their author declares related
+            ingested.relations.add((str(known["group"]), ingested.runs[row]))
+    ingested.groups[rows] = join_groups(list(ingested.runs[rows]), ingested.relations)
+    return ingested
 
 
 def _warn_of_shared(runs: Sequence[str], layers: Sequence[Iterable[str]]) -> None:
     """Name the tensor that joins most runs, where it joins more than two: it may be a table that nothing trains."""
     holders: dict[str, set[str]] = {}
-    for run, some in zip(runs, layers, strict=True):
-        for layer in some:
+    for run, names in zip(runs, layers, strict=True):
+        for layer in names:
             holders.setdefault(layer, set()).add(run)
     layer, joined = max(holders.items(), key=lambda item: len(item[1]), default=("", set()))
     if len(joined) > 2:
@@ -394,73 +392,73 @@ def _warn_of_shared(runs: Sequence[str], layers: Sequence[Iterable[str]]) -> Non
         warnings.warn(f"{message} nothing trains, set zoo.hygiene.lineage to false", WscoreWarning, stacklevel=4)
 
 
-def _check_metadata(taken: IngestedZoo, hygiene: HygieneConfig) -> None:
+def _check_metadata(ingested: IngestedZoo, hygiene: HygieneConfig) -> None:
     if not hygiene.required and not hygiene.minimum:
         return
-    for row in np.flatnonzero(taken.kept).tolist():
-        known = taken.metadata(row)
+    for row in np.flatnonzero(ingested.kept).tolist():
+        known = ingested.metadata(row)
         missing = [name for name in dict.fromkeys((*hygiene.required, *hygiene.minimum)) if known.get(name) is None]
         text = next((name for name in hygiene.minimum if isinstance(known.get(name), str | list)), None)
         if text is not None:
-            got = f"{taken.ids[row]}: {str(known[text])[:40]!r}"
+            got = f"{ingested.ids[row]}: {str(known[text])[:40]!r}"
             raise ConfigError("is no column of numbers", where=f"zoo.hygiene.minimum.{text}", got=got)
         low = [name for name, least in hygiene.minimum.items() if name not in missing and not known[name] >= least]
         if missing:
-            taken.refuse(row, "missing_metadata", ", ".join(missing))
+            ingested.reject(row, "missing_metadata", ", ".join(missing))
         elif low:
-            taken.refuse(row, "below_minimum", ", ".join(f"{name} {known[name]:.4g}" for name in low))
+            ingested.reject(row, "below_minimum", ", ".join(f"{name} {known[name]:.4g}" for name in low))
 
 
-def _number(taken: IngestedZoo) -> None:
+def _number(ingested: IngestedZoo) -> None:
     """Number the checkpoints of each run: as they were given where that is whole and complete, else by their order."""
-    numbers = taken.table["number"].to_numpy(float)
+    numbers = ingested.table["number"].to_numpy(float)
     first: dict[tuple[str, float | None], int] = {}
-    for row in np.flatnonzero(taken.kept).tolist():
-        keys: list[tuple[str, float | None]] = [(f"id/{taken.ids[row]}", None)]
+    for row in np.flatnonzero(ingested.kept).tolist():
+        keys: list[tuple[str, float | None]] = [(f"id/{ingested.ids[row]}", None)]
         if np.isfinite(numbers[row]):
-            keys.append((f"run/{taken.runs[row]}", float(numbers[row])))
+            keys.append((f"run/{ingested.runs[row]}", float(numbers[row])))
         other = next((first[key] for key in keys if key in first), None)
         if other is not None:
-            taken.refuse(row, "same_checkpoint", f"as {taken.ids[other]}")
+            ingested.reject(row, "same_checkpoint", f"as {ingested.ids[other]}")
         else:
             first.update(dict.fromkeys(keys, row))
-    rows = np.flatnonzero(taken.kept)
-    for _, places in pd.Series(range(len(rows))).groupby(pd.Index(taken.runs[rows]), sort=False):
-        mine = rows[places.to_numpy()]
-        given = numbers[mine]
-        whole = np.isfinite(given).all() and (given == np.floor(given)).all() and (given >= 0).all()
+    rows = np.flatnonzero(ingested.kept)
+    for _, places in pd.Series(range(len(rows))).groupby(pd.Index(ingested.runs[rows]), sort=False):
+        members = rows[places.to_numpy()]
+        given = numbers[members]
+        usable = np.isfinite(given).all() and (given == np.floor(given)).all() and (given >= 0).all()
         order = np.argsort(np.where(np.isfinite(given), given, np.inf), kind="stable")
-        ranks = np.empty(len(mine), np.int64)
-        ranks[order] = np.arange(len(mine))
-        taken.checkpoints[mine] = given.astype(np.int64) if whole else ranks
+        ranks = np.empty(len(members), np.int64)
+        ranks[order] = np.arange(len(members))
+        ingested.checkpoints[members] = given.astype(np.int64) if usable else ranks
 
 
-def _find_duplicates(taken: IngestedZoo, hygiene: HygieneConfig) -> None:
+def _find_duplicates(ingested: IngestedZoo, hygiene: HygieneConfig) -> None:
     first: dict[str, int] = {}
-    for row in np.flatnonzero(taken.kept).tolist():
-        other = first.setdefault(str(taken.table["digest"].iloc[row]), row)
+    for row in np.flatnonzero(ingested.kept).tolist():
+        other = first.setdefault(str(ingested.table["digest"].iloc[row]), row)
         if other != row:
-            taken.relations.add((taken.runs[other], taken.runs[row]))
+            ingested.relations.add((ingested.runs[other], ingested.runs[row]))
             if hygiene.duplicates == "exclude":
-                taken.refuse(row, "duplicate", f"of {taken.ids[other]}")
+                ingested.reject(row, "duplicate", f"of {ingested.ids[other]}")
 
 
-def _find_near_duplicates(taken: IngestedZoo, hygiene: HygieneConfig) -> None:
+def _find_near_duplicates(ingested: IngestedZoo, hygiene: HygieneConfig) -> None:
     if hygiene.near_duplicates == "keep" or hygiene.near == 0:
         return
-    rows = np.flatnonzero(taken.kept)
-    layouts = taken.table["layout"].to_numpy(object)
+    rows = np.flatnonzero(ingested.kept)
+    layouts = ingested.table["layout"].to_numpy(object)
     for name in sorted(set(layouts[rows])):
-        mine = rows[layouts[rows] == name]
-        sketches = np.stack([np.asarray(taken.table["sketch"].iloc[row]) for row in mine])
-        rounding = [_rounding(str(kind)) for kind in taken.table["dtype"].iloc[mine]]
+        members = rows[layouts[rows] == name]
+        sketches = np.stack([np.asarray(ingested.table["sketch"].iloc[row]) for row in members])
+        rounding = [_rounding(str(kind)) for kind in ingested.table["dtype"].iloc[members]]
         for first, second, apart in near_pairs(
-            sketches, lambda place, mine=mine: taken.vector(int(mine[place])), hygiene.near, rounding
+            sketches, lambda place, members=members: ingested.vector(int(members[place])), hygiene.near, rounding
         ):
-            a, b = int(mine[first]), int(mine[second])
-            taken.relations.add((taken.runs[a], taken.runs[b]))
-            if hygiene.near_duplicates == "exclude" and taken.kept[a] and taken.kept[b]:
-                taken.refuse(b, "near_duplicate", f"of {taken.ids[a]}, relative distance {apart:.2g}")
+            a, b = int(members[first]), int(members[second])
+            ingested.relations.add((ingested.runs[a], ingested.runs[b]))
+            if hygiene.near_duplicates == "exclude" and ingested.kept[a] and ingested.kept[b]:
+                ingested.reject(b, "near_duplicate", f"of {ingested.ids[a]}, relative distance {apart:.2g}")
 
 
 def _rounding(dtype: str) -> float:

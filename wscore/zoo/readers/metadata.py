@@ -1,5 +1,6 @@
 """What is known about checkpoints besides their weights: a table beside the files, and the names of the files."""
 
+import json
 import re
 import warnings
 from collections import Counter
@@ -20,7 +21,7 @@ PATTERNS = {"d": r"[-+]?\d+", "f": r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?",
 
 
 class NamePattern:
-    """Columns told from the path of a file.
+    """Reads columns from the path of a file.
 
     Args:
         text: a template such as `epoch_{epoch:d}_acc_{accuracy:f}` (d: whole number, f: number, s or nothing: text; widths
@@ -36,12 +37,12 @@ class NamePattern:
         self.kinds: dict[str, str] = {name: kind or "s" for name, kind in FIELD.findall(text)}
         source = text
         if self.kinds and "(?P<" not in text:
-            parts = FIELD.split(text)  # text, name, kind, text, ...
-            source = re.escape(parts[0])
-            for place in range(1, len(parts), 3):
-                source += f"(?P<{parts[place]}>{PATTERNS[parts[place + 1] or 's']})" + re.escape(parts[place + 2])
-            last = parts[-2] or "s"
-            source += "$" if not parts[-1] and last == "s" else ""
+            pieces = FIELD.split(text)  # text, name, kind, text, ...
+            source = re.escape(pieces[0])
+            for place in range(1, len(pieces), 3):
+                source += f"(?P<{pieces[place]}>{PATTERNS[pieces[place + 1] or 's']})" + re.escape(pieces[place + 2])
+            last = pieces[-2] or "s"
+            source += "$" if not pieces[-1] and last == "s" else ""
         try:
             self.pattern = re.compile(source)
         except re.error as error:
@@ -77,19 +78,19 @@ def read_table(folder: Path) -> tuple[Path, pd.DataFrame] | None:
     Raises:
         DataError: if there are two, or the table is unreadable, has no column `file`, or names a file twice.
     """
-    found = [folder / name for name in TABLES if (folder / name).is_file()]
-    if not found:
+    paths = [folder / name for name in TABLES if (folder / name).is_file()]
+    if not paths:
         return None
-    if len(found) > 1:
-        raise DataError("two tables of metadata", where=folder, expected="one", got=[path.name for path in found])
-    path = found[0]
+    if len(paths) > 1:
+        raise DataError("two tables of metadata", where=folder, expected="one", got=[path.name for path in paths])
+    path = paths[0]
     content = _parsed(path)
     if "file" not in content:
         known = [str(name) for name in content][:12]
         raise DataError("has no column `file`", where=path, expected="paths or names of checkpoint files", got=known)
     taken = [name for name in content if name in OURS]
     if taken:
-        raise DataError("has columns that are told from the files", where=path, got=taken, fix="rename or remove them")
+        raise DataError("has columns that are read from the files", where=path, got=taken, fix="rename or remove them")
     content["file"] = [_relative(folder, str(name)) for name in content["file"]]
     if content["file"].duplicated().any():
         raise DataError("names a file twice", where=path, got=content.loc[content["file"].duplicated(), "file"].iloc[0])
@@ -118,8 +119,6 @@ def _parsed(path: Path) -> pd.DataFrame:
 
 
 def _json_rows(text: str, *, lines: bool) -> list[dict[str, Any]]:
-    import json
-
     content = [json.loads(line) for line in text.splitlines() if line.strip()] if lines else json.loads(text)
     if isinstance(content, dict):
         content = [{"file": name, **row} if isinstance(row, dict) else row for name, row in content.items()]
@@ -131,28 +130,28 @@ def _json_rows(text: str, *, lines: bool) -> list[dict[str, Any]]:
 def join(paths: Sequence[str], table: pd.DataFrame, path: Path) -> tuple[list[dict[str, Any]], list[str]]:
     """Return the row of each file, and the files that the table names in vain.
 
-    A file is told from its path or, where no other file has it, from its name; both also without extension.
+    A file is identified by its path or, if that is unique, its name; both also without extension.
 
     Raises:
         DataError: if two rows name a file, with and without its extension.
     """
     names = [Path(name).name for name in paths]
-    keys = [[one, one.rpartition(".")[0] or one] for one in paths]
-    shorter = [[one, one.rpartition(".")[0] or one] for one in names]
+    keys = [[name, name.rpartition(".")[0] or name] for name in paths]
+    shorter = [[name, name.rpartition(".")[0] or name] for name in names]
     counts = Counter(key for pair in shorter for key in set(pair))
     rows = {str(row["file"]): row for row in table.to_dict("records")}
-    found, used = [], set()
+    joined, used = [], set()
     for full, short in zip(keys, shorter, strict=True):
         if full[0] != full[1] and set(full) <= rows.keys():
             raise DataError("names a file twice", where=path, got=full)
         wanted = [*full, *(key for key in short if counts[key] == 1)]
         key = next((key for key in wanted if key in rows), None)
-        found.append({} if key is None else present(rows[key]))
+        joined.append({} if key is None else present(rows[key]))
         used.add(key)
-    missing = sum(not row for row in found)
+    missing = sum(not row for row in joined)
     if missing:
         warnings.warn(f"{path}: {missing} checkpoints without a row", WscoreWarning, stacklevel=2)
-    return found, sorted(set(rows) - used)
+    return joined, sorted(set(rows) - used)
 
 
 def present(row: dict[Any, Any]) -> dict[str, Any]:
@@ -238,10 +237,10 @@ class MetadataColumns:
         return pd.DataFrame(columns, index=range(len(rows)))
 
     def _laid_out(self, name: str, values: list[Any]) -> Any:
-        kinds, whole = self.kinds[name], self.counts[name] == self.rows
-        if kinds <= {bool} and whole:
+        kinds, complete = self.kinds[name], self.counts[name] == self.rows
+        if kinds <= {bool} and complete:
             return np.array(values, bool)
-        if kinds == {int} and whole:
+        if kinds == {int} and complete:
             return np.array(values, np.int64)
         if kinds <= {int, float} or kinds == {bool}:
             return np.array([np.nan if value is None else value for value in values], float)

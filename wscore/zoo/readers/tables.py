@@ -2,7 +2,6 @@
 
 import functools
 import json
-import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,9 +16,8 @@ from wscore.errors import ConfigError, DataError
 from wscore.hub.client import download_zoo
 from wscore.io import content_hash
 from wscore.networks.checkpoints import BROKEN, HARMLESS_SIZE, RATIO, shown
-from wscore.networks.layout import Layout
 from wscore.networks.records import RawNetwork, Rejected, RejectedError
-from wscore.networks.selection import select
+from wscore.networks.selection import only, select_all
 from wscore.zoo.config import ColumnsConfig, ReadingConfig, ZooConfig
 from wscore.zoo.readers.flat_vectors import split_vector
 from wscore.zoo.readers.folder import find_folder, stamp
@@ -29,17 +27,10 @@ from wscore.zoo.store import Zoo
 
 ROWS_PER_SHARD = 512
 BATCH = 16  # rows in memory at once
-MARKS = tuple('{["')  # first letters of JSON that is taken apart
 
 
 class Piece(NamedTuple):
-    """Some consecutive row groups of a file.
-
-    Attributes:
-        file: parquet file.
-        groups: numbers of its row groups.
-        first: number of the first row in the whole table.
-    """
+    """Consecutive row groups of a parquet file; `first` is the number of their first row in the whole table."""
 
     file: str
     groups: tuple[int, ...]
@@ -96,7 +87,7 @@ def read_own(folder: str, rows: tuple[int, int]) -> Iterator[RawNetwork | Reject
 
 
 def read_piece(reading: ReadingConfig, piece: Piece) -> Iterator[RawNetwork | Rejected]:
-    """Yield the networks in some rows of a table; rows that can't be unpacked are refused one by one."""
+    """Yield the networks in some rows of a table; rows that can't be unpacked are rejected one by one."""
     number = piece.first
     with pq.ParquetFile(piece.file) as file:
         for group in piece.groups:
@@ -120,13 +111,13 @@ def read_piece(reading: ReadingConfig, piece: Piece) -> Iterator[RawNetwork | Re
 
 
 def _check_group(file: pq.ParquetFile, group: int, path: str) -> None:
-    """Refuse a row group that claims to unpack to far more than the file holds, also by numbers that are said once."""
-    held, claimed, meta = Path(path).stat().st_size, 0, file.metadata.row_group(group)
+    """Reject a row group that claims to unpack to far more than the file holds, also by repeating a single value."""
+    size, claimed, meta = Path(path).stat().st_size, 0, file.metadata.row_group(group)
     for column in range(meta.num_columns):
-        part = meta.column(column)
-        claimed += max(part.total_uncompressed_size, 8 * part.num_values)
-    if claimed > max(RATIO * held, HARMLESS_SIZE):
-        raise RejectedError("too_large", f"{claimed:,} bytes in a file of {held:,}")
+        chunk = meta.column(column)
+        claimed += max(chunk.total_uncompressed_size, 8 * chunk.num_values)
+    if claimed > max(RATIO * size, HARMLESS_SIZE):
+        raise RejectedError("too_large", f"{claimed:,} bytes in a file of {size:,}")
 
 
 def _read_row(number: int, row: dict[str, Any], reading: ReadingConfig) -> RawNetwork | Rejected:
@@ -159,16 +150,16 @@ def _plan_own(folder: Path, origin: dict[str, str]) -> ReadPlan:
 def _plan_table(folder: Path, config: ZooConfig, origin: dict[str, str]) -> ReadPlan:
     paths = sorted(path for path in folder.rglob("*.parquet") if path.name != "metadata.parquet")
     if not paths:  # a data set of other files leaves no folder
-        found = sorted(path.name for path in folder.iterdir())[:8] if folder.is_dir() else []
-        raise DataError("no parquet files here", where=origin["path"], expected="a table of networks", got=found)
-    pieces, first, refused = [], 0, []
+        files = sorted(path.name for path in folder.iterdir())[:8] if folder.is_dir() else []
+        raise DataError("no parquet files here", where=origin["path"], expected="a table of networks", got=files)
+    pieces, first, rejected = [], 0, []
     for path in paths:
         try:
             meta, names = pq.ParquetFile(path).metadata, pq.read_schema(path).names
         except (*BROKEN, pa.ArrowException) as error:
             if len(paths) == 1:
                 raise DataError("is not a readable parquet file", where=path, got=error) from error
-            refused.append(Rejected(path.relative_to(folder).as_posix(), "unreadable", shown(error)))
+            rejected.append(Rejected(path.relative_to(folder).as_posix(), "unreadable", shown(error)))
             continue
         _check_columns(config.reading.columns, names, path)
         groups: list[int] = []
@@ -180,7 +171,7 @@ def _plan_table(folder: Path, config: ZooConfig, origin: dict[str, str]) -> Read
                 pieces.append(Piece(str(path.resolve()), tuple(groups), first))
                 first, groups, count = first + count, [], 0
     known = content_hash(stamp(paths), *(str(path.resolve()) for path in paths))
-    return ReadPlan(functools.partial(read_piece, config.reading), pieces, refused, known, origin)
+    return ReadPlan(functools.partial(read_piece, config.reading), pieces, rejected, known, origin)
 
 
 def _check_columns(columns: ColumnsConfig, names: list[str], path: Path) -> None:
@@ -199,8 +190,8 @@ def _rows(batch: pa.RecordBatch, weights: str) -> Iterator[dict[str, Any]]:
         pa.types.is_list(column.type) or pa.types.is_large_list(column.type) or pa.types.is_fixed_size_list(column.type)
     )
     flat = flat and pa.types.is_floating(column.type.value_type)
-    others = batch.drop_columns([weights]).to_pylist() if batch.num_columns > 1 else [{} for _ in range(batch.num_rows)]
-    for place, row in enumerate(others):
+    rows = batch.drop_columns([weights]).to_pylist() if batch.num_columns > 1 else [{} for _ in range(batch.num_rows)]
+    for place, row in enumerate(rows):
         cell = column[place]
         row[weights] = cell.values.to_numpy(zero_copy_only=False) if flat and cell.is_valid else cell.as_py()
         yield row
@@ -217,7 +208,7 @@ def _network(name: str, row: Mapping[str, Any], reading: ReadingConfig) -> RawNe
         metadata |= flattened(weights.get("config") or {}, "config")
         weights = weights["weights"]
     state = _state(weights, known or reading.layout, reading.max_weights)
-    content = select(state, key=reading.state_key, most=reading.max_weights)
+    content = only(select_all(state, key=reading.state_key, most=reading.max_weights))
     special = {columns.weights, columns.layout, columns.id, columns.run, columns.checkpoint, columns.architecture}
     for column in columns.metadata if columns.metadata is not None else [name for name in row if name not in special]:
         metadata |= _metadata(column, row[column])
@@ -256,10 +247,10 @@ def _state(weights: Any, layout: Mapping[str, Any], most: int) -> Any:
         RejectedError: if they are no weights, or do not fit their layout.
     """
     if isinstance(weights, Mapping):
-        parts = {str(key): value for key, value in weights.items() if value is not None}
+        tensors = {str(key): value for key, value in weights.items() if value is not None}
         return {
             key: _state(value, {}, most) if isinstance(value, Mapping) else _tensor(value)
-            for key, value in parts.items()
+            for key, value in tensors.items()
         }
     if weights is None:
         raise RejectedError("no_checkpoint", "an empty cell")
@@ -268,10 +259,8 @@ def _state(weights: Any, layout: Mapping[str, Any], most: int) -> Any:
         raise RejectedError("too_large", f"{vector.numel():,} numbers")
     if not layout:
         return {"weights": vector}
-    if isinstance(layout, Layout):
-        return layout.unflatten(vector)
     shapes = {str(name): tuple(int(size) for size in shape) for name, shape in layout.items()}
-    if any(size < 0 for shape in shapes.values() for size in shape) or math.prod(map(len, shapes.values())) > 1 << 62:
+    if any(size < 0 for shape in shapes.values() for size in shape):
         raise RejectedError("mismatched_layout", "a negative size")
     return split_vector(vector.reshape(-1), shapes)
 

@@ -154,9 +154,7 @@ def test_killed_in_two_processes_and_resumed_is_bit_for_bit_the_same(images: Ima
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     assert not Path("killed").exists()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("WSCORE_WORKERS", "2")
-        record_runs(config, images, Path("killed"))
+    record_runs(config, images, Path("killed"))
     record_runs(config, images, Path("whole"))
     assert hash_folder(Path("whole")) == hash_folder(Path("killed"))
 

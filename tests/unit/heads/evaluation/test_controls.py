@@ -10,7 +10,9 @@ from wscore.heads.evaluation.controls import (
     linear_probe,
     shape_numbers,
     shapes,
+    shuffled,
     training_mean,
+    untrained_latents,
 )
 from wscore.heads.targets import Binary, Continuous, Discrete, Target
 from wscore.networks.layout import Layout, TensorSpec
@@ -25,7 +27,9 @@ def rows(count: int, seed: int = 0) -> ControlInputs:
     latents = rng.normal(size=(count, 4)).astype(np.float32)
     shape = rng.integers(0, 2, count)
     statistics = np.column_stack([latents[:, 0], rng.normal(size=count), shape])
-    return ControlInputs(latents, statistics, shape, latents[:, :2], latents[:, 2:], ("a", "b", "c"))
+    return ControlInputs(
+        latents, statistics, latents, statistics, shape, latents[:, :2], latents[:, 2:], ("a", "b", "c")
+    )
 
 
 def case(
@@ -124,3 +128,30 @@ def test_shape_numbers_ignore_names():
 
     layouts = [layout("a", (2, 3), "linear"), layout("b", (2, 3), "linear"), layout("a", (3, 2), "linear")]
     assert shape_numbers([*layouts, layout("a", (2, 3), "other")]).tolist() == [0, 0, 1, 2]
+
+
+def test_shuffled_labels_teach_nothing_that_the_labels_do():
+    train, test = rows(300), rows(100, seed=1)
+    given = case(NUMBER, train.latents[:, 0], train=train, test=test)
+    truth = test.latents[:, 0]
+    assert np.corrcoef(linear_probe(given)[:, 0], truth)[0, 1] > 0.99
+    assert abs(np.corrcoef(shuffled(given)[:, 0], truth)[0, 1]) < 0.9
+
+
+def test_probes_that_no_network_was_run_on_predict_the_mean():
+    train, test = (rows(count)._replace(probes=np.full((count, 3), np.nan)) for count in (6, 2))
+    given = case(NUMBER, [1, 2, 3, 4, 5, 6], train=train, test=test)
+    np.testing.assert_array_equal(CONTROLS["probes"](given), training_mean(given))
+
+
+def test_an_untrained_encoder_is_fitted_to_no_network_but_those_of_the_training():
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(20, 5)).astype(np.float32)
+    features[::3, 0], features[:, 1] = np.nan, 7.0
+    train = np.arange(20) < 10
+    latents = untrained_latents(features, train, latent_dim=3, seed=0)
+    assert latents.shape == (20, 3)
+    assert np.isfinite(latents).all()
+    moved = np.where(train[:, None], features, 100 * features)
+    np.testing.assert_allclose(untrained_latents(moved, train, latent_dim=3, seed=0)[train], latents[train], atol=1e-6)
+    assert not np.allclose(untrained_latents(features, train, latent_dim=3, seed=1), latents)

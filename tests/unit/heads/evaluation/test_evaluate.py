@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from wscore.config import convert, read_yaml
+from wscore.encoder.weight_statistics import statistics_table
 from wscore.errors import DataError, ModelError, WscoreWarning
 from wscore.heads.dataset import HeadData
 from wscore.heads.ensemble import Blend, BlendConfig
@@ -28,7 +29,6 @@ from wscore.heads.evaluation.tables import heads_tables
 from wscore.heads.mlp_head import HeadConfig
 from wscore.heads.targets import Targets, fit_binary, fit_continuous, fit_discrete
 from wscore.heads.train import HeadsConfig, PropertyHead, target_kind
-from wscore.heads.weight_statistics import statistics_table
 from wscore.zoo.store import Zoo
 
 PARAMS = Path(__file__).parents[4] / "params.yaml"
@@ -63,7 +63,16 @@ def data(count: int = 160) -> HeadData:
 def rows(given: HeadData) -> ControlInputs:
     shape = given.table["shape"].to_numpy()
     statistics = np.column_stack([given.latents[:, 1:], shape])
-    return ControlInputs(given.latents, statistics, shape, given.latents[:, :2], given.latents[:, 2:], tuple("abcd"))
+    return ControlInputs(
+        given.latents,
+        statistics,
+        given.latents,
+        statistics,
+        shape,
+        given.latents[:, :2],
+        given.latents[:, 2:],
+        tuple("abcd"),
+    )
 
 
 def targets_of(task: str, train: pd.DataFrame) -> Targets:

@@ -116,7 +116,7 @@ def test_metadata_that_is_asked_for_decides(read_zoo, excluded, tmp_path):
         zoo = read_zoo(
             "folder", save(tmp_path / "in", states), hygiene=hygiene, reading={"name_pattern": "acc_{accuracy:f}"}
         )
-    assert "1 of 4 checkpoints don't fit zoo.reading.name_pattern" in str(caught[0].message)
+    assert "1 of 4 checkpoints don't match zoo.reading.name_pattern" in str(caught[0].message)
     assert "2 excluded" in str(caught[1].message)
     rows = pd.read_csv(tmp_path / "zoo" / "set_aside.csv").set_index("model_id")
     assert rows.loc["x", "detail"] == "accuracy"

@@ -1,5 +1,6 @@
 """Reading that is killed, stopped or runs out of disk: nothing half-written, and the next run goes on to the same bytes."""
 
+import json
 import os
 import shutil
 import signal
@@ -10,8 +11,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from ruamel.yaml import YAML
 
+from wscore.config import read_yaml
 from wscore.io import hash_folder
 from wscore.zoo.readers import folder as folders
 from wscore.zoo.readers import ingest as intake
@@ -62,13 +63,17 @@ def source(tmp_path, monkeypatch):
                 some = [vector.numpy() for vector in vectors[start : start + EACH]]
                 table = pd.DataFrame({"name": [f"n{start + place}" for place in range(EACH)]})
                 write_part(tmp_path / "in" / f"{start:02d}.parquet", table, some)
-        yaml = YAML()
-        params = yaml.load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-        params["zoo"].update(source=kind, path=str(tmp_path / "in"))
-        with Path("params.yaml").open("w", encoding="utf-8") as stream:
-            yaml.dump(params, stream)
+        write_params({"source": kind, "path": str(tmp_path / "in")}, {})
 
     return write
+
+
+def write_params(zoo: dict, data: dict) -> None:
+    """Write the defaults with some values of two sections; JSON is YAML."""
+    params = read_yaml(ROOT / "params.yaml")
+    params["zoo"].update(zoo)
+    params["data"].update(data)
+    Path("params.yaml").write_text(json.dumps(params), encoding="utf-8")
 
 
 def run(text: str) -> subprocess.CompletedProcess[str]:
@@ -85,8 +90,9 @@ def fetch() -> None:
     main(["--out", "zoo", "--report", "report.csv", "--metrics", "zoo.json"])
 
 
-@pytest.mark.parametrize("kind", ["folder", "parquet"])
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=["kill", "ctrl-c"])
+@pytest.mark.parametrize(
+    ("number", "kind"), [(signal.SIGKILL, "folder"), (signal.SIGINT, "parquet")], ids=["kill", "ctrl-c"]
+)
 def test_a_reading_that_is_stopped_goes_on_to_the_same_bytes(source, kind, number, monkeypatch):
     source(kind)
     stopped = run(DRIVER.format(each=EACH, killed_at=KILLED_AT, number=int(number)))
@@ -108,10 +114,9 @@ def test_a_reading_that_is_stopped_goes_on_to_the_same_bytes(source, kind, numbe
     assert hash_folder(Path("zoo")) == resumed
 
 
-@pytest.mark.parametrize("kind", ["folder", "parquet"])
-def test_a_full_disk_is_one_line_and_leaves_no_zoo(source, kind):
+def test_a_full_disk_is_one_line_and_leaves_no_zoo(source):
     """The system refuses files of more than 2,000 bytes, as it refuses any on a disk that is full."""
-    source(kind)
+    source("parquet")
     limited = (
         "import resource, signal\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
@@ -152,14 +157,10 @@ for stage, options, made in (
 """
 
 
-def test_a_full_disk_in_generation_and_tokenization_is_one_line_and_the_next_run_goes_on(source):
-    source("folder")
-    yaml = YAML()
-    params = yaml.load(Path("params.yaml").read_text(encoding="utf-8"))
-    params["zoo"].update(source="generate", path=None, n_runs=24, checkpoints=2, epochs=[1, 1], families=["mlp"])
-    params["data"].update(max_train=100, max_test=30)
-    with Path("params.yaml").open("w", encoding="utf-8") as stream:
-        yaml.dump(params, stream)
+@pytest.mark.usefixtures("source")
+def test_a_full_disk_in_generation_and_tokenization_is_one_line_and_the_next_run_goes_on():
+    generated = {"source": "generate", "n_runs": 24, "checkpoints": 2, "epochs": [1, 1], "families": ["mlp"]}
+    write_params(generated, {"max_train": 100, "max_test": 30})
     result = run(FULL)
     assert result.returncode == 0, result.stderr
     lines = result.stdout.splitlines()

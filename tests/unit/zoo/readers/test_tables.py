@@ -99,6 +99,12 @@ def test_a_flat_list_of_another_length_is_listed(read_zoo, excluded, tmp_path):
     assert excluded() == {"row-0000001": "mismatched_layout"}
 
 
+def test_a_flat_list_of_many_tensors_is_read(read_zoo, tmp_path):
+    shapes = {f"conv{number}.weight": (2, 1, 1, 1) for number in range(40)}
+    rows = [{"weights": [float(row + number) for number in range(80)]} for row in range(2)]
+    assert len(read_zoo("parquet", write(tmp_path / "in", rows), reading={"layout": shapes})) == 2
+
+
 def test_columns_and_files_that_are_not_there_are_named(read_zoo, tmp_path):
     folder = write(tmp_path / "in", [{"w": flat(0), "acc": 0.5}])
     message = r"zoo\.reading\.columns\.weights=weights: no such column in train.*; expected one of w, acc"

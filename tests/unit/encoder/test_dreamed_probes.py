@@ -1,21 +1,15 @@
 from pathlib import Path
 
-import msgspec
 import numpy as np
 import pytest
 import torch
 
-from wscore.heads.dreamed_probes import (
-    HYPOTHESES,
-    MEASURES,
-    Member,
+from wscore.encoder.dreamed_probes import (
     dream,
     probe_key,
-    probe_names,
-    probe_numbers,
-    probe_table,
 )
-from wscore.heads.spectra import network_numbers, spectra_table
+from wscore.encoder.features import zoo_features
+from wscore.encoder.spectra import network_numbers, spectra_table
 from wscore.networks.architectures import parse
 from wscore.zoo.store import Zoo
 
@@ -32,35 +26,12 @@ def test_dreamed_probes_are_recognised_by_the_networks_that_were_asked(zoo: Zoo)
     assert key == probe_key(parse(zoo.table["architecture"].iloc[0]))
     assert late[key].images.min() >= 0
     assert late[key].images.max() <= 1
-    place = probe_names().index("surprise.relu.max")
-    assert probe_table(zoo, late).values[:, place].mean() < probe_table(zoo, early).values[:, place].mean()
+    name = "chain.surprise.plain.relu.max"
+    tables = [zoo_features(zoo, probes) for probes in (early, late)]
+    surprise = [np.nanmean(table.values[:, table.names.index(name)]) for table in tables]
+    assert surprise[1] < surprise[0]
     again = dream(zoo, rows, count=20, steps=20, seed=0)
     assert torch.equal(again[key].images, late[key].images)
-
-
-def test_neither_activation_nor_pooling_of_the_metadata_is_looked_at(zoo: Zoo):
-    probes = dream(zoo, np.arange(len(zoo)), count=10, steps=1, seed=0)
-    row = 1
-    architecture = parse(zoo.table["architecture"].iloc[row])
-    other = msgspec.structs.replace(architecture, activation="tanh" if architecture.activation != "tanh" else "relu")
-    vector = torch.from_numpy(zoo.weights([row]))
-    found = [
-        probe_numbers(Member(one, zoo.layout(row), np.array([row])), vector, probes[probe_key(one)])
-        for one in (architecture, other)
-    ]
-    np.testing.assert_array_equal(*found)
-    assert found[0].shape == (1, len(probe_names()))
-    assert len(probe_names()) == (len(MEASURES) + 6) * len(HYPOTHESES)
-
-
-def test_networks_of_unknown_architecture_are_not_run(zoo: Zoo, monkeypatch: pytest.MonkeyPatch):
-    probes = dream(zoo, np.arange(len(zoo)), count=10, steps=1, seed=0)
-    table = zoo.table.copy()
-    table.loc[table.index[0], "architecture"] = ""
-    monkeypatch.setattr(zoo, "table", table)
-    values = probe_table(zoo, probes).values
-    assert np.isnan(values[0]).all()
-    assert np.isfinite(values[1:]).all()
 
 
 def test_spectra_do_not_depend_on_the_order_of_hidden_units(zoo: Zoo):

@@ -2,7 +2,8 @@
 
 All features but the positional ones are invariant to permuting hidden units. The positional ones belong to axes with a
 fixed order: positions within a kernel, inputs of the first layer, outputs of the last. As in
-`wscore.heads.weight_statistics` a column is one feature of the k-th tensor of its kind from the output, NaN where there is none.
+`wscore.encoder.weight_statistics` a column is one feature of the k-th tensor of its kind from the output, NaN where
+there is none.
 """
 
 import itertools
@@ -11,7 +12,7 @@ from collections.abc import Mapping
 import numpy as np
 from jaxtyping import Float
 
-from wscore.heads.weight_statistics import FeatureTable, chunks, tensor_roles
+from wscore.encoder.weight_statistics import FeatureTable, chunks, tensor_roles
 from wscore.io import scratch_array
 from wscore.networks.layout import Layout, TensorSpec
 from wscore.zoo.store import Zoo

@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from wscore.heads import weight_statistics as statistics
-from wscore.heads.weight_statistics import STATISTICS, statistics_table, tensor_roles, tensor_statistics
+from wscore.encoder import weight_statistics as statistics
+from wscore.encoder.weight_statistics import STATISTICS, statistics_table, tensor_roles, tensor_statistics
 from wscore.networks.layout import Layout, TensorSpec
 from wscore.zoo.store import Zoo, write_layouts, write_part
 

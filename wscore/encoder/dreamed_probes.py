@@ -1,36 +1,29 @@
-"""Probe features: outputs of networks on synthetic images optimised ("dreamed") on training networks.
+"""Probe images that are optimised ("dreamed") on training networks, and measures of the outputs of networks on them.
 
 No real image is used. A probe starts as noise and is optimised until the networks of the training split classify it as
 its assigned label (as in Yin et al., 2020, "Dreaming to distill", arXiv 1912.08795, without their norm-layer
 statistics), so that networks that learned the task recognise it and others do not. That outputs on a few synthetic
 inputs are informative about a network: Kahana et al. (2025), "Deep linear probe generators for weight space learning",
 arXiv 2410.10811.
-
-Activation and pooling cannot be read off the weights and are not taken from the metadata either: a network is run under
-every hypothesis about both (`HYPOTHESES`), and the outputs under each are kept. Only the shapes of images and layers are
-taken from its architecture. Networks of unknown architecture cannot be run; their features are NaN.
 """
 
-import itertools
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
-import msgspec
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from wscore.errors import DataError
-from wscore.heads.weight_statistics import FeatureTable
-from wscore.io import scratch_array
-from wscore.networks.architectures import ACTIVATIONS, FAMILIES, POOLINGS, TRAITS, Architecture, parse
-from wscore.networks.inference import StackedAnswer, logits
+from wscore.io import read_tensors, write_tensors
+from wscore.networks.architectures import FAMILIES, Architecture, parse
+from wscore.networks.inference import StackedAnswer
 from wscore.networks.layout import Layout
-from wscore.zoo.sampling import layer_size
 from wscore.zoo.store import Zoo
 
-HYPOTHESES = tuple(itertools.product(ACTIVATIONS, POOLINGS))
+PROBES = "probes.safetensors"
 GROUPS, MEMBERS = 6, 4  # architectures, and networks of each, used per optimisation step
 KEPT = 64  # maximum number of networks used per architecture
 NOISE = 0.3  # standard deviation of the noise added to the probes during optimisation
@@ -38,10 +31,6 @@ SMOOTHNESS = 0.5  # weight of the mean squared difference of neighbouring pixels
 RATE = 0.08
 LARGEST = 1e4  # logits are clipped here
 LEAST = -20.0  # log probabilities are clipped here
-NUMBERS = 1 << 22  # activations of the largest layer held at once
-HELD = 1 << 20  # network weights held in memory at once
-NETWORKS = 1024  # networks whose outputs are held
-RELATIVE = 6  # first measures that are also compared between hypotheses
 
 
 class Probes(NamedTuple):
@@ -60,7 +49,7 @@ ProbeSets = Mapping[str, Probes]
 
 
 class Member(NamedTuple):
-    """Networks that share an architecture (up to activation and pooling: see `hypotheses`)."""
+    """Networks that share an architecture."""
 
     architecture: Architecture
     layout: Layout
@@ -91,48 +80,30 @@ def dream(zoo: Zoo, rows: Int[np.ndarray, " rows"], *, count: int, steps: int, s
     return {key: _dream(zoo, members, count, steps, seed) for key, members in sorted(kinds.items())}
 
 
-def probe_table(zoo: Zoo, probes: ProbeSets) -> FeatureTable:
-    """Return the probe features of all networks of a zoo (N, H) in float32; NaN where they cannot be run."""
-    names = probe_names()
-    values = scratch_array((len(zoo), len(names)), np.float32)
-    values[:] = np.nan
-    for member in _members_by_shape(zoo):
-        fitting = probes.get(probe_key(member.architecture))
-        if fitting is not None:
-            size = _at_once(member.architecture, fitting.images)
-            size *= max(
-                1, min(HELD // member.layout.size, NETWORKS) // size
-            )  # whole batches, so that the batch composition is always the same
-            for start in range(0, len(member.rows), size):
-                rows = member.rows[start : start + size]
-                values[rows] = probe_numbers(member, torch.from_numpy(zoo.weights(rows)), fitting)
-    return FeatureTable(values, names)
+def write_probes(folder: Path, probes: ProbeSets) -> None:
+    """Write probes as one safetensors file; no file if there are none."""
+    if probes:
+        tensors = {f"{key}/{name}": value for key, probe in probes.items() for name, value in probe._asdict().items()}
+        write_tensors(folder / PROBES, tensors)
 
 
-def probe_numbers(
-    member: Member, vectors: Float[Tensor, "networks weights"], probes: Probes
-) -> Float[np.ndarray, "networks number"]:
-    """Return the probe features (`probe_names`) of networks of one layout."""
-    measured: dict[Architecture, np.ndarray] = {}
-    each = []
-    for activation, pooling in HYPOTHESES:
-        kept = pooling if TRAITS[member.architecture.family].has_conv_layers else "none"
-        guess = msgspec.structs.replace(member.architecture, activation=activation, pooling=kept)
-        if guess not in measured:
-            measured[guess] = np.concatenate(
-                [_measure(outputs, probes.labels) for outputs in _outputs(guess, member.layout, vectors, probes.images)]
+def read_probes(folder: Path) -> dict[str, Probes]:
+    """Return the probes in a folder, empty if it has none.
+
+    Raises:
+        DataError: if the file holds something else.
+    """
+    path, probes = folder / PROBES, {}
+    tensors = read_tensors(path) if path.is_file() else {}
+    for key in sorted({name.rpartition("/")[0] for name in tensors}):
+        images, labels = (tensors.get(f"{key}/{part}", torch.empty(())) for part in Probes._fields)
+        fits = images.ndim == 4 and images.dtype == torch.float32 and bool(images.isfinite().all())
+        if not fits or labels.dtype != torch.int64 or labels.shape != images.shape[:1] or bool((labels < 0).any()):
+            raise DataError(
+                "holds no probes", where=f"{path}: {key}", expected="images (n, channels, height, width), labels"
             )
-        each.append(measured[guess])
-    stacked = np.stack(each, axis=-1)  # (n, measures, hypotheses)
-    apart = stacked[:, :RELATIVE] - stacked[:, :RELATIVE].mean(axis=-1, keepdims=True)
-    return np.concatenate([stacked.reshape(len(stacked), -1), apart.reshape(len(stacked), -1)], axis=1)
-
-
-def probe_names() -> tuple[str, ...]:
-    """Return the column names: `<measure>.<activation>.<pooling>`, then `relative_...` to the mean over hypotheses."""
-    guesses = [".".join(pair) for pair in HYPOTHESES]
-    plain = [f"{measure}.{guess}" for measure in MEASURES for guess in guesses]
-    return (*plain, *(f"relative_{name}" for name in plain[: RELATIVE * len(guesses)]))
+        probes[key] = Probes(images, labels)
+    return probes
 
 
 def _members(zoo: Zoo, rows: np.ndarray) -> Iterator[Member]:
@@ -143,17 +114,6 @@ def _members(zoo: Zoo, rows: np.ndarray) -> Iterator[Member]:
             architecture = parse(text)
             if architecture.family in FAMILIES:
                 yield Member(architecture, layout, numbers[chosen[numbers]])
-
-
-def _members_by_shape(zoo: Zoo) -> Iterator[Member]:
-    """Yield the networks that are equal up to activation, pooling and weights."""
-    merged: dict[tuple[str, str], Member] = {}
-    for member in _members(zoo, np.arange(len(zoo))):
-        plain = msgspec.structs.replace(member.architecture, activation="relu", pooling="none")
-        key = (plain.to_json(), member.layout.identity)
-        rows = [merged[key].rows] if key in merged else []
-        merged[key] = member._replace(rows=np.sort(np.concatenate([*rows, member.rows])))
-    yield from merged.values()
 
 
 def _dream(zoo: Zoo, members: list[Member], count: int, steps: int, seed: int) -> Probes:
@@ -189,20 +149,7 @@ def _roughness(images: Tensor) -> Tensor:
     return (across**2).mean() + (down**2).mean()
 
 
-def _outputs(guess: Architecture, layout: Layout, vectors: Tensor, images: Tensor) -> Iterator[np.ndarray]:
-    """Yield logits (n, P, C) of some networks at a time."""
-    chunk = _at_once(guess, images)
-    for chunk_vectors in vectors.split(chunk):
-        outputs = logits(StackedAnswer(guess, layout), chunk_vectors, images, chunk=chunk)
-        yield outputs.nan_to_num(0.0, LARGEST, -LARGEST).clamp(-LARGEST, LARGEST).numpy()
-
-
-def _at_once(architecture: Architecture, images: Tensor) -> int:
-    """Return how many networks are run at once."""
-    return max(1, NUMBERS // (len(images) * layer_size(architecture)))
-
-
-def _measure(logits: np.ndarray, labels: Tensor) -> np.ndarray:
+def measure(logits: np.ndarray, labels: Tensor) -> np.ndarray:
     """Return the `MEASURES` of logits (n, P, C) as (n, measures).
 
     Raises:

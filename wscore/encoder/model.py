@@ -1,0 +1,132 @@
+"""Network of the encoder: features in, latents and a score of unfamiliarity out.
+
+    u = clip((sign(x) log(1 + |x|) - mean) / std), 0 where x is missing, with flags of missing features         (n, F)
+    z = [ (u - centre) basis / stds, (h(u) - m) / s ]                                                         (n, Z)
+
+The first part of the latent are principal components of the features. The second part are hidden numbers of a network h that
+was trained to predict the outputs of the networks from these features. Both have mean 0 and variance 1 in training.
+
+Unfamiliar are networks that the discriminator d takes for damaged ones, and those with features that the principal components
+do not explain: |u - centre|^2 - |(u - centre) basis|^2.
+"""
+
+from itertools import pairwise
+from typing import Annotated
+
+import torch
+from jaxtyping import Float
+from msgspec import Meta
+from torch import Tensor, nn
+
+from wscore.config import Section
+from wscore.training.model_folder import register
+
+CLIP = 6.0  # standard deviations
+SHARES = (0.8, 0.2)  # of the error rate that the discriminator and the residual may use up
+Count = Annotated[int, Meta(ge=0)]
+Positive = Annotated[int, Meta(ge=1)]
+
+
+class EncoderShape(Section):
+    """Shape of the network.
+
+    Args:
+        features: names of the features.
+        optional: places of features that a network may lack, one of each set that it lacks together.
+        components: latent numbers that are principal components.
+        distilled: latent numbers that are distilled from outputs.
+        hidden_dim: hidden width.
+        layers: hidden layers.
+        dropout: rate in training.
+        calibration: networks on which scores were calibrated.
+    """
+
+    features: tuple[str, ...]
+    optional: tuple[Count, ...]
+    components: Positive
+    distilled: Count
+    hidden_dim: Positive
+    layers: Positive
+    dropout: Annotated[float, Meta(ge=0, lt=1)]
+    calibration: Positive
+
+    def __post_init__(self) -> None:
+        """Reject places that are no feature."""
+        if any(place >= len(self.features) for place in self.optional):
+            raise ValueError(f"optional names a place beyond the {len(self.features)} features")
+
+    @property
+    def inputs(self) -> int:
+        """Number of inputs: features and flags."""
+        return len(self.features) + len(self.optional)
+
+
+@register
+class EncoderNetwork(nn.Module):
+    """See the module docstring."""
+
+    mean: Tensor
+    std: Tensor
+    optional: Tensor
+    centre: Tensor
+    basis: Tensor
+    stds: Tensor
+    calibration: Tensor
+
+    def __init__(self, config: EncoderShape) -> None:
+        super().__init__()
+        self.config = config
+        features = len(config.features)
+        self.register_buffer("mean", torch.zeros(features))
+        self.register_buffer("std", torch.ones(features))
+        self.register_buffer("optional", torch.tensor(config.optional, dtype=torch.int64), persistent=False)
+        self.register_buffer("centre", torch.zeros(config.inputs))
+        self.register_buffer("basis", torch.zeros(config.inputs, config.components))
+        self.register_buffer("stds", torch.ones(config.components))
+        self.register_buffer("calibration", torch.zeros(2, config.calibration))  # sorted scores
+        self.hidden = _perceptron(config, config.layers, config.distilled) if config.distilled else None
+        self.scale = nn.BatchNorm1d(config.distilled, affine=False) if config.distilled else None
+        self.discriminator = _perceptron(config, 1, 1)
+
+    def forward(self, features: Float[Tensor, "network feature"]) -> Float[Tensor, "network latent"]:
+        """Return the latents of raw features; NaN marks a missing one."""
+        return self.latents(self.inputs(features))
+
+    def inputs(self, features: Float[Tensor, "network feature"]) -> Float[Tensor, "network input"]:
+        """Return standardised features, 0 where they are missing, and flags of missing ones."""
+        missing = features.isnan()
+        log = features.sign() * features.abs().log1p()
+        u = ((log - self.mean) / self.std).clamp(-CLIP, CLIP)
+        return torch.cat([u.masked_fill(missing, 0), missing[:, self.optional].float()], 1)
+
+    def latents(self, u: Float[Tensor, "network input"]) -> Float[Tensor, "network latent"]:
+        """Return the latents of standardised features."""
+        components = (u - self.centre) @ self.basis / self.stds
+        if self.hidden is None or self.scale is None:
+            return components
+        return torch.cat([components, self.scale(self.hidden(u))], 1)
+
+    def scores(self, u: Float[Tensor, "network input"]) -> Float[Tensor, "2 network"]:
+        """Return the logit of being damaged, and the squared residual of the principal components."""
+        centred = u - self.centre
+        residual = centred.square().sum(1) - (centred @ self.basis).square().sum(1)
+        return torch.stack([self.discriminator(u)[:, 0], residual])
+
+    def inside(self, u: Float[Tensor, "network input"]) -> Float[Tensor, " network"]:
+        """Return the p-value of the hypothesis that networks come from the population of the training networks.
+
+        Split conformal p-values of both scores, p = (1 + calibration networks with a score at least as high) /
+        (1 + calibration networks), combined by a weighted Bonferroni correction.
+        """
+        below = torch.searchsorted(self.calibration, self.scores(u).contiguous())  # (2, n)
+        count = self.calibration.shape[1]
+        shares = torch.tensor(SHARES, device=u.device)[:, None]
+        return ((1 + count - below) / (count + 1) / shares).amin(0).clamp_max(1.0)
+
+
+def _perceptron(config: EncoderShape, layers: int, outputs: int) -> nn.Sequential:
+    widths = [config.inputs, *[config.hidden_dim] * layers]
+    blocks: list[nn.Module] = []
+    for before, after in pairwise(widths):
+        blocks += [nn.Linear(before, after), nn.LayerNorm(after), nn.GELU(), nn.Dropout(config.dropout)]
+    return nn.Sequential(*blocks, nn.Linear(widths[-1], outputs))

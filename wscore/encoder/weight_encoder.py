@@ -1,0 +1,168 @@
+"""An encoder for any network: a fixed number of latents, and whether the network is like those of the training."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from wscore.encoder.config import EncoderConfig
+from wscore.encoder.dreamed_probes import ProbeSets, read_probes, write_probes
+from wscore.encoder.features import CHAIN, named_numbers, read_network, select
+from wscore.encoder.fit import fit_encoder
+from wscore.encoder.model import EncoderNetwork
+from wscore.encoder.weight_statistics import FeatureTable
+from wscore.hub.checksums import verify
+from wscore.hub.fetch import fetch
+from wscore.networks.known_layouts import KnownLayouts
+from wscore.networks.layout import Layout
+from wscore.training.history import History
+from wscore.training.model_folder import load_model, read_model_config, save_model
+from wscore.zoo.store import Zoo
+
+PART = "weight_encoder"  # folder in a publication
+BLOCK = 256  # networks encoded at once
+OUTSIDE = 0.02  # p-value up to which a network is unlike those of the training
+UNLIKE = "unlike the networks that the encoder was trained on (p = {inside:.2g})"
+
+
+class Encoding(NamedTuple):
+    """What an encoder says about networks.
+
+    Attributes:
+        latents: one vector per network; its length does not depend on the network.
+        inside: p-value of the hypothesis that the network comes from the population of the training networks; uniform for
+            new networks of that population, near 0 for others.
+        was_run: whether its outputs on probe images are part of the latent; else it is made of the weights alone.
+    """
+
+    latents: Float[Tensor, "*network latent"]
+    inside: Float[Tensor, "*network"]
+    was_run: Bool[Tensor, "*network"]
+
+    @property
+    def basis(self) -> str:
+        """What the latent of a single network is made of."""
+        return "weights and outputs on probes" if bool(self.was_run) else "weights alone"
+
+
+class WeightEncoder:
+    """Encodes networks of any layout, width and depth; reordering hidden units does not change the latent.
+
+    Nothing but the state dict is read. Layers are taken to follow each other in its order, which decides what is first and
+    last, and what the network outputs if it is a chain of layers (`wscore.encoder.chain`); names of keys are not interpreted
+    beyond `wscore.networks.layout.layout_of`.
+
+    Attributes:
+        network: features to latents.
+        probes: images on which chains of layers are run.
+        layouts: of the training networks.
+        identity: hash of the weights; empty before they are saved.
+    """
+
+    def __init__(
+        self, network: EncoderNetwork, probes: ProbeSets, layouts: KnownLayouts, *, identity: str = ""
+    ) -> None:
+        self.network, self.probes, self.layouts, self.identity = network.eval(), probes, layouts, identity
+
+    @classmethod
+    def fit(
+        cls, zoo: Zoo, split: Sequence[str] | np.ndarray, config: EncoderConfig, *, latent_dim: int, **extras: Any
+    ) -> tuple["WeightEncoder", History]:
+        """Return an encoder fitted to the training networks of a zoo, and its training history: see `fit_encoder`."""
+        fitted = fit_encoder(zoo, split, config, latent_dim=latent_dim, **extras)
+        keys = set(zoo.table["layout"].astype(str)[np.asarray(split) == "train"])
+        layouts = KnownLayouts({key: zoo.layouts[key] for key in keys})
+        return cls(fitted.network, fitted.probes, layouts), fitted.history
+
+    @classmethod
+    def from_folder(cls, folder: Path) -> "WeightEncoder":
+        """Return the encoder in a folder.
+
+        Raises:
+            ModelError: if it is missing, altered or of another class or format.
+            DataError: if its probes or layouts are damaged.
+        """
+        network, identity = load_model(folder, EncoderNetwork), read_model_config(folder)["sha256"]
+        return cls(network, read_probes(folder), KnownLayouts.read(folder), identity=identity)
+
+    @classmethod
+    def from_pretrained(cls, source: Path | str, *, revision: str | None = None, **client: Any) -> "WeightEncoder":
+        """Return the encoder in a folder of published models or on the Hub.
+
+        Args:
+            source: a folder, `owner/name` or `owner/name@revision`.
+            revision: commit, tag or branch on the Hub; null: the newest.
+            client: `cache_dir`, `force_download`, `local_files_only` and `token` of `huggingface_hub`.
+
+        Raises:
+            PublishError: if the id is malformed.
+            DataError: if the Hub refuses or can't be reached.
+            ModelError: if there is no such model, or it was altered or is of another class or format.
+        """
+        folder = fetch(source, revision, part=PART, **client)
+        verify(folder)
+        return cls.from_folder(folder)
+
+    @property
+    def latent_dim(self) -> int:
+        """Length of a latent."""
+        return self.network.config.components + self.network.config.distilled
+
+    def save(self, folder: Path) -> None:
+        """Write the encoder into a folder: config.json, model.safetensors, probes.safetensors, layouts.json."""
+        save_model(folder, self.network)
+        write_probes(folder, self.probes)
+        self.layouts.write(folder)
+
+    def encode(self, network: nn.Module | Mapping[str, Tensor]) -> Float[Tensor, " latent"]:
+        """Return the latent (Z,) of a network, given as a module or a state dict.
+
+        Raises:
+            DataError: naming the tensor, if weights are missing, empty, not floating-point or not finite.
+        """
+        return self.encode_network(network).latents
+
+    def inside(self, network: nn.Module | Mapping[str, Tensor]) -> float:
+        """Return the p-value of a network: see `Encoding.inside`; errors as those of `encode`."""
+        return float(self.encode_network(network).inside)
+
+    def encode_network(self, network: nn.Module | Mapping[str, Tensor]) -> Encoding:
+        """Return the encoding of one network, without the axis of networks; errors as those of `encode`."""
+        return Encoding(*(values[0] for values in self.encode_many(*read_network(self.ordered(network)))))
+
+    def ordered(self, network: nn.Module | Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the state dict of a network, in the order of the training network with the same names and shapes."""
+        return self.layouts.ordered(network.state_dict() if isinstance(network, nn.Module) else network)
+
+    def encode_many(self, layout: Layout, vectors: Float[np.ndarray, "network weights"]) -> Encoding:
+        """Return the encodings of networks that share a layout; weights must be finite."""
+        blocks = np.array_split(vectors, max(1, -(-len(vectors) // BLOCK)))
+        names = self.network.config.features
+        numbers = ((named_numbers(layout, block, self.probes), len(block)) for block in blocks)
+        return _joined([self._encode(select(found, names, count)) for found, count in numbers])
+
+    def encode_features(self, table: FeatureTable) -> Encoding:
+        """Return the encodings of networks from their features (`wscore.encoder.features.zoo_features`)."""
+        places = {name: place for place, name in enumerate(table.names)}
+        columns = [places.get(name, -1) for name in self.network.config.features]
+        blocks = []
+        for start in range(0, len(table.values), BLOCK):
+            values = table.values[start : start + BLOCK]
+            missing = np.full((len(values), 1), np.nan, np.float32)
+            blocks.append(self._encode(np.concatenate([values, missing], axis=1)[:, columns]))
+        return _joined(blocks)
+
+    @torch.no_grad()
+    def _encode(self, features: Float[np.ndarray, "network feature"]) -> Encoding:
+        u = self.network.inputs(torch.from_numpy(np.ascontiguousarray(features, np.float32)))
+        chain = [name.startswith(CHAIN) for name in self.network.config.features]
+        was_run = torch.from_numpy(np.isfinite(features[:, chain]).any(axis=1))
+        return Encoding(self.network.latents(u), self.network.inside(u), was_run)
+
+
+def _joined(blocks: Sequence[Encoding]) -> Encoding:
+    return Encoding(*(torch.cat(values) for values in zip(*blocks, strict=True)))
