@@ -86,6 +86,7 @@ def test_every_method_is_compared_on_the_same_networks_at_the_same_bytes(
         if method not in FREE:
             assert (part["bytes"] <= 4 * part["weights"] / ratio).all(), method
     assert report["6x"]["int8"]["agreement"] > 0.9 > report["6x"]["mean_network"]["agreement"]
+    assert report["6x"]["mean_network"]["r2"] == pytest.approx(0, abs=1e-6)
     assert report["headline"] == 9
     assert read_json(Path("out.json"))["codec_test_of"] == {"codec": hash_folder(Path("codec"))}
     assert report["decoder_bytes"] == sum(path.stat().st_size for path in Path("codec").iterdir())

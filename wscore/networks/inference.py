@@ -1,6 +1,6 @@
 """Runs networks given as flat weight vectors on images, differentiable in the weights, and scores their logits."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ from torch.func import functional_call, vmap
 
 from wscore.networks.architectures import Architecture, parse
 from wscore.networks.layout import Layout
-from wscore.networks.stacked import run, skeleton
+from wscore.networks.stacked import mixed_skeleton, run, skeleton
 
 #: Logits (n, I, C) of networks (n, D) on per-network images (n, I, ...), or shared ones (1, I, ...).
 Answer = Callable[[Tensor, Tensor], Tensor]
@@ -36,10 +36,10 @@ def logits(
 ) -> Float[Tensor, "networks images classes"]:
     """Return the logits of every network on every image, `chunk` networks at once, without gradients, on the vectors' device."""
     images = images.to(vectors.device)
-    rows = [
-        torch.cat([answer(block, batch[None]) for batch in images.split(IMAGES)], dim=1)
-        for block in vectors.float().split(chunk)
-    ]
+    rows = []
+    for places in torch.arange(len(vectors)).split(chunk):
+        block, run_block = vectors[places].float(), answer_of_rows(answer, places.tolist())
+        rows.append(torch.cat([run_block(block, batch[None]) for batch in images.split(IMAGES)], dim=1))
     return torch.cat(rows)
 
 
@@ -63,6 +63,38 @@ class StackedAnswer:
         """Return the logits (n, I, C)."""
         images = images[0] if len(images) == 1 else images
         return run(skeleton(self.architecture), self.layout.unflatten(weights), images)
+
+
+class MixedAnswer:
+    """Runs networks of zoo architectures with equal weights, which differ in activation and pooling, at once.
+
+    Args:
+        architectures: of each of the networks, or their JSON texts.
+        layout: of their state dicts.
+    """
+
+    def __init__(self, architectures: Sequence[Architecture | str], layout: Layout) -> None:
+        self.architectures = tuple(parse(one) if isinstance(one, str) else one for one in architectures)
+        self.layout, kinds = layout, tuple(dict.fromkeys(self.architectures))
+        places = torch.tensor([kinds.index(one) for one in self.architectures])
+        self.order = places.argsort(stable=True)
+        self.back = self.order.argsort()
+        self.skeleton = mixed_skeleton(kinds, tuple(places.bincount().tolist()))
+
+    def __call__(self, weights: Tensor, images: Tensor) -> Tensor:
+        """Return the logits (n, I, C)."""
+        images = images[0] if len(images) == 1 else images[self.order]
+        return run(self.skeleton, self.layout.unflatten(weights[self.order]), images)[self.back]
+
+    def of(self, rows: Sequence[int]) -> Answer:
+        """Return what runs some of the networks; if they are of one architecture, any number of them."""
+        chosen = [self.architectures[row] for row in rows]
+        return StackedAnswer(chosen[0], self.layout) if len(set(chosen)) == 1 else MixedAnswer(chosen, self.layout)
+
+
+def answer_of_rows(answer: Answer, rows: Sequence[int]) -> Answer:
+    """Return what runs some of the networks that `answer` runs."""
+    return answer.of(rows) if isinstance(answer, MixedAnswer) else answer
 
 
 class ModuleAnswer:

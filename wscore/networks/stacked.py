@@ -37,6 +37,34 @@ def run(
 @lru_cache(maxsize=64)
 def skeleton(architecture: Architecture) -> Classifier:
     """Return a network without weights, in evaluation mode, whose layers take a leading network axis."""
+    return _stacked(architecture)
+
+
+@lru_cache(maxsize=64)
+def mixed_skeleton(architectures: tuple[Architecture, ...], counts: tuple[int, ...]) -> Classifier:
+    """Return a `skeleton` for networks of several architectures that differ in layers without weights alone.
+
+    Args:
+        architectures: of the first networks, of the next ones and so on.
+        counts: of the networks of each.
+    """
+    network = _stacked(architectures[0])
+    _mix(network, [skeleton(architecture) for architecture in architectures], counts)
+    return network
+
+
+def _mix(network: nn.Module, others: list[Any], counts: tuple[int, ...]) -> None:
+    for name, child in list(network.named_children()):
+        layers = [getattr(other, name) for other in others]
+        if len({repr(layer) for layer in layers}) == 1:
+            continue
+        if next(child.parameters(), None) is None:
+            setattr(network, name, Mixed(layers, counts))
+        else:
+            _mix(child, layers, counts)
+
+
+def _stacked(architecture: Architecture) -> Classifier:
     with torch.device("meta"):
         network = build(architecture)
         for module in list(network.modules()):
@@ -45,6 +73,26 @@ def skeleton(architecture: Architecture) -> Classifier:
                 if type(child) in rules:
                     setattr(module, name, rules[type(child)](child))
     return network.eval()
+
+
+class Mixed(nn.Module):
+    """A layer without weights for the first networks, another for the next ones.
+
+    Args:
+        layers: for some networks each.
+        counts: of these networks.
+    """
+
+    def __init__(self, layers: list[nn.Module], counts: tuple[int, ...]) -> None:
+        super().__init__()
+        self.layers, self.counts = nn.ModuleList(layers), counts
+
+    def forward(self, x: Float[Tensor, "networks *shape"]) -> Float[Tensor, "networks *other"]:
+        """Return the outputs, as they lie in memory."""
+        parts = [layer(part) for layer, part in zip(self.layers, x.split(self.counts), strict=True)]
+        order = [0, *sorted(range(1, parts[0].ndim), key=lambda axis: -parts[0].stride(axis))]
+        joined = torch.cat([part.permute(order) for part in parts])
+        return joined.permute([order.index(axis) for axis in range(joined.ndim)])
 
 
 class StackedLinear(nn.Module):

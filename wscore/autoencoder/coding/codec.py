@@ -47,7 +47,7 @@ CONFIG, WEIGHTS = "config.json", "codec.safetensors"
 FORMAT = 2  # of the folder; 1 had no gains
 MOST_OWN = 1 << 22  # weights up to which steps for each tensor are tried: adaptive tables are slow
 TOGETHER = 64  # networks that are coded at once
-CURVED = 1 << 26  # numbers of the matrices of curvature that are held at once
+CURVED = 1 << 27  # numbers of the matrices of curvature that are held at once
 DOUBT = 1.5  # how much nearer an own code must be than that of the zoo, where outputs are not compared
 ROUNDED, RUN = SearchConfig(steps=0), SearchConfig()
 TENSORS = ("matrix", "log_stds", "mean")  # of a role
@@ -203,7 +203,7 @@ class WeightCodec:
             layout: of the networks.
             vectors: their weights.
             ratio: of all of them, or of each.
-            answer: how they are run; with images, numbers are searched.
+            answer: runs them; with images, numbers are searched.
             images: training inputs.
             search: how numbers are searched.
 
@@ -215,10 +215,10 @@ class WeightCodec:
         count, files = TOGETHER if len(self._modes(layout)) == 1 else 1, []
         if answer is not None and layout.size <= MOST:
             count = max(1, min(count, CURVED // layout.size**2))
-        for start in range(0, len(vectors), count):
-            chunk = slice(start, start + count)
-            originals = Originals(vectors[chunk], None, answer, images)
-            files += self._best(layout, originals, ratios[chunk], frame, search)
+        originals = Originals(vectors, None, answer, images)
+        for rows in torch.arange(len(vectors)).split(count):
+            each = [ratios[row] for row in rows.tolist()]
+            files += self._best(layout, originals.of(rows), each, frame, search)
         return files
 
     def decompress(self, data: bytes, reference: State | nn.Module | None = None) -> dict[str, Tensor]:

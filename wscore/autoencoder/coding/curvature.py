@@ -7,13 +7,13 @@ the errors of those before.
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from wscore.autoencoder.training.behaviour_loss import spread
 
-CURVED = 256  # training images by which curvature is measured
 MOST = 4096  # weights of the largest network whose matrix is held
 BLOCK = 64  # numbers that are rounded before their errors are passed on
 
@@ -58,8 +58,9 @@ def _curvatures(
 
 def factors(matrices: Float[Tensor, "n weights weights"], damping: float) -> Float[Tensor, "n weights weights"]:
     """Return the upper triangular factors of matrices with `damping` added to their diagonals."""
-    damped = matrices + damping * torch.eye(matrices.shape[-1])
-    return torch.linalg.cholesky(damped.flip(1, 2)).flip(1, 2)
+    damped = matrices.flip(1, 2)
+    damped.diagonal(dim1=1, dim2=2).add_(damping)
+    return torch.linalg.cholesky(damped).flip(1, 2)
 
 
 def round_in_turn(
@@ -70,6 +71,8 @@ def round_in_turn(
 ) -> Float[Tensor, "n k weights"]:
     """Return whole numbers; number j is target_j - sum_i F_ij e_i / F_jj rounded, with the errors e_i of those before.
 
+    Numbers follow one another, so that operations are many and small: NumPy's are several times faster there than torch's.
+
     Args:
         targets: numbers that are rounded, several times for each network.
         factors: F of each of the networks that differ.
@@ -78,27 +81,35 @@ def round_in_turn(
         places: of the factors of each network; None if each has its own.
     """
     places = torch.arange(len(targets)) if places is None else places
-    numbers, pull = torch.zeros_like(targets), torch.zeros_like(targets)
-    inverse = 1 / factors.diagonal(dim1=1, dim2=2)[places, None]  # (n, 1, D)
-    for start in range(0, targets.shape[2], BLOCK):
+    members = [(places == factor).nonzero()[:, 0] for factor in range(len(factors))]
+    aims = targets.movedim(-1, 0).contiguous()  # (D, n, k)
+    thresholds = bounds.movedim(-1, 0).flatten(2).contiguous().numpy()  # (D, levels, n k)
+    pull = torch.zeros_like(targets)
+    inverse = (1 / factors.diagonal(dim1=1, dim2=2)[places]).mT[..., None].contiguous().numpy()  # (D, n, 1)
+    numbers = np.zeros(aims.shape, np.float32)
+    for start in range(0, len(aims), BLOCK):
         part = slice(start, start + BLOCK)
-        inner, here = factors[:, part, part][places, None], pull[:, :, part].clone()
-        errors = torch.zeros_like(here)
-        for place in range(here.shape[2]):
-            j = start + place
-            wanted = targets[:, :, j] - here[:, :, place] * inverse[:, :, j]
-            chosen = _rounded(wanted, bounds[..., j])
-            numbers[:, :, j] = chosen
-            errors[:, :, place] = chosen - targets[:, :, j]
-            here[:, :, place:] += errors[:, :, place, None] * inner[..., place, place:]
-        pull[:, :, start + BLOCK :] += errors @ factors[:, part, start + BLOCK :][places]
-    return numbers
+        inner = factors[:, part, part][places].movedim(0, -1)[..., None].contiguous().numpy()  # (B, B, n, 1)
+        here = pull[..., part].movedim(-1, 0).contiguous().numpy()
+        exact = aims[part].numpy()
+        errors = np.empty_like(here)
+        for place in range(len(here)):
+            wanted = exact[place] - here[place] * inverse[start + place]
+            numbers[start + place] = _rounded(wanted, thresholds[start + place])
+            errors[place] = numbers[start + place] - exact[place]
+            here[place + 1 :] += errors[place] * inner[place, place + 1 :]
+        passed = torch.from_numpy(errors).movedim(0, -1)  # (n, k, B)
+        for factor, rows in zip(factors[:, part, start + BLOCK :], members, strict=True):
+            pull[rows, :, start + BLOCK :] += passed[rows] @ factor
+    return torch.from_numpy(numbers).movedim(0, -1)
 
 
-def _rounded(wanted: Float[Tensor, "n k"], bounds: Float[Tensor, "levels n k"]) -> Float[Tensor, "n k"]:
-    size = wanted.abs()
-    lower = size.floor()
-    bound = bounds[-1]
-    for level in range(len(bounds) - 1):
-        bound = torch.where(lower == level, bounds[level], bound)
-    return wanted.sign() * (lower + (size - lower >= bound))
+def _rounded(wanted: Float[np.ndarray, "n k"], bounds: Float[np.ndarray, "levels nk"]) -> Float[np.ndarray, "n k"]:
+    size = np.abs(wanted)
+    lower = np.floor(size)
+    levels = np.minimum(lower, len(bounds) - 1).astype(np.intp).ravel()
+    bound = (
+        bounds[levels, np.arange(levels.size)].reshape(size.shape) if len(bounds) > 1 else bounds.reshape(size.shape)
+    )
+    lower += size - lower >= bound
+    return np.copysign(lower, wanted)

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from wscore.autoencoder.training.behaviour_loss import behaviour_kl
 from wscore.config import Section
-from wscore.networks.inference import Answer
+from wscore.networks.inference import Answer, answer_of_rows
 
 #: Bits that a squared error of a step is worth: a further bit lowers the mean error 1 / 12 by its derivative 2 ln 2.
 PRICE = 2 * math.log(2) / 12
@@ -31,6 +31,7 @@ HALVINGS = 16  # of the interval in which the price lies
 LATE, EVERY = 0.5, 10  # share of the steps after which results are looked at, and how often
 GAIN, LARGEST = 0.25, 0.05  # how fast lambda follows the bits: log steps
 LEAST_RATE = 0.02  # of the learning rate at the end
+BETAS = (0.9, 0.98)  # of Adam
 HELD = 512  # images by which results are compared
 POOL, PIXELS = 2048, 1 << 26  # noisy images from which batches are drawn, and most numbers of them all
 
@@ -74,7 +75,7 @@ class Originals(NamedTuple):
     Attributes:
         vectors: their weights.
         base: weights of a network from which differences are coded; None codes the weights.
-        answer: runs them; None if they can't be run.
+        answer: runs all of them; None if they can't be run.
         images: training images that they are run on.
     """
 
@@ -85,7 +86,10 @@ class Originals(NamedTuple):
 
     def of(self, rows: Int[Tensor, " some"]) -> "Originals":
         """Return some of the networks."""
-        return self._replace(vectors=self.vectors[rows])
+        return self._replace(vectors=self.vectors[rows], answer=self._answer_of(rows.tolist()))
+
+    def _answer_of(self, rows: list[int]) -> Answer | None:
+        return None if self.answer is None else answer_of_rows(self.answer, rows)
 
     def chosen(self, count: int, seed: int) -> Float[Tensor, "images ..."]:
         """Return at most so many of the images, drawn by a seed."""
@@ -99,9 +103,10 @@ class Originals(NamedTuple):
         assert answer is not None, "networks are run"
         assert images is not None, "networks are run"
         rows, places = distinct(self.vectors)
+        alone = answer_of_rows(answer, rows)
         return SearchProblem(
             outputs=lambda numbers, x: answer(decode(numbers), x[None]),
-            originals=lambda x: answer(self.vectors[rows], x[None])[places],
+            originals=lambda x: alone(self.vectors[rows], x[None])[places],
             images=images,
             prices=prices,
             budget=budget,
@@ -190,7 +195,7 @@ class _Search:
             self.expected = problem.originals(self.held)
         self.pool, self.answers = self._pool()
         self.numbers = start.detach().clone().requires_grad_(True)
-        self.optimizer = torch.optim.Adam([self.numbers], lr=config.lr, betas=(0.9, 0.98), eps=1e-12)
+        self.first, self.second, self.steps = torch.zeros_like(start), torch.zeros_like(start), 0
         problem.prices.learn(start.detach().round())
         self.log_rate = self._first_rate().log()
         self.best, self.value = torch.zeros_like(start), torch.full((len(start),), torch.inf)
@@ -198,7 +203,6 @@ class _Search:
 
     def step(self, share: float) -> None:
         """Move the numbers once, `share` of the search done."""
-        self.optimizer.param_groups[0]["lr"] = self.config.lr * max((1 + math.cos(math.pi * share)) / 2, LEAST_RATE)
         drawn = torch.randint(len(self.pool), (self.config.batch,), generator=self.random)
         with torch.no_grad():
             whole, bits = rounded(self.problem.prices, self.numbers, PRICE)
@@ -206,11 +210,20 @@ class _Search:
         outputs = self.problem.outputs(self.numbers + (whole - self.numbers).detach(), self.pool[drawn])
         loss = behaviour_kl(self.answers[:, drawn], outputs, self.config.temperature).sum()
         (gradient,) = torch.autograd.grad(loss, self.numbers)
-        self.numbers.grad = torch.nan_to_num(gradient) + self.log_rate.exp()[:, None] * slopes
-        self.optimizer.step()
+        rate = self.config.lr * max((1 + math.cos(math.pi * share)) / 2, LEAST_RATE)
+        self._move(torch.nan_to_num(gradient) + self.log_rate.exp()[:, None] * slopes, rate)
         excess = bits / self.problem.budget - 1
         self.log_rate += (GAIN * excess).clamp(-LARGEST, LARGEST)
         self.problem.prices.learn(whole)
+
+    @torch.no_grad()
+    def _move(self, gradient: Tensor, rate: float) -> None:
+        """Take a step of Adam (its class in torch takes seconds to import)."""
+        self.steps += 1
+        self.first.lerp_(gradient, 1 - BETAS[0])
+        self.second.mul_(BETAS[1]).addcmul_(gradient, gradient, value=1 - BETAS[1])
+        scale = (self.second / (1 - BETAS[1] ** self.steps)).sqrt_().add_(1e-12)
+        self.numbers.addcdiv_(self.first, scale, value=-rate / (1 - BETAS[0] ** self.steps))
 
     @torch.no_grad()
     def keep(self) -> None:

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from wscore.autoencoder.coding.coordinates import Coordinates
-from wscore.autoencoder.coding.curvature import CURVED, MOST, curvatures, factors, round_in_turn
+from wscore.autoencoder.coding.curvature import MOST, curvatures, factors, round_in_turn
 from wscore.autoencoder.coding.quantise import (
     FINE,
     FINEST,
@@ -24,13 +24,15 @@ from wscore.autoencoder.coding.quantise import (
     units,
 )
 from wscore.autoencoder.coding.search import Originals, SearchConfig, distinct, fitted, search
+from wscore.networks.inference import answer_of_rows
 
 FINER = 0.9  # step of a search beside that of rounding: numbers that it lowers pay for it
 RICH = 2.5  # bits a weight from which on a search does not pay
+CURVED = 128  # training images by which curvature is measured
 DAMPING = 0.3  # of a network's own curvature, by that of the zoo
 IN_TURN = PRICE / 2  # squared error that a bit is worth where numbers are rounded in turn
 LEVELS = 3  # magnitudes whose bits are told apart there
-NARROW = (24, 8)  # how much finer or coarser steps are with numbers rounded in turn, in 1 / 32
+NARROW = (4, 20)  # how much finer or coarser steps are with numbers rounded in turn, in 1 / 32
 
 
 class FixedPrices:
@@ -97,17 +99,19 @@ def rounded_in_turn(
     code: Coordinates, originals: Originals, rounded: Quantised, bits: Float[Tensor, " n"], config: SearchConfig
 ) -> Quantised:
     """Return networks rounded by their own curvature with the finest steps that fit, else as they are."""
-    base, answer, lower = _base(code, originals), originals.answer, []
+    base, answer = _base(code, originals), originals.answer
     y = code.forward(originals.vectors) - base
     assert answer is not None, "networks are run"
     rows, places = distinct(originals.vectors)
     images = originals.chosen(CURVED, config.seed)
-    for row in rows:
+    lower = torch.empty(len(rows), code.size, code.size)
+    for place, row in enumerate(rows):
         unit = units(code, rounded)[row]
-        run = lambda numbers, x, unit=unit: answer(code.quick_inverse(base + numbers * unit), x)  # noqa: E731
+        alone = answer_of_rows(answer, [row])
+        run = lambda numbers, x, unit=unit, alone=alone: alone(code.quick_inverse(base + numbers * unit), x)  # noqa: E731
         matrix = curvatures(run, (y[row] / unit)[None], images, (config.temperature,))[0]
-        lower.append(factors(matrix, DAMPING))
-    return _finest(code, y, rounded, bits - side_bits(code, rounded.scales), torch.cat(lower), places)
+        lower[place] = factors(matrix, DAMPING)[0]
+    return _finest(code, y, rounded, bits - side_bits(code, rounded.scales), lower, places)
 
 
 def _finest(

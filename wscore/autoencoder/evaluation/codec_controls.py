@@ -20,7 +20,7 @@ from torch import Tensor
 
 from wscore.autoencoder.coding.codec import WeightCodec
 from wscore.autoencoder.coding.coordinates import Coordinates
-from wscore.autoencoder.coding.curvature import CURVED, curvatures, factors, round_in_turn
+from wscore.autoencoder.coding.curvature import curvatures, factors, round_in_turn
 from wscore.autoencoder.coding.quantise import Quantised, dequantise, quantise
 from wscore.autoencoder.coding.range_coder import STREAM, decoder, encoder, read_words, shortest
 from wscore.autoencoder.coding.search import Originals, SearchConfig, search
@@ -28,14 +28,15 @@ from wscore.autoencoder.coding.table_coder import encode_numbers
 from wscore.autoencoder.coding.tables import LAPLACE, table
 from wscore.autoencoder.coding.tuned import RICH
 from wscore.autoencoder.training.behaviour_loss import behaviour_kl
-from wscore.networks.inference import Answer
+from wscore.networks.inference import Answer, answer_of_rows
 from wscore.networks.layout import Layout
 
+CURVED = 256  # training images by which curvature is measured
 TEMPERATURES = (0.5, 4.0)  # of the curvature, in spreads of the logits; the larger one is that of the logits themselves
 DAMPINGS = (0.01, 0.03, 0.1)  # shares of the mean diagonal
 DEAD_ZONES = (0.0, 0.1)  # by how much the rounding threshold lies beyond 1/2
 JUDGED = 512  # training images of the choice between settings
-NARROW = 24  # how far the step of numbers rounded in turn is from that of the nearest ones
+NARROW = (4, 28)  # how much finer or coarser steps are with numbers rounded in turn, in 1 / 32
 LEVELS, LOWEST, OFFSETS = (
     32,
     -22,
@@ -47,6 +48,8 @@ END_BITS = 8  # that the range coder may take beyond what the tables say
 FINE = 32  # parts of an octave in which a network's step is counted
 LEARNED = 10  # steps of a search after which tables are chosen anew
 TRIES = 8  # at fitting the bytes
+SETTINGS = list(product(range(len(TEMPERATURES)), DAMPINGS))  # number of the temperature, and damping
+HELD = 1 << 27  # numbers of the matrices that are held at once
 
 
 class Networks(NamedTuple):
@@ -69,6 +72,11 @@ class Networks(NamedTuple):
         """How they are run, if they can be."""
         assert self.answer is not None, "networks can be run"
         return self.answer
+
+    def of(self, rows: Sequence[int]) -> "Networks":
+        """Return some of the networks."""
+        answer = None if self.answer is None else answer_of_rows(self.answer, rows)
+        return self._replace(answer=answer, vectors=self.vectors[list(rows)])
 
 
 class Coded(NamedTuple):
@@ -209,7 +217,8 @@ def payloads(code: Coordinates, stored: Quantised) -> Int[Tensor, " n"]:
 
 def curvature(networks: Networks, rooms: Sequence[int]) -> list[Rounding]:
     """Return networks rounded by their own curvature, once for each of some counts of bytes."""
-    found = [_round_network(networks, one[None], rooms) for one in networks.vectors]
+    count = max(1, HELD // (len(SETTINGS) * networks.layout.size**2))
+    found = [_round(networks.of(rows.tolist()), rooms) for rows in torch.arange(len(networks.vectors)).split(count)]
     return [Rounding(*(torch.cat(parts) for parts in zip(*each, strict=True))) for each in zip(*found, strict=True)]
 
 
@@ -220,9 +229,9 @@ def searched(networks: Networks, start: Rounding, room: Int[Tensor, " n"], confi
     if not len(rows):
         return start
     size = _sizes(start.step, start.offsets)[rows][:, coder.groups]
-    originals = Originals(networks.vectors[rows], None, networks.answer, networks.images)
+    originals = Originals(networks.vectors, None, networks.answer, networks.images).of(rows)
     budget = (8.0 * room - coder.side_bits)[rows]
-    problem = originals.problem(lambda numbers: code.quick_inverse(numbers * size), coder, budget)
+    problem = originals.problem(lambda numbers: code.inverse(numbers * size), coder, budget)
     found = search(problem, code.forward(networks.vectors[rows]) / size, config, start.numbers[rows])
     return start._replace(numbers=start.numbers.index_copy(0, rows, found.numbers))
 
@@ -244,36 +253,50 @@ def _sizes(step: Int[Tensor, "*n"], offsets: Int[Tensor, "*n tensors"]) -> Float
     return (step[..., None] / FINE + (offsets - OFFSETS // 2) / 2).double().exp2().float()
 
 
-def _round_network(networks: Networks, vector: Float[Tensor, "1 weights"], rooms: Sequence[int]) -> list[Rounding]:
+def _round(networks: Networks, rooms: Sequence[int]) -> list[Rounding]:
     code, coder = coordinates(networks.layout), TensorCoder(networks.layout)
-    y = code.forward(vector)
-    run = lambda points, x: networks.run(code.quick_inverse(points), x)  # noqa: E731
-    matrices = curvatures(run, y, _drawn(networks.images, CURVED), TEMPERATURES)[0]  # (temperatures, D, D)
+    damped = torch.empty(len(networks.vectors), len(SETTINGS), code.size, code.size)
+    offset = torch.cat([_settings(networks.of([row]), coder, own) for row, own in enumerate(damped)])  # (n s, tensors)
+    unit = _sizes(torch.zeros(len(offset), dtype=torch.int64), offset)[:, coder.groups]
+    y = code.forward(networks.vectors).repeat_interleave(len(SETTINGS), 0) / unit
+    kinds = list(product(rooms, DEAD_ZONES))
+    bits = torch.tensor([8.0 * room for room, _ in kinds])
+    fit = _Fit(coder, y, damped.flatten(0, 1), bits, [zone for _, zone in kinds])
+    steps, numbers = fit.run()  # (n s, k), (n s, k, D)
+    weights = code.inverse((numbers * unit[:, None] * (steps / FINE).exp2()[..., None]).flatten(0, 1))
+    parts = weights.split(len(SETTINGS) * len(kinds))  # of each network
+    losses = torch.stack([_losses(networks.of([row]), part) for row, part in enumerate(parts)])  # (n, s k)
+    losses = losses.view(-1, len(SETTINGS), len(rooms), len(DEAD_ZONES)).transpose(1, 2)
+    setting, zone = _divided(losses.flatten(2).argmin(2), len(DEAD_ZONES))  # (n, rooms)
+    place = torch.arange(len(parts))[:, None] * len(SETTINGS) + setting
+    kind = torch.arange(len(rooms)) * len(DEAD_ZONES) + zone
+    chosen = steps[place, kind], offset[place], numbers[place, kind]
+    return [Rounding(*(values[:, room] for values in chosen)) for room in range(len(rooms))]
+
+
+def _divided(values: Tensor, by: int) -> tuple[Tensor, Tensor]:
+    return values // by, values % by
+
+
+def _settings(
+    network: Networks, coder: TensorCoder, out: Float[Tensor, "s weights weights"]
+) -> Int[Tensor, "s tensors"]:
+    """Return the offsets of a network under each of `SETTINGS`, and write its factors by numbers in steps to `out`."""
+    code = coordinates(network.layout)
+    run = lambda points, x: network.run(code.inverse(points), x)  # noqa: E731
+    matrices = curvatures(run, code.forward(network.vectors), _drawn(network.images, CURVED), TEMPERATURES)[0]
     means = _tensor_means(coder, matrices.diagonal(dim1=1, dim2=2))
     middle = means.log2() - (means.log2() * coder.members.mean(0)).sum(1, keepdim=True)
     offsets = (-middle + OFFSETS // 2).round().long().clamp(0, OFFSETS - 1)  # (temperatures, tensors), in halves
-    settings = list(product(range(len(TEMPERATURES)), DAMPINGS))
-    unit = _sizes(torch.zeros(len(settings), dtype=torch.int64), torch.stack([offsets[t] for t, _ in settings]))[
-        :, coder.groups
-    ]
-    damped = torch.cat([factors(matrices[t : t + 1], damping) for t, damping in settings]) * unit[:, :, None]
-    kinds = list(product(rooms, DEAD_ZONES))
-    job = _Fit(coder, y / unit, damped, torch.tensor([8.0 * room for room, _ in kinds]), [zone for _, zone in kinds])
-    steps, numbers = job.run()  # (settings, kinds), (settings, kinds, D)
-    weights = code.inverse((numbers * unit[:, None] * (steps / FINE).exp2()[..., None]).flatten(0, 1))
-    losses = _losses(networks, vector, weights).view(len(settings), len(rooms), len(DEAD_ZONES))
-    best = losses.permute(1, 0, 2).flatten(1).argmin(1).tolist()
-    found = []
-    for place, choice in enumerate(best):
-        setting, zone = divmod(choice, len(DEAD_ZONES))
-        kind = place * len(DEAD_ZONES) + zone
-        own = offsets[settings[setting][0]]
-        found.append(Rounding(steps[setting, kind][None], own[None], numbers[setting, kind][None]))
-    return found
+    offset = torch.stack([offsets[t] for t, _ in SETTINGS])
+    unit = _sizes(torch.zeros(len(offset), dtype=torch.int64), offset)[:, coder.groups]
+    for place, (t, damping) in enumerate(SETTINGS):
+        torch.mul(factors(matrices[t : t + 1], damping)[0], unit[place, :, None], out=out[place])
+    return offset
 
 
 class _Fit(NamedTuple):
-    """Rounding of one network under several settings (s) to several sizes and dead zones (k)."""
+    """Rounding of networks, each under several settings (s: those of the first network first), to sizes and dead zones (k)."""
 
     coder: TensorCoder
     y: Float[Tensor, "s weights"]  # in units of a step of 1
@@ -287,7 +310,7 @@ class _Fit(NamedTuple):
         low = (FINE * (top - np.log2(self.coder.largest))).floor().long()
         high = (FINE * (top + 2)).ceil().long()
         nearest = self._search(low, high, self._nearest, (high, torch.zeros(*low.shape, self.y.shape[1])))
-        return self._search(torch.maximum(low, nearest[0] - NARROW), nearest[0] + NARROW, self._in_turn, nearest)
+        return self._search(torch.maximum(low, nearest[0] - NARROW[0]), nearest[0] + NARROW[1], self._in_turn, nearest)
 
     def _search(
         self, low: Tensor, high: Tensor, rounded: Callable[[Tensor], Tensor], best: tuple[Tensor, Tensor]
@@ -320,10 +343,11 @@ def _tensor_means(coder: TensorCoder, values: Float[Tensor, "n weights"]) -> Flo
 
 
 @torch.no_grad()
-def _losses(networks: Networks, vector: Float[Tensor, "1 weights"], weights: Float[Tensor, "n weights"]) -> Tensor:
-    images = _drawn(networks.images, JUDGED)[None]
-    expected = networks.run(vector, images).expand(len(weights), -1, -1)
-    return torch.nan_to_num(behaviour_kl(expected, networks.run(weights, images), 0.5), nan=torch.inf)
+def _losses(network: Networks, weights: Float[Tensor, "n weights"]) -> Float[Tensor, " n"]:
+    """Return how far other weights of a network are from it."""
+    images = _drawn(network.images, JUDGED)[None]
+    expected = network.run(network.vectors, images).expand(len(weights), -1, -1)
+    return torch.nan_to_num(behaviour_kl(expected, network.run(weights, images), 0.5), nan=torch.inf)
 
 
 def _drawn(images: Tensor, count: int) -> Tensor:

@@ -6,7 +6,7 @@
     curvature      steps and rounding from the network's own curvature on training images
     own_search     the same search as `search`, in the steps of `curvature`
     int8, int4     every weight rounded, a scale for each tensor
-    mean_network   the mean of the training networks of the layout
+    mean_network   the mean of the aligned training networks of the layout
 
 The last five look at no zoo, save the mean network. Bytes are those of files, or of payloads with the header of a file.
 """
@@ -35,6 +35,7 @@ from wscore.autoencoder.evaluation.codec_controls import (
 from wscore.errors import ModelError
 
 SINGLE_PASS, SEARCH, PLAIN, CURVATURE, OWN_SEARCH = "single_pass", "search", "plain", "curvature", "own_search"
+MEAN_NETWORK = "mean_network"
 SEARCHES = (SEARCH, OWN_SEARCH)
 HEADER = 8  # bytes of a file of a layout that the codec knows; controls are granted as many
 Methods = Iterator[tuple[float, str, Coded]]
@@ -86,7 +87,7 @@ def fixed_sizes(networks: Networks, mean: Float[np.ndarray, " weights"]) -> dict
     return {
         "int8": _integers(networks, 8),
         "int4": _integers(networks, 4),
-        "mean_network": Coded(average, torch.full((len(vectors),), HEADER)),
+        MEAN_NETWORK: Coded(average, torch.full((len(vectors),), HEADER)),
     }
 
 
@@ -96,9 +97,11 @@ def coded(codec: WeightCodec, networks: Networks, ratios: Sequence[float], searc
     Raises:
         ModelError: if a file has no room for more than its header.
     """
-    run = {} if search is None else {"answer": networks.answer, "images": networks.images, "search": search}
-    vectors, each = _repeated(networks, len(ratios)).vectors, np.repeat(ratios, len(networks.vectors)).tolist()
-    files = codec.compress_vectors(networks.layout, vectors, ratio=each, **run)
+    every, count = networks.of([row for row in range(len(networks.vectors)) for _ in ratios]), len(ratios)
+    run = {} if search is None else {"answer": every.answer, "images": every.images, "search": search}
+    each = list(ratios) * len(networks.vectors)  # networks in turn, so that those of all ratios are looked at once
+    files = codec.compress_vectors(networks.layout, every.vectors, ratio=each, **run)
+    files = [data for place in range(count) for data in files[place::count]]
     back = [torch.from_numpy(networks.layout.flatten(codec.decompress(data))) for data in files]
     return Coded(torch.stack(back), torch.tensor([len(data) for data in files]))
 
@@ -111,7 +114,7 @@ def _by_ratio(name: str, every: Coded, ratios: Sequence[float]) -> Methods:
 
 
 def _repeated(networks: Networks, count: int) -> Networks:
-    return networks._replace(vectors=networks.vectors.repeat(count, 1))
+    return networks.of(list(range(len(networks.vectors))) * count)
 
 
 def _rooms(networks: Networks, ratios: Sequence[float]) -> Int[Tensor, " n"]:

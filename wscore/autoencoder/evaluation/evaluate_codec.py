@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from wscore.autoencoder.coding.codec import WeightCodec
@@ -18,6 +18,7 @@ from wscore.autoencoder.coding.curvature import MOST
 from wscore.autoencoder.coding.search import SearchConfig
 from wscore.autoencoder.evaluation.codec_controls import Networks
 from wscore.autoencoder.evaluation.codec_methods import (
+    MEAN_NETWORK,
     SEARCHES,
     Methods,
     Searches,
@@ -26,6 +27,7 @@ from wscore.autoencoder.evaluation.codec_methods import (
     without_zoo,
     zoo_search,
 )
+from wscore.autoencoder.evaluation.controls import MeanNetwork
 from wscore.autoencoder.evaluation.fidelity import COLUMNS, compare, repair
 from wscore.config import Section
 from wscore.errors import WscoreWarning
@@ -33,7 +35,7 @@ from wscore.evaluation.partial_results import Records
 from wscore.networks.architectures import parse
 from wscore.networks.datasets import DataConfig, NetworkKey, Tasks, kinds_of, load_tasks
 from wscore.networks.images import Images
-from wscore.networks.inference import logits
+from wscore.networks.inference import Answer, MixedAnswer, logits
 from wscore.networks.layout import Layout
 from wscore.parallel import workers_here
 from wscore.tokens.cache import TokenCache
@@ -42,7 +44,8 @@ from wscore.zoo.store import Weights, Zoo
 
 TEST = "test"
 ABOUT = ["model_id", "run_id", "checkpoint"]
-TOGETHER, WEIGHTS = 10, 1 << 22  # networks, and their weights, that a worker codes at once
+TOGETHER, WEIGHTS = 16, 1 << 22  # networks, and their weights, that a worker codes at once
+BATCH = 1024  # training networks that are read at once
 Ratio = Annotated[float, msgspec.Meta(gt=1)]
 
 
@@ -51,7 +54,7 @@ class EvaluateCodecConfig(Section):
 
     Args:
         ratios: besides `ae.compression`; the first is the headline.
-        max_networks: maximum number of networks of the test split, randomly sampled; null uses all.
+        max_networks: maximum number of networks of the test split, randomly sampled from as many runs as possible; null: all.
         max_unseen: the same for widths that no fit saw.
         probe_images: test images on which original and decompressed networks are compared; all if there are fewer.
         search_steps: of the searches.
@@ -99,17 +102,19 @@ class Group(NamedTuple):
 
     Attributes:
         split: of all of them; those of `UNSEEN` are coded by fewer methods.
-        kind: how they are run.
+        kinds: how each is run; they may differ in activation and pooling.
         layout: of all of them.
         about: a row each: columns `ABOUT`, by row number in the zoo.
-        mean: mean training network of the layout, zeros if there is none.
+        mean: mean training network of the layout, hidden units aligned.
+        deviations: sum over the weights of each aligned network of (w - m)^2.
     """
 
     split: str
-    kind: NetworkKey
+    kinds: tuple[NetworkKey, ...]
     layout: Layout
     about: pd.DataFrame
     mean: Float[np.ndarray, " weights"]
+    deviations: Float[np.ndarray, " n"]
 
 
 def evaluate_codec(
@@ -143,22 +148,32 @@ def evaluate_codec(
 
 
 def draw_groups(zoo: Zoo, cache: TokenCache, tasks: Tasks, split: str, most: int | None, seed: int) -> list[Group]:
-    """Return at most `most` random networks of a split in groups of one kind and layout; none if the split is empty."""
+    """Return at most `most` random networks of a split in groups that are run together; none if the split is empty."""
     rows = rows_of_split(cache, split)
-    if most is not None and most < len(rows):
-        rows = np.sort(np.random.default_rng(seed).choice(rows, most, replace=False))
-    names = zoo.table["layout"].astype(str).tolist()
-    means = mean_networks(zoo, rows_of_split(cache, "train"), {names[row] for row in rows})
-    members: dict[tuple[NetworkKey, str], list[int]] = {}
+    rows = rows[drawn(zoo.table["run_id"].to_numpy(str)[rows], most, seed)]
+    names = zoo.table["layout"].astype(str)
+    members: dict[tuple[str, NetworkKey], list[tuple[int, NetworkKey]]] = {}
     for row, kind in zip(rows.tolist(), kinds_of(zoo.table.iloc[rows], tasks), strict=True):
-        members.setdefault((kind, names[row]), []).append(row)
-    groups = []
-    for (kind, name), own in sorted(members.items()):
-        layout, mean = zoo.layouts[name], means.get(name, np.zeros(zoo.layouts[name].size))
+        members.setdefault((str(names.iloc[row]), _alike(kind)), []).append((row, kind))
+    mean, groups = MeanNetwork(cache.of_split("train", BATCH)), []
+    for (name, _), pairs in sorted(members.items()):
+        layout = zoo.layouts[name]
         count = max(1, min(TOGETHER, WEIGHTS // layout.size))
-        chunks = [own[start : start + count] for start in range(0, len(own), count)]
-        groups += [Group(split, kind, layout, zoo.table.loc[chunk, ABOUT], mean) for chunk in chunks]
+        for start in range(0, len(pairs), count):
+            chunk, kinds = zip(*pairs[start : start + count], strict=True)
+            average = mean.mean(layout)
+            deviations = np.square(cache.weights(np.array(chunk)) - average).sum(1)
+            groups.append(Group(split, kinds, layout, zoo.table.loc[list(chunk), ABOUT], average, deviations))
     return groups
+
+
+def drawn(runs: Shaped[np.ndarray, " network"], most: int | None, seed: int) -> Int[np.ndarray, " drawn"]:
+    """Return at most `most` random networks, given the run of each, of as many runs as possible."""
+    if most is None or most >= len(runs):
+        return np.arange(len(runs))
+    shuffled = np.random.default_rng(seed).permutation(len(runs))
+    turns = pd.Series(runs[shuffled]).groupby(runs[shuffled]).cumcount().to_numpy()
+    return np.sort(shuffled[turns.argsort(kind="stable")[:most]])
 
 
 def rows_of_split(cache: TokenCache, split: str) -> Int[np.ndarray, " network"]:
@@ -166,17 +181,20 @@ def rows_of_split(cache: TokenCache, split: str) -> Int[np.ndarray, " network"]:
     return np.unique(cache.networks(cache.indices(split)))
 
 
-def mean_networks(zoo: Zoo, rows: np.ndarray, layouts: set[str]) -> dict[str, Float[np.ndarray, " weights"]]:
-    """Return the mean network of each of some layouts that occurs among rows, in one pass over the zoo."""
-    names, wanted = zoo.table["layout"].to_numpy(str), set(rows.tolist())
-    sums: dict[str, np.ndarray] = {}
-    counts: dict[str, int] = {}
-    for row, vector in zoo.stream():
-        name = names[row]
-        if row in wanted and name in layouts:
-            sums[name] = sums.get(name, 0.0) + vector.astype(np.float64)
-            counts[name] = counts.get(name, 0) + 1
-    return {name: total / counts[name] for name, total in sums.items()}
+def _alike(kind: NetworkKey) -> NetworkKey:
+    """Return a key of networks that are run together: those of the zoo's own architectures but for activation and pooling."""
+    if not kind.architecture:
+        return kind
+    same = msgspec.structs.replace(parse(kind.architecture), activation="relu", pooling="none")
+    return kind._replace(architecture=same.to_json())
+
+
+def _answer(tasks: Tasks, group: Group) -> Answer | None:
+    """Return what runs the networks of a group; None if they can't be."""
+    ways = [tasks.way(kind, group.layout).answer for kind in group.kinds]
+    if len(set(group.kinds)) == 1 or any(way is None for way in ways):
+        return ways[0]
+    return MixedAnswer([kind.architecture for kind in group.kinds], group.layout)
 
 
 def code_group(
@@ -184,15 +202,15 @@ def code_group(
 ) -> Records:
     """Return one row per network, ratio and method of a group."""
     tasks, codec = load_tasks(sources.data), WeightCodec.from_folder(sources.codec)
-    images, vectors = tasks.of(group.kind.task), torch.from_numpy(sources.zoo.weights(group.about.index.to_numpy()))
-    answer = tasks.way(group.kind, group.layout).answer
+    images, vectors = tasks.of(group.kinds[0].task), torch.from_numpy(sources.zoo.weights(group.about.index.to_numpy()))
+    answer = _answer(tasks, group)
     networks = Networks(group.layout, answer, vectors, torch.zeros(0) if images is None else images.x_train)
     compared = _comparer(networks, images, config)
     about = group.about.reset_index(drop=True)
-    about = about.assign(split=group.split, family=family_of(group.kind), weights=group.layout.size)
+    about = about.assign(split=group.split, family=family_of(group.kinds[0]), weights=group.layout.size)
     records: Records = []
     for ratio, method, coded in _methods(codec, networks, ratios, config, group, curved=curved):
-        values = compared(coded.vectors) | _errors(vectors, coded.vectors, group.mean)
+        values = compared(coded.vectors) | _errors(vectors, coded.vectors, group, method)
         records += about.assign(ratio=ratio, method=method, bytes=coded.sizes.numpy(), **values).to_dict("records")
     return records
 
@@ -237,11 +255,12 @@ def _comparer(
     return compared
 
 
-def _errors(original: Tensor, back: Tensor, mean: np.ndarray) -> dict[str, np.ndarray]:
-    """Return sums over the weights of each network of (w - w^)^2, w^2 and (w - m)^2."""
+def _errors(original: Tensor, back: Tensor, group: Group, method: str) -> dict[str, np.ndarray]:
+    """Return sums over the weights of each network of (w - w^)^2, w^2 and (w - m)^2; the mean network is that of aligned ones."""
     first, second = original.double().numpy(), back.double().numpy()
-    differences = {"squared_error": first - second, "squared_norm": first, "squared_deviation": first - mean}
-    return {name: np.square(values).sum(1) for name, values in differences.items()}
+    errors = group.deviations if method == MEAN_NETWORK else np.square(first - second).sum(1)
+    squares = np.square(first).sum(1)
+    return {"squared_error": errors, "squared_norm": squares, "squared_deviation": group.deviations}
 
 
 def _size(group: Group) -> int:
@@ -251,7 +270,7 @@ def _size(group: Group) -> int:
 
 def _warn_of_the_unknown(groups: Sequence[Group], tasks: Tasks) -> None:
     """Warn how many networks can't be run, and why the first can't."""
-    reasons = [(tasks.way(group.kind, group.layout).reason, group) for group in groups]
+    reasons = [(tasks.way(group.kinds[0], group.layout).reason, group) for group in groups]
     stuck = [(reason, group) for reason, group in reasons if reason]
     if stuck:
         (reason, first), count = stuck[0], sum(len(group.about) for _, group in stuck)
