@@ -131,7 +131,7 @@ def train_alone(run: RunPlan, images: Images) -> Tensor:
     network.load_state_dict(layout.unflatten(training.initial_weights(run, layout)))
     momentum = {"momentum": run.momentum} if run.momentum else {}
     optimizer = OPTIMIZERS[run.optimizer](network.parameters(), lr=run.lr, weight_decay=run.weight_decay, **momentum)
-    stream = training.BatchStream(run, len(images.x_train))
+    stream = training.BatchStream(run, training.own_labels(run, images.y_train, images.classes))
     masks = torch.from_numpy(stream.masks(run.steps, network.head.in_features))
     for index, mask in zip(stream.indices(run.steps), masks, strict=True):
         optimizer.zero_grad()

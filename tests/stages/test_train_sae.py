@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from stages import cache_representations, train_autoencoder, train_sae
+from stages import train_autoencoder, train_sae
 from wscore.config import read_yaml
 from wscore.tokens.cache import TokenCache, build_cache
 from wscore.tokens.config import TokensConfig
@@ -20,7 +20,7 @@ AE = {"latent_dim": 5, "hidden_dim": 8, "layers": 1, "epochs": 1, "batch_size": 
 
 @pytest.fixture(scope="module")
 def inputs(tiny_zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Tokens, and representations of a tiny autoencoder."""
+    """Tokens, and a tiny autoencoder."""
     folder = tmp_path_factory.mktemp("inputs")
     config = TokensConfig(
         granularity="neuron", chunk_size=40, max_tokens=512, align="none", normalization="layer",
@@ -31,14 +31,11 @@ def inputs(tiny_zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.chdir(folder)
         params = read_yaml(ROOT / "params.yaml")
         weights_only = {"select": "loss", "behaviour": {**params["ae"]["behaviour"], "share": 0.0}}
-        content = {"ae": {**params["ae"], **AE, **weights_only}, "data": params["data"], "features": params["features"]}
-        content["features"]["probes"] = 0
+        content = {"ae": {**params["ae"], **AE, **weights_only}, "data": params["data"]}
         Path("params.yaml").write_text(json.dumps(content))
         train_autoencoder.main(
             ["--zoo", str(tiny_zoo), "--tokens", "tokens", "--out", "ae", "--history", "h.csv", "--metrics", "ae.json"]
         )
-        common = ["--zoo", str(tiny_zoo), "--tokens", "tokens", "--autoencoder", "ae"]
-        cache_representations.main([*common, "--out", "representations"])
     return folder
 
 
@@ -53,7 +50,7 @@ def run(inputs: Path, tiny_zoo: Path, tmp_path: Path, monkeypatch: pytest.Monkey
         Path("params.yaml").write_text(json.dumps({"sae": section, "data": params["data"]}))
         train_sae.main([
             "--zoo", str(tiny_zoo), "--tokens", str(inputs / "tokens"),
-            "--representations", str(inputs / "representations"),
+            "--autoencoder", str(inputs / "ae"),
             "--out", "models/sae", "--history", "history.csv", "--metrics", "sae.json",
         ])  # fmt: skip
 

@@ -8,7 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stages import cache_representations, fit_codec, tokenize_zoo, train_autoencoder, train_heads, train_sae
+from stages import (
+    cache_representations,
+    fit_codec,
+    tokenize_zoo,
+    train_autoencoder,
+    train_encoder,
+    train_heads,
+    train_sae,
+)
 from wscore.config import read_yaml
 from wscore.tokens.cache import TokenCache
 from wscore.zoo.store import Zoo, read_part, write_part
@@ -21,7 +29,7 @@ SMALL = {
         "validation_fraction": 0.2, "test_fraction": 0.2,
     },
     "ae": {"latent_dim": 5, "hidden_dim": 8, "layers": 1, "epochs": 1, "batch_size": 8, "select": "loss"},
-    "features": {"probes": 4, "probe_steps": 2},
+    "encoder": {"probes": 4, "probe_steps": 2, "hidden_dim": 8, "layers": 1, "epochs": 1},
     "heads": {
         "patterns": ["has_dropout", "activation_relu"], "copies": 1, "boosting_rounds": 3, "hidden_dim": 8, "epochs": 2,
         "batch_size": 8,
@@ -32,7 +40,7 @@ FILES = {  # what the fits of each stage leave, without the files that name thei
     "tokens": ["normalizer.json", "references.safetensors"],
     "codec": ["*.safetensors", "*.json"],
     "ae": ["**/*.safetensors"],
-    "representations": ["probes.safetensors"],
+    "encoder": ["**/*.safetensors"],
     "heads": ["**/*.safetensors"],
     "sae": ["**/*.safetensors"],
 }
@@ -47,11 +55,14 @@ def run_fits(zoo: Path) -> None:
     tokenize_zoo.main(["--zoo", str(zoo), "--out", "tokens", "--metrics", "tokens.json"])
     fit_codec.main([*inputs, "--out", "codec", "--metrics", "codec.json"])
     train_autoencoder.main([*inputs, "--out", "ae", "--history", "ae.csv", "--metrics", "ae.json"])
-    cache_representations.main([*inputs, "--autoencoder", "ae", "--out", "representations"])
+    train_encoder.main([*inputs, "--out", "encoder", "--history", "encoder.csv", "--metrics", "encoder.json"])
+    cache_representations.main([*inputs, "--encoder", "encoder", "--out", "representations"])
     inputs += ["--representations", "representations"]
     head = ["--task", "patterns", "--autoencoder", "ae", "--out", "heads", "--history", "heads.csv"]
     train_heads.main([*inputs, *head])
-    train_sae.main([*inputs, "--out", "sae", "--history", "sae.csv", "--metrics", "sae.json"])
+    train_sae.main(
+        [*inputs[:4], "--autoencoder", "ae", "--out", "sae", "--history", "sae.csv", "--metrics", "sae.json"]
+    )
 
 
 def changed(zoo: Path, folder: Path) -> Path:

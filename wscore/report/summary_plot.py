@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
@@ -75,9 +76,10 @@ def draw_accuracy(axes: Axes, table: pd.DataFrame) -> None:
 def draw_forecast(axes: Axes, table: pd.DataFrame) -> None:
     """Draw skill by horizon of ours and the best methods on later windows (columns split, horizon, method, skill)."""
     first = pd.DataFrame(table[(table["split"] == table["split"].iloc[0]) & (table["method"] != TRUTH)])
-    means = first["skill"].clip(lower=LOWEST_SKILL).groupby(first["method"]).mean()
-    best = set(means.drop(OURS, errors="ignore").nlargest(FORECASTS).index) | {OURS}
-    by_horizon(axes, pd.DataFrame(first[first["method"].isin(best)]), "skill")
+    methods, skill = first["method"].to_numpy(str), first["skill"].clip(lower=LOWEST_SKILL).to_numpy(float)
+    means = {str(name): float(skill[methods == name].mean()) for name in np.unique(methods)}
+    best = sorted(means.keys() - {OURS}, key=lambda name: -means[name])[:FORECASTS]
+    by_horizon(axes, pd.DataFrame(first[np.isin(methods, [OURS, *best])]), "skill")
     axes.axhline(0, color=colour("copy_last"), linewidth=0.8)
     axes.set_ylim(LOWEST_SKILL, 1.05)
     label(axes, x="steps ahead", y="skill = 1 - MSE / MSE of copying the last")
