@@ -17,6 +17,8 @@ from wscore.config import PARAMS, read_yaml
 from wscore.errors import ConfigError
 from wscore.io import write_text
 
+NAMED = ("heads.continuous", "heads.target_weights")  # mappings of the user's own names: replaced as a whole
+
 
 def apply_preset(preset: Path, params: Path = PARAMS) -> None:
     """Write the values of a preset into a parameter file, in place.
@@ -37,6 +39,8 @@ def apply_preset(preset: Path, params: Path = PARAMS) -> None:
 def merge(values: Any, overrides: Mapping[str, Any], *, where: str, prefix: str = "") -> None:
     """Merge overrides into nested mappings, in place; keys must exist, except in an empty mapping, which accepts any.
 
+    Mappings of names that only a zoo knows (`NAMED`) are replaced.
+
     Raises:
         ConfigError: naming the dotted key that does not exist, or is a mapping on one side only.
     """
@@ -49,7 +53,7 @@ def merge(values: Any, overrides: Mapping[str, Any], *, where: str, prefix: str 
         if not free and isinstance(old, Mapping) != isinstance(new, Mapping):
             expected = "a mapping" if isinstance(old, Mapping) else "a single value"
             raise ConfigError("has another form", where=f"{where}: {dotted}", expected=expected, got=new)
-        if isinstance(old, Mapping) and isinstance(new, Mapping):
+        if isinstance(old, Mapping) and isinstance(new, Mapping) and dotted not in NAMED:
             merge(old, new, where=where, prefix=f"{dotted}.")
         else:
             values[key] = _in_place_of(old, new)

@@ -17,7 +17,7 @@ from wscore.training.model_folder import model_identities
 SKIPPED = ("fetch_zoo", "evaluate")  # the zoo is a fixture, the figures are those of the repository
 TINY = """
 ae: {latent_dim: 8, hidden_dim: 8, layers: 1, epochs: 1, batch_size: 8}
-features: {probes: 10, probe_steps: 2}
+encoder: {probes: 10, probe_steps: 2, hidden_dim: 8, layers: 1, epochs: 1}
 heads: {tasks: [accuracy], hidden_dim: 8, layers: 1, copies: 1, epochs: 1, boosting_rounds: 2}
 sae: {latent_dim: 16, k: 4, epochs: 1}
 base: {network: mlp, size: 8, max_train: 100, max_test: 50, batch_size: 16, epochs: 6, snapshots_per_epoch: 2,

@@ -24,7 +24,7 @@ PER_NETWORK = 3_000  # bytes: less than a quarter of a network's weights
 KNOWN = Architecture(family="mlp", input=(1, 8, 8), classes=10, widths=(44,), activation="relu", pooling="none")
 SIZES = {
     "tokens.writer.BLOCK": 1 << 18, "tokens.writer.PART": 1 << 16, "tokens.writer.ENTRIES": 1 << 18,
-    "tokens.alignment.TOGETHER": 64, "heads.representations.BLOCK": 64,
+    "tokens.alignment.TOGETHER": 64, "autoencoder.latents.BLOCK": 64,
 }  # fmt: skip
 CONFIG = TokensConfig(
     granularity="neuron", chunk_size=80, max_tokens=64, align="weights", normalization="layer",

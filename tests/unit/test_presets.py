@@ -50,6 +50,12 @@ def test_values_change_and_comments_stay(params: Path, tmp_path: Path) -> None:
     }
 
 
+def test_columns_of_a_zoo_are_replaced_as_a_whole(params: Path, tmp_path: Path) -> None:
+    params.write_text("heads:\n  continuous: { lr: log, dropout: linear } # scale of each\n  epochs: 20\n")
+    apply_preset(write(tmp_path, "heads: {continuous: {depth: linear}}"), params)
+    assert read_yaml(params)["heads"] == {"continuous": {"depth": "linear"}, "epochs": 20}
+
+
 def test_an_empty_mapping_takes_any_key(params: Path, tmp_path: Path) -> None:
     apply_preset(write(tmp_path, "ae: {free: {anything: 2}}"), params)
     assert read_yaml(params)["ae"]["free"] == {"anything": 2}

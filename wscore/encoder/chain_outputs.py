@@ -45,8 +45,7 @@ def chain_numbers(
 ) -> dict[str, Float[np.ndarray, " networks"]]:
     """Return `MEASURES` of the outputs of networks on the probes that fit them, by name; empty if they can't be run."""
     chains = read_chains(layout) if layout.size <= MOST else ()
-    fitting = find_probes(chains[0], probes) if chains else None
-    if fitting is None:
+    if not chains or (fitting := find_probes(chains[0], probes)) is None:
         return {}
     step = max(1, NUMBERS // _largest(chains[0], fitting))
     parts = [_measured(layout, part, chains, fitting) for part in torch.from_numpy(vectors).float().split(step)]

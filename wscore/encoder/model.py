@@ -22,6 +22,7 @@ from wscore.config import Section
 from wscore.training.model_folder import register
 
 CLIP = 6.0  # standard deviations
+TAIL = 8  # calibration networks, or a tenth of them, whose mean excess is the scale of the tail
 SHARES = (0.8, 0.2)  # of the error rate that the discriminator and the residual may use up
 Count = Annotated[int, Meta(ge=0)]
 Positive = Annotated[int, Meta(ge=1)]
@@ -116,12 +117,17 @@ class EncoderNetwork(nn.Module):
         """Return the p-value of the hypothesis that networks come from the population of the training networks.
 
         Split conformal p-values of both scores, p = (1 + calibration networks with a score at least as high) /
-        (1 + calibration networks), combined by a weighted Bonferroni correction.
+        (1 + calibration networks), combined by a weighted Bonferroni correction. Beyond all calibration networks, of which
+        there may be few, the tail of a score is taken for exponential.
         """
-        below = torch.searchsorted(self.calibration, self.scores(u).contiguous())  # (2, n)
-        count = self.calibration.shape[1]
+        scores, count = self.scores(u).contiguous(), self.calibration.shape[1]
+        below = torch.searchsorted(self.calibration, scores)  # (2, n)
+        tail = min(max(TAIL, count // 10), count - 1)
+        threshold = self.calibration[:, count - 1 - tail, None]
+        scale = (self.calibration[:, count - 1 - tail :] - threshold).mean(1, keepdim=True).clamp_min(1e-6)
+        beyond = (-(scores - self.calibration[:, -1:]).clamp_min(0) / scale).exp()
         shares = torch.tensor(SHARES, device=u.device)[:, None]
-        return ((1 + count - below) / (count + 1) / shares).amin(0).clamp_max(1.0)
+        return ((1 + count - below) * beyond / (count + 1) / shares).amin(0).clamp_max(1.0)
 
 
 def _perceptron(config: EncoderShape, layers: int, outputs: int) -> nn.Sequential:

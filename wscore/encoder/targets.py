@@ -53,7 +53,8 @@ def _outputs(zoo: Zoo, wanted: np.ndarray, probes: ProbeSets) -> dict[str, tuple
             run = StackedAnswer(architecture, layout)
             found = logits(run, torch.from_numpy(zoo.weights(rows)), probes[key].images)
             parts.setdefault(key, []).append((rows, _described(found)))
-    return {key: tuple(map(np.concatenate, zip(*pairs, strict=True))) for key, pairs in parts.items()}
+    joined = {key: [np.concatenate(arrays) for arrays in zip(*pairs, strict=True)] for key, pairs in parts.items()}
+    return {key: (rows, values) for key, (rows, values) in joined.items()}
 
 
 def _described(outputs: Float[Tensor, "n image classes"]) -> Float[np.ndarray, "n number"]:

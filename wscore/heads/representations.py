@@ -45,9 +45,9 @@ def cache_representations(cache: TokenCache, zoo: Zoo, encoder: WeightEncoder, o
         out: folder, replaced.
     """
     features = zoo_features(zoo, encoder.probes)
-    first = cache.table[cache.table["window"] == 0]
+    first = pd.DataFrame(cache.table[cache.table["window"] == 0])
     rows = first["row"].to_numpy(int)
-    table = first[["model_id", "run_id", "split"]].astype(str)
+    table = pd.DataFrame({name: first[name].astype(str) for name in ("model_id", "run_id", "split")})
     table.insert(2, "checkpoint", zoo.table["checkpoint"].to_numpy()[rows])
     with atomic_folder(out) as folder:
         _write(folder / TABLE, table, encoder.encode_features(features), rows)

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from wscore.errors import DataError, WscoreError, printable
-from wscore.networks.naming import native, outputs_first
+from wscore.networks.naming import native, natural, outputs_first
 from wscore.networks.onnx import read_onnx
 from wscore.networks.pickles import SMALL, PickleContent, PickleError, mapped, read_old, read_zip, stored_entry
 from wscore.networks.records import RejectedError
@@ -375,13 +375,12 @@ def _note_order(prefix: str, group: Any, ranks: dict[str, int]) -> None:
                 ranks.setdefault(prefix + "/".join(path[: count + 1]), place)
 
 
-def _keras_order(name: str, ranks: Mapping[str, int]) -> list[tuple[int, list[tuple[int, int | str]]]]:
+def _keras_order(name: str, ranks: Mapping[str, int]) -> list[Any]:
     """Return a key that sorts data sets as their layers come, where that is known, and numbers in names by value."""
-    path, key = name.split("/"), []
-    for place, component in enumerate(path):
-        pieces = [(0, int(piece)) if piece.isdecimal() else (1, piece) for piece in re.split(r"(\d+)", component)]
-        key.append((ranks.get("/".join(path[: place + 1]), len(ranks)), pieces))
-    return key
+    path = name.split("/")
+    return [
+        (ranks.get("/".join(path[: place + 1]), len(ranks)), natural(component)) for place, component in enumerate(path)
+    ]
 
 
 def _from_keras(state: dict[str, Tensor]) -> dict[str, Tensor]:

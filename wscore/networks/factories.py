@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from wscore.errors import ConfigError, DataError
 from wscore.networks.architectures import build, parse
-from wscore.networks.checkpoints import BROKEN
+from wscore.networks.checkpoints import BROKEN, shown
 from wscore.networks.images import Images
 from wscore.networks.inference import Answer, ModuleAnswer, StackedAnswer, differentiable, logits
 from wscore.networks.layout import Layout
@@ -68,8 +68,7 @@ def import_factory(name: str, target: str) -> Callable[..., nn.Module]:
     try:
         factory: Any = getattr(importlib.import_module(module), function)
     except BROKEN as error:
-        got = f"{target}: {type(error).__name__}: {error}"
-        raise ConfigError("cannot be imported", where=where, got=got, fix=fix) from error
+        raise ConfigError("cannot be imported", where=where, got=f"{target}: {shown(error)}", fix=fix) from error
     if not isinstance(factory, Callable):
         raise ConfigError("is not a function", where=where, got=f"{target}: {type(factory).__name__}", fix=fix)
     return factory
@@ -149,7 +148,7 @@ def build_foreign(text: str, target: str) -> nn.Module:
         with torch.random.fork_rng(devices=[]):
             module = function(**made.arguments)
     except BROKEN as error:
-        raise DataError(f"{target} fails", where=text, got=f"{type(error).__name__}: {error}") from error
+        raise DataError(f"{target} fails", where=text, got=shown(error)) from error
     if not isinstance(module, nn.Module):
         raise DataError(f"{target} returns no network", where=text, expected="nn.Module", got=type(module).__name__)
     return module
@@ -194,9 +193,7 @@ def _tried(module: nn.Module, layout: Layout, images: Images) -> NetworkRunner:
             with torch.no_grad():
                 outputs = answer(weights.expand(EXAMPLES, -1), examples)
         except BROKEN as error:
-            reason = (
-                f"fails on the images of {images.name}: {type(error).__name__}: {' '.join(str(error).split())[:160]}"
-            )
+            reason = f"fails on the images of {images.name}: {shown(error)}"
             continue
         if outputs.ndim != 3 or outputs.shape[:2] != (EXAMPLES, len(examples[0])) or outputs.shape[2] < images.classes:
             got = tuple(outputs.shape[1:])

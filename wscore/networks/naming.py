@@ -16,15 +16,16 @@ FLAX = {"kernel": "weight", "scale": "weight", "embedding": "weight", "mean": "r
 
 
 @lru_cache(maxsize=1 << 16)  # names recur from file to file
-def tensor_order(name: str) -> tuple[list[Any], int, list[Any]]:
+def tensor_order(name: str) -> tuple[list[Any], int, list[Any], str]:
     """Return a key that sorts tensors by module, layer 2 before layer 10, and within it by what they are."""
     module, _, leaf = name.rpartition(".")
-    return _pieces(module), LEAVES.index(leaf) if leaf in LEAVES else len(LEAVES), _pieces(leaf)
+    place = LEAVES.index(leaf) if leaf in LEAVES else len(LEAVES)
+    return [natural(word) for word in module.split(".")], place, natural(leaf), name
 
 
-def _pieces(text: str) -> list[Any]:
-    words = [re.split(r"(\d+)", word) for word in text.split(".")]
-    return [[(0, int(piece), piece) if piece.isdecimal() else (1, 0, piece) for piece in word] for word in words]
+def natural(text: str) -> list[tuple[int, Any]]:
+    """Return a key that sorts numbers in texts by value."""
+    return [(0, int(piece)) if piece.isdecimal() else (1, piece) for piece in re.split(r"(\d+)", text)]
 
 
 def plain_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -3,7 +3,14 @@ import torch
 from torch.func import functional_call
 
 from wscore.errors import ConfigError
-from wscore.networks.lenet import NETWORKS, NetworkSpec, accuracy_and_loss, build_network, network_layout
+from wscore.networks.lenet import (
+    NETWORKS,
+    HalvingMaxPool,
+    NetworkSpec,
+    accuracy_and_loss,
+    build_network,
+    network_layout,
+)
 
 SPECS = {name: NetworkSpec(name=name, channels=1, size=28, classes=10) for name in NETWORKS}
 
@@ -49,3 +56,11 @@ def test_what_does_not_fit_is_named() -> None:
         build_network(NetworkSpec(name="lenet", channels=1, size=28, classes=10))
     with pytest.raises(ConfigError, match=r"base\.size.*expected 28 or 32; got 8"):
         build_network(NetworkSpec(name="lenet5", channels=1, size=8, classes=10))
+
+
+@pytest.mark.parametrize("shape", [(2, 6, 8, 10), (2, 6, 7, 8)])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_pooling_without_gradients_is_that_of_torch(shape: tuple[int, ...], memory_format: torch.memory_format) -> None:
+    images = torch.randn(shape).contiguous(memory_format=memory_format)
+    with torch.no_grad():
+        assert torch.equal(HalvingMaxPool()(images), torch.nn.functional.max_pool2d(images, 2))

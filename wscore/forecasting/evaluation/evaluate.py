@@ -142,7 +142,7 @@ class _RunEvaluation:
             scores = score_all(self.run, forecasts, probe) if probe else {}
             self._entries(head, forecasts, history[-1], steps, scores)
             if probe:
-                self._recoveries(head, forecasts, steps, probe)
+                self._recoveries(head, forecasts, scores, steps, probe)
             if present.scored:
                 self._coverages(head, history, forecasts[TRUTH], steps)
             if plane is not None and present.later and (present.last - split + 1) % self.config.stride == 0:
@@ -182,10 +182,19 @@ class _RunEvaluation:
         """Return the squared norms of the tensors of some vectors."""
         return np.add.reduceat(vectors.square().numpy(), self.run.layout.offsets, axis=1)
 
-    def _recoveries(self, head: WindowKey, forecasts: Forecasts, steps: list[int], probe: RecoveryImages) -> None:
+    def _recoveries(
+        self,
+        head: WindowKey,
+        forecasts: Forecasts,
+        scores: Mapping[str, list[ProbeScore]],
+        steps: list[int],
+        probe: RecoveryImages,
+    ) -> None:
         horizon = min(self.config.extrapolation_steps, steps[-1])
-        vectors = {name: forecasts[name][steps.index(horizon)] for name in RECOVERED}
-        recovered = recover(self.run, vectors, head.last, probe, self.settings.recovery_steps)
+        number = steps.index(horizon)
+        vectors = {name: forecasts[name][number] for name in RECOVERED}
+        first = {name: scores[name][number] for name in RECOVERED}
+        recovered = recover(self.run, vectors, first, head.last, probe, self.settings.recovery_steps)
         place = (head.run, head.source, head.last, head.later, horizon)
         self.results.recoveries.extend(
             Recovery(*place, name, count, score.accuracy, score.loss) for name, count, score in recovered

@@ -110,6 +110,7 @@ def score_all(
 def recover(
     run: Trajectory,
     vectors: Mapping[str, Float[Tensor, " weights"]],
+    scores: Mapping[str, ProbeScore],
     last: int,
     probe: RecoveryImages,
     steps: Sequence[int],
@@ -123,6 +124,7 @@ def recover(
     Args:
         run: source of the weights; its manifest has the training settings.
         vectors: weights by method.
+        scores: of these networks, after 0 steps.
         last: last known snapshot, which sets the learning rate and the order of the batches.
         probe: images for training and evaluation.
         steps: numbers of steps, ascending.
@@ -136,7 +138,7 @@ def recover(
         rate = manifest.snapshots.lr[last] or manifest.snapshots.lr[0]
         spec = OptimizerSpec(name=manifest.optimizer, lr=rate)  # pyright: ignore[reportArgumentType]
         optimizer = make_optimizer(spec, network.parameters(), weight_decay=manifest.weight_decay or 0.0)
-        yield name, 0, score(network, run.layout, torch.from_numpy(run.layout.flatten(network.state_dict())), probe)
+        yield name, 0, scores[name]
         network.train()
         for number, chosen in enumerate(batches, start=1):
             optimizer.zero_grad()

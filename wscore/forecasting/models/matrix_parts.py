@@ -109,7 +109,7 @@ def correction(
 def _matrix(read: Reader, spec: TensorSpec, blocks: Blocks, present: int, edges: Edges) -> Seen:
     inputs = spec.size // spec.shape[0]
     if inputs <= EXACT:
-        directions = _strongest(_applied(read, spec, blocks, present, None), edges[-1])
+        directions = _exact_directions(read, spec, blocks, present, edges[-1])
     else:
         directions = near_directions(read, spec, blocks, present, edges[-1])
     along, whole = [], []
@@ -125,6 +125,15 @@ def _vector(read: Reader, spec: TensorSpec, blocks: Blocks, present: int, edges:
     whole = torch.stack([_products(read(block)) for block in blocks]).sum(0)
     nothing = whole.new_zeros(len(whole), 0, 0)
     return Seen(nothing[0], nothing, _part_products(nothing, whole, edges))
+
+
+def _exact_directions(read: Reader, spec: TensorSpec, blocks: Blocks, present: int, count: int) -> Tensor:
+    """Return the `count` strongest directions of the first changes, from inner products of inputs or, if fewer, of rows."""
+    if present * spec.shape[0] >= spec.size // spec.shape[0]:
+        return _strongest(_applied(read, spec, blocks, present, None), count)
+    rows = torch.cat([_matrices(read(block)[:present], spec).flatten(0, 1) for block in blocks])
+    directions = rows.T @ _strongest(rows @ rows.T, count)
+    return directions / directions.norm(dim=0)
 
 
 def _strongest(covariance: Tensor, most: int) -> Tensor:

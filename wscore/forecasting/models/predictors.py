@@ -29,6 +29,7 @@ TINY = 1e-30
 CAUTION = 10.0  # how strongly disagreement in the ensemble of a `GramPredictor` shrinks its forecast
 BOUND = 1.5  # a coefficient of horizon k lies within +-BOUND sqrt(k)
 LOG_RANGE = 6.0
+FEW = 8  # tokens up to which attention is computed elementwise; its memory grows with their square
 FLAGGED_KINDS = ("conv", "linear")
 COLUMNS_AT_ONCE = 262_144  # weights per chunk, so that memory does not grow with the network
 
@@ -455,10 +456,31 @@ def checked(
     return history[-config.reach :].float(), [config.horizons.index(step) for step in wanted]
 
 
+class ShortBlock(nn.TransformerEncoderLayer):
+    """A block whose training is faster for a handful of tokens: attention in elementwise products, not in tiny matrices."""
+
+    def _sa_block(
+        self,
+        x: Float[Tensor, "batch token dim"],
+        attn_mask: Tensor | None,
+        key_padding_mask: Tensor | None,
+        is_causal: bool = False,
+    ) -> Float[Tensor, "batch token dim"]:
+        heads, attention = self.self_attn.num_heads, self.self_attn
+        if x.shape[1] > FEW or attn_mask is not None or key_padding_mask is not None:
+            return super()._sa_block(x, attn_mask, key_padding_mask, is_causal)
+        projected = nn.functional.linear(x, attention.in_proj_weight, attention.in_proj_bias)
+        query, key, value = projected.unflatten(-1, (3, heads, -1)).unbind(-3)  # (B, T, h, d)
+        scores = (query[:, :, None] * key[:, None]).sum(-1) * query.shape[-1] ** -0.5  # (B, T, T, h)
+        weights = nn.functional.dropout(scores.softmax(2), attention.dropout, self.training)
+        mixed = (weights[..., None] * value[:, None]).sum(2)  # (B, T, h, d)
+        return self.dropout1(attention.out_proj(mixed.flatten(2)))
+
+
 def transformer(config: PredictorShape, *, feed_forward: int) -> nn.TransformerEncoder:
     """Return pre-norm transformer blocks with a final norm."""
     width = config.model_dim
-    block = nn.TransformerEncoderLayer(
+    block = ShortBlock(
         width, config.heads, feed_forward * width, config.dropout, "gelu", batch_first=True, norm_first=True
     )
     return nn.TransformerEncoder(block, config.layers, norm=nn.LayerNorm(width), enable_nested_tensor=False)

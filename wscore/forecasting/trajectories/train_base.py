@@ -43,8 +43,9 @@ from wscore.io import (
     write_tensors,
 )
 from wscore.networks.images import Images, ImagesConfig, Normalization
+from wscore.networks.inference import scores
 from wscore.networks.layout import Layout, layout_of
-from wscore.networks.lenet import NetworkSpec, accuracy_and_loss, build_network, find_builder
+from wscore.networks.lenet import NetworkSpec, build_network, find_builder, run_networks
 from wscore.parallel import workers_here
 from wscore.training.schedule import Schedule, rate
 
@@ -344,6 +345,7 @@ class _Recording:
         self.optimizer = make_optimizer(
             recipe.optimizer, self.network.parameters(), weight_decay=self.config.weight_decay
         )
+        self.probe = build_network(self.spec)  # runs the weights of snapshots, in evaluation mode
         self.layout: Layout = layout_of(self.network.state_dict())
         self.x, self.y, self.x_test, self.y_test = (tensor.to(device) for tensor in _images(recipe.cache / IMAGES))
         self.x = self.x.contiguous(memory_format=torch.channels_last)
@@ -403,8 +405,8 @@ class _Recording:
             column.append(value)
 
     def _scores(self, vector: np.ndarray, x: Tensor, y: Tensor, count: int | None) -> tuple[float, float]:
-        scores = accuracy_and_loss(self.spec, torch.from_numpy(vector)[None], x[:count], y[:count])
-        return float(scores.accuracy[0]), float(scores.loss[0])
+        result = scores(run_networks(self.probe, self.layout, torch.from_numpy(vector)[None], x[:count]), y[:count])
+        return float(result.accuracy[0]), float(result.loss[0])
 
     def _last(self) -> bool:
         return len(self.columns["step"]) == len(self.steps) - 1

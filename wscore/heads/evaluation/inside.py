@@ -97,8 +97,8 @@ def _foreign(random: np.random.Generator) -> nn.Module:
 
 
 def _perceptron(widths: list[int]) -> nn.Sequential:
-    layers = [nn.Linear(before, after) for before, after in pairwise(widths)]
-    return nn.Sequential(*(part for layer in layers for part in (layer, nn.ReLU())))[:-1]
+    layers = [module for before, after in pairwise(widths) for module in (nn.Linear(before, after), nn.ReLU())]
+    return nn.Sequential(*layers[:-1])
 
 
 def _auroc(inside: P, others: Float[np.ndarray, " others"]) -> float:

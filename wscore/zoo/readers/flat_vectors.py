@@ -203,7 +203,7 @@ def _mapped(path: Path) -> np.ndarray:
     try:
         weights = np.load(path, mmap_mode="r", allow_pickle=False)
     except BROKEN as error:
-        raise DataError("is not a readable array", where=path, got=" ".join(str(error).split())[:200]) from error
+        raise DataError("is not a readable array", where=path, got=shown(error)) from error
     if not isinstance(weights, np.ndarray) or weights.ndim != 2 or weights.dtype.kind != "f":
         raise DataError("is no matrix of weights", where=path, expected="floats (networks, weights)")
     return weights
@@ -213,7 +213,7 @@ def _csv(path: Path) -> pd.DataFrame:
     try:
         return pd.read_csv(path)
     except (ValueError, OSError, EOFError, zlib.error) as error:
-        raise DataError("is not a readable table", where=path, got=" ".join(str(error).split())[:200]) from error
+        raise DataError("is not a readable table", where=path, got=shown(error)) from error
 
 
 def _tensors(layout: pd.DataFrame, width: int, path: Path) -> list[tuple[str, int, int, tuple[int, ...]]]:

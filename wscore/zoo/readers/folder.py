@@ -15,6 +15,7 @@ import msgspec
 from wscore.errors import ConfigError, DataError, WscoreWarning, printable
 from wscore.io import content_hash
 from wscore.networks.checkpoints import BROKEN, SUFFIXES, file_kind, load_file, read_file_networks, shown
+from wscore.networks.naming import natural
 from wscore.networks.records import RawNetwork, Rejected, RejectedError
 from wscore.networks.selection import Checkpoint, select_all
 from wscore.zoo.config import ReadingConfig, ZooConfig
@@ -147,9 +148,8 @@ def stamp(paths: list[Path]) -> str:
 
 
 def natural_key(text: str) -> tuple[list[tuple[int, Any]], str]:
-    """Return a key that sorts numbers in names by their value."""
-    pieces = re.split(r"(\d+)", text)
-    return [(0, int(piece)) if piece.isdecimal() else (1, piece) for piece in pieces], text
+    """Return a key that sorts numbers in names by value, equal ones by their digits."""
+    return natural(text), text
 
 
 def read_files(folder: Path, reading: ReadingConfig, files: list[File]) -> Iterator[RawNetwork | Rejected]:
@@ -404,7 +404,7 @@ def _trial(folder: Path, trial: Path) -> list[File]:
         given = flattened(json.loads((trial / "params.json").read_text(encoding="utf-8")))
         results = _results(trial / "result.json")
     except BROKEN as error:
-        detail = " ".join(f"params.json or result.json: {type(error).__name__}: {error}".split())[:200]
+        detail = f"params.json or result.json: {shown(error)}"
         places = [path.relative_to(folder).as_posix() for path in paths]
         return [File(place, place, "", None, {}, "unreadable", detail) for place in places]
     files = []

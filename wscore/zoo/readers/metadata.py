@@ -13,6 +13,7 @@ import pandas as pd
 import pyarrow as pa
 
 from wscore.errors import ConfigError, DataError, WscoreWarning
+from wscore.networks.checkpoints import shown
 
 TABLES = ("metadata.csv", "metadata.json", "metadata.jsonl", "metadata.parquet")
 OURS = ("model_id", "layout", "n_weights", "weights", "dtype")
@@ -114,7 +115,7 @@ def _parsed(path: Path) -> pd.DataFrame:
         text = path.read_text(encoding="utf-8")
         rows = _json_rows(text, lines=path.suffix == ".jsonl")
     except (ValueError, OSError, pa.ArrowInvalid, RecursionError) as error:
-        raise DataError("is not a readable table", where=path, got=" ".join(str(error).split())[:200]) from error
+        raise DataError("is not a readable table", where=path, got=shown(error)) from error
     return pd.DataFrame(rows)
 
 

@@ -1,6 +1,8 @@
 """Tables of networks, local or from the Hub: columns are mapped by parameters, rows are read some at a time."""
 
+import contextlib
 import functools
+import io
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -112,12 +114,40 @@ def read_piece(reading: ReadingConfig, piece: Piece) -> Iterator[RawNetwork | Re
 
 def _check_group(file: pq.ParquetFile, group: int, path: str) -> None:
     """Reject a row group that claims to unpack to far more than the file holds, also by repeating a single value."""
+    _check_footer(group, path)
     size, claimed, meta = Path(path).stat().st_size, 0, file.metadata.row_group(group)
     for column in range(meta.num_columns):
         chunk = meta.column(column)
         claimed += max(chunk.total_uncompressed_size, 8 * chunk.num_values)
     if claimed > max(RATIO * size, HARMLESS_SIZE):
         raise RejectedError("too_large", f"{claimed:,} bytes in a file of {size:,}")
+
+
+class _SealedError(Exception):
+    """Data of a parquet file was about to be read."""
+
+
+class _Footer(io.FileIO):
+    """A parquet file that cannot be read any further once it is sealed."""
+
+    sealed = False
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if self.sealed:
+            raise _SealedError
+        return super().read(-1 if size is None else size)
+
+
+def _check_footer(group: int, path: str) -> None:
+    """Raise an error of pyarrow for columns of a row group that do not fit the schema.
+
+    `metadata.row_group(...).column(...)` would abort the process; reading checks them before it asks for data.
+    """
+    with _Footer(path) as stream:
+        file = pq.ParquetFile(stream)
+        stream.sealed = True
+        with contextlib.suppress(_SealedError):
+            file.read_row_group(group, use_threads=False)
 
 
 def _read_row(number: int, row: dict[str, Any], reading: ReadingConfig) -> RawNetwork | Rejected:

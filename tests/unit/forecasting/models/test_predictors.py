@@ -13,10 +13,12 @@ from wscore.forecasting.models.per_weight import (
     SeriesPredictorConfig,
 )
 from wscore.forecasting.models.predictors import (
+    FEW,
     GramPredictor,
     GramPredictorConfig,
     PcaPredictor,
     PcaPredictorConfig,
+    ShortBlock,
     WeightPredictor,
     agreed,
     gram_features,
@@ -361,3 +363,17 @@ def test_samples_differ_their_mean_is_the_forecast_and_bands_lie_around_it() -> 
     assert torch.allclose(bands.mean, drawn.mean(0), atol=1e-5)
     assert torch.equal(bands.low[0], bands.high[0])
     assert torch.allclose((bands.high - bands.low)[1:], 2 * model.width[1:, None] * drawn.std(0)[1:], atol=1e-4)
+
+
+@pytest.mark.parametrize("tokens", [1, 4, FEW + 1])
+def test_elementwise_attention_is_that_of_torch(tokens: int) -> None:
+    plain = nn.TransformerEncoderLayer(12, 3, 24, 0.0, "gelu", batch_first=True, norm_first=True)
+    short = ShortBlock(12, 3, 24, 0.0, "gelu", batch_first=True, norm_first=True)
+    short.load_state_dict(plain.state_dict())
+    x = torch.randn(5, tokens, 12)
+    outputs = [block.train()(x) for block in (plain, short)]
+    torch.testing.assert_close(*outputs)
+    for output in outputs:
+        output.square().sum().backward()
+    for first, second in zip(plain.parameters(), short.parameters(), strict=True):
+        torch.testing.assert_close(first.grad, second.grad, rtol=1e-4, atol=1e-5)

@@ -105,6 +105,17 @@ def test_a_flat_list_of_many_tensors_is_read(read_zoo, tmp_path):
     assert len(read_zoo("parquet", write(tmp_path / "in", rows), reading={"layout": shapes})) == 2
 
 
+def test_columns_that_do_not_fit_the_schema_are_one_row_each(read_zoo, excluded, tmp_path):
+    folder = write(tmp_path / "in", [{"weights": flat(row)} for row in range(2)])
+    whole = (folder / "train-00000-of-00001.parquet").read_bytes()
+    damaged = whole.replace(b"\x02\x18\x07weights", b"\x00\x18\x07weights", 1)  # optional becomes required
+    assert damaged != whole
+    (folder / "train-00001-of-00001.parquet").write_bytes(damaged)
+    with pytest.warns(WscoreWarning, match="2 unreadable"):
+        assert len(read_zoo("parquet", folder, reading={"layout": SHAPES})) == 2
+    assert excluded() == {"row-0000002": "unreadable", "row-0000003": "unreadable"}
+
+
 def test_columns_and_files_that_are_not_there_are_named(read_zoo, tmp_path):
     folder = write(tmp_path / "in", [{"w": flat(0), "acc": 0.5}])
     message = r"zoo\.reading\.columns\.weights=weights: no such column in train.*; expected one of w, acc"
