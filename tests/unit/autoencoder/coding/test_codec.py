@@ -24,7 +24,7 @@ from wscore.autoencoder.coding.search import Originals, SearchConfig
 from wscore.autoencoder.coding.state import TensorEntry, entries_of, exact_values, weights_of
 from wscore.errors import DataError, ModelError, WscoreError
 from wscore.networks.architectures import Architecture, build
-from wscore.networks.inference import StackedAnswer
+from wscore.networks.inference import ModuleAnswer, StackedAnswer
 from wscore.networks.layout import layout_of
 
 
@@ -452,3 +452,19 @@ def test_files_are_as_large_as_they_may_be(ratio: int) -> None:
         state = trained(*widths, family="mlp").state_dict()
         asked = 4 * layout_of(state).size / ratio
         assert 0.9 * asked < len(WeightCodec().compress(state, ratio=ratio)) <= asked
+
+
+def test_a_search_that_leaves_bytes_over_is_done_again_in_finer_steps() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Linear(30, 100), nn.ReLU(), nn.Linear(100, 60), nn.ReLU(), nn.Linear(60, 5)
+    )  # fmt: skip
+    images, state, layout = torch.randn(200, 30), network.state_dict(), layout_of(network.state_dict())
+    code, answer, asked = (
+        WeightCodec().coordinates(layout, plain=True),
+        ModuleAnswer(network, layout),
+        4 * layout.size // 50,
+    )
+    originals, slow = Originals(weights_of(layout, state), None, answer, images), SearchConfig(steps=60, lr=0.05)
+    (data,), _ = own_steps.compress(code, originals, torch.tensor([asked]), lambda _, payload: payload, slow)
+    assert 0.9 * asked < len(data) <= asked
