@@ -26,6 +26,7 @@ from wscore.zoo.store import Zoo
 PART = "weight_encoder"  # folder in a publication
 BLOCK = 256  # networks encoded at once
 OUTSIDE = 0.02  # p-value up to which a network is unlike those of the training
+STRANGE = 0.001  # most for a network with other inputs or outputs than every training network
 UNLIKE = "unlike the networks that the encoder was trained on (p = {inside:.2g})"
 
 
@@ -59,7 +60,7 @@ class WeightEncoder:
     Attributes:
         network: features to latents.
         probes: images on which chains of layers are run.
-        layouts: of the training networks.
+        layouts: of the training and validation networks.
         identity: hash of the weights; empty before they are saved.
     """
 
@@ -74,7 +75,7 @@ class WeightEncoder:
     ) -> tuple["WeightEncoder", History]:
         """Return an encoder fitted to the training networks of a zoo, and its training history: see `fit_encoder`."""
         fitted = fit_encoder(zoo, split, config, latent_dim=latent_dim, **extras)
-        keys = set(zoo.table["layout"].astype(str)[np.asarray(split) == "train"])
+        keys = set(zoo.table["layout"].astype(str)[np.isin(np.asarray(split), ("train", "validation"))])
         layouts = KnownLayouts({key: zoo.layouts[key] for key in keys})
         return cls(fitted.network, fitted.probes, layouts), fitted.history
 
@@ -143,7 +144,10 @@ class WeightEncoder:
         blocks = np.array_split(vectors, max(1, -(-len(vectors) // BLOCK)))
         names = self.network.config.features
         numbers = ((named_numbers(layout, block, self.probes), len(block)) for block in blocks)
-        return _joined([self._encode(select(found, names, count)) for found, count in numbers])
+        encoding = _joined([self._encode(select(found, names, count)) for found, count in numbers])
+        if self.layouts.may_share_ends(layout):
+            return encoding
+        return encoding._replace(inside=encoding.inside.clamp_max(STRANGE))
 
     def encode_features(self, table: FeatureTable) -> Encoding:
         """Return the encodings of networks from their features (`wscore.encoder.features.zoo_features`)."""

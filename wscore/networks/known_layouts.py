@@ -27,6 +27,9 @@ class KnownLayouts:
     def __init__(self, known: Mapping[str, Layout]) -> None:
         self.known = dict(known)
         self._by_shapes = {_shapes(layout): layout for layout in self.known.values()}
+        self._ends = {
+            (matrices[0][0], matrices[-1][1]) for layout in self.known.values() if (matrices := _ends(layout))
+        }
 
     @classmethod
     def read(cls, folder: Path) -> "KnownLayouts":
@@ -44,6 +47,15 @@ class KnownLayouts:
 
     def __contains__(self, layout: Layout) -> bool:
         return _shapes(layout) in self._by_shapes
+
+    def may_share_ends(self, layout: Layout) -> bool:
+        """Return whether a network may take as many inputs and give as many outputs as one of known layout.
+
+        Tensors may be in any order: it is enough that some matrices have these sizes.
+        """
+        matrices = _ends(layout)
+        inputs, outputs = {first for first, _ in matrices}, {last for _, last in matrices}
+        return any(first in inputs and last in outputs for first, last in self._ends)
 
     def ordered(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return a state dict in the order of the known layout with the same names and shapes, else unchanged."""
@@ -71,6 +83,11 @@ class KnownLayouts:
 
 def _size(weights: int, tensors: int) -> str:
     return f"{weights:,} weights in {tensors} tensors"
+
+
+def _ends(layout: Layout) -> list[tuple[int, int]]:
+    """Return inputs (or channels) and outputs of each matrix and kernel."""
+    return [(spec.shape[1], spec.shape[0]) for spec in layout.tensors if len(spec.shape) > 1]
 
 
 def _shapes(layout: Layout) -> frozenset[tuple[str, tuple[int, ...]]]:

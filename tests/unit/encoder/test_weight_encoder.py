@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from wscore.encoder.config import EncoderConfig
 from wscore.encoder.features import zoo_features
 from wscore.encoder.model import SHARES
-from wscore.encoder.weight_encoder import WeightEncoder
+from wscore.encoder.weight_encoder import STRANGE, WeightEncoder
 from wscore.errors import DataError, ModelError, TrainingError
 from wscore.hub.checksums import write_checksums
 from wscore.networks.architectures import Architecture, build
+from wscore.networks.layout import layout_of
 from wscore.networks.lenet import NetworkSpec, lenet5
 from wscore.symmetry.spec import permute, random_orders
 from wscore.symmetry.trace import derive_spec
@@ -139,6 +140,16 @@ def test_networks_of_the_zoo_are_inside_and_damaged_ones_are_not(
         scaled = {name: 1000 * tensor if tensor.is_floating_point() else tensor for name, tensor in state.items()}
         assert encoder.inside(scaled) <= 1.01 * lowest / min(SHARES)
     assert encoder.inside(OTHERS["recurrent"]) <= 1.01 * lowest / min(SHARES)
+
+
+def test_networks_with_other_inputs_or_outputs_are_outside(encoder: WeightEncoder) -> None:
+    torch.manual_seed(0)
+    for inputs, outputs in ((5, 10), (64, 3), (5, 3)):
+        assert encoder.inside(nn.Sequential(nn.Linear(inputs, 8), nn.ReLU(), nn.Linear(8, outputs))) <= STRANGE
+    assert not encoder.layouts.may_share_ends(layout_of(nn.Linear(5, 10).state_dict()))
+    state = nn.Sequential(nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 10)).state_dict()
+    for order in (list(state), list(state)[::-1]):
+        assert encoder.layouts.may_share_ends(layout_of({name: state[name] for name in order}))
 
 
 def test_components_have_unit_variance_in_training(encoder: WeightEncoder, zoo: Zoo, split: Split) -> None:
