@@ -57,7 +57,7 @@ class Link(NamedTuple):
         return inputs == units or (not self.is_convolution and inputs % units == 0)
 
 
-class Block(NamedTuple):
+class ChainBlock(NamedTuple):
     """One or two layers; pooling may follow.
 
     Attributes:
@@ -79,7 +79,7 @@ class Chain(NamedTuple):
         grid: height and width of the maps that the first linear layer reads; 0 without convolutions.
     """
 
-    blocks: tuple[Block, ...]
+    blocks: tuple[ChainBlock, ...]
     grid: int
 
     @property
@@ -124,7 +124,7 @@ def _links(layout: Layout) -> list[Link]:
 
 def _chain(links: Sequence[Link], residual: bool) -> Chain | None:
     """Return the blocks of layers in order; None if the units of two neighbours do not match."""
-    blocks = [Block((links[0],))]
+    blocks = [ChainBlock((links[0],))]
     units, place, body = links[0].outputs, 1, len(links) - 1
     while place < len(links):
         block = _residual(links[place:body], units) if residual else None
@@ -139,14 +139,14 @@ def _chain(links: Sequence[Link], residual: bool) -> Chain | None:
     return None if grid is None else Chain(tuple(blocks), grid)
 
 
-def _plain(links: Sequence[Link]) -> Block:
+def _plain(links: Sequence[Link]) -> ChainBlock:
     """Return the next layer, with the 1 x 1 convolution that follows a depthwise one."""
     pointwise = len(links) > 1 and links[0].is_depthwise and links[1].is_convolution
     pointwise = pointwise and links[1].weight.shape[2:] == (1, 1) and links[1].takes(links[0].outputs)
-    return Block(tuple(links[: 2 if pointwise else 1]))
+    return ChainBlock(tuple(links[: 2 if pointwise else 1]))
 
 
-def _residual(links: Sequence[Link], units: int) -> Block | None:
+def _residual(links: Sequence[Link], units: int) -> ChainBlock | None:
     """Return the next two layers as a residual block, if they may be one."""
     if len(links) < 2 or len(links[0].weight.shape) != len(links[1].weight.shape) or links[0].is_depthwise:
         return None
@@ -154,13 +154,13 @@ def _residual(links: Sequence[Link], units: int) -> Block | None:
     if first.weight.shape[1] != units or second.weight.shape[1] != first.outputs:
         return None
     if second.outputs == units:
-        return Block((first, second), is_residual=True)
+        return ChainBlock((first, second), is_residual=True)
     shortcut = links[2] if len(links) > 2 else None
     fits = shortcut is not None and shortcut.weight.shape == (second.outputs, units, 1, 1)
-    return Block((first, second), True, shortcut) if fits and second.weight.shape[2:] != (1, 1) else None
+    return ChainBlock((first, second), True, shortcut) if fits and second.weight.shape[2:] != (1, 1) else None
 
 
-def _grid(blocks: Sequence[Block]) -> int | None:
+def _grid(blocks: Sequence[ChainBlock]) -> int | None:
     """Return height and width at the first linear layer, 0 without convolutions, None if that is not a square."""
     links = [link for block in blocks for link in block.links]
     for lower, upper in pairwise(links):

@@ -16,8 +16,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from wscore.encoder.chain import Block, Chain, Link, Norm, read_chains
-from wscore.encoder.dreamed_probes import LARGEST, MEASURES, Probes, ProbeSets, measure
+from wscore.encoder.chain import Chain, ChainBlock, Link, Norm, read_chains
+from wscore.encoder.dreamed_probes import LARGEST, MEASURES, Probes, ProbeSets, measure_outputs
 from wscore.networks.layout import Layout
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -80,7 +80,7 @@ def _measured(layout: Layout, vectors: Tensor, chains: tuple[Chain, ...], probes
     distinct = list(dict.fromkeys(guesses))
     outputs = torch.cat([_run(guess, state, entered) for guess in distinct])
     outputs = outputs.nan_to_num(0.0, LARGEST, -LARGEST).clamp(-LARGEST, LARGEST).numpy()
-    measured = measure(outputs, probes.labels).reshape(len(distinct), len(vectors), -1)  # (G, n, measures)
+    measured = measure_outputs(outputs, probes.labels).reshape(len(distinct), len(vectors), -1)  # (G, n, measures)
     places = [distinct.index(guess) for guess in guesses]
     return measured[places].transpose(1, 2, 0).reshape(len(vectors), -1)
 
@@ -107,7 +107,7 @@ def _run(guess: Guess, state: Mapping[str, Tensor], entered: Tensor) -> Tensor:
 
 
 def _block(
-    block: Block, state: Mapping[str, Tensor], x: Tensor, activate: Callable[[Tensor], Tensor], *, last: bool
+    block: ChainBlock, state: Mapping[str, Tensor], x: Tensor, activate: Callable[[Tensor], Tensor], *, last: bool
 ) -> Tensor:
     if not block.is_residual:
         for link in block.links:
@@ -166,7 +166,7 @@ def _columns(x: Tensor, link: Link) -> Tensor:
     return neighbours.reshape(count, channels * high * wide, -1)
 
 
-def _flattened(block: Block, x: Tensor, pooling: str) -> Tensor:
+def _flattened(block: ChainBlock, x: Tensor, pooling: str) -> Tensor:
     """Return maps (n, C, H, W, B) as the features (n, F, B) of a linear layer, pooled to the grid it reads."""
     if x.ndim == 3 or block.links[0].is_convolution:
         return x

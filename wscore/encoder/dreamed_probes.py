@@ -149,7 +149,7 @@ def _roughness(images: Tensor) -> Tensor:
     return (across**2).mean() + (down**2).mean()
 
 
-def measure(logits: np.ndarray, labels: Tensor) -> np.ndarray:
+def measure_outputs(logits: np.ndarray, labels: Tensor) -> np.ndarray:
     """Return the `MEASURES` of logits (n, P, C) as (n, measures).
 
     Raises:

@@ -79,7 +79,7 @@ def zoo_features(zoo: Zoo, probes: ProbeSets) -> FeatureTable:
     return FeatureTable(values, tuple(names))
 
 
-def read_network(network: nn.Module | Mapping[str, Tensor]) -> tuple[Layout, Float[np.ndarray, "1 weights"]]:
+def layout_and_weights(network: nn.Module | Mapping[str, Tensor]) -> tuple[Layout, Float[np.ndarray, "1 weights"]]:
     """Return layout and weights of a network.
 
     Raises:

@@ -37,7 +37,7 @@ LEAST = 8  # training networks
 CONSTANT = 1e-6  # features of a smaller standard deviation are left out
 
 
-class Fitted(NamedTuple):
+class FittedEncoder(NamedTuple):
     """A fitted encoder.
 
     Attributes:
@@ -79,7 +79,7 @@ class _Student(nn.Module):
 
 def fit_encoder(
     zoo: Zoo, split: Sequence[str] | np.ndarray, config: EncoderConfig, *, latent_dim: int, **extras: Any
-) -> Fitted:
+) -> FittedEncoder:
     """Return an encoder fitted to the training networks of a zoo and calibrated on its validation networks.
 
     Args:
@@ -114,7 +114,7 @@ def fit_encoder(
     with torch.no_grad():
         scores = network.eval().scores(u[validation[: shape.calibration]])
     network.calibration.copy_(scores.sort(dim=1).values)
-    return Fitted(network, probes, histories[0])
+    return FittedEncoder(network, probes, histories[0])
 
 
 def _shape(

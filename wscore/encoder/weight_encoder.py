@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from wscore.encoder.config import EncoderConfig
 from wscore.encoder.dreamed_probes import ProbeSets, read_probes, write_probes
-from wscore.encoder.features import CHAIN, named_numbers, read_network, select
+from wscore.encoder.features import CHAIN, layout_and_weights, named_numbers, select
 from wscore.encoder.fit import fit_encoder
 from wscore.encoder.model import EncoderNetwork
 from wscore.encoder.weight_statistics import FeatureTable
@@ -133,7 +133,7 @@ class WeightEncoder:
 
     def encode_network(self, network: nn.Module | Mapping[str, Tensor]) -> Encoding:
         """Return the encoding of one network, without the axis of networks; errors as those of `encode`."""
-        return Encoding(*(values[0] for values in self.encode_many(*read_network(self.ordered(network)))))
+        return Encoding(*(values[0] for values in self.encode_many(*layout_and_weights(self.ordered(network)))))
 
     def ordered(self, network: nn.Module | Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the state dict of a network, in the order of the training network with the same names and shapes."""

@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from wscore.autoencoder.models.autoencoder import Decoder, Encoder
-from wscore.encoder.features import named_numbers, read_network, select
+from wscore.encoder.features import layout_and_weights, named_numbers, select
 from wscore.encoder.weight_encoder import OUTSIDE, UNLIKE, WeightEncoder
 from wscore.errors import ModelError, WscoreWarning
 from wscore.forecasting.models.predictors import WeightPredictor
@@ -256,7 +256,7 @@ class PublishedHead(Published):
             DataError: naming the tensor, if weights are missing, empty, not floating-point or not finite.
             ModelError: if a head with token inputs lacks the autoencoder, or the network is too long for it.
         """
-        layout, vectors = read_network(self.encoder.ordered(state))
+        layout, vectors = layout_and_weights(self.encoder.ordered(state))
         numbers = named_numbers(layout, vectors, self.encoder.probes)
         encoding = self.encoder.encode_many(layout, vectors)
         parts = [

@@ -115,9 +115,8 @@ def compress(
         packed = _encoded(shapes, own.numbers)
         used = overhead + len(packed)
         if used <= size:
-            fits.append(
-                (frame(0, own.steps.numpy().astype("<i2").tobytes() + packed), _weights(code, own, originals.base))
-            )
+            data = frame(0, own.steps.numpy().astype("<i2").tobytes() + packed)
+            fits.append((data, _weights(code, own, originals.base)))
         if fits and (used > size or used >= FULL * size or len(fits) > 1):
             break
         share *= CLOSE * max(size - overhead, 1) / max(len(packed), 1)

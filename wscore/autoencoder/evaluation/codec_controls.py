@@ -222,7 +222,7 @@ def curvature(networks: Networks, rooms: Sequence[int]) -> list[Rounding]:
     return [Rounding(*(torch.cat(parts) for parts in zip(*each, strict=True))) for each in zip(*found, strict=True)]
 
 
-def searched(networks: Networks, start: Rounding, room: Int[Tensor, " n"], config: SearchConfig) -> Rounding:
+def search_own(networks: Networks, start: Rounding, room: Int[Tensor, " n"], config: SearchConfig) -> Rounding:
     """Return networks searched for in the steps of `start`, no worse on training images; as they are where bits are many."""
     code, coder = coordinates(networks.layout), TensorCoder(networks.layout)
     rows = (8.0 * room < RICH * code.size).nonzero()[:, 0]

@@ -30,7 +30,7 @@ from wscore.autoencoder.evaluation.codec_controls import (
     curvature,
     decoded,
     plain,
-    searched,
+    search_own,
 )
 from wscore.errors import ModelError
 
@@ -76,7 +76,7 @@ def without_zoo(networks: Networks, ratios: Sequence[float], searches: Searches)
     start = Rounding(*(torch.cat(parts) for parts in zip(*starts, strict=True)))
     every, rooms = _repeated(networks, len(ratios)), _rooms(networks, ratios)
     yield from _by_ratio(CURVATURE, _with_header(decoded(every, start)), ratios)
-    found = searched(every, start, rooms, searches.of(OWN_SEARCH))
+    found = search_own(every, start, rooms, searches.of(OWN_SEARCH))
     yield from _by_ratio(OWN_SEARCH, _with_header(decoded(every, found)), ratios)
 
 

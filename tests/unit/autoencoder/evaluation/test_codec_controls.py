@@ -14,7 +14,7 @@ from wscore.autoencoder.evaluation.codec_controls import (
     curvature,
     decoded,
     plain,
-    searched,
+    search_own,
 )
 from wscore.autoencoder.training.behaviour_loss import behaviour_kl
 from wscore.networks.inference import ModuleAnswer
@@ -45,7 +45,7 @@ def test_every_control_fits_its_bytes_and_none_is_worse_than_the_one_before(netw
     rounded = curvature(networks, [ROOM, 5 * ROOM])
     config = SearchConfig(steps=150, batch=64, lr=0.1, temperature=0.5, noise=0.0, seed=0)
     first, second = plain(networks, room), decoded(networks, rounded[0])
-    third = decoded(networks, searched(networks, rounded[0], room, config))
+    third = decoded(networks, search_own(networks, rounded[0], room, config))
     assert all((coded.sizes <= ROOM).all() for coded in (first, second, third))
     losses = [divergence(networks, coded.vectors) for coded in (first, second, third)]
     assert losses[2] <= losses[1] < 0.5 * losses[0]
