@@ -28,7 +28,7 @@ help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 repro: $(READY) ## run the whole pipeline, or the stages that changed
-	$(REPRO) $(ARGS)
+	python -m wscore.repro $(ARGS)
 
 test: $(READY) ## run all tests
 	python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)

@@ -76,22 +76,27 @@ def _is_in_use(path: Path) -> bool:
 
 
 def _dvc_processes(root: Path) -> Iterator[psutil.Process]:
-    """Yield the processes of DVC that work in a clone."""
+    """Yield the other processes of DVC that work in a clone."""
     for process in psutil.process_iter():
         try:
-            if is_dvc(process) and Path(process.cwd()).resolve().is_relative_to(root.resolve()):
+            if (
+                process.pid != os.getpid()
+                and is_dvc(process)
+                and Path(process.cwd()).resolve().is_relative_to(root.resolve())
+            ):
                 yield process
         except psutil.Error:
             continue
 
 
 def is_dvc(process: psutil.Process) -> bool:
-    """Return whether a process is one of DVC."""
+    """Return whether a process is one of DVC, or `wscore.repro`, which runs some."""
     try:
         words = process.cmdline()[:3]
     except psutil.Error:
         return False
-    return any(Path(word).name in ("dvc", "dvc.exe") for word in words[:2]) or words[1:] == ["-m", "dvc"]
+    module = words[1:] in (["-m", "dvc"], ["-m", "wscore.repro"])
+    return module or any(Path(word).name in ("dvc", "dvc.exe") for word in words[:2])
 
 
 def note_folders(root: Path) -> str:

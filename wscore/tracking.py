@@ -272,8 +272,8 @@ def find_root(start: Path | None = None) -> Path:
 def pipeline_identity() -> Pipeline:
     """Return the identity of the pipeline run that this process belongs to.
 
-    From `WSCORE_PIPELINE_ID`, else the DVC experiment with its baseline, else the parent `dvc` process (its id and start
-    time), else this process.
+    From `WSCORE_PIPELINE_ID`, else the DVC experiment with its baseline, else the outermost `dvc` or `make repro`
+    (process id and start time), else this process.
     """
     if given := os.environ.get("WSCORE_PIPELINE_ID"):
         return Pipeline(f"id:{given}", given)
@@ -299,7 +299,8 @@ def changed_params() -> str:
 
 
 def _dvc_process() -> psutil.Process | None:
-    return next((process for process in psutil.Process().parents() if is_dvc(process)), None)
+    """Return the process of DVC that runs this stage, or the `make repro` that runs several of them."""
+    return next((process for process in reversed(psutil.Process().parents()) if is_dvc(process)), None)
 
 
 def _process_key(process: psutil.Process) -> str:

@@ -10,7 +10,7 @@ import pytest
 from tests.contract.imports import ROOT, imported_files, imported_names
 
 ROWS = (
-    ("errors", "config", "interrupt", "io", "preflight", "presets"),
+    ("errors", "config", "interrupt", "io", "preflight", "presets", "repro"),
     ("parallel", "pca"),
     ("tracking", "hub", "symmetry", "plots", "evaluation"),
     ("networks", "training", "runner"),
@@ -34,7 +34,7 @@ FENCES = {
     "matplotlib": ("wscore/plots/", *PLOTS),
     "huggingface_hub": ("wscore/hub/", "wscore/publish/"),
     "datasets": ("wscore/hub/", "wscore/networks/images.py", "wscore/publish/"),
-    "dvc": (),
+    "dvc": ("wscore/repro.py",),
     "dvclive": (),
     "yaml": (),
     "pickle": ("wscore/networks/pickles.py",),  # the names of its opcodes
