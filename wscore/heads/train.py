@@ -257,7 +257,8 @@ def train_head(
     _mix(model, targets, folds[1])
     features = {block: data.names(block) for block in config.blocks}
     predicted = outputs_of(model, folds[1].data, folds[1].inputs)
-    intervals = fit_intervals(targets, predicted, folds[1].encoded, coverage=config.coverage)
+    runs = validation.table["run_id"].to_numpy()
+    intervals = fit_intervals(targets, predicted, folds[1].encoded, runs=runs, coverage=config.coverage)
     head = PropertyHead(task, model, targets, data.encoder, features, intervals)
     return head, histories[0] if histories else _bare_history(model, targets, folds)
 
