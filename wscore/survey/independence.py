@@ -99,8 +99,8 @@ def match_units(spec: PermutationSpec, first: State, second: State) -> tuple[lis
     matchings: list[Matching] = []
     for number, group in enumerate(spec.units):
         later = set(list(spec.units)[number + 1 :])
-        rows = [_incoming(spec, group, state, later) for state in (first, second)]
-        matchings.append(_match(*rows, random))
+        rows, others = (_incoming(spec, group, state, later) for state in (first, second))
+        matchings.append(_match(rows, others, random))
         second = permute(spec, second, {group: torch.from_numpy(matchings[-1].order)})
     return matchings, second
 
