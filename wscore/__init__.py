@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from wscore.publish.weight_autoencoder import WeightAutoencoder as WeightAutoencoder
     from wscore.sae.model import SparseAutoencoder as SparseAutoencoder
     from wscore.sae.model import TiedWeightSparseAutoencoder as TiedWeightSparseAutoencoder
+    from wscore.survey.lineage import lineage as lineage
     from wscore.zoo.store import Zoo as Zoo
 
 #: Module of each public name. A name that is added here is also imported above, for type checkers.
@@ -55,6 +56,7 @@ HOMES = {
     "nowcast": "wscore.forecasting.nowcast",
     "build": "wscore.networks.architectures",
     "layout_of": "wscore.networks.layout",
+    "lineage": "wscore.survey.lineage",
     "record": "wscore.forecasting.trajectories.recorder",
 }
 

@@ -20,6 +20,7 @@ ROWS = (
     ("heads", "sae"),
     ("report", "ui"),
     ("publish",),
+    ("survey",),
     ("cli",),
     ("stages", "studies"),
 )
