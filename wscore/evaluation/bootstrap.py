@@ -55,20 +55,34 @@ def ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
 def rank_correlations(
     truth: Float[np.ndarray, " rows"], prediction: Float[np.ndarray, " rows"], weights: Weights
 ) -> dict[str, Values]:
-    """Return tau-b and Spearman's rho from signs of pairwise differences; 0 where a side is constant."""
-    agree, true_pairs, predicted_pairs = (np.zeros(len(weights)) for _ in range(3))
-    true_rank, predicted_rank = np.zeros(weights.shape), np.zeros(weights.shape)
+    """Return tau-b and Spearman's rho; 0 where a side is constant. Sums of counts, so exact in float32 and float64."""
+    true_rank, true_pairs = _ranks(truth, weights)
+    predicted_rank, predicted_pairs = _ranks(prediction, weights)
+    agree = np.zeros(len(weights))
     for start in range(0, len(truth), BLOCK):
         block = slice(start, start + BLOCK)
         true, predicted = (np.sign(values[block, None] - values[None, :]) for values in (truth, prediction))  # (n, N)
-        block_weights = weights[:, block]
-        agree += np.einsum("bn,bn->b", block_weights @ (true * predicted), weights)
-        true_pairs += np.einsum("bn,bn->b", block_weights @ np.abs(true), weights)
-        predicted_pairs += np.einsum("bn,bn->b", block_weights @ np.abs(predicted), weights)
-        true_rank[:, block], predicted_rank[:, block] = weights @ true.T, weights @ predicted.T
+        signs = (true * predicted).astype(np.float32)
+        agree += np.einsum("bn,bn->b", weights[:, block].astype(np.float32) @ signs, weights)
     tau = agree / np.sqrt(np.maximum(true_pairs * predicted_pairs, 1e-30))
     covariance, true_size, told_size = (
         (weights * left * right).sum(axis=1)
         for left, right in ((true_rank, predicted_rank), (true_rank, true_rank), (predicted_rank, predicted_rank))
     )
     return {"kendall_tau": tau, "spearman": covariance / np.sqrt(np.maximum(true_size * told_size, 1e-30))}
+
+
+def _ranks(values: Float[np.ndarray, " rows"], weights: Weights) -> tuple[Float[np.ndarray, "samples rows"], Values]:
+    """Return by resample the weight below less that above each row, and the weight of all ordered pairs that differ."""
+    order, starts, groups = _ties(values)
+    tied = np.add.reduceat(weights[:, order], starts, axis=1)
+    below = np.cumsum(tied, axis=1) - tied
+    total = weights.sum(axis=1)
+    rank = 2 * below + tied - total[:, None]
+    return rank[:, groups], total**2 - (tied**2).sum(axis=1)
+
+
+def _ties(values: Float[np.ndarray, " rows"]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the ascending order of the rows, where each group of equal values starts in it, and the group of each row."""
+    _, groups, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return np.argsort(groups, kind="stable"), np.cumsum(counts) - counts, groups

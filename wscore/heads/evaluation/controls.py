@@ -30,7 +30,8 @@ from wscore.networks.layout import Layout
 from wscore.pca import fit_pca
 from wscore.zoo.store import Zoo
 
-TOGETHER = 256  # networks whose weights are held in memory at once
+TOGETHER = 256  # networks whose weights are read at once
+HELD = 25_000_000  # weights that stay in memory between passes
 CLIP, SMALLEST = 6.0, 1e-6
 STRENGTHS = tuple(10.0**exponent for exponent in range(-3, 6))  # of the ridge penalty, per unit of latent variance
 
@@ -205,11 +206,13 @@ def weight_components(
     keys = zoo.table["layout"].astype(str).to_numpy()[rows]
     centres = {key: zoo.weights(rows[(keys == key) & train]).mean(axis=0) for key in np.unique(keys[train])}
 
-    def batch(places: np.ndarray) -> np.ndarray:
+    def read(places: np.ndarray) -> np.ndarray:
         vectors = zoo.weights(rows[places])
         padded = np.zeros((len(places), longest), np.float32)
         padded[:, : vectors.shape[1]] = vectors - centres.get(keys[places[0]], 0.0)
         return padded
+
+    batch = _held(read) if len(rows) * longest <= HELD else read
 
     def batches(chosen: np.ndarray) -> Iterator[np.ndarray]:
         for key in np.unique(keys):
@@ -220,6 +223,19 @@ def weight_components(
     order = np.concatenate([np.flatnonzero(keys == key) for key in np.unique(keys)])
     scores = np.concatenate([(vectors - pca.mean) @ pca.basis.T for vectors in batches(np.ones(len(rows), bool))])
     return scores[np.argsort(order)]
+
+
+def _held(read: Callable[[np.ndarray], np.ndarray]) -> Callable[[np.ndarray], np.ndarray]:
+    """Return a reader of batches that reads each of them once."""
+    kept: dict[bytes, np.ndarray] = {}
+
+    def batch(places: np.ndarray) -> np.ndarray:
+        key = places.tobytes()
+        if key not in kept:
+            kept[key] = read(places)
+        return kept[key]
+
+    return batch
 
 
 def untrained_latents(
