@@ -3,7 +3,7 @@
     python -m benchmarks.busy_machine [--repeats 3] [--busy 2]
 
 Times the main work of `train_heads`, small steps of a perceptron and histogram boosting, in a separate process: alone
-and next to busy loops. Prints seconds (the best of the repeats, which alternate) and their ratio to the quiet machine
+and next to busy loops. Prints seconds (the best of the repeats) and their ratio to the quiet machine
 with the default of GNU OpenMP. With as many loops as cores the work gets half of each core, which explains a ratio of
 2.
 """
@@ -20,6 +20,7 @@ from pathlib import Path
 import wscore  # sets how idle threads wait, before torch and scikit-learn load
 
 ROOT = Path(__file__).parents[1]
+STEPS, TREES = 60, 8
 SETTINGS = {
     "spinning (default of GNU OpenMP)": {"GOMP_SPINCOUNT": "300000"},
     "sleeping (wscore)": {},
@@ -37,18 +38,15 @@ def main() -> None:
     if options.work:
         print(seconds_of_work())
         return
-    best: dict[tuple[str, bool], float] = {}
-    for _ in range(options.repeats):
-        for name, setting in SETTINGS.items():
-            for busy in (False, True):
-                with loops(options.busy if busy else 0):
-                    best[name, busy] = min(measure(setting), best.get((name, busy), float("inf")))
-    reference = next(iter(best.values()))
-    for name in SETTINGS:
-        quiet, busy = best[name, False], best[name, True]
-        print(
-            f"{name:34} quiet {quiet:6.2f} s ({quiet / reference:5.2f})   busy {busy:6.2f} s ({busy / reference:5.2f})"
-        )
+    reference = 0.0
+    for name, setting in SETTINGS.items():
+        times = []
+        for count in (0, options.busy):
+            with loops(count):
+                times.append(min(measure(setting) for _ in range(options.repeats)))
+        reference = reference or times[0]
+        quiet, busy = (f"{seconds:6.2f} s ({seconds / reference:5.2f})" for seconds in times)
+        print(f"{name:34} quiet {quiet}   busy {busy}", flush=True)
 
 
 def measure(setting: dict[str, str]) -> float:
@@ -83,9 +81,9 @@ def seconds_of_work() -> float:
     y = x[:, :8].sum(1, keepdim=True)
     model = nn.Sequential(nn.Linear(512, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 1))
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.002)
-    boosting = HistGradientBoostingRegressor(max_iter=30, max_leaf_nodes=15, early_stopping="auto")
+    boosting = HistGradientBoostingRegressor(max_iter=TREES, max_leaf_nodes=15, early_stopping="auto")
     start = time.perf_counter()
-    for step in range(200):
+    for step in range(STEPS):
         some = slice(step % 16 * 128, (step % 16 + 1) * 128)
         optimizer.zero_grad()
         nn.functional.mse_loss(model(x[some]), y[some]).backward()
