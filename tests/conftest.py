@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 os.environ["WSCORE_TRACKING"] = "off"
-os.environ.update(WSCORE_WORKERS="1", WSCORE_DEVICE="cpu")
+os.environ.update(WSCORE_WORKERS="1", WSCORE_DEVICE="cpu", WSCORE_THREADS="1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch is loaded, as in wscore/__init__.py
 

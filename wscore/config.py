@@ -40,7 +40,7 @@ class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class MachineConfig(Section, frozen=True):
-    """Machine settings; they do not change results, except for the last bits of sums on another device.
+    """Machine settings; they do not change results, except for the last bits of sums.
 
     Args:
         workers: single-threaded processes that train, read or tokenize networks; null uses one per core.
@@ -49,6 +49,8 @@ class MachineConfig(Section, frozen=True):
         device: for training; `auto` uses a GPU if there is one, except for recorded networks (`base`), which are so small
             that they are trained on the CPU.
         evaluation_batch: networks decoded and compared at once in evaluations; lower it to save memory.
+        threads: of the computations of a stage; their number can change last bits, so the default is not that of the cores
+            but OMP_NUM_THREADS if it is set, else 2.
     """
 
     workers: Count | None = None
@@ -56,6 +58,7 @@ class MachineConfig(Section, frozen=True):
     address: str | None = None
     device: Device = "auto"
     evaluation_batch: Count = 256
+    threads: Count | None = None
 
     @property
     def processes(self) -> int:

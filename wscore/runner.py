@@ -24,7 +24,9 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, NamedTuple, get_args, get_origin
 
-from wscore.config import PARAMS, load_key, load_section, read_yaml
+from threadpoolctl import threadpool_limits
+
+from wscore.config import PARAMS, load_key, load_machine, load_section, read_yaml
 from wscore.errors import WscoreError, WscoreWarning
 from wscore.interrupt import INTERRUPTED
 from wscore.io import is_first_process
@@ -32,6 +34,7 @@ from wscore.tracking import Tracker, open_tracker
 
 OutputFunction = Callable[..., str]
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+THREADS = 2  # by default
 REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
@@ -97,6 +100,7 @@ class Stage:
         """
         load = lambda name: load_key if "." in name else load_section  # noqa: E731
         params = {name: load(name)(kind, name, self.source(name)) for name, kind in self.sections.items()}
+        _set_threads(load_machine().threads)
         with open_tracker(self.name, params) as tracker:
             return self.function(Run(self.name, params, tracker), **options)
 
@@ -140,6 +144,15 @@ def _option(parameter: inspect.Parameter) -> dict[str, Any]:
         return {**option, "choices": get_args(kind)}
     metavar = {Path: "PATH", int: "NUMBER", float: "NUMBER"}.get(kind, "TEXT")
     return {**option, "type": kind, "metavar": metavar}
+
+
+def _set_threads(count: int | None) -> None:
+    """Set the threads of torch and of the libraries below numpy and scikit-learn: equal results with any number of cores."""
+    if count is None and "OMP_NUM_THREADS" in os.environ:
+        return
+    threadpool_limits(count or THREADS)
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(count or THREADS)
 
 
 def _module_name(function: OutputFunction) -> str:

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
+import torch
+from threadpoolctl import threadpool_limits
 
 from wscore.config import Section
 from wscore.errors import DataError
@@ -170,6 +172,27 @@ def test_name_is_the_one_in_dvc_yaml(monkeypatch: pytest.MonkeyPatch, capsys: py
     monkeypatch.setenv("DVC_STAGE", "train_heads@accuracy")
     line, _ = failure(failing(DataError("is broken")), capsys)
     assert line == "train_heads@accuracy: is broken"
+
+
+@pytest.mark.parametrize(("given", "openmp", "expected"), [("3", "1", 3), (None, None, 2), (None, "1", 1)])
+def test_threads_do_not_depend_on_the_cores(
+    given: str | None,
+    openmp: str | None,
+    expected: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name, value in (("WSCORE_THREADS", given), ("OMP_NUM_THREADS", openmp)):
+        monkeypatch.delenv(name, raising=False) if value is None else monkeypatch.setenv(name, value)
+
+    @stage(demo=Demo)
+    def main(run: Run) -> str:
+        return str(torch.get_num_threads())
+
+    with threadpool_limits(torch.get_num_threads()):
+        main([])
+        torch.set_num_threads(1)
+    assert capsys.readouterr().out == f"{expected}\n"
 
 
 def test_only_the_first_of_several_processes_prints(
