@@ -121,7 +121,7 @@ def select_all(content: Any, *, key: str | None, most: int) -> list[Checkpoint]:
 
 def is_weight(name: str, tensor: Tensor) -> bool:
     """Return whether a tensor is a weight or a counter; masks and tables of indices are constants of the architecture."""
-    if tensor.is_complex() or tensor.is_sparse or tensor.is_quantized or tensor.layout != torch.strided:
+    if tensor.layout != torch.strided or tensor.is_complex() or tensor.is_quantized:
         raise RejectedError("not_real", f"{name}: {tensor.dtype}, {tensor.layout}")
     if not tensor.is_floating_point():
         return tensor.numel() == 1
@@ -179,6 +179,8 @@ def _named(content: Any, key: str | None) -> Iterator[tuple[str, Any, dict[str, 
 
 def _choose(content: Any, key: str, notes: dict[str, Any]) -> list[_Choice]:
     """Return the networks in a part of a checkpoint."""
+    if _is_plain(content):
+        return [_Choice(key, content, notes, {})]
     left_out: dict[str, str] = {}
     memory: tuple[str, ...] = ()
     for _ in range(DEEPEST if isinstance(content, Mapping | list | tuple) else 0):
@@ -203,6 +205,13 @@ def _choose(content: Any, key: str, notes: dict[str, Any]) -> list[_Choice]:
             return [_Choice(key, parts, notes, left_out, memory)]  # a network of one layer
         content, key = parts[name], f"{key}.{name}" if key else name
     return []
+
+
+def _is_plain(content: Any) -> bool:
+    """Return whether a container is a flat mapping of tensors, as most state dicts are, which need no search."""
+    if type(content) is not dict or not all(isinstance(item, Tensor) for item in content.values()):
+        return False
+    return any(map(_is_floating, content.values())) and not any("/" in str(name) for name in content)
 
 
 def _parts(content: Any) -> _Parts:
