@@ -280,11 +280,13 @@ def test_a_network_is_described(models: Path, checkpoint: Path, tiny_zoo: Path, 
 def test_shards_are_one_network(models: Path, checkpoint: Path, tmp_path: Path, capsys: Output) -> None:
     state = load_file(checkpoint)
     where = {name: f"model-{place % 2 + 1:05d}-of-00002.safetensors" for place, name in enumerate(state)}
+    folder = tmp_path / "shards"
+    folder.mkdir()
     for file in set(where.values()):
-        save_file({name: state[name] for name in state if where[name] == file}, tmp_path / file)
-    index = tmp_path / "model.safetensors.index.json"
+        save_file({name: state[name] for name in state if where[name] == file}, folder / file)
+    index = folder / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": where}))
-    for name in (tmp_path, index):
+    for name in (folder, index):
         assert output_of(capsys, "inspect", name, "--model", models)["tensors"] == len(state)
 
 

@@ -81,7 +81,10 @@ def test_averages_and_equal_copies_are_left_out_by_name():
 
 def test_averages_in_callbacks_are_named():
     state = {"fc.weight": torch.rand(3, 4), "fc.bias": torch.rand(3)}
-    callbacks = {"EMA": {"ema_state_dict": {name: 2 * tensor for name, tensor in state.items()}}, "Best": {"score": 0.9}}
+    callbacks = {
+        "EMA": {"ema_state_dict": {name: 2 * tensor for name, tensor in state.items()}},
+        "Best": {"score": 0.9},
+    }
     (network,) = select_all({"state_dict": state, "callbacks": callbacks}, key=None, most=100)
     assert list(network.left_out) == ["callbacks.EMA.ema_state_dict"]
     assert torch.equal(network.state["fc.weight"], state["fc.weight"])
