@@ -15,9 +15,11 @@ from wscore.hub.fetch import parse_source
 from wscore.networks.checkpoints import SUFFIXES, read_network
 from wscore.networks.layout import Layout, layout_of
 from wscore.networks.selection import Checkpoint
-from wscore.zoo.readers.folder import in_time
+from wscore.networks.shards import INDEX
+from wscore.zoo.readers.folder import in_time, without_shards
 from wscore.zoo.store import Zoo
 
+ENDINGS = (*SUFFIXES, *INDEX)
 DATASETS = "datasets/"
 EXPECTED = "a file, a folder, ZOO#MODEL_ID, owner/name on the Hub, or datasets/owner/name for a published zoo"
 
@@ -111,10 +113,10 @@ def _of_folder(path: Path) -> Iterator[LoadedNetwork]:
             yield LoadedNetwork(f"{run.name}@{step}", run.layout.unflatten(torch.from_numpy(vector.copy())), "")
         return
     runs = sorted(one.parent for one in path.glob("*/weights.npy"))
-    found = [file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file()]
+    found = [file for file in path.rglob("*") if file.name.lower().endswith(ENDINGS) and file.is_file()]
     inside = [file.relative_to(path) for file in found if not set(runs) & set(file.parents)]
     names = (file.as_posix() for file in inside if not any(part.startswith(".") for part in file.parts))
-    files = sorted(names, key=in_time)  # epoch-9 before epoch-10: a forecast uses them in this order
+    files, _ = without_shards(path, sorted(names, key=in_time))  # a forecast uses epoch-9 before epoch-10
     if not files:
         fix = f"name one of the recorded runs, such as {runs[0]}" if runs else None
         raise DataError("no networks here", where=path, expected=f"a zoo, or files *{', *'.join(SUFFIXES)}", fix=fix)
@@ -148,4 +150,4 @@ def _from_hub(text: str) -> Path:
         source = parse_source(text)
     except WscoreError as error:
         raise DataError("no such file or folder", where=text, expected=EXPECTED) from error
-    return download(source.name, source.revision, patterns=[f"*{suffix}" for suffix in SUFFIXES])
+    return download(source.name, source.revision, patterns=[f"*{suffix}" for suffix in ENDINGS])

@@ -29,6 +29,7 @@ from wscore.networks.pickles import SMALL, PickleContent, PickleError, mapped, r
 from wscore.networks.records import RejectedError
 from wscore.networks.safetensors_file import read_safetensors
 from wscore.networks.selection import DEEPEST, MOST_NODES, Checkpoint, only, select_all
+from wscore.networks.shards import INDEX, read_index
 
 SKIPPED = re.compile(r"optimizer|seed_generator", re.IGNORECASE)  # groups of HDF5 files
 RATIO, HARMLESS_SIZE = 500, 1 << 26  # a file that claims to unpack to more times its bytes, beyond this size, is a bomb
@@ -113,12 +114,14 @@ def shown(error: BaseException) -> str:
 
 
 def file_kind(path: Path) -> str:
-    """Return the key of `READERS` for the first bytes of a file.
+    """Return the key of `READERS` for the first bytes of a file, or for the name of an index of shards.
 
     Raises:
         RejectedError: if they belong to none, saying what they are.
         OSError: if the file can't be opened.
     """
+    if path.name.endswith(INDEX):
+        return "index"
     with path.open("rb") as stream:
         head = stream.read(512)
     if head.startswith(b"PK\x03\x04"):
@@ -192,6 +195,27 @@ def _read_pickle(path: Path, most: int) -> PickleContent:  # noqa: ARG001
     """Return what older versions of `torch.save` wrote, or a plain pickle."""
     with path.open("rb") as stream:
         return read_old(stream, path.stat().st_size)
+
+
+def _read_shards(path: Path, most: int) -> PickleContent:
+    """Return the tensors of all files that an index names."""
+    content: dict[str, Any] = {}
+    stubbed: set[str] = set()
+    where = read_index(path)
+    for name in dict.fromkeys(where.values()):
+        shard = path.with_name(name)
+        if not shard.is_file():
+            raise RejectedError("file_missing", f"the shard {printable(name)}")
+        tensors, objects = load_file(shard, most=most)
+        double = content.keys() & tensors.keys() if isinstance(tensors, Mapping) else {name}
+        if double:
+            raise RejectedError("clash", f"{printable(min(map(str, double)))} in two shards")
+        content |= tensors
+        stubbed |= set(objects)
+    missing = where.keys() - content.keys()
+    if missing:
+        raise RejectedError("file_missing", f"{printable(min(missing))} is in the index, and in no shard")
+    return PickleContent(content, tuple(sorted(stubbed)))
 
 
 def _read_msgpack(path: Path, most: int) -> Any:
@@ -449,5 +473,5 @@ KERAS = {
 READERS: dict[str, Callable[[Path, int], Any]] = {
     "torch": _read_torch, "pickle": _read_pickle, "safetensors": read_safetensors, "npz": _read_npz,
     "npy": _read_npy, "hdf5": _read_hdf5, "keras": _read_keras, "policy": _read_policy, "msgpack": _read_msgpack,
-    "onnx": read_onnx,
+    "onnx": read_onnx, "index": _read_shards,
 }  # fmt: skip

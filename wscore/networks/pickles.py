@@ -179,7 +179,11 @@ class PickleInterpreter:
 
     def number(self, layout: str) -> Any:
         """Return the next number."""
-        return struct.unpack(layout, self.read(struct.calcsize(layout)))[0]
+        return struct.unpack(layout, self.stream.read(struct.calcsize(layout)))[0]
+
+    def byte(self) -> int:
+        """Return the next byte."""
+        return self.stream.read(1)[0]
 
     def push(self, value: Any) -> None:
         """Put a value on the stack."""
@@ -545,9 +549,9 @@ OPCODES: dict[bytes, Callable[[PickleInterpreter], Any]] = {
     pickle.STRING: _text_string,
     pickle.UNICODE: lambda m: m.push(m.line()),
     pickle.BININT: lambda m: m.push(m.number("<i")),
-    pickle.BININT1: lambda m: m.push(m.number("<B")),
+    pickle.BININT1: lambda m: m.push(m.byte()),
     pickle.BININT2: lambda m: m.push(m.number("<H")),
-    pickle.LONG1: lambda m: _integer(m, m.number("<B")),
+    pickle.LONG1: lambda m: _integer(m, m.byte()),
     pickle.LONG4: lambda m: _integer(m, m.number("<i")),
     pickle.BINFLOAT: lambda m: m.push(m.number(">d")),
     pickle.BINSTRING: _bytes("<i", _latin),
@@ -576,10 +580,10 @@ OPCODES: dict[bytes, Callable[[PickleInterpreter], Any]] = {
     pickle.ADDITEMS: lambda m: m.extend(m.since_mark()),
     pickle.FROZENSET: lambda m: m.push(m.since_mark()),
     pickle.GET: lambda m: m.push(m.memo[int(m.line())]),
-    pickle.BINGET: lambda m: m.push(m.memo[m.number("<B")]),
+    pickle.BINGET: lambda m: m.push(m.memo[m.byte()]),
     pickle.LONG_BINGET: lambda m: m.push(m.memo[m.number("<I")]),
     pickle.PUT: lambda m: _memoize(m, int(m.line())),
-    pickle.BINPUT: lambda m: _memoize(m, m.number("<B")),
+    pickle.BINPUT: lambda m: _memoize(m, m.byte()),
     pickle.LONG_BINPUT: lambda m: _memoize(m, m.number("<I")),
     pickle.MEMOIZE: lambda m: _memoize(m, len(m.memo)),
     pickle.GLOBAL: lambda m: m.name(m.line(), m.line()),
@@ -716,4 +720,5 @@ def mapped(path: Path) -> memoryview:
     with path.open("rb") as stream:
         if size > SMALL:
             return memoryview(mmap.mmap(stream.fileno(), size, access=mmap.ACCESS_COPY))
-        return memoryview(bytearray(stream.read()))
+        data = bytearray(size)
+        return memoryview(data)[: stream.readinto(data)]

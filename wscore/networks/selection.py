@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from wscore.errors import printable
 from wscore.networks.naming import native, plain_names, tensor_order
 from wscore.networks.pickles import Stub
 from wscore.networks.records import RejectedError
@@ -33,7 +34,10 @@ MOMENTS = {
 REPLAYS = {"replay", "replays", "rollouts"}  # what an agent has seen
 AVERAGES = {"ema", "swa", "avg", "average", "averaged", "target", "teacher", "momentum", "polyak", "shadow"}
 MEMBERS = re.compile(r"(?:seed|member|model|net|network|run|fold|replica|agent|particle)_?\d+", re.IGNORECASE)
-SETTINGS = {"hyper_parameters", "hparams", "args", "config", "cfg", "options", "opt", "opts", "metrics", "history"}
+SETTINGS = {
+    "hyper_parameters", "hparams", "args", "train_args", "training_args", "config", "cfg", "options", "opt", "opts", "metrics",
+    "history",
+}  # fmt: skip
 DEEPEST, MOST_NODES = 24, 200_000
 MOST_FACTS = 256  # settings of one checkpoint that become columns
 AVERAGE, COPY = "an average of the network beside it", "a copy of the network beside it"
@@ -113,15 +117,16 @@ def select_all(content: Any, *, key: str | None, most: int) -> list[Checkpoint]:
     for place, value, notes in _named(content, key):
         if _is_optimizer(value) and not set(WRAPPERS) & set(map(str, value)):
             raise RejectedError("no_checkpoint", "the state of an optimizer")
-        chosen += _choose(value, place, notes)
+        chosen += [_Choice(place, value, notes, {})] if _is_plain(value) else _choose(value, place, notes)
     if not chosen:
-        raise RejectedError("no_checkpoint", f"{type(content).__name__} without tensors by name")
+        kind = printable(content.name) if isinstance(content, Stub) else type(content).__name__
+        raise RejectedError("no_checkpoint", f"{kind} without tensors by name")
     return [_checkpoint(choice, most) for choice in chosen]
 
 
 def is_weight(name: str, tensor: Tensor) -> bool:
     """Return whether a tensor is a weight or a counter; masks and tables of indices are constants of the architecture."""
-    if tensor.is_complex() or tensor.is_sparse or tensor.is_quantized or tensor.layout != torch.strided:
+    if tensor.layout != torch.strided or tensor.is_complex() or tensor.is_quantized:
         raise RejectedError("not_real", f"{name}: {tensor.dtype}, {tensor.layout}")
     if not tensor.is_floating_point():
         return tensor.numel() == 1
@@ -205,14 +210,22 @@ def _choose(content: Any, key: str, notes: dict[str, Any]) -> list[_Choice]:
     return []
 
 
+def _is_plain(content: Any) -> bool:
+    """Return whether a container is a flat mapping of tensors, as most state dicts are, which need no search."""
+    if type(content) is not dict or not all(isinstance(item, Tensor) for item in content.values()):
+        return False
+    return any(map(_is_floating, content.values())) and not any("/" in str(name) for name in content)
+
+
 def _parts(content: Any) -> _Parts:
     """Return the parts of networks among the entries of a container, and the averages, copies and memory beside them."""
     parts = {name: _nested(item) for name, item in _entries(content) if isinstance(item, Mapping | list | tuple)}
     parts = {name: part for name, part in parts.items() if name.lower() not in SETTINGS} or parts
     memory = [name for name, part in parts.items() if _is_memory(name, part)]
+    callbacks = [place for name in memory if "callbacks" in _words(name) for place in _state_dicts(name, parts[name])]
+    left_out = dict.fromkeys(callbacks, AVERAGE)
     parts = {name: part for name, part in parts.items() if name not in memory and any(True for _ in _flat(part))}
     kept: dict[str, Any] = {}
-    left_out: dict[str, str] = {}
     shapes = {name: _shapes(part) for name, part in parts.items()}
     for name in sorted(parts, key=lambda name: bool(_words(name) & AVERAGES)):
         twins = [other for other in kept if shapes[other] == shapes[name]]
@@ -223,6 +236,13 @@ def _parts(content: Any) -> _Parts:
         else:
             kept[name] = parts[name]
     return _Parts({name: part for name, part in parts.items() if name in kept}, left_out, memory)
+
+
+def _state_dicts(place: str, part: Any, depth: int = 0) -> Iterator[str]:
+    """Yield the places of state dicts in the states of callbacks, which keep averages of the network."""
+    for name, item in _entries(part):
+        if isinstance(item, Mapping) and not isinstance(item, Stub) and depth < 3:
+            yield from [f"{place}.{name}"] if _is_state_dict(item) else _state_dicts(f"{place}.{name}", item, depth + 1)
 
 
 def _are_networks(parts: Mapping[str, Any]) -> bool:

@@ -277,6 +277,19 @@ def test_a_network_is_described(models: Path, checkpoint: Path, tiny_zoo: Path, 
     assert nothing["symmetry"].startswith("unknown")
 
 
+def test_shards_are_one_network(models: Path, checkpoint: Path, tmp_path: Path, capsys: Output) -> None:
+    state = load_file(checkpoint)
+    where = {name: f"model-{place % 2 + 1:05d}-of-00002.safetensors" for place, name in enumerate(state)}
+    folder = tmp_path / "shards"
+    folder.mkdir()
+    for file in set(where.values()):
+        save_file({name: state[name] for name in state if where[name] == file}, folder / file)
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": where}))
+    for name in (folder, index):
+        assert output_of(capsys, "inspect", name, "--model", models)["tensors"] == len(state)
+
+
 def test_what_else_a_file_holds_is_described(models: Path, checkpoint: Path, tmp_path: Path, capsys: Output) -> None:
     state = load_file(checkpoint)
     odd = {"mask": torch.ones(3, dtype=torch.bool), "table": torch.arange(6).reshape(2, 3), "empty": torch.zeros(0, 4)}

@@ -79,6 +79,17 @@ def test_averages_and_equal_copies_are_left_out_by_name():
     assert same(found(flat)[0].state, own)
 
 
+def test_averages_in_callbacks_are_named():
+    state = {"fc.weight": torch.rand(3, 4), "fc.bias": torch.rand(3)}
+    callbacks = {
+        "EMA": {"ema_state_dict": {name: 2 * tensor for name, tensor in state.items()}},
+        "Best": {"score": 0.9},
+    }
+    (network,) = select_all({"state_dict": state, "callbacks": callbacks}, key=None, most=100)
+    assert list(network.left_out) == ["callbacks.EMA.ema_state_dict"]
+    assert torch.equal(network.state["fc.weight"], state["fc.weight"])
+
+
 def test_parts_of_different_shapes_are_one_network():
     parts = {"encoder": net(0), "upscaler": net(1, 7), "random_features": net(2, 8), "scheduler_head": net(3, 9)}
     (network,) = found({**parts, "optimizer": {"state": {}, "param_groups": []}})

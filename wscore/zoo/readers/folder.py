@@ -10,22 +10,22 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import msgspec
-
 from wscore.errors import ConfigError, DataError, WscoreWarning, printable
 from wscore.io import content_hash
-from wscore.networks.checkpoints import BROKEN, SUFFIXES, file_kind, load_file, read_file_networks, shown
+from wscore.networks.checkpoints import BROKEN, SUFFIXES, file_kind, read_file_networks, shown
 from wscore.networks.naming import natural
 from wscore.networks.records import RawNetwork, Rejected, RejectedError
-from wscore.networks.selection import Checkpoint, select_all
+from wscore.networks.selection import Checkpoint
+from wscore.networks.shards import INDEX, read_index
 from wscore.zoo.config import ReadingConfig, ZooConfig
 from wscore.zoo.readers.ingest import ReadPlan
 from wscore.zoo.readers.metadata import TABLES, NamePattern, flattened, join, read_table
 
 FILES_PER_SHARD = 64
 RESERVED = ("model_id", "run_id", "layout", "weights")
-INDEX = (".safetensors.index.json", ".bin.index.json", ".pt.index.json", ".pth.index.json")
 SHARD = re.compile(r"[-_.]\d{1,6}[-_]of[-_]\d{1,6}(?=\.)")
+ZERO = re.compile(r"zero_pp_rank_\d+")  # optimizer and parameters of one process of DeepSpeed
+RANK = re.compile(r"mp_rank_\d+")  # a slice of a network over several processes, if there are several
 STEP = re.compile(
     r"(?:(?:model|global|training)[-_.]?)?(?:checkpoint|ckpt|step|epoch|iter|iteration)[-_.=]?(\d+)", re.IGNORECASE
 )
@@ -33,7 +33,6 @@ FIRST = re.compile(r"(?:^|[-_.])(?:init|initial|start|untrained)(?:$|[-_.])", re
 USUAL = (
     "model", "pytorch_model", "adapter_model", "flax_model", "checkpoint", "checkpoints", "weights", "state_dict", "ckpt",
 )  # fmt: skip
-LARGEST_INDEX = 1 << 26  # bytes
 
 
 class File(NamedTuple):
@@ -48,7 +47,6 @@ class File(NamedTuple):
         rejected: reason why it is not read, or empty.
         detail: of that reason.
         run_from_folder: whether its run is only known from its folder, so that notes in the file take precedence.
-        shards: of a network in several files their paths, relative to the folder.
     """
 
     path: str
@@ -59,13 +57,6 @@ class File(NamedTuple):
     rejected: str = ""
     detail: str = ""
     run_from_folder: bool = False
-    shards: tuple[str, ...] = ()
-
-
-class ShardIndex(msgspec.Struct):
-    """What is used of an index: the file of each tensor."""
-
-    weight_map: dict[str, str]
 
 
 def plan_folder(config: ZooConfig) -> ReadPlan:
@@ -77,11 +68,11 @@ def plan_folder(config: ZooConfig) -> ReadPlan:
     """
     folder = find_folder(config)
     paths, other_files, unnamed = _checkpoints(folder)
-    paths, shards, lone = _sharded(folder, paths)
+    paths, lone = without_shards(folder, paths)
     rows, late = _metadata(folder, paths, config)
     pattern = _run_pattern(config.run_pattern)
     named = zip(paths, _names(paths), rows, strict=True)
-    files = [_named(folder, path, name, row, pattern, config) for path, name, row in named]
+    files = _of_one_run([_named(folder, path, name, row, pattern, config) for path, name, row in named])
     left_out = [file.path for file in files if file.rejected == "no_match"]
     if len(left_out) == len(files):
         where = "zoo.run_pattern"
@@ -89,7 +80,7 @@ def plan_folder(config: ZooConfig) -> ReadPlan:
     if left_out:
         message = f"{len(left_out)} of {len(files)} checkpoints don't fit zoo.run_pattern and were left out"
         warnings.warn(message, WscoreWarning, stacklevel=2)
-    files = [file._replace(shards=shards.get(file.path, ()), **lone.get(file.path, {})) for file in files]
+    files = [file._replace(**lone.get(file.path, {})) for file in files]
     how = "zoo.run_pattern" if pattern is not None else "their folders (zoo.run_pattern changes this)"
     late += [Rejected(path, "unreadable", "its name is not UTF-8") for path in unnamed]
     return _plan(folder, files, late, config)._replace(others=other_files, runs=how)
@@ -163,34 +154,12 @@ def read_files(folder: Path, reading: ReadingConfig, files: list[File]) -> Itera
             yield Rejected(file.path, file.rejected, file.detail)
             continue
         try:
-            networks = _networks(folder, file, reading)
+            networks = read_file_networks(folder / file.path, key=reading.state_key, most=reading.max_weights)
         except RejectedError as error:
             yield Rejected(file.path, error.reason, error.detail)
             continue
         for network in networks:
             yield _described(file, network, len(networks) > 1, reading)
-
-
-def _networks(folder: Path, file: File, reading: ReadingConfig) -> list[Checkpoint]:
-    key, most = reading.state_key, reading.max_weights
-    if not file.shards:
-        return read_file_networks(folder / file.path, key=key, most=most)
-    content: dict[str, Any] = {}
-    for shard in file.shards:
-        if not (folder / shard).is_file():
-            raise RejectedError("file_missing", f"the shard {shard}")
-        tensors = load_file(folder / shard, most=most).value
-        double = content.keys() & tensors.keys() if isinstance(tensors, Mapping) else {shard}
-        if double:
-            raise RejectedError("clash", f"{min(map(str, double))} in two shards")
-        content |= tensors
-    missing = _weight_map(folder / file.path).keys() - content.keys()
-    if missing:
-        raise RejectedError("file_missing", f"{printable(min(missing))} is in the index, and in no shard")
-    try:
-        return select_all(content, key=key, most=most)
-    except BROKEN as error:
-        raise RejectedError("unreadable", shown(error)) from error
 
 
 def _described(file: File, network: Checkpoint, several: bool, reading: ReadingConfig) -> RawNetwork:
@@ -252,7 +221,7 @@ def _is_text(path: Path) -> bool:
 
 def _is_checkpoint(path: Path) -> bool:
     """Return whether a file is named as a checkpoint or an index of shards, or begins as one."""
-    if path.suffix.lower() in SUFFIXES or path.name.endswith(INDEX):
+    if path.suffix.lower() in SUFFIXES:
         return True
     if not path.is_file():
         return False
@@ -270,48 +239,38 @@ def in_time(path: str) -> tuple[Any, int, Any]:
     return natural_key(parent), 0 if FIRST.search(name) else 1 if numbered else 2, natural_key(name)
 
 
-def _sharded(folder: Path, paths: list[str]) -> tuple[list[str], dict[str, tuple[str, ...]], dict[str, dict[str, str]]]:
-    """Return the paths without those of shards, the shards of each index, and why other files are no networks."""
-    shards: dict[str, tuple[str, ...]] = {}
+def without_shards(folder: Path, paths: list[str]) -> tuple[list[str], dict[str, dict[str, str]]]:
+    """Return the paths without those of shards that an index names, and why lone shards and damaged indices are no networks."""
+    members: set[str] = set()
     rejected: dict[str, dict[str, str]] = {}
     for path in (path for path in paths if path.endswith(INDEX)):
         try:
-            shards[path] = _shards(folder, path)
+            members |= _shards(folder, path)
         except RejectedError as error:
             rejected[path] = {"rejected": error.reason, "detail": error.detail}
-    members = {shard for names in shards.values() for shard in names}
-    for path in paths:
-        if path in members or path.endswith(INDEX):
-            continue
-        if SHARD.search(path) or path.endswith(".distcp"):
-            fix = "put its index (.index.json) beside it" if SHARD.search(path) else "convert it by dcp_to_torch_save"
+    ranks = Counter(RANK.sub("", path) for path in paths)
+    for path in (path for path in paths if path not in members and not path.endswith(INDEX)):
+        if fix := _how_to_join(path, ranks):
             rejected[path] = {"rejected": "no_checkpoint", "detail": f"a shard of a network without its index; {fix}"}
-    return [path for path in paths if path not in members], shards, rejected
+    return [path for path in paths if path not in members], rejected
 
 
-def _shards(folder: Path, path: str) -> tuple[str, ...]:
-    """Return the files that an index of shards names, which lie beside it."""
-    parent, places = Path(path).parent, []
-    for name in dict.fromkeys(_weight_map(folder / path).values()):
-        if Path(name).name != name:
-            raise RejectedError("outside", f"names {name[:80]!r}")
-        place = (parent / name).as_posix()
+def _how_to_join(path: str, ranks: Mapping[str, int]) -> str:
+    """Return how a shard becomes a part of a network; nothing for other files."""
+    if ZERO.search(path) or ranks[RANK.sub("", path)] > 1:
+        return "join them by zero_to_fp32.py of DeepSpeed"
+    if path.endswith(".distcp"):
+        return "convert it by dcp_to_torch_save"
+    return "put its index (.index.json) beside it" if SHARD.search(path) else ""
+
+
+def _shards(folder: Path, path: str) -> set[str]:
+    """Return the files that an index of shards names."""
+    places = {Path(path).with_name(name).as_posix() for name in read_index(folder / path).values()}
+    for place in sorted(places):
         if not (folder / place).resolve().is_relative_to(folder.resolve()):
             raise RejectedError("outside", f"{place} leads out of the folder")
-        places.append(place)
-    if not places:
-        raise RejectedError("no_checkpoint", "an index that names no shard")
-    return tuple(places)
-
-
-def _weight_map(path: Path) -> dict[str, str]:
-    """Return the file of each tensor in an index of shards."""
-    if path.is_symlink() or path.stat().st_size > LARGEST_INDEX:
-        raise RejectedError("unreadable", "a link or too long for an index of shards")
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=ShardIndex).weight_map
-    except (msgspec.MsgspecError, ValueError, OSError, RecursionError) as error:
-        raise RejectedError("unreadable", f"no index of shards ({type(error).__name__})") from error
+    return places
 
 
 def _metadata(folder: Path, paths: list[str], config: ZooConfig) -> tuple[list[dict[str, Any]], list[Rejected]]:
@@ -371,6 +330,14 @@ def _folder_of_run(path: str) -> tuple[str, int | None]:
     stem = place.name.partition(".")[0]
     parts = [*place.parent.parent.parts, *([] if stem.lower() in USUAL else [stem])]
     return "/".join(parts) or "run", int(step[1])
+
+
+def _of_one_run(files: list[File]) -> list[File]:
+    """Return files where `model.safetensors` beside `checkpoint-500/model.safetensors` belongs to the run of the latter."""
+    if not any(STEP.fullmatch(file.path.partition("/")[0]) and "/" in file.path for file in files):
+        return files
+    last = {file.path for file in files if file.run_from_folder and file.path.partition(".")[0].lower() in USUAL}
+    return [file._replace(run="run") if file.path in last else file for file in files]
 
 
 def _number(value: Any, path: str) -> float | None:

@@ -68,6 +68,30 @@ def test_shards_that_lack_a_part_or_lead_elsewhere_are_named(read_zoo, excluded,
     assert reasons["bad/model.safetensors.index.json"] == "unreadable"
 
 
+def test_slices_of_deepspeed_are_no_networks(read_zoo, excluded, tmp_path):
+    for name in ("a/mp_rank_00_model_states", "b/mp_rank_00_model_states", "b/mp_rank_01_model_states"):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        torch.save({"module": state(len(name) + ord(name[0])), "optimizer": None}, tmp_path / "in" / f"{name}.pt")
+    torch.save({"optimizer_state_dict": {}}, tmp_path / "in/a/zero_pp_rank_0_mp_rank_00_optim_states.pt")
+    with pytest.warns(WscoreWarning, match="excluded"):
+        zoo = read_zoo("folder", tmp_path / "in")
+    assert list(zoo.table["model_id"]) == ["a/mp_rank_00_model_states"]
+    assert set(excluded().values()) == {"no_checkpoint"}
+
+
+def test_the_last_network_of_a_trainer_belongs_to_the_run_of_its_steps(read_zoo, tmp_path):
+    for number, name in enumerate(("checkpoint-5/model", "checkpoint-10/model", "model")):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        save_file(state(number), tmp_path / "in" / f"{name}.safetensors")
+    zoo = read_zoo("folder", tmp_path / "in")
+    assert zoo.table.set_index("model_id")["checkpoint"].to_dict() == {
+        "checkpoint-5/model": 0,
+        "checkpoint-10/model": 1,
+        "model": 2,
+    }
+    assert zoo.table["run_id"].nunique() == 1
+
+
 def test_a_folder_for_each_step_is_a_time_in_its_run(read_zoo, tmp_path):
     for run in range(2):
         for step in (500, 1000, 1500):
