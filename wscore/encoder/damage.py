@@ -62,8 +62,8 @@ def _reset_layer(layout: Layout, vectors: Vectors, random: np.random.Generator) 
 
 
 def _swapped_layer(layout: Layout, vectors: Vectors, random: np.random.Generator) -> Vectors:
-    """Replace one weight matrix of each network by that of another network."""
-    return _one_matrix(layout, vectors, np.roll(vectors, 1, axis=0), random)
+    """Replace one weight matrix of each network by that of a network half of them further on, hence of another run."""
+    return _one_matrix(layout, vectors, np.roll(vectors, len(vectors) // 2, axis=0), random)
 
 
 DAMAGE: dict[str, Callable[[Layout, Vectors, np.random.Generator], Vectors]] = {

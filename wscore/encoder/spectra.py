@@ -175,10 +175,25 @@ def _balance(lower: Matrices, upper: Float[np.ndarray, "rows above columns place
         "leaving_low": leaving.min(axis=1),
         "leaving_high": leaving.max(axis=1),
     }
-    if upper.shape[2] == units and upper.shape[3] == lower.shape[3] == 1:
-        sizes = np.linalg.svd(upper[..., 0] @ lower[..., 0], compute_uv=False)
-        features |= {f"product{k + 1}": _log(sizes[:, k]) for k in range(min(3, sizes.shape[1]))}
-    return features
+    return features | _product(lower, upper)
+
+
+def _product(lower: Matrices, upper: Float[np.ndarray, "rows above columns places"]) -> Numbers:
+    """Return the largest singular values of the product of both layers, and how much of it is more than chance.
+
+    Training aligns the layers: |B A|^2 units / (|A|^2 |B|^2) is 1 for random matrices.
+    """
+    units = lower.shape[1]
+    rows = lower.reshape(*lower.shape[:2], -1)
+    above = upper.reshape(len(upper), upper.shape[1], units, -1).swapaxes(2, 3).reshape(len(upper), -1, units)
+    grams = above.mT @ above, rows @ rows.mT  # (n, units, units)
+    values, vectors = np.linalg.eigh(grams[1])
+    root = vectors * np.sqrt(np.maximum(values, 0))[:, None]
+    sizes = np.sqrt(np.maximum(np.linalg.eigvalsh(root.mT @ grams[0] @ root), 0))[:, ::-1]
+    traces = [np.trace(gram, axis1=1, axis2=2) for gram in grams]
+    aligned = _log((sizes**2).sum(axis=1)) + np.log10(units) - _log(traces[0]) - _log(traces[1])
+    rank = min(3, units, above.shape[1], rows.shape[2])
+    return {f"product{k + 1}": _log(sizes[:, k]) for k in range(rank)} | {"aligned": aligned}
 
 
 def _norm_layers(layout: Layout, parts: Mapping[str, np.ndarray]) -> Numbers:

@@ -37,6 +37,8 @@ def test_one_matrix_is_reset_or_swapped() -> None:
     for kind in ("reset_layer", "swapped_layer"):
         changed = np.stack([(BAD[kind] != VECTORS)[:, span].all(axis=1) for span in matrices])
         np.testing.assert_array_equal(changed.sum(axis=0), 1)
+    swapped = np.where(BAD["swapped_layer"] != VECTORS, np.roll(VECTORS, 100, axis=0), VECTORS)
+    np.testing.assert_array_equal(BAD["swapped_layer"], swapped)  # never of a neighbour: neighbours are of one run
     assert (np.abs(BAD["untrained"][:, LAYOUT.slices()["3.weight"]]) <= 1 / 4).all()
     torch.testing.assert_close(
         torch.from_numpy(BAD["untrained"][:, LAYOUT.slices()["1.weight"]]), torch.ones(200, 4), atol=0, rtol=0

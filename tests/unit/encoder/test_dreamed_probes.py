@@ -3,6 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from wscore.encoder.dreamed_probes import (
     dream,
@@ -11,6 +12,7 @@ from wscore.encoder.dreamed_probes import (
 from wscore.encoder.features import zoo_features
 from wscore.encoder.spectra import network_numbers, spectra_table
 from wscore.networks.architectures import parse
+from wscore.networks.layout import layout_of
 from wscore.zoo.store import Zoo
 
 
@@ -49,6 +51,23 @@ def test_spectra_do_not_depend_on_the_order_of_hidden_units(zoo: Zoo):
     changed = dict(state) | {"linear1.weight": 2 * state["linear1.weight"]}  # what it must notice
     third = network_numbers(layout, layout.flatten(changed)[None])
     assert third["linear[-2].rms"] != pytest.approx(first["linear[-2].rms"], abs=0.1)
+
+
+def test_layers_that_fit_are_told_from_random_ones_and_products_are_those_of_the_matrices():
+    network = nn.Sequential(nn.Conv2d(2, 6, 3, bias=False), nn.Flatten(), nn.Linear(6 * 4, 5, bias=False))
+    layout, random = layout_of(network.state_dict()), np.random.default_rng(0)
+    lower, upper = random.normal(size=(50, 6, 18)), random.normal(size=(50, 5, 6, 4))
+    fitting = np.einsum("nuk,nopk->nuop", lower, random.normal(size=(50, 5, 4, 18))).swapaxes(
+        1, 2
+    )  # rows lie in its span
+    for above, expected in ((upper, 0.0), (fitting, 0.15)):
+        vectors = np.concatenate([lower.reshape(50, -1), above.reshape(50, -1)], axis=1)
+        numbers = network_numbers(layout, vectors)
+        product = np.einsum("noup,nuk->nopk", above, lower).reshape(50, 20, 18)
+        sizes = np.linalg.svd(product, compute_uv=False)
+        assert numbers["pair[-1].product1"] == pytest.approx(np.log10(sizes[:, 0]), abs=1e-6)
+        assert numbers["pair[-1].product3"] == pytest.approx(np.log10(sizes[:, 2]), abs=1e-6)
+        assert numbers["pair[-1].aligned"].mean() == pytest.approx(expected, abs=0.05)
 
 
 def test_the_table_follows_the_rows_of_the_zoo(zoo: Zoo):
