@@ -13,7 +13,7 @@ from wscore.config import read_yaml
 from wscore.errors import DataError
 from wscore.report.filters import first_layer_images
 from wscore.report.page import Curves, NetworkMap, Page, Picture, Section, Table
-from wscore.report.table import ARROWS, OURS, TablePart, best_of, gather, sections
+from wscore.report.table import ARROWS, OURS, Line, TablePart, best_of, gather, sections
 from wscore.zoo.store import Zoo
 
 MAPPED = 5000  # most networks of the map
@@ -170,19 +170,21 @@ def first_layers(zoo: Zoo, rows: np.ndarray) -> list[np.ndarray | None]:
 def _headline(parts: list[TablePart]) -> Iterator[list[Any]]:
     for part in parts:
         for line in (line for line in part.lines if line.metric.better != "neither" and line.metric.headline):
-            rival, ours = best_of(line, part.rivals), line.values.get(OURS)
-            best = None if rival is None else line.values[rival]
-            name = None if rival is None else part.controls[rival]
+            rival = best_of(line, part.rivals)
+            best, name = (None, None) if rival is None else (line.values[rival], part.controls[rival])
             label = line.metric.label + ARROWS[line.metric.better]
-            bounds = line.interval or (ours, ours)
-            result = None if ours is None or best is None else _result(bounds, best, line.metric.better)
-            yield [part.title, label, ours, *(line.interval or (None, None)), best, name, result]
+            bounds = line.interval or (None, None)
+            yield [part.title, label, line.values.get(OURS), *bounds, best, name, _result(line, best)]
 
 
-def _result(bounds: tuple[float, float], best: float, better: str) -> str:
-    if bounds[0] <= best <= bounds[1]:
+def _result(line: Line, best: float | None) -> str | None:
+    ours = line.values.get(OURS)
+    if ours is None or best is None:
+        return None
+    low, high = line.interval or (ours, ours)
+    if low <= best <= high:
         return "open"
-    return "wins" if (bounds[0] > best) == (better == "higher") else "loses"
+    return "wins" if (low > best) == (line.metric.better == "higher") else "loses"
 
 
 def _results(part: TablePart) -> Table:
