@@ -22,7 +22,7 @@ export VIRTUAL_ENV := $(VENV)
 unexport PYTHONHOME PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help repro test quick fuzz mutants smoke rate-fidelity latents check coverage format ui bench readme clean sae-pareto autoencoder-seeds publish-zoo
+.PHONY: help repro test quick fuzz mutants smoke rate-fidelity latents check coverage format ui bench report readme clean sae-pareto autoencoder-seeds publish-zoo
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -83,6 +83,9 @@ ui: $(READY) ## browse this clone's MLflow runs (PORT=...); prints their address
 
 bench: $(READY) ## time the hot paths next to reference implementations
 	for file in benchmarks/[a-z]*.py; do python -m "benchmarks.$$(basename "$$file" .py)" || exit 1; done
+
+report: $(READY) ## one page to open in a browser: results, map of the zoo, failures, training curves (plots/report.html)
+	dvc repro $(ARGS) report
 
 readme: $(READY) ## write the results of the last evaluation to README.md, docs/results.md and docs/summary.png
 	python -m wscore.report.readme --metrics metrics --picture plots/evaluate/summary.png

@@ -79,11 +79,11 @@ def test_settings_of_the_machine_rerun_nothing(clone: Workspace) -> None:
 
 def test_held_out_families_rerun_the_evaluation_of_heads_and_what_follows(clone: Workspace) -> None:
     set_params(clone, {"evaluate_heads": {"ood": "family"}})
-    assert changed(clone) == {"evaluate_heads"}
+    assert changed(clone) == {"evaluate_heads", "report"}
     followers = {name for name, entry in pipeline().items() if "metrics/heads_test.json" in entry.get("deps", [])}
-    assert followers == {"evaluate", "publish"}
+    assert followers == {"evaluate", "report", "publish"}
 
 
 def test_a_parameter_of_the_zoo_reruns_it(clone: Workspace) -> None:
     set_params(clone, {"zoo": {"seed": 1}})
-    assert changed(clone) == {"fetch_zoo", "publish"}
+    assert changed(clone) == {"fetch_zoo", "report", "publish"}

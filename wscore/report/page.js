@@ -129,7 +129,8 @@ function choose(indices) {
   const rows = chosen.slice(0, LISTED).map((index) => [map.names[index], ...map.columns.map((column) => cell(column, index))]);
   const head = document.createElement("thead");
   const body = document.createElement("tbody");
-  addRow(head, ["name", ...map.columns.map((column) => column.name)], "th");
+  const titles = addRow(head, ["name", ...map.columns.map((column) => column.name)], "th");
+  for (const [number, column] of map.columns.entries()) titles.cells[number + 1].className = column.codes ? "" : "number";
   for (const [number, values] of rows.entries()) {
     const row = addRow(body, values, "td");
     row.tabIndex = 0;
@@ -192,8 +193,9 @@ function drawCurves(chart, curves) {
     type: "scatter", mode: "lines", name: escaped(line.name), x: line.x, y: line.y,
     line: { color: HUES[number % HUES.length], dash: ["solid", "dash", "dot"][number % 3] },
   }));
-  const positive = curves.lines.every((line) => line.y.every((value) => value === null || value > 0));
-  const ticks = positive ? { type: "log", dtick: "D2", tickformat: "~g" } : {};
+  const values = curves.lines.flatMap((line) => line.y).filter((value) => value !== null);
+  const [low, high] = [Math.min(...values), Math.max(...values)];
+  const ticks = low > 0 ? { type: "log", dtick: high < 5 * low ? "D1" : "D2", tickformat: "~g" } : {};
   const yaxis = { title: { text: escaped(curves.y) }, ...ticks };
   Plotly.react(chart, drawn, layout({ xaxis: { title: { text: escaped(curves.x) } }, yaxis, legend: { orientation: "h", y: 1.15 } }),
     { responsive: true, displayModeBar: false });
