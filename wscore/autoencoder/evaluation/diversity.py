@@ -29,7 +29,7 @@ class TrainingNetworks:
             known = parts.setdefault(layout.identity, [])
             budget_bytes = MOST_TRAINED - sum(map(len, known))
             known.append(self.normalize(layout, vectors[:budget_bytes]))
-        self.networks = {name: np.concatenate(found) for name, found in parts.items()}
+        self.networks = {name: np.concatenate(vectors) for name, vectors in parts.items()}
 
     def normalize(self, layout: Layout, vectors: Vectors) -> Vectors:
         """Normalise raw weights (n, D)."""
@@ -69,11 +69,11 @@ class Spread:
         nearest_training_distance: distance to the nearest training network over that of the original: 0 for a copy.
         """
         pairs = {"diversity": pairwise, "nearest_training_distance": self._nearest}
-        found = {}
+        ratios = {}
         for name, measure in pairs.items():
             above, below = (self._total(store, measure) for store in (self.rebuilt, self.originals))
-            found[name] = above / below if below else float("nan")
-        return found
+            ratios[name] = above / below if below else float("nan")
+        return ratios
 
     def _nearest(self, layout: Layout, vectors: Vectors) -> float:
         return float(self.training.nearest(layout, vectors).mean())

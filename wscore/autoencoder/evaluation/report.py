@@ -16,83 +16,83 @@ FAMILY_METRICS = (
 FAMILY_WEIGHTS = ("r2", "normalised_r2", "cosine", "relative_error", "diversity", "nearest_training_distance")
 
 
-def autoencoder_report(verdict: AutoencoderResults, config: EvaluateConfig) -> dict[str, Any]:
+def autoencoder_report(results: AutoencoderResults, config: EvaluateConfig) -> dict[str, Any]:
     """Return counts, then all metrics by method, by family and by kind of tensor (`metrics/autoencoder_test.json`).
 
     Function metrics are over the networks that can be run; they are omitted if there are none, see
     `networks_not_run`.
     """
-    every, run = _of(verdict.networks, OURS), _runnable(verdict)
+    every, run = _of(results.networks, OURS), _runnable(results)
     counts = {
         "networks": float(len(every)),
         "runs": float(len(set(every["run_id"]))),
         "networks_not_run": float(len(every) - len(_of(run, OURS))),
     }
-    methods = {name: tally.summary() | _function(_of(run, name), config) for name, tally in verdict.tallies.items()}
+    methods = {name: tally.summary() | _function(_of(run, name), config) for name, tally in results.tallies.items()}
     families = {
-        str(family): {name: _short(_of(part, name), tally) for name, tally in verdict.families[str(family)].items()}
+        str(family): {name: _short(_of(part, name), tally) for name, tally in results.families[str(family)].items()}
         for family, part in run.groupby("family", sort=True)
     }
-    return {**counts, **methods, "families": families, "kinds": verdict.tallies[OURS].raw.by_kind()}
+    return {**counts, **methods, "families": families, "kinds": results.tallies[OURS].raw.by_kind()}
 
 
-def autoencoder_summary_line(found: Mapping[str, Any]) -> str:
+def autoencoder_summary_line(report: Mapping[str, Any]) -> str:
     """Return a one-line summary of a report."""
-    ours = found[OURS]
-    size = f"{found['networks']:,.0f} held-out networks reconstructed from {ours['stored_floats'] - 1:,.0f} numbers"
+    ours = report[OURS]
+    size = f"{report['networks']:,.0f} held-out networks reconstructed from {ours['stored_floats'] - 1:,.0f} numbers"
     if "agreement" not in ours:
         return f"{size}: R2 {ours['r2']:.3f}; none could be run, since their architecture is unknown"
     rivals = {"PCA": "pca", "PCA per layout": "layout_pca", "mean network": "mean_network"}
-    text = ", ".join(f"{name} {found[key]['agreement']:.3f}" for name, key in rivals.items())
+    text = ", ".join(f"{name} {report[key]['agreement']:.3f}" for name, key in rivals.items())
     return f"{size}: agreement {ours['agreement']:.3f} ({text}), R2 {ours['r2']:.3f}"
 
 
-def autoencoder_tables(verdict: AutoencoderResults) -> dict[str, pd.DataFrame]:
+def autoencoder_tables(results: AutoencoderResults) -> dict[str, pd.DataFrame]:
     """Return the tables that are saved and plotted, by name."""
     return {
-        "accuracy": accuracy_table(verdict),
-        "agreement": agreement_table(verdict),
-        "errors": error_table(verdict),
+        "accuracy": accuracy_table(results),
+        "agreement": agreement_table(results),
+        "errors": error_table(results),
     }
 
 
-def accuracy_table(verdict: AutoencoderResults) -> pd.DataFrame:
+def accuracy_table(results: AutoencoderResults) -> pd.DataFrame:
     """Return one row per network that was run: ids, family, original accuracy (`original`) and that of each method."""
-    run = _runnable(verdict)
+    run = _runnable(results)
     table = _of(run, OURS)[[*KEYS, "accuracy_original"]].set_axis([*KEYS, "original"], axis=1).reset_index(drop=True)
-    return table.assign(**_by_method(verdict, run, lambda rows: rows["accuracy"].to_numpy())).sort_values(by=KEYS)
+    return table.assign(**_by_method(results, run, lambda rows: rows["accuracy"].to_numpy())).sort_values(by=KEYS)
 
 
-def agreement_table(verdict: AutoencoderResults) -> pd.DataFrame:
+def agreement_table(results: AutoencoderResults) -> pd.DataFrame:
     """Return one row for all networks, then one per family: family, networks and the mean agreement of each method."""
-    run = _runnable(verdict)
+    run = _runnable(results)
     parts = {"all": run, **{str(family): part for family, part in run.groupby("family", sort=True)}} if len(run) else {}
     rows = [
         {"family": family, "networks": len(_of(part, OURS))}
-        | _by_method(verdict, part, lambda rows: float(rows["agreement"].to_numpy(float).mean()))
+        | _by_method(results, part, lambda rows: float(rows["agreement"].to_numpy(float).mean()))
         for family, part in parts.items()
     ]
-    return pd.DataFrame(rows, columns=["family", "networks", *verdict.tallies])
+    return pd.DataFrame(rows, columns=["family", "networks", *results.tallies])
 
 
-def error_table(verdict: AutoencoderResults) -> pd.DataFrame:
+def error_table(results: AutoencoderResults) -> pd.DataFrame:
     """Return one row for all tensors, then one per kind: kind and the relative error of each method (raw units)."""
-    errors = {name: {"all": tally.raw.overall(), **tally.raw.by_kind()} for name, tally in verdict.tallies.items()}
+    errors = {name: {"all": tally.raw.overall(), **tally.raw.by_kind()} for name, tally in results.tallies.items()}
     kinds = list(errors[OURS])
     columns = {name: [by_kind[kind]["relative_error"] for kind in kinds] for name, by_kind in errors.items()}
     return pd.DataFrame({"kind": kinds} | columns)
 
 
-def _runnable(verdict: AutoencoderResults) -> pd.DataFrame:
-    return verdict.networks.dropna(subset=list(COLUMNS))
+def _runnable(results: AutoencoderResults) -> pd.DataFrame:
+    return results.networks.dropna(subset=list(COLUMNS))
 
 
 def _of(table: pd.DataFrame, method: str) -> pd.DataFrame:
     return pd.DataFrame(table[table["method"] == method])
 
 
-def _by_method(verdict: AutoencoderResults, run: pd.DataFrame, take: Callable[[pd.DataFrame], Any]) -> dict[str, Any]:
-    return {name: take(_of(run, name)) for name in verdict.tallies}
+def _by_method(results: AutoencoderResults, run: pd.DataFrame, take: Callable[[pd.DataFrame], Any]) -> dict[str, Any]:
+    return {name: take(_of(run, name)) for name in results.tallies}
 
 
 def _function(rows: pd.DataFrame, config: EvaluateConfig) -> dict[str, float]:

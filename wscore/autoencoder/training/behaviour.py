@@ -157,9 +157,9 @@ class Behaviour:
         self.groups, self.config = groups, config
         self.images = {one.name: one.x_train for one in as_tasks(images).images}
         self.fixed = {}
-        for name, some in self.images.items():
-            order = torch.randperm(len(some), generator=torch.Generator().manual_seed(derive_seed(seed, "probes")))
-            self.fixed[name] = some[order[: config.validation_images]]
+        for name, pixels in self.images.items():
+            order = torch.randperm(len(pixels), generator=torch.Generator().manual_seed(derive_seed(seed, "probes")))
+            self.fixed[name] = pixels[order[: config.validation_images]]
 
     def __call__(
         self, batch: NetworkBatch, rebuilt: Float[Tensor, "windows token dim"], *, training: bool
@@ -174,10 +174,10 @@ class Behaviour:
         losses, differing = [], []
         size = max(1, PROBED // len(images))
         targets = group.weights(batch.windows.tokens).split(size)
-        for target, found in zip(targets, group.weights(rebuilt).split(size), strict=True):
+        for target, decoded in zip(targets, group.weights(rebuilt).split(size), strict=True):
             with torch.no_grad():
                 expected = group.answer(target, images[None])
-            answers = group.answer(found, images[None])
+            answers = group.answer(decoded, images[None])
             losses.append(behaviour_kl(expected, answers, self.config.temperature))
             differing.append(1 - agreement(expected, answers.detach()))
         return {"behaviour": torch.cat(losses).mean(), "disagreement": torch.cat(differing).mean()}
@@ -193,8 +193,8 @@ def draw_probes(
     if mixed:
         chosen[:mixed] = (chosen[:mixed] + images[torch.randint(len(images), (mixed,))]) / 2
     if noisy:
-        part = slice(mixed, mixed + noisy)
-        chosen[part] = chosen[part] + config.noise * torch.randn_like(chosen[part])
+        rows = slice(mixed, mixed + noisy)
+        chosen[rows] = chosen[rows] + config.noise * torch.randn_like(chosen[rows])
     return chosen
 
 
@@ -207,7 +207,7 @@ def runnable(cache: TokenCache, zoo: Zoo, split: str, images: Images | Tasks) ->
     groups = subjects(cache, zoo, cache.indices(split), images)
     stuck = [group for group in groups if group.way.answer is None]
     if stuck:
-        lost, total = (sum(len(group.rows) for group in some) for some in (stuck, groups))
+        lost, total = (sum(len(group.rows) for group in subset) for subset in (stuck, groups))
         name = zoo.table["model_id"].iloc[int(stuck[0].rows[0])]
         raise TrainingError(
             f"{lost} of {total} networks of the {split} split cannot be built and run on the images of section data",

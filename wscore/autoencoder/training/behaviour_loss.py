@@ -35,8 +35,8 @@ def behaviour_kl(
     """
     scale = (temperature * spread(original.detach()))[:, None, None]
     target = F.log_softmax(_centred(original.detach()) / scale, dim=-1)
-    found = F.log_softmax(_centred(rebuilt) / scale, dim=-1)
-    return _bounded((target.exp() * (target - found)).sum(-1).mean(1))
+    predicted = F.log_softmax(_centred(rebuilt) / scale, dim=-1)
+    return _bounded((target.exp() * (target - predicted)).sum(-1).mean(1))
 
 
 def agreement(

@@ -316,16 +316,18 @@ def autoencoder_objective(config: AeConfig, behaviour: Behaviour | None = None) 
         if model.training:
             batch = interpolated(batch, config.interpolate)
         windows = batch.windows
-        found = model(windows)
-        reconstruction = rebuilt(found[1], windows.tokens, windows.mask)
+        outputs = model(windows)
+        reconstruction = rebuilt(outputs[1], windows.tokens, windows.mask)
         terms = {"reconstruction": reconstruction}
         fit = reconstruction
         if behaviour is not None:
             share = config.behaviour.share * float(batch.behaving[0])
-            terms |= behaviour(batch, found[1], training=model.training) if share else dict.fromkeys(BEHAVIOUR, unknown)
+            terms |= (
+                behaviour(batch, outputs[1], training=model.training) if share else dict.fromkeys(BEHAVIOUR, unknown)
+            )
             fit = (1 - share) * reconstruction + share * terms["behaviour"] if share else reconstruction
-        if found[2] is not None:
-            terms["kl"] = nats_per_weight(found[2], windows)
+        if outputs[2] is not None:
+            terms["kl"] = nats_per_weight(outputs[2], windows)
         if model.projection is not None:
             terms["contrastive"] = contrastive(model, windows, config) if windows.networks > 1 else fit.new_zeros(())
             fit = (1 - config.gamma) * fit + config.gamma * terms["contrastive"]
