@@ -17,7 +17,7 @@ from wscore.hub.checksums import CHECKSUMS, read_checksums, verify
 from wscore.hub.fetch import fetch, parse_source
 from wscore.networks.architectures import build, parse
 from wscore.networks.factories import misfit
-from wscore.networks.layout import is_convolution, layout_of
+from wscore.networks.layout import is_convolution
 from wscore.publish.pretrained import PublishedEncoder
 from wscore.symmetry.spec import PermutationSpec
 from wscore.symmetry.trace import derive_spec
@@ -131,8 +131,8 @@ def _symmetry(network: LoadedNetwork, model: str) -> tuple[PermutationSpec | Non
         return spec, "derived from the architecture"
     try:
         encoder = PublishedEncoder.from_pretrained(model)
-        layout = layout_of(encoder.layouts.ordered(network.state))
-        found = encoder.alignment.references.get(layout.identity)
+        match = encoder.layouts.match(network.layout)
+        found = None if match is None else encoder.alignment.references.get(match.known.identity)
     except WscoreError:
         found = None
     if found is not None:

@@ -244,6 +244,8 @@ class _StepLimit(TorchFunctionMode):
         self.left -= 1
         if self.left < 0:
             raise ModelError("configuration describes far more tensors than there are", where=self.where)
+        if operation in (Tensor.normal_, nn.init.normal_):  # here it would load the compiler of torch: two seconds
+            return arguments[0] if arguments else options["tensor"]
         return operation(*arguments, **(options or {}))
 
 
