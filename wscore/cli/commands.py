@@ -145,7 +145,7 @@ def interpolate(options: argparse.Namespace) -> None:
     straight = [model.align(network.state) for network in (first, second)]
     lines = [torch.from_numpy(layout.flatten(state)) for state in straight]
     encoder = WeightEncoder.from_pretrained(options.model)
-    judge = Judge(options.images, first.architecture) if options.images else None
+    judge = Judge(options.images, first) if options.images else None
     rows, states = [], {}
     for step in progress(range(options.steps), unit="step"):
         share = step / (options.steps - 1)

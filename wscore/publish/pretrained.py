@@ -206,9 +206,7 @@ class PublishedDecoder(Published):
         self.alignment = Alignment.load(Path(folder))
 
     @torch.no_grad()
-    def decode(
-        self, latents: EncodedNetwork | Float[Tensor, "window latent"], layout: object = None
-    ) -> dict[str, Tensor]:
+    def decode(self, latents: Any, layout: object = None) -> dict[str, Tensor]:
         """Return the decoded state dict, in the names and the order of the layout, and the order of units of what was encoded.
 
         Args:
@@ -394,7 +392,7 @@ class PublishedDictionary(Published):
         return EncodedNetwork(self.model.encode(torch.from_numpy(values), torch.from_numpy(mask)), wanted, orders)
 
     @torch.no_grad()
-    def decode(self, codes: EncodedNetwork | Float[Tensor, "unit latent"], layout: object = None) -> dict[str, Tensor]:
+    def decode(self, codes: Any, layout: object = None) -> dict[str, Tensor]:
         """Return the state dict decoded from codes; weights outside of units become the mean of their tensor.
 
         Args:

@@ -6,7 +6,6 @@ from typing import Any, TypeVar
 
 import torch
 from huggingface_hub import PyTorchModelHubMixin
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from wscore.autoencoder.models.autoencoder import Decoder
@@ -75,9 +74,7 @@ class WeightAutoencoder(nn.Module, PyTorchModelHubMixin, library_name="wscore"):
         """Return the latents of a network (module, state dict or file), for `decode`: see `PublishedEncoder.encode`."""
         return self._side("encoder").encode(network)
 
-    def decode(
-        self, latents: EncodedNetwork | Float[Tensor, "window latent"], layout: object = None
-    ) -> dict[str, Tensor]:
+    def decode(self, latents: Any, layout: object = None) -> dict[str, Tensor]:
         """Return the network decoded from latents: see `PublishedDecoder.decode`."""
         return self._side("decoder").decode(latents, layout)
 

@@ -10,7 +10,7 @@ from torch.func import functional_call
 
 from wscore.autoencoder.models.autoencoder import AutoencoderConfig, Decoder, Encoder
 from wscore.autoencoder.models.mlp import MlpConfig
-from wscore.errors import ModelError
+from wscore.errors import DataError, ModelError
 from wscore.hub.checksums import write_checksums
 from wscore.io import write_json
 from wscore.networks.inference import differentiable
@@ -72,6 +72,27 @@ def test_networks_are_those_of_the_cache(cache: TokenCache, published: Path, tin
     with torch.no_grad():
         expected = cache.to_weights(items, decoder.model(latents, cache.batch(items)))[0]
     np.testing.assert_allclose(layout.flatten(state), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_what_is_encoded_can_be_decoded_in_names_and_orders_of_the_caller(published: Path, tiny_zoo: Path) -> None:
+    model, state = WeightAutoencoder.from_pretrained(published), Zoo(tiny_zoo)[9]
+    layout = layout_of(state)
+    rebuilt = model.decode(model.encode(state))
+    assert list(rebuilt) == list(state)
+    other = {f"w{number}": tensor for number, tensor in enumerate(state.values()) if tensor.is_floating_point()}
+    again = model.decode(model.encode(other))
+    assert list(again) == list(other)
+    first = {name: tensor for name, tensor in rebuilt.items() if tensor.is_floating_point()}
+    assert all(torch.equal(one, two) for one, two in zip(again.values(), first.values(), strict=True))
+    permuted = model.align(state)  # the same function, with its units in another order
+    moved = model.decode(model.encode(permuted))
+    assert torch.equal(model.encode(permuted).latents, model.encode(state).latents)
+    here, there = (layout.flatten(one) - layout.flatten(two) for one, two in ((rebuilt, state), (moved, permuted)))
+    np.testing.assert_allclose(np.linalg.norm(here), np.linalg.norm(there), rtol=1e-4)
+    with pytest.raises(DataError, match="latents alone don't tell the layout"):
+        model.decode(model.encode(state).latents)
+    with pytest.raises(DataError, match="got a list of 2"):
+        model.decode([1, 2])
 
 
 def test_tokens_come_back_as_the_network_they_were(cache: TokenCache, published: Path, tiny_zoo: Path) -> None:
