@@ -24,7 +24,7 @@ def linear(fill: float) -> nn.Module:
 @pytest.mark.parametrize(
     "form",
     [
-        lambda state: linear(2.0),
+        lambda _: linear(2.0),
         lambda state: state,
         lambda state: {name: tensor.detach().numpy() for name, tensor in state.items()},
         lambda state: {"model": state, "epoch": 3},
