@@ -356,7 +356,7 @@ def parse(text: str) -> Architecture:
     try:
         values = msgspec.json.decode(text)
         missing = [name for name in Architecture.__struct_fields__ if name not in values]
-        if missing and isinstance(values, dict):
+        if missing:
             raise DataError("lacks fields", where="architecture", expected=EXAMPLE, got=f"no {', '.join(missing)}")
         return msgspec.json.decode(text, type=Architecture)
     except (ValueError, TypeError, RecursionError) as error:

@@ -91,13 +91,14 @@ class KnownLayouts:
     def match(self, layout: Layout) -> Match | None:
         """Return the known layout of the same names and shapes, or else of the same shapes and kinds in the same order.
 
-        Tensors of other names that are not in the order of the layers are tried in natural order of their names.
+        Tensors of other names are tried as they come, in natural order of their names, and with the matrix of each layer first.
         """
         known = self._by_shapes.get(_shapes(layout))
         if known is not None:
             return Match(known, {spec.name: spec.name for spec in known.tensors})
         given = {spec.name: spec for spec in layout.tensors}
-        for names in (list(given), sorted(given, key=tensor_order)):
+        matrices_first = sorted(given, key=lambda name: (given[name].layer, -len(given[name].shape)))
+        for names in (list(given), sorted(given, key=tensor_order), matrices_first):
             sequence = [given[name] for name in names]
             for other in self._by_sequence.get(tuple(spec.shape for spec in sequence), ()):
                 pairs = list(zip(other.tensors, sequence, strict=True))
