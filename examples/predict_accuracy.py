@@ -13,7 +13,7 @@ head = PublishedHead.from_pretrained("models/published", part="heads/accuracy", 
 
 zoo, cache = Zoo("data/zoo"), TokenCache("data/tokens")
 for row in np.unique(cache.networks(cache.indices("test")))[:5].tolist():
-    predicted = head.read(zoo.state_dict(row))
+    predicted = head.predict(zoo[row])
     low, high = predicted.get("test_accuracy_low"), predicted.get("test_accuracy_high")
     interval = "unlike the training networks" if low is None else f"[{low:.3f}, {high:.3f}]"
     true = zoo.table["test_accuracy"][row]

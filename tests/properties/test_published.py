@@ -72,7 +72,7 @@ def use(folder: Path, part: str, zoo: Zoo) -> None:
     if part == "encoder":
         PublishedEncoder(folder / part).encode(state)
     elif part == "head":
-        PublishedHead(folder / part, WeightEncoder.from_folder(folder / "weight_encoder")).read(state)
+        PublishedHead(folder / part, WeightEncoder.from_folder(folder / "weight_encoder")).predict(state)
     elif part == "weight_encoder":
         WeightEncoder.from_pretrained(folder / part).encode_network(state)
     elif part == "dictionary":

@@ -17,11 +17,11 @@ from wscore.cli.accuracy import Judge
 from wscore.cli.describe import describe_path, inspect_network
 from wscore.cli.networks import LoadedNetwork, read_networks, read_one
 from wscore.cli.output import print_json, print_table, progress
-from wscore.encoder.weight_encoder import OUTSIDE, UNLIKE, WeightEncoder
+from wscore.encoder.weight_encoder import OUTSIDE, UNLIKE, Encoding, WeightEncoder
 from wscore.errors import DataError, WscoreWarning
 from wscore.forecasting.trajectories.store import Trajectory
 from wscore.io import atomic_folder, read_tensors, write_tensors
-from wscore.networks.layout import Layout, layout_of
+from wscore.networks.layout import Layout
 from wscore.publish.neighbours import Neighbours
 from wscore.publish.pretrained import PublishedEncoder, PublishedHead, PublishedPredictor
 from wscore.publish.pretrained import head_parts as find_heads
@@ -43,7 +43,7 @@ def encode(options: argparse.Namespace) -> None:
     for network in _networks(options):
         encoding = encoder.encode_network(network.state)
         found.append({"network": network.name, "weights": network.layout.size, "inside": float(encoding.inside),
-                      "latent": encoding.latents.tolist()})  # fmt: skip
+                      "basis": encoding.basis, "latent": encoding.latents.tolist()})  # fmt: skip
     if options.out:
         latents = {row["network"]: torch.tensor(row["latent"]) for row in found}
         _write_latents(Path(options.out), latents, {}, encoder.identity)
@@ -57,8 +57,7 @@ def _encode_windows(options: argparse.Namespace) -> None:
     latents: dict[str, Tensor] = {}
     layouts: dict[str, Layout] = {}
     for network in _networks(options):
-        layout = layout_of(encoder.layouts.ordered(network.state))
-        windows = encoder.encode_windows(network.state)
+        windows, layout, _ = encoder.encode(network.state)
         found.append({"network": network.name, "weights": layout.size, "windows": len(windows),
                       "latent": windows.mean(dim=0).tolist()})  # fmt: skip
         latents[network.name], layouts[network.name] = windows, layout
@@ -79,7 +78,7 @@ def decode(options: argparse.Namespace) -> None:
     model = WeightAutoencoder.from_pretrained(options.model, side="decoder")
     latents, layouts = _read_latents(Path(options.latents))
     if options.like:
-        layouts = dict.fromkeys(latents, layout_of(model.ordered(read_one(options.like).state)))
+        layouts = dict.fromkeys(latents, read_one(options.like).layout)
     states: dict[str, dict[str, Tensor]] = {}
     for name, windows in progress(latents.items(), total=len(latents)):
         if name not in layouts:
@@ -98,8 +97,12 @@ def predict(options: argparse.Namespace) -> None:
     heads = _heads(options.model, encoder, options.heads)
     found: list[dict[str, Any]] = []
     for network in _networks(options):
-        predicted = {name: head.read(network.state) for name, head in heads.items()}
-        encoding = encoder.encode_network(network.state)
+        known = encoder.read(network.state, more={name for head in heads.values() for name in head.features})
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", WscoreWarning)  # once for all heads
+            predicted = {name: head.predict(known) for name, head in heads.items()}
+        encoding = known.encoding
+        _warn_if_unlike(network.name, encoding, "predictions may be far off and have no intervals")
         found.append({"network": network.name, "inside": float(encoding.inside), "basis": encoding.basis,
                       "heads": predicted})  # fmt: skip
     if options.json:
@@ -118,18 +121,15 @@ def neighbours(options: argparse.Namespace) -> None:
     among = Neighbours.load(options.among, encoder.identity)
     encoding = encoder.encode_network(network.state)
     rows = among.nearest(encoding.latents.numpy(), options.k)
-    inside = float(encoding.inside)
+    _warn_if_unlike(network.name, encoding, "no network is near")
     if options.json:
-        print_json({"network": network.name, "inside": inside, "among": len(among.table), "neighbours": rows})
+        print_json({"network": network.name, "inside": float(encoding.inside), "basis": encoding.basis,
+                    "among": len(among.table), "neighbours": rows})  # fmt: skip
         return
-    if inside <= OUTSIDE:
-        warnings.warn(
-            f"{network.name}: {UNLIKE.format(inside=inside)}: no network is near", WscoreWarning, stacklevel=1
-        )
     shown = ("model_id", "distance", "split", *ABOUT)
     print_table(
         [{name: row[name] for name in shown if name in row} for row in rows],
-        title=f"nearest to {network.name} of {len(among.table):,} networks",
+        title=f"nearest to {network.name} of {len(among.table):,} networks; basis: {encoding.basis}",
     )
 
 
@@ -137,15 +137,15 @@ def interpolate(options: argparse.Namespace) -> None:
     """Interpolate two networks in latent space and, as a baseline, linearly in weight space."""
     model = WeightAutoencoder.from_pretrained(options.model)
     found = [read_one(name, architecture=options.architecture) for name in (options.first, options.second)]
-    first, second = (network._replace(state=model.ordered(network.state)) for network in found)
+    first, second = found
     layout = first.layout
     if second.layout != layout:
         raise DataError("the two networks have different tensors", where=options.second, expected=first.name)
-    ends = [model.encode_windows(network.state) for network in (first, second)]
+    ends = [model.encode(network.state).latents for network in (first, second)]
     straight = [model.align(network.state) for network in (first, second)]
     lines = [torch.from_numpy(layout.flatten(state)) for state in straight]
     encoder = WeightEncoder.from_pretrained(options.model)
-    judge = Judge(options.images, first.architecture) if options.images else None
+    judge = Judge(options.images, first) if options.images else None
     rows, states = [], {}
     for step in progress(range(options.steps), unit="step"):
         share = step / (options.steps - 1)
@@ -203,6 +203,12 @@ def inspect(options: argparse.Namespace) -> None:
     print_table([{"": name, "value": value} for name, value in found.items() if name not in tables])
     for name, rows in tables.items():
         print_table(rows, title=f"\n{name}") if rows else None
+
+
+def _warn_if_unlike(name: str, encoding: Encoding, so: str) -> None:
+    inside = float(encoding.inside)
+    if inside <= OUTSIDE:
+        warnings.warn(f"{name}: {UNLIKE.format(inside=inside)}: {so}", WscoreWarning, stacklevel=2)
 
 
 def _networks(options: argparse.Namespace) -> Iterator[LoadedNetwork]:

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from wscore.autoencoder.coding.codec import WEIGHTS, WeightCodec
-from wscore.cli.accuracy import Judge
+from wscore.cli.accuracy import Judge, is_json
 from wscore.cli.main import MODEL
 from wscore.cli.networks import read_one
 from wscore.cli.output import print_json, print_table
@@ -21,13 +21,17 @@ def compress(options: argparse.Namespace) -> None:
     codec = read_codec(options.model)
     network = read_one(options.network, architecture=options.architecture)
     reference = read_one(options.reference).state if options.reference else None
-    judge = Judge(options.images, network.architecture) if options.images else None
+    judge = Judge(options.images, network) if options.images else None
     data = codec.compress(
         network.state,
         ratio=options.ratio,
         reference=reference,
         images=None if judge is None else judge.training,
-        architecture=network.architecture or None,
+        architecture=None
+        if judge is None
+        else network.architecture
+        if is_json(network.architecture)
+        else judge.network.module,
     )
     back = codec.decompress(data, reference)
     row = {"network": network.name, "file": options.out, "bytes": len(data)}

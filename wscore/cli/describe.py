@@ -10,14 +10,13 @@ from torch import Tensor
 
 from wscore.autoencoder.coding.codec import WEIGHTS as CODEC_WEIGHTS
 from wscore.autoencoder.coding.codec import WeightCodec
+from wscore.cli.accuracy import RunnableNetwork
 from wscore.cli.networks import LoadedNetwork, zoo_folder
 from wscore.errors import DataError, ModelError, WscoreError, printable
 from wscore.forecasting.trajectories.store import Trajectory
 from wscore.hub.checksums import CHECKSUMS, read_checksums, verify
 from wscore.hub.fetch import fetch, parse_source
-from wscore.networks.architectures import build, parse
-from wscore.networks.factories import misfit
-from wscore.networks.layout import is_convolution, layout_of
+from wscore.networks.layout import is_convolution
 from wscore.publish.pretrained import PublishedEncoder
 from wscore.symmetry.spec import PermutationSpec
 from wscore.symmetry.trace import derive_spec
@@ -120,19 +119,15 @@ def _statistics(values: Tensor) -> dict[str, float | None]:
 def _symmetry(network: LoadedNetwork, model: str) -> tuple[PermutationSpec | None, str]:
     """Return which units can be permuted, and the source of this information."""
     if network.architecture:
-        known = parse(network.architecture)
-        built, example = build(known).eval(), torch.rand(4, *known.input)
-        reason = misfit(built.state_dict(), network.layout)
-        if reason:
-            raise ModelError("does not fit its architecture", where=network.name, got=reason)
-        built.load_state_dict(network.state)
-        spec = derive_spec(built, example)
-        verify_spec(built, spec, example, tolerance=1e-3)
+        built = RunnableNetwork(network)
+        example = built.example()
+        spec = derive_spec(built.module, example)
+        verify_spec(built.module, spec, example, tolerance=1e-3)
         return spec, "derived from the architecture"
     try:
         encoder = PublishedEncoder.from_pretrained(model)
-        layout = layout_of(encoder.layouts.ordered(network.state))
-        found = encoder.alignment.references.get(layout.identity)
+        match = encoder.layouts.match(network.layout)
+        found = None if match is None else encoder.alignment.references.get(match.known.identity)
     except WscoreError:
         found = None
     if found is not None:

@@ -171,7 +171,10 @@ def _add(commands: Any, name: str, text: str) -> argparse.ArgumentParser:
         "--model", default=MODEL, metavar="MODEL", help=f"published models, folder or Hub id (default: {MODEL})"
     )
     command.add_argument(
-        "--architecture", default="", metavar="JSON", help="architecture of networks whose file has none"
+        "--architecture",
+        default="",
+        metavar="JSON",
+        help="architecture of networks whose file has none: JSON, or package.module:function that returns the module",
     )
     return command
 

@@ -90,7 +90,8 @@ def zoo_folder(text: str) -> Path:
 def _read(text: str) -> Iterator[LoadedNetwork]:
     head, mark, name = text.rpartition("#")
     if mark and not Path(text).exists():
-        yield _of_zoo(Zoo(zoo_folder(head)), name, text)
+        zoo = Zoo(zoo_folder(head))
+        yield _row(zoo, zoo.row_of(name))
         return
     path = zoo_folder(text)
     if path.is_file():
@@ -127,14 +128,6 @@ def _of_folder(path: Path) -> Iterator[LoadedNetwork]:
 def _of_file(path: Path, name: str) -> LoadedNetwork:
     checkpoint = read_network(path)
     return LoadedNetwork(name, checkpoint.state, "", checkpoint)
-
-
-def _of_zoo(zoo: Zoo, name: str, text: str) -> LoadedNetwork:
-    rows = (zoo.table["model_id"].astype(str) == name).to_numpy().nonzero()[0]
-    if len(rows) != 1:
-        known = ", ".join(zoo.table["model_id"].astype(str).head(3))
-        raise DataError("no such network in the zoo", where=text, expected=f"a model_id such as {known}", got=name)
-    return _row(zoo, int(rows[0]))
 
 
 def _row(zoo: Zoo, row: int) -> LoadedNetwork:

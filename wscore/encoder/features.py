@@ -8,12 +8,12 @@
 A network of another depth or kind lacks some of them: they are NaN.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from wscore.encoder.chain_outputs import chain_numbers
 from wscore.encoder.dreamed_probes import ProbeSets
@@ -31,16 +31,32 @@ QUANTISED = (torch.int8, torch.uint8, torch.int16, torch.int32)  # index tables 
 Numbers = dict[str, Float[np.ndarray, " networks"]]
 
 
-def named_numbers(layout: Layout, vectors: Float[np.ndarray, "networks weights"], probes: ProbeSets) -> Numbers:
-    """Return all features of networks that share a layout, by name."""
-    values = tensor_statistics(layout, vectors)
+def named_numbers(
+    layout: Layout,
+    vectors: Float[np.ndarray, "networks weights"],
+    probes: ProbeSets,
+    names: Iterable[str] | None = None,
+) -> Numbers:
+    """Return the features of networks that share a layout, by name.
+
+    Args:
+        layout: of the networks.
+        vectors: their weights.
+        probes: synthetic images.
+        names: of the features that are needed, and maybe some others; None: all. Of a deep network a model reads the
+            last layers only.
+    """
+    wanted = None if names is None else {name.rpartition(".")[0] for name in names}
+    roles = [f"{kind}[-{place}]" for kind, place in tensor_roles(layout)]
+    kept = [number for number, role in enumerate(roles) if wanted is None or role in wanted]
+    values = tensor_statistics(layout, vectors, kept)
     statistics = {
-        f"{kind}[-{place}].{name}": values[:, number, column]
-        for number, (kind, place) in enumerate(tensor_roles(layout))
+        f"{roles[number]}.{name}": values[:, place, column]
+        for place, number in enumerate(kept)
         for column, name in enumerate(STATISTICS)
     }
     outputs = {f"{CHAIN}{name}": column for name, column in chain_numbers(layout, vectors, probes).items()}
-    return statistics | network_numbers(layout, vectors) | outputs
+    return statistics | network_numbers(layout, vectors, wanted) | outputs
 
 
 def block_of(name: str) -> str:
@@ -58,7 +74,7 @@ def feature_matrix(
     layout: Layout, vectors: Float[np.ndarray, "networks weights"], probes: ProbeSets, names: Sequence[str]
 ) -> Float[np.ndarray, "networks feature"]:
     """Return the named features of networks that share a layout, in float32; NaN for those that they lack."""
-    return select(named_numbers(layout, vectors, probes), names, len(vectors))
+    return select(named_numbers(layout, vectors, probes, names), names, len(vectors))
 
 
 def select(numbers: Numbers, names: Sequence[str], count: int) -> Float[np.ndarray, "networks feature"]:
@@ -79,13 +95,12 @@ def zoo_features(zoo: Zoo, probes: ProbeSets) -> FeatureTable:
     return FeatureTable(values, tuple(names))
 
 
-def layout_and_weights(network: nn.Module | Mapping[str, Tensor]) -> tuple[Layout, Float[np.ndarray, "1 weights"]]:
-    """Return layout and weights of a network.
+def layout_and_weights(state: Mapping[str, Tensor]) -> tuple[Layout, Float[np.ndarray, "1 weights"]]:
+    """Return layout and weights of a state dict.
 
     Raises:
         DataError: naming the tensor, if weights are missing, not floating-point or not finite.
     """
-    state = network.state_dict() if isinstance(network, nn.Module) else network
     weights = {name: tensor for name, tensor in state.items() if tensor.is_floating_point()}
     if not weights:
         integers = ", ".join(f"{name} ({tensor.dtype})" for name, tensor in state.items()) or "no tensors"

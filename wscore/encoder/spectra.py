@@ -7,7 +7,7 @@ there is none.
 """
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 
 import numpy as np
 from jaxtyping import Float
@@ -44,12 +44,22 @@ def spectra_table(zoo: Zoo) -> FeatureTable:
     return FeatureTable(values, tuple(names))
 
 
-def network_numbers(layout: Layout, vectors: Float[np.ndarray, "rows weights"]) -> Numbers:
-    """Return the features of networks (n, D) that share a layout, by name such as `conv[-1].singular1`."""
+def network_numbers(
+    layout: Layout, vectors: Float[np.ndarray, "rows weights"], wanted: Container[str] | None = None
+) -> Numbers:
+    """Return the features of networks (n, D) that share a layout, by name such as `conv[-1].singular1`.
+
+    Args:
+        layout: of the networks.
+        vectors: their weights.
+        wanted: what stands before the dot in the names that are needed; None: all.
+    """
     parts = {spec.name: vectors[:, span].astype(np.float64) for spec, span in _spans(layout)}
     matrices = [spec for spec in layout.tensors if spec.kind in MATRICES]
     features: Numbers = {}
     for spec, (kind, place) in zip(layout.tensors, tensor_roles(layout), strict=True):
+        if wanted is not None and f"{kind}[-{place}]" not in wanted:
+            continue
         numbers = _moments(parts[spec.name])
         if spec.kind in MATRICES:
             stacked = _matrix(spec, parts[spec.name])
@@ -59,8 +69,11 @@ def network_numbers(layout: Layout, vectors: Float[np.ndarray, "rows weights"]) 
             numbers |= _quantiles("value", parts[spec.name]) | {"largest": _log(np.abs(parts[spec.name]).max(axis=1))}
         features |= {f"{kind}[-{place}].{name}": column for name, column in numbers.items()}
     for number, (lower, upper) in enumerate(itertools.pairwise(matrices)):
+        name = f"pair[-{len(matrices) - 1 - number}]"
+        if wanted is not None and name not in wanted:
+            continue
         pair = _balance(_matrix(lower, parts[lower.name]), _matrix(upper, parts[upper.name]))
-        features |= {f"pair[-{len(matrices) - 1 - number}].{name}": column for name, column in pair.items()}
+        features |= {f"{name}.{statistic}": column for statistic, column in pair.items()}
     return features | _norm_layers(layout, parts)
 
 
@@ -89,12 +102,13 @@ def _moments(values: np.ndarray) -> Numbers:
     """Return scale and shape of the distribution of all weights of a tensor."""
     mean, std = values.mean(axis=1), np.maximum(values.std(axis=1), SMALLEST)
     standard = (values - mean[:, None]) / std[:, None]
+    squared = standard * standard  # powers of higher order are slow
     low, high = np.percentile(values, [5, 95], axis=1)
     return {
         "rms": _log(_rms(values, 1)),
         "mean_size": _log(np.abs(values).mean(axis=1)),
-        "skewness": (standard**3).mean(axis=1),
-        "kurtosis": np.log((standard**4).mean(axis=1) + 1e-6),
+        "skewness": (squared * standard).mean(axis=1),
+        "kurtosis": np.log((squared * squared).mean(axis=1) + 1e-6),
         "near_zero": (np.abs(standard) < 0.1).mean(axis=1),
         "vanished": (np.abs(values) < 1e-3).mean(axis=1),
         "shift": np.abs(mean) / std,

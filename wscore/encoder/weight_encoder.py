@@ -1,17 +1,17 @@
 """An encoder for any network: a fixed number of latents, and whether the network is like those of the training."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from wscore.encoder.config import EncoderConfig
 from wscore.encoder.dreamed_probes import ProbeSets, read_probes, write_probes
-from wscore.encoder.features import CHAIN, layout_and_weights, named_numbers, select
+from wscore.encoder.features import CHAIN, Numbers, layout_and_weights, named_numbers, select
 from wscore.encoder.fit import fit_encoder
 from wscore.encoder.model import EncoderNetwork
 from wscore.encoder.weight_statistics import FeatureTable
@@ -21,6 +21,7 @@ from wscore.networks.known_layouts import KnownLayouts
 from wscore.networks.layout import Layout
 from wscore.training.history import History
 from wscore.training.model_folder import load_model, read_model_config, save_model
+from wscore.zoo.state import state_of
 from wscore.zoo.store import Zoo
 
 PART = "weight_encoder"  # folder in a publication
@@ -46,8 +47,26 @@ class Encoding(NamedTuple):
 
     @property
     def basis(self) -> str:
-        """What the latent of a single network is made of."""
-        return "weights and outputs on probes" if bool(self.was_run) else "weights alone"
+        """What can be said of a single network rests on."""
+        if float(self.inside) <= OUTSIDE:
+            return "outside the training population"
+        return "outputs on probes" if bool(self.was_run) else "weights alone"
+
+
+class NetworkFeatures(NamedTuple):
+    """A network as encoder and heads read it.
+
+    Attributes:
+        layout: in the names and the order of the training network of the same shapes, if there is one.
+        vectors: its weights.
+        numbers: its features by name.
+        encoding: its latent.
+    """
+
+    layout: Layout
+    vectors: Float[np.ndarray, "1 weights"]
+    numbers: Numbers
+    encoding: Encoding
 
 
 class WeightEncoder:
@@ -119,35 +138,42 @@ class WeightEncoder:
         write_probes(folder, self.probes)
         self.layouts.write(folder)
 
-    def encode(self, network: nn.Module | Mapping[str, Tensor]) -> Float[Tensor, " latent"]:
-        """Return the latent (Z,) of a network, given as a module or a state dict.
+    def encode(self, network: object) -> Float[Tensor, " latent"]:
+        """Return the latent (Z,) of a network, given as a module, a state dict or a file: see `wscore.zoo.state.state_of`.
 
         Raises:
-            DataError: naming the tensor, if weights are missing, empty, not floating-point or not finite.
+            DataError: naming the tensor, if weights are missing, empty, not floating-point or not finite; or if it is no
+                network.
         """
         return self.encode_network(network).latents
 
-    def inside(self, network: nn.Module | Mapping[str, Tensor]) -> float:
+    def inside(self, network: object) -> float:
         """Return the p-value of a network: see `Encoding.inside`; errors as those of `encode`."""
         return float(self.encode_network(network).inside)
 
-    def encode_network(self, network: nn.Module | Mapping[str, Tensor]) -> Encoding:
+    def encode_network(self, network: object) -> Encoding:
         """Return the encoding of one network, without the axis of networks; errors as those of `encode`."""
-        return Encoding(*(values[0] for values in self.encode_many(*layout_and_weights(self.ordered(network)))))
+        return self.read(network).encoding
 
-    def ordered(self, network: nn.Module | Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the state dict of a network, in the order of the training network with the same names and shapes."""
-        return self.layouts.ordered(network.state_dict() if isinstance(network, nn.Module) else network)
+    def read(self, network: object, *, more: Iterable[str] = ()) -> NetworkFeatures:
+        """Return all that encoder and heads read of a network; errors as those of `encode`.
+
+        Args:
+            network: as `encode` takes it.
+            more: features that are needed besides those of the encoder.
+        """
+        layout, vectors = layout_and_weights(self.layouts.ordered(state_of(network)))
+        names = self.network.config.features
+        numbers = named_numbers(layout, vectors, self.probes, [*names, *more])
+        encoding = self._checked(layout, self._encode(select(numbers, names, 1)))
+        return NetworkFeatures(layout, vectors, numbers, Encoding(*(values[0] for values in encoding)))
 
     def encode_many(self, layout: Layout, vectors: Float[np.ndarray, "network weights"]) -> Encoding:
         """Return the encodings of networks that share a layout; weights must be finite."""
         blocks = np.array_split(vectors, max(1, -(-len(vectors) // BLOCK)))
         names = self.network.config.features
-        numbers = ((named_numbers(layout, block, self.probes), len(block)) for block in blocks)
-        encoding = _joined([self._encode(select(found, names, count)) for found, count in numbers])
-        if self.layouts.may_share_ends(layout):
-            return encoding
-        return encoding._replace(inside=encoding.inside.clamp_max(STRANGE))
+        numbers = ((named_numbers(layout, block, self.probes, names), len(block)) for block in blocks)
+        return self._checked(layout, _joined([self._encode(select(found, names, count)) for found, count in numbers]))
 
     def encode_features(self, table: FeatureTable) -> Encoding:
         """Return the encodings of networks from their features (`wscore.encoder.features.zoo_features`)."""
@@ -159,6 +185,12 @@ class WeightEncoder:
             missing = np.full((len(values), 1), np.nan, np.float32)
             blocks.append(self._encode(np.concatenate([values, missing], axis=1)[:, columns]))
         return _joined(blocks)
+
+    def _checked(self, layout: Layout, encoding: Encoding) -> Encoding:
+        """Return encodings with a low p-value for networks of other inputs or outputs than all training networks."""
+        if self.layouts.may_share_ends(layout):
+            return encoding
+        return encoding._replace(inside=encoding.inside.clamp_max(STRANGE))
 
     @torch.no_grad()
     def _encode(self, features: Float[np.ndarray, "network feature"]) -> Encoding:

@@ -36,10 +36,14 @@ class FeatureTable(NamedTuple):
 
 
 def tensor_statistics(
-    layout: Layout, vectors: Float[np.ndarray, "rows weights"]
+    layout: Layout, vectors: Float[np.ndarray, "rows weights"], tensors: Sequence[int] | None = None
 ) -> Float[np.ndarray, "rows tensor statistic"]:
-    """Return `STATISTICS` of each tensor of networks (n, D) that share a layout, in float64."""
-    parts = [vectors[:, span].astype(np.float64) for span in layout.slices().values()]
+    """Return `STATISTICS` of tensors (all, or those with these numbers) of networks (n, D) that share a layout, in float64."""
+    spans = list(layout.slices().values())
+    chosen = spans if tensors is None else [spans[number] for number in tensors]
+    parts = [vectors[:, span].astype(np.float64) for span in chosen]
+    if not parts:
+        return np.empty((len(vectors), 0, len(STATISTICS)))
     return np.stack([_statistics(tensor) for tensor in parts], axis=1)  # (n, tensors, 7)
 
 

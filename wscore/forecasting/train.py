@@ -14,7 +14,7 @@ from torch import Tensor
 
 from wscore.forecasting.config import PredictorConfig
 from wscore.forecasting.evaluation.baselines import Forecaster
-from wscore.forecasting.models.predictors import Steps, WeightPredictor
+from wscore.forecasting.models.predictors import Snapshots, Steps, WeightPredictor
 from wscore.forecasting.splits import RunWindows, later, learned, make_plan, reachable
 from wscore.forecasting.tasks import TASKS
 from wscore.forecasting.trajectories.store import Trajectory
@@ -90,9 +90,7 @@ class LearnedForecaster(Forecaster):
         task.finish(task.model, train if watched is None else watched)
         self.model, self.facts = task.model, task.facts
 
-    def predict(
-        self, history: Float[Tensor, "snapshot weights"], layout: Layout, horizons: Steps
-    ) -> Float[Tensor, "horizon weights"]:
+    def predict(self, history: Snapshots, layout: Layout, horizons: Steps) -> Float[Tensor, "horizon weights"]:
         """Return the weights some steps after the last snapshot."""
         return self.model.predict(history, layout, horizons)
 

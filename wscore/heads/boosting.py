@@ -6,14 +6,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 
 from wscore.encoder.weight_statistics import Features
 from wscore.errors import DataError
 from wscore.heads.targets import Binary, Continuous, Discrete, Encoded, Target, Targets
 from wscore.heads.trees import Forest, ForestConfig, Nodes
 
-Boosted = HistGradientBoostingClassifier | HistGradientBoostingRegressor
+Boosted = Any  # a HistGradientBoostingRegressor or HistGradientBoostingClassifier of scikit-learn, which loads slowly
 Tree = dict[str, np.ndarray]
 AT_ONCE = 1 << 24  # entries processed together
 PATIENCE = 20  # rounds without gain on the validation rows
@@ -63,6 +62,8 @@ def boosted(target: Target, train: Known, validation: Known, *, iterations: int,
         seed: for ties, feature subsampling, and the binning of large tables.
         options: scikit-learn options that override `SETTINGS`.
     """
+    from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
+
     stops = {"X_val": validation.features, "y_val": validation.values} if len(validation.values) else {}
     kind = HistGradientBoostingRegressor if isinstance(target, Continuous) else HistGradientBoostingClassifier
     settings = {**SETTINGS, "early_stopping": bool(stops), **options}

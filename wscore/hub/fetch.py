@@ -10,6 +10,7 @@ from wscore.hub.client import bound_waiting, check_reachable, client_errors, dow
 from wscore.hub.upload import check_repo_id
 
 FIX = "see `HF_ENDPOINT`, `HF_TOKEN` and `HF_HUB_OFFLINE`, or name a folder"
+LOCAL = ("models", "data")  # folders of the pipeline: never looked for on the Hub
 EXPECTED = "a folder of published models, or owner/name or owner/name@revision on the Hub"
 
 
@@ -40,6 +41,10 @@ def parse_source(text: str | Path, revision: str | None = None) -> Source:
         return Source(name, None)
     if Path(name).exists() or name.startswith(("/", "./", "../", "~")) or isinstance(text, Path):
         raise ModelError("no such folder", where=name, expected=EXPECTED)
+    if name.split("/", maxsplit=1)[0] in LOCAL:
+        raise ModelError(
+            "no published models here", where=name, fix="run `dvc repro publish`, or name others with --model"
+        )
     name, _, pinned = name.partition("@")
     if pinned and revision and pinned != revision:
         raise ModelError("two revisions are named", where=name, got=f"{pinned} and {revision}")

@@ -37,6 +37,9 @@ POOLINGS: dict[str, tuple[type[nn.Module], type[nn.Module]]] = {
 }
 HEADS = 2  # attention heads, if the width is even
 PATCHES = 4  # along height and width; more where these are not multiples of it
+EXAMPLE = (
+    '{"family":"cnn","input":[1,28,28],"classes":10,"widths":[8,16],"activation":"relu","pooling":"max"}'  # as JSON
+)
 GRID = 2  # height and width of the feature maps at the head, for any image size
 
 
@@ -351,9 +354,14 @@ def parse(text: str) -> Architecture:
     if not text:
         raise DataError("the architecture of this network is unknown, so it cannot be run", where="architecture")
     try:
+        values = msgspec.json.decode(text)
+        missing = [name for name in Architecture.__struct_fields__ if name not in values]
+        if missing:
+            raise DataError("lacks fields", where="architecture", expected=EXAMPLE, got=f"no {', '.join(missing)}")
         return msgspec.json.decode(text, type=Architecture)
-    except (ValueError, RecursionError) as error:
-        raise DataError("is not a valid architecture", where="architecture", got=f"{text[:80]!r}: {error}") from error
+    except (ValueError, TypeError, RecursionError) as error:
+        got = f"{text[:80]!r}: {error}"
+        raise DataError("is not a valid architecture", where="architecture", expected=EXAMPLE, got=got) from error
 
 
 def _with_head(layers: OrderedDict[str, nn.Module], channels: int, architecture: Architecture) -> Classifier:

@@ -56,15 +56,15 @@ class NetworkRunner(NamedTuple):
 UNKNOWN = NetworkRunner(None, "the architecture is unknown")
 
 
-def import_factory(name: str, target: str) -> Callable[..., nn.Module]:
-    """Return a function listed in `data.factories`.
+def import_factory(name: str, target: str, *, where: str | None = None) -> Callable[..., nn.Module]:
+    """Return a function listed in `data.factories`, or named elsewhere.
 
     Raises:
         ConfigError: with key and module if it cannot be imported.
     """
     module, _, function = target.partition(":")
     fix = "name a function that can be imported from the root of the repository"
-    where = f"data.factories.{name}"
+    where = where or f"data.factories.{name}"
     try:
         factory: Any = getattr(importlib.import_module(module), function)
     except BROKEN as error:

@@ -33,17 +33,15 @@ QUESTIONS = {
 }
 DEFINITIONS = "The metrics are defined in `docs/metrics.md` of the code."
 NETWORK = """\
-import torch
-from wscore.zoo.store import Zoo
+from wscore import Zoo
 
-zoo = Zoo("data/zoo")  # or the state dict of any network of these families
-state = zoo.layout(0).unflatten(torch.from_numpy(zoo.weights([0])[0]))
+state = Zoo("data/zoo")[0]  # or your own network: a module, a state dict or the path of a checkpoint
 """
 ENCODE = """
 from wscore import WeightAutoencoder
 
 encoder = WeightAutoencoder.from_pretrained({encoder})
-print(encoder.encode(state).shape)
+print(encoder.encode(state).latents.shape)
 """
 ENCODE_ANY = """
 from wscore import WeightEncoder
@@ -56,7 +54,7 @@ from wscore import WeightAutoencoder
 
 encoder = WeightAutoencoder.from_pretrained({encoder})
 decoder = WeightAutoencoder.from_pretrained({decoder})
-rebuilt = decoder.decode(encoder.encode_windows(state), zoo.layout(0))
+rebuilt = decoder.decode(encoder.encode(state))
 print(list(rebuilt))
 """
 COMPRESS = """
@@ -73,36 +71,34 @@ from wscore import PublishedHead, WeightEncoder
 
 encoder = WeightEncoder.from_pretrained({encoder})
 head = PublishedHead.from_pretrained({head}, encoder=encoder)
-print(head.read(state))
+print(head.predict(state))
 """
 FEATURES = """
 from wscore.publish.pretrained import PublishedDictionary
 
 dictionary = PublishedDictionary.from_pretrained({dictionary})
-codes = dictionary.encode(state)  # one sparse row per unit of the network
-rebuilt = dictionary.decode(codes, zoo.layout(0))
-print(codes.shape, (codes > 0).sum(dim=1).float().mean(), list(rebuilt))
+encoded = dictionary.encode(state)  # latents: one sparse row per unit of the network
+rebuilt = dictionary.decode(encoded)
+print(encoded.latents.shape, (encoded.latents > 0).sum(dim=1).float().mean(), list(rebuilt))
 """
 LATENT_FEATURES = """
-from wscore import WeightAutoencoder
+from wscore import WeightEncoder
 from wscore.publish.pretrained import PublishedDictionary
 
-latent = WeightAutoencoder.from_pretrained({encoder}).encode(state)
+latent = WeightEncoder.from_pretrained({encoder}).encode(state)
 dictionary = PublishedDictionary.from_pretrained({dictionary})
 print(dictionary.model.encode(latent[None]).nonzero())
 """
 FORECAST = """\
 from pathlib import Path
 
-import torch
 from wscore import PublishedPredictor
 from wscore.forecasting.trajectories.store import open_trajectories
 
 predictor = PublishedPredictor.from_pretrained({predictor})
 run = open_trajectories(Path("data/trajectories"))[-1]  # or state dicts of any training run
 history = run.weights[::-{stride}][: predictor.model.config.sequence_length][::-1]  # equally spaced, oldest first
-states = [run.layout.unflatten(torch.from_numpy(one.copy())) for one in history]
-print(list(predictor.forecast(states, horizons=1)[0]))
+print(list(predictor.forecast(history.copy(), horizons=1, layout=run.layout)[0]))
 """
 SYMMETRY = (
     "Permuting hidden units does not change the function of a network. They are first brought into the order that fits "
@@ -255,7 +251,8 @@ def sparse_dictionary(found: Mapping[str, Any], content: Mapping[str, Any], conf
         title="Sparse dictionary of neural-network weights",
         summary=f"Decomposes weights into few active features ({what}). A sparse autoencoder with unit-norm atoms; "
         f"{codes['l0']:.1f} of {codes['latents']:.0f} features are active on average.",
-        code=NETWORK + code.format(dictionary=place("sparse_dictionary", config), encoder=place("encoder", config)),
+        code=NETWORK
+        + code.format(dictionary=place("sparse_dictionary", config), encoder=place("weight_encoder", config)),
         stage="train_sae",
         sections=("data", "zoo", "tokens", "sae"),
         note="`fvu` is the fraction of the variance of the rows that is unexplained; `accuracy_recovered` is 0 for the mean "

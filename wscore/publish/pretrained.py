@@ -11,7 +11,8 @@ import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, ClassVar, TypeVar, get_args
+from types import MappingProxyType
+from typing import Any, ClassVar, NamedTuple, TypeVar, get_args
 
 import numpy as np
 import torch
@@ -20,9 +21,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from wscore.autoencoder.models.autoencoder import Decoder, Encoder
-from wscore.encoder.features import layout_and_weights, named_numbers, select
-from wscore.encoder.weight_encoder import OUTSIDE, UNLIKE, WeightEncoder
-from wscore.errors import ModelError, WscoreWarning
+from wscore.encoder.features import select
+from wscore.encoder.weight_encoder import OUTSIDE, UNLIKE, NetworkFeatures, WeightEncoder
+from wscore.errors import DataError, ModelError, WscoreWarning
 from wscore.forecasting.models.predictors import WeightPredictor
 from wscore.heads.ensemble import Blend
 from wscore.heads.train import Task, load_head, read
@@ -31,7 +32,7 @@ from wscore.hub.client import download
 from wscore.hub.fetch import Source, exists, fetch, parse_source
 from wscore.hub.upload import Upload, upload
 from wscore.io import atomic_file, write_text
-from wscore.networks.known_layouts import KnownLayouts
+from wscore.networks.known_layouts import KnownLayouts, Match
 from wscore.networks.layout import Layout, layout_of
 from wscore.sae.model import SparseModel
 from wscore.sae.rows import Scatter, UnitMap, unit_map
@@ -41,6 +42,7 @@ from wscore.tokens.codec import TokenCodec
 from wscore.tokens.normalizer import Normalizer
 from wscore.tokens.tokenizer import Tokenizer
 from wscore.training.model_folder import CONFIG, RESERVED, WEIGHTS, load_model, read_model_config, save_model
+from wscore.zoo.state import described, history_of, state_of
 
 P = TypeVar("P", bound="Published")
 TOGETHER = 256  # sequences per encoding batch
@@ -128,6 +130,20 @@ class Published(nn.Module, PyTorchModelHubMixin, library_name="wscore"):
             return upload([Upload(repo_id, Path(folder))], private=private)[0]
 
 
+class EncodedNetwork(NamedTuple):
+    """What `decode` rebuilds a network from.
+
+    Attributes:
+        latents: one per window; a single one unless the network is long.
+        layout: names, shapes and order of its tensors.
+        orders: of its hidden units, by group, in which it was encoded; empty if they were not aligned.
+    """
+
+    latents: Float[Tensor, "window latent"]
+    layout: Layout
+    orders: Mapping[str, Tensor] = MappingProxyType({})
+
+
 class PublishedEncoder(Published):
     """Encodes networks as latents."""
 
@@ -140,22 +156,21 @@ class PublishedEncoder(Published):
         self.codec = TokenCodec.load(Path(folder), self.model.config.network.max_tokens)
         self.alignment = Alignment.load(Path(folder))
 
-    def encode(self, state: Mapping[str, Tensor]) -> Float[Tensor, " latent"]:
-        """Return the latent of a state dict for heads: the mean over its windows."""
-        return self.encode_windows(state).mean(dim=0)
-
-    def encode_windows(self, state: Mapping[str, Tensor]) -> Float[Tensor, "window latent"]:
-        """Return one latent per window of a network (long networks have several), as input for the decoder.
+    def encode(self, network: object) -> EncodedNetwork:
+        """Return a network (see `wscore.zoo.state.state_of`) as latents: one per window, as input for the decoder.
 
         Hidden units are first aligned to the reference of the layout, if there is one.
 
         Raises:
+            DataError: if it is no network.
             ModelError: if the network has weights that are not finite, or a layout that the encoder was not trained on.
         """
-        layout = layout_of(self.layouts.ordered(state))
-        return self.encode_many(layout, layout.flatten(state)[None])[0]
+        state = state_of(network)
+        layout = layout_of(state)
+        match = self.layouts.require(layout)
+        vectors, orders = aligned(self.alignment, match.known, match.flatten(state)[None])
+        return EncodedNetwork(self._encode_aligned(match.known, vectors)[0], layout, orders)
 
-    @torch.no_grad()
     def encode_many(
         self, layout: Layout, vectors: Float[np.ndarray, "networks weights"]
     ) -> Float[Tensor, "networks window latent"]:
@@ -164,12 +179,17 @@ class PublishedEncoder(Published):
         Raises:
             ModelError: if a network has weights that are not finite, or the encoder was not trained on the layout.
         """
-        self.layouts.check(layout)
-        check_finite(vectors)
+        self.layouts.require(layout)
+        return self._encode_aligned(layout, aligned(self.alignment, layout, vectors)[0])
+
+    @torch.no_grad()
+    def _encode_aligned(
+        self, layout: Layout, vectors: Float[np.ndarray, "networks weights"]
+    ) -> Float[Tensor, "networks window latent"]:
         windows = len(self.codec.windows(layout))
         step = max(1, TOGETHER // windows)
         parts = [vectors[start : start + step] for start in range(0, len(vectors), step)]
-        latents = [self.model(self.codec.encode(layout, self.alignment.apply(layout, part))) for part in parts]
+        latents = [self.model(self.codec.encode(layout, part)) for part in parts]
         return torch.cat(latents).unflatten(0, (len(vectors), windows))  # (n, W, Z)
 
 
@@ -186,21 +206,28 @@ class PublishedDecoder(Published):
         self.alignment = Alignment.load(Path(folder))
 
     @torch.no_grad()
-    def decode(self, latents: Float[Tensor, "window latent"], layout: Layout) -> dict[str, Tensor]:
-        """Return the decoded state dict, from one latent per window of a network of this layout.
+    def decode(self, latents: Any, layout: object = None) -> dict[str, Tensor]:
+        """Return the decoded state dict, in the names and the order of the layout, and the order of units of what was encoded.
+
+        Args:
+            latents: as `encode` returns them, or one latent per window.
+            layout: of the network, or a network of this layout; None: that of the encoded network.
 
         Raises:
             ModelError: if the decoder was not trained on the layout, the number of windows does not fit it, or the latents
                 have another length.
         """
-        self.layouts.check(layout)
+        latents, wanted, orders = _with_layout(latents, layout)
+        match = self.layouts.require(wanted)
+        layout = match.known
         windows, size = len(self.codec.windows(layout)), self.model.config.network.latent_dim
         if latents.shape != (windows, size):
             expected = f"{windows} x {size}: one per window"
             got = " x ".join(map(str, latents.shape))
             raise ModelError("latents do not fit the layout", expected=expected, got=got)
         frame = self.codec.encode(layout, np.zeros((1, layout.size), np.float32))
-        return layout.unflatten(self.codec.decode(layout, self.model(latents, frame))[0])
+        vectors = self.codec.decode(layout, self.model(latents, frame)).numpy()
+        return match.unflatten(restored(self.alignment, layout, vectors, orders), wanted)
 
 
 class PublishedHead(Published):
@@ -245,9 +272,17 @@ class PublishedHead(Published):
         """Return a head in a folder or on the Hub: see `Published.from_pretrained`; `part` is such as `heads/accuracy`."""
         return cls(fetch(source, revision, part=part, **client), encoder, autoencoder).eval()
 
+    @property
+    def features(self) -> list[str]:
+        """Names of the features that the head reads besides latents."""
+        return [name for block, names in self.head.features.items() if block != "latent" for name in names]
+
     @torch.no_grad()
-    def read(self, state: Mapping[str, Tensor]) -> dict[str, Any]:
-        """Return the predicted properties of a state dict by name: boolean, number or class name.
+    def predict(self, network: object) -> dict[str, Any]:
+        """Return the predicted properties of a network by name: boolean, number or class name.
+
+        Args:
+            network: see `wscore.zoo.state.state_of`; or what `WeightEncoder.read` returns, if several heads read it.
 
         Numbers have the bounds of their prediction interval, `<name>_low` and `<name>_high`. Networks that are unlike those
         of the training have no intervals, and a warning says so.
@@ -256,11 +291,11 @@ class PublishedHead(Published):
             DataError: naming the tensor, if weights are missing, empty, not floating-point or not finite.
             ModelError: if a head with token inputs lacks the autoencoder, or the network is too long for it.
         """
-        layout, vectors = layout_and_weights(self.encoder.ordered(state))
-        numbers = named_numbers(layout, vectors, self.encoder.probes)
-        encoding = self.encoder.encode_many(layout, vectors)
+        if not isinstance(network, NetworkFeatures):
+            network = self.encoder.read(network, more=self.features)
+        layout, vectors, numbers, encoding = network
         parts = [
-            encoding.latents.numpy() if block == "latent" else select(numbers, names, 1)
+            encoding.latents.numpy()[None] if block == "latent" else select(numbers, names, 1)
             for block, names in self.head.features.items()
         ]
         inputs = np.concatenate([np.zeros((1, 0), np.float32), *parts], axis=1)
@@ -268,7 +303,7 @@ class PublishedHead(Published):
         outputs = self.head.model(torch.from_numpy(inputs), tokens)
         table = read(self.head, {name: output.numpy() for name, output in outputs.items()})
         found = {str(name): table[name].tolist()[0] for name in table.columns}
-        inside = float(encoding.inside[0])
+        inside = float(encoding.inside)
         if inside > OUTSIDE:
             return found
         message = f"{UNLIKE.format(inside=inside)}: predictions may be far off and have no intervals"
@@ -293,24 +328,29 @@ class PublishedPredictor(Published):
     kind = WeightPredictor
 
     def forecast(
-        self, history: Sequence[Mapping[str, Tensor]], horizons: int | Sequence[int]
+        self, history: Any, horizons: int | Sequence[int], layout: Layout | None = None
     ) -> list[dict[str, Tensor]]:
         """Return the state dicts some steps after the last of some equally spaced snapshots, oldest first.
 
         Args:
-            history: state dicts of one network.
+            history: snapshots of one network (see `wscore.zoo.state.state_of`), or their weights as an array or tensor
+                (snapshots, weights).
             horizons: steps ahead; a number K stands for 1, .., K.
+            layout: of the weights in an array.
 
         Raises:
             ModelError: if the history is too short, of several layouts, or does not fit the predictor, or a horizon was
                 not trained.
         """
-        if not history:
-            raise ModelError("too few snapshots to forecast from", got=0)
-        layout = layout_of(history[0])
-        if any(layout_of(state) != layout for state in history):
-            raise ModelError("the snapshots belong to different networks", expected="one layout")
-        vectors = torch.from_numpy(np.stack([layout.flatten(state) for state in history]))
+        if layout is None:
+            states = [state_of(network) for network in history_of(history)]
+            if not states:
+                raise ModelError("too few snapshots to forecast from", got=0)
+            layout = layout_of(states[0])
+            if any(layout_of(state) != layout for state in states):
+                raise ModelError("the snapshots belong to different networks", expected="one layout")
+            history = np.stack([layout.flatten(state) for state in states])
+        vectors = torch.as_tensor(history, dtype=torch.float32)
         steps = horizons if isinstance(horizons, int) else list(horizons)
         return [layout.unflatten(one) for one in self.model.predict(vectors, layout, steps)]
 
@@ -332,8 +372,8 @@ class PublishedDictionary(Published):
         self.layouts = KnownLayouts.read(Path(folder))
 
     @torch.no_grad()
-    def encode(self, state: Mapping[str, Tensor]) -> Float[Tensor, "unit latent"]:
-        """Return the codes of each unit of a network (token, hidden unit, or the whole network).
+    def encode(self, network: object) -> EncodedNetwork:
+        """Return the codes of each unit of a network (token, hidden unit, or the whole network): one row per unit.
 
         Hidden units are first aligned to the reference of the layout, if there is one.
 
@@ -341,21 +381,30 @@ class PublishedDictionary(Published):
             ModelError: if the network has weights that are not finite, or the dictionary was made for latents.
             DataError: if the hidden units of the layout are unknown.
         """
-        layout = layout_of(self.layouts.ordered(state))
-        units, vector = self._units(layout), layout.flatten(state)
-        check_finite(vector)
-        aligned = self.normalizer.normalize(layout, self.alignment.apply(layout, vector[None]))[0]
-        mask = units.weights >= 0
-        values = np.where(mask, aligned[units.weights], np.float32(0))
-        return self.model.encode(torch.from_numpy(values), torch.from_numpy(mask))
+        state = state_of(network)
+        wanted = layout_of(state)
+        match = self._match(wanted)
+        layout, vector = match.known, match.flatten(state)
+        units = self._units(layout)
+        vectors, orders = aligned(self.alignment, layout, vector[None])
+        normal, mask = self.normalizer.normalize(layout, vectors)[0], units.weights >= 0
+        values = np.where(mask, normal[units.weights], np.float32(0))
+        return EncodedNetwork(self.model.encode(torch.from_numpy(values), torch.from_numpy(mask)), wanted, orders)
 
     @torch.no_grad()
-    def decode(self, codes: Float[Tensor, "unit latent"], layout: Layout) -> dict[str, Tensor]:
+    def decode(self, codes: Any, layout: object = None) -> dict[str, Tensor]:
         """Return the state dict decoded from codes; weights outside of units become the mean of their tensor.
+
+        Args:
+            codes: as `encode` returns them, or one row per unit.
+            layout: of the network, or a network of this layout; None: that of the encoded network.
 
         Raises:
             ModelError: if the number of codes does not fit the units of the layout, or weights are not finite.
         """
+        codes, wanted, orders = _with_layout(codes, layout)
+        match = self._match(wanted)
+        layout = match.known
         units = self._units(layout)
         if len(codes) != len(units.weights):
             raise ModelError("codes do not fit the layout", expected=f"{len(units.weights)} units", got=len(codes))
@@ -364,7 +413,11 @@ class PublishedDictionary(Published):
             vector = scatter(self.model.decode(codes).numpy()[None], self.normalizer.statistics(layout)[0])
         if not np.isfinite(vector).all():
             raise ModelError("decoded weights are not finite", where=self.part, fix="get the model folder again")
-        return layout.unflatten(torch.from_numpy(vector[0]))
+        return match.unflatten(restored(self.alignment, layout, vector, orders), wanted)
+
+    def _match(self, layout: Layout) -> Match:
+        """Return the training network of a layout, or the layout: dictionaries of tokens take networks of any."""
+        return self.layouts.match(layout) or Match(layout, {spec.name: spec.name for spec in layout.tensors})
 
     def _units(self, layout: Layout) -> UnitMap:
         if self.view == "representations":
@@ -402,6 +455,50 @@ def head_parts(source: Path | str, names: Sequence[str] | None = None) -> dict[s
         raise ModelError("no such head", where=source, expected=expected, got=", ".join(wrong) or "none")
     chosen = {name: place for name, place in there.items() if names is None or name in names}
     return {name: fetch(place.name) if isinstance(place, Source) else place for name, place in chosen.items()}
+
+
+def aligned(
+    alignment: Alignment, layout: Layout, vectors: Float[np.ndarray, "networks weights"]
+) -> tuple[Float[np.ndarray, "networks weights"], dict[str, Tensor]]:
+    """Return networks with their hidden units in the order of the reference, and these orders; unchanged without one.
+
+    Raises:
+        ModelError: if weights are not finite.
+    """
+    check_finite(vectors)
+    if layout.identity not in alignment.references or not len(vectors):
+        return vectors, {}
+    orders = alignment.match(layout, vectors)
+    return alignment.permute(layout, vectors, orders), orders
+
+
+def restored(
+    alignment: Alignment, layout: Layout, vectors: Float[np.ndarray, "1 weights"], orders: Mapping[str, Tensor]
+) -> Float[Tensor, " weights"]:
+    """Return a network with its hidden units as they were before `aligned`."""
+    back = {group: order.argsort(dim=-1) for group, order in orders.items()}
+    return torch.from_numpy(alignment.permute(layout, vectors, back) if back else vectors)[0]
+
+
+def _with_layout(latents: Any, layout: object) -> tuple[Tensor, Layout, Mapping[str, Tensor]]:
+    """Return latents, layout and orders of units from what `decode` is given.
+
+    Raises:
+        DataError: if the layout is missing, or the latents are neither a tensor nor an encoded network.
+    """
+    orders: Mapping[str, Tensor] = {}
+    if isinstance(latents, EncodedNetwork):
+        latents, known, orders = latents
+        layout = known if layout is None else layout
+    if isinstance(latents, np.ndarray):
+        latents = torch.as_tensor(latents, dtype=torch.float32)
+    if not isinstance(latents, Tensor):
+        expected = "what `encode` returns, or a tensor with one row per window or unit"
+        raise DataError("can't be decoded", where="latents", expected=expected, got=described(latents))
+    if layout is None:
+        fix = "decode what `encode` returns, or name a network of the same layout"
+        raise DataError("latents alone don't tell the layout of the network", where="layout", fix=fix)
+    return latents, layout if isinstance(layout, Layout) else layout_of(state_of(layout)), orders
 
 
 def check_finite(vectors: Float[np.ndarray, "*networks weights"]) -> None:

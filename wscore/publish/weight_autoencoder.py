@@ -1,13 +1,11 @@
 """A published encoder and decoder as one model: networks to latents and back."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
 import torch
 from huggingface_hub import PyTorchModelHubMixin
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from wscore.autoencoder.models.autoencoder import Decoder
@@ -16,9 +14,10 @@ from wscore.hub.checksums import write_checksums
 from wscore.hub.fetch import fetch
 from wscore.hub.upload import Upload, upload
 from wscore.io import write_text
-from wscore.networks.layout import Layout, layout_of
-from wscore.publish.pretrained import CARD, PublishedDecoder, PublishedEncoder
+from wscore.networks.layout import layout_of
+from wscore.publish.pretrained import CARD, EncodedNetwork, PublishedDecoder, PublishedEncoder, aligned
 from wscore.training.model_folder import read_model_config
+from wscore.zoo.state import state_of
 
 A = TypeVar("A", bound="WeightAutoencoder")
 
@@ -71,32 +70,26 @@ class WeightAutoencoder(nn.Module, PyTorchModelHubMixin, library_name="wscore"):
         found: dict[str, Any] = {name: kinds[name](folder).eval() for name, folder in folders.items()}
         return cls(found.get("encoder"), found.get("decoder")).eval()
 
-    def encode(self, state: Mapping[str, Tensor]) -> Float[Tensor, " latent"]:
-        """Return the latent (Z,) of a network: see `PublishedEncoder.encode`."""
-        return self._side("encoder").encode(state)
+    def encode(self, network: object) -> EncodedNetwork:
+        """Return the latents of a network (module, state dict or file), for `decode`: see `PublishedEncoder.encode`."""
+        return self._side("encoder").encode(network)
 
-    def encode_windows(self, state: Mapping[str, Tensor]) -> Float[Tensor, "window latent"]:
-        """Return one latent per window of a network: see `PublishedEncoder.encode_windows`."""
-        return self._side("encoder").encode_windows(state)
-
-    def decode(self, latents: Float[Tensor, "window latent"], layout: Layout) -> dict[str, Tensor]:
+    def decode(self, latents: Any, layout: object = None) -> dict[str, Tensor]:
         """Return the network decoded from latents: see `PublishedDecoder.decode`."""
         return self._side("decoder").decode(latents, layout)
 
-    def align(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def align(self, network: object) -> dict[str, Tensor]:
         """Return a network with its hidden units in encoding order; its function is unchanged."""
-        layout, side = layout_of(self.ordered(state)), self.encoder if self.encoder is not None else self.decoder
+        state = state_of(network)
+        layout, side = layout_of(state), self.encoder if self.encoder is not None else self.decoder
         assert side is not None
-        return layout.unflatten(torch.from_numpy(side.alignment.apply(layout, layout.flatten(state)[None])[0]))
+        match = side.layouts.require(layout)
+        vectors, _ = aligned(side.alignment, match.known, match.flatten(state)[None])
+        return match.unflatten(torch.from_numpy(vectors[0]), layout)
 
-    def forward(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def forward(self, network: object) -> dict[str, Tensor]:
         """Return the reconstruction of a network from its latents."""
-        return self.decode(self.encode_windows(state), layout_of(self.ordered(state)))
-
-    def ordered(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return a state dict in the order of the known layout with the same names and shapes: see `KnownLayouts`."""
-        side = self.encoder if self.encoder is not None else self.decoder
-        return dict(state) if side is None else side.layouts.ordered(state)
+        return self.decode(self.encode(network))
 
     def _save_pretrained(self, save_directory: Path) -> None:
         """Write each side into a separate folder."""

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from wscore.symmetry.spec import PermutationSpec, by_unit, identity_orders, permute
@@ -76,6 +75,8 @@ def assign(similarity: Float[Tensor, "networks unit unit2"]) -> Int[Tensor, "net
     >>> assign(torch.tensor([[[0.0, 1.0], [1.0, 0.0]]]))
     tensor([[1, 0]])
     """
+    from scipy.optimize import linear_sum_assignment
+
     units = similarity.shape[1]
     stay = torch.eye(units, dtype=similarity.dtype) * (similarity.abs().amax((1, 2), keepdim=True) * 1e-12)
     costs = (similarity + stay).numpy()

@@ -22,7 +22,7 @@ from typing import Any, TypeVar, get_type_hints
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.overrides import TorchFunctionMode
 
 from wscore.config import Section, convert, to_plain
 from wscore.errors import ConfigError, DataError, ModelError
@@ -233,17 +233,19 @@ def _read_weights(folder: Path, content: Mapping[str, Any]) -> dict[str, Tensor]
     return {**tensors, **{name: tensors[source] for name, source in content["tied"].items() if source in tensors}}
 
 
-class _StepLimit(TorchDispatchMode):
+class _StepLimit(TorchFunctionMode):
     """Stops the construction of a model that takes far more operations than its weights explain."""
 
     def __init__(self, most: int, where: object) -> None:
         super().__init__()
         self.left, self.where = most, where
 
-    def __torch_dispatch__(self, operation: Any, kinds: Any, arguments: Any = (), options: Any = None) -> Any:
+    def __torch_function__(self, operation: Any, kinds: Any, arguments: Any = (), options: Any = None) -> Any:
         self.left -= 1
         if self.left < 0:
             raise ModelError("configuration describes far more tensors than there are", where=self.where)
+        if operation in (Tensor.normal_, nn.init.normal_):  # here it would load the compiler of torch: two seconds
+            return arguments[0] if arguments else options["tensor"]
         return operation(*arguments, **(options or {}))
 
 
@@ -256,7 +258,7 @@ def _check_sizes(
         ModelError: naming the first tensor that differs.
     """
     try:
-        with _StepLimit(STEPS_PER_TENSOR * len(tensors) + FREE_STEPS, where), torch.device("meta"):
+        with torch.device("meta"), _StepLimit(STEPS_PER_TENSOR * len(tensors) + FREE_STEPS, where):
             wanted = {name: tuple(tensor.shape) for name, tensor in build(config).state_dict().items()}
     except (ArithmeticError, AssertionError, LookupError, RuntimeError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split()) or type(error).__name__

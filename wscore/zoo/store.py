@@ -169,6 +169,29 @@ class Zoo:
             sets.setdefault(key, {})[tensor_name] = tensor
         return sets
 
+    def __getitem__(self, row: int) -> dict[str, Tensor]:
+        """Return the state dict of one network, so that `for state in zoo` gives all of them.
+
+        Raises:
+            IndexError: if there is no such row.
+        """
+        if not -len(self) <= row < len(self):
+            raise IndexError(f"row {row} of a zoo of {len(self)} networks")
+        return self.state_dict(row % len(self))
+
+    def row_of(self, model_id: str) -> int:
+        """Return the row of a network.
+
+        Raises:
+            DataError: if there is none, or several have this id.
+        """
+        rows = (self.table["model_id"].astype(str) == model_id).to_numpy().nonzero()[0]
+        if len(rows) != 1:
+            known = ", ".join(self.table["model_id"].astype(str).head(3))
+            expected = f"a model_id such as {known}"
+            raise DataError("no such network in the zoo", where=self.folder, expected=expected, got=model_id)
+        return int(rows[0])
+
     def layout(self, row: int) -> Layout:
         """Return the layout of one row."""
         return self.layouts[str(self.table["layout"].iloc[row])]

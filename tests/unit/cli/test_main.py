@@ -133,7 +133,7 @@ def test_a_latent_does_not_depend_on_the_kind_of_file(
 def test_a_table_is_for_people(models: Path, checkpoint: Path, capsys: Output) -> None:
     main(["encode", str(checkpoint), "--model", str(models)])
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split() == ["network", "weights", "inside", "latent"]
+    assert lines[0].split() == ["network", "weights", "inside", "basis", "latent"]
     assert lines[1].startswith("net.safetensors")
     assert "(8 numbers)" in lines[1]
     main(["encode", str(checkpoint), "--model", str(models), "--autoencoder"])
@@ -146,9 +146,9 @@ def test_latents_come_back_as_networks(models: Path, tiny_zoo: Path, tmp_path: P
     rows = output_of(capsys, "decode", file, "--model", models, "--out", out)["networks"]
     zoo, model = Zoo(tiny_zoo), WeightAutoencoder.from_pretrained(models)
     for row, one in enumerate(rows):
-        state = zoo.layout(row).unflatten(torch.from_numpy(zoo.weights([row])[0]))
         rebuilt = load_file(one["file"])
-        assert all(torch.equal(rebuilt[name], tensor) for name, tensor in model(state).items())
+        expected = model.decode(model.encode(zoo[row]).latents, zoo[row])  # units in the order of the reference
+        assert all(torch.equal(rebuilt[name], tensor) for name, tensor in expected.items())
     assert "already exists" in failed(capsys, "decode", file, "--model", models, "--out", out)
     output_of(capsys, "encode", tiny_zoo, "--limit", 1, "--model", models, "--out", file)
     assert "wscore encode --autoencoder" in failed(capsys, "decode", file, "--model", models, "--out", tmp_path / "no")
@@ -213,7 +213,7 @@ def test_layouts_that_were_not_trained_on_are_refused(models: Path, tmp_path: Pa
     ]
     for command in commands:
         message = failed(capsys, *command, "--model", models)
-        assert "was not trained on networks with these names and shapes of tensors" in message
+        assert "was not trained on networks with these shapes of tensors" in message
         assert "got 18 weights in 2 tensors; `wscore compress` takes any network" in message
     assert not (tmp_path / "rebuilt").exists()
 
@@ -327,6 +327,53 @@ def test_all_types_of_weights_are_described(kind: torch.dtype, models: Path, tmp
     torch.save({"a.weight": torch.rand(4, 3).to(kind), "a.bias": torch.rand(4)}, tmp_path / "net.pt")
     rows = output_of(capsys, "inspect", tmp_path / "net.pt", "--model", models)["layers and tensors"]
     assert rows[0]["dtype"] == str(kind).removeprefix("torch.")
+
+
+FUNCTION = """
+from torch import nn
+def make():
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 6), nn.Tanh(), nn.Linear(6, 10))
+"""
+
+
+def test_an_architecture_is_json_or_a_function_and_names_do_not_matter(
+    models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Output
+) -> None:
+    (tmp_path / "my_networks.py").write_text(FUNCTION, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    state = {"a.w": torch.randn(6, 64), "a.b": torch.randn(6), "z.w": torch.randn(10, 6), "z.b": torch.randn(10)}
+    torch.save(state, "net.pt")
+    text = json.dumps({"family": "mlp", "input": [1, 8, 8], "classes": 10, "widths": [6], "activation": "tanh",
+                       "pooling": "none"})  # fmt: skip
+    found = [
+        output_of(capsys, "inspect", "net.pt", "--architecture", one, "--model", models)
+        for one in (text, "my_networks:make")
+    ]
+    assert [one["symmetry"] for one in found] == ["derived from the architecture"] * 2
+    assert [[group["units"] for group in one["units that can change places"]] for one in found] == [[6], [6]]
+    rows = [
+        output_of(capsys, "compress", "net.pt", "--architecture", one, "--images", "digits", "--ratio", 4,
+                  "--model", models, "--out", f"{number}.wsz") for number, one in enumerate((text, "my_networks:make"))
+    ]  # fmt: skip
+    assert rows[0]["original accuracy"] == rows[1]["original accuracy"]
+    output_of(capsys, "decompress", "1.wsz", "--out", "back.safetensors", "--model", models)
+    assert set(load_file("back.safetensors")) == set(state)
+    wrong = {
+        "my_networks:other": "has no attribute 'other'", "nowhere:make": "No module named 'nowhere'",
+        '{"family":"mlp"}': "got no input, classes, widths, activation, pooling", "[]": "lacks fields",
+    }  # fmt: skip
+    for one, reason in wrong.items():
+        assert reason in failed(capsys, "inspect", "net.pt", "--architecture", one, "--model", models)
+
+
+def test_absent_models_are_one_line_and_no_look_on_the_internet(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Output
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for command in ("predict", "encode", "forecast"):
+        expected = "models/published: no published models here; run `dvc repro publish`, or name others with --model"
+        assert failed(capsys, command, checkpoint) == f"wscore {command}: {expected}"
 
 
 def test_complex_weights_are_refused_by_name(models: Path, tmp_path: Path, capsys: Output) -> None:

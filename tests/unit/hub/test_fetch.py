@@ -39,8 +39,8 @@ source, zoo, out = sys.argv[1:]
 zoo = Zoo(zoo)
 state = zoo.layout(3).unflatten(torch.from_numpy(zoo.weights([3])[0]))
 model = WeightAutoencoder.from_pretrained(source)
-latents = model.encode_windows(state)
-save_file({"latents": latents, **{k: v.clone() for k, v in model.decode(latents, zoo.layout(3)).items()}}, out)
+encoded = model.encode(state)
+save_file({"latents": encoded.latents, **{k: v.clone() for k, v in model.decode(encoded).items()}}, out)
 """
 
 
@@ -110,8 +110,7 @@ def in_a_fresh_process(source: str, zoo: Path, out: Path, **environment: str) ->
 def here(source: Path | str, zoo: Path) -> dict[str, Tensor]:
     model = WeightAutoencoder.from_pretrained(source)
     state = network(zoo)
-    latents = model.encode_windows(state)
-    return {"latents": latents, **model(state)}
+    return {"latents": model.encode(state).latents, **model(state)}
 
 
 def equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
@@ -136,7 +135,7 @@ def test_one_side_alone_is_a_repository_of_its_own(made: Path, tiny_zoo: Path, h
     encoder, decoder = (WeightAutoencoder.from_pretrained(f"me/zoo-{side}") for side in ("encoder", "decoder"))
     assert (encoder.decoder, decoder.encoder) == (None, None)
     state = network(tiny_zoo)
-    rebuilt = decoder.decode(encoder.encode_windows(state), Zoo(tiny_zoo).layout(3))
+    rebuilt = decoder.decode(encoder.encode(state))
     assert equal(rebuilt, WeightAutoencoder.from_pretrained(made)(state))
     with pytest.raises(ModelError, match="has no decoder"):
         encoder(state)

@@ -40,14 +40,14 @@ def test_a_published_head_says_what_the_trained_one_says(work: Work, tmp_path: P
     published = PublishedHead(tmp_path / "head", work.weight_encoder, autoencoder)
     row = 1  # a last checkpoint
     state = work.zoo.layout(row).unflatten(torch.from_numpy(work.zoo.weights([row])[0]))
-    found = published.read(state)
+    found = published.predict(state)
     place = int(np.flatnonzero(work.data().table["row"] == row)[0])
     expected = head.targets[0].restore(outputs["test_accuracy"][place])
     assert found["test_accuracy"] == pytest.approx(float(np.asarray(expected)[0]), abs=1e-4)
     assert found["test_accuracy_low"] <= found["test_accuracy"] <= found["test_accuracy_high"]
     if published.head.model.reads_tokens:
         with pytest.raises(ModelError, match="accuracy: a head with token inputs needs the autoencoder"):
-            PublishedHead(tmp_path / "head", work.weight_encoder).read(state)
+            PublishedHead(tmp_path / "head", work.weight_encoder).predict(state)
 
 
 def test_a_head_whose_block_lost_its_columns_is_one_error(work: Work, tmp_path: Path):
@@ -93,7 +93,7 @@ def test_networks_unlike_those_of_the_training_have_no_interval(
     state = {name: 1000 * tensor for name, tensor in work.zoo.state_dict(1).items()}
     monkeypatch.setattr("wscore.publish.pretrained.OUTSIDE", work.weight_encoder.inside(state))
     with pytest.warns(WscoreWarning, match="unlike the networks that the encoder was trained on .*have no intervals"):
-        assert set(published.read(state)) == {"test_accuracy"}
+        assert set(published.predict(state)) == {"test_accuracy"}
 
 
 def test_a_head_of_another_encoder_and_features_that_are_not_there(work: Work, tmp_path: Path):

@@ -10,7 +10,7 @@ from torch.func import functional_call
 
 from wscore.autoencoder.models.autoencoder import AutoencoderConfig, Decoder, Encoder
 from wscore.autoencoder.models.mlp import MlpConfig
-from wscore.errors import ModelError
+from wscore.errors import DataError, ModelError
 from wscore.hub.checksums import write_checksums
 from wscore.io import write_json
 from wscore.networks.inference import differentiable
@@ -60,8 +60,7 @@ def test_latents_are_those_of_the_cache(cache: TokenCache, published: Path, tiny
     state = zoo.layout(row).unflatten(torch.from_numpy(zoo.weights([row])[0]))
     with torch.no_grad():
         expected = encoder.model(cache.batch(items_of(cache, row)))
-    torch.testing.assert_close(encoder.encode_windows(state), expected, rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(encoder.encode(state), expected.mean(dim=0), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(encoder.encode(state).latents, expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("row", [0, 9, 23])
@@ -73,6 +72,27 @@ def test_networks_are_those_of_the_cache(cache: TokenCache, published: Path, tin
     with torch.no_grad():
         expected = cache.to_weights(items, decoder.model(latents, cache.batch(items)))[0]
     np.testing.assert_allclose(layout.flatten(state), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_what_is_encoded_can_be_decoded_in_names_and_orders_of_the_caller(published: Path, tiny_zoo: Path) -> None:
+    model, state = WeightAutoencoder.from_pretrained(published), Zoo(tiny_zoo)[9]
+    layout = layout_of(state)
+    rebuilt = model.decode(model.encode(state))
+    assert list(rebuilt) == list(state)
+    other = {f"w{number}": tensor for number, tensor in enumerate(state.values()) if tensor.is_floating_point()}
+    again = model.decode(model.encode(other))
+    assert list(again) == list(other)
+    first = {name: tensor for name, tensor in rebuilt.items() if tensor.is_floating_point()}
+    assert all(torch.equal(one, two) for one, two in zip(again.values(), first.values(), strict=True))
+    permuted = model.align(state)  # the same function, with its units in another order
+    moved = model.decode(model.encode(permuted))
+    assert torch.equal(model.encode(permuted).latents, model.encode(state).latents)
+    here, there = (layout.flatten(one) - layout.flatten(two) for one, two in ((rebuilt, state), (moved, permuted)))
+    np.testing.assert_allclose(np.linalg.norm(here), np.linalg.norm(there), rtol=1e-4)
+    with pytest.raises(DataError, match="latents alone don't tell the layout"):
+        model.decode(model.encode(state).latents)
+    with pytest.raises(DataError, match="got a list of 2"):
+        model.decode([1, 2])
 
 
 def test_tokens_come_back_as_the_network_they_were(cache: TokenCache, published: Path, tiny_zoo: Path) -> None:
@@ -98,10 +118,10 @@ def test_a_layout_that_was_not_trained_on_is_refused_by_name(published: Path) ->
     model = WeightAutoencoder.from_pretrained(published)
     other = nn.Sequential(nn.Linear(64, 7), nn.ReLU(), nn.Linear(7, 10)).state_dict()
     reason = (
-        r"was not trained on networks with these names and shapes of tensors; expected one of its \d layouts "
+        r"was not trained on networks with these shapes of tensors; expected one of its \d layouts "
         r"\([\d,]+ weights in \d+ tensors, .*\); got 535 weights in 4 tensors; `wscore compress` takes any network"
     )
-    for call in (model.encode, model.encode_windows, model):
+    for call in (model.encode, model):
         with pytest.raises(ModelError, match=reason):
             call(other)
     with pytest.raises(ModelError, match=reason):

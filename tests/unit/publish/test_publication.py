@@ -57,7 +57,7 @@ def network(zoo: Path) -> dict[str, Tensor]:
 def said(published: Path, zoo: Path, task: str) -> dict:
     """What the library says about the network."""
     head = PublishedHead(published / "heads" / task, WeightEncoder.from_pretrained(published))
-    return head.read(network(zoo))
+    return head.predict(network(zoo))
 
 
 def name_of(zoo: Path) -> str:
@@ -99,7 +99,7 @@ def test_a_file_of_unknown_architecture_is_read_like_a_network_of_the_zoo(
     save_file({name: tensor.clone() for name, tensor in network(tiny_zoo).items()}, tmp_path / "net.safetensors")
     command = ("predict", tmp_path / "net.safetensors", "--model", published, "--heads", "accuracy")
     inside = WeightEncoder.from_pretrained(published).inside(network(tiny_zoo))
-    told = {"inside": pytest.approx(inside), "basis": "weights and outputs on probes"}
+    told = {"inside": pytest.approx(inside), "basis": "outputs on probes"}
     assert predicted(capsys, *command)["networks"] == [
         {"network": "net.safetensors", **told, "heads": {"accuracy": said(published, tiny_zoo, "accuracy")}}
     ]

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -42,6 +42,7 @@ from wscore.io import read_json, read_tensors, write_json, write_tensors
 from wscore.networks.architectures import Architecture
 from wscore.networks.inference import Answer
 from wscore.networks.layout import Layout, layout_of
+from wscore.zoo.state import state_of
 
 CONFIG, WEIGHTS = "config.json", "codec.safetensors"
 FORMAT = 2  # of the folder; 1 had no gains
@@ -156,10 +157,10 @@ class WeightCodec:
 
     def compress(
         self,
-        network: Network,
+        network: Network | str | Path,
         *,
         ratio: float | int = 10,
-        reference: State | nn.Module | None = None,
+        reference: Network | str | Path | None = None,
         images: Float[Tensor, "images ..."] | None = None,
         architecture: Architecture | str | nn.Module | None = None,
         search: SearchConfig = RUN,
@@ -169,7 +170,7 @@ class WeightCodec:
         With images the network is run, and numbers are searched that keep its outputs; else weights are rounded.
 
         Args:
-            network: state dict or module.
+            network: module, state dict, file or `ZOO#MODEL_ID`, see `wscore.zoo.state.state_of`.
             ratio: bytes of the weights in float32 to those of the file.
             reference: network of the same layout that the reader has; differences from it are coded.
             images: training inputs of a classifier.
@@ -180,6 +181,8 @@ class WeightCodec:
             DataError: if a weight is not finite or a tensor is of a type that is not kept.
             ModelError: if the file can't be as small, the network can't be run, or the reference has another layout.
         """
+        network = _given(network)
+        reference = None if reference is None else _given(reference)
         state = network_state(network)
         layout, entries = layout_of(state), entries_of(state)
         answer = None if images is None else answer_of(network, architecture, layout, images)
@@ -316,6 +319,11 @@ class _Frame(NamedTuple):
 def _hash(base: Float[Tensor, "1 weights"]) -> bytes:
     """Return by which a file knows its reference again."""
     return hashlib.blake2b(base.numpy().tobytes(), digest_size=REFERENCE_HASH).digest()
+
+
+def _given(network: Any) -> Network:
+    """Return a network that is given in a file or in another form than a module or state dict."""
+    return network if isinstance(network, nn.Module | Mapping) else state_of(network)
 
 
 def _base(layout: Layout, reference: State | nn.Module | None) -> Float[Tensor, "1 weights"] | None:

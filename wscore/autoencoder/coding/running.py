@@ -7,6 +7,7 @@ from wscore.autoencoder.coding.state import Network, check_same
 from wscore.errors import ModelError
 from wscore.networks.architectures import Architecture, build
 from wscore.networks.inference import Answer, ModuleAnswer, StackedAnswer, differentiable
+from wscore.networks.known_layouts import KnownLayouts, Match
 from wscore.networks.layout import Layout, layout_of
 
 
@@ -21,12 +22,17 @@ def answer_of(
     module = network if architecture is None and isinstance(network, nn.Module) else architecture
     if module is None:
         raise ModelError("the network can't be run", where="images", expected="a module, or an architecture beside")
+    built = module if isinstance(module, nn.Module) else build(module)
+    known = layout_of(built.state_dict())
+    match = KnownLayouts({known.identity: known}).match(layout)
+    if match is None:
+        check_same(layout, known, "architecture")
     if isinstance(module, nn.Module):
-        check_same(layout, layout_of(module.state_dict()), "module")
-        answer: Answer = ModuleAnswer(differentiable(module), layout, alone=True)
+        answer: Answer = ModuleAnswer(differentiable(module), known, alone=True)
     else:
-        check_same(layout, layout_of(build(module).state_dict()), "architecture")
-        answer = StackedAnswer(module, layout)
+        answer = StackedAnswer(module, known)
+    if match is not None and list(match.names.values()) != [spec.name for spec in layout.tensors]:
+        answer = _Reordered(answer, match, layout)
     _check_runs(answer, layout, images)
     return answer
 
@@ -44,3 +50,15 @@ def _check_runs(answer: Answer, layout: Layout, images: Tensor) -> None:
         raise ModelError(
             "is no classifier", where="images", expected=expected, got=getattr(outputs, "shape", type(outputs))
         )
+
+
+class _Reordered:
+    """Runs networks whose tensors have other names, or another order, than those of the module."""
+
+    def __init__(self, answer: Answer, match: Match, layout: Layout) -> None:
+        spans = layout.slices()
+        self.answer = answer
+        self.columns = torch.cat([torch.arange(spans[name].start, spans[name].stop) for name in match.names.values()])
+
+    def __call__(self, weights: Tensor, images: Tensor) -> Tensor:
+        return self.answer(weights[:, self.columns], images)

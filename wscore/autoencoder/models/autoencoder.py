@@ -1,16 +1,16 @@
 """Autoencoder of tokenized networks: encoder and decoder can be saved, loaded and used separately."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
+import msgspec
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from wscore.autoencoder.models.mlp import MlpConfig, MlpDecoder, MlpEncoder
-from wscore.autoencoder.models.transformer import TransformerConfig, TransformerDecoder, TransformerEncoder
-from wscore.autoencoder.models.vae import Posterior, VaeConfig, VaeDecoder, VaeEncoder
+from wscore.autoencoder.models.registry import ARCHITECTURES, sides_of
+from wscore.autoencoder.models.vae import Posterior
 from wscore.config import Section
 from wscore.errors import ModelError
 from wscore.tokens.batch import TokenBatch
@@ -18,29 +18,24 @@ from wscore.tokens.cache import Items, TokenCache
 from wscore.training.model_folder import load_model, register, save_model
 
 
-class Sides(NamedTuple):
-    """The two sides of an architecture, both built from its configuration."""
-
-    encoder: type[nn.Module]
-    decoder: type[nn.Module]
-
-
-#: One entry per value of `ae.arch`, selected by the configuration class.
-ARCHITECTURES: Mapping[type[Section], Sides] = {
-    MlpConfig: Sides(MlpEncoder, MlpDecoder),
-    TransformerConfig: Sides(TransformerEncoder, TransformerDecoder),
-    VaeConfig: Sides(VaeEncoder, VaeDecoder),
-}
-
-
 class AutoencoderConfig(Section):
     """One side of an autoencoder.
 
     Args:
-        network: its architecture.
+        network: its architecture, one of `ARCHITECTURES`.
     """
 
-    network: MlpConfig | TransformerConfig | VaeConfig
+    network: Any
+
+    def __post_init__(self) -> None:
+        """Make the configuration of the architecture from plain data."""
+        if isinstance(self.network, Mapping):
+            name = self.network.get("arch")
+            if name not in ARCHITECTURES:
+                raise ValueError(f"Expected `arch` to be one of {', '.join(ARCHITECTURES)}, got {name!r}")
+            network = msgspec.convert(dict(self.network), ARCHITECTURES[name].config, strict=True)
+            msgspec.structs.force_setattr(self, "network", network)
+        sides_of(self.network)
 
 
 class Reconstruction(NamedTuple):
@@ -66,7 +61,7 @@ class Encoder(nn.Module):
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
         self.config = config
-        self.network = ARCHITECTURES[type(config.network)].encoder(config.network)
+        self.network = sides_of(config.network).encoder(config.network)
 
     @property
     def latent_dim(self) -> int:
@@ -79,7 +74,8 @@ class Encoder(nn.Module):
 
     def posterior(self, batch: TokenBatch) -> Posterior | None:
         """Return the Gaussian over the latent of every sequence, whose mean `forward` returns; None without one."""
-        return self.network.posterior(batch) if isinstance(self.network, VaeEncoder) else None
+        posterior: Callable[[TokenBatch], Posterior] | None = getattr(self.network, "posterior", None)
+        return None if posterior is None else posterior(batch)
 
     def draw(self, posterior: Posterior) -> Float[Tensor, "batch latent"]:
         """Return the latents fed to the decoder: samples if encoding is `sampled` and in training mode, else means."""
@@ -96,7 +92,7 @@ class Decoder(nn.Module):
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
         self.config = config
-        self.network = ARCHITECTURES[type(config.network)].decoder(config.network)
+        self.network = sides_of(config.network).decoder(config.network)
 
     def forward(self, latent: Float[Tensor, "batch latent"], batch: TokenBatch) -> Float[Tensor, "batch token dim"]:
         """Return tokens from latents; only mask and features of the batch are used. Padding is zero."""

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from wscore.autoencoder.models.autoencoder import Autoencoder, AutoencoderConfig, Reconstruction
 from wscore.autoencoder.models.embeddings import Positions
-from wscore.autoencoder.models.mlp import MlpConfig, Pooling
+from wscore.autoencoder.models.mlp import Pooling
 from wscore.autoencoder.models.projection import ProjectionConfig, ProjectionHead
-from wscore.autoencoder.models.transformer import TransformerConfig
-from wscore.autoencoder.models.vae import Posterior, VaeConfig
+from wscore.autoencoder.models.registry import ARCHITECTURES
+from wscore.autoencoder.models.vae import Posterior
 from wscore.autoencoder.training.behaviour import (
     REMEDY,
     Behaviour,
@@ -87,7 +87,7 @@ class AeConfig(Section):
 
     Args:
         compression: of the weight codec, at which `evaluate_codec` compresses networks.
-        arch: `mlp`, `transformer` or `vae`.
+        arch: key of `wscore.autoencoder.models.registry.ARCHITECTURES`.
         latent_dim: latent dimension Z.
         hidden_dim: hidden width; a multiple of `heads` for the transformer.
         layers: blocks on each side.
@@ -124,7 +124,7 @@ class AeConfig(Section):
     """
 
     compression: Annotated[float, Meta(gt=1)]
-    arch: Literal["mlp", "transformer", "vae"]
+    arch: str
     latent_dim: Count
     hidden_dim: Count
     layers: Annotated[int, Meta(ge=0)]
@@ -157,6 +157,8 @@ class AeConfig(Section):
     seed: Annotated[int, Meta(ge=0)]
 
     def __post_init__(self) -> None:
+        if self.arch not in ARCHITECTURES:
+            raise ValueError(f"Expected `arch` to be one of {', '.join(ARCHITECTURES)}, got {self.arch!r}")
         if self.arch == "transformer" and self.hidden_dim % self.heads:
             raise ValueError(f"hidden_dim {self.hidden_dim} is not a multiple of heads {self.heads}")
         if self.loss == "combined" and not any(to_plain(self.loss_weights).values()):
@@ -364,32 +366,12 @@ def contrastive(model: TrainingModule, windows: TokenBatch, config: AeConfig) ->
 
 def sizes(cache: TokenCache, config: AeConfig) -> AutoencoderConfig:
     """Return the configuration of both sides for a cache."""
-    if config.arch == "vae":
-        return AutoencoderConfig(network=_vae(cache, config))
-    common = {
-        "token_dim": cache.token_dim,
-        "max_tokens": cache.max_tokens,
-        "latent_dim": config.latent_dim,
-        "layers": config.layers,
-        "pooling": config.pooling,
-        "positions": config.positions,
-        "dropout": config.dropout,
-    }
-    network = (
-        MlpConfig(hidden_dim=config.hidden_dim, **common)
-        if config.arch == "mlp"
-        else TransformerConfig(model_dim=config.hidden_dim, heads=config.heads, memory=config.memory, **common)
-    )
-    return AutoencoderConfig(network=network)
-
-
-def _vae(cache: TokenCache, config: AeConfig) -> VaeConfig:
-    options = config.vae
-    return VaeConfig(
-        weights=int(cache.item_weights.max()), max_tokens=cache.max_tokens, latent_dim=config.latent_dim,
-        input=options.input, channels=options.channels, levels=options.levels, encoding=options.encoding,
-        positions=config.positions, dropout=config.dropout, checkpointing=options.checkpointing,
-    )  # fmt: skip
+    kind = ARCHITECTURES[config.arch].config
+    options = {name: getattr(config, name) for name in config.__struct_fields__}
+    options |= {name: getattr(config.vae, name) for name in config.vae.__struct_fields__}
+    options |= {"model_dim": config.hidden_dim, "weights": int(cache.item_weights.max())}
+    options |= {"token_dim": cache.token_dim, "max_tokens": cache.max_tokens}
+    return AutoencoderConfig(network=kind(**{name: options[name] for name in kind.__struct_fields__}))
 
 
 def autoencoder_metrics(model: Autoencoder, cache: TokenCache, history: History) -> dict[str, float]:

@@ -25,6 +25,7 @@ from wscore.forecasting.models.predictors import (
     TINY,
     Count,
     PredictorShape,
+    Snapshots,
     Steps,
     WeightPredictor,
     blocks_of,
@@ -130,9 +131,7 @@ class SeriesModel(WeightPredictor):
                 yield Series(place, self._cut(increments(history, place) / scale), statistics[number], scale)
 
     @torch.no_grad()
-    def predict(
-        self, history: Float[Tensor, "snapshot weights"], layout: Layout, horizons: Steps
-    ) -> Float[Tensor, "horizon weights"]:
+    def predict(self, history: Snapshots, layout: Layout, horizons: Steps) -> Float[Tensor, "horizon weights"]:
         """Return the weights some steps after the last snapshot, as `WeightPredictor.predict` says."""
         history, chosen = checked(history, layout, self.config, horizons)
         forecast = history.new_empty(len(chosen), layout.size)
@@ -254,15 +253,13 @@ class DiffusionPredictor(SeriesModel):
         return torch.Generator().manual_seed(self.config.seed)
 
     @torch.no_grad()
-    def predict(
-        self, history: Float[Tensor, "snapshot weights"], layout: Layout, horizons: Steps
-    ) -> Float[Tensor, "horizon weights"]:
+    def predict(self, history: Snapshots, layout: Layout, horizons: Steps) -> Float[Tensor, "horizon weights"]:
         """Return the mean of samples; arguments and errors as for `WeightPredictor.predict`."""
         return self.bands(history, layout, horizons).mean
 
     @torch.no_grad()
     def sample(
-        self, history: Float[Tensor, "snapshot weights"], layout: Layout, horizons: Steps, count: int
+        self, history: Snapshots, layout: Layout, horizons: Steps, count: int
     ) -> Float[Tensor, "sample horizon weights"]:
         """Return sampled futures; arguments and errors as for `predict`."""
         history, chosen = checked(history, layout, self.config, horizons)
@@ -274,7 +271,7 @@ class DiffusionPredictor(SeriesModel):
         return samples
 
     @torch.no_grad()
-    def bands(self, history: Float[Tensor, "snapshot weights"], layout: Layout, horizons: Steps) -> Bands:
+    def bands(self, history: Snapshots, layout: Layout, horizons: Steps) -> Bands:
         """Return the forecast with calibrated bands; arguments and errors as for `predict`."""
         history, chosen = checked(history, layout, self.config, horizons)
         bands = Bands(*(history.new_empty(len(chosen), layout.size) for _ in Bands._fields))

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -25,6 +26,7 @@ from wscore.forecasting.models.matrix_parts import correction, is_matrix, presen
 from wscore.networks.layout import Layout
 from wscore.training.model_folder import register
 
+Snapshots = Float[Tensor, "snapshot weights"] | Float[np.ndarray, "snapshot weights"]
 TINY = 1e-30
 CAUTION = 10.0  # how strongly disagreement in the ensemble of a `GramPredictor` shrinks its forecast
 BOUND = 1.5  # a coefficient of horizon k lies within +-BOUND sqrt(k)
@@ -52,9 +54,7 @@ class WeightPredictor(nn.Module):
         return {**config, "horizons": steps_of(horizons)} if isinstance(horizons, int) else config
 
     @abstractmethod
-    def predict(
-        self, history: Float[Tensor, "snapshot weights"], layout: Layout, horizons: Steps
-    ) -> Float[Tensor, "horizon weights"]:
+    def predict(self, history: Snapshots, layout: Layout, horizons: Steps) -> Float[Tensor, "horizon weights"]:
         """Return the weights some steps after the last of some equally spaced snapshots, oldest first.
 
         Args:
@@ -215,9 +215,7 @@ class GramPredictor(WeightPredictor):
         return torch.stack([member(features) for member in self.members])
 
     @torch.no_grad()
-    def predict(
-        self, history: Float[Tensor, "snapshot weights"], layout: Layout, horizons: Steps
-    ) -> Float[Tensor, "horizon weights"]:
+    def predict(self, history: Snapshots, layout: Layout, horizons: Steps) -> Float[Tensor, "horizon weights"]:
         """Return the weights some steps after the last snapshot, see `WeightPredictor.predict`.
 
         Besides the history and the result it needs memory for `COLUMNS_AT_ONCE` weights and some dozen numbers per
@@ -320,9 +318,7 @@ class PcaPredictor(WeightPredictor):
         return scores @ self.components if self.config.rank else scores
 
     @torch.no_grad()
-    def predict(
-        self, history: Float[Tensor, "snapshot weights"], layout: Layout, horizons: Steps
-    ) -> Float[Tensor, "horizon weights"]:
+    def predict(self, history: Snapshots, layout: Layout, horizons: Steps) -> Float[Tensor, "horizon weights"]:
         """Return the weights some steps after the last snapshot, see `WeightPredictor.predict`.
 
         Raises:
@@ -438,13 +434,14 @@ def steps_of(horizons: Steps) -> list[int]:
 
 
 def checked(
-    history: Float[Tensor, "snapshot weights"], layout: Layout, config: PredictorShape, horizons: Steps
+    history: Snapshots, layout: Layout, config: PredictorShape, horizons: Steps
 ) -> tuple[Float[Tensor, "last weights"], list[int]]:
     """Return the used snapshots as float32, and the indices of the requested horizons among the trained ones.
 
     Raises:
         ModelError: if the history is too short, the vectors don't fit the layout, or a horizon was not trained.
     """
+    history = torch.as_tensor(history)
     if history.shape[1] != layout.size:
         raise ModelError("weight vectors do not fit the layout", expected=layout.size, got=history.shape[1])
     if len(history) < config.sequence_length:
