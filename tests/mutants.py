@@ -94,8 +94,9 @@ TABLE: dict[tuple[str, str], dict[str, str]] = {
         "first_log.exp() * (first_log - second_log)": "second_log.exp() * (second_log - first_log)",
     },
     ("heads/conformal.py", "unit/heads/test_conformal.py"): {
-        "np.ceil((len(errors) + 1) * coverage)": "np.ceil(len(errors) * coverage)",
-        "min(rank, len(errors)) - 1": "min(rank, len(errors)) - 2",
+        "/ (len(counts) + 1)": "/ len(counts)",
+        "1 / counts[members][order]": "1 / counts[members]",
+        "len(errors) - 1)])": "len(errors) - 2)])",
     },
     ("zoo/readers/hygiene.py", "unit/zoo/readers/test_hygiene.py"): {
         "if apart < max(distance, coarser):": "if apart < 2 * max(distance, coarser):",

@@ -49,6 +49,7 @@ def test_new_runs_are_covered_though_errors_of_a_run_are_alike():
 def test_a_run_counts_once_however_many_networks_it_has():
     assert half_width(np.array([1.0, 2, 3, 9, 9, 9]), np.array([0, 1, 2, 3, 3, 3]), 0.6) == 3
     assert half_width(np.array([1.0, 2, 3, 9, 9, 9]), np.arange(6), 0.6) == 9
+    assert half_width(np.array([0.4, 0.1, 0.2, 0.3]), np.array([1, 0, 1, 1]), coverage=0.3) == 0.1
 
 
 def test_few_rows_make_one_group_and_nothing_known_makes_none():
