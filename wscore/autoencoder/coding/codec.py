@@ -215,7 +215,7 @@ class WeightCodec:
         """
         frame = _Frame(self, entries_of_layout(layout), None, {})
         ratios = [float(ratio)] * len(vectors) if isinstance(ratio, float | int) else list(ratio)
-        count, files = TOGETHER if len(self._modes(layout)) == 1 else 1, []
+        count, files = TOGETHER if self.coordinates(layout).known else 1, []
         if answer is not None and layout.size <= MOST:
             count = max(1, min(count, CURVED // layout.size**2))
         originals = Originals(vectors, None, answer, images)
@@ -257,9 +257,9 @@ class WeightCodec:
     def _whole(self, block: Block) -> bool:
         return find_role(block, self.roles) is not None
 
-    def _modes(self, layout: Layout) -> list[Mode]:
-        known = self.coordinates(layout).known
-        return [Mode.BLOCKS] if known or layout.size > MOST_OWN else [Mode.BLOCKS, Mode.OWN]
+    def _modes(self, layout: Layout, originals: Originals) -> list[Mode]:
+        known, searched = self.coordinates(layout).known, originals.base is not None and originals.answer is not None
+        return [Mode.BLOCKS] if known or searched or layout.size > MOST_OWN else [Mode.BLOCKS, Mode.OWN]
 
     def _best(
         self, layout: Layout, originals: Originals, ratios: Sequence[float], frame: "_Frame", search: SearchConfig
@@ -269,7 +269,7 @@ class WeightCodec:
         if wrong:
             raise ModelError("is no compression", where="ratio", expected="a number above 0", got=wrong[0])
         sizes = torch.tensor([int(4 * layout.size / ratio) for ratio in ratios])
-        modes = self._modes(layout)
+        modes = self._modes(layout, originals)
         if len(modes) == 1:
             return self._files(modes[0], layout, originals, sizes, frame, search)[0]
         candidates, refused = [], None

@@ -22,7 +22,8 @@ from wscore.errors import DataError
 
 OCTAVE = 8  # parts in which steps are counted
 MEASURED, AT_ONCE = 256, 32  # images on which curvature is measured
-SLACK, SPARE = 1.3, 1.03  # bits at the start beside those of the budget, of a search and of rounding
+SLACK, SPARE = 1.3, 1.03  # bits at the start beside those of the budget, of a search and of rounding to few bits
+RICH = 2.0  # bits a weight from which on numbers that are rounded and then lowered lose more than they save
 FINEST, COARSEST = -60 * OCTAVE, 60 * OCTAVE
 PRIOR = 3.0  # numbers of the matrix's mean that every row and column begins with, as in `adaptive`
 LEAST = 1e-3  # mean magnitude
@@ -97,7 +98,8 @@ def compress(
 
     def coded(share: float) -> OwnCode:
         budget, prices = torch.tensor([share * 8.0 * max(size - overhead, 1)]), MatrixPrices(shapes)
-        steps = _affordable(code, shapes, y, relative, budget * (SLACK if runs else SPARE))
+        spare = SLACK if runs else 1.0 if budget > RICH * code.size else SPARE
+        steps = _affordable(code, shapes, y, relative, budget * spare)
         unit = _units(code, steps)
         points = (y / unit).clamp(-LARGEST, LARGEST)
         if runs:
@@ -220,13 +222,31 @@ def _affordable(
         numbers = y / _units(code, _clamped(relative + middle))
         prices.learn(numbers.round())
         low, high = (low, middle) if rounded(prices, numbers, PRICE)[1] <= bits else (middle, high)
+    used = lambda steps: 8.0 * len(_encoded(shapes, _numbers(code, y, steps)[0]))  # noqa: E731
     for _ in range(CORRECTIONS):  # numbers of many bits take fewer than their prices
-        numbers = (y / _units(code, _clamped(relative + high))).clamp(-LARGEST, LARGEST).round()
-        spare = float(bits) / code.size - 8 * len(_encoded(shapes, numbers[0])) / code.size
-        if (octaves := int(OCTAVE * spare)) < 1:
+        coarse = used(_clamped(relative + high))
+        if (octaves := int(OCTAVE * (float(bits) - coarse) / code.size)) < 1:
             break
         high -= octaves
-    return _clamped(relative + high)
+    return _mixed(code, _clamped(relative + high), _clamped(relative + high - 1), used, float(bits))
+
+
+def _mixed(
+    code: Coordinates, coarse: Int[Tensor, " tensors"], fine: Int[Tensor, " tensors"],
+    used: Callable[[Tensor], float], bits: float,
+) -> Int[Tensor, " tensors"]:  # fmt: skip
+    """Return coarse steps, and fine ones for as many weights as `bits` pay for: the largest tensors that fit."""
+    least, most = used(coarse), used(fine)
+    room = code.size * (bits - least) / max(most - least, 1.0)
+    sizes, steps = torch.bincount(code.groups), coarse.clone()
+    for place in sizes.argsort(descending=True, stable=True).tolist():
+        if sizes[place] <= room:
+            steps[place], room = fine[place], room - float(sizes[place])
+    return steps
+
+
+def _numbers(code: Coordinates, y: Float[Tensor, "1 weights"], steps: Int[Tensor, " tensors"]) -> Tensor:
+    return (y / _units(code, steps)).clamp(-LARGEST, LARGEST).round()
 
 
 def _clamped(steps: Float[Tensor, " tensors"]) -> Int[Tensor, " tensors"]:

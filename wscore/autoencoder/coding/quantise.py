@@ -148,7 +148,7 @@ def quantise(
     start = Quantised(torch.zeros(len(y), 0, dtype=torch.int32), torch.zeros(len(y)).long(), scales, shifts, zeros)
     shifted = y * (shifts / OCTAVE).exp2()[:, code.groups] if shifts.any() else y
     spreads = code.log_stds + _short(QUARTER * scales + shifts)[:, code.groups]
-    numbers, room = _Numbers(shifted, spreads, code.groups), bits - side_bits(code, scales)
+    numbers, room = _Numbers(shifted, spreads, code.groups, not code.known), bits - side_bits(code, scales)
     found = _search(code, numbers, start, room)
     if not code.known:
         found = _search(code, numbers, found._replace(families=_best_families(numbers, found)), room)
@@ -197,25 +197,28 @@ class _Numbers(NamedTuple):
         y: of each network.
         spreads: log2 of the standard deviation of each of them, in eighths.
         groups: block of each of them.
+        lowered: whether a number is lowered by 1 where that saves more bits than it costs in squared error. Where statistics of
+            roles tell what errors cost, it keeps less of what networks do: all that is small is lost at once.
     """
 
     y: Float[Tensor, "n drawn"]
     spreads: Int[Tensor, "n drawn"]
     groups: Int[Tensor, " drawn"]
+    lowered: bool
 
     def drawn(self, most: int) -> "_Numbers":
         """Return a fixed draw of at most `most`."""
         if self.y.shape[1] <= most:
             return self
         chosen = torch.randint(self.y.shape[1], (most,), generator=torch.Generator().manual_seed(0))
-        return _Numbers(self.y[:, chosen], self.spreads[:, chosen], self.groups[chosen])
+        return self._replace(y=self.y[:, chosen], spreads=self.spreads[:, chosen], groups=self.groups[chosen])
 
     def take(self, rows: Int[Tensor, " taken"]) -> "_Numbers":
         """Return those of some networks."""
-        return self if len(rows) == len(self.y) else _Numbers(self.y[rows], self.spreads[rows], self.groups)
+        return self if len(rows) == len(self.y) else self._replace(y=self.y[rows], spreads=self.spreads[rows])
 
     def rounded(self, stored: Quantised, *, keep: bool) -> tuple[Tensor, Tensor]:
-        """Return the numbers next to y, or one lower where that saves more bits than it costs, and the bits of each network."""
+        """Return the numbers next to y, or some of them lowered, and the bits of each network."""
         numbers, used, lookup, most = [], torch.zeros(len(self.y)).double(), _lookup(), bit_tables().shape[2]
         families = (stored.families * (len(lookup.bits) // 2 // len(FAMILIES))).int()
         mixed = bool(families.any())
@@ -231,10 +234,12 @@ class _Numbers(NamedTuple):
             exact = (self.y[:, part] * size).abs()
             near = (exact + 0.5).int()
             place += ((near + (1 << below >> 1)) >> below).clamp_max(most)
-            down = (exact < _at(lookup.thresholds, place)).int()
-            used += (_at(lookup.bits, place - down) + below).sum(1)
+            if self.lowered:
+                down = (exact < _at(lookup.thresholds, place)).int()
+                place, near = place - down, near - down
+            used += (_at(lookup.bits, place) + below).sum(1)
             if keep:
-                numbers.append((near - down) * self.y[:, part].sign().int())
+                numbers.append(near * self.y[:, part].sign().int())
         return (torch.cat(numbers, 1) if numbers else torch.zeros(self.y.shape, dtype=torch.int32)), used
 
 

@@ -29,7 +29,7 @@ PRICE = 2 * math.log(2) / 12
 FINEST, COARSEST = 1e-3, 1e9  # prices at which numbers are rounded to the next, and at which nothing is left
 HALVINGS = 16  # of the interval in which the price lies
 LATE, EVERY = 0.5, 10  # share of the steps after which results are looked at, and how often
-GAIN, LARGEST = 0.25, 0.05  # how fast lambda follows the bits: log steps
+GAIN, LARGEST = 1.0, 0.2  # how fast lambda follows the bits: log steps
 LEAST_RATE = 0.02  # of the learning rate at the end
 BETAS = (0.9, 0.98)  # of Adam
 HELD = 512  # images by which results are compared
@@ -197,7 +197,7 @@ class _Search:
         self.numbers = start.detach().clone().requires_grad_(True)
         self.first, self.second, self.steps = torch.zeros_like(start), torch.zeros_like(start), 0
         problem.prices.learn(start.detach().round())
-        self.log_rate = self._first_rate().log()
+        self.log_rate = self.first_rate = self._first_rate().log()
         self.best, self.value = torch.zeros_like(start), torch.full((len(start),), torch.inf)
         self.keep()
 
@@ -205,7 +205,7 @@ class _Search:
         """Move the numbers once, `share` of the search done."""
         drawn = torch.randint(len(self.pool), (self.config.batch,), generator=self.random)
         with torch.no_grad():
-            whole, bits = rounded(self.problem.prices, self.numbers, PRICE)
+            whole, bits = rounded(self.problem.prices, self.numbers, self._price())
             slopes = _slopes(self.problem.prices, self.numbers)
         outputs = self.problem.outputs(self.numbers + (whole - self.numbers).detach(), self.pool[drawn])
         loss = behaviour_kl(self.answers[:, drawn], outputs, self.config.temperature).sum()
@@ -213,8 +213,12 @@ class _Search:
         rate = self.config.lr * max((1 + math.cos(math.pi * share)) / 2, LEAST_RATE)
         self._move(torch.nan_to_num(gradient) + self.log_rate.exp()[:, None] * slopes, rate)
         excess = bits / self.problem.budget - 1
-        self.log_rate += (GAIN * excess).clamp(-LARGEST, LARGEST)
+        self.log_rate = self.log_rate + (GAIN * excess).clamp(-LARGEST, LARGEST)
         self.problem.prices.learn(whole)
+
+    def _price(self) -> Tensor:
+        """Return what a bit is worth as numbers are rounded: less where bits are left over."""
+        return PRICE * (self.log_rate - self.first_rate).clamp_max(0).exp()[:, None]
 
     @torch.no_grad()
     def _move(self, gradient: Tensor, rate: float) -> None:

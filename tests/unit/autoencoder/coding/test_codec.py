@@ -454,6 +454,20 @@ def test_files_are_as_large_as_they_may_be(ratio: int) -> None:
         assert 0.9 * asked < len(WeightCodec().compress(state, ratio=ratio)) <= asked
 
 
+@pytest.mark.parametrize(("ratio", "most"), [(6, 0.002), (10, 0.02), (20, 0.25)])
+def test_networks_unlike_any_zoo_take_the_bytes_that_they_may(ratio: int, most: float) -> None:
+    torch.manual_seed(0)
+    state = nn.Sequential(nn.Linear(96, 128), nn.Linear(128, 64), nn.Linear(64, 32)).state_dict()
+    layout = layout_of(state)
+    code, size = WeightCodec().coordinates(layout, plain=True), 4 * layout.size // ratio
+    originals = Originals(weights_of(layout, state))
+    (data,), back = own_steps.compress(
+        code, originals, torch.tensor([size]), lambda _, payload: payload, SearchConfig()
+    )
+    assert 0.98 * size < len(data) <= size
+    assert (back - originals.vectors).square().sum() < most * originals.vectors.square().sum()
+
+
 def test_a_search_that_leaves_bytes_over_is_done_again_in_finer_steps() -> None:
     torch.manual_seed(0)
     network = nn.Sequential(
