@@ -87,7 +87,10 @@ def _run(stage: str) -> int:
     sys.stdout.write(f"{stage}: started\n")
     sys.stdout.flush()
     command = [*DVC, "--wait-for-lock", "repro", "--quiet", "--single-item", stage]
-    return subprocess.run(command, check=False).returncode  # noqa: S603
+    status = subprocess.run(command, check=False).returncode  # noqa: S603
+    if status:
+        sys.stderr.write(f"repro: {stage} failed; `dvc repro {stage}` runs it alone\n")
+    return status
 
 
 def _interrupt() -> NoReturn:
