@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from wscore.errors import DataError
-from wscore.plots.style import colour, label, panels, save, unavailable
+from wscore.plots.style import colour, label, legend_below, log_axis, panels, save, unavailable
 
 SPLITS = ("train", "validation")
 
@@ -35,7 +35,7 @@ def draw_histories(histories: Mapping[str, Path], path: Path, *, metric: str = "
             draw_curves(panel, read_history(history, metric), metric)
             label(panel, title=name.replace("_", " "), x="epoch", y=metric)
         if histories:
-            axes[0].legend()
+            legend_below(canvas, axes[:1])
         else:
             unavailable(axes[0], "no training history was found")
         save(canvas, path)
@@ -50,7 +50,7 @@ def draw_curves(axes: Axes, table: pd.DataFrame, metric: str) -> None:
         best = int(np.nanargmin(values))
         axes.plot(table["epoch"].iloc[best], values[best], "o", color=colour("validation"), label="lowest")
     if (table[[f"{split}_{metric}" for split in SPLITS]].to_numpy() > 0).all():
-        axes.set_yscale("log")
+        log_axis(axes)
 
 
 def read_history(history: Path, metric: str = "loss") -> pd.DataFrame:

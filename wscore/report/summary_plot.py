@@ -1,19 +1,37 @@
-"""Summary picture: compression, property prediction and forecasting, each next to its baselines."""
+"""Summary picture: every task with all its methods, best first, from the task that wscore wins to the one that it loses."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from wscore.autoencoder.evaluation.codec_plots import METRICS, RATIO, draw_bars, draw_lines
-from wscore.forecasting.evaluation.plots import LOWEST_SKILL, TRUTH, by_horizon
-from wscore.heads.evaluation.plots import METHODS
-from wscore.plots.style import colour, figure, label, save, unavailable
+from wscore.autoencoder.evaluation import codec_plots
+from wscore.autoencoder.evaluation.plots import KEYS
+from wscore.autoencoder.evaluation.plots import NAMES as REBUILT
+from wscore.forecasting.evaluation.plots import NAMES as FORECASTS
+from wscore.forecasting.evaluation.plots import SHOWN as FORECASTS_SHOWN
+from wscore.forecasting.evaluation.tables import TRUTH, near_steps
+from wscore.heads.evaluation.plots import METHODS, SHOWN
+from wscore.plots.style import figure, label, ranked_bars, save, unavailable
 
-OURS, FORECASTS = "ours", 5  # and the best other methods that are drawn
+LOWEST = -0.5  # value at which bars end
+Values = dict[str, float]
+
+
+class Scores(NamedTuple):
+    """What one panel shows.
+
+    Attributes:
+        values: by method, higher is better.
+        labels: displayed names of the methods.
+        ranked: methods of equal size, among which ours is ranked.
+    """
+
+    values: Values
+    labels: Mapping[str, str]
+    ranked: tuple[str, ...]
 
 
 class Panel(NamedTuple):
@@ -23,83 +41,131 @@ class Panel(NamedTuple):
         file: CSV below the folder of plots.
         stage: that writes it.
         title: of the panel.
-        draw: draws the table into the panel.
+        metric: label of the axis.
+        ours: name of our method in the file.
+        read: returns the scores from the table.
     """
 
     file: str
     stage: str
     title: str
-    draw: Callable[[Axes, pd.DataFrame], None]
+    metric: str
+    ours: str
+    read: Callable[[pd.DataFrame], Scores]
 
 
 def draw_summary(folder: Path, path: Path) -> None:
-    """Write a PNG of four panels from the CSV files of the evaluation stages; panels of missing files name the file.
+    """Write a PNG of six panels from the CSV files of the evaluation stages; panels of missing files name the file.
 
     Args:
-        folder: with codec_test/, heads_test/ and predictor_test/.
+        folder: with codec_test/, autoencoder_test/, sae_test/, heads_test/ and predictor_test/.
         path: of the PNG.
     """
-    with figure(rows=2, columns=2, title="Held-out networks", panel=(4.6, 3.9)) as (canvas, axes):
-        for panel, place in zip(PANELS, axes, strict=True):
-            table = _read(Path(folder) / panel.file)
-            if table is None:
-                unavailable(place, f"{panel.title}: {panel.file} is missing or empty; run `dvc repro {panel.stage}`")
-            else:
-                panel.draw(place, table)
-                place.set_title(panel.title)
+    scores = {panel: _read(Path(folder) / panel.file, panel) for panel in PANELS}
+    order = sorted(PANELS, key=lambda panel: _share_of_better(panel, scores[panel]))
+    title = "Held-out networks: higher is better, wscore in blue, ranks among methods of equal size"
+    with figure(rows=2, columns=3, title=title, panel=(4.8, 2.9)) as (canvas, axes):
+        for panel, place in zip(order, axes, strict=True):
+            draw_panel(place, panel, scores[panel])
         save(canvas, path)
 
 
-def draw_compressed(axes: Axes, table: pd.DataFrame) -> None:
-    """Draw agreement over compression, a line per method (rows of ratio and method)."""
-    draw_lines(axes, table, "agreement")
-    label(axes, x=RATIO, y=METRICS["agreement"])
-    axes.legend(loc="lower left")
+def draw_panel(axes: Axes, panel: Panel, scores: Scores | None) -> None:
+    """Draw the bars of one task, or which file is missing."""
+    if scores is None:
+        unavailable(axes, f"{panel.title}: {panel.file} is missing or empty; run `dvc repro {panel.stage}`")
+        return
+    ranked_bars(axes, scores.values, scores.labels, lowest=LOWEST)
+    rank = sum(scores.values[name] > scores.values[panel.ours] for name in scores.ranked) + 1
+    label(axes, title=f"{panel.title}: rank {rank} of {len(scores.ranked)}", x=panel.metric)
 
 
-def draw_headline(axes: Axes, table: pd.DataFrame) -> None:
-    """Draw the agreement of each method at the middle ratio, best first."""
+def read_codec(table: pd.DataFrame) -> Scores:
+    """Return the agreement at the middle ratio; methods of a size of their own are not ranked."""
     ratios = sorted(table["ratio"].unique())
-    draw_bars(axes, pd.DataFrame(table[table["ratio"] == ratios[len(ratios) // 2]]))
+    rows = pd.DataFrame(table[table["ratio"] == ratios[len(ratios) // 2]])
+    values = dict(zip(rows["method"], rows["agreement"], strict=True))
+    ranked = tuple(name for name in values if name not in codec_plots.FREE)
+    return Scores(values, codec_plots.bar_names(rows), ranked)
 
 
-def draw_accuracy(axes: Axes, table: pd.DataFrame) -> None:
-    """Draw predictions of heads and weight statistics over the true values (columns true, ours, statistics)."""
-    axes.plot(*[[table["true"].min(), table["true"].max()]] * 2, color=colour("truth"), linewidth=0.8)
-    for number, name in enumerate(("statistics", "ours")):
-        style = {"s": 6, "alpha": 0.5, "linewidths": 0, "color": colour(name, number + 1)}
-        axes.scatter(table["true"], table[name], label=METHODS[name], **style)
-    label(axes, x=f"true {_words(table['target'].iloc[0])}", y="predicted from the weights")
-    axes.legend(markerscale=2, loc="upper left")
+def read_heads(table: pd.DataFrame) -> Scores:
+    """Return R² of each method, averaged over targets."""
+    rows = table[(table["main"] == 1) & (table["metric"] == "r2") & table["method"].isin(SHOWN)]
+    return _scores(rows.groupby("method")["value"].mean().to_dict(), METHODS)
 
 
-def draw_forecast(axes: Axes, table: pd.DataFrame) -> None:
-    """Draw skill by horizon of ours and the best methods on later windows (columns split, horizon, method, skill)."""
-    first = pd.DataFrame(table[(table["split"] == table["split"].iloc[0]) & (table["method"] != TRUTH)])
-    methods, skill = first["method"].to_numpy(str), first["skill"].clip(lower=LOWEST_SKILL).to_numpy(float)
-    means = {str(name): float(skill[methods == name].mean()) for name in np.unique(methods)}
-    best = sorted(means.keys() - {OURS}, key=lambda name: -means[name])[:FORECASTS]
-    by_horizon(axes, pd.DataFrame(first[np.isin(methods, [OURS, *best])]), "skill")
-    axes.axhline(0, color=colour("copy_last"), linewidth=0.8)
-    axes.set_ylim(LOWEST_SKILL, 1.05)
-    label(axes, x="steps ahead", y="skill = 1 - MSE / MSE of copying the last")
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=3)
+def read_rebuilt(table: pd.DataFrame) -> Scores:
+    """Return the agreement over all families."""
+    rows = table[table["family"] == "all"].drop(columns=[name for name in KEYS if name in table])
+    return _scores(rows.iloc[0].to_dict(), REBUILT)
+
+
+def read_forecasts(table: pd.DataFrame) -> Scores:
+    """Return the skill at the last regular horizon on unseen runs, or on the first split without these."""
+    splits = list(dict.fromkeys(table["split"]))
+    rows = table[table["split"] == ("unseen_run" if "unseen_run" in splits else splits[0])]
+    rows = rows[rows["method"].isin(set(FORECASTS_SHOWN) - {TRUTH})]
+    last = rows[rows["horizon"] == near_steps(set(rows["horizon"]))[-1]]
+    return _scores(dict(zip(last["method"], last["skill"], strict=True)), FORECASTS)
 
 
 PANELS = (
-    Panel("codec_test/rates.csv", "evaluate_codec", "Compressed networks", draw_compressed),
-    Panel("codec_test/rates.csv", "evaluate_codec", "Compressed networks and baselines", draw_headline),
-    Panel("heads_test/accuracy_points.csv", "evaluate_heads", "Accuracy predicted from weights", draw_accuracy),
-    Panel("predictor_test/summary.csv", "evaluate_predictor", "Weight forecast, later in training", draw_forecast),
+    Panel(
+        "codec_test/rates.csv",
+        "evaluate_codec",
+        "Compress networks",
+        "agreement with the original",
+        "search",
+        read_codec,
+    ),
+    Panel("heads_test/accuracy_scores.csv", "evaluate_heads", "Predict accuracy", "R²", "ours", read_heads),
+    Panel(
+        "heads_test/hyperparameters_scores.csv",
+        "evaluate_heads",
+        "Predict training",
+        "mean R² of the numeric hyperparameters",
+        "ours",
+        read_heads,
+    ),
+    Panel(
+        "predictor_test/summary.csv",
+        "evaluate_predictor",
+        "Forecast weights",
+        "skill on an unseen run",
+        "ours",
+        read_forecasts,
+    ),
+    Panel(
+        "sae_test/agreement.csv",
+        "evaluate_sae",
+        "Sparse codes",
+        "agreement with the original",
+        "dictionary",
+        read_rebuilt,
+    ),
+    Panel(
+        "autoencoder_test/agreement.csv",
+        "evaluate_autoencoder",
+        "Autoencoder",
+        "agreement with the original",
+        "ours",
+        read_rebuilt,
+    ),
 )
 
 
-def _read(file: Path) -> pd.DataFrame | None:
-    if not file.is_file():
-        return None
-    table = pd.read_csv(file)
-    return None if table.empty else table
+def _scores(values: Values, labels: Mapping[str, str]) -> Scores:
+    return Scores(values, labels, tuple(values))
 
 
-def _words(name: object) -> str:
-    return str(name).replace("_", " ")
+def _share_of_better(panel: Panel, scores: Scores | None) -> float:
+    if scores is None:
+        return 2.0
+    return sum(scores.values[name] > scores.values[panel.ours] for name in scores.ranked) / len(scores.ranked)
+
+
+def _read(file: Path, panel: Panel) -> Scores | None:
+    table = pd.read_csv(file) if file.is_file() else pd.DataFrame()
+    scores = None if table.empty else panel.read(table)
+    return scores if scores is not None and panel.ours in scores.values else None

@@ -3,28 +3,38 @@ import pytest
 
 from wscore.io import write_csv
 from wscore.plots.style import figure
-from wscore.report.summary_plot import (
-    PANELS,
-    draw_accuracy,
-    draw_compressed,
-    draw_forecast,
-    draw_headline,
-    draw_summary,
-)
+from wscore.report.summary_plot import PANELS, draw_panel, draw_summary
 
+SCORES = {
+    "target": ["a"] * 3 + ["b"] * 2, "method": ["ours", "statistics", "mean", "ours", "statistics"],
+    "metric": ["r2"] * 5, "value": [0.9, 0.5, 0.0, 0.7, 0.9], "main": [1] * 5,
+}  # fmt: skip
 TABLES = {
     "codec_test/rates.csv": {
-        "ratio": [10, 10, 20, 20], "method": ["search", "plain"] * 2, "compression_ratio": [10.1, 10.0, 20.2, 20.1],
-        "agreement": [0.9, 0.8, 0.7, 0.5], "agreement_low": [0.8, 0.7, 0.6, 0.4], "agreement_high": [1.0, 0.9, 0.8, 0.6],
+        "ratio": [10, 10, 20, 20, 20], "method": ["search", "plain", "search", "plain", "int8"],
+        "compression_ratio": [10.1, 10.0, 20.2, 20.1, 3.9], "agreement": [0.9, 0.8, 0.7, 0.5, 1.0],
     },
-    "heads_test/accuracy_points.csv": {
-        "target": ["test_accuracy"] * 2, "true": [0.2, 0.9], "ours": [0.3, 0.8], "statistics": [0.2, 0.9],
-    },
+    "heads_test/accuracy_scores.csv": SCORES,
+    "heads_test/hyperparameters_scores.csv": SCORES,
     "predictor_test/summary.csv": {
-        "split": ["temporal"] * 4 + ["unseen_run"], "horizon": [1, 1, 2, 2, 1],
-        "method": ["ours", "copy_last", "ours", "copy_last", "ours"], "skill": [0.5, 0.0, 0.4, 0.0, -9.0],
+        "split": ["temporal"] * 4 + ["unseen_run"] * 3, "horizon": [1, 1, 2, 2, 1, 1, 1],
+        "method": ["ours", "copy_last", "ours", "copy_last", "ours", "copy_last", "truth"],
+        "skill": [0.5, 0.0, 0.4, 0.0, -9.0, 0.0, 1.0],
     },
+    "sae_test/agreement.csv": {"family": ["all", "mlp"], "networks": [9, 3], "dictionary": [0.6, 0.1], "pca": [0.5, 1.0]},
+    "autoencoder_test/agreement.csv": {"family": ["all"], "networks": [9], "ours": [0.6], "pca": [0.7]},
 }  # fmt: skip
+SHOWN = {
+    "codec_test/rates.csv": ["0.50", "0.70", "1.00"],  # at the middle ratio, best on top
+    "heads_test/accuracy_scores.csv": ["0.70", "0.80"],  # means over targets, without methods that are 0 by definition
+    "predictor_test/summary.csv": ["-9.00", "0.00"],  # on the unseen run, without the true future
+    "sae_test/agreement.csv": ["0.50", "0.60"],  # over all families
+}
+TITLES = {
+    "codec_test/rates.csv": "Compress networks: rank 1 of 2",  # int8 is larger
+    "predictor_test/summary.csv": "Forecast weights: rank 2 of 2",
+    "autoencoder_test/agreement.csv": "Autoencoder: rank 2 of 2",
+}
 
 
 def write(folder, *left_out):
@@ -34,9 +44,10 @@ def write(folder, *left_out):
     return folder
 
 
-def panel(draw, name):
+def panel(name):
+    found = next(panel for panel in PANELS if panel.file == name)
     with figure() as (_, (axes,)):
-        draw(axes, pd.DataFrame(TABLES[name]))
+        draw_panel(axes, found, found.read(pd.DataFrame(TABLES[name])))
         return axes
 
 
@@ -58,12 +69,25 @@ def test_a_missing_file_changes_its_panel_only(tmp_path, monkeypatch, name):
     assert all(name in reason and "dvc repro evaluate_" in reason for reason in named)
 
 
-def test_panels_show_the_numbers():
-    bars = panel(draw_headline, "codec_test/rates.csv")
-    assert [text.get_text() for text in bars.texts] == ["0.50", "0.70"]  # best on top
-    lines = panel(draw_compressed, "codec_test/rates.csv").get_lines()
-    assert [list(line.get_ydata()) for line in lines] == [[0.9, 0.7], [0.8, 0.5]]
-    assert len(panel(draw_accuracy, "heads_test/accuracy_points.csv").collections) == 2
-    lines = panel(draw_forecast, "predictor_test/summary.csv").get_lines()
-    ours = next(line for line in lines if line.get_label() == "predictor")
-    assert list(ours.get_ydata()) == [0.5, 0.4]  # the split that comes first
+@pytest.mark.parametrize("name", list(SHOWN))
+def test_panels_show_the_numbers_best_on_top(name):
+    assert [text.get_text() for text in panel(name).texts] == SHOWN[name]
+
+
+@pytest.mark.parametrize("name", list(TITLES))
+def test_titles_rank_ours_among_methods_of_equal_size(name):
+    assert panel(name).get_title() == TITLES[name]
+
+
+def test_panels_come_from_the_one_that_is_won_to_the_one_that_is_lost(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr("wscore.report.summary_plot.draw_panel", lambda _, panel, __: drawn.append(panel.title))
+    draw_summary(write(tmp_path, "sae_test/agreement.csv"), tmp_path / "a.png")
+    assert drawn == [
+        "Compress networks",
+        "Predict accuracy",
+        "Predict training",
+        "Forecast weights",
+        "Autoencoder",
+        "Sparse codes",
+    ]

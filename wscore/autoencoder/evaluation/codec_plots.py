@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.axes import Axes
 
-from wscore.plots.style import figure, label, save, shade, unavailable
+from wscore.plots.style import colour, figure, label, ranked_bars, save, unavailable
 
 NAMES = {
     "search": "codec, searched with images",
@@ -18,10 +18,6 @@ NAMES = {
     "int4": "int4",
     "mean_network": "mean network",
 }
-SHADES = {
-    "search": ("ours", 0), "single_pass": ("ours", 1), "own_search": ("rivals", 0), "curvature": ("rivals", 1),
-    "plain": ("quantisers", 0), "int8": ("quantisers", 1), "int4": ("quantisers", 2), "mean_network": ("quantisers", 3),
-}  # fmt: skip
 FREE = ("int8", "int4", "mean_network")  # methods of a size of their own
 METRICS = {
     "agreement": "agreement with the original",
@@ -57,11 +53,10 @@ def draw_lines(axes: Axes, rates: pd.DataFrame, metric: str) -> None:
         rows = pd.DataFrame(rates[rates["method"] == method]).sort_values(by="compression_ratio")
         if method in FREE:
             rows = rows.iloc[:1]
-        colour = method_colour(method)
-        axes.plot(rows["compression_ratio"], rows[metric], "o-", color=colour, label=NAMES[method])
+        axes.plot(rows["compression_ratio"], rows[metric], "o-", color=colour(method), label=NAMES[method])
         if method not in FREE and f"{metric}_low" in rows:
             bounds = rows[f"{metric}_low"], rows[f"{metric}_high"]
-            axes.fill_between(rows["compression_ratio"], *bounds, color=colour, alpha=0.15, linewidth=0)
+            axes.fill_between(rows["compression_ratio"], *bounds, color=colour(method), alpha=0.15, linewidth=0)
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_formatter("{x:g}x")
 
@@ -86,22 +81,14 @@ def draw_bars(axes: Axes, rates: pd.DataFrame) -> None:
     if rates.empty:
         unavailable(axes, NOTHING)
         return
-    rows = rates.sort_values(by="agreement")
-    names = [bar_name(method, ratio) for method, ratio in zip(rows["method"], rows["compression_ratio"], strict=True)]
-    bars = axes.barh(names, rows["agreement"], color=[method_colour(name) for name in rows["method"]])
-    axes.bar_label(bars, fmt="%.2f", padding=2)
-    axes.set_xlim(0, 1.1)
-    axes.grid(visible=False, axis="y")
+    ranked_bars(axes, dict(zip(rates["method"], rates["agreement"], strict=True)), bar_names(rates))
     label(axes, x="agreement (share of test images)")
 
 
-def bar_name(method: str, ratio: float) -> str:
-    """Return the name of a method, with the compression of those that have one of their own.
-
-    >>> bar_name("int8", 3.9), bar_name("plain", 20.0)
-    ('int8 (3.9x)', 'per tensor + range coder')
-    """
-    return f"{NAMES[method]} ({ratio:.1f}x)" if method in FREE else NAMES[method]
+def bar_names(rates: pd.DataFrame) -> dict[str, str]:
+    """Return the displayed names of methods, with the compression of those that have one of their own."""
+    ratios = dict(zip(rates["method"], rates["compression_ratio"], strict=True))
+    return {name: f"{NAMES[name]} ({ratio:.1f}x)" if name in FREE else NAMES[name] for name, ratio in ratios.items()}
 
 
 def draw_grouped_bars(table: pd.DataFrame, path: Path, names: Sequence[str], title: str) -> None:
@@ -129,18 +116,14 @@ def draw_grouped_bars(table: pd.DataFrame, path: Path, names: Sequence[str], tit
 
 
 def _grouped(axes: Axes, rows: pd.DataFrame, names: Sequence[str]) -> None:
+    names = sorted(names, key=lambda name: -rows[name].mean())
     width = 0.8 / max(len(names), 1)
     for number, name in enumerate(names):
         places = [place + (number - (len(names) - 1) / 2) * width for place in range(len(rows))]
-        axes.bar(places, rows[name], width, color=method_colour(name), label=NAMES[name])
+        axes.bar(places, rows[name], width, color=colour(name), label=NAMES[name])
     axes.set_xticks(range(len(rows)), [str(value) for value in rows.iloc[:, 0]])
     axes.set_ylim(0, 1)
     axes.grid(visible=False, axis="x")
-
-
-def method_colour(method: str) -> str:
-    """Return the colour of a method: one hue for ours, one for codes of a single network, one for quantisers."""
-    return shade(*SHADES[method])
 
 
 DRAWINGS: dict[str, Callable[[dict[str, pd.DataFrame], Path], None]] = {

@@ -1,5 +1,6 @@
 """Plots of reconstructed networks against their originals: accuracy, agreement by family, errors by kind of tensor."""
 
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from wscore.plots.style import colour, figure, label, save, shade, unavailable
+from wscore.plots.style import colour, figure, label, legend_below, panels, save, unavailable
 
 NAMES = {
     "ours": "autoencoder",
@@ -20,11 +21,6 @@ NAMES = {
     "kind_pca": "PCA per kind of row, same size",
     "top_entries": "largest entries, same count",
 }
-SHADES = {
-    "ours": ("ours", 0), "dictionary": ("ours", 0), "codec_coordinates": ("ours", 1),
-    "pca": ("rivals", 0), "layout_pca": ("rivals", 1), "kind_pca": ("rivals", 2), "top_entries": ("rivals", 3),
-    "noise": ("quantisers", 1), "mean_network": ("quantisers", 2),
-}  # fmt: skip
 KEYS = ("model_id", "run_id", "checkpoint", "family", "original", "networks", "kind")
 NOTHING = "no held-out network could be run: its architecture is unknown"
 
@@ -37,20 +33,15 @@ def draw_rebuilt_accuracy(table: pd.DataFrame, path: Path) -> None:
         path: of the PNG.
     """
     methods = method_columns(table)
-    columns = min(4, max(1, len(methods)))
-    rows = -(-max(1, len(methods)) // columns)
-    with figure(
-        rows=rows, columns=columns, title="Accuracy of held-out networks after reconstruction", panel=(3.3, 3.2)
-    ) as (canvas, axes):
+    title = "Accuracy of held-out networks after reconstruction: on the line is best"
+    with panels(len(methods), title=title, panel=(3.3, 3.2)) as (canvas, axes):
         for method, panel in zip(methods, axes, strict=False):
             scatter_accuracy(panel, table, method)
             panel.set_title(NAMES.get(method, method))
-        for panel in axes[len(methods) :]:
-            panel.set_axis_off()
         if not methods or table.empty:
             unavailable(axes[0], NOTHING)
         else:
-            axes[0].legend(title="family", markerscale=2)
+            legend_below(canvas, axes[:1])
         save(canvas, path)
 
 
@@ -70,7 +61,10 @@ def draw_agreement_by_family(table: pd.DataFrame, path: Path) -> None:
         table: columns family and one per method.
         path: of the PNG.
     """
-    with figure(title="Agreement with the original, by family", panel=(8.0, 3.6)) as (canvas, (axes,)):
+    with figure(title="Agreement with the original, by family: higher is better", panel=(8.0, 3.6)) as (
+        canvas,
+        (axes,),
+    ):
         bars(axes, table, "family")
         axes.set_ylim(0, 1)
         label(axes, y="agreement (share of test images)")
@@ -84,7 +78,10 @@ def draw_errors(table: pd.DataFrame, path: Path) -> None:
         table: columns kind and one per method.
         path: of the PNG.
     """
-    with figure(title="Error of reconstructed weights, by kind of tensor", panel=(8.0, 3.6)) as (canvas, (axes,)):
+    with figure(title="Error of reconstructed weights, by kind of tensor: lower is better", panel=(8.0, 3.6)) as (
+        canvas,
+        (axes,),
+    ):
         bars(axes, table, "kind", ascending=True)
         axes.set_yscale("log")
         label(axes, y=r"relative error $\|w - \hat w\| / \|w\|$ (raw units)")
@@ -112,10 +109,10 @@ def bars(axes: Axes, table: pd.DataFrame, groups: str, *, ascending: bool = Fals
             places + shift,
             table[method],
             width,
-            color=autoencoder_method_colour(method),
+            color=colour(method),
             label=NAMES.get(method, method),
         )
-    axes.set_xticks(places, [str(name).replace("_", "\n") for name in table[groups]])
+    axes.set_xticks(places, [textwrap.fill(str(name).replace("_", " "), 8) for name in table[groups]])
     axes.grid(visible=False, axis="x")
     axes.legend(ncols=1, loc="center left", bbox_to_anchor=(1, 0.5))
 
@@ -123,8 +120,3 @@ def bars(axes: Axes, table: pd.DataFrame, groups: str, *, ascending: bool = Fals
 def method_columns(table: pd.DataFrame) -> list[str]:
     """Return the method columns of a table."""
     return [str(name) for name in table.columns if name not in KEYS]
-
-
-def autoencoder_method_colour(method: str) -> str:
-    """Return the colour of a method: one hue for ours, one for those fitted on the zoo, one for references."""
-    return shade(*SHADES.get(method, ("quantisers", 0)))

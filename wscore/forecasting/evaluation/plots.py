@@ -1,17 +1,15 @@
 """Plots of weight forecasts: training curves, trajectories in PCA space, error and network accuracy by horizon."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import LogFormatter
 
 from wscore.forecasting.evaluation.tables import near_steps
-from wscore.plots.style import GREEN, PANEL, PINK, RED, SKY, YELLOW, colour, figure, label, panels, save, unavailable
+from wscore.plots.style import HUES, PANEL, colour, figure, label, legend_below, log_axis, panels, save, unavailable
 from wscore.plots.training_curves import draw_curves, read_history
 
 OURS, COPY, TRUTH = "ours", "copy_last", "truth"
@@ -28,15 +26,18 @@ NAMES = {
     "one_sample": "one sample",
     TRUTH: "true future",
 }
-COLOURS = {
-    "damped": RED,
-    "ridge_ar": "#7A4A1E",
-    "online_ar1": GREEN,
-    "pca_ar": SKY,
-    "lawa": PINK,
-    "ema": "#6A3D9A",
-    "one_sample": YELLOW,
-}
+SHOWN = (
+    OURS,
+    "ridge_ar",
+    "online_ar1",
+    "pca_ar",
+    "damped",
+    "lawa",
+    COPY,
+    "one_sample",
+    TRUTH,
+)  # all are in the CSV files
+MARKERS = {"damped": "s", "lawa": "^", "linear": "v", "ema": "D"}
 SPLITS = {
     "temporal": "later in the training runs",
     "unseen_run": "unseen run, same part",
@@ -79,14 +80,14 @@ def draw_skill(summary: pd.DataFrame, path: Path) -> None:
     title = "Error by horizon: skill = 1 - MSE / MSE of copying the last snapshot"
     with panels(len(splits), title=title) as (canvas, axes):
         for (split, rows), panel in zip(splits, axes, strict=False):
-            by_horizon(panel, rows, "skill")
+            by_horizon(panel, pd.DataFrame(rows[rows["method"] != TRUTH]), "skill")  # always 1
             panel.axhline(0, color=colour(COPY), linewidth=0.8)
             panel.set_ylim(LOWEST_SKILL, 1.05)
             label(panel, title=split_name(str(split)), x="steps ahead", y="skill, drawn from -1")
             lowest = rows.loc[rows["method"] == OURS, "skill"].min()
             if lowest < LOWEST_SKILL:
                 panel.text(0.02, 0.02, f"predictor: down to {lowest:.3g}", transform=panel.transAxes, fontsize=8)
-        _legend(canvas, axes)
+        legend_below(canvas, axes)
         save(canvas, path)
 
 
@@ -105,9 +106,9 @@ def draw_forecast_accuracy(summary: pd.DataFrame, path: Path) -> None:
             by_horizon(left, rows, "accuracy")
             label(left, title=split_name(str(split)), x="steps ahead", y="test accuracy")
             by_horizon(right, rows, "loss")
-            _log_axis(right)
+            log_axis(right)
             label(right, title=split_name(str(split)), x="steps ahead", y="test loss (nats)")
-        _legend(canvas, axes)
+        legend_below(canvas, axes)
         save(canvas, path)
 
 
@@ -122,16 +123,15 @@ def draw_recovery(recovery: pd.DataFrame, path: Path) -> None:
     with panels(len(splits), title="Forecast networks, trained on") as (canvas, axes):
         for (split, rows), panel in zip(splits, axes, strict=False):
             lines = dict(list(rows.groupby("method")))
-            for method, name in NAMES.items():
-                if method in lines:
-                    panel.plot(lines[method]["steps"], lines[method]["loss"], label=name, **_line(method))
+            for method in (name for name in SHOWN if name in lines):
+                panel.plot(lines[method]["steps"], lines[method]["loss"], label=NAMES[method], **_line(method))
             if lines:
-                _log_axis(panel)
+                log_axis(panel)
                 panel.set_xticks(sorted(set(rows["steps"])))
                 label(panel, title=split_name(str(split)), x="optimiser steps", y="test loss (nats)")
             else:
                 unavailable(panel, "no network was run")
-        _legend(canvas, axes)
+        legend_below(canvas, axes)
         save(canvas, path)
 
 
@@ -159,13 +159,17 @@ def draw_layers(layers: pd.DataFrame, path: Path) -> None:
                 }
                 places = np.arange(len(tensors)) + 0.8 * (number - (len(shown) - 1) / 2) / len(shown)
                 panel.barh(
-                    places, [skills[name] for name in tensors], height=0.7 / len(shown), label=f"{horizon} ahead"
+                    places,
+                    [skills[name] for name in tensors],
+                    height=0.7 / len(shown),
+                    color=HUES[OURS][number],
+                    label=f"{horizon} ahead",
                 )
             panel.set_yticks(range(len(tensors)), tensors, fontsize=7)
             panel.invert_yaxis()
             panel.axvline(0, color=colour(COPY), linewidth=0.8)
             label(panel, title=split_name(str(split)), x="skill, drawn from -1")
-        _legend(canvas, axes)
+        legend_below(canvas, axes)
         save(canvas, path)
 
 
@@ -188,7 +192,7 @@ def draw_paths(paths: pd.DataFrame, path: Path) -> None:
                 name = "forecast" if number == 0 else None
                 panel.plot(line["x"], line["y"], color=colour(OURS), marker="o", markersize=2.5, label=name)
             label(panel, title=str(run), x="first principal component", y="second")
-        _legend(canvas, axes)
+        legend_below(canvas, axes)
         save(canvas, path)
 
 
@@ -210,7 +214,7 @@ def draw_bands(bands: pd.DataFrame, path: Path) -> None:
             panel.set_xticks(sorted(set(bands["horizon"])))
         label(held, title="weights in the band", x="steps ahead", y="share of the true weights")
         label(widths, title="width", x="steps ahead", y="RMS width / RMS true change")
-        _legend(canvas, [held])
+        legend_below(canvas, [held])
         save(canvas, path)
 
 
@@ -234,15 +238,13 @@ def draw_predictor_training(base: pd.DataFrame, history: Path, path: Path) -> No
         label(losses, title="recorded runs, dotted: training loss", x="epoch", y="loss (nats)")
         label(accuracies, title="recorded runs", x="epoch", y="test accuracy")
         if np.isfinite(base[["train_loss", "test_loss"]].to_numpy(float)).any():
-            _log_axis(losses)
+            log_axis(losses)
         else:
             unavailable(losses, "no losses recorded")
-        _legend(canvas, [accuracies])
+        legend_below(canvas, [accuracies])
         if not np.isfinite(base["test_accuracy"]).any():
             unavailable(accuracies, "no accuracies recorded")
         draw_curves(predictor, read_history(history), "loss")
-        if predictor.get_yscale() == "log":
-            _log_axis(predictor)
         predictor.legend()
         label(predictor, title="predictor", x="epoch", y="loss")
         save(canvas, path)
@@ -271,9 +273,9 @@ def by_horizon(axes: Axes, rows: pd.DataFrame, metric: str) -> None:
         metric: name of a column.
     """
     lines = dict(list(rows[np.isfinite(rows[metric])].groupby("method")))
-    for method, name in NAMES.items():
+    for method in SHOWN:
         if method in lines:
-            axes.plot(*_gapped(pd.DataFrame(lines[method]), metric), label=name, **_line(method))
+            axes.plot(*_gapped(pd.DataFrame(lines[method]), metric), label=NAMES[method], **_line(method))
     if lines:
         axes.set_xticks(sorted(set(rows["horizon"])))
     else:
@@ -288,28 +290,7 @@ def _gapped(rows: pd.DataFrame, metric: str) -> tuple[list[float], list[float]]:
     return horizons[:near] + gap + horizons[near:], values[:near] + gap + values[near:]
 
 
-def _log_axis(axes: Axes) -> None:
-    """Make the y axis logarithmic, with plain numbers."""
-    axes.set_yscale("log")
-    for ticks in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
-        ticks(_Plain())
-
-
-class _Plain(LogFormatter):
-    """Tick labels of a logarithmic axis as plain numbers."""
-
-    def __call__(self, x: float, pos: int | None = None) -> str:
-        """Return the label of a tick."""
-        return f"{x:g}" if super().__call__(x, pos) else ""
-
-
-def _legend(canvas: Figure, axes: Sequence[Axes]) -> None:
-    """Put one shared legend below the panels."""
-    known = {name: line for panel in axes for line, name in zip(*panel.get_legend_handles_labels(), strict=True)}
-    if known:  # networks that can't be run have no curves
-        canvas.legend(list(known.values()), list(known), loc="outside lower center", ncols=min(6, len(known)))
-
-
 def _line(method: str) -> dict[str, Any]:
     width, dashes = 2.2 if method == OURS else 1.2, "--" if method == TRUTH else "-"
-    return {"color": COLOURS.get(method) or colour(method), "linewidth": width, "linestyle": dashes, "marker": "o"}
+    style = {"color": colour(method), "linewidth": width, "linestyle": dashes}
+    return {**style, "marker": MARKERS.get(method, "o"), "zorder": 3 if method == OURS else 2}

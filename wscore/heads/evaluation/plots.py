@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from wscore.plots.style import colour, figure, label, panels, save, unavailable
+from wscore.plots.style import colour, figure, label, legend_below, panels, ranked_bars, save, unavailable
 
 METHODS = {
     "ours": "head",
@@ -21,14 +21,8 @@ METHODS = {
     "probes": "probe outputs + boosting",
     "statistics": "weight statistics + boosting",
 }
-COLOURS = {
-    "shapes": 2,
-    "linear_probe": 3,
-    "statistics": 1,
-    "pca": 4,
-    "hyperparameters": 5,
-    "probes": 6,
-}  # entries of the palette
+SHOWN = tuple(name for name in METHODS if name not in ("mean", "shuffled"))  # all are in the CSV files
+LOWEST = -0.2  # score
 COLUMNS = 4  # panels side by side
 
 
@@ -46,7 +40,7 @@ def draw_points(table: pd.DataFrame, path: Path) -> None:
         for number, panel in enumerate(axes):
             target, method = targets[number // len(methods)], methods[number % len(methods)]
             _scatter(panel, pd.DataFrame(table[table["target"] == target]), method)
-            label(panel, title=METHODS[method], x=f"true {target}", y=f"predicted {target}")
+            label(panel, title=METHODS[method], x=f"true {_words(target)}", y=f"predicted {_words(target)}")
         save(canvas, path)
 
 
@@ -60,11 +54,12 @@ def draw_roc(table: pd.DataFrame, path: Path) -> None:
     groups = list(table.groupby("target", sort=False))
     with panels(len(groups), columns=COLUMNS, title="Building blocks: ROC on held-out networks") as (canvas, axes):
         for panel, (target, curves) in zip(axes, groups, strict=False):
-            for name, curve in curves.groupby("method", sort=False):
-                x, y = curve["false_positive_rate"], curve["true_positive_rate"]
-                panel.plot(x, y, color=head_method_colour(str(name)), label=METHODS.get(str(name), str(name)))
-            label(panel, title=str(target), x="false positive rate", y="true positive rate")
-        axes[0].legend(loc="lower right")
+            lines = dict(list(curves.groupby("method")))
+            for name in (name for name in SHOWN if name in lines):
+                x, y = lines[name]["false_positive_rate"], lines[name]["true_positive_rate"]
+                panel.plot(x, y, color=colour(name), label=METHODS[name])
+            label(panel, title=_words(target), x="false positive rate", y="true positive rate")
+        legend_below(canvas, axes[: len(groups)])
         save(canvas, path)
 
 
@@ -79,23 +74,26 @@ def draw_names(table: pd.DataFrame, path: Path) -> None:
     with panels(len(groups), columns=COLUMNS, title="Confusion of classes on held-out networks") as (canvas, axes):
         for panel, (target, predicted) in zip(axes, groups, strict=False):
             _confusion(panel, predicted)
-            label(panel, title=str(target), x="predicted", y="true")
+            label(panel, title=_words(target), x="predicted", y="true")
         save(canvas, path)
 
 
 def draw_scores(table: pd.DataFrame, path: Path) -> None:
-    """Write a PNG of the main metric of each target by method.
+    """Write a PNG with a panel per target: its main metric by method, best first.
 
     Args:
         table: columns target, method, metric, value, main (1 where the metric is the main one of its target).
         path: of the PNG.
     """
-    mains = table[table["main"] == 1]
-    with figure(title="Heads and baselines on held-out networks", panel=(9.0, 3.8)) as (canvas, (axes,)):
-        if mains.empty:
-            unavailable(axes, "no target has two values among the held-out networks")
-        else:
-            _bars(axes, pd.DataFrame(mains))
+    mains = pd.DataFrame(table[(table["main"] == 1) & table["method"].isin(SHOWN)])
+    groups = list(mains.groupby(["target", "metric"], sort=False))
+    title = "Heads and baselines on held-out networks: 1 is perfect"
+    with panels(len(groups), columns=3, title=title, panel=(4.4, 2.5)) as (canvas, axes):
+        for panel, ((target, metric), rows) in zip(axes, groups, strict=False):
+            ranked_bars(panel, dict(zip(rows["method"], rows["value"], strict=True)), METHODS, lowest=LOWEST)
+            label(panel, title=_words(target), x=_words(metric))
+        if not groups:
+            unavailable(axes[0], "no target has two values among the held-out networks")
         save(canvas, path)
 
 
@@ -111,9 +109,9 @@ def draw_importance(table: pd.DataFrame, path: Path) -> None:
     with panels(len(groups), columns=COLUMNS, title=title, panel=(3.6, 3.0)) as (canvas, axes):
         for panel, (target, shares) in zip(axes, groups, strict=False):
             rising = shares.iloc[::-1]
-            panel.barh(rising["statistic"], rising["share"], color=head_method_colour("statistics"))
+            panel.barh(rising["statistic"], rising["share"], color=colour("statistics"))
             panel.grid(visible=False, axis="y")
-            label(panel, title=str(target), x="share of the gain")
+            label(panel, title=_words(target), x="share of the gain")
         save(canvas, path)
 
 
@@ -126,11 +124,6 @@ DRAWINGS: dict[str, Callable[[pd.DataFrame, Path], None]] = {
 }
 
 
-def head_method_colour(method: str) -> str:
-    """Return the colour used for a method in all figures."""
-    return colour(method, COLOURS.get(method, 0))
-
-
 def _scatter(axes: Axes, rows: pd.DataFrame, method: str) -> None:
     """Draw points and the diagonal; on a logarithmic axis zeros are drawn one decade below the smallest other value."""
     truth, predicted = rows["true"].to_numpy(float), rows[method].to_numpy(float)
@@ -141,7 +134,7 @@ def _scatter(axes: Axes, rows: pd.DataFrame, method: str) -> None:
         truth, predicted = np.maximum(truth, low), np.maximum(predicted, low)
         axes.set(xscale="log", yscale="log")
     axes.plot([low, high], [low, high], color=colour("truth"), linewidth=0.8)
-    axes.scatter(truth, predicted, s=6, alpha=0.5, color=head_method_colour(method), linewidths=0)
+    axes.scatter(truth, predicted, s=6, alpha=0.5, color=colour(method), linewidths=0)
 
 
 def _confusion(axes: Axes, rows: pd.DataFrame) -> None:
@@ -156,21 +149,5 @@ def _confusion(axes: Axes, rows: pd.DataFrame) -> None:
         axes.text(column, row, f"{share:.2f}", ha="center", va="center", color="white" if share > 0.5 else "black")
 
 
-def _bars(axes: Axes, mains: pd.DataFrame) -> None:
-    wide = mains.pivot_table(index=["target", "metric"], columns="method", values="value", sort=False)
-    methods = [name for name in METHODS if name in wide]
-    width, places = 0.8 / len(methods), np.arange(len(wide))
-    for number, method in enumerate(methods):
-        shift = (number - (len(methods) - 1) / 2) * width
-        axes.bar(
-            places + shift,
-            wide[method].clip(lower=-0.2),
-            width,
-            color=head_method_colour(method),
-            label=METHODS[method],
-        )
-    axes.set_xticks(places, [f"{target}\n({metric})" for target, metric in wide.index], rotation=30, ha="right")
-    axes.grid(visible=False, axis="x")
-    axes.set_ylim(top=1.02)
-    label(axes, y="score (1 is perfect; cut at -0.2)")
-    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+def _words(name: object) -> str:
+    return str(name).replace("_", " ")

@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from wscore.autoencoder.evaluation.plots import draw_agreement_by_family, draw_errors, draw_rebuilt_accuracy
-from wscore.plots.style import BLUE, colour, figure, label, save, unavailable
+from wscore.plots.style import BLUE, colour, figure, label, legend_below, panels, save, unavailable
 from wscore.plots.training_curves import draw_curves, read_history
 from wscore.sae.evaluation.feature_images import Portrait
 
@@ -19,11 +19,13 @@ DRAWINGS = {"accuracy": draw_rebuilt_accuracy, "agreement": draw_agreement_by_fa
 
 def draw_sae_training(history: Path, path: Path) -> None:
     """Write a PNG of total loss, reconstruction and sparsity by epoch, on the training and the validation split."""
-    with figure(columns=len(PARTS), title="Sparse dictionary: training", panel=(3.8, 3.0)) as (canvas, axes):
-        for (metric, name), panel in zip(PARTS.items(), axes, strict=True):
-            draw_curves(panel, read_history(history, metric), metric)
-            label(panel, title=name, x="epoch", y=metric)
-        axes[0].legend()
+    tables = {metric: read_history(history, metric) for metric in PARTS}
+    shown = [metric for metric, table in tables.items() if table[f"train_{metric}"].any()]  # TopK has no sparsity loss
+    with panels(len(shown), title="Sparse dictionary: training", panel=(3.8, 3.0)) as (canvas, axes):
+        for metric, panel in zip(shown, axes, strict=True):
+            draw_curves(panel, tables[metric], metric)
+            label(panel, title=PARTS[metric], x="epoch", y=metric)
+        legend_below(canvas, axes)
         save(canvas, path)
 
 
@@ -80,6 +82,7 @@ def draw_steering(table: pd.DataFrame, path: Path) -> None:
             unavailable(axes[0], "no held-out network could be steered")
             axes[1].set_axis_off()
         else:
+            table = table.sort_values(by="changed_feature", ascending=False)
             places = np.arange(len(table))
             for metric, panel in zip(("changed", "accuracy"), axes, strict=True):
                 panel.bar(places - 0.2, table[f"{metric}_feature"], 0.4, color=BLUE, label="feature")
@@ -91,8 +94,7 @@ def draw_steering(table: pd.DataFrame, path: Path) -> None:
             )
             label(axes[0], x="latent", y="changed predictions (share of images)")
             label(axes[1], x="latent", y="test accuracy")
-            axes[0].legend()
-            axes[1].legend(loc="lower right")
+            legend_below(canvas, axes)
         save(canvas, path)
 
 

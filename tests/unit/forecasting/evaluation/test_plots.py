@@ -51,7 +51,7 @@ def test_the_far_step_is_not_joined_to_the_others(drawn: list[Figure]) -> None:
 
 def test_a_predictor_below_the_panel_is_told(drawn: list[Figure]) -> None:
     for skill in (-667.0, -0.9):
-        draw_skill(summary(1, {"ours": skill, "ema": -900.0}), Path("skill.png"))
+        draw_skill(summary(1, {"ours": skill, "lawa": -900.0}), Path("skill.png"))
     assert [texts(canvas.axes[0]) for canvas in drawn] == [["predictor: down to -667"], []]
 
 
