@@ -92,7 +92,9 @@ def read_codec(table: pd.DataFrame) -> Scores:
 def read_heads(table: pd.DataFrame) -> Scores:
     """Return R² of each method, averaged over targets."""
     rows = table[(table["main"] == 1) & (table["metric"] == "r2") & table["method"].isin(SHOWN)]
-    return _scores(rows.groupby("method")["value"].mean().to_dict(), METHODS)
+    return _scores(
+        {str(name): float(values["value"].to_numpy(float).mean()) for name, values in rows.groupby("method")}, METHODS
+    )
 
 
 def read_rebuilt(table: pd.DataFrame) -> Scores:
@@ -104,9 +106,10 @@ def read_rebuilt(table: pd.DataFrame) -> Scores:
 def read_forecasts(table: pd.DataFrame) -> Scores:
     """Return the skill at the last regular horizon on unseen runs, or on the first split without these."""
     splits = list(dict.fromkeys(table["split"]))
-    rows = table[table["split"] == ("unseen_run" if "unseen_run" in splits else splits[0])]
-    rows = rows[rows["method"].isin(set(FORECASTS_SHOWN) - {TRUTH})]
-    last = rows[rows["horizon"] == near_steps(set(rows["horizon"]))[-1]]
+    split = "unseen_run" if "unseen_run" in splits else splits[0]
+    shown = [name for name in FORECASTS_SHOWN if name != TRUTH]
+    rows = pd.DataFrame(table[(table["split"] == split) & table["method"].isin(shown)])
+    last = pd.DataFrame(rows[rows["horizon"] == near_steps(set(rows["horizon"]))[-1]])
     return _scores(dict(zip(last["method"], last["skill"], strict=True)), FORECASTS)
 
 

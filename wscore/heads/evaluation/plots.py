@@ -86,12 +86,12 @@ def draw_scores(table: pd.DataFrame, path: Path) -> None:
         path: of the PNG.
     """
     mains = pd.DataFrame(table[(table["main"] == 1) & table["method"].isin(SHOWN)])
-    groups = list(mains.groupby(["target", "metric"], sort=False))
+    groups = list(mains.groupby("target", sort=False))
     title = "Heads and baselines on held-out networks: 1 is perfect"
     with panels(len(groups), columns=3, title=title, panel=(4.4, 2.5)) as (canvas, axes):
-        for panel, ((target, metric), rows) in zip(axes, groups, strict=False):
+        for panel, (target, rows) in zip(axes, groups, strict=False):
             ranked_bars(panel, dict(zip(rows["method"], rows["value"], strict=True)), METHODS, lowest=LOWEST)
-            label(panel, title=_words(target), x=_words(metric))
+            label(panel, title=_words(target), x=_words(rows["metric"].iloc[0]))
         if not groups:
             unavailable(axes[0], "no target has two values among the held-out networks")
         save(canvas, path)

@@ -20,7 +20,9 @@ DRAWINGS = {"accuracy": draw_rebuilt_accuracy, "agreement": draw_agreement_by_fa
 def draw_sae_training(history: Path, path: Path) -> None:
     """Write a PNG of total loss, reconstruction and sparsity by epoch, on the training and the validation split."""
     tables = {metric: read_history(history, metric) for metric in PARTS}
-    shown = [metric for metric, table in tables.items() if table[f"train_{metric}"].any()]  # TopK has no sparsity loss
+    shown = [
+        metric for metric, table in tables.items() if table[f"train_{metric}"].to_numpy().any()
+    ]  # TopK has no sparsity loss
     with panels(len(shown), title="Sparse dictionary: training", panel=(3.8, 3.0)) as (canvas, axes):
         for metric, panel in zip(shown, axes, strict=True):
             draw_curves(panel, tables[metric], metric)
