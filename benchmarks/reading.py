@@ -32,7 +32,7 @@ FORMATS: dict[str, tuple[Save, Load, str]] = {
     "pt": (torch.save, lambda path: torch.load(path, weights_only=True), "torch.load"),
     "safetensors": (save_file, load_file, "safetensors.torch"),
     "npz": (
-        lambda state, path: np.savez(path, **{name: tensor.numpy() for name, tensor in state.items()}),
+        lambda state, path: np.savez(path, allow_pickle=False, **{name: tensor.numpy() for name, tensor in state.items()}),
         lambda path: dict(np.load(path)),
         "numpy.load",
     ),
