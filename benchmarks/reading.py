@@ -2,7 +2,7 @@
 
     python -m benchmarks.reading [--files 2000]
 
-Networks of 2,722 weights in 14 tensors: two convolutions with batch normalisation and a linear layer. `ours` is
+Networks of 1,972 numbers in 14 tensors: two convolutions with batch normalisation and a linear layer. `ours` is
 `read_file_networks`, which also finds the network in the file, checks claims and removes wrappers; the rivals are
 `torch.load(weights_only=True)`, `safetensors.torch.load_file` and `dict(numpy.load(...))`. The shortest time of three
 alternating rounds counts.
