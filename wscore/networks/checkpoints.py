@@ -159,7 +159,7 @@ def _foreign(head: bytes) -> str:
     if head[257:262] == b"ustar":
         return "a tar archive; unpack it first"
     named = (what for starts, what in OTHERS.items() if head.startswith(starts))
-    return next(named, f"first bytes {head[:8].hex() or 'none'}")
+    return next(named, f"first bytes {head[:8].hex()}" if head else "the file is empty")
 
 
 def _read_torch(path: Path, most: int) -> PickleContent:

@@ -25,6 +25,7 @@ STAGES = {
     "base": "train_base",
     "predictor_test": "evaluate_predictor",
 }
+FEW_RUNS = 10
 CODEC_CONTROLS = {
     "single_pass": "ours, single pass",
     "own_search": "search without a zoo",
@@ -225,7 +226,7 @@ def headline_markdown(parts: Mapping[str, Any]) -> str:
         )
         label = f"{part.title}: {line.metric.label}{ARROWS[line.metric.better]}"
         rows.append([label, format_number(ours, line.metric.digits), best])
-    return "\n".join(map(markdown_row, rows)) + "\n"
+    return "\n".join([*map(markdown_row, rows), *(f"\n{line}" for line in _imprecise(parts))]) + "\n"
 
 
 def table_markdown(parts: Mapping[str, Any]) -> str:
@@ -238,7 +239,7 @@ def table_markdown(parts: Mapping[str, Any]) -> str:
     missing = [
         f"`metrics/{name}.json` is missing: run `dvc repro {STAGES[name]}`." for name in STAGES if not parts.get(name)
     ]
-    return "\n\n".join([*texts, *missing, legend]) + "\n"
+    return "\n\n".join([*_imprecise(parts), *texts, *missing, legend]) + "\n"
 
 
 def table_summary_line(parts: Mapping[str, Any]) -> str:
@@ -252,7 +253,13 @@ def table_summary_line(parts: Mapping[str, Any]) -> str:
                 f"{line.metric.label} {format_number(line.values.get(OURS), line.metric.digits)} (best baseline {best})"
             )
     missing = [name for name in STAGES if not parts.get(name)]
-    return "; ".join([*texts, *([f"missing: {', '.join(missing)}"] if missing else [])])
+    return "; ".join([*texts, *([f"missing: {', '.join(missing)}"] if missing else []), *_imprecise(parts)])
+
+
+def _imprecise(parts: Mapping[str, Any]) -> list[str]:
+    """Return a warning if the test split of the zoo has few runs."""
+    runs = (parts.get("tokens") or {}).get("runs_test", FEW_RUNS)
+    return [f"Only {runs:.0f} test runs: figures on held-out networks are imprecise."] if runs < FEW_RUNS else []
 
 
 def best_of(line: Line, methods: Iterable[str]) -> str | None:

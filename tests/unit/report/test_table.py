@@ -3,7 +3,15 @@ import json
 import pytest
 
 from wscore.errors import DataError
-from wscore.report.table import STAGES, gather, headline_values, sections, table_markdown, table_summary_line
+from wscore.report.table import (
+    STAGES,
+    gather,
+    headline_markdown,
+    headline_values,
+    sections,
+    table_markdown,
+    table_summary_line,
+)
 
 OURS = {
     "agreement": 0.75, "agreement_low": 0.7, "agreement_high": 0.8, "accuracy_original": 0.9, "accuracy": 0.8,
@@ -243,3 +251,10 @@ def test_the_sparse_dictionary_stands_beside_its_controls():
     assert rows(text)["fraction of variance unexplained, rows ↓"][0] == "**0.200**"
     assert "16.4 of 512 latents active per row" in text
     assert "track a property of held-out networks (shuffled properties: 1.5)" in text
+
+
+def test_few_test_runs_are_a_warning_beside_every_summary_of_the_figures():
+    few, enough = parts(tokens={"runs_test": 9.0}), parts(tokens={"runs_test": 10.0})
+    for text in (table_markdown, headline_markdown, table_summary_line):
+        assert "Only 9 test runs" in text(few)
+        assert "test runs:" not in text(enough)
