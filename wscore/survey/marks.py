@@ -7,7 +7,8 @@ from wscore.encoder.weight_statistics import tensor_roles
 from wscore.networks.layout import Layout
 from wscore.survey.damages import MATRICES, to_bfloat16
 
-MARKS = ("zeros", "dead", "uniform", "repeated", "float16", "bfloat16")
+MARKS = ("zeros", "dead", "uniform", "repeated", "grid", "float16", "bfloat16")
+LEVELS = 127  # of 8-bit integers, on each side of 0
 Vectors = Float[np.ndarray, "networks weights"]
 Marks = dict[str, Float[np.ndarray, "networks"]]
 
@@ -17,7 +18,8 @@ def tensor_marks(values: Float[np.ndarray, "networks weights"], units: int) -> M
 
     `zeros`: share of exact zeros; `dead`: share of units without incoming weights; `uniform`: sqrt(n) times the
     Kolmogorov-Smirnov distance of |w| / max |w| from a uniform distribution, below 1.36 with a probability of 95% for a
-    fresh initialisation; `repeated`: share of weights that equal another; `float16`, `bfloat16`: share of weights that
+    fresh initialisation; `repeated`: share of weights that equal another; `grid`: mean distance
+    from the multiples of max |w| / 127 in steps, 0.25 without rounding; `float16`, `bfloat16`: share of weights that
     these types hold exactly.
 
     Args:
@@ -28,6 +30,7 @@ def tensor_marks(values: Float[np.ndarray, "networks weights"], units: int) -> M
     sizes = np.sort(np.abs(values), axis=1)
     steps = sizes / np.maximum(sizes[:, -1:], 1e-30) - (np.arange(size) + 0.5) / size
     rows = values.reshape(len(values), units, -1)
+    levels = values / np.maximum(sizes[:, -1:], 1e-30) * LEVELS
     with np.errstate(over="ignore"):
         half = values.astype(np.float16).astype(np.float32)
     return {
@@ -35,6 +38,7 @@ def tensor_marks(values: Float[np.ndarray, "networks weights"], units: int) -> M
         "dead": (rows == 0).all(axis=2).mean(axis=1),
         "uniform": np.sqrt(size) * np.abs(steps).max(axis=1),
         "repeated": (np.diff(np.sort(values, axis=1), axis=1) == 0).mean(axis=1) if size > 1 else np.zeros(len(values)),
+        "grid": np.abs(levels - np.round(levels)).mean(axis=1),
         "float16": (half == values).mean(axis=1),
         "bfloat16": (to_bfloat16(values) == values).mean(axis=1),
     }

@@ -10,6 +10,7 @@ CERTAIN = ("dead channels", "zeroed entries", "narrow type", "stale statistics")
 UNTOUCHED = 1.36  # Kolmogorov-Smirnov statistic that 95% of fresh matrices do not reach
 PRUNED = 0.1  # share of zeros from which they are pruning, which is no damage
 ROUNDED = 0.2  # share of repeated weights from which they are rounding
+ON_GRID = 0.01  # mean distance from the 8-bit grid below which weights lie on it
 Broken = tuple[str, str, str]  # cause, tensor, evidence
 Table = dict[str, dict[str, float]]  # marks of each matrix
 
@@ -57,6 +58,8 @@ def _narrow(table: Table) -> list[Broken]:
     for name in ("float16", "bfloat16"):
         if table and all(marks[name] == 1 for marks in table.values()):
             return [("narrow type", "", f"every weight is a {name} number")]
+    if table and all(marks["grid"] < ON_GRID for marks in table.values()):
+        return [("narrow type", "", "the weights of every matrix are multiples of 1/127 of the largest one")]
     rounded = {tensor: marks["repeated"] - marks["zeros"] for tensor, marks in table.items()}
     return [
         ("narrow type", tensor, f"{share:.0%} of its weights repeat another one, as after rounding")
