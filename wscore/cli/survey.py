@@ -14,9 +14,9 @@ from wscore.encoder.weight_encoder import WeightEncoder
 from wscore.errors import DataError, WscoreError, WscoreWarning
 from wscore.networks.checkpoints import read_network
 from wscore.publish.pretrained import PublishedHead, head_parts
+from wscore.survey.files import write_survey
 from wscore.survey.records import Finding
 from wscore.survey.survey import survey as survey_networks
-from wscore.survey.survey import write_survey
 
 HEAD = "accuracy"
 SHOWN = 20  # findings printed
@@ -37,7 +37,7 @@ def survey(options: argparse.Namespace) -> None:
         states, unreadable=unreadable, encoder=encoder, head=head, labels=labels,
         progress=lambda items: progress(items, unit="comparison"),
     )  # fmt: skip
-    write_survey(out, result)
+    write_survey(out, result, options.folder)
     if options.json:
         print_json({**result.summary, "out": str(out)})
         return

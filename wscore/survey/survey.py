@@ -2,16 +2,13 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
-import msgspec
 import numpy as np
 from torch import Tensor
 
 from wscore.encoder.weight_encoder import WeightEncoder
 from wscore.errors import DataError
-from wscore.io import atomic_folder, write_csv, write_json
 from wscore.networks.layout import Layout, layout_of
 from wscore.publish.pretrained import PublishedHead
 from wscore.survey.health import LEAST, health_findings
@@ -97,32 +94,6 @@ def group_by_layout(networks: Mapping[str, State], encoder: WeightEncoder | None
         vectors.append(layout.flatten(ordered))
         names.append(name)
     return [Group(layout, np.stack(vectors), names) for layout, vectors, names in members.values()]
-
-
-def write_survey(folder: Path, result: Survey) -> None:
-    """Write networks.csv, edges.csv, findings.json and index.html into a new folder, whole or not at all.
-
-    Raises:
-        DataError: if the folder holds something.
-    """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise DataError("already exists and is not empty", where=folder, fix="choose a new folder")
-    with atomic_folder(folder) as temporary:
-        write_csv(temporary / "networks.csv", _columns(result.networks, ("network",)))
-        write_csv(temporary / "edges.csv", _columns(result.edges, EDGES))
-        findings = [msgspec.to_builtins(finding) for finding in result.findings]
-        write_json(temporary / "findings.json", {"summary": result.summary, "findings": findings})
-
-
-EDGES = (
-    "first", "second", "relation", "p_value", "same_order", "reordered", "distance", "cosine", "in_tree", "ancestor",
-    "confidence",
-)  # fmt: skip
-
-
-def _columns(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[str, list[Any]]:
-    names = list(rows[0]) if rows else names
-    return {name: [row[name] for row in rows] for name in names}
 
 
 def _rows(
