@@ -179,7 +179,7 @@ def compressed(tensor: Tensor) -> Tensor:
 
 def print_trees(letters: Images) -> None:
     """Print the share of edges of trees of fine-tuned networks that are found, with and without their direction."""
-    digits = load_digits()
+    digits: Any = load_digits()
     x = F.interpolate(torch.from_numpy(digits.images).float()[:, None] / 16, size=28, mode="bilinear")
     tasks = (letters, Images(x, torch.from_numpy(digits.target)))
     edges, states = [], []

@@ -1,7 +1,7 @@
 """Recognises damage that no single mark shows, by a classifier trained on damaged copies of healthy networks."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -19,6 +19,8 @@ HEALTHY = "healthy"
 CAUSES = (HEALTHY, *(cause for cause in DAMAGES if cause not in CERTAIN))  # classes
 LEAST = 100  # networks from which damage can be learned
 FOLDS = 3
+ROUNDS = 60  # of boosting
+MOST = 600  # networks that a classifier is trained on
 COPIES = 2  # damaged copies of each network
 PRIOR = 0.05  # share of damaged networks that is expected
 
@@ -53,13 +55,9 @@ class HealthModel:
 
     def __init__(self, examples: Examples, *, seed: int = 0) -> None:
         self.names = examples.names
+        settings: dict[str, Any] = {"early_stopping": False, "random_state": seed}
         self.classifier = HistGradientBoostingClassifier(
-            max_iter=60,
-            max_leaf_nodes=15,
-            learning_rate=0.15,
-            max_features=0.2,
-            early_stopping=False,
-            random_state=seed,
+            max_iter=ROUNDS, max_leaf_nodes=15, learning_rate=0.15, max_features=0.2, **settings
         ).fit(examples.features, examples.cause)
 
     def probabilities(self, features: Float[np.ndarray, "network feature"]) -> Float[np.ndarray, "network cause"]:
@@ -94,14 +92,16 @@ def cross_fitted(examples: Examples, families: Int[np.ndarray, " network"]) -> F
     """Return the probabilities of the causes of each network, by a classifier that has seen none of its family."""
     _, family = np.unique(families, return_inverse=True)
     fold = np.random.default_rng(0).permutation(family.max() + 1)[family] % FOLDS
-    probabilities = np.zeros((len(families), len(CAUSES)))
+    probabilities = np.eye(1, len(CAUSES)).repeat(len(families), axis=0)  # healthy, unless a classifier says otherwise
     healthy = examples.cause == 0
     for number in range(FOLDS):
         held_out = fold[examples.owner] == number
-        if not (held_out & healthy).any():
+        if held_out.all() or not held_out.any():
             continue
+        known = np.random.default_rng(number).permutation(np.flatnonzero(fold != number))[:MOST]
         asked = examples.some(held_out & healthy)
-        probabilities[asked.owner] = HealthModel(examples.some(~held_out)).probabilities(asked.features)
+        model = HealthModel(examples.some(np.isin(examples.owner, known)))
+        probabilities[asked.owner] = model.probabilities(asked.features)
     return probabilities
 
 

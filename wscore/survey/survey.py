@@ -88,7 +88,7 @@ def group_by_layout(networks: Mapping[str, State], encoder: WeightEncoder | None
     """Return networks by layout; tensors are in the order of the layout that the encoder knows, if it does."""
     members: dict[str, tuple[Layout, list[np.ndarray], list[str]]] = {}
     for name, state in networks.items():
-        ordered = encoder.ordered(state) if encoder is not None else state
+        ordered = encoder.layouts.ordered(state) if encoder is not None else state
         layout = layout_of(ordered)
         _, vectors, names = members.setdefault(layout.identity, (layout, [], []))
         vectors.append(layout.flatten(ordered))

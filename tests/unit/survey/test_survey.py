@@ -16,6 +16,7 @@ from wscore.io import write_tensors
 from wscore.survey.survey import Survey, survey
 
 State = dict[str, torch.Tensor]
+pytestmark = pytest.mark.filterwarnings("ignore:no predicted accuracy")
 ORDER = torch.randperm(16, generator=torch.Generator().manual_seed(3))
 
 
@@ -67,7 +68,7 @@ def test_relations_are_named(result: Survey) -> None:
     assert relations[frozenset(("stranger0", "grown"))]["relation"] == "related"
     assert all(row["p_value"] < 1e-6 for row in result.edges)
     assert len(result.steps) == 4
-    assert row_of(result, "grown")["ancestor"] in ("stranger0", "copy")
+    assert row_of(result, "grown")["ancestor"] in ("stranger0", "copy", "new head")
 
 
 def test_damage_and_what_cannot_be_compared_are_reported(result: Survey) -> None:
@@ -116,7 +117,7 @@ def test_the_command_writes_tables_findings_and_a_page(folder: Path, tmp_path: P
     out = tmp_path / "out"
     run(folder, "--out", out, "--labels", folder / "labels.csv")
     assert {path.name for path in out.iterdir()} == {"networks.csv", "edges.csv", "findings.json", "index.html"}
-    rows = list(csv.DictReader((out / "networks.csv").open()))
+    rows = list(csv.DictReader((out / "networks.csv").read_text().splitlines()))
     assert len(rows) == len(planted())
     assert {row["network"]: row["lr"] for row in rows}["net0.safetensors"] == "0.1"
     found = {row["network"]: row for row in json.loads((out / "findings.json").read_text())["findings"]}
