@@ -21,7 +21,11 @@ A network is a file of a state dict (.safetensors; .pt, .pth with tensors only; 
 the Hugging Face Hub. A model is a folder of published models or owner/name[@revision]. HF_TOKEN, HF_ENDPOINT and
 HF_HUB_OFFLINE are respected. Exit status: 0 done, 1 bad input, 2 wrong usage, 130 interrupted.
 """
-MODULES = {"compress": "wscore.cli.compression", "decompress": "wscore.cli.compression"}  # of all others: commands
+MODULES = {
+    "compress": "wscore.cli.compression",
+    "decompress": "wscore.cli.compression",
+    "survey": "wscore.cli.survey",
+}  # of all others: commands
 EXAMPLES = {
     "compress": """\
   wscore compress checkpoint.safetensors --ratio 20 --out checkpoint.wsz
@@ -49,6 +53,9 @@ EXAMPLES = {
     "forecast": """\
   wscore forecast epoch1.pt epoch2.pt epoch3.pt --steps 5 --out future
   wscore forecast data/trajectories/sgd-seed-3 --at 30 --steps 3""",
+    "survey": """\
+  wscore survey checkpoints --out survey
+  wscore survey checkpoints --labels metadata.csv --out survey""",
     "inspect": """\
   wscore inspect checkpoint.safetensors
   wscore inspect data/zoo
@@ -117,6 +124,19 @@ def build_parser() -> argparse.ArgumentParser:
     )
     _add_ways(commands)
     _add_compression(commands)
+    survey = _add(
+        commands,
+        "survey",
+        "Find out which networks of a folder are related, damaged, or likely the best; writes a page.",
+    )
+    survey.add_argument("folder", metavar="FOLDER", help="folder of networks, or a zoo")
+    survey.add_argument(
+        "--labels", metavar="CSV", help="what is known about the networks; column `network`: their file"
+    )
+    survey.add_argument("--limit", type=_count, metavar="NUMBER", help="maximum number of networks")
+    survey.add_argument(
+        "--out", metavar="FOLDER", default="survey", help="new folder for the results (default: survey)"
+    )
     inspect = _add(
         commands, "inspect", "Show layers, statistics and symmetry of a network, or the content of a zoo or model."
     )

@@ -87,6 +87,17 @@ def zoo_folder(text: str) -> Path:
     return Path(text)
 
 
+def network_files(path: Path) -> list[str]:
+    """Return the files of networks in a folder, relative to it, in the order of their numbers; none in a zoo or run."""
+    if (path / "rows").is_dir() or (path / "weights.npy").is_file():
+        return []
+    runs = {one.parent for one in path.glob("*/weights.npy")}
+    found = [file for file in path.rglob("*") if file.name.lower().endswith(ENDINGS) and file.is_file()]
+    inside = [file.relative_to(path) for file in found if not runs & set(file.parents)]
+    names = (file.as_posix() for file in inside if not any(part.startswith(".") for part in file.parts))
+    return without_shards(path, sorted(names, key=in_time))[0]  # a forecast uses epoch-9 before epoch-10
+
+
 def _read(text: str) -> Iterator[LoadedNetwork]:
     head, mark, name = text.rpartition("#")
     if mark and not Path(text).exists():
@@ -113,12 +124,9 @@ def _of_folder(path: Path) -> Iterator[LoadedNetwork]:
         for step, vector in zip(run.manifest.snapshots.step, run.weights, strict=True):
             yield LoadedNetwork(f"{run.name}@{step}", run.layout.unflatten(torch.from_numpy(vector.copy())), "")
         return
-    runs = sorted(one.parent for one in path.glob("*/weights.npy"))
-    found = [file for file in path.rglob("*") if file.name.lower().endswith(ENDINGS) and file.is_file()]
-    inside = [file.relative_to(path) for file in found if not set(runs) & set(file.parents)]
-    names = (file.as_posix() for file in inside if not any(part.startswith(".") for part in file.parts))
-    files, _ = without_shards(path, sorted(names, key=in_time))  # a forecast uses epoch-9 before epoch-10
+    files = network_files(path)
     if not files:
+        runs = sorted(one.parent for one in path.glob("*/weights.npy"))
         fix = f"name one of the recorded runs, such as {runs[0]}" if runs else None
         raise DataError("no networks here", where=path, expected=f"a zoo, or files *{', *'.join(SUFFIXES)}", fix=fix)
     for file in files:

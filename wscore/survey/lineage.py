@@ -1,13 +1,11 @@
 """Whether one network comes from another: an exact p-value, how they are related, and which came first."""
 
-from collections.abc import Mapping
 from typing import Literal
 
 import msgspec
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
 
 from wscore.encoder.features import layout_and_weights
 from wscore.errors import DataError
@@ -16,6 +14,7 @@ from wscore.survey.age import ages, descent_log_odds
 from wscore.survey.independence import Evidence, independence
 from wscore.survey.unit_groups import restricted, unit_groups
 from wscore.symmetry.spec import PermutationSpec
+from wscore.zoo.state import state_of
 
 Relation = Literal["copy", "reordered copy", "related", "related and reordered", "none"]
 EQUAL = 1e-6  # relative distance up to which two networks are copies
@@ -54,8 +53,8 @@ class Lineage(msgspec.Struct, frozen=True, kw_only=True):
     tensors: int
 
 
-def lineage(first: nn.Module | Mapping[str, Tensor], second: nn.Module | Mapping[str, Tensor]) -> Lineage:
-    """Return how two networks, given as modules or state dicts, are related.
+def lineage(first: object, second: object) -> Lineage:
+    """Return how two networks, given as modules, state dicts or files, are related: see `wscore.zoo.state.state_of`.
 
     Tensors that both have under the same name and in the same shape are compared. The smallest possible p-value is one over
     the number of orders of their hidden units.
@@ -63,12 +62,13 @@ def lineage(first: nn.Module | Mapping[str, Tensor], second: nn.Module | Mapping
     Raises:
         DataError: if weights are missing or not finite, or the networks share no layer with hidden units.
 
+    >>> from torch import nn
     >>> network = nn.Sequential(nn.Linear(9, 12), nn.ReLU(), nn.Linear(12, 4))
     >>> found = lineage(network, network)
     >>> found.relation, found.p_value < 1e-8
     ('copy', True)
     """
-    states = [network.state_dict() if isinstance(network, nn.Module) else network for network in (first, second)]
+    states = [state_of(network) for network in (first, second)]
     for state in states:
         layout_and_weights(state)
     spec, layout = shared_groups(layout_of(states[0]), layout_of(states[1]))

@@ -1,0 +1,179 @@
+"""Recognises damage that no single mark shows, by a classifier trained on damaged copies of healthy networks."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from sklearn.ensemble import HistGradientBoostingClassifier
+
+from wscore.encoder.dreamed_probes import ProbeSets
+from wscore.encoder.features import CHAIN, Numbers, named_numbers, select
+from wscore.networks.layout import Layout
+from wscore.survey.damages import DAMAGES, causes_for
+from wscore.survey.marks import network_marks
+from wscore.survey.records import Finding, Group
+from wscore.survey.rules import CERTAIN, matrix_roles, rule_findings
+
+HEALTHY = "healthy"
+CAUSES = (HEALTHY, *(cause for cause in DAMAGES if cause not in CERTAIN))  # classes
+LEAST = 100  # networks from which damage can be learned
+FOLDS = 3
+ROUNDS = 60  # of boosting
+MOST = 600  # networks that a classifier is trained on
+COPIES = 2  # damaged copies of each network
+PRIOR = 0.05  # share of damaged networks that is expected
+
+
+class Examples(NamedTuple):
+    """Networks and damaged copies of them.
+
+    Attributes:
+        features: NaN where a network lacks one.
+        names: of the features.
+        cause: number in `CAUSES`; 0: the network itself.
+        owner: number of the network, counted over all groups.
+    """
+
+    features: Float[np.ndarray, "example feature"]
+    names: tuple[str, ...]
+    cause: Int[np.ndarray, " example"]
+    owner: Int[np.ndarray, " example"]
+
+    def some(self, rows: Bool[np.ndarray, " example"]) -> "Examples":
+        """Return some of the examples."""
+        return Examples(self.features[rows], self.names, self.cause[rows], self.owner[rows])
+
+
+class HealthModel:
+    """Boosted trees that recognise the cause of damage.
+
+    Args:
+        examples: to fit on; at least two causes.
+        seed: of the trees.
+    """
+
+    def __init__(self, examples: Examples, *, seed: int = 0) -> None:
+        self.names = examples.names
+        settings: dict[str, Any] = {"early_stopping": False, "random_state": seed}
+        self.classifier = HistGradientBoostingClassifier(
+            max_iter=ROUNDS, max_leaf_nodes=15, learning_rate=0.15, max_features=0.2, **settings
+        ).fit(examples.features, examples.cause)
+
+    def probabilities(self, features: Float[np.ndarray, "network feature"]) -> Float[np.ndarray, "network cause"]:
+        """Return the probability of each of `CAUSES`, for the shares of causes among the examples."""
+        probabilities = np.zeros((len(features), len(CAUSES)))
+        probabilities[:, self.classifier.classes_] = self.classifier.predict_proba(features)
+        return probabilities
+
+
+def health_features(group: Group, probes: ProbeSets) -> Numbers:
+    """Return what the classifier reads of networks: marks, and the features of the weight encoder."""
+    with np.errstate(all="ignore"):
+        return named_numbers(group.layout, group.vectors, probes) | network_marks(group.layout, group.vectors)
+
+
+def make_examples(groups: Sequence[Group], probes: ProbeSets, *, copies: int = COPIES, seed: int = 0) -> Examples:
+    """Return all networks, taken to be healthy, and damaged copies with a random cause each."""
+    random = np.random.default_rng(seed)
+    numbers, causes, owners, start = [], [], [], 0
+    for group in groups:
+        vectors, cause, owner = _damaged(group, copies, random)
+        numbers.append(health_features(group._replace(vectors=vectors), probes))
+        causes.append(cause)
+        owners.append(start + owner)
+        start += len(group.vectors)
+    names = tuple(sorted({name for found in numbers for name in found}))
+    features = [select(found, names, len(cause)) for found, cause in zip(numbers, causes, strict=True)]
+    return Examples(np.concatenate(features), names, np.concatenate(causes), np.concatenate(owners))
+
+
+def cross_fitted(examples: Examples, families: Int[np.ndarray, " network"]) -> Float[np.ndarray, "network cause"]:
+    """Return the probabilities of the causes of each network, by a classifier that has seen none of its family."""
+    _, family = np.unique(families, return_inverse=True)
+    fold = np.random.default_rng(0).permutation(family.max() + 1)[family] % FOLDS
+    probabilities = np.eye(1, len(CAUSES)).repeat(len(families), axis=0)  # healthy, unless a classifier says otherwise
+    healthy = examples.cause == 0
+    for number in range(FOLDS):
+        held_out = fold[examples.owner] == number
+        if held_out.all() or not held_out.any():
+            continue
+        known = np.random.default_rng(number).permutation(np.flatnonzero(fold != number))[:MOST]
+        asked = examples.some(held_out & healthy)
+        model = HealthModel(examples.some(np.isin(examples.owner, known)))
+        probabilities[asked.owner] = model.probabilities(asked.features)
+    return probabilities
+
+
+def damage_scores(probabilities: Float[np.ndarray, "network cause"]) -> Float[np.ndarray, " network"]:
+    """Return the probability of damage if a share `PRIOR` of all networks is damaged."""
+    damaged, copies = 1 - probabilities[:, 0], PRIOR / (1 - PRIOR) / COPIES
+    return damaged * copies / np.maximum(damaged * copies + probabilities[:, 0], 1e-12)
+
+
+def health_findings(groups: Sequence[Group], families: Int[np.ndarray, " network"], probes: ProbeSets) -> list[Finding]:
+    """Return the damage of the networks of a folder, at most one learned finding per network that no rule names."""
+    findings = [finding for group in groups for finding in rule_findings(group)]
+    if sum(len(group.vectors) for group in groups) < LEAST:
+        return findings
+    examples = make_examples(groups, probes)
+    probabilities = cross_fitted(examples, families)
+    scores = damage_scores(probabilities)
+    named = {finding.network for finding in findings}
+    names = [(group, name) for group in groups for name in group.names]
+    healthy = examples.some(examples.cause == 0)
+    for number in np.flatnonzero(scores > 0.5).tolist():
+        group, name = names[number]
+        if name not in named:
+            cause = CAUSES[1 + int(probabilities[number, 1:].argmax())]
+            tensor, evidence = _evidence(healthy, number, group.layout)
+            findings.append(
+                Finding(
+                    network=name,
+                    cause=cause,
+                    tensor=tensor,
+                    evidence=evidence,
+                    source="learned",
+                    score=float(scores[number]),
+                )
+            )
+    return findings
+
+
+def _damaged(group: Group, copies: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return networks with damaged copies, the cause of each, and the network that it is made from."""
+    causes = [cause for cause in causes_for(group.layout) if cause in CAUSES]
+    if len(group.vectors) < 2:
+        causes = [cause for cause in causes if cause != "layer of another network"]
+    count = len(group.vectors)
+    vectors, numbers, owners = [group.vectors], [np.zeros(count, int)], [np.arange(count)]
+    for _ in range(copies):
+        drawn = random.integers(len(causes), size=count)
+        for place, cause in enumerate(causes):
+            rows = np.flatnonzero(drawn == place)
+            vectors.append(DAMAGES[cause](group.layout, group.vectors, random)[rows].astype(np.float32))
+            numbers.append(np.full(len(rows), CAUSES.index(cause)))
+            owners.append(rows)
+    return np.concatenate(vectors), np.concatenate(numbers), np.concatenate(owners)
+
+
+def _evidence(healthy: Examples, number: int, layout: Layout) -> tuple[str, str]:
+    """Return the tensor and a sentence about the feature of a network that is farthest outside the usual range."""
+    roles = {role: tensor for tensor, role in matrix_roles(layout).items()}
+    values = healthy.features[healthy.owner == number][0]
+    usable = np.array([name.partition(".")[0] in roles for name in healthy.names]) & np.isfinite(values)
+    columns = np.flatnonzero(usable)
+    low, middle, high = np.nanpercentile(healthy.features[:, columns], [2.5, 50, 97.5], axis=0)
+    distance = np.abs(values[columns] - middle) / np.maximum(high - low, 1e-6)
+    best = int(distance.argmax())
+    role, _, name = healthy.names[columns[best]].partition(".")
+    if distance[best] <= 0.5:
+        return "", "its outputs on probe images are unlike those of the other networks" if _was_run(healthy) else (
+            "its weights together are unlike those of the other networks"
+        )
+    value = values[columns[best]]
+    return roles[role], f"{name} is {value:.3g}; 95% of the networks here have {low[best]:.3g} to {high[best]:.3g}"
+
+
+def _was_run(examples: Examples) -> bool:
+    return any(name.startswith(CHAIN) for name in examples.names)
