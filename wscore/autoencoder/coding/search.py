@@ -50,7 +50,7 @@ class SearchConfig(Section):
 
     steps: Annotated[int, Meta(ge=0)] = 300
     batch: Annotated[int, Meta(ge=1)] = 32
-    lr: Annotated[float, Meta(gt=0)] = 0.2
+    lr: Annotated[float, Meta(gt=0)] = 0.1
     temperature: Annotated[float, Meta(gt=0)] = 0.5
     noise: Annotated[float, Meta(ge=0)] = 0.05
     seed: Annotated[int, Meta(ge=0)] = 0
