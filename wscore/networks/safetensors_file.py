@@ -15,6 +15,7 @@ from torch import Tensor
 
 from wscore.networks.pickles import mapped
 from wscore.networks.records import RejectedError
+from wscore.networks.selection import MOST_NODES
 
 LONGEST_HEADER = 1 << 25  # bytes
 Natural = Annotated[int, msgspec.Meta(ge=0, lt=1 << 62)]
@@ -42,7 +43,7 @@ def read_safetensors(path: Path, most: int) -> dict[str, Tensor]:
     """Return the tensors of a file by name, in the order of its header.
 
     Raises:
-        RejectedError: if there are more than `most` numbers, or a type that torch does not have.
+        RejectedError: if there are more than `most` numbers, too many tensors, or a type that torch does not have.
         ValueError: if the file is damaged.
     """
     data = mapped(path)
@@ -51,6 +52,8 @@ def read_safetensors(path: Path, most: int) -> dict[str, Tensor]:
         raise ValueError("the header is longer than the file")
     try:
         raw = HEADER.decode(data[8:start])
+        if len(raw) > MOST_NODES:
+            raise RejectedError("too_large", f"{len(raw):,} tensors; at most {MOST_NODES:,} are read")
         header = {name: ENTRY.decode(entry) for name, entry in raw.items() if name != "__metadata__"}
     except msgspec.MsgspecError as error:
         raise ValueError(f"no header of tensors: {error}") from error

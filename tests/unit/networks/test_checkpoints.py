@@ -176,6 +176,12 @@ def test_code_is_not_run(tmp_path, monkeypatch, zipped):
     assert not (tmp_path / "pwned").exists()
 
 
+def test_headers_of_too_many_tensors_are_refused_before_any_is_made(tmp_path, monkeypatch):
+    save_file({name: torch.zeros(1) for name in "abcd"}, tmp_path / "a.safetensors")
+    monkeypatch.setattr("wscore.networks.safetensors_file.MOST_NODES", 3)
+    assert rejected(tmp_path / "a.safetensors") == "too_large"
+
+
 def test_small_files_that_claim_much_are_refused_unread(tmp_path):
     state = {"w": torch.zeros(10)}
     torch.save({"w": torch.zeros(1).expand(2**45)}, tmp_path / "expanded.pt")

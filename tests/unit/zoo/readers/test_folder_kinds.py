@@ -14,6 +14,7 @@ from torch import nn
 
 from wscore.errors import DataError, WscoreWarning
 from wscore.io import read_json
+from wscore.networks.shards import MOST_SHARDS
 from wscore.preflight import folder_fingerprint
 from wscore.zoo.readers.folder import in_time
 from wscore.zoo.readers.hygiene import is_fixed_table
@@ -50,17 +51,20 @@ def test_shards_are_one_network(read_zoo, tmp_path, suffix):
 
 def test_shards_that_lack_a_part_or_lead_elsewhere_are_named(read_zoo, excluded, tmp_path):
     torch.save(state(9), tmp_path / "secret.pt")
-    for seed, name in enumerate(("torn", "lone", "outside", "bad", "good")):
+    for seed, name in enumerate(("torn", "lone", "outside", "bad", "many", "good")):
         shards(tmp_path / "in" / name, seed)
     shards(tmp_path / "in/short", 5, names=dict.fromkeys([*state(5), "4.weight"], "model-00001-of-00002.safetensors"))
     (tmp_path / "in/torn/model-00002-of-00002.safetensors").unlink()
     (tmp_path / "in/lone/model.safetensors.index.json").unlink()
     (tmp_path / "in/outside/model.safetensors.index.json").write_text('{"weight_map": {"w": "../../secret.pt"}}')
     (tmp_path / "in/bad/model.safetensors.index.json").write_text('{"weight_map": [1]}')
+    many = {f"t{n}": f"{n}.safetensors" for n in range(MOST_SHARDS + 1)}
+    (tmp_path / "in/many/model.safetensors.index.json").write_text(json.dumps({"weight_map": many}))
     with pytest.warns(WscoreWarning, match="excluded"):
         zoo = read_zoo("folder", tmp_path / "in")
     assert list(zoo.table["model_id"]) == ["good/model"]
     reasons = excluded()
+    assert reasons["many/model.safetensors.index.json"] == "too_large"
     assert reasons["torn/model.safetensors.index.json"] == "file_missing"
     assert reasons["lone/model-00001-of-00002.safetensors"] == "no_checkpoint"
     assert reasons["short/model.safetensors.index.json"] == "file_missing"
