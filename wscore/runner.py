@@ -27,7 +27,7 @@ from typing import Any, Literal, NamedTuple, get_args, get_origin
 from threadpoolctl import threadpool_limits
 
 from wscore.config import PARAMS, load_key, load_machine, load_section, read_yaml
-from wscore.errors import WscoreError, WscoreWarning
+from wscore.errors import WscoreError, WscoreWarning, printable
 from wscore.interrupt import INTERRUPTED
 from wscore.io import is_first_process
 from wscore.tracking import Tracker, open_tracker
@@ -170,7 +170,7 @@ def _is_short(error: OSError) -> bool:
 
 def _explain(error: OSError) -> str:
     reason = "No space left on device" if _is_short(error) else error.strerror or str(error)
-    where = f"{error.filename}: " if error.filename else ""
+    where = f"{printable(error.filename)}: " if error.filename else ""
     rejected = error.errno in REFUSED
     advice = "check the permissions and run again" if rejected else "free some space and run again"
     return f"{where}{reason}; {advice}"
@@ -183,7 +183,7 @@ def _short_warnings(name: str) -> Iterator[None]:
 
     def short(message: Any, category: Any, *details: Any, **options: Any) -> str:
         if issubclass(category, WscoreWarning):
-            return f"{name}: warning: {message}\n"
+            return f"{name}: warning: {printable(message)}\n"
         return usual(message, category, *details, **options)
 
     warnings.formatwarning = short

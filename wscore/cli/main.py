@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from wscore import __version__
-from wscore.errors import WscoreError
+from wscore.errors import WscoreError, printable
 from wscore.interrupt import INTERRUPTED, leave_on_interrupt
 
 MODEL = "models/published"
@@ -81,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
+        where = f"{printable(error.filename)}: " if error.filename else ""
         sys.exit(_complaint(name, f"{where}{error.strerror or error}"))
     except KeyboardInterrupt:
         sys.stderr.write(_complaint(name, "interrupted\n"))
@@ -223,7 +223,7 @@ def _complaint(name: str, text: str) -> str:
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
-    sys.stderr.write(f"wscore: warning: {message}\n" if issubclass(category, UserWarning) else "")
+    sys.stderr.write(f"wscore: warning: {printable(message)}\n" if issubclass(category, UserWarning) else "")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
+from wscore.errors import printable
 from wscore.io import to_json
 
 T = TypeVar("T")
@@ -33,7 +34,7 @@ def print_table(rows: Sequence[Mapping[str, Any]], *, title: str = "") -> None:
 
 
 def cell(value: object) -> str:
-    """Return a value as a table cell."""
+    """Return a value as a table cell, without control characters."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
     if isinstance(value, bool):
@@ -42,7 +43,7 @@ def cell(value: object) -> str:
         return f"{value:,}"
     if isinstance(value, float):
         return f"{value:.4g}"
-    text = str(value)
+    text = printable(value)
     return text if len(text) <= WIDEST else f"{text[: WIDEST - 3]}..."
 
 

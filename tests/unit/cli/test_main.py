@@ -313,6 +313,15 @@ def test_what_else_a_file_holds_is_described(models: Path, checkpoint: Path, tmp
     assert "an average of the network beside it" in capsys.readouterr().out
 
 
+def test_names_of_files_with_escapes_are_shown_escaped(models: Path, tmp_path: Path, capsys: Output) -> None:
+    path = tmp_path / "a\x1b[31mb.pt"
+    torch.save(torch.nn.Linear(3, 2).state_dict(), path)
+    main(["inspect", str(path), "--model", str(models)])
+    shown = capsys.readouterr().out
+    assert "a\\x1b[31mb.pt" in shown
+    assert "\x1b" not in shown + failed(capsys, "inspect", f"{path}.absent", "--model", models)
+
+
 def test_a_network_that_does_not_fit_its_architecture_is_one_line(
     models: Path, tiny_zoo: Path, tmp_path: Path, capsys: Output
 ) -> None:
