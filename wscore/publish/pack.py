@@ -1,7 +1,7 @@
 """Packs trained models and data sets as self-contained folders with card and checksums."""
 
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -61,8 +61,8 @@ class ModelContent(NamedTuple):
 
 
 def read_metrics(files: Sequence[Path]) -> dict[str, Any]:
-    """Return the content of several metrics files, each under its own top-level key."""
-    return {key: value for file in files for key, value in read_json(file).items()}
+    """Return the content of several metrics files, of those that exist, each under its own top-level key."""
+    return {key: value for file in files if file.is_file() for key, value in read_json(file).items()}
 
 
 def pack_models(
@@ -144,41 +144,72 @@ def check_ours(folder: Path) -> None:
 
 
 def plan(sources: Sources, metrics: Mapping[str, Any], config: PublishConfig) -> Iterator[ModelContent]:
-    """Yield the content of each folder.
+    """Yield the content of each folder of `publish.parts`.
 
     Raises:
-        PublishError: if a model or its metrics are missing, or the metrics are those of another model.
+        PublishError: if a model or its metrics are missing, the metrics are those of another model, or the heads read latents
+            of another encoder.
     """
+    for name, contents in PARTS.items():
+        if name in config.parts:
+            yield from contents(sources, metrics, config)
+
+
+def _autoencoder(sources: Sources, metrics: Mapping[str, Any], config: PublishConfig) -> Iterator[ModelContent]:
     shared = {file: file.name for file in sorted(sources.autoencoder.glob("[!.]*.*"))}
     for name, part in {"encoder": parts.encoder, "decoder": parts.decoder}.items():
         figures = _figures(metrics, "autoencoder_test", name, sources.autoencoder / name)
         files = {**model_files(sources.autoencoder / name), **shared}
         yield ModelContent(part(figures, config), files, sources.plots / "autoencoder/history.csv")
+
+
+def _codec(sources: Sources, metrics: Mapping[str, Any], config: PublishConfig) -> Iterator[ModelContent]:
     files = model_files(sources.codec)
     size = sum(file.stat().st_size for file in files)
     if "codec_test" in metrics:
         _check_identity(metrics, "codec_test", "codec", hash_folder(sources.codec))
     yield ModelContent(parts.codec(metrics.get("codec_test", {}), size, config), files, None)
-    yield _weight_encoder(sources, metrics, config)
+
+
+def _heads(sources: Sources, metrics: Mapping[str, Any], config: PublishConfig) -> Iterator[ModelContent]:
     encoder_hash = read_json(sources.encoder / "config.json")["sha256"]
     for task in sources.tasks:
-        figures = _figures(metrics, "heads_test", task, sources.heads / task).get(task, {})
+        folder = sources.heads / task
+        figures = _figures(metrics, "heads_test", task, folder).get(task, {})
+        read = read_json(folder / "config.json").get("encoder", encoder_hash)
+        if read != encoder_hash:
+            raise PublishError("reads latents of another encoder", where=folder, expected=encoder_hash, got=read,
+                               fix=f"run `dvc repro train_heads@{task}`")  # fmt: skip
         part = parts.head(task, figures, config, encoder_hash=encoder_hash)
-        yield ModelContent(part, model_files(sources.heads / task), sources.plots / f"heads/{task}/history.csv")
+        yield ModelContent(part, model_files(folder), sources.plots / f"heads/{task}/history.csv")
+
+
+def _dictionary(sources: Sources, metrics: Mapping[str, Any], config: PublishConfig) -> Iterator[ModelContent]:
     figures = _figures(metrics, "sae_test", "sparse_dictionary", sources.sae)
     part = parts.sparse_dictionary(figures, read_json(sources.sae / "config.json"), config)
     yield ModelContent(part, model_files(sources.sae), sources.plots / "sae/history.csv")
-    if sources.predictor is not None:
-        figures = _figures(metrics, "predictor_test", "predictor", sources.predictor)
-        part = parts.predictor(figures, read_json(sources.predictor / "config.json").get("training", {}), config)
-        yield ModelContent(part, model_files(sources.predictor), sources.plots / "predictor/history.csv")
 
 
-def _weight_encoder(sources: Sources, metrics: Mapping[str, Any], config: PublishConfig) -> ModelContent:
+def _predictor(sources: Sources, metrics: Mapping[str, Any], config: PublishConfig) -> Iterator[ModelContent]:
+    if sources.predictor is None:
+        return
+    figures = _figures(metrics, "predictor_test", "predictor", sources.predictor)
+    part = parts.predictor(figures, read_json(sources.predictor / "config.json").get("training", {}), config)
+    yield ModelContent(part, model_files(sources.predictor), sources.plots / "predictor/history.csv")
+
+
+def _weight_encoder(sources: Sources, metrics: Mapping[str, Any], config: PublishConfig) -> Iterator[ModelContent]:
     """Return the content of the weight encoder; its metrics are those of linear probes on its latents."""
     files = model_files(sources.encoder)
     part = parts.weight_encoder(metrics.get("heads_test", {}), config)
-    return ModelContent(part, files, sources.plots / "encoder/history.csv")
+    yield ModelContent(part, files, sources.plots / "encoder/history.csv")
+
+
+#: What is published of each part, in the order of the index.
+PARTS: dict[str, Callable[[Sources, Mapping[str, Any], PublishConfig], Iterator[ModelContent]]] = {
+    "autoencoder": _autoencoder, "codec": _codec, "encoder": _weight_encoder, "heads": _heads, "dictionary": _dictionary,
+    "predictor": _predictor,
+}  # fmt: skip
 
 
 def _figures(metrics: Mapping[str, Any], name: str, model: str, folder: Path) -> Mapping[str, Any]:
@@ -188,7 +219,8 @@ def _figures(metrics: Mapping[str, Any], name: str, model: str, folder: Path) ->
         PublishError: if they are missing, or of another model.
     """
     if name not in metrics:
-        raise PublishError("metrics are missing", where=name, fix="run `make repro`")
+        fix = f"run `dvc repro evaluate_{name.removesuffix('_test')}`, or leave the model out of publish.parts"
+        raise PublishError("metrics are missing", where=name, fix=fix)
     model_files(folder)
     _check_identity(metrics, name, model, model_identities({model: folder})[model])
     return metrics[name]
@@ -215,7 +247,8 @@ def model_files(folder: Path) -> dict[Path, str]:
         PublishError: if there is no model.
     """
     if not (folder / "config.json").is_file():
-        raise PublishError("no model here: config.json is missing", where=folder, fix="run `dvc repro`")
+        fix = "run `dvc repro`, or leave it out of publish.parts"
+        raise PublishError("no model here: config.json is missing", where=folder, fix=fix)
     files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
     return {file: file.relative_to(folder).as_posix() for file in files}
 

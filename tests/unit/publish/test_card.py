@@ -13,7 +13,14 @@ from wscore.publish.provenance import Provenance, gather_provenance, git_revisio
 from wscore.zoo.store import Zoo
 
 CONFIG = PublishConfig(
-    target="folder", layout="one", name="digits", repo_id=None, private=True, license="mit", datasets=()
+    target="folder",
+    parts=("encoder", "heads"),
+    layout="one",
+    name="digits",
+    repo_id=None,
+    private=True,
+    license="mit",
+    datasets=(),
 )
 FIGURES = Figures("weight-reconstruction", {"this model": {"mse": 0.125, "r2": 0.75}, "mean network": {"mse": 0.5}})
 
