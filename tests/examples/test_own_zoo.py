@@ -104,6 +104,6 @@ def test_the_page_leads_to_predictions(
     assert "test_accuracy" in printed["predict"]
     assert "run00" in printed["neighbours"]
     assert "24" in printed["inspect"]
-    assert not {"train_autoencoder", "train_sae", "train_base"} & done
+    assert not {"train_sae", "train_base", "train_predictor"} & done
     main(["decompress", "new.wsz", "--out", "back.safetensors", "--model", "models/published_zoo"])
     assert list(load_file("back.safetensors")) == ["stem.b", "stem.w", "top.b", "top.w"]
