@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from wscore.errors import PublishError
 from wscore.hub.checksums import CHECKSUMS, write_checksums
 from wscore.hub.upload import Upload
-from wscore.io import atomic_folder, hash_folder, read_json, write_text
+from wscore.io import atomic_folder, hash_folder, read_json, read_tensors, write_text
 from wscore.publish import card_texts as parts
 from wscore.publish.card import CardPart, write_card, write_index
 from wscore.publish.config import PublishConfig
@@ -175,12 +175,12 @@ def _heads(sources: Sources, metrics: Mapping[str, Any], config: PublishConfig) 
     encoder_hash = read_json(sources.encoder / "config.json")["sha256"]
     for task in sources.tasks:
         folder = sources.heads / task
-        figures = _figures(metrics, "heads_test", task, folder).get(task, {})
+        _figures(metrics, "heads_test", task, folder)
         read = read_json(folder / "config.json").get("encoder", encoder_hash)
         if read != encoder_hash:
             raise PublishError("reads latents of another encoder", where=folder, expected=encoder_hash, got=read,
                                fix=f"run `dvc repro train_heads@{task}`")  # fmt: skip
-        part = parts.head(task, figures, config, encoder_hash=encoder_hash)
+        part = parts.head(task, metrics, config, encoder_hash=encoder_hash)
         yield ModelContent(part, model_files(folder), sources.plots / f"heads/{task}/history.csv")
 
 
@@ -201,7 +201,7 @@ def _predictor(sources: Sources, metrics: Mapping[str, Any], config: PublishConf
 def _weight_encoder(sources: Sources, metrics: Mapping[str, Any], config: PublishConfig) -> Iterator[ModelContent]:
     """Return the content of the weight encoder; its metrics are those of linear probes on its latents."""
     files = model_files(sources.encoder)
-    part = parts.weight_encoder(metrics.get("heads_test", {}), config)
+    part = parts.weight_encoder(metrics, config)
     yield ModelContent(part, files, sources.plots / "encoder/history.csv")
 
 
@@ -261,5 +261,12 @@ def _fill(target: Path, content: ModelContent, origin: Provenance, config: Publi
         if not content.history.is_file():
             raise PublishError("training curves are missing", where=content.history, fix="run `dvc repro`")
         write_events(content.history, target)
-    write_text(target / "README.md", write_card(content.part, origin, config))
+    write_text(target / "README.md", write_card(content.part, origin, config, size=_size(target)))
     write_checksums(target)
+
+
+def _size(folder: Path) -> str:
+    """Return the count of numbers and the bytes of the tensors of a model."""
+    files = sorted(folder.glob("*.safetensors"))
+    numbers = sum(tensor.numel() for file in files for tensor in read_tensors(file).values())
+    return f"{numbers:,} numbers, {sum(file.stat().st_size for file in files) / 1000:,.0f} kB"

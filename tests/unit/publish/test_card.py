@@ -48,11 +48,7 @@ def test_a_card_holds_every_figure_with_its_controls() -> None:
     card = ModelCard(write_card(part(), origin(), CONFIG))
     results = card.data.eval_results
     assert results is not None
-    assert [(item.metric_name, item.metric_value) for item in results] == [
-        ("mse", 0.125),
-        ("r2", 0.75),
-        ("mse (control: mean network)", 0.5),
-    ]
+    assert [(item.metric_name, item.metric_value) for item in results] == [("MSE", 0.125), ("R²", 0.75)]
     assert {item.dataset_revision for item in results} == {"0123456789abcdef"}
     assert "| this model | 0.125 | 0.75 |" in card.text
     assert "| mean network | 0.5 |  |" in card.text
