@@ -219,7 +219,7 @@ def test_the_codec_tells_its_size_and_what_was_measured(workplace: Path) -> None
 def test_the_predictor_is_judged_on_unseen_runs_at_the_first_and_the_last_step(workplace: Path) -> None:
     run()
     card = Path("published/predictor/README.md").read_text()
-    assert "| | skill_1 | skill_2 | accuracy_1 | accuracy_2 |" in card
+    assert "| | skill, 1 ahead | skill, 2 ahead | accuracy, 1 ahead | accuracy, 2 ahead |" in card
     assert "| this model | -0.25 | -0.75 | 0.5 | 0.25 |" in card
     assert "| copy last | 0 | 0 | 0.75 | 0.5 |" in card
     assert "an unseen training run" in card
