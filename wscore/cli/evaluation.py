@@ -111,7 +111,7 @@ def predicted(zoo: Zoo, cache: TokenCache, file: Path, metrics: Path) -> list[di
         load_section(HeadsConfig, "heads").accuracy_target,
     )
     table = zoo.table[cache.splits(len(zoo)) == TEST]
-    table = table[pd.to_numeric(table[target], errors="coerce").notna()]
+    table = table[pd.Series(pd.to_numeric(table[target], errors="coerce")).notna()]
     values = _read_predictions(file, table["model_id"].astype(str).to_numpy())
     truth = table[target].to_numpy(float)
     weights = run_weights(table["run_id"].to_numpy(str), samples=config.bootstrap_samples, seed=config.seed)
@@ -193,7 +193,9 @@ def _read_predictions(file: Path, wanted: np.ndarray) -> np.ndarray:
         raise DataError(
             "names a network twice", where=file, got=table["model_id"][table["model_id"].duplicated()].iloc[0]
         )
-    values = pd.to_numeric(table.set_index("model_id")["value"], errors="coerce").reindex(wanted)
+    values = pd.Series(
+        np.asarray(pd.to_numeric(table["value"], errors="coerce"), float), index=table["model_id"]
+    ).reindex(wanted)
     wrong = values.index[~np.isfinite(values.to_numpy(float))].tolist()
     if wrong:
         got = f"none for {len(wrong)} of them, such as {wrong[0]}"

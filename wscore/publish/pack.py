@@ -25,23 +25,23 @@ class Sources(NamedTuple):
     """Folders of the trained models.
 
     Attributes:
-        autoencoder: folder with encoder/, decoder/, tokenizer, normaliser and reference networks.
+        autoencoder: folder with encoder/, decoder/, tokenizer, normaliser and reference networks; None publishes none.
         encoder: folder of the weight encoder.
         codec: folder of the weight codec.
         heads: folder with one folder per task.
         tasks: heads to publish.
-        sae: folder of the sparse dictionary.
+        sae: folder of the sparse dictionary; None publishes none.
         predictor: folder of the weight predictor; None publishes none.
         plots: folder with the history.csv of each training, below `autoencoder`, `encoder`, `heads/<task>`, `sae` and
             `predictor`.
     """
 
-    autoencoder: Path
+    autoencoder: Path | None
     encoder: Path
     codec: Path
     heads: Path
     tasks: Sequence[str]
-    sae: Path
+    sae: Path | None
     predictor: Path | None
     plots: Path
 
@@ -156,6 +156,8 @@ def plan(sources: Sources, metrics: Mapping[str, Any], config: PublishConfig) ->
 
 
 def _autoencoder(sources: Sources, metrics: Mapping[str, Any], config: PublishConfig) -> Iterator[ModelContent]:
+    if sources.autoencoder is None:
+        return
     shared = {file: file.name for file in sorted(sources.autoencoder.glob("[!.]*.*"))}
     for name, part in {"encoder": parts.encoder, "decoder": parts.decoder}.items():
         figures = _figures(metrics, "autoencoder_test", name, sources.autoencoder / name)
@@ -185,6 +187,8 @@ def _heads(sources: Sources, metrics: Mapping[str, Any], config: PublishConfig) 
 
 
 def _dictionary(sources: Sources, metrics: Mapping[str, Any], config: PublishConfig) -> Iterator[ModelContent]:
+    if sources.sae is None:
+        return
     figures = _figures(metrics, "sae_test", "sparse_dictionary", sources.sae)
     part = parts.sparse_dictionary(figures, read_json(sources.sae / "config.json"), config)
     yield ModelContent(part, model_files(sources.sae), sources.plots / "sae/history.csv")
