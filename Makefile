@@ -61,7 +61,7 @@ sae-pareto: $(READY) ## study: sparsity of a dictionary against fidelity, all ki
 latents: $(READY) ## study: interpolation and sampling in latent space
 	$(REPRO) studies/latents/dvc.yaml $(ARGS)
 
-publish-zoo: $(READY) ## publish the models of your zoo without the weight predictor, into models/published_zoo
+publish-zoo: $(READY) ## publish encoder, heads and codec of your zoo, into models/published_zoo
 	$(REPRO) studies/publish_zoo/dvc.yaml $(ARGS)
 
 check: $(READY) ## formatting, lint, types, known weaknesses of dependencies and all tests

@@ -21,15 +21,15 @@ def main(
     *,
     zoo: Path,
     representations: Path,
-    autoencoder: Path,
     encoder: Path,
     codec: Path,
     heads: Path,
-    sae: Path,
     metrics: list[Path],
     plots: Path,
     out: Path,
     datasets: Path,
+    autoencoder: Path | None = None,
+    sae: Path | None = None,
     predictor: Path | None = None,
 ) -> str:
     """Write folders of models and of data sets, those of the pipeline to models/published and data/published."""

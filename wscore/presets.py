@@ -4,14 +4,16 @@ python -m wscore.presets presets/smoke.yaml params.yaml
 """
 
 import argparse
+import re
 import sys
 from collections.abc import Mapping
+from difflib import SequenceMatcher
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
-from ruamel.yaml.comments import CommentedSeq
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
 from wscore.config import PARAMS, read_yaml
 from wscore.errors import ConfigError
@@ -28,12 +30,11 @@ def apply_preset(preset: Path, params: Path = PARAMS) -> None:
     """
     overrides = read_yaml(preset)
     read_yaml(params)
-    yaml = _round_trip()
-    content = yaml.load(params.read_text(encoding="utf-8"))
+    text = params.read_text(encoding="utf-8")
+    content = _round_trip().load(text)
+    before = _dumped(content)
     merge(content, overrides, where=str(preset))
-    stream = StringIO()
-    yaml.dump(content, stream)
-    write_text(params, stream.getvalue())
+    write_text(params, _changed_lines(text, before, _dumped(content)))
 
 
 def merge(values: Any, overrides: Mapping[str, Any], *, where: str, prefix: str = "") -> None:
@@ -59,8 +60,45 @@ def merge(values: Any, overrides: Mapping[str, Any], *, where: str, prefix: str 
             values[key] = _in_place_of(old, new)
 
 
+def _dumped(content: object) -> str:
+    stream = StringIO()
+    _round_trip().dump(content, stream)
+    return stream.getvalue()
+
+
+def _changed_lines(text: str, before: str, after: str) -> str:
+    """Return a text with the lines that differ in its dump before and after a change; the others keep their spaces."""
+    originals, old, new = (part.splitlines(keepends=True) for part in (text, before, after))
+    replaced: dict[int, list[str]] = {}  # changed lines of the old dump
+    for kind, first, last, start, end in SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
+        if kind != "equal":
+            replaced |= {place: [] for place in range(first, last)}
+            added = [_spaced(line) for line in new[start:end]]
+            replaced[min(first, len(old) - 1)] = [*added, *(old[first : first + 1] if kind == "insert" else [])]
+    lines: list[str] = []
+    plain = [["".join(line.split()) for line in part] for part in (originals, old)]
+    for kind, first, last, start, end in SequenceMatcher(None, *plain, autojunk=False).get_opcodes():
+        for place in range(start, end):
+            same = originals[first + place - start] if kind == "equal" else old[place]
+            lines += replaced.get(place, [same] if kind == "equal" or replaced.keys() & set(range(start, end)) else [])
+        if kind != "equal" and not replaced.keys() & set(range(start, end)):
+            lines += originals[first:last]
+    return "".join(lines)
+
+
+def _spaced(line: str) -> str:
+    """Return a line with spaces inside of its mappings, and one before its comment."""
+    value, mark, comment = line.partition(" #")
+    value = re.sub(r"(?<=\S)\}", " }", re.sub(r"\{(?=[^\s}])", "{ ", value.rstrip(" ")))
+    return value.replace("{ }", "{}") + mark + comment
+
+
 def _in_place_of(old: object, new: object) -> object:
-    """Return a value formatted like the one it replaces: lists on one line, followed by their comment."""
+    """Return a value formatted like the one it replaces: lists and mappings on one line, followed by their comment."""
+    if isinstance(old, CommentedMap) and isinstance(new, Mapping):
+        flow = CommentedMap(new)
+        flow.fa.set_flow_style()
+        return flow
     if not isinstance(old, CommentedSeq) or not isinstance(new, list):
         return new
     old[:] = new

@@ -144,6 +144,30 @@ def test_the_models_of_a_zoo_are_published_without_a_predictor(
     assert not Path("published/predictor").exists()
 
 
+def test_only_the_parts_that_are_asked_for_are_needed(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("autoencoder", "sae", "predictor", "codec"):
+        shutil.rmtree(Path("models") / name)
+        Path(f"metrics/{name}_test.json").unlink(missing_ok=True)
+    preset("publish: {parts: [encoder, heads]}")
+    run()
+    assert capsys.readouterr().out.startswith("2 models (weight_encoder, heads/accuracy) and 2 data")
+    preset("publish: {parts: [encoder, heads, dictionary]}")
+    with pytest.raises(
+        SystemExit, match="sae_test: metrics are missing; run `dvc repro evaluate_sae`, or leave the model out"
+    ):
+        run()
+    preset("publish: {parts: [heads]}")
+    with pytest.raises(SystemExit, match="parts with heads need the encoder"):
+        run()
+
+
+def test_heads_of_another_encoder_are_refused(workplace: Path) -> None:
+    path = Path("models/heads/accuracy/config.json")
+    write_json(path, {**json.loads(path.read_text()), "encoder": "0" * 64})
+    with pytest.raises(SystemExit, match="heads/accuracy: reads latents of another encoder; expected"):
+        run()
+
+
 @pytest.mark.parametrize("content", [{"sae_test_of": {"sparse_dictionary": "0" * 16}}, {}])
 def test_metrics_of_another_model_are_refused(workplace: Path, content: dict) -> None:
     write_json(Path("metrics/sae_test.json"), {"sae_test": FIGURES["sae_test"], **content})
@@ -195,7 +219,7 @@ def test_the_codec_tells_its_size_and_what_was_measured(workplace: Path) -> None
 def test_the_predictor_is_judged_on_unseen_runs_at_the_first_and_the_last_step(workplace: Path) -> None:
     run()
     card = Path("published/predictor/README.md").read_text()
-    assert "| | skill_1 | skill_2 | accuracy_1 | accuracy_2 |" in card
+    assert "| | skill, 1 ahead | skill, 2 ahead | accuracy, 1 ahead | accuracy, 2 ahead |" in card
     assert "| this model | -0.25 | -0.75 | 0.5 | 0.25 |" in card
     assert "| copy last | 0 | 0 | 0.75 | 0.5 |" in card
     assert "an unseen training run" in card

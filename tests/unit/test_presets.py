@@ -37,7 +37,8 @@ def test_values_change_and_comments_stay(params: Path, tmp_path: Path) -> None:
     apply_preset(write(tmp_path, "ae: {latent_dim: 16, epochs: [1, 2], loss_weights: {mae: 0.5}}"), params)
     text = params.read_text()
     assert text.startswith("# Head of the file.\nae: # autoencoder\n")
-    assert "epochs: [1, 2]  # fewest and most" in text
+    assert "epochs: [1, 2] # fewest and most" in text
+    assert "loss_weights: { mse: 1.0, mae: 0.5 }" in text
     assert 'precision: "no" # no | bf16' in text
     assert "root: null # nowhere" in text
     assert read_yaml(params)["ae"] == {
@@ -48,6 +49,14 @@ def test_values_change_and_comments_stay(params: Path, tmp_path: Path) -> None:
         "root": None,
         "free": {},
     }
+
+
+def test_other_lines_stay_as_they_are(params: Path, tmp_path: Path) -> None:
+    before = params.read_text().splitlines()
+    apply_preset(write(tmp_path, "ae: {latent_dim: 16}"), params)
+    after = params.read_text().splitlines()
+    assert [line for line in after if line not in before] == ["  latent_dim: 16 # numbers per network"]
+    assert len(after) == len(before)
 
 
 def test_columns_of_a_zoo_are_replaced_as_a_whole(params: Path, tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ MODULES = {
     "compress": "wscore.cli.compression",
     "decompress": "wscore.cli.compression",
     "survey": "wscore.cli.survey",
+    "evaluate": "wscore.cli.evaluation",
 }  # of all others: commands
 EXAMPLES = {
     "compress": """\
@@ -56,6 +57,10 @@ EXAMPLES = {
     "survey": """\
   wscore survey checkpoints --out survey
   wscore survey checkpoints --labels metadata.csv --out survey""",
+    "evaluate": """\
+  wscore evaluate --splits splits.csv
+  wscore evaluate --predictions mine.csv
+  wscore evaluate --rebuilt folder --json""",
     "inspect": """\
   wscore inspect checkpoint.safetensors
   wscore inspect data/zoo
@@ -137,6 +142,7 @@ def build_parser() -> argparse.ArgumentParser:
     survey.add_argument(
         "--out", metavar="FOLDER", default="survey", help="new folder for the results (default: survey)"
     )
+    _add_evaluate(commands)
     inspect = _add(
         commands, "inspect", "Show layers, statistics and symmetry of a network, or the content of a zoo or model."
     )
@@ -165,6 +171,19 @@ def _add_ways(commands: Any) -> None:
     forecast.add_argument("--steps", type=_count, default=1, metavar="NUMBER", help="steps ahead (default: 1)")
     forecast.add_argument("--at", type=int, metavar="INDEX", help="snapshot of a recorded run to forecast from")
     forecast.add_argument("--out", metavar="FOLDER", help="new folder for the forecast networks")
+
+
+def _add_evaluate(commands: Any) -> None:
+    evaluate = _add(commands, "evaluate", "Measure another method on the held-out networks, beside all controls.")
+    evaluate.add_argument(
+        "--predictions", metavar="FILE", help="CSV of model_id and value: accuracies of the test networks"
+    )
+    evaluate.add_argument("--rebuilt", metavar="FOLDER", help="rebuilt held-out networks, MODEL_ID.safetensors")
+    evaluate.add_argument("--splits", metavar="FILE", help="write which networks are needed to this CSV")
+    for name, default in (("zoo", "data/zoo"), ("tokens", "data/tokens"), ("metrics", "metrics")):
+        evaluate.add_argument(
+            f"--{name}", default=default, metavar="FOLDER", help=f"of the pipeline (default: {default})"
+        )
 
 
 def _add_compression(commands: Any) -> None:

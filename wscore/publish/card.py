@@ -20,6 +20,8 @@ TEMPLATE = """\
 
 {summary}
 
+**For** {purpose}. **Not for** {misuse}.
+
 ## Load it
 
 With the code installed (`pip install -e .` in a clone of wscore){root}:
@@ -35,13 +37,14 @@ On held-out training runs, next to simple baselines:
 {table}
 {note}
 
+{strangers}
+
 ## How it was made
 
 | | |
 |---|---|
-| zoo | {networks:,} networks of {runs:,} training runs, hash `{zoo}` |
-| families | {families} |
-| images | {datasets} |
+| size | {size} |
+| training data | {training} |
 | command | `dvc repro {stage}` |
 | code | git revision `{revision}` |
 | pipeline | dvc.lock `{lock}` |
@@ -87,6 +90,10 @@ class CardPart(NamedTuple):
         stage: DVC stage that makes it.
         sections: sections of params.yaml that it depends on.
         note: definitions of the metrics.
+        uses: what it is for, and what it is not for.
+        strangers: how it fares on networks unlike those of the zoo.
+        base: part whose output it reads; empty for none.
+        training: its training data; empty: the zoo.
         limits: limitations, one sentence each.
         figures: metrics.
     """
@@ -100,11 +107,20 @@ class CardPart(NamedTuple):
     note: str
     limits: Sequence[str]
     figures: Figures
+    uses: tuple[str, str] = ("", "")
+    strangers: str = ""
+    base: str = ""
+    training: str = ""
 
 
-def write_card(part: CardPart, origin: Provenance, config: PublishConfig) -> str:
-    """Return the card of one part as Markdown with the Hub's YAML head."""
+def write_card(part: CardPart, origin: Provenance, config: PublishConfig, *, size: str = "not known") -> str:
+    """Return the card of one part as Markdown with the Hub's YAML head; `size` says how large its weights are."""
     return TEMPLATE.format(
+        purpose=part.uses[0],
+        misuse=part.uses[1],
+        strangers=part.strangers,
+        size=size,
+        training=part.training or _zoo(origin, config),
         data=_data(part, origin, config),
         title=part.title,
         summary=part.summary,
@@ -112,11 +128,6 @@ def write_card(part: CardPart, origin: Provenance, config: PublishConfig) -> str
         code=part.code.strip(),
         table=metrics_markdown(part.figures),
         note=part.note,
-        networks=origin.networks,
-        runs=origin.runs,
-        zoo=origin.zoo,
-        families=", ".join(origin.families) or "not known",
-        datasets=", ".join(origin.datasets) or "not known",
         stage=part.stage,
         revision=origin.revision,
         lock=origin.lock,
@@ -140,11 +151,25 @@ def write_index(parts: Sequence[CardPart], origin: Provenance, config: PublishCo
     )
 
 
+def _zoo(origin: Provenance, config: PublishConfig) -> str:
+    """Return which networks a model was trained on, with a link to them."""
+    name = config.repository("zoo") if "zoo" in config.datasets else None
+    link = f"[{name}](https://huggingface.co/datasets/{name}): " if name else ""
+    families, images = (", ".join(names) or "not known" for names in (origin.families, origin.datasets))
+    return (
+        f"{link}{origin.networks:,} networks of {origin.runs:,} training runs, zoo with the hash `{origin.zoo}`; "
+        f"families: {families}; images: {images}"
+    )
+
+
 def _data(part: CardPart, origin: Provenance, config: PublishConfig) -> str:
     from huggingface_hub import ModelCardData
 
     dataset = f"{config.name} zoo"
+    zoo = config.repository("zoo") if "zoo" in config.datasets and not part.training else None
     return ModelCardData(
+        datasets=[zoo] if zoo else None,
+        base_model=config.repository(part.base) if part.base else None,
         license=config.license,
         library_name="wscore",
         tags=[*TAGS, part.name.partition("/")[0]],

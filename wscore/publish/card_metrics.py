@@ -7,16 +7,21 @@ if TYPE_CHECKING:
     from huggingface_hub import EvalResult
 
 
+SYMBOLS = {"r2": "R²", "f1": "F1", "mse": "MSE", "mae": "MAE", "rmse": "RMSE", "roc": "ROC", "auc": "AUC", "fvu": "FVU"}
+
+
 class Figures(NamedTuple):
     """Results on held-out runs.
 
     Attributes:
         task: the Hub's task type, such as `weight-reconstruction`.
-        rows: metrics by method; the first method is the published model, the others are its baselines.
+        rows: metrics by method, the published model first.
+        own: methods that are the published model; empty: the first. The others are its baselines.
     """
 
     task: str
     rows: Mapping[str, Mapping[str, float]]
+    own: Sequence[str] = ()
 
     @property
     def columns(self) -> list[str]:
@@ -34,7 +39,7 @@ def metrics_markdown(figures: Figures) -> str:
     columns = figures.columns
     if not columns:
         return "No metrics.\n"
-    lines = [f"| | {' | '.join(columns)} |", f"|---|{'---:|' * len(columns)}"]
+    lines = [f"| | {' | '.join(map(readable, columns))} |", f"|---|{'---:|' * len(columns)}"]
     for method, row in figures.rows.items():
         cells = [f"{row[name]:.4g}" if name in row else "" for name in columns]
         lines.append(f"| {method} | {' | '.join(cells)} |")
@@ -42,10 +47,10 @@ def metrics_markdown(figures: Figures) -> str:
 
 
 def eval_results(figures: Figures, *, dataset: str, revision: str) -> "list[EvalResult]":
-    """Return every metric, including baselines, as an evaluation result on the test split of a zoo."""
+    """Return the metrics of the model itself as evaluation results on the test split of a zoo."""
     from huggingface_hub import EvalResult
 
-    ours = next(iter(figures.rows), None)
+    own = figures.own or list(figures.rows)[:1]
     return [
         EvalResult(
             task_type=figures.task,
@@ -54,9 +59,20 @@ def eval_results(figures: Figures, *, dataset: str, revision: str) -> "list[Eval
             dataset_split="test",
             dataset_revision=revision,
             metric_type=name,
-            metric_name=name if method == ours else f"{name} (control: {method})",
+            metric_name=f"{readable(name)} ({method})" if len(own) > 1 else readable(name),
             metric_value=float(f"{value:.6g}"),
         )
-        for method, row in figures.rows.items()
-        for name, value in row.items()
+        for method in own
+        for name, value in figures.rows[method].items()
     ]
+
+
+def readable(name: str) -> str:
+    """Return the name of a metric as text.
+
+    >>> [readable(name) for name in ("r2", "macro_f1_not_shape_leaked", "skill_5")]
+    ['R²', 'macro F1 not shape leaked', 'skill, 5 ahead']
+    """
+    words = name.split("_")
+    ahead = f", {words.pop()} ahead" if words[-1].isdecimal() and len(words) > 1 else ""
+    return " ".join(SYMBOLS.get(word, word) for word in words) + ahead

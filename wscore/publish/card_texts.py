@@ -5,7 +5,7 @@ from typing import Any
 
 from wscore.forecasting.evaluation.tables import by_method, near_steps
 from wscore.publish.card import CardPart
-from wscore.publish.card_metrics import Figures, pick
+from wscore.publish.card_metrics import Figures, pick, readable
 from wscore.publish.config import PublishConfig
 from wscore.report.table import AUTOENCODER_CONTROLS, FORECAST_CONTROLS, HEAD_CONTROLS, OURS, SPARSE_CONTROLS
 
@@ -31,6 +31,13 @@ QUESTIONS = {
     "accuracy": "the test accuracy of a network",
     "hyperparameters": "the training hyperparameters and architecture of a network",
 }
+OWN_METHODS = ("single pass", ", search")  # of the codec
+REBUILD_USES = (
+    "latents of networks of known layouts, and the space between them",
+    "compression (the codec is far better), or networks of other layouts, which it refuses",
+)
+KNOWN_ONLY = "Networks of other layouts are refused; it was not evaluated on other zoos of the same layouts."
+MAIN = {"patterns": "macro_f1", "accuracy": "r2", "hyperparameters": "aggregate"}
 DEFINITIONS = "The metrics are defined in `docs/metrics.md` of the code."
 NETWORK = """\
 from wscore import Zoo
@@ -127,7 +134,7 @@ def encoder(found: Mapping[str, Any], config: PublishConfig) -> CardPart:
         "rebuilds it. For networks of any layout, and as input of the heads, take `weight_encoder`.",
         code=NETWORK + ENCODE.format(encoder=place("encoder", config)),
         stage="train_autoencoder",
-        sections=("data", "zoo", "tokens", "ae"),
+        sections=("tokens", "ae"),
         note=f"Evaluated together with the decoder: a network is encoded, rebuilt and evaluated. {DEFINITIONS}",
         limits=(
             "It was trained on the families and images named above and not evaluated on other networks.",
@@ -135,11 +142,14 @@ def encoder(found: Mapping[str, Any], config: PublishConfig) -> CardPart:
             "A latent is a lossy summary; see the table for its fidelity.",
         ),
         figures=card_metrics_rows("weight-reconstruction", found, REBUILDING),
+        uses=REBUILD_USES,
+        strangers=KNOWN_ONLY,
     )
 
 
-def weight_encoder(found: Mapping[str, Any], config: PublishConfig) -> CardPart:
-    """Return the texts of the weight encoder; `found` is the content of metrics/heads_test.json."""
+def weight_encoder(metrics: Mapping[str, Any], config: PublishConfig) -> CardPart:
+    """Return the texts of the weight encoder; `metrics` is the content of metrics/heads_test.json."""
+    found = metrics.get("heads_test", {})
     probes = {task: result["linear_probe"] for task, result in found.items() if "linear_probe" in result}
     rows = {f"linear probe, {task}": pick(values, READING.get(task, ())) for task, values in probes.items()}
     return CardPart(
@@ -149,14 +159,19 @@ def weight_encoder(found: Mapping[str, Any], config: PublishConfig) -> CardPart:
         "and says how like the training networks it is. The heads predict properties from its vectors.",
         code=NETWORK + ENCODE_ANY.format(weight_encoder=place("weight_encoder", config)),
         stage="train_encoder",
-        sections=("data", "zoo", "tokens", "encoder"),
+        sections=("encoder",),
         note=f"Linear (ridge) probes on the vectors. {DEFINITIONS}",
         limits=(
             "A network that is a chain of layers is run on synthetic images; all others are read by their weights alone.",
             "Vectors of networks that are unlike the training networks (`inside` near 0) say little about them.",
             "It has no decoder: a network can't be rebuilt from its vector.",
         ),
-        figures=Figures("network-property-prediction", rows),
+        figures=Figures("network-property-prediction", rows, tuple(rows)),
+        uses=(
+            "comparing networks of any layout, and as input of heads",
+            "rebuilding networks (see the decoder and the codec)",
+        ),
+        strangers=_recognised(metrics),
     )
 
 
@@ -169,7 +184,7 @@ def decoder(found: Mapping[str, Any], config: PublishConfig) -> CardPart:
         "network: names and shapes of its tensors.",
         code=NETWORK + DECODE.format(encoder=place("encoder", config), decoder=place("decoder", config)),
         stage="train_autoencoder",
-        sections=("data", "zoo", "tokens", "ae"),
+        sections=("tokens", "ae"),
         note=f"Evaluated together with the encoder: a network is encoded, rebuilt and evaluated. {DEFINITIONS}",
         limits=(
             "It was trained on the families and images named above and not evaluated on other networks.",
@@ -177,6 +192,8 @@ def decoder(found: Mapping[str, Any], config: PublishConfig) -> CardPart:
             "Check agreement and accuracy before relying on a rebuilt network.",
         ),
         figures=card_metrics_rows("weight-reconstruction", found, REBUILDING),
+        uses=REBUILD_USES,
+        strangers=KNOWN_ONLY,
     )
 
 
@@ -188,6 +205,7 @@ def codec(found: Mapping[str, Any], size: int, config: PublishConfig) -> CardPar
         size: bytes of its files.
         config: says where it will lie.
     """
+    rows = {name: pick(values, COMPRESSING) for name, values in _measured(found)}
     return CardPart(
         name="codec",
         title="Weight codec",
@@ -195,14 +213,19 @@ def codec(found: Mapping[str, Any], size: int, config: PublishConfig) -> CardPar
         f"for networks of every width, take {size / 1000:,.0f} kB.",
         code=NETWORK + COMPRESS.format(codec=place("codec", config)),
         stage="fit_codec",
-        sections=("data", "zoo", "tokens"),
+        sections=("tokens",),
         note=f"Networks are compressed to files, decompressed and run, at each compression ratio. {DEFINITIONS}",
         limits=(
             "A file can only be read with the codec that wrote it.",
             "Networks unlike those of the zoo are coded by their own statistics.",
             "The codec is lossy: check agreement and accuracy before relying on a decompressed network.",
         ),
-        figures=Figures("weight-compression", {name: pick(values, COMPRESSING) for name, values in _measured(found)}),
+        figures=Figures("weight-compression", rows, [name for name in rows if name.endswith(OWN_METHODS)]),
+        uses=(
+            "storing and sending networks at 10 times fewer bytes or less",
+            "large language models, or lossless storage",
+        ),
+        strangers="Networks of other zoos and layouts are coded by their own statistics where these fit better.",
     )
 
 
@@ -216,8 +239,9 @@ def _measured(found: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[
             yield from _measured(value, name)
 
 
-def head(task: str, found: Mapping[str, Any], config: PublishConfig, *, encoder_hash: str) -> CardPart:
-    """Return the texts of a head; `found` is its part of metrics/heads_test.json."""
+def head(task: str, metrics: Mapping[str, Any], config: PublishConfig, *, encoder_hash: str) -> CardPart:
+    """Return the texts of a head; `metrics` is the content of metrics/heads_test.json."""
+    found = metrics.get("heads_test", {}).get(task, {})
     return CardPart(
         name=f"heads/{task}",
         title=f"Head: {task}",
@@ -225,14 +249,46 @@ def head(task: str, found: Mapping[str, Any], config: PublishConfig, *, encoder_
         "No image of any data set is used.",
         code=NETWORK + READ.format(encoder=place("weight_encoder", config), head=place(f"heads/{task}", config)),
         stage=f"train_heads@{task}",
-        sections=("data", "zoo", "tokens", "encoder", "features", "heads"),
+        sections=("features", "heads"),
         note=DEFINITIONS,
         limits=(
             f"It needs the weight encoder whose `model.safetensors` has the SHA-256 `{encoder_hash}`.",
             "Part of the score follows from tensor shapes alone: see the row `shapes only`.",
-            "It was trained on the families and images named above and not evaluated on other networks.",
+            "It was trained on the families and images named above.",
         ),
         figures=card_metrics_rows("network-property-prediction", found, READING.get(task, ())),
+        uses=(
+            f"estimating {QUESTIONS.get(task, task)} without its data, for networks like those of the zoo",
+            "networks that the encoder takes for unlike those of the zoo, and decisions about single networks",
+        ),
+        strangers=_unseen(task, found, metrics),
+        base="weight_encoder",
+    )
+
+
+def _unseen(task: str, found: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
+    """Return how a head fares on networks of unseen widths and families, and what its intervals cover."""
+    ours, name, texts = found.get(OURS, {}), MAIN.get(task, ""), []
+    if "coverage" in ours:
+        texts.append(f"Its {ours['coverage_aim']:.0%} prediction intervals hold for {ours['coverage']:.1%} of the held-out "
+                     "networks.")  # fmt: skip
+    unseen = metrics.get("heads_unseen", {}).get(task, {}).get(OURS, {})
+    if name in unseen and name in ours:
+        texts.append(
+            f"On widths that are new to it, {readable(name)} is {unseen[name]:.3f} instead of {ours[name]:.3f}."
+        )
+    return " ".join([*texts, "Networks that the encoder takes for strangers have no interval, and a warning says so."])
+
+
+def _recognised(metrics: Mapping[str, Any]) -> str:
+    """Return how well the encoder tells strangers from networks of the zoo."""
+    scores = metrics.get("heads_inside", {}).get("auroc", {})
+    if "mean" not in scores:
+        return "`inside` says whether a network is like those of the zoo."
+    worst = min((name for name in scores if name != "mean"), key=lambda name: scores[name])
+    return (
+        f"`inside` separates damaged and foreign networks from held-out networks of the zoo with an area under the ROC curve of "
+        f"{scores['mean']:.3f} on average, {scores[worst]:.3f} at worst ({worst.replace('_', ' ')})."
     )
 
 
@@ -254,7 +310,7 @@ def sparse_dictionary(found: Mapping[str, Any], content: Mapping[str, Any], conf
         code=NETWORK
         + code.format(dictionary=place("sparse_dictionary", config), encoder=place("weight_encoder", config)),
         stage="train_sae",
-        sections=("data", "zoo", "tokens", "sae"),
+        sections=("tokens", "sae"),
         note="`fvu` is the fraction of the variance of the rows that is unexplained; `accuracy_recovered` is 0 for the mean "
         "network and 1 for the originals. Baselines keep as many numbers per row as the dictionary has active codes. "
         "The metrics are defined in `docs/sparse_dictionary.md` of the code.",
@@ -264,6 +320,11 @@ def sparse_dictionary(found: Mapping[str, Any], content: Mapping[str, Any], conf
             "Codes are a lossy summary; see the table for their fidelity.",
         ),
         figures=card_metrics_rows("weight-reconstruction", found, SPARSE),
+        uses=(
+            "studying which directions recur in the weights of a zoo",
+            "compression, which largest entries do better",
+        ),
+        strangers="It was not evaluated on networks unlike those of the zoo.",
     )
 
 
@@ -297,6 +358,12 @@ def predictor(found: Mapping[str, Any], training: Mapping[str, Any], config: Pub
             "A lower weight error does not imply a higher accuracy: see the accuracies in the table.",
         ),
         figures=card_metrics_rows("weight-forecasting", methods, columns),
+        uses=(
+            "studying training, and as a step towards saving some of it",
+            "accuracy at once, where a mean of the last snapshots is better",
+        ),
+        training=f"recorded training runs of {network} on {images} with {optimizer} (`dvc repro train_base`)",
+        strangers="" if split == "temporal" else "The table is of a training run that no fit has seen.",
     )
 
 

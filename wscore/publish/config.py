@@ -6,6 +6,7 @@ import msgspec
 
 from wscore.config import Section
 
+Part = Literal["encoder", "heads", "codec", "autoencoder", "dictionary", "predictor"]
 Table = Literal["zoo", "representations"]
 
 
@@ -14,6 +15,7 @@ class PublishConfig(Section, frozen=True):
 
     Args:
         target: `none` publishes nothing; `folder` writes the files that `hub` also uploads.
+        parts: models to publish; `autoencoder` is its encoder and decoder, `encoder` the weight encoder, which heads need.
         layout: `one` repository with a folder per model, or `separate` repositories `<repo_id>-<model>`.
         name: title of the cards; letters, digits, `-`, `_` and `.`.
         repo_id: `owner/name` on the Hub, needed to upload and named on the cards; the data sets are
@@ -24,6 +26,7 @@ class PublishConfig(Section, frozen=True):
     """
 
     target: Literal["none", "folder", "hub"]
+    parts: Annotated[tuple[Part, ...], msgspec.Meta(min_length=1)]
     layout: Literal["one", "separate"]
     name: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,95}$")]
     repo_id: str | None
@@ -34,8 +37,10 @@ class PublishConfig(Section, frozen=True):
     def __post_init__(self) -> None:
         if self.target == "hub" and self.repo_id is None:
             raise ValueError("target hub needs repo_id: owner/name on the Hub")
-        if len(set(self.datasets)) < len(self.datasets):
-            raise ValueError("datasets has a duplicate")
+        if len(set(self.datasets)) < len(self.datasets) or len(set(self.parts)) < len(self.parts):
+            raise ValueError("datasets or parts has a duplicate")
+        if "heads" in self.parts and "encoder" not in self.parts:
+            raise ValueError("parts with heads need the encoder, whose latents heads read")
 
     def repository(self, part: str) -> str | None:
         """Return the repository of a model (`encoder`, `heads/accuracy`) or data set (`zoo`), if one is named."""

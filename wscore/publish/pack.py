@@ -1,14 +1,14 @@
 """Packs trained models and data sets as self-contained folders with card and checksums."""
 
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from wscore.errors import PublishError
 from wscore.hub.checksums import CHECKSUMS, write_checksums
 from wscore.hub.upload import Upload
-from wscore.io import atomic_folder, hash_folder, read_json, write_text
+from wscore.io import atomic_folder, hash_folder, read_json, read_tensors, write_text
 from wscore.publish import card_texts as parts
 from wscore.publish.card import CardPart, write_card, write_index
 from wscore.publish.config import PublishConfig
@@ -25,23 +25,23 @@ class Sources(NamedTuple):
     """Folders of the trained models.
 
     Attributes:
-        autoencoder: folder with encoder/, decoder/, tokenizer, normaliser and reference networks.
+        autoencoder: folder with encoder/, decoder/, tokenizer, normaliser and reference networks; None publishes none.
         encoder: folder of the weight encoder.
         codec: folder of the weight codec.
         heads: folder with one folder per task.
         tasks: heads to publish.
-        sae: folder of the sparse dictionary.
+        sae: folder of the sparse dictionary; None publishes none.
         predictor: folder of the weight predictor; None publishes none.
         plots: folder with the history.csv of each training, below `autoencoder`, `encoder`, `heads/<task>`, `sae` and
             `predictor`.
     """
 
-    autoencoder: Path
+    autoencoder: Path | None
     encoder: Path
     codec: Path
     heads: Path
     tasks: Sequence[str]
-    sae: Path
+    sae: Path | None
     predictor: Path | None
     plots: Path
 
@@ -61,8 +61,8 @@ class ModelContent(NamedTuple):
 
 
 def read_metrics(files: Sequence[Path]) -> dict[str, Any]:
-    """Return the content of several metrics files, each under its own top-level key."""
-    return {key: value for file in files for key, value in read_json(file).items()}
+    """Return the content of several metrics files, of those that exist, each under its own top-level key."""
+    return {key: value for file in files if file.is_file() for key, value in read_json(file).items()}
 
 
 def pack_models(
@@ -144,41 +144,76 @@ def check_ours(folder: Path) -> None:
 
 
 def plan(sources: Sources, metrics: Mapping[str, Any], config: PublishConfig) -> Iterator[ModelContent]:
-    """Yield the content of each folder.
+    """Yield the content of each folder of `publish.parts`.
 
     Raises:
-        PublishError: if a model or its metrics are missing, or the metrics are those of another model.
+        PublishError: if a model or its metrics are missing, the metrics are those of another model, or the heads read latents
+            of another encoder.
     """
+    for name, contents in PARTS.items():
+        if name in config.parts:
+            yield from contents(sources, metrics, config)
+
+
+def _autoencoder(sources: Sources, metrics: Mapping[str, Any], config: PublishConfig) -> Iterator[ModelContent]:
+    if sources.autoencoder is None:
+        return
     shared = {file: file.name for file in sorted(sources.autoencoder.glob("[!.]*.*"))}
     for name, part in {"encoder": parts.encoder, "decoder": parts.decoder}.items():
         figures = _figures(metrics, "autoencoder_test", name, sources.autoencoder / name)
         files = {**model_files(sources.autoencoder / name), **shared}
         yield ModelContent(part(figures, config), files, sources.plots / "autoencoder/history.csv")
+
+
+def _codec(sources: Sources, metrics: Mapping[str, Any], config: PublishConfig) -> Iterator[ModelContent]:
     files = model_files(sources.codec)
     size = sum(file.stat().st_size for file in files)
     if "codec_test" in metrics:
         _check_identity(metrics, "codec_test", "codec", hash_folder(sources.codec))
     yield ModelContent(parts.codec(metrics.get("codec_test", {}), size, config), files, None)
-    yield _weight_encoder(sources, metrics, config)
+
+
+def _heads(sources: Sources, metrics: Mapping[str, Any], config: PublishConfig) -> Iterator[ModelContent]:
     encoder_hash = read_json(sources.encoder / "config.json")["sha256"]
     for task in sources.tasks:
-        figures = _figures(metrics, "heads_test", task, sources.heads / task).get(task, {})
-        part = parts.head(task, figures, config, encoder_hash=encoder_hash)
-        yield ModelContent(part, model_files(sources.heads / task), sources.plots / f"heads/{task}/history.csv")
+        folder = sources.heads / task
+        _figures(metrics, "heads_test", task, folder)
+        read = read_json(folder / "config.json").get("encoder", encoder_hash)
+        if read != encoder_hash:
+            raise PublishError("reads latents of another encoder", where=folder, expected=encoder_hash, got=read,
+                               fix=f"run `dvc repro train_heads@{task}`")  # fmt: skip
+        part = parts.head(task, metrics, config, encoder_hash=encoder_hash)
+        yield ModelContent(part, model_files(folder), sources.plots / f"heads/{task}/history.csv")
+
+
+def _dictionary(sources: Sources, metrics: Mapping[str, Any], config: PublishConfig) -> Iterator[ModelContent]:
+    if sources.sae is None:
+        return
     figures = _figures(metrics, "sae_test", "sparse_dictionary", sources.sae)
     part = parts.sparse_dictionary(figures, read_json(sources.sae / "config.json"), config)
     yield ModelContent(part, model_files(sources.sae), sources.plots / "sae/history.csv")
-    if sources.predictor is not None:
-        figures = _figures(metrics, "predictor_test", "predictor", sources.predictor)
-        part = parts.predictor(figures, read_json(sources.predictor / "config.json").get("training", {}), config)
-        yield ModelContent(part, model_files(sources.predictor), sources.plots / "predictor/history.csv")
 
 
-def _weight_encoder(sources: Sources, metrics: Mapping[str, Any], config: PublishConfig) -> ModelContent:
+def _predictor(sources: Sources, metrics: Mapping[str, Any], config: PublishConfig) -> Iterator[ModelContent]:
+    if sources.predictor is None:
+        return
+    figures = _figures(metrics, "predictor_test", "predictor", sources.predictor)
+    part = parts.predictor(figures, read_json(sources.predictor / "config.json").get("training", {}), config)
+    yield ModelContent(part, model_files(sources.predictor), sources.plots / "predictor/history.csv")
+
+
+def _weight_encoder(sources: Sources, metrics: Mapping[str, Any], config: PublishConfig) -> Iterator[ModelContent]:
     """Return the content of the weight encoder; its metrics are those of linear probes on its latents."""
     files = model_files(sources.encoder)
-    part = parts.weight_encoder(metrics.get("heads_test", {}), config)
-    return ModelContent(part, files, sources.plots / "encoder/history.csv")
+    part = parts.weight_encoder(metrics, config)
+    yield ModelContent(part, files, sources.plots / "encoder/history.csv")
+
+
+#: What is published of each part, in the order of the index.
+PARTS: dict[str, Callable[[Sources, Mapping[str, Any], PublishConfig], Iterator[ModelContent]]] = {
+    "autoencoder": _autoencoder, "codec": _codec, "encoder": _weight_encoder, "heads": _heads, "dictionary": _dictionary,
+    "predictor": _predictor,
+}  # fmt: skip
 
 
 def _figures(metrics: Mapping[str, Any], name: str, model: str, folder: Path) -> Mapping[str, Any]:
@@ -188,7 +223,8 @@ def _figures(metrics: Mapping[str, Any], name: str, model: str, folder: Path) ->
         PublishError: if they are missing, or of another model.
     """
     if name not in metrics:
-        raise PublishError("metrics are missing", where=name, fix="run `make repro`")
+        fix = f"run `dvc repro evaluate_{name.removesuffix('_test')}`, or leave the model out of publish.parts"
+        raise PublishError("metrics are missing", where=name, fix=fix)
     model_files(folder)
     _check_identity(metrics, name, model, model_identities({model: folder})[model])
     return metrics[name]
@@ -215,7 +251,8 @@ def model_files(folder: Path) -> dict[Path, str]:
         PublishError: if there is no model.
     """
     if not (folder / "config.json").is_file():
-        raise PublishError("no model here: config.json is missing", where=folder, fix="run `dvc repro`")
+        fix = "run `dvc repro`, or leave it out of publish.parts"
+        raise PublishError("no model here: config.json is missing", where=folder, fix=fix)
     files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
     return {file: file.relative_to(folder).as_posix() for file in files}
 
@@ -228,5 +265,12 @@ def _fill(target: Path, content: ModelContent, origin: Provenance, config: Publi
         if not content.history.is_file():
             raise PublishError("training curves are missing", where=content.history, fix="run `dvc repro`")
         write_events(content.history, target)
-    write_text(target / "README.md", write_card(content.part, origin, config))
+    write_text(target / "README.md", write_card(content.part, origin, config, size=_size(target)))
     write_checksums(target)
+
+
+def _size(folder: Path) -> str:
+    """Return the count of numbers and the bytes of the tensors of a model."""
+    files = sorted(folder.glob("*.safetensors"))
+    numbers = sum(tensor.numel() for file in files for tensor in read_tensors(file).values())
+    return f"{numbers:,} numbers, {sum(file.stat().st_size for file in files) / 1000:,.0f} kB"

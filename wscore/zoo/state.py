@@ -37,7 +37,7 @@ a zoo: zoo[0] or 'data/zoo#MODEL_ID'; got a tensor (3,)
         return dict(network.state_dict())
     if isinstance(network, str | Path):
         return _read(str(network))
-    if not isinstance(network, Mapping) or not network:
+    if not isinstance(network, Mapping):
         raise DataError("is not a network", where="network", expected=EXPECTED, got=described(network))
     if all(isinstance(name, str) and isinstance(value, Tensor) for name, value in network.items()):
         return dict(network)

@@ -248,10 +248,11 @@ def test_tensors_of_known_networks_may_come_in_any_order(encoder: WeightEncoder,
 
 
 def test_what_a_latent_is_made_of_is_told(encoder: WeightEncoder) -> None:
-    assert encoder.encode_network(network_of("cnn")).basis == "outputs on probes"
+    inside = {"inside": torch.tensor(0.5)}
+    assert encoder.encode_network(network_of("cnn"))._replace(**inside).basis == "outputs on probes"
     other = encoder.encode_network(OTHERS["recurrent"])
-    assert other.basis == "outside the training population"
-    assert other._replace(inside=torch.tensor(0.5)).basis == "weights alone"
+    assert other._replace(**inside).basis == "weights alone"
+    assert other._replace(inside=torch.tensor(0.001)).basis == "outside the training population"
 
 
 def test_networks_are_encoded_from_the_features_of_a_zoo_like_from_their_weights(

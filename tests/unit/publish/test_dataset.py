@@ -20,7 +20,14 @@ from wscore.zoo.store import Zoo
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # of the client, for large files
 CONFIG = PublishConfig(
-    target="folder", layout="one", name="digits", repo_id=None, private=True, license="mit", datasets=("zoo",)
+    target="folder",
+    parts=("encoder", "heads"),
+    layout="one",
+    name="digits",
+    repo_id=None,
+    private=True,
+    license="mit",
+    datasets=("zoo",),
 )
 ORIGIN = Provenance("abc", "def", "0123", 24, 12, (), (), {})
 LOAD = """

@@ -98,8 +98,8 @@ def test_a_file_of_unknown_architecture_is_read_like_a_network_of_the_zoo(
 ) -> None:
     save_file({name: tensor.clone() for name, tensor in network(tiny_zoo).items()}, tmp_path / "net.safetensors")
     command = ("predict", tmp_path / "net.safetensors", "--model", published, "--heads", "accuracy")
-    inside = WeightEncoder.from_pretrained(published).inside(network(tiny_zoo))
-    told = {"inside": pytest.approx(inside), "basis": "outputs on probes"}
+    encoding = WeightEncoder.from_pretrained(published).encode_network(network(tiny_zoo))
+    told = {"inside": pytest.approx(float(encoding.inside)), "basis": encoding.basis}
     assert predicted(capsys, *command)["networks"] == [
         {"network": "net.safetensors", **told, "heads": {"accuracy": said(published, tiny_zoo, "accuracy")}}
     ]
