@@ -1,7 +1,7 @@
 """Weights of one layout as numbers that are coded with one step, and back."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import NamedTuple
 
@@ -74,7 +74,9 @@ class Coordinates:
         gains: Int[Tensor, "block features"] | None = None,
     ) -> None:  # fmt: skip
         self.structure, self.known, self.size = structure, known, structure.size
-        self.pieces = [_piece(block, find_role(block, roles) or UNKNOWN, known, relative) for block in structure.blocks]
+        found = [find_role(block, roles) or UNKNOWN for block in structure.blocks]
+        costs = _costs(structure.blocks, found, known, relative)
+        self.pieces = [_piece(*of_block) for of_block in zip(structure.blocks, found, costs, strict=True)]
         sizes = torch.tensor([block.copies * block.dim for block in structure.blocks], dtype=torch.int64)
         self.groups = torch.arange(len(sizes), dtype=torch.int32).repeat_interleave(sizes)
         parts = [
@@ -135,7 +137,28 @@ class Coordinates:
         return -energies.amax(2) if scales.shape[1] else torch.zeros_like(scales)
 
 
-def _piece(block: Block, role: Role, known: bool, relative: float) -> _Piece:
+def _costs(blocks: Sequence[Block], roles: Sequence[Role], known: bool, relative: float) -> list[float]:
+    """Return what a squared error in y counts in each block.
+
+    In a structure that was seen it counts what roles say. Else squared errors relative to the root mean square of a layer of n
+    weights count relative / sqrt(n): in all its blocks or, where the roles of all are known, in the largest, and in the others
+    as much more or less as roles say.
+    """
+    said = [1 / math.prod(block.counts) for block in blocks]
+    if known:
+        return said
+    costs = []
+    for place, (block, role) in enumerate(zip(blocks, roles, strict=True)):
+        mine = [n for n, other in enumerate(blocks) if other.parts[0].axes is block.parts[0].axes]
+        share = 1 / role.weight
+        if not any(roles[n] is UNKNOWN or len(roles[n].matrix) < blocks[n].dim for n in mine):
+            largest = max(mine, key=lambda n: blocks[n].copies * blocks[n].dim)
+            share = said[place] / said[largest] / roles[largest].weight
+        costs.append(relative / math.sqrt(block.parts[0].axes.spec.size) * share)
+    return costs
+
+
+def _piece(block: Block, role: Role, cost: float) -> _Piece:
     if block.dim % len(role.matrix):
         raise DataError(
             "the codec's statistics don't fit a layer", where=block.role, expected=block.dim, got=len(role.matrix)
@@ -144,11 +167,9 @@ def _piece(block: Block, role: Role, known: bool, relative: float) -> _Piece:
     mean = torch.zeros(block.dim)
     if not block.counts and len(role.mean) == block.dim:
         mean = role.mean * block.per_number(lambda part: part.averaged)
-    if known:
-        shift = -0.5 * OCTAVE * math.log2(math.prod(block.counts))
-    else:  # a squared error in x counts relative / sqrt(n), one in units of its root mean square
-        shift = 0.5 * OCTAVE * math.log2(relative / role.weight / math.sqrt(block.parts[0].axes.spec.size))
-    return _Piece(block, role, width, mean, round(shift), torch.linalg.inv(role.matrix.double()).float())
+    return _Piece(
+        block, role, width, mean, round(0.5 * OCTAVE * math.log2(cost)), torch.linalg.inv(role.matrix.double()).float()
+    )
 
 
 def _shares(blocks: list[Block]) -> Int[Tensor, "block block"]:

@@ -435,14 +435,28 @@ def smooth_perceptron(*widths: int) -> nn.Module:
     return network
 
 
-def test_networks_of_another_depth_are_coded_as_those_of_the_zoo_if_they_are_like_them() -> None:
+@pytest.fixture(scope="module")
+def shallow() -> WeightCodec:
+    """A codec of perceptrons of one hidden layer."""
     torch.manual_seed(3)
     layout = layout_of(smooth_perceptron(12).state_dict())
     seen = np.stack([layout.flatten(smooth_perceptron(12).state_dict()) for _ in range(24)])
     answer = StackedAnswer(architecture(12, family="mlp"), layout)
-    fitted = WeightCodec.fit([Population(layout, seen, answer, torch.rand(32, 1, 8, 8))], images=4)
-    files = [fitted.compress(smooth_perceptron(12, 12), ratio=15) for _ in range(5)]
+    return WeightCodec.fit([Population(layout, seen, answer, torch.rand(32, 1, 8, 8))], images=4)
+
+
+def test_networks_of_another_depth_are_coded_as_those_of_the_zoo_if_they_are_like_them(shallow: WeightCodec) -> None:
+    files = [shallow.compress(smooth_perceptron(12, 12), ratio=15) for _ in range(5)]
     assert {Mode(data[1] >> 4 & 3) for data in files} == {Mode.BLOCKS}
+
+
+def test_blocks_of_a_layer_cost_as_in_the_zoo_in_networks_of_another_depth(shallow: WeightCodec) -> None:
+    layouts = [layout_of(smooth_perceptron(*widths).state_dict()) for widths in ((12,), (12, 12))]
+    seen, deeper = ({piece.block.role: piece.shift for piece in shallow.coordinates(one).pieces} for one in layouts)
+    roles = list(seen)
+    for mean, deviations in (roles[:2], roles[2:]):  # of the first layer and of the last
+        expected = seen[mean] - seen[deviations]
+        assert abs(deeper[mean] - deeper[deviations] - expected) <= 1  # both are rounded
 
 
 @pytest.mark.parametrize("ratio", [4, 10, 20])
