@@ -22,7 +22,7 @@ export VIRTUAL_ENV := $(VENV)
 unexport PYTHONHOME PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help repro test quick fuzz mutants smoke rate-fidelity latents check coverage format ui bench report readme clean sae-pareto autoencoder-seeds publish-zoo
+.PHONY: help repro test quick fuzz mutants smoke rate-fidelity latents check coverage format ui bench report plots readme clean sae-pareto autoencoder-seeds publish-zoo
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -86,6 +86,10 @@ bench: $(READY) ## time the hot paths next to reference implementations
 
 report: $(READY) ## one page to open in a browser: results, map of the zoo, failures, training curves (plots/report.html)
 	dvc repro $(ARGS) report
+
+plots: $(READY) ## `dvc plots show` as a page that needs no network (dvc_plots/index.html; ARGS=... as for dvc plots show)
+	python -m wscore.report.offline_plots --out .dvc/tmp/plots.html
+	dvc plots show --html-template $(CURDIR)/.dvc/tmp/plots.html $(ARGS)
 
 readme: $(READY) ## write the results of the last evaluation to README.md, docs/results.md and docs/summary.png
 	python -m wscore.report.readme --metrics metrics --picture plots/evaluate/summary.png

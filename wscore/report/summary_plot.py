@@ -91,10 +91,9 @@ def read_codec(table: pd.DataFrame) -> Scores:
 
 def read_heads(table: pd.DataFrame) -> Scores:
     """Return R² of each method, averaged over targets."""
-    rows = table[(table["main"] == 1) & (table["metric"] == "r2") & table["method"].isin(SHOWN)]
-    return _scores(
-        {str(name): float(values["value"].to_numpy(float).mean()) for name, values in rows.groupby("method")}, METHODS
-    )
+    rows = pd.DataFrame(table[(table["main"] == 1) & (table["metric"] == "r2")])
+    methods, values = rows["method"].to_numpy(str), rows["value"].to_numpy(float)
+    return _scores({name: float(values[methods == name].mean()) for name in SHOWN if name in methods}, METHODS)
 
 
 def read_rebuilt(table: pd.DataFrame) -> Scores:
