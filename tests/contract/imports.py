@@ -98,14 +98,18 @@ def dependencies(path: Path) -> list[str]:
     """Return what a stage script depends on: folders of wscore of which it uses most files, and else single files.
 
     A folder counts where the stage uses more than half of its modules and, by the same rule, each folder inside: a
-    change to plots in `heads/evaluation` must not retrain heads. INERT modules are left out.
+    change to plots in `heads/evaluation` must not retrain heads. INERT modules are left out. Files beside a module that
+    have its name (`page.html`) belong to it.
     """
     used = {name for name in closure(path) if name not in INERT and not name.endswith("__init__.py")}
     found: set[str] = set()
     for name in used:
         parents = [str(parent) for parent in reversed(Path(name).parents)][2:] if name.startswith("wscore/") else []
         found.add(next((folder for folder in parents if is_used(folder, used)), name))
-    return sorted(found)
+    beside = {
+        str(data.relative_to(ROOT)) for name in found for data in (ROOT / name).parent.glob(f"{Path(name).stem}.*")
+    }
+    return sorted(found | {name for name in beside if (ROOT / name).is_file()})
 
 
 def is_used(folder: str, used: Set[str]) -> bool:

@@ -83,7 +83,8 @@ def test_deps_cover_all_code_that_can_change_bytes_and_no_other_folder(name: str
     covered = {path for path in loaded if any(path == dep or path.startswith(f"{dep}/") for dep in listed)}
     assert loaded - covered <= set(INERT)
     assert not covered & set(INERT)
-    unused = [dep for dep in listed if not any(path == dep or path.startswith(f"{dep}/") for path in loaded)]
+    modules = [dep if (ROOT / dep).is_dir() else str(Path(dep).with_suffix(".py")) for dep in listed]
+    unused = [dep for dep in modules if not any(path == dep or path.startswith(f"{dep}/") for path in loaded)]
     unused += [
         str(folder.relative_to(ROOT))
         for dep in listed

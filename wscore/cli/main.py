@@ -129,6 +129,16 @@ def build_parser() -> argparse.ArgumentParser:
     )
     _add_ways(commands)
     _add_compression(commands)
+    _add_survey(commands)
+    _add_evaluate(commands)
+    inspect = _add(
+        commands, "inspect", "Show layers, statistics and symmetry of a network, or the content of a zoo or model."
+    )
+    inspect.add_argument("path", metavar="PATH", help="network, zoo, recorded run or published model")
+    return parser
+
+
+def _add_survey(commands: Any) -> None:
     survey = _add(
         commands,
         "survey",
@@ -142,12 +152,6 @@ def build_parser() -> argparse.ArgumentParser:
     survey.add_argument(
         "--out", metavar="FOLDER", default="survey", help="new folder for the results (default: survey)"
     )
-    _add_evaluate(commands)
-    inspect = _add(
-        commands, "inspect", "Show layers, statistics and symmetry of a network, or the content of a zoo or model."
-    )
-    inspect.add_argument("path", metavar="PATH", help="network, zoo, recorded run or published model")
-    return parser
 
 
 def _add_ways(commands: Any) -> None:

@@ -90,8 +90,7 @@ def compress(
     Raises:
         ModelError: if the file can't be as small.
     """
-    shapes, overhead = _shapes(code), len(frame(0, b"")) + 2 * len(code.pieces)
-    size = int(sizes)
+    shapes, size, overhead = _shapes(code), int(sizes), len(frame(0, b"")) + 2 * len(code.pieces)
     base = torch.zeros(1, code.size) if originals.base is None else code.forward(originals.base)
     y, runs = code.forward(originals.vectors) - base, originals.answer is not None
     relative = _by_curvature(code, originals, config) if runs else _by_size(code, y.square() + base.square())
