@@ -7,15 +7,13 @@ from wscore.autoencoder.evaluation.evaluate import draw_probe_images, evaluate, 
 from wscore.autoencoder.evaluation.plots import DRAWINGS
 from wscore.autoencoder.evaluation.report import autoencoder_report, autoencoder_summary_line, autoencoder_tables
 from wscore.autoencoder.models.autoencoder import load_autoencoder
-from wscore.encoder.decoder import WeightDecoder
-from wscore.encoder.reconstruction import LatentReconstruction
-from wscore.encoder.weight_encoder import WeightEncoder
+from wscore.encoder.reconstruction import read_reconstruction
 from wscore.evaluation.config import EvaluateConfig
 from wscore.io import atomic_folder, write_csv, write_json
 from wscore.networks.datasets import DataConfig, load_tasks
 from wscore.runner import Run, stage
 from wscore.tokens.cache import TokenCache
-from wscore.training.model_folder import load_model, model_identities
+from wscore.training.model_folder import model_identities
 from wscore.zoo.store import Zoo
 
 
@@ -34,8 +32,7 @@ def main(
 ) -> str:
     """Rebuild every held-out network with every method and compare it with the original."""
     config, cache = run.params["evaluate"], TokenCache(tokens)
-    latents = LatentReconstruction(WeightEncoder.from_folder(encoder), load_model(decoder, WeightDecoder))
-    further = {"latent_decoder": latents}
+    further = read_reconstruction(encoder, decoder)
     compared = methods(cache, load_autoencoder(autoencoder), config, WeightCodec.from_folder(codec), further)
     rows, shown = held_out(cache, config), draw_probe_images(load_tasks(run.params["data"]), config)
     results = evaluate(Zoo(zoo), rows, compared, shown, cache=cache, batch_size=config.batch_size)

@@ -33,15 +33,18 @@ def main(run: Run, *, zoo: Path, tokens: Path, encoder: Path, out: Path, history
         callbacks=[TensorBoard(Path("runs") / run.name), TrackerLogger(run.tracker), Progress(run.name)],
         resume=resume_folder(run.name, str(to_plain(config)), encode.identity),
     )
+    figures: dict[str, float] = {}
     with atomic_folder(out) as folder:
-        save_model(folder, decoder, extra={"encoder": encode.identity})
+        if decoder is not None:
+            save_model(folder, decoder, extra={"encoder": encode.identity})
+            agreements = {"train_agreement": agreement(decoder, train)}
+            agreements["validation_agreement"] = agreement(decoder, validation)
+            figures = {curve.monitor: curve.best[curve.monitor], **agreements}
     curve.to_csv(history)
-    agreements = {"train_agreement": agreement(decoder, train), "validation_agreement": agreement(decoder, validation)}
-    figures = {curve.monitor: curve.best[curve.monitor]} | agreements
     write_json(metrics, {"decoder": figures})
     run.tracker.log_metrics({"decoder": figures})
     run.tracker.log_artifacts(out)
-    return f"agreement of decoded networks on training images {agreements['validation_agreement']:.3f}, validation runs"
+    return ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in figures.items()) or "no decoder"
 
 
 if __name__ == "__main__":

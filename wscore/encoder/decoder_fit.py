@@ -6,6 +6,7 @@
 Weights are not compared: a latent does not know the order of hidden units, and many weights compute the same function.
 """
 
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -18,7 +19,7 @@ from wscore.encoder.decoder import DecoderShape, WeightDecoder
 from wscore.encoder.decoder_config import DecoderConfig
 from wscore.encoder.decoder_queries import LayoutQueries, layout_queries
 from wscore.encoder.weight_encoder import WeightEncoder
-from wscore.errors import TrainingError
+from wscore.errors import WscoreWarning
 from wscore.networks.datasets import Tasks, kinds_of
 from wscore.networks.inference import Answer, logits
 from wscore.training.batches import derive_seed
@@ -100,22 +101,22 @@ def network_sets(
     return sets
 
 
-def fit_decoder(sets: Sequence[NetworkSet], config: DecoderConfig, **extras: Any) -> tuple[WeightDecoder, History]:
+def fit_decoder(
+    sets: Sequence[NetworkSet], config: DecoderConfig, **extras: Any
+) -> tuple[WeightDecoder | None, History]:
     """Return a decoder trained on sets of training networks, and the history of its second part.
+
+    Without a network that can be run there is no decoder: a warning, None and a history of a loss that is not a number.
 
     Args:
         sets: of the networks.
         config: of the training.
         extras: `callbacks` and `resume` of the second part.
-
-    Raises:
-        TrainingError: if no network can be run.
     """
     if not sets:
-        raise TrainingError(
-            "no network can be run, so there is no decoder to train", where="decoder",
-            expected="networks of known architecture that take the images of section data", got=0,
-        )  # fmt: skip
+        message = "no decoder: no network is of known architecture and takes the images of section data"
+        warnings.warn(message, WscoreWarning, stacklevel=2)
+        return None, _no_history()
     names = {name: getattr(config, name) for name in ("memory", "hidden_dim", "rank", "layers", "heads")}
     with torch.random.fork_rng([]):
         torch.manual_seed(derive_seed(config.seed, "decoder"))
@@ -132,9 +133,15 @@ def fit_decoder(sets: Sequence[NetworkSet], config: DecoderConfig, **extras: Any
 
 @torch.no_grad()
 def agreement(model: WeightDecoder, sets: Sequence[NetworkSet]) -> float:
-    """Return the share of images for which decoded networks predict the class that the encoded ones do; NaN without sets."""
+    """Return the share of images for which decoded networks predict the class that the encoded ones do; 0 without sets."""
     hits = [_outputs(model, networks, networks.latents).argmax(-1) == networks.targets.argmax(-1) for networks in sets]
-    return float(torch.cat([hit.float().mean(1) for hit in hits]).mean()) if hits else float("nan")
+    return float(torch.cat([hit.float().mean(1) for hit in hits]).mean()) if hits else 0.0
+
+
+def _no_history() -> History:
+    history = History("train_loss")
+    history.rows.append({"epoch": 0, "step": 0, "lr": 0.0, "train_loss": float("nan")})
+    return history
 
 
 class _Loss:

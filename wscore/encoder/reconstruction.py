@@ -1,5 +1,6 @@
 """Networks from a latent of the weight encoder and back, as a method of the autoencoder's evaluation."""
 
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -8,6 +9,7 @@ from jaxtyping import Float
 from wscore.encoder.decoder import WeightDecoder
 from wscore.encoder.weight_encoder import WeightEncoder
 from wscore.networks.layout import Layout
+from wscore.training.model_folder import load_model
 
 
 class Networks(Protocol):
@@ -42,3 +44,11 @@ class LatentReconstruction:
     def floats(self, layout: Layout) -> float:  # noqa: ARG002
         """Return the floats stored for a network: its latent and the number of its layout."""
         return self.encoder.latent_dim + 1.0
+
+
+def read_reconstruction(encoder: Path, decoder: Path) -> dict[str, LatentReconstruction]:
+    """Return the method of two model folders by its name; none if no network could be run, so that there is no decoder."""
+    if not any(decoder.iterdir()):
+        return {}
+    models = WeightEncoder.from_folder(encoder), load_model(decoder, WeightDecoder)
+    return {"latent_decoder": LatentReconstruction(*models)}

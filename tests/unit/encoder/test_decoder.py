@@ -11,7 +11,8 @@ from wscore.encoder.decoder import DecoderShape, WeightDecoder
 from wscore.encoder.decoder_config import DecoderConfig
 from wscore.encoder.decoder_fit import NetworkSet, agreement, fit_decoder
 from wscore.encoder.decoder_queries import COLUMN, ROW, layout_queries
-from wscore.errors import DataError, TrainingError
+from wscore.encoder.reconstruction import read_reconstruction
+from wscore.errors import DataError, WscoreWarning
 from wscore.networks.architectures import Architecture, build
 from wscore.networks.inference import StackedAnswer
 from wscore.networks.layout import Layout, layout_of
@@ -86,10 +87,12 @@ def test_it_learns_which_latent_gives_which_outputs(networks: NetworkSet) -> Non
     first, second = untrained().decode(networks.latents, LAYOUT)
     torch.testing.assert_close(first, second)
     trained, history = fit_decoder([networks], CONFIG)
+    assert trained is not None
     assert agreement(trained, [networks]) == 1
     assert agreement(trained, [networks._replace(latents=-networks.latents)]) == 0
     assert history.rows[-1]["train_loss"] < history.rows[0]["train_loss"]
     again, _ = fit_decoder([networks], CONFIG)
+    assert again is not None
     assert all(torch.equal(a, b) for a, b in zip(trained.parameters(), again.parameters(), strict=True))
 
 
@@ -100,8 +103,14 @@ def test_a_decoder_is_read_back(tmp_path: Path) -> None:
     assert torch.equal(again.decode(z, LAYOUT), untrained().decode(z, LAYOUT))
 
 
-def test_other_latents_and_networks_that_can_not_be_run_are_rejected() -> None:
+def test_other_latents_are_rejected() -> None:
     with pytest.raises(DataError, match=r"takes other latents.*\(n, 3\)"):
         untrained().decode(torch.zeros(1, 4), LAYOUT)
-    with pytest.raises(TrainingError, match="no network can be run"):
-        fit_decoder([], CONFIG)
+
+
+def test_without_networks_that_can_be_run_there_is_no_decoder(tmp_path: Path) -> None:
+    with pytest.warns(WscoreWarning, match="no decoder: no network is of known architecture"):
+        decoder, history = fit_decoder([], CONFIG)
+    assert decoder is None
+    assert list(history.columns()) == ["epoch", "step", "lr", "train_loss"]
+    assert read_reconstruction(tmp_path, tmp_path) == {}
