@@ -1,7 +1,7 @@
 """Networks from a latent of the weight encoder and back, as a method of the autoencoder's evaluation."""
 
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
@@ -12,6 +12,7 @@ from wscore.networks.layout import Layout
 from wscore.training.model_folder import load_model
 
 
+@runtime_checkable
 class Networks(Protocol):
     """Networks of one layout."""
 
