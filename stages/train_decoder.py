@@ -37,9 +37,7 @@ def main(run: Run, *, zoo: Path, tokens: Path, encoder: Path, out: Path, history
     with atomic_folder(out) as folder:
         if decoder is not None:
             save_model(folder, decoder, extra={"encoder": encode.identity})
-            agreements = {"train_agreement": agreement(decoder, train)}
-            agreements["validation_agreement"] = agreement(decoder, validation)
-            figures = {curve.monitor: curve.best[curve.monitor], **agreements}
+            figures = {curve.monitor: curve.best[curve.monitor], "validation_agreement": agreement(decoder, validation)}
     curve.to_csv(history)
     write_json(metrics, {"decoder": figures})
     run.tracker.log_metrics({"decoder": figures})

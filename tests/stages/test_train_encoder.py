@@ -88,7 +88,7 @@ def test_a_decoder_makes_networks_of_layouts_in_and_out_of_the_zoo(
     for layout in (zoo.layout(0), zoo.layout(1)):
         assert decoder.decode(latent, layout).isfinite().all()
     metrics = read_json(Path("decoder.json"))["decoder"]
-    assert 0 <= metrics["train_agreement"] <= 1
+    assert 0 <= metrics["validation_agreement"] <= 1
     assert metrics["train_loss"] == pytest.approx(pd.read_csv("decoder.csv")["train_loss"].min())
 
 
