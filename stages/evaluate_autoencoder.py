@@ -7,6 +7,7 @@ from wscore.autoencoder.evaluation.evaluate import draw_probe_images, evaluate, 
 from wscore.autoencoder.evaluation.plots import DRAWINGS
 from wscore.autoencoder.evaluation.report import autoencoder_report, autoencoder_summary_line, autoencoder_tables
 from wscore.autoencoder.models.autoencoder import load_autoencoder
+from wscore.encoder.reconstruction import read_reconstruction
 from wscore.evaluation.config import EvaluateConfig
 from wscore.io import atomic_folder, write_csv, write_json
 from wscore.networks.datasets import DataConfig, load_tasks
@@ -17,10 +18,22 @@ from wscore.zoo.store import Zoo
 
 
 @stage(evaluate=EvaluateConfig, data=DataConfig)
-def main(run: Run, *, zoo: Path, tokens: Path, autoencoder: Path, codec: Path, metrics: Path, plots: Path) -> str:
+def main(
+    run: Run,
+    *,
+    zoo: Path,
+    tokens: Path,
+    autoencoder: Path,
+    codec: Path,
+    encoder: Path,
+    decoder: Path,
+    metrics: Path,
+    plots: Path,
+) -> str:
     """Rebuild every held-out network with every method and compare it with the original."""
     config, cache = run.params["evaluate"], TokenCache(tokens)
-    compared = methods(cache, load_autoencoder(autoencoder), config, WeightCodec.from_folder(codec))
+    further = read_reconstruction(encoder, decoder)
+    compared = methods(cache, load_autoencoder(autoencoder), config, WeightCodec.from_folder(codec), further)
     rows, shown = held_out(cache, config), draw_probe_images(load_tasks(run.params["data"]), config)
     results = evaluate(Zoo(zoo), rows, compared, shown, cache=cache, batch_size=config.batch_size)
     figures = autoencoder_report(results, config)

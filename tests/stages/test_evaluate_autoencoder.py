@@ -10,10 +10,14 @@ from wscore.autoencoder.coding.codec import WeightCodec
 from wscore.autoencoder.coding.fit import populations_of
 from wscore.autoencoder.models.autoencoder import Autoencoder, AutoencoderConfig, save_autoencoder
 from wscore.autoencoder.models.mlp import MlpConfig
+from wscore.encoder.config import EncoderConfig
+from wscore.encoder.decoder import DecoderShape, WeightDecoder
+from wscore.encoder.weight_encoder import WeightEncoder
 from wscore.networks.datasets import as_tasks
 from wscore.networks.images import Images
 from wscore.tokens.cache import TokenCache, build_cache
 from wscore.tokens.config import TokensConfig
+from wscore.training.model_folder import save_model
 from wscore.zoo.store import Zoo
 
 PARAMS = """
@@ -25,6 +29,12 @@ TOKENS = TokensConfig(
     granularity="neuron", chunk_size=32, max_tokens=512, align="none", normalization="layer",
     unseen_widths={}, validation_fraction=0.2, test_fraction=0.3, seed=0,
 )  # fmt: skip
+
+ENCODER = EncoderConfig(
+    distilled=0.5, probes=10, probe_steps=1, hidden_dim=8, layers=1, dropout=0.0, noise=0.1, blank=0.1, epochs=1,
+    batch_size=16, lr=1e-3, weight_decay=0.01, schedule="cosine", warmup=0.1, clip_norm=1.0, patience=3, precision="no", seed=0,
+)  # fmt: skip
+DECODER = DecoderShape(latent_dim=12, memory=2, hidden_dim=8, rank=8, layers=1, heads=2)
 
 
 @pytest.fixture
@@ -39,6 +49,10 @@ def workspace(tmp_path: Path, tiny_zoo: Path, digits: Images, monkeypatch: pytes
     train = np.unique(cache.networks(cache.indices("train")))
     (tmp_path / "codec").mkdir()
     WeightCodec.fit(populations_of(Zoo(tiny_zoo), train, as_tasks(digits)), images=8).save(tmp_path / "codec")
+    split = cache.splits(len(Zoo(tiny_zoo)))
+    encoder, _ = WeightEncoder.fit(Zoo(tiny_zoo), split, ENCODER, latent_dim=12)
+    encoder.save(tmp_path / "encoder")
+    save_model(tmp_path / "decoder", WeightDecoder(DECODER))
     return tmp_path
 
 
@@ -53,6 +67,7 @@ def mlp(cache: TokenCache) -> dict[str, object]:
 
 def run(zoo: Path) -> None:
     main(["--zoo", str(zoo), "--tokens", "tokens", "--autoencoder", "autoencoder", "--codec", "codec",
+          "--encoder", "encoder", "--decoder", "decoder",
           "--metrics", "metrics/autoencoder_test.json", "--plots", "plots/autoencoder_test"])  # fmt: skip
 
 
@@ -70,12 +85,14 @@ def test_judges_the_autoencoder_beside_its_controls(
         "pca",
         "layout_pca",
         "codec_coordinates",
+        "latent_decoder",
         "noise",
     ]
     assert [name for name in found if name in methods] == methods
     assert found["ours"]["stored_floats"] == 7
     assert found["codec_coordinates"]["stored_floats"] == found["pca"]["stored_floats"] == 7
     assert found["codec_coordinates"]["r2"] > 0.1
+    assert found["latent_decoder"]["stored_floats"] == 13
     assert found["mean_network"]["diversity"] == pytest.approx(0, abs=1e-6)
     assert 0 < found["pca"]["diversity"] < 1.1
     assert set(found["ours"]) == set(found["pca"])

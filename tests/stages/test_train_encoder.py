@@ -9,13 +9,16 @@ import pandas as pd
 import pytest
 
 from stages.cache_representations import main as cache_representations
+from stages.train_decoder import main as train_decoder
 from stages.train_encoder import main as train_encoder
 from wscore.config import read_yaml
+from wscore.encoder.decoder import WeightDecoder
 from wscore.encoder.weight_encoder import WeightEncoder
 from wscore.heads.dataset import read_head_data
 from wscore.io import read_json
 from wscore.tokens.cache import TokenCache, build_cache
 from wscore.tokens.config import TokensConfig
+from wscore.training.model_folder import load_model, read_model_config
 from wscore.zoo.store import Zoo
 
 PARAMS = Path(__file__).parents[2] / "params.yaml"
@@ -42,7 +45,9 @@ def workspace(make_tiny_zoo: Callable[..., Path], tmp_path_factory: pytest.TempP
 def write_params(latent_dim: int) -> None:
     shipped = read_yaml(PARAMS)
     small = {"probes": 10, "probe_steps": 2, "hidden_dim": 8, "layers": 1, "epochs": 2, "batch_size": 8}
-    content = {"encoder": shipped["encoder"] | small, "features": shipped["features"]}
+    content = {"encoder": shipped["encoder"] | small, "features": shipped["features"], "data": shipped["data"]}
+    tiny = {"memory": 2, "hidden_dim": 8, "rank": 8, "heads": 2, "common_steps": 10, "steps": 10, "images": 16}
+    content["decoder"] = shipped["decoder"] | tiny | {"step_images": 4}
     Path("params.yaml").write_text(json.dumps(content | {"ae": shipped["ae"] | {"latent_dim": latent_dim}}))
 
 
@@ -68,6 +73,23 @@ def test_every_network_of_the_zoo_has_its_latent(workspace: Path) -> None:
     assert {"statistics", "spectra", "probes"} == set(data.blocks)
     assert data.names("statistics")[0].startswith("bias[-1].")
     assert all(name.startswith("chain.") for name in data.names("probes"))
+
+
+def test_a_decoder_makes_networks_of_layouts_in_and_out_of_the_zoo(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(workspace)
+    options = ["--history", "decoder.csv", "--metrics", "decoder.json", "--out", "models/decoder"]
+    train_decoder([*TRAIN[:4], "--encoder", "models/encoder", *options])
+    zoo, encoder = Zoo("zoo"), WeightEncoder.from_folder(Path("models/encoder"))
+    decoder = load_model(Path("models/decoder"), WeightDecoder)
+    assert read_model_config(Path("models/decoder"))["encoder"] == encoder.identity
+    latent = encoder.encode(zoo.state_dict(0))[None]
+    for layout in (zoo.layout(0), zoo.layout(1)):
+        assert decoder.decode(latent, layout).isfinite().all()
+    metrics = read_json(Path("decoder.json"))["decoder"]
+    assert 0 <= metrics["validation_agreement"] <= 1
+    assert metrics["train_loss"] == pytest.approx(pd.read_csv("decoder.csv")["train_loss"].min())
 
 
 def test_same_bytes_again(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,6 +41,7 @@ AUTOENCODER_CONTROLS = {
     "pca": "PCA, same length",
     "layout_pca": "PCA per layout, same length",
     "codec_coordinates": "codec, as many coordinates",
+    "latent_decoder": "weight encoder and its decoder",
     "noise": "Gaussian noise of equal norm",
 }
 SPARSE_CONTROLS = {

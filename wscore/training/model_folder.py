@@ -48,6 +48,7 @@ HOMES = {
     "SeriesPredictor": "wscore.forecasting.models.per_weight",
     "SparseAutoencoder": "wscore.sae.model",
     "TiedWeightSparseAutoencoder": "wscore.sae.model",
+    "WeightDecoder": "wscore.encoder.decoder",
 }
 M = TypeVar("M", bound=nn.Module)
 

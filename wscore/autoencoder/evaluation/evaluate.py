@@ -156,7 +156,11 @@ def draw_probe_images(images: Images | Tasks, config: EvaluateConfig) -> ProbeIm
 
 
 def methods(
-    cache: TokenCache, model: nn.Module, config: EvaluateConfig, codec: WeightCodec | None = None
+    cache: TokenCache,
+    model: nn.Module,
+    config: EvaluateConfig,
+    codec: WeightCodec | None = None,
+    further: Mapping[str, Method] | None = None,
 ) -> dict[str, Method]:
     """Return the autoencoder as `ours` and every control by name, fitted on the training split where needed.
 
@@ -165,6 +169,7 @@ def methods(
         model: maps a `TokenBatch` to something with `latent` (B, Z) and `tokens` (B, T, dim).
         config: of the evaluation.
         codec: fitted on the training split; without it there are no `codec_coordinates`.
+        further: other methods by name.
     """
     train = cache.indices("train")
     with torch.no_grad():
@@ -177,6 +182,7 @@ def methods(
         "pca": TokenMethod(cache, TokenPca(cache, train, size, **options), size),
         "layout_pca": LayoutPca(cache, size, **options),
         **({} if codec is None else {"codec_coordinates": CodecCoordinates(codec, ours)}),
+        **(further or {}),
         "noise": Noise(ours, seed=config.seed),
     }
 

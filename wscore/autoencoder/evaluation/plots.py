@@ -17,6 +17,7 @@ NAMES = {
     "layout_pca": "PCA per layout, same size",
     "noise": "noise of equal norm",
     "codec_coordinates": "codec coordinates, same size",
+    "latent_decoder": "weight encoder and its decoder",
     "dictionary": "sparse dictionary",
     "kind_pca": "PCA per kind of row, same size",
     "top_entries": "largest entries, same count",
