@@ -88,7 +88,7 @@ report: $(READY) ## one page to open in a browser: results, map of the zoo, fail
 	dvc repro $(ARGS) report
 
 plots: $(READY) ## `dvc plots show` as a page that needs no network (dvc_plots/index.html; ARGS=... as for dvc plots show)
-	python -m wscore.report.offline_plots --out .dvc/tmp/plots.html
+	python -m wscore.offline_plots --out .dvc/tmp/plots.html
 	dvc plots show --html-template $(CURDIR)/.dvc/tmp/plots.html $(ARGS)
 
 readme: $(READY) ## write the results of the last evaluation to README.md, docs/results.md and docs/summary.png

@@ -94,6 +94,11 @@ def test_deps_cover_all_code_that_can_change_bytes_and_no_other_folder(name: str
     assert not unused, f"folders of which `{name}` runs nothing"
 
 
+def test_files_beside_the_code_that_it_reads_are_dependencies_too() -> None:
+    """The page of the report is drawn by files next to `page.py`, which only a dependency on the folder covers."""
+    assert "wscore/report" in pipeline()["report"]["deps"]
+
+
 def test_modules_that_change_no_bytes_exist_and_are_run() -> None:
     run = set().union(*(closure(script(entry["cmd"])) for entry in STAGES.values()))
     assert set(INERT) - {"wscore/presets.py"} <= run

@@ -1,6 +1,6 @@
 """Writes a template with which `dvc plots show` makes a page that needs no network: the Vega libraries are inside.
 
-python -m wscore.report.offline_plots --out .dvc/tmp/plots.html
+python -m wscore.offline_plots --out .dvc/tmp/plots.html
 """
 
 import argparse
@@ -31,14 +31,16 @@ def write_template(path: Path) -> None:
     """Write the template; DVC fills in `{plot_divs}` and `{refresh_tag}`, and has no place for its links to libraries."""
     import vl_convert
 
-    libraries = vl_convert.javascript_bundle(vl_version=VEGA_LITE).replace("</script", "<\\/script")
+    libraries = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=VEGA_LITE).replace(
+        "</script", "<\\/script"
+    )
     write_text(path, TEMPLATE.replace("LIBRARIES", libraries))
 
 
 def main() -> None:
     """Write the template to the given path."""
     parser = argparse.ArgumentParser(
-        prog="python -m wscore.report.offline_plots", description="Write an offline template for `dvc plots show`."
+        prog="python -m wscore.offline_plots", description="Write an offline template for `dvc plots show`."
     )
     parser.add_argument("--out", type=Path, required=True)
     write_template(parser.parse_args().out)

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from benchmarks._chromium import Chromium, find_chromium
-from wscore.report.offline_plots import main
+from wscore.offline_plots import main
 
 SPEC = {"$schema": "https://vega.github.io/schema/vega-lite/v5.json", "data": {"values": [{"x": 1, "y": 2}]},
         "mark": "point", "encoding": {name: {"field": name, "type": "quantitative"} for name in "xy"}}  # fmt: skip
