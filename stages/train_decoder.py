@@ -6,7 +6,7 @@ import numpy as np
 
 from wscore.config import to_plain
 from wscore.encoder.decoder_config import DecoderConfig
-from wscore.encoder.decoder_fit import agreement, fit_decoder, network_sets
+from wscore.encoder.decoder_fit import MOST, agreement, fit_decoder, network_sets
 from wscore.encoder.weight_encoder import WeightEncoder
 from wscore.io import atomic_folder, write_json
 from wscore.networks.datasets import DataConfig, load_tasks
@@ -16,6 +16,8 @@ from wscore.training.callbacks import Progress, TensorBoard, TrackerLogger, resu
 from wscore.training.model_folder import save_model
 from wscore.zoo.store import Zoo
 
+CHECKED = 256  # validation networks
+
 
 @stage(decoder=DecoderConfig, data=DataConfig)
 def main(run: Run, *, zoo: Path, tokens: Path, encoder: Path, out: Path, history: Path, metrics: Path) -> str:
@@ -24,8 +26,8 @@ def main(run: Run, *, zoo: Path, tokens: Path, encoder: Path, out: Path, history
     encode, tasks = WeightEncoder.from_folder(encoder), load_tasks(run.params["data"])
     split = np.asarray(TokenCache(tokens).splits(len(networks)))
     train, validation = (
-        network_sets(networks, np.flatnonzero(split == name), encode, tasks, images=config.images)
-        for name in ("train", "validation")
+        network_sets(networks, np.flatnonzero(split == name), encode, tasks, images=config.images, most=most)
+        for name, most in (("train", MOST), ("validation", CHECKED))
     )
     decoder, curve = fit_decoder(
         train,

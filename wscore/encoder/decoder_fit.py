@@ -31,6 +31,8 @@ from wscore.zoo.store import Zoo
 EPOCHS = 5  # of each of the two parts
 SHARPER = 3.0  # power of the mean probabilities
 LARGEST = 50.0  # logits of decoded networks are clipped there
+MOST, AT_ONCE = 8192, 64  # networks that are trained on, and decoded at once
+LARGEST_NETWORK = 1 << 17  # weights of a network that is decoded in training
 COMMON_IMAGES = 4  # times as many images in a step on one network as on a batch
 SETTINGS = {"schedule": "cosine", "warmup": 0.1, "clip_norm": 1.0, "weight_decay": 0.01, "precision": "no"}
 
@@ -73,9 +75,9 @@ class _Steps:
 
 
 def network_sets(
-    zoo: Zoo, rows: Int[np.ndarray, " row"], encoder: WeightEncoder, tasks: Tasks, *, images: int
+    zoo: Zoo, rows: Int[np.ndarray, " row"], encoder: WeightEncoder, tasks: Tasks, *, images: int, most: int
 ) -> list[NetworkSet]:
-    """Return the networks that can be run on the training images of their data set.
+    """Return the networks of at most `LARGEST_NETWORK` weights that can be run on the training images of their data set.
 
     Args:
         zoo: of the networks.
@@ -83,7 +85,10 @@ def network_sets(
         encoder: of their latents.
         tasks: images of every data set.
         images: of each data set at most, the first of them.
+        most: networks at most, drawn at random.
     """
+    if len(rows) > most:
+        rows = np.sort(np.random.default_rng(0).choice(rows, most, replace=False))
     table = zoo.table.iloc[rows]
     members: dict[Any, list[int]] = {}
     for place, key in enumerate(zip(kinds_of(table, tasks), table["layout"].astype(str), strict=True)):
@@ -92,7 +97,7 @@ def network_sets(
     for (kind, identity), places in sorted(members.items()):
         layout = zoo.layouts[identity]
         way, task = tasks.way(kind, layout), tasks.of(kind.task)
-        if way.answer is not None and task is not None:
+        if way.answer is not None and task is not None and layout.size <= LARGEST_NETWORK:
             shown = task.x_train[:images]
             weights = zoo.weights(rows[places])
             latents = encoder.encode_many(layout, weights).latents
@@ -114,7 +119,9 @@ def fit_decoder(
         extras: `callbacks` and `resume` of the second part.
     """
     if not sets:
-        message = "no decoder: no network is of known architecture and takes the images of section data"
+        message = (
+            "no decoder: no network is of known architecture, takes the images of section data and is small enough"
+        )
         warnings.warn(message, WscoreWarning, stacklevel=2)
         return None, _no_history()
     names = {name: getattr(config, name) for name in ("memory", "hidden_dim", "rank", "layers", "heads")}
@@ -134,7 +141,11 @@ def fit_decoder(
 @torch.no_grad()
 def agreement(model: WeightDecoder, sets: Sequence[NetworkSet]) -> float:
     """Return the share of images for which decoded networks predict the class that the encoded ones do; 0 without sets."""
-    hits = [_outputs(model, networks, networks.latents).argmax(-1) == networks.targets.argmax(-1) for networks in sets]
+    hits = [
+        _outputs(model, networks, latents).argmax(-1).cpu() == targets.argmax(-1)
+        for networks in sets
+        for latents, targets in zip(networks.latents.split(AT_ONCE), networks.targets.split(AT_ONCE), strict=True)
+    ]
     return float(torch.cat([hit.float().mean(1) for hit in hits]).mean()) if hits else 0.0
 
 
