@@ -2,7 +2,9 @@
 
 import io
 import json
+import shutil
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -12,11 +14,12 @@ from safetensors.torch import save
 
 from tests.properties.fuzz import fuzz
 from wscore.config import load_section
+from wscore.errors import WscoreError
 from wscore.networks.checkpoints import read_checkpoint
 from wscore.networks.records import REASONS, RawNetwork, Rejected, RejectedError
 from wscore.zoo.config import ZooConfig
 from wscore.zoo.readers.flat_vectors import read_vectors
-from wscore.zoo.readers.tables import read_piece
+from wscore.zoo.readers.tables import plan_hub, read_piece
 
 STATE = {"fc.weight": torch.arange(12.0).reshape(3, 4), "fc.bias": torch.ones(3), "n": torch.tensor(3)}
 
@@ -94,6 +97,30 @@ def test_files_of_vectors_too(tmp_path, data):
     reading = load_section(ZooConfig, "zoo").reading
     for item in read_vectors(reading, str(tmp_path / "file.pt")):
         assert isinstance(item, RawNetwork) or item.reason in REASONS
+
+
+@fuzz(60)
+@given(data=st.data())
+def test_a_damaged_zoo_folder_makes_networks_or_named_refusals(tiny_zoo, tmp_path_factory, data):
+    folder = tmp_path_factory.mktemp("zoo") / "zoo"
+    shutil.copytree(tiny_zoo, folder)
+    files = sorted([*folder.rglob("*.parquet"), folder / "layouts.json"])
+    path = data.draw(st.sampled_from(files))
+    content = bytearray(path.read_bytes())
+    for _ in range(data.draw(st.integers(1, 4))):
+        place = data.draw(st.integers(0, max(len(content) - 1, 0)))
+        content[place : place + data.draw(st.integers(0, 30))] = data.draw(st.binary(max_size=20))
+    path.write_bytes(content)
+    try:
+        plan = plan_hub(msgspec.structs.replace(load_section(ZooConfig, "zoo"), source="hub", path=str(folder)))
+        items = [item for piece in plan.pieces for item in plan.read(piece)]
+    except WscoreError as error:
+        items, message = [], str(error)
+    else:
+        message = ""
+    assert message.isprintable()
+    assert all(isinstance(item, RawNetwork) or item.reason in REASONS for item in items)
+    shutil.rmtree(folder)
 
 
 cells = st.recursive(

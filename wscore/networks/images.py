@@ -2,8 +2,10 @@
 
 import gzip
 import struct
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
+from tokenize import TokenError
 from typing import Annotated, Any, Literal, NamedTuple
 from zipfile import BadZipFile
 
@@ -220,7 +222,7 @@ def _from_npz(path: Path) -> Arrays:
             if missing:
                 raise DataError("arrays are missing", where=path, expected=names, got=sorted(content))
             arrays = [content[name] for name in names]
-    except (OSError, ValueError, BadZipFile) as error:
+    except (OSError, EOFError, ValueError, TypeError, TokenError, BadZipFile, zlib.error) as error:
         raise DataError("is not a readable npz file", where=path, got=error) from error
     return Arrays(*arrays)
 

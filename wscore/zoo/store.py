@@ -38,6 +38,14 @@ WEIGHTS_PER_GROUP = 1 << 24
 EXCLUDED = "set_aside.csv"  # the name in zoos of every version
 OTHERS = "other_files.csv"  # files of a source that are not checkpoints
 CONSTANTS = "constants.safetensors"
+BROKEN = (
+    pa.ArrowException,
+    OSError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+)  # raised for damaged parquet files
 REQUIRED = ("model_id", "run_id", "checkpoint", "layout", "architecture")
 CARD = """---
 configs:
@@ -291,8 +299,12 @@ def read_metadata(part: Path) -> pd.DataFrame:
         file = pq.ParquetFile(part)
         names = [name for name in file.schema_arrow.names if name != "weights"]
         return _with_names(file.read(columns=names).to_pandas(), file.schema_arrow.metadata)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise DataError("is not a readable parquet file", where=part, got=error, fix="fetch the zoo again") from error
+    except BROKEN as error:
+        raise _unreadable(part, error) from error
+
+
+def _unreadable(part: Path, error: Exception) -> DataError:
+    return DataError("is not a readable parquet file", where=part, got=str(error)[:200], fix="fetch the zoo again")
 
 
 def _with_names(table: pd.DataFrame, metadata: dict[bytes, bytes] | None) -> pd.DataFrame:
@@ -306,9 +318,16 @@ def _with_names(table: pd.DataFrame, metadata: dict[bytes, bytes] | None) -> pd.
 
 
 def _read_group(part: Path, group: int) -> list[np.ndarray]:
-    """Return the vectors of one row group as views of one array; reads lists of any type and precision."""
-    column = pq.ParquetFile(part).read_row_group(group, columns=["weights"]).column("weights")
-    array = column.cast(pa.large_list(pa.float32())).combine_chunks()
+    """Return the vectors of one row group as views of one array; reads lists of any type and precision.
+
+    Raises:
+        DataError: if the file is damaged there.
+    """
+    try:
+        column = pq.ParquetFile(part).read_row_group(group, columns=["weights"]).column("weights")
+        array = column.cast(pa.large_list(pa.float32())).combine_chunks()
+    except BROKEN as error:
+        raise _unreadable(part, error) from error
     lists = array if isinstance(array, pa.LargeListArray) else array.chunk(0)
     offsets, values = lists.offsets.to_numpy(), lists.values.to_numpy()
     return [values[start:end] for start, end in itertools.pairwise(offsets)]

@@ -167,9 +167,10 @@ def test_broken_files_are_named(tmp_path):
             load_images(config(root))
     broken = tmp_path / "npz"
     broken.mkdir()
-    (broken / "a.npz").write_bytes(b"PK\3\4 cut")
-    with pytest.raises(DataError, match=r"a\.npz: is not a readable npz file"):
-        load_images(config(broken))
+    for raw in (b"PK\3\4 cut", b"\x93NUMPY\1\0\x0a\0{'descr': (", b"\x93NUMPY"):
+        (broken / "a.npz").write_bytes(raw)
+        with pytest.raises(DataError, match=r"a\.npz: is not a readable npz file"):
+            load_images(config(broken))
     np.savez(broken / "a.npz", x_train=np.zeros(3))
     with pytest.raises(DataError, match=r"arrays are missing.*y_train"):
         load_images(config(broken))

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
+from tokenize import TokenError
 from typing import Annotated, Literal
 
 import msgspec
@@ -161,8 +162,8 @@ def read_weights(path: Path, count: int) -> np.ndarray:
     if not path.is_file():
         raise DataError("no such file", where=path, fix="run `dvc repro train_base`")
     try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)[:count]
-    except (ValueError, EOFError, OSError, IndexError) as error:
+        return np.lib.format.open_memmap(path, mode="r")[:count]
+    except (ValueError, TypeError, ArithmeticError, SyntaxError, TokenError, EOFError, OSError, IndexError) as error:
         raise DataError("is not a readable array", where=path, got=error, fix="record the trajectory again") from error
 
 

@@ -71,21 +71,33 @@ def plan_parquet(config: ZooConfig) -> ReadPlan:
 
 
 def read_own(folder: str, rows: tuple[int, int]) -> Iterator[RawNetwork | Rejected]:
-    """Yield some rows of a zoo in the format that wscore writes."""
+    """Yield some rows of a zoo in the format that wscore writes; a damaged row group costs its own rows."""
     zoo = _open(folder)
     given = zoo.table.iloc[rows[0] : rows[1]].to_dict("records")
-    for place, (row, vector) in enumerate(zoo.stream(rows[0], rows[1])):
-        known = present(given[place])
-        name, run = str(known.pop("model_id")), str(known.pop("run_id"))
-        checkpoint, layout = known.pop("checkpoint"), zoo.layout(row)
-        for key in ("layout", "n_weights", "dtype", "constants"):
-            known.pop(key, None)
-        architecture = str(known.pop("architecture", ""))
-        if len(vector) != layout.size:
-            yield Rejected(name, "mismatched_layout", f"{len(vector):,} weights; the layout holds {layout.size:,}")
-            continue
-        state = layout.unflatten(torch.from_numpy(vector.copy()))
-        yield RawNetwork(name, run, float(checkpoint), state, known, architecture, zoo.constants(row))
+    start, end = rows
+    while start < end:
+        try:
+            for row, vector in zoo.stream(start, end):
+                yield _own_row(zoo, row, given[row - rows[0]], vector)
+                start = row + 1
+        except DataError as error:
+            following = min((int(first) for first in zoo.reader.groups[:, 2] if start < first < end), default=end)
+            names = zoo.table["model_id"].iloc[start:following].astype(str)
+            yield from (Rejected(name, "unreadable", str(error)) for name in names)
+            start = following
+
+
+def _own_row(zoo: Zoo, row: int, given: dict[Any, Any], vector: np.ndarray) -> RawNetwork | Rejected:
+    known = present(given)
+    name, run = str(known.pop("model_id")), str(known.pop("run_id"))
+    checkpoint, layout = known.pop("checkpoint"), zoo.layout(row)
+    for key in ("layout", "n_weights", "dtype", "constants"):
+        known.pop(key, None)
+    architecture = str(known.pop("architecture", ""))
+    if len(vector) != layout.size:
+        return Rejected(name, "mismatched_layout", f"{len(vector):,} weights; the layout holds {layout.size:,}")
+    state = layout.unflatten(torch.from_numpy(vector.copy()))
+    return RawNetwork(name, run, float(checkpoint), state, known, architecture, zoo.constants(row))
 
 
 def read_piece(reading: ReadingConfig, piece: Piece) -> Iterator[RawNetwork | Rejected]:

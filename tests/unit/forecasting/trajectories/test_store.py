@@ -64,6 +64,11 @@ BROKEN = {
     "no weights": (lambda folder: (folder / "weights.npy").unlink(), r"weights\.npy: no such file; run `dvc repro"),
     "no manifest": (lambda folder: (folder / "manifest.json").unlink(), r"manifest\.json: no such file"),
     "cut off": (lambda folder: (folder / "weights.npy").write_bytes(b"\x93NUMPY"), "not a readable array"),
+    "archive": (lambda folder: (folder / "weights.npy").write_bytes(b"PK\x03\x04"), "not a readable array"),
+    "torn header": (
+        lambda folder: (folder / "weights.npy").write_bytes(b"\x93NUMPY\x01\x00\x0a\x00{'descr': ("),
+        "not a readable array",
+    ),
     "pickled": (lambda folder: np.save(folder / "weights.npy", np.array([{}])), "not a readable array"),
     "other type": (overwrite(np.zeros((4, 26))), r"weights\.npy: does not fit its manifest; expected float32"),
     "other length": (overwrite(np.zeros((3, 26), np.float32)), "does not fit its manifest"),

@@ -11,9 +11,11 @@ import torch
 
 from wscore.config import load_section
 from wscore.errors import ConfigError, DataError, WscoreWarning
+from wscore.networks.layout import layout_of
 from wscore.networks.records import RawNetwork, Rejected
 from wscore.zoo.config import ZooConfig
 from wscore.zoo.readers.tables import Piece, read_piece
+from wscore.zoo.store import write_layouts, write_part
 
 SHAPES = {"network.0.weight": (3, 2), "network.0.bias": (3,), "network.2.weight": (1, 3), "network.2.bias": (1,)}
 
@@ -43,6 +45,29 @@ def subject_models(count):
             "training": {"lr": 0.01, "loss": [0.5, 0.4]},
         }  # fmt: skip
         yield {"example_id": seed, "model_weights": json.dumps(content), "metadata": json.dumps(known)}
+
+
+def test_a_damaged_part_of_a_zoo_costs_its_rows(read_zoo, excluded, tmp_path):
+    layout = layout_of({name: torch.from_numpy(value) for name, value in weights(0).items()})
+    for part in range(2):
+        names = [f"m{part}{row}" for row in range(3)]
+        table = pd.DataFrame({"model_id": names, "run_id": names, "checkpoint": 0, "architecture": ""})
+        write_part(
+            tmp_path / f"in/rows/part-{part}.parquet",
+            table.assign(layout=layout.identity),
+            [flat(3 * part + row) for row in range(3)],
+        )
+    write_layouts(tmp_path / "in", [layout])
+    path = tmp_path / "in/rows/part-0.parquet"
+    chunk = pq.ParquetFile(path).metadata.row_group(0)
+    place = chunk.column(chunk.num_columns - 1).data_page_offset
+    data = bytearray(path.read_bytes())
+    data[place + 8 : place + 48] = bytes(40)
+    path.write_bytes(data)
+    with pytest.warns(WscoreWarning, match="3 excluded"):
+        zoo = read_zoo("hub", tmp_path / "in")
+    assert list(zoo.table["model_id"]) == ["m10", "m11", "m12"]
+    assert set(excluded().values()) == {"unreadable"}
 
 
 def test_networks_and_metadata_in_json_are_taken_apart(read_zoo, tmp_path):
