@@ -42,19 +42,20 @@ def draw_histories(histories: Mapping[str, Path], path: Path, *, metric: str = "
 
 
 def draw_curves(axes: Axes, table: pd.DataFrame, metric: str) -> None:
-    """Draw both curves into a panel and mark the lowest value on the validation split."""
-    for split in SPLITS:
-        axes.plot(table["epoch"], table[f"{split}_{metric}"], color=colour(split), label=split)
-    values = table[f"validation_{metric}"].to_numpy(float)
+    """Draw the curves into a panel and mark the lowest value on the validation split, if there is one."""
+    columns = {split: f"{split}_{metric}" for split in SPLITS if f"{split}_{metric}" in table}
+    for split, column in columns.items():
+        axes.plot(table["epoch"], table[column], color=colour(split), label=split)
+    values = table.get(f"validation_{metric}", pd.Series(dtype=float)).to_numpy(float)
     if np.isfinite(values).any():
         best = int(np.nanargmin(values))
         axes.plot(table["epoch"].iloc[best], values[best], "o", color=colour("validation"), label="lowest")
-    if (table[[f"{split}_{metric}" for split in SPLITS]].to_numpy() > 0).all():
+    if (table[list(columns.values())].to_numpy() > 0).all():
         log_axis(axes)
 
 
 def read_history(history: Path, metric: str = "loss") -> pd.DataFrame:
-    """Return a training history, checked for the columns of one metric.
+    """Return a training history, checked for the columns of one metric; that of validation may be missing.
 
     Raises:
         DataError: if the file is missing or lacks a column.
@@ -62,7 +63,7 @@ def read_history(history: Path, metric: str = "loss") -> pd.DataFrame:
     if not Path(history).is_file():
         raise DataError("no training history here", where=history, fix="run the stage that trains this model")
     table = pd.read_csv(history)
-    wanted = ["epoch", *(f"{split}_{metric}" for split in SPLITS)]
+    wanted = ["epoch", f"train_{metric}"]
     missing = [name for name in wanted if name not in table]
     if missing:
         raise DataError("columns are missing", where=history, expected=wanted, got=list(table.columns))

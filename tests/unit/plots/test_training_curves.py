@@ -54,5 +54,12 @@ def test_another_metric(tmp_path):
 def test_names_a_missing_file_and_a_missing_column(tmp_path):
     with pytest.raises(DataError, match=r"nowhere\.csv"):
         read_history(tmp_path / "nowhere.csv")
-    with pytest.raises(DataError, match="validation_mse"):
+    with pytest.raises(DataError, match="train_mse"):
         read_history(write(tmp_path / "history.csv"), "mse")
+
+
+def test_a_training_without_validation_has_one_curve(tmp_path):
+    write_csv(tmp_path / "history.csv", {"epoch": [1, 2], "train_loss": [2.0, 1.0]})
+    with figure() as (_, (axes,)):
+        draw_curves(axes, read_history(tmp_path / "history.csv"), "loss")
+        assert [line.get_label() for line in axes.lines] == ["train"]
