@@ -103,7 +103,8 @@ def test_the_page_leads_to_predictions(
             assert words in (["make", "smoke"], ["source", ".venv/bin/activate"]), line
     assert "test_accuracy" in printed["predict new.pt"]
     assert "run00" in printed["neighbours new.pt"]
-    assert "missed by later stages" not in printed["inspect data/zoo"]
+    assert "8 of 40 runs in the test split" in printed["inspect data/zoo"]
+    assert "heads." not in printed["inspect data/zoo"]
     assert not {"train_sae", "train_base", "train_predictor"} & done
     main(["decompress", "new.wsz", "--out", "back.safetensors", "--model", "models/published_zoo"])
     assert list(load_file("back.safetensors")) == ["stem.b", "stem.w", "top.b", "top.w"]

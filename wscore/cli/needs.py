@@ -60,17 +60,14 @@ def _columns(table: pd.DataFrame, heads: HeadsConfig) -> Iterator[Need]:
 
 
 def _architectures(table: pd.DataFrame, ae: AeConfig) -> Iterator[Need]:
-    known = table["architecture"].astype(str) != ""
-    if "factory" in table:
-        known |= table["factory"].astype(str) != ""
-    unknown = int((~known).sum())
-    if unknown == len(table) and ae.behaviour.share > 0:
+    columns = [table[name].astype(str).to_numpy() for name in ("architecture", "factory") if name in table]
+    if all((texts == "").all() for texts in columns) and ae.behaviour.share > 0:
         missing = "no network has a known architecture, so none can be run"
         yield Need("ae.behaviour.share", missing, "0, with ae.select: loss; or data.factories, see docs/zoos.md")
 
 
 def _runs(table: pd.DataFrame, tokens: TokensConfig) -> Iterator[Need]:
-    runs = table["run_id"].nunique()
+    runs = len(set(table["run_id"]))
     test = round(runs * tokens.test_fraction)
     if test < FEW:
         share = min(0.5, FEW / max(runs, 1))
