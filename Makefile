@@ -22,7 +22,7 @@ export VIRTUAL_ENV := $(VENV)
 unexport PYTHONHOME PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help repro test quick fuzz mutants smoke rate-fidelity latents check coverage format ui bench report plots readme clean sae-pareto autoencoder-seeds publish-zoo
+.PHONY: help repro test quick fuzz mutants smoke rate-fidelity latents check coverage format ui bench report plots readme clean sae-pareto autoencoder-seeds publish-zoo experiments
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -60,6 +60,9 @@ sae-pareto: $(READY) ## study: sparsity of a dictionary against fidelity, all ki
 
 latents: $(READY) ## study: interpolation and sampling in latent space
 	$(REPRO) studies/latents/dvc.yaml $(ARGS)
+
+experiments: $(READY) ## experiments beside each other: changed parameters and headline figures
+	dvc exp show --only-changed --drop '(wscore|stages|data|models|plots)/.*|.*_best_control|evaluate.missing_parts' $(ARGS)
 
 publish-zoo: $(READY) ## publish encoder, heads and codec of your zoo, into models/published_zoo
 	$(REPRO) studies/publish_zoo/dvc.yaml $(ARGS)

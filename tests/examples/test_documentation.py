@@ -33,6 +33,15 @@ def test_the_blocks_of_a_page_run(page: Path, workplace: Path, digits: Images) -
         exec(compile(block, f"{page.name}, block {number + 1}", "exec"), names)
 
 
+def test_the_blocks_of_the_cards_run(workplace: Path) -> None:
+    cards = sorted(Path("models/published").rglob("README.md"))
+    blocks = {card: BLOCK.findall(card.read_text("utf-8")) for card in cards}
+    assert sum(map(len, blocks.values())) >= 7
+    for card, found in blocks.items():
+        for block in found:
+            exec(compile(block, str(card), "exec"), {})
+
+
 def readers_names(digits: Images) -> dict[str, Any]:
     """Return what a reader has before a block: a network of the zoo, images, a training loop, a recorded run."""
     zoo = Zoo("data/zoo")

@@ -98,12 +98,13 @@ def test_the_page_leads_to_predictions(
             run_until("publish_zoo", done)
         elif words[0] == "wscore":
             main(words[1:])
-            printed[words[1]] = capsys.readouterr().out
+            printed[" ".join(words[1:3])] = capsys.readouterr().out
         else:
             assert words in (["make", "smoke"], ["source", ".venv/bin/activate"]), line
-    assert "test_accuracy" in printed["predict"]
-    assert "run00" in printed["neighbours"]
-    assert "24" in printed["inspect"]
+    assert "test_accuracy" in printed["predict new.pt"]
+    assert "run00" in printed["neighbours new.pt"]
+    assert "8 of 40 runs in the test split" in printed["inspect data/zoo"]
+    assert "heads." not in printed["inspect data/zoo"]
     assert not {"train_sae", "train_base", "train_predictor"} & done
     main(["decompress", "new.wsz", "--out", "back.safetensors", "--model", "models/published_zoo"])
     assert list(load_file("back.safetensors")) == ["stem.b", "stem.w", "top.b", "top.w"]

@@ -148,7 +148,11 @@ def _zoo(folder: Path) -> dict[str, Any]:
             if "test_accuracy" in table:
                 row |= {"mean test accuracy": float(np.mean(np.asarray(chosen["test_accuracy"], float)))}
             rows.append(row)
-    return {**facts, "columns": ", ".join(map(str, table.columns)), "networks by": rows}
+    from wscore.cli.needs import needs_of  # of the training: loads slowly
+
+    missed = [need._asdict() for need in needs_of(zoo)]
+    return {**facts, "columns": ", ".join(map(str, table.columns)), "networks by": rows,
+            "missed by later stages, with params.yaml as it is": missed}  # fmt: skip
 
 
 def _run(folder: Path) -> dict[str, Any]:

@@ -87,6 +87,7 @@ class Continuous(Section, tag="continuous", tag_field="kind"):
         mean: of f(value) over the training rows.
         std: of f(value) over the training rows.
         weight: of this target in the loss of its head.
+        limits: of what is possible: 0 and 1 for a column of fractions, 0 and null for one without negative values.
     """
 
     name: str
@@ -95,6 +96,7 @@ class Continuous(Section, tag="continuous", tag_field="kind"):
     mean: float
     std: Positive
     weight: float
+    limits: tuple[float | None, float | None] = (None, None)
 
     @property
     def column(self) -> str:
@@ -121,6 +123,11 @@ class Continuous(Section, tag="continuous", tag_field="kind"):
             DataError: if the column is missing, not numeric or infinite.
         """
         return _numbers(table, self.name)
+
+    def possible(self, numbers: Float[np.ndarray, " rows"]) -> Float[np.ndarray, " rows"]:
+        """Return scaled numbers as raw values within `limits`."""
+        low, high = self.limits
+        return np.clip(self.restore(numbers), -np.inf if low is None else low, np.inf if high is None else high)
 
     def restore(self, numbers: Float[np.ndarray, " rows"]) -> Float[np.ndarray, " rows"]:
         """Return scaled numbers as raw values; the inverse of `encode` on the training rows.
@@ -260,7 +267,15 @@ def fit_continuous(
         values = _transform(raw[name], scale, floor, where=f"{key}: {name}")
         mean, std = float(values.mean()), float(values.std())
         targets.append(
-            Continuous(name=name, scale=scale, floor=floor, mean=mean, std=std, weight=weights.get(name, 1.0))
+            Continuous(
+                name=name,
+                scale=scale,
+                floor=floor,
+                mean=mean,
+                std=std,
+                weight=weights.get(name, 1.0),
+                limits=_limits(raw[name]),
+            )
         )
     return tuple(targets)
 
@@ -340,6 +355,12 @@ def _parse(name: str, table: pd.DataFrame, *, key: str) -> Binary:
     known = ", ".join(map(str, table.columns))
     expected = f"COLUMN or COLUMN_VALUE with one of {known}"
     raise DataError(f"the zoo has no column for the label {name!r}", where=key, expected=expected)
+
+
+def _limits(values: np.ndarray) -> tuple[float | None, float | None]:
+    if values.min() < 0:
+        return None, None
+    return 0.0, 1.0 if values.max() <= 1 else None
 
 
 def _without_nan(values: np.ndarray) -> np.ndarray:

@@ -364,12 +364,15 @@ def read(head: PropertyHead, outputs: Outputs) -> pd.DataFrame:
     columns: dict[str, Any] = {}
     for target in head.targets:
         predicted = outputs[target.name]
-        columns[target.name] = target.restore(
-            predicted.argmax(axis=1) if isinstance(target, Discrete) else predicted[:, 0]
-        )
-        if isinstance(target, Continuous) and target.name in head.intervals:
+        if not isinstance(target, Continuous):
+            columns[target.name] = target.restore(
+                predicted.argmax(axis=1) if isinstance(target, Discrete) else predicted[:, 0]
+            )
+            continue
+        columns[target.name] = target.possible(predicted[:, 0])
+        if target.name in head.intervals:
             low, high = head.intervals[target.name].bounds(predicted[:, 0])
-            columns |= {f"{target.name}_low": target.restore(low), f"{target.name}_high": target.restore(high)}
+            columns |= {f"{target.name}_low": target.possible(low), f"{target.name}_high": target.possible(high)}
     return pd.DataFrame(columns)
 
 

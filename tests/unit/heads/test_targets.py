@@ -70,7 +70,9 @@ def test_the_longest_column_names_a_label():
 
 def test_linear_scale_is_the_z_score():
     (target,) = continuous(batch_size="linear")
-    assert target == Continuous(name="batch_size", scale="linear", floor=None, mean=48.0, std=16.0, weight=1.0)
+    assert target == Continuous(
+        name="batch_size", scale="linear", floor=None, mean=48.0, std=16.0, weight=1.0, limits=(0.0, None)
+    )
     assert target.encode(table()).tolist() == [-1, 1, -1, 1]
     assert target.restore(np.array([-1.0, 0.5])).tolist() == [32, 56]
 
@@ -160,3 +162,14 @@ def test_values_that_a_log_scale_cannot_take(value: float, message: str):
     bad = table().assign(lr=[0.1, 0.2, 0.3, value])
     with pytest.raises(DataError, match=f"lr: .*{message}"):
         fit_continuous({"lr": "log"}, bad, weights={}, key="heads.continuous")
+
+
+def test_predictions_stay_within_what_is_possible() -> None:
+    table = pd.DataFrame({"fraction": [0.1, 0.9], "count": [3.0, 50.0], "any": [-1.0, 2.0]})
+    scales = dict.fromkeys(table, "linear")
+    far = np.array([-50.0, 50.0])
+    found = {target.name: target for target in fit_continuous(scales, table, weights={}, key="x")}
+    assert found["fraction"].possible(far).tolist() == [0.0, 1.0]
+    assert found["count"].possible(far)[0] == 0.0
+    assert found["count"].possible(far)[1] > 50
+    assert found["any"].possible(far)[0] < -1

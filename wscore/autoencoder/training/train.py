@@ -189,6 +189,11 @@ class TrainedAutoencoder(NamedTuple):
         return (
             f"best epoch {self.history.best_epoch} of {self.figures['epochs']:.0f}, validation R2 "
             f"{self.figures['validation_r2']:.3f}, latents {kind} than their networks"
+            + (
+                ""
+                if self.figures["validation_r2"] > 0
+                else "; WORSE than the mean network of each layout: train longer"
+            )
         )
 
 

@@ -241,7 +241,14 @@ def unseen_report(results: HeadResults, report: Mapping[str, Any], config: Evalu
 def heads_summary_line(report: Mapping[str, Any], unseen_widths: Mapping[str, Any] = NOTHING) -> str:
     """Return the main score of each task in one line: ours, and the weight statistics in brackets."""
     line = f"heads on held-out runs (weight statistics in brackets): {_main_scores(report) or 'nothing to evaluate'}"
-    return line + (f"; on unseen widths: {_main_scores(unseen_widths)}" if unseen_widths else "")
+    poor = [task for task, result in report.items() for name in MAIN_SCORES if _is_beaten(result, name)]
+    note = f"; BELOW weight statistics: {', '.join(poor)}" if poor else ""
+    return line + note + (f"; on unseen widths: {_main_scores(unseen_widths)}" if unseen_widths else "")
+
+
+def _is_beaten(result: Mapping[str, Any], name: str) -> bool:
+    """Return whether the weight statistics have a higher score than the head."""
+    return name in result[OURS] and result[OURS][name] < result[STATISTICS][name]
 
 
 def _main_scores(report: Mapping[str, Any]) -> str:

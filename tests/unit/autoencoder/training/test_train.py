@@ -115,6 +115,7 @@ def test_an_expansion_is_said_to_be_one(cache: TokenCache) -> None:
     trained = train_autoencoder(cache, configured(latent_dim=5000, epochs=1))
     assert trained.figures["compression"] < 1
     assert "EXPANSION" in trained.summary()
+    assert ("WORSE than the mean network" in trained.summary()) == (trained.figures["validation_r2"] <= 0)
     assert isinstance(trained.model, Autoencoder)
 
 

@@ -233,6 +233,8 @@ def test_sentence():
     }
     ours, rival = (found["accuracy"][name]["r2"] for name in (OURS, "statistics"))
     assert f"accuracy r2 {ours:.3f} ({rival:.3f}), patterns macro_f1" in heads_summary_line(found)
+    found["accuracy"][OURS]["r2"] = rival - 0.1
+    assert "; BELOW weight statistics: accuracy" in heads_summary_line(found)
 
 
 @pytest.mark.parametrize("task", ["patterns", "accuracy", "hyperparameters"])
