@@ -11,7 +11,7 @@ one that came back. Rivals have no more bytes than are asked of the codec:
     zstd          one step for all weights, biases in 8 bits, zstd
     NNCodec       ISO/IEC 15938-17, DeepCABAC with trellis quantisation, the finest QP that fits; needs no data
 
-Seconds are multiples of those that zstd takes to compress in the same run, its search for the step included. NNCodec needs
+CPU seconds are multiples of those that zstd takes to compress in the same run, its search for the step included. NNCodec needs
 an environment of its own, and is left out without it:
 
     python -m venv .cache/nncodec && .cache/nncodec/bin/pip install nncodec==2.1.3 'numpy<2'
@@ -98,11 +98,11 @@ def by_codec(case: Case, images: Tensor | None) -> Result:
     codec, back, size, seconds, base = WeightCodec(), [], 0, [0.0, 0.0], None
     run = {} if images is None else {"images": images, "architecture": case.module}
     for state, ratio in zip(case.states, case.ratios, strict=True):
-        start = time.perf_counter()
+        start = time.process_time()
         data = codec.compress(state, ratio=ratio, reference=base, **run)
-        middle = time.perf_counter()
+        middle = time.process_time()
         base = codec.decompress(data, reference=base)
-        seconds = [seconds[0] + middle - start, seconds[1] + time.perf_counter() - middle]
+        seconds = [seconds[0] + middle - start, seconds[1] + time.process_time() - middle]
         back.append(base)
         size += len(data)
     return Result(back, size, *seconds)
@@ -111,13 +111,13 @@ def by_codec(case: Case, images: Tensor | None) -> Result:
 def by_zstd(case: Case) -> Result:
     """Return networks quantised with one step and compressed by zstd, as differences likewise."""
     base, back, size = np.zeros(case.layout.size, np.float32), [], 0
-    start = time.perf_counter()
+    start = time.process_time()
     for state, room in zip(case.states, case.rooms, strict=True):
         restored, used = squeezed(case.layout, case.layout.flatten(state) - base, room)
         base = base + restored
         back.append(case.layout.unflatten(torch.from_numpy(base)))
         size += used
-    return Result(back, size, time.perf_counter() - start, float("nan"))
+    return Result(back, size, time.process_time() - start, float("nan"))
 
 
 def squeezed(layout: Layout, vector: np.ndarray, room: int) -> tuple[np.ndarray, int]:
