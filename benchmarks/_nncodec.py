@@ -28,11 +28,11 @@ def chain(codec: Any, networks: list[Tensors], qp: int) -> tuple[list[Tensors], 
     back, sizes, seconds = [], [], [0.0, 0.0]
     for network in networks:
         difference = {name: value - base[name] for name, value in network.items()}
-        start = time.perf_counter()
+        start = time.process_time()
         data = codec.encode(difference, options)
-        middle = time.perf_counter()
+        middle = time.process_time()
         decoded = codec.decode(data)
-        seconds = [seconds[0] + middle - start, seconds[1] + time.perf_counter() - middle]
+        seconds = [seconds[0] + middle - start, seconds[1] + time.process_time() - middle]
         base = {name: base[name] + np.asarray(decoded[name], np.float32) for name in network}
         back.append(base)
         sizes.append(len(data))
