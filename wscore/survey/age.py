@@ -1,7 +1,8 @@
 """Which of two related networks descends from the other, from their weights alone.
 
-The largest weights grow during training: the mean over matrices of log max |w| is the age of a network. Pruning and rounding
-leave zeros and repeated values, which no ancestor has.
+During training the largest weights grow and the tails of their distribution get heavier (as the kurtosis of Horwitz et al.
+2024, "On the origin of llamas", arXiv 2405.18432): the age of a network is the mean over its matrices of
+log max |w| + 3 log(rms |w| / mean |w|). Pruning and rounding leave zeros and repeated values, which no ancestor has.
 """
 
 import numpy as np
@@ -11,8 +12,10 @@ from wscore.networks.layout import Layout
 
 MATRICES = ("linear", "conv")
 TINY = 1e-30
+TAILS = 3.0
 SHARPNESS = 60.0  # log odds per unit of age
-MOST = 5.0  # log odds of an edge: 99.3%
+MOST = 3.0  # log odds of one pair by age: 95%
+COMPRESSED = 5.0  # log odds that a compressed copy is the descendant
 COARSER = 0.05  # difference of the shares of zeros or repeated values that shows a compressed copy
 
 
@@ -23,9 +26,9 @@ def ages(layout: Layout, vectors: Float[np.ndarray, "network weights"]) -> Float
         for spec, span in zip(layout.tensors, layout.slices().values(), strict=True)
         if spec.kind in MATRICES and spec.size
     ] or [slice(None)]
-    largest = np.stack([np.abs(vectors[:, span]).max(axis=1) for span in spans])  # (matrices, N)
+    matrix_ages = np.stack([_age(vectors[:, span]) for span in spans])  # (matrices, N)
     repeated = np.mean([[_repeated(vector[span]) for span in spans] for vector in vectors], axis=1)
-    return np.stack([np.log(np.maximum(largest, TINY)).mean(axis=0), repeated], axis=1)
+    return np.stack([matrix_ages.mean(axis=0), repeated], axis=1)
 
 
 def descent_log_odds(
@@ -33,8 +36,14 @@ def descent_log_odds(
 ) -> Float[np.ndarray, " pair"]:
     """Return the log odds that the first of a pair is the ancestor, from what `ages` returns of both."""
     older, coarser = (second - first).T
-    odds = np.where(np.abs(coarser) > COARSER, np.sign(coarser) * MOST, SHARPNESS * older)
-    return np.clip(odds, -MOST, MOST)
+    by_age = np.clip(SHARPNESS * older, -MOST, MOST)
+    return np.where(np.abs(coarser) > COARSER, np.sign(coarser) * COMPRESSED, by_age)
+
+
+def _age(weights: np.ndarray) -> np.ndarray:
+    sizes = np.abs(weights.astype(np.float64))
+    tails = np.sqrt(np.square(sizes).mean(axis=1)) / np.maximum(sizes.mean(axis=1), TINY)
+    return np.log(np.maximum(sizes.max(axis=1), TINY)) + TAILS * np.log(np.maximum(tails, 1.0))
 
 
 def _repeated(values: np.ndarray) -> float:

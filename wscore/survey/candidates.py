@@ -9,8 +9,8 @@ from jaxtyping import Float, Int
 
 from wscore.networks.layout import Layout
 
-MOST_PAIRS = 20_000  # of one layout that are all tested
-NEAREST = 16  # neighbours of a network by each sketch
+MOST_PAIRS = 10_000  # of one layout that are all tested
+NEAREST = 10  # neighbours of a network by each sketch
 LENGTH = 256  # numbers of a sketch
 BLOCK = 512
 MATRICES = ("linear", "conv")

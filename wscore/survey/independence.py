@@ -8,8 +8,8 @@ same order   Units are matched layer by layer, from the input, by the cosine of 
              over layers, has a known distribution: the p-value is exact.
 reordered    If units were shuffled, their position is no evidence, but the cosines of matched units are. A cosine c among
              n units has p = n P(cos > c) for random directions in d dimensions; d is estimated from the cosines between
-             the units within each network. The p-values of a layer are combined by e times their geometric mean, valid under
-             any dependence (Vovk and Wang 2020). An approximation: units of one network stand for those of unrelated ones.
+             the units within each network. The p-values of a layer are combined as by Fisher, but count as two independent
+             ones, since units are dependent. An approximation: units of one network stand for those of unrelated ones.
 """
 
 import math
@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from scipy.optimize import linear_sum_assignment
-from scipy.special import betainc
+from scipy.special import betainc, gammaincc
 from torch import Tensor
 
 from wscore.symmetry.spec import PermutationSpec, State, by_unit, permute
@@ -28,6 +28,7 @@ from wscore.symmetry.spec import PermutationSpec, State, by_unit, permute
 FLOOR = 1e-300  # smallest p-value
 MOST_FIXED = 170  # k! is finite up to here
 TINY = 1e-12
+INDEPENDENT = 2  # units of a layer that count as independent
 
 
 class Matching(NamedTuple):
@@ -171,4 +172,4 @@ def _cosine_p(match: Matching) -> np.ndarray:
     cosine = np.clip(match.cosine.astype(np.float64), -1, 1)
     half = betainc((match.dimensions[:, None] - 1) / 2, 0.5, np.maximum(1 - cosine**2, 1e-14)) / 2
     p_values = np.clip(units * np.where(cosine > 0, half, 1 - half), FLOOR, 1)
-    return np.minimum(1.0, np.exp(1 + np.log(p_values).mean(axis=1)))
+    return np.maximum(gammaincc(INDEPENDENT, -INDEPENDENT * np.log(p_values).mean(axis=1)), FLOOR)

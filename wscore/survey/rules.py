@@ -24,7 +24,7 @@ def rule_findings(group: Group) -> list[Finding]:
         table = {
             tensor: {mark: float(marks[f"{role}.{mark}"][row]) for mark in MARKS} for tensor, role in roles.items()
         }
-        broken = _untrained(table) or [*_stale(group, row), *_zeros(table), *_narrow(table)]
+        broken = _narrow(table) or _zeros(table) or _untrained(table) or _stale(group, row)
         findings += [
             Finding(network=name, cause=cause, tensor=tensor, evidence=evidence, source="rule", score=1.0)
             for cause, tensor, evidence in broken

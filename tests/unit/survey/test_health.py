@@ -20,14 +20,14 @@ from wscore.survey.marks import tensor_marks
 from wscore.survey.records import Group
 from wscore.survey.rules import CERTAIN, rule_findings
 
-pytestmark = pytest.mark.usefixtures("few_rounds")
+pytestmark = pytest.mark.usefixtures("few_epochs")
 NETWORK = nn.Sequential(nn.Conv2d(1, 8, 3, bias=False), nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(32, 10))
 LAYOUT = layout_of(NETWORK.state_dict())
 
 
 @pytest.fixture
-def few_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wscore.survey.health.ROUNDS", 20)
+def few_epochs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wscore.survey.health.EPOCHS", 5)
 
 
 def trained(count: int, seed: int = 0) -> np.ndarray:

@@ -146,7 +146,7 @@ def test_the_descendant_has_larger_or_repeated_weights() -> None:
     [
         ({"other.weight": torch.ones(4, 4)}, "share no layer with hidden units"),
         ({"linear1.weight": torch.full((12, 64), torch.nan)}, "linear1.weight: weights are not finite"),
-        ({}, "is not a network"),
+        ({}, "no weights"),
     ],
 )
 def test_what_cannot_be_compared_is_an_error(second: State, message: str) -> None:
