@@ -18,7 +18,7 @@ from wscore.autoencoder.coding.reader import Reader, sized
 from wscore.autoencoder.coding.state import Exact
 from wscore.errors import DataError
 
-MAGIC, VERSION = 0xB7, 1  # the version is in the upper two bits of its byte, the mode in the next two
+MAGIC, VERSION = 0xB7, 2  # the version is in the upper two bits of its byte, the mode in the next two
 LONG, REFERENCE, EXACT = 1, 4, 8
 SMALL = 4096  # bytes from which on the checksum is long
 CODEC, REFERENCE_HASH, STEP = 2, 4, struct.Struct("<h")
@@ -86,7 +86,8 @@ def unpack_file(data: bytes, codec: bytes, layouts: LayoutTable) -> Content:
         raise DataError("is not a compressed network", expected="a file that `wscore compress` wrote")
     version, mode, flags = data[1] >> 6, data[1] >> 4 & 3, data[1] & 15
     if version != VERSION or mode not in list(Mode):
-        raise DataError("is of another version", expected=VERSION, got=version, fix="update wscore")
+        fix = "compress the network again" if version < VERSION else "update wscore"
+        raise DataError("is of another version", expected=VERSION, got=version, fix=fix)
     size = 8 if flags & LONG else 2
     head, check, body = data[:2], data[2 : 2 + size], data[2 + size :]
     if _checksum(head, body) != check:
