@@ -46,7 +46,7 @@ def draw_curves(axes: Axes, table: pd.DataFrame, metric: str) -> None:
     columns = {split: f"{split}_{metric}" for split in SPLITS if f"{split}_{metric}" in table}
     for split, column in columns.items():
         axes.plot(table["epoch"], table[column], color=colour(split), label=split)
-    values = table.get(f"validation_{metric}", pd.Series(dtype=float)).to_numpy(float)
+    values = table.reindex(columns=[f"validation_{metric}"]).to_numpy(float)[:, 0]
     if np.isfinite(values).any():
         best = int(np.nanargmin(values))
         axes.plot(table["epoch"].iloc[best], values[best], "o", color=colour("validation"), label="lowest")
