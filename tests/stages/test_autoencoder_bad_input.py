@@ -120,9 +120,12 @@ def test_a_latent_larger_than_the_network_is_allowed_and_flagged(
         "tokens": "tokens",
         "autoencoder": "model",
         "codec": "codec",
+        "encoder": "encoder",
+        "decoder": "decoder",
         "metrics": "test.json",
         "plots": "plots",
     }
+    Path("decoder").mkdir()  # as for networks that can't be run
     evaluate_autoencoder.main([word for name, value in options.items() for word in (f"--{name}", str(value))])
     found = json.loads(Path("test.json").read_text())["autoencoder_test"]
     assert found["ours"]["expansion"] == 1

@@ -100,7 +100,7 @@ def check_published(kind: str) -> None:
     state = zoo.layout(row).unflatten(torch.from_numpy(zoo.weights([row])[0]))
     codes = published.encode(state)
     with torch.no_grad():
-        assert torch.allclose(codes, dictionary.model.encode(batch.values, batch.mask), atol=1e-5), kind
+        assert torch.allclose(codes.latents, dictionary.model.encode(batch.values, batch.mask), atol=1e-5), kind
     rebuilt = published.decode(codes, zoo.layout(row))
     assert {name: tensor.shape for name, tensor in rebuilt.items()} == {n: t.shape for n, t in state.items()}
 

@@ -42,6 +42,10 @@ EVALUATE = [
     "autoencoder",
     "--codec",
     "codec",
+    "--encoder",
+    "encoder",
+    "--decoder",
+    "decoder",
     "--metrics",
     "m.json",
     "--plots",
@@ -92,6 +96,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_params()
         for stage, options in ((fetch_zoo, FETCH), (tokenize, TOKENIZE), (train_autoencoder, TRAIN), (fit_codec, FIT)):
             stage(options)
+        Path("decoder").mkdir()  # as for networks that can't be run
         evaluate_autoencoder(EVALUATE)
     return folder
 

@@ -63,7 +63,7 @@ def test_scores_count_right_answers():
 def test_bad_descriptions_are_refused():
     with pytest.raises(DataError, match="is unknown"):
         build("")
-    with pytest.raises(DataError, match="not a valid architecture"):
+    with pytest.raises(DataError, match="lacks fields"):
         build('{"family": "mlp"}')
     with pytest.raises(DataError, match=r"unknown family.*gnn"):
         build(msgspec.structs.replace(architecture("mlp"), family="gnn"))

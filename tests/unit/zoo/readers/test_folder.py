@@ -219,7 +219,7 @@ def test_no_folder_no_files_and_no_match_are_named(read_zoo, zoo_config, tmp_pat
         ("file,layout\na.pt,1\n", "read from the files"),
         ("file,x\na.pt,1\na.pt,2\n", "names a file twice"),
         ("", "is not a readable table"),
-        ("file,architecture\na.pt,{}\n", "is not a valid architecture"),
+        ("file,architecture\na.pt,{}\n", "lacks fields"),
     ],
 )
 def test_bad_metadata_is_named(read_zoo, tmp_path, text, message):
