@@ -151,6 +151,7 @@ TABLE: dict[tuple[str, str], dict[str, str]] = {
         "bool(tensor.isnan().any())": "bool(tensor.isnan().all())",
     },
 }
+OUTPUTS = (".git", ".venv", ".dvc", ".smoke", ".cache", "data", "models")  # left out of the copy
 MUTANTS = tuple(
     Mutant(file, right, wrong, tests) for (file, tests), lines in TABLE.items() for right, wrong in lines.items()
 )
@@ -161,9 +162,7 @@ def main() -> None:
     chosen = [mutant for mutant in MUTANTS if all(word in f"{mutant.file} {mutant.right}" for word in sys.argv[1:])]
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "clone"
-        shutil.copytree(
-            ROOT, copy, ignore=shutil.ignore_patterns(".git", ".venv", ".dvc", ".smoke", ".cache", "data", "models")
-        )
+        shutil.copytree(ROOT, copy, ignore=lambda place, _: OUTPUTS if Path(place) == ROOT else ())
         survivors = [mutant for mutant in chosen if not is_noticed(mutant, copy)]
     for mutant in survivors:
         sys.stdout.write(f"not noticed: wscore/{mutant.file}: {mutant.right}  ->  {mutant.wrong}\n")

@@ -87,3 +87,11 @@ def test_json_without_bounds_is_a_named_error(tmp_path, monkeypatch):
     path.write_text("[1, 2]")
     with pytest.raises(DataError, match="is too long"):
         read_json(path)
+
+
+def test_every_digit_of_a_checksum_counts(folder):
+    files = read_checksums(folder)
+    digest = files["config.json"]
+    rewrite(folder, {**files, "config.json": digest[:-1] + ("0" if digest[-1] != "0" else "1")})
+    with pytest.raises((DataError, ModelError), match=r"config\.json"):
+        verify(folder)
