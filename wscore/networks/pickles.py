@@ -245,7 +245,10 @@ class PickleInterpreter:
             target[_key(values[place])] = values[place + 1]
 
     def persistent(self, key: Any) -> None:
-        """Put the storage of a persistent id on the stack."""
+        """Put the storage of a persistent id on the stack, or the class that torch saved with its source (no zip file)."""
+        if isinstance(key, tuple) and len(key) == 4 and key[0] == "module" and isinstance(key[1], Stub):
+            self.push(key[1])
+            return
         if self.storage is None or not isinstance(key, tuple) or len(key) < 5 or key[0] != "storage":
             raise PickleError("a reference to data outside of the pickle")
         self.push(self.storage(key))

@@ -102,6 +102,7 @@ def check_not_quantised(state: Mapping[str, Tensor]) -> None:
             tensor.ndim < 2
             or (tensor.is_floating_point() and tensor.dtype not in EIGHTHS)
             or tensor.dtype == torch.bool
+            or tensor.is_complex()
         ):
             continue
         module, _, leaf = name.rpartition(".")

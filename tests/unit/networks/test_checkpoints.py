@@ -223,6 +223,7 @@ def test_what_is_no_checkpoint_is_told_apart(tmp_path):
         return rejected(tmp_path / "a.pt")
 
     assert reason({"w": torch.ones(2, dtype=torch.complex64)}) == "not_real"
+    assert reason({"weight": torch.ones(2, 2, dtype=torch.complex64)}) == "not_real"
     assert reason({"w": torch.ones(2, 2).to_sparse()}) == "not_real"
     assert reason({"n": torch.ones(2, dtype=torch.long)}) == "no_checkpoint"
     assert reason({}) == reason([torch.ones(2)]) == reason({"epoch": 3}) == reason("text") == "no_checkpoint"
@@ -235,6 +236,14 @@ def test_what_is_no_checkpoint_is_told_apart(tmp_path):
     assert rejected(tmp_path / "c.pt") == rejected(tmp_path / "nowhere.pt") == rejected(tmp_path) == "unreadable"
     (tmp_path / "d.pt").write_text("<html>404</html>")
     assert rejected(tmp_path / "d.pt") == "no_checkpoint"
+
+
+@pytest.mark.filterwarnings("ignore:Couldn't retrieve source code")
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_whole_module_is_read_with_or_without_its_source(tmp_path, zipped):
+    module = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.ReLU())
+    torch.save(module, tmp_path / "a.pt", _use_new_zipfile_serialization=zipped)
+    assert same(read_checkpoint(tmp_path / "a.pt", key=None, most=MOST).state, module.state_dict())
 
 
 @pytest.mark.parametrize("suffix", ["pt", "pth", "ckpt", "tar", "bin", "pth.tar"])
