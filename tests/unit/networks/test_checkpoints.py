@@ -241,7 +241,7 @@ def test_what_is_no_checkpoint_is_told_apart(tmp_path):
 @pytest.mark.filterwarnings("ignore:Couldn't retrieve source code")
 @pytest.mark.parametrize("zipped", [True, False])
 def test_a_whole_module_is_read_with_or_without_its_source(tmp_path, zipped):
-    module = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.ReLU())
+    module = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.ReLU(), torch.nn.Linear(2, 2))
     torch.save(module, tmp_path / "a.pt", _use_new_zipfile_serialization=zipped)
     assert same(read_checkpoint(tmp_path / "a.pt", key=None, most=MOST).state, module.state_dict())
 
