@@ -133,6 +133,6 @@ DRAWINGS: dict[str, Callable[[dict[str, pd.DataFrame], Path], None]] = {
         tables["families"], path, list(NAMES)[:5], "Agreement with the original, by family"
     ),
     "unseen": lambda tables, path: draw_grouped_bars(
-        tables["unseen"], path, ("search", "single_pass", "plain"), "Agreement on widths that no fit saw"
+        tables["unseen"], path, list(NAMES)[:5], "Agreement on widths that no fit saw"
     ),
 }

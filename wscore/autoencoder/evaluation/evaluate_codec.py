@@ -101,7 +101,7 @@ class Group(NamedTuple):
     """Networks that a worker codes at once.
 
     Attributes:
-        split: of all of them; those of `UNSEEN` are coded by fewer methods.
+        split: of all of them; those of `UNSEEN` have no mean network and no fixed sizes beside them.
         kinds: how each is run; they may differ in activation and pooling.
         layout: of all of them.
         about: a row each: columns `ABOUT`, by row number in the zoo.
@@ -140,7 +140,7 @@ def evaluate_codec(
         group for split, most in splits.items() for group in draw_groups(zoo, cache, tasks, split, most, config.seed)
     ]
     _warn_of_the_unknown(groups, tasks)
-    curved = all(group.layout.size <= MOST for group in groups if group.split != UNSEEN)
+    curved = all(group.layout.size <= MOST for group in groups)
     work = partial(code_group, sources, tuple(ratios), config, curved)
     coded = list(workers_here("evaluate_codec").map(work, sorted(groups, key=_size, reverse=True)))
     rows = pd.DataFrame([row for records in coded for row in records])
@@ -229,7 +229,7 @@ def _methods(
     reached = list(dict.fromkeys(ratio for ratio, _, _ in single))
     if networks.answer is not None and reached:
         yield from zoo_search(codec, networks, reached, config.searches)
-        if group.split != UNSEEN and curved:
+        if curved:
             yield from without_zoo(networks, reached, config.searches)
     if group.split != UNSEEN:
         fixed = fixed_sizes(networks, group.mean)
