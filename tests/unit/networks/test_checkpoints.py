@@ -182,6 +182,27 @@ def test_headers_of_too_many_tensors_are_refused_before_any_is_made(tmp_path, mo
     assert rejected(tmp_path / "a.safetensors") == "too_large"
 
 
+def test_a_file_that_unpacks_to_far_more_than_it_holds_is_refused(tmp_path, monkeypatch):
+    np.savez_compressed(tmp_path / "a.npz", weights=np.zeros(10**6, np.float32))
+    assert read_checkpoint(tmp_path / "a.npz", key=None, most=10**7).state["weights"].numel() == 10**6
+    monkeypatch.setattr("wscore.networks.checkpoints.HARMLESS_SIZE", 1000)
+    with pytest.raises(RejectedError) as caught:
+        read_checkpoint(tmp_path / "a.npz", key=None, most=10**7)
+    assert caught.value.reason == "too_large"
+
+
+@pytest.mark.parametrize(("begin", "behind"), [(0, 0), (4, 0), (0, 4)])
+def test_bytes_of_a_safetensors_file_that_no_tensor_names_are_refused(tmp_path, begin, behind):
+    header = b'{"w":{"dtype":"F32","shape":[8,8],"data_offsets":[%d,%d]}}' % (begin, begin + 256)
+    data = np.random.default_rng(0).standard_normal(64).astype("<f4").tobytes()
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(begin) + data + bytes(behind))
+    if begin or behind:
+        assert rejected(path) == "unreadable"
+    else:
+        assert read_checkpoint(path, key=None, most=MOST).state["w"].shape == (8, 8)
+
+
 def test_small_files_that_claim_much_are_refused_unread(tmp_path):
     state = {"w": torch.zeros(10)}
     torch.save({"w": torch.zeros(1).expand(2**45)}, tmp_path / "expanded.pt")

@@ -7,7 +7,7 @@ import torch
 
 from wscore.errors import ConfigError, WscoreWarning
 from wscore.networks.layout import layout_of
-from wscore.zoo.readers.hygiene import SKETCH, defect, join_groups, near_pairs, sketch
+from wscore.zoo.readers.hygiene import SKETCH, defect, is_fixed_table, join_groups, layer_digests, near_pairs, sketch
 
 
 def state(seed, **changes):
@@ -64,6 +64,29 @@ def test_all_near_pairs_are_found_and_no_others():
     found = near_pairs(sketches, lambda row: vectors[row], 1e-3, [0.0] * 60)
     assert [pair[:2] for pair in found] == [(row, row + 20) for row in range(20)]
     assert not near_pairs(sketches, lambda row: vectors[row], 0.0, [0.0] * 60)
+
+
+@pytest.mark.parametrize(("apart", "near"), [(0.9, True), (1.1, False)])
+def test_pairs_are_near_up_to_the_distance(apart, near):
+    first = np.random.default_rng(2).standard_normal(500).astype(np.float32)
+    step = np.random.default_rng(3).standard_normal(500)
+    second = first + apart * 1e-3 * np.linalg.norm(first) * (step / np.linalg.norm(step))
+    vectors = np.stack([first, second.astype(np.float32)])
+    pairs = near_pairs(np.stack([sketch(vector) for vector in vectors]), lambda row: vectors[row], 1e-3, [0.0, 0.0])
+    assert bool(pairs) == near
+
+
+def test_only_large_layers_that_were_trained_have_a_digest():
+    assert [text.split()[1] for text in layer_digests(LAYOUT, LAYOUT.flatten(state(0)))] == ["a.weight"]
+
+
+@pytest.mark.parametrize("step", [0.01, 0.5, 3.0])
+def test_sinusoids_of_any_frequency_are_fixed_tables(step):
+    assert is_fixed_table("positions", np.sin(step * np.arange(20)[:, None] + np.arange(4)))
+
+
+def test_columns_that_grow_are_no_fixed_table():
+    assert not is_fixed_table("positions", np.exp(0.5 * np.arange(20)[:, None] + np.arange(4)))
 
 
 def test_groups_are_connected_components():
