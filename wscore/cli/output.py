@@ -47,7 +47,7 @@ def cell(value: object) -> str:
     return text if len(text) <= WIDEST else f"{text[: WIDEST - 3]}..."
 
 
-def progress(items: Iterable[T], *, total: int | None = None, unit: str = "network") -> Iterable[T]:
+def progress(items: Iterable[T], /, *, total: int | None = None, unit: str = "network") -> Iterable[T]:
     """Return the items, with a progress bar on standard error if it is a terminal."""
     from tqdm import tqdm
 

@@ -35,7 +35,7 @@ def survey(options: argparse.Namespace) -> None:
     encoder, head = _models(options.model)
     result = survey_networks(
         states, unreadable=unreadable, encoder=encoder, head=head, labels=labels,
-        progress=lambda items: progress(items, unit="comparison"),
+        progress=progress,
     )  # fmt: skip
     write_survey(out, result, options.folder)
     if options.json:

@@ -26,9 +26,9 @@ def ages(layout: Layout, vectors: Float[np.ndarray, "network weights"]) -> Float
         for spec, span in zip(layout.tensors, layout.slices().values(), strict=True)
         if spec.kind in MATRICES and spec.size
     ] or [slice(None)]
-    matrix_ages = np.stack([_age(vectors[:, span]) for span in spans])  # (matrices, N)
+    matrix_ages = np.array([[_age(vector[span]) for span in spans] for vector in vectors])  # (N, matrices)
     repeated = np.mean([[_repeated(vector[span]) for span in spans] for vector in vectors], axis=1)
-    return np.stack([matrix_ages.mean(axis=0), repeated], axis=1)
+    return np.stack([matrix_ages.mean(axis=1), repeated], axis=1)
 
 
 def descent_log_odds(
@@ -40,10 +40,10 @@ def descent_log_odds(
     return np.where(np.abs(coarser) > COARSER, np.sign(coarser) * COMPRESSED, by_age)
 
 
-def _age(weights: np.ndarray) -> np.ndarray:
+def _age(weights: np.ndarray) -> float:
     sizes = np.abs(weights.astype(np.float64))
-    tails = np.sqrt(np.square(sizes).mean(axis=1)) / np.maximum(sizes.mean(axis=1), TINY)
-    return np.log(np.maximum(sizes.max(axis=1), TINY)) + TAILS * np.log(np.maximum(tails, 1.0))
+    tails = np.sqrt(np.square(sizes).mean()) / max(sizes.mean(), TINY)
+    return np.log(max(sizes.max(), TINY)) + TAILS * np.log(max(tails, 1.0))
 
 
 def _repeated(values: np.ndarray) -> float:

@@ -1,7 +1,7 @@
 """Recognises damage that no single mark shows, by a classifier trained on damaged copies of healthy networks."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -13,8 +13,9 @@ from wscore.encoder.dreamed_probes import ProbeSets
 from wscore.encoder.features import CHAIN, Numbers, named_numbers, select
 from wscore.networks.layout import Layout
 from wscore.survey.damages import DAMAGES, causes_for
+from wscore.survey.layer_fit import layer_fit
 from wscore.survey.marks import network_marks
-from wscore.survey.records import Finding, Group
+from wscore.survey.records import Finding, Group, Progress, silent
 from wscore.survey.rules import CERTAIN, matrix_roles, rule_findings
 
 HEALTHY = "healthy"
@@ -95,33 +96,37 @@ class HealthModel(nn.Module):
 
 
 def health_features(group: Group, probes: ProbeSets) -> Numbers:
-    """Return what the classifier reads of networks: marks, and the features of the weight encoder."""
-    with np.errstate(all="ignore"):
-        return named_numbers(group.layout, group.vectors, probes) | network_marks(group.layout, group.vectors)
+    """Return what the classifier reads of networks: marks, fit of layers, and the features of the weight encoder."""
+    chunks = [_features(chunk, probes) for chunk in group.chunks()]
+    return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
 
 
-def make_examples(groups: Sequence[Group], probes: ProbeSets, *, copies: int = COPIES, seed: int = 0) -> Examples:
+def make_examples(
+    groups: Sequence[Group], probes: ProbeSets, *, copies: int = COPIES, seed: int = 0, progress: Progress = silent
+) -> Examples:
     """Return all networks, taken to be healthy, and damaged copies with a random cause each."""
     random = np.random.default_rng(seed)
     numbers, causes, owners, start = [], [], [], 0
-    for group in groups:
-        vectors, cause, owner = _damaged(group, copies, random)
-        numbers.append(health_features(group._replace(vectors=vectors), probes))
-        causes.append(cause)
-        owners.append(start + owner)
+    for group in progress(groups, total=len(groups), unit=" layout damaged"):
+        for vectors, cause, rows in _copies(group, copies, random):
+            numbers.append(health_features(group._replace(vectors=vectors), probes))
+            causes.append(np.full(len(rows), cause))
+            owners.append(start + rows)
         start += len(group.vectors)
     names = tuple(sorted({name for found in numbers for name in found}))
-    features = [select(found, names, len(cause)) for found, cause in zip(numbers, causes, strict=True)]
+    features = [select(found, names, len(rows)) for found, rows in zip(numbers, owners, strict=True)]
     return Examples(np.concatenate(features), names, np.concatenate(causes), np.concatenate(owners))
 
 
-def cross_fitted(examples: Examples, families: Int[np.ndarray, " network"]) -> Float[np.ndarray, "network cause"]:
+def cross_fitted(
+    examples: Examples, families: Int[np.ndarray, " network"], progress: Progress = silent
+) -> Float[np.ndarray, "network cause"]:
     """Return the probabilities of the causes of each network, by a classifier that has seen none of its family."""
     _, family = np.unique(families, return_inverse=True)
     fold = np.random.default_rng(0).permutation(family.max() + 1)[family] % FOLDS
     probabilities = np.eye(1, len(CAUSES)).repeat(len(families), axis=0)  # healthy, unless a classifier says otherwise
     healthy = examples.cause == 0
-    for number in range(FOLDS):
+    for number in progress(range(FOLDS), total=FOLDS, unit=" classifier"):
         held_out = fold[examples.owner] == number
         if held_out.all() or not held_out.any():
             continue
@@ -138,13 +143,15 @@ def damage_scores(probabilities: Float[np.ndarray, "network cause"]) -> Float[np
     return damaged * copies / np.maximum(damaged * copies + probabilities[:, 0], 1e-12)
 
 
-def health_findings(groups: Sequence[Group], families: Int[np.ndarray, " network"], probes: ProbeSets) -> list[Finding]:
+def health_findings(
+    groups: Sequence[Group], families: Int[np.ndarray, " network"], probes: ProbeSets, progress: Progress = silent
+) -> list[Finding]:
     """Return the damage of the networks of a folder, at most one learned finding per network that no rule names."""
-    findings = [finding for group in groups for finding in rule_findings(group)]
+    findings = [finding for group in groups for chunk in group.chunks() for finding in rule_findings(chunk)]
     if sum(len(group.vectors) for group in groups) < LEAST:
         return findings
-    examples = make_examples(groups, probes)
-    probabilities = cross_fitted(examples, families)
+    examples = make_examples(groups, probes, progress=progress)
+    probabilities = cross_fitted(examples, families, progress)
     scores = damage_scores(probabilities)
     named = {finding.network for finding in findings}
     names = [(group, name) for group in groups for name in group.names]
@@ -168,21 +175,33 @@ def health_findings(groups: Sequence[Group], families: Int[np.ndarray, " network
     return findings
 
 
-def _damaged(group: Group, copies: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return networks with damaged copies, the cause of each, and the network that it is made from."""
+def _features(group: Group, probes: ProbeSets) -> Numbers:
+    layout, vectors = group.layout, group.vectors
+    with np.errstate(all="ignore"):
+        return named_numbers(layout, vectors, probes) | network_marks(layout, vectors) | layer_fit(layout, vectors)
+
+
+def _copies(group: Group, copies: int, random: np.random.Generator) -> Iterator[tuple[np.ndarray, int, np.ndarray]]:
+    """Yield networks, then damaged copies by cause: weights, number of the cause, and the networks they are made from."""
     causes = [cause for cause in causes_for(group.layout) if cause in CAUSES]
     if len(group.vectors) < 2:
         causes = [cause for cause in causes if cause != "layer of another network"]
     count = len(group.vectors)
-    vectors, numbers, owners = [group.vectors], [np.zeros(count, int)], [np.arange(count)]
-    for _ in range(copies):
-        drawn = random.integers(len(causes), size=count)
-        for place, cause in enumerate(causes):
-            rows = np.flatnonzero(drawn == place)
-            vectors.append(DAMAGES[cause](group.layout, group.vectors, random)[rows].astype(np.float32))
-            numbers.append(np.full(len(rows), CAUSES.index(cause)))
-            owners.append(rows)
-    return np.concatenate(vectors), np.concatenate(numbers), np.concatenate(owners)
+    yield group.vectors, 0, np.arange(count)
+    drawn = random.integers(len(causes), size=(copies, count))
+    for place, cause in enumerate(causes):
+        for row in range(copies):
+            rows = np.flatnonzero(drawn[row] == place)
+            if len(rows):
+                yield damaged_rows(group, cause, rows, random), CAUSES.index(cause), rows
+
+
+def damaged_rows(group: Group, cause: str, rows: Int[np.ndarray, " row"], random: np.random.Generator) -> np.ndarray:
+    """Return damaged copies of some networks of a group; layers of other networks may come from all of them."""
+    others = len(group.vectors) // 2
+    kept = rows if cause != "layer of another network" else np.concatenate([rows, (rows - others) % len(group.vectors)])
+    changed = DAMAGES[cause](group.layout, group.vectors[kept], random)
+    return changed[: len(rows)].astype(np.float32)
 
 
 def _evidence(healthy: Examples, number: int, layout: Layout) -> tuple[str, str]:

@@ -12,6 +12,7 @@ from wscore.errors import DataError
 from wscore.networks.layout import Layout, layout_of
 from wscore.survey.age import ages, descent_log_odds
 from wscore.survey.independence import Evidence, independence
+from wscore.survey.records import Progress, silent
 from wscore.survey.unit_groups import restricted, unit_groups
 from wscore.symmetry.spec import PermutationSpec
 from wscore.zoo.state import state_of
@@ -100,10 +101,13 @@ def compare(
     layout: Layout,
     vectors: Float[np.ndarray, "network weights"],
     pairs: Int[np.ndarray, "pair 2"],
+    progress: Progress = silent,
 ) -> Evidence:
     """Return the evidence of pairs of networks of one layout, given by their row numbers; a few pairs at a time."""
     size = max(1, min(PAIRS, LARGEST_BLOCK // max(layout.size, 1)))
-    blocks = [_compare(spec, layout, vectors, pairs[start : start + size]) for start in range(0, len(pairs), size)]
+    starts = range(0, len(pairs), size)
+    shown = progress(starts, total=len(starts), unit=f" block of {size} pairs")
+    blocks = [_compare(spec, layout, vectors, pairs[start : start + size]) for start in shown]
     return Evidence(*(np.concatenate(values) for values in zip(*blocks, strict=True)))
 
 

@@ -1,7 +1,7 @@
 """What a survey reads and reports."""
 
-from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import msgspec
 import numpy as np
@@ -10,6 +10,22 @@ from jaxtyping import Float
 from wscore.networks.layout import Layout
 
 Source = Literal["file", "rule", "learned"]
+T = TypeVar("T")
+CHUNK = 4_000_000  # weights that are looked at together
+
+
+@runtime_checkable
+class Progress(Protocol):
+    """Wraps the items of a long loop and shows how far it is."""
+
+    def __call__(self, items: Iterable[T], /, *, total: int, unit: str) -> Iterable[T]:
+        """Return the items."""
+        ...
+
+
+def silent(items: Iterable[T], /, *, total: int, unit: str) -> Iterable[T]:  # noqa: ARG001
+    """Return the items and show nothing."""
+    return items
 
 
 class Group(NamedTuple):
@@ -24,6 +40,13 @@ class Group(NamedTuple):
     layout: Layout
     vectors: Float[np.ndarray, "network weights"]
     names: Sequence[str]
+
+    def chunks(self) -> Iterator["Group"]:
+        """Yield the networks a few at a time, so that what is computed of them fits into memory."""
+        step = max(1, CHUNK // max(self.layout.size, 1))
+        for start in range(0, len(self.vectors), step):
+            rows = slice(start, start + step)
+            yield Group(self.layout, self.vectors[rows], self.names[rows])
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,7 +1,7 @@
 """Related pairs among many networks, and their trees of descent."""
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,11 +14,10 @@ from wscore.survey.candidates import MOST_PAIRS, candidate_pairs
 from wscore.survey.families import Edge, components, descent, discoveries
 from wscore.survey.independence import Evidence
 from wscore.survey.lineage import compare, relation_of, shared_groups
-from wscore.survey.records import Group
+from wscore.survey.records import Group, Progress, silent
 from wscore.symmetry.spec import PermutationSpec
 
 RATE = 0.01  # false discovery rate
-Progress = Callable[[Iterable[Any]], Iterable[Any]]
 
 
 class Tested(NamedTuple):
@@ -75,13 +74,13 @@ class Relations(NamedTuple):
         return rows
 
 
-def find_relations(groups: Sequence[Group], *, rate: float = RATE, progress: Progress = iter) -> Relations:
+def find_relations(groups: Sequence[Group], *, rate: float = RATE, progress: Progress = silent) -> Relations:
     """Return the relations of all networks.
 
     Args:
         groups: networks by layout; those of different layouts are compared by the layers that they share.
         rate: expected share of false discoveries among the related pairs.
-        progress: wraps the iterable of comparisons.
+        progress: wraps loops over layouts and pairs.
     """
     tested = _test(groups, progress)
     related = discoveries(tested.evidence.p_value, tested.tests, rate)
@@ -94,7 +93,8 @@ def _test(groups: Sequence[Group], progress: Progress) -> Tested:
     starts = np.cumsum([0, *(len(group.names) for group in groups)])
     found: list[tuple[np.ndarray, Evidence, np.ndarray]] = []
     tests, comparable = 0, set()
-    for first, second in progress(list(itertools.combinations_with_replacement(range(len(groups)), 2))):
+    both = list(itertools.combinations_with_replacement(range(len(groups)), 2))
+    for first, second in progress(both, total=len(both), unit=" pair of layouts"):
         pairs, total = _pairs(groups[first], groups[second], same=first == second)
         layout = _shared(groups[first].layout, groups[second].layout) if total else None
         if layout is None:
@@ -103,7 +103,7 @@ def _test(groups: Sequence[Group], progress: Progress) -> Tested:
         comparable |= {first, second}
         spec, shared = layout
         vectors = np.concatenate([_restrict(groups[number], shared) for number in sorted({first, second})])
-        evidence = compare(spec, shared, vectors, pairs)
+        evidence = compare(spec, shared, vectors, pairs, progress)
         age = ages(shared, vectors)
         offsets = np.array([starts[first], starts[second] - (0 if first == second else len(groups[first].names))])
         found.append((pairs + offsets, evidence, descent_log_odds(age[pairs[:, 0]], age[pairs[:, 1]])))

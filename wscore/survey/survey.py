@@ -13,8 +13,8 @@ from wscore.networks.layout import Layout, layout_of
 from wscore.publish.pretrained import PublishedHead
 from wscore.survey.health import LEAST, health_findings
 from wscore.survey.ranking import Ranking, rank
-from wscore.survey.records import Finding, Group
-from wscore.survey.relations import RATE, Progress, Relations, find_relations, parents
+from wscore.survey.records import Finding, Group, Progress, silent
+from wscore.survey.relations import RATE, Relations, find_relations, parents
 
 State = Mapping[str, Tensor]
 
@@ -48,7 +48,7 @@ def survey(
     encoder: WeightEncoder | None = None,
     head: PublishedHead | None = None,
     labels: Mapping[str, Mapping[str, Any]] | None = None,
-    progress: Progress = iter,
+    progress: Progress = silent,
 ) -> Survey:
     """Return what is found about networks.
 
@@ -58,7 +58,7 @@ def survey(
         encoder: published encoder; without one there is no ranking, and health looks at weights alone.
         head: published head of accuracy.
         labels: what is known about networks, by name.
-        progress: wraps the iterable of comparisons.
+        progress: wraps the long loops.
 
     Raises:
         DataError: if there is no network, or labels name none of them.
@@ -71,8 +71,8 @@ def survey(
     groups = group_by_layout(networks, encoder)
     names = [name for group in groups for name in group.names]
     relations = find_relations(groups, progress=progress)
-    ranking = rank(groups, encoder, head)
-    findings = [*unreadable, *health_findings(groups, relations.family, ranking.probes)]
+    ranking = rank(groups, encoder, head, progress)
+    findings = [*unreadable, *health_findings(groups, relations.family, ranking.probes, progress)]
     return Survey(
         networks=_rows(groups, relations, ranking, findings, labels or {}),
         edges=relations.rows(names),
