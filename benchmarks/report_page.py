@@ -2,7 +2,7 @@
 
     python -m benchmarks.report_page [--networks 4096]
 
-Prints milliseconds from the start of loading to the first paint and to the drawn map, and of one hover, one step of a
+Prints milliseconds from the start of loading to the first paint, the dots and the map that can be used, and of one hover, one step of a
 pan, another colour and a search. Chromium draws in software here: a browser with a graphics card is faster.
 """
 
@@ -19,6 +19,7 @@ from wscore.report.page import NetworkMap, Page, write_page
 
 STEPS = 20
 FIRST = "performance.getEntriesByType('paint').at(-1).startTime"
+DOTS = "performance.getEntriesByName('dots')[0].startTime"
 DRAWN = "performance.getEntriesByName('map')[0].startTime"
 RECOLOUR = "(async () => { const start = performance.now(); await (%s); return performance.now() - start; })()"
 HOVERS = "element('plot').on('plotly_hover', () => { window.hovered = (window.hovered ?? 0) + 1; })"
@@ -70,7 +71,9 @@ def main() -> None:
         size = make_page(Path(folder) / "page.html", options.networks)
         browser.open(Path(folder) / "page.html")
         browser.wait(f"{DRAWN.removesuffix('.startTime')} !== undefined")
-        figures = {"first paint": browser.evaluate(FIRST), "map drawn": browser.evaluate(DRAWN)}
+        figures = {
+            "first paint": browser.evaluate(FIRST), "dots": browser.evaluate(DOTS), "map drawn": browser.evaluate(DRAWN)
+        }  # fmt: skip
         figures |= {"hover": hover(browser), "pan": pan(browser)}
         figures["colour"] = browser.evaluate(RECOLOUR % "(element('colour').selectedIndex = 1, drawMap())")
         figures["search"] = browser.evaluate(RECOLOUR % "(element('search').value = 'run-0001', search())")

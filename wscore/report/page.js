@@ -5,8 +5,10 @@ const element = (id) => document.getElementById(id);
 const map = data.map;
 const LISTED = 200; // rows shown; all are copied
 const SIZES = [6, 11]; // of a dot, and of one found by searching
-// Cividis (Nunez et al. 2018): readable in grey and under colour vision deficiencies.
-const SCALE = "Cividis";
+// Cividis (Nunez et al. 2018): readable in grey and under colour vision deficiencies. In dark mode its dark end is lighter.
+const SCALES = { light: "Cividis", dark: [[0, "#3f6fb0"], [0.5, "#9a9a94"], [1, "#fee838"]] };
+const DARK = matchMedia("(prefers-color-scheme: dark)");
+const NARROW = matchMedia("(max-width: 48rem)");
 const HUES = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8C7A00", "#7F7F7F"]; // Okabe and Ito
 const SYMBOLS = ["circle", "square", "diamond", "triangle-up", "cross", "x", "triangle-down", "star"];
 let chosen = [];
@@ -58,8 +60,10 @@ function colouredDots() {
   if (!column.codes) {
     const unknown = everyone.filter((i) => column.numbers[i] === null);
     const known = everyone.filter((i) => column.numbers[i] !== null);
-    const bar = { title: { text: escaped(column.name), side: "right" }, thickness: 12, outlinewidth: 0 };
-    const colours = { color: known.map((i) => column.numbers[i]), colorscale: SCALE, showscale: true, colorbar: bar };
+    const place = NARROW.matches ? { orientation: "h", y: -0.3 } : { title: { text: escaped(column.name), side: "right" } };
+    const bar = { thickness: 12, outlinewidth: 0, ...place };
+    const scale = DARK.matches ? SCALES.dark : SCALES.light;
+    const colours = { color: known.map((i) => column.numbers[i]), colorscale: scale, showscale: true, colorbar: bar };
     const rest = dots(unknown, { color: css("--faint"), symbol: "x" }, { name: "unknown", showlegend: true });
     return [dots(known, colours), ...(unknown.length ? [rest] : [])];
   }
@@ -91,9 +95,32 @@ function traces() {
   return [...under, ...colouredDots(), dots(found, ring)];
 }
 
+function extent(values) {
+  const known = values.filter(Number.isFinite);
+  const [low, high] = known.reduce(([least, most], value) => [Math.min(least, value), Math.max(most, value)], [Infinity, -Infinity]);
+  const room = (high - low) / 20 || 1;
+  return [low - room, high + room];
+}
+
 function drawMap() {
-  const hidden = { showticklabels: false };
-  return Plotly.react("plot", traces(), layout({ xaxis: hidden, yaxis: hidden, dragmode: "select", uirevision: "kept" }), config);
+  const [xaxis, yaxis] = [map.x, map.y].map((values) => ({ showticklabels: false, range: extent(values) }));
+  return Plotly.react("plot", traces(), layout({ xaxis, yaxis, dragmode: "select", uirevision: "kept" }), config);
+}
+
+// Shows the dots while the library is unpacked, which takes longer than all the rest.
+function sketch() {
+  const canvas = element("plot").appendChild(document.createElement("canvas"));
+  const { clientWidth: width, clientHeight: height } = element("plot");
+  Object.assign(canvas, { width, height });
+  const brush = canvas.getContext("2d");
+  brush.fillStyle = css("--accent");
+  const [[left, right], [bottom, top]] = [map.x, map.y].map(extent);
+  map.x.forEach((x, index) => {
+    const across = (x - left) / (right - left);
+    const down = (top - map.y[index]) / (top - bottom);
+    brush.fillRect(40 + across * (width - 50) - 2, 10 + down * (height - 50) - 2, 4, 4);
+  });
+  return new Promise((painted) => requestAnimationFrame(() => setTimeout(() => painted(canvas))));
 }
 
 function describe(index) {
@@ -174,6 +201,7 @@ function search() {
 
 async function startMap() {
   map.kind = hasWebGL() ? "scattergl" : "scatter";
+  element("plot").replaceChildren();
   await drawMap();
   const plot = element("plot");
   plot.on("plotly_hover", (event) => describe(event.points[0].customdata));
@@ -203,18 +231,26 @@ function drawCurves(chart, curves) {
 
 const charts = [...document.querySelectorAll(".chart")];
 
-function drawAllCurves() {
-  charts.forEach((chart, number) => drawCurves(chart, data.curves[number]));
+function drawCurvesInView() {
+  const seen = new IntersectionObserver((entries) => {
+    for (const { target } of entries.filter((entry) => entry.isIntersecting)) {
+      seen.unobserve(target);
+      drawCurves(target, data.curves[charts.indexOf(target)]);
+    }
+  }, { rootMargin: "50%" });
+  charts.forEach((chart) => seen.observe(chart));
 }
 
 async function start() {
+  if (map) await sketch();
+  performance.mark("dots");
   await loadPlotly();
   if (map) await startMap();
   performance.mark("map");
-  drawAllCurves();
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
+  drawCurvesInView();
+  DARK.addEventListener("change", () => {
     if (map) drawMap();
-    drawAllCurves();
+    drawCurvesInView();
   });
 }
 

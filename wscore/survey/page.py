@@ -16,8 +16,8 @@ def survey_page(result: Survey, title: str) -> Page:
     """Return the page of a survey of the networks of `title`."""
     summary = result.summary
     text = (
-        f"{summary['networks']:,} networks of {summary['layouts']:,} layouts: {summary['families']:,} families, "
-        f"{summary['networks with a finding']:,} networks with a finding."
+        f"{summary['networks']:,} networks; layouts: {summary['layouts']:,}; families: {summary['families']:,}; "
+        f"networks with a finding: {summary['networks with a finding']:,}."
     )
     facts = [[name, _text(value)] for name, value in summary.items()]
     headline = [Table("What was done and found", ("", "value"), facts)]
