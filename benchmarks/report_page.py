@@ -2,8 +2,8 @@
 
     python -m benchmarks.report_page [--networks 4096]
 
-Prints milliseconds from the start of loading to the first paint, the dots and the map that can be used, and of one hover, one step of a
-pan, another colour and a search. Chromium draws in software here: a browser with a graphics card is faster.
+Prints milliseconds from the start of loading to the first paint, the dots and the map that can be used, and of one hover,
+one step of a pan, another colour and a search. Chromium draws in software here: a browser with a graphics card is faster.
 """
 
 import argparse

@@ -10,13 +10,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from stages.report import main
+from stages.report import SHOWN, main
 from tests.stages.test_evaluate import FIGURES
 from wscore.io import write_csv, write_json
 from wscore.zoo.store import Zoo
 
 OPTIONS = ["--metrics", "metrics", "--plots", "plots", "--zoo", "data/zoo", "--representations", "data/representations",
-           "--params", "params.yaml", "--out", "plots/report.html"]  # fmt: skip
+           "--out", "plots/report.html"]  # fmt: skip
 TRUE = np.array([0.9, 0.5, 0.7])
 
 
@@ -34,7 +34,7 @@ def workspace(tmp_path: Path, tiny_zoo: Path, monkeypatch: pytest.MonkeyPatch) -
     points = {"model_id": ["<best>", "<worst>", "<good>"], "true": TRUE, "ours": TRUE - np.array([0, 0.4, -0.1])}
     write_csv(Path("plots/heads_test/accuracy_points.csv"), {**points, "low": TRUE - 0.5, "high": TRUE + 0.5})
     matplotlib.image.imsave("plots/sae/codes.png", np.zeros((4, 4)))
-    Path("params.yaml").write_text("ae:\n  lr: 0.001\n  layers: [1, 2]\n", encoding="utf-8")
+    Path("params.yaml").write_text("".join(f"{name}:\n  layers: [1, 2]\n" for name in SHOWN), encoding="utf-8")
     return tmp_path
 
 
@@ -57,6 +57,7 @@ def test_every_network_lies_on_the_map_with_what_is_known_of_it(page: str) -> No
     assert [column["name"] for column in found["columns"]][:2] == ["accuracy", "family"]
     assert found["columns"][0]["numbers"] == pytest.approx(table["test_accuracy"].tolist(), rel=1e-4)
     assert found["tiles"]["known"] == [1] * len(table)
+    assert found["columns"][-1]["name"] == "finding"
     assert [line["name"] for line in content["curves"][0]["lines"]] == ["train", "validation"]
 
 
@@ -75,7 +76,7 @@ def test_failures_come_worst_first_and_escaped(page: str) -> None:
 
 
 def test_parameters_and_pictures_are_in_the_page(page: str) -> None:
-    assert rows(page, "Parameters") == [["ae.lr", "0.001"], ["ae.layers", "[1, 2]"]]
+    assert rows(page, "Parameters") == [[f"{name}.layers", "[1, 2]"] for name in SHOWN]
     assert "<figcaption>sae/codes</figcaption>" in page
 
 

@@ -1,7 +1,7 @@
 """The page about one run of the pipeline: results, map of the zoo, failures, training curves, pictures and parameters."""
 
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from wscore.config import read_yaml
 from wscore.errors import DataError
 from wscore.report.filters import first_layer_images
 from wscore.report.page import Curves, NetworkMap, Page, Picture, Section, Table
@@ -43,14 +42,14 @@ class Inputs(NamedTuple):
         plots: of all stages.
         zoo: the networks.
         representations: their latents and splits.
-        params: params.yaml.
+        params: sections of params.yaml.
     """
 
     metrics: Path
     plots: Path
-    zoo: Path
+    zoo: Zoo
     representations: Path
-    params: Path
+    params: Mapping[str, Any]
 
 
 class Failures(NamedTuple):
@@ -101,8 +100,12 @@ FAILURES = (
 )  # fmt: skip
 
 
-def pipeline_page(inputs: Inputs) -> Page:
+def pipeline_page(inputs: Inputs, causes: Sequence[str]) -> Page:
     """Return the page of a run of the pipeline; results of stages that were not run are left out.
+
+    Args:
+        inputs: what the stages wrote.
+        causes: damage that shows in the weights of each network of the zoo, or `no finding`.
 
     Raises:
         DataError: if a file can't be read, or zoo and representations hold different networks.
@@ -112,7 +115,7 @@ def pipeline_page(inputs: Inputs) -> Page:
         "wscore report",
         TEXT,
         [Table("What wins and what loses", HEADLINE, list(_headline(parts)))],
-        zoo_map(Zoo(inputs.zoo), inputs.representations),
+        zoo_map(inputs.zoo, inputs.representations, causes),
         [
             Section("Failures", "Held-out networks on which the models are worst.", list(_failures(inputs.plots))),
             Section("Training", curves=list(_histories(inputs.plots))),
@@ -123,7 +126,7 @@ def pipeline_page(inputs: Inputs) -> Page:
     )
 
 
-def zoo_map(zoo: Zoo, representations: Path) -> NetworkMap:
+def zoo_map(zoo: Zoo, representations: Path, causes: Sequence[str]) -> NetworkMap:
     """Return the map of a zoo from the latents of its networks; of more than 5,000, every n-th is shown.
 
     Raises:
@@ -138,6 +141,7 @@ def zoo_map(zoo: Zoo, representations: Path) -> NetworkMap:
     known = zoo.table.iloc[rows]
     columns = {SHOWN.get(name, name): known[name].tolist() for name in COLUMNS if name in known}
     columns["split"] = table["split"].iloc[rows].tolist()
+    columns["finding"] = [causes[row] for row in rows]
     images = first_layer_images(first_layers(zoo, rows))
     return NetworkMap(known["model_id"].tolist(), x, y, columns, known["run_id"].tolist(), (), images, MAP_TEXT)
 
@@ -225,8 +229,8 @@ def _versions() -> Table:
     return Table("Versions", ["library", "version"], rows)
 
 
-def _parameters(path: Path) -> Table:
-    return Table("Parameters (params.yaml)", ["parameter", "value"], list(_leaves(read_yaml(path))))
+def _parameters(params: Mapping[str, Any]) -> Table:
+    return Table("Parameters (params.yaml)", ["parameter", "value"], list(_leaves(params)))
 
 
 def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[list[str]]:

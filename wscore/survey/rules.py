@@ -1,10 +1,13 @@
 """Damage that marks of single tensors show with certainty, without other networks to compare with."""
 
+import numpy as np
+
 from wscore.encoder.weight_statistics import tensor_roles
 from wscore.networks.layout import Layout
 from wscore.survey.damages import MATRICES
 from wscore.survey.marks import MARKS, network_marks
 from wscore.survey.records import Finding, Group
+from wscore.zoo.store import Zoo
 
 CERTAIN = ("dead channels", "zeroed entries", "narrow type", "stale statistics")  # causes that rules decide
 UNTOUCHED = 1.36  # Kolmogorov-Smirnov statistic that 95% of fresh matrices do not reach
@@ -30,6 +33,18 @@ def rule_findings(group: Group) -> list[Finding]:
             for cause, tensor, evidence in broken
         ]
     return findings
+
+
+def zoo_causes(zoo: Zoo) -> list[str]:
+    """Return the first cause that a rule finds for each network of a zoo, or `no finding`."""
+    causes: dict[str, str] = {}
+    for key, layout in zoo.layouts.items():
+        rows = np.flatnonzero(zoo.table["layout"].to_numpy() == key)
+        group = Group(layout, zoo.weights(rows), zoo.table["model_id"].to_numpy()[rows].tolist())
+        for chunk in group.chunks():
+            for finding in rule_findings(chunk):
+                causes.setdefault(finding.network, finding.cause)
+    return [causes.get(name, "no finding") for name in zoo.table["model_id"]]
 
 
 def matrix_roles(layout: Layout) -> dict[str, str]:

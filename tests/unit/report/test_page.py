@@ -69,7 +69,7 @@ def test_runs_join_networks_in_order_and_edges_are_kept(tmp_path):
 def test_numbers_are_right_aligned_and_texts_are_not(tmp_path):
     table = Table("", ["a"], [[0.5], ["text"], [True], [None]])
     cells = re.findall(r"<td.*?</td>", written(tmp_path, headline=[table]))
-    assert cells == ['<td class="number">0.5</td>', "<td>text</td>", "<td>yes</td>", "<td></td>"]
+    assert cells == ['<td class="number">0.5</td>', '<td class="word">text</td>', "<td>yes</td>", "<td></td>"]
 
 
 def test_filters_become_tiles_of_one_picture(tmp_path):
