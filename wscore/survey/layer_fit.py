@@ -73,9 +73,9 @@ def agreement(first: Sides, second: Sides) -> Fit:
 
 def _best_signs(products: Float[np.ndarray, "networks units units"]) -> Float[np.ndarray, "networks units"]:
     """Return signs that increase the sum of products, found by flipping the worst unit until none gains."""
-    signs = np.ones(products.shape[:2])
-    everyone = np.arange(len(signs))
-    for _ in range(signs.shape[1]):
+    count, units, _ = products.shape
+    signs, everyone = np.ones((count, units)), np.arange(count)
+    for _ in range(units):
         rows = signs * np.einsum("nij,nj->ni", products, signs)
         worst = rows.argmin(axis=1)
         flipped = rows[everyone, worst] < 0
@@ -91,11 +91,11 @@ def _layers(layout: Layout, vectors: Vectors) -> Iterator[Layer]:
         tensor.name: f"{kind}[-{place}]"
         for tensor, (kind, place) in zip(layout.tensors, tensor_roles(layout), strict=True)
     }
-    for name, axes in spec.axes.items():
-        units = spec.units.get(axes[0].group or "", 0)
+    for name, (produced, *_) in spec.axes.items():
+        units = spec.units.get(produced.group or "", 0)
         if LEAST_UNITS <= units <= WIDEST:
-            readers = [other for other, how in spec.axes.items() if len(how) > 1 and how[1].group == axes[0].group]
-            sides = [_outgoing(layout, vectors, reader, spec.axes[reader][1], units) for reader in readers]
+            readers = [binding for binding in spec.bindings(produced.group or "") if binding.axis == 1]
+            sides = [_outgoing(layout, vectors, reader.tensor, reader.how, units) for reader in readers]
             others = {"outgoing": np.concatenate(sides, axis=2)} if sides else {}
             yield Layer(roles[name], _rows(layout, vectors, name), others | _of_units(layout, vectors, name, units))
 
