@@ -6,6 +6,7 @@ python -m wscore.preflight
 import configparser
 import json
 import os
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,12 +14,14 @@ from typing import Any
 
 import psutil
 from filelock import FileLock, Timeout
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 from wscore.config import PARAMS, read_yaml
 from wscore.errors import WscoreError
-from wscore.io import content_hash, read_json, write_json
+from wscore.io import content_hash, read_json, write_json, write_text
 
-RWLOCK = Path(".dvc/tmp/rwlock")
+RWLOCK, RECORD = Path(".dvc/tmp/rwlock"), Path("dvc.lock")
 FOLDERS = Path("data/folders.json")  # a parameter file of dvc.yaml: fetch_zoo reads `zoo`, train_base reads `base`
 SECTIONS = ("zoo", "base")
 
@@ -27,7 +30,7 @@ def main() -> None:
     """Check and repair the clone in the current folder; exits with 1 and one line if the pipeline can't run."""
     try:
         check_git(Path.cwd())
-        for line in (remove_damaged_lock(Path.cwd()), note_folders(Path.cwd())):
+        for line in (remove_damaged_lock(Path.cwd()), cut_damaged_record(Path.cwd()), note_folders(Path.cwd())):
             sys.stderr.write(f"{line}\n" if line else "")
     except WscoreError as error:
         sys.exit(f"preflight: {error}")
@@ -57,6 +60,33 @@ def remove_damaged_lock(root: Path) -> str:
         return ""
     path.unlink()
     return f"{path}: was half-written by a killed process and is removed"
+
+
+def cut_damaged_record(root: Path) -> str:
+    """Drop stages at the end of a dvc.lock that a killed process left half-written; return what was done, or nothing.
+
+    DVC runs them again, or takes their outputs from its cache of runs.
+    """
+    path = root / RECORD
+    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    if not text or _is_record(text) or any(_dvc_processes(root)):
+        return ""
+    starts = [match.start() for match in re.finditer(r"^  (?=\S)", text, re.MULTILINE)]
+    whole = next((text[:start] for start in reversed(starts) if _is_record(text[:start])), "")
+    write_text(path, whole) if whole else path.unlink()
+    return f"{path}: was half-written by a killed process; its last stages are looked up or run again"
+
+
+def _is_record(text: str) -> bool:
+    """Return whether DVC reads a text as dvc.lock."""
+    from dvc.schema import COMPILED_LOCKFILE_SCHEMA  # noqa: TID251 - the check that DVC makes itself
+    from voluptuous import Invalid
+
+    try:
+        COMPILED_LOCKFILE_SCHEMA(YAML(typ="safe").load(text))
+    except (YAMLError, Invalid):
+        return False
+    return True
 
 
 def _is_json(path: Path) -> bool:

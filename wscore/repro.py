@@ -43,7 +43,7 @@ def main(arguments: Sequence[str]) -> NoReturn:
 
 def changed_stages() -> Graph:
     """Return the stages that changed and those after them, each with those that it waits for; most awaited first."""
-    from dvc.repo import Repo  # noqa: TID251 - the one module that starts DVC
+    from dvc.repo import Repo  # noqa: TID251 - the module that starts DVC
     from networkx import ancestors
 
     with Repo() as repo:

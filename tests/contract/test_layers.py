@@ -35,7 +35,7 @@ FENCES = {
     "matplotlib": ("wscore/plots/", *PLOTS),
     "huggingface_hub": ("wscore/hub/", "wscore/publish/"),
     "datasets": ("wscore/hub/", "wscore/networks/images.py", "wscore/publish/"),
-    "dvc": ("wscore/repro.py",),
+    "dvc": ("wscore/repro.py", "wscore/preflight.py"),
     "dvclive": (),
     "yaml": (),
     "pickle": ("wscore/networks/pickles.py",),  # the names of its opcodes

@@ -11,7 +11,16 @@ from filelock import FileLock
 
 from wscore import preflight
 from wscore.errors import WscoreError
-from wscore.preflight import FOLDERS, RWLOCK, check_git, folder_fingerprint, note_folders, remove_damaged_lock
+from wscore.preflight import (
+    FOLDERS,
+    RECORD,
+    RWLOCK,
+    check_git,
+    cut_damaged_record,
+    folder_fingerprint,
+    note_folders,
+    remove_damaged_lock,
+)
 
 ROOT = Path(__file__).parents[2]
 HALF = '{"write": {"data/zoo": {"pid": 12'
@@ -62,6 +71,29 @@ def test_a_lock_that_is_whole_or_being_written_or_of_a_living_process_stays(
     monkeypatch.setattr(preflight, "_dvc_processes", lambda root: iter([root]))
     assert remove_damaged_lock(clone) == ""
     assert (clone / RWLOCK).read_text() == HALF
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.6, 0.97])
+def test_stages_at_the_end_of_a_half_written_record_are_dropped(clone: Path, share: float) -> None:
+    stage = "    cmd: run\n    deps:\n    - path: a\n      hash: md5\n      md5: 87ac02e42cf9dd37\n      size: {}\n"
+    text = "schema: '2.0'\nstages:\n" + "".join(f"  stage_{n}:\n{stage.format(n)}" for n in range(40))
+    (clone / RECORD).write_text(text)
+    assert cut_damaged_record(clone) == ""
+    assert (clone / RECORD).read_text() == text
+    length = text.index("size", int(share * len(text))) + 5  # `size:` has no number
+    (clone / RECORD).write_text(text[:length])
+    assert "half-written by a killed process" in cut_damaged_record(clone)
+    left = (clone / RECORD).read_text() if (clone / RECORD).exists() else ""
+    assert text.startswith(left)
+    assert len(text[:length]) - len(left) < 200
+    assert cut_damaged_record(clone) == ""
+
+
+def test_a_record_stays_while_dvc_runs(clone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (clone / RECORD).write_text("schema: '2.0'\nsta")
+    monkeypatch.setattr(preflight, "_dvc_processes", lambda root: iter([root]))
+    assert cut_damaged_record(clone) == ""
+    assert (clone / RECORD).read_text() == "schema: '2.0'\nsta"
 
 
 def test_a_process_of_dvc_is_told_by_its_command_and_folder(clone: Path) -> None:

@@ -24,6 +24,11 @@ def test_runs_are_the_units():
     assert found["x_low"] < runs.mean() < found["x_high"]
 
 
+def test_an_interval_leaves_out_as_much_below_as_above():
+    """Of 0, 1, ..., 1000 it leaves out 2.5 % on either side."""
+    assert bounds({"x": np.arange(1001.0)}) == pytest.approx({"x_low": 25.0, "x_high": 975.0})
+
+
 def test_same_seed_same_bits():
     values = np.random.default_rng(0).normal(size=120)
     assert interval(values) == interval(values)

@@ -191,13 +191,13 @@ def test_a_file_that_unpacks_to_far_more_than_it_holds_is_refused(tmp_path, monk
     assert caught.value.reason == "too_large"
 
 
-@pytest.mark.parametrize(("begin", "behind"), [(0, 0), (4, 0), (0, 4)])
-def test_bytes_of_a_safetensors_file_that_no_tensor_names_are_refused(tmp_path, begin, behind):
-    header = b'{"w":{"dtype":"F32","shape":[8,8],"data_offsets":[%d,%d]}}' % (begin, begin + 256)
+@pytest.mark.parametrize(("begin", "behind", "rows"), [(0, 0, 8), (4, 0, 8), (0, 4, 8), (0, 0, 7)])
+def test_bytes_of_a_safetensors_file_that_no_tensor_names_are_refused(tmp_path, begin, behind, rows):
+    header = b'{"w":{"dtype":"F32","shape":[%d,8],"data_offsets":[%d,%d]}}' % (rows, begin, begin + 256)
     data = np.random.default_rng(0).standard_normal(64).astype("<f4").tobytes()
     path = tmp_path / "a.safetensors"
     path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(begin) + data + bytes(behind))
-    if begin or behind:
+    if begin or behind or rows < 8:
         assert rejected(path) == "unreadable"
     else:
         assert read_checkpoint(path, key=None, most=MOST).state["w"].shape == (8, 8)
@@ -223,6 +223,9 @@ def test_small_files_that_claim_much_are_refused_unread(tmp_path):
     np.lib.format.write_array_header_1_0(stream, {"descr": "<f4", "fortran_order": False, "shape": (2**40,)})
     (tmp_path / "a.npy").write_bytes(stream.getvalue())
     assert rejected(tmp_path / "a.npy") == "too_large"
+    np.save(tmp_path / "cut.npy", np.zeros(1000, np.float32))
+    (tmp_path / "cut.npy").write_bytes((tmp_path / "cut.npy").read_bytes()[:-400])
+    assert rejected(tmp_path / "cut.npy") == "too_large"
     with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
         archive.writestr("w.npy", stream.getvalue())
     assert rejected(tmp_path / "a.npz") == "too_large"

@@ -55,10 +55,11 @@ def test_right_accuracies_are_listed_and_not_warned_of(zoo: Path) -> None:
     assert np.abs(table["stated"] - table["measured"]).max() < 1e-6
 
 
-def test_a_difference_of_more_than_a_point_is_warned_of_by_name(zoo: Path) -> None:
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_difference_of_more_than_a_point_is_warned_of_by_name(zoo: Path, sign: int) -> None:
     stated, rows = Zoo(zoo).table["acc"].to_numpy().copy(), Zoo(zoo).last_checkpoints()
-    stated[rows[0]] += 0.9
-    stated[rows[1]] += 1.2
+    stated[rows[0]] += sign * 0.9
+    stated[rows[1]] += sign * 1.2
     set_stated(zoo, stated)
     with pytest.warns(WscoreWarning) as caught:
         check_accuracies(zoo, DIGITS)
