@@ -120,7 +120,7 @@ def epoch_time(batches: MadeAnew | TensorBatches, heads: HeadsConfig, latent_dim
     """Return the CPU milliseconds of a training epoch."""
     shape = {"hidden_dim": heads.hidden_dim, "layers": heads.layers, "dropout": heads.dropout, "outputs": {"y": 1}}
     model = Head(HeadConfig(inputs=latent_dim, **shape, encoder=None, reader=None))
-    config = FitConfig.of(heads, epochs=epochs, accumulate=1, precision="no", patience=epochs)
+    config = FitConfig.of(heads, epochs=epochs, patience=epochs)
     start = time.process_time()
     fit(model, train=batches, validation=None, loss=error, config=config)
     return (time.process_time() - start) / epochs * 1e3

@@ -13,6 +13,7 @@ from wscore.errors import ConfigError
 from wscore.sae.dataset import NetworkRows, RowBatches, fit_scaler
 from wscore.sae.rows import UnitBatch
 from wscore.sae.train import (
+    SCHEDULE,
     Losses,
     Model,
     Objective,
@@ -26,7 +27,7 @@ from wscore.training.callbacks import PostStep
 from wscore.training.loop import fit
 from wscore.training.state import FitConfig
 
-SHARED = ("input", "scaling", "epochs", "batch_size", "lr", "weight_decay", "schedule", "warmup", "precision")
+SHARED = ("input", "scaling", "epochs", "batch_size", "lr", "weight_decay")
 
 
 class Member(NamedTuple):
@@ -77,7 +78,7 @@ def train_sweep(rows: NetworkRows, members: Sequence[Member]) -> dict[str, Model
     scaler = fit_scaler(rows, train, first.scaling)
     sweep = Sweep([SparseTrainingModule(build_sae(member.config, rows.width, scaler)) for member in members])
     losses = [sae_objective(member.config, spread=scaler.spread, rows=len(train)) for member in members]
-    history = FitConfig.of(first, accumulate=1, clip_norm=None, patience=first.epochs)
+    history = FitConfig.of(first, schedule=SCHEDULE, clip_norm=None, patience=first.epochs)
     batches = RowBatches(rows, train, batch_size=first.batch_size, seed=first.seed, shuffle=True)
     fit(
         sweep, train=batches, validation=None, loss=_total(losses), config=history, monitor="epochs_left",

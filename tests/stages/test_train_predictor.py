@@ -92,7 +92,7 @@ def test_no_bit_of_what_comes_later_or_of_held_out_runs_reaches_the_model(kind: 
         ("predictor: {holdout_runs: 2}", "predictor.holdout_runs: leaves no run to train on"),
         ("predictor: {validation_runs: 1}", "predictor.validation_runs: leaves no run to train on"),
         ("predictor: {unseen_optimizers: [momentum]}", "predictor.unseen_datasets: leave no run to train on"),
-        ("predictor: {lr_factors: {gram: 0.0}}", "predictor.lr_factors"),
+        ("predictor: {learning_rate: 0.0}", "predictor.learning_rate"),
         ("predictor: {heads: 3}", "not a multiple of heads 3"),
     ],
 )

@@ -5,8 +5,6 @@ from typing import Annotated
 from msgspec import Meta
 
 from wscore.config import Section
-from wscore.training.engine import Precision
-from wscore.training.schedule import Schedule
 
 Positive = Annotated[int, Meta(ge=1)]
 Share = Annotated[float, Meta(ge=0, lt=1)]
@@ -29,11 +27,7 @@ class EncoderConfig(Section):
         batch_size: networks per step.
         lr: peak learning rate of AdamW.
         weight_decay: decoupled weight decay of AdamW.
-        schedule: decay of the learning rate after the warm-up.
-        warmup: fraction of the steps with linear warm-up.
-        clip_norm: maximum gradient norm; null = no clipping.
         patience: epochs without improvement before training stops.
-        precision: of the forward pass.
         seed: for probes, initial weights, damage, noise and batch order.
     """
 
@@ -49,9 +43,5 @@ class EncoderConfig(Section):
     batch_size: Annotated[int, Meta(ge=2)]
     lr: Annotated[float, Meta(gt=0)]
     weight_decay: Annotated[float, Meta(ge=0)]
-    schedule: Schedule
-    warmup: Share
-    clip_norm: Annotated[float, Meta(gt=0)] | None
     patience: Positive
-    precision: Precision
     seed: Annotated[int, Meta(ge=0)]

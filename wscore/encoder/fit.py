@@ -34,6 +34,7 @@ from wscore.zoo.store import Zoo
 DAMAGED = 1024  # networks that are damaged in every way
 CALIBRATION = 4096  # maximum number of networks on which scores are calibrated
 LEAST = 8  # training networks
+WARMUP = 0.1  # share of the steps; an epoch has few
 CONSTANT = 1e-6  # features of a smaller standard deviation are left out
 
 
@@ -179,7 +180,7 @@ def _distil(
         student = _Student(network, targets.shape[1], config)
     student.network.discriminator.requires_grad_(False)
     loss = lambda model, batch: model.loss(batch)  # noqa: E731
-    settings = FitConfig.of(config, accumulate=1)
+    settings = FitConfig.of(config, warmup=WARMUP)
     history = fit(student, train=train, validation=validation, loss=loss, config=settings, **extras)
     student.network.discriminator.requires_grad_(True)
     return history
@@ -209,5 +210,5 @@ def _discriminate(network: EncoderNetwork, good: Tensor, bad: Tensor, config: En
         return {"loss": F.binary_cross_entropy_with_logits(model(u)[:, 0], label, pos_weight=weight.to(u))}
 
     batches = TensorBatches(torch.cat([good, bad]), labels, batch_size=config.batch_size, seed=config.seed)
-    settings = FitConfig.of(config, accumulate=1)
+    settings = FitConfig.of(config, warmup=WARMUP)
     return fit(network.discriminator, train=batches, validation=None, loss=loss, config=settings)

@@ -7,13 +7,13 @@ import msgspec
 from wscore.config import Section
 from wscore.forecasting.models.per_weight import DiffusionPredictorConfig, SeriesPredictorConfig
 from wscore.forecasting.models.predictors import GramPredictorConfig, PcaPredictorConfig
-from wscore.training.schedule import Schedule
 from wscore.training.state import FitConfig
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Share = Annotated[float, msgspec.Meta(ge=0, lt=1)]
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 Kind = Literal["gram", "transformer_pca", "transformer_param", "diffusion"]
+LR_FACTORS = {"gram": 20.0, "transformer_pca": 1.0, "transformer_param": 10.0, "diffusion": 10.0}  # on `learning_rate`
 
 
 class PredictorConfig(Section):
@@ -58,11 +58,7 @@ class PredictorConfig(Section):
         predictor_epochs: passes over the training windows.
         batch_size: windows per step.
         learning_rate: peak learning rate of AdamW.
-        lr_factors: factor on the learning rate for each kind.
         weight_decay: decoupled weight decay of AdamW.
-        schedule: decay of the learning rate after the warm-up.
-        warmup: share of the steps with linear warm-up.
-        clip_norm: gradient norm for clipping; null: no clipping.
         seed: of the initial weights, the order of the windows, dropout and noise.
     """
 
@@ -97,17 +93,11 @@ class PredictorConfig(Section):
     predictor_epochs: Count
     batch_size: Count
     learning_rate: Positive
-    lr_factors: dict[Kind, Positive]
     weight_decay: Annotated[float, msgspec.Meta(ge=0)]
-    schedule: Schedule
-    warmup: Share
-    clip_norm: Positive | None
     seed: Annotated[int, msgspec.Meta(ge=0)]
 
     def __post_init__(self) -> None:
         self.gram()
-        if self.kind not in self.lr_factors:
-            raise ValueError(f"no entry for {self.kind} - at `$.lr_factors`")
 
     @property
     def strides(self) -> list[int]:
@@ -146,15 +136,8 @@ class PredictorConfig(Section):
 
     def fit(self) -> FitConfig:
         """Return the training configuration: all epochs, in float32."""
-        names = ("weight_decay", "schedule", "warmup", "clip_norm", "seed")
-        return FitConfig(
-            epochs=self.predictor_epochs,
-            lr=self.learning_rate,
-            accumulate=1,
-            patience=self.predictor_epochs,
-            precision="no",
-            **{name: getattr(self, name) for name in names},
-        )
+        epochs = self.predictor_epochs
+        return FitConfig.of(self, epochs=epochs, lr=self.learning_rate, patience=epochs)
 
     def _shape(self) -> dict[str, Any]:
         names = ("sequence_length", "model_dim", "layers", "heads", "dropout")

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from jaxtyping import Float
 from torch import Tensor
 
-from wscore.forecasting.config import PredictorConfig
+from wscore.forecasting.config import LR_FACTORS, PredictorConfig
 from wscore.forecasting.evaluation.baselines import Forecaster
 from wscore.forecasting.models.predictors import Snapshots, Steps, WeightPredictor
 from wscore.forecasting.splits import RunWindows, later, learned, make_plan, reachable
@@ -71,7 +71,7 @@ class LearnedForecaster(Forecaster):
         task, config = TASKS[self.config.kind](self.config, known), self.config
         train = task.batches(known, True)
         watched = task.batches(validation, False) if validation else None
-        factor = config.lr_factors[config.kind]
+        factor = LR_FACTORS[config.kind]
         self.history = fit(
             task.model,
             train=train,

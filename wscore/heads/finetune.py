@@ -9,12 +9,12 @@ from wscore.training.callbacks import Callback
 from wscore.training.state import TrainingState
 
 
-def finetune_parameter_groups(model: Head, *, encoder: float, head: float) -> list[dict[str, Any]]:
-    """Return AdamW's groups: encoder parameters and all others, with learning-rate factors."""
+def finetune_parameter_groups(model: Head, *, encoder: float) -> list[dict[str, Any]]:
+    """Return AdamW's groups: all other parameters, and those of the encoder with their learning-rate factor."""
     live = [] if model.encoder is None else list(model.encoder.parameters())
     encoder_ids = {id(parameter) for parameter in live}
     rest = [parameter for parameter in model.parameters() if id(parameter) not in encoder_ids]
-    groups = [{"params": rest, "lr_factor": head}]
+    groups = [{"params": rest, "lr_factor": 1.0}]
     return [*groups, {"params": live, "lr_factor": encoder}] if live else groups
 
 

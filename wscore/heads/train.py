@@ -44,7 +44,6 @@ from wscore.training.callbacks import Callback, Resume
 from wscore.training.history import History
 from wscore.training.loop import fit
 from wscore.training.model_folder import CONFIG, load_model, read_model_config, save_model
-from wscore.training.schedule import Schedule
 from wscore.training.state import FitConfig
 
 Task = Literal["patterns", "accuracy", "hyperparameters"]
@@ -85,12 +84,8 @@ class HeadsConfig(Section):
         batch_size: networks per step.
         lr: peak learning rate of AdamW.
         encoder_lr: learning-rate factor of the encoder (`finetune`).
-        head_lr: learning-rate factor of everything else.
         unfreeze_every: epochs after which one more part of the encoder is unfrozen, from the last; null = all at once.
         weight_decay: decoupled weight decay of AdamW.
-        schedule: decay of the learning rate after the warm-up.
-        warmup: fraction of the steps with linear warm-up.
-        clip_norm: maximum gradient norm; null = no clipping.
         patience: epochs without improvement of the validation loss before stopping.
         boosting_rounds: maximum number of boosting rounds.
         seed: for initial weights, batch order, dropout and boosting.
@@ -116,12 +111,8 @@ class HeadsConfig(Section):
     batch_size: Positive
     lr: Annotated[float, Meta(gt=0)]
     encoder_lr: Factor
-    head_lr: Annotated[float, Meta(gt=0)]
     unfreeze_every: Positive | None
     weight_decay: Factor
-    schedule: Schedule
-    warmup: Annotated[float, Meta(ge=0, lt=1)]
-    clip_norm: Annotated[float, Meta(gt=0)] | None
     patience: Positive
     boosting_rounds: Positive
     seed: Annotated[int, Meta(ge=0)]
@@ -493,8 +484,8 @@ def _fit_network(
         validation=batches(validation, config, shuffle=False),
         loss=head_loss(targets),
         # One batch per step in float32: a head is too small to gain from anything else.
-        config=FitConfig.of(config, accumulate=1, precision="no", seed=seed),
-        groups=lambda model: finetune_parameter_groups(model, encoder=config.encoder_lr, head=config.head_lr),
+        config=FitConfig.of(config, seed=seed),
+        groups=lambda model: finetune_parameter_groups(model, encoder=config.encoder_lr),
         callbacks=callbacks,
         **extras,
     )

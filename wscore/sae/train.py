@@ -18,10 +18,8 @@ from wscore.sae.model import SparseAutoencoder, TiedWeightSparseAutoencoder, uni
 from wscore.sae.rows import UnitBatch
 from wscore.training.batches import derive_seed
 from wscore.training.callbacks import Callback, PostStep
-from wscore.training.engine import Precision
 from wscore.training.history import History
 from wscore.training.loop import fit
-from wscore.training.schedule import Schedule
 from wscore.training.state import FitConfig, TrainingState
 
 Sparsity = Literal["l1", "kl", "hoyer", "topk", "batchtopk", "jumprelu"]
@@ -31,6 +29,7 @@ Positive = Annotated[int, Meta(ge=1)]
 Hidden = Annotated[tuple[Positive, ...], Meta(max_length=1)]
 Weight = Annotated[float, Meta(ge=0)]
 PENALTY_WEIGHTS = {"l1": 0.1, "kl": 0.1, "hoyer": 1.0, "jumprelu": 1.0}  # penalty weights at `sparsity_weight: 1`
+SCHEDULE = "linear"  # of the learning rate: atoms settle at the end
 AUX_WEIGHT = 1 / 32  # of the auxiliary loss
 AUX_K = 64  # dead latents used in it, per row
 CALIBRATION = 1 << 24  # maximum number of activations used to calibrate the inference threshold of batchtopk
@@ -59,11 +58,7 @@ class SaeConfig(Section):
         batch_size: rows per step.
         lr: peak learning rate of AdamW.
         weight_decay: decoupled weight decay of AdamW.
-        schedule: decay of the learning rate after the warm-up.
-        warmup: fraction of the steps with linear warm-up.
-        clip_norm: maximum gradient norm; null = no clipping.
         patience: epochs without improvement before training stops.
-        precision: of the forward pass; penalties are computed in float32.
         seed: for initial weights and batch order.
     """
 
@@ -84,11 +79,7 @@ class SaeConfig(Section):
     batch_size: Annotated[int, Meta(ge=2)]
     lr: Annotated[float, Meta(gt=0)]
     weight_decay: Weight
-    schedule: Schedule
-    warmup: Annotated[float, Meta(ge=0, lt=1)]
-    clip_norm: Annotated[float, Meta(gt=0)] | None
     patience: Positive
-    precision: Precision
     seed: Annotated[int, Meta(ge=0)]
 
     def __post_init__(self) -> None:
@@ -180,7 +171,7 @@ def train_sae(
         train=RowBatches(rows, train, shuffle=True, **size),
         validation=RowBatches(rows, validation, shuffle=False, **size),
         loss=sae_objective(config, spread=scaler.spread, rows=len(train)),
-        config=FitConfig.of(config, accumulate=1),
+        config=FitConfig.of(config, schedule=SCHEDULE),
         callbacks=[PostStep(_normalize), *_resampling(config, rows, train), *callbacks],
         resume=resume,
     )

@@ -20,7 +20,7 @@ from wscore.training.schedule import Schedule
 
 
 class FitConfig(Section):
-    """Training settings; every trained model's section has these fields under the same names.
+    """Training settings; fields of every trained model's section have the same names. Those that no section varies have defaults.
 
     Attributes:
         epochs: maximum number of passes over the training data.
@@ -38,12 +38,12 @@ class FitConfig(Section):
     epochs: Annotated[int, Meta(ge=1)]
     lr: Annotated[float, Meta(gt=0)]
     weight_decay: Annotated[float, Meta(ge=0)]
-    schedule: Schedule
-    warmup: Annotated[float, Meta(ge=0, lt=1)]
-    clip_norm: Annotated[float, Meta(gt=0)] | None
-    accumulate: Annotated[int, Meta(ge=1)]
+    schedule: Schedule = "cosine"
+    warmup: Annotated[float, Meta(ge=0, lt=1)] = 0.05
+    clip_norm: Annotated[float, Meta(gt=0)] | None = 1.0
+    accumulate: Annotated[int, Meta(ge=1)] = 1
     patience: Annotated[int, Meta(ge=1)]
-    precision: Precision
+    precision: Precision = "no"
     seed: Annotated[int, Meta(ge=0)]
 
     @classmethod

@@ -19,7 +19,7 @@ from wscore.networks.images import Images, load_images
 CONFIG = BaseConfig(
     further_datasets=(),
     source="train", path=None, pattern=None, network="mlp", dataset="digits", root=None, revision=None, size=8,
-    max_train=96, max_test=50, optimizers=(OptimizerSpec(name="adam", lr=0.003),), schedule="constant", warmup=0.0,
+    max_train=96, max_test=50, optimizers=(OptimizerSpec(name="adam", lr=0.003),), schedule="constant",
     weight_decay=0.0, batch_size=16, epochs=8, snapshots_per_epoch=1, snapshot_steps=4, seeds=(3,),
     shift=1, probe_images=10, normalize=None,
 )  # fmt: skip

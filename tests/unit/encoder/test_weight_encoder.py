@@ -26,8 +26,7 @@ from wscore.zoo.store import Zoo
 
 CONFIG = EncoderConfig(
     distilled=0.5, probes=20, probe_steps=4, hidden_dim=16, layers=1, dropout=0.1, noise=0.1, blank=0.1,
-    epochs=3, batch_size=16, lr=1e-3, weight_decay=0.01, schedule="cosine", warmup=0.1, clip_norm=1.0, patience=3,
-    precision="no", seed=0,
+    epochs=3, batch_size=16, lr=1e-3, weight_decay=0.01, patience=3, seed=0,
 )  # fmt: skip
 LATENT_DIM = 12
 FAMILIES = {"mlp": (7, 5), "cnn": (4, 6), "cnn_bn": (5, 3), "resnet": (5, 5), "vit": (8, 12), "depthwise_cnn": (4, 6)}

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from wscore.errors import ConfigError, DataError, WscoreWarning
+from wscore.forecasting.config import LR_FACTORS
 from wscore.forecasting.evaluation.baselines import BASELINES
 from wscore.forecasting.pca import fit_snapshot_pca
 from wscore.forecasting.splits import learned, make_plan
@@ -12,7 +13,6 @@ from wscore.forecasting.train import load_predictor, save_predictor, train_predi
 from wscore.forecasting.trajectories.store import Trajectory, open_trajectories
 
 KINDS = ["gram", "transformer_pca", "transformer_param", "diffusion"]
-FACTORS = dict.fromkeys(KINDS, 1.0)
 
 
 def spiral(number: int, size: int, seed: int = 0) -> np.ndarray:
@@ -32,7 +32,7 @@ def skill(model, run: Trajectory, *, present: int) -> float:
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_planted_pattern_is_learned(configured, recorded, kind: str) -> None:
     runs = [recorded(seed, lambda n, size, seed=seed: spiral(n, size, seed)) for seed in (0, 1, 2)]
-    config = configured(kind=kind, predictor_epochs=60, learning_rate=6e-3, lr_factors=FACTORS)
+    config = configured(kind=kind, predictor_epochs=60, learning_rate=6e-3 / LR_FACTORS[kind])
     model = train_predictor(config, runs).model
     assert skill(model, runs[0], present=13) > 0.5
     if kind != "transformer_pca":
@@ -52,8 +52,7 @@ def test_older_snapshots_are_learned_from(configured, recorded) -> None:
             kind="gram",
             lagged_snapshots=lagged_snapshots,
             predictor_epochs=60,
-            learning_rate=6e-3,
-            lr_factors=FACTORS,
+            learning_rate=6e-3 / LR_FACTORS["gram"],
             augment_share=0.0,
         )
         model = train_predictor(config, runs).model
@@ -65,7 +64,7 @@ def test_older_snapshots_are_learned_from(configured, recorded) -> None:
 
 def test_chunks_of_weights_are_learned_from_too(configured, recorded) -> None:
     runs = [recorded(seed, lambda n, size, seed=seed: spiral(n, size, seed)) for seed in (0, 1)]
-    changes = {"chunk_size": 5, "predictor_epochs": 60, "learning_rate": 6e-3, "lr_factors": FACTORS}
+    changes = {"chunk_size": 5, "predictor_epochs": 60, "learning_rate": 6e-3 / LR_FACTORS["transformer_param"]}
     model = train_predictor(configured(kind="transformer_param", **changes), runs).model
     assert skill(model, runs[1], present=13) > 0.5
 
@@ -76,7 +75,7 @@ def test_one_predictor_learns_from_several_networks_and_forecasts_a_third(config
     runs = [recorded(0, path(0)), recorded(1, path(1), network="cnn_bn", dataset="b")]
     other = recorded(2, path(2), network="vit")
     assert len({run.layout.size for run in (*runs, other)}) == 3
-    config = configured(kind=kind, holdout_runs=0, predictor_epochs=60, learning_rate=6e-3, lr_factors=FACTORS)
+    config = configured(kind=kind, holdout_runs=0, predictor_epochs=60, learning_rate=6e-3 / LR_FACTORS[kind])
     trained = train_predictor(config, runs)
     assert trained.facts["network"] == "mlp, cnn_bn"
     assert all(skill(trained.model, run, present=13) > 0.5 for run in (*runs, other))

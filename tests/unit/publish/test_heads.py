@@ -79,7 +79,7 @@ def test_parts_of_the_encoder_thaw_from_the_last_to_the_first(work: Work):
     assert moved[-1]
     assert not any(moved[:-2])
     assert all(parameter.requires_grad for part in parts for parameter in part)
-    factors = [group["lr_factor"] for group in finetune_parameter_groups(network, encoder=0.1, head=1.0)]  # pyright: ignore
+    factors = [group["lr_factor"] for group in finetune_parameter_groups(network, encoder=0.1)]  # pyright: ignore
     assert factors == [1.0, 0.1]
     assert Unfreeze(3).every == 3
 

@@ -15,6 +15,7 @@ from wscore.sae.model import SparseAutoencoder
 from wscore.sae.rows import UnitBatch
 from wscore.sae.train import (
     PENALTIES,
+    SCHEDULE,
     Resample,
     SaeConfig,
     SparseTrainingModule,
@@ -99,7 +100,7 @@ def test_the_weight_of_the_penalty_changes_the_weights_after_one_step(config, sp
     values, _ = planted(64)
     ends = []
     for weight in (0.0, 1.0):
-        made = config(sparsity=sparsity, sparsity_weight=weight, epochs=1, schedule="constant", warmup=0.0)
+        made = config(sparsity=sparsity, sparsity_weight=weight, epochs=1)
         ends.append(train_sae(MatrixRows(values), made).model.state_dict())
     assert any(not torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
 
@@ -167,7 +168,7 @@ def test_resampling_revives_dead_latents_and_forgets_their_moments(config) -> No
         fit(
             SparseTrainingModule(model), train=RowBatches(rows, rows.rows_of("train"), batch_size=64, seed=0, shuffle=True),
             validation=None, loss=sae_objective(made, spread=16.0, rows=400),
-            config=FitConfig.of(made, accumulate=1), callbacks=callbacks,
+            config=FitConfig.of(made, schedule=SCHEDULE), callbacks=callbacks,
         )  # fmt: skip
     silent = [int((~(model.encode(values) > 0).any(0)[:6]).sum()) for model in dying]
     assert silent == [6, 0]

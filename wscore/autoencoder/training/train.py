@@ -39,7 +39,6 @@ from wscore.training.callbacks import Callback
 from wscore.training.engine import Precision
 from wscore.training.history import History
 from wscore.training.loop import fit
-from wscore.training.schedule import Schedule
 from wscore.training.state import FitConfig
 from wscore.zoo.store import Zoo
 
@@ -114,9 +113,6 @@ class AeConfig(Section):
         batch_size: networks per step.
         lr: peak learning rate of AdamW.
         weight_decay: decoupled weight decay of AdamW.
-        schedule: decay of the learning rate after the warm-up.
-        warmup: fraction of the steps with linear warm-up.
-        clip_norm: maximum gradient norm; null = no clipping.
         accumulate: batches per optimizer step.
         patience: epochs without improvement of the monitored value before stopping.
         precision: of the forward pass.
@@ -148,9 +144,6 @@ class AeConfig(Section):
     batch_size: Annotated[int, Meta(ge=2)]
     lr: Annotated[float, Meta(gt=0)]
     weight_decay: Weight
-    schedule: Schedule
-    warmup: Share
-    clip_norm: Annotated[float, Meta(gt=0)] | None
     accumulate: Count
     patience: Count
     precision: Precision

@@ -92,7 +92,6 @@ class BaseConfig(Section):
         normalize: as in section `data:`.
         optimizers: each of them trains one run per seed.
         schedule: of the learning rate over all steps.
-        warmup: share of the steps with linear warm-up.
         weight_decay: L2 penalty; decoupled for `adamw`.
         batch_size: images per step.
         epochs: passes over the training images.
@@ -117,7 +116,6 @@ class BaseConfig(Section):
     normalize: Normalization | None
     optimizers: Annotated[tuple[OptimizerSpec, ...], msgspec.Meta(min_length=1)]
     schedule: Schedule
-    warmup: Annotated[float, msgspec.Meta(ge=0, lt=1)]
     weight_decay: Annotated[float, msgspec.Meta(ge=0, le=100)]
     batch_size: Count
     epochs: Count
@@ -388,7 +386,7 @@ class _Recording:
     def _rate(self, number: int) -> float:
         """Return the learning rate of step `number`, counted from 1."""
         total, schedule = self.steps_per_epoch * self.config.epochs, self.config.schedule
-        share = rate(max(0, number - 1), total=total, warmup=self.config.warmup, schedule=schedule)
+        share = rate(max(0, number - 1), total=total, warmup=0.0, schedule=schedule)
         return self.recipe.optimizer.lr * share
 
     def _snapshot(self, step: int) -> None:

@@ -29,6 +29,7 @@ SCOPES: tuple[Scope, ...] = ("all", "same_shapes")
 Positive = Annotated[int, Meta(ge=1)]
 MOST_NAMES = 12  # maximum number of values of a categorical column tested one by one
 NO_PROPERTIES = (*REQUIRED, "state", "factory", "constants")
+FALSE_DISCOVERIES = 0.05  # rate among the pairs that count as discovered
 TOP = 5  # top networks listed per feature
 RARE = 10  # minimum number of networks per value of a binary property in each split
 
@@ -37,7 +38,6 @@ class ExplainConfig(Section):
     """How features are explained and steered (section `explain:`).
 
     Args:
-        level: false discovery rate.
         shuffles: repetitions of the shuffled-label control.
         drawn: features to plot.
         steered: features to steer.
@@ -46,7 +46,6 @@ class ExplainConfig(Section):
         seed: for shuffles, sampled networks and random directions.
     """
 
-    level: Annotated[float, Meta(gt=0, lt=1)]
     shuffles: Positive
     drawn: Annotated[int, Meta(ge=0)]
     steered: Annotated[int, Meta(ge=0)]
@@ -198,11 +197,11 @@ def sample(active: Activity, zoo: Zoo) -> Sample:
     return Sample(active.shares[last], table, np.unique(table["layout"].astype(str), return_inverse=True)[1])
 
 
-def match_properties(train: Sample, test: Sample, alive: np.ndarray, scope: Scope, level: float) -> pd.DataFrame:
+def match_properties(train: Sample, test: Sample, alive: np.ndarray, scope: Scope) -> pd.DataFrame:
     """Return for each live latent the property selected on the training runs and its score on the held-out ones.
 
     Columns: latent, scope, property, kind (binary or number), score (AUROC or rank correlation on held-out runs),
-    score_train, p, q (adjusted), discovered (q at most `level` and the same sign as in training).
+    score_train, p, q (adjusted), discovered (q at most `FALSE_DISCOVERIES` and the same sign as in training).
     """
     of_test = {candidate.name: candidate for candidate in properties(test.table)}
     pool = [candidate for candidate in properties(train.table) if candidate.name in of_test]
@@ -227,7 +226,7 @@ def match_properties(train: Sample, test: Sample, alive: np.ndarray, scope: Scop
         "score_train": np.stack([score.effect for score in chosen_by])[best, each],
         "p": p,
         "q": q,
-        "discovered": (q <= level) & (np.sign(z_test) == np.sign(z[best, each])),
+        "discovered": (q <= FALSE_DISCOVERIES) & (np.sign(z_test) == np.sign(z[best, each])),
     })  # fmt: skip
 
 
@@ -239,10 +238,10 @@ def explain_features(
     parts, figures = [], {"alive": float(len(alive))}
     first, second = sample(train, zoo), sample(test, zoo)
     for number, scope in enumerate(SCOPES):
-        table = match_properties(first, second, alive, scope, config.level)
+        table = match_properties(first, second, alive, scope)
         random = np.random.default_rng((config.seed, number))
         shuffled = [
-            match_properties(first.shuffled(scope, random), second.shuffled(scope, random), alive, scope, config.level)
+            match_properties(first.shuffled(scope, random), second.shuffled(scope, random), alive, scope)
             for _ in range(config.shuffles)
         ]
         figures |= {

@@ -34,7 +34,7 @@ from wscore.networks.lenet import NETWORKS, accuracy_and_loss, build_network
 CONFIG = BaseConfig(
     source="train", path=None, pattern=None, network="mlp", dataset="digits", root=None, revision=None,
     further_datasets=(), size=8, max_train=100, max_test=50, optimizers=(OptimizerSpec(name="momentum", lr=0.05),),
-    schedule="constant", warmup=0.0, weight_decay=1e-4, batch_size=16, epochs=4, snapshots_per_epoch=2,
+    schedule="constant", weight_decay=1e-4, batch_size=16, epochs=4, snapshots_per_epoch=2,
     snapshot_steps=None, seeds=(0, 5), shift=0, probe_images=40, normalize=None,
 )  # fmt: skip
 
@@ -98,7 +98,7 @@ def test_the_snapshots_are_those_of_a_plain_training_loop(images: Images) -> Non
 
 @pytest.mark.parametrize("optimizer", ["sgd", "momentum", "adam", "adamw"])
 def test_interrupted_and_resumed_is_bit_for_bit_the_same(optimizer: str, images: Images, monkeypatch) -> None:
-    config = configured(optimizers=using((optimizer, 0.01)), schedule="cosine", warmup=0.2)
+    config = configured(optimizers=using((optimizer, 0.01)), schedule="cosine")
     record_runs(config, images, Path("whole"))
     epoch, calls = base._Recording._epoch, []
 
@@ -239,10 +239,10 @@ def test_optimizers_side_by_side_start_alike_and_are_named(images: Images) -> No
 
 
 def test_the_rate_follows_the_schedule(images: Images) -> None:
-    record_runs(configured(schedule="linear", warmup=0.25, snapshots_per_epoch=7, seeds=(0,)), images, Path("out"))
+    record_runs(configured(schedule="linear", snapshots_per_epoch=7, seeds=(0,)), images, Path("out"))
     rates = open_trajectories(Path("out"))[0].manifest.snapshots.lr
-    rising, falling = [0.05 * (n + 1) / 7 for n in range(7)], [0.05 * (1 - n / 21) for n in range(21)]
-    assert rates == pytest.approx((rising[0], *rising, *falling))
+    falling = [0.05 * (1 - n / 28) for n in range(28)]
+    assert rates == pytest.approx((falling[0], *falling))
 
 
 def test_images_are_moved_each_by_its_own_pixels() -> None:
