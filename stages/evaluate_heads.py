@@ -4,7 +4,14 @@ from pathlib import Path
 
 from wscore.heads.dataset import read_head_data
 from wscore.heads.evaluation.config import EvaluateHeadsConfig
-from wscore.heads.evaluation.evaluate import control_inputs, evaluate, heads_report, heads_summary_line, unseen_report
+from wscore.heads.evaluation.evaluate import (
+    control_inputs,
+    evaluate,
+    heads_report,
+    heads_summary_line,
+    resample,
+    unseen_report,
+)
 from wscore.heads.evaluation.inside import evaluate_inside
 from wscore.heads.evaluation.ood import evaluate_ood, ood_summary_line
 from wscore.heads.evaluation.plots import DRAWINGS
@@ -30,9 +37,10 @@ def main(
     with atomic_folder(plots) as folder:
         for task in kind.tasks:
             verdict = evaluate(load_head(heads / task, task), data, rows, config)
-            report[task] = heads_report(verdict, config)
+            resamples = resample(verdict, config)
+            report[task] = heads_report(verdict, config, resamples)
             unseen |= {task: found} if (found := unseen_report(verdict, report[task], config)) else {}
-            for name, table in heads_tables(verdict, config).items():
+            for name, table in heads_tables(verdict, resamples).items():
                 write_csv(folder / f"{task}_{name}.csv", table.to_dict("series"))
                 DRAWINGS[name](table, folder / f"{task}_{name}.png")
     elsewhere = {} if config.ood is None else evaluate_ood(config.ood, networks, data, rows, kind, config)

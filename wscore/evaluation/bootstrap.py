@@ -82,6 +82,11 @@ def _ranks(values: Float[np.ndarray, " rows"], weights: Weights) -> tuple[Float[
     return rank[:, groups], total**2 - (tied**2).sum(axis=1)
 
 
+def same_order(first: Float[np.ndarray, " rows"], second: Float[np.ndarray, " rows"]) -> bool:
+    """Return whether two columns rank the rows, ties included, in the same way."""
+    return np.array_equal(_ties(first)[2], _ties(second)[2])
+
+
 def _ties(values: Float[np.ndarray, " rows"]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the ascending order of the rows, where each group of equal values starts in it, and the group of each row."""
     _, groups, counts = np.unique(values, return_inverse=True, return_counts=True)

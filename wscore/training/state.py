@@ -19,7 +19,7 @@ from wscore.training.history import History
 from wscore.training.schedule import Schedule
 
 
-class FitConfig(Section):
+class FitConfig(Section, kw_only=True):
     """Training settings; fields of every trained model's section have the same names. Those that no section varies have defaults.
 
     Attributes:

@@ -4,6 +4,8 @@ Every function takes the weights W (B, N) of `wscore.evaluation.bootstrap` and r
 where the metric is undefined; with unit weights it equals the metric of `wscore.heads.evaluation.metrics`.
 """
 
+from collections.abc import Mapping
+
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
@@ -29,9 +31,15 @@ def binary(
 
 
 def regression(
-    truth: Float[np.ndarray, " rows"], prediction: Float[np.ndarray, " rows"], weights: Weights
+    truth: Float[np.ndarray, " rows"],
+    prediction: Float[np.ndarray, " rows"],
+    weights: Weights,
+    correlations: Mapping[str, Values] | None = None,
 ) -> dict[str, Values]:
-    """Return mse, mae, rmse, relative_error, r2, kendall_tau (tau-b) and spearman of a continuous target."""
+    """Return mse, mae, rmse, relative_error, r2, kendall_tau (tau-b) and spearman of a continuous target.
+
+    The last two are taken from `correlations` if these are known: they depend on the order of the values alone.
+    """
     error = prediction - truth
     mse, centre = mean(error**2, weights), mean(truth, weights)
     variance = np.maximum(mean(truth**2, weights) - centre**2, 0.0)
@@ -44,7 +52,7 @@ def regression(
         "rmse": np.sqrt(mse),
         "relative_error": ratio(weights @ np.where(nonzero, relative, 0.0), weights @ nonzero.astype(float)),
     }
-    ranks = {"r2": 1 - ratio(mse, variance), **rank_correlations(truth, prediction, weights)}
+    ranks = {"r2": 1 - ratio(mse, variance), **(correlations or rank_correlations(truth, prediction, weights))}
     return scores | {name: np.where(varies, values, np.nan) for name, values in ranks.items()}
 
 

@@ -23,7 +23,7 @@ from jaxtyping import Bool, Float, Shaped
 from wscore.encoder.features import BLOCKS as COMPUTED
 from wscore.encoder.weight_statistics import statistics_table
 from wscore.errors import DataError, ModelError, WscoreWarning
-from wscore.evaluation.bootstrap import Values, Weights, bounds, mean, run_weights
+from wscore.evaluation.bootstrap import Values, Weights, bounds, mean, rank_correlations, run_weights, same_order
 from wscore.heads.conformal import Intervals
 from wscore.heads.dataset import NOTHING, HeadData
 from wscore.heads.evaluation import bootstrap_metrics as resampled
@@ -60,6 +60,21 @@ TEST = "test"
 MAIN_SCORES = ("macro_f1", "r2", "aggregate")  # of the tasks
 OURS, STATISTICS = "ours", "statistics"
 LABEL_METRICS = ("f1", "precision", "recall", "roc_auc", "average_precision")
+
+
+TargetValues = Mapping[str, Mapping[str, Values]]
+
+
+class Resamples(NamedTuple):
+    """Bootstrap of the results of one head.
+
+    Attributes:
+        weights: of the networks in each resample of the runs.
+        scores: metrics by method and target, as of `resampled_scores`; empty without samples.
+    """
+
+    weights: Weights
+    scores: Mapping[str, TargetValues]
 
 
 class HeadResults(NamedTuple):
@@ -172,7 +187,16 @@ def evaluate(head: PropertyHead, data: HeadData, rows: ControlInputs, config: Ev
     return results.take(split[held_out] == TEST)._replace(unseen=unseen_widths if len(unseen_widths.table) else None)
 
 
-def heads_report(results: HeadResults, config: EvaluateHeadsConfig) -> dict[str, Any]:
+def resample(results: HeadResults, config: EvaluateHeadsConfig) -> Resamples:
+    """Return the metrics of each method and target under bootstrap weights of the runs; empty without samples."""
+    weights = run_weights(results.runs, samples=config.bootstrap_samples, seed=config.seed)
+    methods = results.outputs if len(weights) else {}
+    return Resamples(weights, {name: resampled_scores(results, methods[name], weights) for name in methods})
+
+
+def heads_report(
+    results: HeadResults, config: EvaluateHeadsConfig, resamples: Resamples | None = None
+) -> dict[str, Any]:
     """Return counts, the metrics of every method, and remarks on single targets (`metrics/heads_test.json`).
 
     The remarks are `shape_leaked` (1 if the shape-only control predicts a label almost perfectly, else 0),
@@ -180,11 +204,11 @@ def heads_report(results: HeadResults, config: EvaluateHeadsConfig) -> dict[str,
     test networks excluded from a target because no training network has their class; also raises a warning).
     """
     summary, resampling = SUMMARIES[results.task], RESAMPLED[results.task]
-    weights = run_weights(results.runs, samples=config.bootstrap_samples, seed=config.seed)
+    weights, drawn = resamples or resample(results, config)
     report: dict[str, Any] = {"networks": float(len(results.table)), "runs": float(len(set(results.runs)))}
     for method, outputs in results.outputs.items():
         report[method] = summary(results, outputs)
-        ends = bounds(resampling(results, outputs, weights)) if len(weights) else {}
+        ends = bounds(resampling(results, outputs, drawn[method], weights)) if drawn else {}
         report[method] |= {name: value for name, value in ends.items() if name.rpartition("_")[0] in report[method]}
     report[OURS] |= coverage(results, weights)
     given = {target.name: float(target.name in shape_leaked_names(results)) for target in results.targets}
@@ -349,14 +373,19 @@ def resampled_scores(results: HeadResults, outputs: Outputs, weights: Weights) -
         elif isinstance(target, Discrete):
             scores[target.name] = resampled.classes(true.astype(int), predicted_classes(target, predicted), drawn)
         else:
-            scaled = resampled.regression(true, predicted[:, 0].astype(float), drawn)
-            raw = resampled.regression(*raw_values(results, target, outputs), drawn)
+            pair, raw_pair = (true, predicted[:, 0].astype(float)), raw_values(results, target, outputs)
+            ranks = rank_correlations(*pair, drawn)
+            scaled = resampled.regression(*pair, drawn, ranks)
+            known_ranks = ranks if all(map(same_order, pair, raw_pair)) else None
+            raw = resampled.regression(*raw_pair, drawn, known_ranks)
             scores[target.name] = scaled | {f"raw_{name}": values for name, values in raw.items()}
     return scores
 
 
-def _resampled_labels(results: HeadResults, outputs: Outputs, weights: Weights) -> dict[str, Values]:
-    scores, alike, given = resampled_scores(results, outputs, weights), one_valued(results), shape_leaked_names(results)
+def _resampled_labels(
+    results: HeadResults, outputs: Outputs, scores: TargetValues, weights: Weights
+) -> dict[str, Values]:
+    alike, given = one_valued(results), shape_leaked_names(results)
     scored = [name for name in scores if name not in alike]
     hidden = [name for name in scored if name not in given]
     known = results.encoded.known
@@ -371,14 +400,17 @@ def _resampled_labels(results: HeadResults, outputs: Outputs, weights: Weights) 
     }
 
 
-def _resampled_scalar(results: HeadResults, outputs: Outputs, weights: Weights) -> dict[str, Values]:
-    target = _only(results)
-    known = results.encoded.known[:, 0]
-    return resampled.regression(*raw_values(results, target, outputs), weights[:, known])
+def _resampled_scalar(
+    results: HeadResults, _outputs: Outputs, scores: TargetValues, _weights: Weights
+) -> dict[str, Values]:
+    of_target = scores[_only(results).name]
+    return {name.removeprefix("raw_"): values for name, values in of_target.items() if name.startswith("raw_")}
 
 
-def _resampled_mixed(results: HeadResults, outputs: Outputs, weights: Weights) -> dict[str, Values]:
-    scores, alike = resampled_scores(results, outputs, weights), one_valued(results)
+def _resampled_mixed(
+    results: HeadResults, _outputs: Outputs, scores: TargetValues, _weights: Weights
+) -> dict[str, Values]:
+    alike = one_valued(results)
     scored = [target for target in results.targets if target.name not in alike]
     numbers = [target.name for target in scored if isinstance(target, Continuous)]
     names = [target.name for target in scored if isinstance(target, Discrete)]
@@ -408,7 +440,7 @@ SUMMARIES: dict[str, Callable[[HeadResults, Outputs], dict[str, float]]] = {
     "accuracy": _scalar,
     "hyperparameters": _mixed,
 }
-RESAMPLED: dict[str, Callable[[HeadResults, Outputs, Weights], dict[str, Values]]] = {
+RESAMPLED: dict[str, Callable[[HeadResults, Outputs, TargetValues, Weights], dict[str, Values]]] = {
     "patterns": _resampled_labels,
     "accuracy": _resampled_scalar,
     "hyperparameters": _resampled_mixed,

@@ -6,9 +6,8 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import roc_curve
 
-from wscore.evaluation.bootstrap import bounds, run_weights
-from wscore.heads.evaluation.config import EvaluateHeadsConfig
-from wscore.heads.evaluation.evaluate import OURS, HeadResults, one_valued, raw_values, resampled_scores, scores_of
+from wscore.evaluation.bootstrap import bounds
+from wscore.heads.evaluation.evaluate import OURS, HeadResults, Resamples, one_valued, raw_values, scores_of
 from wscore.heads.evaluation.metrics import MAIN
 from wscore.heads.targets import Binary, Continuous, Discrete
 
@@ -16,26 +15,28 @@ MOST = 12  # statistics listed per target
 KEYS = ("model_id", "run_id", "checkpoint")
 
 
-def heads_tables(results: HeadResults, config: EvaluateHeadsConfig) -> dict[str, pd.DataFrame]:
+def heads_tables(results: HeadResults, resamples: Resamples) -> dict[str, pd.DataFrame]:
     """Return the non-empty tables of the results by name.
 
     Possible tables: `scores`, `points`, `roc`, `names` and `importance`.
     """
-    tables = {"scores": score_table(results, config), **{name: function(results) for name, function in TABLES.items()}}
+    tables = {
+        "scores": score_table(results, resamples),
+        **{name: function(results) for name, function in TABLES.items()},
+    }
     return {name: table for name, table in tables.items() if len(table)}
 
 
-def score_table(results: HeadResults, config: EvaluateHeadsConfig) -> pd.DataFrame:
+def score_table(results: HeadResults, resamples: Resamples) -> pd.DataFrame:
     """Return target, method, metric, value, interval bounds, and `main`.
 
     `main` is 1 for the main metric of the target. The bounds `low` and `high` of the 95% interval over runs are missing
     without bootstrap samples.
     """
     mains = {target.name: MAIN[type(target)] for target in results.targets}
-    weights = run_weights(results.runs, samples=config.bootstrap_samples, seed=config.seed)
     rows = []
     for method, outputs in results.outputs.items():
-        drawn = resampled_scores(results, outputs, weights) if len(weights) else {}
+        drawn = resamples.scores.get(method, {})
         for target, scores in scores_of(results, outputs).items():
             ends = bounds(drawn.get(target, {}))
             for metric, value in scores.items():

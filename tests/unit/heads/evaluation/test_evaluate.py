@@ -21,6 +21,7 @@ from wscore.heads.evaluation.evaluate import (
     heads_report,
     heads_summary_line,
     one_valued,
+    resample,
     shape_leaked_names,
     unseen,
     unseen_report,
@@ -73,6 +74,10 @@ def rows(given: HeadData) -> ControlInputs:
         given.latents[:, 2:],
         tuple("abcd"),
     )
+
+
+def tables_of(results: HeadResults) -> dict[str, pd.DataFrame]:
+    return heads_tables(results, resample(results, CONFIG))
 
 
 def targets_of(task: str, train: pd.DataFrame) -> Targets:
@@ -152,12 +157,13 @@ def test_intervals_enclose_the_headline_and_are_left_out_when_asked():
     ],
 )
 def test_the_bootstrapped_figure_is_the_reported_one(task: str, names: tuple[str, ...]):
-    from wscore.heads.evaluation.evaluate import RESAMPLED, SUMMARIES
+    from wscore.heads.evaluation.evaluate import RESAMPLED, SUMMARIES, resampled_scores
 
     found = verdict(task)
     once = np.ones((1, len(found.table)))
     for method in (OURS, *controls_of(task)):
-        drawn = RESAMPLED[task](found, found.outputs[method], once)
+        outputs = found.outputs[method]
+        drawn = RESAMPLED[task](found, outputs, resampled_scores(found, outputs, once), once)
         summary = SUMMARIES[task](found, found.outputs[method])
         assert set(names) <= set(drawn) == set(summary)
         assert {name: float(drawn[name][0]) for name in drawn} == pytest.approx(summary)
@@ -185,7 +191,7 @@ def test_raw_metrics_use_the_true_values_even_below_all_training_values():
     given = data()
     test = given.table.index[given.table["split"] == "test"]
     given.table.loc[test, "lr"] = 1e-9
-    (table,) = [heads_tables(verdict("hyperparameters", given), CONFIG)["points"]]
+    (table,) = [tables_of(verdict("hyperparameters", given))["points"]]
     assert set(table["true"]) == {1e-9}
 
 
@@ -210,7 +216,7 @@ def test_a_test_split_that_says_nothing():
         assert one_valued(found) == {target.name for target in found.targets}
         assert all(math.isfinite(value) for value in numbers(heads_report(found, CONFIG)))
         assert "nothing to evaluate" in heads_summary_line({task: heads_report(found, CONFIG)})
-        assert "roc" not in heads_tables(found, CONFIG)
+        assert "roc" not in tables_of(found)
 
 
 def test_a_head_of_another_encoder_is_refused():
@@ -276,7 +282,7 @@ def test_describe_follows_the_order_of_the_table(tiny_zoo):
 
 
 def test_tables_hold_what_was_judged():
-    found = heads_tables(verdict("hyperparameters"), CONFIG)
+    found = tables_of(verdict("hyperparameters"))
     assert set(found) == {"scores", "points", "names", "importance"}
     points = found["points"]
     assert len(points) == 32
@@ -287,7 +293,7 @@ def test_tables_hold_what_was_judged():
     assert list(zip(mains["target"], mains["metric"], strict=True)) == [
         ("lr", "r2"), ("act", "accuracy"), ("shape", "accuracy"),
     ]  # fmt: skip
-    roc = heads_tables(verdict("patterns"), CONFIG)["roc"]
+    roc = tables_of(verdict("patterns"))["roc"]
     assert set(roc["target"]) == {"has_norm", "has_drop"}
     assert np.isfinite(roc.drop(columns=["target", "method"]).to_numpy()).all()
     assert shape_leaked_names(verdict("patterns")) == {"has_norm"}
