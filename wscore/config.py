@@ -2,7 +2,7 @@
 
 Each section is a `msgspec.Struct(frozen=True, kw_only=True, forbid_unknown_fields=True)` defined next to the code it
 configures. YAML is read as version 1.2 (as DVC does), so that the `1e-05` written by `dvc exp run -S ae.lr=1e-5` is a
-number and not text.
+number and not text. The comments of params.yaml explain each field; the classes say its type and range.
 
 Machine settings (processes, devices, memory) do not change results and are not parameters: see `load_machine`.
 """

@@ -3,6 +3,7 @@
 import importlib
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -90,3 +91,10 @@ def test_every_key_is_explained_once() -> None:
 def test_no_key_has_a_dot() -> None:
     flat = [key for section in read_yaml(PARAMS).values() for key in section]
     assert not [key for key in flat if "." in key]
+
+
+def test_params_are_few_enough_to_be_read() -> None:
+    def leaves(value: Any) -> int:
+        return sum(map(leaves, value.values())) if isinstance(value, dict) and value else 1
+
+    assert leaves(read_yaml(PARAMS)) <= 290

@@ -10,14 +10,7 @@ Positive = Annotated[int, msgspec.Meta(gt=0)]
 
 
 class EvaluateConfig(Section, frozen=True):
-    """How reconstructed held-out networks are evaluated (section `evaluate:`).
-
-    Args:
-        max_networks: maximum number of held-out networks to reconstruct and run, randomly sampled; null uses all.
-        probe_images: test images on which original and reconstructed networks are compared; all if there are fewer.
-        bootstrap_samples: bootstrap resamplings of the runs for each 95% interval; 0 omits the intervals.
-        seed: for sampled networks, the noise control and the bootstrap.
-    """
+    """How reconstructed held-out networks are evaluated (section `evaluate:`)."""
 
     max_networks: Positive | None
     probe_images: Positive

@@ -17,50 +17,7 @@ LR_FACTORS = {"gram": 20.0, "transformer_pca": 1.0, "transformer_param": 10.0, "
 
 
 class PredictorConfig(Section):
-    """The weight predictor (section `predictor:`).
-
-    Args:
-        kind: `gram` combines the last increments, with coefficients predicted from their inner products, and
-            generalises to unseen runs and networks; `transformer_pca` takes whole weight vectors and works on its
-            training runs only; `transformer_param` takes the increments of each weight; `diffusion` samples futures of
-            each weight.
-        split: `temporal` trains on the first part of each training run, `run` on whole runs.
-        sequence_length: input snapshots.
-        lagged_snapshots: further input snapshots of `gram` where the run has them, as steps back from the last one,
-            ascending; those within `sequence_length` have no effect.
-        rank_splits: `gram` splits the changes of a matrix along its strongest input directions at these ranks and
-            predicts separate coefficients for each part and the rest; empty: one set of coefficients per tensor.
-        train_split: share of each trajectory, in time, before the test windows (for `temporal`, also the part used for
-            training).
-        holdout_runs: number of last runs of each data set, optimiser and rate that are held out of training.
-        validation_runs: number of runs before these for choosing the best epoch; 0 takes the last epoch.
-        unseen_optimizers: optimisers whose runs are held out and tested as `unseen_optimizer`.
-        unseen_datasets: data sets whose runs are held out and tested as `unseen_dataset`.
-        stride: snapshots per forecast step.
-        augment_strides: additional strides of the training windows.
-        extrapolation_steps: steps ahead; all are forecast directly from the same window.
-        far_step: one additional horizon, tested where the runs are long enough; null: none.
-        apply_pca: whether `transformer_pca` takes principal components instead of whole vectors.
-        n_components: maximum number of components; limited by training snapshots - 1 and the numerical rank.
-        mode: target of `transformer_pca`: the change (`residual`) or the weights (`absolute`).
-        chunk_size: consecutive weights per series of `transformer_param` and `diffusion`.
-        sampled_series: series per window in a training step, equally many per tensor.
-        diffusion_steps: denoising steps of a sample.
-        samples: samples that `diffusion` averages for a forecast.
-        band: nominal coverage of its calibrated bands.
-        augment_share: share of the training windows of `gram` that are mixed with another window, and share that get
-            noise of each of two kinds; redrawn every epoch.
-        ensemble_size: transformers in the `gram` ensemble; their coefficients are averaged.
-        model_dim: hidden width, a multiple of `heads`.
-        layers: transformer blocks.
-        heads: attention heads.
-        dropout: dropout probability.
-        predictor_epochs: passes over the training windows.
-        batch_size: windows per step.
-        learning_rate: peak learning rate of AdamW.
-        weight_decay: decoupled weight decay of AdamW.
-        seed: of the initial weights, the order of the windows, dropout and noise.
-    """
+    """The weight predictor (section `predictor:`)."""
 
     kind: Kind
     split: Literal["temporal", "run"]

@@ -28,12 +28,7 @@ Blocks = Mapping[str, FeatureTable]
 
 
 class FeaturesConfig(Section):
-    """The encoder whose latents are computed once per network (section `features:`).
-
-    Args:
-        encoder: null uses this pipeline's, else a folder or Hub repository with a published encoder.
-        revision: pinned revision on the Hub; null uses the newest.
-    """
+    """The encoder whose latents are computed once per network (section `features:`)."""
 
     encoder: str | None
     revision: str | None

@@ -60,36 +60,7 @@ READER = {"width": 64, "blocks": 2, "heads": 4, "outputs": 128}  # attention ove
 
 
 class HeadsConfig(Section):
-    """Property heads (section `heads:`).
-
-    Args:
-        tasks: heads to train, each separately.
-        patterns: labels of the task `patterns`: boolean columns, or `<column>_<value>`.
-        accuracy_target: column predicted by the task `accuracy`.
-        accuracy_scale: scale on which it is predicted, see `Continuous`.
-        coverage: nominal coverage of its prediction intervals.
-        continuous: numeric columns of the task `hyperparameters`, each with its scale.
-        discrete: categorical columns of the task `hyperparameters`.
-        target_weights: weight of single targets in the loss of their head; 1 where not named.
-        balance: upweight rare labels and classes in the loss.
-        mode: `frozen` reads cached features, `finetune` trains the encoder jointly.
-        features: feature blocks to use, joined by `+`, see `wscore.heads.features`.
-        members: members of the ensemble: networks, boosted trees on all features, boosted trees on the seven statistics
-            of each tensor alone; mixing weights are chosen per target on the validation networks.
-        copies: networks per head, with different seeds.
-        hidden_dim: units of each hidden layer.
-        layers: hidden layers; 0 makes linear probes.
-        dropout: dropout rate of the hidden units.
-        epochs: maximum number of passes over the training networks.
-        batch_size: networks per step.
-        lr: peak learning rate of AdamW.
-        encoder_lr: learning-rate factor of the encoder (`finetune`).
-        unfreeze_every: epochs after which one more part of the encoder is unfrozen, from the last; null = all at once.
-        weight_decay: decoupled weight decay of AdamW.
-        patience: epochs without improvement of the validation loss before stopping.
-        boosting_rounds: maximum number of boosting rounds.
-        seed: for initial weights, batch order, dropout and boosting.
-    """
+    """Property heads (section `heads:`)."""
 
     tasks: Annotated[tuple[Task, ...], Meta(min_length=1)]
     patterns: Annotated[tuple[str, ...], Meta(min_length=1)]

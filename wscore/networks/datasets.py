@@ -19,23 +19,7 @@ Names = Annotated[tuple[Name, ...], msgspec.Meta(min_length=1)]
 
 
 class DataConfig(Section):
-    """Image data sets and factories of imported networks (section `data:`).
-
-    Args:
-        dataset: `digits` (built in), `mnist`, `fashion_mnist`, `cifar10`, `svhn`, a Hub data set id, or any name
-            with `root`; or a list of these: the runs of a zoo alternate between them, and a network is run on the images of
-            the data set in its column `dataset`.
-        root: folder with idx (.gz), .npz or .parquet files; null reads the built-in set or the Hub. For several data sets
-            {name: folder}; unlisted ones are built in or on the Hub.
-        revision: pinned revision of the Hub data set; null uses the newest. For several {name: revision}.
-        size: height and width to which images are resized; null keeps the original size.
-        max_train: maximum number of training images per data set (the first of a fixed shuffle); null keeps all.
-        max_test: the same for test images.
-        normalize: `imagenet`, `mnist`, or [means, deviations] by channel: (pixel - mean) / deviation, as imported networks
-            were trained; null keeps pixels in [0, 1]. For several data sets also {name: one of these}.
-        factories: {name: "package.module:function"}, builds networks whose column `factory` or `architecture` has that
-            name (`wscore.networks.factories`); nothing else is ever imported.
-    """
+    """Image data sets and factories of imported networks (section `data:`)."""
 
     dataset: Name | Names
     root: str | dict[Name, str] | None

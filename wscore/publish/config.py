@@ -11,19 +11,7 @@ Table = Literal["zoo", "representations"]
 
 
 class PublishConfig(Section, frozen=True):
-    """Section `publish:`.
-
-    Args:
-        target: `none` publishes nothing; `folder` writes the files that `hub` also uploads.
-        parts: models to publish; `autoencoder` is its encoder and decoder, `encoder` the weight encoder, which heads need.
-        layout: `one` repository with a folder per model, or `separate` repositories `<repo_id>-<model>`.
-        name: title of the cards; letters, digits, `-`, `_` and `.`.
-        repo_id: `owner/name` on the Hub, needed to upload and named on the cards; the data sets are
-            `<repo_id>-zoo` and `<repo_id>-representations`.
-        private: whether a repository made by the upload is private.
-        license: SPDX identifier, in lower case, of the published weights.
-        datasets: data sets to publish with the models.
-    """
+    """What is packed and uploaded (section `publish:`)."""
 
     target: Literal["none", "folder", "hub"]
     parts: Annotated[tuple[Part, ...], msgspec.Meta(min_length=1)]

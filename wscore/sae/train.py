@@ -38,29 +38,7 @@ REVIVED_NORM = 0.2  # of a resampled encoder row, relative to the others (Bricke
 
 
 class SaeConfig(Section):
-    """Sparse dictionary (section `sae:`).
-
-    Args:
-        input: input rows: latents of networks, tokens, hidden units with all their weights, or whole networks.
-        tied: whether the decoder is the encoder's transpose.
-        latent_dim: atoms of the dictionary.
-        encoder_hidden: width of the hidden layer of the encoder; empty for none.
-        decoder_hidden: the same for the decoder; features can be explained and steered only without it.
-        sparsity: sparsity mechanism or penalty.
-        k: active codes per row: exact for topk and batchtopk, the target for jumprelu.
-        target_rate: target activation rate of the latents (kl).
-        sparsity_weight: factor on the penalty of l1, kl, hoyer and jumprelu.
-        emphasis: exponent of the measured sensitivity that weights squared errors of tensors; 0 weights all equally.
-        scaling: of the input, fitted on the training split and saved with the model.
-        dead: treatment of dead latents.
-        dead_window: passes over the training rows without activation after which a latent counts as dead.
-        epochs: maximum number of passes over the training rows.
-        batch_size: rows per step.
-        lr: peak learning rate of AdamW.
-        weight_decay: decoupled weight decay of AdamW.
-        patience: epochs without improvement before training stops.
-        seed: for initial weights and batch order.
-    """
+    """Sparse dictionary (section `sae:`)."""
 
     input: Input
     tied: bool

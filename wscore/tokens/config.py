@@ -14,21 +14,7 @@ Fraction = Annotated[float, Meta(gt=0, lt=1)]
 
 
 class TokensConfig(Section, frozen=True):
-    """How a zoo is split, aligned, tokenized and normalized.
-
-    Args:
-        granularity: `neuron` or `chunk`, see `wscore.tokens.tokenizer.Tokenizer`.
-        chunk_size: weights per token for `chunk`, maximum weights per token for `neuron`.
-        max_tokens: maximum sequence length; longer networks are split into windows of nearly equal length.
-        align: `weights` permutes the hidden units of every network to match a reference, see `wscore.tokens.alignment`;
-            `none` leaves networks unaligned.
-        normalization: see `wscore.tokens.normalizer.Normalizer`.
-        unseen_widths: hidden widths by family; runs of these are the split `unseen`, which nothing is fitted, selected or
-            tested on. Widths that no network has are ignored.
-        validation_fraction: fraction of the other runs.
-        test_fraction: fraction of the other runs.
-        seed: of the split.
-    """
+    """How a zoo is split, aligned, tokenized and normalized (section `tokens:`)."""
 
     granularity: Granularity
     chunk_size: Annotated[int, Meta(ge=1, le=65536)]

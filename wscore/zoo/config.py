@@ -16,18 +16,7 @@ OptimizerName = Literal["sgd", "momentum", "adam", "adamw"]
 
 
 class ColumnsConfig(Section):
-    """Names of the columns of a table (source: hub or parquet).
-
-    Args:
-        weights: a flat list of numbers, nested lists by tensor name, or JSON text of these or of
-            {"config": {...}, "weights": {...}}.
-        layout: JSON {tensor name: shape} of a flat list; null uses `zoo.reading.layout`.
-        id: unique name of a network; null numbers the rows.
-        run: training run; null makes each row a separate run.
-        checkpoint: number that orders the checkpoints of a run.
-        architecture: JSON for `wscore.networks.architectures.parse`.
-        metadata: metadata columns, JSON objects are flattened; null takes all remaining columns.
-    """
+    """Names of the columns of a table, for the sources `hub` and `parquet` (`zoo.reading.columns`)."""
 
     weights: str
     layout: str | None
@@ -39,24 +28,7 @@ class ColumnsConfig(Section):
 
 
 class ReadingConfig(Section):
-    """How imported networks are read (every source except `generate`).
-
-    Args:
-        name_pattern: metadata from file names: `epoch_{epoch:d}_acc_{accuracy:f}`, or a regular expression.
-        run_column: metadata column that names the training run.
-        checkpoint_column: metadata column that orders the checkpoints of a run.
-        state_key: dotted key of the state dict in a checkpoint file; null detects it.
-        max_weights: larger networks are excluded without being loaded.
-        columns: of a table.
-        layout: shape by tensor name, in order, for flat lists and vectors without a layout.
-        dataset: zoo_dataset: `joint` reads all data sets, else the name of one.
-        topk: zoo_dataset: maximum number of networks per data set, the first ones.
-        normalize: zoo_dataset: normalizes each vector by its own mean and standard deviation (zscore) or range (minmax),
-            stored in the columns `weight_shift` and `weight_scale`.
-        max_len: zoo_dataset: vectors are zero-padded to this length, and longer ones excluded.
-        factory: name in `data.factories`: builds networks that have neither an architecture nor a column `factory`.
-        factory_columns: metadata columns passed to it as keyword arguments; whole numbers as integers.
-    """
+    """How imported networks are read, by every source except `generate` (`zoo.reading`)."""
 
     name_pattern: str | None
     run_column: str | None
@@ -74,17 +46,7 @@ class ReadingConfig(Section):
 
 
 class HygieneConfig(Section):
-    """Filtering of imported networks, and which of them must share a split.
-
-    Args:
-        constant: networks whose weight matrices are all constant.
-        duplicates: exact copies of an earlier network; if kept, they share its split.
-        near_duplicates: near copies of an earlier network; `group`: they share its split.
-        near: relative distance |a - b| / |a| below which networks are near duplicates; 0 disables the search.
-        lineage: whether runs that share an identical layer share a split.
-        required: metadata columns that every network must have; others are excluded.
-        minimum: minimum of metadata columns, such as {test_accuracy: 0.2} to exclude untrained networks.
-    """
+    """Filtering of imported networks, and which of them must share a split (`zoo.hygiene`)."""
 
     constant: Literal["keep", "exclude"]
     duplicates: Literal["keep", "exclude"]
@@ -96,16 +58,7 @@ class HygieneConfig(Section):
 
 
 class VarietyConfig(Section):
-    """Additional training conditions; off with the values [default], [0, 0], 0, 0 and [none].
-
-    Args:
-        inits: choices of initialization of weight matrices and kernels: PyTorch's, He normal, Glorot uniform, orthogonal.
-        label_noise: fraction of a run's labels replaced by random ones, uniform between the two.
-        random_labels: fraction of runs trained on random labels only.
-        class_subset: fraction of runs trained on a subset of the classes.
-        augmentations: choices of augmentation of training images: none, shifts by a pixel, horizontal flips, noise with
-            standard deviation 0.1, or a square of zeros.
-    """
+    """Additional training conditions (`zoo.variety`); off with the values [default], [0, 0], 0, 0 and [none]."""
 
     inits: Annotated[tuple[Literal["default", "kaiming", "xavier", "orthogonal"], ...], msgspec.Meta(min_length=1)]
     label_noise: tuple[Share, Share]
@@ -121,40 +74,7 @@ class VarietyConfig(Section):
 
 
 class ZooConfig(Section):
-    """Networks of the zoo (section `zoo:`). Pairs are [lowest, highest].
-
-    Args:
-        source: `generate` trains them; `folder` reads your own checkpoints; `hub` reads a published zoo or table, by
-            its id or from a local folder; `parquet` a local table; `zoo_dataset`, `ray_tune` and `small_cnn_zoo` read
-            folders in their published form (see docs/zoos.md).
-        path: folder, or id of a data set on the Hub; unused by `generate`.
-        revision: pinned revision on the Hub; null uses the newest.
-        run_pattern: regular expression on the path of a checkpoint relative to `path`, with a group `run` and
-            optionally `checkpoint`; null makes each folder a run.
-        reading: how imported networks are read.
-        hygiene: which of them are excluded.
-        n_runs: number of training runs, spread evenly over the families.
-        n_networks: exact number of networks instead: trains as many runs as needed and keeps only the last checkpoints
-            of the last run; null trains `n_runs`.
-        families: keys of `wscore.networks.architectures.FAMILIES`.
-        widths: choices of hidden widths of each family, which its runs take equally often.
-        checkpoints: snapshots per run, denser early in training; the last one is the final network.
-        epochs: of a run, over its training data.
-        batch_sizes: choices.
-        optimizers: choices.
-        lr: learning rate of sgd, log-uniform; 1/5 of it for momentum, 1/20 for adam and adamw.
-        weight_decay: log-uniform; 0 for a quarter of the runs.
-        dropout: rate before the head; 0 for a third of the runs.
-        init_scale: log-uniform factor on PyTorch's default initialization of weight matrices and kernels.
-        train_fraction: fraction of the training images; each run draws its own random subset.
-        activations: choices.
-        poolings: choices; networks without convolutions have `none`.
-        variety: additional training conditions.
-        max_weight: a checkpoint with a larger weight, or with a loss that is not finite, has diverged.
-        diverged: whether diverged networks are excluded or, if their weights are finite, kept with the state
-            `diverged`. Imported networks beyond `max_weight` are always excluded.
-        seed: of all random draws.
-    """
+    """Networks of the zoo (section `zoo:`). Pairs are [lowest, highest]."""
 
     source: Literal["generate", "folder", "hub", "parquet", "zoo_dataset", "ray_tune", "small_cnn_zoo"]
     path: str | None

@@ -241,30 +241,5 @@ class Noise:
         return noise / np.linalg.norm(noise)
 
 
-class Quantized:
-    """Every weight as a signed integer: w^ = s round(w / s), s = max |w| / (2^(bits - 1) - 1) of its tensor.
-
-    Args:
-        bits: per weight.
-    """
-
-    def __init__(self, bits: int) -> None:
-        self.bits = bits
-
-    def restore(self, group: LayoutGroup) -> Vectors:
-        """Return the rounded weights."""
-        parts = [self._round(group.weights[:, part]) for part in group.layout.slices().values()]
-        return np.concatenate(parts, axis=1)
-
-    def floats(self, layout: Layout) -> float:
-        """Return the integers counted in floats, one scale per tensor and the layout index."""
-        return layout.size * self.bits / 32 + len(layout.tensors) + 1
-
-    def _round(self, values: np.ndarray) -> np.ndarray:
-        scale = np.abs(values).max(axis=1, keepdims=True, initial=0) / (2 ** (self.bits - 1) - 1)
-        safe = np.where(scale > 0, scale, 1)
-        return (np.rint(values / safe) * safe).astype(np.float32)
-
-
 def _flat_tokens(batch: TokenBatch) -> np.ndarray:
     return torch.where(batch.mask, batch.tokens, 0).flatten(1).cpu().numpy()

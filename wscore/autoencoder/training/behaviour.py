@@ -26,18 +26,7 @@ PROBED = 1024  # networks x images run at once
 
 
 class BehaviourConfig(Section):
-    """Loss on the outputs of decoded networks (`ae.behaviour`).
-
-    Args:
-        share: weight of the behaviour loss, the rest is the reconstruction. 0 never runs networks; 1 is known to collapse.
-        temperature: of the divergence, in units of the spread of the original's logits.
-        images: training images per step, resampled every step.
-        noise: standard deviation of Gaussian noise on noisy images (pixels lie in [0, 1]).
-        noisy: fraction of images with noise.
-        mixed: fraction of images that are means of two images.
-        warmup: fraction of the epochs on reconstruction alone, before networks are run.
-        validation_images: training images on which the agreement of validation networks is measured.
-    """
+    """Loss on the outputs of decoded networks (`ae.behaviour`)."""
 
     share: Share
     temperature: Annotated[float, Meta(gt=0)]
@@ -83,10 +72,6 @@ class NetworkBatch(NamedTuple):
     def windows(self) -> TokenBatch:
         """All windows, network by network."""
         return TokenBatch(*(part.flatten(0, 1) for part in (self.tokens, self.mask, self.features, self.layouts)))
-
-    def with_tokens(self, tokens: Float[Tensor, "windows token dim"]) -> "NetworkBatch":
-        """Return the batch with other tokens."""
-        return self._replace(tokens=tokens.view_as(self.tokens))
 
 
 def alone(windows: TokenBatch, items: np.ndarray) -> NetworkBatch:

@@ -62,16 +62,7 @@ class LossWeights(Section):
 
 
 class VaeOptions(Section):
-    """Options of the convolutional VAE (`ae.vae`).
-
-    Args:
-        input: `image`: the weight vector is an image; `linear`: learned linear maps into and out of the convolutions.
-        channels: of the first convolution; each level doubles them.
-        levels: number of downsampling steps.
-        kl_weight: the loss is the reconstruction + kl_weight KL / weights of the network, in nats.
-        encoding: decoder inputs in training: `sampled` from the posterior or its mean (`deterministic`).
-        checkpointing: activation checkpointing.
-    """
+    """Options of the convolutional VAE (`ae.vae`)."""
 
     input: Literal["image", "linear"]
     channels: Count
@@ -82,42 +73,7 @@ class VaeOptions(Section):
 
 
 class AeConfig(Section):
-    """Autoencoder of tokenized networks (section `ae:`).
-
-    Args:
-        compression: of the weight codec, at which `evaluate_codec` compresses networks.
-        arch: key of `wscore.autoencoder.models.registry.ARCHITECTURES`.
-        latent_dim: latent dimension Z.
-        hidden_dim: hidden width; a multiple of `heads` for the transformer.
-        layers: blocks on each side.
-        heads: attention heads (transformer).
-        memory: memory slots computed from the latent, attended to by the decoder (transformer).
-        vae: options of the VAE.
-        pooling: aggregation of tokens into one vector.
-        positions: kind of position embedding.
-        dropout: dropout rate.
-        loss: reconstruction loss, over valid entries.
-        loss_weights: for `combined`.
-        behaviour: loss on the outputs of decoded networks.
-        select: criterion of the best epoch: highest `agreement` of validation networks with their reconstructions, or lowest
-            validation `loss`, `reconstruction` or `behaviour`.
-        interpolate: fraction of the networks of a training batch that are replaced by a point between them and another
-            network of the same shape.
-        gamma: weight of the contrastive loss; the total is (1 - gamma) fit + gamma contrastive, where fit is
-            (1 - share) reconstruction + share behaviour.
-        temperature: of the contrastive loss.
-        projection_dim: dimension of the projections compared by the contrastive loss.
-        noise: of the contrastive views, relative to the standard deviation of each token.
-        token_dropout: fraction of the weights set to zero in a contrastive view.
-        epochs: maximum number of passes over the training networks.
-        batch_size: networks per step.
-        lr: peak learning rate of AdamW.
-        weight_decay: decoupled weight decay of AdamW.
-        accumulate: batches per optimizer step.
-        patience: epochs without improvement of the monitored value before stopping.
-        precision: of the forward pass.
-        seed: for initial weights, batch order, dropout and views.
-    """
+    """Autoencoder of tokenized networks (section `ae:`)."""
 
     compression: Annotated[float, Meta(gt=1)]
     arch: str

@@ -10,15 +10,7 @@ Positive = Annotated[int, msgspec.Meta(gt=0)]
 
 
 class ForecastConfig(Section):
-    """Evaluation of weight forecasts (section `forecast:`).
-
-    Args:
-        window_step: snapshots between consecutive test windows of a run; every window costs one forecast per method.
-        scored_windows: evenly spaced windows per run whose forecasts are loaded into a network; as many again from the
-            beginning of the run.
-        probe_images: test images on which networks are evaluated; all if there are fewer.
-        recovery_steps: further optimiser steps after which forecasts are evaluated again, ascending.
-    """
+    """Evaluation of weight forecasts (section `forecast:`)."""
 
     window_step: Positive
     scored_windows: Annotated[int, msgspec.Meta(ge=0)]

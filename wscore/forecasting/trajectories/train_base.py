@@ -75,32 +75,7 @@ class FurtherDataset(Section):
 
 
 class BaseConfig(Section):
-    """Networks to train and record, and their training (section `base:`).
-
-    Args:
-        source: `train` trains them; `folder` imports runs from `path`.
-        path: folder of state dicts or of recordings by `wscore.record`.
-        pattern: naming scheme of the state dicts (see `import_runs`); null if a single number gives their order.
-        network: key of `NETWORKS`, or your own `module:function`.
-        dataset: as in section `data:`.
-        root: as in section `data:`.
-        revision: as in section `data:`.
-        further_datasets: data sets for the same network; the same runs are recorded on each.
-        size: height and width of the resized images; `lenet5` needs 28 or 32.
-        max_train: maximum number of training images; null: all.
-        max_test: maximum number of test images; null: all.
-        normalize: as in section `data:`.
-        optimizers: each of them trains one run per seed.
-        schedule: of the learning rate over all steps.
-        weight_decay: L2 penalty; decoupled for `adamw`.
-        batch_size: images per step.
-        epochs: passes over the training images.
-        snapshots_per_epoch: evenly spaced, rounded to steps; the initial weights are snapshot 0.
-        snapshot_steps: steps between snapshots, instead of `snapshots_per_epoch`.
-        seeds: one run each, of every optimiser.
-        shift: largest random shift of the training images in pixels, vertical and horizontal, redrawn every time.
-        probe_images: images per split on which every snapshot is scored; the last one is scored on all.
-    """
+    """Networks to train and record, and their training (section `base:`)."""
 
     source: Literal["train", "folder"]
     path: str | None

@@ -8,14 +8,7 @@ from wscore.config import Count, Section
 
 
 class EvaluateHeadsConfig(Section, frozen=True):
-    """How property heads are evaluated on held-out runs (section `evaluate_heads:`).
-
-    Args:
-        ood: hold out each family or each data set in turn and evaluate heads trained without it; null = skip.
-        boosting_iterations: trees of the weight-statistics baseline.
-        bootstrap_samples: bootstrap resamplings of the runs for each 95% interval; 0 omits the intervals.
-        seed: for the baseline and the bootstrap.
-    """
+    """How property heads are evaluated on held-out runs (section `evaluate_heads:`)."""
 
     ood: Literal["family", "dataset"] | None
     boosting_iterations: Count

@@ -35,16 +35,7 @@ RARE = 10  # minimum number of networks per value of a binary property in each s
 
 
 class ExplainConfig(Section):
-    """How features are explained and steered (section `explain:`).
-
-    Args:
-        shuffles: repetitions of the shuffled-label control.
-        drawn: features to plot.
-        steered: features to steer.
-        strength: steering strength, in units of the mean active code of the feature.
-        networks: held-out networks to steer per feature.
-        seed: for shuffles, sampled networks and random directions.
-    """
+    """How features are explained and steered (section `explain:`)."""
 
     shuffles: Positive
     drawn: Annotated[int, Meta(ge=0)]

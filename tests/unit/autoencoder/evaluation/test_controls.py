@@ -11,7 +11,6 @@ from wscore.autoencoder.evaluation.controls import (
     LayoutPca,
     MeanNetwork,
     Noise,
-    Quantized,
     TokenMethod,
     TokenPca,
 )
@@ -74,22 +73,6 @@ def test_mean_network_of_an_unseen_layout_is_the_mean_of_each_kind():
     mean = MeanNetwork([(LAYOUT, weights)]).mean(other)
     kernel, bias = weights[:, :6].mean(), weights[:, 6:].mean()
     np.testing.assert_allclose(mean, [kernel, kernel, bias, 0], rtol=1e-5)
-
-
-@pytest.mark.parametrize(("bits", "levels"), [(8, 127), (4, 7)])
-def test_quantised_weights_are_within_half_a_step(bits, levels):
-    weights = vectors(5)
-    method = Quantized(bits)
-    restored = method.restore(group(weights))
-    for part in (slice(0, 6), slice(6, 8)):
-        step = np.abs(weights[:, part]).max(axis=1, keepdims=True) / levels
-        assert (np.abs(restored[:, part] - weights[:, part]) <= step / 2 * 1.001).all()
-        assert len(np.unique(np.round(restored[0, part] / step[0]))) <= 2 * levels + 1
-    assert method.floats(LAYOUT) == 8 * bits / 32 + 2 + 1
-
-
-def test_quantised_zeros_stay_zeros():
-    assert not Quantized(8).restore(group(np.zeros((2, 8), np.float32))).any()
 
 
 class Halved:
