@@ -27,7 +27,7 @@ def make_sample(random: np.random.Generator, *, signal: float) -> Sample:
 def test_planted_relations_are_found_and_shuffled_ones_are_not() -> None:
     random = np.random.default_rng(0)
     train, test = (make_sample(random, signal=1.5) for _ in range(2))
-    table = match_properties(train, test, np.arange(20), "same_shapes", 0.05).set_index("latent")
+    table = match_properties(train, test, np.arange(20), "same_shapes").set_index("latent")
     assert (table.loc[0, "property"], table.loc[1, "property"]) == ("bn", "lr")
     assert table.loc[0, "score"] > 0.9
     assert table.loc[1, "score"] < -0.7
@@ -39,7 +39,6 @@ def test_planted_relations_are_found_and_shuffled_ones_are_not() -> None:
             test.shuffled("same_shapes", random),
             np.arange(20),
             "same_shapes",
-            0.05,
         )
         for _ in range(5)
     ]
