@@ -106,4 +106,5 @@ $(READY): pyproject.toml constraints.txt
 		{ echo "wscore needs Python 3.11 or newer; name one: make PYTHON=python3.12" >&2; exit 1; }
 	$(PYTHON) -m venv .venv
 	.venv/bin/python -m pip install --quiet --no-compile --disable-pip-version-check $(PIP_ARGS) -c constraints.txt -e '.[dev]'
+	.venv/bin/python -m compileall -q -j 0 .venv/lib >/dev/null 2>&1 || true # pip would take one core
 	touch $@
