@@ -368,7 +368,7 @@ def _distance(code: Coordinates, originals: Originals, back: Tensor, search: Sea
     of the zoo notice them. Of networks unlike the zoo only the first is right, of those like it the second.
     """
     if originals.answer is not None:
-        return float(originals.divergence(back, search))
+        return float(originals.judge(search).divergence(back))
     relative = 0.0
     for place in code.structure.layout.slices().values():
         own, new = originals.vectors[:, place], back[:, place]

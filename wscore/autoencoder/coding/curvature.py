@@ -15,6 +15,7 @@ from torch import Tensor
 from wscore.autoencoder.training.behaviour_loss import spread
 
 MOST = 4096  # weights of the largest network whose matrix is held
+STRIPES = 6  # in which half of a symmetric matrix is computed
 BLOCK = 64  # numbers that are rounded before their errors are passed on
 
 
@@ -42,18 +43,27 @@ def _curvatures(
     with torch.enable_grad():
         logits = run(copies, images[:, None])[:, 0]  # (m, C)
         classes = logits.shape[1]
-        rows = [
-            torch.autograd.grad(logits[:, c].sum(), copies, retain_graph=c + 1 < classes)[0] for c in range(classes)
-        ]
-    jacobian, logits = torch.nan_to_num(torch.stack(rows, 1)), logits.detach()  # (m, C, D)
+        sums = (logits[:, 1:] - logits[:, :1]).sum(0)  # the softmax does not notice what all classes have in common
+        rows = [torch.autograd.grad(each, copies, retain_graph=c + 2 < classes)[0] for c, each in enumerate(sums)]
+    logits, jacobian = logits.detach(), torch.nan_to_num(torch.stack([torch.zeros_like(copies), *rows], 1))  # (m, C, D)
     matrices = []
     for temperature in temperatures:
         shares = (logits / (temperature * spread(logits[None]))).softmax(-1)
         centred = jacobian - (shares[:, None] @ jacobian)
-        half = (centred * shares.sqrt()[:, :, None]).flatten(0, 1)
-        matrix = half.mT @ half
+        matrix = _squared((centred * shares.sqrt()[:, :, None]).flatten(0, 1))
         matrices.append(matrix / matrix.diagonal().mean().clamp_min(1e-30))
     return torch.stack(matrices)
+
+
+def _squared(rows: Float[Tensor, "m weights"]) -> Float[Tensor, "weights weights"]:
+    """Return rows^T rows; blocks below the diagonal are copied."""
+    matrix = rows.new_empty(rows.shape[1], rows.shape[1])
+    width = -(-rows.shape[1] // STRIPES) or 1
+    for start in range(0, rows.shape[1], width):
+        stripe = slice(start, start + width)
+        matrix[stripe, start:] = rows[:, stripe].mT @ rows[:, start:]
+        matrix[start:, stripe] = matrix[stripe, start:].mT.clone()
+    return matrix
 
 
 def factors(matrices: Float[Tensor, "n weights weights"], damping: float) -> Float[Tensor, "n weights weights"]:

@@ -46,12 +46,13 @@ def compress(
     back = code.inverse(dequantise(code, stored) + base)
     if originals.answer is None:
         return files, back
-    best = originals.divergence(back, config)
+    judge = originals.judge(config)
+    best = judge.divergence(back)
     for rows, other in tuned(code, originals, stored, bits, config):
         coarser = lambda some, bits, other=other: lowered(code, chosen(other, some), bits)  # noqa: E731
         new, other = _filled(code, other, coarser, bits[rows], sizes[rows], frame)  # noqa: PLW2901
         moved = code.inverse(dequantise(code, other) + base)
-        value = originals.of(rows).divergence(moved, config)
+        value = judge.divergence(moved, rows)
         for place, row in enumerate(rows.tolist()):
             if value[place] < best[row]:
                 files[row], back[row], best[row] = new[place], moved[place], value[place]

@@ -123,7 +123,10 @@ def compress(
         share *= CLOSE * max(size - overhead, 1) / max(len(packed), 1)
     if not fits:
         raise too_small(code.size, used)
-    data, back = min(fits, key=lambda pair: float(originals.divergence(pair[1], config))) if runs else fits[-1]
+    if runs and len(fits) > 1:
+        judge = originals.judge(config)
+        fits.sort(key=lambda pair: float(judge.divergence(pair[1])), reverse=True)
+    data, back = fits[-1]
     return [data], back
 
 

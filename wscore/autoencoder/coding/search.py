@@ -113,11 +113,40 @@ class Originals(NamedTuple):
         )
 
     @torch.no_grad()
-    def divergence(self, back: Float[Tensor, "n weights"], config: SearchConfig) -> Float[Tensor, " n"]:
-        """Return how far networks that came back are from their originals on the images by which results are compared."""
+    def judge(self, config: SearchConfig) -> "Judge":
+        """Return what tells how far networks that came back are from these, on a fixed draw of images; equal ones are run once."""
         assert self.answer is not None, "networks are run"
-        images = self.chosen(HELD, config.seed)[None]
-        found = behaviour_kl(self.answer(self.vectors, images), self.answer(back, images), config.temperature)
+        images, (rows, places) = self.chosen(HELD, config.seed)[None], distinct(self.vectors)
+        expected = answer_of_rows(self.answer, rows)(self.vectors[rows], images)
+        return Judge(self, images, expected, places, config.temperature)
+
+
+class Judge(NamedTuple):
+    """Tells how far networks that came back are from their originals.
+
+    Attributes:
+        originals: the networks.
+        images: on which they are compared.
+        expected: logits of those that differ.
+        places: of each network among these.
+        temperature: of the divergence.
+    """
+
+    originals: Originals
+    images: Float[Tensor, "1 images ..."]
+    expected: Float[Tensor, "different images classes"]
+    places: Int[Tensor, " n"]
+    temperature: float
+
+    @torch.no_grad()
+    def divergence(
+        self, back: Float[Tensor, "some weights"], rows: Int[Tensor, " some"] | None = None
+    ) -> Float[Tensor, " some"]:
+        """Return the divergence of all networks that came back, or of those of some rows."""
+        rows = torch.arange(len(self.places)) if rows is None else rows
+        answer = self.originals.of(rows).answer
+        assert answer is not None, "networks are run"
+        found = behaviour_kl(self.expected[self.places[rows]], answer(back, self.images), self.temperature)
         return torch.nan_to_num(found, nan=torch.inf)
 
 

@@ -35,7 +35,7 @@ CURVED = 256  # training images by which curvature is measured
 TEMPERATURES = (0.5, 4.0)  # of the curvature, in spreads of the logits; the larger one is that of the logits themselves
 DAMPINGS = (0.01, 0.03, 0.1)  # shares of the mean diagonal
 DEAD_ZONES = (0.0, 0.1)  # by how much the rounding threshold lies beyond 1/2
-JUDGED = 512  # training images of the choice between settings
+JUDGED, FIRST, BEST = 512, 128, 3  # training images of the choice between settings; of all of them, and how many are left then
 NARROW = (4, 28)  # how much finer or coarser steps are with numbers rounded in turn, in 1 / 32
 LEVELS, LOWEST, OFFSETS = (
     32,
@@ -129,8 +129,14 @@ class TensorCoder:
 
     def levels(self, numbers: Float[Tensor, "n weights"]) -> Int[Tensor, "n tensors"]:
         """Return the tables with which each tensor takes fewest bits."""
-        magnitudes = numbers.abs().long()
-        return torch.stack([own[magnitudes] @ self.members for own in self.table]).argmin(0)
+        return self._costs(numbers).argmin(2)
+
+    def _costs(self, numbers: Float[Tensor, "n weights"]) -> Float[Tensor, "n tensors levels"]:
+        """Return the bits of each tensor by each table, from how often it has which magnitude."""
+        width = self.largest + 1
+        first = (torch.arange(len(numbers))[:, None] * self.count + self.groups) * width
+        counts = torch.bincount((first + numbers.abs().long()).flatten(), minlength=len(numbers) * self.count * width)
+        return counts.view(-1, self.count, width).float() @ self.table.mT
 
     def learn(self, numbers: Float[Tensor, "n weights"]) -> None:
         """Take the tables that fit numbers best, at times."""
@@ -144,8 +150,7 @@ class TensorCoder:
 
     def total(self, numbers: Float[Tensor, "n weights"]) -> Float[Tensor, " n"]:
         """Return the bits of networks with tables of their own, those of tables and steps included."""
-        self.chosen = self.levels(numbers)
-        return self.bits(numbers).sum(1) + self.side_bits
+        return self._costs(numbers).amin(2).sum(1) + self.side_bits
 
     def encode(self, code: TensorCode) -> bytes:
         """Return the bytes of a network but for its step, which belongs to the header of a file."""
@@ -264,18 +269,13 @@ def _round(networks: Networks, rooms: Sequence[int]) -> list[Rounding]:
     fit = _Fit(coder, y, damped.flatten(0, 1), bits, [zone for _, zone in kinds])
     steps, numbers = fit.run()  # (n s, k), (n s, k, D)
     weights = code.inverse((numbers * unit[:, None] * (steps / FINE).exp2()[..., None]).flatten(0, 1))
-    parts = weights.split(len(SETTINGS) * len(kinds))  # of each network
-    losses = torch.stack([_losses(networks.of([row]), part) for row, part in enumerate(parts)])  # (n, s k)
-    losses = losses.view(-1, len(SETTINGS), len(rooms), len(DEAD_ZONES)).transpose(1, 2)
-    setting, zone = _divided(losses.flatten(2).argmin(2), len(DEAD_ZONES))  # (n, rooms)
-    place = torch.arange(len(parts))[:, None] * len(SETTINGS) + setting
+    every = weights.view(-1, len(SETTINGS), len(rooms), len(DEAD_ZONES), code.size).transpose(2, 3).flatten(1, 2)
+    nearest = torch.stack([_nearest_to(networks.of([row]), tried) for row, tried in enumerate(every)])  # (n, rooms)
+    setting, zone = nearest // len(DEAD_ZONES), nearest % len(DEAD_ZONES)
+    place = torch.arange(len(every))[:, None] * len(SETTINGS) + setting
     kind = torch.arange(len(rooms)) * len(DEAD_ZONES) + zone
     chosen = steps[place, kind], offset[place], numbers[place, kind]
     return [Rounding(*(values[:, room] for values in chosen)) for room in range(len(rooms))]
-
-
-def _divided(values: Tensor, by: int) -> tuple[Tensor, Tensor]:
-    return values // by, values % by
 
 
 def _settings(
@@ -343,11 +343,21 @@ def _tensor_means(coder: TensorCoder, values: Float[Tensor, "n weights"]) -> Flo
 
 
 @torch.no_grad()
-def _losses(network: Networks, weights: Float[Tensor, "n weights"]) -> Float[Tensor, " n"]:
-    """Return how far other weights of a network are from it."""
-    images = _drawn(network.images, JUDGED)[None]
-    expected = network.run(network.vectors, images).expand(len(weights), -1, -1)
-    return torch.nan_to_num(behaviour_kl(expected, network.run(weights, images), 0.5), nan=torch.inf)
+def _nearest_to(network: Networks, weights: Float[Tensor, "settings k weights"]) -> Int[Tensor, " k"]:
+    """Return with which setting a network keeps its outputs best, for each of k sizes; the worst are judged by few images."""
+    places = torch.arange(len(weights))[:, None].expand(-1, weights.shape[1])
+    for count, left in ((FIRST, BEST), (JUDGED, 1)):
+        losses = _losses(network, weights.gather(0, places[..., None].expand(*places.shape, weights.shape[2])), count)
+        places = places.gather(0, losses.topk(min(left, len(losses)), dim=0, largest=False).indices)
+    return places[0]
+
+
+def _losses(network: Networks, weights: Float[Tensor, "n k weights"], count: int) -> Float[Tensor, "n k"]:
+    """Return how far other weights of a network are from it on so many images."""
+    images, candidates = _drawn(network.images, count)[None], weights.flatten(0, 1)
+    expected = network.run(network.vectors, images).expand(len(candidates), -1, -1)
+    losses = behaviour_kl(expected, network.run(candidates, images), 0.5).view(weights.shape[:2])
+    return torch.nan_to_num(losses, nan=torch.inf)
 
 
 def _drawn(images: Tensor, count: int) -> Tensor:

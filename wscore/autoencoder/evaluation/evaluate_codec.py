@@ -209,8 +209,10 @@ def code_group(
     about = group.about.reset_index(drop=True)
     about = about.assign(split=group.split, family=family_of(group.kinds[0]), weights=group.layout.size)
     records: Records = []
+    last, values = None, {}
     for ratio, method, coded in _methods(codec, networks, ratios, config, group, curved=curved):
-        values = compared(coded.vectors) | _errors(vectors, coded.vectors, group, method)
+        if coded is not last:  # else of a size of its own, the same beside every ratio
+            last, values = coded, compared(coded.vectors) | _errors(vectors, coded.vectors, group, method)
         records += about.assign(ratio=ratio, method=method, bytes=coded.sizes.numpy(), **values).to_dict("records")
     return records
 
@@ -233,7 +235,7 @@ def _methods(
             yield from without_zoo(networks, reached, config.searches)
     if group.split != UNSEEN:
         fixed = fixed_sizes(networks, group.mean)
-        yield from ((ratio, name, coded) for ratio in reached for name, coded in fixed.items())
+        yield from ((ratio, name, coded) for name, coded in fixed.items() for ratio in reached)
 
 
 def _comparer(
