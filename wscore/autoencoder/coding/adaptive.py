@@ -116,8 +116,8 @@ def _passes(shape: tuple[int, ...]) -> list[tuple[np.ndarray, np.ndarray]]:
     row, column = np.ogrid[: shape[0], : shape[1]]
     late = LATE[(column + 5 * row + 3 * (row // 16)) * 11 % 16]
     place = np.where(late == 0, EARLY[(row + column // 16) % 16], late)
-    found = [np.nonzero(place == number) for number in range(PASSES)]
-    return [(rows, columns) for rows, columns in found if len(rows)]
+    places = [np.nonzero(place == number) for number in range(PASSES)]
+    return [(rows, columns) for rows, columns in places if len(rows)]
 
 
 def _power(quarters: int) -> float:

@@ -142,8 +142,8 @@ class Structure:
 
     def __init__(self, layout: Layout, whole: Callable[[Block], bool] = lambda _: True, *, units: bool = True) -> None:
         self.layout, self.size = layout, layout.size
-        found = unit_axes(layout)
-        self.axes = found if units else [axes._replace(row_units=False, column_units=False) for axes in found]
+        traced = unit_axes(layout)
+        self.axes = traced if units else [axes._replace(row_units=False, column_units=False) for axes in traced]
         self.variances = [axes.slice for axes in self.axes if axes.spec.kind == "running_var"]
         self.blocks: list[Block] = []
         start = 0
@@ -203,15 +203,15 @@ class Structure:
     def split(self, vectors: Float[Tensor, "n weights"]) -> list[Float[Tensor, "n _ _"]]:
         """Return the vectors of each block, of smooth weights or of gradients by them: an orthonormal map."""
         rotated: dict[int, Tensor] = {}
-        found, layer = [], None
+        blocks, layer = [], None
         for block in self.blocks:
             rotated, layer = (rotated, layer) if block.layer == layer else ({}, block.layer)
             for part in block.parts:
                 if part.axes.offset not in rotated:
                     rotated[part.axes.offset] = _rotated(part.axes, vectors)
             taken = [part.take(rotated[part.axes.offset]) for part in block.parts]
-            found.append(taken[0] if len(taken) == 1 else torch.cat(taken, -1))
-        return found
+            blocks.append(taken[0] if len(taken) == 1 else torch.cat(taken, -1))
+        return blocks
 
     def join(self, blocks: list[Float[Tensor, "n _ _"]]) -> Float[Tensor, "n weights"]:
         """Return the vectors of which these are the blocks: the inverse of `split`, and its transpose."""
@@ -222,7 +222,7 @@ class Structure:
             ends = [part.dim for part in block.parts]
             for part, values in zip(block.parts, vectors.split(ends, -1), strict=True):
                 pieces.setdefault(part.axes.offset, []).append((part, values))
-        tensors = [_unrotated(own, count) for _, own in sorted(pieces.items())]
+        tensors = [_unrotated(parts, count) for _, parts in sorted(pieces.items())]
         return torch.cat(tensors, 1) if tensors else flat
 
 

@@ -371,9 +371,9 @@ def _distance(code: Coordinates, originals: Originals, back: Tensor, search: Sea
         return float(originals.judge(search).divergence(back))
     relative = 0.0
     for place in code.structure.layout.slices().values():
-        own, new = originals.vectors[:, place], back[:, place]
-        share = float((own - new).square().sum() / own.square().sum().clamp_min(1e-30))
-        relative += share / max(own.shape[1], 1) ** 0.5
+        original, decoded = originals.vectors[:, place], back[:, place]
+        share = float((original - decoded).square().sum() / original.square().sum().clamp_min(1e-30))
+        relative += share / max(original.shape[1], 1) ** 0.5
     y = code.forward(originals.vectors)
     shifts = (code.shifts(code.scales(y)) / OCTAVE).exp2()[:, code.groups]
     return relative * float(((code.forward(back) - y) * shifts).square().sum())

@@ -74,9 +74,9 @@ class Coordinates:
         gains: Int[Tensor, "block features"] | None = None,
     ) -> None:  # fmt: skip
         self.structure, self.known, self.size = structure, known, structure.size
-        found = [find_role(block, roles) or UNKNOWN for block in structure.blocks]
-        costs = _costs(structure.blocks, found, known, relative)
-        self.pieces = [_piece(*of_block) for of_block in zip(structure.blocks, found, costs, strict=True)]
+        matched = [find_role(block, roles) or UNKNOWN for block in structure.blocks]
+        costs = _costs(structure.blocks, matched, known, relative)
+        self.pieces = [_piece(*of_block) for of_block in zip(structure.blocks, matched, costs, strict=True)]
         sizes = torch.tensor([block.copies * block.dim for block in structure.blocks], dtype=torch.int64)
         self.groups = torch.arange(len(sizes), dtype=torch.int32).repeat_interleave(sizes)
         parts = [
@@ -120,8 +120,8 @@ class Coordinates:
         """Return log2 of the root mean square of each block beside what its role says, in quarters of an octave."""
         ratio = (y * (self.log_stds / -OCTAVE).exp2()).square()
         means = [ratio[:, piece.block.slice].mean(1) for piece in self.pieces]
-        found = torch.stack(means, 1) if means else y.new_zeros(len(y), 0)
-        return (found.clamp_min(1e-30).log2() / 2 * OCTAVE / QUARTER).round().clamp(-MOST, MOST).long()
+        squares = torch.stack(means, 1) if means else y.new_zeros(len(y), 0)
+        return (squares.clamp_min(1e-30).log2() / 2 * OCTAVE / QUARTER).round().clamp(-MOST, MOST).long()
 
     def shifts(self, scales: Int[Tensor, "n block"], *, difference: bool = False) -> Int[Tensor, "n block"]:
         """Return by how many eighths of an octave the coordinates of each block are shifted.
@@ -178,10 +178,10 @@ def _shares(blocks: list[Block]) -> Int[Tensor, "block block"]:
     A layer is all blocks with weights of the first tensor of a block; others have no share in it.
     """
     sizes = [block.copies * block.dim for block in blocks]
-    found = torch.full((len(blocks), len(blocks)), NONE)
+    shares = torch.full((len(blocks), len(blocks)), NONE)
     for row, block in enumerate(blocks):
-        mine = [n for n, own in enumerate(blocks) if any(part.axes is block.parts[0].axes for part in own.parts)]
+        mine = [n for n, other in enumerate(blocks) if any(part.axes is block.parts[0].axes for part in other.parts)]
         total = sum(sizes[n] for n in mine)
         for n in mine:
-            found[row, n] = round(0.5 * OCTAVE * math.log2(sizes[n] / total))
-    return found
+            shares[row, n] = round(0.5 * OCTAVE * math.log2(sizes[n] / total))
+    return shares

@@ -98,10 +98,10 @@ def round_in_turn(
     inverse = (1 / factors.diagonal(dim1=1, dim2=2)[places]).mT[..., None].contiguous().numpy()  # (D, n, 1)
     numbers = np.zeros(aims.shape, np.float32)
     for start in range(0, len(aims), BLOCK):
-        part = slice(start, start + BLOCK)
-        inner = factors[:, part, part][places].movedim(0, -1)[..., None].contiguous().numpy()  # (B, B, n, 1)
-        here = pull[..., part].movedim(-1, 0).contiguous().numpy()
-        exact = aims[part].numpy()
+        block = slice(start, start + BLOCK)
+        inner = factors[:, block, block][places].movedim(0, -1)[..., None].contiguous().numpy()  # (B, B, n, 1)
+        here = pull[..., block].movedim(-1, 0).contiguous().numpy()
+        exact = aims[block].numpy()
         errors = np.empty_like(here)
         for place in range(len(here)):
             wanted = exact[place] - here[place] * inverse[start + place]
@@ -109,7 +109,7 @@ def round_in_turn(
             errors[place] = numbers[start + place] - exact[place]
             here[place + 1 :] += errors[place] * inner[place, place + 1 :]
         passed = torch.from_numpy(errors).movedim(0, -1)  # (n, k, B)
-        for factor, rows in zip(factors[:, part, start + BLOCK :], members, strict=True):
+        for factor, rows in zip(factors[:, block, start + BLOCK :], members, strict=True):
             pull[rows, :, start + BLOCK :] += passed[rows] @ factor
     return torch.from_numpy(numbers).movedim(0, -1)
 

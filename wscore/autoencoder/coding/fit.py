@@ -131,8 +131,8 @@ def _of_equal_cost(structure: Structure, weights: torch.Tensor, rows: torch.Tens
     """
     cost = torch.zeros(len(weights))
     blocks = zip(structure.split(structure.smooth(weights)), structure.split(rows.flatten(0, 1)), strict=True)
-    for x, own in blocks:
-        cost += x.square().flatten(1).mean(1) * own.reshape(*rows.shape[:2], -1).square().sum(2).mean(1)
+    for x, gradients in blocks:
+        cost += x.square().flatten(1).mean(1) * gradients.reshape(*rows.shape[:2], -1).square().sum(2).mean(1)
     return rows / cost.clamp_min(1e-30).sqrt()[:, None, None]
 
 

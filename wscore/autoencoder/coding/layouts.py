@@ -112,10 +112,10 @@ class LayoutTable:
         if place not in self._units:
             axes = unit_axes(layout_of_entries(self.layouts[place]))
             self._units[place] = {
-                (own.spec.name, axis): _Units(own.shape[axis], own.spec.shape[axis] // own.shape[axis])
-                for own in axes
+                (tensor.spec.name, axis): _Units(tensor.shape[axis], tensor.spec.shape[axis] // tensor.shape[axis])
+                for tensor in axes
                 for axis in (0, 1)
-                if own.units[axis]
+                if tensor.units[axis]
             }
         return self._units[place]
 
@@ -130,10 +130,10 @@ def _text(entries: Entries) -> bytes:
 
 def _parsed(text: bytes) -> Entries:
     try:
-        found = msgspec.msgpack.decode(text, type=list[tuple[str, tuple[int, ...], str]])
+        entries = msgspec.msgpack.decode(text, type=list[tuple[str, tuple[int, ...], str]])
     except (ValueError, RecursionError) as error:
         raise DataError("is damaged", got=str(error)) from error
-    return tuple(TensorEntry(*entry) for entry in found)
+    return tuple(TensorEntry(*entry) for entry in entries)
 
 
 def _deflated(text: bytes, dictionary: bytes) -> bytes:

@@ -88,8 +88,8 @@ def _filled(
             break
         bits[rows] -= 8.0 * over[rows]
         new = again(rows, bits[rows])
-        for part, values in zip(stored, new, strict=True):
-            part[rows] = values
+        for kept, values in zip(stored, new, strict=True):
+            kept[rows] = values
         for row, data in zip(rows.tolist(), _files(code, new, frame), strict=True):
             files[row] = data
     return files, stored

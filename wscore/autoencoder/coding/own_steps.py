@@ -103,8 +103,8 @@ def compress(
         points = (y / unit).clamp(-LARGEST, LARGEST)
         if runs:
             decode = lambda numbers: code.inverse(base + numbers * unit)  # noqa: E731
-            found = search(originals.problem(decode, prices, budget), points, config)
-            numbers, points = found.numbers, found.points
+            result = search(originals.problem(decode, prices, budget), points, config)
+            numbers, points = result.numbers, result.points
         else:
             prices.learn(points.round())
             numbers = rounded(prices, points, PRICE)[0]
@@ -112,12 +112,12 @@ def compress(
 
     share, used, fits = 1.0, size, []
     for _ in range(ATTEMPTS):
-        own = coded(share)
-        packed = _encoded(shapes, own.numbers)
+        network = coded(share)
+        packed = _encoded(shapes, network.numbers)
         used = overhead + len(packed)
         if used <= size:
-            data = frame(0, own.steps.numpy().astype("<i2").tobytes() + packed)
-            fits.append((data, _weights(code, own, originals.base)))
+            data = frame(0, network.steps.numpy().astype("<i2").tobytes() + packed)
+            fits.append((data, _weights(code, network, originals.base)))
         if fits and (used > size or used >= FULL * size or len(fits) > 1):
             break
         share *= CLOSE * max(size - overhead, 1) / max(len(packed), 1)

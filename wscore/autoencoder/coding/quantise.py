@@ -123,9 +123,11 @@ def total_bits(code: Coordinates, stored: Quantised) -> Float[Tensor, " n"]:
 def side_bits(code: Coordinates, scales: Int[Tensor, "n block"]) -> Float[Tensor, " n"]:
     """Return the bits of scales and families."""
     rows = torch.tensor(scale_rows(scales.shape[1], known=code.known), dtype=torch.int64)
-    found = torch.tensor([scale_differences(own) for own in scales.tolist()], dtype=torch.int64).view(scales.shape)
+    differences = torch.tensor([scale_differences(row) for row in scales.tolist()], dtype=torch.int64).view(
+        scales.shape
+    )
     families = 0 if code.known else scales.shape[1]
-    return bits_of(found, rows.expand_as(found), torch.zeros_like(found)).sum(1).double() + families
+    return bits_of(differences, rows.expand_as(differences), torch.zeros_like(differences)).sum(1).double() + families
 
 
 def quantise(
@@ -149,10 +151,10 @@ def quantise(
     shifted = y * (shifts / OCTAVE).exp2()[:, code.groups] if shifts.any() else y
     spreads = code.log_stds + _short(QUARTER * scales + shifts)[:, code.groups]
     numbers, room = _Numbers(shifted, spreads, code.groups, not code.known), bits - side_bits(code, scales)
-    found = _search(code, numbers, start, room)
+    stored = _search(code, numbers, start, room)
     if not code.known:
-        found = _search(code, numbers, found._replace(families=_best_families(numbers, found)), room)
-    return found._replace(numbers=numbers.rounded(found, keep=True)[0])
+        stored = _search(code, numbers, stored._replace(families=_best_families(numbers, stored)), room)
+    return stored._replace(numbers=numbers.rounded(stored, keep=True)[0])
 
 
 class _Lookup(NamedTuple):

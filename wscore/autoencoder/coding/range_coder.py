@@ -44,7 +44,7 @@ def shortest(sink: Any) -> bytes:
     start -= (1 << 64) if start > value else 0
     for cut in range(min(size, 9), -1, -1):
         unit = 1 << 8 * cut
-        found = -(-start // unit) * unit
-        if found < min(start + span, 1 << 8 * size):
-            return found.to_bytes(size, "big")[: size - cut].rstrip(b"\0")
+        multiple = -(-start // unit) * unit
+        if multiple < min(start + span, 1 << 8 * size):
+            return multiple.to_bytes(size, "big")[: size - cut].rstrip(b"\0")
     raise AssertionError("the interval is not empty")

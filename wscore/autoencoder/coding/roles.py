@@ -116,8 +116,8 @@ class _Sums:
         if count:
             mean = sum((total / torch.tensor(key) for key, (total, _) in self.totals.items()), mean) / count
         for key, (total, number) in self.totals.items():
-            own = mean * torch.tensor(key).double()
-            square += number * own[:, None] * own - own[:, None] * total - total[:, None] * own
+            scaled = mean * torch.tensor(key).double()
+            square += number * scaled[:, None] * scaled - scaled[:, None] * total - total[:, None] * scaled
         return mean, square / max(self.count, 1)
 
 
@@ -131,8 +131,8 @@ class RoleSums:
     def add(self, structure: Structure, vectors: Float[Tensor, "n weights"]) -> None:
         """Add networks of one layout."""
         self.structures.setdefault(structure.layout.identity, structure)
-        for block, own in zip(structure.blocks, structure.split(structure.smooth(vectors).double()), strict=True):
-            x = own * block.per_number(lambda part: part.width)
+        for block, values in zip(structure.blocks, structure.split(structure.smooth(vectors).double()), strict=True):
+            x = values * block.per_number(lambda part: part.width)
             averaged = block.per_number(lambda part: part.averaged).double() if not block.counts else None
             for key, part in _keys(block):
                 self._of(key, block, part).add(_select(block, part, x), _of_part(block, part, averaged, key))
@@ -140,8 +140,8 @@ class RoleSums:
     def add_rows(self, structure: Structure, rows: Float[Tensor, "networks samples weights"]) -> None:
         """Add rows whose mean outer product over the samples is the Gauss-Newton matrix of a network by smooth weights."""
         samples = rows.shape[1]
-        for block, own in zip(structure.blocks, structure.split(rows.flatten(0, 1).double()), strict=True):
-            x = own / block.per_number(lambda part: part.width)
+        for block, rows_of in zip(structure.blocks, structure.split(rows.flatten(0, 1).double()), strict=True):
+            x = rows_of / block.per_number(lambda part: part.width)
             share = math.prod(block.counts) / block.copies / samples
             for key, part in _keys(block):
                 sums, taken = self._of(key, block, part), _select(block, part, x)

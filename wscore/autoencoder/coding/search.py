@@ -114,7 +114,7 @@ class Originals(NamedTuple):
 
     @torch.no_grad()
     def judge(self, config: SearchConfig) -> "Judge":
-        """Return what tells how far networks that came back are from these, on a fixed draw of images; equal ones are run once."""
+        """Return what compares networks that came back with these on a fixed draw of images; equal originals are run once."""
         assert self.answer is not None, "networks are run"
         images, (rows, places) = self.chosen(HELD, config.seed)[None], distinct(self.vectors)
         expected = answer_of_rows(self.answer, rows)(self.vectors[rows], images)
@@ -146,8 +146,8 @@ class Judge(NamedTuple):
         rows = torch.arange(len(self.places)) if rows is None else rows
         answer = self.originals.of(rows).answer
         assert answer is not None, "networks are run"
-        found = behaviour_kl(self.expected[self.places[rows]], answer(back, self.images), self.temperature)
-        return torch.nan_to_num(found, nan=torch.inf)
+        divergences = behaviour_kl(self.expected[self.places[rows]], answer(back, self.images), self.temperature)
+        return torch.nan_to_num(divergences, nan=torch.inf)
 
 
 def distinct(vectors: Float[Tensor, "n weights"]) -> tuple[list[int], Int[Tensor, " n"]]:
@@ -323,15 +323,15 @@ def fitted(
 ) -> Float[Tensor, "n weights"]:
     """Return whole numbers within a budget, bits being worth as much as it takes; zeros where nothing fits."""
     low, high = (torch.full((len(numbers), 1), price) for price in (FINEST, COARSEST))
-    found, bits = rounded(prices, numbers, low)
+    whole, bits = rounded(prices, numbers, low)
     fits = (bits <= budget)[:, None]
     if fits.all():
-        return found
+        return whole
     for _ in range(HALVINGS):
         middle = (low * high).sqrt()
         inside = (rounded(prices, numbers, middle, far=True)[1] <= budget)[:, None]
         low, high = torch.where(inside, low, middle), torch.where(inside, middle, high)
-    return torch.where(fits, found, rounded(prices, numbers, high, far=True)[0])
+    return torch.where(fits, whole, rounded(prices, numbers, high, far=True)[0])
 
 
 def _slopes(prices: Prices, numbers: Tensor) -> Tensor:

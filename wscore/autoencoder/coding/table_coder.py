@@ -102,17 +102,17 @@ class _Symbols:
 def _decode(source: Any, rows: np.ndarray, families: np.ndarray) -> np.ndarray:
     below, keys = _split(rows, families)
     order = keys.argsort(kind="stable")
-    keys, found = keys[order], np.empty(len(rows), np.int32)
+    keys, symbols = keys[order], np.empty(len(rows), np.int32)
     for key, start, end in _runs(keys):
-        found[start:end] = read_words(source, _models()[key], end - start)
+        symbols[start:end] = read_words(source, _models()[key], end - start)
     reach = _reaches()[keys]
-    outside = found > 2 * reach
-    found -= reach
+    outside = symbols > 2 * reach
+    symbols -= reach
     if outside.any():
         low, high = (read_words(source, STREAM.model.Uniform(HALF_WORD), int(outside.sum())) for _ in range(2))
-        found[outside] = (low | high << 16).astype(np.uint32).astype(np.int32)
-    numbers = np.empty_like(found)
-    numbers[order] = found
+        symbols[outside] = (low | high << 16).astype(np.uint32).astype(np.int32)
+    numbers = np.empty_like(symbols)
+    numbers[order] = symbols
     if below.any():
         numbers = (numbers << below) - _half(below)
         order = below.argsort(kind="stable")

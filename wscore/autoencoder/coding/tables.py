@@ -62,12 +62,12 @@ def bit_tables() -> Float[Tensor, "family row number"]:
     """Return the bits of |q| for each row from `LOW` to `HIGH`, escapes at the end and beyond the reach."""
     rows = range(LOW, HIGH + 1)
     size = table(GAUSS, HIGH).reach + 2
-    found = torch.full((len(FAMILIES), len(rows), size), float(ESCAPE_BITS))
+    bits = torch.full((len(FAMILIES), len(rows), size), float(ESCAPE_BITS))
     for family in FAMILIES:
         for place, row in enumerate(rows):
-            own = table(family, row)
-            found[family, place, : own.reach + 1] = torch.from_numpy(own.bits[:-1])
-    return found
+            known = table(family, row)
+            bits[family, place, : known.reach + 1] = torch.from_numpy(known.bits[:-1])
+    return bits
 
 
 def _power(row: int) -> float:

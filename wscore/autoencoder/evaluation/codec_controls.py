@@ -35,7 +35,11 @@ CURVED = 256  # training images by which curvature is measured
 TEMPERATURES = (0.5, 4.0)  # of the curvature, in spreads of the logits; the larger one is that of the logits themselves
 DAMPINGS = (0.01, 0.03, 0.1)  # shares of the mean diagonal
 DEAD_ZONES = (0.0, 0.1)  # by how much the rounding threshold lies beyond 1/2
-JUDGED, FIRST, BEST = 512, 128, 3  # training images of the choice between settings; of all of them, and how many are left then
+JUDGED, FIRST, BEST = (
+    512,
+    128,
+    3,
+)  # training images of the choice between settings; of all of them, and how many are left then
 NARROW = (4, 28)  # how much finer or coarser steps are with numbers rounded in turn, in 1 / 32
 LEVELS, LOWEST, OFFSETS = (
     32,
@@ -120,10 +124,10 @@ class TensorCoder:
         self.side_bits = STEP_BITS * self.count + END_BITS
         self.groups = torch.arange(self.count).repeat_interleave(sizes)
         self.members = torch.nn.functional.one_hot(self.groups, self.count).float()  # (D, tensors)
-        own = [table(LAPLACE, LOWEST + 2 * level) for level in range(LEVELS)]
-        self.largest = own[-1].reach
+        tables = [table(LAPLACE, LOWEST + 2 * level) for level in range(LEVELS)]
+        self.largest = tables[-1].reach
         self.table = torch.full((LEVELS, self.largest + 1), 1e6)
-        for level, each in enumerate(own):
+        for level, each in enumerate(tables):
             self.table[level, : each.reach + 1] = torch.from_numpy(each.bits[:-1]).float()
         self.chosen, self.calls = torch.zeros(1, self.count, dtype=torch.int64), 0
 
@@ -158,9 +162,9 @@ class TensorCoder:
         for values, model in ((code.offsets, OFFSET_MODEL), (code.levels, LEVEL_MODEL)):
             sink.encode(values.numpy().astype(np.int32), model)
         for tensor, level in enumerate(code.levels.tolist()):
-            own = table(LAPLACE, LOWEST + 2 * level)
-            symbols = code.numbers[self.groups == tensor].numpy() + own.reach
-            sink.encode(symbols.astype(np.int32), own.model)
+            tensor_table = table(LAPLACE, LOWEST + 2 * level)
+            symbols = code.numbers[self.groups == tensor].numpy() + tensor_table.reach
+            sink.encode(symbols.astype(np.int32), tensor_table.model)
         return shortest(sink)
 
     def decode(self, step: int, payload: bytes) -> TensorCode:
@@ -171,8 +175,8 @@ class TensorCoder:
         )
         parts = []
         for spec, level in zip(self.layout.tensors, levels.tolist(), strict=True):
-            own = table(LAPLACE, LOWEST + 2 * level)
-            parts.append(read_words(source, own.model, spec.size) - own.reach)
+            tensor_table = table(LAPLACE, LOWEST + 2 * level)
+            parts.append(read_words(source, tensor_table.model, spec.size) - tensor_table.reach)
         return TensorCode(step, offsets, levels, torch.from_numpy(np.concatenate(parts)))
 
 
@@ -223,8 +227,8 @@ def payloads(code: Coordinates, stored: Quantised) -> Int[Tensor, " n"]:
 def curvature(networks: Networks, rooms: Sequence[int]) -> list[Rounding]:
     """Return networks rounded by their own curvature, once for each of some counts of bytes."""
     count = max(1, HELD // (len(SETTINGS) * networks.layout.size**2))
-    found = [_round(networks.of(rows.tolist()), rooms) for rows in torch.arange(len(networks.vectors)).split(count)]
-    return [Rounding(*(torch.cat(parts) for parts in zip(*each, strict=True))) for each in zip(*found, strict=True)]
+    rounded = [_round(networks.of(rows.tolist()), rooms) for rows in torch.arange(len(networks.vectors)).split(count)]
+    return [Rounding(*(torch.cat(parts) for parts in zip(*each, strict=True))) for each in zip(*rounded, strict=True)]
 
 
 def search_own(networks: Networks, start: Rounding, room: Int[Tensor, " n"], config: SearchConfig) -> Rounding:
@@ -237,8 +241,8 @@ def search_own(networks: Networks, start: Rounding, room: Int[Tensor, " n"], con
     originals = Originals(networks.vectors, None, networks.answer, networks.images).of(rows)
     budget = (8.0 * room - coder.side_bits)[rows]
     problem = originals.problem(lambda numbers: code.inverse(numbers * size), coder, budget)
-    found = search(problem, code.forward(networks.vectors[rows]) / size, config, start.numbers[rows])
-    return start._replace(numbers=start.numbers.index_copy(0, rows, found.numbers))
+    result = search(problem, code.forward(networks.vectors[rows]) / size, config, start.numbers[rows])
+    return start._replace(numbers=start.numbers.index_copy(0, rows, result.numbers))
 
 
 def decoded(networks: Networks, rounding: Rounding) -> Coded:
@@ -246,8 +250,8 @@ def decoded(networks: Networks, rounding: Rounding) -> Coded:
     code, coder = coordinates(networks.layout), TensorCoder(networks.layout)
     levels, y, sizes = coder.levels(rounding.numbers), [], []
     for row, step in enumerate(rounding.step.tolist()):
-        own = TensorCode(step, rounding.offsets[row], levels[row], rounding.numbers[row].long())
-        payload = coder.encode(own)
+        network = TensorCode(step, rounding.offsets[row], levels[row], rounding.numbers[row].long())
+        payload = coder.encode(network)
         back = coder.decode(step, payload)
         y.append(back.numbers * _sizes(torch.tensor(step), back.offsets)[coder.groups])
         sizes.append(len(payload))
