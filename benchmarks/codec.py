@@ -50,7 +50,7 @@ FIRST_RATIO, CHAIN_RATIO = (
 )  # of the first snapshot, of differences
 QPS = tuple(range(-44, -3, 2))
 WORKER = Path(__file__).with_name("_nncodec.py")
-LEVELS, ZSTD = 64, pa.Codec("zstd", compression_level=19)  # steps that are tried
+LEVELS, ZSTD = 64, pa.Codec("zstd", compression_level=19)  # steps between which bisections choose
 State = dict[str, Tensor]
 
 
@@ -122,20 +122,25 @@ def by_zstd(case: Case) -> Result:
 
 def squeezed(layout: Layout, vector: np.ndarray, room: int) -> tuple[np.ndarray, int]:
     """Return a network with the finest step that fits `room` bytes after zstd, relative to each tensor, and its bytes."""
-    best = (np.zeros_like(vector), 0)
-    for share in np.geomspace(2.01, 1 / 127, LEVELS):
-        restored, parts = np.zeros_like(vector), []
-        for spec, place in zip(layout.tensors, layout.slices().values(), strict=True):
-            largest = np.abs(vector[place]).max(initial=0)
-            step = float(np.float16(largest * (share if spec.kind in ("linear", "conv") else 1 / 127))) or 1.0
-            numbers = np.clip(np.rint(vector[place] / step), -128, 127)
-            restored[place] = numbers * step
-            parts.append(numbers.astype(np.int8).tobytes())
-        size = len(ZSTD.compress(b"".join(parts), asbytes=True)) + 2 * len(layout.tensors)
-        if size > room:
-            break
-        best = restored, size
+    best, shares = (np.zeros_like(vector), 0), np.geomspace(2.01, 1 / 127, LEVELS)
+    low, high = -1, LEVELS
+    while high - low > 1:
+        middle = (low + high) // 2
+        restored, size = _squeezed(layout, vector, shares[middle])
+        low, high, best = (middle, high, (restored, size)) if size <= room else (low, middle, best)
     return best
+
+
+def _squeezed(layout: Layout, vector: np.ndarray, share: float) -> tuple[np.ndarray, int]:
+    """Return a network with steps of a share of the largest weight of each tensor, and its bytes after zstd."""
+    restored, parts = np.zeros_like(vector), []
+    for spec, place in zip(layout.tensors, layout.slices().values(), strict=True):
+        largest = np.abs(vector[place]).max(initial=0)
+        step = float(np.float16(largest * (share if spec.kind in ("linear", "conv") else 1 / 127))) or 1.0
+        numbers = np.clip(np.rint(vector[place] / step), -128, 127)
+        restored[place] = numbers * step
+        parts.append(numbers.astype(np.int8).tobytes())
+    return restored, len(ZSTD.compress(b"".join(parts), asbytes=True)) + 2 * len(layout.tensors)
 
 
 def by_nncodec(case: Case, python: Path) -> Result:
