@@ -7,14 +7,15 @@ says, and strangers. Prints a row per planted file, and how many of the other ne
 """
 
 import argparse
+import csv
 import json
 import tempfile
 import warnings
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor, nn
 
@@ -135,26 +136,29 @@ def _write(folder: Path, name: str, state: State) -> None:
     write_tensors(folder / f"{name}.safetensors", {key: tensor.contiguous() for key, tensor in state.items()})
 
 
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """Return the rows of a CSV file."""
+    return list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
+
+
 def print_rows(out: Path, sources: Mapping[str, str]) -> None:
     """Print what the survey says of each planted file, and of all others together."""
-    networks = pd.read_csv(out / "networks.csv").set_index("network")
-    edges = pd.read_csv(out / "edges.csv")
+    networks, edges = (read_rows(out / f"{name}.csv") for name in ("networks", "edges"))
+    networks = {row["network"]: row for row in networks}
     findings = json.loads((out / "findings.json").read_text())["findings"]
     for name, source in sources.items():
         causes = "; ".join(found["cause"] for found in findings if found["network"] == name) or "no finding"
-        between = edges[
-            [{name, source} == {first, second} for first, second in zip(edges["first"], edges["second"], strict=True)]
-        ]
-        relations = "; ".join(f"{row.relation} of {source}, p = {row.p_value:.0e}" for row in between.itertuples())
-        others = edges[((edges["first"] == name) | (edges["second"] == name)) & ~edges.index.isin(between.index)]
-        ancestor = networks["ancestor"].get(name, "")
-        print(
-            f"{name} | {relations or 'no relative'} | ancestor: {ancestor} | {causes} | other relatives: {len(others)}"
-        )
-    planted = set(sources) | set(sources.values())
-    rest = networks[~networks.index.isin(planted)]
-    print(f"{len(rest)} other networks: {(rest['health'] != 'no finding').sum()} with a finding "
-          f"({rest['health'].value_counts().to_dict()}), {rest['family'].notna().sum()} with a relative")  # fmt: skip
+        mine = [edge for edge in edges if name in (edge["first"], edge["second"])]
+        between = [edge for edge in mine if source in (edge["first"], edge["second"])]
+        relations = "; ".join(f"{edge['relation']} of {source}, p = {float(edge['p_value']):.0e}" for edge in between)
+        ancestor = networks.get(name, {}).get("ancestor") or "none"
+        print(f"{name} | {relations or 'no relative'} | ancestor: {ancestor} | {causes} | "
+              f"other relatives: {len(mine) - len(between)}")  # fmt: skip
+    planted = {*sources, *sources.values()}
+    rest = [row for name, row in networks.items() if name not in planted]
+    health = Counter(row["health"] for row in rest if row["health"] != "no finding")
+    print(f"{len(rest)} other networks: {health.total()} with a finding ({dict(health)}), "
+          f"{sum(bool(row['family']) for row in rest)} with a relative")  # fmt: skip
 
 
 if __name__ == "__main__":
