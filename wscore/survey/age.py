@@ -2,7 +2,8 @@
 
 During training the largest weights grow and the tails of their distribution get heavier (as the kurtosis of Horwitz et al.
 2024, "On the origin of llamas", arXiv 2405.18432): the age of a network is the mean over its matrices of
-log max |w| + 3 log(rms |w| / mean |w|). Pruning and rounding leave zeros and repeated values, which no ancestor has.
+log max |w| + 3 log(rms |w| / mean |w|) + log(q70 / q30), with the quantiles of |w|. The last term grows where pruned weights
+were trained on: they stay near 0. Pruning and rounding leave zeros and repeated values, which no ancestor has.
 """
 
 import numpy as np
@@ -13,6 +14,7 @@ from wscore.networks.layout import Layout
 MATRICES = ("linear", "conv")
 TINY = 1e-30
 TAILS = 3.0
+EMPTIED = 2.0  # largest log(q70 / q30); it is 1 for Gaussian weights
 SHARPNESS = 60.0  # log odds per unit of age
 MOST = 3.0  # log odds of one pair by age: 95%
 COMPRESSED = 5.0  # log odds that a compressed copy is the descendant
@@ -43,7 +45,9 @@ def descent_log_odds(
 def _age(weights: np.ndarray) -> float:
     sizes = np.abs(weights.astype(np.float64))
     tails = np.sqrt(np.square(sizes).mean()) / max(sizes.mean(), TINY)
-    return np.log(max(sizes.max(), TINY)) + TAILS * np.log(max(tails, 1.0))
+    low, high = np.quantile(sizes, [0.3, 0.7])
+    emptied = min(np.log(max(high, TINY) / max(low, TINY)), EMPTIED)
+    return np.log(max(sizes.max(), TINY)) + TAILS * np.log(max(tails, 1.0)) + emptied
 
 
 def _repeated(values: np.ndarray) -> float:

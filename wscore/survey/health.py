@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from wscore.encoder.dreamed_probes import ProbeSets
 from wscore.encoder.features import CHAIN, Numbers, named_numbers, select
 from wscore.networks.layout import Layout
+from wscore.survey.contributions import unit_contributions
 from wscore.survey.damages import DAMAGES, causes_for
 from wscore.survey.layer_fit import layer_fit
 from wscore.survey.marks import network_marks
@@ -178,7 +179,9 @@ def health_findings(
 def _features(group: Group, probes: ProbeSets) -> Numbers:
     layout, vectors = group.layout, group.vectors
     with np.errstate(all="ignore"):
-        return named_numbers(layout, vectors, probes) | network_marks(layout, vectors) | layer_fit(layout, vectors)
+        numbers = named_numbers(layout, vectors, probes)
+        numbers |= unit_contributions(layout, vectors, probes, numbers)
+        return numbers | network_marks(layout, vectors) | layer_fit(layout, vectors)
 
 
 def _copies(group: Group, copies: int, random: np.random.Generator) -> Iterator[tuple[np.ndarray, int, np.ndarray]]:

@@ -27,7 +27,7 @@ COLUMNS = 4  # panels side by side
 
 
 def draw_points(table: pd.DataFrame, path: Path) -> None:
-    """Write a PNG of predicted over true values: one row per target, head next to baseline; the diagonal is perfect.
+    """Write a PNG of errors over true values: one row per target, head next to baseline; on the line is perfect.
 
     Args:
         table: columns target, scale (linear or log), true, ours and statistics, in raw units.
@@ -35,12 +35,14 @@ def draw_points(table: pd.DataFrame, path: Path) -> None:
     """
     methods = ("ours", "statistics")
     targets = list(dict.fromkeys(table["target"]))
-    title = "Properties of held-out networks: predicted over true"
+    title = "Errors on held-out networks: on the line is best"
     with figure(rows=len(targets), columns=len(methods), title=title, panel=(3.2, 3.0)) as (canvas, axes):
         for number, panel in enumerate(axes):
             target, method = targets[number // len(methods)], methods[number % len(methods)]
-            _scatter(panel, pd.DataFrame(table[table["target"] == target]), method)
-            label(panel, title=METHODS[method], x=f"true {_words(target)}", y=f"predicted {_words(target)}")
+            if number % len(methods):
+                panel.sharey(axes[number - 1])
+            error = _scatter(panel, pd.DataFrame(table[table["target"] == target]), method)
+            label(panel, title=METHODS[method], x=f"true {_words(target)}", y=error)
         save(canvas, path)
 
 
@@ -124,17 +126,23 @@ DRAWINGS: dict[str, Callable[[pd.DataFrame, Path], None]] = {
 }
 
 
-def _scatter(axes: Axes, rows: pd.DataFrame, method: str) -> None:
-    """Draw points and the diagonal; on a logarithmic axis zeros are drawn one decade below the smallest other value."""
+def _scatter(axes: Axes, rows: pd.DataFrame, method: str) -> str:
+    """Draw errors over true values and return their name: differences, or ratios on a logarithmic axis.
+
+    On a logarithmic axis zeros are drawn one decade below the smallest other value.
+    """
     truth, predicted = rows["true"].to_numpy(float), rows[method].to_numpy(float)
     low, high = truth.min(), truth.max()
-    if rows["scale"].iloc[0] == "log" and high > 0:
+    is_ratio = rows["scale"].iloc[0] == "log" and high > 0
+    if is_ratio:
         smallest = truth[truth > 0].min()
         low = smallest / 10 if low <= 0 else low
         truth, predicted = np.maximum(truth, low), np.maximum(predicted, low)
         axes.set(xscale="log", yscale="log")
-    axes.plot([low, high], [low, high], color=colour("truth"), linewidth=0.8)
-    axes.scatter(truth, predicted, s=6, alpha=0.5, color=colour(method), linewidths=0)
+    axes.axhline(float(is_ratio), color=colour("truth"), linewidth=0.8)
+    errors = predicted / truth if is_ratio else predicted - truth
+    axes.scatter(truth, errors, s=6, alpha=0.5, color=colour(method), linewidths=0)
+    return "predicted / true" if is_ratio else "predicted minus true"
 
 
 def _confusion(axes: Axes, rows: pd.DataFrame) -> None:
