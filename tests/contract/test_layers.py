@@ -10,7 +10,7 @@ import pytest
 from tests.contract.imports import ROOT, imported_files, imported_names
 
 ROWS = (
-    ("errors", "config", "interrupt", "io", "late", "preflight", "presets", "repro"),
+    ("errors", "config", "interrupt", "io", "late", "preflight", "presets", "progress", "repro"),
     ("parallel", "pca"),
     ("tracking", "hub", "symmetry", "plots", "evaluation"),
     ("networks", "training", "runner"),
@@ -41,7 +41,7 @@ FENCES = {
     "pickle": ("wscore/networks/pickles.py",),  # the names of its opcodes
 }
 SOURCES = sorted(path for room in ("wscore", "stages", "studies") for path in ROOT.glob(f"{room}/**/*.py"))
-BELOW = ("training", "config", "errors", "io", "parallel", "tracking")
+BELOW = ("training", "config", "errors", "io", "parallel", "progress", "tracking")
 MODEL_FREE = ("wscore/training/loop.py", "wscore/training/callbacks.py")
 
 

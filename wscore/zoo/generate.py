@@ -16,7 +16,6 @@ import msgspec
 import numpy as np
 import pandas as pd
 import torch
-from tqdm import tqdm
 
 from wscore.config import load_machine, to_plain
 from wscore.errors import ConfigError, DataError, WscoreWarning
@@ -28,6 +27,7 @@ from wscore.networks.inference import StackedAnswer, logits, scores
 from wscore.networks.layout import Layout, layout_of
 from wscore.networks.records import Rejected
 from wscore.parallel import workers_here
+from wscore.progress import progress_bar
 from wscore.zoo.config import ZooConfig
 from wscore.zoo.sampling import LARGEST, RunPlan, checkpoint_steps, draw_run, group_runs, turn
 from wscore.zoo.store import count_rows, is_whole, read_part, write_excluded, write_layouts, write_part
@@ -298,7 +298,7 @@ def _train_missing(shards: Sequence[Shard], job: TrainJob) -> None:
     todo.sort(key=lambda shard: (-sum(run.steps for run in shard.runs), shard.number))
     total = sum(len(shard.runs) for shard in shards)
     done = total - sum(len(shard.runs) for shard in todo)
-    with tqdm(total=total, initial=done, desc="training", unit="run", disable=None) as bar:
+    with progress_bar(total=total, initial=done, desc="training", unit=" run") as bar:
         train = partial(train_shard, job=job)
         workers = workers_here("zoo", most=None if job.device == "cpu" else 1)
         for finished in workers.map(train, todo, in_order=False):
