@@ -41,7 +41,7 @@ def main() -> None:
                 out = ["--out", f"{folder}/out.wsz"] if command == "compress" else []
                 arguments = ("-m", "wscore.cli.main", command, network, "--model", options.model, *out)
                 taken = seconds(*arguments)
-            print(f"{command} {network}: {taken:.2f} s, {taken / torch:.2f} x import torch")
+                print(f"{command} {network}: {taken:.2f} s, {taken / torch:.2f} x import torch")
 
 
 if __name__ == "__main__":
