@@ -27,19 +27,21 @@ def seconds(*arguments: str) -> float:
 
 
 def main() -> None:
-    """Print one line per command and network."""
+    """Print one line per command and network: CPU seconds, and how often `import torch` would fit in."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", help="folder of published models")
     parser.add_argument("networks", nargs="+")
     options = parser.parse_args()
-    print(f"import torch: {seconds('-c', 'import torch'):.2f} s")
+    torch = seconds("-c", "import torch")
+    print(f"import torch: {torch:.2f} s")
     print(f"wscore --help: {seconds('-m', 'wscore.cli.main', '--help'):.2f} s")
     with tempfile.TemporaryDirectory() as folder:
         for network in options.networks:
             for command in COMMANDS:
                 out = ["--out", f"{folder}/out.wsz"] if command == "compress" else []
                 arguments = ("-m", "wscore.cli.main", command, network, "--model", options.model, *out)
-                print(f"{command} {network}: {seconds(*arguments):.2f} s")
+                taken = seconds(*arguments)
+                print(f"{command} {network}: {taken:.2f} s, {taken / torch:.2f} x import torch")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import pytest
 from tests.contract.imports import ROOT, imported_files, imported_names
 
 ROWS = (
-    ("errors", "config", "interrupt", "io", "preflight", "presets", "repro"),
+    ("errors", "config", "interrupt", "io", "late", "preflight", "presets", "progress", "repro"),
     ("parallel", "pca"),
     ("tracking", "hub", "symmetry", "plots", "evaluation"),
     ("networks", "training", "runner"),
@@ -41,7 +41,7 @@ FENCES = {
     "pickle": ("wscore/networks/pickles.py",),  # the names of its opcodes
 }
 SOURCES = sorted(path for room in ("wscore", "stages", "studies") for path in ROOT.glob(f"{room}/**/*.py"))
-BELOW = ("training", "config", "errors", "io", "parallel", "tracking")
+BELOW = ("training", "config", "errors", "io", "parallel", "progress", "tracking")
 MODEL_FREE = ("wscore/training/loop.py", "wscore/training/callbacks.py")
 
 
@@ -116,6 +116,20 @@ def test_reading_parameters_loads_no_heavy_library() -> None:
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     loaded = set(result.stdout.split())
     assert not loaded & {"torch", "pandas", "mlflow", "matplotlib", "sklearn", "datasets"}
+
+
+def test_commands_on_networks_load_no_library_of_tables_or_trainings() -> None:
+    code = "import sys, wscore.cli.commands; print(*sys.modules)"
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert not set(result.stdout.split()) & {
+        "pandas",
+        "pyarrow",
+        "accelerate",
+        "sklearn",
+        "scipy",
+        "mlflow",
+        "datasets",
+    }
 
 
 def test_a_stage_does_not_load_the_tracker_before_it_is_needed() -> None:

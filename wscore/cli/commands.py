@@ -22,7 +22,6 @@ from wscore.errors import DataError, WscoreWarning
 from wscore.forecasting.trajectories.store import Trajectory
 from wscore.io import atomic_folder, read_tensors, write_tensors
 from wscore.networks.layout import Layout
-from wscore.publish.neighbours import Neighbours
 from wscore.publish.pretrained import PublishedEncoder, PublishedHead, PublishedPredictor
 from wscore.publish.pretrained import head_parts as find_heads
 from wscore.publish.weight_autoencoder import WeightAutoencoder
@@ -116,6 +115,8 @@ def predict(options: argparse.Namespace) -> None:
 
 def neighbours(options: argparse.Namespace) -> None:
     """Find the nearest networks of a zoo."""
+    from wscore.publish.neighbours import Neighbours
+
     encoder = WeightEncoder.from_pretrained(options.model)
     network = read_one(options.network)
     among = Neighbours.load(options.among, encoder.identity)

@@ -16,7 +16,6 @@ from wscore.networks.checkpoints import SUFFIXES, read_network
 from wscore.networks.layout import Layout, layout_of
 from wscore.networks.selection import Checkpoint
 from wscore.networks.shards import INDEX
-from wscore.zoo.readers.folder import in_time, without_shards
 from wscore.zoo.store import Zoo
 
 ENDINGS = (*SUFFIXES, *INDEX)
@@ -57,6 +56,8 @@ def read_networks(texts: Sequence[str], *, architecture: str = "", limit: int | 
         DataError: if one is missing, unreadable, or not finite.
     """
     if len(texts) > 1 and list(texts) == sorted(texts):  # in the order of the shell: epoch10 before epoch2
+        from wscore.zoo.readers.folder import in_time
+
         texts = sorted(texts, key=in_time)
     found = (network for text in texts for network in _read(text))
     for network in islice(found, limit):
@@ -89,6 +90,8 @@ def zoo_folder(text: str) -> Path:
 
 def network_files(path: Path) -> list[str]:
     """Return the files of networks in a folder, relative to it, in the order of their numbers; none in a zoo or run."""
+    from wscore.zoo.readers.folder import in_time, without_shards
+
     if (path / "rows").is_dir() or (path / "weights.npy").is_file():
         return []
     runs = {one.parent for one in path.glob("*/weights.npy")}

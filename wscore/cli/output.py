@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from wscore.errors import printable
 from wscore.io import to_json
+from wscore.progress import progress_bar
 
 T = TypeVar("T")
 WIDEST = 60  # characters of a cell
@@ -48,10 +49,8 @@ def cell(value: object) -> str:
 
 
 def progress(items: Iterable[T], /, *, total: int | None = None, unit: str = "network") -> Iterable[T]:
-    """Return the items, with a progress bar on standard error if it is a terminal."""
-    from tqdm import tqdm
-
-    return tqdm(items, total=total, unit=unit, leave=False, disable=None, delay=1.0)
+    """Return the items, with their progress on standard error."""
+    return progress_bar(items, total=total, unit=f" {unit.strip()}")
 
 
 def _is_number(value: object) -> bool:

@@ -24,6 +24,8 @@ INPUTS = 128  # maximum number of first-layer inputs kept separate
 OUTPUTS = 16  # maximum number of last-layer outputs kept separate
 SMALLEST = 1e-12
 BATCH_NORM_EPS = 1e-5
+LARGE = 1 << 18  # weights of a matrix above which its spectrum is that of its Gram matrix
+RESOLVED = 1e-10  # smallest ratio of eigenvalues of a Gram matrix that is not rounding
 MATRICES = ("linear", "conv")
 
 Numbers = dict[str, Float[np.ndarray, " rows"]]
@@ -119,7 +121,7 @@ def _moments(values: np.ndarray) -> Numbers:
 
 def _spectrum(stacked: Matrices) -> Numbers:
     """Return the largest and the smallest singular value, the effective rank (entropy) and the stable rank."""
-    sizes = np.linalg.svd(stacked.reshape(*stacked.shape[:2], -1), compute_uv=False)  # (n, rank)
+    sizes = _singular_values(stacked.reshape(*stacked.shape[:2], -1))  # (n, rank)
     energy = np.maximum((sizes**2).sum(axis=1), SMALLEST)
     share = sizes**2 / energy[:, None]
     features = {f"singular{k + 1}": _log(sizes[:, k]) for k in range(min(SINGULAR, sizes.shape[1]))}
@@ -128,6 +130,20 @@ def _spectrum(stacked: Matrices) -> Numbers:
         "effective_rank": -(share * np.log(share + SMALLEST)).sum(axis=1),
         "stable_rank": energy / np.maximum(sizes[:, 0] ** 2, SMALLEST),
     }
+
+
+def _singular_values(matrices: Float[np.ndarray, "rows out columns"]) -> Float[np.ndarray, "rows rank"]:
+    """Return the singular values, the largest first; of large matrices from their Gram matrix, which takes a quarter of the time.
+
+    Eigenvalues below `RESOLVED` of the largest are mostly rounding; matrices with such are decomposed themselves.
+    """
+    _, height, width = matrices.shape
+    if height * width >= LARGE:
+        wide = matrices if height <= width else matrices.mT
+        energies = np.linalg.eigvalsh(wide @ wide.mT)[:, ::-1]
+        if (energies[:, -1] > RESOLVED * energies[:, 0]).all():
+            return np.sqrt(energies)
+    return np.linalg.svd(matrices, compute_uv=False)
 
 
 def _neurons(stacked: Matrices) -> Numbers:

@@ -1,5 +1,7 @@
 """Training and evaluation data of property heads: cached features of networks with the zoo's metadata."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -7,9 +9,6 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
-import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -18,6 +17,7 @@ from wscore.encoder.weight_statistics import FeatureTable
 from wscore.errors import DataError
 from wscore.heads.features import VALUES, read_blocks
 from wscore.io import read_json, scratch_array
+from wscore.late import pd
 from wscore.tokens.batch import TokenBatch
 from wscore.tokens.cache import TokenCache
 from wscore.training.batches import permutation
@@ -46,11 +46,11 @@ class HeadData(NamedTuple):
     blocks: Mapping[str, FeatureTable] = NOTHING
     tokens: TokenCache | None = None
 
-    def part(self, split: str) -> "HeadData":
+    def part(self, split: str) -> HeadData:
         """Return the networks of one split."""
         return self.take((self.table["split"] == split).to_numpy())
 
-    def take(self, rows: Bool[np.ndarray, " rows"] | Int[np.ndarray, " taken"]) -> "HeadData":
+    def take(self, rows: Bool[np.ndarray, " rows"] | Int[np.ndarray, " taken"]) -> HeadData:
         """Return a subset of the networks."""
         blocks = {name: FeatureTable(taken(block.values, rows), block.names) for name, block in self.blocks.items()}
         table = self.table.loc[rows] if rows.dtype == bool else self.table.iloc[rows]
@@ -204,13 +204,15 @@ def _read_representations(folder: Path) -> tuple[pd.DataFrame, np.ndarray, dict[
     try:
         table = pd.read_parquet(path, columns=["model_id", "split", "inside"])
         return table, _read_latents(path, len(table)), manifest
-    except (pa.ArrowInvalid, ValueError, KeyError) as error:
+    except (ValueError, KeyError) as error:
         text = " ".join(str(error).split())
         raise DataError("is not a table of representations", where=path, got=text, fix=ENCODE_AGAIN) from error
 
 
 def _read_latents(path: Path, count: int) -> np.ndarray:
     """Return the column `latent` as (N, Z) float32, read in chunks of rows."""
+    import pyarrow.parquet as pq
+
     latents: np.ndarray | None = None
     done = 0
     with pq.ParquetFile(path) as file:

@@ -6,16 +6,18 @@ encodes raw values as numbers (`encode`) and decodes numbers to raw values (`res
 is masked per row; no row is dropped.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal, NamedTuple
 
 import msgspec
 import numpy as np
-import pandas as pd
 from jaxtyping import Bool, Float, Int
 
 from wscore.config import Section
 from wscore.errors import DataError
+from wscore.late import pd
 
 Scale = Literal["linear", "log", "logit", "log_error"]
 FLOOR = 0.1  # zero on a log scale maps to this fraction of the smallest positive training value

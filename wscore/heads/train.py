@@ -1,12 +1,13 @@
 """Trains the property heads: features of networks and zoo metadata in, one folder per task out."""
 
+from __future__ import annotations
+
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
-import pandas as pd
 import torch
 from jaxtyping import Float
 from msgspec import Meta
@@ -39,6 +40,7 @@ from wscore.heads.targets import (
 )
 from wscore.heads.token_attention import ReaderConfig
 from wscore.heads.trees import Forest
+from wscore.late import pd
 from wscore.training.batches import Batches, TensorBatches, derive_seed
 from wscore.training.callbacks import Callback, Resume
 from wscore.training.history import History
@@ -318,24 +320,23 @@ def predict_properties(head: PropertyHead, data: HeadData) -> Outputs:
     return outputs_of(head.model.eval(), data, data.inputs(tuple(head.features)))
 
 
-def read(head: PropertyHead, outputs: Outputs) -> pd.DataFrame:
-    """Decode predictions (`predict_properties`) to raw values, one column per target: boolean, number or class.
+def read(head: PropertyHead, outputs: Outputs) -> dict[str, np.ndarray]:
+    """Decode predictions (`predict_properties`) to raw values, one array per target: boolean, number or class.
 
-    A target with prediction intervals has two more columns, `<name>_low` and `<name>_high`.
+    A target with prediction intervals has two more, `<name>_low` and `<name>_high`.
     """
-    columns: dict[str, Any] = {}
+    columns: dict[str, np.ndarray] = {}
     for target in head.targets:
         predicted = outputs[target.name]
         if not isinstance(target, Continuous):
-            columns[target.name] = target.restore(
-                predicted.argmax(axis=1) if isinstance(target, Discrete) else predicted[:, 0]
-            )
+            raw = target.restore(predicted.argmax(axis=1) if isinstance(target, Discrete) else predicted[:, 0])
+            columns[target.name] = np.asarray(raw)
             continue
         columns[target.name] = target.possible(predicted[:, 0])
         if target.name in head.intervals:
             low, high = head.intervals[target.name].bounds(predicted[:, 0])
             columns |= {f"{target.name}_low": target.possible(low), f"{target.name}_high": target.possible(high)}
-    return pd.DataFrame(columns)
+    return columns
 
 
 def save_head(folder: Path, head: PropertyHead) -> None:

@@ -1,13 +1,15 @@
 """Data sets of a zoo: every network is trained and evaluated on the images of its own data set."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, NamedTuple
 
 import msgspec
-import pandas as pd
 
 from wscore.config import Section
 from wscore.errors import ConfigError
+from wscore.late import pd
 from wscore.networks.factories import UNKNOWN, NetworkRunner, find_way
 from wscore.networks.images import Images, ImagesConfig, Normalization, load_images
 from wscore.networks.layout import Layout
@@ -138,7 +140,7 @@ class Tasks:
             )
         return self._ways[code]
 
-    def map(self, change: Callable[[Images], Images]) -> "Tasks":
+    def map(self, change: Callable[[Images], Images]) -> Tasks:
         """Return a copy with transformed images."""
         return Tasks([change(dataset) for dataset in self.images], self.factories)
 

@@ -301,14 +301,14 @@ class PublishedHead(Published):
         inputs = np.concatenate([np.zeros((1, 0), np.float32), *parts], axis=1)
         tokens = self._tokens(layout, vectors) if self.head.model.reads_tokens else None
         outputs = self.head.model(torch.from_numpy(inputs), tokens)
-        table = read(self.head, {name: output.numpy() for name, output in outputs.items()})
-        found = {str(name): table[name].tolist()[0] for name in table.columns}
+        columns = read(self.head, {name: output.numpy() for name, output in outputs.items()})
+        properties = {name: column.tolist()[0] for name, column in columns.items()}
         inside = float(encoding.inside)
         if inside > OUTSIDE:
-            return found
+            return properties
         message = f"{UNLIKE.format(inside=inside)}: predictions may be far off and have no intervals"
         warnings.warn(message, WscoreWarning, stacklevel=2)
-        return {name: value for name, value in found.items() if not name.endswith(("_low", "_high"))}
+        return {name: value for name, value in properties.items() if not name.endswith(("_low", "_high"))}
 
     def _tokens(self, layout: Layout, vectors: Float[np.ndarray, "1 weights"]) -> TokenBatch:
         if self.autoencoder is None:

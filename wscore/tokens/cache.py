@@ -11,6 +11,8 @@ tokens/
   manifest.json      configuration, identity of zoo and cache, size and hash of the files above
 """
 
+from __future__ import annotations
+
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,13 +20,13 @@ from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
-import pandas as pd
 import torch
 from jaxtyping import Float, Float32, Int, Int64, Shaped
 from torch import Tensor
 
 from wscore.errors import DataError
 from wscore.io import atomic_folder, content_hash, read_json, source_code, write_json
+from wscore.late import pd
 from wscore.networks.layout import Layout, read_layouts
 from wscore.parallel import Workers
 from wscore.tokens.alignment import HERE, Alignment

@@ -1,13 +1,15 @@
 """Index of a token cache: networks, their split, and the windows of long networks."""
 
+from __future__ import annotations
+
 import itertools
 import warnings
 
 import numpy as np
-import pandas as pd
 from jaxtyping import Int
 
 from wscore.errors import DataError, WscoreWarning
+from wscore.late import pd
 from wscore.tokens.config import TokensConfig
 from wscore.tokens.tokenizer import Tokenizer
 from wscore.zoo.splits import SPLITS, UNSEEN, assign_splits, have_widths

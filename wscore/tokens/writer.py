@@ -6,6 +6,8 @@ are merged in block order, so that the normalizer is bit-identical wherever they
 a shard and its moments to a second file; both are atomic, and finished shards are not computed again.
 """
 
+from __future__ import annotations
+
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
@@ -13,12 +15,12 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
-import pandas as pd
 import torch
 from jaxtyping import Bool, Int
 
 from wscore.errors import DataError
 from wscore.io import atomic_file, read_tensors, write_tensors
+from wscore.late import pd
 from wscore.networks.layout import Layout
 from wscore.parallel import Workers, one_thread
 from wscore.tokens.index import group_places

@@ -9,6 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 from torch import nn
 
 from wscore.io import content_hash
+from wscore.progress import progress_bar
 from wscore.tracking import Tracker
 from wscore.training.history import Row
 from wscore.training.state import TrainingState, restore_training, write_state
@@ -113,7 +114,7 @@ class TensorBoard(Callback):
 
 
 class Progress(Callback):
-    """A progress bar with the metrics of the last epoch, on terminals only."""
+    """Progress with the metrics of the last epoch."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -121,10 +122,8 @@ class Progress(Callback):
 
     def on_start(self, state: TrainingState) -> None:
         """Open the bar."""
-        from tqdm.auto import tqdm
-
-        hidden = None if state.main else True  # None: hidden unless it is a terminal
-        self.bar = tqdm(desc=self.name, total=state.total_steps, initial=state.step, unit="step", disable=hidden)
+        about = {"desc": self.name, "total": state.total_steps, "initial": state.step, "unit": " step"}
+        self.bar = progress_bar(hidden=not state.main, **about)
 
     def on_step(self, state: TrainingState) -> None:  # noqa: ARG002
         """Advance the bar."""
@@ -133,7 +132,8 @@ class Progress(Callback):
     def on_epoch(self, state: TrainingState) -> None:
         """Show the metrics of the epoch."""
         row = state.history.rows[-1]
-        self.bar.set_postfix({"epoch": state.epoch, state.history.monitor: f"{row[state.history.monitor]:.4g}"})
+        metric = f"{row[state.history.monitor]:.4g}"
+        self.bar.set_postfix({"epoch": state.epoch, state.history.monitor: metric}, refresh=False)
 
     def on_end(self, state: TrainingState) -> None:  # noqa: ARG002
         """Close the bar."""

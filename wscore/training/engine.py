@@ -4,9 +4,6 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
-from accelerate.utils import find_batch_size, send_to_device, slice_tensors
 from torch import Tensor, nn
 
 from wscore.config import Device
@@ -30,6 +27,9 @@ class Engine:
     """
 
     def __init__(self, device: Device, precision: Precision) -> None:
+        from accelerate import Accelerator
+        from accelerate.state import AcceleratorState
+
         _check(device, precision)
         AcceleratorState._reset_state(reset_partial_state=not torch.distributed.is_initialized())  # noqa: SLF001
         self.accelerator = Accelerator(cpu=device == "cpu", mixed_precision=precision)
@@ -45,6 +45,8 @@ class Engine:
 
     def place(self, batch: Any) -> Any:
         """Return the batch on the device."""
+        from accelerate.utils import send_to_device
+
         return batch if self.device.type == "cpu" else send_to_device(batch, self.device)
 
     def share(self, batch: Any, count: int) -> tuple[Any, float]:
@@ -53,6 +55,8 @@ class Engine:
         Parts are contiguous and differ by one item at most. A batch with fewer than two items per process is computed
         whole by every process, because some losses need pairs; it then counts for an equal share of the items.
         """
+        from accelerate.utils import slice_tensors
+
         if self.processes == 1:
             return batch, float(count)
         if count < 2 * self.processes:
@@ -99,6 +103,8 @@ class Engine:
 
 def batch_items(batch: Any) -> int:
     """Return the number of items in a batch: the length of its first tensor."""
+    from accelerate.utils import find_batch_size
+
     return find_batch_size(batch) or 0
 
 

@@ -16,10 +16,9 @@ import msgspec
 import numpy as np
 import pandas as pd
 import torch
-from tqdm import tqdm
 
-from wscore.config import to_plain
-from wscore.errors import DataError, WscoreWarning
+from wscore.config import load_machine, to_plain
+from wscore.errors import ConfigError, DataError, WscoreWarning
 from wscore.io import atomic_folder, content_hash, read_tensors, source_code, write_tensors
 from wscore.networks.architectures import TRAITS, Architecture, build
 from wscore.networks.datasets import Tasks, as_tasks
@@ -28,14 +27,16 @@ from wscore.networks.inference import StackedAnswer, logits, scores
 from wscore.networks.layout import Layout, layout_of
 from wscore.networks.records import Rejected
 from wscore.parallel import workers_here
+from wscore.progress import progress_bar
 from wscore.zoo.config import ZooConfig
-from wscore.zoo.sampling import RunPlan, checkpoint_steps, draw_run, group_runs, turn
+from wscore.zoo.sampling import LARGEST, RunPlan, checkpoint_steps, draw_run, group_runs, turn
 from wscore.zoo.store import count_rows, is_whole, read_part, write_excluded, write_layouts, write_part
 from wscore.zoo.training import own_images, own_labels, train_group
 
 CACHE = Path(".cache/zoo")
 RUNS_PER_PART = 1024
 GROUP = 32  # maximum number of runs trained together
+ON_GPU = 32  # times as many on a GPU
 MOST = 10  # maximum number of runs, relative to those needed for n_networks if none diverged
 POOR = 0.5  # training accuracy between chance (0) and perfect (1) below which a final network is marked as poor
 CODE = (
@@ -56,6 +57,7 @@ class TrainJob(NamedTuple):
         checkpoints: snapshots per run.
         max_weight: magnitude of a weight above which a network has diverged.
         diverged: whether diverged networks with finite weights are kept.
+        device: where networks are trained and run.
     """
 
     folder: Path
@@ -63,6 +65,7 @@ class TrainJob(NamedTuple):
     checkpoints: int
     max_weight: float
     diverged: bool
+    device: str = "cpu"
 
 
 class Shard(NamedTuple):
@@ -91,9 +94,11 @@ def generate_zoo(config: ZooConfig, images: Images | Tasks, out: Path) -> int:
         WscoreError: if a worker process dies.
     """
     tasks = as_tasks(images)
-    folder = Path.cwd() / CACHE / zoo_identity(config, tasks)  # absolute, since workers may have another directory
+    device = device_here()
+    name = zoo_identity(config, tasks) + ("" if device == "cpu" else f"-{device}")  # groups are larger on a GPU
+    folder = Path.cwd() / CACHE / name  # absolute, since workers may have another directory
     classes = tuple((dataset.name, dataset.classes) for dataset in tasks.images)
-    job = TrainJob(folder, classes, config.checkpoints, config.max_weight, config.diverged == "keep")
+    job = TrainJob(folder, classes, config.checkpoints, config.max_weight, config.diverged == "keep", device)
     _keep_images(tasks, folder)
     shards = _train(config, tasks, job)
     with atomic_folder(out) as temporary:
@@ -111,17 +116,33 @@ def generate_zoo(config: ZooConfig, images: Images | Tasks, out: Path) -> int:
     return excluded
 
 
-def plan_shards(config: ZooConfig, images: Images | Tasks, runs: range | None = None, first: int = 0) -> list[Shard]:
+def device_here() -> str:
+    """Return the device of the machine settings on which networks are trained; `auto` is CUDA if there is a GPU for it.
+
+    Raises:
+        ConfigError: if the machine lacks it.
+    """
+    device, cuda = load_machine().device, torch.cuda.is_available()
+    if (device == "cuda" and not cuda) or (device == "mps" and not torch.backends.mps.is_available()):
+        fix = "set it to auto in machine.yaml or WSCORE_DEVICE"
+        raise ConfigError("is not on this machine", where="device", got=device, fix=fix)
+    return ("cuda" if cuda else "cpu") if device == "auto" else device
+
+
+def plan_shards(
+    config: ZooConfig, images: Images | Tasks, runs: range | None = None, first: int = 0, *, device: str = "cpu"
+) -> list[Shard]:
     """Return the shards of some runs of a zoo (default: all); `first` is the number of the first shard.
 
     Each shard belongs to one block of consecutive runs, which becomes one parquet file.
     """
     tasks, runs = as_tasks(images), range(config.runs) if runs is None else runs
+    more = 1 if device == "cpu" else ON_GPU
     shards: list[Shard] = []
     for part in range(runs.start // RUNS_PER_PART, -(-runs.stop // RUNS_PER_PART)):
         start, stop = part * RUNS_PER_PART, (part + 1) * RUNS_PER_PART
         drawn = [_drawn(config, tasks, number) for number in range(max(start, runs.start), min(stop, runs.stop))]
-        groups = group_runs(drawn, GROUP)
+        groups = group_runs(drawn, more * GROUP, more * LARGEST)
         shards += [Shard(first + len(shards) + place, part, group) for place, group in enumerate(groups)]
     return shards
 
@@ -143,7 +164,7 @@ def train_shard(shard: Shard, job: TrainJob) -> int:
     """Train the runs of one shard, evaluate their checkpoints, write the rows and return the number of runs."""
     images = _images(job, shard.runs[0].dataset)
     layout = layout_of(build(shard.runs[0].architecture).state_dict())
-    recorded = train_group(shard.runs, images, job.checkpoints)
+    recorded = train_group(shard.runs, images, job.checkpoints, job.device)
     rows, vectors = [], []
     for run, checkpoints in zip(shard.runs, recorded, strict=True):
         steps = checkpoint_steps(run.steps, job.checkpoints)
@@ -155,7 +176,7 @@ def train_shard(shard: Shard, job: TrainJob) -> int:
             if sound or (job.diverged and bool(weights[number].isfinite().all())):
                 state = state_of(run, measured, last=number == len(steps) - 1) if sound else "diverged"
                 rows.append({**row(run, number, step, layout, measured, images.name), "state": state})
-                vectors.append(weights[number].numpy())
+                vectors.append(weights[number].cpu().numpy())
     write_part(shard.path(job.folder), pd.DataFrame(rows, columns=rows[0] if rows else ["run_id"]), vectors)
     return len(shard.runs)
 
@@ -254,7 +275,7 @@ def _drawn(config: ZooConfig, tasks: Tasks, number: int) -> RunPlan:
 
 def _train(config: ZooConfig, tasks: Tasks, job: TrainJob) -> list[Shard]:
     """Train all runs, and further ones until `n_networks` networks are kept; return their shards."""
-    shards = plan_shards(config, tasks)
+    shards = plan_shards(config, tasks, device=job.device)
     _train_missing(shards, job)
     trained, kept = config.runs, _count(shards, job)
     while config.n_networks is not None and kept < config.n_networks:
@@ -262,7 +283,7 @@ def _train(config: ZooConfig, tasks: Tasks, job: TrainJob) -> list[Shard]:
             got = f"{kept:,} of {config.n_networks:,} networks kept of {trained:,} runs"
             raise DataError("too many networks diverge", where="zoo.n_networks", got=got, fix="lower `zoo.lr`")
         missing = max(1, -(-(config.n_networks - kept) // config.checkpoints))
-        more = plan_shards(config, tasks, range(trained, trained + missing), len(shards))
+        more = plan_shards(config, tasks, range(trained, trained + missing), len(shards), device=job.device)
         _train_missing(more, job)
         shards, trained, kept = [*shards, *more], trained + missing, kept + _count(more, job)
     return shards
@@ -277,9 +298,10 @@ def _train_missing(shards: Sequence[Shard], job: TrainJob) -> None:
     todo.sort(key=lambda shard: (-sum(run.steps for run in shard.runs), shard.number))
     total = sum(len(shard.runs) for shard in shards)
     done = total - sum(len(shard.runs) for shard in todo)
-    with tqdm(total=total, initial=done, desc="training", unit="run", disable=None) as bar:
+    with progress_bar(total=total, initial=done, desc="training", unit=" run") as bar:
         train = partial(train_shard, job=job)
-        for finished in workers_here("zoo").map(train, todo, in_order=False):
+        workers = workers_here("zoo", most=None if job.device == "cpu" else 1)
+        for finished in workers.map(train, todo, in_order=False):
             bar.update(finished)
 
 

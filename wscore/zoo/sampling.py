@@ -138,10 +138,10 @@ def checkpoint_steps(steps: int, checkpoints: int) -> list[int]:
     return [max(c, -(-steps * c * c // checkpoints**2)) for c in range(1, checkpoints + 1)]
 
 
-def group_runs(runs: Sequence[RunPlan], size: int) -> list[tuple[RunPlan, ...]]:
+def group_runs(runs: Sequence[RunPlan], size: int, largest: int = LARGEST) -> list[tuple[RunPlan, ...]]:
     """Return the runs in groups of at most `size` that share images, architecture and batch size, the longest run first.
 
-    Groups of large images or networks are smaller, so that a layer of all networks together has at most `LARGEST` values.
+    Groups of large images or networks are smaller, so that a layer of all networks together has at most `largest` values.
     """
     alike: dict[tuple[str, int, str], list[RunPlan]] = {}
     for run in runs:
@@ -149,7 +149,7 @@ def group_runs(runs: Sequence[RunPlan], size: int) -> list[tuple[RunPlan, ...]]:
     groups = []
     for key in sorted(alike):
         members = sorted(alike[key], key=lambda run: (-run.steps, run.number))
-        most = min(size, max(1, LARGEST // (members[0].batch_size * layer_size(members[0].architecture))))
+        most = min(size, max(1, largest // (members[0].batch_size * layer_size(members[0].architecture))))
         length = math.ceil(len(members) / math.ceil(len(members) / most))
         groups += [tuple(members[start : start + length]) for start in range(0, len(members), length)]
     return groups

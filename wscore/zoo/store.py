@@ -11,6 +11,8 @@ zoo/
   README.md                 card that lets `datasets.load_dataset("zoo")` and pandas read the rows
 """
 
+from __future__ import annotations
+
 import itertools
 import json
 import os
@@ -21,15 +23,13 @@ from typing import Any, NamedTuple, cast
 
 import msgspec
 import numpy as np
-import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from wscore.errors import DataError
 from wscore.io import atomic_file, hash_folder, read_tensors, write_csv, write_json, write_text
+from wscore.late import pd
 from wscore.networks.layout import Layout, read_layouts
 from wscore.networks.records import Rejected
 
@@ -38,14 +38,6 @@ WEIGHTS_PER_GROUP = 1 << 24
 EXCLUDED = "set_aside.csv"  # the name in zoos of every version
 OTHERS = "other_files.csv"  # files of a source that are not checkpoints
 CONSTANTS = "constants.safetensors"
-BROKEN = (
-    pa.ArrowException,
-    OSError,
-    ValueError,
-    TypeError,
-    LookupError,
-    AttributeError,
-)  # raised for damaged parquet files
 REQUIRED = ("model_id", "run_id", "checkpoint", "layout", "architecture")
 CARD = """---
 configs:
@@ -147,7 +139,7 @@ class Zoo:
         """Reader of the weights only, small enough to send to a worker."""
         groups, first = [], 0
         for number, part in enumerate(self.parts):
-            meta = pq.ParquetFile(part).metadata
+            meta = _open(part).metadata
             for group in range(meta.num_row_groups):
                 groups.append((number, group, first))
                 first += meta.row_group(group).num_rows
@@ -234,6 +226,9 @@ def write_part(path: Path, table: pd.DataFrame, weights: Iterable[np.ndarray]) -
     Raises:
         OSError: naming the shard, if it can't be written, for example because the disk is full.
     """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     vectors = [np.ascontiguousarray(vector, dtype=np.float32) for vector in weights]
     offsets = np.cumsum([0, *(vector.size for vector in vectors)], dtype=np.int64)
     flat = np.concatenate(vectors) if vectors else np.zeros(0, np.float32)
@@ -271,22 +266,22 @@ def read_part(path: Path) -> tuple[pd.DataFrame, list[np.ndarray]]:
         DataError: if the file is not readable.
     """
     table = read_metadata(path)
-    groups = range(pq.ParquetFile(path).metadata.num_row_groups)
+    groups = range(_open(path).metadata.num_row_groups)
     return table, [vector for group in groups for vector in _read_group(path, group)]
 
 
 def is_whole(path: Path) -> bool:
     """Return whether a shard is complete."""
     try:
-        pq.ParquetFile(path).close()
-    except (OSError, pa.ArrowInvalid):
+        _open(path).close()
+    except (OSError, ValueError):  # ArrowInvalid is a ValueError
         return False
     return True
 
 
 def count_rows(path: Path) -> int:
     """Return the number of rows of a shard."""
-    return pq.ParquetFile(path).metadata.num_rows
+    return _open(path).metadata.num_rows
 
 
 def read_metadata(part: Path) -> pd.DataFrame:
@@ -296,11 +291,24 @@ def read_metadata(part: Path) -> pd.DataFrame:
         DataError: if the file is not readable.
     """
     try:
-        file = pq.ParquetFile(part)
+        file = _open(part)
         names = [name for name in file.schema_arrow.names if name != "weights"]
         return _with_names(file.read(columns=names).to_pandas(), file.schema_arrow.metadata)
-    except BROKEN as error:
+    except _broken() as error:
         raise _unreadable(part, error) from error
+
+
+def _open(part: Path) -> Any:
+    import pyarrow.parquet as pq
+
+    return pq.ParquetFile(part)
+
+
+def _broken() -> tuple[type[Exception], ...]:
+    """Return the errors raised for damaged parquet files."""
+    import pyarrow as pa
+
+    return pa.ArrowException, OSError, ValueError, TypeError, LookupError, AttributeError
 
 
 def _unreadable(part: Path, error: Exception) -> DataError:
@@ -323,10 +331,12 @@ def _read_group(part: Path, group: int) -> list[np.ndarray]:
     Raises:
         DataError: if the file is damaged there.
     """
+    import pyarrow as pa
+
     try:
-        column = pq.ParquetFile(part).read_row_group(group, columns=["weights"]).column("weights")
+        column = _open(part).read_row_group(group, columns=["weights"]).column("weights")
         array = column.cast(pa.large_list(pa.float32())).combine_chunks()
-    except BROKEN as error:
+    except _broken() as error:
         raise _unreadable(part, error) from error
     lists = array if isinstance(array, pa.LargeListArray) else array.chunk(0)
     offsets, values = lists.offsets.to_numpy(), lists.values.to_numpy()

@@ -22,25 +22,29 @@ INITS = {
 BLOCK = 64  # steps for which batches are drawn at once
 
 
-def train_group(runs: Sequence[RunPlan], images: Images, checkpoints: int) -> Float[Tensor, "runs checkpoints weights"]:
+def train_group(
+    runs: Sequence[RunPlan], images: Images, checkpoints: int, device: str = "cpu"
+) -> Float[Tensor, "runs checkpoints weights"]:
     """Return the flat weights of every run at each of its checkpoints; missing checkpoints of short runs are NaN.
 
     The runs share architecture and batch size and are sorted by decreasing number of steps, so that the runs still in
     training are a leading slice of the weight matrix, and nothing is computed for finished ones. The result of a run
-    does not depend on the other runs in its group.
+    does not depend on the other runs in its group. Random numbers are drawn on the CPU, so that they are the same on every
+    device.
     """
     layout = layout_of(build(runs[0].architecture).state_dict())
-    weights = torch.stack([initial_weights(run, layout) for run in runs])  # (M, D)
-    optimizer = StackedOptimizer(runs, layout)
+    weights = torch.stack([initial_weights(run, layout) for run in runs]).to(device)  # (M, D)
+    optimizer = StackedOptimizer(runs, layout, device)
+    x_train = images.x_train.to(device)
     streams = [BatchStream(run, images.y_train) for run in runs]
-    labels = torch.stack([own_labels(run, images.y_train, images.classes) for run in runs])  # (M, N)
+    labels = torch.stack([own_labels(run, images.y_train, images.classes) for run in runs]).to(device)  # (M, N)
     network = skeleton(runs[0].architecture)
     recorded = weights.new_full((len(runs), checkpoints, layout.size), torch.nan)
     due = _due(runs, checkpoints)
     network.train()
-    for step, (index, keep) in enumerate(_batches(runs, streams), start=1):
+    for step, (index, keep) in enumerate(_batches(runs, streams, device), start=1):
         active = weights[: len(index)]
-        x = _augmented(images.x_train[index], streams[: len(index)])
+        x = _augmented(x_train[index], streams[: len(index)])
         gradient = _gradient(network, layout, active, x, labels[: len(index)].gather(1, index), keep)
         optimizer.step(active, gradient)
         for place, checkpoint in due.get(step, ()):
@@ -120,7 +124,7 @@ class BatchStream:
         if self.augmentation == "flip":
             return x.flip(-1) if self.changes.random() < 1 / 2 else x
         if self.augmentation == "noise":
-            return x + 0.1 * torch.from_numpy(self.changes.standard_normal(x.shape, dtype=np.float32))
+            return x + 0.1 * torch.from_numpy(self.changes.standard_normal(x.shape, dtype=np.float32)).to(x.device)
         size = max(1, min(height, width) // 4)
         row, column = self.changes.integers(height - size + 1), self.changes.integers(width - size + 1)
         x = x.clone()
@@ -159,7 +163,7 @@ class StackedOptimizer:
         w <- w (1 - lr weight_decay), then as Adam                           AdamW
     """
 
-    def __init__(self, runs: Sequence[RunPlan], layout: Layout) -> None:
+    def __init__(self, runs: Sequence[RunPlan], layout: Layout, device: str = "cpu") -> None:
         self.steps = 0
         self.adam = _column([run.optimizer in ("adam", "adamw") for run in runs]).bool()
         self.lr = _column([run.lr for run in runs])
@@ -171,6 +175,8 @@ class StackedOptimizer:
         self.shrink = 1 - torch.where(decoupled, self.lr * decay, 0.0)
         self.first = torch.zeros_like(decay)
         self.second = torch.zeros_like(decay)
+        for name in ("adam", "lr", "carry", "add", "penalty", "shrink", "first", "second"):
+            setattr(self, name, getattr(self, name).to(device))
 
     def step(self, weights: Float[Tensor, "active weights"], gradient: Float[Tensor, "active weights"]) -> None:
         """Update the weights of the active networks in place."""
@@ -207,7 +213,9 @@ def _due(runs: Sequence[RunPlan], checkpoints: int) -> dict[int, list[tuple[int,
     return due
 
 
-def _batches(runs: Sequence[RunPlan], streams: Sequence[BatchStream]) -> Iterator[tuple[Tensor, Tensor | None]]:
+def _batches(
+    runs: Sequence[RunPlan], streams: Sequence[BatchStream], device: str
+) -> Iterator[tuple[Tensor, Tensor | None]]:
     """Yield image indices (active, batch) and dropout masks (active, batch, feature) of the active runs at each step."""
     features = build(runs[0].architecture).head.in_features
     done = 0
@@ -216,9 +224,9 @@ def _batches(runs: Sequence[RunPlan], streams: Sequence[BatchStream]) -> Iterato
         index = np.stack([stream.indices(length) for stream in streams[:active]], axis=1)
         keep = None
         if any(run.dropout for run in runs[:active]):
-            keep = torch.from_numpy(np.stack([s.masks(length, features) for s in streams[:active]], axis=1))
+            keep = torch.from_numpy(np.stack([s.masks(length, features) for s in streams[:active]], axis=1)).to(device)
         for step in range(length):
-            yield torch.from_numpy(index[step]), None if keep is None else keep[step]
+            yield torch.from_numpy(index[step]).to(device), None if keep is None else keep[step]
         done += length
 
 

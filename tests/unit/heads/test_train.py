@@ -88,7 +88,7 @@ def train(task: str, given: HeadData, **changes) -> PropertyHead:
 
 def predicted(task: str, given: HeadData, **changes) -> pd.DataFrame:
     head = train(task, given, **changes)
-    return read(head, predict_properties(head, given.part("test")))
+    return pd.DataFrame(read(head, predict_properties(head, given.part("test"))))
 
 
 def fold(given: HeadData, task: str, **changes) -> Fold:

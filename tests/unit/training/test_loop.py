@@ -283,7 +283,7 @@ def test_tensorboard_shows_the_last_training_of_a_folder(tmp_path) -> None:
     assert [event.value for event in events] == pytest.approx(history.columns()["validation_loss"])
 
 
-def test_progress_is_silent_where_there_is_no_terminal(capfd: pytest.CaptureFixture[str]) -> None:
+def test_progress_of_a_short_training_is_silent_where_there_is_no_terminal(capfd: pytest.CaptureFixture[str]) -> None:
     train(network(), callbacks=[Progress("test")])
     assert capfd.readouterr() == ("", "")
 

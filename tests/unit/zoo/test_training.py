@@ -6,7 +6,7 @@ from torch import nn
 
 from wscore.networks.architectures import FAMILIES, TRAITS, Architecture, build
 from wscore.networks.layout import layout_of
-from wscore.zoo.sampling import RunPlan, checkpoint_steps
+from wscore.zoo.sampling import RunPlan, Variety, checkpoint_steps
 from wscore.zoo.training import BatchStream, initial_weights, own_images, train_group, trainable
 
 LABELS = torch.arange(100) % 10
@@ -69,6 +69,14 @@ def test_a_run_is_the_same_alone_and_in_a_group(family, few_digits):
     together = train_group(runs, few_digits, checkpoints=2)
     for run, weights in zip(runs, together, strict=True):
         torch.testing.assert_close(weights, train_group([run], few_digits, checkpoints=2)[0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_training_is_on_one_device(family, few_digits):
+    """Operations on a meta tensor and one of the CPU fail, as they would on a GPU."""
+    varied = Variety(init="kaiming", label_noise=0.1, classes=tuple(range(10)), augmentation="noise")
+    runs = [plan(number, family, dropout=0.2, variety=varied) for number in range(2)]
+    assert train_group(runs, few_digits, 2, device="meta").is_meta
 
 
 def test_training_twice_gives_equal_bits(few_digits):

@@ -23,6 +23,7 @@ from torch import Tensor
 from wscore.autoencoder.training.behaviour_loss import behaviour_kl
 from wscore.config import Section
 from wscore.networks.inference import Answer, answer_of_rows
+from wscore.progress import progress_bar
 
 #: Bits that a squared error of a step is worth: a further bit lowers the mean error 1 / 12 by its derivative 2 ln 2.
 PRICE = 2 * math.log(2) / 12
@@ -207,7 +208,7 @@ def search(
     state = _Search(problem, start, config)
     if known is not None:
         state.offer(known)
-    for step in range(config.steps):
+    for step in progress_bar(range(config.steps), desc="searching", unit=" step"):
         if step >= LATE * config.steps and step % EVERY == 0:
             state.keep()
         state.step(step / config.steps)

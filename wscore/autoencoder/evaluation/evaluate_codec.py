@@ -38,6 +38,7 @@ from wscore.networks.images import Images
 from wscore.networks.inference import Answer, MixedAnswer, logits
 from wscore.networks.layout import Layout
 from wscore.parallel import workers_here
+from wscore.progress import progress_bar
 from wscore.tokens.cache import TokenCache
 from wscore.zoo.splits import UNSEEN
 from wscore.zoo.store import Weights, Zoo
@@ -142,7 +143,8 @@ def evaluate_codec(
     _warn_of_the_unknown(groups, tasks)
     curved = all(group.layout.size <= MOST for group in groups)
     work = partial(code_group, sources, tuple(ratios), config, curved)
-    coded = list(workers_here("evaluate_codec").map(work, sorted(groups, key=_size, reverse=True)))
+    coding = workers_here("evaluate_codec").map(work, sorted(groups, key=_size, reverse=True))
+    coded = list(progress_bar(coding, total=len(groups), desc="coding", unit=" group"))
     rows = pd.DataFrame([row for records in coded for row in records])
     return rows.sort_values(by=["split", "ratio", *ABOUT], kind="stable").reset_index(drop=True)
 

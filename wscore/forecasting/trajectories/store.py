@@ -6,6 +6,8 @@ data/trajectories/sgd-seed-0/
   constants.safetensors   masks and index tables of the network, if it has any
 """
 
+from __future__ import annotations
+
 import warnings
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -15,7 +17,6 @@ from typing import Annotated, Literal
 
 import msgspec
 import numpy as np
-import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -23,6 +24,7 @@ from torch import Tensor
 from wscore.config import Section, to_plain
 from wscore.errors import DataError, WscoreWarning
 from wscore.io import hash_folder, read_json, read_tensors, write_json
+from wscore.late import pd
 from wscore.networks.layout import Layout
 from wscore.networks.lenet import NetworkSpec
 

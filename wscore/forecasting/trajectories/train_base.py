@@ -47,6 +47,7 @@ from wscore.networks.inference import scores
 from wscore.networks.layout import Layout, layout_of
 from wscore.networks.lenet import NetworkSpec, build_network, find_builder, run_networks
 from wscore.parallel import workers_here
+from wscore.progress import progress_bar
 from wscore.training.schedule import Schedule, rate
 
 CACHE = Path(".cache/base")
@@ -188,7 +189,8 @@ def record_runs(config: BaseConfig, images: Images, out: Path, further: Sequence
         for alone, dataset in zip(config.each, sets, strict=True)
         for recipe in _recipes(alone, dataset, images, prefix="" if dataset is images else f"{_plain(dataset.name)}-")
     ]
-    manifests = list(workers_here("base").map(record, recipes))
+    recorded = workers_here("base").map(record, recipes)
+    manifests = list(progress_bar(recorded, total=len(recipes), desc="recording", unit=" run"))
     with atomic_folder(out) as folder:
         for manifest, recipe in zip(manifests, recipes, strict=True):
             (folder / manifest.run).mkdir()

@@ -17,7 +17,6 @@ import msgspec
 import numpy as np
 import pandas as pd
 import torch
-from tqdm import tqdm
 
 from wscore.config import to_plain
 from wscore.errors import ConfigError, DataError, WscoreWarning, printable
@@ -27,6 +26,7 @@ from wscore.networks.factories import Built, try_to_build
 from wscore.networks.layout import Layout, is_convolution, layout_of
 from wscore.networks.records import REASONS, RawNetwork, Rejected
 from wscore.parallel import workers_here
+from wscore.progress import progress_bar
 from wscore.zoo.buffers import collect, set_key, write_sets
 from wscore.zoo.config import HygieneConfig, ReadingConfig, ZooConfig
 from wscore.zoo.readers.hygiene import (
@@ -112,7 +112,7 @@ def ingest(plan: ReadPlan, config: ZooConfig, out: Path, factories: Mapping[str,
     shards = [folder / f"shard-{number:06d}.parquet" for number in range(len(plan.pieces))]
     jobs = [ReadJob(plan.read, piece, path, *limits) for piece, path in zip(plan.pieces, shards, strict=True)]
     todo = [job for job in jobs if not is_whole(job.path)]
-    with tqdm(total=len(jobs), initial=len(jobs) - len(todo), desc="reading", unit="shard", disable=None) as bar:
+    with progress_bar(total=len(jobs), initial=len(jobs) - len(todo), desc="reading", unit=" shard") as bar:
         for _ in workers_here("zoo").map(read_shard, todo, in_order=False):
             bar.update(1)
     ingested = apply_hygiene([job.path for job in jobs], config.hygiene)
