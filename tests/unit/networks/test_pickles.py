@@ -159,6 +159,12 @@ def filled(code, shape, data):
     return ARRAY + b"(" + whole(1) + axes + kind + b"\x89" + b"B" + struct.pack("<I", len(data)) + data + b"tb"
 
 
+def test_an_array_of_objects_is_left_empty_and_named(tmp_path):
+    content = read(crafted(tmp_path, filled("O8", [1], bytes(8))))
+    assert content.value.size == 0
+    assert content.stubbed == ("numpy.ndarray of O8",)
+
+
 UNREADABLE = {
     "beyond its storage": tensor([5], [1]),
     "beyond its storage by an offset": tensor([2], [1], offset=3),
