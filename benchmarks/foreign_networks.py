@@ -1,6 +1,6 @@
 """Benchmark: predictions of accuracy for networks that do not come from the zoo.
 
-    python -m benchmarks.foreign_networks [--models models] [--trajectories data/trajectories] [--zoo data/zoo] [--fashion FOLDER]
+    python -m benchmarks.foreign_networks [--models models/published] [--trajectories data/trajectories] [--zoo data/zoo] [--fashion FOLDER]
 
 Prints a Markdown table: predicted and true accuracy, p-value `inside` (means over the last networks of runs), and, for
 runs of snapshots, Kendall's tau between predicted and true accuracies, mean and range over runs. LeNet-5 runs come from
@@ -54,14 +54,14 @@ class Residual(nn.Module):
 def main() -> None:
     """Print one row per kind of network."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", type=Path, default=Path("models"))
+    parser.add_argument("--models", default="models/published")
     parser.add_argument("--trajectories", type=Path, default=Path("data/trajectories"))
     parser.add_argument("--zoo", type=Path, default=Path("data/zoo"))
     parser.add_argument("--fashion", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    encoder = WeightEncoder.from_folder(options.models / "encoder")
-    head = PublishedHead(options.models / "heads" / "accuracy", encoder)
+    encoder = WeightEncoder.from_pretrained(options.models)
+    head = PublishedHead.from_pretrained(options.models, part="heads/accuracy", encoder=encoder)
     print("| network | predicted | true | inside | reported | tau within runs |\n|---|---:|---:|---:|---:|---:|")
     for name, runs in groups(options.trajectories, Zoo(options.zoo), options.fashion):
         print(row(name, runs, head), flush=True)

@@ -163,10 +163,7 @@ def evaluate(head: PropertyHead, data: HeadData, rows: ControlInputs, config: Ev
     encoded = encode_targets(head.targets, data.table)
     importance: dict[str, dict[str, float]] = {}
     controls = controls_of(head.task)
-    outputs: dict[str, Outputs] = {OURS: predict_properties(head, data.take(held_out))}
-    if head.informed:
-        outputs[INFORMED] = predict_properties(head, data.take(held_out).informed())
-    outputs |= {name: {} for name in controls}
+    outputs = _predictions(head, data.take(held_out)) | {name: {} for name in controls}
     for number, target in enumerate(head.targets):
         train, validation = ((split == name) & encoded.known[:, number] for name in ("train", "validation"))
         case = Case(
@@ -191,6 +188,12 @@ def evaluate(head: PropertyHead, data: HeadData, rows: ControlInputs, config: Ev
     results = HeadResults(head.task, head.targets, table, known, outputs, intervals, importance)
     unseen_widths = results.take(split[held_out] == UNSEEN)
     return results.take(split[held_out] == TEST)._replace(unseen=unseen_widths if len(unseen_widths.table) else None)
+
+
+def _predictions(head: PropertyHead, data: HeadData) -> dict[str, Outputs]:
+    """Return the predictions of a head, also with the architectures if it can use them."""
+    informed = {INFORMED: predict_properties(head, data.informed())} if head.informed else {}
+    return {OURS: predict_properties(head, data), **informed}
 
 
 def resample(results: HeadResults, config: EvaluateHeadsConfig) -> Resamples:
