@@ -1,6 +1,6 @@
 """Benchmark: predictions of accuracy for networks that do not come from the zoo.
 
-    python -m benchmarks.foreign_networks [--models models/published] [--trajectories data/trajectories] [--zoo data/zoo] [--fashion FOLDER]
+    python -m benchmarks.foreign_networks [--models models/published] [--trajectories data/trajectories] [--fashion FOLDER]
 
 Prints a Markdown table: predicted and true accuracy, p-value `inside` (means over the last networks of runs), and, for
 runs of snapshots, Kendall's tau between predicted and true accuracies, mean and range over runs. LeNet-5 runs come from
@@ -72,12 +72,12 @@ def groups(trajectories: Path, zoo: Zoo, fashion: Path | None) -> Iterator[tuple
     best = int(zoo.table[NAME].to_numpy(float).argmax())
     state, accuracy = zoo[best], float(zoo.table[NAME][best])
     yield "network of the zoo", [Run([state], [accuracy])]
-    yield "the same, layers renamed", [Run([{f"x.{place}.{n.rpartition('.')[2]}": t
-                                             for place, (n, t) in enumerate(state.items())}], [accuracy])]  # fmt: skip
+    yield "the same, layers renamed", [Run([renamed(state)], [accuracy])]
     generator = torch.Generator().manual_seed(0)
     noise = {
         name: torch.randn(tensor.shape, generator=generator) * tensor.std(correction=0)
         for name, tensor in state.items()
+        if tensor.is_floating_point()
     }
     yield "Gaussian noise of its shapes", [Run([noise], [np.nan])]
     yield "LeNet-5, 28 x 28 images (`train_base`)", recorded(trajectories)
@@ -86,6 +86,14 @@ def groups(trajectories: Path, zoo: Zoo, fashion: Path | None) -> Iterator[tuple
     torch.manual_seed(0)
     yield "ResNet-20, untrained", [Run([resnet20()], [np.nan])]
     yield "transformer layer, untrained", [Run([nn.TransformerEncoderLayer(32, 4, 64).state_dict()], [np.nan])]
+
+
+def renamed(state: State) -> State:
+    """Return a state dict whose layers are numbered."""
+    layers = list(dict.fromkeys(name.rpartition(".")[0] for name in state))
+    return {
+        f"x{layers.index(name.rpartition('.')[0])}.{name.rpartition('.')[2]}": tensor for name, tensor in state.items()
+    }
 
 
 def row(name: str, runs: list[Run], head: PublishedHead) -> str:
