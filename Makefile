@@ -22,7 +22,7 @@ export VIRTUAL_ENV := $(VENV)
 unexport PYTHONHOME PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help repro test quick fuzz mutants smoke rate-fidelity latents check coverage format ui bench report plots readme clean sae-pareto autoencoder-seeds publish-zoo experiments
+.PHONY: help repro test quick fuzz mutants smoke rate-fidelity latents encoder-signals check coverage format ui bench report plots readme clean sae-pareto autoencoder-seeds publish-zoo experiments
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -57,6 +57,9 @@ autoencoder-seeds: $(READY) ## study: spread of the autoencoder's metrics over s
 
 sae-pareto: $(READY) ## study: sparsity of a dictionary against fidelity, all kinds of sparsity next to PCA
 	$(REPRO) studies/sae_pareto/dvc.yaml $(ARGS)
+
+encoder-signals: $(READY) ## study: what each training signal of the weight encoder adds
+	$(REPRO) studies/encoder_signals/dvc.yaml $(ARGS)
 
 latents: $(READY) ## study: interpolation and sampling in latent space
 	$(REPRO) studies/latents/dvc.yaml $(ARGS)

@@ -99,7 +99,7 @@ def predict(options: argparse.Namespace) -> None:
         known = encoder.read(network.state, more={name for head in heads.values() for name in head.features})
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", WscoreWarning)  # once for all heads
-            predicted = {name: head.predict(known) for name, head in heads.items()}
+            predicted = {name: head.predict(known, architecture=network.architecture) for name, head in heads.items()}
         encoding = known.encoding
         _warn_if_unlike(network.name, encoding, "predictions may be far off and have no intervals")
         found.append({"network": network.name, "inside": float(encoding.inside), "basis": encoding.basis,

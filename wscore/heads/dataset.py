@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from wscore.encoder.known_architecture import known_outputs
 from wscore.encoder.weight_statistics import FeatureTable
 from wscore.errors import DataError
 from wscore.heads.features import VALUES, read_blocks
@@ -23,6 +24,7 @@ from wscore.tokens.cache import TokenCache
 from wscore.training.batches import permutation
 from wscore.zoo.store import Zoo
 
+PROBES = "probes"  # block of the outputs on probe images
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 HELD = 1 << 24  # entries of a table held in memory; larger tables go to an unnamed temporary file
 ROWS = 1024  # of such a table held in memory at once
@@ -55,6 +57,16 @@ class HeadData(NamedTuple):
         blocks = {name: FeatureTable(taken(block.values, rows), block.names) for name, block in self.blocks.items()}
         table = self.table.loc[rows] if rows.dtype == bool else self.table.iloc[rows]
         return self._replace(latents=taken(self.latents, rows), table=table, blocks=blocks)
+
+    def informed(self) -> HeadData:
+        """Return the networks with their outputs on the probes under their architectures, where these are known."""
+        column = self.table["architecture"] if "architecture" in self.table else pd.Series("", index=self.table.index)
+        architectures = column.fillna("").astype(str).tolist()
+        if PROBES not in self.blocks or not any(architectures):
+            return self
+        probes = self.blocks[PROBES]
+        known = FeatureTable(known_outputs(probes, architectures), probes.names)
+        return self._replace(blocks={**self.blocks, PROBES: known})
 
     def names(self, block: str) -> tuple[str, ...]:
         """Return the column names of a block.

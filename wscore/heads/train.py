@@ -18,7 +18,7 @@ from wscore.config import Section, convert, to_plain
 from wscore.errors import ConfigError, DataError, ModelError, WscoreWarning
 from wscore.heads.boosting import Examples, fit_forest
 from wscore.heads.conformal import Intervals, fit_intervals
-from wscore.heads.dataset import HeadBatches, HeadData
+from wscore.heads.dataset import NOTHING, PROBES, HeadBatches, HeadData
 from wscore.heads.ensemble import Blend, BlendConfig, Predictions
 from wscore.heads.ensemble_weights import best_shares, error_of
 from wscore.heads.features import parse_features
@@ -130,6 +130,10 @@ class HeadsConfig(Section):
         """Whether the tokens themselves are inputs."""
         return "tokens" in self.read or self.mode == "finetune"
 
+    def is_informed(self, task: str) -> bool:
+        """Whether the head of a task is trained with and without architectures: they would give away all but the accuracy."""
+        return task == "accuracy" and self.mode == "frozen" and PROBES in self.blocks
+
     @property
     def hyperparameters(self) -> tuple[str, ...]:
         """Columns of the task `hyperparameters`."""
@@ -146,6 +150,7 @@ class PropertyHead(NamedTuple):
         encoder: hash of the encoder of its latents.
         features: names of its input columns by block, in order.
         intervals: prediction intervals of its continuous targets.
+        informed: the same for networks of known architecture; empty if it was not trained with architectures.
     """
 
     task: str
@@ -154,6 +159,7 @@ class PropertyHead(NamedTuple):
     encoder: str
     features: Mapping[str, tuple[str, ...]]
     intervals: Mapping[str, Intervals]
+    informed: Mapping[str, Intervals] = NOTHING
 
 
 class Fold(NamedTuple):
@@ -162,6 +168,18 @@ class Fold(NamedTuple):
     data: HeadData
     inputs: Float[np.ndarray, "rows input"]
     encoded: Encoded
+
+    @classmethod
+    def of(cls, data: HeadData, config: HeadsConfig, targets: Targets) -> Fold:
+        """Return the inputs and targets of networks."""
+        return cls(data, data.inputs(config.blocks), encode_targets(targets, data.table))
+
+    def followed_by(self, other: Fold) -> Fold:
+        """Return the networks of both; features besides the inputs are those of the first."""
+        data = self.data.take(np.tile(np.arange(len(self.inputs)), 2))
+        pairs = zip((self.inputs, *self.encoded), (other.inputs, *other.encoded), strict=True)
+        inputs, *encoded = (np.concatenate(pair) for pair in pairs)
+        return Fold(data, inputs, Encoded(*encoded))
 
 
 def fit_targets(task: str, config: HeadsConfig, train: pd.DataFrame) -> Targets:
@@ -206,9 +224,10 @@ def train_head(
                 f"there is no {name} network", where="heads", fix="make more runs, or change the fractions in tokens"
             )
     targets = fit_targets(task, config, train.table)
-    folds = [
-        Fold(rows, rows.inputs(config.blocks), encode_targets(targets, rows.table)) for rows in (train, validation)
-    ]
+    plain = [Fold.of(rows, config, targets) for rows in (train, validation)]
+    known = [rows.informed() for rows in (train, validation)] if config.is_informed(task) else []
+    told = [Fold.of(rows, config, targets) for rows in known] if known and known[0] is not train else []
+    folds = [fold.followed_by(other) for fold, other in zip(plain, told, strict=True)] if told else plain
     _warn_of_trees(config, folds)
     forests = [_forest(member, config, targets, *folds) for member in config.members if member != "network"]
     networks, histories = [], []
@@ -220,10 +239,8 @@ def train_head(
     model = _blend(targets, networks, forests)
     _mix(model, targets, folds[1])
     features = {block: data.names(block) for block in config.blocks}
-    predicted = outputs_of(model, folds[1].data, folds[1].inputs)
-    runs = validation.table["run_id"].to_numpy()
-    intervals = fit_intervals(targets, predicted, folds[1].encoded, runs=runs, coverage=config.coverage)
-    head = PropertyHead(task, model, targets, data.encoder, features, intervals)
+    intervals = [_intervals(model, targets, part[1], config) for part in (plain, told) if part]
+    head = PropertyHead(task, model, targets, data.encoder, features, *intervals)
     return head, histories[0] if histories else _bare_history(model, targets, folds)
 
 
@@ -320,12 +337,18 @@ def predict_properties(head: PropertyHead, data: HeadData) -> Outputs:
     return outputs_of(head.model.eval(), data, data.inputs(tuple(head.features)))
 
 
-def read(head: PropertyHead, outputs: Outputs) -> dict[str, np.ndarray]:
+def read(head: PropertyHead, outputs: Outputs, *, informed: bool = False) -> dict[str, np.ndarray]:
     """Decode predictions (`predict_properties`) to raw values, one array per target: boolean, number or class.
 
     A target with prediction intervals has two more, `<name>_low` and `<name>_high`.
+
+    Args:
+        head: that predicted them.
+        outputs: predictions.
+        informed: whether they were made with the architectures of the networks.
     """
     columns: dict[str, np.ndarray] = {}
+    intervals = head.informed if informed and head.informed else head.intervals
     for target in head.targets:
         predicted = outputs[target.name]
         if not isinstance(target, Continuous):
@@ -333,8 +356,8 @@ def read(head: PropertyHead, outputs: Outputs) -> dict[str, np.ndarray]:
             columns[target.name] = np.asarray(raw)
             continue
         columns[target.name] = target.possible(predicted[:, 0])
-        if target.name in head.intervals:
-            low, high = head.intervals[target.name].bounds(predicted[:, 0])
+        if target.name in intervals:
+            low, high = intervals[target.name].bounds(predicted[:, 0])
             columns |= {f"{target.name}_low": target.possible(low), f"{target.name}_high": target.possible(high)}
     return columns
 
@@ -347,6 +370,7 @@ def save_head(folder: Path, head: PropertyHead) -> None:
         "features": {block: list(names) for block, names in head.features.items()},
         "targets": to_plain(head.targets),
         "intervals": to_plain(dict(head.intervals)),
+        "informed": to_plain(dict(head.informed)),
     }
     save_model(folder, head.model, extra=extra)
 
@@ -359,6 +383,7 @@ class SavedHead(Section):
     features: dict[Literal["latent", "statistics", "spectra", "probes"], tuple[str, ...]]
     targets: Targets
     intervals: dict[str, Intervals]
+    informed: dict[str, Intervals]
 
 
 def load_head(folder: Path, task: str | None = None) -> PropertyHead:
@@ -369,7 +394,7 @@ def load_head(folder: Path, task: str | None = None) -> PropertyHead:
     """
     content = read_model_config(folder)
     named = content.get("task", content["class"])
-    if not {"task", "encoder", "features", "targets", "intervals"} <= set(content) or task not in (None, named):
+    if not set(SavedHead.__struct_fields__) <= set(content) or task not in (None, named):
         raise ModelError("holds no head for this task", where=folder, expected=task or "a head", got=named)
     try:
         plain = {name: content[name] for name in SavedHead.__struct_fields__}
@@ -384,7 +409,9 @@ def load_head(folder: Path, task: str | None = None) -> PropertyHead:
     widths = {target.name: target.width for target in saved.targets}
     if kinds != model.config.kinds or any(shape.outputs != widths for shape in model.config.members):
         raise ModelError("outputs and targets differ", where=folder, expected=kinds, got=model.config.kinds)
-    return PropertyHead(saved.task, model, saved.targets, saved.encoder, {**saved.features}, saved.intervals)
+    return PropertyHead(
+        saved.task, model, saved.targets, saved.encoder, {**saved.features}, saved.intervals, saved.informed
+    )
 
 
 def target_kind(target: Target) -> Literal["binary", "continuous", "discrete"]:
@@ -392,6 +419,11 @@ def target_kind(target: Target) -> Literal["binary", "continuous", "discrete"]:
     if isinstance(target, Binary):
         return "binary"
     return "continuous" if isinstance(target, Continuous) else "discrete"
+
+
+def _intervals(model: Blend, targets: Targets, fold: Fold, config: HeadsConfig) -> dict[str, Intervals]:
+    predicted, runs = outputs_of(model, fold.data, fold.inputs), fold.data.table["run_id"].to_numpy()
+    return fit_intervals(targets, predicted, fold.encoded, runs=runs, coverage=config.coverage)
 
 
 def _reader(config: HeadsConfig, data: HeadData) -> ReaderConfig:

@@ -22,9 +22,12 @@ from torch import Tensor, nn
 
 from wscore.autoencoder.models.autoencoder import Decoder, Encoder
 from wscore.encoder.features import select
+from wscore.encoder.known_architecture import known_outputs, true_hypothesis
 from wscore.encoder.weight_encoder import OUTSIDE, UNLIKE, NetworkFeatures, WeightEncoder
+from wscore.encoder.weight_statistics import FeatureTable
 from wscore.errors import DataError, ModelError, WscoreWarning
 from wscore.forecasting.models.predictors import WeightPredictor
+from wscore.heads.dataset import PROBES
 from wscore.heads.ensemble import Blend
 from wscore.heads.train import Task, load_head, read
 from wscore.hub.checksums import CHECKSUMS, read_checksums, verify, write_checksums
@@ -278,11 +281,13 @@ class PublishedHead(Published):
         return [name for block, names in self.head.features.items() if block != "latent" for name in names]
 
     @torch.no_grad()
-    def predict(self, network: object) -> dict[str, Any]:
+    def predict(self, network: object, *, architecture: str = "") -> dict[str, Any]:
         """Return the predicted properties of a network by name: boolean, number or class name.
 
         Args:
             network: see `wscore.zoo.state.state_of`; or what `WeightEncoder.read` returns, if several heads read it.
+            architecture: its description as JSON (`wscore.networks.architectures`), which makes the accuracy more certain;
+                without use for other heads.
 
         Numbers have the bounds of their prediction interval, `<name>_low` and `<name>_high`. Networks that are unlike those
         of the training have no intervals, and a warning says so.
@@ -294,14 +299,18 @@ class PublishedHead(Published):
         if not isinstance(network, NetworkFeatures):
             network = self.encoder.read(network, more=self.features)
         layout, vectors, numbers, encoding = network
+        informed = bool(self.head.informed and true_hypothesis(architecture))
         parts = [
             encoding.latents.numpy()[None] if block == "latent" else select(numbers, names, 1)
             for block, names in self.head.features.items()
         ]
+        if informed:
+            place = list(self.head.features).index(PROBES)
+            parts[place] = known_outputs(FeatureTable(parts[place], self.head.features[PROBES]), [architecture])
         inputs = np.concatenate([np.zeros((1, 0), np.float32), *parts], axis=1)
         tokens = self._tokens(layout, vectors) if self.head.model.reads_tokens else None
         outputs = self.head.model(torch.from_numpy(inputs), tokens)
-        columns = read(self.head, {name: output.numpy() for name, output in outputs.items()})
+        columns = read(self.head, {name: output.numpy() for name, output in outputs.items()}, informed=informed)
         properties = {name: column.tolist()[0] for name, column in columns.items()}
         inside = float(encoding.inside)
         if inside > OUTSIDE:

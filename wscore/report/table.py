@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 from wscore.forecasting.evaluation.tables import TRUTH, by_method, near_steps
 from wscore.io import read_json
 
-OURS = "ours"
+OURS, INFORMED = "ours", "informed"
 Better = Literal["higher", "lower", "neither"]
 ARROWS = {"higher": " ↑", "lower": " ↓", "neither": ""}
 STAGES = {
@@ -51,6 +51,7 @@ SPARSE_CONTROLS = {
     "top_entries": "largest entries, same count",
 }
 HEAD_CONTROLS = {
+    INFORMED: "wscore, architecture known",
     "mean": "mean or majority class",
     "shapes": "shapes only",
     "linear_probe": "linear probe on latents",
@@ -59,6 +60,8 @@ HEAD_CONTROLS = {
     "pca": "linear probe on PCA",
     "hyperparameters": "hyperparameters",
     "probes": "probe outputs + boosting",
+    "spectra": "spectra + boosting",
+    "invariants": "statistics and spectra + boosting",
     "statistics": "weight statistics + boosting",
 }
 FORECAST_CONTROLS = {
@@ -320,7 +323,8 @@ def _heads(found: Mapping[str, Any]) -> list[TablePart]:
     ]
     absent = [task for task in HEAD_METRICS if task not in found]
     note = f"Heads not trained (`heads.tasks`): {', '.join(absent)}." if absent else ""
-    return [TablePart("heads", TITLES["heads_test"], HEAD_CONTROLS, tuple(HEAD_CONTROLS), lines, note)]
+    rivals = tuple(name for name in HEAD_CONTROLS if name != INFORMED)
+    return [TablePart("heads", TITLES["heads_test"], HEAD_CONTROLS, rivals, lines, note)]
 
 
 def _sparse(found: Mapping[str, Any]) -> list[TablePart]:

@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from wscore.config import convert, read_yaml
+from wscore.encoder.chain_outputs import HYPOTHESES
+from wscore.encoder.weight_statistics import FeatureTable
 from wscore.errors import ConfigError, DataError, ModelError, WscoreWarning
 from wscore.heads.dataset import HeadData, read_head_data
 from wscore.heads.ensemble import Blend
@@ -29,6 +31,7 @@ from wscore.heads.train import (
     train_head,
 )
 from wscore.io import write_json
+from wscore.networks.architectures import Architecture
 from wscore.training.batches import TensorBatches
 from wscore.training.model_folder import load_model, save_model
 from wscore.zoo.store import Zoo
@@ -333,3 +336,45 @@ def test_an_empty_split_is_refused(split: str):
     kept = (given.table["split"] != split).to_numpy()
     with pytest.raises(DataError, match=r"there is no (training|validation) network"):
         train("accuracy", HeadData(given.latents[kept], given.table[kept], "e"))
+
+
+def data_of_known_architectures() -> HeadData:
+    """Networks whose accuracy is an output under one hypothesis, which their architecture decides."""
+    plain = data(400)
+    rng = np.random.default_rng(1)
+    outputs = rng.uniform(size=(400, len(HYPOTHESES))).astype(np.float32)
+    pairs = [("relu", "max"), ("tanh", "avg")] * 200
+    texts = [
+        Architecture(
+            family="cnn", input=(1, 8, 8), classes=10, widths=(4, 4), activation=activation, pooling=pooling
+        ).to_json()
+        for activation, pooling in pairs
+    ]
+    true = [HYPOTHESES.index(("plain", *pair)) for pair in pairs]
+    names = tuple(f"chain.hits.{'.'.join(hypothesis)}" for hypothesis in HYPOTHESES)
+    table = plain.table.assign(architecture=texts, score=outputs[np.arange(400), true])
+    return plain._replace(table=table, blocks={"probes": FeatureTable(outputs, names)})
+
+
+def test_a_head_for_the_accuracy_reads_networks_with_and_without_architecture(tmp_path: Path):
+    networks = data_of_known_architectures()
+    head, _ = train_head("accuracy", config(features="probes", members=["boosting"]), networks)
+    save_head(tmp_path / "head", head)
+    loaded, test = load_head(tmp_path / "head"), networks.part("test")
+    errors = {}
+    for informed, rows in ((False, test), (True, test.informed())):
+        table = read(loaded, predict_properties(loaded, rows), informed=informed)
+        errors[informed] = np.abs(table["score"] - test.table["score"].to_numpy()).mean()
+        low, high = table["score_low"].to_numpy(), table["score_high"].to_numpy()
+        assert ((low <= test.table["score"]) & (test.table["score"] <= high)).mean() > 0.75
+    assert errors[True] < 0.5 * errors[False]
+    assert loaded.informed == head.informed != head.intervals
+
+
+def test_only_the_accuracy_is_predicted_with_architectures():
+    networks = data_of_known_architectures()
+    small = {"features": "latent+probes", "epochs": 1, "members": ["network"]}
+    assert not train_head("patterns", config(**small), networks)[0].informed
+    unknown = networks._replace(table=networks.table.assign(architecture=None))
+    assert not train_head("accuracy", config(**small), unknown)[0].informed
+    assert train_head("accuracy", config(**small), networks)[0].informed

@@ -10,6 +10,8 @@
     hyperparameters  training hyperparameters instead of weights (for the accuracy only): gradient boosting
     statistics       seven statistics of each tensor: gradient boosting, early stopping on the validation networks
     probes           outputs on the probe images: the same gradient boosting
+    spectra          singular values, neuron norms, balance of layers (for the accuracy only): the same gradient boosting
+    invariants       statistics and spectra, all that the encoder reads of the weights (for the accuracy only): the same
 
 All take a `Case` and return predictions as a head does: probability of true (N, 1), scaled value (N, 1), or probability
 of each class (N, K); those of the linear probe are clipped to [0, 1] but do not sum to 1.
@@ -17,7 +19,7 @@ of each class (N, K); those of the linear probe are clipped to [0, 1] but do not
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -33,6 +35,7 @@ from wscore.zoo.store import Zoo
 TOGETHER = 256  # networks whose weights are read at once
 HELD = 25_000_000  # weights that stay in memory between passes
 CLIP, SMALLEST = 6.0, 1e-6
+SPARSE = {"max_features": 0.1}  # share of the columns among which boosting searches each split: there are hundreds
 STRENGTHS = tuple(10.0**exponent for exponent in range(-3, 6))  # of the ridge penalty, per unit of latent variance
 
 
@@ -44,6 +47,7 @@ class ControlInputs(NamedTuple):
         statistics: (N, F), see `wscore.heads.evaluation.boosting_baseline.statistics_table`.
         untrained: (N, Z), see `untrained_latents`.
         probes: (N, P) numbers of the outputs on probe images; NaN for networks that were not run.
+        spectra: (N, S) numbers of the weights beyond the statistics; NaN where a network lacks the tensor.
         shapes: (N,) index of the set of kinds and shapes.
         components: (N, Z) of a PCA of the weights, see `weight_components`.
         hyperparameters: (N, H) numbers, NaN where missing; categories as integers.
@@ -54,6 +58,7 @@ class ControlInputs(NamedTuple):
     statistics: Float[np.ndarray, "rows feature"]
     untrained: Float[np.ndarray, "rows latent"]
     probes: Float[np.ndarray, "rows number"]
+    spectra: Float[np.ndarray, "rows number"]
     shapes: Int[np.ndarray, " rows"]
     components: Float[np.ndarray, "rows latent"]
     hyperparameters: Float[np.ndarray, "rows setting"]
@@ -132,12 +137,23 @@ def probes(case: Case) -> Float[np.ndarray, "rows width"]:
     return _boosting(case, *(inputs.probes for inputs in (case.train, case.validation, case.test)))
 
 
-def _boosting(case: Case, train: np.ndarray, validation: np.ndarray, test: np.ndarray) -> np.ndarray:
+def spectra(case: Case) -> Float[np.ndarray, "rows width"]:
+    """Return gradient boosting predictions from the spectra; the mean if there are none."""
+    return _boosting(case, *(inputs.spectra for inputs in (case.train, case.validation, case.test)), **SPARSE)
+
+
+def invariants(case: Case) -> Float[np.ndarray, "rows width"]:
+    """Return gradient boosting predictions from statistics and spectra."""
+    tables = (np.c_[inputs.statistics, inputs.spectra] for inputs in (case.train, case.validation, case.test))
+    return _boosting(case, *tables, **SPARSE)
+
+
+def _boosting(case: Case, train: np.ndarray, validation: np.ndarray, test: np.ndarray, **options: Any) -> np.ndarray:
     kept = varying(train)
     if not kept.size:
         return training_mean(case)
     known = (Known(train[:, kept], case.train_values), Known(validation[:, kept], case.validation_values))
-    model = boosted(case.target, *known, iterations=case.iterations, seed=case.seed)
+    model = boosted(case.target, *known, iterations=case.iterations, seed=case.seed, **options)
     return boosted_outputs(model, case.target, test[:, kept])
 
 
@@ -177,9 +193,13 @@ CONTROLS: dict[str, Callable[[Case], Float[np.ndarray, "rows width"]]] = {
     "pca": pca_probe,
     "hyperparameters": hyperparameters,
     "probes": probes,
+    "spectra": spectra,
+    "invariants": invariants,
     "statistics": lambda case: statistics(case).outputs,
 }
-ONLY = {"hyperparameters": ("accuracy",)}  # tasks to which a control is restricted
+ONLY = dict.fromkeys(
+    ("hyperparameters", "spectra", "invariants"), ("accuracy",)
+)  # tasks to which a control is restricted
 
 
 def controls_of(task: str) -> dict[str, Callable[[Case], Float[np.ndarray, "rows width"]]]:

@@ -1,6 +1,7 @@
 """Evaluates property heads and their controls on held-out networks: scores, intervals over runs, points for plots.
 
-Metrics of a task by method (`ours` first, then `CONTROLS`), all floats:
+Metrics of a task by method (`ours` first, then `CONTROLS`; for the accuracy also `informed`, the head where it is given the
+architectures), all floats:
 - `patterns`: macro_f1 (mean F1 over the labels that have both values), macro_f1_not_shape_leaked (the same over those
   not leaked by the tensor shapes), macro_precision, macro_recall, macro_roc_auc, macro_average_precision, hamming_loss (share
   of wrong labels), subset_accuracy (share of networks without a wrong label), and `<label>_f1`;
@@ -59,6 +60,7 @@ from wscore.zoo.store import Zoo
 TEST = "test"
 MAIN_SCORES = ("macro_f1", "r2", "aggregate")  # of the tasks
 OURS, STATISTICS = "ours", "statistics"
+INFORMED = "informed"  # the head, with the architectures
 LABEL_METRICS = ("f1", "precision", "recall", "roc_auc", "average_precision")
 
 
@@ -86,7 +88,7 @@ class HeadResults(NamedTuple):
         table: metadata of the test networks.
         encoded: true values, encoded.
         outputs: predictions by method.
-        intervals: prediction intervals of the head, by target.
+        intervals: prediction intervals of the head by target, for `ours` and, if it was trained with architectures, `informed`.
         importance: share of each weight statistic in the gain of the boosted trees, by target.
         unseen: the same of networks of unseen widths; None if there are none.
     """
@@ -96,7 +98,7 @@ class HeadResults(NamedTuple):
     table: pd.DataFrame
     encoded: Encoded
     outputs: Mapping[str, Outputs]
-    intervals: Mapping[str, Intervals] = NOTHING
+    intervals: Mapping[str, Mapping[str, Intervals]] = NOTHING
     importance: Mapping[str, Mapping[str, float]] = NOTHING
     unseen: "HeadResults | None" = None
 
@@ -128,6 +130,7 @@ def control_inputs(zoo: Zoo, data: HeadData, heads: HeadsConfig, config: Evaluat
         latents=data.latents,
         untrained=untrained_latents(features, train, latent_dim=latent_dim, seed=config.seed),
         probes=data.blocks["probes"].values if "probes" in data.blocks else np.zeros((len(rows), 0)),
+        spectra=data.blocks["spectra"].values if "spectra" in data.blocks else np.zeros((len(rows), 0)),
         statistics=values[rows],
         names=names,
         shapes=shape_numbers(layouts),
@@ -160,8 +163,7 @@ def evaluate(head: PropertyHead, data: HeadData, rows: ControlInputs, config: Ev
     encoded = encode_targets(head.targets, data.table)
     importance: dict[str, dict[str, float]] = {}
     controls = controls_of(head.task)
-    outputs: dict[str, Outputs] = {OURS: predict_properties(head, data.take(held_out))}
-    outputs |= {name: {} for name in controls}
+    outputs = _predictions(head, data.take(held_out)) | {name: {} for name in controls}
     for number, target in enumerate(head.targets):
         train, validation = ((split == name) & encoded.known[:, number] for name in ("train", "validation"))
         case = Case(
@@ -182,9 +184,16 @@ def evaluate(head: PropertyHead, data: HeadData, rows: ControlInputs, config: Ev
         importance[target.name] = {rows.names[k]: gain for k, gain in boosted_statistics.gains.items()}
     known = Encoded(encoded.values[held_out], encoded.known[held_out])
     table = pd.DataFrame(data.table[held_out])
-    results = HeadResults(head.task, head.targets, table, known, outputs, head.intervals, importance)
+    intervals = {OURS: head.intervals, INFORMED: head.informed}
+    results = HeadResults(head.task, head.targets, table, known, outputs, intervals, importance)
     unseen_widths = results.take(split[held_out] == UNSEEN)
     return results.take(split[held_out] == TEST)._replace(unseen=unseen_widths if len(unseen_widths.table) else None)
+
+
+def _predictions(head: PropertyHead, data: HeadData) -> dict[str, Outputs]:
+    """Return the predictions of a head, also with the architectures if it can use them."""
+    informed = {INFORMED: predict_properties(head, data.informed())} if head.informed else {}
+    return {OURS: predict_properties(head, data), **informed}
 
 
 def resample(results: HeadResults, config: EvaluateHeadsConfig) -> Resamples:
@@ -210,7 +219,8 @@ def heads_report(
         report[method] = summary(results, outputs)
         ends = bounds(resampling(results, outputs, drawn[method], weights)) if drawn else {}
         report[method] |= {name: value for name, value in ends.items() if name.rpartition("_")[0] in report[method]}
-    report[OURS] |= coverage(results, weights)
+    for method in results.intervals.keys() & results.outputs.keys():
+        report[method] |= coverage(results, weights, method)
     given = {target.name: float(target.name in shape_leaked_names(results)) for target in results.targets}
     named = [target.name for target in results.targets if not isinstance(target, Continuous)]
     remarks = {
@@ -224,18 +234,22 @@ def heads_report(
     return report | {name: remark for name, remark in remarks.items() if remark}
 
 
-def coverage(results: HeadResults, weights: Weights) -> dict[str, float]:
+def coverage(results: HeadResults, weights: Weights, method: str = OURS) -> dict[str, float]:
     """Return coverage and width of the head's prediction intervals, for a scalar task with intervals.
 
     `coverage` is the share of the test networks whose true value lies inside, `coverage_aim` the nominal coverage,
     `interval_width` the mean width in raw units.
     """
     target = results.targets[0]
-    if results.task != "accuracy" or target.name not in results.intervals or not isinstance(target, Continuous):
+    if (
+        results.task != "accuracy"
+        or target.name not in results.intervals.get(method, {})
+        or not isinstance(target, Continuous)
+    ):
         return {}
     known = results.encoded.known[:, 0]
-    intervals = results.intervals[target.name]
-    low, high = (target.restore(end) for end in intervals.bounds(results.outputs[OURS][target.name][known, 0]))
+    intervals = results.intervals[method][target.name]
+    low, high = (target.restore(end) for end in intervals.bounds(results.outputs[method][target.name][known, 0]))
     truth = target.raw(results.table)[known]
     inside = (truth >= low) & (truth <= high)
     ends = bounds({"coverage": mean(inside, weights[:, known])}) if len(weights) else {}

@@ -11,6 +11,7 @@ from wscore.plots.style import colour, figure, label, legend_below, panels, rank
 
 METHODS = {
     "ours": "head",
+    "informed": "head, architecture known",
     "mean": "mean or majority",
     "shapes": "shapes only",
     "linear_probe": "latents, linear",
@@ -19,9 +20,11 @@ METHODS = {
     "pca": "PCA, linear",
     "hyperparameters": "hyperparameters + boosting",
     "probes": "probe outputs + boosting",
+    "spectra": "spectra + boosting",
+    "invariants": "statistics and spectra + boosting",
     "statistics": "weight statistics + boosting",
 }
-SHOWN = tuple(name for name in METHODS if name not in ("mean", "shuffled"))  # all are in the CSV files
+SHOWN = tuple(name for name in METHODS if name not in ("mean", "shuffled", "spectra"))  # all are in the CSV files
 LOWEST = -0.2  # score
 COLUMNS = 4  # panels side by side
 

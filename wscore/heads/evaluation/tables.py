@@ -54,9 +54,10 @@ def point_table(results: HeadResults) -> pd.DataFrame:
             pairs = {name: raw_values(results, target, results.outputs[name]) for name in results.outputs}
             values = {"true": pairs[OURS][0], **{name: predicted for name, (_, predicted) in pairs.items()}}
             keys = _keys(results, results.encoded.known[:, number])
-            if target.name in results.intervals:
+            intervals = results.intervals.get(OURS, {})
+            if target.name in intervals:
                 predicted = results.outputs[OURS][target.name][results.encoded.known[:, number], 0]
-                ends = results.intervals[target.name].bounds(predicted)
+                ends = intervals[target.name].bounds(predicted)
                 values |= {name: target.restore(end) for name, end in zip(("low", "high"), ends, strict=True)}
             parts.append(keys.assign(target=target.name, scale=target.scale, **values))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()

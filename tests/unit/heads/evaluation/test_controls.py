@@ -28,7 +28,15 @@ def rows(count: int, seed: int = 0) -> ControlInputs:
     shape = rng.integers(0, 2, count)
     statistics = np.column_stack([latents[:, 0], rng.normal(size=count), shape])
     return ControlInputs(
-        latents, statistics, latents, statistics, shape, latents[:, :2], latents[:, 2:], ("a", "b", "c")
+        latents,
+        statistics,
+        latents,
+        statistics,
+        statistics[:, :2],
+        shape,
+        latents[:, :2],
+        latents[:, 2:],
+        ("a", "b", "c"),
     )
 
 

@@ -69,6 +69,7 @@ def rows(given: HeadData) -> ControlInputs:
         statistics,
         given.latents,
         statistics,
+        statistics,
         shape,
         given.latents[:, :2],
         given.latents[:, 2:],
