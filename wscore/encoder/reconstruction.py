@@ -6,10 +6,8 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float
 
-from wscore.encoder.decoder import WeightDecoder
 from wscore.encoder.weight_encoder import WeightEncoder
 from wscore.networks.layout import Layout
-from wscore.training.model_folder import load_model
 
 
 @runtime_checkable
@@ -31,25 +29,44 @@ class LatentReconstruction:
     """Networks that the decoder makes of latents, which do not know the order of hidden units.
 
     Args:
-        encoder: of any network.
-        decoder: trained on its latents.
+        encoder: of any network, with its decoder.
     """
 
-    def __init__(self, encoder: WeightEncoder, decoder: WeightDecoder) -> None:
-        self.encoder, self.decoder = encoder, decoder
+    def __init__(self, encoder: WeightEncoder) -> None:
+        self.encoder = encoder
 
     def restore(self, group: Networks) -> Float[np.ndarray, "networks weights"]:
         """Return the networks after encoding and decoding."""
-        return self.decoder.decode(self.encoder.encode_many(group.layout, group.weights).latents, group.layout).numpy()
+        latents = self.encoder.encode_many(group.layout, group.weights).latents
+        return self.encoder.decoder.decode(latents, group.layout).numpy()
 
     def floats(self, layout: Layout) -> float:  # noqa: ARG002
         """Return the floats stored for a network: its latent and the number of its layout."""
         return self.encoder.latent_dim + 1.0
 
 
-def read_reconstruction(encoder: Path, decoder: Path) -> dict[str, LatentReconstruction]:
-    """Return the method of two model folders by its name; none if no network could be run, so that there is no decoder."""
+class TypicalNetwork:
+    """The first prototype of the decoder for all networks of a layout: what it does without the latent.
+
+    Args:
+        encoder: with its decoder.
+    """
+
+    def __init__(self, encoder: WeightEncoder) -> None:
+        self.encoder = encoder
+
+    def restore(self, group: Networks) -> Float[np.ndarray, "networks weights"]:
+        """Return the same network for all."""
+        return np.tile(self.encoder.decoder.typical(group.layout).numpy(), (len(group.weights), 1))
+
+    def floats(self, layout: Layout) -> float:  # noqa: ARG002
+        """Return the floats stored for a network: the number of its layout."""
+        return 1.0
+
+
+def read_reconstruction(encoder: Path, decoder: Path) -> dict[str, LatentReconstruction | TypicalNetwork]:
+    """Return the methods of two model folders by name; none if no network could be run, so that there is no decoder."""
     if not any(decoder.iterdir()):
         return {}
-    models = WeightEncoder.from_folder(encoder), load_model(decoder, WeightDecoder)
-    return {"latent_decoder": LatentReconstruction(*models)}
+    model = WeightEncoder.from_folder(encoder, decoder=decoder)
+    return {"latent_decoder": LatentReconstruction(model), "typical_network": TypicalNetwork(model)}

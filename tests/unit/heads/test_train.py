@@ -365,7 +365,7 @@ def test_a_head_for_the_accuracy_reads_networks_with_and_without_architecture(tm
     for informed, rows in ((False, test), (True, test.informed())):
         table = read(loaded, predict_properties(loaded, rows), informed=informed)
         errors[informed] = np.abs(table["score"] - test.table["score"].to_numpy()).mean()
-        low, high = table["score_low"].to_numpy(), table["score_high"].to_numpy()
+        low, high = table["score_low"], table["score_high"]
         assert ((low <= test.table["score"]) & (test.table["score"] <= high)).mean() > 0.75
     assert errors[True] < 0.5 * errors[False]
     assert loaded.informed == head.informed != head.intervals
