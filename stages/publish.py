@@ -11,7 +11,7 @@ from wscore.zoo.store import Zoo
 
 # Only `publish` is used here; the other sections are copied to the cards.
 RECORDED = dict.fromkeys(
-    ("data", "zoo", "tokens", "ae", "encoder", "features", "heads", "sae", "base", "predictor"), dict
+    ("data", "zoo", "tokens", "ae", "encoder", "decoder", "features", "heads", "sae", "base", "predictor"), dict
 )
 
 
@@ -29,13 +29,16 @@ def main(
     out: Path,
     datasets: Path,
     autoencoder: Path | None = None,
+    decoder: Path | None = None,
     sae: Path | None = None,
     predictor: Path | None = None,
 ) -> str:
     """Write folders of models and of data sets, those of the pipeline to models/published and data/published."""
     config, networks = run.params["publish"], Zoo(zoo)
     origin = gather_provenance(networks, {name: run.params[name] for name in RECORDED})
-    sources = Sources(autoencoder, encoder, codec, heads, run.params["heads"]["tasks"], sae, predictor, plots)
+    sources = Sources(
+        autoencoder, encoder, decoder, codec, heads, run.params["heads"]["tasks"], sae, predictor, plots
+    )
     names = pack_models(out, sources, read_metrics(metrics), origin, config)
     tables = pack_datasets(datasets, networks, representations, origin, config)
     run.tracker.log_metrics({"published_models": len(names), "published_datasets": len(tables)})

@@ -24,9 +24,11 @@ def main(run: Run, *, zoo: Path, tokens: Path, encoder: Path, out: Path, history
     """Train a decoder on the training networks by what decoded networks output on training images."""
     config, networks = run.params["decoder"], Zoo(zoo)
     encode, tasks = WeightEncoder.from_folder(encoder), load_tasks(run.params["data"])
-    split = np.asarray(TokenCache(tokens).splits(len(networks)))
+    cache = TokenCache(tokens)
+    split = np.asarray(cache.splits(len(networks)))
+    options = {"read": cache.weights, "images": config.images}
     train, validation = (
-        network_sets(networks, np.flatnonzero(split == name), encode, tasks, images=config.images, most=most)
+        network_sets(networks, np.flatnonzero(split == name), encode, tasks, most=most, **options)
         for name, most in (("train", MOST), ("validation", CHECKED))
     )
     decoder, curve = fit_decoder(

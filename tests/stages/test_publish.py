@@ -54,7 +54,7 @@ def workplace(tmp_path: Path, tiny_zoo: Path, monkeypatch: pytest.MonkeyPatch) -
             inputs=4, hidden_dim=3, layers=1, dropout=0.0, outputs={"test_accuracy": 1}, encoder=None, reader=None
         )
     )
-    for folder in ("autoencoder/encoder", "autoencoder/decoder", "encoder", "heads/accuracy", "sae", "predictor"):
+    for folder in ("autoencoder/encoder", "autoencoder/decoder", "encoder", "decoder", "heads/accuracy", "sae", "predictor"):
         save_model(Path("models") / folder, model)
     write_figures()
     for name in ("tokenizer.json", "normalizer.json"):
@@ -98,7 +98,7 @@ def preset(text: str) -> None:
 def run(*more: str, predictor: bool = True) -> None:
     main([
         "--zoo", "zoo", "--representations", "representations", "--autoencoder", "models/autoencoder",
-        "--encoder", "models/encoder", "--codec", "models/codec",
+        "--encoder", "models/encoder", "--decoder", "models/decoder", "--codec", "models/codec",
         "--heads", "models/heads", "--sae", "models/sae", "--plots", "plots",
         *(["--predictor", "models/predictor"] if predictor else []),
         "--metrics", *(f"metrics/{name}.json" for name in (*FIGURES, *more) if predictor or name != "predictor_test"),
@@ -115,6 +115,7 @@ def test_every_model_has_what_it_needs(workplace: Path, capsys: pytest.CaptureFi
     model = {"config.json", "model.safetensors", "README.md", "checksums.json", "runs/events.out.tfevents.0.wscore"}
     sided = model | {"tokenizer.json", "normalizer.json"}
     wanted = {"README.md", "checksums.json"}
+    wanted |= {f"weight_encoder/decoder/{name}" for name in ("config.json", "model.safetensors")}
     wanted |= {f"codec/{name}" for name in ("config.json", "codec.safetensors", "README.md", "checksums.json")}
     own = ("weight_encoder", "heads/accuracy", "sparse_dictionary", "predictor")
     for part, names in (("encoder", sided), ("decoder", sided), *((name, model) for name in own)):

@@ -46,8 +46,9 @@ def write_params(latent_dim: int) -> None:
     shipped = read_yaml(PARAMS)
     small = {"probes": 10, "probe_steps": 2, "hidden_dim": 8, "layers": 1, "epochs": 2, "batch_size": 8}
     content = {"encoder": shipped["encoder"] | small, "features": shipped["features"], "data": shipped["data"]}
-    tiny = {"memory": 2, "hidden_dim": 8, "rank": 8, "heads": 2, "common_steps": 10, "steps": 10, "images": 16}
-    content["decoder"] = shipped["decoder"] | tiny | {"step_images": 4}
+    tiny = {"memory": 2, "hidden_dim": 8, "rank": 8, "heads": 2, "prototypes": 2}
+    short = {"choice_steps": 10, "steps": 10, "images": 16, "step_images": 4}
+    content["decoder"] = shipped["decoder"] | tiny | short
     Path("params.yaml").write_text(json.dumps(content | {"ae": shipped["ae"] | {"latent_dim": latent_dim}}))
 
 

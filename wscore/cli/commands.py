@@ -135,34 +135,60 @@ def neighbours(options: argparse.Namespace) -> None:
 
 
 def interpolate(options: argparse.Namespace) -> None:
-    """Interpolate two networks in latent space and, as a baseline, linearly in weight space."""
-    model = WeightAutoencoder.from_pretrained(options.model)
-    found = [read_one(name, architecture=options.architecture) for name in (options.first, options.second)]
-    first, second = found
-    layout = first.layout
-    if second.layout != layout:
-        raise DataError("the two networks have different tensors", where=options.second, expected=first.name)
-    ends = [model.encode(network.state).latents for network in (first, second)]
-    straight = [model.align(network.state) for network in (first, second)]
-    lines = [torch.from_numpy(layout.flatten(state)) for state in straight]
+    """Interpolate two networks in latent space: of one layout by the autoencoder, of two by the weight encoder."""
+    first, second = (read_one(name, architecture=options.architecture) for name in (options.first, options.second))
     encoder = WeightEncoder.from_pretrained(options.model)
     judge = Judge(options.images, first) if options.images else None
+    path = _same_layout if first.layout == second.layout else _decoded
     rows, states = [], {}
-    for step in progress(range(options.steps), unit="step"):
-        share = step / (options.steps - 1)
-        state = model.decode(torch.lerp(ends[0], ends[1], share), layout)
-        control = layout.unflatten(torch.lerp(lines[0], lines[1], share))
-        row: dict[str, Any] = {"share": share, "network": f"step-{step}"}
-        row |= {f"distance to {name}": _distance(layout, state, end)
-                for name, end in zip(("first", "second"), straight, strict=True)}  # fmt: skip
-        row["inside"] = encoder.inside(state)
-        if judge is not None:
-            row |= {"accuracy": judge.accuracy(state), "accuracy, straight line": judge.accuracy(control)}
-        rows.append(row)
-        states[f"step-{step}"] = state
+    for step, (state, row) in enumerate(path(options, encoder, first, second, judge)):
+        name = f"step-{step}"
+        rows.append({"share": step / (options.steps - 1), "network": name, **row, "inside": encoder.inside(state)})
+        states[name] = state
     if options.out:
         _write_states(Path(options.out), states)
     print_json({"first": first.name, "second": second.name, "path": rows}) if options.json else print_table(rows)
+
+
+def _same_layout(
+    options: argparse.Namespace,
+    encoder: WeightEncoder,  # noqa: ARG001
+    first: LoadedNetwork,
+    second: LoadedNetwork,
+    judge: Judge | None,
+) -> Iterator[tuple[dict[str, Tensor], dict[str, Any]]]:
+    """Yield networks decoded by the autoencoder, with distances of weights, next to linear interpolation of the weights."""
+    model, layout = WeightAutoencoder.from_pretrained(options.model), first.layout
+    ends = [model.encode(network.state).latents for network in (first, second)]
+    straight = [model.align(network.state) for network in (first, second)]
+    lines = [torch.from_numpy(layout.flatten(state)) for state in straight]
+    for share in progress(np.linspace(0, 1, options.steps).tolist(), unit="step"):
+        state = model.decode(torch.lerp(ends[0], ends[1], share), layout)
+        row = {f"distance to {name}": _distance(layout, state, end)
+               for name, end in zip(("first", "second"), straight, strict=True)}  # fmt: skip
+        if judge is not None:
+            control = layout.unflatten(torch.lerp(lines[0], lines[1], share))
+            row |= {"accuracy": judge.accuracy(state), "accuracy, straight line": judge.accuracy(control)}
+        yield state, row
+
+
+def _decoded(
+    options: argparse.Namespace,
+    encoder: WeightEncoder,
+    first: LoadedNetwork,
+    second: LoadedNetwork,
+    judge: Judge | None,
+) -> Iterator[tuple[dict[str, Tensor], dict[str, Any]]]:
+    """Yield networks in the layout of the first, decoded by the weight encoder, with distances of latents."""
+    ends = [encoder.encode(network.state) for network in (first, second)]
+    for share in progress(np.linspace(0, 1, options.steps).tolist(), unit="step"):
+        state = encoder.decode(torch.lerp(ends[0], ends[1], share), first.layout)
+        latent = encoder.encode(state)
+        row = {f"latent distance to {name}": float((latent - end).norm())
+               for name, end in zip(("first", "second"), ends, strict=True)}  # fmt: skip
+        if judge is not None:
+            row["accuracy"] = judge.accuracy(state)
+        yield state, row
 
 
 def forecast(options: argparse.Namespace) -> None:

@@ -159,7 +159,7 @@ def _add_ways(commands: Any) -> None:
     interpolate = _add(
         commands,
         "interpolate",
-        "Interpolate two networks in latent space, next to linear interpolation of the weights.",
+        "Interpolate two networks in latent space; those of other widths in the layout of the first.",
     )
     interpolate.add_argument("first", metavar="NETWORK")
     interpolate.add_argument("second", metavar="NETWORK")

@@ -1,15 +1,17 @@
-"""Network of the decoder: a latent and the queries of a layout in, weights out.
+"""Network of the decoder: a latent and a layout in, weights out.
 
+    k = argmax_k -|A z - A z_k|^2 + b_k                     prototype, a training network of the closest known layout
+    P = P_k of the widths that are asked for                `wscore.encoder.resizing`
     m = norm(z Z)                                           memory, numbers of the latent as vectors              (n, M, D)
     x = x + attention(x, m); x = x + attention(x, x); ...   one vector per unit, from its query                   (n, R, D)
-    W[u, c] = gain / sqrt(fan_in rank) <x_u A, y_c>         weight of unit u for input c, y_c from the query of c
+    W[u, c] = P[u, c] + gain / sqrt(fan_in rank) <x_u A, y_c>    y_c from the query of input c
 
-Tensors of one number per unit are linear in x_u. A layout of any widths and depth can be asked for. At the start the latent has
-no influence: cross-attention ends in zeros.
+Tensors of one number per unit are corrected by numbers linear in x_u. A layout of any widths and depth can be asked for.
 """
 
 import math
-from typing import Annotated
+from collections.abc import Sequence
+from typing import Annotated, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -19,17 +21,22 @@ from torch.nn import functional as F
 
 from wscore.config import Section
 from wscore.encoder.decoder_queries import COLUMN, ROW, LayoutQueries, TensorQuery, layout_queries
+from wscore.encoder.prototypes import Prototypes
+from wscore.encoder.resizing import Resizing, closest, resizing
 from wscore.errors import DataError
 from wscore.networks.layout import Layout
 from wscore.training.model_folder import register
 
 Positive = Annotated[int, Meta(ge=1)]
 VECTORS = ("bias", "norm_weight", "norm_bias", "running_mean", "running_var", "other")  # tensors of one number per unit
-SPREAD = 0.1  # of such numbers at the start
-GAINS = {"conv": 3.5}  # of weights by kind: activations of an untrained network keep their size
+SPREAD = 0.1  # scale of their corrections
+START = 0.002  # standard deviation of what corrections are made with, at the start
+GAINS = {"conv": 3.5}  # of corrections by kind
 GAIN = 2.0
 LEVEL, LEVELS = 0.5, 4  # inputs of a unit that all have in common
-LOG_VARIANCES = (-6.0, 4.0)  # range of the logarithm of a running variance
+LOG_FACTORS = (-3.0, 3.0)  # range of the logarithm of the factor on a running variance
+SOFTNESS = 0.1  # nats in which divergences count for the choice of a prototype
+CHOICE = 32  # numbers in which latents are compared with those of prototypes
 
 
 class DecoderShape(Section):
@@ -42,6 +49,8 @@ class DecoderShape(Section):
         rank: numbers in which weights of a unit and of an input meet.
         layers: blocks.
         heads: attention heads.
+        prototypes: of each known layout.
+        layouts: that are known.
     """
 
     latent_dim: Positive
@@ -50,11 +59,33 @@ class DecoderShape(Section):
     rank: Annotated[int, Meta(gt=LEVELS)]
     layers: Positive
     heads: Positive
+    prototypes: Positive
+    layouts: tuple[Layout, ...]
 
     def __post_init__(self) -> None:
         """Reject heads of unequal size."""
         if self.hidden_dim % self.heads:
             raise ValueError("`hidden_dim` must be a multiple of `heads`")
+
+
+class Request(NamedTuple):
+    """A layout that is asked for.
+
+    Attributes:
+        queries: of its units and weights.
+        known: number of the known layout whose prototypes are taken.
+        resizing: of these prototypes.
+    """
+
+    queries: LayoutQueries
+    known: int
+    resizing: Resizing
+
+    def to(self, device: torch.device) -> "Request":
+        """Return the request on a device."""
+        return Request(
+            self.queries.to(device), self.known, Resizing(*(tensor.to(device) for tensor in self.resizing))
+        )
 
 
 class _Block(nn.Module):
@@ -77,6 +108,8 @@ class _Block(nn.Module):
 class WeightDecoder(nn.Module):
     """See the module docstring."""
 
+    folder_format = 2  # 1: made of the queries alone
+
     def __init__(self, config: DecoderShape) -> None:
         super().__init__()
         self.config, dim = config, config.hidden_dim
@@ -90,20 +123,58 @@ class WeightDecoder(nn.Module):
         self.blocks = nn.ModuleList(_Block(dim, config.heads) for _ in range(config.layers))
         self.norm = nn.LayerNorm(dim)
         self.units, self.vectors = nn.Linear(dim, config.rank), nn.Linear(dim, len(VECTORS))
+        for layer in (self.units, self.vectors):
+            nn.init.normal_(layer.weight, std=START)
+            nn.init.zeros_(layer.bias)
+        empty = [torch.zeros(config.prototypes, layout.size) for layout in config.layouts]
+        self.prototypes = nn.ParameterList(empty)
+        self.keys = nn.Parameter(torch.zeros(len(empty), config.prototypes, config.latent_dim))
+        self.levels = nn.Parameter(torch.zeros(len(empty), config.prototypes))
+        self.choice = nn.Linear(config.latent_dim, CHOICE, bias=False)
 
-    def forward(self, latents: Float[Tensor, "n latent"], queries: LayoutQueries) -> Float[Tensor, "n weights"]:
+    @torch.no_grad()
+    def start(self, chosen: Sequence[Prototypes]) -> None:
+        """Take prototypes of every known layout, before training."""
+        for number, prototypes in enumerate(chosen):
+            self.prototypes[number].copy_(prototypes.weights)
+            self.keys[number] = prototypes.latents
+            self.levels[number] = -prototypes.divergences.mean(0) / SOFTNESS
+
+    def request(self, layout: Layout) -> Request:
+        """Return what is asked for with a layout."""
+        known = closest(layout, self.config.layouts) if self.config.layouts else None
+        source = None if known is None else self.config.layouts[known]
+        return Request(layout_queries(layout), known or 0, resizing(layout, source))
+
+    def scores(self, latents: Float[Tensor, "n latent"], known: int) -> Float[Tensor, "n prototype"]:
+        """Return the scores of the prototypes of a known layout."""
+        return self.levels[known] - torch.cdist(self.choice(latents), self.choice(self.keys[known])) ** 2
+
+    def forward(self, latents: Float[Tensor, "n latent"], request: Request) -> Float[Tensor, "n weights"]:
         """Return flat weight vectors of networks of one layout."""
+        queries = request.queries
         memory = self.memory_norm(self.memory(latents).unflatten(1, (self.config.memory, -1)))
         x = self.rows(queries.rows).expand(len(latents), -1, -1)
         for block in self.blocks:
             x = block(x, memory)
         x = self.norm(x)
         units, vectors = self.units(x), self.vectors(x)
+        tensors, start = queries.tensors, self._prototype(latents, request)
         parts = [
-            self._vector(query, vectors) if query.columns is None else self._matrix(query, query.columns, units)
-            for query in queries.tensors
+            self._vector(query, vectors, begin)
+            if query.columns is None
+            else begin + self._matrix(query, query.columns, units)
+            for query, begin in zip(tensors, start.split([query.spec.size for query in tensors], 1), strict=True)
         ]
         return torch.cat(parts, 1)
+
+    def _prototype(self, latents: Float[Tensor, "n latent"], request: Request) -> Float[Tensor, "n weights"]:
+        """Return the best prototype of each network in the layout that is asked for."""
+        index, factor, constant = request.resizing
+        if not self.config.layouts:
+            return constant.expand(len(latents), -1)
+        chosen = self.scores(latents, request.known).argmax(1)
+        return self.prototypes[request.known][:, index][chosen] * factor + constant
 
     @torch.no_grad()
     def decode(self, latents: Float[Tensor, "n latent"], layout: Layout) -> Float[Tensor, "n weights"]:
@@ -117,7 +188,7 @@ class WeightDecoder(nn.Module):
                 "the decoder takes other latents", where="latents", expected=f"(n, {self.config.latent_dim})",
                 got=tuple(latents.shape), fix="encode with the encoder that the decoder was trained with",
             )  # fmt: skip
-        return self(latents.float(), layout_queries(layout))
+        return self(latents.float(), self.request(layout))
 
     def _matrix(self, query: TensorQuery, columns: Tensor, units: Float[Tensor, "n row rank"]) -> Tensor:
         y = self.columns(columns)
@@ -126,9 +197,7 @@ class WeightDecoder(nn.Module):
         gain = GAINS.get(query.spec.kind, GAIN) / math.sqrt(len(y) * self.config.rank)
         return (gain * units[:, query.rows] @ y.mT).flatten(1)
 
-    def _vector(self, query: TensorQuery, vectors: Float[Tensor, "n row kind"]) -> Tensor:
+    def _vector(self, query: TensorQuery, vectors: Float[Tensor, "n row kind"], start: Tensor) -> Tensor:
         kind = query.spec.kind if query.spec.kind in VECTORS else "other"
         values = vectors[:, query.rows, VECTORS.index(kind)]
-        if kind == "running_var":
-            return values.clamp(*LOG_VARIANCES).exp()
-        return SPREAD * values + float(kind == "norm_weight")
+        return start * values.clamp(*LOG_FACTORS).exp() if kind == "running_var" else start + SPREAD * values

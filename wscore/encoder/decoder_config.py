@@ -18,7 +18,8 @@ class DecoderConfig(Section):
         rank: numbers in which weights of a unit and of an input meet.
         layers: blocks of cross-attention, self-attention and perceptron.
         heads: attention heads.
-        common_steps: steps in which networks that do not depend on the latent learn the mean output of all networks.
+        prototypes: training networks of each layout that decoded networks start from.
+        choice_steps: steps in which the choice of a prototype is learned.
         steps: steps in which decoded networks learn the outputs of each network.
         images: training images on which outputs are compared.
         step_images: of them in a step.
@@ -33,7 +34,8 @@ class DecoderConfig(Section):
     rank: Annotated[int, Meta(ge=8)]
     layers: Positive
     heads: Positive
-    common_steps: Positive
+    prototypes: Positive
+    choice_steps: Positive
     steps: Positive
     images: Positive
     step_images: Positive

@@ -1,13 +1,14 @@
 """Trains the decoder: networks that it makes of latents are to output what the encoded networks output on training images.
 
-1. Without latents it learns, for every layout, one network with the (sharpened) mean output of all training networks.
-2. From there it learns the outputs of each network from its latent.
+1. Prototypes of every layout are chosen among the training networks.
+2. From a latent, the prototype with the closest outputs is learned.
+3. Prototypes and their corrections by the latent learn the outputs of each network.
 
 Weights are not compared: a latent does not know the order of hidden units, and many weights compute the same function.
 """
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,25 +16,26 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from wscore.encoder.decoder import DecoderShape, WeightDecoder
+from wscore.encoder.decoder import SOFTNESS, DecoderShape, Request, WeightDecoder
 from wscore.encoder.decoder_config import DecoderConfig
-from wscore.encoder.decoder_queries import LayoutQueries, layout_queries
+from wscore.encoder.prototypes import LARGEST, Population, Prototypes, choose_prototypes, log_probabilities
 from wscore.encoder.weight_encoder import WeightEncoder
 from wscore.errors import WscoreWarning
 from wscore.networks.datasets import Tasks, kinds_of
 from wscore.networks.inference import Answer, logits
+from wscore.networks.layout import Layout
 from wscore.training.batches import derive_seed
 from wscore.training.history import History
 from wscore.training.loop import fit
 from wscore.training.state import FitConfig
 from wscore.zoo.store import Zoo
 
-EPOCHS = 5  # of each of the two parts
-SHARPER = 3.0  # power of the mean probabilities
-LARGEST = 50.0  # logits of decoded networks are clipped there
+EPOCHS = 5  # of each of the two trainings
 MOST, AT_ONCE = 8192, 64  # networks that are trained on, and decoded at once
 LARGEST_NETWORK = 1 << 17  # weights of a network that is decoded in training
-COMMON_IMAGES = 4  # times as many images in a step on one network as on a batch
+CHOICE_IMAGES = 64  # on which prototypes are compared with networks
+CHOICE_NETWORKS = 256  # in a step of the training that chooses prototypes
+HARDEST = 5.0  # nats; larger divergences of decoded networks count as this
 SETTINGS = {"schedule": "cosine", "warmup": 0.1, "clip_norm": 1.0, "weight_decay": 0.01, "precision": "no"}
 
 
@@ -42,7 +44,8 @@ class NetworkSet(NamedTuple):
 
     Attributes:
         answer: how they are run.
-        queries: of their layout.
+        layout: of their weights.
+        weights: of each network.
         latents: of each network.
         images: training images on which they are run.
         targets: log-probabilities of each network on these images.
@@ -50,7 +53,8 @@ class NetworkSet(NamedTuple):
     """
 
     answer: Answer
-    queries: LayoutQueries
+    layout: Layout
+    weights: Float[Tensor, "network weight"]
     latents: Float[Tensor, "network latent"]
     images: Float[Tensor, "image channel height width"]
     targets: Float[Tensor, "network image class"]
@@ -60,8 +64,8 @@ class NetworkSet(NamedTuple):
 class _Steps:
     """Random batches (number of a set, number of a network), networks of one set at a time; sets are drawn by their size."""
 
-    def __init__(self, sets: Sequence[NetworkSet], steps: int, batch_size: int, seed: int) -> None:
-        self.sizes = np.array([len(networks.latents) for networks in sets])
+    def __init__(self, sizes: Sequence[int], steps: int, batch_size: int, seed: int) -> None:
+        self.sizes = np.array(sizes)
         self.steps, self.batch_size, self.seed = max(1, steps // EPOCHS), batch_size, seed
 
     def __len__(self) -> int:
@@ -75,7 +79,14 @@ class _Steps:
 
 
 def network_sets(
-    zoo: Zoo, rows: Int[np.ndarray, " row"], encoder: WeightEncoder, tasks: Tasks, *, images: int, most: int
+    zoo: Zoo,
+    rows: Int[np.ndarray, " row"],
+    encoder: WeightEncoder,
+    tasks: Tasks,
+    *,
+    read: Callable[[np.ndarray], np.ndarray],
+    images: int,
+    most: int,
 ) -> list[NetworkSet]:
     """Return the networks of at most `LARGEST_NETWORK` weights that can be run on the training images of their data set.
 
@@ -84,6 +95,7 @@ def network_sets(
         rows: of the networks.
         encoder: of their latents.
         tasks: images of every data set.
+        read: weights of rows of one layout, with hidden units in any order.
         images: of each data set at most, the first of them.
         most: networks at most, drawn at random.
     """
@@ -99,10 +111,11 @@ def network_sets(
         way, task = tasks.way(kind, layout), tasks.of(kind.task)
         if way.answer is not None and task is not None and layout.size <= LARGEST_NETWORK:
             shown = task.x_train[:images]
-            weights = zoo.weights(rows[places])
+            weights = read(rows[places])
             latents = encoder.encode_many(layout, weights).latents
-            targets = _log_probabilities(logits(way.answer, torch.from_numpy(weights), shown))
-            sets.append(NetworkSet(way.answer, layout_queries(layout), latents, shown, targets, task.name))
+            weights = torch.from_numpy(weights.copy())
+            targets = log_probabilities(logits(way.answer, weights, shown))
+            sets.append(NetworkSet(way.answer, layout, weights, latents, shown, targets, task.name))
     return sets
 
 
@@ -124,29 +137,53 @@ def fit_decoder(
         )
         warnings.warn(message, WscoreWarning, stacklevel=2)
         return None, _no_history()
-    names = {name: getattr(config, name) for name in ("memory", "hidden_dim", "rank", "layers", "heads")}
+    layouts = list({networks.layout.identity: networks.layout for networks in sets}.values())
+    chosen = [_prototypes([networks for networks in sets if networks.layout == layout], config.prototypes) for layout in layouts]
+    model = _initial(layouts, chosen, sets[0].latents.shape[1], config)
+    settings = FitConfig(epochs=EPOCHS, lr=config.lr, accumulate=1, patience=EPOCHS, seed=config.seed, **SETTINGS)
+    steps = _Steps([len(prototypes.networks) for prototypes in chosen], config.choice_steps, CHOICE_NETWORKS, config.seed)
+    fit(model, train=steps, validation=None, loss=_ChoiceLoss(chosen, config.noise), config=settings)
+    steps = _Steps([len(networks.latents) for networks in sets], config.steps, config.batch_size, config.seed)
+    loss = _Loss(sets, [model.request(networks.layout) for networks in sets], config)
+    return model, fit(model, train=steps, validation=None, loss=loss, config=settings, **extras)
+
+
+def _initial(
+    layouts: Sequence[Layout], chosen: Sequence[Prototypes], latent_dim: int, config: DecoderConfig
+) -> WeightDecoder:
+    names = {name: getattr(config, name) for name in ("memory", "hidden_dim", "rank", "layers", "heads", "prototypes")}
     with torch.random.fork_rng([]):
         torch.manual_seed(derive_seed(config.seed, "decoder"))
-        model = WeightDecoder(DecoderShape(latent_dim=sets[0].latents.shape[1], **names))
-    settings = FitConfig(epochs=EPOCHS, lr=config.lr, accumulate=1, patience=EPOCHS, seed=config.seed, **SETTINGS)
-    common = _common(sets)
-    shown = COMMON_IMAGES * config.step_images
-    steps = _Steps(common, config.common_steps, 1, config.seed)
-    fit(model, train=steps, validation=None, loss=_Loss(common, shown, 0.0), config=settings)
-    steps = _Steps(sets, config.steps, config.batch_size, config.seed)
-    loss = _Loss(sets, config.step_images, config.noise)
-    return model, fit(model, train=steps, validation=None, loss=loss, config=settings, **extras)
+        model = WeightDecoder(DecoderShape(latent_dim=latent_dim, layouts=tuple(layouts), **names))
+    model.start(chosen)
+    return model
+
+
+def _prototypes(sets: Sequence[NetworkSet], count: int) -> Prototypes:
+    """Return the prototypes of sets of one layout."""
+    populations = [
+        Population(
+            networks.answer,
+            networks.weights,
+            networks.latents,
+            networks.images[:CHOICE_IMAGES],
+            networks.targets[:, :CHOICE_IMAGES],
+        )
+        for networks in sets
+    ]
+    return choose_prototypes(populations, count)
 
 
 @torch.no_grad()
 def agreement(model: WeightDecoder, sets: Sequence[NetworkSet]) -> float:
     """Return the share of images for which decoded networks predict the class that the encoded ones do; 0 without sets."""
-    hits = [
-        _outputs(model, networks, latents).argmax(-1).cpu() == targets.argmax(-1)
-        for networks in sets
-        for latents, targets in zip(networks.latents.split(AT_ONCE), networks.targets.split(AT_ONCE), strict=True)
-    ]
-    return float(torch.cat([hit.float().mean(1) for hit in hits]).mean()) if hits else 0.0
+    hits = []
+    for networks in sets:
+        request = model.request(networks.layout)
+        for latents, targets in zip(networks.latents.split(AT_ONCE), networks.targets.split(AT_ONCE), strict=True):
+            hit = _outputs(model, networks, request, latents).argmax(-1).cpu() == targets.argmax(-1)
+            hits.append(hit.float().mean(1))
+    return float(torch.cat(hits).mean()) if hits else 0.0
 
 
 def _no_history() -> History:
@@ -155,47 +192,57 @@ def _no_history() -> History:
     return history
 
 
+class _ChoiceLoss:
+    """Cross-entropy of the choice of a prototype: the softmin of the divergences of their outputs.
+
+    Args:
+        layouts: prototypes that batches refer to.
+        noise: standard deviation of the noise on latents.
+    """
+
+    def __init__(self, layouts: Sequence[Prototypes], noise: float) -> None:
+        self.layouts, self.noise = layouts, noise
+
+    def __call__(self, model: nn.Module, batch: Sequence[Tensor]) -> dict[str, Tensor]:
+        assert isinstance(model, WeightDecoder)
+        known, rows = int(batch[0][0]), batch[1].cpu()
+        z = self.layouts[known].networks[rows]
+        scores = model.scores((z + self.noise * torch.randn_like(z)).to(model.levels), known)
+        wanted = (-self.layouts[known].divergences[rows] / SOFTNESS).softmax(-1).to(scores)
+        return {"loss": nn.functional.cross_entropy(scores, wanted)}
+
+
 class _Loss:
     """KL divergence of outputs on random images, in nats.
 
     Args:
         sets: networks that batches refer to.
-        images: in a step.
-        noise: standard deviation of the noise on latents.
+        requests: for the layouts of the sets.
+        config: of images in a step and noise on latents.
     """
 
-    def __init__(self, sets: Sequence[NetworkSet], images: int, noise: float) -> None:
-        self.sets, self.images, self.noise = sets, images, noise
+    def __init__(self, sets: Sequence[NetworkSet], requests: Sequence[Request], config: DecoderConfig) -> None:
+        self.sets, self.requests, self.config = sets, requests, config
 
     def __call__(self, model: nn.Module, batch: Sequence[Tensor]) -> dict[str, Tensor]:
         assert isinstance(model, WeightDecoder)
-        networks, rows = self.sets[int(batch[0][0])], batch[1].cpu()
-        chosen = torch.randint(len(networks.images), (self.images,))
+        place, rows = int(batch[0][0]), batch[1].cpu()
+        networks = self.sets[place]
+        chosen = torch.randint(len(networks.images), (self.config.step_images,))
         z = networks.latents[rows]
-        z = z + self.noise * torch.randn_like(z)
-        found = _outputs(model, networks._replace(images=networks.images[chosen]), z).log_softmax(-1)
-        wanted = networks.targets[rows][:, chosen].to(found)
-        return {"loss": (wanted.exp() * (wanted - found)).sum(-1).mean()}
+        z = z + self.config.noise * torch.randn_like(z)
+        shown = networks._replace(images=networks.images[chosen])
+        decoded = _outputs(model, shown, self.requests[place], z).log_softmax(-1)
+        wanted = networks.targets[rows][:, chosen].to(decoded)
+        divergences = (wanted.exp() * (wanted - decoded)).sum(-1).mean(1)
+        return {"loss": divergences.clamp_max(HARDEST).mean()}
 
 
-def _outputs(model: WeightDecoder, networks: NetworkSet, latents: Tensor) -> Float[Tensor, "network image class"]:
+def _outputs(
+    model: WeightDecoder, networks: NetworkSet, request: Request, latents: Tensor
+) -> Float[Tensor, "network image class"]:
     """Return the logits of decoded networks on all images of a set."""
     device = next(model.parameters()).device
-    queries = networks.queries.to(device)
-    outputs = networks.answer(model(latents.to(device), queries), networks.images[None].to(device))
+    weights = model(latents.to(device), request.to(device))
+    outputs = networks.answer(weights, networks.images[None].to(device))
     return outputs.nan_to_num(0.0, LARGEST, -LARGEST).clamp(-LARGEST, LARGEST)
-
-
-def _common(sets: Sequence[NetworkSet]) -> list[NetworkSet]:
-    """Return one network of latent 0 for each set, whose outputs are the mean of all networks with the same images."""
-    made = []
-    for networks in sets:
-        alike = [other.targets.exp() for other in sets if other.task == networks.task]
-        mean = torch.cat(alike).mean(0, keepdim=True).clamp_min(1e-9)
-        target = (SHARPER * mean.log()).log_softmax(-1)
-        made.append(networks._replace(latents=torch.zeros(1, networks.latents.shape[1]), targets=target))
-    return made
-
-
-def _log_probabilities(outputs: Float[Tensor, "network image class"]) -> Float[Tensor, "network image class"]:
-    return outputs.nan_to_num(0.0, LARGEST, -LARGEST).clamp(-LARGEST, LARGEST).log_softmax(-1)

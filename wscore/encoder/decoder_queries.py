@@ -57,29 +57,51 @@ class LayoutQueries(NamedTuple):
 
 def layout_queries(layout: Layout) -> LayoutQueries:
     """Return the queries of a layout; scalars are read as layers of one unit."""
-    layers: dict[int, list[TensorSpec]] = {}
-    for spec in layout.tensors:
-        layers.setdefault(spec.layer, []).append(spec)
+    layers, below = _layers(layout), units_below(layout)
     rows: list[Tensor] = []
     tensors: list[TensorQuery] = []
-    below, start = 1, 0
+    start = 0
     for place, specs in enumerate(layers.values()):
         ends = (place, len(layers) - 1 - place)
-        for units in dict.fromkeys(_units(spec) for spec in specs):
-            alike = [spec for spec in specs if _units(spec) == units]
+        for units in dict.fromkeys(units_of(spec) for spec in specs):
+            alike = [spec for spec in specs if units_of(spec) == units]
             rows.append(_rows(alike, ends))
             for spec in alike:
-                columns = _columns(spec, below, ends[1]) if len(spec.shape) > 1 else None
+                columns = _columns(spec, below[spec.name], ends[1]) if len(spec.shape) > 1 else None
                 tensors.append(TensorQuery(spec, slice(start, start + units), columns))
             start += units
-        matrices = [spec for spec in specs if len(spec.shape) > 1]
-        below = _units(matrices[0]) if matrices else below
     order = {spec.name: number for number, spec in enumerate(layout.tensors)}
     return LayoutQueries(torch.cat(rows), tuple(sorted(tensors, key=lambda query: order[query.spec.name])))
 
 
-def _units(spec: TensorSpec) -> int:
+def units_below(layout: Layout) -> dict[str, int]:
+    """Return the units of the layer below each tensor, by the name of the tensor; 1 below the first layer."""
+    below, units = 1, {}
+    for specs in _layers(layout).values():
+        units |= {spec.name: below for spec in specs}
+        matrices = [spec for spec in specs if len(spec.shape) > 1]
+        below = units_of(matrices[0]) if matrices else below
+    return units
+
+
+def units_of(spec: TensorSpec) -> int:
+    """Return the units of the layer of a tensor; 1 for a scalar."""
     return spec.shape[0] if spec.shape else 1
+
+
+def axes_of(spec: TensorSpec, below: int) -> tuple[int, int, int]:
+    """Return units below, height and width whose product is the number of weights of a unit."""
+    inputs, kernel = spec.shape[1], math.prod(spec.shape[2:])
+    units, places = (below, inputs // below) if kernel == 1 and inputs % below == 0 else (inputs, kernel)
+    side = math.isqrt(places)
+    return (units, side, side) if side**2 == places else (units, places, 1)
+
+
+def _layers(layout: Layout) -> dict[int, list[TensorSpec]]:
+    layers: dict[int, list[TensorSpec]] = {}
+    for spec in layout.tensors:
+        layers.setdefault(spec.layer, []).append(spec)
+    return layers
 
 
 def _kind(specs: list[TensorSpec]) -> Tensor:
@@ -89,7 +111,7 @@ def _kind(specs: list[TensorSpec]) -> Tensor:
 
 
 def _rows(specs: list[TensorSpec], ends: tuple[int, int]) -> Float[Tensor, "unit number"]:
-    units = _units(specs[0])
+    units = units_of(specs[0])
     fan_in = max(math.prod(spec.shape[1:]) for spec in specs)
     sizes = torch.tensor([math.log(units) - 3, (math.log(fan_in) - 4) / 2, sum(ends) / 10])
     layer = torch.cat([sizes, _kind(specs), *(_codes(torch.tensor([end]))[0] for end in ends)])
@@ -97,21 +119,13 @@ def _rows(specs: list[TensorSpec], ends: tuple[int, int]) -> Float[Tensor, "unit
 
 
 def _columns(spec: TensorSpec, below: int, end: int) -> Float[Tensor, "column number"]:
-    units, high, wide = _axes(spec, below)
+    units, high, wide = axes_of(spec, below)
     unit, row, column = torch.meshgrid(*(torch.arange(size) for size in (units, high, wide)), indexing="ij")
     places = [_smooth((axis.flatten() + 0.5) / size) for axis, size in ((row, high), (column, wide))]
     both = (places[0][:, :, None] * places[1][:, None]).flatten(1)
     sizes = torch.tensor([math.log(units) - 2, math.log(high)])
     layer = torch.cat([sizes, _kind([spec]), _codes(torch.tensor([end]))[0]])
     return torch.cat([layer.expand(unit.numel(), -1), _codes(unit.flatten()), *places, both], 1)
-
-
-def _axes(spec: TensorSpec, below: int) -> tuple[int, int, int]:
-    """Return units below, height and width whose product is the number of weights of a unit."""
-    inputs, kernel = spec.shape[1], math.prod(spec.shape[2:])
-    units, places = (below, inputs // below) if kernel == 1 and inputs % below == 0 else (inputs, kernel)
-    side = math.isqrt(places)
-    return (units, side, side) if side**2 == places else (units, places, 1)
 
 
 def _codes(numbers: Tensor) -> Float[Tensor, "number code"]:

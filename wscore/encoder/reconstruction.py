@@ -6,10 +6,8 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float
 
-from wscore.encoder.decoder import WeightDecoder
 from wscore.encoder.weight_encoder import WeightEncoder
 from wscore.networks.layout import Layout
-from wscore.training.model_folder import load_model
 
 
 @runtime_checkable
@@ -31,16 +29,16 @@ class LatentReconstruction:
     """Networks that the decoder makes of latents, which do not know the order of hidden units.
 
     Args:
-        encoder: of any network.
-        decoder: trained on its latents.
+        encoder: of any network, with its decoder.
     """
 
-    def __init__(self, encoder: WeightEncoder, decoder: WeightDecoder) -> None:
-        self.encoder, self.decoder = encoder, decoder
+    def __init__(self, encoder: WeightEncoder) -> None:
+        self.encoder = encoder
 
     def restore(self, group: Networks) -> Float[np.ndarray, "networks weights"]:
         """Return the networks after encoding and decoding."""
-        return self.decoder.decode(self.encoder.encode_many(group.layout, group.weights).latents, group.layout).numpy()
+        latents = self.encoder.encode_many(group.layout, group.weights).latents
+        return self.encoder.decoder.decode(latents, group.layout).numpy()
 
     def floats(self, layout: Layout) -> float:  # noqa: ARG002
         """Return the floats stored for a network: its latent and the number of its layout."""
@@ -51,5 +49,4 @@ def read_reconstruction(encoder: Path, decoder: Path) -> dict[str, LatentReconst
     """Return the method of two model folders by its name; none if no network could be run, so that there is no decoder."""
     if not any(decoder.iterdir()):
         return {}
-    models = WeightEncoder.from_folder(encoder), load_model(decoder, WeightDecoder)
-    return {"latent_decoder": LatentReconstruction(*models)}
+    return {"latent_decoder": LatentReconstruction(WeightEncoder.from_folder(encoder, decoder=decoder))}

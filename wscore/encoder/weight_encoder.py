@@ -1,6 +1,7 @@
 """An encoder for any network: a fixed number of latents, and whether the network is like those of the training."""
 
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,11 +11,13 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from wscore.encoder.config import EncoderConfig
+from wscore.encoder.decoder import WeightDecoder
 from wscore.encoder.dreamed_probes import ProbeSets, read_probes, write_probes
 from wscore.encoder.features import CHAIN, Numbers, layout_and_weights, named_numbers, select
 from wscore.encoder.fit import fit_encoder
 from wscore.encoder.model import EncoderNetwork
 from wscore.encoder.weight_statistics import FeatureTable
+from wscore.errors import ModelError
 from wscore.hub.checksums import verify
 from wscore.hub.fetch import fetch
 from wscore.networks.known_layouts import KnownLayouts
@@ -25,6 +28,7 @@ from wscore.zoo.state import state_of
 from wscore.zoo.store import Zoo
 
 PART = "weight_encoder"  # folder in a publication
+DECODER = "decoder"  # folder in that of the encoder
 BLOCK = 256  # networks encoded at once
 OUTSIDE = 0.02  # p-value up to which a network is unlike those of the training
 STRANGE = 0.001  # most for a network with other inputs or outputs than every training network
@@ -81,12 +85,20 @@ class WeightEncoder:
         probes: images on which chains of layers are run.
         layouts: of the training and validation networks.
         identity: hash of the weights; empty before they are saved.
+        decoder_folder: of its decoder, which is read when it is first needed; None: there is none.
     """
 
     def __init__(
-        self, network: EncoderNetwork, probes: ProbeSets, layouts: KnownLayouts, *, identity: str = ""
+        self,
+        network: EncoderNetwork,
+        probes: ProbeSets,
+        layouts: KnownLayouts,
+        *,
+        identity: str = "",
+        decoder_folder: Path | None = None,
     ) -> None:
         self.network, self.probes, self.layouts, self.identity = network.eval(), probes, layouts, identity
+        self.decoder_folder = decoder_folder
 
     @classmethod
     def fit(
@@ -99,15 +111,22 @@ class WeightEncoder:
         return cls(fitted.network, fitted.probes, layouts), fitted.history
 
     @classmethod
-    def from_folder(cls, folder: Path) -> "WeightEncoder":
+    def from_folder(cls, folder: Path, *, decoder: Path | None = None) -> "WeightEncoder":
         """Return the encoder in a folder.
+
+        Args:
+            folder: of the encoder.
+            decoder: folder of its decoder; None: `decoder` in the folder of the encoder, if there is one.
 
         Raises:
             ModelError: if it is missing, altered or of another class or format.
             DataError: if its probes or layouts are damaged.
         """
         network, identity = load_model(folder, EncoderNetwork), read_model_config(folder)["sha256"]
-        return cls(network, read_probes(folder), KnownLayouts.read(folder), identity=identity)
+        known, place = KnownLayouts.read(folder), decoder or folder / DECODER
+        return cls(
+            network, read_probes(folder), known, identity=identity, decoder_folder=place if place.is_dir() else None
+        )
 
     @classmethod
     def from_pretrained(cls, source: Path | str, *, revision: str | None = None, **client: Any) -> "WeightEncoder":
@@ -146,6 +165,35 @@ class WeightEncoder:
                 network.
         """
         return self.encode_network(network).latents
+
+    def decode(self, latent: Float[Tensor, " latent"], layout: Layout) -> dict[str, Tensor]:
+        """Return the state dict of a network that the decoder makes of a latent.
+
+        Args:
+            latent: (Z,), as `encode` returns it, or a point between several.
+            layout: of the network, of any widths: `layout_of` another one, not only the encoded one.
+
+        Raises:
+            ModelError: if the encoder has no decoder, or that of another encoder.
+            DataError: if the latent has another length.
+        """
+        return layout.unflatten(self.decoder.decode(latent[None], layout)[0])
+
+    @cached_property
+    def decoder(self) -> WeightDecoder:
+        """The decoder; errors as those of `decode`."""
+        if self.decoder_folder is None or not any(self.decoder_folder.iterdir()):
+            raise ModelError(
+                "the weight encoder has no decoder", expected=f"a folder `{DECODER}` in that of the encoder",
+                fix="publish it again with `dvc repro publish`, or give its folder to WeightEncoder.from_folder",
+            )  # fmt: skip
+        made_for = read_model_config(self.decoder_folder).get("encoder")
+        if made_for != self.identity:
+            raise ModelError(
+                "was trained with another encoder", where=self.decoder_folder, expected=self.identity, got=made_for,
+                fix="run `dvc repro train_decoder`",
+            )  # fmt: skip
+        return load_model(self.decoder_folder, WeightDecoder)
 
     def inside(self, network: object) -> float:
         """Return the p-value of a network: see `Encoding.inside`; errors as those of `encode`."""

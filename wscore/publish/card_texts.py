@@ -51,10 +51,12 @@ encoder = WeightAutoencoder.from_pretrained({encoder})
 print(encoder.encode(state).latents.shape)
 """
 ENCODE_ANY = """
-from wscore import WeightEncoder
+from wscore import WeightEncoder, layout_of
 
 encoder = WeightEncoder.from_pretrained({weight_encoder})
-print(encoder.encode(state).shape, encoder.inside(state))
+latent = encoder.encode(state)
+print(latent.shape, encoder.inside(state))
+print(list(encoder.decode(latent, layout_of(state))))  # layout_of(another state): its widths
 """
 DECODE = """
 from wscore import WeightAutoencoder
@@ -159,17 +161,17 @@ def weight_encoder(metrics: Mapping[str, Any], config: PublishConfig) -> CardPar
         "and says how like the training networks it is. The heads predict properties from its vectors.",
         code=NETWORK + ENCODE_ANY.format(weight_encoder=place("weight_encoder", config)),
         stage="train_encoder",
-        sections=("encoder",),
+        sections=("encoder", "decoder"),
         note=f"Linear (ridge) probes on the vectors. {DEFINITIONS}",
         limits=(
             "A network that is a chain of layers is run on synthetic images; all others are read by their weights alone.",
             "Vectors of networks that are unlike the training networks (`inside` near 0) say little about them.",
-            "It has no decoder: a network can't be rebuilt from its vector.",
+            "Networks that its decoder makes of a vector have similar outputs, and other weights; for exact copies take the codec.",
         ),
         figures=Figures("network-property-prediction", rows, tuple(rows)),
         uses=(
             "comparing networks of any layout, and as input of heads",
-            "rebuilding networks (see the decoder and the codec)",
+            "storing networks (see the codec)",
         ),
         strangers=_recognised(metrics),
     )

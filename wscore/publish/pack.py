@@ -27,6 +27,7 @@ class Sources(NamedTuple):
     Attributes:
         autoencoder: folder with encoder/, decoder/, tokenizer, normaliser and reference networks; None publishes none.
         encoder: folder of the weight encoder.
+        decoder: folder of its decoder, published with it; None or empty: there is none.
         codec: folder of the weight codec.
         heads: folder with one folder per task.
         tasks: heads to publish.
@@ -38,6 +39,7 @@ class Sources(NamedTuple):
 
     autoencoder: Path | None
     encoder: Path
+    decoder: Path | None
     codec: Path
     heads: Path
     tasks: Sequence[str]
@@ -122,6 +124,7 @@ def uploads(models: Path, datasets: Path, config: PublishConfig) -> list[Upload]
         found = [Upload(config.repo_id, models)]
     else:
         folders = sorted(path.parent for path in models.rglob("config.json"))
+        folders = [folder for folder in folders if folder.parent not in folders]  # a decoder goes with its encoder
         names = [folder.relative_to(models).as_posix() for folder in folders]
         found = [Upload(str(config.repository(name)), models / name) for name in names]
     return [*found, *(Upload(str(config.repository(name)), datasets / name, "dataset") for name in config.datasets)]
@@ -205,6 +208,8 @@ def _predictor(sources: Sources, metrics: Mapping[str, Any], config: PublishConf
 def _weight_encoder(sources: Sources, metrics: Mapping[str, Any], config: PublishConfig) -> Iterator[ModelContent]:
     """Return the content of the weight encoder; its metrics are those of linear probes on its latents."""
     files = model_files(sources.encoder)
+    if sources.decoder is not None and any(sources.decoder.iterdir()):
+        files |= {file: f"decoder/{name}" for file, name in model_files(sources.decoder).items()}
     part = parts.weight_encoder(metrics, config)
     yield ModelContent(part, files, sources.plots / "encoder/history.csv")
 
@@ -271,6 +276,6 @@ def _fill(target: Path, content: ModelContent, origin: Provenance, config: Publi
 
 def _size(folder: Path) -> str:
     """Return the count of numbers and the bytes of the tensors of a model."""
-    files = sorted(folder.glob("*.safetensors"))
+    files = sorted(folder.rglob("*.safetensors"))
     numbers = sum(tensor.numel() for file in files for tensor in read_tensors(file).values())
     return f"{numbers:,} numbers, {sum(file.stat().st_size for file in files) / 1000:,.0f} kB"

@@ -18,6 +18,7 @@ from wscore.autoencoder.models.mlp import MlpConfig
 from wscore.cli.main import EXAMPLES, build_parser, main
 from wscore.config import convert, read_yaml
 from wscore.encoder.config import EncoderConfig
+from wscore.encoder.decoder import DecoderShape, WeightDecoder
 from wscore.encoder.weight_encoder import WeightEncoder
 from wscore.forecasting.models.predictors import GramPredictor, GramPredictorConfig
 from wscore.hub.checksums import write_checksums
@@ -74,6 +75,11 @@ def models(tiny_zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         Zoo(tiny_zoo), splits, convert(shipped, EncoderConfig, where="encoder"), latent_dim=8
     )
     encoder.save(out / "weight_encoder")
+    shape = DecoderShape(
+        latent_dim=8, memory=2, hidden_dim=8, rank=8, layers=1, heads=2, prototypes=1, layouts=tuple(cache.layouts.values())
+    )
+    hash_of = WeightEncoder.from_folder(out / "weight_encoder").identity
+    save_model(out / "weight_encoder/decoder", WeightDecoder(shape), extra={"encoder": hash_of})
     write_checksums(out / "weight_encoder")
     write_checksums(out)
     write_representations(folder / "representations", out, Zoo(tiny_zoo))
@@ -199,7 +205,16 @@ def test_a_way_through_latent_space_starts_and_ends_at_the_networks(
     assert [straight[0], straight[-1]] == pytest.approx(accuracies, abs=1e-6)
     assert len(list((tmp_path / "between").glob("*.safetensors"))) == 3
     other = name_of(tiny_zoo, int(zoo.table.index[zoo.table["layout"] != zoo.table["layout"].iloc[0]][0]))
-    assert "different tensors" in failed(capsys, "interpolate", ends[0], other, "--model", models)
+    command = ("interpolate", ends[0], other, "--model", models, "--steps", 3, "--images", "digits")
+    path = output_of(capsys, *command, "--out", tmp_path / "across")["path"]
+    state = load_file(tmp_path / "across/step-2.safetensors")
+    assert {name: tensor.shape for name, tensor in state.items()} == {
+        name: tensor.shape for name, tensor in zoo.state_dict(int(same[0])).items()
+    }, "networks of other widths are decoded in the layout of the first"
+    encoder = WeightEncoder.from_pretrained(models)
+    away = encoder.encode(state) - encoder.encode(zoo.state_dict(zoo.row_of(other.rpartition("#")[2])))
+    assert path[2]["latent distance to second"] == pytest.approx(float(away.norm()), abs=1e-4)
+    assert all(0 <= row["accuracy"] <= 1 for row in path)
 
 
 def test_layouts_that_were_not_trained_on_are_refused(models: Path, tmp_path: Path, capsys: Output) -> None:
