@@ -282,7 +282,7 @@ def _draws(
     """Return raw weights (samples, D) by method, sampled near the members of a band."""
     latents, originals = space.encode(members.items), space.weights(members.items)
     count, width = config.samples, latents.shape[1]
-    mean, root = _gaussian(latents.numpy())
+    mean, root = fitted_gaussian(latents.numpy())
     anchors = rng.integers(len(latents), size=count)
     noise = (rng.standard_normal((2, count, width)) @ root.T).astype(np.float32)
     kde = space.decode(members, latents[anchors] + config.bandwidth * torch.from_numpy(noise[0]))
@@ -302,7 +302,7 @@ def _draws(
     }
 
 
-def _gaussian(latents: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def fitted_gaussian(latents: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the mean (Z,) of latents and a square root (Z, Z) of their shrunk covariance."""
     from sklearn.covariance import ledoit_wolf
 

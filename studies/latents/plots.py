@@ -21,6 +21,21 @@ DRAWS = {
     "train_noise": "training network + noise",
     "train": "training networks",
 }
+ACROSS = {"latent": "latent, layout of the first", "straight": "weights, resized", "originals": "both networks"}
+DRAWN = {
+    "encoded": "decoded training networks",
+    "gaussian": "fitted Gaussian, decoded",
+    "typical": "typical network",
+    "mean": "mean network",
+    "trained": "training networks",
+}
+REFINED = {
+    "latent_decoder": "decoder",
+    "typical_network": "typical network",
+    "mean_network": "mean network",
+    "pca": "PCA",
+    "codec_coordinates": "codec coordinates",
+}
 PANELS = {
     "accuracy": "test accuracy, mean",
     "novelty": "novelty (held-out = 1)",
@@ -76,4 +91,34 @@ def draw_samples(table: pd.DataFrame, path: Path) -> None:
             panel.grid(visible=False, axis="x")
             label(panel, title=text, x="band of accuracy on training images", y=text)
         axes[-1].legend(loc="center left", bbox_to_anchor=(1, 0.5))
+        save(canvas, path)
+
+
+def draw_decoded(paths: pd.DataFrame, draws: pd.DataFrame, refined: pd.DataFrame, path: Path) -> None:
+    """Write a PNG of the accuracy of networks that the decoder of the weight encoder makes.
+
+    Args:
+        paths: columns t, latent, straight and originals.
+        draws: columns low, high and one per method.
+        refined: columns method and steps_<count>.
+        path: of the PNG.
+    """
+    with figure(columns=3, title="Networks of the decoder of the weight encoder", panel=(4.4, 3.6)) as (canvas, axes):
+        for number, (name, text) in enumerate(ACROSS.items()):
+            axes[0].plot(paths["t"], paths[name], color=colour("ours" if name == "latent" else name, number), label=text)
+        label(axes[0], title="between two widths", x="interpolation coefficient", y="test accuracy, mean over pairs")
+        places, width = np.arange(len(draws)), 0.8 / len(DRAWN)
+        for number, (name, text) in enumerate(DRAWN.items()):
+            tint = colour("ours" if name == "gaussian" else name, number)
+            axes[1].bar(places + (number - (len(DRAWN) - 1) / 2) * width, draws[name], width, color=tint, label=text)
+        axes[1].set_xticks(places, [f"{row.low:.0%} to {row.high:.0%}" for row in draws.itertuples()])
+        label(axes[1], title="new networks", x="band of accuracy", y="test accuracy, mean")
+        steps = [name for name in refined if name.startswith("steps_")]
+        for number, (_, row) in enumerate(refined.iterrows()):
+            method = str(row["method"])
+            counts = [int(name.removeprefix("steps_")) for name in steps]
+            axes[2].plot(counts, row[steps], color=colour(method, number), label=REFINED.get(method, method))
+        label(axes[2], title="refined on training images", x="steps of Adam", y="test accuracy, mean")
+        for panel in axes:
+            panel.legend(fontsize=7)
         save(canvas, path)

@@ -34,7 +34,7 @@ ENCODER = EncoderConfig(
     distilled=0.5, probes=10, probe_steps=1, hidden_dim=8, layers=1, dropout=0.0, noise=0.1, blank=0.1, epochs=1,
     batch_size=16, lr=1e-3, weight_decay=0.01, patience=3, seed=0,
 )  # fmt: skip
-DECODER = DecoderShape(latent_dim=12, memory=2, hidden_dim=8, rank=8, layers=1, heads=2)
+DECODER = DecoderShape(latent_dim=12, memory=2, hidden_dim=8, rank=8, layers=1, heads=2, prototypes=1, layouts=())
 
 
 @pytest.fixture
@@ -52,7 +52,8 @@ def workspace(tmp_path: Path, tiny_zoo: Path, digits: Images, monkeypatch: pytes
     split = cache.splits(len(Zoo(tiny_zoo)))
     encoder, _ = WeightEncoder.fit(Zoo(tiny_zoo), split, ENCODER, latent_dim=12)
     encoder.save(tmp_path / "encoder")
-    save_model(tmp_path / "decoder", WeightDecoder(DECODER))
+    identity = WeightEncoder.from_folder(tmp_path / "encoder").identity
+    save_model(tmp_path / "decoder", WeightDecoder(DECODER), extra={"encoder": identity})
     return tmp_path
 
 
@@ -86,6 +87,7 @@ def test_judges_the_autoencoder_beside_its_controls(
         "layout_pca",
         "codec_coordinates",
         "latent_decoder",
+        "typical_network",
         "noise",
     ]
     assert [name for name in found if name in methods] == methods
@@ -93,6 +95,7 @@ def test_judges_the_autoencoder_beside_its_controls(
     assert found["codec_coordinates"]["stored_floats"] == found["pca"]["stored_floats"] == 7
     assert found["codec_coordinates"]["r2"] > 0.1
     assert found["latent_decoder"]["stored_floats"] == 13
+    assert found["typical_network"]["stored_floats"] == 1
     assert found["mean_network"]["diversity"] == pytest.approx(0, abs=1e-6)
     assert 0 < found["pca"]["diversity"] < 1.1
     assert set(found["ours"]) == set(found["pca"])

@@ -190,6 +190,12 @@ class WeightDecoder(nn.Module):
             )  # fmt: skip
         return self(latents.float(), self.request(layout))
 
+    @torch.no_grad()
+    def typical(self, layout: Layout) -> Float[Tensor, " weights"]:
+        """Return the first prototype in a layout."""
+        _, known, (index, factor, constant) = self.request(layout)
+        return self.prototypes[known][0, index] * factor + constant if self.config.layouts else constant
+
     def _matrix(self, query: TensorQuery, columns: Tensor, units: Float[Tensor, "n row rank"]) -> Tensor:
         y = self.columns(columns)
         y = F.layer_norm(y - y.mean(0), y.shape[1:]) if len(y) > 1 else F.layer_norm(y, y.shape[1:])

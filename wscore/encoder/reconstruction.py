@@ -45,8 +45,28 @@ class LatentReconstruction:
         return self.encoder.latent_dim + 1.0
 
 
-def read_reconstruction(encoder: Path, decoder: Path) -> dict[str, LatentReconstruction]:
-    """Return the method of two model folders by its name; none if no network could be run, so that there is no decoder."""
+class TypicalNetwork:
+    """The first prototype of the decoder for all networks of a layout: what it does without the latent.
+
+    Args:
+        encoder: with its decoder.
+    """
+
+    def __init__(self, encoder: WeightEncoder) -> None:
+        self.encoder = encoder
+
+    def restore(self, group: Networks) -> Float[np.ndarray, "networks weights"]:
+        """Return the same network for all."""
+        return np.tile(self.encoder.decoder.typical(group.layout).numpy(), (len(group.weights), 1))
+
+    def floats(self, layout: Layout) -> float:  # noqa: ARG002
+        """Return the floats stored for a network: the number of its layout."""
+        return 1.0
+
+
+def read_reconstruction(encoder: Path, decoder: Path) -> dict[str, LatentReconstruction | TypicalNetwork]:
+    """Return the methods of two model folders by name; none if no network could be run, so that there is no decoder."""
     if not any(decoder.iterdir()):
         return {}
-    return {"latent_decoder": LatentReconstruction(WeightEncoder.from_folder(encoder, decoder=decoder))}
+    model = WeightEncoder.from_folder(encoder, decoder=decoder)
+    return {"latent_decoder": LatentReconstruction(model), "typical_network": TypicalNetwork(model)}

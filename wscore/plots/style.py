@@ -42,7 +42,7 @@ METHODS = {
     "online_ar1": ("learned", 1),
     "pca": ("learned", 2), "pca_ar": ("learned", 2),
     "hyperparameters": ("learned", 3), "spectra": ("reference", 3), "invariants": ("reference", 2),
-    "plain": ("reference", 0), "shapes": ("reference", 0), "damped": ("reference", 0),
+    "plain": ("reference", 0), "typical_network": ("reference", 0), "shapes": ("reference", 0), "damped": ("reference", 0),
     "int8": ("reference", 1), "noise": ("reference", 1), "shuffled": ("reference", 1), "lawa": ("reference", 1),
     "int4": ("reference", 2), "mean": ("reference", 2), "copy_last": ("reference", 2),
     "mean_network": ("reference", 3), "linear": ("reference", 3),

@@ -42,6 +42,7 @@ AUTOENCODER_CONTROLS = {
     "layout_pca": "PCA per layout, same length",
     "codec_coordinates": "codec, as many coordinates",
     "latent_decoder": "weight encoder and its decoder",
+    "typical_network": "a typical training network",
     "noise": "Gaussian noise of equal norm",
 }
 SPARSE_CONTROLS = {

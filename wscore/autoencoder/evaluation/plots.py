@@ -18,6 +18,7 @@ NAMES = {
     "noise": "noise of equal norm",
     "codec_coordinates": "codec coordinates, same size",
     "latent_decoder": "weight encoder and its decoder",
+    "typical_network": "a typical training network",
     "dictionary": "sparse dictionary",
     "kind_pca": "PCA per kind of row, same size",
     "top_entries": "largest entries, same count",
