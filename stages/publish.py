@@ -36,9 +36,7 @@ def main(
     """Write folders of models and of data sets, those of the pipeline to models/published and data/published."""
     config, networks = run.params["publish"], Zoo(zoo)
     origin = gather_provenance(networks, {name: run.params[name] for name in RECORDED})
-    sources = Sources(
-        autoencoder, encoder, decoder, codec, heads, run.params["heads"]["tasks"], sae, predictor, plots
-    )
+    sources = Sources(autoencoder, encoder, decoder, codec, heads, run.params["heads"]["tasks"], sae, predictor, plots)
     names = pack_models(out, sources, read_metrics(metrics), origin, config)
     tables = pack_datasets(datasets, networks, representations, origin, config)
     run.tracker.log_metrics({"published_models": len(names), "published_datasets": len(tables)})

@@ -180,9 +180,7 @@ def _drawn(
     return dict(zip(SHARES, (*networks, decoder.typical(layout)[None], weights.mean(0, keepdim=True)), strict=True))
 
 
-def refinements(
-    space: Decoded, ways: Mapping[str, Method], train: ProbeImages, config: DecodedConfig
-) -> pd.DataFrame:
+def refinements(space: Decoded, ways: Mapping[str, Method], train: ProbeImages, config: DecodedConfig) -> pd.DataFrame:
     """Return one row per method: the mean accuracy of held-out networks given back by it, after each number of steps.
 
     Args:
@@ -239,5 +237,9 @@ def _refined(
 
 
 def _variances(layout: Layout) -> Int[Tensor, " place"]:
-    places = [torch.arange(o, o + s.size) for s, o in zip(layout.tensors, layout.offsets, strict=True) if s.kind == "running_var"]
+    places = [
+        torch.arange(o, o + s.size)
+        for s, o in zip(layout.tensors, layout.offsets, strict=True)
+        if s.kind == "running_var"
+    ]
     return torch.cat(places) if places else torch.zeros(0, dtype=torch.long)

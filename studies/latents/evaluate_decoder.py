@@ -1,4 +1,4 @@
-"""Evaluate networks that the decoder of the weight encoder makes: between widths, of drawn latents, before and after refinement."""
+"""Evaluate networks of the decoder of the weight encoder: between widths, of drawn latents, before and after refinement."""
 
 from pathlib import Path
 

@@ -105,7 +105,9 @@ def draw_decoded(paths: pd.DataFrame, draws: pd.DataFrame, refined: pd.DataFrame
     """
     with figure(columns=3, title="Networks of the decoder of the weight encoder", panel=(4.4, 3.6)) as (canvas, axes):
         for number, (name, text) in enumerate(ACROSS.items()):
-            axes[0].plot(paths["t"], paths[name], color=colour("ours" if name == "latent" else name, number), label=text)
+            axes[0].plot(
+                paths["t"], paths[name], color=colour("ours" if name == "latent" else name, number), label=text
+            )
         label(axes[0], title="between two widths", x="interpolation coefficient", y="test accuracy, mean over pairs")
         places, width = np.arange(len(draws)), 0.8 / len(DRAWN)
         for number, (name, text) in enumerate(DRAWN.items()):

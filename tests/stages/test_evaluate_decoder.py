@@ -74,7 +74,9 @@ def test_decoded_networks_are_evaluated_beside_baselines(
     paths = pd.read_csv(workspace / "results/paths.csv")
     assert paths["t"].tolist() == [0.0, 0.5, 1.0]
     ends = paths.iloc[0]
-    assert ends["straight"] == pytest.approx(ends["originals"], abs=0.021), "a straight line starts at the first network"
+    assert ends["straight"] == pytest.approx(ends["originals"], abs=0.021), (
+        "a straight line starts at the first network"
+    )
     draws = pd.read_csv(workspace / "results/draws.csv")
     assert {"encoded", "gaussian", "typical", "mean", "trained"} < set(draws)
     refined = pd.read_csv(workspace / "results/refined.csv").set_index("method")

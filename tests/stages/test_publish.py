@@ -54,7 +54,15 @@ def workplace(tmp_path: Path, tiny_zoo: Path, monkeypatch: pytest.MonkeyPatch) -
             inputs=4, hidden_dim=3, layers=1, dropout=0.0, outputs={"test_accuracy": 1}, encoder=None, reader=None
         )
     )
-    for folder in ("autoencoder/encoder", "autoencoder/decoder", "encoder", "decoder", "heads/accuracy", "sae", "predictor"):
+    for folder in (
+        "autoencoder/encoder",
+        "autoencoder/decoder",
+        "encoder",
+        "decoder",
+        "heads/accuracy",
+        "sae",
+        "predictor",
+    ):
         save_model(Path("models") / folder, model)
     write_figures()
     for name in ("tokenizer.json", "normalizer.json"):

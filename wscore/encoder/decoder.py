@@ -83,9 +83,7 @@ class Request(NamedTuple):
 
     def to(self, device: torch.device) -> "Request":
         """Return the request on a device."""
-        return Request(
-            self.queries.to(device), self.known, Resizing(*(tensor.to(device) for tensor in self.resizing))
-        )
+        return Request(self.queries.to(device), self.known, Resizing(*(tensor.to(device) for tensor in self.resizing)))
 
 
 class _Block(nn.Module):

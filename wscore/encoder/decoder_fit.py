@@ -138,10 +138,15 @@ def fit_decoder(
         warnings.warn(message, WscoreWarning, stacklevel=2)
         return None, _no_history()
     layouts = list({networks.layout.identity: networks.layout for networks in sets}.values())
-    chosen = [_prototypes([networks for networks in sets if networks.layout == layout], config.prototypes) for layout in layouts]
+    chosen = [
+        _prototypes([networks for networks in sets if networks.layout == layout], config.prototypes)
+        for layout in layouts
+    ]
     model = _initial(layouts, chosen, sets[0].latents.shape[1], config)
     settings = FitConfig(epochs=EPOCHS, lr=config.lr, accumulate=1, patience=EPOCHS, seed=config.seed, **SETTINGS)
-    steps = _Steps([len(prototypes.networks) for prototypes in chosen], config.choice_steps, CHOICE_NETWORKS, config.seed)
+    steps = _Steps(
+        [len(prototypes.networks) for prototypes in chosen], config.choice_steps, CHOICE_NETWORKS, config.seed
+    )
     fit(model, train=steps, validation=None, loss=_ChoiceLoss(chosen, config.noise), config=settings)
     steps = _Steps([len(networks.latents) for networks in sets], config.steps, config.batch_size, config.seed)
     loss = _Loss(sets, [model.request(networks.layout) for networks in sets], config)

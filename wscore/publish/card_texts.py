@@ -166,7 +166,7 @@ def weight_encoder(metrics: Mapping[str, Any], config: PublishConfig) -> CardPar
         limits=(
             "A network that is a chain of layers is run on synthetic images; all others are read by their weights alone.",
             "Vectors of networks that are unlike the training networks (`inside` near 0) say little about them.",
-            "Networks that its decoder makes of a vector have similar outputs, and other weights; for exact copies take the codec.",
+            "Networks that its decoder makes of a vector have similar outputs, and other weights; for copies take the codec.",
         ),
         figures=Figures("network-property-prediction", rows, tuple(rows)),
         uses=(

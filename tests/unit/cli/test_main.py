@@ -76,7 +76,14 @@ def models(tiny_zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     encoder.save(out / "weight_encoder")
     shape = DecoderShape(
-        latent_dim=8, memory=2, hidden_dim=8, rank=8, layers=1, heads=2, prototypes=1, layouts=tuple(cache.layouts.values())
+        latent_dim=8,
+        memory=2,
+        hidden_dim=8,
+        rank=8,
+        layers=1,
+        heads=2,
+        prototypes=1,
+        layouts=tuple(cache.layouts.values()),
     )
     hash_of = WeightEncoder.from_folder(out / "weight_encoder").identity
     save_model(out / "weight_encoder/decoder", WeightDecoder(shape), extra={"encoder": hash_of})
