@@ -157,7 +157,8 @@ def draws(space: Decoded, config: DecodedConfig) -> pd.DataFrame:
     rows = []
     for members in groups.values():
         weights = torch.from_numpy(space.zoo.weights([member.row for member in members]))
-        accuracy, latents = space.accuracies(members[0], weights), space.latents(members)
+        accuracy = space.accuracies(members[0], weights)
+        latents = space.encoder.encode_many(members[0].layout, weights.numpy()).latents
         for low, high in zip(config.bands[:-1], config.bands[1:], strict=True):
             inside = torch.from_numpy((accuracy >= low) & ((accuracy < high) | (high == config.bands[-1])))
             if inside.sum() >= FEWEST:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from stages.cache_representations import main as cache_representations
 from stages.train_decoder import main as train_decoder
@@ -14,11 +15,12 @@ from stages.train_encoder import main as train_encoder
 from wscore.config import read_yaml
 from wscore.encoder.decoder import WeightDecoder
 from wscore.encoder.weight_encoder import WeightEncoder
+from wscore.errors import ModelError
 from wscore.heads.dataset import read_head_data
 from wscore.io import read_json
 from wscore.tokens.cache import TokenCache, build_cache
 from wscore.tokens.config import TokensConfig
-from wscore.training.model_folder import load_model, read_model_config
+from wscore.training.model_folder import load_model, read_model_config, save_model
 from wscore.zoo.store import Zoo
 
 PARAMS = Path(__file__).parents[2] / "params.yaml"
@@ -91,6 +93,17 @@ def test_a_decoder_makes_networks_of_layouts_in_and_out_of_the_zoo(
     metrics = read_json(Path("decoder.json"))["decoder"]
     assert 0 <= metrics["validation_agreement"] <= 1
     assert metrics["train_loss"] == pytest.approx(pd.read_csv("decoder.csv")["train_loss"].min())
+    layout, state = zoo.layout(0), zoo.state_dict(0)
+    whole = WeightEncoder.from_folder(Path("models/encoder"), decoder=Path("models/decoder"))
+    decoded = whole.decode(whole.encode(state), layout)
+    assert torch.equal(
+        decoded[layout.tensors[0].name].flatten(), decoder.decode(latent, layout)[0, : layout.tensors[0].size]
+    )
+    with pytest.raises(ModelError, match="the weight encoder has no decoder"):
+        encoder.decode(latent[0], layout)
+    save_model(Path("another"), decoder, extra={"encoder": "f00"})
+    with pytest.raises(ModelError, match="was trained with another encoder"):
+        WeightEncoder.from_folder(Path("models/encoder"), decoder=Path("another")).decode(latent[0], layout)
 
 
 def test_same_bytes_again(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
