@@ -26,7 +26,7 @@ decoded:
 """
 ENCODER = EncoderConfig(
     distilled=0.5, probes=10, probe_steps=1, hidden_dim=8, layers=1, dropout=0.0, noise=0.1, blank=0.1, epochs=1,
-    batch_size=16, lr=1e-3, weight_decay=0.01, schedule="cosine", warmup=0.1, clip_norm=1.0, patience=3, precision="no", seed=0,
+    batch_size=16, lr=1e-3, weight_decay=0.01, patience=3, seed=0,
 )  # fmt: skip
 
 
