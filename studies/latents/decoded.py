@@ -142,7 +142,7 @@ def across_widths(space: Decoded, config: DecodedConfig) -> pd.DataFrame:
         line = np.linspace(own[0], own[1], config.steps)
         paths = {"latent": space.accuracies(first, latent), "straight": space.accuracies(first, straight)}
         tables.append(pd.DataFrame({"t": t[:, 0].numpy(), **paths, "originals": line}))
-    return pd.concat(tables).groupby("t", as_index=False).mean()
+    return pd.DataFrame(pd.concat(tables).groupby("t", as_index=False).mean())
 
 
 def draws(space: Decoded, config: DecodedConfig) -> pd.DataFrame:
@@ -167,8 +167,9 @@ def draws(space: Decoded, config: DecodedConfig) -> pd.DataFrame:
                 rows.append({"low": low, "high": high, "trained": float(accuracy[inside.numpy()].mean()), **means})
     if not rows:
         raise DataError("no band has enough training networks of one architecture", expected=FEWEST)
-    table = pd.DataFrame(rows).groupby(["low", "high"], as_index=False)
-    return table.mean().assign(architectures=table.size()["size"])
+    table = pd.DataFrame(rows)
+    means = pd.DataFrame(table.groupby(["low", "high"], as_index=False).mean())
+    return means.assign(architectures=table.groupby(["low", "high"]).size().to_numpy())
 
 
 def _drawn(
@@ -202,7 +203,7 @@ def refinements(space: Decoded, ways: Mapping[str, Method], train: ProbeImages, 
         names = [f"steps_{count}" for count in config.refinement]
         table = pd.DataFrame(dict(zip(names, accuracies, strict=True)))
         rows.append(table.assign(method=list(starts)))
-    return pd.concat(rows).groupby("method", sort=False, as_index=False).mean()
+    return pd.DataFrame(pd.concat(rows).groupby("method", sort=False, as_index=False).mean())
 
 
 def _random(member: Member, seed: int) -> Float[np.ndarray, " weight"]:

@@ -113,7 +113,10 @@ def draw_decoded(paths: pd.DataFrame, draws: pd.DataFrame, refined: pd.DataFrame
         for number, (name, text) in enumerate(DRAWN.items()):
             tint = colour("ours" if name == "gaussian" else name, number)
             axes[1].bar(places + (number - (len(DRAWN) - 1) / 2) * width, draws[name], width, color=tint, label=text)
-        axes[1].set_xticks(places, [f"{row.low:.0%} to {row.high:.0%}" for row in draws.itertuples()])
+        axes[1].set_xticks(
+            places,
+            [f"{low:.0%} to {high:.0%}" for low, high in draws[["low", "high"]].itertuples(index=False, name=None)],
+        )
         label(axes[1], title="new networks", x="band of accuracy", y="test accuracy, mean")
         steps = [name for name in refined if name.startswith("steps_")]
         for number, (_, row) in enumerate(refined.iterrows()):

@@ -24,15 +24,15 @@ ONES = ("norm_weight", "running_var")  # tensors of ones in a network without a 
 
 
 class Resizing(NamedTuple):
-    """How weights of a layout follow from those of a known one: `known[index] * factor + constant`.
+    """How weights of a layout follow from those of a known one: `known[places] * factor + constant`.
 
     Attributes:
-        index: places in the known network.
+        places: in the known network.
         factor: 0 where there is no counterpart.
         constant: weights without a counterpart.
     """
 
-    index: Int[Tensor, " weights"]
+    places: Int[Tensor, " weights"]
     factor: Float[Tensor, " weights"]
     constant: Float[Tensor, " weights"]
 
