@@ -178,7 +178,7 @@ class Nowcast:
         if not self._recent:
             yield
             return
-        kept = _copies(self.network)
+        before = _copies(self.network)
         means = [torch.stack(columns).mean(0) for columns in zip(*self._recent, strict=True)]
         with torch.no_grad():
             for name, value in self.layout.unflatten(means[0]).items():
@@ -188,7 +188,7 @@ class Nowcast:
         try:
             yield
         finally:
-            _put(self.network, kept)
+            _put(self.network, before)
 
     def _note(self) -> None:
         """Save the current state."""

@@ -80,10 +80,10 @@ def make_plan(config: PredictorConfig, runs: Sequence[Trajectory]) -> RunSplit:
         elif optimizer in config.unseen_optimizers:
             plan.other_optimizer.extend(group)
         else:
-            kept = _kept(config, group)
-            plan.training.extend(group[:kept])
-            plan.validation.extend(group[kept : kept + config.validation_runs])
-            plan.held_out.extend(group[kept + config.validation_runs :])
+            learned_from = _kept(config, group)
+            plan.training.extend(group[:learned_from])
+            plan.validation.extend(group[learned_from : learned_from + config.validation_runs])
+            plan.held_out.extend(group[learned_from + config.validation_runs :])
     if not plan.training:
         kinds = ", ".join(sorted({f"{run.manifest.optimizer} on {run.manifest.dataset}" for run in runs}))
         where = "predictor.unseen_optimizers, predictor.unseen_datasets"

@@ -74,13 +74,13 @@ def boosted(target: Target, train: Known, validation: Known, *, iterations: int,
 def varying(features: Features) -> np.ndarray:
     """Return the indices of the columns with at least two distinct values, ignoring NaN."""
     step = max(1, AT_ONCE // max(1, len(features)))
-    kept = [np.zeros(0, np.int64)]
+    chosen = [np.zeros(0, np.int64)]
     for start in range(0, features.shape[1], step):
         columns = features[:, start : start + step]
         finite = np.isfinite(columns)
         low = np.where(finite, columns, np.inf).min(axis=0, initial=np.inf)
-        kept.append(start + np.flatnonzero(np.where(finite, columns, -np.inf).max(axis=0, initial=-np.inf) > low))
-    return np.concatenate(kept)
+        chosen.append(start + np.flatnonzero(np.where(finite, columns, -np.inf).max(axis=0, initial=-np.inf) > low))
+    return np.concatenate(chosen)
 
 
 def class_weights(target: Binary | Discrete) -> Float[np.ndarray, " classes"]:
@@ -119,13 +119,13 @@ def fit_forest(targets: Targets, train: Examples, validation: Examples, **settin
     Raises:
         DataError: if no feature varies over the training rows.
     """
-    kept = varying(train.features)
-    if not kept.size:
+    columns = varying(train.features)
+    if not columns.size:
         raise DataError("no feature varies over the training networks", where="heads.features")
     grown = {}
     for number, target in enumerate(targets):
-        known = [_known(features[:, kept], encoded, number) for features, encoded in (train, validation)]
-        grown[target.name] = _grow(boosted(target, *known, **settings), target, kept)
+        known = [_known(features[:, columns], encoded, number) for features, encoded in (train, validation)]
+        grown[target.name] = _grow(boosted(target, *known, **settings), target, columns)
     return _plant(targets, grown, train.features.shape[1])
 
 
@@ -141,14 +141,14 @@ def _known(features: Features, encoded: Encoded, number: int) -> Known:
     return Known(features[known], encoded.values[known, number])
 
 
-def _grow(model: Any, target: Target, kept: np.ndarray) -> Grown:
+def _grow(model: Any, target: Target, columns: np.ndarray) -> Grown:
     """Return the trees of a fitted model in terms of all features.
 
     The private attributes `_predictors` and `_baseline_prediction` are scikit-learn's only way to its trees; a test
     compares the predictions.
     """
     base = np.asarray(model._baseline_prediction, float).reshape(-1)  # noqa: SLF001
-    trees = [[_tree(tree.nodes, kept) for tree in iteration] for iteration in model._predictors]  # noqa: SLF001
+    trees = [[_tree(tree.nodes, columns) for tree in iteration] for iteration in model._predictors]  # noqa: SLF001
     if isinstance(target, Binary):
         base = base + np.log(target.positive_weight)
     if isinstance(target, Discrete):
@@ -158,10 +158,10 @@ def _grow(model: Any, target: Target, kept: np.ndarray) -> Grown:
     return Grown([tree for iteration in trees for tree in iteration], base)
 
 
-def _tree(nodes: np.ndarray, kept: np.ndarray) -> Tree:
+def _tree(nodes: np.ndarray, columns: np.ndarray) -> Tree:
     leaf, numbers = nodes["is_leaf"].astype(bool), np.arange(len(nodes))
     return {
-        "feature": np.where(leaf, 0, kept[np.where(leaf, 0, nodes["feature_idx"])]),
+        "feature": np.where(leaf, 0, columns[np.where(leaf, 0, nodes["feature_idx"])]),
         "threshold": np.where(leaf, 0.0, nodes["num_threshold"]),
         "left": np.where(leaf, numbers, nodes["left"].astype(np.int64)),
         "right": np.where(leaf, numbers, nodes["right"].astype(np.int64)),

@@ -67,8 +67,8 @@ class WeightAutoencoder(nn.Module, PyTorchModelHubMixin, library_name="wscore"):
         if side == "both" and folders["encoder"] == folders["decoder"]:  # a repository of one side
             name = "decoder" if read_model_config(folders["decoder"])["class"] == Decoder.__name__ else "encoder"
             folders = {name: folders[name]}
-        found: dict[str, Any] = {name: kinds[name](folder).eval() for name, folder in folders.items()}
-        return cls(found.get("encoder"), found.get("decoder")).eval()
+        models: dict[str, Any] = {name: kinds[name](folder).eval() for name, folder in folders.items()}
+        return cls(models.get("encoder"), models.get("decoder")).eval()
 
     def encode(self, network: object) -> EncodedNetwork:
         """Return the latents of a network (module, state dict or file), for `decode`: see `PublishedEncoder.encode`."""

@@ -82,11 +82,11 @@ def _better(part: TablePart, line: Line) -> list[str]:
     return sorted((name for name, value in gain.items() if value > 0 and name not in VARIANTS), key=lambda n: -gain[n])
 
 
-def _targets_lost(found: Mapping[str, Any], controls: Mapping[str, str]) -> list[str]:
+def _targets_lost(methods: Mapping[str, Any], controls: Mapping[str, str]) -> list[str]:
     """Return the targets of a head that a baseline predicts better, each with the best baseline."""
     texts = []
-    for key, value in found[OURS].items():
-        rivals = {name: found[name][key] for name in controls if key in found.get(name, {})}
+    for key, value in methods[OURS].items():
+        rivals = {name: methods[name][key] for name in controls if key in methods.get(name, {})}
         best = max(rivals, key=lambda name: rivals[name], default=None)
         if key.endswith(PER_TARGET) and best and rivals[best] > value:
             target = key.removesuffix("_r2").removesuffix("_accuracy")

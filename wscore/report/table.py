@@ -216,8 +216,8 @@ def sections(parts: Mapping[str, Any]) -> list[TablePart]:
 def headline_values(parts: Mapping[str, Any]) -> dict[str, Any]:
     """Return the value of ours and of the best rival for the main rows, by part; `missing_parts` counts missing files."""
     table = sections(parts)
-    found = {part.name: _headline(part) for part in table if part.lines}
-    return {"missing_parts": float(sum(value is None for value in parts.values()))} | found
+    headlines = {part.name: _headline(part) for part in table if part.lines}
+    return {"missing_parts": float(sum(value is None for value in parts.values()))} | headlines
 
 
 def headline_markdown(parts: Mapping[str, Any]) -> str:
@@ -276,60 +276,62 @@ def best_of(line: Line, methods: Iterable[str]) -> str | None:
     return pick(names, key=lambda name: line.values[name])
 
 
-def _codec(found: Mapping[str, Any]) -> list[TablePart]:
+def _codec(report: Mapping[str, Any]) -> list[TablePart]:
     """Return a part for each ratio, the headline first and without its ratio in the name."""
-    headline = f"{found['headline']:g}x"
-    ratios = sorted((name for name in found if name[0].isdigit()), key=lambda name: name != headline)
-    return [_codec_part(found, ratio, "codec" if ratio == headline else f"codec_{ratio}") for ratio in ratios]
+    headline = f"{report['headline']:g}x"
+    ratios = sorted((name for name in report if name[0].isdigit()), key=lambda name: name != headline)
+    return [_codec_part(report, ratio, "codec" if ratio == headline else f"codec_{ratio}") for ratio in ratios]
 
 
-def _codec_part(found: Mapping[str, Any], ratio: str, name: str) -> TablePart:
-    best = "search" if "search" in found[ratio] else "single_pass"
-    methods, title = {OURS: found[ratio][best], **found[ratio]}, f"{TITLES['codec_test']} at {ratio}"
+def _codec_part(report: Mapping[str, Any], ratio: str, name: str) -> TablePart:
+    best = "search" if "search" in report[ratio] else "single_pass"
+    methods, title = {OURS: report[ratio][best], **report[ratio]}, f"{TITLES['codec_test']} at {ratio}"
     controls = {key: label for key, label in CODEC_CONTROLS.items() if key in methods and key != best}
     lines = _lines(methods, CODEC_METRICS, controls, prefix="")
-    unseen = found.get("unseen", {})
+    unseen = report.get("unseen", {})
     if ratio in unseen:
         lines += _lines(
             {OURS: unseen[ratio].get(best, {}), **unseen[ratio]}, UNSEEN_METRICS, controls, prefix="unseen_"
         )
     note = (
-        f"{title}: {found['networks']:,.0f} networks of {found['runs']:,.0f} runs"
+        f"{title}: {report['networks']:,.0f} networks of {report['runs']:,.0f} runs"
         + (f", and {unseen['networks']:,.0f} of widths that no fit saw" if ratio in unseen else "")
-        + f". The codec takes {found['decoder_bytes'] / 1000:,.0f} kB and pays from {found[ratio]['pays_from']:,.0f} networks."
+        + f". The codec takes {report['decoder_bytes'] / 1000:,.0f} kB and pays from "
+        f"{report[ratio]['pays_from']:,.0f} networks."
     )
-    if found["networks_not_run"]:
-        note += f" {found['networks_not_run']:,.0f} could not be run (unknown architecture or other input size)."
+    if report["networks_not_run"]:
+        note += f" {report['networks_not_run']:,.0f} could not be run (unknown architecture or other input size)."
     return TablePart(name, title, controls, tuple(key for key in CODEC_RIVALS if key in controls), lines, note)
 
 
-def _autoencoder(found: Mapping[str, Any]) -> list[TablePart]:
+def _autoencoder(report: Mapping[str, Any]) -> list[TablePart]:
     note = (
-        f"Autoencoder: {found['networks']:,.0f} networks of {found['runs']:,.0f} runs; mean accuracy of the originals "
-        f"{format_number(found[OURS].get('accuracy_original'), 3)}. Weight metrics in raw units, R² relative to the mean network."
+        f"Autoencoder: {report['networks']:,.0f} networks of {report['runs']:,.0f} runs; mean accuracy of the originals "
+        f"{format_number(report[OURS].get('accuracy_original'), 3)}. Weight metrics in raw units, R² relative to the mean "
+        "network."
     )
-    if found["networks_not_run"]:
-        note += f" {found['networks_not_run']:,.0f} could not be run (unknown architecture or other input size)."
-    controls = {name: label for name, label in AUTOENCODER_CONTROLS.items() if name in found}
-    lines = _lines(found, AUTOENCODER_METRICS, controls, prefix="")
+    if report["networks_not_run"]:
+        note += f" {report['networks_not_run']:,.0f} could not be run (unknown architecture or other input size)."
+    controls = {name: label for name, label in AUTOENCODER_CONTROLS.items() if name in report}
+    lines = _lines(report, AUTOENCODER_METRICS, controls, prefix="")
     rivals = tuple(name for name in controls if name != "noise")
     return [TablePart("autoencoder", TITLES["autoencoder_test"], controls, rivals, lines, note)]
 
 
-def _heads(found: Mapping[str, Any]) -> list[TablePart]:
+def _heads(report: Mapping[str, Any]) -> list[TablePart]:
     lines = [
         line
-        for task, result in found.items()
+        for task, result in report.items()
         for line in _lines(result, HEAD_METRICS.get(task, ()), HEAD_CONTROLS, prefix=f"{task}_")
     ]
-    absent = [task for task in HEAD_METRICS if task not in found]
+    absent = [task for task in HEAD_METRICS if task not in report]
     note = f"Heads not trained (`heads.tasks`): {', '.join(absent)}." if absent else ""
     rivals = tuple(name for name in HEAD_CONTROLS if name != INFORMED)
     return [TablePart("heads", TITLES["heads_test"], HEAD_CONTROLS, rivals, lines, note)]
 
 
-def _sparse(found: Mapping[str, Any]) -> list[TablePart]:
-    codes, features = found["codes"], found["features"]
+def _sparse(report: Mapping[str, Any]) -> list[TablePart]:
+    codes, features = report["codes"], report["features"]
     note = (
         f"Sparse dictionary: {codes['l0']:.1f} of {codes['latents']:,.0f} latents active per row, "
         f"{codes['dead_fraction']:.1%} dead; of {features['alive']:,.0f} live features {features['discovered_all']:,.0f} "
@@ -337,17 +339,17 @@ def _sparse(found: Mapping[str, Any]) -> list[TablePart]:
         f"{features['discovered_same_shapes']:,.0f} among networks of the same shapes "
         f"({features['discovered_same_shapes_shuffled']:,.1f})."
     )
-    lines = _lines(found, SPARSE_METRICS, SPARSE_CONTROLS, prefix="")
+    lines = _lines(report, SPARSE_METRICS, SPARSE_CONTROLS, prefix="")
     rivals = ("mean_network", "pca", "top_entries")
     return [TablePart("sparse_dictionary", TITLES["sae_test"], SPARSE_CONTROLS, rivals, lines, note)]
 
 
-def _forecasts(found: Mapping[str, Any]) -> list[TablePart]:
-    return [_forecast(found, split, title) for split, title in FORECASTS.items() if split in found]
+def _forecasts(report: Mapping[str, Any]) -> list[TablePart]:
+    return [_forecast(report, split, title) for split, title in FORECASTS.items() if split in report]
 
 
-def _forecast(found: Mapping[str, Any], split: str, title: str) -> TablePart:
-    methods = by_method(found, split)
+def _forecast(report: Mapping[str, Any], split: str, title: str) -> TablePart:
+    methods = by_method(report, split)
     every = [int(name[6:]) for name in methods[OURS] if name.startswith("skill_") and name[6:].isdigit()]
     horizons = near_steps(every)
     metrics = [
@@ -357,8 +359,8 @@ def _forecast(found: Mapping[str, Any], split: str, title: str) -> TablePart:
     ]
     truth = methods.get(TRUTH, {}).get(f"accuracy_{horizons[-1]}")
     note = (
-        f"{title}: skill = 1 - MSE / MSE of copying the last snapshot, over {found[split]['windows']:,.0f} windows; "
-        f"positive at {found[split]['forecastable']:.0f} of {len(every)} horizons. The true networks "
+        f"{title}: skill = 1 - MSE / MSE of copying the last snapshot, over {report[split]['windows']:,.0f} windows; "
+        f"positive at {report[split]['forecastable']:.0f} of {len(every)} horizons. The true networks "
         f"{horizons[-1]} ahead have accuracy {format_number(truth, 3)}."
     )
     lines = _lines(methods, metrics, FORECAST_CONTROLS, prefix="")
@@ -370,12 +372,12 @@ def _missing(name: str) -> TablePart:
 
 
 def _lines(
-    found: Mapping[str, Any], metrics: Iterable[Metric], controls: Mapping[str, str], *, prefix: str
+    methods: Mapping[str, Any], metrics: Iterable[Metric], controls: Mapping[str, str], *, prefix: str
 ) -> list[Line]:
     lines = []
     for metric in metrics:
-        values = {name: found[name][metric.key] for name in (OURS, *controls) if _has(found.get(name), metric.key)}
-        bounds = [found[OURS].get(f"{metric.key}_{end}") for end in ("low", "high")]
+        values = {name: methods[name][metric.key] for name in (OURS, *controls) if _has(methods.get(name), metric.key)}
+        bounds = [methods[OURS].get(f"{metric.key}_{end}") for end in ("low", "high")]
         lines.append(Line(f"{prefix}{metric.key}", metric, values, None if None in bounds else (bounds[0], bounds[1])))
     return lines
 
@@ -403,8 +405,8 @@ def _cells(part: TablePart, line: Line) -> list[str]:
     return [metric.label + ARROWS[metric.better], *texts.values()]
 
 
-def _has(found: Mapping[str, Any] | None, key: str) -> bool:
-    return found is not None and isinstance(found.get(key), int | float)
+def _has(scores: Mapping[str, Any] | None, key: str) -> bool:
+    return scores is not None and isinstance(scores.get(key), int | float)
 
 
 def format_number(value: float | None, digits: int) -> str:

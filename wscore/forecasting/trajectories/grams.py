@@ -73,10 +73,10 @@ def gathered(
     grams: Float[Tensor, "window tensor part vector vector"], there: Float[Tensor, "tensor part"]
 ) -> Float[Tensor, "window tensor part vector vector"]:
     """Return the Gram matrices with non-existing parts of a tensor added to its last part."""
-    kept = grams * there[..., None, None]
+    known_grams = grams * there[..., None, None]
     last = torch.zeros_like(there)
     last[:, -1] = 1
-    return kept + last[..., None, None] * (grams - kept).sum(2, keepdim=True)
+    return known_grams + last[..., None, None] * (grams - known_grams).sum(2, keepdim=True)
 
 
 def noise_grams(back: Sequence[int], steps: Sequence[int]) -> Float[Tensor, "kind vector vector"]:
@@ -150,8 +150,8 @@ def shortened(
     This trains the case without older history, at the start of a run, on windows of the whole run.
     """
     draws = torch.rand(2, len(grams), generator=generator)
-    kept = torch.where(draws[0] < SHORTENED, (draws[1] * (lagged_snapshots + 1)).floor(), lagged_snapshots)
-    lost = (torch.arange(lagged_snapshots) >= kept[:, None]).to(grams.dtype)  # (W, older)
+    reach = torch.where(draws[0] < SHORTENED, (draws[1] * (lagged_snapshots + 1)).floor(), lagged_snapshots)
+    lost = (torch.arange(lagged_snapshots) >= reach[:, None]).to(grams.dtype)  # (W, older)
     on = torch.ones(grams.shape[0], grams.shape[-1], dtype=grams.dtype)
     on[:, increments : increments + lagged_snapshots] -= lost
     return grams * on[:, None, :, None] * on[:, None, None, :]

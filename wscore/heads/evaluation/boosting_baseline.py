@@ -47,19 +47,19 @@ def boost(target: Target, train: Known, validation: Known, test: Features, *, it
     Raises:
         DataError: if no statistic varies over the training rows.
     """
-    kept = varying(train.features)
-    if not kept.size:
+    columns = varying(train.features)
+    if not columns.size:
         raise DataError("no weight statistic varies over the training networks", where=target.name)
-    known = [Known(rows.features[:, kept], rows.values) for rows in (train, validation)]
-    categories = _categories(train.features, kept)
+    known = [Known(rows.features[:, columns], rows.values) for rows in (train, validation)]
+    categories = _categories(train.features, columns)
     options = {"max_bins": MAX_BINS, "categorical_features": categories}
     model = boosted(target, *known, iterations=iterations, seed=seed, **options)
-    return Boost(boosted_outputs(model, target, test[:, kept]), split_gains(model, kept))
+    return Boost(boosted_outputs(model, target, test[:, columns]), split_gains(model, columns))
 
 
-def _categories(features: Features, kept: np.ndarray) -> list[int] | None:
+def _categories(features: Features, columns: np.ndarray) -> list[int] | None:
     layout = features.shape[1] - 1
-    return [len(kept) - 1] if kept[-1] == layout and features[:, layout].max() < MAX_BINS else None
+    return [len(columns) - 1] if columns[-1] == layout and features[:, layout].max() < MAX_BINS else None
 
 
 def boosted_outputs(model: Boosted, target: Target, features: Features) -> np.ndarray:

@@ -149,12 +149,12 @@ def invariants(case: Case) -> Float[np.ndarray, "rows width"]:
 
 
 def _boosting(case: Case, train: np.ndarray, validation: np.ndarray, test: np.ndarray, **options: Any) -> np.ndarray:
-    kept = varying(train)
-    if not kept.size:
+    columns = varying(train)
+    if not columns.size:
         return training_mean(case)
-    known = (Known(train[:, kept], case.train_values), Known(validation[:, kept], case.validation_values))
+    known = (Known(train[:, columns], case.train_values), Known(validation[:, columns], case.validation_values))
     model = boosted(case.target, *known, iterations=case.iterations, seed=case.seed, **options)
-    return boosted_outputs(model, case.target, test[:, kept])
+    return boosted_outputs(model, case.target, test[:, columns])
 
 
 def _ridge(case: Case, train: np.ndarray, validation: np.ndarray, test: np.ndarray) -> np.ndarray:
@@ -247,13 +247,13 @@ def weight_components(
 
 def _held(read: Callable[[np.ndarray], np.ndarray]) -> Callable[[np.ndarray], np.ndarray]:
     """Return a reader of batches that reads each of them once."""
-    kept: dict[bytes, np.ndarray] = {}
+    read_before: dict[bytes, np.ndarray] = {}
 
     def batch(places: np.ndarray) -> np.ndarray:
         key = places.tobytes()
-        if key not in kept:
-            kept[key] = read(places)
-        return kept[key]
+        if key not in read_before:
+            read_before[key] = read(places)
+        return read_before[key]
 
     return batch
 
@@ -302,5 +302,5 @@ def _columns(target: Target, values: np.ndarray) -> np.ndarray:
 
 def _shrink(sizes: np.ndarray, strength: float, rows: int) -> np.ndarray:
     """Return s / (s^2 + strength * rows) of the singular values, 0 where they vanish."""
-    kept = sizes > 1e-9 * max(sizes.max(initial=0.0), 1e-30)
-    return np.where(kept, sizes / (sizes**2 + strength * rows), 0.0)
+    positive = sizes > 1e-9 * max(sizes.max(initial=0.0), 1e-30)
+    return np.where(positive, sizes / (sizes**2 + strength * rows), 0.0)

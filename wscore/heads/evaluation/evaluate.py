@@ -269,11 +269,11 @@ def unseen_report(results: HeadResults, report: Mapping[str, Any], config: Evalu
     """
     if results.unseen is None:
         return {}
-    found = heads_report(results.unseen, config)
-    for name in (name for name in MAIN_SCORES if name in report[OURS] and name in found[OURS]):
+    unseen_widths = heads_report(results.unseen, config)
+    for name in (name for name in MAIN_SCORES if name in report[OURS] and name in unseen_widths[OURS]):
         for method in results.outputs:
-            found[method]["loss"] = report[method][name] - found[method][name]
-    return found
+            unseen_widths[method]["loss"] = report[method][name] - unseen_widths[method][name]
+    return unseen_widths
 
 
 def heads_summary_line(report: Mapping[str, Any], unseen_widths: Mapping[str, Any] = NOTHING) -> str:

@@ -168,8 +168,8 @@ def predicted_classes(target: Target, outputs: Float[np.ndarray, "rows width"]) 
 def aggregate(targets: Targets, outputs: Outputs, encoded: Encoded) -> float:
     """Return the mean over the targets of `cut_skill` on their known rows; one-valued targets are excluded; NaN if all are."""
     skills = [cut_skill(target, *known_rows(target, number, outputs, encoded)) for number, target in enumerate(targets)]
-    kept = [value for value in skills if not np.isnan(value)]
-    return float(np.mean(kept)) if kept else float("nan")
+    defined = [value for value in skills if not np.isnan(value)]
+    return float(np.mean(defined)) if defined else float("nan")
 
 
 def known_rows(

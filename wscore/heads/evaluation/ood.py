@@ -73,17 +73,17 @@ def learnable(heads: HeadsConfig, column: str, train: pd.DataFrame) -> HeadsConf
             return False
         return True
 
-    kept = {
+    chosen = {
         "patterns": tuple(name for name in heads.patterns if possible(patterns=(name,))),
         "continuous": {name: scale for name, scale in heads.continuous.items() if possible(continuous={name: scale})},
         "discrete": tuple(name for name in heads.discrete if name != column and possible(discrete=(name,))),
     }
-    empty = {"patterns": not kept["patterns"], "hyperparameters": not (kept["continuous"] or kept["discrete"])}
+    empty = {"patterns": not chosen["patterns"], "hyperparameters": not (chosen["continuous"] or chosen["discrete"])}
     tasks = tuple(task for task in heads.tasks if not empty.get(task, False))
-    named = {*kept["patterns"], heads.accuracy_target, *kept["continuous"], *kept["discrete"]}
+    named = {*chosen["patterns"], heads.accuracy_target, *chosen["continuous"], *chosen["discrete"]}
     weights = {name: weight for name, weight in heads.target_weights.items() if name in named}
-    kept["patterns"] = kept["patterns"] or heads.patterns[:1]  # the task is not trained then
-    return msgspec.structs.replace(heads, tasks=tasks, target_weights=weights, mode="frozen", **kept)
+    chosen["patterns"] = chosen["patterns"] or heads.patterns[:1]  # the task is not trained then
+    return msgspec.structs.replace(heads, tasks=tasks, target_weights=weights, mode="frozen", **chosen)
 
 
 def _evaluate_without(
@@ -100,9 +100,10 @@ def _evaluate_without(
     numbers, train = here.table["row"].to_numpy(int), split == "train"
     size = rows.components.shape[1]
     rows = rows._replace(components=weight_components(zoo, numbers, train, components=size, seed=config.seed))
-    kept = learnable(heads, column, here.part("train").table)
+    fitted = learnable(heads, column, here.part("train").table)
     return {
-        task: heads_report(evaluate(train_head(task, kept, here)[0], here, rows, config), config) for task in kept.tasks
+        task: heads_report(evaluate(train_head(task, fitted, here)[0], here, rows, config), config)
+        for task in fitted.tasks
     }
 
 
