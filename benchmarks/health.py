@@ -5,18 +5,16 @@
 The classifier is trained on 1,000 networks of training runs and damaged copies of them, and judges 1,000 networks of
 the test runs: 500 as they are, and a damaged copy of each, with all kinds of damage equally often. Prints (1) AUROC, recall
 at 1% false alarms and the share of damaged networks whose cause is right, for ours and the controls, with 95% intervals over
-runs; (2) recall by kind of damage; (3) how many flips and swaps change what a network answers; (4) networks trained on random
+runs; (2) recall by kind of damage; (3) how many flips and swaps change what a network answers; (4) networks trained on shuffled
 labels. Controls: boosting on statistics of the weights, the exponents of the spectra as in WeightWatcher (Martin and Mahoney
 2021), our classifier trained on shuffled causes. Takes about two minutes on one core.
 """
 
 import argparse
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import msgspec
 import numpy as np
 import pandas as pd
 import torch
@@ -24,6 +22,7 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 
+from benchmarks.lineage import Images, train
 from wscore.config import load_section
 from wscore.encoder.features import CHAIN, select
 from wscore.encoder.weight_encoder import WeightEncoder
@@ -42,16 +41,13 @@ from wscore.survey.health import (
     health_features,
     make_examples,
 )  # fmt: skip
-from wscore.survey.layer_fit import layer_fit
 from wscore.survey.ranking import rank
 from wscore.survey.records import Group
 from wscore.survey.rules import CERTAIN, rule_findings
-from wscore.zoo.config import ZooConfig
-from wscore.zoo.generate import generate_zoo
 from wscore.zoo.store import Zoo
 
 TRAINED, TESTED, RESAMPLES, FALSE_ALARMS = 1000, 500, 300, 0.01
-NOISE_RUNS = 120  # half of them on random labels
+NOISE_ARCHITECTURES, NOISE_NETWORKS, EPOCHS = 5, 10, 15  # half of the networks see shuffled labels
 FUNCTIONAL = ("flipped channels", "layer of another network", "re-initialised layer", "dead channels")
 
 
@@ -89,7 +85,7 @@ def main() -> None:
     model = HealthModel(examples)
     print_table(judged, features, examples, model)
     print_functions(zoo, judged)
-    print_noise(options.model, encoder, model, examples)
+    print_noise(zoo, options.model, encoder, model, examples)
 
 
 def groups_of(zoo: Zoo, rows: np.ndarray) -> list[Group]:
@@ -247,38 +243,48 @@ def _answers(network: torch.nn.Module, group: Group, row: int, images: torch.Ten
     return network(images).argmax(dim=1)
 
 
-def print_noise(source: str, encoder: WeightEncoder, model: HealthModel, examples: Examples) -> None:
-    """Print how well networks trained on random labels are told from others that are trained alike."""
-    config = load_section(ZooConfig, "zoo")
-    variety = msgspec.structs.replace(config.variety, random_labels=0.5)
-    config = msgspec.structs.replace(config, n_runs=NOISE_RUNS, seed=7, variety=variety)
-    with tempfile.TemporaryDirectory() as folder:
-        generate_zoo(config, load_tasks(load_section(DataConfig, "data")), Path(folder) / "zoo")
-        zoo = Zoo(Path(folder) / "zoo")
-        groups = groups_of(zoo, zoo.last_checkpoints())
-    names = [name for group in groups for name in group.names]
-    table = zoo.table.set_index("model_id").loc[names]
-    noise = table["has_random_labels"].to_numpy(bool)
+def print_noise(zoo: Zoo, source: str, encoder: WeightEncoder, model: HealthModel, examples: Examples) -> None:
+    """Print how well networks trained on shuffled labels are told from others that are trained alike."""
+    groups, noise, members = train_on_noise(zoo)
     head = PublishedHead(head_parts(source, ["accuracy"])["accuracy"], encoder)
     features = features_of(groups, encoder, examples)
     rows = rank(groups, encoder, head).rows
-    fit = [select(layer_fit(group.layout, group.vectors), examples.names, len(group.names)) for group in groups]
     scores = {
         "damage score": damage_scores(model.probabilities(features)),
         "predicted accuracy": -np.array([row["predicted"] if row["predicted"] is not None else 0.5 for row in rows]),
-        "classifier trained on such networks": _cross_validated(features, noise, table["run_id"].to_numpy()),
-        "the same, on the fit of layers": _cross_validated(np.concatenate(fit), noise, table["run_id"].to_numpy()),
+        "boosting, cross-validated by architecture": _cross_validated(features, noise, members),
         "exponents of spectra": spectral_exponents(groups),
     }
-    print(f"trained on random labels: {noise.sum()} of {len(noise)}; AUROC")
+    print(f"trained on shuffled labels: {noise.sum()} of {len(noise)}; AUROC")
     for name, score in scores.items():
         print(f"  {name}: {roc_auc_score(noise, score):.3f}")
+
+
+def train_on_noise(zoo: Zoo) -> tuple[list[Group], np.ndarray, np.ndarray]:
+    """Return networks by architecture, which of them have seen shuffled labels, and the number of their architecture."""
+    images = load_tasks(load_section(DataConfig, "data")).images[0]
+    random = np.random.default_rng(0)
+    groups, noise, members = [], [], []
+    for number, row in enumerate(random.permutation(zoo.last_checkpoints())[:NOISE_ARCHITECTURES].tolist()):
+        vectors = []
+        for seed in range(NOISE_NETWORKS):
+            torch.manual_seed(seed)
+            order = torch.from_numpy(random.permutation(len(images.y_train)))
+            labels = images.y_train[order] if seed % 2 else images.y_train
+            network = train(
+                build(parse(zoo.table["architecture"].iloc[row])), Images(images.x_train, labels), EPOCHS, seed
+            )
+            vectors.append(zoo.layout(row).flatten(network.state_dict()))
+            noise.append(bool(seed % 2))
+            members.append(number)
+        groups.append(Group(zoo.layout(row), np.stack(vectors), [f"{number} {seed}" for seed in range(NOISE_NETWORKS)]))
+    return groups, np.array(noise), np.array(members)
 
 
 def _cross_validated(features: np.ndarray, noise: np.ndarray, runs: np.ndarray) -> np.ndarray:
     trees = HistGradientBoostingClassifier(max_iter=60, min_samples_leaf=5, max_features=0.3, random_state=0)
     folds = StratifiedGroupKFold(5)
-    predicted = cross_val_predict(trees, features, noise, groups=runs, cv=folds, method="predict_proba")
+    predicted = cross_val_predict(trees, np.nan_to_num(features), noise, groups=runs, cv=folds, method="predict_proba")
     return np.asarray(predicted)[:, 1]
 
 

@@ -13,6 +13,7 @@ from torch import nn
 from wscore.cli.main import main
 from wscore.errors import DataError
 from wscore.io import write_tensors
+from wscore.networks.architectures import Architecture, build
 from wscore.survey.survey import Survey, survey
 
 State = dict[str, torch.Tensor]
@@ -41,6 +42,15 @@ def planted() -> dict[str, State]:
     states["dead"]["0.weight"][3] = 0
     states["<script>alert(1)</script>"] = network(6)
     states["other shape"] = {"weight": torch.randn(3, 5)}
+    torch.manual_seed(7)
+    states["transformer"] = dict(nn.TransformerEncoderLayer(8, 2, 16).state_dict())
+    residual = Architecture(
+        family="resnet", input=(3, 16, 16), classes=7, widths=(12, 8), activation="relu", pooling="max"
+    )
+    states["resnet"] = {
+        name: tensor + 0.05 * torch.rand(tensor.shape) if tensor.is_floating_point() else tensor
+        for name, tensor in build(residual).state_dict().items()
+    }
     return states
 
 
@@ -72,9 +82,12 @@ def test_relations_are_named(result: Survey) -> None:
 
 
 def test_damage_and_what_cannot_be_compared_are_reported(result: Survey) -> None:
-    assert [(finding.network, finding.cause) for finding in result.findings] == [("dead", "dead channels")]
+    assert [(finding.network, finding.cause) for finding in result.findings] == [
+        ("dead", "dead channels"), ("transformer", "untrained"),
+    ]  # fmt: skip
     assert row_of(result, "dead")["health"] == "dead channels"
-    assert result.summary["not comparable"] == ["other shape"]
+    assert result.summary["not comparable"] == ["other shape", "transformer", "resnet"]
+    assert row_of(result, "resnet")["health"] == "no finding"
     assert result.summary["networks with a predicted accuracy"] == 0
 
 
@@ -105,6 +118,8 @@ def folder(tmp_path: Path) -> Path:
         )
     (folder / "broken.pt").write_bytes(b"no network")
     write_tensors(folder / "nan.safetensors", {"0.weight": torch.full((4, 4), torch.nan)})
+    write_tensors(folder / "<script>alert(2)<br>.safetensors", network(8))
+    (folder / "notes.txt").write_text("no network")
     (folder / "labels.csv").write_text("network,lr\nnet0.safetensors,0.1\nbroken.pt,0.2\n")
     return folder
 
@@ -118,7 +133,8 @@ def test_the_command_writes_tables_findings_and_a_page(folder: Path, tmp_path: P
     run(folder, "--out", out, "--labels", folder / "labels.csv")
     assert {path.name for path in out.iterdir()} == {"networks.csv", "edges.csv", "findings.json", "index.html"}
     rows = list(csv.DictReader((out / "networks.csv").read_text().splitlines()))
-    assert len(rows) == len(planted())
+    assert len(rows) == len(planted()) + 1
+    assert "<script>alert(2)" not in (out / "index.html").read_text()
     assert {row["network"]: row["lr"] for row in rows}["net0.safetensors"] == "0.1"
     found = {row["network"]: row for row in json.loads((out / "findings.json").read_text())["findings"]}
     assert found["broken.pt"]["cause"] == found["nan.safetensors"]["cause"] == "unreadable"
