@@ -73,7 +73,7 @@ TABLE: dict[tuple[str, str], dict[str, str]] = {
         "down = (exact < _at(lookup.thresholds, place)).int()": "down = torch.zeros_like(near)",
     },
     ("autoencoder/coding/range_coder.py", "unit/autoencoder/coding/test_range_coder.py"): {
-        "found < min(start + span, 1 << 8 * size)": "found < min(start + 2 * span, 1 << 8 * size)",
+        "multiple < min(start + span, 1 << 8 * size)": "multiple < min(start + 2 * span, 1 << 8 * size)",
         "found = -(-start // unit) * unit": "found = start // unit * unit",
     },
     ("autoencoder/coding/table_coder.py", "unit/autoencoder/coding/test_codec.py"): {
