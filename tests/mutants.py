@@ -74,7 +74,7 @@ TABLE: dict[tuple[str, str], dict[str, str]] = {
     },
     ("autoencoder/coding/range_coder.py", "unit/autoencoder/coding/test_range_coder.py"): {
         "multiple < min(start + span, 1 << 8 * size)": "multiple < min(start + 2 * span, 1 << 8 * size)",
-        "found = -(-start // unit) * unit": "found = start // unit * unit",
+        "multiple = -(-start // unit) * unit": "multiple = start // unit * unit",
     },
     ("autoencoder/coding/table_coder.py", "unit/autoencoder/coding/test_codec.py"): {
         "numbers = (numbers << below) - _half(below)": "numbers = numbers << below",
