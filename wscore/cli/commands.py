@@ -38,38 +38,38 @@ def encode(options: argparse.Namespace) -> None:
         _encode_windows(options)
         return
     encoder = WeightEncoder.from_pretrained(options.model)
-    found: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = []
     for network in _networks(options):
         encoding = encoder.encode_network(network.state)
-        found.append({"network": network.name, "weights": network.layout.size, "inside": float(encoding.inside),
+        rows.append({"network": network.name, "weights": network.layout.size, "inside": float(encoding.inside),
                       "basis": encoding.basis, "latent": encoding.latents.tolist()})  # fmt: skip
     if options.out:
-        latents = {row["network"]: torch.tensor(row["latent"]) for row in found}
+        latents = {row["network"]: torch.tensor(row["latent"]) for row in rows}
         _write_latents(Path(options.out), latents, {}, encoder.identity)
-    _print_latents(options, encoder.identity, found)
+    _print_latents(options, encoder.identity, rows)
 
 
 def _encode_windows(options: argparse.Namespace) -> None:
     """Print the latents of networks by the autoencoder, for `decode`."""
     encoder = PublishedEncoder.from_pretrained(options.model)
-    found: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = []
     latents: dict[str, Tensor] = {}
     layouts: dict[str, Layout] = {}
     for network in _networks(options):
         windows, layout, _ = encoder.encode(network.state)
-        found.append({"network": network.name, "weights": layout.size, "windows": len(windows),
+        rows.append({"network": network.name, "weights": layout.size, "windows": len(windows),
                       "latent": windows.mean(dim=0).tolist()})  # fmt: skip
         latents[network.name], layouts[network.name] = windows, layout
     if options.out:
         _write_latents(Path(options.out), latents, layouts, encoder.identity)
-    _print_latents(options, encoder.identity, found)
+    _print_latents(options, encoder.identity, rows)
 
 
-def _print_latents(options: argparse.Namespace, identity: str, found: Sequence[dict[str, Any]]) -> None:
+def _print_latents(options: argparse.Namespace, identity: str, rows: Sequence[dict[str, Any]]) -> None:
     if options.json:
-        print_json({"encoder": identity, "networks": found})
+        print_json({"encoder": identity, "networks": rows})
         return
-    print_table([{**row, "latent": _short(row["latent"])} for row in found])
+    print_table([{**row, "latent": _short(row["latent"])} for row in rows])
 
 
 def decode(options: argparse.Namespace) -> None:
@@ -94,7 +94,7 @@ def predict(options: argparse.Namespace) -> None:
     """Predict properties of networks."""
     encoder = WeightEncoder.from_pretrained(options.model)
     heads = _heads(options.model, encoder, options.heads)
-    found: list[dict[str, Any]] = []
+    networks: list[dict[str, Any]] = []
     for network in _networks(options):
         known = encoder.read(network.state, more={name for head in heads.values() for name in head.features})
         with warnings.catch_warnings():
@@ -102,14 +102,14 @@ def predict(options: argparse.Namespace) -> None:
             predicted = {name: head.predict(known, architecture=network.architecture) for name, head in heads.items()}
         encoding = known.encoding
         _warn_if_unlike(network.name, encoding, "predictions may be far off and have no intervals")
-        found.append({"network": network.name, "inside": float(encoding.inside), "basis": encoding.basis,
+        networks.append({"network": network.name, "inside": float(encoding.inside), "basis": encoding.basis,
                       "heads": predicted})  # fmt: skip
     if options.json:
-        print_json({"networks": found})
+        print_json({"networks": networks})
         return
     print_table([
         row | {"inside": network["inside"], "basis": network["basis"]}
-        for network in found for row in _properties(network["network"], network["heads"])
+        for network in networks for row in _properties(network["network"], network["heads"])
     ])  # fmt: skip
 
 
@@ -220,14 +220,14 @@ def forecast(options: argparse.Namespace) -> None:
 
 def inspect(options: argparse.Namespace) -> None:
     """Show a network, a zoo, a recorded run or a model."""
-    found = describe_path(options.path)
-    if found is None:
-        found = inspect_network(read_one(options.path, architecture=options.architecture), options.model)
+    facts = describe_path(options.path)
+    if facts is None:
+        facts = inspect_network(read_one(options.path, architecture=options.architecture), options.model)
     if options.json:
-        print_json(found)
+        print_json(facts)
         return
-    tables = {name: value for name, value in found.items() if isinstance(value, list)}
-    print_table([{"": name, "value": value} for name, value in found.items() if name not in tables])
+    tables = {name: value for name, value in facts.items() if isinstance(value, list)}
+    print_table([{"": name, "value": value} for name, value in facts.items() if name not in tables])
     for name, rows in tables.items():
         print_table(rows, title=f"\n{name}") if rows else None
 
@@ -239,9 +239,9 @@ def _warn_if_unlike(name: str, encoding: Encoding, so: str) -> None:
 
 
 def _networks(options: argparse.Namespace) -> Iterator[LoadedNetwork]:
-    found = read_networks(options.networks, architecture=options.architecture, limit=options.limit)
+    networks = read_networks(options.networks, architecture=options.architecture, limit=options.limit)
     seen: set[str] = set()
-    for network in progress(found):
+    for network in progress(networks):
         if network.name in seen:
             raise DataError("two networks have the same name", where=network.name, fix="pass them one at a time")
         seen.add(network.name)

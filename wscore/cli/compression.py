@@ -37,8 +37,8 @@ def compress(options: argparse.Namespace) -> None:
     row = {"network": network.name, "file": options.out, "bytes": len(data)}
     row["ratio"] = 4 * network.layout.size / len(data)
     if judge is not None:
-        original, found = judge.logits(network.state), judge.logits(back)
-        row["agreement"] = float((original.argmax(-1) == found.argmax(-1)).float().mean())
+        original, decoded = judge.logits(network.state), judge.logits(back)
+        row["agreement"] = float((original.argmax(-1) == decoded.argmax(-1)).float().mean())
         row |= {"accuracy": judge.accuracy(back), "original accuracy": judge.accuracy(network.state)}
     with atomic_file(Path(options.out)) as temporary:
         temporary.write_bytes(data)

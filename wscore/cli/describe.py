@@ -112,8 +112,8 @@ def _statistics(values: Tensor) -> dict[str, float | None]:
     """Return statistics of a tensor; empty for an empty tensor."""
     if not values.numel():
         return dict.fromkeys(("mean", "std", "min", "max", "zeros"))
-    found = {"mean": values.mean(), "std": values.std(correction=0), "min": values.min(), "max": values.max()}
-    return {**{name: float(value) for name, value in found.items()}, "zeros": float((values == 0).double().mean())}
+    statistics = {"mean": values.mean(), "std": values.std(correction=0), "min": values.min(), "max": values.max()}
+    return {**{name: float(value) for name, value in statistics.items()}, "zeros": float((values == 0).double().mean())}
 
 
 def _symmetry(network: LoadedNetwork, model: str) -> tuple[PermutationSpec | None, str]:
@@ -127,11 +127,11 @@ def _symmetry(network: LoadedNetwork, model: str) -> tuple[PermutationSpec | Non
     try:
         encoder = PublishedEncoder.from_pretrained(model)
         match = encoder.layouts.match(network.layout)
-        found = None if match is None else encoder.alignment.references.get(match.known.identity)
+        reference = None if match is None else encoder.alignment.references.get(match.known.identity)
     except WscoreError:
-        found = None
-    if found is not None:
-        return found.spec, f"from networks of this layout in {model}"
+        reference = None
+    if reference is not None:
+        return reference.spec, f"from networks of this layout in {model}"
     return None, f"unknown: no --architecture, and {model} has no network of this layout"
 
 
@@ -194,10 +194,10 @@ def _checked(folder: Path) -> str:
 def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
     if not isinstance(value, dict):
         return {prefix: value}
-    found: dict[str, Any] = {}
+    flat: dict[str, Any] = {}
     for key, item in value.items():
-        found |= _flat(item, f"{prefix}.{key}" if prefix else str(key))
-    return found
+        flat |= _flat(item, f"{prefix}.{key}" if prefix else str(key))
+    return flat
 
 
 def _class_name(folder: Path) -> str:

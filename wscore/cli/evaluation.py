@@ -121,8 +121,10 @@ def predicted(zoo: Zoo, cache: TokenCache, file: Path, metrics: Path) -> list[di
     if report.get("networks", len(truth)) != len(truth):
         text = f"measured on {report['networks']:.0f} networks, not {len(truth)}: run `dvc repro evaluate_heads`"
         warnings.warn(f"{metrics}: {text}", WscoreWarning, stacklevel=2)
-    found = {MINE: scores} | {name: part for name, part in report.items() if isinstance(part, Mapping) and "r2" in part}
-    rows = [_row(name, part, ("r2", "mae", "kendall_tau")) for name, part in found.items()]
+    methods = {MINE: scores} | {
+        name: figures for name, figures in report.items() if isinstance(figures, Mapping) and "r2" in figures
+    }
+    rows = [_row(name, figures, ("r2", "mae", "kendall_tau")) for name, figures in methods.items()]
     return sorted(rows, key=lambda row: row["r2"], reverse=True)
 
 
@@ -147,14 +149,17 @@ def rebuilt(zoo: Zoo, cache: TokenCache, folder: Path, metrics: Path) -> dict[st
             warnings.warn(f"no comparison with the {name}: {folder} holds {shown}", WscoreWarning, stacklevel=2)
             continue
         if name == "codec":
-            own = load_section(EvaluateCodecConfig, "evaluate_codec")
+            settings = load_section(EvaluateCodecConfig, "evaluate_codec")
             config = msgspec.structs.replace(
-                config, probe_images=own.probe_images, seed=own.seed, bootstrap_samples=own.bootstrap_samples
+                config,
+                probe_images=settings.probe_images,
+                seed=settings.seed,
+                bootstrap_samples=settings.bootstrap_samples,
             )
         scores = _fidelity(zoo, cache, rows, mine, config)
-        found = {MINE: scores} | _methods(_report(metrics, name))
-        rows_of_table = [_row(method, part, ("agreement", "accuracy_change", "accuracy", "compression_ratio"))
-                         for method, part in found.items()]  # fmt: skip
+        methods = {MINE: scores} | _methods(_report(metrics, name))
+        rows_of_table = [_row(method, figures, ("agreement", "accuracy_change", "accuracy", "compression_ratio"))
+                         for method, figures in methods.items()]  # fmt: skip
         ranked = sorted(rows_of_table, key=lambda row: row["agreement"], reverse=True)
         sections[f"rebuilt networks, beside the {name} ({len(rows)} networks)"] = ranked
     if not sections:
@@ -217,17 +222,17 @@ def _fidelity(zoo: Zoo, cache: TokenCache, rows: np.ndarray, mine: Rebuilt, conf
 
 def _methods(report: Mapping[str, Any]) -> dict[str, Mapping[str, float]]:
     """Return the methods of a report; those of the codec are named by method and ratio."""
-    found: dict[str, Mapping[str, float]] = {}
-    for name, part in report.items():
-        if isinstance(part, Mapping) and "agreement" in part:
-            found[name] = part
-        elif isinstance(part, Mapping) and name.endswith("x"):
-            found |= {
-                f"{method}, {name}": one
-                for method, one in part.items()
-                if isinstance(one, Mapping) and "agreement" in one
+    methods: dict[str, Mapping[str, float]] = {}
+    for name, figures in report.items():
+        if isinstance(figures, Mapping) and "agreement" in figures:
+            methods[name] = figures
+        elif isinstance(figures, Mapping) and name.endswith("x"):
+            methods |= {
+                f"{method}, {name}": scores
+                for method, scores in figures.items()
+                if isinstance(scores, Mapping) and "agreement" in scores
             }
-    return found
+    return methods
 
 
 def _report(metrics: Path, name: str) -> Mapping[str, Any]:

@@ -59,8 +59,8 @@ def read_networks(texts: Sequence[str], *, architecture: str = "", limit: int | 
         from wscore.zoo.readers.folder import in_time
 
         texts = sorted(texts, key=in_time)
-    found = (network for text in texts for network in _read(text))
-    for network in islice(found, limit):
+    networks = (network for text in texts for network in _read(text))
+    for network in islice(networks, limit):
         yield network if network.architecture else network._replace(architecture=architecture)
 
 
@@ -70,10 +70,10 @@ def read_one(text: str, *, architecture: str = "") -> LoadedNetwork:
     Raises:
         DataError: if it is missing, or there are several.
     """
-    found = list(read_networks([text], architecture=architecture, limit=2))
-    if len(found) != 1:
+    networks = list(read_networks([text], architecture=architecture, limit=2))
+    if len(networks) != 1:
         raise DataError("is not one network", where=text, fix="name a file, or one network of a zoo as ZOO#MODEL_ID")
-    return found[0]
+    return networks[0]
 
 
 def zoo_folder(text: str) -> Path:
@@ -94,10 +94,10 @@ def network_files(path: Path) -> list[str]:
 
     if (path / "rows").is_dir() or (path / "weights.npy").is_file():
         return []
-    runs = {one.parent for one in path.glob("*/weights.npy")}
-    found = [file for file in path.rglob("*") if file.name.lower().endswith(ENDINGS) and file.is_file()]
-    inside = [file.relative_to(path) for file in found if not runs & set(file.parents)]
-    names = (file.as_posix() for file in inside if not any(part.startswith(".") for part in file.parts))
+    runs = {array.parent for array in path.glob("*/weights.npy")}
+    files = [file for file in path.rglob("*") if file.name.lower().endswith(ENDINGS) and file.is_file()]
+    inside = [file.relative_to(path) for file in files if not runs & set(file.parents)]
+    names = (file.as_posix() for file in inside if not any(level.startswith(".") for level in file.parts))
     return without_shards(path, sorted(names, key=in_time))[0]  # a forecast uses epoch-9 before epoch-10
 
 
@@ -129,7 +129,7 @@ def _of_folder(path: Path) -> Iterator[LoadedNetwork]:
         return
     files = network_files(path)
     if not files:
-        runs = sorted(one.parent for one in path.glob("*/weights.npy"))
+        runs = sorted(array.parent for array in path.glob("*/weights.npy"))
         fix = f"name one of the recorded runs, such as {runs[0]}" if runs else None
         raise DataError("no networks here", where=path, expected=f"a zoo, or files *{', *'.join(SUFFIXES)}", fix=fix)
     for file in files:

@@ -10,7 +10,7 @@ from wscore.io import to_json
 from wscore.progress import progress_bar
 
 T = TypeVar("T")
-WIDEST = 60  # characters of a cell
+WIDEST, LAST = 60, 400  # characters of a cell; of one in the last column
 
 
 def print_json(value: object) -> None:
@@ -22,7 +22,7 @@ def print_table(rows: Sequence[Mapping[str, Any]], *, title: str = "") -> None:
     """Print rows as a table, numbers right-aligned; missing values are left blank."""
     columns = list(dict.fromkeys(name for row in rows for name in row))
     numeric = {name: all(_is_number(row.get(name)) for row in rows) for name in columns}
-    cells = [[cell(row.get(name)) for name in columns] for row in rows]
+    cells = [[cell(row.get(name), LAST if name == columns[-1] else WIDEST) for name in columns] for row in rows]
     widths = [max([len(name), *(len(line[place]) for line in cells)]) for place, name in enumerate(columns)]
     lines = [title] if title else []
     for line in [columns, *cells]:
@@ -34,7 +34,7 @@ def print_table(rows: Sequence[Mapping[str, Any]], *, title: str = "") -> None:
     sys.stdout.write("\n".join(lines) + "\n")
 
 
-def cell(value: object) -> str:
+def cell(value: object, widest: int = WIDEST) -> str:
     """Return a value as a table cell, without control characters."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
@@ -45,7 +45,7 @@ def cell(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     text = printable(value)
-    return text if len(text) <= WIDEST else f"{text[: WIDEST - 3]}..."
+    return text if len(text) <= widest else f"{text[: widest - 3]}..."
 
 
 def progress(items: Iterable[T], /, *, total: int | None = None, unit: str = "network") -> Iterable[T]:
