@@ -8,7 +8,7 @@ draw       networks of a layout, of latents of the training networks in a band o
 gaussian   decode(z), z from a Gaussian fitted to these latents (covariance shrunk, Ledoit and Wolf 2004)
 encoded    decode(z), z of these networks
 mean       the mean of their weights
-typical    the first prototype of the layout
+typical    the first exemplar of the layout
 
 refined    networks as each method gives them back, after steps of Adam on training images; `random`: new networks
 """

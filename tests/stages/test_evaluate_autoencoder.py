@@ -34,7 +34,7 @@ ENCODER = EncoderConfig(
     distilled=0.5, probes=10, probe_steps=1, hidden_dim=8, layers=1, dropout=0.0, noise=0.1, blank=0.1, epochs=1,
     batch_size=16, lr=1e-3, weight_decay=0.01, patience=3, seed=0,
 )  # fmt: skip
-DECODER = DecoderShape(latent_dim=12, memory=2, hidden_dim=8, rank=8, layers=1, heads=2, prototypes=1, layouts=())
+DECODER = DecoderShape(latent_dim=12, memory=2, hidden_dim=8, rank=8, layers=1, heads=2, exemplars=1, layouts=())
 
 
 @pytest.fixture

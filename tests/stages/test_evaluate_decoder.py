@@ -56,7 +56,7 @@ def workspace(tmp_path: Path, zoo: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     encoder, _ = WeightEncoder.fit(Zoo(zoo), cache.splits(len(Zoo(zoo))), ENCODER, latent_dim=8)
     encoder.save(tmp_path / "encoder")
     shape = DecoderShape(
-        latent_dim=8, memory=2, hidden_dim=8, rank=8, layers=1, heads=2, prototypes=1,
+        latent_dim=8, memory=2, hidden_dim=8, rank=8, layers=1, heads=2, exemplars=1,
         layouts=tuple(cache.layouts[key] for key in cache.trained_layouts()),
     )  # fmt: skip
     identity = WeightEncoder.from_folder(tmp_path / "encoder").identity

@@ -48,7 +48,7 @@ def write_params(latent_dim: int) -> None:
     shipped = read_yaml(PARAMS)
     small = {"probes": 10, "probe_steps": 2, "hidden_dim": 8, "layers": 1, "epochs": 2, "batch_size": 8}
     content = {"encoder": shipped["encoder"] | small, "features": shipped["features"], "data": shipped["data"]}
-    tiny = {"memory": 2, "hidden_dim": 8, "rank": 8, "heads": 2, "prototypes": 2}
+    tiny = {"memory": 2, "hidden_dim": 8, "rank": 8, "heads": 2, "exemplars": 2}
     short = {"choice_steps": 10, "steps": 10, "images": 16, "step_images": 4}
     content["decoder"] = shipped["decoder"] | tiny | short
     Path("params.yaml").write_text(json.dumps(content | {"ae": shipped["ae"] | {"latent_dim": latent_dim}}))

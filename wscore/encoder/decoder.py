@@ -1,6 +1,6 @@
 """Network of the decoder: a latent and a layout in, weights out.
 
-    k = argmax_k -|A z - A z_k|^2 + b_k                     prototype, a training network of the closest known layout
+    k = argmax_k -|A z - A z_k|^2 + b_k                     exemplar, a training network of the closest known layout
     P = P_k of the widths that are asked for                `wscore.encoder.resizing`
     m = norm(z Z)                                           memory, numbers of the latent as vectors              (n, M, D)
     x = x + attention(x, m); x = x + attention(x, x); ...   one vector per unit, from its query                   (n, R, D)
@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from wscore.config import Section
 from wscore.encoder.decoder_queries import COLUMN, ROW, LayoutQueries, TensorQuery, layout_queries
-from wscore.encoder.prototypes import Prototypes
+from wscore.encoder.exemplars import Exemplars
 from wscore.encoder.resizing import Resizing, closest, resizing
 from wscore.errors import DataError
 from wscore.networks.layout import Layout
@@ -35,8 +35,8 @@ GAINS = {"conv": 3.5}  # of corrections by kind
 GAIN = 2.0
 LEVEL, LEVELS = 0.5, 4  # inputs of a unit that all have in common
 LOG_FACTORS = (-3.0, 3.0)  # range of the logarithm of the factor on a running variance
-SOFTNESS = 0.1  # nats in which divergences count for the choice of a prototype
-CHOICE = 32  # numbers in which latents are compared with those of prototypes
+SOFTNESS = 0.1  # nats in which divergences count for the choice of an exemplar
+CHOICE = 32  # numbers in which latents are compared with those of exemplars
 
 
 class DecoderShape(Section):
@@ -49,7 +49,7 @@ class DecoderShape(Section):
         rank: numbers in which weights of a unit and of an input meet.
         layers: blocks.
         heads: attention heads.
-        prototypes: of each known layout.
+        exemplars: of each known layout.
         layouts: that are known.
     """
 
@@ -59,7 +59,7 @@ class DecoderShape(Section):
     rank: Annotated[int, Meta(gt=LEVELS)]
     layers: Positive
     heads: Positive
-    prototypes: Positive
+    exemplars: Positive
     layouts: tuple[Layout, ...]
 
     def __post_init__(self) -> None:
@@ -73,8 +73,8 @@ class Request(NamedTuple):
 
     Attributes:
         queries: of its units and weights.
-        known: number of the known layout whose prototypes are taken.
-        resizing: of these prototypes.
+        known: number of the known layout whose exemplars are taken.
+        resizing: of these exemplars.
     """
 
     queries: LayoutQueries
@@ -124,19 +124,19 @@ class WeightDecoder(nn.Module):
         for layer in (self.units, self.vectors):
             nn.init.normal_(layer.weight, std=START)
             nn.init.zeros_(layer.bias)
-        empty = [torch.zeros(config.prototypes, layout.size) for layout in config.layouts]
-        self.prototypes = nn.ParameterList(empty)
-        self.keys = nn.Parameter(torch.zeros(len(empty), config.prototypes, config.latent_dim))
-        self.levels = nn.Parameter(torch.zeros(len(empty), config.prototypes))
+        empty = [torch.zeros(config.exemplars, layout.size) for layout in config.layouts]
+        self.exemplars = nn.ParameterList(empty)
+        self.keys = nn.Parameter(torch.zeros(len(empty), config.exemplars, config.latent_dim))
+        self.levels = nn.Parameter(torch.zeros(len(empty), config.exemplars))
         self.choice = nn.Linear(config.latent_dim, CHOICE, bias=False)
 
     @torch.no_grad()
-    def start(self, chosen: Sequence[Prototypes]) -> None:
-        """Take prototypes of every known layout, before training."""
-        for number, prototypes in enumerate(chosen):
-            self.prototypes[number].copy_(prototypes.weights)
-            self.keys[number] = prototypes.latents
-            self.levels[number] = -prototypes.divergences.mean(0) / SOFTNESS
+    def start(self, chosen: Sequence[Exemplars]) -> None:
+        """Take exemplars of every known layout, before training."""
+        for number, exemplars in enumerate(chosen):
+            self.exemplars[number].copy_(exemplars.weights)
+            self.keys[number] = exemplars.latents
+            self.levels[number] = -exemplars.divergences.mean(0) / SOFTNESS
 
     def request(self, layout: Layout) -> Request:
         """Return what is asked for with a layout."""
@@ -144,8 +144,8 @@ class WeightDecoder(nn.Module):
         source = None if known is None else self.config.layouts[known]
         return Request(layout_queries(layout), known or 0, resizing(layout, source))
 
-    def scores(self, latents: Float[Tensor, "n latent"], known: int) -> Float[Tensor, "n prototype"]:
-        """Return the scores of the prototypes of a known layout."""
+    def scores(self, latents: Float[Tensor, "n latent"], known: int) -> Float[Tensor, "n exemplar"]:
+        """Return the scores of the exemplars of a known layout."""
         return self.levels[known] - torch.cdist(self.choice(latents), self.choice(self.keys[known])) ** 2
 
     def forward(self, latents: Float[Tensor, "n latent"], request: Request) -> Float[Tensor, "n weights"]:
@@ -157,7 +157,7 @@ class WeightDecoder(nn.Module):
             x = block(x, memory)
         x = self.norm(x)
         units, vectors = self.units(x), self.vectors(x)
-        tensors, start = queries.tensors, self._prototype(latents, request)
+        tensors, start = queries.tensors, self._exemplar(latents, request)
         parts = [
             self._vector(query, vectors, begin)
             if query.columns is None
@@ -166,13 +166,13 @@ class WeightDecoder(nn.Module):
         ]
         return torch.cat(parts, 1)
 
-    def _prototype(self, latents: Float[Tensor, "n latent"], request: Request) -> Float[Tensor, "n weights"]:
-        """Return the best prototype of each network in the layout that is asked for."""
+    def _exemplar(self, latents: Float[Tensor, "n latent"], request: Request) -> Float[Tensor, "n weights"]:
+        """Return the best exemplar of each network in the layout that is asked for."""
         index, factor, constant = request.resizing
         if not self.config.layouts:
             return constant.expand(len(latents), -1)
         chosen = self.scores(latents, request.known).argmax(1)
-        return self.prototypes[request.known][:, index][chosen] * factor + constant
+        return self.exemplars[request.known][:, index][chosen] * factor + constant
 
     @torch.no_grad()
     def decode(self, latents: Float[Tensor, "n latent"], layout: Layout) -> Float[Tensor, "n weights"]:
@@ -190,9 +190,9 @@ class WeightDecoder(nn.Module):
 
     @torch.no_grad()
     def typical(self, layout: Layout) -> Float[Tensor, " weights"]:
-        """Return the first prototype in a layout."""
+        """Return the first exemplar in a layout."""
         _, known, (index, factor, constant) = self.request(layout)
-        return self.prototypes[known][0, index] * factor + constant if self.config.layouts else constant
+        return self.exemplars[known][0, index] * factor + constant if self.config.layouts else constant
 
     def _matrix(self, query: TensorQuery, columns: Tensor, units: Float[Tensor, "n row rank"]) -> Tensor:
         y = self.columns(columns)

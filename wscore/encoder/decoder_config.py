@@ -17,7 +17,7 @@ class DecoderConfig(Section):
     rank: Annotated[int, Meta(ge=8)]
     layers: Positive
     heads: Positive
-    prototypes: Positive
+    exemplars: Positive
     choice_steps: Positive
     steps: Positive
     images: Positive

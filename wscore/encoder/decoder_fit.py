@@ -1,8 +1,8 @@
 """Trains the decoder: networks that it makes of latents are to output what the encoded networks output on training images.
 
-1. Prototypes of every layout are chosen among the training networks.
-2. From a latent, the prototype with the closest outputs is learned.
-3. Prototypes and their corrections by the latent learn the outputs of each network.
+1. Exemplars of every layout are chosen among the training networks.
+2. From a latent, the exemplar with the closest outputs is learned.
+3. Exemplars and their corrections by the latent learn the outputs of each network.
 
 Weights are not compared: a latent does not know the order of hidden units, and many weights compute the same function.
 """
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from wscore.encoder.decoder import SOFTNESS, DecoderShape, Request, WeightDecoder
 from wscore.encoder.decoder_config import DecoderConfig
-from wscore.encoder.prototypes import LARGEST, Population, Prototypes, choose_prototypes, log_probabilities
+from wscore.encoder.exemplars import LARGEST, Exemplars, Population, choose_exemplars, log_probabilities
 from wscore.encoder.weight_encoder import WeightEncoder
 from wscore.errors import WscoreWarning
 from wscore.networks.datasets import Tasks, kinds_of
@@ -33,8 +33,8 @@ from wscore.zoo.store import Zoo
 EPOCHS = 5  # of each of the two trainings
 MOST, AT_ONCE = 8192, 64  # networks that are trained on, and decoded at once
 LARGEST_NETWORK = 1 << 17  # weights of a network that is decoded in training
-CHOICE_IMAGES = 64  # on which prototypes are compared with networks
-CHOICE_NETWORKS = 256  # in a step of the training that chooses prototypes
+CHOICE_IMAGES = 64  # on which exemplars are compared with networks
+CHOICE_NETWORKS = 256  # in a step of the training that chooses exemplars
 HARDEST = 5.0  # nats; larger divergences of decoded networks count as this
 SETTINGS = {"schedule": "cosine", "warmup": 0.1, "clip_norm": 1.0, "weight_decay": 0.01, "precision": "no"}
 
@@ -139,14 +139,11 @@ def fit_decoder(
         return None, _no_history()
     layouts = list({networks.layout.identity: networks.layout for networks in sets}.values())
     chosen = [
-        _prototypes([networks for networks in sets if networks.layout == layout], config.prototypes)
-        for layout in layouts
+        _exemplars([networks for networks in sets if networks.layout == layout], config.exemplars) for layout in layouts
     ]
     model = _initial(layouts, chosen, sets[0].latents.shape[1], config)
     settings = FitConfig(epochs=EPOCHS, lr=config.lr, accumulate=1, patience=EPOCHS, seed=config.seed, **SETTINGS)
-    steps = _Steps(
-        [len(prototypes.networks) for prototypes in chosen], config.choice_steps, CHOICE_NETWORKS, config.seed
-    )
+    steps = _Steps([len(exemplars.networks) for exemplars in chosen], config.choice_steps, CHOICE_NETWORKS, config.seed)
     fit(model, train=steps, validation=None, loss=_ChoiceLoss(chosen, config.noise), config=settings)
     steps = _Steps([len(networks.latents) for networks in sets], config.steps, config.batch_size, config.seed)
     loss = _Loss(sets, [model.request(networks.layout) for networks in sets], config)
@@ -154,9 +151,9 @@ def fit_decoder(
 
 
 def _initial(
-    layouts: Sequence[Layout], chosen: Sequence[Prototypes], latent_dim: int, config: DecoderConfig
+    layouts: Sequence[Layout], chosen: Sequence[Exemplars], latent_dim: int, config: DecoderConfig
 ) -> WeightDecoder:
-    names = {name: getattr(config, name) for name in ("memory", "hidden_dim", "rank", "layers", "heads", "prototypes")}
+    names = {name: getattr(config, name) for name in ("memory", "hidden_dim", "rank", "layers", "heads", "exemplars")}
     with torch.random.fork_rng([]):
         torch.manual_seed(derive_seed(config.seed, "decoder"))
         model = WeightDecoder(DecoderShape(latent_dim=latent_dim, layouts=tuple(layouts), **names))
@@ -164,8 +161,8 @@ def _initial(
     return model
 
 
-def _prototypes(sets: Sequence[NetworkSet], count: int) -> Prototypes:
-    """Return the prototypes of sets of one layout."""
+def _exemplars(sets: Sequence[NetworkSet], count: int) -> Exemplars:
+    """Return the exemplars of sets of one layout."""
     populations = [
         Population(
             networks.answer,
@@ -176,7 +173,7 @@ def _prototypes(sets: Sequence[NetworkSet], count: int) -> Prototypes:
         )
         for networks in sets
     ]
-    return choose_prototypes(populations, count)
+    return choose_exemplars(populations, count)
 
 
 @torch.no_grad()
@@ -198,14 +195,14 @@ def _no_history() -> History:
 
 
 class _ChoiceLoss:
-    """Cross-entropy of the choice of a prototype: the softmin of the divergences of their outputs.
+    """Cross-entropy of the choice of an exemplar: the softmin of the divergences of their outputs.
 
     Args:
-        layouts: prototypes that batches refer to.
+        layouts: exemplars that batches refer to.
         noise: standard deviation of the noise on latents.
     """
 
-    def __init__(self, layouts: Sequence[Prototypes], noise: float) -> None:
+    def __init__(self, layouts: Sequence[Exemplars], noise: float) -> None:
         self.layouts, self.noise = layouts, noise
 
     def __call__(self, model: nn.Module, batch: Sequence[Tensor]) -> dict[str, Tensor]:

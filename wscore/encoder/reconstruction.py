@@ -46,7 +46,7 @@ class LatentReconstruction:
 
 
 class TypicalNetwork:
-    """The first prototype of the decoder for all networks of a layout: what it does without the latent.
+    """The first exemplar of the decoder for all networks of a layout: what it does without the latent.
 
     Args:
         encoder: with its decoder.

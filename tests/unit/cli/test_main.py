@@ -54,16 +54,9 @@ def models(tiny_zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         cache.copy_codec(out / name)
         write_checksums(out / name)
     forecast = GramPredictorConfig(
-        sequence_length=3,
-        horizons=(1, 2, 4),
-        model_dim=4,
-        layers=1,
-        heads=1,
-        dropout=0.0,
-        lagged_snapshots=(),
-        rank_splits=(3, 20),
-        ensemble_size=1,
-    )
+        sequence_length=3, horizons=(1, 2, 4), model_dim=4, layers=1, heads=1, dropout=0.0,
+        lagged_snapshots=(), rank_splits=(3, 20), ensemble_size=1,
+    )  # fmt: skip
     save_model(out / "predictor", GramPredictor(forecast), extra={"training": {"stride": 1}})
     write_checksums(out / "predictor")
     (out / "codec").mkdir()
@@ -76,15 +69,9 @@ def models(tiny_zoo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     encoder.save(out / "weight_encoder")
     shape = DecoderShape(
-        latent_dim=8,
-        memory=2,
-        hidden_dim=8,
-        rank=8,
-        layers=1,
-        heads=2,
-        prototypes=1,
+        latent_dim=8, memory=2, hidden_dim=8, rank=8, layers=1, heads=2, exemplars=1,
         layouts=tuple(cache.layouts.values()),
-    )
+    )  # fmt: skip
     hash_of = WeightEncoder.from_folder(out / "weight_encoder").identity
     save_model(out / "weight_encoder/decoder", WeightDecoder(shape), extra={"encoder": hash_of})
     write_checksums(out / "weight_encoder")

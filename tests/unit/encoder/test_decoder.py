@@ -19,10 +19,10 @@ from wscore.networks.layout import Layout, layout_of
 from wscore.training.model_folder import load_model, save_model
 
 CONFIG = DecoderConfig(
-    memory=2, hidden_dim=16, rank=16, layers=1, heads=2, prototypes=2, choice_steps=40, steps=100,
+    memory=2, hidden_dim=16, rank=16, layers=1, heads=2, exemplars=2, choice_steps=40, steps=100,
     images=24, step_images=12, batch_size=4, noise=0.0, lr=0.005, seed=0,
 )  # fmt: skip
-SHAPE = DecoderShape(latent_dim=3, memory=2, hidden_dim=16, rank=16, layers=1, heads=2, prototypes=2, layouts=())
+SHAPE = DecoderShape(latent_dim=3, memory=2, hidden_dim=16, rank=16, layers=1, heads=2, exemplars=2, layouts=())
 NETWORKS = {
     "scalar": nn.PReLU(),
     "recurrent": nn.LSTM(3, 4),

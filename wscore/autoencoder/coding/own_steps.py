@@ -123,11 +123,14 @@ def compress(
         share *= CLOSE * max(size - overhead, 1) / max(len(packed), 1)
     if not fits:
         raise too_small(code.size, used)
-    if runs and len(fits) > 1:
-        judge = originals.judge(config)
-        fits.sort(key=lambda pair: float(judge.divergence(pair[1])), reverse=True)
-    data, back = fits[-1]
+    data, back = _nearest(fits, originals, config) if runs and len(fits) > 1 else fits[-1]
     return [data], back
+
+
+def _nearest(fits: Sequence[tuple[bytes, Tensor]], originals: Originals, config: SearchConfig) -> tuple[bytes, Tensor]:
+    """Return the file whose network diverges least from the original."""
+    judge = originals.judge(config)
+    return min(fits, key=lambda pair: float(judge.divergence(pair[1])))
 
 
 def decompress(

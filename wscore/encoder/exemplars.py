@@ -1,4 +1,4 @@
-"""Chooses prototypes: few training networks of a layout of which one has nearly the outputs of any training network."""
+"""Chooses exemplars: few training networks of a layout of which one has nearly the outputs of any training network."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -31,19 +31,19 @@ class Population(NamedTuple):
     targets: Float[Tensor, "network image class"]
 
 
-class Prototypes(NamedTuple):
-    """Prototypes of one layout.
+class Exemplars(NamedTuple):
+    """Exemplars of one layout.
 
     Attributes:
-        weights: of the prototypes.
-        latents: of the prototypes.
+        weights: of the exemplars.
+        latents: of the exemplars.
         divergences: of their outputs from those of each training network, in nats.
         networks: latents of the training networks.
     """
 
-    weights: Float[Tensor, "prototype weight"]
-    latents: Float[Tensor, "prototype latent"]
-    divergences: Float[Tensor, "network prototype"]
+    weights: Float[Tensor, "exemplar weight"]
+    latents: Float[Tensor, "exemplar latent"]
+    divergences: Float[Tensor, "network exemplar"]
     networks: Float[Tensor, "network latent"]
 
 
@@ -52,14 +52,14 @@ def log_probabilities(outputs: Float[Tensor, "*network image class"]) -> Float[T
     return outputs.nan_to_num(0.0, LARGEST, -LARGEST).clamp(-LARGEST, LARGEST).log_softmax(-1)
 
 
-def choose_prototypes(populations: Sequence[Population], count: int) -> Prototypes:
-    """Return prototypes among networks of one layout; networks of every population can run the weights of all.
+def choose_exemplars(populations: Sequence[Population], count: int) -> Exemplars:
+    """Return exemplars among networks of one layout; networks of every population can run the weights of all.
 
-    One by one, the network is taken that most reduces the mean, over all networks, of the smallest divergence from a prototype.
+    One by one, the network is taken that most reduces the mean, over all networks, of the smallest divergence from an exemplar.
 
     Args:
         populations: of the layout.
-        count: of prototypes.
+        count: of exemplars.
     """
     weights = torch.cat([population.weights for population in populations])
     latents = torch.cat([population.latents for population in populations])
@@ -68,7 +68,7 @@ def choose_prototypes(populations: Sequence[Population], count: int) -> Prototyp
     for _ in range(count):
         chosen.append(int(torch.minimum(divergences, smallest).mean(0).argmin()))
         smallest = torch.minimum(divergences[:, chosen[-1:]], smallest)
-    return Prototypes(weights[chosen], latents[chosen], divergences[:, chosen], latents)
+    return Exemplars(weights[chosen], latents[chosen], divergences[:, chosen], latents)
 
 
 def _divergences(
