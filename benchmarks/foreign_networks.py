@@ -70,7 +70,7 @@ def main() -> None:
 def groups(trajectories: Path, zoo: Zoo, fashion: Path | None) -> Iterator[tuple[str, list[Run]]]:
     """Yield kinds of networks with their runs."""
     best = int(zoo.table[NAME].to_numpy(float).argmax())
-    state, accuracy = zoo[best], float(zoo.table[NAME][best])
+    state, accuracy = zoo[best], float(zoo.table[NAME].to_numpy(float)[best])
     yield "network of the zoo", [Run([state], [accuracy])]
     yield "the same, layers renamed", [Run([renamed(state)], [accuracy])]
     generator = torch.Generator().manual_seed(0)

@@ -96,7 +96,7 @@ def without(zoo: Zoo, split: np.ndarray) -> tuple[dict, float]:
     data = data.take(np.isin(split, ("train", "validation", "test")))
     head, _ = train_head("accuracy", heads, data)
     results = evaluate(head, data, control_inputs(zoo, data, heads, config), config)
-    return heads_report(results, config), float((data.part("test").table["inside"] > OUTSIDE).mean())
+    return heads_report(results, config), float(np.mean(data.part("test").table["inside"].to_numpy(float) > OUTSIDE))
 
 
 if __name__ == "__main__":

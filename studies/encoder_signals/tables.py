@@ -52,5 +52,5 @@ def update_docs(path: Path, table: str) -> None:
 
 def sentence(results: pd.DataFrame) -> str:
     """Return the R2 of the accuracy on test networks for every set of signals."""
-    test = results[results["split"] == "test"].groupby("signals", sort=False)["r2"].mean()
+    test = pd.Series(results[results["split"] == "test"].groupby("signals", sort=False)["r2"].mean())
     return "R2 of the accuracy by ridge: " + ", ".join(f"{name} {value:.3f}" for name, value in test.items())

@@ -407,6 +407,7 @@ def test_zoos_and_models_are_described(models: Path, tiny_zoo: Path, capsys: Out
         "encoder",
         "predictor",
         "weight_encoder",
+        "weight_encoder/decoder",
     }
     assert output_of(capsys, "inspect", models / "encoder")["class"] == "Encoder"
     assert output_of(capsys, "inspect", models / "codec")["files"] == "2, all as published"

@@ -197,14 +197,12 @@ CONTROLS: dict[str, Callable[[Case], Float[np.ndarray, "rows width"]]] = {
     "invariants": invariants,
     "statistics": lambda case: statistics(case).outputs,
 }
-ONLY = dict.fromkeys(
-    ("hyperparameters", "spectra", "invariants"), ("accuracy",)
-)  # tasks to which a control is restricted
+OF_ACCURACY = ("hyperparameters", "spectra", "invariants")  # controls of this task alone
 
 
 def controls_of(task: str) -> dict[str, Callable[[Case], Float[np.ndarray, "rows width"]]]:
     """Return the controls of a task by name."""
-    return {name: control for name, control in CONTROLS.items() if task in ONLY.get(name, (task,))}
+    return {name: control for name, control in CONTROLS.items() if task == "accuracy" or name not in OF_ACCURACY}
 
 
 def weight_components(
