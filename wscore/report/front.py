@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from wscore.report.table import INFORMED, OURS, Line, TablePart, best_of, format_number, markdown_row, sections
 
 COLUMNS = ("task", "metric", "wscore", "strongest baseline", "where wscore loses")
-VARIANTS = ("noise", "single_pass")  # of ours, not baselines
+VARIANTS = ("noise", "single_pass", INFORMED)  # of ours, not baselines
 PER_TARGET = ("_r2", "_accuracy")
 
 
@@ -78,11 +78,7 @@ def _better(part: TablePart, line: Line) -> list[str]:
     if line.metric.better == "neither" or OURS not in line.values:
         return []
     sign = 1 if line.metric.better == "higher" else -1
-    gain = {
-        name: sign * (line.values[name] - line.values[OURS])
-        for name in part.controls
-        if name in line.values and name != INFORMED
-    }
+    gain = {name: sign * (line.values[name] - line.values[OURS]) for name in part.controls if name in line.values}
     return sorted((name for name, value in gain.items() if value > 0 and name not in VARIANTS), key=lambda n: -gain[n])
 
 
