@@ -54,10 +54,10 @@ def network(zoo: Path) -> dict[str, Tensor]:
     return opened.layout(ROW).unflatten(torch.from_numpy(opened.weights([ROW])[0]))
 
 
-def said(published: Path, zoo: Path, task: str) -> dict:
-    """What the library says about the network."""
+def said(published: Path, zoo: Path, task: str, *, known: bool = True) -> dict:
+    """What the library says about the network, whose architecture is known or not."""
     head = PublishedHead(published / "heads" / task, WeightEncoder.from_pretrained(published))
-    return head.predict(network(zoo))
+    return head.predict(network(zoo), architecture=Zoo(zoo).table["architecture"].iloc[ROW] if known else "")
 
 
 def name_of(zoo: Path) -> str:
@@ -93,15 +93,21 @@ def test_the_table_shows_a_value_and_its_interval_in_one_row(published: Path, ti
     assert rows["has_conv_layers"].split()[3] in ("yes", "no")
 
 
-def test_a_file_of_unknown_architecture_is_read_like_a_network_of_the_zoo(
-    published: Path, tiny_zoo: Path, tmp_path: Path, capsys: Output
+@pytest.mark.parametrize("known", [False, True])
+def test_a_file_is_read_with_and_without_its_architecture(
+    published: Path, tiny_zoo: Path, tmp_path: Path, capsys: Output, known: bool
 ) -> None:
     save_file({name: tensor.clone() for name, tensor in network(tiny_zoo).items()}, tmp_path / "net.safetensors")
-    command = ("predict", tmp_path / "net.safetensors", "--model", published, "--heads", "accuracy")
+    command = ["predict", tmp_path / "net.safetensors", "--model", published, "--heads", "accuracy"]
+    command += ["--architecture", Zoo(tiny_zoo).table["architecture"].iloc[ROW]] if known else []
     encoding = WeightEncoder.from_pretrained(published).encode_network(network(tiny_zoo))
     told = {"inside": pytest.approx(float(encoding.inside)), "basis": encoding.basis}
     assert predicted(capsys, *command)["networks"] == [
-        {"network": "net.safetensors", **told, "heads": {"accuracy": said(published, tiny_zoo, "accuracy")}}
+        {
+            "network": "net.safetensors",
+            **told,
+            "heads": {"accuracy": said(published, tiny_zoo, "accuracy", known=known)},
+        }
     ]
 
 

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from studies.latents.latent_space import DRAWS, barriers, by_band, path_table
-from studies.latents.latent_space import _gaussian as gaussian
+from studies.latents.latent_space import fitted_gaussian as gaussian
 
 
 def test_a_barrier_is_the_deepest_fall_below_the_line_between_the_ends() -> None:
