@@ -189,9 +189,11 @@ def test_threads_do_not_depend_on_the_cores(
     def main(run: Run) -> str:
         return str(torch.get_num_threads())
 
-    with threadpool_limits(torch.get_num_threads()):
+    before = torch.get_num_threads()
+    with threadpool_limits(before):
+        torch.set_num_threads(1)  # what OpenMP would read at the start
         main([])
-        torch.set_num_threads(1)
+        torch.set_num_threads(before)
     assert capsys.readouterr().out == f"{expected}\n"
 
 

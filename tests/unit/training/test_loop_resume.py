@@ -145,7 +145,7 @@ def test_folder_depends_on_stage_params_and_data() -> None:
 
 @pytest.mark.slow
 def test_a_process_killed_by_kill_minus_nine_goes_on_bit_for_bit(tmp_path: Path) -> None:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(torch.get_num_threads())}
     killed = subprocess.run([sys.executable, __file__, str(tmp_path)], env=environment, check=False)
     assert killed.returncode == -signal.SIGKILL
     assert (tmp_path / "state.safetensors").is_file()
