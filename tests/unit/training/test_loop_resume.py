@@ -155,7 +155,7 @@ def test_a_process_killed_by_kill_minus_nine_goes_on_bit_for_bit(tmp_path: Path)
 
 
 def be_killed(folder: Path) -> None:
-    torch.set_num_threads(1)
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     train(network(), resume=Resume(folder, seconds=0), callbacks=[StopAt(9, kill=True)])
 
 
