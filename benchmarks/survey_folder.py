@@ -57,14 +57,14 @@ def write_folder(zoo: Zoo, folder: Path) -> dict[str, str]:
     for row in rows.tolist():
         _write(folder, f"net-{row:04d}", zoo.state_dict(row))
     sources: dict[str, str] = {}
-    left = iter(random.permutation(rows).tolist())
-    for name, change in changes().items():
-        row = next(left)
+    order = random.permutation(rows)
+    parents, others = order[: len(changes())], np.sort(order[len(changes()) :])  # damage replaces no parent
+    for (name, change), row in zip(changes().items(), parents.tolist(), strict=True):
         network = build(parse(zoo.table["architecture"].iloc[row])).eval()
         network.load_state_dict(zoo.state_dict(row), strict=False)
         _write(folder, name, change(network, zoo.state_dict(row)))
         sources[f"{name}.safetensors"] = f"net-{row:04d}.safetensors"
-    return sources | _write_damaged(zoo, folder, rows, random) | _write_strangers(folder)
+    return sources | _write_damaged(zoo, folder, others, random) | _write_strangers(folder)
 
 
 def changes() -> dict[str, Change]:
