@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int
 
 from wscore.encoder.features import layout_and_weights
+from wscore.encoder.layer_order import in_layer_order
 from wscore.errors import DataError
 from wscore.networks.layout import Layout, layout_of
 from wscore.survey.age import ages, descent_log_odds
@@ -69,7 +70,7 @@ def lineage(first: object, second: object) -> Lineage:
     >>> found.relation, found.p_value < 1e-8
     ('copy', True)
     """
-    states = [state_of(network) for network in (first, second)]
+    states = [in_layer_order(state_of(network)) for network in (first, second)]
     for state in states:
         layout_and_weights(state)
     spec, layout = shared_groups(layout_of(states[0]), layout_of(states[1]))

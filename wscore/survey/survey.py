@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch import Tensor
 
+from wscore.encoder.layer_order import in_layer_order
 from wscore.encoder.weight_encoder import WeightEncoder
 from wscore.errors import DataError
 from wscore.networks.layout import Layout, layout_of
@@ -85,10 +86,11 @@ def survey(
 
 
 def group_by_layout(networks: Mapping[str, State], encoder: WeightEncoder | None = None) -> list[Group]:
-    """Return networks by layout; tensors are in the order of the layout that the encoder knows, if it does."""
+    """Return networks by layout; tensors are in the order of the layers, whatever their order in a file."""
     members: dict[str, tuple[Layout, list[np.ndarray], list[str]]] = {}
     for name, state in networks.items():
-        ordered = encoder.layouts.ordered(state) if encoder is not None else state
+        ordered = in_layer_order(state)
+        ordered = encoder.layouts.ordered(ordered) if encoder is not None else ordered
         layout = layout_of(ordered)
         _, vectors, names = members.setdefault(layout.identity, (layout, [], []))
         vectors.append(layout.flatten(ordered))

@@ -79,19 +79,34 @@ def _expansion_axes(layout: Layout) -> Axes:
     matrices = [spec for spec in layout.tensors if spec.kind in MATRICES]
     axes: Axes = {spec.name: (FIXED,) * len(spec.shape) for spec in matrices}
     for wide, narrow in _expansions(matrices):
-        group = Axis(group=wide.name, repeat=1, block=1)
+        group = Axis(group=axes[narrow.name][1].group or wide.name, repeat=1, block=1)
         axes[wide.name] = (group, *[FIXED] * (len(wide.shape) - 1))
         axes[narrow.name] = (FIXED, group, *[FIXED] * (len(narrow.shape) - 2))
     return axes
 
 
 def _expansions(matrices: Sequence[TensorSpec]) -> Iterator[tuple[TensorSpec, TensorSpec]]:
-    """Yield neighbours of which the first widens and the second, of the same number of axes, narrows to its inputs."""
-    for wide, narrow in pairwise(matrices):
-        outer = math.prod(wide.shape[1:2])
-        if (
-            len(wide.shape) == len(narrow.shape)
-            and wide.shape[0] > outer
-            and narrow.shape[:2] == (outer, wide.shape[0])
-        ):
-            yield wide, narrow
+    """Yield matrices of which the first widens and the second narrows to its inputs.
+
+    They are neighbours, or in one module without numbers, as `down_proj`, `gate_proj` and `up_proj`, ordered by name.
+    """
+    after = {wide.name: narrow for wide, narrow in pairwise(matrices) if _narrows(wide, narrow)}
+    for wide in matrices:
+        beside = [narrow for narrow in matrices if _narrows(wide, narrow) and _are_beside(wide.name, narrow.name)]
+        if wide.name in after or len(beside) == 1:
+            yield wide, after.get(wide.name) or beside[0]
+
+
+def _narrows(wide: TensorSpec, narrow: TensorSpec) -> bool:
+    outer = math.prod(wide.shape[1:2])
+    return (
+        len(wide.shape) == len(narrow.shape)
+        and wide.shape[0] > outer
+        and narrow.shape[:2] == (outer, wide.shape[0])
+    )  # fmt: skip
+
+
+def _are_beside(first: str, second: str) -> bool:
+    """Return whether two layers without numbers in their names are in one module."""
+    (parent, _, name), (other, _, _) = (tensor.rpartition(".")[0].rpartition(".") for tensor in (first, second))
+    return parent == other and bool(parent) and not any(letter.isdecimal() for letter in name)

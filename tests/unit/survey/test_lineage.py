@@ -156,3 +156,14 @@ def test_what_cannot_be_compared_is_an_error(second: State, message: str) -> Non
 
 def test_it_is_a_public_name() -> None:
     assert isinstance(wscore.lineage(network_of("cnn"), network_of("cnn")), Lineage)
+
+
+def test_gated_perceptrons_share_one_group_in_any_order() -> None:
+    shapes = {"mlp.gate_proj.weight": (12, 8), "mlp.up_proj.weight": (12, 8), "mlp.down_proj.weight": (8, 12),
+              "attention.in_proj_weight": (24, 8)}  # fmt: skip
+    state = {name: torch.randn(shape) for name, shape in shapes.items()}
+    order = torch.randperm(12)
+    shuffled = {name: state[name][order] if state[name].shape[0] == 12 else state[name] for name in sorted(state)}
+    shuffled["mlp.down_proj.weight"] = state["mlp.down_proj.weight"][:, order]
+    found = lineage(state, shuffled)
+    assert (found.relation, found.units) == ("reordered copy", 12)
