@@ -53,10 +53,13 @@ def largest_remainder(total: int, fractions: Sequence[float]) -> list[int]:
 
     >>> largest_remainder(10, (0.25, 0.15, 0.6))
     [3, 1, 6]
+    >>> largest_remainder(4, (0.2, 0.15, 0.65))
+    [1, 1, 2]
     """
-    exact = np.round(total * np.asarray(fractions, float), 9)  # without the last bits, which would order ties
+    exact = np.round(total * np.asarray(fractions, float), 9)
     counts = np.floor(exact).astype(int)
-    counts[np.argsort(counts - exact, kind="stable")[: total - counts.sum()]] += 1
+    remainders = np.round(exact - counts, 9)  # without the last bits, which would order ties
+    counts[np.argsort(-remainders, kind="stable")[: total - counts.sum()]] += 1
     return counts.tolist()
 
 
