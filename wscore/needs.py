@@ -2,7 +2,9 @@
 
 import math
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 from typing import NamedTuple
 
 import numpy as np
@@ -35,6 +37,25 @@ class Need(NamedTuple):
     fix: str
 
 
+class LoneTarget(NamedTuple):
+    """A column that a head learns.
+
+    Attributes:
+        task: of the head.
+        parameter: that names the column.
+        name: of the column.
+        config: with this target alone in its task.
+    """
+
+    task: str
+    parameter: str
+    name: str
+    config: HeadsConfig
+
+
+Unfit = Sequence[tuple[LoneTarget, str]]  # with the reason why it can't be learned
+
+
 def needs_of(zoo: Zoo) -> list[Need]:
     """Return what the stages after `fetch_zoo` will miss with the parameters in the current folder; empty without any.
 
@@ -54,7 +75,10 @@ def needs_of(zoo: Zoo) -> list[Need]:
     except DataError as error:
         train, runs = zoo.table, [Need("tokens", error.what, error.fix or "")]
     else:
-        train, runs = zoo.table[splits == "train"], _few_runs(zoo.table, splits, tokens.test_fraction)
+        train, runs = (
+            zoo.table.loc[splits == "train"],
+            _few_runs(zoo.table["run_id"].tolist(), splits, tokens.test_fraction),
+        )
     return [*_columns(train, heads), *_architectures(zoo.table, ae), *runs]
 
 
@@ -70,42 +94,50 @@ def describe_needs(needs: Sequence[Need]) -> str:
 
 def _columns(train: pd.DataFrame, heads: HeadsConfig) -> Iterator[Need]:
     """Yield the parameters with columns from which heads can't learn, and those from which they can."""
-    varied = [name for name in train if name not in KNOWN and train[name].nunique() > 1]
-    numbers = [str(name) for name in varied if is_numeric_dtype(train[name]) and not is_bool_dtype(train[name])]
-    texts = [str(name) for name in varied if str(name) not in numbers]
-    targets = pd.DataFrame(_targets(heads), columns=["task", "parameter", "name", "config"])
-    targets["reason"] = [_unfit(*row, train) for row in targets[["task", "name", "config"]].itertuples(index=False)]
-    hopeless = targets.groupby("task")["reason"].transform(all)
-    for parameter, rows in targets[targets["reason"] != ""].groupby("parameter", sort=False):
+    varied = [str(name) for name in train if name not in KNOWN and len(set(train[name].dropna())) > 1]
+    numbers = [name for name in varied if is_numeric_dtype(train[name]) and not is_bool_dtype(train[name])]
+    texts = [name for name in varied if name not in numbers]
+    targets = list(_targets(heads))
+    unfit = [(target, reason) for target in targets if (reason := _unfit(target, train))]
+    useful = Counter(target.task for target in targets) - Counter(target.task for target, _ in unfit)
+    for parameter, pairs in groupby(unfit, key=lambda pair: pair[0].parameter):
         columns = texts if parameter in ("heads.discrete", "heads.patterns") else numbers
-        drop = rows["task"].iloc[0] if hopeless[rows.index].all() else ""
-        options = [f"set it to some of {', '.join(columns)}"] if columns else []
-        options += [f"take {drop} out of heads.tasks" if drop else f"leave out {', '.join(rows['name'])}"]
-        reasons = [f"{', '.join(alike['name'])}: {reason}" for reason, alike in rows.groupby("reason", sort=False)]
-        yield Need(str(parameter), "; ".join(reasons), ", or ".join(options))
+        yield _need_of_columns(parameter, list(pairs), columns, useful)
 
 
-def _targets(heads: HeadsConfig) -> Iterator[tuple[str, str, str, HeadsConfig]]:
-    """Yield task, parameter and column of each target, and the configuration with this target alone in its task."""
+def _need_of_columns(parameter: str, unfit: Unfit, columns: Sequence[str], useful: Counter[str]) -> Need:
+    """Return the need of a parameter: its columns by reason, and the columns that it may name instead."""
+    task, names = unfit[0][0].task, [target.name for target, _ in unfit]
+    options = [f"set it to some of {', '.join(columns)}"] if columns else []
+    options += [f"leave out {', '.join(names)}" if useful[task] else f"take {task} out of heads.tasks"]
+    alike = {reason: [target.name for target, other in unfit if other == reason] for _, reason in unfit}
+    missing = "; ".join(f"{', '.join(names)}: {reason}" for reason, names in alike.items())
+    return Need(parameter, missing, ", or ".join(options))
+
+
+def _targets(heads: HeadsConfig) -> Iterator[LoneTarget]:
+    """Yield the targets of the heads."""
     lone = replace(heads, target_weights={})
     if "accuracy" in heads.tasks:
-        yield "accuracy", "heads.accuracy_target", heads.accuracy_target, lone
+        yield LoneTarget("accuracy", "heads.accuracy_target", heads.accuracy_target, lone)
     if "patterns" in heads.tasks:
         for name in heads.patterns:
-            yield "patterns", "heads.patterns", name, replace(lone, patterns=(name,))
+            yield LoneTarget("patterns", "heads.patterns", name, replace(lone, patterns=(name,)))
     if "hyperparameters" in heads.tasks:
         for name, scale in heads.continuous.items():
-            yield "hyperparameters", "heads.continuous", name, replace(lone, continuous={name: scale}, discrete=())
+            config = replace(lone, continuous={name: scale}, discrete=())
+            yield LoneTarget("hyperparameters", "heads.continuous", name, config)
         for name in heads.discrete:
-            yield "hyperparameters", "heads.discrete", name, replace(lone, continuous={}, discrete=(name,))
+            config = replace(lone, continuous={}, discrete=(name,))
+            yield LoneTarget("hyperparameters", "heads.discrete", name, config)
 
 
-def _unfit(task: str, name: str, config: HeadsConfig, train: pd.DataFrame) -> str:
-    """Return why the head of a task can't learn a column; empty if it can."""
+def _unfit(target: LoneTarget, train: pd.DataFrame) -> str:
+    """Return why a head can't learn a target; empty if it can."""
     try:
-        fit_targets(task, config, train)
+        fit_targets(target.task, target.config, train)
     except DataError as error:
-        return error.what.replace(repr(name), "of this name")
+        return error.what.replace(repr(target.name), "of this name")
     return ""
 
 
@@ -118,12 +150,11 @@ def _architectures(table: pd.DataFrame, ae: AeConfig) -> Iterator[Need]:
         )
 
 
-def _few_runs(table: pd.DataFrame, splits: np.ndarray, share: float) -> list[Need]:
+def _few_runs(runs: Sequence[str], splits: np.ndarray, share: float) -> list[Need]:
     """Return the need of a zoo with so few test runs that results are imprecise."""
-    runs = len(set(table["run_id"]))
-    test = table["run_id"][splits == "test"].nunique()
+    total, test = len(set(runs)), len({run for run, split in zip(runs, splits, strict=True) if split == "test"})
     if test >= FEW:
         return []
-    options = f"set it to {FEW / runs:.2g}" if runs >= 3 * FEW else f"add runs: {math.ceil(FEW / share)} are enough"
-    return [Need("tokens.test_fraction", f"{test} of {runs} runs in the test split: results will be imprecise",
+    options = f"set it to {FEW / total:.2g}" if total >= 3 * FEW else f"add runs: {math.ceil(FEW / share)} are enough"
+    return [Need("tokens.test_fraction", f"{test} of {total} runs in the test split: results will be imprecise",
                  f"{options}; or set zoo.run_pattern if these are not your runs")]  # fmt: skip

@@ -117,10 +117,10 @@ NEEDS = {
     "no accuracy": (50, {"top1": [0.5, 0.6, 0.7], "lr": [0.1, 0.2], "activation": ["relu", "tanh"]}, [
         ("heads.accuracy_target  test_accuracy: the zoo has no column of this name; set it to some of top1, lr, or take "
         "accuracy out of heads.tasks")]),
-    "four runs": (4, LABELS, [
-        ("tokens.test_fraction  1 of 4 runs in the test split: results will be imprecise; add runs: 50 are enough; or set "
+    "five runs": (5, LABELS, [
+        ("tokens.test_fraction  1 of 5 runs in the test split: results will be imprecise; add runs: 50 are enough; or set "
         "zoo.run_pattern if these are not your runs")]),
-    "one run": (2, LABELS, [
+    "four runs": (4, LABELS, [
         "tokens  no run falls in the validation split; add runs (zoo.n_runs), or change the fractions or tokens.unseen_widths"]),
     "a constant and a missing column": (50, {"test_accuracy": [0.5, 0.6], "lr": [0.1]}, [
         ("heads.continuous  lr: nothing to learn, one value in all training rows; set it to some of test_accuracy, or take "
