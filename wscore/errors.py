@@ -31,6 +31,7 @@ class WscoreError(Exception):
         got: object = None,
         fix: str | None = None,
     ) -> None:
+        self.what, self.fix = what, fix
         parts = [what if where is None else f"{printable(where)}: {what}"]
         if expected is not None:
             parts.append(f"expected {printable(expected)}")

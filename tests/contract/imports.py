@@ -19,11 +19,12 @@ from ruamel.yaml import YAML
 ROOT = Path(__file__).resolve().parents[2]
 #: Modules that cannot change what a stage writes: messages, tracking, the command line and transfers to and from the Hub.
 INERT = (
-    "wscore/errors.py", "wscore/interrupt.py", "wscore/late.py", "wscore/preflight.py", "wscore/presets.py",
-    "wscore/progress.py", "wscore/runner.py",
-    "wscore/tracking.py",
+    "wscore/errors.py", "wscore/interrupt.py", "wscore/late.py", "wscore/needs.py", "wscore/preflight.py", "wscore/presets.py",
+    "wscore/progress.py", "wscore/runner.py", "wscore/tracking.py",
     "wscore/hub/client.py", "wscore/hub/fetch.py", "wscore/hub/upload.py",
 )  # fmt: skip
+#: The one among them that reads code of later stages, to foresee what these will miss.
+FORESEEING = ROOT / "wscore/needs.py"
 WIDTH = 150
 DEPS = re.compile(r"^( *)deps:(?: \[[^]]*\]\n|\n(?:\1 +- .*\n)*)", re.MULTILINE)
 COMMAND = re.compile(r"python -m ((?:stages|studies\.\w+)\.\w+)")
@@ -87,7 +88,7 @@ def closure(path: Path) -> frozenset[str]:
     found, todo = {path}, [path]
     while todo:
         current = todo.pop()
-        if current.name == "__init__.py":
+        if current.name == "__init__.py" or current == FORESEEING:
             continue
         new = set(imported_files(current)) - found
         found |= new

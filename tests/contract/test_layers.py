@@ -18,7 +18,7 @@ ROWS = (
     ("tokens", "forecasting", "encoder"),
     ("autoencoder",),
     ("heads", "sae"),
-    ("report", "offline_plots", "ui"),
+    ("needs", "report", "offline_plots", "ui"),
     ("publish",),
     ("survey",),
     ("cli",),

@@ -148,7 +148,7 @@ def _zoo(folder: Path) -> dict[str, Any]:
             if "test_accuracy" in table:
                 row |= {"mean test accuracy": float(np.mean(np.asarray(chosen["test_accuracy"], float)))}
             rows.append(row)
-    from wscore.cli.needs import needs_of  # of the training: loads slowly
+    from wscore.needs import needs_of  # of the training: loads slowly
 
     missed = [need._asdict() for need in needs_of(zoo)]
     return {**facts, "columns": ", ".join(map(str, table.columns)), "networks by": rows,

@@ -50,7 +50,7 @@ def cell(value: object, widest: int = WIDEST) -> str:
 
 def progress(items: Iterable[T], /, *, total: int | None = None, unit: str = "network") -> Iterable[T]:
     """Return the items, with their progress on standard error."""
-    return progress_bar(items, total=total, unit=f" {unit.strip()}")
+    return progress_bar(items, total=total, unit=unit)
 
 
 def _is_number(value: object) -> bool:

@@ -377,7 +377,7 @@ def _refuse_constant(values: Mapping[str, np.ndarray], *, key: str) -> None:
     rest = [name for name in values if name not in bad]
     named = ", ".join(f"{name} ({f'only {column[0]}' if len(column) else 'no value'})" for name, column in bad.items())
     raise DataError(
-        "nothing to learn, a column has one value in all training rows",
+        "nothing to learn, one value in all training rows",
         where=key,
         expected="two values or more",
         got=named,

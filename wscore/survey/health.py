@@ -108,7 +108,7 @@ def make_examples(
     """Return all networks, taken to be healthy, and damaged copies with a random cause each."""
     random = np.random.default_rng(seed)
     numbers, causes, owners, start = [], [], [], 0
-    for group in progress(groups, total=len(groups), unit=" layout damaged"):
+    for group in progress(groups, total=len(groups), unit="layout"):
         for vectors, cause, rows in _copies(group, copies, random):
             numbers.append(health_features(group._replace(vectors=vectors), probes))
             causes.append(np.full(len(rows), cause))
@@ -127,7 +127,7 @@ def cross_fitted(
     fold = np.random.default_rng(0).permutation(family.max() + 1)[family] % FOLDS
     probabilities = np.eye(1, len(CAUSES)).repeat(len(families), axis=0)  # healthy, unless a classifier says otherwise
     healthy = examples.cause == 0
-    for number in progress(range(FOLDS), total=FOLDS, unit=" classifier"):
+    for number in progress(range(FOLDS), total=FOLDS, unit="classifier"):
         held_out = fold[examples.owner] == number
         if held_out.all() or not held_out.any():
             continue

@@ -107,7 +107,7 @@ def compare(
     """Return the evidence of pairs of networks of one layout, given by their row numbers; a few pairs at a time."""
     size = max(1, min(PAIRS, LARGEST_BLOCK // max(layout.size, 1)))
     starts = range(0, len(pairs), size)
-    shown = progress(starts, total=len(starts), unit=f" block of {size} pairs")
+    shown = progress(starts, total=len(starts), unit="block of pairs")
     blocks = [_compare(spec, layout, vectors, pairs[start : start + size]) for start in shown]
     return Evidence(*(np.concatenate(values) for values in zip(*blocks, strict=True)))
 

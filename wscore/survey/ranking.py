@@ -43,7 +43,7 @@ def rank(
     rows: list[dict[str, float | None]] = []
     latents = []
     members = ((group.layout, vector) for group in groups for vector in group.vectors)
-    for layout, vector in progress(members, total=count, unit=" network encoded"):
+    for layout, vector in progress(members, total=count, unit="network"):
         known = encoder.read(layout.unflatten(torch.from_numpy(vector)), more=head.features if head else ())
         latents.append(known.encoding.latents.numpy())
         inside = float(known.encoding.inside)

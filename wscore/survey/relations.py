@@ -94,7 +94,7 @@ def _test(groups: Sequence[Group], progress: Progress) -> Tested:
     found: list[tuple[np.ndarray, Evidence, np.ndarray]] = []
     tests, comparable = 0, set()
     both = list(itertools.combinations_with_replacement(range(len(groups)), 2))
-    for first, second in progress(both, total=len(both), unit=" pair of layouts"):
+    for first, second in progress(both, total=len(both), unit="pair of layouts"):
         pairs, total = _pairs(groups[first], groups[second], same=first == second)
         layout = _shared(groups[first].layout, groups[second].layout) if total else None
         if layout is None:

@@ -122,7 +122,7 @@ class Progress(Callback):
 
     def on_start(self, state: TrainingState) -> None:
         """Open the bar."""
-        about = {"desc": self.name, "total": state.total_steps, "initial": state.step, "unit": " step"}
+        about = {"desc": self.name, "total": state.total_steps, "initial": state.step, "unit": "step"}
         self.bar = progress_bar(hidden=not state.main, **about)
 
     def on_step(self, state: TrainingState) -> None:  # noqa: ARG002

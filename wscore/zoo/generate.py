@@ -298,7 +298,7 @@ def _train_missing(shards: Sequence[Shard], job: TrainJob) -> None:
     todo.sort(key=lambda shard: (-sum(run.steps for run in shard.runs), shard.number))
     total = sum(len(shard.runs) for shard in shards)
     done = total - sum(len(shard.runs) for shard in todo)
-    with progress_bar(total=total, initial=done, desc="training", unit=" run") as bar:
+    with progress_bar(total=total, initial=done, desc="training", unit="run") as bar:
         train = partial(train_shard, job=job)
         workers = workers_here("zoo", most=None if job.device == "cpu" else 1)
         for finished in workers.map(train, todo, in_order=False):

@@ -49,14 +49,17 @@ def assign_splits(
 
 
 def largest_remainder(total: int, fractions: Sequence[float]) -> list[int]:
-    """Return whole numbers that add up to `total` in the given fractions, which add up to 1; ties go to the first.
+    """Return whole numbers that add up to `total` in the given fractions, which add up to 1; ties go to the largest.
 
     >>> largest_remainder(10, (0.25, 0.15, 0.6))
     [3, 1, 6]
+    >>> largest_remainder(4, (0.2, 0.15, 0.65))
+    [1, 0, 3]
     """
-    exact = np.round(total * np.asarray(fractions, float), 9)  # without the last bits, which would order ties
+    exact = np.round(total * np.asarray(fractions, float), 9)
     counts = np.floor(exact).astype(int)
-    counts[np.argsort(counts - exact, kind="stable")[: total - counts.sum()]] += 1
+    remainders = np.round(exact - counts, 9)  # without the last bits, which would order ties
+    counts[np.lexsort((-np.asarray(fractions), -remainders))[: total - counts.sum()]] += 1
     return counts.tolist()
 
 

@@ -208,7 +208,7 @@ def search(
     state = _Search(problem, start, config)
     if known is not None:
         state.offer(known)
-    for step in progress_bar(range(config.steps), desc="searching", unit=" step"):
+    for step in progress_bar(range(config.steps), desc="searching", unit="step"):
         if step >= LATE * config.steps and step % EVERY == 0:
             state.keep()
         state.step(step / config.steps)

@@ -144,7 +144,7 @@ def evaluate_codec(
     curved = all(group.layout.size <= MOST for group in groups)
     work = partial(code_group, sources, tuple(ratios), config, curved)
     coding = workers_here("evaluate_codec").map(work, sorted(groups, key=_size, reverse=True))
-    coded = list(progress_bar(coding, total=len(groups), desc="coding", unit=" group"))
+    coded = list(progress_bar(coding, total=len(groups), desc="coding", unit="group"))
     rows = pd.DataFrame([row for records in coded for row in records])
     return rows.sort_values(by=["split", "ratio", *ABOUT], kind="stable").reset_index(drop=True)
 

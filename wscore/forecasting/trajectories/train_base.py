@@ -190,7 +190,7 @@ def record_runs(config: BaseConfig, images: Images, out: Path, further: Sequence
         for recipe in _recipes(alone, dataset, images, prefix="" if dataset is images else f"{_plain(dataset.name)}-")
     ]
     recorded = workers_here("base").map(record, recipes)
-    manifests = list(progress_bar(recorded, total=len(recipes), desc="recording", unit=" run"))
+    manifests = list(progress_bar(recorded, total=len(recipes), desc="recording", unit="run"))
     with atomic_folder(out) as folder:
         for manifest, recipe in zip(manifests, recipes, strict=True):
             (folder / manifest.run).mkdir()

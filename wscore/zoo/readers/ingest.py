@@ -112,7 +112,7 @@ def ingest(plan: ReadPlan, config: ZooConfig, out: Path, factories: Mapping[str,
     shards = [folder / f"shard-{number:06d}.parquet" for number in range(len(plan.pieces))]
     jobs = [ReadJob(plan.read, piece, path, *limits) for piece, path in zip(plan.pieces, shards, strict=True)]
     todo = [job for job in jobs if not is_whole(job.path)]
-    with progress_bar(total=len(jobs), initial=len(jobs) - len(todo), desc="reading", unit=" shard") as bar:
+    with progress_bar(total=len(jobs), initial=len(jobs) - len(todo), desc="reading", unit="shard") as bar:
         for _ in workers_here("zoo").map(read_shard, todo, in_order=False):
             bar.update(1)
     ingested = apply_hygiene([job.path for job in jobs], config.hygiene)

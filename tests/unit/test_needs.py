@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.contract.imports import ROOT
-from wscore.cli.needs import needs_of
+from wscore.needs import needs_of
 from wscore.presets import apply_preset
 from wscore.zoo.store import Zoo
 
@@ -33,13 +33,19 @@ def test_missing_columns_and_architectures_are_named_together(zoo: Zoo, tmp_path
     found = {need.parameter: need for need in needs_of(zoo)}
     assert set(found) == {"heads.accuracy_target", "heads.continuous", "heads.discrete", "heads.patterns",
                           "ae.behaviour.share", "tokens.test_fraction"}  # fmt: skip
-    assert found["heads.accuracy_target"].missing == "no column activation of numbers"
-    assert "test_accuracy" in found["heads.accuracy_target"].set
-    assert found["heads.continuous"].missing == "no column depth of numbers"
-    assert found["heads.discrete"].missing == "no column colour"
-    assert found["heads.patterns"].set == "heads.tasks: [accuracy, hyperparameters]"
+    assert found["heads.accuracy_target"].missing == "activation: column is not numeric"
+    assert "test_accuracy" in found["heads.accuracy_target"].fix
+    assert found["heads.continuous"].missing == "depth: the zoo has no column of this name"
+    assert found["heads.continuous"].fix.endswith("or leave out depth")
+    assert found["heads.discrete"].missing == "colour: the zoo has no column of this name"
+    assert found["heads.patterns"].fix.endswith("take patterns out of heads.tasks")
 
 
-def test_elsewhere_nothing_is_asked_for(zoo: Zoo, tmp_path: Path) -> None:
+def test_parameters_that_cannot_be_read_are_a_need(zoo: Zoo, tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text("tokens: {seed: -1}\n", encoding="utf-8")
+    assert [need.parameter for need in needs_of(zoo)] == ["params.yaml"]
+
+
+def test_elsewhere_nothing_is_missing(zoo: Zoo, tmp_path: Path) -> None:
     (tmp_path / "params.yaml").unlink()
     assert needs_of(zoo) == []
