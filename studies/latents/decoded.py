@@ -114,9 +114,12 @@ class Decoded:
 
     def accuracies(self, member: Member, weights: Float[Tensor, "network weight"]) -> Float[np.ndarray, " network"]:
         """Return the accuracies of networks of the architecture of another one."""
+        return (self.classes(member, weights) == self.probe.labels(member.kind)).float().mean(-1).numpy()
+
+    def classes(self, member: Member, weights: Float[Tensor, "network weight"]) -> Int[Tensor, "network image"]:
+        """Return the predicted classes of networks of the architecture of another one."""
         clean = repair(member.layout, weights.numpy().astype(np.float32)).weights
-        logits = self.probe.logits(member.kind, member.layout, clean).nan_to_num()
-        return (logits.argmax(-1) == self.probe.labels(member.kind)).float().mean(-1).numpy()
+        return self.probe.logits(member.kind, member.layout, clean).nan_to_num().argmax(-1)
 
 
 def across_widths(space: Decoded, config: DecodedConfig) -> pd.DataFrame:
@@ -183,7 +186,7 @@ def _drawn(
 
 
 def refinements(space: Decoded, ways: Mapping[str, Method], train: ProbeImages, config: DecodedConfig) -> pd.DataFrame:
-    """Return one row per method: the mean accuracy of held-out networks given back by it, after each number of steps.
+    """Return one row per method: mean accuracy, and agreement with the original, of decoded held-out networks after steps.
 
     Args:
         space: of the networks.
@@ -199,10 +202,12 @@ def refinements(space: Decoded, ways: Mapping[str, Method], train: ProbeImages, 
         starts = {name: repair(member.layout, way.restore(group)).weights[0] for name, way in ways.items()}
         starts |= {"random": _random(member, config.seed), "original": group.weights[0]}
         refined = _refined(member, np.stack(list(starts.values())), train, config)
-        accuracies = [space.accuracies(member, weights) for weights in refined]
-        names = [f"steps_{count}" for count in config.refinement]
-        table = pd.DataFrame(dict(zip(names, accuracies, strict=True)))
-        rows.append(table.assign(method=list(starts)))
+        classes = [space.classes(member, weights) for weights in refined]
+        named = {"accuracy": space.probe.labels(member.kind), "agreement": classes[0][-1]}
+        rows.append(pd.DataFrame({"method": list(starts)} | {
+            f"{name}_{count}": (each == true).float().mean(-1).numpy()
+            for name, true in named.items() for count, each in zip(config.refinement, classes, strict=True)
+        }))  # fmt: skip
     return pd.DataFrame(pd.concat(rows).groupby("method", sort=False, as_index=False).mean())
 
 

@@ -16,7 +16,7 @@ from wscore.runner import Run, stage
 from wscore.tokens.cache import TokenCache
 from wscore.zoo.store import Zoo
 
-REFINED = ("latent_decoder", "typical_network", "mean_network", "pca", "codec_coordinates")
+REFINED = ("ours", "latent_decoder", "typical_network", "mean_network", "pca", "codec_coordinates")
 
 
 @stage(decoded=DecodedConfig, evaluate=EvaluateConfig, data=DataConfig)

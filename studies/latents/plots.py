@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from wscore.plots.style import colour, figure, label, save
+from wscore.plots.style import GREEN, HUES, colour, figure, label, save
 
 PATHS = {
     "latent": "latent",
@@ -30,11 +30,25 @@ DRAWN = {
     "trained": "training networks",
 }
 REFINED = {
+    "original": "original",
     "latent_decoder": "decoder",
+    "codec_coordinates": "codec coordinates",
+    "ours": "autoencoder",
+    "pca": "PCA",
     "typical_network": "typical network",
     "mean_network": "mean network",
-    "pca": "PCA",
-    "codec_coordinates": "codec coordinates",
+    "random": "new network",
+}
+#: Colours of the pictures of the decoder: its networks and those of our other codes are blue, trained networks green.
+TINTS = {
+    **dict.fromkeys(("latent", "encoded", "latent_decoder"), HUES["ours"][0]),
+    **dict.fromkeys(("gaussian", "codec_coordinates"), HUES["ours"][1]),
+    "ours": HUES["ours"][2],
+    **dict.fromkeys(("straight", "pca"), HUES["learned"][1]),
+    **dict.fromkeys(("typical", "typical_network"), HUES["reference"][0]),
+    **dict.fromkeys(("mean", "mean_network"), HUES["reference"][2]),
+    "random": HUES["reference"][4],
+    **dict.fromkeys(("originals", "original", "trained"), GREEN),
 }
 PANELS = {
     "accuracy": "test accuracy, mean",
@@ -100,29 +114,24 @@ def draw_decoded(paths: pd.DataFrame, draws: pd.DataFrame, refined: pd.DataFrame
     Args:
         paths: columns t, latent, straight and originals.
         draws: columns low, high and one per method.
-        refined: columns method and steps_<count>.
+        refined: columns method and accuracy_<steps>.
         path: of the PNG.
     """
     with figure(columns=3, title="Networks of the decoder of the weight encoder", panel=(4.4, 3.6)) as (canvas, axes):
-        for number, (name, text) in enumerate(ACROSS.items()):
-            axes[0].plot(
-                paths["t"], paths[name], color=colour("ours" if name == "latent" else name, number), label=text
-            )
+        for name, text in ACROSS.items():
+            axes[0].plot(paths["t"], paths[name], color=TINTS[name], label=text)
         label(axes[0], title="between two widths", x="interpolation coefficient", y="test accuracy, mean over pairs")
         places, width = np.arange(len(draws)), 0.8 / len(DRAWN)
         for number, (name, text) in enumerate(DRAWN.items()):
-            tint = colour("ours" if name == "gaussian" else name, number)
-            axes[1].bar(places + (number - (len(DRAWN) - 1) / 2) * width, draws[name], width, color=tint, label=text)
-        axes[1].set_xticks(
-            places,
-            [f"{low:.0%} to {high:.0%}" for low, high in draws[["low", "high"]].itertuples(index=False, name=None)],
-        )
+            shift = (number - (len(DRAWN) - 1) / 2) * width
+            axes[1].bar(places + shift, draws[name], width, color=TINTS[name], label=text)
+        bands = draws[["low", "high"]].itertuples(index=False, name=None)
+        axes[1].set_xticks(places, [f"{low:.0%} to {high:.0%}" for low, high in bands])
         label(axes[1], title="new networks", x="band of accuracy", y="test accuracy, mean")
-        steps = [name for name in refined if name.startswith("steps_")]
-        for number, (_, row) in enumerate(refined.iterrows()):
-            method = str(row["method"])
-            counts = [int(name.removeprefix("steps_")) for name in steps]
-            axes[2].plot(counts, row[steps], color=colour(method, number), label=REFINED.get(method, method))
+        steps = [name for name in refined if name.startswith("accuracy_")]
+        counts, rows = [int(name.removeprefix("accuracy_")) for name in steps], refined.set_index("method")
+        for name, text in REFINED.items():
+            axes[2].plot(counts, rows.loc[name, steps], color=TINTS[name], label=text)
         label(axes[2], title="refined on training images", x="steps of Adam", y="test accuracy, mean")
         for panel in axes:
             panel.legend(fontsize=7)

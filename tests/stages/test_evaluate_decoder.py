@@ -81,5 +81,6 @@ def test_decoded_networks_are_evaluated_beside_baselines(
     assert {"encoded", "gaussian", "typical", "mean", "trained"} < set(draws)
     refined = pd.read_csv(workspace / "results/refined.csv").set_index("method")
     assert list(refined.index) == [*REFINED, "random", "original"]
-    assert refined.loc["original", "steps_0"] > refined.loc["random", "steps_0"]
+    assert refined.loc["original", "accuracy_0"] > refined.loc["random", "accuracy_0"]
+    assert refined.loc["original", "agreement_0"] == 1 > refined.loc["random", "agreement_0"]
     assert (workspace / "results/decoded.png").read_bytes().startswith(b"\x89PNG")

@@ -53,13 +53,26 @@ def chain_numbers(
 
 
 def find_probes(chain: Chain, probes: ProbeSets) -> Probes | None:
-    """Return the probes with as many classes as a network has, resized to images that it takes; None if there are none."""
-    for labelled in probes.values():
-        if int(labelled.labels.max()) + 1 == chain.head.outputs:
-            size = _image_size(chain, labelled.images)
-            if size:
-                return labelled._replace(images=_resized(labelled.images, size))
-    return None
+    """Return the probes with as many classes as a network has, resized to images that it takes; None if there are none.
+
+    Those that need not be resized are preferred.
+    """
+    fitting = [
+        (size != labelled.images.shape[2], size, labelled)
+        for labelled in probes.values()
+        if int(labelled.labels.max()) + 1 == chain.head.outputs and (size := _image_size(chain, labelled.images))
+    ]
+    if not fitting:
+        return None
+    _, size, chosen = min(fitting, key=lambda candidate: candidate[0])
+    return chosen._replace(images=_resized(chosen.images, size))
+
+
+def may_take_known_images(layout: Layout, probes: ProbeSets) -> bool:
+    """Return whether a network may take images of the size of the probes; true if it is no chain that can be run."""
+    chains = read_chains(layout)
+    fitting = find_probes(chains[0], probes) if chains else None
+    return fitting is None or fitting.images.shape in [labelled.images.shape for labelled in probes.values()]
 
 
 def chain_logits(

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from wscore.encoder.chain_outputs import may_take_known_images
 from wscore.encoder.config import EncoderConfig
 from wscore.encoder.decoder import WeightDecoder
 from wscore.encoder.dreamed_probes import ProbeSets, read_probes, write_probes
@@ -31,7 +32,7 @@ PART = "weight_encoder"  # folder in a publication
 DECODER = "decoder"  # folder in that of the encoder
 BLOCK = 256  # networks encoded at once
 OUTSIDE = 0.02  # p-value up to which a network is unlike those of the training
-STRANGE = 0.001  # most for a network with other inputs or outputs than every training network
+STRANGE = 0.001  # most for a network with inputs or outputs that no training network has
 UNLIKE = "unlike the networks that the encoder was trained on (p = {inside:.2g})"
 
 
@@ -235,8 +236,8 @@ class WeightEncoder:
         return _joined(blocks)
 
     def _checked(self, layout: Layout, encoding: Encoding) -> Encoding:
-        """Return encodings with a low p-value for networks of other inputs or outputs than all training networks."""
-        if self.layouts.may_share_ends(layout):
+        """Return encodings with a low p-value for networks with inputs or outputs that no training network has."""
+        if self.layouts.may_share_ends(layout) and may_take_known_images(layout, self.probes):
             return encoding
         return encoding._replace(inside=encoding.inside.clamp_max(STRANGE))
 

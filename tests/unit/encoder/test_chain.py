@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from wscore.encoder.chain import read_chains
-from wscore.encoder.chain_outputs import NAMES, Guess, chain_logits, chain_numbers, find_probes
+from wscore.encoder.chain_outputs import NAMES, Guess, chain_logits, chain_numbers, find_probes, may_take_known_images
 from wscore.encoder.dreamed_probes import Probes
 from wscore.networks.architectures import Architecture, build
 from wscore.networks.layout import layout_of
@@ -109,3 +109,17 @@ def test_probes_are_resized_for_larger_images_and_fit_only_their_number_of_class
     assert find_probes(read_chains(layout_of(other.state_dict()))[0], PROBES) is None
     uneven = nn.Sequential(nn.Linear(65, 5), nn.ReLU(), nn.Linear(5, 10))
     assert find_probes(read_chains(layout_of(uneven.state_dict()))[0], PROBES) is None
+
+
+def test_probes_of_the_right_size_are_preferred() -> None:
+    larger = Probes(torch.rand(12, 1, 10, 10, generator=torch.Generator().manual_seed(1)), torch.arange(12) % 10)
+    lenet = layout_of(lenet5(NetworkSpec(name="lenet5", channels=1, size=28, classes=10)).state_dict())
+    for probes in (PROBES | {"1x10x10/10": larger}, {"1x10x10/10": larger} | PROBES):
+        assert find_probes(read_chains(lenet)[0], probes) == larger
+        assert may_take_known_images(lenet, probes)
+    assert not may_take_known_images(lenet, PROBES)
+
+
+def test_networks_that_are_not_run_may_take_any_images() -> None:
+    for network in (network_of("cnn", (40, 60)), nn.LSTM(3, 4), nn.Sequential(nn.Linear(65, 5), nn.Linear(5, 10))):
+        assert may_take_known_images(layout_of(network.state_dict()), PROBES)

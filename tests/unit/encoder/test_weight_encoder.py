@@ -151,6 +151,14 @@ def test_networks_with_other_inputs_or_outputs_are_outside(encoder: WeightEncode
         assert encoder.layouts.may_share_ends(layout_of({name: state[name] for name in order}))
 
 
+def test_networks_of_images_of_another_size_are_outside(
+    encoder: WeightEncoder, zoo: Zoo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(encoder.network, "inside", lambda u: torch.ones(len(u)))
+    assert encoder.inside(zoo.state_dict(0)) == 1
+    assert encoder.inside(OTHERS["lenet"]) == pytest.approx(STRANGE)
+
+
 def test_components_have_unit_variance_in_training(encoder: WeightEncoder, zoo: Zoo, split: Split) -> None:
     states = [zoo.state_dict(row) for row, part in enumerate(split) if part == "train"]
     latents = torch.stack([encoder.encode(state) for state in states])
