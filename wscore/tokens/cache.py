@@ -34,7 +34,7 @@ from wscore.tokens.batch import TokenBatch, layout_key
 from wscore.tokens.codec import TokenCodec
 from wscore.tokens.config import TokensConfig
 from wscore.tokens.index import group_places, make_index, split_rows
-from wscore.tokens.lru import Recent
+from wscore.lru import Recent
 from wscore.tokens.manifest import read_cache_manifest, recipe, verify_files, write_cache_manifest
 from wscore.tokens.normalizer import Normalizer
 from wscore.tokens.tokenizer import FEATURES, Tokenizer

@@ -19,14 +19,14 @@ of each class (N, K); those of the linear probe are clipped to [0, 1] but do not
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int
 
 from wscore.heads.boosting import Known, boosted, varying
-from wscore.heads.evaluation.boosting_baseline import Boost, boost, boosted_outputs
+from wscore.heads.evaluation.boosting_baseline import QUICK, Boost, boost, boosted_outputs
 from wscore.heads.targets import Binary, Continuous, Discrete, Target
 from wscore.networks.layout import Layout
 from wscore.pca import fit_pca
@@ -35,7 +35,7 @@ from wscore.zoo.store import Zoo
 TOGETHER = 256  # networks whose weights are read at once
 HELD = 25_000_000  # weights that stay in memory between passes
 CLIP, SMALLEST = 6.0, 1e-6
-SPARSE = {"max_features": 0.1}  # share of the columns among which boosting searches each split: there are hundreds
+SEARCHED = 0.1  # share of hundreds of columns among which boosting searches each split
 STRENGTHS = tuple(10.0**exponent for exponent in range(-3, 6))  # of the ridge penalty, per unit of latent variance
 
 
@@ -134,25 +134,28 @@ def hyperparameters(case: Case) -> Float[np.ndarray, "rows width"]:
 
 def probes(case: Case) -> Float[np.ndarray, "rows width"]:
     """Return gradient boosting predictions from outputs on the probe images; the mean if no network was run."""
-    return _boosting(case, *(inputs.probes for inputs in (case.train, case.validation, case.test)))
+    return _boosting(case, *(inputs.probes for inputs in (case.train, case.validation, case.test)), searched=SEARCHED)
 
 
 def spectra(case: Case) -> Float[np.ndarray, "rows width"]:
     """Return gradient boosting predictions from the spectra; the mean if there are none."""
-    return _boosting(case, *(inputs.spectra for inputs in (case.train, case.validation, case.test)), **SPARSE)
+    return _boosting(case, *(inputs.spectra for inputs in (case.train, case.validation, case.test)), searched=SEARCHED)
 
 
 def invariants(case: Case) -> Float[np.ndarray, "rows width"]:
     """Return gradient boosting predictions from statistics and spectra."""
     tables = (np.c_[inputs.statistics, inputs.spectra] for inputs in (case.train, case.validation, case.test))
-    return _boosting(case, *tables, **SPARSE)
+    return _boosting(case, *tables, searched=SEARCHED)
 
 
-def _boosting(case: Case, train: np.ndarray, validation: np.ndarray, test: np.ndarray, **options: Any) -> np.ndarray:
+def _boosting(
+    case: Case, train: np.ndarray, validation: np.ndarray, test: np.ndarray, *, searched: float = 1.0
+) -> np.ndarray:
     columns = varying(train)
     if not columns.size:
         return training_mean(case)
     known = (Known(train[:, columns], case.train_values), Known(validation[:, columns], case.validation_values))
+    options = QUICK | {"max_features": searched}
     model = boosted(case.target, *known, iterations=case.iterations, seed=case.seed, **options)
     return boosted_outputs(model, case.target, test[:, columns])
 
