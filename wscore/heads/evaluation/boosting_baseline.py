@@ -16,7 +16,7 @@ from wscore.heads.boosting import Boosted, Known, boosted, class_weights, split_
 from wscore.heads.targets import Binary, Continuous, Target
 
 MAX_BINS = 63  # also the maximum number of layouts treated as categories
-#: Of all boosted baselines: a third of the time of the heads' own boosting at the same scores.
+#: A third of the time of the heads' own boosting, and scores that are as high or higher.
 QUICK: dict[str, Any] = {"max_bins": MAX_BINS, "learning_rate": 0.15, "n_iter_no_change": 10}
 SEARCHED = 0.3  # share of the statistics among which each split is searched
 

@@ -19,7 +19,7 @@ of each class (N, K); those of the linear probe are clipped to [0, 1] but do not
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -35,7 +35,7 @@ from wscore.zoo.store import Zoo
 TOGETHER = 256  # networks whose weights are read at once
 HELD = 25_000_000  # weights that stay in memory between passes
 CLIP, SMALLEST = 6.0, 1e-6
-SEARCHED = 0.1  # share of hundreds of columns among which boosting searches each split
+SPARSE = {"max_features": 0.1}  # share of the columns among which boosting searches each split: there are hundreds
 STRENGTHS = tuple(10.0**exponent for exponent in range(-3, 6))  # of the ridge penalty, per unit of latent variance
 
 
@@ -134,28 +134,25 @@ def hyperparameters(case: Case) -> Float[np.ndarray, "rows width"]:
 
 def probes(case: Case) -> Float[np.ndarray, "rows width"]:
     """Return gradient boosting predictions from outputs on the probe images; the mean if no network was run."""
-    return _boosting(case, *(inputs.probes for inputs in (case.train, case.validation, case.test)), searched=SEARCHED)
+    return _boosting(case, *(inputs.probes for inputs in (case.train, case.validation, case.test)), **QUICK, **SPARSE)
 
 
 def spectra(case: Case) -> Float[np.ndarray, "rows width"]:
     """Return gradient boosting predictions from the spectra; the mean if there are none."""
-    return _boosting(case, *(inputs.spectra for inputs in (case.train, case.validation, case.test)), searched=SEARCHED)
+    return _boosting(case, *(inputs.spectra for inputs in (case.train, case.validation, case.test)), **SPARSE)
 
 
 def invariants(case: Case) -> Float[np.ndarray, "rows width"]:
     """Return gradient boosting predictions from statistics and spectra."""
     tables = (np.c_[inputs.statistics, inputs.spectra] for inputs in (case.train, case.validation, case.test))
-    return _boosting(case, *tables, searched=SEARCHED)
+    return _boosting(case, *tables, **SPARSE)
 
 
-def _boosting(
-    case: Case, train: np.ndarray, validation: np.ndarray, test: np.ndarray, *, searched: float = 1.0
-) -> np.ndarray:
+def _boosting(case: Case, train: np.ndarray, validation: np.ndarray, test: np.ndarray, **options: Any) -> np.ndarray:
     columns = varying(train)
     if not columns.size:
         return training_mean(case)
     known = (Known(train[:, columns], case.train_values), Known(validation[:, columns], case.validation_values))
-    options = QUICK | {"max_features": searched}
     model = boosted(case.target, *known, iterations=case.iterations, seed=case.seed, **options)
     return boosted_outputs(model, case.target, test[:, columns])
 
