@@ -19,8 +19,8 @@ from ruamel.yaml import YAML
 ROOT = Path(__file__).resolve().parents[2]
 #: Modules that cannot change what a stage writes: messages, tracking, the command line and transfers to and from the Hub.
 INERT = (
-    "wscore/errors.py", "wscore/interrupt.py", "wscore/late.py", "wscore/needs.py", "wscore/preflight.py", "wscore/presets.py",
-    "wscore/progress.py", "wscore/runner.py", "wscore/tracking.py",
+    "wscore/errors.py", "wscore/interrupt.py", "wscore/late.py", "wscore/lru.py", "wscore/needs.py", "wscore/preflight.py",
+    "wscore/presets.py", "wscore/progress.py", "wscore/runner.py", "wscore/tracking.py",
     "wscore/hub/client.py", "wscore/hub/fetch.py", "wscore/hub/upload.py",
 )  # fmt: skip
 #: The one among them that reads code of later stages, to foresee what these will miss.

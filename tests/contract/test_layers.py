@@ -10,7 +10,7 @@ import pytest
 from tests.contract.imports import ROOT, imported_files, imported_names
 
 ROWS = (
-    ("errors", "config", "interrupt", "io", "late", "preflight", "presets", "progress", "repro"),
+    ("errors", "config", "interrupt", "io", "late", "lru", "preflight", "presets", "progress", "repro"),
     ("parallel", "pca"),
     ("tracking", "hub", "symmetry", "plots", "evaluation"),
     ("networks", "training", "runner"),

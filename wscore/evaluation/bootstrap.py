@@ -7,7 +7,7 @@ per resampling (B,), NaN where the metric is undefined. Pairs are compared in bl
 from collections.abc import Mapping
 
 import numpy as np
-from jaxtyping import Bool, Float, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 
 Weights = Float[np.ndarray, "sample rows"]
 Values = Float[np.ndarray, " sample"]
@@ -74,20 +74,24 @@ def rank_correlations(
 
 def _ranks(values: Float[np.ndarray, " rows"], weights: Weights) -> tuple[Float[np.ndarray, "samples rows"], Values]:
     """Return by resample the weight below less that above each row, and the weight of all ordered pairs that differ."""
-    order, starts, groups = _ties(values)
-    tied = np.add.reduceat(weights[:, order], starts, axis=1)
-    below = np.cumsum(tied, axis=1) - tied
-    total = weights.sum(axis=1)
-    rank = 2 * below + tied - total[:, None]
-    return rank[:, groups], total**2 - (tied**2).sum(axis=1)
+    order, ends, groups = ties(values)
+    below, upto = cumulative(weights[:, order], ends)
+    total = upto[:, -1]
+    return (below + upto - total[:, None])[:, groups], total**2 - ((upto - below) ** 2).sum(axis=1)
+
+
+def cumulative(weights: Weights, ends: Int[np.ndarray, " groups"]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the sums (B, G) of the weights before each group of columns, and up to its last column."""
+    upto = np.cumsum(weights, axis=1)[:, ends]
+    return np.concatenate([np.zeros((len(upto), 1)), upto[:, :-1]], axis=1), upto
 
 
 def same_order(first: Float[np.ndarray, " rows"], second: Float[np.ndarray, " rows"]) -> bool:
     """Return whether two columns rank the rows, ties included, in the same way."""
-    return np.array_equal(_ties(first)[2], _ties(second)[2])
+    return np.array_equal(ties(first)[2], ties(second)[2])
 
 
-def _ties(values: Float[np.ndarray, " rows"]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the ascending order of the rows, where each group of equal values starts in it, and the group of each row."""
+def ties(values: Float[np.ndarray, " rows"]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the ascending order of the rows, the last place of each group of equal values in it, and each row's group."""
     _, groups, counts = np.unique(values, return_inverse=True, return_counts=True)
-    return np.argsort(groups, kind="stable"), np.cumsum(counts) - counts, groups
+    return np.argsort(groups, kind="stable"), np.cumsum(counts) - 1, groups

@@ -27,6 +27,7 @@ from torch import Tensor
 from wscore.errors import DataError
 from wscore.io import atomic_folder, content_hash, read_json, source_code, write_json
 from wscore.late import pd
+from wscore.lru import Recent
 from wscore.networks.layout import Layout, read_layouts
 from wscore.parallel import Workers
 from wscore.tokens.alignment import HERE, Alignment
@@ -34,7 +35,6 @@ from wscore.tokens.batch import TokenBatch, layout_key
 from wscore.tokens.codec import TokenCodec
 from wscore.tokens.config import TokensConfig
 from wscore.tokens.index import group_places, make_index, split_rows
-from wscore.tokens.lru import Recent
 from wscore.tokens.manifest import read_cache_manifest, recipe, verify_files, write_cache_manifest
 from wscore.tokens.normalizer import Normalizer
 from wscore.tokens.tokenizer import FEATURES, Tokenizer

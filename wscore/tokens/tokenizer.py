@@ -20,8 +20,8 @@ from torch import Tensor
 from wscore.config import Section, convert, to_plain
 from wscore.errors import DataError
 from wscore.io import read_json, write_json
+from wscore.lru import Recent
 from wscore.networks.layout import KINDS, Layout, TensorSpec
-from wscore.tokens.lru import Recent
 from wscore.tokens.strided_copy import Move, fill_tokens, fill_weights
 
 Granularity = Literal["neuron", "chunk"]

@@ -30,11 +30,13 @@ from torch import Tensor
 from wscore.errors import DataError
 from wscore.io import atomic_file, hash_folder, read_tensors, write_csv, write_json, write_text
 from wscore.late import pd
+from wscore.lru import Recent
 from wscore.networks.layout import Layout, read_layouts
 from wscore.networks.records import Rejected
 
 ROW_GROUP = 256  # rows read at once, fewer for large networks
 WEIGHTS_PER_GROUP = 1 << 24
+REMEMBERED = 1 << 24  # weights of row groups that stay in memory: networks of one layout lie in many groups
 EXCLUDED = "set_aside.csv"  # the name in zoos of every version
 OTHERS = "other_files.csv"  # files of a source that are not checkpoints
 CONSTANTS = "constants.safetensors"
@@ -325,19 +327,28 @@ def _with_names(table: pd.DataFrame, metadata: dict[bytes, bytes] | None) -> pd.
     return table
 
 
+RECENT: Recent[list[np.ndarray]] = Recent(REMEMBERED)
+
+
 def _read_group(part: Path, group: int) -> list[np.ndarray]:
-    """Return the vectors of one row group as views of one array; reads lists of any type and precision.
+    """Return the vectors of one row group as read-only views of one array; reads lists of any type and precision.
 
     Raises:
         DataError: if the file is damaged there.
     """
-    import pyarrow as pa
-
     try:
-        column = _open(part).read_row_group(group, columns=["weights"]).column("weights")
-        array = column.cast(pa.large_list(pa.float32())).combine_chunks()
+        status = part.stat()
+        key = f"{group} {status.st_size} {status.st_mtime_ns} {status.st_ino} {part}"
+        return RECENT.get(key, lambda: _decode_group(part, group), size=lambda vectors: sum(map(len, vectors)))
     except _broken() as error:
         raise _unreadable(part, error) from error
+
+
+def _decode_group(part: Path, group: int) -> list[np.ndarray]:
+    import pyarrow as pa
+
+    column = _open(part).read_row_group(group, columns=["weights"]).column("weights")
+    array = column.cast(pa.large_list(pa.float32())).combine_chunks()
     lists = array if isinstance(array, pa.LargeListArray) else array.chunk(0)
     offsets, values = lists.offsets.to_numpy(), lists.values.to_numpy()
     return [values[start:end] for start, end in itertools.pairwise(offsets)]

@@ -35,6 +35,12 @@ def test_rows_come_back_in_any_order_across_files_and_row_groups(tmp_path, monke
     assert zoo.weights([]).shape == (0, 0)
 
 
+def test_a_part_that_was_written_again_is_read_again(tmp_path):
+    for value in (1.0, 2.0):
+        zoo = Zoo(write(tmp_path, (rows(2), np.full((2, 3), value, np.float32))))
+        assert (zoo.weights([0, 1]) == value).all()
+
+
 def test_networks_of_different_size_lie_side_by_side(tmp_path):
     vectors = [np.full(size, size, np.float32) for size in (3, 1, 2)]
     zoo = Zoo(write(tmp_path, (rows(3), vectors)))

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from wscore.evaluation.bootstrap import Values, Weights, mean, rank_correlations, ratio
+from wscore.evaluation.bootstrap import Values, Weights, cumulative, mean, rank_correlations, ratio, ties
 
 
 def binary(
@@ -20,12 +20,13 @@ def binary(
     hits, true, predicted = (weights @ mask.astype(float) for mask in (positive & truth, truth, positive))
     other = weights.sum(axis=1) - true
     both = (true > 0) & (other > 0)
+    area, precisions = _curves(truth, probability, weights)
     scores = {
         "precision": hits / np.maximum(predicted, 1.0),
         "recall": ratio(hits, true),
         "f1": ratio(2 * hits, true + predicted),
-        "roc_auc": ratio(_area(truth, probability, weights), true * other),
-        "average_precision": ratio(_precision_sum(truth, probability, weights), true),
+        "roc_auc": ratio(area, true * other),
+        "average_precision": ratio(precisions, true),
     }
     return {"accuracy": mean(positive == truth, weights)} | {k: np.where(both, v, np.nan) for k, v in scores.items()}
 
@@ -82,25 +83,17 @@ def average(values: list[Values]) -> Values:
     return _over(np.stack(values, axis=1))
 
 
-def _steps(probability: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the order of decreasing probability and the first index of each group of ties."""
-    order = np.argsort(-probability, kind="stable")
-    return order, np.flatnonzero(np.append(True, np.diff(probability[order]) != 0))
+def _curves(truth: np.ndarray, probability: np.ndarray, weights: Weights) -> tuple[Values, Values]:
+    """Return two sums by resampling.
 
-
-def _area(truth: np.ndarray, probability: np.ndarray, weights: Weights) -> Values:
-    """Return the sum over pairs (positive, negative) of 1 if the positive scores higher, 1/2 if tied."""
-    order, starts = _steps(probability)
-    yes, no = (np.add.reduceat(weights[:, order] * mask[order], starts, axis=1) for mask in (truth, ~truth))
-    below = no.sum(axis=1, keepdims=True) - np.cumsum(no, axis=1)
-    return (yes * (below + no / 2)).sum(axis=1)
-
-
-def _precision_sum(truth: np.ndarray, probability: np.ndarray, weights: Weights) -> Values:
-    """Return the sum over thresholds of (positives gained) x precision."""
-    order, starts = _steps(probability)
-    yes, all_ = (
-        np.add.reduceat(weights[:, order] * values, starts, axis=1) for values in (truth[order], np.ones(len(order)))
-    )
-    precision = np.cumsum(yes, axis=1) / np.maximum(np.cumsum(all_, axis=1), 1e-9)
-    return (yes * precision).sum(axis=1)
+    The first is over pairs (positive, negative): 1 if the positive scores higher, 1/2 if tied. The second is over
+    thresholds: (positives gained) x precision.
+    """
+    order, ends, _ = ties(-probability)
+    drawn = weights[:, order]
+    before, upto = cumulative(drawn, ends)
+    positives_before, positives = cumulative(drawn * truth[order], ends)
+    gained = positives - positives_before
+    negatives = upto[:, -1:] - positives[:, -1:]
+    below = negatives - ((before - positives_before) + (upto - positives)) / 2  # of a group half counts
+    return (gained * below).sum(axis=1), (gained * positives / np.maximum(upto, 1e-9)).sum(axis=1)

@@ -26,7 +26,7 @@ import pandas as pd
 from jaxtyping import Bool, Float, Int
 
 from wscore.heads.boosting import Known, boosted, varying
-from wscore.heads.evaluation.boosting_baseline import Boost, boost, boosted_outputs
+from wscore.heads.evaluation.boosting_baseline import QUICK, Boost, boost, boosted_outputs
 from wscore.heads.targets import Binary, Continuous, Discrete, Target
 from wscore.networks.layout import Layout
 from wscore.pca import fit_pca
@@ -134,7 +134,7 @@ def hyperparameters(case: Case) -> Float[np.ndarray, "rows width"]:
 
 def probes(case: Case) -> Float[np.ndarray, "rows width"]:
     """Return gradient boosting predictions from outputs on the probe images; the mean if no network was run."""
-    return _boosting(case, *(inputs.probes for inputs in (case.train, case.validation, case.test)))
+    return _boosting(case, *(inputs.probes for inputs in (case.train, case.validation, case.test)), **QUICK, **SPARSE)
 
 
 def spectra(case: Case) -> Float[np.ndarray, "rows width"]:

@@ -28,7 +28,7 @@ from wscore.zoo.store import Zoo
 DAMAGED = 160  # test networks that are damaged in every way
 FOREIGN = 16
 TEST = "test"
-STEPS = 60  # of the training of a foreign network
+STEPS, RATE = 60, 0.1  # of the training of a foreign network, by gradient descent
 P = Float[np.ndarray, " networks"]
 
 
@@ -86,13 +86,12 @@ def _foreign(random: np.random.Generator) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(generator.initial_seed())
         network, teacher = _perceptron(widths), _perceptron([inputs, 16, outputs])
-    optimizer = torch.optim.Adam(network.parameters(), lr=0.01)
+    parameters = list(network.parameters())
     for _ in range(STEPS):
         x = torch.randn(64, inputs, generator=generator)
         loss = (network(x) - teacher(x).detach()).square().mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+        for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
+            parameter.data -= RATE * gradient
     return network
 
 

@@ -1,4 +1,4 @@
-from wscore.tokens.lru import Recent
+from wscore.lru import Recent
 
 
 def test_values_are_made_once():
