@@ -61,7 +61,7 @@ TABLE: dict[tuple[str, str], dict[str, str]] = {
     },
     ("zoo/splits.py", "properties/test_splits.py"): {
         "splits[rank] = ranked": "splits[:] = ranked",
-        "np.argsort(counts - exact, kind": "np.argsort(exact - counts, kind",
+        "-remainders)": "remainders)",
         "return np.array([_width(text) in wanted": "return np.array([_width(text) not in wanted",
     },
     ("autoencoder/coding/gains.py", "unit/autoencoder/coding/test_gains.py"): {
