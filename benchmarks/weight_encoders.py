@@ -11,19 +11,20 @@
                       to a reference; a transformer, the mean over tokens, and a linear layer
 
 Each family is a problem of its own, with the splits of the tokens. NFN and sequence are trained on accuracies of the training
-runs, for at most as many CPU seconds as our encoder takes to find its probes, compute its features and train; the epoch is
-selected on the validation runs. An NFN takes networks of one depth, of any widths, so networks of another depth than most of
-the family are left out for all. Package `nfn` is installed by pip into a folder; without it, NFN is left out.
-Prints a Markdown table with 95% intervals over runs. Some ten minutes of one core.
+runs for as many CPU seconds as our encoder takes to find its probes, compute the features of the whole zoo and train, and for
+four times as many; the epoch is selected on the validation runs. An NFN takes networks of one depth, of any widths, so networks
+of another depth than most of the family are left out for all. Package `nfn` is installed by pip into a folder; NFN is left
+out if that fails. Prints a Markdown table with 95% intervals over runs. Some fifteen minutes of one core.
 """
 
 import argparse
 import copy
 import importlib
+import itertools
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -47,7 +48,7 @@ NAMES = {"linear_probe": "encoder + ridge", "ours": "head", "statistics": "stati
 CHANNELS, WIDTH, HEADS, BLOCKS, UNITS = 16, 64, 4, 3, 64
 BATCH, RATE, DECAY, NOISE = 32, 2e-3, 0.01, 0.02
 LAYER, PLACE = FEATURES.index("layer"), FEATURES.index("position_in_layer")
-Inputs = Callable[[np.ndarray], Any]  # of networks of one layout, by row of the zoo
+LONGER = (1, 4)  # training times of the others, in those of our encoder
 
 
 class Rows(NamedTuple):
@@ -191,16 +192,15 @@ def compare(zoo: Zoo, cache: TokenCache, family: str, *, has_nfn: bool) -> Itera
     rows = Rows(
         zoo.table["layout"].to_numpy(str), values, *(np.flatnonzero(split == s) for s in ("train", "validation"))
     )
-    for name, make in {
-        "sequence": lambda: Sequence(cache),
-        **({"NFN": lambda: Nfn(zoo, rows)} if has_nfn else {}),
-    }.items():
+    makers = {"sequence": lambda: Sequence(cache), **({"NFN": lambda: Nfn(zoo, rows)} if has_nfn else {})}
+    for name, longer in itertools.product(makers, LONGER):
+        title = name if longer == 1 else f"{name}, {longer} times as long"
         torch.manual_seed(0)
-        model, seconds[name] = train(make(), rows, budget=seconds["linear_probe"])
-        results = with_method(results, name, model, rows)
+        model, seconds[title] = train(makers[name](), rows, budget=longer * seconds["linear_probe"])
+        results = with_method(results, title, model, rows)
     config = load_section(EvaluateHeadsConfig, "evaluate_heads", PARAMS)
     reports = [heads_report(part, config) for part in (results, results.unseen) if part]
-    for name in (*NAMES, *(seconds.keys() - NAMES.keys())):
+    for name in dict.fromkeys((*NAMES, *seconds)):
         scores = (" / ".join(with_interval(each[name], metric) for metric in ("r2", "kendall_tau")) for each in reports)
         yield " | ".join([NAMES.get(name, name), f"{seconds[name]:.0f}" if name in seconds else "", *scores])
 
