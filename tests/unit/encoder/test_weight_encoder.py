@@ -167,6 +167,18 @@ def test_components_have_unit_variance_in_training(encoder: WeightEncoder, zoo: 
     torch.testing.assert_close(components.mean(0), torch.zeros(components.shape[1]), atol=1e-2, rtol=0)
 
 
+def test_outputs_under_the_likely_hypothesis_are_among_the_components(encoder: WeightEncoder, zoo: Zoo) -> None:
+    network = encoder.network
+    features = zoo_features(zoo, encoder.probes)
+    columns = [features.names.index(name) for name in network.config.features]
+    u = network.inputs(torch.from_numpy(features.values[:, columns])) - network.centre
+    kept = (u * network.emphasis) @ network.basis @ network.basis.T / network.emphasis
+    lost = (u - kept).square().mean(0) / u.square().mean(0).clamp_min(1e-6)
+    likely = network.emphasis > 1
+    assert likely.sum() > 10
+    assert lost[likely].mean() < 0.5 * lost[~likely].mean()
+
+
 def test_a_saved_encoder_is_the_same(encoder: WeightEncoder, tmp_path: Path) -> None:
     encoder.save(tmp_path / "encoder")
     again = WeightEncoder.from_folder(tmp_path / "encoder")
