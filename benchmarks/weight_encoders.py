@@ -89,7 +89,7 @@ class Sequence(nn.Module):
         """Return the tokens of networks of one layout."""
         batch = self.cache.batch(self.cache.items(rows))
         length = int(batch.token_mask.sum(1).max())
-        return TokenBatch(*(tensor[:, :length] for tensor in batch[:3]), batch.layouts)
+        return TokenBatch._make([*(tensor[:, :length] for tensor in batch[:3]), batch.layouts])
 
     def forward(self, batch: TokenBatch) -> Tensor:
         """Return the scaled accuracy (B, 1) of networks."""
@@ -105,7 +105,7 @@ class Nfn(nn.Module):
 
     def __init__(self, zoo: Zoo, rows: Rows) -> None:
         super().__init__()
-        self.zoo, self.keys = zoo, rows.keys
+        self.zoo = zoo
         self.common, layers = importlib.import_module("nfn.common"), importlib.import_module("nfn.layers")
         self.scales = [1.0] * (2 * len(self._layers(rows.train[:1])))
         each = [self._layers(rows.train[rows.keys[rows.train] == key]) for key in np.unique(rows.keys[rows.train])]
@@ -120,7 +120,7 @@ class Nfn(nn.Module):
         self.body = nn.Sequential(*body, layers.HNPPool(spec), nn.Flatten(), nn.LayerNorm(pooled), *head)
 
     def _layers(self, rows: np.ndarray) -> list[tuple[Tensor, Tensor]]:
-        return layers_of(self.zoo.layouts[self.keys[rows[0]]], self.zoo.weights(rows))
+        return layers_of(self.zoo.layout(int(rows[0])), self.zoo.weights(rows))
 
     def batch(self, rows: np.ndarray) -> Any:
         """Return the weights of networks of one layout, each tensor divided by its mean size in training."""
