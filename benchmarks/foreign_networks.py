@@ -5,13 +5,14 @@
 Prints a Markdown table: predicted and true accuracy, p-value `inside` (means over the last networks of runs), and, for
 runs of snapshots, Kendall's tau between predicted and true accuracies, mean and range over runs. LeNet-5 runs come from
 `train_base`; with a folder of Fashion-MNIST files one more is trained on up to 2,000 images of it. The others are made here: a
-network of the zoo with other names of layers, Gaussian noise of its shapes, an untrained ResNet-20 and a transformer layer.
+network of the zoo with other names of layers, with shuffled or larger weights, Gaussian noise of its shapes, an untrained
+ResNet-20 and a transformer layer.
 Less than a minute of one core.
 """
 
 import argparse
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -74,18 +75,25 @@ def groups(trajectories: Path, zoo: Zoo, fashion: Path | None) -> Iterator[tuple
     yield "network of the zoo", [Run([state], [accuracy])]
     yield "the same, layers renamed", [Run([renamed(state)], [accuracy])]
     generator = torch.Generator().manual_seed(0)
-    noise = {
-        name: torch.randn(tensor.shape, generator=generator) * tensor.std(correction=0)
-        for name, tensor in state.items()
-        if tensor.is_floating_point()
+    damages: dict[str, Callable[[Tensor], Tensor]] = {
+        "Gaussian noise of its shapes": lambda t: torch.randn(t.shape, generator=generator) * t.std(correction=0),
+        "its weights, shuffled in each tensor": lambda t: t.flatten()[torch.randperm(t.numel(), generator=generator)],
+        "its weights, times 1000": lambda t: 1000 * t,
     }
-    yield "Gaussian noise of its shapes", [Run([noise], [np.nan])]
+    for name, damage in damages.items():
+        damaged = {key: damage(tensor).view_as(tensor) for key, tensor in floats(state).items()}
+        yield name, [Run([damaged], [np.nan])]
     yield "LeNet-5, 28 x 28 images (`train_base`)", recorded(trajectories)
     if fashion:
         yield "LeNet-5, Fashion-MNIST", [trained(fashion)]
     torch.manual_seed(0)
     yield "ResNet-20, untrained", [Run([resnet20()], [np.nan])]
     yield "transformer layer, untrained", [Run([nn.TransformerEncoderLayer(32, 4, 64).state_dict()], [np.nan])]
+
+
+def floats(state: State) -> State:
+    """Return the weights of a state dict, without its counters."""
+    return {name: tensor for name, tensor in state.items() if tensor.is_floating_point()}
 
 
 def renamed(state: State) -> State:

@@ -2,7 +2,11 @@
 
 A state dict says neither which activation and pooling a network has nor whether its blocks are residual. So its chains
 (`wscore.encoder.chain`) are run on probe images under every combination (`HYPOTHESES`). For a plain feed-forward network
-one of them is the network itself; which one, the encoder has to find out.
+one of them is the network itself. The posterior mean over them, with the labels of the n probes as data and equal priors,
+
+    sum_h p_h m_h,   p_h = softmax_h(-n surprise_h),   surprise: mean negative log probability of the labels
+
+is a measure as well (`LIKELY`): of networks that learned the task mostly that of the true hypothesis.
 """
 
 import itertools
@@ -26,7 +30,10 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 POOLINGS = ("max", "avg")
 BLOCKS = ("plain", "residual")
 HYPOTHESES = tuple(itertools.product(BLOCKS, ACTIVATIONS, POOLINGS))
-NAMES = tuple(f"{measured}.{'.'.join(guess)}" for measured in MEASURES for guess in HYPOTHESES)
+LIKELY = "likely"
+COLUMNS = (*map(".".join, HYPOTHESES), LIKELY)
+NAMES = tuple(f"{measured}.{column}" for measured in MEASURES for column in COLUMNS)
+SURPRISE = MEASURES.index("surprise")
 NUMBERS = 1 << 21  # entries of the largest activation held at once
 MOST = 1 << 22  # weights; larger networks are not run
 EPS = 1e-5  # of normalisations
@@ -85,7 +92,7 @@ def chain_logits(
 
 
 def _measured(layout: Layout, vectors: Tensor, chains: tuple[Chain, ...], probes: Probes) -> np.ndarray:
-    """Return the measures (n, measures x hypotheses)."""
+    """Return the measures (n, measures x columns)."""
     state = layout.unflatten(vectors)
     x = probes.images.movedim(0, -1)[None] if chains[0].first.is_convolution else probes.images.flatten(1).mT[None]
     entered = _apply(chains[0].first, state, x)
@@ -94,8 +101,10 @@ def _measured(layout: Layout, vectors: Tensor, chains: tuple[Chain, ...], probes
     outputs = torch.cat([_run(guess, state, entered) for guess in distinct])
     outputs = outputs.nan_to_num(0.0, LARGEST, -LARGEST).clamp(-LARGEST, LARGEST).numpy()
     measured = measure_outputs(outputs, probes.labels).reshape(len(distinct), len(vectors), -1)  # (G, n, measures)
-    places = [distinct.index(guess) for guess in guesses]
-    return measured[places].transpose(1, 2, 0).reshape(len(vectors), -1)
+    each = measured[[distinct.index(guess) for guess in guesses]]  # (H, n, measures)
+    shares = torch.from_numpy(-len(probes.labels) * each[..., SURPRISE]).softmax(dim=0).numpy()
+    likely = (shares[..., None] * each).sum(axis=0)
+    return np.concatenate([each, likely[None]]).transpose(1, 2, 0).reshape(len(vectors), -1)
 
 
 def _guesses(chains: tuple[Chain, ...]) -> Iterator[Guess]:

@@ -155,9 +155,10 @@ def _prepared(features: Float[Tensor, "train feature"], shape: EncoderShape, see
     log = (features.sign() * features.abs().log1p()).double().numpy()
     network.mean.copy_(torch.from_numpy(np.nanmean(log, axis=0)))
     network.std.copy_(torch.from_numpy(np.nanstd(log, axis=0)).clamp_min(CONSTANT))
-    u = network.inputs(features).numpy()
-    pca = fit_pca(lambda: [u], shape.components, seed=seed)
-    network.centre.copy_(torch.from_numpy(pca.mean))
+    u = network.inputs(features)
+    network.centre.copy_(u.mean(0))
+    centred = network.centred(u).numpy()
+    pca = fit_pca(lambda: [centred], shape.components, seed=seed)
     network.basis[:, : len(pca.basis)] = torch.from_numpy(pca.basis.T)
     network.stds[: len(pca.basis)] = torch.from_numpy(np.sqrt(pca.variances)).clamp_min(CONSTANT)
     return network

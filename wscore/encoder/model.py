@@ -1,13 +1,15 @@
 """Network of the encoder: features in, latents and a score of unfamiliarity out.
 
     u = clip((sign(x) log(1 + |x|) - mean) / std), 0 where x is missing, with flags of missing features         (n, F)
-    z = [ (u - centre) basis / stds, (h(u) - m) / s ]                                                         (n, Z)
+    z = [ (u - centre) e basis / stds, (h(u) - m) / s ]                                                       (n, Z)
 
 The first part of the latent are principal components of the features. The second part are hidden numbers of a network h that
-was trained to predict the outputs of the networks from these features. Both have mean 0 and variance 1 in training.
+was trained to predict the outputs of the networks from these features. Both have mean 0 and variance 1 in training. The factors
+e are `EMPHASIS` for outputs under the likely hypothesis (`wscore.encoder.chain_outputs`), so that they are among the principal
+components, and 1 for all else.
 
 Unfamiliar are networks that the discriminator d takes for damaged ones, and those with features that the principal components
-do not explain: |u - centre|^2 - |(u - centre) basis|^2.
+do not explain: |(u - centre) e|^2 - |(u - centre) e basis|^2.
 """
 
 from itertools import pairwise
@@ -19,8 +21,10 @@ from msgspec import Meta
 from torch import Tensor, nn
 
 from wscore.config import Section
+from wscore.encoder.chain_outputs import LIKELY
 from wscore.training.model_folder import register
 
+EMPHASIS = 8.0
 CLIP = 6.0  # standard deviations
 TAIL = 8  # calibration networks, or a tenth of them, whose mean excess is the scale of the tail
 SHARES = (0.8, 0.2)  # of the error rate that the discriminator and the residual may use up
@@ -69,6 +73,7 @@ class EncoderNetwork(nn.Module):
     mean: Tensor
     std: Tensor
     optional: Tensor
+    emphasis: Tensor
     centre: Tensor
     basis: Tensor
     stds: Tensor
@@ -81,6 +86,9 @@ class EncoderNetwork(nn.Module):
         self.register_buffer("mean", torch.zeros(features))
         self.register_buffer("std", torch.ones(features))
         self.register_buffer("optional", torch.tensor(config.optional, dtype=torch.int64), persistent=False)
+        likely = torch.tensor([name.endswith(f".{LIKELY}") for name in config.features])
+        emphasis = torch.cat([torch.where(likely, EMPHASIS, 1.0), torch.ones(len(config.optional))])
+        self.register_buffer("emphasis", emphasis, persistent=False)
         self.register_buffer("centre", torch.zeros(config.inputs))
         self.register_buffer("basis", torch.zeros(config.inputs, config.components))
         self.register_buffer("stds", torch.ones(config.components))
@@ -100,16 +108,20 @@ class EncoderNetwork(nn.Module):
         u = ((log - self.mean) / self.std).clamp(-CLIP, CLIP)
         return torch.cat([u.masked_fill(missing, 0), missing[:, self.optional].float()], 1)
 
+    def centred(self, u: Float[Tensor, "network input"]) -> Float[Tensor, "network input"]:
+        """Return standardised features as the principal components read them."""
+        return (u - self.centre) * self.emphasis
+
     def latents(self, u: Float[Tensor, "network input"]) -> Float[Tensor, "network latent"]:
         """Return the latents of standardised features."""
-        components = (u - self.centre) @ self.basis / self.stds
+        components = self.centred(u) @ self.basis / self.stds
         if self.hidden is None or self.scale is None:
             return components
         return torch.cat([components, self.scale(self.hidden(u))], 1)
 
     def scores(self, u: Float[Tensor, "network input"]) -> Float[Tensor, "2 network"]:
         """Return the logit of being damaged, and the squared residual of the principal components."""
-        centred = u - self.centre
+        centred = self.centred(u)
         residual = centred.square().sum(1) - (centred @ self.basis).square().sum(1)
         return torch.stack([self.discriminator(u)[:, 0], residual])
 

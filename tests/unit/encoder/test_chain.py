@@ -1,12 +1,22 @@
 """A state dict alone is run as the network it came from, where it is a chain of layers."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from wscore.encoder.chain import read_chains
-from wscore.encoder.chain_outputs import NAMES, Guess, chain_logits, chain_numbers, find_probes, may_take_known_images
-from wscore.encoder.dreamed_probes import Probes
+from wscore.encoder.chain_outputs import (
+    COLUMNS,
+    LIKELY,
+    NAMES,
+    Guess,
+    chain_logits,
+    chain_numbers,
+    find_probes,
+    may_take_known_images,
+)
+from wscore.encoder.dreamed_probes import MEASURES, Probes
 from wscore.networks.architectures import Architecture, build
 from wscore.networks.layout import layout_of
 from wscore.networks.lenet import NetworkSpec, lenet5
@@ -69,6 +79,18 @@ def test_names_of_keys_do_not_matter(family: str) -> None:
     )
     assert set(first) == set(NAMES)
     assert all(first[name] == second[name] for name in NAMES)
+
+
+def test_likely_measures_are_means_over_hypotheses_by_the_probability_of_the_labels() -> None:
+    network = network_of("resnet", CHAINS["resnet"])
+    layout = layout_of(network.state_dict())
+    numbers = chain_numbers(layout, layout.flatten(network.state_dict())[None], PROBES)
+    table = np.array([numbers[name][0] for name in NAMES]).reshape(len(MEASURES), len(COLUMNS))
+    each = table[:, :-1]
+    assert COLUMNS[-1] == LIKELY
+    odds = np.exp(-len(IMAGES) * (each[MEASURES.index("surprise")] - each[MEASURES.index("surprise")].min()))
+    assert 0.01 < odds.min() < 0.9
+    np.testing.assert_allclose(table[:, -1], each @ odds / odds.sum(), rtol=1e-9)
 
 
 @pytest.mark.parametrize(

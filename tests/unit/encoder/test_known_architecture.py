@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from wscore.encoder.chain_outputs import HYPOTHESES, NAMES, chain_numbers
+from wscore.encoder.chain_outputs import COLUMNS, NAMES, chain_numbers
 from wscore.encoder.dreamed_probes import MEASURES, Probes, measure_outputs
 from wscore.encoder.features import CHAIN
 from wscore.encoder.known_architecture import known_outputs, true_hypothesis
@@ -32,7 +32,7 @@ def test_known_outputs_are_those_of_the_network(family: str, activation: str, po
     layout = layout_of(network.state_dict())
     numbers = chain_numbers(layout, layout.flatten(network.state_dict())[None], {"key": PROBES})
     table = FeatureTable(np.stack(list(numbers.values()), axis=1), tuple(CHAIN + name for name in numbers))
-    values = known_outputs(table, [known.to_json()]).reshape(len(MEASURES), len(HYPOTHESES))
+    values = known_outputs(table, [known.to_json()]).reshape(len(MEASURES), len(COLUMNS))
     with torch.no_grad():
         outputs = measure_outputs(network(PROBES.images)[None].numpy(), PROBES.labels)
     np.testing.assert_allclose(values, np.broadcast_to(outputs[0][:, None], values.shape), rtol=1e-4, atol=1e-4)
