@@ -91,7 +91,7 @@ class CardPart(NamedTuple):
         sections: sections of params.yaml that it depends on.
         note: definitions of the metrics.
         uses: what it is for, and what it is not for.
-        strangers: how it fares on networks unlike those of the zoo.
+        strangers: scores on networks unlike those of the zoo.
         base: part whose output it reads; empty for none.
         training: its training data; empty: the zoo.
         limits: limitations, one sentence each.
