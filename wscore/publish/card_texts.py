@@ -7,9 +7,9 @@ from wscore.forecasting.evaluation.tables import by_method, near_steps
 from wscore.publish.card import CardPart
 from wscore.publish.card_metrics import Figures, pick, readable
 from wscore.publish.config import PublishConfig
+from wscore.publish.provenance import MODELS
 from wscore.report.table import AUTOENCODER_CONTROLS, FORECAST_CONTROLS, HEAD_CONTROLS, OURS, SPARSE_CONTROLS
 
-FOLDER = "models/published"
 METHODS = {OURS: "this model", **SPARSE_CONTROLS, **AUTOENCODER_CONTROLS, **HEAD_CONTROLS, **FORECAST_CONTROLS}
 REBUILDING = (
     "agreement", "accuracy_original", "accuracy", "accuracy_change", "rank_correlation",
@@ -124,7 +124,7 @@ def place(part: str, config: PublishConfig) -> str:
         which = f', side="{part}"' if config.layout == "one" or config.repo_id is None else ""
     else:
         which = f', part="{part}"' if config.layout == "one" or config.repo_id is None else ""
-    return f'"{config.repository(part) or FOLDER}"{which}'
+    return f'"{config.repository(part) or MODELS}"{which}'
 
 
 def encoder(results: Mapping[str, Any], config: PublishConfig) -> CardPart:
@@ -241,13 +241,17 @@ def _measured(results: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterato
             yield from _measured(value, name)
 
 
-def head(task: str, metrics: Mapping[str, Any], config: PublishConfig, *, encoder_hash: str) -> CardPart:
-    """Return the texts of a head; `metrics` is the content of metrics/heads_test.json."""
+def head(
+    task: str, targets: Sequence[str], metrics: Mapping[str, Any], config: PublishConfig, *, encoder_hash: str
+) -> CardPart:
+    """Return the texts of a head of these targets; `metrics` is the content of metrics/heads_test.json."""
+    known = task != "accuracy" or list(targets) == ["test_accuracy"]
+    property_name = QUESTIONS.get(task, task) if known else f"`{', '.join(targets)}` of a network"
     results = metrics.get("heads_test", {}).get(task, {})
     return CardPart(
         name=f"heads/{task}",
         title=f"Head: {task}",
-        summary=f"Predicts {QUESTIONS.get(task, task)} from its weights, read by the weight encoder. "
+        summary=f"Predicts {property_name} from its weights, read by the weight encoder. "
         "No image of any data set is used.",
         code=NETWORK + READ.format(encoder=place("weight_encoder", config), head=place(f"heads/{task}", config)),
         stage=f"train_heads@{task}",
@@ -260,7 +264,7 @@ def head(task: str, metrics: Mapping[str, Any], config: PublishConfig, *, encode
         ),
         figures=card_metrics_rows("network-property-prediction", results, READING.get(task, ())),
         uses=(
-            f"estimating {QUESTIONS.get(task, task)} without its data, for networks like those of the zoo",
+            f"estimating {property_name} without its data, for networks like those of the zoo",
             "networks unlike those of the zoo (a small `inside`), and decisions about single networks",
         ),
         strangers=_unseen(task, results, metrics),

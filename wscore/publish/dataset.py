@@ -204,7 +204,7 @@ def write_representations(folder: Path, source: Path, zoo: Zoo, origin: Provenan
         title=f"Representations of {config.name}",
         summary="Each row is one trained network: its latent, with the "
         "metadata of the network. Heads, probes and maps of the zoo can be made from it without the encoder.",
-        place=config.repository("representations") or "data/published/representations",
+        place=config.repository("representations") or f"{origin.tables}/representations",
         config="",
         more="",
         configs="",
@@ -337,7 +337,7 @@ def _zoo_card(
 ) -> str:  # fmt: skip
     several = len(text.configs) > 1
     named = ", ".join(f"`{name}`" for name in text.configs)
-    place = config.repository("zoo") or "data/published/zoo"
+    place = config.repository("zoo") or f"{origin.tables}/zoo"
     return CARD.format(
         data=_data(configs, ragged, config),
         title=f"Zoo {config.name}",

@@ -184,11 +184,13 @@ def _heads(sources: Sources, metrics: Mapping[str, Any], config: PublishConfig) 
     for task in sources.tasks:
         folder = sources.heads / task
         _figures(metrics, "heads_test", task, folder)
-        read = read_json(folder / "config.json").get("encoder", encoder_hash)
+        facts = read_json(folder / "config.json")
+        read = facts.get("encoder", encoder_hash)
         if read != encoder_hash:
             raise PublishError("reads latents of another encoder", where=folder, expected=encoder_hash, got=read,
                                fix=f"run `dvc repro train_heads@{task}`")  # fmt: skip
-        part = parts.head(task, metrics, config, encoder_hash=encoder_hash)
+        targets = [target["name"] for target in facts.get("targets", ())]
+        part = parts.head(task, targets, metrics, config, encoder_hash=encoder_hash)
         yield ModelContent(part, model_files(folder), sources.plots / f"heads/{task}/history.csv")
 
 
