@@ -49,7 +49,7 @@ smoke: $(READY) ## run the whole pipeline on very little data, in a scratch copy
 	git -C $(SMOKE) init --quiet
 	cd $(SMOKE) && python -m wscore.presets presets/smoke.yaml params.yaml && dvc repro && cat metrics/table.md
 
-rate-fidelity: $(READY) ## study: agreement over compression, the codec next to codes that know no zoo
+rate-fidelity: $(READY) ## study: agreement over compression, the codec next to codes without a zoo
 	$(REPRO) studies/rate_fidelity/dvc.yaml $(ARGS)
 
 autoencoder-seeds: $(READY) ## study: spread of the autoencoder's metrics over seeds and splits (trains one for each)

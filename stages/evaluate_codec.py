@@ -1,4 +1,4 @@
-"""Evaluate the weight codec on held-out runs and unseen widths, next to codes that know no zoo, at the same bytes."""
+"""Evaluate the weight codec on held-out runs and unseen widths, next to codes without a zoo, at the same bytes."""
 
 from pathlib import Path
 

@@ -35,7 +35,8 @@ def main(
 ) -> str:
     """Write folders of models and of data sets, those of the pipeline to models/published and data/published."""
     config, networks = run.params["publish"], Zoo(zoo)
-    origin = gather_provenance(networks, {name: run.params[name] for name in RECORDED})
+    sections = {name: run.params[name] for name in RECORDED}
+    origin = gather_provenance(networks, sections, models=out, tables=datasets)
     sources = Sources(autoencoder, encoder, decoder, codec, heads, run.params["heads"]["tasks"], sae, predictor, plots)
     names = pack_models(out, sources, read_metrics(metrics), origin, config)
     tables = pack_datasets(datasets, networks, representations, origin, config)

@@ -20,10 +20,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, dataclass_transform, get_args, get_origin, get_type_hints
 
 import msgspec
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
 from wscore.errors import ConfigError, WscoreWarning
+from wscore.late import ruamel_yaml
 
 LARGEST = 1 << 63  # of integers, exclusive
 PARAMS = Path("params.yaml")
@@ -78,7 +77,7 @@ def load_machine(path: Path = MACHINE) -> MachineConfig:
     for name in MachineConfig.__struct_fields__:
         variable = f"WSCORE_{name.upper()}"
         if variable in os.environ:
-            value = YAML(typ="safe").load(os.environ[variable])
+            value = ruamel_yaml.YAML(typ="safe").load(os.environ[variable])
             given[name] = getattr(convert({name: value}, MachineConfig, where=f"environment variable {variable}"), name)
     return msgspec.structs.replace(settings, **given)
 
@@ -106,7 +105,7 @@ def parse_yaml(text: str, path: Path) -> dict[str, Any]:
     """
     try:
         content = deepcopy(_parsed(text))
-    except YAMLError as error:
+    except ruamel_yaml.YAMLError as error:
         raise ConfigError("is not valid YAML", where=path, got=" ".join(str(error).split())) from error
     if not isinstance(content, dict):
         raise ConfigError("does not hold sections", where=path, expected="a mapping", got=type(content).__name__)
@@ -116,7 +115,7 @@ def parse_yaml(text: str, path: Path) -> dict[str, Any]:
 @lru_cache(maxsize=4)
 def _parsed(text: str) -> object:
     """Return what a text holds. Parsing params.yaml takes 0.1 s, and a stage reads several of its sections."""
-    return YAML(typ="safe").load(text)
+    return ruamel_yaml.YAML(typ="safe").load(text)
 
 
 def load_section(section: type[T], name: str, path: Path = PARAMS) -> T:

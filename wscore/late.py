@@ -16,5 +16,7 @@ class _Late:
 
 if TYPE_CHECKING:
     import pandas as pd
+    import ruamel.yaml as ruamel_yaml
 else:
     pd = _Late("pandas")
+    ruamel_yaml = _Late("ruamel.yaml")

@@ -14,12 +14,11 @@ from typing import Any
 
 import psutil
 from filelock import FileLock, Timeout
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
 from wscore.config import PARAMS, read_yaml
 from wscore.errors import WscoreError
 from wscore.io import content_hash, read_json, write_json, write_text
+from wscore.late import ruamel_yaml
 
 RWLOCK, RECORD = Path(".dvc/tmp/rwlock"), Path("dvc.lock")
 FOLDERS = Path("data/folders.json")  # a parameter file of dvc.yaml: fetch_zoo reads `zoo`, train_base reads `base`
@@ -83,8 +82,8 @@ def _is_record(text: str) -> bool:
     from voluptuous import Invalid
 
     try:
-        COMPILED_LOCKFILE_SCHEMA(YAML(typ="safe").load(text))
-    except (YAMLError, Invalid):
+        COMPILED_LOCKFILE_SCHEMA(ruamel_yaml.YAML(typ="safe").load(text))
+    except (ruamel_yaml.YAMLError, Invalid):
         return False
     return True
 

@@ -282,7 +282,7 @@ def pipeline_identity() -> Pipeline:
     if experiment:
         return Pipeline(f"exp:{baseline[:7]}:{experiment}", f"{what} ({experiment})" if what else experiment)
     dvc = _dvc_process()
-    name = what or time.strftime("dvc repro %Y-%m-%d %H:%M")
+    name = what or time.strftime("%Y-%m-%d %H:%M")
     return Pipeline(_process_key(dvc or psutil.Process()), name if dvc else "single stage")
 
 

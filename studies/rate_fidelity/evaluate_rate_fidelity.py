@@ -1,4 +1,4 @@
-"""Compress held-out networks over a range of ratios with the codec and with codes that know no zoo."""
+"""Compress held-out networks over a range of ratios with the codec and with codes without a zoo."""
 
 from functools import partial
 from pathlib import Path

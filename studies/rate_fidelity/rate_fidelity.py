@@ -1,4 +1,4 @@
-"""Rate and fidelity: networks compressed by the codec and by codes that know no zoo, over a range of ratios."""
+"""Rate and fidelity: networks compressed by the codec and by codes without a zoo, over a range of ratios."""
 
 from typing import Annotated
 

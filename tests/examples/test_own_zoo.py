@@ -105,6 +105,9 @@ def test_the_page_leads_to_predictions(
     assert "run00" in printed["neighbours new.pt"]
     assert "8 of 40 runs in the test split" in printed["inspect data/zoo"]
     assert "heads." not in printed["inspect data/zoo"]
+    card = Path("models/published_zoo/heads/accuracy/README.md").read_text(encoding="utf-8")
+    assert 'from_pretrained("models/published_zoo")' in card
+    assert "my-zoo" in card
     assert not {"train_sae", "train_base", "train_predictor"} & done
     main(["decompress", "new.wsz", "--out", "back.safetensors", "--model", "models/published_zoo"])
     assert list(load_file("back.safetensors")) == ["stem.b", "stem.w", "top.b", "top.w"]

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from wscore.cli.accuracy import Judge
-from wscore.cli.describe import describe_path, inspect_network
 from wscore.cli.networks import LoadedNetwork, read_networks, read_one
 from wscore.cli.output import print_json, print_table, progress
 from wscore.encoder.weight_encoder import OUTSIDE, UNLIKE, Encoding, WeightEncoder
@@ -216,20 +215,6 @@ def forecast(options: argparse.Namespace) -> None:
         print_json({"snapshots": names, "steps": rows})
         return
     print_table(rows, title=f"after {', '.join(names)}")
-
-
-def inspect(options: argparse.Namespace) -> None:
-    """Show a network, a zoo, a recorded run or a model."""
-    facts = describe_path(options.path)
-    if facts is None:
-        facts = inspect_network(read_one(options.path, architecture=options.architecture), options.model)
-    if options.json:
-        print_json(facts)
-        return
-    tables = {name: value for name, value in facts.items() if isinstance(value, list)}
-    print_table([{"": name, "value": value} for name, value in facts.items() if name not in tables])
-    for name, rows in tables.items():
-        print_table(rows, title=f"\n{name}") if rows else None
 
 
 def _warn_if_unlike(name: str, encoding: Encoding, so: str) -> None:

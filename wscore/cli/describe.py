@@ -1,5 +1,6 @@
 """Describes a network, a zoo, a recorded run or a published model."""
 
+import argparse
 import math
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ from torch import Tensor
 from wscore.autoencoder.coding.codec import WEIGHTS as CODEC_WEIGHTS
 from wscore.autoencoder.coding.codec import WeightCodec
 from wscore.cli.accuracy import RunnableNetwork
-from wscore.cli.networks import LoadedNetwork, zoo_folder
+from wscore.cli.networks import LoadedNetwork, read_one, zoo_folder
+from wscore.cli.output import print_json, print_table
 from wscore.errors import DataError, ModelError, WscoreError, printable
 from wscore.forecasting.trajectories.store import Trajectory
 from wscore.hub.checksums import CHECKSUMS, read_checksums, verify
@@ -25,6 +27,20 @@ from wscore.training.model_folder import CONFIG, read_model_config
 from wscore.zoo.store import Zoo
 
 COUNTED = ("family", "dataset", "optimizer", "activation")
+
+
+def inspect(options: argparse.Namespace) -> None:
+    """Show a network, a zoo, a recorded run or a model."""
+    facts = describe_path(options.path)
+    if facts is None:
+        facts = inspect_network(read_one(options.path, architecture=options.architecture), options.model)
+    if options.json:
+        print_json(facts)
+        return
+    tables = {name: value for name, value in facts.items() if isinstance(value, list)}
+    print_table([{"": name, "value": value} for name, value in facts.items() if name not in tables])
+    for name, rows in tables.items():
+        print_table(rows, title=f"\n{name}") if rows else None
 
 
 def describe_path(text: str) -> dict[str, Any] | None:

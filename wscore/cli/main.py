@@ -26,6 +26,7 @@ MODULES = {
     "decompress": "wscore.cli.compression",
     "survey": "wscore.cli.survey",
     "evaluate": "wscore.cli.evaluation",
+    "inspect": "wscore.cli.describe",
 }  # of all others: commands
 EXAMPLES = {
     "compress": """\

@@ -65,11 +65,11 @@ def rank_correlations(
         signs = (true * predicted).astype(np.float32)
         agree += np.einsum("bn,bn->b", weights[:, block].astype(np.float32) @ signs, weights)
     tau = agree / np.sqrt(np.maximum(true_pairs * predicted_pairs, 1e-30))
-    covariance, true_size, told_size = (
-        (weights * left * right).sum(axis=1)
-        for left, right in ((true_rank, predicted_rank), (true_rank, true_rank), (predicted_rank, predicted_rank))
+    covariance, true_size, predicted_size = (
+        (weights * first * second).sum(axis=1)
+        for first, second in ((true_rank, predicted_rank), (true_rank, true_rank), (predicted_rank, predicted_rank))
     )
-    return {"kendall_tau": tau, "spearman": covariance / np.sqrt(np.maximum(true_size * told_size, 1e-30))}
+    return {"kendall_tau": tau, "spearman": covariance / np.sqrt(np.maximum(true_size * predicted_size, 1e-30))}
 
 
 def _ranks(values: Float[np.ndarray, " rows"], weights: Weights) -> tuple[Float[np.ndarray, "samples rows"], Values]:

@@ -118,8 +118,10 @@ def _stale_files(api: "HfApi", item: Upload) -> list[str]:
         before = json.loads(Path(path).read_text(encoding="utf-8"))["files"]
     except (ValueError, TypeError, KeyError):
         return []
-    now = read_checksums(item.folder)
-    return sorted(str(name) for name in before if name not in now and not _is_pattern(str(name)) and name not in KEPT)
+    current = read_checksums(item.folder)
+    return sorted(
+        str(name) for name in before if name not in current and not _is_pattern(str(name)) and name not in KEPT
+    )
 
 
 def _is_pattern(name: str) -> bool:

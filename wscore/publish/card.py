@@ -8,7 +8,7 @@ from ruamel.yaml import YAML
 
 from wscore.publish.card_metrics import Figures, eval_results, metrics_markdown
 from wscore.publish.config import PublishConfig
-from wscore.publish.provenance import Provenance
+from wscore.publish.provenance import MODELS, Provenance
 
 TAGS = ("wscore", "weight-space-learning", "neural-network-weights")
 TEMPLATE = """\
@@ -91,7 +91,7 @@ class CardPart(NamedTuple):
         sections: sections of params.yaml that it depends on.
         note: definitions of the metrics.
         uses: what it is for, and what it is not for.
-        strangers: how it fares on networks unlike those of the zoo.
+        strangers: scores on networks unlike those of the zoo.
         base: part whose output it reads; empty for none.
         training: its training data; empty: the zoo.
         limits: limitations, one sentence each.
@@ -125,7 +125,7 @@ def write_card(part: CardPart, origin: Provenance, config: PublishConfig, *, siz
         title=part.title,
         summary=part.summary,
         root="" if config.repo_id else ", from the root of the clone",
-        code=part.code.strip(),
+        code=part.code.strip().replace(f'"{MODELS}"', f'"{origin.models}"'),
         table=metrics_markdown(part.figures),
         note=part.note,
         stage=part.stage,

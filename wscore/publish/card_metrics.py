@@ -29,9 +29,9 @@ class Figures(NamedTuple):
         return list(dict.fromkeys(name for row in self.rows.values() for name in row))
 
 
-def pick(found: Mapping[str, Any], names: Sequence[str]) -> dict[str, float]:
+def pick(metrics: Mapping[str, Any], names: Sequence[str]) -> dict[str, float]:
     """Return the named metrics that are numbers."""
-    return {name: float(found[name]) for name in names if isinstance(found.get(name), int | float)}
+    return {name: float(metrics[name]) for name in names if isinstance(metrics.get(name), int | float)}
 
 
 def metrics_markdown(figures: Figures) -> str:
@@ -50,7 +50,7 @@ def eval_results(figures: Figures, *, dataset: str, revision: str) -> "list[Eval
     """Return the metrics of the model itself as evaluation results on the test split of a zoo."""
     from huggingface_hub import EvalResult
 
-    own = figures.own or list(figures.rows)[:1]
+    methods = figures.own or list(figures.rows)[:1]
     return [
         EvalResult(
             task_type=figures.task,
@@ -59,10 +59,10 @@ def eval_results(figures: Figures, *, dataset: str, revision: str) -> "list[Eval
             dataset_split="test",
             dataset_revision=revision,
             metric_type=name,
-            metric_name=f"{readable(name)} ({method})" if len(own) > 1 else readable(name),
+            metric_name=f"{readable(name)} ({method})" if len(methods) > 1 else readable(name),
             metric_value=float(f"{value:.6g}"),
         )
-        for method in own
+        for method in methods
         for name, value in figures.rows[method].items()
     ]
 

@@ -7,9 +7,9 @@ from wscore.forecasting.evaluation.tables import by_method, near_steps
 from wscore.publish.card import CardPart
 from wscore.publish.card_metrics import Figures, pick, readable
 from wscore.publish.config import PublishConfig
+from wscore.publish.provenance import MODELS
 from wscore.report.table import AUTOENCODER_CONTROLS, FORECAST_CONTROLS, HEAD_CONTROLS, OURS, SPARSE_CONTROLS
 
-FOLDER = "models/published"
 METHODS = {OURS: "this model", **SPARSE_CONTROLS, **AUTOENCODER_CONTROLS, **HEAD_CONTROLS, **FORECAST_CONTROLS}
 REBUILDING = (
     "agreement", "accuracy_original", "accuracy", "accuracy_change", "rank_correlation",
@@ -71,7 +71,7 @@ from wscore import WeightCodec
 from wscore.hub.fetch import fetch
 
 codec = WeightCodec.from_folder(fetch({codec}))  # `wscore compress` and `decompress` use it too
-data = codec.compress(state, ratio=20)  # bytes; with images and architecture, numbers are searched that keep the outputs
+data = codec.compress(state, ratio=20)  # bytes; with images and architecture, optimised to keep the outputs
 rebuilt = codec.decompress(data)
 print(len(data), list(rebuilt))
 """
@@ -119,16 +119,16 @@ SYMMETRY = (
 def place(part: str, config: PublishConfig) -> str:
     """Return the Python arguments that load a part: a repository, or the folder in a clone."""
     if part == "weight_encoder":
-        own = ""
+        which = ""
     elif part in ("encoder", "decoder"):
-        own = f', side="{part}"' if config.layout == "one" or config.repo_id is None else ""
+        which = f', side="{part}"' if config.layout == "one" or config.repo_id is None else ""
     else:
-        own = f', part="{part}"' if config.layout == "one" or config.repo_id is None else ""
-    return f'"{config.repository(part) or FOLDER}"{own}'
+        which = f', part="{part}"' if config.layout == "one" or config.repo_id is None else ""
+    return f'"{config.repository(part) or MODELS}"{which}'
 
 
-def encoder(found: Mapping[str, Any], config: PublishConfig) -> CardPart:
-    """Return the texts of the encoder; `found` is the content of metrics/autoencoder_test.json."""
+def encoder(results: Mapping[str, Any], config: PublishConfig) -> CardPart:
+    """Return the texts of the encoder; `results` is the content of metrics/autoencoder_test.json."""
     return CardPart(
         name="encoder",
         title="Encoder of neural networks",
@@ -143,7 +143,7 @@ def encoder(found: Mapping[str, Any], config: PublishConfig) -> CardPart:
             SYMMETRY,
             "A latent is a lossy summary; see the table for its fidelity.",
         ),
-        figures=card_metrics_rows("weight-reconstruction", found, REBUILDING),
+        figures=card_metrics_rows("weight-reconstruction", results, REBUILDING),
         uses=REBUILD_USES,
         strangers=KNOWN_ONLY,
     )
@@ -151,14 +151,14 @@ def encoder(found: Mapping[str, Any], config: PublishConfig) -> CardPart:
 
 def weight_encoder(metrics: Mapping[str, Any], config: PublishConfig) -> CardPart:
     """Return the texts of the weight encoder; `metrics` is the content of metrics/heads_test.json."""
-    found = metrics.get("heads_test", {})
-    probes = {task: result["linear_probe"] for task, result in found.items() if "linear_probe" in result}
+    tasks = metrics.get("heads_test", {})
+    probes = {task: result["linear_probe"] for task, result in tasks.items() if "linear_probe" in result}
     rows = {f"linear probe, {task}": pick(values, READING.get(task, ())) for task, values in probes.items()}
     return CardPart(
         name="weight_encoder",
         title="Encoder of neural networks of any layout",
         summary="Encodes the weights of any neural network as one short vector, the same for every order of its hidden units, "
-        "and says how like the training networks it is. The heads predict properties from its vectors.",
+        "and reports how similar it is to the training networks. The heads predict properties from its vectors.",
         code=NETWORK + ENCODE_ANY.format(weight_encoder=place("weight_encoder", config)),
         stage="train_encoder",
         sections=("encoder", "decoder"),
@@ -177,8 +177,8 @@ def weight_encoder(metrics: Mapping[str, Any], config: PublishConfig) -> CardPar
     )
 
 
-def decoder(found: Mapping[str, Any], config: PublishConfig) -> CardPart:
-    """Return the texts of the decoder; `found` is the content of metrics/autoencoder_test.json."""
+def decoder(results: Mapping[str, Any], config: PublishConfig) -> CardPart:
+    """Return the texts of the decoder; `results` is the content of metrics/autoencoder_test.json."""
     return CardPart(
         name="decoder",
         title="Decoder of neural networks",
@@ -193,25 +193,25 @@ def decoder(found: Mapping[str, Any], config: PublishConfig) -> CardPart:
             "The output for vectors that are not the latent of a network is arbitrary.",
             "Check agreement and accuracy before relying on a rebuilt network.",
         ),
-        figures=card_metrics_rows("weight-reconstruction", found, REBUILDING),
+        figures=card_metrics_rows("weight-reconstruction", results, REBUILDING),
         uses=REBUILD_USES,
         strangers=KNOWN_ONLY,
     )
 
 
-def codec(found: Mapping[str, Any], size: int, config: PublishConfig) -> CardPart:
+def codec(results: Mapping[str, Any], size: int, config: PublishConfig) -> CardPart:
     """Return the texts of the weight codec.
 
     Args:
-        found: content of metrics/codec_test.json, empty if there is none.
+        results: content of metrics/codec_test.json, empty if there is none.
         size: bytes of its files.
         config: says where it will lie.
     """
-    rows = {name: pick(values, COMPRESSING) for name, values in _measured(found)}
+    rows = {name: pick(values, COMPRESSING) for name, values in _measured(results)}
     return CardPart(
         name="codec",
         title="Weight codec",
-        summary=f"Compresses any neural network to a file of the size that you ask for. Its statistics of weights by role, "
+        summary=f"Compresses any neural network to a file of a given size. Its statistics of weights by role, "
         f"for networks of every width, take {size / 1000:,.0f} kB.",
         code=NETWORK + COMPRESS.format(codec=place("codec", config)),
         stage="fit_codec",
@@ -231,9 +231,9 @@ def codec(found: Mapping[str, Any], size: int, config: PublishConfig) -> CardPar
     )
 
 
-def _measured(found: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _measured(results: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Yield (name, metrics) of all methods and ratios in nested results, families left out."""
-    for key, value in found.items():
+    for key, value in results.items():
         if isinstance(value, Mapping) and key != "families":
             name = (*path, str(key).replace("_", " "))
             if "agreement" in value:
@@ -241,13 +241,17 @@ def _measured(found: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[
             yield from _measured(value, name)
 
 
-def head(task: str, metrics: Mapping[str, Any], config: PublishConfig, *, encoder_hash: str) -> CardPart:
-    """Return the texts of a head; `metrics` is the content of metrics/heads_test.json."""
-    found = metrics.get("heads_test", {}).get(task, {})
+def head(
+    task: str, targets: Sequence[str], metrics: Mapping[str, Any], config: PublishConfig, *, encoder_hash: str
+) -> CardPart:
+    """Return the texts of a head of these targets; `metrics` is the content of metrics/heads_test.json."""
+    known = task != "accuracy" or list(targets) == ["test_accuracy"]
+    property_name = QUESTIONS.get(task, task) if known else f"`{', '.join(targets)}` of a network"
+    results = metrics.get("heads_test", {}).get(task, {})
     return CardPart(
         name=f"heads/{task}",
         title=f"Head: {task}",
-        summary=f"Predicts {QUESTIONS.get(task, task)} from its weights, read by the weight encoder. "
+        summary=f"Predicts {property_name} from its weights, read by the weight encoder. "
         "No image of any data set is used.",
         code=NETWORK + READ.format(encoder=place("weight_encoder", config), head=place(f"heads/{task}", config)),
         stage=f"train_heads@{task}",
@@ -258,35 +262,33 @@ def head(task: str, metrics: Mapping[str, Any], config: PublishConfig, *, encode
             "Part of the score follows from tensor shapes alone: see the row `shapes only`.",
             "It was trained on the families and images named above.",
         ),
-        figures=card_metrics_rows("network-property-prediction", found, READING.get(task, ())),
+        figures=card_metrics_rows("network-property-prediction", results, READING.get(task, ())),
         uses=(
-            f"estimating {QUESTIONS.get(task, task)} without its data, for networks like those of the zoo",
-            "networks that the encoder takes for unlike those of the zoo, and decisions about single networks",
+            f"estimating {property_name} without its data, for networks like those of the zoo",
+            "networks unlike those of the zoo (a small `inside`), and decisions about single networks",
         ),
-        strangers=_unseen(task, found, metrics),
+        strangers=_unseen(task, results, metrics),
         base="weight_encoder",
     )
 
 
-def _unseen(task: str, found: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
-    """Return how a head fares on networks of unseen widths and families, and what its intervals cover."""
-    ours, name, texts = found.get(OURS, {}), MAIN.get(task, ""), []
+def _unseen(task: str, results: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
+    """Return the scores of a head on networks of unseen widths and families, and what its intervals cover."""
+    ours, name, texts = results.get(OURS, {}), MAIN.get(task, ""), []
     if "coverage" in ours:
         texts.append(f"Its {ours['coverage_aim']:.0%} prediction intervals hold for {ours['coverage']:.1%} of the held-out "
                      "networks.")  # fmt: skip
     unseen = metrics.get("heads_unseen", {}).get(task, {}).get(OURS, {})
     if name in unseen and name in ours:
-        texts.append(
-            f"On widths that are new to it, {readable(name)} is {unseen[name]:.3f} instead of {ours[name]:.3f}."
-        )
-    return " ".join([*texts, "Networks that the encoder takes for strangers have no interval, and a warning says so."])
+        texts.append(f"On unseen widths, {readable(name)} is {unseen[name]:.3f} instead of {ours[name]:.3f}.")
+    return " ".join([*texts, "Networks unlike those of the zoo (`inside` at most 0.02) get a warning and no interval."])
 
 
 def _recognised(metrics: Mapping[str, Any]) -> str:
-    """Return how well the encoder tells strangers from networks of the zoo."""
+    """Return how well the encoder separates other networks from those of the zoo."""
     scores = metrics.get("heads_inside", {}).get("auroc", {})
     if "mean" not in scores:
-        return "`inside` says whether a network is like those of the zoo."
+        return "`inside` is a p-value: near 0 for networks unlike those of the zoo."
     worst = min((name for name in scores if name != "mean"), key=lambda name: scores[name])
     return (
         f"`inside` separates damaged and foreign networks from held-out networks of the zoo with an area under the ROC curve of "
@@ -294,15 +296,15 @@ def _recognised(metrics: Mapping[str, Any]) -> str:
     )
 
 
-def sparse_dictionary(found: Mapping[str, Any], content: Mapping[str, Any], config: PublishConfig) -> CardPart:
+def sparse_dictionary(results: Mapping[str, Any], content: Mapping[str, Any], config: PublishConfig) -> CardPart:
     """Return the texts of the sparse dictionary.
 
     Args:
-        found: content of metrics/sae_test.json.
+        results: content of metrics/sae_test.json.
         content: its config.json.
         config: says where it will lie.
     """
-    codes, what = found["codes"], str(content.get("input", "tokens"))
+    codes, what = results["codes"], str(content.get("input", "tokens"))
     code = LATENT_FEATURES if what == "representations" else FEATURES
     return CardPart(
         name="sparse_dictionary",
@@ -321,7 +323,7 @@ def sparse_dictionary(found: Mapping[str, Any], content: Mapping[str, Any], conf
             "Features are correlational; `metrics/sae_test.json` has the effects of steering them.",
             "Codes are a lossy summary; see the table for their fidelity.",
         ),
-        figures=card_metrics_rows("weight-reconstruction", found, SPARSE),
+        figures=card_metrics_rows("weight-reconstruction", results, SPARSE),
         uses=(
             "studying which directions recur in the weights of a zoo",
             "compression, which largest entries do better",
@@ -330,16 +332,16 @@ def sparse_dictionary(found: Mapping[str, Any], content: Mapping[str, Any], conf
     )
 
 
-def predictor(found: Mapping[str, Any], training: Mapping[str, Any], config: PublishConfig) -> CardPart:
+def predictor(results: Mapping[str, Any], training: Mapping[str, Any], config: PublishConfig) -> CardPart:
     """Return the texts of the weight predictor.
 
     Args:
-        found: content of metrics/predictor_test.json.
+        results: content of metrics/predictor_test.json.
         training: facts of its training, as its config.json has them.
         config: says where it will lie.
     """
-    split = next((name for name in SPLITS if name in found), "temporal")
-    methods = by_method(found, split)
+    split = next((name for name in SPLITS if name in results), "temporal")
+    methods = by_method(results, split)
     steps = near_steps({int(name.rpartition("_")[2]) for row in methods.values() for name in row})
     columns = [f"{name}_{step}" for name in ("skill", "accuracy") for step in dict.fromkeys((*steps[:1], *steps[-1:]))]
     stride = training.get("stride", 1)
@@ -365,12 +367,12 @@ def predictor(found: Mapping[str, Any], training: Mapping[str, Any], config: Pub
             "accuracy at once, where a mean of the last snapshots is better",
         ),
         training=f"recorded training runs of {network} on {images} with {optimizer} (`dvc repro train_base`)",
-        strangers="" if split == "temporal" else "The table is of a training run that no fit has seen.",
+        strangers="" if split == "temporal" else "The table is of a training run that was not used in training.",
     )
 
 
-def card_metrics_rows(task: str, found: Mapping[str, Any], names: Sequence[str]) -> Figures:
+def card_metrics_rows(task: str, results: Mapping[str, Any], names: Sequence[str]) -> Figures:
     """Return the named metrics of every method that has one of them, the published model first."""
-    rows = {method: pick(values, names) for method, values in found.items() if isinstance(values, Mapping)}
+    rows = {method: pick(values, names) for method, values in results.items() if isinstance(values, Mapping)}
     order = sorted((method for method in rows if rows[method]), key=lambda method: method != OURS)
     return Figures(task, {METHODS.get(method, method.replace("_", " ")): rows[method] for method in order})

@@ -204,7 +204,7 @@ def write_representations(folder: Path, source: Path, zoo: Zoo, origin: Provenan
         title=f"Representations of {config.name}",
         summary="Each row is one trained network: its latent, with the "
         "metadata of the network. Heads, probes and maps of the zoo can be made from it without the encoder.",
-        place=config.repository("representations") or "data/published/representations",
+        place=config.repository("representations") or f"{origin.tables}/representations",
         config="",
         more="",
         configs="",
@@ -247,20 +247,20 @@ def _stream_rows(
 ) -> None:
     """Write all rows in one pass over the zoo, with a few hundred networks of each file in memory."""
     layouts = zoo.table["layout"].astype(str).to_numpy()
-    left = Counter(zip(layouts.tolist(), splits.tolist(), strict=True))
-    waiting: dict[tuple[str, str], list[tuple[int, np.ndarray]]] = {key: [] for key in left}
+    remaining = Counter(zip(layouts.tolist(), splits.tolist(), strict=True))
+    waiting: dict[tuple[str, str], list[tuple[int, np.ndarray]]] = {key: [] for key in remaining}
     with ExitStack() as stack:
         writers = {}
-        for layout, split in left:
+        for layout, split in remaining:
             path = folder / f"{groups[layout].name}-{split}-00000-of-00001.parquet"
             schema = features[layout].arrow_schema
             writer = pq.ParquetWriter(path, schema, **_options(features[layout]))
             writers[layout, split] = stack.enter_context(writer)
         for row, vector in zoo.stream():
             key = layouts[row], splits[row]
-            left[key] -= 1
+            remaining[key] -= 1
             waiting[key].append((row, vector))
-            if len(waiting[key]) == ROW_GROUP or not left[key]:
+            if len(waiting[key]) == ROW_GROUP or not remaining[key]:
                 rows, vectors = zip(*waiting[key], strict=True)
                 content = zoo.table.iloc[list(rows)].assign(weights=list(vectors))
                 writers[key].write_table(_table(content, features[key[0]]))
@@ -271,20 +271,20 @@ def _features(table: pd.DataFrame) -> dict[str, Any]:
     """Return the type of each plain column: class labels for columns with few names."""
     from datasets import ClassLabel, Value
 
-    found: dict[str, Any] = {}
+    types: dict[str, Any] = {}
     for name in map(str, table.columns):
         column = table[name]
         if pd.api.types.is_bool_dtype(column):
-            found[name] = Value("bool")
+            types[name] = Value("bool")
         elif pd.api.types.is_integer_dtype(column):
-            found[name] = Value("int64")
+            types[name] = Value("int64")
         elif pd.api.types.is_float_dtype(column):
-            found[name] = Value("float64")
+            types[name] = Value("float64")
         else:
             names = sorted({str(value) for value in column.dropna()})
             few = 0 < len(names) <= MOST_NAMES and name not in TEXTS and "" not in names
-            found[name] = ClassLabel(names=names) if few else Value("string")
-    return found
+            types[name] = ClassLabel(names=names) if few else Value("string")
+    return types
 
 
 def _table(rows: pd.DataFrame, features: Any) -> pa.Table:
@@ -337,7 +337,7 @@ def _zoo_card(
 ) -> str:  # fmt: skip
     several = len(text.configs) > 1
     named = ", ".join(f"`{name}`" for name in text.configs)
-    place = config.repository("zoo") or "data/published/zoo"
+    place = config.repository("zoo") or f"{origin.tables}/zoo"
     return CARD.format(
         data=_data(configs, ragged, config),
         title=f"Zoo {config.name}",

@@ -46,10 +46,10 @@ class Neighbours(NamedTuple):
         if not parts:
             fix = "run `dvc repro publish`, or name published representations with --among"
             raise DataError("no representations here", where=folder, expected="data/*.parquet", fix=fix)
-        made = read_json(folder / "manifest.json").get("encoder")
-        if made != encoder:
+        maker = read_json(folder / "manifest.json").get("encoder")
+        if maker != encoder:
             raise ModelError(
-                "the representations were made by another encoder", where=folder, expected=encoder, got=made
+                "the representations were made by another encoder", where=folder, expected=encoder, got=maker
             )
         tables = [_read(part) for part in parts]
         return cls(np.concatenate([latents for latents, _ in tables]), pd.concat([table for _, table in tables]))

@@ -85,14 +85,14 @@ def pack_models(
         PublishError: if a model or its metrics are missing or don't belong together, or the folder holds something else.
     """
     check_ours(out)
-    made = [] if config.target == "none" else list(plan(sources, metrics, config))
+    contents = [] if config.target == "none" else list(plan(sources, metrics, config))
     with atomic_folder(out) as folder:
-        for content in made:
+        for content in contents:
             _fill(folder / content.part.name, content, origin, config)
-        index = write_index([content.part for content in made], origin, config) if made else NOTHING
+        index = write_index([content.part for content in contents], origin, config) if contents else NOTHING
         write_text(folder / "README.md", index)
         write_checksums(folder)
-    return [content.part.name for content in made]
+    return [content.part.name for content in contents]
 
 
 def pack_datasets(out: Path, zoo: Zoo, representations: Path, origin: Provenance, config: PublishConfig) -> list[str]:
@@ -121,13 +121,16 @@ def uploads(models: Path, datasets: Path, config: PublishConfig) -> list[Upload]
     if config.target != "hub" or config.repo_id is None:
         return []
     if config.layout == "one":
-        found = [Upload(config.repo_id, models)]
+        repositories = [Upload(config.repo_id, models)]
     else:
         folders = sorted(path.parent for path in models.rglob("config.json"))
         folders = [folder for folder in folders if folder.parent not in folders]  # a decoder goes with its encoder
         names = [folder.relative_to(models).as_posix() for folder in folders]
-        found = [Upload(str(config.repository(name)), models / name) for name in names]
-    return [*found, *(Upload(str(config.repository(name)), datasets / name, "dataset") for name in config.datasets)]
+        repositories = [Upload(str(config.repository(name)), models / name) for name in names]
+    return [
+        *repositories,
+        *(Upload(str(config.repository(name)), datasets / name, "dataset") for name in config.datasets),
+    ]
 
 
 def check_ours(folder: Path) -> None:
@@ -181,11 +184,13 @@ def _heads(sources: Sources, metrics: Mapping[str, Any], config: PublishConfig) 
     for task in sources.tasks:
         folder = sources.heads / task
         _figures(metrics, "heads_test", task, folder)
-        read = read_json(folder / "config.json").get("encoder", encoder_hash)
+        facts = read_json(folder / "config.json")
+        read = facts.get("encoder", encoder_hash)
         if read != encoder_hash:
             raise PublishError("reads latents of another encoder", where=folder, expected=encoder_hash, got=read,
                                fix=f"run `dvc repro train_heads@{task}`")  # fmt: skip
-        part = parts.head(task, metrics, config, encoder_hash=encoder_hash)
+        targets = [target["name"] for target in facts.get("targets", ())]
+        part = parts.head(task, targets, metrics, config, encoder_hash=encoder_hash)
         yield ModelContent(part, model_files(folder), sources.plots / f"heads/{task}/history.csv")
 
 

@@ -361,7 +361,7 @@ class PublishedPredictor(Published):
             history = np.stack([layout.flatten(state) for state in states])
         vectors = torch.as_tensor(history, dtype=torch.float32)
         steps = horizons if isinstance(horizons, int) else list(horizons)
-        return [layout.unflatten(one) for one in self.model.predict(vectors, layout, steps)]
+        return [layout.unflatten(vector) for vector in self.model.predict(vectors, layout, steps)]
 
 
 class PublishedDictionary(Published):
@@ -449,14 +449,14 @@ def head_parts(source: Path | str, names: Sequence[str] | None = None) -> dict[s
         DataError: if the Hub refuses or can't be reached.
         ModelError: if there is no such head, listing the available ones.
     """
-    found = parse_source(source)
-    folder = Path(found.name)
-    if not folder.is_dir() and found.revision is None and not exists(found):
-        alone = {name: Source(f"{found.name}-heads-{name}", None) for name in get_args(Task)}
-        there: dict[str, Source | Path] = {name: one for name, one in alone.items() if exists(one)}
+    published = parse_source(source)
+    folder = Path(published.name)
+    if not folder.is_dir() and published.revision is None and not exists(published):
+        alone = {name: Source(f"{published.name}-heads-{name}", None) for name in get_args(Task)}
+        there: dict[str, Source | Path] = {name: head for name, head in alone.items() if exists(head)}
     else:
         if not folder.is_dir():
-            folder = download(found.name, found.revision, patterns=["heads/*", CHECKSUMS])
+            folder = download(published.name, published.revision, patterns=["heads/*", CHECKSUMS])
         there = {path.parent.name: path.parent for path in sorted(folder.glob("heads/*/config.json"))}
     wrong = sorted(set(names or ()) - set(there))
     if wrong or not there:

@@ -11,6 +11,7 @@ from wscore.io import content_hash
 from wscore.zoo.store import Zoo
 
 CODE = ("wscore", "stages", "params.yaml")
+MODELS, TABLES = "models/published", "data/published"  # of the pipeline
 
 
 class Provenance(NamedTuple):
@@ -26,6 +27,8 @@ class Provenance(NamedTuple):
         families: architecture families in it; empty if unknown.
         datasets: training data sets of its networks; empty if unknown.
         params: all sections of params.yaml as plain data.
+        models: folder of the published models in a clone.
+        tables: folder of the published data sets in a clone.
     """
 
     revision: str
@@ -36,10 +39,17 @@ class Provenance(NamedTuple):
     families: tuple[str, ...]
     datasets: tuple[str, ...]
     params: Mapping[str, Any]
+    models: str = MODELS
+    tables: str = TABLES
 
 
-def gather_provenance(zoo: Zoo, params: Mapping[str, Any]) -> Provenance:
-    """Return the provenance of models made from a zoo with these parameters."""
+def gather_provenance(
+    zoo: Zoo, params: Mapping[str, Any], *, models: Path = Path(MODELS), tables: Path = Path(TABLES)
+) -> Provenance:
+    """Return the provenance of models made from a zoo with these parameters, published in these folders of a clone.
+
+    Absolute folders don't appear: cards are the same on all machines.
+    """
     table = zoo.table
     return Provenance(
         revision=git_revision(),
@@ -50,6 +60,8 @@ def gather_provenance(zoo: Zoo, params: Mapping[str, Any]) -> Provenance:
         families=_names(table, "family"),
         datasets=_names(table, "dataset"),
         params=params,
+        models=MODELS if models.is_absolute() else models.as_posix(),
+        tables=TABLES if tables.is_absolute() else tables.as_posix(),
     )
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import ModelCard
 
+from wscore.publish import card_texts
 from wscore.publish.card import CardPart, write_card, write_index
 from wscore.publish.card_metrics import Figures, metrics_markdown, pick
 from wscore.publish.config import PublishConfig
@@ -84,6 +85,23 @@ def test_provenance_of_a_zoo(tiny_zoo: Path) -> None:
     assert (found.networks, found.runs) == (24, 12)
     assert found.families == ("cnn", "cnn_bn", "mlp", "resnet")
     assert found.datasets == ("digits",)
+
+
+def test_the_code_of_a_card_reads_the_folder_that_was_published(tiny_zoo: Path) -> None:
+    code = f"load({card_texts.place('weight_encoder', CONFIG)})"
+    there = gather_provenance(Zoo(tiny_zoo), {"tokens": {}, "ae": {}}, models=Path("models/mine"))
+    assert 'load("models/mine")' in write_card(part()._replace(code=code), there, CONFIG)
+    absolute = gather_provenance(Zoo(tiny_zoo), {}, models=tiny_zoo, tables=tiny_zoo)
+    assert (absolute.models, absolute.tables) == ("models/published", "data/published")
+
+
+@pytest.mark.parametrize(
+    ("targets", "words"),
+    [(["test_accuracy"], "the test accuracy of a network"), (["val_acc"], "`val_acc` of a network")],
+)
+def test_the_card_of_a_head_names_its_target(targets: list[str], words: str) -> None:
+    card = card_texts.head("accuracy", targets, {}, CONFIG, encoder_hash="abc")
+    assert card.summary.startswith(f"Predicts {words} from its weights")
 
 
 def test_revision_tells_local_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
