@@ -61,6 +61,13 @@ def test_every_network_lies_on_the_map_with_what_is_known_of_it(page: str) -> No
     assert [line["name"] for line in content["curves"][0]["lines"]] == ["train", "validation"]
 
 
+def test_steps_of_descent_join_checkpoints_of_one_run(page: str) -> None:
+    runs = Zoo("data/zoo").table["run_id"].tolist()
+    edges = json.loads(re.search(r'id="data">(.*?)</script>', page, re.DOTALL)[1])["map"]["edges"]
+    assert len(edges) == len(runs) - len(set(runs))
+    assert all(runs[ancestor] == runs[descendant] for ancestor, descendant in edges)
+
+
 def test_results_say_what_wins_loses_or_is_open(page: str) -> None:
     results = {row[0] + ": " + row[1]: row[2:] for row in rows(page, "What wins")}
     assert results["Autoencoder: agreement with the original ↑"] == ["0.75", "", "", "0.5", "PCA, same length", "wins"]

@@ -37,6 +37,7 @@ SURPRISE = MEASURES.index("surprise")
 NUMBERS = 1 << 21  # entries of the largest activation held at once
 MOST = 1 << 22  # weights; larger networks are not run
 EPS = 1e-5  # of normalisations
+Moments = dict[str, tuple[Tensor, Tensor]]  # mean and variance of the outputs of layers, by name of their weights
 
 
 class Guess(NamedTuple):
@@ -83,12 +84,18 @@ def may_take_known_images(layout: Layout, probes: ProbeSets) -> bool:
 
 
 def chain_logits(
-    guess: Guess, state: Mapping[str, Tensor], images: Float[Tensor, "image channel height width"]
+    guess: Guess,
+    state: Mapping[str, Tensor],
+    images: Float[Tensor, "image channel height width"],
+    moments: Moments | None = None,
 ) -> Float[Tensor, "networks image classes"]:
-    """Return the logits of stacked networks under one hypothesis, for images of a size that the chain takes."""
+    """Return the logits of stacked networks under one hypothesis, for images of a size that the chain takes.
+
+    With `moments`, mean and variance (networks, units) of the outputs of each layer before its normalisation are noted there.
+    """
     first = guess.chain.first
     x = images.movedim(0, -1)[None] if first.is_convolution else images.flatten(1).mT[None]
-    return _run(guess, state, _apply(first, state, x))
+    return _run(guess, state, _apply(first, state, x, moments), moments)
 
 
 def _measured(layout: Layout, vectors: Tensor, chains: tuple[Chain, ...], probes: Probes) -> np.ndarray:
@@ -114,7 +121,7 @@ def _guesses(chains: tuple[Chain, ...]) -> Iterator[Guess]:
         yield Guess(chain, activation, pooling if chain.grid else POOLINGS[0])
 
 
-def _run(guess: Guess, state: Mapping[str, Tensor], entered: Tensor) -> Tensor:
+def _run(guess: Guess, state: Mapping[str, Tensor], entered: Tensor, moments: Moments | None = None) -> Tensor:
     """Return logits (n, B, C) of outputs of the first layer: (n, C, H, W, B) or (n, F, B), the batch innermost."""
     activate = ACTIVATIONS[guess.activation]
     first, *rest = guess.chain.blocks
@@ -122,28 +129,35 @@ def _run(guess: Guess, state: Mapping[str, Tensor], entered: Tensor) -> Tensor:
     x = activate(entered)
     for block in (first, *rest):
         if block is not first:
-            x = _block(block, state, _flattened(block, x, guess.pooling), activate, last=block is rest[-1])
+            last = block is rest[-1]
+            x = _block(block, state, _flattened(block, x, guess.pooling), activate, last=last, moments=moments)
         if block in maps[:-1] and x.shape[2] % 2 == 0 and x.shape[2] // 2 >= guess.chain.grid:
             x = _pooled(x, guess.pooling, 2)
     return x.mT
 
 
 def _block(
-    block: ChainBlock, state: Mapping[str, Tensor], x: Tensor, activate: Callable[[Tensor], Tensor], *, last: bool
+    block: ChainBlock,
+    state: Mapping[str, Tensor],
+    x: Tensor,
+    activate: Callable[[Tensor], Tensor],
+    *,
+    last: bool,
+    moments: Moments | None,
 ) -> Tensor:
     if not block.is_residual:
         for link in block.links:
-            x = _apply(link, state, x)
+            x = _apply(link, state, x, moments)
             x = x if last else activate(x)
         return x
     first, second = block.links
-    y = _apply(second, state, activate(_apply(first, state, x)))
-    y = y + (x if block.shortcut is None else _apply(block.shortcut, state, x))
+    y = _apply(second, state, activate(_apply(first, state, x, moments)), moments)
+    y = y + (x if block.shortcut is None else _apply(block.shortcut, state, x, moments))
     return activate(y) if second.norm else y
 
 
-def _apply(link: Link, state: Mapping[str, Tensor], x: Tensor) -> Tensor:
-    """Return the normalised outputs of a layer, before the activation."""
+def _apply(link: Link, state: Mapping[str, Tensor], x: Tensor, moments: Moments | None = None) -> Tensor:
+    """Return the normalised outputs of a layer, before the activation; with `moments`, note those before the norm."""
     weight = state[link.weight.name]
     if link.is_depthwise:
         y = (weight.flatten(2)[:, :, None] @ _columns(x, link).unflatten(1, (link.outputs, -1))).flatten(1, 2)
@@ -153,6 +167,9 @@ def _apply(link: Link, state: Mapping[str, Tensor], x: Tensor) -> Tensor:
     else:
         y = weight @ x
     y = y + _along(state[link.bias], y) if link.bias else y
+    if moments is not None and link.norm:
+        axes = tuple(range(2, y.ndim))
+        moments[link.weight.name] = (y.mean(axes), y.var(axes))
     return _normalised(link.norm, state, y) if link.norm else y
 
 

@@ -11,6 +11,7 @@ const DARK = matchMedia("(prefers-color-scheme: dark)");
 const NARROW = matchMedia("(max-width: 48rem)");
 const HUES = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8C7A00", "#7F7F7F"]; // Okabe and Ito
 const SYMBOLS = ["circle", "square", "diamond", "triangle-up", "cross", "x", "triangle-down", "star"];
+const QUIET = ["no finding", ""]; // labels of nothing special
 let chosen = [];
 
 const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
@@ -69,10 +70,13 @@ function colouredDots() {
   }
   const groups = column.labels.map(() => []);
   for (const index of everyone) groups[column.codes[index]].push(index);
-  return groups.map((group, number) => {
-    const style = { color: HUES[number % HUES.length], symbol: SYMBOLS[(number + Math.floor(number / 8)) % SYMBOLS.length] };
-    return dots(group, style, { name: escaped(column.labels[number] || "unknown"), showlegend: true });
+  const size = column.labels.some((label) => QUIET.includes(label)) ? 9 : SIZES[0];
+  const drawn = groups.map((group, number) => {
+    const hue = { size, color: HUES[number % HUES.length], symbol: SYMBOLS[(number + Math.floor(number / 8)) % SYMBOLS.length] };
+    const style = QUIET.includes(column.labels[number]) ? { color: css("--faint"), opacity: 0.4 } : hue;
+    return dots(group, style, { name: escaped(column.labels[number] || "unknown"), showlegend: true, legendrank: number });
   });
+  return drawn.sort((one, other) => other.x.length - one.x.length); // small groups lie above large ones
 }
 
 function lines(paths, style) {

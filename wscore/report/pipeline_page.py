@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from wscore.errors import DataError
+from wscore.report.coordinates import place
 from wscore.report.filters import first_layer_images
 from wscore.report.page import Curves, NetworkMap, Page, Picture, Section, Table
 from wscore.report.table import ARROWS, OURS, Line, TablePart, best_of, gather, sections
@@ -27,7 +28,8 @@ TEXT = (
 )
 MAP_TEXT = (
     "A dot is a network: its latent of the weight encoder, drawn in two dimensions by t-SNE, which keeps neighbours "
-    "together and no distances. Networks of similar weights lie side by side."
+    "together and no distances. Networks of similar weights lie side by side. Lineage: arrows from ancestors to descendants, "
+    "found from the weights alone."
 )
 RESULTS_TEXT = (
     "↑ higher is better, ↓ lower is better. The best baseline is the best of those of equal size or information."
@@ -100,12 +102,13 @@ FAILURES = (
 )  # fmt: skip
 
 
-def pipeline_page(inputs: Inputs, causes: Sequence[str]) -> Page:
+def pipeline_page(inputs: Inputs, causes: Sequence[str], descent: Sequence[tuple[int, int]]) -> Page:
     """Return the page of a run of the pipeline; results of stages that were not run are left out.
 
     Args:
         inputs: what the stages wrote.
         causes: damage that shows in the weights of each network of the zoo, or `no finding`.
+        descent: row numbers of ancestors and descendants in the zoo.
 
     Raises:
         DataError: if a file can't be read, or zoo and representations hold different networks.
@@ -115,7 +118,7 @@ def pipeline_page(inputs: Inputs, causes: Sequence[str]) -> Page:
         "wscore report",
         TEXT,
         [Table("What wins and what loses", HEADLINE, list(_headline(parts)))],
-        zoo_map(inputs.zoo, inputs.representations, causes),
+        zoo_map(inputs.zoo, inputs.representations, causes, descent),
         [
             Section("Failures", "Held-out networks on which the models are worst.", list(_failures(inputs.plots))),
             Section("Training", curves=list(_histories(inputs.plots))),
@@ -126,7 +129,7 @@ def pipeline_page(inputs: Inputs, causes: Sequence[str]) -> Page:
     )
 
 
-def zoo_map(zoo: Zoo, representations: Path, causes: Sequence[str]) -> NetworkMap:
+def zoo_map(zoo: Zoo, representations: Path, causes: Sequence[str], descent: Sequence[tuple[int, int]]) -> NetworkMap:
     """Return the map of a zoo from the latents of its networks; of more than 5,000, every n-th is shown.
 
     Raises:
@@ -143,21 +146,9 @@ def zoo_map(zoo: Zoo, representations: Path, causes: Sequence[str]) -> NetworkMa
     columns["split"] = table["split"].iloc[rows].tolist()
     columns["finding"] = [causes[row] for row in rows]
     images = first_layer_images(first_layers(zoo, rows))
-    return NetworkMap(known["model_id"].tolist(), x, y, columns, known["run_id"].tolist(), (), images, MAP_TEXT)
-
-
-def place(latents: np.ndarray) -> np.ndarray:
-    """Return coordinates (N, 2) of latents (N, D) by t-SNE of their first 30 principal components, with a fixed seed."""
-    from sklearn.decomposition import PCA
-    from sklearn.manifold import TSNE
-
-    count = min(30, *latents.shape)
-    components = PCA(count, random_state=0).fit_transform(latents)
-    if len(latents) < 8:  # too few neighbours for t-SNE
-        return np.pad(components, ((0, 0), (0, 2)))[:, :2]
-    perplexity = min(12.0, (len(latents) - 1) / 3)
-    model = TSNE(2, perplexity=perplexity, angle=0.9, max_iter=300, init="pca", random_state=0)
-    return model.fit_transform(components)
+    places = {row: place for place, row in enumerate(rows.tolist())}
+    edges = [(places[first], places[last]) for first, last in descent if {first, last} <= places.keys()]
+    return NetworkMap(known["model_id"].tolist(), x, y, columns, known["run_id"].tolist(), edges, images, MAP_TEXT)
 
 
 def first_layers(zoo: Zoo, rows: np.ndarray) -> list[np.ndarray | None]:

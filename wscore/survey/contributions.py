@@ -1,5 +1,7 @@
 """What each hidden unit contributes to right outputs on the probe images of the encoder: flipped units work against it.
 
+The same pass shows whether running statistics match (`wscore.survey.running_statistics`).
+
 With the margin M, the mean logit of the right class above the mean of all, unit i with incoming weights w_i contributes
 c_i = w_i . dM/dw_i, one backward pass for all units. Nearly all units of a trained network contribute to right outputs. A
 network is run under the hypothesis on its activation, pooling and blocks (`wscore.encoder.chain_outputs`) with most hits.
@@ -13,12 +15,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from wscore.encoder.chain import read_chains
-from wscore.encoder.chain_outputs import HYPOTHESES, POOLINGS, Guess, chain_logits, find_probes
+from wscore.encoder.chain_outputs import HYPOTHESES, POOLINGS, Guess, Moments, chain_logits, find_probes
 from wscore.encoder.dreamed_probes import Probes, ProbeSets
 from wscore.encoder.features import CHAIN, Numbers
 from wscore.encoder.weight_statistics import tensor_roles
 from wscore.networks.layout import Layout
 from wscore.survey.damages import MATRICES
+from wscore.survey.rules import matrix_roles
+from wscore.survey.running_statistics import running_match
 
 TINY = 1e-12
 BLOCK = 64  # networks that are run at once
@@ -26,7 +30,9 @@ Vectors = Float[np.ndarray, "networks weights"]
 
 
 def unit_contributions(layout: Layout, vectors: Vectors, probes: ProbeSets, outputs: Numbers) -> Numbers:
-    """Return what units contribute, by names such as `linear[-2].least_part`; nothing for networks that can't be run.
+    """Return what units contribute, by names such as `linear[-2].least_part`, and how running statistics of layers match.
+
+    There is nothing for networks that can't be run.
 
     Args:
         layout: of the networks.
@@ -39,7 +45,7 @@ def unit_contributions(layout: Layout, vectors: Vectors, probes: ProbeSets, outp
     if fitting is None:
         return {}
     likely = likeliest(outputs)
-    parts = np.zeros((len(vectors), layout.size), np.float32)
+    numbers: Numbers = {}
     for number in np.unique(likely).tolist():
         blocks, activation, pooling = HYPOTHESES[number]
         chain = chains[-1 if blocks == "residual" else 0]
@@ -47,8 +53,9 @@ def unit_contributions(layout: Layout, vectors: Vectors, probes: ProbeSets, outp
         rows = np.flatnonzero(likely == number)
         for start in range(0, len(rows), BLOCK):
             chosen = rows[start : start + BLOCK]
-            parts[chosen] = _weight_contributions(guess, layout, vectors[chosen], fitting)
-    return _by_role(layout, parts)
+            for name, column in _measured(guess, layout, vectors[chosen], fitting).items():
+                numbers.setdefault(name, np.full(len(vectors), np.nan))[chosen] = column
+    return numbers
 
 
 def likeliest(outputs: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -58,14 +65,20 @@ def likeliest(outputs: Mapping[str, np.ndarray]) -> np.ndarray:
     return np.argmax(quality, axis=0)
 
 
-def _weight_contributions(guess: Guess, layout: Layout, vectors: Vectors, probes: Probes) -> np.ndarray:
-    """Return w dM/dw of all weights (n, D)."""
+def _measured(guess: Guess, layout: Layout, vectors: Vectors, probes: Probes) -> Numbers:
+    """Return the numbers of networks under one hypothesis, from one forward and one backward pass."""
     weights = torch.from_numpy(np.ascontiguousarray(vectors, np.float32)).requires_grad_()
-    logits = chain_logits(guess, layout.unflatten(weights), probes.images)  # (n, P, C)
+    moments: Moments = {}
+    logits = chain_logits(guess, layout.unflatten(weights), probes.images, moments)  # (n, P, C)
     right = logits[:, torch.arange(len(probes.labels)), probes.labels]
     margins: Tensor = (right - logits.mean(dim=2)).mean(dim=1)
     (gradient,) = torch.autograd.grad(margins.sum(), weights)
-    return (weights * gradient).detach().nan_to_num(0.0, 0.0, 0.0).numpy()
+    parts = (weights * gradient).detach().nan_to_num(0.0, 0.0, 0.0).numpy()  # w dM/dw
+    moments = {name: (mean.detach(), var.detach()) for name, (mean, var) in moments.items()}
+    numbers, roles = _by_role(layout, parts), matrix_roles(layout)
+    for tensor, match in running_match(guess.chain, layout.unflatten(weights.detach()), moments):
+        numbers |= {f"{roles[tensor]}.{name}": column for name, column in match.items()}
+    return numbers
 
 
 def _by_role(layout: Layout, parts: Float[np.ndarray, "networks weights"]) -> Numbers:

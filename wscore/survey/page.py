@@ -9,6 +9,10 @@ from wscore.survey.survey import Survey
 
 MOST_ROWS = 200  # of a table; the files hold all
 FIRST = ("health", "family", "predicted")  # columns by which the map is coloured first
+PAIR = {
+    "first": "first", "second": "second", "relation": "relation", "p_value": "p-value", "ancestor": "ancestor",
+    "confidence": "confidence", "distance": "distance", "cosine": "cosine", "same_order": "same order", "reordered": "reordered",
+}  # fmt: skip
 HIDDEN = ("network", "confidence", "low", "high")
 
 
@@ -19,8 +23,10 @@ def survey_page(result: Survey, title: str) -> Page:
         f"{summary['networks']:,} networks; layouts: {summary['layouts']:,}; families: {summary['families']:,}; "
         f"networks with a finding: {summary['networks with a finding']:,}."
     )
-    facts = [[name, _text(value)] for name, value in summary.items()]
-    headline = [Table("What was done and found", ("", "value"), facts)]
+    causes = [list(pair) for pair in summary["findings"].items()] or [["none", 0]]
+    facts = {name: len(value) if isinstance(value, list) else value for name, value in summary.items()}
+    facts = [[name, value] for name, value in facts.items() if name != "findings"]
+    headline = [Table("What was done", ("", "value"), facts), Table("What was found", ("finding", "networks"), causes)]
     return Page(
         f"Survey of {title}", text, headline, _map(result), [_lineage(result), _health(result), _ranking(result)]
     )
@@ -34,17 +40,19 @@ def _map(result: Survey) -> NetworkMap:
         names=[row["network"] for row in rows], x=result.coordinates[:, 0], y=result.coordinates[:, 1],
         columns={name: [row[name] for row in rows] for name in names}, edges=result.steps,
         filters=first_layer_images(result.layers),
-        text="Principal components of the latents, or of size and spread of the weights without an encoder. "
-        "Arrows lead from an ancestor to its descendant.",
+        text="Latents of the weight encoder in two dimensions by t-SNE: networks of similar weights lie side by side. "
+        "Without an encoder: number and spread of the weights. Arrows lead from an ancestor to its descendant.",
     )  # fmt: skip
 
 
 def _lineage(result: Survey) -> Section:
     text = (
-        "Related pairs, the most certain first. p_value: of independent training (same_order is exact, reordered an "
-        f"approximation); at a false discovery rate of {result.summary['false discovery rate']:.0%}. Lower distance: nearer."
+        "Related pairs, the most certain first; lower p-values and distances: more alike. The p-value is that of independent "
+        "training; same order is exact, reordered an approximation. False discovery rate: "
+        f"{result.summary['false discovery rate']:.0%}."
     )
-    return Section("Lineage", text, [_table("related pairs", result.edges)])
+    rows = [{title: row[name] for name, title in PAIR.items()} for row in result.edges]
+    return Section("Lineage", text, [_table("related pairs", rows)])
 
 
 def _health(result: Survey) -> Section:
@@ -67,9 +75,3 @@ def _table(caption: str, rows: Sequence[dict[str, Any]]) -> Table:
     shown = f"{caption}: {min(len(rows), MOST_ROWS):,} of {len(rows):,}"
     columns = list(rows[0]) if rows else ["none"]
     return Table(shown, columns, [[row[name] for name in columns] for row in rows[:MOST_ROWS]])
-
-
-def _text(value: Any) -> Any:
-    if isinstance(value, dict):
-        return ", ".join(f"{name}: {count}" for name, count in value.items()) or "none"
-    return len(value) if isinstance(value, list) else value

@@ -16,6 +16,7 @@ from wscore.survey.independence import Evidence
 from wscore.survey.lineage import compare, relation_of, shared_groups
 from wscore.survey.records import Group, Progress, silent
 from wscore.symmetry.spec import PermutationSpec
+from wscore.zoo.store import Zoo
 
 RATE = 0.01  # false discovery rate
 
@@ -87,6 +88,16 @@ def find_relations(groups: Sequence[Group], *, rate: float = RATE, progress: Pro
     pairs, count = tested.pairs[related], sum(len(group.names) for group in groups)
     edges = descent(count, pairs, tested.evidence.distance[related], tested.log_odds[related])
     return Relations(tested, related, components(count, pairs), edges)
+
+
+def zoo_descent(zoo: Zoo) -> list[tuple[int, int]]:
+    """Return the steps of descent among the networks of a zoo: row numbers of ancestor and descendant."""
+    layouts = zoo.table["layout"].to_numpy()
+    members = {key: np.flatnonzero(layouts == key) for key in zoo.layouts}
+    groups = [Group(zoo.layouts[key], zoo.weights(rows), rows.astype(str).tolist()) for key, rows in members.items()]
+    order = np.concatenate(list(members.values()))
+    edges = find_relations(groups).edges
+    return [(int(order[edge.ancestor]), int(order[edge.descendant])) for edge in edges]
 
 
 def _test(groups: Sequence[Group], progress: Progress) -> Tested:

@@ -12,6 +12,7 @@ from wscore.encoder.weight_encoder import WeightEncoder
 from wscore.errors import DataError
 from wscore.networks.layout import Layout, layout_of
 from wscore.publish.pretrained import PublishedHead
+from wscore.report.coordinates import place
 from wscore.survey.health import LEAST, health_findings
 from wscore.survey.ranking import Ranking, rank
 from wscore.survey.records import Finding, Group, Progress, silent
@@ -144,17 +145,12 @@ def _summary(
 
 
 def _coordinates(groups: Sequence[Group], ranking: Ranking) -> np.ndarray:
-    """Return the two largest principal components of the latents; without an encoder, of sizes of tensors."""
-    values = ranking.latents
-    if not values.shape[1]:
-        sizes = [
-            [np.log10(group.layout.size), np.log10(vector.std() + 1e-9)] for group in groups for vector in group.vectors
-        ]
-        values = np.array(sizes)
-    centred = values - values.mean(axis=0)
-    _, _, axes = np.linalg.svd(centred, full_matrices=False)
-    plane = centred @ axes[:2].T
-    return np.pad(plane, ((0, 0), (0, 2 - plane.shape[1])))
+    """Return coordinates of networks by their latents; without an encoder, number and spread of their weights."""
+    if ranking.latents.shape[1]:
+        return place(ranking.latents)
+    return np.array(
+        [[np.log10(group.layout.size), np.log10(vector.std() + 1e-9)] for group in groups for vector in group.vectors]
+    )
 
 
 def _first_layer(layout: Layout, vector: np.ndarray) -> np.ndarray | None:

@@ -16,7 +16,7 @@ from wscore.survey.health import (
     health_findings,
     make_examples,
 )
-from wscore.survey.marks import tensor_marks
+from wscore.survey.marks import LEAST_FRESH, freshness, tensor_marks
 from wscore.survey.records import Group
 from wscore.survey.rules import CERTAIN, rule_findings
 
@@ -82,6 +82,16 @@ def test_marks_measure_what_they_say() -> None:
     assert tensor_marks(np.round(values / np.abs(values).max() * 127), 20)["grid"][0] < 1e-3
     np.testing.assert_array_equal(to_bfloat16(values), torch.from_numpy(values).bfloat16().float().numpy())
     assert tensor_marks(to_bfloat16(values), 20)["bfloat16"][0] == 1
+
+
+def test_a_fresh_layer_reaches_its_bound_and_none_beyond() -> None:
+    torch.manual_seed(0)
+    layers = [nn.Linear(16, 30).weight.detach().numpy().reshape(1, -1) for _ in range(50)]
+    fresh = np.array([freshness(values, 16)[0] for values in layers])
+    assert fresh.min() > -12  # -1 on average, exponentially distributed
+    assert fresh.mean() == pytest.approx(-1, abs=0.5)
+    assert freshness(1.01 * layers[0] / np.abs(layers[0]).max() / 4, 16)[0] == LEAST_FRESH
+    assert freshness(0.9 * layers[0], 16)[0] == LEAST_FRESH
 
 
 def test_damage_changes_what_its_name_says() -> None:
