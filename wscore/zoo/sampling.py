@@ -139,13 +139,15 @@ def checkpoint_steps(steps: int, checkpoints: int) -> list[int]:
 
 
 def group_runs(runs: Sequence[RunPlan], size: int, largest: int = LARGEST) -> list[tuple[RunPlan, ...]]:
-    """Return the runs in groups of at most `size` that share images, architecture and batch size, the longest run first.
+    """Return the runs in groups of at most `size` that share images, layout and batch size, the longest run first.
 
+    Architectures of a group differ in activation and pooling alone.
     Groups of large images or networks are smaller, so that a layer of all networks together has at most `largest` values.
     """
     alike: dict[tuple[str, int, str], list[RunPlan]] = {}
     for run in runs:
-        alike.setdefault((run.architecture.to_json(), run.batch_size, run.dataset), []).append(run)
+        layout = msgspec.structs.replace(run.architecture, activation="relu", pooling="none").to_json()
+        alike.setdefault((layout, run.batch_size, run.dataset), []).append(run)
     groups = []
     for key in sorted(alike):
         members = sorted(alike[key], key=lambda run: (-run.steps, run.number))

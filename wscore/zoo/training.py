@@ -1,17 +1,20 @@
 """Batched training of many networks of one architecture, each with its own data, batch order, optimizer and rates."""
 
 from collections.abc import Iterator, Sequence
+from copy import deepcopy
+from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from wscore.networks.architectures import Classifier, build
+from wscore.networks.architectures import Architecture, Classifier, build
 from wscore.networks.images import Images
 from wscore.networks.layout import Layout, layout_of
+from wscore.networks.stacked import mixed_skeleton
 from wscore.networks.stacked import run as run_stacked
-from wscore.networks.stacked import skeleton
 from wscore.zoo.sampling import RunPlan, checkpoint_steps
 
 BETAS = (0.9, 0.999)
@@ -22,15 +25,28 @@ INITS = {
 BLOCK = 64  # steps for which batches are drawn at once
 
 
+class Batch(NamedTuple):
+    """One batch of each network.
+
+    Attributes:
+        x: images (active, batch, channel, height, width).
+        y: labels (active, batch).
+        keep: dropout masks (active, batch, feature), if any network has dropout.
+    """
+
+    x: Tensor
+    y: Tensor
+    keep: Tensor | None
+
+
 def train_group(
     runs: Sequence[RunPlan], images: Images, checkpoints: int, device: str = "cpu"
 ) -> Float[Tensor, "runs checkpoints weights"]:
     """Return the flat weights of every run at each of its checkpoints; missing checkpoints of short runs are NaN.
 
-    The runs share architecture and batch size and are sorted by decreasing number of steps, so that the runs still in
-    training are a leading slice of the weight matrix, and nothing is computed for finished ones. The result of a run
-    does not depend on the other runs in its group. Random numbers are drawn on the CPU, so that they are the same on every
-    device.
+    The runs share layout and batch size and are sorted by decreasing number of steps, so that the runs still in training
+    are a leading slice of the weight matrix, and nothing is computed for finished ones. The result of a run does not
+    depend on the other runs in its group. Random numbers are drawn on the CPU, so that they are the same on every device.
     """
     layout = layout_of(build(runs[0].architecture).state_dict())
     weights = torch.stack([initial_weights(run, layout) for run in runs]).to(device)  # (M, D)
@@ -38,18 +54,15 @@ def train_group(
     x_train = images.x_train.to(device)
     streams = [BatchStream(run, images.y_train) for run in runs]
     labels = torch.stack([own_labels(run, images.y_train, images.classes) for run in runs]).to(device)  # (M, N)
-    network = skeleton(runs[0].architecture)
     recorded = weights.new_full((len(runs), checkpoints, layout.size), torch.nan)
     due = _due(runs, checkpoints)
-    network.train()
     for step, (index, keep) in enumerate(_batches(runs, streams, device), start=1):
         active = weights[: len(index)]
         x = _augmented(x_train[index], streams[: len(index)])
-        gradient = _gradient(network, layout, active, x, labels[: len(index)].gather(1, index), keep)
-        optimizer.step(active, gradient)
+        batch = Batch(x, labels[: len(index)].gather(1, index), keep)
+        optimizer.step(active, _gradient(runs[: len(index)], layout, active, batch))
         for place, checkpoint in due.get(step, ()):
             recorded[place, checkpoint] = weights[place]
-    network.eval()
     return recorded
 
 
@@ -231,15 +244,34 @@ def _batches(
 
 
 def _gradient(
-    network: Classifier, layout: Layout, weights: Tensor, x: Tensor, y: Tensor, keep: Tensor | None
+    runs: Sequence[RunPlan], layout: Layout, weights: Tensor, batch: Batch
 ) -> Float[Tensor, "active weights"]:
-    """Return the gradient of each network's mean cross-entropy; summing over networks does not mix their gradients."""
-    state = layout.unflatten(weights)
+    """Return the gradient of each network's mean cross-entropy; summing over networks does not mix their gradients.
+
+    Running statistics in `weights` are updated in place.
+    """
+    order, network = _by_architecture(tuple(run.architecture for run in runs))
+    order = order.to(weights.device)
+    x, y, keep = (None if values is None else values[order] for values in batch)
+    views = layout.unflatten(weights)
+    state = {name: values[order] for name, values in views.items()}
     trained = [spec.name for spec in layout.tensors if _is_trained(spec.kind)]
-    for name in trained:  # copies, since running statistics in the same matrix are updated in place
-        state[name] = state[name].clone().requires_grad_()
+    for name in trained:
+        state[name].requires_grad_()
     logits = run_stacked(network, state, x, keep)
     loss = nn.functional.cross_entropy(logits.mT, y, reduction="none").mean(-1).sum()
     gradients = dict(zip(trained, torch.autograd.grad(loss, [state[name] for name in trained]), strict=True))
+    for name in views.keys() - gradients.keys():
+        views[name][order] = state[name]
     ordered = [gradients.get(spec.name, torch.zeros_like(state[spec.name])) for spec in layout.tensors]
-    return torch.cat([gradient.flatten(1) for gradient in ordered], dim=1)
+    gradient = torch.cat([gradient.flatten(1) for gradient in ordered], dim=1)
+    return torch.empty_like(gradient).index_copy_(0, order, gradient)
+
+
+@lru_cache(maxsize=64)
+def _by_architecture(architectures: tuple[Architecture, ...]) -> tuple[Int[Tensor, " networks"], Classifier]:
+    """Return the networks in the order of their architectures, and one module in training mode that runs them so."""
+    kinds = tuple(dict.fromkeys(architectures))
+    order = sorted(range(len(architectures)), key=lambda place: kinds.index(architectures[place]))
+    network = mixed_skeleton(kinds, tuple(architectures.count(kind) for kind in kinds))
+    return torch.tensor(order), deepcopy(network).train()

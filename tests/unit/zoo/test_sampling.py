@@ -7,6 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wscore.errors import ConfigError
+from wscore.networks.architectures import build
+from wscore.networks.layout import layout_of
 from wscore.zoo.sampling import checkpoint_steps, draw_run, group_runs, layer_size
 
 
@@ -56,10 +58,12 @@ def test_sizes_of_the_subsets_follow_the_fraction(zoo_config):
 def test_groups_are_alike_whole_and_sorted(zoo_config):
     runs = draw(zoo_config(batch_sizes=(8, 16), epochs=(1, 9)), range(100))
     groups = group_runs(runs, 5)
+    assert len({run.architecture for run in groups[0]}) > 1
     assert sorted(run.number for group in groups for run in group) == list(range(100))
     for group in groups:
         assert len(group) <= 5
-        assert len({(run.architecture, run.batch_size) for run in group}) == 1
+        layouts = [layout_of(build(run.architecture).state_dict()).identity for run in group]
+        assert len({(layout, run.batch_size) for layout, run in zip(layouts, group, strict=True)}) == 1
         assert [run.steps for run in group] == sorted((run.steps for run in group), reverse=True)
     assert group_runs(list(reversed(runs)), 5) == groups
 

@@ -15,8 +15,8 @@ OPTIMIZERS = ("sgd", "momentum", "adam", "adamw")
 
 def plan(number=0, family="mlp", **changes):
     architecture = Architecture(
-        family=family, input=(1, 8, 8), classes=10, widths=(4, 5), activation="tanh",
-        pooling="avg" if TRAITS[family].has_conv_layers else "none",
+        family=family, input=(1, 8, 8), classes=10, widths=(4, 5), activation=("tanh", "gelu")[number // 2 % 2],
+        pooling=("avg", "max")[number % 2] if TRAITS[family].has_conv_layers else "none",
     )  # fmt: skip
     optimizer = OPTIMIZERS[number % 4]
     plain = {
