@@ -252,7 +252,7 @@ def _gradient(
     """
     order, network = _by_architecture(tuple(run.architecture for run in runs))
     order = order.to(weights.device)
-    x, y, keep = (None if values is None else values[order] for values in batch)
+    x, y, keep = batch.x[order], batch.y[order], None if batch.keep is None else batch.keep[order]
     views = layout.unflatten(weights)
     state = {name: values[order] for name, values in views.items()}
     trained = [spec.name for spec in layout.tensors if _is_trained(spec.kind)]
