@@ -48,9 +48,9 @@ FIRST_RATIO, CHAIN_RATIO = (
     {"sgd": 6.0, "adam": 13.0},
     {"sgd": 46.0, "adam": 50.0},
 )  # of the first snapshot, of differences
-QPS = tuple(range(-44, -3, 2))
+QPS = tuple(range(-44, -3))
 WORKER = Path(__file__).with_name("_nncodec.py")
-LEVELS, ZSTD = 64, pa.Codec("zstd", compression_level=19)  # steps between which bisections choose
+LEVELS, ZSTD = 256, pa.Codec("zstd", compression_level=19)  # steps between which bisections choose
 State = dict[str, Tensor]
 
 

@@ -49,6 +49,22 @@ class _Piece(NamedTuple):
         return x.flatten(1) * 2.0 ** (-self.shift / OCTAVE)
 
 
+class _Dense(NamedTuple):
+    """Smooth weights as products of coordinates with matrices.
+
+    Attributes:
+        places: coordinates of each layer.
+        matrices: of each layer.
+        order: of the weights in those of all layers, one after the other; None where it is the same.
+        offset: weights of coordinates of 0.
+    """
+
+    places: list[slice]
+    matrices: list[Float[Tensor, "layer layer"]]
+    order: Int[Tensor, " weights"] | None
+    offset: Float[Tensor, " weights"]
+
+
 class Coordinates:
     """Coordinates y of networks of one layout, block after block, orthonormal but for the matrices of the roles.
 
@@ -101,15 +117,25 @@ class Coordinates:
         return self.structure.unsmooth(self.structure.join(parts)) if parts else y
 
     def quick_inverse(self, y: Float[Tensor, "n weights"]) -> Float[Tensor, "n weights"]:
-        """Return `inverse` but for the last bits, by a product with a matrix that is held: fast where weights are few."""
-        matrix, offset = self._dense
-        return self.structure.unsmooth(y @ matrix + offset)
+        """Return `inverse` but for the last bits, by a product with a matrix of each layer: fast where weights are few."""
+        dense = self._dense
+        layers = [y[:, place] @ matrix for place, matrix in zip(dense.places, dense.matrices, strict=True)]
+        weights = torch.cat(layers, 1) if layers else y
+        return self.structure.unsmooth((weights if dense.order is None else weights[:, dense.order]) + dense.offset)
 
     @cached_property
-    def _dense(self) -> tuple[Float[Tensor, "weights weights"], Float[Tensor, " weights"]]:
+    def _dense(self) -> "_Dense":
         smooth = lambda y: self.structure.join([piece.inverse(y[:, piece.block.slice]) for piece in self.pieces])  # noqa: E731
         offset = smooth(torch.zeros(1, self.size))
-        return smooth(torch.eye(self.size)) - offset, offset[0]
+        matrix, places, matrices, columns = smooth(torch.eye(self.size)) - offset, [], [], []
+        every = torch.arange(self.size)
+        for layer in sorted({axes.layer for axes in self.structure.axes}):
+            blocks = [piece.block for piece in self.pieces if piece.block.layer == layer]
+            places.append(slice(blocks[0].start, blocks[-1].slice.stop))
+            columns.append(torch.cat([every[axes.slice] for axes in self.structure.axes if axes.layer == layer]))
+            matrices.append(matrix[places[-1]][:, columns[-1]].contiguous())
+        order = torch.cat(columns).argsort() if columns else every
+        return _Dense(places, matrices, None if order.equal(every) else order, offset[0])
 
     def pullback(self, rows: Float[Tensor, "n weights"]) -> Float[Tensor, "n weights"]:
         """Return gradients by coordinates of gradients by smooth weights (`Structure.smooth`)."""

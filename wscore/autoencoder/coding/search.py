@@ -33,7 +33,7 @@ LATE, EVERY = 0.5, 10  # share of the steps after which results are looked at, a
 GAIN, LARGEST = 1.0, 0.2  # how fast lambda follows the bits: log steps
 LEAST_RATE = 0.02  # of the learning rate at the end
 BETAS = (0.9, 0.98)  # of Adam
-HELD = 512  # images by which results are compared
+HELD = 256  # images by which results are compared
 POOL, PIXELS = 2048, 1 << 26  # noisy images from which batches are drawn, and most numbers of them all
 
 

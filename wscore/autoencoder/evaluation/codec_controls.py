@@ -31,7 +31,7 @@ from wscore.autoencoder.training.behaviour_loss import behaviour_kl
 from wscore.networks.inference import Answer, answer_of_rows
 from wscore.networks.layout import Layout
 
-CURVED = 256  # training images by which curvature is measured
+CURVED = 128  # training images by which curvature is measured
 TEMPERATURES = (0.5, 4.0)  # of the curvature, in spreads of the logits; the larger one is that of the logits themselves
 DAMPINGS = (0.01, 0.03, 0.1)  # shares of the mean diagonal
 DEAD_ZONES = (0.0, 0.1)  # by how much the rounding threshold lies beyond 1/2
