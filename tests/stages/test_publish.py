@@ -214,7 +214,7 @@ def test_the_codec_tells_its_size_and_what_was_measured(workplace: Path) -> None
     run("codec_test")
     card = Path("published/codec/README.md").read_text()
     assert "| 20x, search | 0.75 |" in card
-    assert 'WeightCodec.from_folder(fetch("models/published", part="codec"))' in card
+    assert 'WeightCodec.from_folder(fetch("published", part="codec"))' in card
     assert read_codec("published").identity == WeightCodec().identity
     write_json(Path("metrics/codec_test.json"), measured)
     with pytest.raises(SystemExit, match="codec_test: codec: metrics are those of another model"):
