@@ -92,15 +92,27 @@ def test_a_wrong_value_ends_in_one_line(first_run: Outcome, workspace: Workspace
     assert re.match(r"train_(autoencoder|encoder): params.yaml: ae.latent_dim", lines[0])
 
 
-def test_an_experiment_reruns_only_what_depends_on_it(first_run: Outcome, workspace: Workspace) -> None:
-    outcome = workspace.dvc("exp", "run", "--name", "narrow", "--set-param", "sae.k=4", "evaluate")
+def test_an_experiment_reruns_only_what_depends_on_it_and_is_tracked(first_run: Outcome, workspace: Workspace) -> None:
+    on = {"WSCORE_TRACKING": "on"}
+    outcome = workspace.dvc("exp", "run", "--name", "narrow", "--set-param", "sae.k=4", "evaluate", env=on)
     assert outcome.status == 0, outcome.text
     assert outcome.stages == ["train_sae", "evaluate_sae", "evaluate"]
+    assert "Warning" not in outcome.text
     difference = workspace.dvc("metrics", "diff", "HEAD", "narrow")
     workspace.reset()
     assert difference.status == 0
     assert "evaluate.sparse_dictionary" in difference.text
     assert "evaluate.autoencoder" not in difference.text
+    runs_share_one_parent(workspace, outcome.stages)
+
+
+def runs_share_one_parent(workspace: Workspace, stages: list[str]) -> None:
+    with closing(sqlite3.connect(workspace.folder / "mlflow.db")) as store:
+        runs = dict(store.execute("select run_uuid, name from runs").fetchall())
+        parents = dict(store.execute("select run_uuid, value from tags where key = 'mlflow.parentRunId'").fetchall())
+    assert sorted(runs[child] for child in parents) == sorted(stages)
+    assert len(set(parents.values())) == 1
+    assert len(runs) == 1 + len(stages)
 
 
 def test_another_autoencoder_reruns_neither_heads_nor_a_dictionary_of_tokens(
@@ -110,21 +122,6 @@ def test_another_autoencoder_reruns_neither_heads_nor_a_dictionary_of_tokens(
     workspace.reset()
     assert outcome.status == 0, outcome.text
     assert outcome.stages == ["train_autoencoder", "lend_autoencoder"]
-
-
-def test_runs_are_tracked_under_one_parent(first_run: Outcome, workspace: Workspace) -> None:
-    on = {"WSCORE_TRACKING": "on"}
-    changed = ("--set-param", "base.weight_decay=0.0001")
-    outcome = workspace.dvc("exp", "run", "--name", "tracked", *changed, "train_predictor", env=on)
-    workspace.reset()
-    assert outcome.status == 0, outcome.text
-    assert "Warning" not in outcome.text
-    with closing(sqlite3.connect(workspace.folder / "mlflow.db")) as store:
-        runs = dict(store.execute("select run_uuid, name from runs").fetchall())
-        parents = dict(store.execute("select run_uuid, value from tags where key = 'mlflow.parentRunId'").fetchall())
-    assert sorted(runs[child] for child in parents) == ["train_base", "train_predictor"]
-    assert len(set(parents.values())) == 1
-    assert len(runs) == 3
 
 
 def test_a_killed_training_goes_on(first_run: Outcome, workspace: Workspace) -> None:

@@ -12,10 +12,8 @@ from collections.abc import Container, Mapping
 import numpy as np
 from jaxtyping import Float
 
-from wscore.encoder.weight_statistics import FeatureTable, chunks, tensor_roles
-from wscore.io import scratch_array
+from wscore.encoder.weight_statistics import tensor_roles
 from wscore.networks.layout import Layout, TensorSpec
-from wscore.zoo.store import Zoo
 
 QUANTILES = (0, 10, 25, 50, 75, 90, 100)
 SINGULAR = 4  # largest singular values kept
@@ -30,20 +28,6 @@ MATRICES = ("linear", "conv")
 
 Numbers = dict[str, Float[np.ndarray, " rows"]]
 Matrices = Float[np.ndarray, "rows out in kernel"]
-
-
-def spectra_table(zoo: Zoo) -> FeatureTable:
-    """Return the features of all networks of a zoo (N, G) in float32, row by row; the weights are streamed."""
-    keys = zoo.table["layout"].astype(str).tolist()
-    used = [zoo.layouts[key] for key in sorted(set(keys))]
-    names = sorted({name for layout in used for name in network_numbers(layout, np.ones((1, layout.size)))})
-    places = {name: place for place, name in enumerate(names)}
-    values = scratch_array((len(zoo), len(names)), np.float32)
-    values[:] = np.nan
-    for key, rows, vectors in chunks(zoo, keys):
-        for name, column in network_numbers(zoo.layouts[key], vectors).items():
-            values[rows, places[name]] = column
-    return FeatureTable(values, tuple(names))
 
 
 def network_numbers(

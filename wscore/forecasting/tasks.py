@@ -60,7 +60,8 @@ def gram_task(config: PredictorConfig, known: Sequence[RunWindows]) -> Task:  # 
         features, products, known, there = batch  # (B, T, m, F), (B, L, P, m+K, m+K), (B, K), (B, L, P)
         each, increments = model.each(features), features.shape[2]  # (M, B, T, m, K)
         seen_products = products[:, there[0].bool()][..., :increments, :increments]
-        pooled = gram_loss(agreed(each, seen_products), products, there[0], known)
+        with torch.no_grad():
+            pooled = gram_loss(agreed(each, seen_products), products, there[0], known)  # only logged in training
         if not model.training:
             return pooled
         losses = [gram_loss(coefficients, products, there[0], known)["loss"] for coefficients in each]

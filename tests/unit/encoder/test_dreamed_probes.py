@@ -10,7 +10,7 @@ from wscore.encoder.dreamed_probes import (
     probe_key,
 )
 from wscore.encoder.features import zoo_features
-from wscore.encoder.spectra import network_numbers, spectra_table
+from wscore.encoder.spectra import network_numbers
 from wscore.networks.architectures import parse
 from wscore.networks.layout import layout_of
 from wscore.zoo.store import Zoo
@@ -68,12 +68,3 @@ def test_layers_that_fit_are_told_from_random_ones_and_products_are_those_of_the
         assert numbers["pair[-1].product1"] == pytest.approx(np.log10(sizes[:, 0]), abs=1e-6)
         assert numbers["pair[-1].product3"] == pytest.approx(np.log10(sizes[:, 2]), abs=1e-6)
         assert numbers["pair[-1].aligned"].mean() == pytest.approx(expected, abs=0.05)
-
-
-def test_the_table_follows_the_rows_of_the_zoo(zoo: Zoo):
-    values, names = spectra_table(zoo)
-    for row in (0, len(zoo) - 1):
-        found = network_numbers(zoo.layout(row), zoo.weights([row]))
-        assert np.isfinite(values[row]).sum() == len(found)
-        for name, value in found.items():
-            assert values[row, names.index(name)] == pytest.approx(value[0], rel=1e-4, abs=1e-4)

@@ -47,11 +47,6 @@ def at(ratio: float) -> str:
     return f"{ratio:g}x"
 
 
-def best_method(report: Mapping[str, Any]) -> str:
-    """Return how the codec does best: searched where networks can be run, else in a single pass."""
-    return SEARCH if SEARCH in report else SINGLE_PASS
-
-
 def codec_summary_line(report: Mapping[str, Any]) -> str:
     """Return a one-line summary of a report."""
     names = [name for name, part in report.items() if isinstance(part, dict) and SINGLE_PASS in part]

@@ -454,7 +454,10 @@ def checked(
 
 
 class ShortBlock(nn.TransformerEncoderLayer):
-    """A block whose training is faster for a handful of tokens: attention in elementwise products, not in tiny matrices."""
+    """A block whose training is faster for a handful of tokens: attention in elementwise products, not in tiny matrices.
+
+    Entries of a head are summed, and attention is spread over them, by one product with a matrix of zeros and ones.
+    """
 
     def _sa_block(
         self,
@@ -467,11 +470,13 @@ class ShortBlock(nn.TransformerEncoderLayer):
         if x.shape[1] > FEW or attn_mask is not None or key_padding_mask is not None:
             return super()._sa_block(x, attn_mask, key_padding_mask, is_causal)
         projected = nn.functional.linear(x, attention.in_proj_weight, attention.in_proj_bias)
-        query, key, value = projected.unflatten(-1, (3, heads, -1)).unbind(-3)  # (B, T, h, d)
-        scores = (query[:, :, None] * key[:, None]).sum(-1) * query.shape[-1] ** -0.5  # (B, T, T, h)
+        query, key, value = projected.chunk(3, dim=-1)  # (B, T, h d)
+        width = query.shape[-1] // heads
+        spread = torch.eye(heads).to(projected).repeat_interleave(width, dim=1)  # (h, h d)
+        scores = (query[:, :, None] * key[:, None]) @ (spread.T * width**-0.5)  # (B, T, T, h)
         weights = nn.functional.dropout(scores.softmax(2), attention.dropout, self.training)
-        mixed = (weights[..., None] * value[:, None]).sum(2)  # (B, T, h, d)
-        return self.dropout1(attention.out_proj(mixed.flatten(2)))
+        mixed = ((weights @ spread) * value[:, None]).sum(2)  # (B, T, h d)
+        return self.dropout1(attention.out_proj(mixed))
 
 
 def transformer(config: PredictorShape, *, feed_forward: int) -> nn.TransformerEncoder:
