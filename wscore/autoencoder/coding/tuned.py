@@ -66,19 +66,15 @@ def tuned(
         yield every, rounded_in_turn(code, originals, rounded, bits, config)
         every = (bits < RICH * code.size).nonzero()[:, 0]
     if len(every) and config.steps:
-        yield every, searched(code, originals.of(every), chosen(rounded, every), bits[every], config)
+        yield every, searched(code, originals.of(every), rounded.take(every), bits[every], config)
 
 
-def chosen(stored: Quantised, rows: Int[Tensor, " some"]) -> Quantised:
-    """Return some of the networks."""
-    return Quantised(*(part[rows] for part in stored))
-
-
-def lowered(code: Coordinates, stored: Quantised, bits: Float[Tensor, " n"]) -> Quantised:
-    """Return networks with numbers lowered until they take no more than some bits."""
+def lowered(
+    code: Coordinates, stored: Quantised, points: Float[Tensor, "n weights"], bits: Float[Tensor, " n"]
+) -> Quantised:
+    """Return networks with numbers next to `points`, coordinates in steps, or lowered until they take no more than some bits."""
     room = (bits - side_bits(code, stored.scales)).float()
-    numbers = fitted(FixedPrices(code, stored), stored.numbers.float(), room)
-    return stored._replace(numbers=numbers.to(stored.numbers.dtype))
+    return stored._replace(numbers=fitted(FixedPrices(code, stored), points, room).to(stored.numbers.dtype))
 
 
 def searched(

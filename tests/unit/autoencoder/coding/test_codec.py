@@ -496,3 +496,14 @@ def test_a_search_that_leaves_bytes_over_is_done_again_in_finer_steps() -> None:
     originals, slow = Originals(weights_of(layout, state), None, answer, images), SearchConfig(steps=60, lr=0.05)
     (data,), _ = own_steps.compress(code, originals, torch.tensor([asked]), lambda _, payload: payload, slow)
     assert 0.9 * asked < len(data) <= asked
+
+
+def test_steps_that_leave_bytes_over_are_made_finer_and_numbers_lowered() -> None:
+    torch.manual_seed(1)
+    state = nn.Sequential(*[nn.Linear(24, 24) for _ in range(6)]).state_dict()
+    layout = layout_of(state)
+    originals, size = Originals(weights_of(layout, state)), layout.size // 14
+    frame = lambda _, payload: payload  # noqa: E731
+    code, asked = WeightCodec().coordinates(layout), torch.tensor([size])
+    (data,), _ = one_step.compress(code, originals, asked, frame, SearchConfig())
+    assert 0.99 * size <= len(data) <= size
