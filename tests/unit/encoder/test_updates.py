@@ -19,7 +19,7 @@ def network(scale: float = 1.0) -> nn.Sequential:
     made = nn.Sequential(nn.Linear(INPUTS, UNITS), nn.ReLU(), nn.Linear(UNITS, CLASSES))
     with torch.no_grad():
         for parameter in made.parameters():
-            parameter *= scale
+            parameter.mul_(scale)
     return made
 
 
