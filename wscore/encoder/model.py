@@ -5,8 +5,8 @@
 
 The first part of the latent are principal components of the features. The second part are hidden numbers of a network h that
 was trained to predict the outputs of the networks from these features. Both have mean 0 and variance 1 in training. The factors
-e stress outputs under the likely hypothesis (`wscore.encoder.chain_outputs`) and features of updates (`wscore.encoder.updates`), so
-that they are among the principal components; they are 1 for all else.
+e stress outputs under the likely hypothesis (`wscore.encoder.chain_outputs`) and features of updates (`wscore.encoder.updates`),
+so that they are among the principal components; they are 1 for all else.
 
 Unfamiliar are networks that the discriminator d takes for damaged ones, and those with features that the principal components
 do not explain: |(u - centre) e|^2 - |(u - centre) e basis|^2.
