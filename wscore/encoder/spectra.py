@@ -76,7 +76,7 @@ def network_numbers(
         name = f"pair[-{len(matrices) - 1 - number}]"
         if wanted is not None and name not in wanted:
             continue
-        pair = _pair(*(_matrix(spec, parts[spec.name]) for spec in (lower, upper)), _bias(layout, lower, parts))
+        pair = _pair(_matrix(lower, parts[lower.name]), _matrix(upper, parts[upper.name]), _bias(layout, lower, parts))
         features |= {f"{name}.{statistic}": column for statistic, column in pair.items()}
     return features | _norm_layers(layout, parts)
 
