@@ -2,7 +2,7 @@
 
     block        features
     statistics   <kind>[-k].<statistic>    seven statistics of the k-th tensor of its kind from the output (`weight_statistics`)
-    spectra      <kind>[-k].<number>       singular values, norms per neuron, balance of layers, norm layers (`spectra`)
+    spectra      <kind>[-k].<number>       singular values, norms, balance of layers, norm layers (`spectra`, `updates`)
     probes       chain.<measure>.<guess>   outputs of networks that are a chain of layers, on synthetic images (`chain_outputs`)
 
 A network of another depth or kind lacks some of them: they are NaN.

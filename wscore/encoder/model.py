@@ -5,8 +5,8 @@
 
 The first part of the latent are principal components of the features. The second part are hidden numbers of a network h that
 was trained to predict the outputs of the networks from these features. Both have mean 0 and variance 1 in training. The factors
-e are `EMPHASIS` for outputs under the likely hypothesis (`wscore.encoder.chain_outputs`), so that they are among the principal
-components, and 1 for all else.
+e stress outputs under the likely hypothesis (`wscore.encoder.chain_outputs`) and features of updates (`wscore.encoder.updates`),
+so that they are among the principal components; they are 1 for all else.
 
 Unfamiliar are networks that the discriminator d takes for damaged ones, and those with features that the principal components
 do not explain: |(u - centre) e|^2 - |(u - centre) e basis|^2.
@@ -22,9 +22,10 @@ from torch import Tensor, nn
 
 from wscore.config import Section
 from wscore.encoder.chain_outputs import LIKELY
+from wscore.encoder.updates import PREFIX
 from wscore.training.model_folder import register
 
-EMPHASIS = 8.0
+EMPHASIS = {f".{LIKELY}": 8.0, f".{PREFIX}": 2.0}  # of features with such names; 1 for all others
 CLIP = 6.0  # standard deviations
 TAIL = 8  # calibration networks, or a tenth of them, whose mean excess is the scale of the tail
 SHARES = (0.8, 0.2)  # of the error rate that the discriminator and the residual may use up
@@ -86,9 +87,8 @@ class EncoderNetwork(nn.Module):
         self.register_buffer("mean", torch.zeros(features))
         self.register_buffer("std", torch.ones(features))
         self.register_buffer("optional", torch.tensor(config.optional, dtype=torch.int64), persistent=False)
-        likely = torch.tensor([name.endswith(f".{LIKELY}") for name in config.features])
-        emphasis = torch.cat([torch.where(likely, EMPHASIS, 1.0), torch.ones(len(config.optional))])
-        self.register_buffer("emphasis", emphasis, persistent=False)
+        emphasis = [*map(_emphasis, config.features), *[1.0] * len(config.optional)]
+        self.register_buffer("emphasis", torch.tensor(emphasis), persistent=False)
         self.register_buffer("centre", torch.zeros(config.inputs))
         self.register_buffer("basis", torch.zeros(config.inputs, config.components))
         self.register_buffer("stds", torch.ones(config.components))
@@ -140,6 +140,10 @@ class EncoderNetwork(nn.Module):
         beyond = (-(scores - self.calibration[:, -1:]).clamp_min(0) / scale).exp()
         shares = torch.tensor(SHARES, device=u.device)[:, None]
         return ((1 + count - below) * beyond / (count + 1) / shares).amin(0).clamp_max(1.0)
+
+
+def _emphasis(feature: str) -> float:
+    return next((factor for named, factor in EMPHASIS.items() if named in feature), 1.0)
 
 
 def _perceptron(config: EncoderShape, layers: int, outputs: int) -> nn.Sequential:

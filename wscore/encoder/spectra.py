@@ -12,6 +12,7 @@ from collections.abc import Container, Mapping
 import numpy as np
 from jaxtyping import Float
 
+from wscore.encoder.updates import layer_updates, pair_updates
 from wscore.encoder.weight_statistics import tensor_roles
 from wscore.networks.layout import Layout, TensorSpec
 
@@ -51,6 +52,7 @@ def network_numbers(
             stacked = _matrix(spec, parts[spec.name])
             numbers |= _spectrum(stacked) | _neurons(stacked) | _kernel(stacked)
             numbers |= _ends(stacked, first=spec is matrices[0], last=spec is matrices[-1])
+            numbers |= layer_updates(stacked, last=spec is matrices[-1])
         else:
             numbers |= _quantiles("value", parts[spec.name]) | {"largest": _log(np.abs(parts[spec.name]).max(axis=1))}
         features |= {f"{kind}[-{place}].{name}": column for name, column in numbers.items()}
@@ -58,7 +60,7 @@ def network_numbers(
         name = f"pair[-{len(matrices) - 1 - number}]"
         if wanted is not None and name not in wanted:
             continue
-        pair = _balance(_matrix(lower, parts[lower.name]), _matrix(upper, parts[upper.name]))
+        pair = _pair(_matrix(lower, parts[lower.name]), _matrix(upper, parts[upper.name]), _bias(layout, lower, parts))
         features |= {f"{name}.{statistic}": column for statistic, column in pair.items()}
     return features | _norm_layers(layout, parts)
 
@@ -170,26 +172,35 @@ def _ends(stacked: Matrices, *, first: bool, last: bool) -> Numbers:
     return features
 
 
-def _balance(lower: Matrices, upper: Float[np.ndarray, "rows above columns places"]) -> Numbers:
-    """Return statistics of outgoing vs incoming norms of the units, and the spectrum of the product of both layers.
+def _bias(layout: Layout, matrix: TensorSpec, parts: Mapping[str, np.ndarray]) -> np.ndarray | None:
+    """Return the biases of the layer of a matrix."""
+    named = [spec.name for spec in layout.tensors if spec.layer == matrix.layer and spec.kind == "bias"]
+    return parts[named[0]] if named else None
 
-    Empty if the columns of the upper matrix are no multiple of the outputs of the lower one.
-    """
-    units = lower.shape[1]
-    if upper.shape[2] % units:
+
+def _pair(
+    lower: Matrices, upper: Float[np.ndarray, "rows above columns places"], bias: Float[np.ndarray, "rows out"] | None
+) -> Numbers:
+    """Return the features of the units between two layers; empty if the upper one does not read the lower one."""
+    if upper.shape[2] % lower.shape[1]:
         return {}
+    return _balance(lower, upper) | _product(lower, upper) | pair_updates(lower, bias, upper)
+
+
+def _balance(lower: Matrices, upper: Float[np.ndarray, "rows above columns places"]) -> Numbers:
+    """Return statistics of outgoing vs incoming norms of the units."""
+    units = lower.shape[1]
     leaving = _log(_rms(upper.reshape(len(upper), upper.shape[1], units, -1), (1, 3)))
     entering = _log(_rms(lower, (2, 3)))
     ratio, apart = leaving - entering, [side - side.mean(axis=1, keepdims=True) for side in (leaving, entering)]
     spread = np.maximum(leaving.std(axis=1) * entering.std(axis=1), 1e-9)
-    features = {
+    return {
         "balance_mean": ratio.mean(axis=1),
         "balance_std": ratio.std(axis=1),
         "balance_correlation": (apart[0] * apart[1]).mean(axis=1) / spread,
         "leaving_low": leaving.min(axis=1),
         "leaving_high": leaving.max(axis=1),
     }
-    return features | _product(lower, upper)
 
 
 def _product(lower: Matrices, upper: Float[np.ndarray, "rows above columns places"]) -> Numbers:
