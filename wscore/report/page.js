@@ -4,6 +4,7 @@ const data = JSON.parse(document.getElementById("data").textContent);
 const element = (id) => document.getElementById(id);
 const map = data.map;
 const LISTED = 200; // rows shown; all are copied
+const MANY = 500; // edges that are no longer drawn as arrows
 const SIZES = [6, 11]; // of a dot, and of one found by searching
 // Cividis (Nunez et al. 2018): readable in grey and under colour vision deficiencies. In dark mode its dark end is lighter.
 const SCALES = { light: "Cividis", dark: [[0, "#3f6fb0"], [0.5, "#9a9a94"], [1, "#fee838"]] };
@@ -85,17 +86,22 @@ function lines(paths, style) {
   return { x: at(map.x), y: at(map.y), hoverinfo: "skip", showlegend: false, mode: "lines", ...style };
 }
 
+// Arrows of descent: faint lines where there are many, and arrows of the networks found by a search alone.
+function descent(found) {
+  const edges = found.size && map.edges.length > MANY ? map.edges.filter((edge) => edge.some((end) => found.has(end))) : map.edges;
+  if (edges.length > MANY) return lines(edges, { type: map.kind, line: { color: css("--faint"), width: 0.6 }, opacity: 0.3 });
+  const arrows = { symbol: "arrow", angleref: "previous", size: edges.flatMap(() => [0, 9, 0]), color: css("--text") };
+  return lines(edges, { type: "scatter", mode: "lines+markers", line: { color: css("--text"), width: 1 }, marker: arrows });
+}
+
 function traces() {
   const under = [];
   if (element("runs")?.checked) {
     under.push(lines(map.runs, { type: map.kind, line: { color: css("--faint"), width: 0.6 }, opacity: 0.5 }));
   }
-  if (element("edges")?.checked) {
-    const arrows = { symbol: "arrow", angleref: "previous", size: map.edges.flatMap(() => [0, 9, 0]), color: css("--text") };
-    under.push(lines(map.edges, { type: "scatter", mode: "lines+markers", line: { color: css("--text"), width: 1 }, marker: arrows }));
-  }
-  const ring = { color: "rgba(0,0,0,0)", size: SIZES[1], line: { color: css("--text"), width: 2 } };
   const found = element("search").value ? chosen : [];
+  if (element("edges")?.checked) under.push(descent(new Set(found)));
+  const ring = { color: "rgba(0,0,0,0)", size: SIZES[1], line: { color: css("--text"), width: 2 } };
   return [...under, ...colouredDots(), dots(found, ring)];
 }
 

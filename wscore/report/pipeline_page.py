@@ -28,8 +28,8 @@ TEXT = (
 )
 MAP_TEXT = (
     "A dot is a network: its latent of the weight encoder, drawn in two dimensions by t-SNE, which keeps neighbours "
-    "together and no distances. Networks of similar weights lie side by side. Lineage: arrows from ancestors to descendants, "
-    "found from the weights alone."
+    "together and no distances. Networks of similar weights lie side by side. Lineage: from ancestors to descendants, "
+    "found from the weights alone; search for networks to see their arrows."
 )
 RESULTS_TEXT = (
     "↑ higher is better, ↓ lower is better. The best baseline is the best of those of equal size or information."
