@@ -132,6 +132,21 @@ def test_commands_on_networks_load_no_library_of_tables_or_trainings() -> None:
     }
 
 
+def test_building_an_encoder_without_memory_loads_no_compiler() -> None:
+    """Models are first built on the device `meta`, where some operations load torch._dynamo, which takes two seconds."""
+    code = """
+import sys, torch
+from wscore.encoder.model import EncoderNetwork, EncoderShape
+shape = EncoderShape(features=("a", "b"), optional=(1,), components=2, distilled=2, hidden_dim=4, layers=1, dropout=0.0,
+                     calibration=3)
+with torch.device("meta"):
+    EncoderNetwork(shape)
+print(*sys.modules)
+"""
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert not set(result.stdout.split()) & {"torch._dynamo", "sympy"}
+
+
 def test_a_stage_does_not_load_the_tracker_before_it_is_needed() -> None:
     code = "import sys, wscore.runner; print(*sys.modules)"
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
