@@ -3,10 +3,9 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from wscore.report.table import INFORMED, OURS, Line, TablePart, best_of, format_number, markdown_row, sections
+from wscore.report.table import OURS, VARIANTS, Line, TablePart, best_of, format_number, markdown_row, sections
 
 COLUMNS = ("task", "metric", "wscore", "strongest baseline", "where wscore loses")
-VARIANTS = ("noise", "single_pass", INFORMED)  # of ours, not baselines
 PER_TARGET = ("_r2", "_accuracy")
 
 
@@ -86,7 +85,9 @@ def _targets_lost(methods: Mapping[str, Any], controls: Mapping[str, str]) -> li
     """Return the targets of a head that a baseline predicts better, each with the best baseline."""
     texts = []
     for key, value in methods[OURS].items():
-        rivals = {name: methods[name][key] for name in controls if key in methods.get(name, {})}
+        rivals = {
+            name: methods[name][key] for name in controls if key in methods.get(name, {}) and name not in VARIANTS
+        }
         best = max(rivals, key=lambda name: rivals[name], default=None)
         if key.endswith(PER_TARGET) and best and rivals[best] > value:
             target = key.removesuffix("_r2").removesuffix("_accuracy")

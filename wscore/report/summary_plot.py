@@ -15,7 +15,7 @@ from wscore.forecasting.evaluation.plots import SHOWN as FORECASTS_SHOWN
 from wscore.forecasting.evaluation.tables import TRUTH, near_steps
 from wscore.heads.evaluation.plots import METHODS, SHOWN
 from wscore.plots.style import figure, label, ranked_bars, save, unavailable
-from wscore.report.table import INFORMED
+from wscore.report.table import VARIANTS
 
 LOWEST = -0.5  # value at which bars end
 Values = dict[str, float]
@@ -91,11 +91,11 @@ def read_codec(table: pd.DataFrame) -> Scores:
 
 
 def read_heads(table: pd.DataFrame) -> Scores:
-    """Return R² of each method, averaged over targets; the head that is told the architecture is not ranked."""
+    """Return R² of each method, averaged over targets; other methods of ours are not ranked."""
     rows = pd.DataFrame(table[(table["main"] == 1) & (table["metric"] == "r2")])
     methods, values = rows["method"].to_numpy(str), rows["value"].to_numpy(float)
     scores = _scores({name: float(values[methods == name].mean()) for name in SHOWN if name in methods}, METHODS)
-    return scores._replace(ranked=tuple(name for name in scores.ranked if name != INFORMED))
+    return scores._replace(ranked=tuple(name for name in scores.ranked if name not in VARIANTS))
 
 
 def read_rebuilt(table: pd.DataFrame) -> Scores:

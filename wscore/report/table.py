@@ -9,6 +9,7 @@ from wscore.forecasting.evaluation.tables import TRUTH, by_method, near_steps
 from wscore.io import read_json
 
 OURS, INFORMED = "ours", "informed"
+VARIANTS = ("noise", "single_pass", INFORMED, "linear_probe")  # of ours, not baselines
 Better = Literal["higher", "lower", "neither"]
 ARROWS = {"higher": " ↑", "lower": " ↓", "neither": ""}
 STAGES = {
@@ -314,7 +315,7 @@ def _autoencoder(report: Mapping[str, Any]) -> list[TablePart]:
         note += f" {report['networks_not_run']:,.0f} could not be run (unknown architecture or other input size)."
     controls = {name: label for name, label in AUTOENCODER_CONTROLS.items() if name in report}
     lines = _lines(report, AUTOENCODER_METRICS, controls, prefix="")
-    rivals = tuple(name for name in controls if name != "noise")
+    rivals = tuple(name for name in controls if name not in VARIANTS)
     return [TablePart("autoencoder", TITLES["autoencoder_test"], controls, rivals, lines, note)]
 
 
@@ -326,7 +327,7 @@ def _heads(report: Mapping[str, Any]) -> list[TablePart]:
     ]
     absent = [task for task in HEAD_METRICS if task not in report]
     note = f"Heads not trained (`heads.tasks`): {', '.join(absent)}." if absent else ""
-    rivals = tuple(name for name in HEAD_CONTROLS if name != INFORMED)
+    rivals = tuple(name for name in HEAD_CONTROLS if name not in VARIANTS)
     return [TablePart("heads", TITLES["heads_test"], HEAD_CONTROLS, rivals, lines, note)]
 
 

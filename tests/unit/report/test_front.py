@@ -24,6 +24,8 @@ def test_a_variant_of_ours_is_no_baseline():
     ratio = CODEC["20x"] | {"single_pass": OURS | {"agreement": 1.0}}
     row = front(codec_test=CODEC | {"20x": ratio})["compress networks (20.2x smaller)"]
     assert "single pass" not in "".join(row)
+    found = HEADS | {"accuracy": HEADS["accuracy"] | {"linear_probe": {"r2": 0.99}}}
+    assert "linear probe" not in "".join(front(heads_test=found)["predict the test accuracy"])
 
 
 def test_a_loss_in_another_metric_is_reported_where_the_own_metric_is_won():
