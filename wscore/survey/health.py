@@ -21,7 +21,7 @@ from wscore.survey.rules import CERTAIN, matrix_roles, rule_findings
 
 HEALTHY = "healthy"
 CAUSES = (HEALTHY, *(cause for cause in DAMAGES if cause not in CERTAIN))  # classes
-LEAST = 100  # networks from which damage can be learned
+LEAST = 100  # families from which damage can be learned; networks of one family are too much alike
 FOLDS = 3
 WIDTH, EPOCHS, LEAST_STEPS, BATCH, RATE, NOISE = 192, 25, 300, 128, 3e-3, 0.05  # of the classifier
 MOST = 1000  # networks that a classifier is trained on
@@ -149,7 +149,7 @@ def health_findings(
 ) -> list[Finding]:
     """Return the damage of the networks of a folder, at most one learned finding per network that no rule names."""
     findings = [finding for group in groups for chunk in group.chunks() for finding in rule_findings(chunk)]
-    if sum(len(group.vectors) for group in groups) < LEAST:
+    if len(np.unique(families)) < LEAST:
         return findings
     examples = make_examples(groups, probes, progress=progress)
     probabilities = cross_fitted(examples, families, progress)

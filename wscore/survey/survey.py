@@ -139,7 +139,7 @@ def _summary(
         "families": int((sizes > 1).sum()), "networks without relatives": int((sizes == 1).sum()),
         "not comparable": list(tested.alone), "networks with a finding": len({finding.network for finding in findings}),
         "findings": dict(Counter(finding.cause for finding in findings)),
-        "health": "rules and a classifier" if count >= LEAST else f"rules alone: fewer than {LEAST} networks",
+        "health": "rules and a classifier" if len(sizes) >= LEAST else f"rules alone: fewer than {LEAST} unrelated networks",
         "networks with a predicted accuracy": predicted,
     }  # fmt: skip
 

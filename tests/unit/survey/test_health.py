@@ -133,6 +133,13 @@ def test_the_damaged_network_of_a_folder_is_named_and_the_others_are_not() -> No
     assert len(findings) <= 8
 
 
+def test_few_families_are_judged_by_rules_alone_however_many_their_networks() -> None:
+    vectors = trained(110)
+    vectors[7] = DAMAGES["noise"](LAYOUT, vectors[7:8], np.random.default_rng(0))[0]
+    assert {finding.source for finding in health_findings([group_of(vectors)], np.arange(110) % 99, {})} <= {"rule"}
+    assert "learned" in {finding.source for finding in health_findings([group_of(vectors)], np.arange(110), {})}
+
+
 def test_relatives_are_never_in_training_and_test_of_one_fold() -> None:
     examples = make_examples([group_of(trained(30))], {})
     probabilities = cross_fitted(examples, np.zeros(30, int))  # one family: nothing is left to train on
