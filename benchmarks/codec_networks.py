@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from wscore.autoencoder.coding.adaptive import encode_matrix
 from wscore.autoencoder.coding.codec import WeightCodec
 from wscore.autoencoder.coding.format import Content, Mode
-from wscore.autoencoder.coding.search import SearchConfig
+from wscore.autoencoder.coding.problem import SearchConfig
 from wscore.autoencoder.coding.state import entries_of, exact_values, weights_of
 from wscore.autoencoder.evaluation.codec_controls import Networks, plain
 from wscore.config import convert

@@ -19,10 +19,10 @@ from wscore.autoencoder.coding.fit import Population, fit_roles
 from wscore.autoencoder.coding.format import REFERENCE_HASH, Content, Mode, check_size, pack_file, unpack_file
 from wscore.autoencoder.coding.gains import Gains, check_gains
 from wscore.autoencoder.coding.layouts import Entries, LayoutTable
+from wscore.autoencoder.coding.problem import Originals, SearchConfig
 from wscore.autoencoder.coding.quantise import dequantise, quantise, soft_bits
 from wscore.autoencoder.coding.roles import OCTAVE, Role, find_role
 from wscore.autoencoder.coding.running import answer_of
-from wscore.autoencoder.coding.search import Originals, SearchConfig
 from wscore.autoencoder.coding.state import (
     Exact,
     Network,

@@ -50,12 +50,12 @@ def _curvatures(
     for temperature in temperatures:
         shares = (logits / (temperature * spread(logits[None]))).softmax(-1)
         centred = jacobian - (shares[:, None] @ jacobian)
-        matrix = _squared((centred * shares.sqrt()[:, :, None]).flatten(0, 1))
+        matrix = squared((centred * shares.sqrt()[:, :, None]).flatten(0, 1))
         matrices.append(matrix / matrix.diagonal().mean().clamp_min(1e-30))
     return torch.stack(matrices)
 
 
-def _squared(rows: Float[Tensor, "m weights"]) -> Float[Tensor, "weights weights"]:
+def squared(rows: Float[Tensor, "m weights"]) -> Float[Tensor, "weights weights"]:
     """Return rows^T rows; blocks below the diagonal are copied."""
     matrix = rows.new_empty(rows.shape[1], rows.shape[1])
     width = -(-rows.shape[1] // STRIPES) or 1

@@ -8,9 +8,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from wscore.autoencoder.coding.coordinates import Coordinates
+from wscore.autoencoder.coding.problem import Originals, SearchConfig
 from wscore.autoencoder.coding.quantise import COARSEST, FINEST, Quantised, dequantise, quantise, units
 from wscore.autoencoder.coding.range_coder import decoder
-from wscore.autoencoder.coding.search import Originals, SearchConfig
 from wscore.autoencoder.coding.table_coder import decode_numbers, decode_scales, encode_numbers
 from wscore.autoencoder.coding.tables import OCTAVE
 from wscore.autoencoder.coding.tuned import lowered, tuned

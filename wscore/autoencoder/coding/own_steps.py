@@ -17,7 +17,8 @@ from wscore.autoencoder.coding import adaptive
 from wscore.autoencoder.coding.coordinates import Coordinates
 from wscore.autoencoder.coding.gauss_newton import gauss_newton_rows
 from wscore.autoencoder.coding.one_step import Frame, too_small
-from wscore.autoencoder.coding.search import PRICE, Originals, SearchConfig, fitted, rounded, search
+from wscore.autoencoder.coding.problem import Decoder, Originals, SearchConfig
+from wscore.autoencoder.coding.search import PRICE, fitted, rounded, search
 from wscore.errors import DataError
 
 OCTAVE = 8  # parts in which steps are counted
@@ -102,8 +103,7 @@ def compress(
         unit = _units(code, steps)
         points = (y / unit).clamp(-LARGEST, LARGEST)
         if runs:
-            decode = lambda numbers: code.inverse(base + numbers * unit)  # noqa: E731
-            result = search(originals.problem(decode, prices, budget), points, config)
+            result = search(originals.problem(Decoder(code.inverse, unit[None], base), prices, budget), points, config)
             numbers, points = result.numbers, result.points
         else:
             prices.learn(points.round())

@@ -8,21 +8,22 @@ network runs with, and the gradient by q is taken for that by u (straight-throug
 over training images, with noise, for many networks at once. The slope of the bits between neighbouring whole numbers stands for
 their gradient, and lambda of each network follows its bits: it rises while they are over the budget. q prefers the lower
 neighbour where that saves more bits than it costs in squared error. At the end, and at times before, numbers are lowered until
-they fit, and the best of what fits is kept, by the divergence on a fixed draw of images.
+they fit, and the best of what fits is kept, by the divergence on a fixed draw of images. Numbers of networks whose curvature
+can be held then go through coordinate descent (`descent`).
 """
 
 import math
-from collections.abc import Callable
-from typing import Annotated, NamedTuple, Protocol, runtime_checkable
+from functools import partial
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
-from msgspec import Meta
 from torch import Tensor
 
-from wscore.autoencoder.training.behaviour_loss import behaviour_kl
-from wscore.config import Section
-from wscore.networks.inference import Answer, answer_of_rows
+from wscore.autoencoder.coding.curvature import MOST
+from wscore.autoencoder.coding.descent import Expansion, curvature_at, descended
+from wscore.autoencoder.coding.problem import HELD, Outputs, Prices, SearchConfig, SearchProblem
+from wscore.autoencoder.training.behaviour_loss import behaviour_kl, spread
 from wscore.progress import progress_bar
 
 #: Bits that a squared error of a step is worth: a further bit lowers the mean error 1 / 12 by its derivative 2 ln 2.
@@ -33,148 +34,11 @@ LATE, EVERY = 0.5, 10  # share of the steps after which results are looked at, a
 GAIN, LARGEST = 1.0, 0.2  # how fast lambda follows the bits: log steps
 LEAST_RATE = 0.02  # of the learning rate at the end
 BETAS = (0.9, 0.98)  # of Adam
-HELD = 256  # images by which results are compared
+CURVED, GRADED = 256, 512  # images of their curvature and of their gradient
+ROUNDS, DAMPING = 8, 0.3  # of coordinate descent, and damping of the first
+BOLDER, SHYER = 0.5, 2.0  # factors of damping after a round that was better, and after one that was not
+AT_ONCE = 1 << 26  # numbers of matrices that are held
 POOL, PIXELS = 2048, 1 << 26  # noisy images from which batches are drawn, and most numbers of them all
-
-
-class SearchConfig(Section):
-    """How numbers are searched.
-
-    Args:
-        steps: of the optimizer.
-        batch: training images in each.
-        lr: of Adam at the start, in steps of the code; falls along a cosine.
-        temperature: of the divergence, in spreads of the original's logits.
-        noise: standard deviation of what is added to the images.
-        seed: of draws.
-    """
-
-    steps: Annotated[int, Meta(ge=0)] = 300
-    batch: Annotated[int, Meta(ge=1)] = 32
-    lr: Annotated[float, Meta(gt=0)] = 0.1
-    temperature: Annotated[float, Meta(gt=0)] = 0.5
-    noise: Annotated[float, Meta(ge=0)] = 0.05
-    seed: Annotated[int, Meta(ge=0)] = 0
-
-
-@runtime_checkable
-class Prices(Protocol):
-    """What numbers cost."""
-
-    def bits(self, numbers: Float[Tensor, "n weights"]) -> Float[Tensor, "n weights"]:
-        """Return the bits of whole numbers."""
-        ...
-
-    def learn(self, numbers: Float[Tensor, "n weights"]) -> None:
-        """Learn from the numbers of the moment, where prices depend on them."""
-        ...
-
-
-class Originals(NamedTuple):
-    """Networks of one layout that are to be compressed.
-
-    Attributes:
-        vectors: their weights.
-        base: weights of a network from which differences are coded; None codes the weights.
-        answer: runs all of them; None if they can't be run.
-        images: training images that they are run on.
-    """
-
-    vectors: Float[Tensor, "n weights"]
-    base: Float[Tensor, "1 weights"] | None = None
-    answer: Answer | None = None
-    images: Float[Tensor, "images ..."] | None = None
-
-    def of(self, rows: Int[Tensor, " some"]) -> "Originals":
-        """Return some of the networks."""
-        return self._replace(vectors=self.vectors[rows], answer=self._answer_of(rows.tolist()))
-
-    def _answer_of(self, rows: list[int]) -> Answer | None:
-        return None if self.answer is None else answer_of_rows(self.answer, rows)
-
-    def chosen(self, count: int, seed: int) -> Float[Tensor, "images ..."]:
-        """Return at most so many of the images, drawn by a seed."""
-        assert self.images is not None, "networks that are run have images"
-        order = torch.randperm(len(self.images), generator=torch.Generator().manual_seed(seed))
-        return self.images[order[:count]]
-
-    def problem(self, decode: Callable[[Tensor], Tensor], prices: "Prices", budget: Tensor) -> "SearchProblem":
-        """Return the search for numbers that `decode` turns into weights; equal originals are run once."""
-        answer, images = self.answer, self.images
-        assert answer is not None, "networks are run"
-        assert images is not None, "networks are run"
-        rows, places = distinct(self.vectors)
-        alone = answer_of_rows(answer, rows)
-        return SearchProblem(
-            outputs=lambda numbers, x: answer(decode(numbers), x[None]),
-            originals=lambda x: alone(self.vectors[rows], x[None])[places],
-            images=images,
-            prices=prices,
-            budget=budget,
-        )
-
-    @torch.no_grad()
-    def judge(self, config: SearchConfig) -> "Judge":
-        """Return what compares networks that came back with these on a fixed draw of images; equal originals are run once."""
-        assert self.answer is not None, "networks are run"
-        images, (rows, places) = self.chosen(HELD, config.seed)[None], distinct(self.vectors)
-        expected = answer_of_rows(self.answer, rows)(self.vectors[rows], images)
-        return Judge(self, images, expected, places, config.temperature)
-
-
-class Judge(NamedTuple):
-    """Tells how far networks that came back are from their originals.
-
-    Attributes:
-        originals: the networks.
-        images: on which they are compared.
-        expected: logits of those that differ.
-        places: of each network among these.
-        temperature: of the divergence.
-    """
-
-    originals: Originals
-    images: Float[Tensor, "1 images ..."]
-    expected: Float[Tensor, "different images classes"]
-    places: Int[Tensor, " n"]
-    temperature: float
-
-    @torch.no_grad()
-    def divergence(
-        self, back: Float[Tensor, "some weights"], rows: Int[Tensor, " some"] | None = None
-    ) -> Float[Tensor, " some"]:
-        """Return the divergence of all networks that came back, or of those of some rows."""
-        rows = torch.arange(len(self.places)) if rows is None else rows
-        answer = self.originals.of(rows).answer
-        assert answer is not None, "networks are run"
-        divergences = behaviour_kl(self.expected[self.places[rows]], answer(back, self.images), self.temperature)
-        return torch.nan_to_num(divergences, nan=torch.inf)
-
-
-def distinct(vectors: Float[Tensor, "n weights"]) -> tuple[list[int], Int[Tensor, " n"]]:
-    """Return rows that differ from one another, and for each row the place among them of its like."""
-    if len(vectors) == 1:
-        return [0], torch.zeros(1, dtype=torch.int64)
-    _, places = vectors.unique(dim=0, return_inverse=True)
-    return [int((places == place).nonzero()[0]) for place in range(int(places.max()) + 1)], places
-
-
-class SearchProblem(NamedTuple):
-    """Networks that differ in their weights alone, as functions of numbers.
-
-    Attributes:
-        outputs: logits (n, I, C) of networks of numbers (n, D), whole or not, on images; differentiable.
-        originals: logits (n, I, C) of the original networks.
-        images: training images.
-        prices: of numbers.
-        budget: bits for each network.
-    """
-
-    outputs: Callable[[Tensor, Tensor], Tensor]
-    originals: Callable[[Tensor], Tensor]
-    images: Float[Tensor, "images ..."]
-    prices: Prices
-    budget: Float[Tensor, " n"]
 
 
 class Found(NamedTuple):
@@ -213,6 +77,9 @@ def search(
             state.keep()
         state.step(step / config.steps)
     state.keep()
+    if config.steps and start.shape[1] <= MOST:
+        for rows in state.every.split(max(1, AT_ONCE // start.shape[1] ** 2)):
+            state.descend(rows)
     return Found(state.best, state.value, state.numbers.detach())
 
 
@@ -220,6 +87,8 @@ class _Search:
     def __init__(self, problem: SearchProblem, start: Tensor, config: SearchConfig) -> None:
         self.problem, self.config = problem, config
         self.random = torch.Generator().manual_seed(config.seed)
+        self.every = torch.arange(len(start))
+        self.run = problem.of(self.every.tolist())
         self.held = problem.images[torch.randperm(len(problem.images), generator=self.random)[:HELD]]
         with torch.no_grad():
             self.expected = problem.originals(self.held)
@@ -237,7 +106,7 @@ class _Search:
         with torch.no_grad():
             whole, bits = rounded(self.problem.prices, self.numbers, self._price())
             slopes = _slopes(self.problem.prices, self.numbers)
-        outputs = self.problem.outputs(self.numbers + (whole - self.numbers).detach(), self.pool[drawn])
+        outputs = self.run(self.numbers + (whole - self.numbers).detach(), self.pool[drawn][None])
         loss = behaviour_kl(self.answers[:, drawn], outputs, self.config.temperature).sum()
         (gradient,) = torch.autograd.grad(loss, self.numbers)
         rate = self.config.lr * max((1 + math.cos(math.pi * share)) / 2, LEAST_RATE)
@@ -265,17 +134,45 @@ class _Search:
         self.offer(fitted(self.problem.prices, self.numbers.detach(), self.problem.budget))
 
     @torch.no_grad()
-    def offer(self, whole: Tensor) -> None:
-        """Keep whole numbers where they are the best so far."""
-        value = self._divergence(whole)
-        better = value < self.value
-        self.best, self.value = torch.where(better[:, None], whole, self.best), torch.where(better, value, self.value)
+    def offer(self, whole: Tensor, rows: Tensor | None = None) -> None:
+        """Keep whole numbers, of all networks or of some, where they are the best so far."""
+        rows = self.every if rows is None else rows
+        value = self._divergence(whole, rows)
+        better = value < self.value[rows]
+        self.best[rows[better]], self.value[rows[better]] = whole[better], value[better]
 
-    def _divergence(self, numbers: Tensor) -> Tensor:
-        return torch.nan_to_num(
-            behaviour_kl(self.expected, self.problem.outputs(numbers, self.held), self.config.temperature),
-            nan=torch.inf,
-        )
+    @torch.no_grad()
+    def descend(self, rows: Int[Tensor, " some"]) -> None:
+        """Keep what rounds of coordinate descent from the best numbers find, each from the better of two."""
+        run, images, expected = self.problem.of(rows.tolist()), self.pool[:GRADED], self.answers[rows, :GRADED]
+        scales = self.config.temperature * spread(expected)
+        curvatures = [
+            curvature_at(self.problem.of([row]), self.best[row], images[:CURVED], scale)
+            for row, scale in zip(rows.tolist(), scales, strict=True)
+        ]
+        near = Expansion(scales, torch.stack(curvatures), torch.full((len(rows),), DAMPING))
+        for _ in range(ROUNDS):
+            start, before = self.best[rows], self.value[rows]
+            near = near._replace(gradient=self._gradient(run, start, images, expected))
+            rate = self.log_rate[rows].exp()
+            self.offer(descended(start, near, partial(self._bits, rows), self.problem.budget[rows], rate), rows)
+            damping = near.damping * torch.where(self.value[rows] < before, BOLDER, SHYER)
+            near = near._replace(damping=damping)
+
+    def _gradient(self, run: Outputs, numbers: Tensor, images: Tensor, expected: Tensor) -> Tensor:
+        numbers = numbers.clone().requires_grad_(True)
+        with torch.enable_grad():
+            loss = behaviour_kl(expected, run(numbers, images[None]), self.config.temperature).sum()
+        return torch.nan_to_num(torch.autograd.grad(loss, numbers)[0])
+
+    def _bits(self, rows: Tensor, numbers: Tensor) -> Tensor:
+        """Return the bits of numbers of some networks."""
+        return self.problem.prices.bits(self.best.index_copy(0, rows, numbers))[rows]
+
+    def _divergence(self, numbers: Tensor, rows: Tensor | None = None) -> Tensor:
+        rows = self.every if rows is None else rows
+        outputs = self.problem.of(rows.tolist())(numbers, self.held[None])
+        return torch.nan_to_num(behaviour_kl(self.expected[rows], outputs, self.config.temperature), nan=torch.inf)
 
     @torch.no_grad()
     def _first_rate(self) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from wscore.autoencoder.coding.coordinates import Coordinates
 from wscore.autoencoder.coding.curvature import MOST, curvatures, factors, round_in_turn
+from wscore.autoencoder.coding.problem import Decoder, Originals, SearchConfig, distinct
 from wscore.autoencoder.coding.quantise import (
     FINE,
     FINEST,
@@ -23,7 +24,7 @@ from wscore.autoencoder.coding.quantise import (
     side_bits,
     units,
 )
-from wscore.autoencoder.coding.search import Originals, SearchConfig, distinct, fitted, search
+from wscore.autoencoder.coding.search import fitted, search
 from wscore.networks.inference import answer_of_rows
 
 FINER = 0.9  # step of a search beside that of rounding: numbers that it lowers pay for it
@@ -86,8 +87,7 @@ def searched(
     start = rounded._replace(steps=(rounded.steps + round(FINE * math.log2(FINER))).clamp_min(FINEST))
     unit, room = units(code, start), bits - side_bits(code, start.scales)
     inverse = code.quick_inverse if code.size <= MOST else code.inverse
-    decode = lambda numbers: inverse(base + numbers * unit)  # noqa: E731
-    problem = originals.problem(decode, FixedPrices(code, start), room.float())
+    problem = originals.problem(Decoder(inverse, unit, base), FixedPrices(code, start), room.float())
     return start._replace(numbers=search(problem, y / unit, config).numbers.long())
 
 

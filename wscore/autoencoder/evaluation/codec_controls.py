@@ -21,9 +21,10 @@ from torch import Tensor
 from wscore.autoencoder.coding.codec import WeightCodec
 from wscore.autoencoder.coding.coordinates import Coordinates
 from wscore.autoencoder.coding.curvature import curvatures, factors, round_in_turn
+from wscore.autoencoder.coding.problem import Decoder, Originals, SearchConfig
 from wscore.autoencoder.coding.quantise import Quantised, dequantise, quantise
 from wscore.autoencoder.coding.range_coder import STREAM, decoder, encoder, read_words, shortest
-from wscore.autoencoder.coding.search import Originals, SearchConfig, search
+from wscore.autoencoder.coding.search import search
 from wscore.autoencoder.coding.table_coder import encode_numbers
 from wscore.autoencoder.coding.tables import LAPLACE, table
 from wscore.autoencoder.coding.tuned import RICH
@@ -240,7 +241,7 @@ def search_own(networks: Networks, start: Rounding, room: Int[Tensor, " n"], con
     size = _sizes(start.step, start.offsets)[rows][:, coder.groups]
     originals = Originals(networks.vectors, None, networks.answer, networks.images).of(rows)
     budget = (8.0 * room - coder.side_bits)[rows]
-    problem = originals.problem(lambda numbers: code.inverse(numbers * size), coder, budget)
+    problem = originals.problem(Decoder(code.inverse, size), coder, budget)
     result = search(problem, code.forward(networks.vectors[rows]) / size, config, start.numbers[rows])
     return start._replace(numbers=start.numbers.index_copy(0, rows, result.numbers))
 

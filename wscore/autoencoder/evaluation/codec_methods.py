@@ -22,7 +22,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from wscore.autoencoder.coding.codec import WeightCodec
-from wscore.autoencoder.coding.search import SearchConfig
+from wscore.autoencoder.coding.problem import SearchConfig
 from wscore.autoencoder.evaluation.codec_controls import (
     Coded,
     Networks,

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from wscore.autoencoder.coding.codec import WeightCodec
 from wscore.autoencoder.coding.curvature import MOST
-from wscore.autoencoder.coding.search import SearchConfig
+from wscore.autoencoder.coding.problem import SearchConfig
 from wscore.autoencoder.evaluation.codec_controls import Networks
 from wscore.autoencoder.evaluation.codec_methods import (
     MEAN_NETWORK,

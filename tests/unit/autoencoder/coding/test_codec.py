@@ -19,8 +19,8 @@ from wscore.autoencoder.coding.blocks import Structure
 from wscore.autoencoder.coding.fit import Population
 from wscore.autoencoder.coding.format import MAGIC, VERSION, Content, Mode, pack_file, sealed
 from wscore.autoencoder.coding.layouts import LayoutTable
+from wscore.autoencoder.coding.problem import Originals, SearchConfig
 from wscore.autoencoder.coding.rotation import rotate, unrotate
-from wscore.autoencoder.coding.search import Originals, SearchConfig
 from wscore.autoencoder.coding.state import TensorEntry, entries_of, exact_values, weights_of
 from wscore.errors import DataError, ModelError, WscoreError
 from wscore.networks.architectures import Architecture, build

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from wscore.autoencoder.coding.search import PRICE, SearchConfig, SearchProblem, fitted, rounded, search
+from wscore.autoencoder.coding.problem import SearchConfig, SearchProblem
+from wscore.autoencoder.coding.search import PRICE, fitted, rounded, search
 
 CONFIG = SearchConfig(steps=200, batch=64, lr=0.1, temperature=0.5, noise=0.0, seed=0)
 
@@ -24,8 +25,13 @@ def linear_problem(budget: float, networks: int = 3) -> tuple[SearchProblem, Ten
     random = torch.Generator().manual_seed(0)
     exact = 2 * torch.randn(networks, 64, generator=random)
     images = (torch.randn(200, 3, generator=random) @ torch.randn(3, 16, generator=random)).view(200, 1, 4, 4)
-    run = lambda numbers, x: x.flatten(1) @ numbers.view(-1, 4, 16).mT  # noqa: E731
-    return SearchProblem(run, lambda x: run(exact, x), images, Logarithmic(), torch.full((networks,), budget)), exact
+    budgets = torch.full((networks,), budget)
+    return SearchProblem(lambda _: linear, lambda x: linear(exact, x[None]), images, Logarithmic(), budgets), exact
+
+
+def linear(numbers: Tensor, images: Tensor) -> Tensor:
+    """Return what matrices (m, 64) answer on images of each, or of all."""
+    return images.flatten(2) @ numbers.view(-1, 4, 16).mT
 
 
 @pytest.mark.parametrize("budget", [40.0, 60.0, 120.0])
@@ -53,8 +59,7 @@ def test_what_is_known_is_never_lost() -> None:
 def test_networks_do_not_depend_on_their_company() -> None:
     problem, exact = linear_problem(60.0)
     alone = problem._replace(
-        outputs=lambda numbers, x: x.flatten(1) @ numbers.view(-1, 4, 16).mT,
-        originals=lambda x: x.flatten(1) @ exact[:1].view(-1, 4, 16).mT,
+        originals=lambda x: linear(exact[:1], x[None]),
         budget=problem.budget[:1],
     )
     together = search(problem, exact, _without(CONFIG)).numbers[:1]

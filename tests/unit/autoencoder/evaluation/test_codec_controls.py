@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from wscore.autoencoder.coding.search import SearchConfig
+from wscore.autoencoder.coding.problem import SearchConfig
 from wscore.autoencoder.evaluation.codec_controls import (
     LEVELS,
     OFFSETS,
