@@ -1,0 +1,44 @@
+"""Checks of types and shapes at run time at a fraction of the usual cost; to be imported before wscore.
+
+`pytest --jaxtyping-packages` wraps every function of wscore by jaxtyping, which binds and checks all arguments twice, to
+give better messages: some tests took four times as long. Here beartype checks each argument and each result once, and
+only functions with shapes in their annotations have a dictionary of axes.
+"""
+
+import inspect
+from collections.abc import Callable
+from functools import partial, wraps
+from typing import Any, get_args
+
+import jaxtyping
+
+_OF_CLASSES = jaxtyping.jaxtyped
+
+
+@wraps(_OF_CLASSES)
+def jaxtyped(function: Any = None, *, typechecker: Callable[[Any], Any]) -> Any:
+    """Return a function that checks its arguments and its result; without a function, the decorator."""
+    if function is None:
+        return partial(jaxtyped, typechecker=typechecker)
+    if not inspect.isfunction(function):
+        return _OF_CLASSES(function, typechecker=typechecker)
+    checked = typechecker(function)
+    if not any(map(_has_shape, function.__annotations__.values())):
+        return checked
+
+    @wraps(function)
+    def with_axes(*arguments: Any, **named: Any) -> Any:
+        with _OF_CLASSES("context"):  # the sizes of axes are those of this call
+            return checked(*arguments, **named)
+
+    return with_axes
+
+
+def _has_shape(annotation: Any) -> bool:
+    """Return whether an annotation holds a shape, or may do so, as a name that is not known yet."""
+    if isinstance(annotation, str) or (inspect.isclass(annotation) and issubclass(annotation, jaxtyping.AbstractArray)):
+        return True
+    return any(map(_has_shape, get_args(annotation)))
+
+
+jaxtyping.jaxtyped = jaxtyped
