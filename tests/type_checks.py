@@ -23,15 +23,18 @@ def jaxtyped(function: Any = None, *, typechecker: Callable[[Any], Any]) -> Any:
     if not inspect.isfunction(function):
         return _OF_CLASSES(function, typechecker=typechecker)
     checked = typechecker(function)
-    if not any(map(_has_shape, function.__annotations__.values())):
-        return checked
+    shaped = any(map(_has_shape, function.__annotations__.values()))
 
     @wraps(function)
-    def with_axes(*arguments: Any, **named: Any) -> Any:
+    def checking(*arguments: Any, **named: Any) -> Any:
+        if jaxtyping.config.jaxtyping_disable:  # as while a network is traced
+            return function(*arguments, **named)
+        if not shaped:
+            return checked(*arguments, **named)
         with _OF_CLASSES("context"):  # the sizes of axes are those of this call
             return checked(*arguments, **named)
 
-    return with_axes
+    return checking
 
 
 def _has_shape(annotation: Any) -> bool:
