@@ -2,7 +2,7 @@
 
 `pytest --jaxtyping-packages` wraps every function of wscore by jaxtyping, which binds and checks all arguments twice, to
 give better messages: some tests took four times as long. Here beartype checks each argument and each result once, and
-only functions with shapes in their annotations have a dictionary of axes.
+only functions with shapes in their annotations have a dictionary of axes. Classes and generators are checked as usual.
 """
 
 import inspect
@@ -12,16 +12,16 @@ from typing import Any, get_args
 
 import jaxtyping
 
-_OF_CLASSES = jaxtyping.jaxtyped
+_USUAL = jaxtyping.jaxtyped
 
 
-@wraps(_OF_CLASSES)
+@wraps(_USUAL)
 def jaxtyped(function: Any = None, *, typechecker: Callable[[Any], Any]) -> Any:
     """Return a function that checks its arguments and its result; without a function, the decorator."""
     if function is None:
         return partial(jaxtyped, typechecker=typechecker)
-    if not inspect.isfunction(function):
-        return _OF_CLASSES(function, typechecker=typechecker)
+    if not inspect.isfunction(function) or inspect.isgeneratorfunction(function):  # those run in the call of another
+        return _USUAL(function, typechecker=typechecker)
     checked = typechecker(function)
     shaped = any(map(_has_shape, function.__annotations__.values()))
 
@@ -31,7 +31,7 @@ def jaxtyped(function: Any = None, *, typechecker: Callable[[Any], Any]) -> Any:
             return function(*arguments, **named)
         if not shaped:
             return checked(*arguments, **named)
-        with _OF_CLASSES("context"):  # the sizes of axes are those of this call
+        with _USUAL("context"):  # the sizes of axes are those of this call
             return checked(*arguments, **named)
 
     return checking

@@ -2,7 +2,7 @@
 
     python preloaded.py SOCKET        waits for commands
 
-`install` writes an executable `python` that hands its arguments, environment, folder and streams over. Modules of the
+`installed` writes an executable `python` that hands over its arguments, environment, folder and streams. Modules of the
 clone are loaded by each command anew.
 """
 
@@ -21,7 +21,6 @@ from tempfile import TemporaryDirectory
 
 LIBRARIES = ("matplotlib.figure", "mlflow", "pandas", "pyarrow.parquet", "scipy.stats", "sklearn.ensemble", "torch")
 CLIENT = """\
-#!{python} -ISs
 import json, os, socket, sys
 with socket.socket(socket.AF_UNIX) as server:
     server.connect({address!r})
@@ -39,9 +38,10 @@ def installed(folder: Path, env: Mapping[str, str]) -> Iterator[None]:
     with TemporaryDirectory() as place:  # names of sockets are short
         address = str(Path(place) / "socket")
         folder.mkdir()
-        client = folder / "python"
-        client.write_text(CLIENT.format(python=sys.executable, address=address), encoding="utf-8")
-        client.chmod(0o755)
+        client = Path(place) / "client.py"
+        client.write_text(CLIENT.format(address=address), encoding="utf-8")
+        (folder / "python").write_text(f"#!/bin/sh\nexec '{sys.executable}' -ISs '{client}' \"$@\"\n", encoding="utf-8")
+        (folder / "python").chmod(0o755)
         command = [sys.executable, __file__, address]
         with subprocess.Popen(command, env=dict(env), stdout=subprocess.PIPE, stdin=subprocess.DEVNULL) as server:
             try:
