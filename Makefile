@@ -65,8 +65,8 @@ encoder-signals: $(READY) ## study: what each training signal of the weight enco
 latents: $(READY) ## study: interpolation and sampling in latent space
 	$(REPRO) studies/latents/dvc.yaml $(ARGS)
 
-experiments: $(READY) ## experiments beside each other: changed parameters and headline figures
-	dvc exp show --only-changed --drop '(wscore|stages|data|models|plots)/.*|.*_best_control|evaluate.missing_parts' $(ARGS)
+experiments: $(READY) ## experiments beside each other: four headline metrics and changed parameters (ARGS=... as for dvc exp show)
+	dvc exp show --csv $(ARGS) | python -m wscore.report.experiments
 
 publish-zoo: $(READY) ## publish encoder, heads and codec of your zoo, into models/published_zoo
 	$(REPRO) studies/publish_zoo/dvc.yaml $(ARGS)

@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 import torch
 
+from tests import type_checks  # noqa: F401  before modules of wscore, which are loaded with these checks
 from wscore.networks.architectures import TRAITS, Architecture, Classifier, build
 from wscore.networks.images import Images, ImagesConfig, load_images
 from wscore.networks.inference import StackedAnswer, logits, scores

@@ -1,6 +1,7 @@
 """Parallel map over items: serial, in worker processes, or on a Dask cluster."""
 
 import multiprocessing
+import multiprocessing.context
 import os
 import signal
 import threading
@@ -163,8 +164,7 @@ def one_thread() -> Iterator[None]:
 def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
     """Yield a pool whose processes have ended when the block exits, for whatever reason."""
     others = multiprocessing.active_children()
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
+    pool = ProcessPoolExecutor(workers, mp_context=_context(), initializer=_start_worker, initargs=(dict(os.environ),))
     try:
         yield pool
     except BaseException:
@@ -176,8 +176,22 @@ def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _start_worker() -> None:
-    """Use one thread, leave Ctrl-C to the parent, and exit when the parent dies."""
+def _context() -> multiprocessing.context.BaseContext:
+    """Return a way to start processes: forks of one that has loaded torch and pandas, where the system has it, else new ones.
+
+    Forks of this process could inherit the locks of its threads.
+    """
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch", "pandas"])
+    return context
+
+
+def _start_worker(environment: dict[str, str]) -> None:
+    """Take the environment of the parent, use one thread, leave Ctrl-C to the parent, and exit when the parent dies."""
+    os.environ.clear()
+    os.environ.update(environment)
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -148,6 +148,6 @@ print(*sys.modules)
 
 
 def test_a_stage_does_not_load_the_tracker_before_it_is_needed() -> None:
-    code = "import sys, wscore.runner; print(*sys.modules)"
+    code = "import sys, wscore.runner, wscore.tracking; print(*sys.modules)"
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert "mlflow" not in result.stdout.split()

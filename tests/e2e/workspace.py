@@ -28,11 +28,13 @@ class Workspace:
     Attributes:
         folder: where it lies.
         env: environment of every command; nothing outside the temporary folder is read or written.
+        path: of the commands that are waited for; an executable `python` in `bin` beside the clone goes first.
     """
 
     def __init__(self, base: Path) -> None:
         self.folder = base / "clone"
         self.env = environment(base)
+        self.path = os.pathsep.join((str(base / "bin"), self.env["PATH"]))
         copy_tree(self.folder)
         apply_preset(self.folder / "presets/smoke.yaml", self.folder / "params.yaml")
         self.git("init", "--quiet", "--initial-branch=main")
@@ -43,7 +45,7 @@ class Workspace:
         result = subprocess.run(
             command,
             cwd=self.folder,
-            env={**self.env, **(env or {})},
+            env={**self.env, "PATH": self.path, **(env or {})},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -57,7 +59,7 @@ class Workspace:
         return self.run(sys.executable, "-m", "dvc", *arguments, env=env)
 
     def start_dvc(self, *arguments: str, env: dict[str, str]) -> subprocess.Popen[bytes]:
-        """Start dvc in a process group of its own, without waiting for it."""
+        """Start dvc in a process group of its own, with all stages in it, without waiting for it."""
         quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         command = (sys.executable, "-m", "dvc", *arguments)
         return subprocess.Popen(command, cwd=self.folder, env=self.env | env, start_new_session=True, **quiet)

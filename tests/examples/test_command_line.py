@@ -15,7 +15,7 @@ from wscore.cli.main import main
 from wscore.zoo.store import Zoo
 
 pytestmark = pytest.mark.slow
-INPUTS = 200
+INPUTS = 100
 COMMANDS: tuple[Callable[[str, Path], list[str]], ...] = (
     lambda file, _: ["encode", file],
     lambda file, _: ["encode", file, "--autoencoder", "--json"],

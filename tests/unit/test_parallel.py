@@ -103,3 +103,9 @@ def test_no_worker_outlives_its_parent(number: signal.Signals, tmp_path: Path) -
     if number == signal.SIGKILL:  # nobody could wait for the workers
         wait_for(lambda: all(is_free(tmp_path / name) for name in LOCKS))
     assert all(is_free(tmp_path / name) for name in LOCKS)
+
+
+def test_workers_take_the_environment_of_their_parent_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    for value in ("first", "second"):
+        monkeypatch.setenv("OF_THE_PARENT", value)
+        assert list(parallel_map(os.getenv, ["OF_THE_PARENT"] * 2, 2, where="here")) == [value, value]

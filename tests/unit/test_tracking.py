@@ -143,11 +143,6 @@ def test_off_does_nothing(setting: str, monkeypatch: pytest.MonkeyPatch) -> None
     assert sorted(path.name for path in Path().iterdir()) == ["params.yaml"]
 
 
-def test_mlflow_is_imported_only_when_a_tracker_is_opened() -> None:
-    code = "import sys, wscore.runner, wscore.tracking; sys.exit('mlflow' in sys.modules)"
-    subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True)
-
-
 def test_null_tracker_has_the_same_face() -> None:
     assert isinstance(NullTracker(), Tracker)
     use_all(NullTracker())

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from wscore.encoder.updates import layer_updates, pair_updates
-from wscore.encoder.weight_statistics import tensor_roles
+from wscore.encoder.weight_statistics import percentiles, tensor_roles
 from wscore.networks.layout import Layout, TensorSpec
 
 QUANTILES = (0, 10, 25, 50, 75, 90, 100)
@@ -83,7 +83,7 @@ def _rms(values: np.ndarray, axes: int | tuple[int, ...]) -> np.ndarray:
 
 def _quantiles(name: str, values: np.ndarray) -> Numbers:
     """Return the quantiles of each row."""
-    return dict(zip((f"{name}_p{q}" for q in QUANTILES), np.percentile(values, QUANTILES, axis=1), strict=True))
+    return dict(zip((f"{name}_p{q}" for q in QUANTILES), percentiles(values, QUANTILES), strict=True))
 
 
 def _moments(values: np.ndarray) -> Numbers:
@@ -91,7 +91,7 @@ def _moments(values: np.ndarray) -> Numbers:
     mean, std = values.mean(axis=1), np.maximum(values.std(axis=1), SMALLEST)
     standard = (values - mean[:, None]) / std[:, None]
     squared = standard * standard  # powers of higher order are slow
-    low, high = np.percentile(values, [5, 95], axis=1)
+    low, high = percentiles(values, (5, 95))
     return {
         "rms": _log(_rms(values, 1)),
         "mean_size": _log(np.abs(values).mean(axis=1)),

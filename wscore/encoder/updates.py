@@ -11,6 +11,8 @@ import math
 import numpy as np
 from jaxtyping import Float
 
+from wscore.encoder.weight_statistics import percentiles
+
 SMALLEST = 1e-12
 PREFIX = "update_"  # of the names of all of these features
 SIZES = (5, 25, 50, 75, 95, 99)  # quantiles of the sizes of weights
@@ -29,10 +31,10 @@ def layer_updates(stacked: Matrices, *, last: bool) -> Numbers:
     sizes, fan_in = np.abs(stacked.reshape(len(stacked), -1)), math.prod(stacked.shape[2:])
     scale = np.maximum(_rms(sizes), SMALLEST)
     norms = _log(_rms(stacked.reshape(*stacked.shape[:2], -1))) - _log(scale)[:, None]
-    relative = np.percentile(sizes, SIZES, axis=1) / scale
+    relative = percentiles(sizes, SIZES) / scale
     numbers = {"initial": _log(scale * math.sqrt(3 * fan_in)), "beyond": (sizes > fan_in**-0.5).mean(axis=1)}
     numbers |= dict(zip((f"size_p{q}" for q in SIZES), relative, strict=True))
-    numbers |= dict(zip((f"norm_p{q}" for q in NORMS), np.percentile(norms, NORMS, axis=1), strict=True))
+    numbers |= dict(zip((f"norm_p{q}" for q in NORMS), percentiles(norms, NORMS), strict=True))
     numbers |= {"norm_std": norms.std(axis=1)} | (_class_sums(stacked, scale) if last else {})
     return _named(numbers)
 

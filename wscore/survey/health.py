@@ -21,7 +21,7 @@ from wscore.survey.rules import CERTAIN, matrix_roles, rule_findings
 
 HEALTHY = "healthy"
 CAUSES = (HEALTHY, *(cause for cause in DAMAGES if cause not in CERTAIN))  # classes
-LEAST = 100  # families from which damage can be learned; networks of one family are too much alike
+LEAST_FAMILIES, LEAST_NETWORKS = 100, 200  # from which damage can be learned; networks of one family are too much alike
 FOLDS = 3
 WIDTH, EPOCHS, LEAST_STEPS, BATCH, RATE, NOISE = 192, 25, 300, 128, 3e-3, 0.05  # of the classifier
 MOST = 1000  # networks that a classifier is trained on
@@ -138,6 +138,11 @@ def cross_fitted(
     return probabilities
 
 
+def enough_to_learn(families: Int[np.ndarray, " network"]) -> bool:
+    """Return whether a folder has as many networks, of as many families, as a classifier needs."""
+    return len(families) >= LEAST_NETWORKS and len(np.unique(families)) >= LEAST_FAMILIES
+
+
 def damage_scores(probabilities: Float[np.ndarray, "network cause"]) -> Float[np.ndarray, " network"]:
     """Return the probability of damage if a share `PRIOR` of all networks is damaged."""
     damaged, copies = 1 - probabilities[:, 0], PRIOR / (1 - PRIOR) / COPIES
@@ -149,7 +154,7 @@ def health_findings(
 ) -> list[Finding]:
     """Return the damage of the networks of a folder, at most one learned finding per network that no rule names."""
     findings = [finding for group in groups for chunk in group.chunks() for finding in rule_findings(chunk)]
-    if len(np.unique(families)) < LEAST:
+    if not enough_to_learn(families):
         return findings
     examples = make_examples(groups, probes, progress=progress)
     probabilities = cross_fitted(examples, families, progress)

@@ -13,12 +13,13 @@ from wscore.errors import DataError
 from wscore.networks.layout import Layout, layout_of
 from wscore.publish.pretrained import PublishedHead
 from wscore.report.coordinates import place
-from wscore.survey.health import LEAST, health_findings
+from wscore.survey.health import LEAST_FAMILIES, LEAST_NETWORKS, enough_to_learn, health_findings
 from wscore.survey.ranking import Ranking, rank
 from wscore.survey.records import Finding, Group, Progress, silent
 from wscore.survey.relations import RATE, Relations, find_relations, parents
 
 State = Mapping[str, Tensor]
+RULES_ALONE = f"rules alone: fewer than {LEAST_NETWORKS} networks, or {LEAST_FAMILIES} unrelated ones"
 
 
 class Survey(NamedTuple):
@@ -139,7 +140,7 @@ def _summary(
         "families": int((sizes > 1).sum()), "networks without relatives": int((sizes == 1).sum()),
         "not comparable": list(tested.alone), "networks with a finding": len({finding.network for finding in findings}),
         "findings": dict(Counter(finding.cause for finding in findings)),
-        "health": "rules and a classifier" if len(sizes) >= LEAST else f"rules alone: fewer than {LEAST} unrelated networks",
+        "health": "rules and a classifier" if enough_to_learn(relations.family) else RULES_ALONE,
         "networks with a predicted accuracy": predicted,
     }  # fmt: skip
 

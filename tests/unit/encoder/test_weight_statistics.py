@@ -69,3 +69,11 @@ def test_networks_of_different_depth_share_the_columns_of_the_last_layer(tmp_pat
     assert values[:, names.index("linear[-1].mean")].tolist() == [5, 7]
     assert np.isnan(values[0, names.index("linear[-2].mean")])
     assert values[1, names.index("linear[-2].mean")] == 1
+
+
+def test_percentiles_are_those_of_numpy_to_the_bit() -> None:
+    for shape in ((1, 1), (3, 2), (5, 7), (4, 500)):
+        values = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+        for percents in (statistics.PERCENTILES, (5, 25, 50, 75, 95, 99)):
+            expected = np.percentile(values.astype(np.float64), percents, axis=1)
+            np.testing.assert_array_equal(statistics.percentiles(values, percents), expected)

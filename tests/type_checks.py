@@ -1,0 +1,47 @@
+"""Checks of types and shapes at run time at a fraction of the usual cost; to be imported before wscore.
+
+`pytest --jaxtyping-packages` wraps every function of wscore by jaxtyping, which binds and checks all arguments twice, to
+give better messages: some tests took four times as long. Here beartype checks each argument and each result once, and
+only functions with shapes in their annotations have a dictionary of axes. Classes and generators are checked as usual.
+"""
+
+import inspect
+from collections.abc import Callable
+from functools import partial, wraps
+from typing import Any, get_args
+
+import jaxtyping
+
+_USUAL = jaxtyping.jaxtyped
+
+
+@wraps(_USUAL)
+def jaxtyped(function: Any = None, *, typechecker: Callable[[Any], Any]) -> Any:
+    """Return a function that checks its arguments and its result; without a function, the decorator."""
+    if function is None:
+        return partial(jaxtyped, typechecker=typechecker)
+    if not inspect.isfunction(function) or inspect.isgeneratorfunction(function):  # those run in the call of another
+        return _USUAL(function, typechecker=typechecker)
+    checked = typechecker(function)
+    shaped = any(map(_has_shape, function.__annotations__.values()))
+
+    @wraps(function)
+    def checking(*arguments: Any, **named: Any) -> Any:
+        if jaxtyping.config.jaxtyping_disable:  # as while a network is traced
+            return function(*arguments, **named)
+        if not shaped:
+            return checked(*arguments, **named)
+        with _USUAL("context"):  # the sizes of axes are those of this call
+            return checked(*arguments, **named)
+
+    return checking
+
+
+def _has_shape(annotation: Any) -> bool:
+    """Return whether an annotation holds a shape, or may do so, as a name that is not known yet."""
+    if isinstance(annotation, str) or (inspect.isclass(annotation) and issubclass(annotation, jaxtyping.AbstractArray)):
+        return True
+    return any(map(_has_shape, get_args(annotation)))
+
+
+jaxtyping.jaxtyped = jaxtyped
