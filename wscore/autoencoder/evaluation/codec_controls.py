@@ -2,7 +2,7 @@
 
     plain       each tensor rounded with a step relative to its own size, coded by the codec's own tables
     curvature   steps and rounding from the network's own Gauss-Newton matrix on training images
-    search      numbers in the steps of `curvature`, found by the codec's search
+    search      numbers in finer steps, found from those of `curvature` by the codec's search
 
 `curvature`: steps are proportional to the mean of the diagonal of the Gauss-Newton matrix over a tensor to the power -1/2
 (reverse water-filling), and weights are rounded in turn (`coding.curvature`). Temperature, damping and dead zone of each network
@@ -18,14 +18,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from wscore.autoencoder.coding.codec import WeightCodec
+from wscore.autoencoder.coding import one_step
+from wscore.autoencoder.coding.codec import ROUNDED, WeightCodec
 from wscore.autoencoder.coding.coordinates import Coordinates
 from wscore.autoencoder.coding.curvature import curvatures, factors, round_in_turn
 from wscore.autoencoder.coding.problem import Decoder, Originals, SearchConfig
-from wscore.autoencoder.coding.quantise import Quantised, dequantise, quantise
 from wscore.autoencoder.coding.range_coder import STREAM, decoder, encoder, read_words, shortest
 from wscore.autoencoder.coding.search import search
-from wscore.autoencoder.coding.table_coder import encode_numbers
 from wscore.autoencoder.coding.tables import LAPLACE, table
 from wscore.autoencoder.coding.tuned import RICH
 from wscore.autoencoder.training.behaviour_loss import behaviour_kl
@@ -34,14 +33,14 @@ from wscore.networks.layout import Layout
 
 CURVED = 128  # training images by which curvature is measured
 TEMPERATURES = (0.5, 4.0)  # of the curvature, in spreads of the logits; the larger one is that of the logits themselves
-DAMPINGS = (0.01, 0.03, 0.1)  # shares of the mean diagonal
-DEAD_ZONES = (0.0, 0.1)  # by how much the rounding threshold lies beyond 1/2
+DAMPINGS = (0.03, 0.3)  # shares of the mean diagonal
+DEAD_ZONES = (0.0, 0.05, 0.2)  # by how much the rounding threshold of a number of mean curvature lies beyond 1/2
 JUDGED, FIRST, BEST = (
     512,
     128,
     3,
 )  # training images of the choice between settings; of all of them, and how many are left then
-NARROW = (4, 28)  # how much finer or coarser steps are with numbers rounded in turn, in 1 / 32
+NARROW = (96, 96)  # how much finer or coarser steps are with numbers rounded in turn
 LEVELS, LOWEST, OFFSETS = (
     32,
     -22,
@@ -49,10 +48,10 @@ LEVELS, LOWEST, OFFSETS = (
 )  # Laplace tables (in quarters of an octave from 2^(-22/8)), and steps beside the network's
 STEP_BITS = 9  # of table and step of a tensor
 OFFSET_MODEL, LEVEL_MODEL = STREAM.model.Uniform(OFFSETS), STREAM.model.Uniform(LEVELS)
-END_BITS = 8  # that the range coder may take beyond what the tables say
-FINE = 32  # parts of an octave in which a network's step is counted
+END_BITS = 1  # that the range coder may take beyond what the tables say
+FINE, SECTIONS = 128, 8  # parts of an octave in which a network's step is counted, and of the interval in which it lies
+FINER = -41  # step of a search beside that of rounding, 0.8: numbers that it lowers pay for it
 LEARNED = 10  # steps of a search after which tables are chosen anew
-TRIES = 8  # at fitting the bytes
 SETTINGS = list(product(range(len(TEMPERATURES)), DAMPINGS))  # number of the temperature, and damping
 HELD = 1 << 27  # numbers of the matrices that are held at once
 
@@ -130,7 +129,7 @@ class TensorCoder:
         self.table = torch.full((LEVELS, self.largest + 1), 1e6)
         for level, each in enumerate(tables):
             self.table[level, : each.reach + 1] = torch.from_numpy(each.bits[:-1]).float()
-        self.chosen, self.calls = torch.zeros(1, self.count, dtype=torch.int64), 0
+        self.places, self.calls = torch.zeros(1, layout.size, dtype=torch.int32), 0  # of the bits of 0
 
     def levels(self, numbers: Float[Tensor, "n weights"]) -> Int[Tensor, "n tensors"]:
         """Return the tables with which each tensor takes fewest bits."""
@@ -138,20 +137,22 @@ class TensorCoder:
 
     def _costs(self, numbers: Float[Tensor, "n weights"]) -> Float[Tensor, "n tensors levels"]:
         """Return the bits of each tensor by each table, from how often it has which magnitude."""
-        width = self.largest + 1
+        width = int(numbers.abs().max()) + 1
         first = (torch.arange(len(numbers))[:, None] * self.count + self.groups) * width
         counts = torch.bincount((first + numbers.abs().long()).flatten(), minlength=len(numbers) * self.count * width)
-        return counts.view(-1, self.count, width).float() @ self.table.mT
+        return counts.view(-1, self.count, width).float() @ self.table[:, :width].mT
 
     def learn(self, numbers: Float[Tensor, "n weights"]) -> None:
         """Take the tables that fit numbers best, at times."""
         if self.calls % LEARNED == 0:
-            self.chosen = self.levels(numbers.clamp(-self.largest, self.largest))
+            levels = self.levels(numbers.clamp(-self.largest, self.largest))
+            self.places = (levels * self.table.shape[1]).int()[:, self.groups]
         self.calls += 1
 
     def bits(self, numbers: Float[Tensor, "n weights"]) -> Float[Tensor, "n weights"]:
         """Return the bits of whole numbers by the tables taken last."""
-        return self.table[self.chosen[:, self.groups], numbers.abs().clamp_max(self.largest).long()]
+        places = self.places + numbers.abs().clamp_max(self.largest).int()
+        return self.table.view(-1).index_select(0, places.flatten()).view(places.shape)
 
     def total(self, numbers: Float[Tensor, "n weights"]) -> Float[Tensor, " n"]:
         """Return the bits of networks with tables of their own, those of tables and steps included."""
@@ -201,28 +202,14 @@ def coordinates(layout: Layout) -> Coordinates:
 
 
 def plain(networks: Networks, room: Int[Tensor, " n"]) -> Coded:
-    """Return networks rounded tensor by tensor, in `room` bytes each."""
-    code = coordinates(networks.layout)
-    stored = fill(code, room, lambda bits: quantise(code, code.forward(networks.vectors), bits))
-    return Coded(code.inverse(dequantise(code, stored)), payloads(code, stored))
+    """Return networks rounded tensor by tensor, in `room` bytes each.
 
-
-def fill(code: Coordinates, room: Int[Tensor, " n"], make: Callable[[Tensor], Quantised]) -> Quantised:
-    """Return what `make` makes of as many bits as the range coder leaves of `room` bytes."""
-    bits = 8.0 * room.double()
-    stored = make(bits)
-    for _ in range(TRIES - 1):
-        over = (payloads(code, stored) - room).clamp_min(0)
-        if not over.any():
-            break
-        bits = bits - 8.0 * over
-        stored = make(bits)
-    return stored
-
-
-def payloads(code: Coordinates, stored: Quantised) -> Int[Tensor, " n"]:
-    """Return the bytes of networks but for the headers of their files."""
-    return torch.tensor([len(data) for data in encode_numbers(code, stored)])
+    Raises:
+        ModelError: if the bytes are too few.
+    """
+    code, payload = coordinates(networks.layout), lambda _, data: data  # steps belong to the header of a file
+    files, vectors = one_step.compress(code, Originals(networks.vectors), room, payload, ROUNDED)
+    return Coded(vectors, torch.tensor([len(data) for data in files]))
 
 
 def curvature(networks: Networks, rooms: Sequence[int]) -> list[Rounding]:
@@ -233,17 +220,29 @@ def curvature(networks: Networks, rooms: Sequence[int]) -> list[Rounding]:
 
 
 def search_own(networks: Networks, start: Rounding, room: Int[Tensor, " n"], config: SearchConfig) -> Rounding:
-    """Return networks searched for in the steps of `start`, no worse on training images; as they are where bits are many."""
+    """Return networks searched for in finer steps, where bits are few and that is better on training images, else `start`.
+
+    The search begins halfway between `start` and the original, whose bits are so many that most numbers would soon be 0.
+    """
     code, coder = coordinates(networks.layout), TensorCoder(networks.layout)
     rows = (8.0 * room < RICH * code.size).nonzero()[:, 0]
     if not len(rows):
         return start
-    size = _sizes(start.step, start.offsets)[rows][:, coder.groups]
+    known = Rounding(*(values[rows] for values in start))
+    finer = known._replace(step=known.step + FINER)
+    size = _sizes(finer.step, finer.offsets)[:, coder.groups]
     originals = Originals(networks.vectors, None, networks.answer, networks.images).of(rows)
-    budget = (8.0 * room - coder.side_bits)[rows]
-    problem = originals.problem(Decoder(code.inverse, size), coder, budget)
-    result = search(problem, code.forward(networks.vectors[rows]) / size, config, start.numbers[rows])
-    return start._replace(numbers=start.numbers.index_copy(0, rows, result.numbers))
+    problem = originals.problem(Decoder(code.inverse, size), coder, (8.0 * room - coder.side_bits)[rows])
+    points = (known.numbers * 2.0 ** (-FINER / FINE) + code.forward(networks.vectors[rows]) / size) / 2
+    found = finer._replace(numbers=search(problem, points, config).numbers)
+    judge = originals.judge(config)
+    better = judge.divergence(_weights(code, coder, found)) < judge.divergence(_weights(code, coder, known))
+    chosen = [values.index_copy(0, rows[better], new[better]) for values, new in zip(start, found, strict=True)]
+    return Rounding(*chosen)
+
+
+def _weights(code: Coordinates, coder: TensorCoder, rounding: Rounding) -> Float[Tensor, "n weights"]:
+    return code.inverse(rounding.numbers * _sizes(rounding.step, rounding.offsets)[:, coder.groups])
 
 
 def decoded(networks: Networks, rounding: Rounding) -> Coded:
@@ -320,27 +319,38 @@ class _Fit(NamedTuple):
     def _search(
         self, low: Tensor, high: Tensor, rounded: Callable[[Tensor], Tensor], best: tuple[Tensor, Tensor]
     ) -> tuple[Tensor, Tensor]:
-        """Return step and numbers of the finest step between `low` and `high` that fits, else `best`."""
-        steps, numbers = best
+        """Return step and numbers of those between `low` and `high` that use most of the bits, else `best`.
+
+        Several steps are tried at once: numbers rounded in turn take more or fewer bits by chance.
+        """
+        (steps, numbers), used = best, torch.zeros(low.shape)
         while (high - low > 1).any():
-            middle = (low + high) // 2
-            new = rounded(middle).clamp(-self.coder.largest, self.coder.largest)
-            fits = self.coder.total(new.flatten(0, 1)).view_as(low) <= self.bits
-            steps, numbers = torch.where(fits, middle, steps), torch.where(fits[..., None], new, numbers)
-            low, high = torch.where(fits, low, middle), torch.where(fits, middle, high)
+            tried = low[..., None] + (high - low)[..., None] * torch.arange(1, SECTIONS) // SECTIONS  # (s, k, tried)
+            new = rounded(tried).clamp(-self.coder.largest, self.coder.largest)
+            bits = self.coder.total(new.flatten(0, 2)).view_as(tried)
+            fits = (bits <= self.bits[:, None]) & (tried > low[..., None])
+            most, place = (bits * fits).max(2)
+            chosen = tried.gather(2, place[..., None])[..., 0], new.take_along_dim(place[..., None, None], 2)[:, :, 0]
+            fuller, used = most > used, torch.maximum(used, most)
+            steps = torch.where(fuller, chosen[0], steps)
+            numbers = torch.where(fuller[..., None], chosen[1], numbers)
+            bounds = torch.cat([low[..., None], tried, high[..., None]], 2)
+            upper = torch.where(fits.any(2), fits.int().argmax(2) + 1, SECTIONS)[..., None]
+            low, high = bounds.gather(2, upper - 1)[..., 0], bounds.gather(2, upper)[..., 0]
         return steps, numbers
 
-    def _nearest(self, steps: Int[Tensor, "s k"]) -> Float[Tensor, "s k weights"]:
+    def _nearest(self, steps: Int[Tensor, "s k tried"]) -> Float[Tensor, "s k tried weights"]:
         targets = self._targets(steps)
-        return targets.sign() * (targets.abs() + 0.5 - torch.tensor(self.zones)[:, None]).floor()
+        return targets.sign() * (targets.abs() + 0.5 - torch.tensor(self.zones)[:, None, None]).floor()
 
-    def _in_turn(self, steps: Int[Tensor, "s k"]) -> Float[Tensor, "s k weights"]:
-        targets = self._targets(steps)
-        bounds = (0.5 + torch.tensor(self.zones))[None, None, :, None].expand(1, *targets.shape)
-        return round_in_turn(targets, self.factors, bounds)
+    def _in_turn(self, steps: Int[Tensor, "s k tried"]) -> Float[Tensor, "s k tried weights"]:
+        targets, squares = self._targets(steps), self.factors.diagonal(dim1=1, dim2=2).square()
+        zones = torch.tensor(self.zones)[:, None] * (squares.mean(1, keepdim=True) / squares)[:, None]  # (s, k, D)
+        bounds = (0.5 + zones).clamp_max(1.0)[None, :, :, None].expand(1, *targets.shape)
+        return round_in_turn(targets.flatten(1, 2), self.factors, bounds.flatten(2, 3)).view_as(targets)
 
-    def _targets(self, steps: Int[Tensor, "s k"]) -> Float[Tensor, "s k weights"]:
-        return self.y[:, None] / (steps / FINE).exp2()[..., None]
+    def _targets(self, steps: Int[Tensor, "s k tried"]) -> Float[Tensor, "s k tried weights"]:
+        return self.y[:, None, None] / (steps / FINE).exp2()[..., None]
 
 
 def _tensor_means(coder: TensorCoder, values: Float[Tensor, "n weights"]) -> Float[Tensor, "n tensors"]:

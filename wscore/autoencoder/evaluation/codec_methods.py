@@ -4,7 +4,7 @@
     search         the codec, its whole numbers searched for with training images
     plain          each tensor rounded with a step of its own, the same range coder
     curvature      steps and rounding from the network's own curvature on training images
-    own_search     the same search as `search`, in the steps of `curvature`
+    own_search     the same search as `search`, in finer steps than those of `curvature`, from there
     int8, int4     every weight rounded, a scale for each tensor
     mean_network   the mean of the aligned training networks of the layout
 
@@ -45,16 +45,18 @@ class Searches(NamedTuple):
     """How numbers are searched.
 
     Attributes:
-        config: of both searches, but for its learning rate.
-        rates: learning rate of each of `SEARCHES`.
+        config: of both searches, but for steps and learning rates.
+        steps: of each of `SEARCHES`.
+        rates: learning rates of them.
     """
 
     config: SearchConfig
+    steps: Mapping[str, int]
     rates: Mapping[str, float]
 
     def of(self, name: str) -> SearchConfig:
         """Return the configuration of a search."""
-        return msgspec.structs.replace(self.config, lr=self.rates[name])
+        return msgspec.structs.replace(self.config, steps=self.steps[name], lr=self.rates[name])
 
 
 def passes(codec: WeightCodec, networks: Networks, ratios: Sequence[float]) -> Methods:

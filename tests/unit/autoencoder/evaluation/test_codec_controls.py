@@ -6,6 +6,7 @@ from torch import Tensor
 
 from wscore.autoencoder.coding.problem import SearchConfig
 from wscore.autoencoder.evaluation.codec_controls import (
+    FINER,
     LEVELS,
     OFFSETS,
     Networks,
@@ -43,13 +44,24 @@ def divergence(networks: Networks, vectors: Tensor) -> float:
 def test_every_control_fits_its_bytes_and_none_is_worse_than_the_one_before(networks: Networks) -> None:
     room = torch.full((2,), ROOM)
     rounded = curvature(networks, [ROOM, 5 * ROOM])
-    config = SearchConfig(steps=150, batch=64, lr=0.1, temperature=0.5, noise=0.0, seed=0)
+    config = SearchConfig(steps=150, batch=64, noise=0.0)
     first, second = plain(networks, room), decoded(networks, rounded[0])
     third = decoded(networks, search_own(networks, rounded[0], room, config))
     assert all((coded.sizes <= ROOM).all() for coded in (first, second, third))
+    assert all((coded.sizes >= ROOM - 1).all() for coded in (first, second))
     losses = [divergence(networks, coded.vectors) for coded in (first, second, third)]
     assert losses[2] <= losses[1] < 0.5 * losses[0]
     assert divergence(networks, decoded(networks, rounded[1]).vectors) < 0.2 * losses[1]
+
+
+def test_a_search_takes_finer_steps_where_that_is_better_and_changes_nothing_where_bits_are_many(
+    networks: Networks,
+) -> None:
+    rounded = curvature(networks, [30])[0]
+    searched = search_own(networks, rounded, torch.tensor([30, 300]), SearchConfig(steps=100, batch=64, noise=0.0))
+    assert searched.step.tolist() == [int(rounded.step[0]) + FINER, int(rounded.step[1])]
+    assert not torch.equal(searched.numbers[0], rounded.numbers[0])
+    assert torch.equal(searched.numbers[1], rounded.numbers[1])
 
 
 def test_networks_come_back_from_their_bytes_alone(networks: Networks) -> None:
