@@ -25,12 +25,7 @@ RATIOS = [5, 8, 12]
 CHANGES = {
     "data": {},
     "tokens": {"validation_fraction": 0.3, "test_fraction": 0.3},
-    "evaluate_codec": {
-        "ratios": [8],
-        "probe_images": 50,
-        "search_steps": {"search": 3, "own_search": 3},
-        "bootstrap_samples": 20,
-    },
+    "evaluate_codec": {"ratios": [8], "probe_images": 50, "search_steps": 3, "bootstrap_samples": 20},
     "rate_fidelity": {"ratios": RATIOS, "networks": 2, "validation_networks": 1, "learning_rates": [0.05, 0.2]},
 }
 
