@@ -6,7 +6,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from wscore.autoencoder.coding.blocks import Block, Structure
@@ -17,6 +17,7 @@ QUARTER = 2  # eighths of an octave in a unit of scales
 MOST = 64  # largest scale
 FRACTION, MOST_SHIFT = 10, 32  # bits of gains behind the point, and the largest shift by them
 NONE = -(1 << 20)  # share of a block in a layer to which it does not belong
+STRANGE = 0.55  # octaves by which coordinates are larger than weights, both beside those of the zoo
 
 
 class _Piece(NamedTuple):
@@ -29,8 +30,17 @@ class _Piece(NamedTuple):
     shift: int
     inverted: Float[Tensor, "run run"]
 
+    @property
+    def known(self) -> bool:
+        """Whether vectors of several numbers are coded by their covariance in the zoo."""
+        return self.block.dim > 1 and _is_known(self.block, self.role)
+
+    def standardised(self, vectors: Float[Tensor, "n copies dim"]) -> Float[Tensor, "n copies dim"]:
+        """Return x - mean."""
+        return vectors * self.width - self.mean
+
     def forward(self, vectors: Float[Tensor, "n copies dim"]) -> Float[Tensor, "n numbers"]:
-        x = vectors * self.width - self.mean
+        x = self.standardised(vectors)
         runs = len(self.role.matrix)
         y = x if runs == 1 else x.reshape(len(x), -1, runs) @ self.role.matrix.to(x)
         return y.flatten(1) * 2.0 ** (self.shift / OCTAVE)
@@ -149,6 +159,24 @@ class Coordinates:
         squares = torch.stack(means, 1) if means else y.new_zeros(len(y), 0)
         return (squares.clamp_min(1e-30).log2() / 2 * OCTAVE / QUARTER).round().clamp(-MOST, MOST).long()
 
+    def like_zoo(self, vectors: Float[Tensor, "n weights"]) -> Bool[Tensor, " n"]:
+        """Return whether first and last layer are known, and known layers vary in the directions in which those of the zoo do.
+
+        Where directions differ (other inputs, or the same in another order), some coordinates are far larger than in the zoo.
+        """
+        layers = [piece.block.layer for piece in self.pieces]
+        known = {piece.block.layer for piece in self.pieces if piece.known}
+        if not known or not {min(layers), max(layers)} <= known:
+            return torch.zeros(len(vectors), dtype=torch.bool)
+        blocks = self.structure.split(self.structure.smooth(vectors))
+        scales, excess = self.scales(self.forward(vectors)) * QUARTER / OCTAVE, torch.zeros(len(vectors))
+        for place, (piece, x) in enumerate(zip(self.pieces, blocks, strict=True)):
+            if piece.known:
+                squares = piece.standardised(x).square().flatten(1)
+                level = squares.mean(1).clamp_min(1e-30).log2() / 2 - piece.role.level / OCTAVE
+                excess += squares.shape[1] * (scales[:, place] - level - STRANGE)
+        return excess < 0
+
     def shifts(self, scales: Int[Tensor, "n block"], *, difference: bool = False) -> Int[Tensor, "n block"]:
         """Return by how many eighths of an octave the coordinates of each block are shifted.
 
@@ -177,11 +205,15 @@ def _costs(blocks: Sequence[Block], roles: Sequence[Role], known: bool, relative
     for place, (block, role) in enumerate(zip(blocks, roles, strict=True)):
         mine = [n for n, other in enumerate(blocks) if other.parts[0].axes is block.parts[0].axes]
         share = 1 / role.weight
-        if not any(roles[n] is UNKNOWN or len(roles[n].matrix) < blocks[n].dim for n in mine):
+        if all(_is_known(blocks[n], roles[n]) for n in mine):
             largest = max(mine, key=lambda n: blocks[n].copies * blocks[n].dim)
             share = said[place] / said[largest] / roles[largest].weight
         costs.append(relative / math.sqrt(block.parts[0].axes.spec.size) * share)
     return costs
+
+
+def _is_known(block: Block, role: Role) -> bool:
+    return role is not UNKNOWN and len(role.matrix) == block.dim
 
 
 def _piece(block: Block, role: Role, cost: float) -> _Piece:
