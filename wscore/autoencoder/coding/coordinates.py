@@ -17,7 +17,9 @@ QUARTER = 2  # eighths of an octave in a unit of scales
 MOST = 64  # largest scale
 FRACTION, MOST_SHIFT = 10, 32  # bits of gains behind the point, and the largest shift by them
 NONE = -(1 << 20)  # share of a block in a layer to which it does not belong
-STRANGE = 0.55  # octaves by which coordinates are larger than weights, both beside those of the zoo
+ALIKE = (
+    0.3  # slope of a network's energies by direction on those of the zoo: about 1 in the zoo, 0 in random directions
+)
 
 
 class _Piece(NamedTuple):
@@ -32,15 +34,22 @@ class _Piece(NamedTuple):
 
     @property
     def known(self) -> bool:
-        """Whether vectors of several numbers are coded by their covariance in the zoo."""
-        return self.block.dim > 1 and _is_known(self.block, self.role)
+        """Whether its vectors deviate between units, and by a covariance that is known."""
+        return bool(self.block.counts) and self.block.dim > 1 and _is_known(self.block, self.role)
 
-    def standardised(self, vectors: Float[Tensor, "n copies dim"]) -> Float[Tensor, "n copies dim"]:
-        """Return x - mean."""
-        return vectors * self.width - self.mean
+    def slope(self, y: Float[Tensor, "n numbers"]) -> tuple[Float[Tensor, " n"], float]:
+        """Return numerator and denominator of the slope of energies by direction on those of its role.
+
+        Both are logarithms beside the energies of vectors of independent numbers.
+        """
+        white = self.role.matrix.square().sum(0).clamp_min(1e-30).log2()
+        expected = self.role.log_stds * (2 / OCTAVE) - white
+        expected = expected - expected.mean()
+        energies = y.unflatten(1, (self.block.copies, -1)).square().mean(1).clamp_min(1e-30).log2() - white
+        return self.block.copies * (energies @ expected), self.block.copies * float(expected.square().sum())
 
     def forward(self, vectors: Float[Tensor, "n copies dim"]) -> Float[Tensor, "n numbers"]:
-        x = self.standardised(vectors)
+        x = vectors * self.width - self.mean
         runs = len(self.role.matrix)
         y = x if runs == 1 else x.reshape(len(x), -1, runs) @ self.role.matrix.to(x)
         return y.flatten(1) * 2.0 ** (self.shift / OCTAVE)
@@ -160,22 +169,17 @@ class Coordinates:
         return (squares.clamp_min(1e-30).log2() / 2 * OCTAVE / QUARTER).round().clamp(-MOST, MOST).long()
 
     def like_zoo(self, vectors: Float[Tensor, "n weights"]) -> Bool[Tensor, " n"]:
-        """Return whether first and last layer are known, and known layers vary in the directions in which those of the zoo do.
+        """Return whether first and last layer are known, and known layers vary along the directions of the zoo.
 
-        Where directions differ (other inputs, or the same in another order), some coordinates are far larger than in the zoo.
+        They don't in networks of other inputs, or of the same in another order.
         """
         layers = [piece.block.layer for piece in self.pieces]
-        known = {piece.block.layer for piece in self.pieces if piece.known}
-        if not known or not {min(layers), max(layers)} <= known:
+        pieces = [piece for piece in self.pieces if piece.known]
+        if not pieces or not {min(layers), max(layers)} <= {piece.block.layer for piece in pieces}:
             return torch.zeros(len(vectors), dtype=torch.bool)
-        blocks = self.structure.split(self.structure.smooth(vectors))
-        scales, excess = self.scales(self.forward(vectors)) * QUARTER / OCTAVE, torch.zeros(len(vectors))
-        for place, (piece, x) in enumerate(zip(self.pieces, blocks, strict=True)):
-            if piece.known:
-                squares = piece.standardised(x).square().flatten(1)
-                level = squares.mean(1).clamp_min(1e-30).log2() / 2 - piece.role.level / OCTAVE
-                excess += squares.shape[1] * (scales[:, place] - level - STRANGE)
-        return excess < 0
+        y = self.forward(vectors)
+        slopes, totals = zip(*(piece.slope(y[:, piece.block.slice]) for piece in pieces), strict=True)
+        return torch.stack(slopes).sum(0) > ALIKE * sum(totals)
 
     def shifts(self, scales: Int[Tensor, "n block"], *, difference: bool = False) -> Int[Tensor, "n block"]:
         """Return by how many eighths of an octave the coordinates of each block are shifted.

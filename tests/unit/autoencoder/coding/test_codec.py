@@ -450,12 +450,14 @@ def test_networks_of_another_depth_are_coded_as_those_of_the_zoo_if_they_are_lik
     assert {Mode(data[1] >> 4 & 3) for data in files} == {Mode.BLOCKS}
 
 
-def test_networks_of_other_inputs_or_of_inputs_in_another_order_are_not_like_the_zoo(shallow: WeightCodec) -> None:
+def test_networks_of_other_inputs_or_that_vary_along_other_directions_are_not_like_the_zoo(
+    shallow: WeightCodec,
+) -> None:
     torch.manual_seed(6)
     state = smooth_perceptron(12, 12).state_dict()
-    shuffled = state | {"linear1.weight": state["linear1.weight"][:, torch.randperm(64)]}
+    other = state | {"linear1.weight": torch.randn(12, 64)}
     fewer = state | {"linear1.weight": state["linear1.weight"][:, :50]}
-    for weights, alike in ((state, True), (shuffled, False), (fewer, False)):
+    for weights, alike in ((state, True), (other, False), (fewer, False)):
         layout = layout_of(weights)
         vectors = torch.from_numpy(layout.flatten(weights))[None]
         assert shallow.coordinates(layout).like_zoo(vectors).tolist() == [alike]
