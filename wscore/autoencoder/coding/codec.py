@@ -258,8 +258,11 @@ class WeightCodec:
         return find_role(block, self.roles) is not None
 
     def _modes(self, layout: Layout, originals: Originals) -> list[Mode]:
-        known, searched = self.coordinates(layout).known, originals.base is not None and originals.answer is not None
-        return [Mode.BLOCKS] if known or searched or layout.size > MOST_OWN else [Mode.BLOCKS, Mode.OWN]
+        code, runs = self.coordinates(layout), originals.answer is not None
+        if code.known or layout.size > MOST_OWN or (runs and originals.base is not None):
+            return [Mode.BLOCKS]
+        alike = not runs and originals.base is None and bool(code.like_zoo(originals.vectors).all())
+        return [Mode.BLOCKS] if alike else [Mode.BLOCKS, Mode.OWN]
 
     def _best(
         self, layout: Layout, originals: Originals, ratios: Sequence[float], frame: "_Frame", search: SearchConfig

@@ -6,7 +6,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from wscore.autoencoder.coding.blocks import Block, Structure
@@ -17,6 +17,9 @@ QUARTER = 2  # eighths of an octave in a unit of scales
 MOST = 64  # largest scale
 FRACTION, MOST_SHIFT = 10, 32  # bits of gains behind the point, and the largest shift by them
 NONE = -(1 << 20)  # share of a block in a layer to which it does not belong
+ALIKE = (
+    0.3  # slope of a network's energies by direction on those of the zoo: about 1 in the zoo, 0 in random directions
+)
 
 
 class _Piece(NamedTuple):
@@ -28,6 +31,22 @@ class _Piece(NamedTuple):
     mean: Float[Tensor, " dim"]
     shift: int
     inverted: Float[Tensor, "run run"]
+
+    @property
+    def known(self) -> bool:
+        """Whether its vectors deviate between units, and by a covariance that is known."""
+        return bool(self.block.counts) and self.block.dim > 1 and _is_known(self.block, self.role)
+
+    def slope(self, y: Float[Tensor, "n numbers"]) -> tuple[Float[Tensor, " n"], float]:
+        """Return numerator and denominator of the slope of energies by direction on those of its role.
+
+        Both are logarithms beside the energies of vectors of independent numbers.
+        """
+        white = self.role.matrix.square().sum(0).clamp_min(1e-30).log2()
+        expected = self.role.log_stds * (2 / OCTAVE) - white
+        expected = expected - expected.mean()
+        energies = y.unflatten(1, (self.block.copies, -1)).square().mean(1).clamp_min(1e-30).log2() - white
+        return self.block.copies * (energies @ expected), self.block.copies * float(expected.square().sum())
 
     def forward(self, vectors: Float[Tensor, "n copies dim"]) -> Float[Tensor, "n numbers"]:
         x = vectors * self.width - self.mean
@@ -149,6 +168,19 @@ class Coordinates:
         squares = torch.stack(means, 1) if means else y.new_zeros(len(y), 0)
         return (squares.clamp_min(1e-30).log2() / 2 * OCTAVE / QUARTER).round().clamp(-MOST, MOST).long()
 
+    def like_zoo(self, vectors: Float[Tensor, "n weights"]) -> Bool[Tensor, " n"]:
+        """Return whether first and last layer are known, and known layers vary along the directions of the zoo.
+
+        They don't in networks of other inputs, or of the same in another order.
+        """
+        layers = [piece.block.layer for piece in self.pieces]
+        pieces = [piece for piece in self.pieces if piece.known]
+        if not pieces or not {min(layers), max(layers)} <= {piece.block.layer for piece in pieces}:
+            return torch.zeros(len(vectors), dtype=torch.bool)
+        y = self.forward(vectors)
+        slopes, totals = zip(*(piece.slope(y[:, piece.block.slice]) for piece in pieces), strict=True)
+        return torch.stack(slopes).sum(0) > ALIKE * sum(totals)
+
     def shifts(self, scales: Int[Tensor, "n block"], *, difference: bool = False) -> Int[Tensor, "n block"]:
         """Return by how many eighths of an octave the coordinates of each block are shifted.
 
@@ -177,11 +209,15 @@ def _costs(blocks: Sequence[Block], roles: Sequence[Role], known: bool, relative
     for place, (block, role) in enumerate(zip(blocks, roles, strict=True)):
         mine = [n for n, other in enumerate(blocks) if other.parts[0].axes is block.parts[0].axes]
         share = 1 / role.weight
-        if not any(roles[n] is UNKNOWN or len(roles[n].matrix) < blocks[n].dim for n in mine):
+        if all(_is_known(blocks[n], roles[n]) for n in mine):
             largest = max(mine, key=lambda n: blocks[n].copies * blocks[n].dim)
             share = said[place] / said[largest] / roles[largest].weight
         costs.append(relative / math.sqrt(block.parts[0].axes.spec.size) * share)
     return costs
+
+
+def _is_known(block: Block, role: Role) -> bool:
+    return role is not UNKNOWN and len(role.matrix) == block.dim
 
 
 def _piece(block: Block, role: Role, cost: float) -> _Piece:

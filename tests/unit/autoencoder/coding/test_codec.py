@@ -446,8 +446,21 @@ def shallow() -> WeightCodec:
 
 
 def test_networks_of_another_depth_are_coded_as_those_of_the_zoo_if_they_are_like_them(shallow: WeightCodec) -> None:
-    files = [shallow.compress(smooth_perceptron(12, 12), ratio=15) for _ in range(5)]
+    files = [shallow.compress(smooth_perceptron(12, 12), ratio=ratio) for ratio in (5, 10, 15)]
     assert {Mode(data[1] >> 4 & 3) for data in files} == {Mode.BLOCKS}
+
+
+def test_networks_of_other_inputs_or_that_vary_along_other_directions_are_not_like_the_zoo(
+    shallow: WeightCodec,
+) -> None:
+    torch.manual_seed(6)
+    state = smooth_perceptron(12, 12).state_dict()
+    other = state | {"linear1.weight": torch.randn(12, 64)}
+    fewer = state | {"linear1.weight": state["linear1.weight"][:, :50]}
+    for weights, alike in ((state, True), (other, False), (fewer, False)):
+        layout = layout_of(weights)
+        vectors = torch.from_numpy(layout.flatten(weights))[None]
+        assert shallow.coordinates(layout).like_zoo(vectors).tolist() == [alike]
 
 
 def test_blocks_of_a_layer_cost_as_in_the_zoo_in_networks_of_another_depth(shallow: WeightCodec) -> None:

@@ -30,6 +30,18 @@ def test_known_layouts_take_a_byte_and_other_widths_a_few(family: str) -> None:
         assert len(written) <= most
 
 
+@pytest.mark.parametrize(("family", "known", "widths"), [
+    ("mlp", (8,), (16, 12)), ("mlp", (8,), (300, 12, 9, 20)), ("mlp", (8, 6), (5, 5, 5)), ("cnn", (6, 8), (7, 9, 11)),
+])  # fmt: skip
+def test_deeper_layouts_take_a_byte_for_each_width_and_two(family: str, known: tuple[int, ...], widths: tuple) -> None:
+    table = LayoutTable((entries(family, *known), entries("resnet", 8, 8)))
+    wanted = entries(family, *widths)
+    written = table.write(wanted)
+    assert table.read(reader := Reader(written + b"rest")) == wanted
+    assert reader.take(4) == b"rest"
+    assert len(written) <= 3 + len(widths)
+
+
 def test_other_layouts_are_written_out_shorter_with_a_known_one_alike() -> None:
     wanted = entries("cnn_bn", 8, 8, 8)
     alone, beside = LayoutTable(()).write(wanted), LayoutTable((entries("cnn_bn", 8, 8),))
@@ -60,6 +72,8 @@ def test_damaged_layouts_end_in_layouts_or_errors(data: bytes) -> None:
 
 def test_a_number_beyond_all_layouts_is_refused() -> None:
     with pytest.raises(DataError, match="does not have"):
-        LayoutTable((entries("mlp", 8, 6),)).read(Reader(number(3)))
+        LayoutTable((entries("mlp", 8, 6),)).read(Reader(number(4)))
     with pytest.raises(DataError, match="damaged"):
         LayoutTable(()).read(Reader(number(0) + sized(b"\xff\xff")))
+    with pytest.raises(DataError, match="without numbered layers"):
+        LayoutTable(((TensorEntry("weight", (4, 4), "float32"),),)).read(Reader(number(3) + number(1) + number(2)))
