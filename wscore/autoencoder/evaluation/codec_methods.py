@@ -36,7 +36,7 @@ from wscore.errors import ModelError
 
 SINGLE_PASS, SEARCH, PLAIN, CURVATURE, OWN_SEARCH = "single_pass", "search", "plain", "curvature", "own_search"
 MEAN_NETWORK = "mean_network"
-SEARCHES = {SEARCH: 1, OWN_SEARCH: 2}  # and how many times the steps: networks start farther away without the zoo
+SEARCHES = (SEARCH, OWN_SEARCH)
 HEADER = 8  # bytes of a file of a layout that the codec knows; controls are granted as many
 Methods = Iterator[tuple[float, str, Coded]]
 
@@ -45,7 +45,7 @@ class Searches(NamedTuple):
     """How numbers are searched.
 
     Attributes:
-        config: of `SEARCH`, but for its learning rate.
+        config: of both searches, but for its learning rate.
         rates: learning rate of each of `SEARCHES`.
     """
 
@@ -54,7 +54,7 @@ class Searches(NamedTuple):
 
     def of(self, name: str) -> SearchConfig:
         """Return the configuration of a search."""
-        return msgspec.structs.replace(self.config, steps=SEARCHES[name] * self.config.steps, lr=self.rates[name])
+        return msgspec.structs.replace(self.config, lr=self.rates[name])
 
 
 def passes(codec: WeightCodec, networks: Networks, ratios: Sequence[float]) -> Methods:

@@ -58,7 +58,7 @@ class EvaluateCodecConfig(Section):
         max_networks: maximum number of networks of the test split, randomly sampled from as many runs as possible; null: all.
         max_unseen: the same for widths that no fit saw.
         probe_images: test images on which original and decompressed networks are compared; all if there are fewer.
-        search_steps: of the search with the zoo, twice as many without.
+        search_steps: of the searches.
         learning_rates: of each search, chosen on validation runs (`make rate-fidelity`).
         bootstrap_samples: bootstrap resamplings of the runs for each 95% interval; 0 omits the intervals.
         seed: for sampled networks, the searches and the bootstrap.
