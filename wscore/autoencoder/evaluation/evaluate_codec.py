@@ -191,7 +191,7 @@ def _alike(kind: NetworkKey) -> NetworkKey:
     return kind._replace(architecture=same.to_json())
 
 
-def _answer(tasks: Tasks, group: Group) -> Answer | None:
+def group_answer(tasks: Tasks, group: Group) -> Answer | None:
     """Return what runs the networks of a group; None if they can't be."""
     ways = [tasks.way(kind, group.layout).answer for kind in group.kinds]
     if len(set(group.kinds)) == 1 or any(way is None for way in ways):
@@ -205,9 +205,9 @@ def code_group(
     """Return one row per network, ratio and method of a group."""
     tasks, codec = load_tasks(sources.data), WeightCodec.from_folder(sources.codec)
     images, vectors = tasks.of(group.kinds[0].task), torch.from_numpy(sources.zoo.weights(group.about.index.to_numpy()))
-    answer = _answer(tasks, group)
+    answer = group_answer(tasks, group)
     networks = Networks(group.layout, answer, vectors, torch.zeros(0) if images is None else images.x_train)
-    compared = _comparer(networks, images, config)
+    compared = comparer(networks, images, config)
     about = group.about.reset_index(drop=True)
     about = about.assign(split=group.split, family=family_of(group.kinds[0]), weights=group.layout.size)
     records: Records = []
@@ -240,7 +240,7 @@ def _methods(
         yield from ((ratio, name, coded) for name, coded in fixed.items() for ratio in reached)
 
 
-def _comparer(
+def comparer(
     networks: Networks, images: Images | None, config: EvaluateCodecConfig
 ) -> Callable[[Tensor], dict[str, np.ndarray | float]]:
     """Return what compares networks that came back with their originals on test images."""
