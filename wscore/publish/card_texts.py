@@ -71,7 +71,7 @@ from wscore import WeightCodec
 from wscore.hub.fetch import fetch
 
 codec = WeightCodec.from_folder(fetch({codec}))  # `wscore compress` and `decompress` use it too
-data = codec.compress(state, ratio=20)  # bytes; with images and architecture, optimised to keep the outputs
+data = codec.compress(state, ratio=20)  # bytes; better with images of its own and architecture
 rebuilt = codec.decompress(data)
 print(len(data), list(rebuilt))
 """
