@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -99,7 +100,8 @@ class WeightCodec:
         self.inputs = dict(inputs or {})
         self._layouts = LayoutTable(self.config.layouts)
         self._codes: dict[tuple[str, bool], Coordinates] = {}
-        digest = hashlib.blake2b(repr(to_plain(self.config)).encode())
+        needed = msgspec.structs.replace(self.config, architectures=())
+        digest = hashlib.blake2b(repr(to_plain(needed)).encode())
         for _, role in sorted(self.roles.items()):
             for name in TENSORS:
                 digest.update(getattr(role, name).numpy().tobytes())
