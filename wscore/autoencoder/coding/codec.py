@@ -175,7 +175,7 @@ class WeightCodec:
         """Return a network as the bytes of a file, `ratio` times smaller than its weights in float32.
 
         Numbers are searched that keep the outputs of the network: on images or, without them, on inputs of the zoo, if the
-        network has an architecture of the zoo. Weights of others are rounded.
+        network has an architecture of the zoo and classifies them. Weights of others are rounded.
 
         Args:
             network: module, state dict, file or `ZOO#MODEL_ID`, see `wscore.zoo.state.state_of`.
@@ -193,10 +193,11 @@ class WeightCodec:
         reference = None if reference is None else _given(reference)
         state = network_state(network)
         layout, entries = layout_of(state), entries_of(state)
-        run = None if images is None else Run(answer_of(network, architecture, layout, images), images)
-        vectors = weights_of(layout, state)
-        run = None if search is None else run or self.run_alone(layout, vectors)
-        originals = Originals(vectors, _base(layout, reference), *(run or (None, None)))
+        originals = Originals(weights_of(layout, state), _base(layout, reference))
+        if search is not None and images is not None:
+            originals = originals._replace(answer=answer_of(network, architecture, layout, images), images=images)
+        elif search is not None and (run := self.run_alone(layout, originals.vectors)) and bool(run.alike):
+            originals = originals._replace(answer=run.answer, images=run.images)
         frame = _Frame(self, entries, originals.base, exact_values(state))
         return self._best(layout, originals, [float(ratio)], frame, search or ROUNDED)[0]
 

@@ -1,15 +1,17 @@
 """How a state dict alone is run: on inputs that the codec keeps of its zoo, with the activation and pooling that suit it best.
 
 A state dict tells neither. Of the architectures of the zoo that have its tensors, it is run as the one with which it classifies
-the inputs with the least cross-entropy: a network is rarely better with what it was not trained with.
+the inputs with the least cross-entropy: a network is rarely better with what it was not trained with. A network that is no better
+than equal chances for all classes was trained on something else.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from wscore.errors import DataError
@@ -29,10 +31,17 @@ class Inputs(NamedTuple):
 
 
 class Run(NamedTuple):
-    """How networks of one layout are run, and on which images."""
+    """How networks of one layout are run.
+
+    Attributes:
+        answer: returns logits.
+        images: on which they are run.
+        alike: whether each network classifies the images better than by equal chances.
+    """
 
     answer: Answer
     images: Float[Tensor, "image channel height width"]
+    alike: Bool[Tensor, " n"]
 
 
 class Known(NamedTuple):
@@ -74,8 +83,9 @@ def run_alone(
         return None
     images, labels = inputs[names.pop()]
     losses = [scores(logits(StackedAnswer(each, layout), vectors, images), labels).loss for each in chosen]
-    best = torch.nan_to_num(torch.stack(losses), nan=torch.inf).argmin(0)
-    return Run(MixedAnswer([chosen[place] for place in best.tolist()], layout), images)
+    least, best = torch.nan_to_num(torch.stack(losses), nan=torch.inf).min(0)
+    answer = MixedAnswer([chosen[place] for place in best.tolist()], layout)
+    return Run(answer, images, least < math.log(chosen[0].classes))
 
 
 def saved(inputs: Mapping[str, Inputs]) -> dict[str, Tensor]:

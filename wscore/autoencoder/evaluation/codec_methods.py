@@ -68,10 +68,13 @@ def passes(codec: WeightCodec, networks: Networks, ratios: Sequence[float]) -> M
 
 
 def alone(codec: WeightCodec, networks: Networks, ratios: Sequence[float], searches: Searches) -> Methods:
-    """Yield `own_inputs` at each ratio, if the codec can run the networks."""
+    """Yield `own_inputs` at each ratio, if the codec can run the networks; those that don't classify its inputs are rounded."""
     if run := codec.run_alone(networks.layout, networks.vectors):
         as_known = networks._replace(answer=run.answer, images=run.images)
-        yield from _by_ratio(OWN_INPUTS, coded(codec, as_known, ratios, searches.of(SEARCH)), ratios)
+        searched, rounded = coded(codec, as_known, ratios, searches.of(SEARCH)), coded(codec, networks, ratios)
+        alike = run.alike.repeat(len(ratios))
+        vectors = torch.where(alike[:, None], searched.vectors, rounded.vectors)
+        yield from _by_ratio(OWN_INPUTS, Coded(vectors, torch.where(alike, searched.sizes, rounded.sizes)), ratios)
 
 
 def zoo_search(codec: WeightCodec, networks: Networks, ratios: Sequence[float], searches: Searches) -> Methods:
