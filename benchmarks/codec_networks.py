@@ -177,7 +177,7 @@ class Original:
 
 def by_codec(codec: WeightCodec, case: Case, original: Original, ratio: float, steps: int) -> Comparison:
     """Return a network that went through a file; without steps it is not run."""
-    run = {"images": case.data.inputs, "search": SearchConfig(steps=steps)} if steps else {}
+    run = {"images": case.data.inputs, "search": SearchConfig(steps=steps)} if steps else {"search": None}
     data = codec.compress(case.network, ratio=ratio, **run)
     return original.compare(weights_of(original.layout, codec.decompress(data)), len(data))
 

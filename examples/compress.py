@@ -19,7 +19,7 @@ images = load_images(load_section(DataConfig, "data").only("this example"))
 codec = WeightCodec.from_folder(fetch("models/published", part="codec"))
 data = codec.compress(
     state, ratio=10, images=images.x_train, architecture=architecture
-)  # without images: a single pass
+)  # without images: run on inputs of the codec
 rebuilt = codec.decompress(data)
 
 predicted = []

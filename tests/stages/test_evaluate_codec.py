@@ -108,7 +108,7 @@ def test_results_do_not_depend_on_the_number_of_workers(
 def test_networks_of_unseen_widths_have_rows_of_their_own(finished: Path) -> None:
     unseen = read_json(finished / "out.json")["codec_test"]["unseen"]
     assert 0 < unseen["networks"] <= 3
-    assert set(unseen["9x"]) == {"single_pass", "search", "own_search", "curvature", "plain", "pays_from"}
+    assert set(unseen["9x"]) == {"single_pass", "own_inputs", "search", "own_search", "curvature", "plain", "pays_from"}
     rows = pd.read_csv(finished / "out/unseen.csv")
     assert set(rows["split"]) == {"test", "unseen"}
 

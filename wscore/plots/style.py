@@ -35,7 +35,7 @@ HUES = {
 METHODS = {
     "ours": ("ours", 0), "search": ("ours", 0), "dictionary": ("ours", 0),
     "single_pass": ("ours", 1), "linear_probe": ("ours", 1), "codec_coordinates": ("ours", 1), "one_sample": ("ours", 1),
-    "informed": ("ours", 2),
+    "informed": ("ours", 2), "own_inputs": ("ours", 2),
     "latent_decoder": ("ours", 2), "untrained": ("reference", 4),
     "own_search": ("learned", 0), "statistics": ("learned", 0), "top_entries": ("learned", 0), "ridge_ar": ("learned", 0),
     "curvature": ("learned", 1), "probes": ("learned", 1), "layout_pca": ("learned", 1), "kind_pca": ("learned", 1),

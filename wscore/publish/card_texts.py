@@ -31,7 +31,7 @@ QUESTIONS = {
     "accuracy": "the test accuracy of a network",
     "hyperparameters": "the training hyperparameters and architecture of a network",
 }
-OWN_METHODS = ("single pass", ", search")  # of the codec
+OWN_METHODS = ("single pass", "own inputs", ", search")  # of the codec
 REBUILD_USES = (
     "latents of networks of known layouts, and the space between them",
     "compression (the codec is far better), or networks of other layouts, which it refuses",
@@ -71,7 +71,7 @@ from wscore import WeightCodec
 from wscore.hub.fetch import fetch
 
 codec = WeightCodec.from_folder(fetch({codec}))  # `wscore compress` and `decompress` use it too
-data = codec.compress(state, ratio=20)  # bytes; with images and architecture, optimised to keep the outputs
+data = codec.compress(state, ratio=20)  # bytes; better with images of its own and architecture
 rebuilt = codec.decompress(data)
 print(len(data), list(rebuilt))
 """
@@ -219,6 +219,7 @@ def codec(results: Mapping[str, Any], size: int, config: PublishConfig) -> CardP
         note=f"Networks are compressed to files, decompressed and run, at each compression ratio. {DEFINITIONS}",
         limits=(
             "A file can only be read with the codec that wrote it.",
+            "Holds a few training images of its zoo, on which networks are run that come without images.",
             "Networks unlike those of the zoo are coded by their own statistics.",
             "The codec is lossy: check agreement and accuracy before relying on a decompressed network.",
         ),

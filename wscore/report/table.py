@@ -9,7 +9,7 @@ from wscore.forecasting.evaluation.tables import TRUTH, by_method, near_steps
 from wscore.io import read_json
 
 OURS, INFORMED = "ours", "informed"
-VARIANTS = ("noise", "single_pass", INFORMED, "linear_probe")  # of ours, not baselines
+VARIANTS = ("noise", "own_inputs", "single_pass", INFORMED, "linear_probe")  # of ours, not baselines
 Better = Literal["higher", "lower", "neither"]
 ARROWS = {"higher": " ↑", "lower": " ↓", "neither": ""}
 STAGES = {
@@ -28,6 +28,7 @@ STAGES = {
 }
 FEW_RUNS = 10
 CODEC_CONTROLS = {
+    "own_inputs": "ours, state dict alone",
     "single_pass": "ours, single pass",
     "own_search": "search without a zoo",
     "curvature": "own curvature (OBS)",

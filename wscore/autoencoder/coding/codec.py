@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -19,6 +20,7 @@ from wscore.autoencoder.coding.fit import Population, fit_roles
 from wscore.autoencoder.coding.format import REFERENCE_HASH, Content, Mode, check_size, pack_file, unpack_file
 from wscore.autoencoder.coding.gains import Gains, check_gains
 from wscore.autoencoder.coding.layouts import Entries, LayoutTable
+from wscore.autoencoder.coding.own_inputs import Inputs, Run, loaded, run_alone, saved
 from wscore.autoencoder.coding.problem import Originals, SearchConfig
 from wscore.autoencoder.coding.quantise import dequantise, quantise, soft_bits
 from wscore.autoencoder.coding.roles import OCTAVE, Role, find_role
@@ -76,6 +78,7 @@ class WeightCodec:
         config: what it knows.
         roles: statistics by role.
         gains: of each structure, see `gains`.
+        inputs: on which networks of the zoo's architectures are run that come without images.
 
     >>> network = torch.nn.Linear(64, 32)
     >>> codec = WeightCodec()
@@ -91,17 +94,20 @@ class WeightCodec:
         config: CodecConfig | None = None,
         roles: Mapping[str, Role] | None = None,
         gains: Mapping[str, Gains] | None = None,
+        inputs: Mapping[str, Inputs] | None = None,
     ) -> None:
         self.config, self.roles, self.gains = config or CodecConfig(), dict(roles or {}), dict(gains or {})
+        self.inputs = dict(inputs or {})
         self._layouts = LayoutTable(self.config.layouts)
         self._codes: dict[tuple[str, bool], Coordinates] = {}
-        digest = hashlib.blake2b(repr(to_plain(self.config)).encode())
+        needed = msgspec.structs.replace(self.config, architectures=())
+        digest = hashlib.blake2b(repr(to_plain(needed)).encode())
         for _, role in sorted(self.roles.items()):
             for name in TENSORS:
                 digest.update(getattr(role, name).numpy().tobytes())
         for _, gains_of in sorted(self.gains.items()):
             digest.update(gains_of.numpy().tobytes())
-        #: Hash of all that it knows.
+        #: Hash of all that a reader needs.
         self.identity = digest.digest()
 
     @classmethod
@@ -134,14 +140,15 @@ class WeightCodec:
         gains = {name: tensors[f"gains/{name}"] for name in config.structures if f"gains/{name}" in tensors}
         for name, values in gains.items():
             check_gains(values, f"{Path(folder) / WEIGHTS}: gains/{name}")
-        return cls(config, roles, {name: values.long() for name, values in gains.items()})
+        inputs = loaded(config.architectures, tensors, str(Path(folder) / WEIGHTS))
+        return cls(config, roles, {name: values.long() for name, values in gains.items()}, inputs)
 
     def save(self, folder: Path) -> None:
         """Write config.json and codec.safetensors into a folder."""
         tensors = {f"{key}/{name}": getattr(role, name) for key, role in self.roles.items() for name in TENSORS}
         narrow = {name: value.short() if name.endswith("log_stds") else value for name, value in tensors.items()}
         narrow |= {f"gains/{name}": value.int() for name, value in self.gains.items()}
-        write_tensors(Path(folder) / WEIGHTS, narrow)
+        write_tensors(Path(folder) / WEIGHTS, narrow | saved(self.inputs))
         write_json(Path(folder) / CONFIG, {"format": FORMAT, **to_plain(self.config)})
 
     def coordinates(self, layout: Layout, *, plain: bool = False) -> Coordinates:
@@ -163,11 +170,12 @@ class WeightCodec:
         reference: Network | str | Path | None = None,
         images: Float[Tensor, "images ..."] | None = None,
         architecture: Architecture | str | nn.Module | None = None,
-        search: SearchConfig = RUN,
+        search: SearchConfig | None = RUN,
     ) -> bytes:
         """Return a network as the bytes of a file, `ratio` times smaller than its weights in float32.
 
-        With images the network is run, and numbers are searched that keep its outputs; else weights are rounded.
+        Numbers are searched that keep the outputs of the network: on images or, without them, on inputs of the zoo, if the
+        network has an architecture of the zoo and classifies them. Weights of others are rounded.
 
         Args:
             network: module, state dict, file or `ZOO#MODEL_ID`, see `wscore.zoo.state.state_of`.
@@ -175,7 +183,7 @@ class WeightCodec:
             reference: network of the same layout that the reader has; differences from it are coded.
             images: training inputs of a classifier.
             architecture: how a state dict is run; a module runs itself.
-            search: how numbers are searched.
+            search: how numbers are searched; None rounds weights and runs nothing, in a hundredth of the time.
 
         Raises:
             DataError: if a weight is not finite or a tensor is of a type that is not kept.
@@ -185,10 +193,13 @@ class WeightCodec:
         reference = None if reference is None else _given(reference)
         state = network_state(network)
         layout, entries = layout_of(state), entries_of(state)
-        answer = None if images is None else answer_of(network, architecture, layout, images)
-        originals = Originals(weights_of(layout, state), _base(layout, reference), answer, images)
+        originals = Originals(weights_of(layout, state), _base(layout, reference))
+        if search is not None and images is not None:
+            originals = originals._replace(answer=answer_of(network, architecture, layout, images), images=images)
+        elif search is not None and (run := self.run_alone(layout, originals.vectors)) and bool(run.alike):
+            originals = originals._replace(answer=run.answer, images=run.images)
         frame = _Frame(self, entries, originals.base, exact_values(state))
-        return self._best(layout, originals, [float(ratio)], frame, search)[0]
+        return self._best(layout, originals, [float(ratio)], frame, search or ROUNDED)[0]
 
     def compress_vectors(
         self,
@@ -223,6 +234,10 @@ class WeightCodec:
             each = [ratios[row] for row in rows.tolist()]
             files += self._best(layout, originals.of(rows), each, frame, search)
         return files
+
+    def run_alone(self, layout: Layout, vectors: Float[Tensor, "n weights"]) -> Run | None:
+        """Return how networks of which only the weights are known are run; None if the zoo has none like them."""
+        return run_alone(layout, vectors, self.config.architectures, self.inputs)
 
     def decompress(self, data: bytes, reference: State | nn.Module | None = None) -> dict[str, Tensor]:
         """Return the state dict in the bytes of a file.

@@ -12,6 +12,7 @@ from wscore.autoencoder.coding.config import CodecConfig, RoleFigures
 from wscore.autoencoder.coding.coordinates import Coordinates
 from wscore.autoencoder.coding.gains import Gains, GainSums
 from wscore.autoencoder.coding.gauss_newton import gauss_newton_rows
+from wscore.autoencoder.coding.own_inputs import Inputs, kept
 from wscore.autoencoder.coding.roles import Role, RoleSums
 from wscore.autoencoder.coding.state import TensorEntry, entries_of, entries_of_layout
 from wscore.networks.datasets import NetworkKey, Tasks, kinds_of
@@ -32,12 +33,14 @@ class Population(NamedTuple):
         weights: (n, D), may be read from disk as it is indexed.
         answer: how they are run; None if they can't be.
         images: training images of their task.
+        labels: classes of the images; without them the codec keeps none of the images.
     """
 
     layout: Layout
     weights: np.ndarray
     answer: Answer | None
     images: torch.Tensor | None
+    labels: torch.Tensor | None = None
 
 
 def populations_of(zoo: Zoo, rows: Int[np.ndarray, " network"], tasks: Tasks) -> Iterator[Population]:
@@ -48,7 +51,8 @@ def populations_of(zoo: Zoo, rows: Int[np.ndarray, " network"], tasks: Tasks) ->
     for (name, key), members in groups.items():
         layout, images = zoo.layouts[name], tasks.of(key.task)
         answer = tasks.way(key, layout).answer
-        yield Population(layout, zoo.weights(np.array(members)), answer, images.x_train if answer and images else None)
+        data = (images.x_train, images.y_train) if answer and images else (None, None)
+        yield Population(layout, zoo.weights(np.array(members)), answer, *data)
 
 
 class Fitted(NamedTuple):
@@ -58,11 +62,13 @@ class Fitted(NamedTuple):
         config: figures, layouts and structures.
         roles: statistics by role.
         gains: of each structure whose networks can be run, see `gains`.
+        inputs: on which networks are run that come without images, see `own_inputs`.
     """
 
     config: CodecConfig
     roles: dict[str, Role]
     gains: dict[str, Gains]
+    inputs: dict[str, Inputs]
 
 
 def fit_roles(populations: Iterable[Population], *, images: int, temperature: float, seed: int) -> Fitted:
@@ -72,7 +78,7 @@ def fit_roles(populations: Iterable[Population], *, images: int, temperature: fl
         populations: of networks.
         images: for each network whose outputs are looked at.
         temperature: of the softmax, in spreads of the logits.
-        seed: of the images and of the directions in which outputs are looked at.
+        seed: of the images, those that are kept too, and of the directions in which outputs are looked at.
     """
     sums, generator = RoleSums(), torch.Generator().manual_seed(seed)
     structures: dict[str, Structure] = {}
@@ -93,6 +99,7 @@ def fit_roles(populations: Iterable[Population], *, images: int, temperature: fl
         share = min(1.0, GAUGED / totals[population.layout.identity])
         for weights, rows in _sensitivity(population, share, images, temperature, generator):
             gains.add(code, weights, code.structure.smooth_rows(weights, rows))
+    known = kept(_runs(populations), torch.Generator().manual_seed(seed))
     config = CodecConfig(
         layouts=tuple(
             dict.fromkeys(
@@ -101,9 +108,17 @@ def fit_roles(populations: Iterable[Population], *, images: int, temperature: fl
         ),
         structures=tuple(sorted({structure.signature for structure in structures.values()})),
         roles={key: RoleFigures(weight=role.weight, level=role.level) for key, role in roles.items()},
+        architectures=known.architectures,
         relative=sums.relative(roles),
     )
-    return Fitted(config, roles, gains.gains())
+    return Fitted(config, roles, gains.gains(), known.inputs)
+
+
+def _runs(populations: Iterable[Population]) -> Iterator[tuple[Answer, Inputs]]:
+    """Yield how networks are run, and on what, where the classes of images are known."""
+    for each in populations:
+        if each.answer is not None and each.images is not None and each.labels is not None:
+            yield each.answer, Inputs(each.images, each.labels)
 
 
 def _sensitivity(

@@ -1,6 +1,7 @@
 """All ways in which networks that differ in their weights alone are compressed, at several ratios.
 
     single_pass    the codec; networks are not run
+    own_inputs     the codec, its whole numbers searched for with inputs that it keeps: what it makes of a state dict alone
     search         the codec, its whole numbers searched for with training images
     plain          each tensor rounded with a step of its own, the same range coder
     curvature      steps and rounding from the network's own curvature on training images
@@ -34,7 +35,8 @@ from wscore.autoencoder.evaluation.codec_controls import (
 )
 from wscore.errors import ModelError
 
-SINGLE_PASS, SEARCH, PLAIN, CURVATURE, OWN_SEARCH = "single_pass", "search", "plain", "curvature", "own_search"
+SINGLE_PASS, OWN_INPUTS, SEARCH = "single_pass", "own_inputs", "search"
+PLAIN, CURVATURE, OWN_SEARCH = "plain", "curvature", "own_search"
 MEAN_NETWORK = "mean_network"
 SEARCHES = (SEARCH, OWN_SEARCH)
 HEADER = 8  # bytes of a file of a layout that the codec knows; controls are granted as many
@@ -63,6 +65,16 @@ def passes(codec: WeightCodec, networks: Networks, ratios: Sequence[float]) -> M
         with suppress(ModelError):
             yield ratio, SINGLE_PASS, coded(codec, networks, [ratio])
             yield ratio, PLAIN, _with_header(plain(networks, _rooms(networks, [ratio])))
+
+
+def alone(codec: WeightCodec, networks: Networks, ratios: Sequence[float], searches: Searches) -> Methods:
+    """Yield `own_inputs` at each ratio, if the codec can run the networks; those that don't classify its inputs are rounded."""
+    if run := codec.run_alone(networks.layout, networks.vectors):
+        as_known = networks._replace(answer=run.answer, images=run.images)
+        searched, rounded = coded(codec, as_known, ratios, searches.of(SEARCH)), coded(codec, networks, ratios)
+        alike = run.alike.repeat(len(ratios))
+        vectors = torch.where(alike[:, None], searched.vectors, rounded.vectors)
+        yield from _by_ratio(OWN_INPUTS, Coded(vectors, torch.where(alike, searched.sizes, rounded.sizes)), ratios)
 
 
 def zoo_search(codec: WeightCodec, networks: Networks, ratios: Sequence[float], searches: Searches) -> Methods:

@@ -10,6 +10,7 @@ from wscore.plots.style import colour, figure, label, ranked_bars, save, unavail
 
 NAMES = {
     "search": "codec, searched with images",
+    "own_inputs": "codec, searched with inputs of its own",
     "single_pass": "codec, single pass",
     "own_search": "search without a zoo",
     "curvature": "own curvature (OBS)",

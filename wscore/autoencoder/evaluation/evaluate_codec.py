@@ -22,6 +22,7 @@ from wscore.autoencoder.evaluation.codec_methods import (
     SEARCHES,
     Methods,
     Searches,
+    alone,
     fixed_sizes,
     passes,
     without_zoo,
@@ -232,6 +233,7 @@ def _methods(
     yield from single
     reached = list(dict.fromkeys(ratio for ratio, _, _ in single))
     if networks.answer is not None and reached:
+        yield from alone(codec, networks, reached, config.searches)
         yield from zoo_search(codec, networks, reached, config.searches)
         if curved:
             yield from without_zoo(networks, reached, config.searches)

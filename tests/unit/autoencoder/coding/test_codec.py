@@ -113,7 +113,7 @@ def test_structures_do_not_depend_on_widths() -> None:
 def test_a_seen_structure_of_another_width_is_coded_without_its_own_statistics(codec: WeightCodec) -> None:
     network = trained(7, 5)
     assert codec.coordinates(layout_of(network.state_dict())).known
-    data = codec.compress(network, ratio=8.0)
+    data = codec.compress(network, ratio=8.0, search=None)
     back = codec.decompress(data)
     assert len(data) <= 4 * layout_of(network.state_dict()).size / 8
     network.load_state_dict(back)
@@ -142,7 +142,7 @@ def test_more_bytes_keep_more(codec: WeightCodec) -> None:
     layout = layout_of(state)
     original = layout.flatten(state)
     errors = [
-        np.square(layout.flatten(codec.decompress(codec.compress(state, ratio=ratio))) - original).sum()
+        np.square(layout.flatten(codec.decompress(codec.compress(state, ratio=ratio, search=None))) - original).sum()
         for ratio in (3.0, 6.0, 12.0)
     ]
     assert errors == sorted(errors)
@@ -154,7 +154,7 @@ def test_one_call_for_many_writes_the_same_numbers_but_for_rounding_as_one_for_e
     layout = layout_of(build(architecture(6, 6)).state_dict())
     together = codec.compress_vectors(layout, vectors, ratio=8.0)
     for vector, data in zip(vectors, together, strict=True):
-        alone = codec.compress(layout.unflatten(vector), ratio=8.0)
+        alone = codec.compress(layout.unflatten(vector), ratio=8.0, search=None)
         first, second = (torch.from_numpy(layout.flatten(codec.decompress(file))) for file in (data, alone))
         assert abs(len(data) - len(alone)) <= 8
         assert (first - second).norm() < 0.3 * (first - vector).norm()
@@ -171,7 +171,8 @@ def test_types_shapes_integers_and_constants_come_back(codec: WeightCodec) -> No
 def test_names_come_back_in_the_order_of_the_network(codec: WeightCodec) -> None:
     state = trained(6, 6).state_dict()
     shuffled = dict(reversed(state.items()))
-    seen, other = codec.compress(state, ratio=6.0), codec.compress(shuffled, ratio=4.0)
+    seen = codec.compress(state, ratio=6.0, search=None)
+    other = codec.compress(shuffled, ratio=4.0)
     assert described(codec.decompress(seen)) == described(state)
     assert described(codec.decompress(other)) == described(shuffled)
 
@@ -181,7 +182,7 @@ def test_counters_that_are_not_zero_come_back(codec: WeightCodec) -> None:
     state = network.state_dict()
     counter = next(name for name in state if name.endswith("num_batches_tracked"))
     state[counter] = torch.tensor(77)
-    assert codec.decompress(codec.compress(state))[counter] == 77
+    assert codec.decompress(codec.compress(state, search=None))[counter] == 77
 
 
 @settings(max_examples=12, deadline=None)
@@ -230,8 +231,8 @@ def test_a_difference_needs_its_reference(codec: WeightCodec) -> None:
         name: tensor + 0.01 * torch.randn(tensor.shape) if tensor.is_floating_point() else tensor
         for name, tensor in state.items()
     }
-    data = codec.compress(near, ratio=15.0, reference=state)
-    alone = codec.decompress(codec.compress(near, ratio=15.0))
+    data = codec.compress(near, ratio=15.0, reference=state, search=None)
+    alone = codec.decompress(codec.compress(near, ratio=15.0, search=None))
     back = codec.decompress(data, reference=state)
     layout = layout_of(state)
     error = lambda found: np.square(layout.flatten(found) - layout.flatten(near)).sum()  # noqa: E731
@@ -263,15 +264,15 @@ def test_what_cannot_be_compressed_is_refused_by_name(state: dict[str, torch.Ten
 def test_a_ratio_that_cannot_be_met_names_the_least_size(codec: WeightCodec) -> None:
     state = trained(6, 6).state_dict()
     with pytest.raises(ModelError, match=r"expected at most [\d.]+ \(\d+ bytes\)") as error:
-        codec.compress(state, ratio=1000.0)
+        codec.compress(state, ratio=1000.0, search=None)
     most = float(str(error.value).split("at most ")[1].split(" ")[0])
-    assert codec.compress(state, ratio=most)
+    assert codec.compress(state, ratio=most, search=None)
     with pytest.raises(ModelError, match="above 0"):
         codec.compress(state, ratio=0.0)
 
 
 def test_damaged_files_are_refused(codec: WeightCodec) -> None:
-    data = codec.compress(trained(6, 6), ratio=8.0)
+    data = codec.compress(trained(6, 6), ratio=8.0, search=None)
     for place in range(0, len(data), 7):
         broken = bytearray(data)
         broken[place] ^= 0x10
@@ -446,7 +447,7 @@ def shallow() -> WeightCodec:
 
 
 def test_networks_of_another_depth_are_coded_as_those_of_the_zoo_if_they_are_like_them(shallow: WeightCodec) -> None:
-    files = [shallow.compress(smooth_perceptron(12, 12), ratio=ratio) for ratio in (5, 10, 15)]
+    files = [shallow.compress(smooth_perceptron(12, 12), ratio=ratio, search=None) for ratio in (5, 10, 15)]
     assert {Mode(data[1] >> 4 & 3) for data in files} == {Mode.BLOCKS}
 
 

@@ -94,7 +94,7 @@ def test_a_reader_in_another_process_gives_equal_bits(codec: WeightCodec, folder
     assert len({tuple(row) for row in shifts.tolist()}) > 3
     reference = LAYOUT.unflatten(vectors[0])
     files = codec.compress_vectors(LAYOUT, vectors, ratio=8.0)
-    files.append(codec.compress(LAYOUT.unflatten(vectors[0] * 1.1), ratio=8.0, reference=reference))
+    files.append(codec.compress(LAYOUT.unflatten(vectors[0] * 1.1), ratio=8.0, reference=reference, search=None))
     torch.save((files, reference), folder / "files.pt")
     script = (
         "import sys, torch; from pathlib import Path; from wscore import WeightCodec\n"
