@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from functools import partialmethod
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 import wscore
 from wscore.autoencoder.coding.codec import WeightCodec
+from wscore.autoencoder.coding.problem import SearchConfig
 from wscore.autoencoder.models.autoencoder import AutoencoderConfig, Decoder, Encoder
 from wscore.autoencoder.models.mlp import MlpConfig
 from wscore.cli.main import EXAMPLES, build_parser, main
@@ -360,6 +362,8 @@ def test_an_architecture_is_json_or_a_function_and_names_do_not_matter(
     (tmp_path / "my_networks.py").write_text(FUNCTION, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
+    quick = partialmethod(WeightCodec.compress, search=SearchConfig(steps=5))
+    monkeypatch.setattr(WeightCodec, "compress", quick)
     state = {"a.w": torch.randn(6, 64), "a.b": torch.randn(6), "z.w": torch.randn(10, 6), "z.b": torch.randn(10)}
     torch.save(state, "net.pt")
     text = json.dumps({"family": "mlp", "input": [1, 8, 8], "classes": 10, "widths": [6], "activation": "tanh",
