@@ -34,8 +34,8 @@ LATE, EVERY = 0.5, 10  # share of the steps after which results are looked at, a
 GAIN, LARGEST = 1.0, 0.2  # how fast lambda follows the bits: log steps
 LEAST_RATE = 0.02  # of the learning rate at the end
 BETAS = (0.9, 0.98)  # of Adam
-CURVED, GRADED = 256, 512  # images of their curvature and of their gradient
-ROUNDS, DAMPING = 8, 0.3  # of coordinate descent, and damping of the first
+CURVED = 256  # noisy images of their curvature and of their gradients
+ROUNDS, DAMPING = 6, 0.3  # of coordinate descent, and damping of the first
 BOLDER, SHYER = 0.5, 2.0  # factors of damping after a round that was better, and after one that was not
 AT_ONCE = 1 << 26  # numbers of matrices that are held
 POOL, PIXELS = 2048, 1 << 26  # noisy images from which batches are drawn, and most numbers of them all
@@ -144,10 +144,10 @@ class _Search:
     @torch.no_grad()
     def descend(self, rows: Int[Tensor, " some"]) -> None:
         """Keep what rounds of coordinate descent from the best numbers find, each from the better of two."""
-        run, images, expected = self.problem.of(rows.tolist()), self.pool[:GRADED], self.answers[rows, :GRADED]
+        run, images, expected = self.problem.of(rows.tolist()), self.pool[:CURVED], self.answers[rows, :CURVED]
         scales = self.config.temperature * spread(expected)
         curvatures = [
-            curvature_at(self.problem.of([row]), self.best[row], images[:CURVED], scale)
+            curvature_at(self.problem.of([row]), self.best[row], images, scale)
             for row, scale in zip(rows.tolist(), scales, strict=True)
         ]
         near = Expansion(scales, torch.stack(curvatures), torch.full((len(rows),), DAMPING))
