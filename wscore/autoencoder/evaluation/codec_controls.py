@@ -51,7 +51,7 @@ OFFSET_MODEL, LEVEL_MODEL = STREAM.model.Uniform(OFFSETS), STREAM.model.Uniform(
 END_BITS = 1  # that the range coder may take beyond what the tables say
 FINE, SECTIONS = 128, 8  # parts of an octave in which a network's step is counted, and of the interval in which it lies
 FINER = -41  # step of a search beside that of rounding, 0.8: numbers that it lowers pay for it
-LEARNED = 10  # steps of a search after which tables are chosen anew
+LEARNED = 2  # steps of a search after which tables are chosen anew
 SETTINGS = list(product(range(len(TEMPERATURES)), DAMPINGS))  # number of the temperature, and damping
 HELD = 1 << 27  # numbers of the matrices that are held at once
 
