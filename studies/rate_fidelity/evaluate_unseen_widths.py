@@ -16,7 +16,7 @@ from wscore.autoencoder.evaluation.evaluate_codec import (
     rows_of_split,
 )
 from wscore.errors import DataError
-from wscore.io import write_csv
+from wscore.io import atomic_folder, write_csv
 from wscore.networks.datasets import DataConfig, load_tasks
 from wscore.runner import Run, stage
 from wscore.tokens.cache import TokenCache
@@ -40,8 +40,9 @@ def main(run: Run, *, zoo: Path, tokens: Path, codec: Path, out: Path) -> str:
     table = losses(
         coded(WeightCodec.from_folder(codec), groups=groups), pd.concat(rows), config.bootstrap_samples, config.seed
     )
-    write_csv(out, dict(table))
-    run.tracker.log_artifact(out)
+    with atomic_folder(out) as folder:
+        write_csv(folder / "losses.csv", dict(table))
+    run.tracker.log_artifacts(out)
     total = table[table["layout"] == ALL]
     return "loss " + ", ".join(
         f"{loss:.3f} at {ratio:g}x" for ratio, loss in zip(total["ratio"], total["loss"], strict=True)

@@ -47,9 +47,9 @@ def test_every_network_of_unseen_widths_is_compared_at_every_ratio(
     workspace: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(workspace)
-    out = tmp_path / "losses.csv"
+    out = tmp_path / "results"
     study.main(["--zoo", "zoo", "--tokens", "tokens", "--codec", "codec", "--out", str(out)])
-    table = pd.read_csv(out)
+    table = pd.read_csv(out / "losses.csv")
     total = table[table["layout"] == ALL]
     assert list(total["ratio"]) == [4, 6]
     assert set(total["networks"]) == {len(rows_of_split(TokenCache(workspace / "tokens"), UNSEEN))}
