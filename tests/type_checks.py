@@ -2,13 +2,14 @@
 
 `pytest --jaxtyping-packages` wraps every function of wscore by jaxtyping, which binds and checks all arguments twice, to
 give better messages: some tests took four times as long. Here beartype checks each argument and each result once, and
-only functions with shapes in their annotations have a dictionary of axes. Classes and generators are checked as usual.
+only functions with shapes in their annotations have a dictionary of axes. Classes, generators and functions with names
+in quotes are checked as usual.
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial, wraps
-from typing import Any, get_args
+from typing import Any, ForwardRef, get_args
 
 import jaxtyping
 
@@ -22,8 +23,11 @@ def jaxtyped(function: Any = None, *, typechecker: Callable[[Any], Any]) -> Any:
         return partial(jaxtyped, typechecker=typechecker)
     if not inspect.isfunction(function) or inspect.isgeneratorfunction(function):  # those run in the call of another
         return _USUAL(function, typechecker=typechecker)
+    hints = [part for annotation in function.__annotations__.values() for part in _parts(annotation)]
+    if any(isinstance(hint, str | ForwardRef) for hint in hints):  # names that only type checkers know, maybe
+        return _USUAL(function, typechecker=typechecker)
     checked = typechecker(function)
-    shaped = any(map(_has_shape, function.__annotations__.values()))
+    shaped = any(inspect.isclass(hint) and issubclass(hint, jaxtyping.AbstractArray) for hint in hints)
 
     @wraps(function)
     def checking(*arguments: Any, **named: Any) -> Any:
@@ -37,11 +41,11 @@ def jaxtyped(function: Any = None, *, typechecker: Callable[[Any], Any]) -> Any:
     return checking
 
 
-def _has_shape(annotation: Any) -> bool:
-    """Return whether an annotation holds a shape, or may do so, as a name that is not known yet."""
-    if isinstance(annotation, str) or (inspect.isclass(annotation) and issubclass(annotation, jaxtyping.AbstractArray)):
-        return True
-    return any(map(_has_shape, get_args(annotation)))
+def _parts(annotation: Any) -> Iterator[Any]:
+    """Yield an annotation and all that it is made of."""
+    yield annotation
+    for argument in annotation if isinstance(annotation, list) else get_args(annotation):  # a list: of a Callable
+        yield from _parts(argument)
 
 
 jaxtyping.jaxtyped = jaxtyped
