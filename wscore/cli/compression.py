@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+import torch
+
 from wscore.autoencoder.coding.codec import WEIGHTS, WeightCodec
 from wscore.cli.accuracy import Judge, is_json
 from wscore.cli.main import MODEL
@@ -22,20 +24,22 @@ def compress(options: argparse.Namespace) -> None:
     network = read_one(options.network, architecture=options.architecture)
     reference = read_one(options.reference).state if options.reference else None
     judge = Judge(options.images, network) if options.images else None
+    architecture = (
+        network.architecture if is_json(network.architecture) else None if judge is None else judge.network.module
+    )
     data = codec.compress(
         network.state,
         ratio=options.ratio,
         reference=reference,
         images=None if judge is None else judge.training,
-        architecture=None
-        if judge is None
-        else network.architecture
-        if is_json(network.architecture)
-        else judge.network.module,
+        architecture=architecture,
     )
     back = codec.decompress(data, reference)
     row = {"network": network.name, "file": options.out, "bytes": len(data)}
     row["ratio"] = 4 * network.layout.size / len(data)
+    run = codec.run_alone(network.layout, torch.from_numpy(network.layout.flatten(network.state))[None], architecture)
+    inputs = f"{len(run.images)} inputs of the codec" if run is not None and bool(run.alike) else "nothing"
+    row["run on"] = inputs if judge is None else f"{len(judge.training)} training images"
     if judge is not None:
         original, decoded = judge.logits(network.state), judge.logits(back)
         row["agreement"] = float((original.argmax(-1) == decoded.argmax(-1)).float().mean())

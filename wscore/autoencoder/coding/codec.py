@@ -41,7 +41,7 @@ from wscore.autoencoder.coding.state import (
 from wscore.config import convert, to_plain
 from wscore.errors import DataError, ModelError
 from wscore.io import read_json, read_tensors, write_json, write_tensors
-from wscore.networks.architectures import Architecture
+from wscore.networks.architectures import Architecture, parse
 from wscore.networks.inference import Answer
 from wscore.networks.layout import Layout, layout_of
 from wscore.zoo.state import state_of
@@ -196,7 +196,9 @@ class WeightCodec:
         originals = Originals(weights_of(layout, state), _base(layout, reference))
         if search is not None and images is not None:
             originals = originals._replace(answer=answer_of(network, architecture, layout, images), images=images)
-        elif search is not None and (run := self.run_alone(layout, originals.vectors)) and bool(run.alike):
+        elif (
+            search is not None and (run := self.run_alone(layout, originals.vectors, architecture)) and bool(run.alike)
+        ):
             originals = originals._replace(answer=run.answer, images=run.images)
         frame = _Frame(self, entries, originals.base, exact_values(state))
         return self._best(layout, originals, [float(ratio)], frame, search or ROUNDED)[0]
@@ -235,9 +237,19 @@ class WeightCodec:
             files += self._best(layout, originals.of(rows), each, frame, search)
         return files
 
-    def run_alone(self, layout: Layout, vectors: Float[Tensor, "n weights"]) -> Run | None:
-        """Return how networks of which only the weights are known are run; None if the zoo has none like them."""
-        return run_alone(layout, vectors, self.config.architectures, self.inputs)
+    def run_alone(
+        self,
+        layout: Layout,
+        vectors: Float[Tensor, "n weights"],
+        architecture: Architecture | str | nn.Module | None = None,
+    ) -> Run | None:
+        """Return how networks without images are run; None if the zoo has none like them.
+
+        Without an architecture of wscore, activation and pooling are those that suit each network best.
+        """
+        known = parse(architecture) if isinstance(architecture, str) else architecture
+        known = known if isinstance(known, Architecture) else None
+        return run_alone(layout, vectors, self.config.architectures, self.inputs, known)
 
     def decompress(self, data: bytes, reference: State | nn.Module | None = None) -> dict[str, Tensor]:
         """Return the state dict in the bytes of a file.

@@ -71,15 +71,17 @@ def run_alone(
     vectors: Float[Tensor, "n weights"],
     architectures: Sequence[Architecture],
     inputs: Mapping[str, Inputs],
+    architecture: Architecture | None = None,
 ) -> Run | None:
-    """Return how networks of which only the weights are known are run; None if the zoo has none like them.
+    """Return how networks without images are run, with an architecture or the likely one; None if the zoo has none like them.
 
     Where images of several shapes would do, none of them is theirs for certain.
     """
     likely = [_of_widths(each, widths) for each in architectures if (widths := _widths(layout))]
+    likely = likely if architecture is None else [architecture]
     fitting = {each: _fits(each, layout) for each in set(map(_plain, likely))}
     chosen = [each for each in likely if fitting[_plain(each)]]
-    if len(names := {purpose(each) for each in chosen}) != 1:
+    if len(names := {purpose(each) for each in chosen}) != 1 or not names <= inputs.keys():
         return None
     images, labels = inputs[names.pop()]
     losses = [scores(logits(StackedAnswer(each, layout), vectors, images), labels).loss for each in chosen]

@@ -178,3 +178,14 @@ def test_a_codec_without_inputs_reads_the_same_files_and_rounds(codec: WeightCod
     assert old.run_alone(layout, torch.zeros(1, layout.size)) is None
     assert old.decompress(codec.compress(state, ratio=6, search=SearchConfig(steps=2))).keys() == state.keys()
     assert old.compress(state, ratio=6) == codec.compress(state, ratio=6, search=None)
+
+
+def test_a_known_architecture_is_not_guessed(codec: WeightCodec) -> None:
+    kinds = [convolutions(3, 9, activation=activation) for activation in ("relu", "gelu")]
+    network = some(kinds[0], 1)
+    for kind in kinds:  # gelu is none of those that the codec keeps
+        run = codec.run_alone(tensors_of(kind), network, kind.to_json())
+        assert run is not None
+        expected = StackedAnswer(kind, tensors_of(kind))(network, run.images[None])
+        assert torch.allclose(run.answer(network, run.images[None]), expected, atol=1e-6)
+    assert codec.run_alone(tensors_of(kinds[0]), network, convolutions(4, 4)) is None
