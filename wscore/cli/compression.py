@@ -10,7 +10,7 @@ from wscore.cli.accuracy import Judge, is_json
 from wscore.cli.main import MODEL
 from wscore.cli.networks import read_one
 from wscore.cli.output import print_json, print_table
-from wscore.errors import DataError
+from wscore.errors import DataError, WscoreError
 from wscore.hub.checksums import CHECKSUMS, verify
 from wscore.hub.fetch import fetch
 from wscore.io import atomic_file, write_tensors
@@ -58,7 +58,10 @@ def decompress(options: argparse.Namespace) -> None:
         raise DataError("no such file", where=path, expected="a file that `wscore compress` wrote")
     reference = read_one(options.reference).state if options.reference else None
     data = path.read_bytes()
-    state = read_codec(options.model).decompress(data, reference)
+    try:
+        state = read_codec(options.model).decompress(data, reference)
+    except WscoreError as error:
+        raise type(error)(str(error), where=path) from error
     write_tensors(out, {name: tensor.clone() for name, tensor in state.items()})
     weights = sum(tensor.numel() for tensor in state.values() if tensor.is_floating_point())
     row = {"file": options.out, "tensors": len(state), "weights": weights, "ratio": 4 * weights / len(data)}

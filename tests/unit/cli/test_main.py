@@ -384,6 +384,9 @@ def test_an_architecture_is_json_or_a_function_and_names_do_not_matter(
     assert bare["run on"] == "nothing"
     output_of(capsys, "decompress", "1.wsz", "--out", "back.safetensors", "--model", models)
     assert set(load_file("back.safetensors")) == set(state)
+    Path("cut.wsz").write_bytes(Path("1.wsz").read_bytes()[:40])
+    error = failed(capsys, "decompress", "cut.wsz", "--out", "cut.safetensors", "--model", models)
+    assert "cut.wsz: is damaged or cut short" in error
     wrong = {
         "my_networks:other": "has no attribute 'other'", "nowhere:make": "No module named 'nowhere'",
         '{"family":"mlp"}': "got no input, classes, widths, activation, pooling", "[]": "lacks fields",
