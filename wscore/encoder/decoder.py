@@ -172,7 +172,8 @@ class WeightDecoder(nn.Module):
         if not self.config.layouts:
             return constant.expand(len(latents), -1)
         chosen = self.scores(latents, request.known).argmax(1)
-        return self.exemplars[request.known][:, index][chosen] * factor + constant
+        # gradients of `index_select` are summed in one order, those of an index in brackets in any
+        return self.exemplars[request.known].index_select(1, index).index_select(0, chosen) * factor + constant
 
     @torch.no_grad()
     def decode(self, latents: Float[Tensor, "n latent"], layout: Layout) -> Float[Tensor, "n weights"]:
