@@ -38,7 +38,9 @@ def compress(options: argparse.Namespace) -> None:
     row = {"network": network.name, "file": options.out, "bytes": len(data)}
     row["ratio"] = 4 * network.layout.size / len(data)
     run = codec.run_alone(network.layout, torch.from_numpy(network.layout.flatten(network.state))[None], architecture)
-    inputs = f"{len(run.images)} inputs of the codec" if run is not None and bool(run.alike) else "nothing"
+    inputs = (
+        f"{len(run.images)} inputs of the codec" if run is not None and bool(run.alike) else "nothing: weights rounded"
+    )
     row["run on"] = inputs if judge is None else f"{len(judge.training)} training images"
     if judge is not None:
         original, decoded = judge.logits(network.state), judge.logits(back)

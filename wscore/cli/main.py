@@ -196,9 +196,7 @@ def _add_compression(commands: Any) -> None:
     compress.add_argument("network", metavar="NETWORK")
     compress.add_argument("--ratio", type=float, default=10.0, metavar="NUMBER", help="times smaller (default: 10)")
     compress.add_argument(
-        "--images",
-        metavar="NAME",
-        help="data set of the network: its outputs are kept, and measured",
+        "--images", metavar="NAME", help="data set of the network: its outputs are kept, and measured"
     )
     decompress = _add(commands, "decompress", "Rebuild the network in a file of `compress`.")
     decompress.add_argument("file", metavar="FILE")

@@ -18,12 +18,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from wscore.autoencoder.coding.curvature import squared
+from wscore.autoencoder.coding.problem import Outputs
 
 STRONGEST = 4  # directions of the outputs of each image that the softmax notices most
 SWEEPS = 8  # over all numbers
 FOLLOW, LARGEST = 8.0, 0.25  # how fast the price of a bit follows the excess of bits, and at most: log
 
-Run = Callable[[Tensor, Tensor], Tensor]
 Bits = Callable[[Tensor], Tensor]
 
 
@@ -42,7 +42,7 @@ class Expansion(NamedTuple):
 
 
 def curvature_at(
-    run: Run, numbers: Float[Tensor, " weights"], images: Float[Tensor, "images ..."], scale: Float[Tensor, ""]
+    run: Outputs, numbers: Float[Tensor, " weights"], images: Float[Tensor, "images ..."], scale: Float[Tensor, ""]
 ) -> Float[Tensor, "weights weights"]:
     """Return the Gauss-Newton matrix H of one network.
 
